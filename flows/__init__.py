@@ -1,0 +1,1 @@
+"""Wiring only: which stage gets which artifact. Read flows/recipe.py first."""

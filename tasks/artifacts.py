@@ -1,0 +1,131 @@
+"""The kinds of artifact that stages hand to each other, with their file formats (RECIPE C.1, F, G, H).
+
+Every payload is a folder. Names below are relative to it.
+"""
+
+from infra.artifact import Artifact
+
+
+class Documents(Artifact):
+    """Dolma documents: `documents/*.jsonl.zst` (id, text, source, added, created, metadata), `attributes/<name>/*.jsonl.zst`
+    beside them, and what a stage removed in `dropped/*.jsonl.zst` (the document plus `reason` and `detail`)."""
+
+    documents: int
+    bytes: int
+    """UTF-8 bytes of text."""
+    sources: dict[str, int]
+    """Documents per source."""
+    dropped: dict[str, int] = {}
+    """Documents removed by this stage, per reason."""
+
+
+class Classifier(Artifact):
+    """A fastText model: `model.bin`, with `metrics.json` of its held-out precision and recall."""
+
+    labels: list[str]
+    precision: float
+    recall: float
+    examples: int
+
+
+class Tokens(Artifact):
+    """Token files: `tokens/*.npy`, raw little-endian uint32 without a header, and `tokens/*.csv.gz` rows (start, end, id, src, loc)."""
+
+    source: str
+    tokens: int
+    documents: int
+    ranks: int
+    """Ordinary tokens of the vocabulary used, a prefix of cl100k's ranks."""
+    files: dict[str, int]
+    """Token count of every `.npy` file."""
+
+
+class Mix(Artifact):
+    """`mix.json`: the token files to train on, in order, each with its address, the tokens to take of it and its source."""
+
+    tokens: int
+    ranks: int
+    shares: dict[str, float]
+    """Realised share of each source."""
+
+
+class Checkpoint(Artifact):
+    """A Hugging Face `Olmo2ForCausalLM` folder (config, safetensors, tokenizer); `optimizer.safetensors` where moments are kept;
+    `metrics.jsonl`, one line per logged step."""
+
+    steps: int
+    tokens: int
+    """Tokens trained on in this stage."""
+    parameters: int
+    loss: float
+    """Mean of the training objective over the last tenth of the steps; NaN-free."""
+    ranks: int
+    parent: str
+    """Digest of the checkpoint that training started from; empty when it started from an initialisation."""
+    flops: float = 0.0
+    """Training FLOPs of this stage (RECIPE A.7)."""
+
+
+class RewardModel(Artifact):
+    """A checkpoint folder whose head is one score: `reward_head.safetensors` beside the Olmo2 weights; `metrics.jsonl`."""
+
+    steps: int
+    tokens: int
+    parameters: int
+    loss: float
+    accuracy: float
+    """Share of held-out pairs with the chosen answer scored higher."""
+    accuracy_stderr: float
+    ranks: int
+    parent: str
+    flops: float = 0.0
+
+
+class Chats(Artifact):
+    """`chats.jsonl.zst`: {id, messages: [{role, content}], source} per line."""
+
+    chats: int
+    sources: dict[str, int]
+
+
+class Preferences(Artifact):
+    """`preferences.jsonl.zst`: {id, chosen, rejected (message lists), chosen_rating, rejected_rating, ...} per line."""
+
+    pairs: int
+    ties: int
+    mean_chosen: float
+    mean_rejected: float
+
+
+class Prompts(Artifact):
+    """`prompts.jsonl.zst`: {id, messages, ground_truth, dataset} per line (RECIPE H.1)."""
+
+    prompts: int
+    datasets: dict[str, int]
+
+
+class Scores(Artifact):
+    """`scores.json`: one row per benchmark, `items/<benchmark>.jsonl.zst`: one row per item with the model's answer."""
+
+    label: str
+    """What was evaluated, as the report names it."""
+    checkpoint: str
+    """Digest of the evaluated checkpoint."""
+    primary: dict[str, float]
+    """Primary score of each benchmark, 0 to 1."""
+    stderr: dict[str, float]
+    """Standard error of each primary score."""
+
+
+class Ranking(Artifact):
+    """`ranking.json`: the sweep's candidates, best first, with scores and standard errors (RECIPE E, micro-anneal)."""
+
+    order: list[str]
+    scores: dict[str, float]
+    stderr: dict[str, float]
+
+
+class Report(Artifact):
+    """`report.html`, one self-contained page, and `report.json`, the same figures."""
+
+    summary: dict[str, float]

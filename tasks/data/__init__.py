@@ -1,0 +1,1 @@
+"""Data stages: raw sources to documents, documents to tokens and mixes."""

@@ -1,0 +1,1 @@
+"""Evaluation stages: checkpoints to scores, scores to the report."""

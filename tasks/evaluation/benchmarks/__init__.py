@@ -1,0 +1,1 @@
+"""Benchmark families: one file per family, each from a config to items and from answers to scores."""

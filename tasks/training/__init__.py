@@ -1,0 +1,1 @@
+"""Training stages: pre-training, anneals, soups and post-training."""

@@ -1,0 +1,1 @@
+"""Verifiers: text to verdict (RECIPE H.4), shared by rlvr, preferences and evaluation."""
