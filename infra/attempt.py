@@ -1,0 +1,201 @@
+"""One attempt at one artifact: reuse what is committed, resume what is half done, run the rest, commit once."""
+
+import importlib
+import resource
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from infra.artifact import Artifact
+from infra.events import Events, Listener
+from infra.lease import Lease, acquire
+from infra.processes import run_in_process
+from infra.record import (
+    Record,
+    code_version,
+    content_digest,
+    corrupt_file,
+    generations,
+    identity,
+    load_record,
+    package_versions,
+    payload_address,
+    progress_folder,
+    record_path,
+)
+from infra.session import Session
+from infra.stage import Call, Stage
+from infra.store import Store
+from infra.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a stage."""
+
+    artifact: Artifact
+    record: Record
+    reused: bool
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a stage function hands back from wherever it ran."""
+
+    artifact: Artifact
+    files: dict[str, Any]
+    notes: dict[str, Any]
+    resumed_from: str
+    peak_memory_bytes: int
+
+
+def run_stage(
+    stage: Stage, session: Session, arguments: dict[str, Any], listener: Listener, flow_run: str = ""
+) -> Outcome:
+    """Reuse, resume or run a stage in the session's store.
+
+    Raises whatever the stage function raises; nothing is committed then, and what it saved stays for the next attempt.
+    """
+    call = stage.sort(arguments)
+    store = session.store
+    id = identity(stage.name, stage.version, call.config, call.records())
+    forced = session.is_forced(stage.name, stage.label)
+    found = None if forced else reusable(store, stage.name, id)
+    if found is not None:
+        return Outcome(found.artifact(), found, reused=True)
+    generation = max(generations(store, stage.name, id), default=0) + 1
+    folder = progress_folder(stage.name, id, generation)
+
+    def committed() -> Record | None:
+        return load_record(store, stage.name, id, generation)
+
+    def tell(holder: dict[str, Any]) -> None:
+        listener(
+            "waiting", f"{stage.label} is being made by process {holder['pid']} on {holder['host']}; waiting"
+        )
+
+    lease = acquire(
+        store,
+        folder,
+        session.execution.lease_stale_seconds,
+        finished=lambda: committed() is not None,
+        waiting=tell,
+    )
+    if lease is None or (record := committed()) is not None:
+        record = committed()
+        assert record is not None
+        return Outcome(record.artifact(), record, reused=True)
+    with lease:
+        record = _run_and_commit(stage, session, arguments, call, id, generation, lease, listener, flow_run)
+    return Outcome(record.artifact(), record, reused=False)
+
+
+def reusable(store: Store, stage: str, id: str) -> Record | None:
+    """The committed record of an id, its files present with the sizes it names. Raises StoreError if they are not."""
+    record = load_record(store, stage, id)
+    if record is None:
+        return None
+    for name, entry in record.files.items():
+        size = store.size(f"{record.address}/{name}")
+        if size != entry.size:
+            found = (
+                "the file is missing"
+                if size is None
+                else f"it has {size:,} bytes, its record says {entry.size:,}"
+            )
+            raise corrupt_file(store, record, name, found)
+    return record
+
+
+def _run_and_commit(
+    stage: Stage,
+    session: Session,
+    arguments: dict[str, Any],
+    call: Call,
+    id: str,
+    generation: int,
+    lease: Lease,
+    listener: Listener,
+    flow_run: str,
+) -> Record:
+    compute = session.execution.compute(stage.name)
+    workspace = Workspace(
+        session.store,
+        stage=stage.name,
+        id=id,
+        payload=payload_address(stage.name, id, generation),
+        progress_folder=lease.folder,
+        compute=compute,
+        # A process of its own does not start a Ray of its own; an existing cluster it may use.
+        ray="off" if stage.process and session.execution.ray == "local" else session.execution.ray,
+        save_every=session.execution.save_every,
+    )
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    began = time.monotonic()
+    if stage.process:
+        finished = run_in_process(call_function, (stage.reference, workspace, arguments), listener)
+    else:
+        workspace.report_to(Events(listener))
+        finished = call_function(stage.reference, workspace, arguments)
+    digest = content_digest(finished.files)
+    artifact = finished.artifact.model_copy(update={"digest": digest})
+    record = Record(
+        kind=artifact.kind,
+        stage=stage.name,
+        version=stage.version,
+        id=id,
+        label=stage.label,
+        generation=generation,
+        address=artifact.address,
+        digest=digest,
+        facts=artifact.facts(),
+        config=call.config,
+        inputs=call.records(),
+        files=finished.files,
+        created=created,
+        seconds=round(time.monotonic() - began, 3),
+        attempts=lease.number,
+        resumed_from=finished.resumed_from,
+        peak_memory_bytes=finished.peak_memory_bytes,
+        host=socket.gethostname(),
+        device=compute.device,
+        threads=compute.threads,
+        code=code_version(),
+        packages=package_versions(),
+        python=sys.version.split()[0],
+        notes=finished.notes,
+        flow_run=flow_run,
+    )
+    return commit(session.store, record, lease.check)
+
+
+def commit(store: Store, record: Record, check: Callable[[], None]) -> Record:
+    """Write the record, the act that makes the artifact exist. `check` raises if this attempt was superseded."""
+    check()
+    data = orjson.dumps(record.model_dump(mode="json"), option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS)
+    store.create(record_path(record.stage, record.id, record.generation), data)
+    # Whoever won the creation, what is in the store is what counts.
+    winner = load_record(store, record.stage, record.id, record.generation)
+    assert winner is not None
+    store.remove(f"{progress_folder(record.stage, record.id, record.generation)}/points")
+    store.remove(f"{progress_folder(record.stage, record.id, record.generation)}/shards")
+    return winner
+
+
+def call_function(reference: str, workspace: Workspace, arguments: dict[str, Any]) -> Finished:
+    """Import a stage function and call it; used in this process and in a stage's own."""
+    module, name = reference.split(":")
+    function = getattr(importlib.import_module(module), name)
+    try:
+        artifact = function(workspace, **arguments)
+    finally:
+        workspace.close()
+    # Linux counts in KiB, macOS in bytes.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return Finished(artifact, workspace.written, workspace.notes, workspace.resumed_from, peak)

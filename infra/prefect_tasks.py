@@ -1,0 +1,208 @@
+"""Stages as Prefect tasks, phases as Prefect flows: one task per stage, small values between them, no second cache.
+
+Our record alone decides what is reused (Prefect's own cache stays off); a reused stage ends in a state named Reused.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from functools import update_wrapper
+from typing import Any, Generic, ParamSpec, TypeVar
+
+from prefect import flow, task
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.cache_policies import NO_CACHE
+from prefect.context import FlowRunContext
+from prefect.futures import PrefectFuture
+from prefect.states import Completed
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from infra.attempt import Outcome, run_stage
+from infra.events import Listener
+from infra.record import Record
+from infra.session import Session, current_session
+from infra.stage import Stage
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+PUBLISH_SECONDS = 2.0
+"""At most this often does a progress bar go to the dashboard."""
+
+
+def submit(stage: Stage, session: Session, arguments: dict[str, Any]) -> PrefectFuture:
+    """Hand a stage to Prefect; its future resolves to the artifact."""
+    wrapped = task(
+        _stage_task, name=stage.name, task_run_name=stage.label, cache_policy=NO_CACHE, persist_result=False
+    )
+    future = wrapped.submit(stage, session, arguments)
+    _submitted.get().append(future)
+    return future
+
+
+def _stage_task(stage: Stage, session: Session, arguments: dict[str, Any]):
+    reporter = Reporter(stage, session.listener)
+    context = FlowRunContext.get()
+    flow_run = str(context.flow_run.id) if context is not None and context.flow_run is not None else ""
+    with session.cores.take(session.execution.stage_threads(stage.name)):
+        reporter("begin")
+        try:
+            outcome = run_stage(stage, session, arguments, reporter, flow_run)
+        except BaseException as error:
+            reporter("failed", error)
+            raise
+    reporter.finish(outcome)
+    if outcome.reused:
+        return Completed(name="Reused", message=f"made {outcome.record.created}", data=outcome.artifact)
+    return outcome.artifact
+
+
+class Reporter:
+    """Carries a stage's events to the terminal's listener and to the dashboard."""
+
+    def __init__(self, stage: Stage, listener: Listener | None):
+        self._stage = stage
+        self._listener = listener
+        self._bars: dict[str, Any] = {}
+        self._published: dict[str, float] = {}
+        self._losses: list[float] = []
+        self._lock = threading.Lock()
+
+    def __call__(self, kind: str, *values: Any) -> None:
+        if self._listener is not None:
+            self._listener(self._stage.label, kind, *values)
+        with self._lock:
+            if kind == "progress":
+                self._publish_progress(*values)
+            elif kind == "metrics":
+                self._losses.append(float(values[1].get("loss", float("nan"))))
+            elif kind == "markdown":
+                create_markdown_artifact(values[1], key=slug(f"{self._stage.label}-{values[0]}"))
+            elif kind == "table":
+                create_table_artifact(values[1], key=slug(f"{self._stage.label}-{values[0]}"))
+
+    def _publish_progress(self, description: str, done: float, total: float | None, unit: str) -> None:
+        if not total:
+            return
+        percent = min(100.0, 100.0 * done / total)
+        now = time.monotonic()
+        if description not in self._bars:
+            key = slug(f"{self._stage.label}-progress")
+            text = f"{self._stage.label}: {description} ({total:,.0f} {unit})"
+            self._bars[description] = create_progress_artifact(percent, key=key, description=text)
+        elif done >= total or now - self._published[description] >= PUBLISH_SECONDS:
+            update_progress_artifact(self._bars[description], percent)
+        else:
+            return
+        self._published[description] = now
+
+    def finish(self, outcome: Outcome) -> None:
+        """Tell the end, and leave a summary of the artifact in the dashboard."""
+        if self._listener is not None:
+            self._listener(self._stage.label, "end", outcome)
+        if not outcome.reused:
+            create_markdown_artifact(
+                summary(outcome.record, self._losses), key=slug(f"{self._stage.label}-artifact")
+            )
+
+
+def summary(record: Record, losses: list[float]) -> str:
+    """A stage's result as Markdown: facts, cost, where it is."""
+    lines = [
+        f"## {record.label}",
+        "",
+        f"`{record.address}` in {record.seconds:,.1f} s",
+        "",
+        "| fact | value |",
+        "|---|---|",
+    ]
+    for name, value in record.facts.items():
+        text = (
+            f"{value:,.4g}"
+            if isinstance(value, float)
+            else f"{value:,}"
+            if isinstance(value, int)
+            else str(value)
+        )
+        lines.append(f"| {name} | {text[:200]} |")
+    if len(losses) > 1:
+        lines += ["", f"loss {losses[0]:.3f} `{sparkline(losses)}` {losses[-1]:.3f}"]
+    return "\n".join(lines)
+
+
+def sparkline(values: list[float], width: int = 60) -> str:
+    """A curve in block characters, averaged into at most `width` columns."""
+    columns = [values[i * len(values) // width : (i + 1) * len(values) // width] for i in range(width)]
+    means = [sum(column) / len(column) for column in columns if column]
+    low, high = min(means), max(means)
+    blocks = "▁▂▃▄▅▆▇█"
+    scale = (len(blocks) - 1) / (high - low) if high > low else 0.0
+    return "".join(blocks[round((mean - low) * scale)] for mean in means)
+
+
+def slug(text: str) -> str:
+    """An artifact key: lower-case letters, digits and dashes."""
+    return "".join(char if char.isalnum() else "-" for char in text.lower()).strip("-")
+
+
+_submitted: ContextVar[list[PrefectFuture]] = ContextVar("olmo2_submitted")
+
+
+class Phase(Generic[P, R]):
+    """A phase of the recipe: a Prefect flow when running, the plain function when planning.
+
+    The stages it calls are submitted together. It waits for all of them, so that one failure does not stop its
+    neighbours, and then returns their artifacts or raises the first error.
+    """
+
+    def __init__(self, function: Callable[P, R]):
+        self.function = function
+        update_wrapper(self, function)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        if current_session().planning:
+            return self.function(*args, **kwargs)
+
+        # A closure, so that artifacts and configs need not travel as flow parameters.
+        def run() -> R:
+            token = _submitted.set([])
+            try:
+                result = self.function(*args, **kwargs)
+                wait_for_all(_submitted.get())
+            finally:
+                _submitted.reset(token)
+            return _resolved(result)
+
+        name = self.function.__name__
+        phase = flow(name=name, flow_run_name=name, task_runner=ThreadPoolTaskRunner(max_workers=64), persist_result=False)
+        return phase(run)()
+
+
+def wait_for_all(futures: list[PrefectFuture]) -> None:
+    """Wait for every stage, then raise the error of the first that failed of itself (not for want of its inputs)."""
+    for future in futures:
+        future.wait()
+    failed = [future for future in futures if not future.state.is_completed()]
+    for future in sorted(failed, key=lambda future: future.state.name == "NotReady"):
+        future.result()
+
+
+def _resolved(value: Any) -> Any:
+    if isinstance(value, PrefectFuture):
+        return value.result()
+    if isinstance(value, dict):
+        return {name: _resolved(member) for name, member in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_resolved(member) for member in value))
+    if isinstance(value, list | tuple):
+        return type(value)(_resolved(member) for member in value)
+    return value
+
+
+__all__ = ["Phase", "Reporter", "submit"]

@@ -1,0 +1,107 @@
+"""A process of its own for a stage: its memory, threads and crashes stay its own.
+
+A fork server that has imported torch once hands out processes in milliseconds. The child talks through a pipe: events
+while it works, then its result or its error. It ends when its parent does.
+"""
+
+import importlib
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from typing import Any, TypeVar
+
+from infra.events import Events, Listener
+
+R = TypeVar("R")
+
+PRELOAD = ["torch", "numpy", "model.transformer", "infra.workspace"]
+"""Imported once by the fork server. Nothing here may start threads at import."""
+
+
+class StageProcessDied(Exception):
+    """A stage's process ended without a result: killed from outside, or out of memory."""
+
+
+class StageFailed(Exception):
+    """An error in a stage's process that could not be carried over as itself; the text holds its traceback."""
+
+
+def run_in_process(
+    function: Callable[..., R], arguments: tuple[str, Any, dict[str, Any]], listener: Listener
+) -> R:
+    """Call `function(reference, workspace, arguments)` in a child process and return its result.
+
+    Events of the workspace arrive at the listener in this process. Raises what the function raised there, or
+    StageProcessDied. When this process is interrupted, the child is stopped first.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    here, there = context.Pipe()
+    process = context.Process(target=_child, args=(function, arguments, there), daemon=False)
+    process.start()
+    there.close()
+    try:
+        while True:
+            kind, *values = here.recv()
+            if kind == "result":
+                process.join()
+                return values[0]
+            if kind == "error":
+                process.join()
+                raise values[0]
+            listener(kind, *values)
+    except EOFError:
+        process.join()
+        raise StageProcessDied(
+            f"the process of stage {arguments[1].stage} ended with code {process.exitcode} and no result "
+            f"(-9: killed, often for lack of memory). Run the same command again: it resumes from its last save point."
+        ) from None
+    finally:
+        if process.is_alive():
+            process.terminate()
+            process.join(10)
+            if process.is_alive():
+                process.kill()
+                process.join()
+        here.close()
+
+
+def _child(
+    function: Callable[..., Any], arguments: tuple[str, Any, dict[str, Any]], pipe: Connection
+) -> None:
+    # The terminal's Ctrl-C reaches the whole group; the parent decides and ends this process in order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()
+    reference, workspace, values = arguments
+    importlib.import_module("torch").set_num_threads(workspace.compute.threads)
+    workspace.report_to(Events(pipe))
+    try:
+        message = ("result", function(reference, workspace, values))
+    except BaseException as error:  # every error must cross the process boundary, once, here
+        message = ("error", portable(error))
+    pipe.send(message)
+    # Compiled code and thread pools may hold threads that never end; everything that matters has been sent.
+    os._exit(0)
+
+
+def portable(error: BaseException) -> BaseException:
+    """The error with its traceback as a note, or, where it cannot be pickled, a StageFailed that tells the same."""
+    text = "".join(traceback.format_exception(error))
+    error.add_note(text)
+    try:
+        pickle.loads(pickle.dumps(error))
+    except (TypeError, AttributeError, pickle.PicklingError):
+        return StageFailed(text)
+    return error
+
+
+def _end_with_parent(pipe: Connection) -> None:
+    # The parent never writes into this pipe, so it turns readable only when the parent's end is closed.
+    wait([pipe])
+    os._exit(1)

@@ -1,0 +1,114 @@
+"""The session of one recipe run: which store, which settings, which stages to force, and whether it only plans.
+
+Flows open a session; every stage called inside it asks the session what to do. It lives in a context variable, which
+Prefect copies into its task threads.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+from infra.artifact import Artifact
+from infra.events import Listener
+from infra.settings import Execution
+from infra.store import Store
+
+
+class Cores:
+    """The cores of this machine: a stage takes as many as it has threads and waits while they are not free."""
+
+    def __init__(self, total: int):
+        self._free = total
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def take(self, count: int) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= count)
+            self._free -= count
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += count
+                self._changed.notify_all()
+
+
+@dataclass(frozen=True)
+class Pending:
+    """Stands for an artifact that a plan cannot know yet, or that `--until` leaves out."""
+
+    label: str
+    kind: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """What a run would do with one stage, and why."""
+
+    label: str
+    stage: str
+    action: str
+    """reused, resume, run or left out"""
+    reason: str
+    id: str
+    inputs: tuple[str, ...]
+    """Labels of the stages it takes artifacts from."""
+    estimate: dict[str, Any]
+    artifact: Artifact | None
+
+
+@dataclass
+class Session:
+    """One run (or plan) of a recipe."""
+
+    store: Store
+    execution: Execution
+    force: frozenset[str] = frozenset()
+    """Stage names or labels that get a new generation."""
+    only: frozenset[str] | None = None
+    """Labels to run; None for all of them."""
+    planning: bool = False
+    listener: Listener | None = None
+    rows: list[PlanRow] = field(default_factory=list)
+    origins: dict[str, str] = field(default_factory=dict)
+    """Address of an artifact -> label of the stage that gave it, for the plan's graph."""
+    cores: Cores = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.cores = Cores(self.execution.cores)
+
+    def is_forced(self, stage: str, label: str) -> bool:
+        return any(matches(name, stage, label) for name in self.force)
+
+    def is_left_out(self, label: str) -> bool:
+        return self.only is not None and label not in self.only
+
+
+def matches(name: str, stage: str, label: str) -> bool:
+    """Whether a name given by a user means this stage: its noun, its label, or a pattern on the label (`anneal:*`)."""
+    return name in (stage, label) or ("*" in name and fnmatchcase(label, name))
+
+
+_current: ContextVar[Session] = ContextVar("olmo2_session")
+
+
+def current_session() -> Session:
+    session = _current.get(None)
+    assert session is not None, "stages run inside a flow that has opened a session"
+    return session
+
+
+@contextmanager
+def open_session(session: Session) -> Iterator[Session]:
+    """Make a session current for the flows and stages called inside."""
+    token = _current.set(session)
+    try:
+        yield session
+    finally:
+        _current.reset(token)

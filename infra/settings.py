@@ -1,0 +1,49 @@
+"""Execution settings: where and how a recipe runs. Nothing here changes a result, so nothing here enters an identity."""
+
+import os
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ComputeSettings(BaseModel):
+    """What a training or evaluation stage may use."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    device: str = "cpu"
+    """Torch device: cpu, cuda, mps."""
+    threads: int = Field(1, ge=1)
+    """CPU threads of one training process. Byte-identical reruns need the same number."""
+    compile: Literal["off", "blocks"] = "off"
+    """torch.compile: off, or each transformer block."""
+
+
+class Execution(BaseModel):
+    """How a recipe runs on this machine or cluster (`execution:` in a recipe file, or OLMO2_* settings)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    store: str = "store"
+    """Root of all artifacts: a folder, or any fsspec URL such as s3://bucket/prefix."""
+    ray: Literal["local", "off"] | str = "local"
+    """`local` starts Ray here, `off` runs shards in this process, anything else is the address of an existing cluster."""
+    cores: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    """Cores that stages share: a stage waits until its threads are free."""
+    threads: dict[str, int] = {}
+    """CPU threads per stage name; `default` for the others (1 when absent)."""
+    device: str = "cpu"
+    """Torch device of training and evaluation stages."""
+    compile: Literal["off", "blocks"] = "off"
+    """torch.compile policy of training stages."""
+    save_every: int = Field(200, ge=1)
+    """Training steps between two save points: what a kill can cost."""
+    lease_stale_seconds: float = Field(60.0, gt=0)
+    """A lease whose heartbeat has not moved for this long is taken over."""
+
+    def compute(self, stage: str) -> ComputeSettings:
+        """Device, threads and compile policy of one stage."""
+        return ComputeSettings(device=self.device, threads=self.stage_threads(stage), compile=self.compile)
+
+    def stage_threads(self, stage: str) -> int:
+        return min(self.cores, self.threads.get(stage, self.threads.get("default", 1)))

@@ -1,0 +1,145 @@
+"""A stage: a function from a workspace, typed artifacts and a config to one artifact, wrapped as one Prefect task.
+
+Calling the wrapped stage inside a flow submits it and returns at once; what it returns is a promise that may be passed
+to other stages (Prefect resolves it), typed as the artifact it will be. In a planning session nothing is submitted:
+the same flow code then yields the plan.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, get_type_hints
+
+from pydantic import BaseModel
+
+from infra.artifact import Artifact
+from infra.record import Input
+from infra.session import Pending, Session, current_session
+
+P = ParamSpec("P")
+A = TypeVar("A", bound=Artifact)
+
+Estimate = Callable[..., dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One stage with its arguments told apart: configs are hashed as they are, artifacts by their digests."""
+
+    inputs: dict[str, Any]
+    """Parameter name -> artifact, list of artifacts, or None."""
+    config: dict[str, Any]
+
+    @property
+    def pending(self) -> list[str]:
+        return [item.label for _, item in self.flat() if isinstance(item, Pending)]
+
+    def flat(self) -> list[tuple[str, Artifact | Pending]]:
+        """Inputs one by one; members of a list are numbered."""
+        found: list[tuple[str, Artifact | Pending]] = []
+        for name, value in self.inputs.items():
+            if isinstance(value, list | tuple):
+                found += [(f"{name}[{index}]", item) for index, item in enumerate(value)]
+            elif value is not None:
+                found.append((name, value))
+        return found
+
+    def records(self) -> list[Input]:
+        """Inputs as a record names them."""
+        return [
+            Input(
+                name=name,
+                kind=item.kind,
+                stage=item.stage,
+                id=item.id,
+                digest=item.digest,
+                address=item.address,
+            )
+            for name, item in self.flat()
+            if isinstance(item, Artifact)
+        ]
+
+
+@dataclass(frozen=True)
+class Stage(Generic[P, A]):
+    """A named, versioned stage. `version` is raised by hand when its meaning changes."""
+
+    function: Callable[Concatenate[Any, P], A]
+    name: str
+    version: int
+    process: bool = False
+    """Runs in a process of its own: training and evaluation, whose threads and memory should be theirs alone."""
+    estimate: Estimate | None = None
+    """Tokens, FLOPs and what else a plan can say before it runs: (config and inputs by name) -> facts."""
+    suffix: str = ""
+
+    @property
+    def label(self) -> str:
+        """The name in this recipe: the stage's, with what tells its instances apart."""
+        return f"{self.name}:{self.suffix}" if self.suffix else self.name
+
+    @property
+    def reference(self) -> str:
+        """Where another process finds the function."""
+        return f"{self.function.__module__}:{self.function.__name__}"
+
+    @cached_property
+    def result_kind(self) -> str:
+        return get_type_hints(self.function)["return"].__name__
+
+    def labelled(self, suffix: str | int) -> "Stage[P, A]":
+        """The same stage under a label of its own, for several instances in one recipe."""
+        return replace(self, suffix=str(suffix))
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> A:
+        """Submit the stage in the current session; returns a promise typed as its artifact."""
+        session = current_session()
+        arguments = self.bind(*args, **kwargs)
+        if session.planning:
+            from infra.plan import plan_stage
+
+            return cast(A, plan_stage(self, self.sort(arguments), session))
+        if session.is_left_out(self.label):
+            return cast(A, Pending(self.label, self.result_kind))
+        from infra.prefect_tasks import submit
+
+        return cast(A, submit(self, session, arguments))
+
+    def bind(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Arguments by parameter name, defaults filled in."""
+        bound = inspect.signature(self.function).bind(None, *args, **kwargs)
+        bound.apply_defaults()
+        return dict(list(bound.arguments.items())[1:])
+
+    def sort(self, arguments: dict[str, Any]) -> Call:
+        """Tell configs from inputs."""
+        config = {
+            name: value.model_dump(mode="json")
+            for name, value in arguments.items()
+            if isinstance(value, BaseModel) and not isinstance(value, Artifact)
+        }
+        inputs = {name: value for name, value in arguments.items() if name not in config}
+        for name, value in inputs.items():
+            members = value if isinstance(value, list | tuple) else [value]
+            for member in members:
+                assert member is None or isinstance(member, Artifact | Pending), (
+                    f"{self.name}: {name}={member!r}"
+                )
+        # A single config is the record's config itself; several are told apart by parameter name.
+        return Call(inputs, next(iter(config.values())) if len(config) == 1 else config)
+
+
+def stage(
+    function: Callable[Concatenate[Any, P], A],
+    *,
+    name: str,
+    version: int,
+    process: bool = False,
+    estimate: Estimate | None = None,
+) -> Stage[P, A]:
+    """Wrap a stage function; the wrapped stage is the noun that flows call."""
+    return Stage(function, name, version, process, estimate)
+
+
+__all__ = ["Call", "Session", "Stage", "stage"]

@@ -1,0 +1,185 @@
+"""A store: one root of objects on any fsspec file system. The only code that knows how paths are made and written.
+
+Every write is atomic: a reader sees the old object, the new one or none. `create` is the one conditional operation
+(all S3 services have it; compare-and-swap they have not): it succeeds for exactly one of many callers.
+"""
+
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+
+class StoreError(Exception):
+    """The store could not do what was asked: the message names the object, the cause and the way out."""
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of a local file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Store:
+    """Objects under one root URL, named by relative paths with forward slashes.
+
+    Cheap to pickle: only the URL travels. Remote objects are copied to a local cache when a path is asked for.
+    """
+
+    def __init__(self, url: str, cache: Path | None = None):
+        if "://" not in url:
+            url = str(Path(url).expanduser().absolute())
+        self.url = url.rstrip("/")
+        # A listing cache would hide what other processes wrote.
+        options: dict[str, Any] = {} if "://" not in url else {"use_listings_cache": False}
+        try:
+            self.fs, root = fsspec.core.url_to_fs(self.url, **options)
+        except (ValueError, ImportError) as error:
+            raise ValueError(f"store {url!r} is not a folder or a known fsspec URL: {error}") from error
+        self.root = root.rstrip("/")
+        self.is_local = isinstance(self.fs, LocalFileSystem)
+        self.cache = cache or default_cache(self.url)
+
+    def __reduce__(self):
+        return (Store, (self.url, self.cache))
+
+    def __repr__(self) -> str:
+        return f"Store({self.url!r})"
+
+    def full(self, path: str) -> str:
+        """The file system's own name of an object."""
+        assert path and not path.startswith("/"), path
+        assert ".." not in path.split("/"), path
+        return f"{self.root}/{path}"
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write an object whole, replacing what was there."""
+        target = self.full(path)
+        try:
+            if self.is_local:
+                temporary = self._temporary(target)
+                temporary.write_bytes(data)
+                os.replace(temporary, target)
+            else:
+                self.fs.pipe_file(target, data)
+        except OSError as error:
+            raise self._failed("write", path, error) from error
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Write an object only if it is absent. True for the one caller that made it, False for all others."""
+        target = self.full(path)
+        try:
+            if self.is_local:
+                return self._create_local(target, data)
+            self.fs.pipe_file(target, data, mode="create")
+            return True
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise self._failed("create", path, error) from error
+
+    def _create_local(self, target: str, data: bytes) -> bool:
+        temporary = self._temporary(target)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            # A hard link fails if the name exists, and the name appears with its whole content.
+            os.link(temporary, target)
+            return True
+        finally:
+            temporary.unlink()
+
+    def _temporary(self, target: str) -> Path:
+        folder = Path(target).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f".tmp-{uuid.uuid4().hex}"
+
+    def put(self, local: Path, path: str) -> None:
+        """Copy a local file into the store."""
+        target = self.full(path)
+        try:
+            if self.is_local:
+                temporary = self._temporary(target)
+                shutil.copyfile(local, temporary)
+                os.replace(temporary, target)
+            else:
+                self.fs.put_file(str(local), target)
+        except OSError as error:
+            raise self._failed("write", path, error) from error
+
+    def read(self, path: str) -> bytes:
+        """The whole object. FileNotFoundError if it is absent."""
+        return self.fs.cat_file(self.full(path))
+
+    def open(self, path: str) -> IO[bytes]:
+        """A seekable stream on the object."""
+        return self.fs.open(self.full(path), "rb")
+
+    def size(self, path: str) -> int | None:
+        """Bytes of the object, None if it is absent."""
+        try:
+            return int(self.fs.info(self.full(path))["size"])
+        except FileNotFoundError:
+            return None
+
+    def exists(self, path: str) -> bool:
+        return self.size(path) is not None
+
+    def names(self, folder: str) -> list[str]:
+        """Names directly below a folder, sorted; empty if there is none. Temporary names are left out."""
+        full = self.full(folder) if folder else self.root
+        try:
+            found = self.fs.ls(full, detail=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        names = sorted(str(name).rstrip("/").rsplit("/", 1)[-1] for name in found)
+        return [name for name in names if not name.startswith(".tmp-") and name != full.rsplit("/", 1)[-1]]
+
+    def remove(self, folder: str) -> None:
+        """Delete an object or everything below a folder; nothing happens if it is absent."""
+        full = self.full(folder)
+        if self.fs.exists(full):
+            self.fs.rm(full, recursive=True)
+
+    def walk(self, folder: str) -> Iterator[str]:
+        """Relative paths of all objects below a folder, sorted."""
+        for full in sorted(self.fs.find(self.full(folder) if folder else self.root)):
+            yield str(full)[len(self.root) + 1 :]
+
+    def local(self, path: str, sha256: str) -> Path:
+        """A local file with the object's content, known by its hash: the object itself, or a cached copy of it."""
+        if self.is_local:
+            return Path(self.full(path))
+        cached = self.cache / sha256[:2] / sha256
+        if not cached.exists():
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            temporary = cached.with_name(f".tmp-{uuid.uuid4().hex}")
+            self.fs.get_file(self.full(path), str(temporary))
+            os.replace(temporary, cached)
+        return cached
+
+    def check_writable(self) -> None:
+        """Fail early, with a clear message, when nothing can be written here."""
+        probe = f"_progress/probe-{uuid.uuid4().hex}"
+        self.write(probe, b"")
+        self.remove(probe)
+
+    def _failed(self, verb: str, path: str, error: OSError) -> StoreError:
+        return StoreError(
+            f"cannot {verb} {path} in store {self.url}: {type(error).__name__}: {error}. "
+            "Check that the store exists, has room and that you may write to it, then run the same command again."
+        )
+
+
+def default_cache(url: str) -> Path:
+    """Where copies of remote objects are kept: content-addressed, safe to delete."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return base / "olmo2" / hashlib.sha256(url.encode()).hexdigest()[:12]

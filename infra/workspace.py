@@ -1,0 +1,316 @@
+"""What a running stage is handed: where to write, what it may use, how to report, and how to resume.
+
+A workspace is cheap to pickle, so that the same object serves a stage in this process, in a process of its own,
+and a shard on a Ray worker. Files that a stage writes are hashed as they are written; the stage's commit lists them.
+"""
+
+import hashlib
+import io
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orjson
+import zstandard
+
+from infra.artifact import Artifact
+from infra.events import Events
+from infra.record import FileEntry, Record, corrupt_file, lineage, record_of
+from infra.settings import ComputeSettings
+from infra.store import Store, StoreError, sha256_file
+
+A = TypeVar("A", bound=Artifact)
+
+ZSTD_LEVEL = 3
+
+
+class Workspace:
+    """One attempt at one artifact id. `files` is what the attempt has written so far."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        stage: str,
+        id: str,
+        payload: str,
+        progress_folder: str,
+        compute: ComputeSettings,
+        ray: str = "off",
+        save_every: int = 200,
+        events: Events | None = None,
+        shard: str = "",
+    ):
+        self.store = store
+        self.stage = stage
+        self.id = id
+        self.payload = payload
+        self.progress_folder = progress_folder
+        self.compute = compute
+        self.save_every = save_every
+        self.written: dict[str, FileEntry] = {}
+        self.notes: dict[str, Any] = {}
+        self.resumed_from = ""
+        self._ray = ray
+        self._shard = shard
+        self._events = events or Events()
+        self._verified: set[tuple[str, str]] = set()
+        self._scratch: Path | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Scratch space and cached records belong to one process.
+        return {key: value for key, value in self.__dict__.items() if key not in ("_scratch", "_records")} | {
+            "_scratch": None
+        }
+
+    # -- writing ------------------------------------------------------------------------------------------
+
+    def write(self, name: str, data: bytes) -> None:
+        """Put one payload file."""
+        self.store.write(f"{self.payload}/{name}", data)
+        self.written[name] = FileEntry(size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Put a JSON file with sorted keys, so that equal values give equal bytes."""
+        options = (
+            orjson.OPT_INDENT_2
+            | orjson.OPT_SORT_KEYS
+            | orjson.OPT_SERIALIZE_NUMPY
+            | orjson.OPT_APPEND_NEWLINE
+        )
+        self.write(name, orjson.dumps(value, option=options))
+
+    def write_jsonl(self, name: str, rows: Iterable[Mapping[str, Any]]) -> int:
+        """Put one JSON object per line, compressed when the name ends in .zst. Returns the number of rows."""
+        buffer = io.BytesIO()
+        count = 0
+        options = orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
+        for row in rows:
+            buffer.write(orjson.dumps(row, option=options))
+            count += 1
+        data = buffer.getvalue()
+        if name.endswith(".zst"):
+            data = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(data)
+        self.write(name, data)
+        return count
+
+    def put(self, local: Path, name: str = "") -> None:
+        """Put a local file, or every file below a local folder, into the payload."""
+        if local.is_dir():
+            for file in sorted(path for path in local.rglob("*") if path.is_file()):
+                self.put(file, f"{name}/{file.relative_to(local).as_posix()}".lstrip("/"))
+            return
+        name = name or local.name
+        entry = FileEntry(size=local.stat().st_size, sha256=sha256_file(local))
+        self.store.put(local, f"{self.payload}/{name}")
+        self.written[name] = entry
+
+    def artifact(self, cls: type[A], **facts: Any) -> A:
+        """The value this stage returns; its digest is filled in when the stage commits."""
+        return cls(stage=self.stage, id=self.id, address=self.payload, digest="", **facts)
+
+    # -- reading ------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _records(self) -> dict[str, Record]:
+        return {}
+
+    def record(self, artifact: Artifact) -> Record:
+        """The record of an input."""
+        if artifact.address not in self._records:
+            self._records[artifact.address] = record_of(self.store, artifact)
+        return self._records[artifact.address]
+
+    def lineage(self, artifact: Artifact) -> list[Record]:
+        """Records of an input and of everything it was made from."""
+        return lineage(self.store, self.record(artifact))
+
+    def files(self, artifact: Artifact, prefix: str = "") -> list[str]:
+        """Names of an input's payload files below a prefix, sorted."""
+        return sorted(name for name in self.record(artifact).files if name.startswith(prefix))
+
+    def path(self, artifact: Artifact, name: str = "") -> Path:
+        """A verified local path of one file of an input, or of its whole folder when no name is given.
+
+        Raises StoreError when a file is missing or its size or hash differs from the record.
+        """
+        record = self.record(artifact)
+        if name:
+            if name not in record.files:
+                raise StoreError(
+                    f"{artifact.address} has no file {name!r}; it has {', '.join(sorted(record.files))}"
+                )
+            return self._verified_path(record, name)
+        paths = {file: self._verified_path(record, file) for file in record.files}
+        if self.store.is_local:
+            return Path(self.store.full(artifact.address))
+        folder = self.scratch / "inputs" / artifact.address
+        for file, path in paths.items():
+            target = folder / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.exists():
+                target.symlink_to(path)
+        return folder
+
+    def read_json(self, artifact: Artifact, name: str) -> Any:
+        return orjson.loads(self.path(artifact, name).read_bytes())
+
+    def read_jsonl(self, artifact: Artifact, name: str) -> Iterator[dict[str, Any]]:
+        """Rows of a JSON-lines file of an input, one at a time."""
+        with self.path(artifact, name).open("rb") as raw:
+            stream = zstandard.ZstdDecompressor().stream_reader(raw) if name.endswith(".zst") else raw
+            for line in io.BufferedReader(stream, 1 << 20):  # type: ignore[arg-type]
+                yield orjson.loads(line)
+
+    def _verified_path(self, record: Record, name: str) -> Path:
+        address = f"{record.address}/{name}"
+        entry = record.files[name]
+        if (address, entry.sha256) in self._verified:
+            return self.store.local(address, entry.sha256)
+        size = self.store.size(address)
+        if size is None:
+            raise corrupt_file(self.store, record, name, "the file is missing")
+        if size != entry.size:
+            raise corrupt_file(
+                self.store, record, name, f"it has {size:,} bytes, its record says {entry.size:,}"
+            )
+        path = self.store.local(address, entry.sha256)
+        found = sha256_file(path)
+        if found != entry.sha256:
+            if not self.store.is_local:
+                path.unlink()
+            raise corrupt_file(
+                self.store, record, name, f"its sha256 is {found[:16]}…, its record says {entry.sha256[:16]}…"
+            )
+        self._verified.add((address, entry.sha256))
+        return path
+
+    # -- shards -------------------------------------------------------------------------------------------
+
+    def map(
+        self, function: Callable[["Workspace", Any], Any], items: Iterable[Any], *, description: str
+    ) -> list[Any]:
+        """Run `function(ws, item)` for every item, on Ray or here; each result is committed on its own.
+
+        Items and results are small JSON values; the function is module-level. A shard that has its commit is not run
+        again by a later attempt. Results come in the order of the items.
+        """
+        from infra.shards import run_shards
+
+        return run_shards(self, function, list(items), description, ray=self._ray)
+
+    def for_shard(self, key: str) -> "Workspace":
+        """The same workspace as one shard sees it: with a file list of its own."""
+        shard = Workspace.__new__(Workspace)
+        shard.__dict__.update(self.__getstate__())
+        shard.__dict__.update(
+            written={}, notes={}, _shard=key, _events=Events(), _ray="off", _verified=set(self._verified)
+        )
+        return shard
+
+    # -- resuming -----------------------------------------------------------------------------------------
+
+    def save_point(self, step: int, folder: Path) -> None:
+        """Upload a resumable state. It exists once its marker is written; older ones are removed after that."""
+        files = {}
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+            name = file.relative_to(folder).as_posix()
+            files[name] = {"size": file.stat().st_size, "sha256": sha256_file(file)}
+            self.store.put(file, f"{self._points}/{step:010d}/{name}")
+        self.store.write(f"{self._points}/point-{step:010d}.json", orjson.dumps(files))
+        for older in self._point_steps():
+            if older < step:
+                self.store.remove(f"{self._points}/point-{older:010d}.json")
+                self.store.remove(f"{self._points}/{older:010d}")
+
+    def resume_point(self) -> tuple[int, Path] | None:
+        """The newest whole save point of this id, as (step, local folder); None to begin at the beginning."""
+        for step in reversed(self._point_steps()):
+            files = orjson.loads(self.store.read(f"{self._points}/point-{step:010d}.json"))
+            folder = self.scratch / "resume" / str(step)
+            for name, entry in files.items():
+                target = folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(
+                    self.store.local(f"{self._points}/{step:010d}/{name}", entry["sha256"]), target
+                )
+                if sha256_file(target) != entry["sha256"]:
+                    raise StoreError(
+                        f"save point {step} of {self.stage}/{self.id} is corrupt in {name}: remove "
+                        f"{self._points} from store {self.store.url} to begin this stage anew"
+                    )
+            self.resumed_from = f"step {step}"
+            return step, folder
+        return None
+
+    @property
+    def _points(self) -> str:
+        return f"{self.progress_folder}/points"
+
+    def _point_steps(self) -> list[int]:
+        names = self.store.names(self._points)
+        return sorted(int(name[6:16]) for name in names if name.startswith("point-"))
+
+    # -- reporting ----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def progress(self, description: str, total: float | None, unit: str = "") -> Iterator["Bar"]:
+        """A progress bar in the terminal and in the dashboard."""
+        self._events.send("progress", description, 0.0, total, unit)
+        bar = Bar(self._events, description, total, unit)
+        yield bar
+        self._events.send("progress", description, bar.done, total, unit)
+
+    def report_to(self, events: Events) -> None:
+        """Send what follows to these events."""
+        self._events = events
+
+    def log(self, *, step: int, **metrics: float) -> None:
+        """Live metrics of a step, for the terminal and the dashboard."""
+        self._events.send("metrics", step, metrics)
+
+    def note(self, **facts: Any) -> None:
+        """Facts for the record only: timings, rates, counts that may differ between equal runs."""
+        self.notes.update(facts)
+
+    def markdown(self, key: str, text: str) -> None:
+        """A text for the dashboard."""
+        self._events.send("markdown", key, text)
+
+    def table(self, key: str, rows: list[dict[str, Any]]) -> None:
+        """A table for the dashboard."""
+        self._events.send("table", key, rows)
+
+    # -- scratch ------------------------------------------------------------------------------------------
+
+    @property
+    def scratch(self) -> Path:
+        """A private temporary folder, deleted when the attempt ends."""
+        if self._scratch is None:
+            self._scratch = Path(tempfile.mkdtemp(prefix=f"olmo2-{self.stage}-"))
+        return self._scratch
+
+    def close(self) -> None:
+        """Delete the scratch folder."""
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch = None
+
+
+class Bar:
+    """Counts work done; tells its listener."""
+
+    def __init__(self, events: Events, description: str, total: float | None, unit: str):
+        self.done = 0.0
+        self._events = events
+        self._description = description
+        self._total = total
+        self._unit = unit
+
+    def advance(self, amount: float = 1) -> None:
+        self.done += amount
+        self._events.send("progress", self._description, self.done, self._total, self._unit)
