@@ -5,6 +5,7 @@ import resource
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,7 +32,7 @@ from infra.record import (
 )
 from infra.session import Session
 from infra.stage import Call, Stage
-from infra.store import Store
+from infra.store import Store, StoreError
 from infra.workspace import Workspace
 
 
@@ -92,8 +93,23 @@ def run_stage(
         assert record is not None
         return Outcome(record.artifact(), record, reused=True)
     with lease:
-        record = _run_and_commit(stage, session, arguments, call, id, generation, lease, listener, flow_run)
+        try:
+            record = _run_and_commit(
+                stage, session, arguments, call, id, generation, lease, listener, flow_run
+            )
+        except Exception as error:
+            keep_log(store, f"{folder}/error-{lease.number:06d}.txt", error, listener)
+            raise
     return Outcome(record.artifact(), record, reused=False)
+
+
+def keep_log(store: Store, path: str, error: Exception, listener: Listener) -> None:
+    """Leave the whole traceback in the progress area and tell where; a store that cannot be written is told instead."""
+    try:
+        store.write(path, "".join(traceback.format_exception(error)).encode())
+        listener("log", f"{store.url}/{path}")
+    except StoreError as failure:
+        listener("log", f"not kept: {failure}")
 
 
 def reusable(store: Store, stage: str, id: str) -> Record | None:

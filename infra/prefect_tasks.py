@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from functools import update_wrapper
 from typing import Any, Generic, ParamSpec, TypeVar
 
-from prefect import flow, task
+from prefect import flow, get_run_logger, task
 from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
@@ -84,6 +84,8 @@ class Reporter:
                 self._losses.append(float(values[1].get("loss", float("nan"))))
             elif kind == "markdown":
                 create_markdown_artifact(values[1], key=slug(f"{self._stage.label}-{values[0]}"))
+            elif kind == "log":
+                get_run_logger().error("%s failed; full traceback: %s", self._stage.label, values[0])
             elif kind == "table":
                 create_table_artifact(values[1], key=slug(f"{self._stage.label}-{values[0]}"))
 
@@ -180,7 +182,12 @@ class Phase(Generic[P, R]):
             return _resolved(result)
 
         name = self.function.__name__
-        phase = flow(name=name, flow_run_name=name, task_runner=ThreadPoolTaskRunner(max_workers=64), persist_result=False)
+        phase = flow(
+            name=name,
+            flow_run_name=name,
+            task_runner=ThreadPoolTaskRunner(max_workers=64),
+            persist_result=False,
+        )
         return phase(run)()
 
 

@@ -13,6 +13,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 from infra.events import Events, Listener
@@ -23,12 +24,33 @@ PRELOAD = ["torch", "numpy", "model.transformer", "infra.workspace"]
 """Imported once by the fork server. Nothing here may start threads at import."""
 
 
+class Interrupted(Exception):
+    """The run was asked to stop; what is committed stays, and the same command resumes."""
+
+
 class StageProcessDied(Exception):
     """A stage's process ended without a result: killed from outside, or out of memory."""
 
 
 class StageFailed(Exception):
     """An error in a stage's process that could not be carried over as itself; the text holds its traceback."""
+
+
+_stopping = threading.Event()
+_running: set[BaseProcess] = set()
+
+
+def stop_stages() -> None:
+    """End all stage processes and let shard loops stop at their next shard (Ctrl-C)."""
+    _stopping.set()
+    for process in list(_running):
+        process.terminate()
+
+
+def check_stopping() -> None:
+    """Raise Interrupted once the run was asked to stop."""
+    if _stopping.is_set():
+        raise Interrupted("stopped on request; the same command resumes")
 
 
 def run_in_process(
@@ -43,7 +65,9 @@ def run_in_process(
     context.set_forkserver_preload(PRELOAD)
     here, there = context.Pipe()
     process = context.Process(target=_child, args=(function, arguments, there), daemon=False)
+    check_stopping()
     process.start()
+    _running.add(process)
     there.close()
     try:
         while True:
@@ -57,11 +81,13 @@ def run_in_process(
             listener(kind, *values)
     except EOFError:
         process.join()
+        check_stopping()
         raise StageProcessDied(
             f"the process of stage {arguments[1].stage} ended with code {process.exitcode} and no result "
             f"(-9: killed, often for lack of memory). Run the same command again: it resumes from its last save point."
         ) from None
     finally:
+        _running.discard(process)
         if process.is_alive():
             process.terminate()
             process.join(10)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from infra.processes import check_stopping
 from infra.record import FileEntry
 from infra.store import StoreError
 
@@ -43,6 +44,7 @@ def run_shards(
         bar.advance(len(markers))
         run = shards_here if ray == "off" or len(missing) < 2 else shards_on_ray
         for key, marker in run(ws, function, missing):
+            check_stopping()
             markers[key] = marker
             bar.advance()
     for key in keys:

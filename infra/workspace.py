@@ -19,7 +19,7 @@ import zstandard
 
 from infra.artifact import Artifact
 from infra.events import Events
-from infra.record import FileEntry, Record, corrupt_file, lineage, record_of
+from infra.record import FileEntry, Record, corrupt_file, lineage, load_record, record_of
 from infra.settings import ComputeSettings
 from infra.store import Store, StoreError, sha256_file
 
@@ -124,6 +124,16 @@ class Workspace:
         if artifact.address not in self._records:
             self._records[artifact.address] = record_of(self.store, artifact)
         return self._records[artifact.address]
+
+    def at(self, address: str) -> Artifact:
+        """The artifact at an address that an input's payload names (a mix names the token files it is made of)."""
+        stage, id, generation = address.split("/")
+        record = load_record(self.store, stage, id, int(generation[1:]))
+        if record is None:
+            raise StoreError(
+                f"{address} is named by an input but is not in store {self.store.url}; rerun that input"
+            )
+        return record.artifact()
 
     def lineage(self, artifact: Artifact) -> list[Record]:
         """Records of an input and of everything it was made from."""
@@ -314,3 +324,8 @@ class Bar:
     def advance(self, amount: float = 1) -> None:
         self.done += amount
         self._events.send("progress", self._description, self.done, self._total, self._unit)
+
+
+def open_artifact(store: Store) -> Workspace:
+    """A workspace for reading only: verified access to artifacts outside any stage."""
+    return Workspace(store, stage="reading", id="", payload="", progress_folder="", compute=ComputeSettings())

@@ -1,0 +1,70 @@
+"""What the dashboard can start (prefect.yaml names these): the recipe, one stage, a micro-anneal sweep, an evaluation.
+
+Parameters are names and small configs; their docstrings and defaults become the forms.
+"""
+
+from prefect import flow
+
+from flows.config import CandidateConfig
+from flows.microanneal import run_sweep
+from flows.run import active_listener, load_recipe, run
+
+
+@flow(name="recipe", flow_run_name="recipe {recipe}", persist_result=False)
+def recipe(
+    recipe: str = "laptop",
+    store: str | None = None,
+    until: str | None = None,
+    rerun: list[str] | None = None,
+    overrides: list[str] | None = None,
+    cascade: bool = False,
+) -> str | None:
+    """Run a recipe: what exists is reused, what was interrupted resumes, what changed is rerun.
+
+    Args:
+        recipe: Name in recipes/ or path of a YAML file.
+        store: Root of the artifacts; the recipe's own when empty.
+        until: Run only this stage and what it needs.
+        rerun: Stages to make anew though they exist.
+        overrides: Changes as stage.field=value.
+        cascade: Make everything below the rerun stages anew too.
+    """
+    config = load_recipe(recipe, overrides, store)
+    report = run(config, until, rerun, cascade=cascade, listener=active_listener())
+    return report.address if report else None
+
+
+@flow(name="stage", flow_run_name="rerun {stage} of {recipe}", persist_result=False)
+def stage(
+    stage: str, recipe: str = "laptop", store: str | None = None, overrides: list[str] | None = None
+) -> str | None:
+    """Make one stage and everything below it anew.
+
+    Args:
+        stage: A stage such as dpo, or one instance of it such as anneal:42.
+        recipe: Name in recipes/ or path of a YAML file.
+        store: Root of the artifacts; the recipe's own when empty.
+        overrides: Changes as stage.field=value.
+    """
+    config = load_recipe(recipe, overrides, store)
+    report = run(config, None, [stage], cascade=True, listener=active_listener())
+    return report.address if report else None
+
+
+@flow(name="microanneal-sweep", flow_run_name="sweep on {recipe}", persist_result=False)
+def sweep(
+    candidates: list[CandidateConfig] | None = None,
+    recipe: str = "laptop",
+    store: str | None = None,
+    overrides: list[str] | None = None,
+) -> str:
+    """Anneal the base checkpoint on each candidate source mixed with web text, evaluate, and rank.
+
+    Args:
+        candidates: The sources to compare; the recipe's own when empty.
+        recipe: Name in recipes/ or path of a YAML file; gives base checkpoint, web text and evaluation.
+        store: Root of the artifacts; the recipe's own when empty.
+        overrides: Changes as stage.field=value.
+    """
+    config = load_recipe(recipe, overrides, store)
+    return run_sweep(config, candidates or config.candidates, active_listener()).address

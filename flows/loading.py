@@ -1,0 +1,169 @@
+"""Recipe files: YAML with `extends`, overrides from the command line, and errors that name field, value and way out."""
+
+import difflib
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class RecipeError(ValueError):
+    """A recipe or an override that cannot be used; the text is meant for the person who wrote it."""
+
+
+def recipe_folder() -> Path:
+    """Where the named recipes are: beside the packages in a checkout, inside the package when installed."""
+    checkout = Path(__file__).resolve().parents[1] / "recipes"
+    return checkout if checkout.is_dir() else Path(str(resources.files("flows"))) / "recipes"
+
+
+def recipe_names() -> list[str]:
+    """Names that may be given in place of a path."""
+    return sorted(path.stem for path in recipe_folder().glob("*.yaml"))
+
+
+def load(model: type[M], recipe: str, overrides: list[str] | None = None) -> M:
+    """Read a recipe by name or path, apply `stage.field=value` overrides, and validate.
+
+    Raises RecipeError for a file that is missing or not YAML, an unknown field, or a value of the wrong type.
+    """
+    data = read_recipe(recipe)
+    for override in overrides or []:
+        apply_override(data, override)
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise RecipeError(explain(error, model, recipe)) from error
+
+
+def read_recipe(recipe: str) -> dict[str, Any]:
+    """The recipe's mapping, merged over the recipe it extends."""
+    path = find_recipe(recipe)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise RecipeError(f"{path} holds {type(data).__name__}, not a mapping of stages to their settings")
+    parent = data.pop("extends", None)
+    data.setdefault("name", path.stem)
+    if parent is None:
+        return data
+    beside = path.parent / f"{parent}.yaml"
+    return merge(read_recipe(str(beside) if beside.exists() else parent), data)
+
+
+def find_recipe(recipe: str) -> Path:
+    """The file of a recipe given by name or path. Raises RecipeError with the nearest name."""
+    if recipe.endswith((".yaml", ".yml")) or "/" in recipe:
+        path = Path(recipe).expanduser()
+        if not path.is_file():
+            raise RecipeError(f"there is no recipe file {recipe}")
+        return path
+    path = recipe_folder() / f"{recipe}.yaml"
+    if not path.is_file():
+        raise RecipeError(f"there is no recipe {recipe!r}{nearest(recipe, recipe_names())}")
+    return path
+
+
+def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Mappings merged key by key; anything else above replaces what is below. A mapping of another `kind` replaces."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        same_kind = (
+            isinstance(old, dict)
+            and isinstance(value, dict)
+            and value.get("kind", old.get("kind")) == old.get("kind")
+        )
+        merged[key] = merge(old, value) if same_kind else value  # type: ignore[arg-type]
+    return merged
+
+
+def apply_override(data: dict[str, Any], override: str) -> None:
+    """Set one `stage.field=value` in place; the value is read as YAML."""
+    path, equals, text = override.partition("=")
+    if not equals or not path.strip():
+        raise RecipeError(f"override {override!r} is not of the form stage.field=value, such as dpo.beta=1")
+    *parents, last = path.strip().split(".")
+    target: Any = data
+    for depth, name in enumerate(parents):
+        if isinstance(target, list):
+            target = _member(target, name, override)
+            continue
+        if not isinstance(target, dict):
+            raise RecipeError(
+                f"override {override!r}: {'.'.join(parents[:depth])} is {target!r}, which has no fields"
+            )
+        if target.get(name) is None:
+            target[name] = {}
+        target = target[name]
+    value = yaml.safe_load(text)
+    if isinstance(target, list):
+        _member(target, last, override)
+        target[int(last)] = value
+    elif isinstance(target, dict):
+        target[last] = value
+    else:
+        raise RecipeError(f"override {override!r}: {'.'.join(parents)} is {target!r}, which has no fields")
+
+
+def _member(target: list[Any], name: str, override: str) -> Any:
+    if not name.isdigit() or int(name) >= len(target):
+        raise RecipeError(f"override {override!r}: {name!r} is not an index of a list of {len(target)}")
+    return target[int(name)]
+
+
+def explain(error: ValidationError, model: type[BaseModel], recipe: str) -> str:
+    """Every problem on a line of its own: the field's path, its value, the rule, the nearest valid name."""
+    lines = [f"recipe {recipe} cannot be used:"]
+    schema = model.model_json_schema()
+    for problem in error.errors(include_url=False):
+        path = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            known = fields_at(schema, list(problem["loc"][:-1]))
+            lines.append(f"  {path}: there is no such field{nearest(str(problem['loc'][-1]), known)}")
+            continue
+        value = "" if problem["type"] == "missing" else f" (given: {problem['input']!r:.200})"
+        lines.append(f"  {path or 'recipe'}: {problem['msg'].removeprefix('Value error, ')}{value}")
+    return "\n".join(lines)
+
+
+def fields_at(schema: dict[str, Any], location: list[Any]) -> list[str]:
+    """Field names that the schema knows at a location of a validation error."""
+    node = schema
+    for part in location:
+        node = _step(schema, node, part)
+    return sorted(_resolved(schema, node).get("properties", {}))
+
+
+def _resolved(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+    while "$ref" in node:
+        node = schema["$defs"][node["$ref"].rsplit("/", 1)[1]]
+    options = [option for option in node.get("anyOf", []) if option.get("type") != "null"]
+    return _resolved(schema, options[0]) if options else node
+
+
+def _step(schema: dict[str, Any], node: dict[str, Any], part: Any) -> dict[str, Any]:
+    node = _resolved(schema, node)
+    tags = node.get("discriminator", {}).get("mapping", {})
+    if part in tags:
+        return {"$ref": tags[part]}
+    if part in node.get("properties", {}):
+        return node["properties"][part]
+    for key in ("items", "additionalProperties"):
+        if isinstance(node.get(key), dict):
+            return node[key]
+    return {}
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """What the person may have meant, as the end of a sentence."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known: {', '.join(known)}" if known else ""

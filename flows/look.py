@@ -1,0 +1,132 @@
+"""Looking at a store: lists, records with lineage, and exports."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.tree import Tree
+
+from infra.record import Record, all_records, lineage
+from infra.store import Store
+from infra.workspace import open_artifact
+
+
+def list_rows(store: Store, stage: str | None = None) -> list[dict[str, Any]]:
+    """One row per record, oldest first."""
+    return [
+        {
+            "id": record.id,
+            "stage": record.stage,
+            "label": record.label,
+            "kind": record.kind,
+            "created": record.created,
+            "generation": record.generation,
+            "seconds": record.seconds,
+            "bytes": sum(entry.size for entry in record.files.values()),
+            "digest": record.digest,
+            "facts": record.facts,
+        }
+        for record in all_records(store)
+        if stage is None or record.stage == stage
+    ]
+
+
+def find_record(store: Store, id: str) -> Record:
+    """The newest record whose id begins so. Raises ValueError when none or several do."""
+    found = [record for record in all_records(store) if record.id.startswith(id)]
+    ids = sorted({f"{record.stage}/{record.id}" for record in found})
+    if not ids:
+        raise ValueError(
+            f"store {store.url} has no artifact with id {id!r}; see: olmo2 ls --store {store.url}"
+        )
+    if len(ids) > 1:
+        raise ValueError(f"id {id!r} is not unique in store {store.url}: {', '.join(ids)}; give more of it")
+    return max(found, key=lambda record: record.generation)
+
+
+def show_record(store: Store, id: str) -> dict[str, Any]:
+    """A record as JSON, with its lineage: every record it was made from, inputs first."""
+    record = find_record(store, id)
+    parents = [
+        {
+            "address": parent.address,
+            "label": parent.label,
+            "kind": parent.kind,
+            "digest": parent.digest,
+            "created": parent.created,
+            "inputs": [item.address for item in parent.inputs],
+        }
+        for parent in lineage(store, record)
+    ]
+    return record.model_dump(mode="json") | {"lineage": parents}
+
+
+def print_list(console: Console, rows: list[dict[str, Any]]) -> None:
+    table = Table("id", "stage", "generation", "created", "seconds", "size", box=None, pad_edge=False)
+    for row in rows:
+        size = f"{row['bytes'] / 1e6:,.2f} MB"
+        table.add_row(
+            row["id"], row["label"], str(row["generation"]), row["created"], f"{row['seconds']:,.1f}", size
+        )
+    console.print(table)
+
+
+def print_record(console: Console, shown: dict[str, Any]) -> None:
+    """Facts, cost, configuration and lineage tree of a record."""
+    console.print(f"[bold]{shown['label']}[/bold]  {shown['address']}  ({shown['kind']})")
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name in ("created", "seconds", "attempts", "resumed_from", "host", "device", "threads", "digest"):
+        table.add_row(name, str(shown[name]))
+    for section in ("facts", "notes", "config", "code"):
+        for name, value in shown[section].items():
+            table.add_row(f"{section}.{name}", str(value)[:300])
+    table.add_row(
+        "files", f"{len(shown['files'])}, {sum(file['size'] for file in shown['files'].values()):,} bytes"
+    )
+    console.print(table, highlight=False)
+    by_address = {parent["address"]: parent for parent in shown["lineage"]}
+    console.print(_tree(by_address, shown["address"], set()))
+
+
+def _tree(records: dict[str, dict[str, Any]], address: str, seen: set[str], into: Tree | None = None) -> Tree:
+    record = records.get(address)
+    text = (
+        f"{record['label']} [dim]{address} {record['digest'][:12]}[/dim]"
+        if record
+        else f"{address} (record gone)"
+    )
+    known = address in seen
+    branch = (
+        into.add(text + (" [dim](above)[/dim]" if known and record and record["inputs"] else ""))
+        if into
+        else Tree(text)
+    )
+    seen.add(address)
+    if record and not known:
+        for parent in record["inputs"]:
+            _tree(records, parent, seen, branch)
+    return branch
+
+
+def export_checkpoint(store: Store, id: str, folder: Path) -> list[str]:
+    """Copy the Hugging Face part of a checkpoint into a new folder; returns the names written.
+
+    Raises ValueError if the artifact is not a checkpoint or the folder is not empty.
+    """
+    record = find_record(store, id)
+    if record.kind not in ("Checkpoint", "RewardModel"):
+        raise ValueError(
+            f"{record.label} {record.id} is of kind {record.kind}; only checkpoints can be exported"
+        )
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty: give a new folder")
+    workspace = open_artifact(store)
+    artifact = record.artifact()
+    names = [name for name in record.files if not name.startswith("optimizer")]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(workspace.path(artifact, name), folder / name)
+    return sorted(names)

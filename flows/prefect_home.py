@@ -1,0 +1,44 @@
+"""How this process talks to Prefect: the dashboard that `olmo2 dashboard` has started, or a server of its own.
+
+Called before Prefect is imported, since Prefect reads its settings at import.
+"""
+
+import json
+import os
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+QUIET = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_LOGGING_LEVEL": "WARNING",
+    "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
+    # A heartbeat thread per flow would add a second to each phase; our leases tell who lives.
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+}
+
+
+def dashboard_file() -> Path:
+    """Where a running dashboard leaves its address."""
+    return Path(os.environ.get("PREFECT_HOME", Path.home() / ".prefect")) / "olmo2-dashboard.json"
+
+
+def running_dashboard() -> str | None:
+    """API address of a dashboard that answers, or None."""
+    try:
+        address = json.loads(dashboard_file().read_text())["api"]
+        with urlopen(f"{address}/health", timeout=2) as answer:
+            return address if answer.status == 200 else None
+    except (OSError, URLError, ValueError, KeyError):
+        return None
+
+
+def prepare_prefect() -> None:
+    """Quiet settings, and the dashboard's API if one runs and the user has not named another."""
+    for name, value in QUIET.items():
+        if name not in os.environ and value:
+            os.environ[name] = value
+    if "PREFECT_API_URL" not in os.environ and (address := running_dashboard()):
+        os.environ["PREFECT_API_URL"] = address

@@ -1,0 +1,114 @@
+"""Stage: a checkpoint trained on a mix while the learning rate goes linearly to zero (RECIPE E; paper section 4).
+
+One stage serves mid-training (several seeds, then a soup) and micro-anneals (candidates compared). Weights and Adam's
+moments come from the parent; counters start at 0 and there is no warm-up.
+"""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from infra.session import Pending
+from infra.stage import stage
+from infra.workspace import Workspace
+from model.batches import WindowedTokens
+from model.config import Config
+from model.losses import LossConfig, language_model_objective
+from model.optim import OptimConfig
+from model.schedule import ScheduleConfig
+from tasks.artifacts import Checkpoint, Mix
+from tasks.training.run import MOMENTS, load_checkpoint, run_training
+from tasks.training.token_files import check_vocabulary, mix_files
+
+
+class AnnealConfig(Config):
+    """One anneal; defaults are an ingredient of the 7B soup (50B tokens)."""
+
+    start_lr: float = Field(default=6.1499e-5, gt=0)
+    """Learning rate of the first step (1B 7.4487e-5, 13B 9e-5)."""
+    seed: int = 42
+    """Seed of the data order (7B: 42, 42069, 666; micro-anneals 7201)."""
+    sequence_length: int = Field(default=4096, ge=2)
+    """Tokens of a window."""
+    batch_instances: int = Field(default=1024, ge=1)
+    """Windows of a step."""
+    micro_instances: int = Field(default=0, ge=0)
+    """Windows of a forward pass; 0 is the whole batch at once."""
+    steps: int | None = Field(default=None, ge=1)
+    """Updates; None is one pass over the mix (7B: 11,921)."""
+    moments: Literal["kept", "fresh"] = "kept"
+    """Whether Adam's moments come from the parent, as published, or start anew."""
+    optim: OptimConfig = OptimConfig()
+    """Optimizer and precision; the parent's."""
+    loss: LossConfig = LossConfig()
+    """Cross-entropy and z-loss."""
+    mask_repetitions: bool = True
+    """Leave repetitive windows out of the loss (RECIPE C.4)."""
+    log_every: int = Field(default=10, ge=1)
+    """Steps between two lines of the metrics."""
+
+
+def anneal_checkpoint(ws: Workspace, parent: Checkpoint, mix: Mix, config: AnnealConfig) -> Checkpoint:
+    """Train the parent on the mix with the learning rate falling to zero.
+
+    Raises ValueError for a vocabulary mismatch, a mix smaller than one batch, or a parent without moments.
+    """
+    model, tokenizer = load_checkpoint(ws, parent)
+    check_vocabulary(mix, tokenizer, model.config.vocab_size)
+    if config.moments == "kept" and MOMENTS not in ws.files(parent):
+        raise ValueError(
+            f"{parent.address} has no Adam moments ({MOMENTS}); anneal from a pre-trained checkpoint, or set "
+            "moments: fresh"
+        )
+    data = WindowedTokens(
+        mix_files(ws, mix),
+        config.sequence_length,
+        config.batch_instances,
+        config.seed,
+        config.mask_repetitions,
+        micro_instances=config.micro_instances,
+        normalisation=config.loss.normalisation,
+    )
+    result = run_training(
+        ws,
+        model=model,
+        tokenizer=tokenizer,
+        objective=language_model_objective(config.loss),
+        batches=data.batch,
+        optim=config.optim,
+        schedule=linear_to_zero(config.start_lr),
+        steps=config.steps or data.steps_per_epoch,
+        description="annealing",
+        initial_moments=ws.path(parent, MOMENTS) if config.moments == "kept" else None,
+        log_every=config.log_every,
+    )
+    return ws.artifact(Checkpoint, **result.facts(), ranks=mix.ranks, parent=parent.digest)
+
+
+def linear_to_zero(start_lr: float) -> ScheduleConfig:
+    """No warm-up, a line from the start to zero over the run's own steps."""
+    return ScheduleConfig(kind="linear", peak_lr=start_lr, unit="steps", warmup=0, length=0)
+
+
+def estimate_anneal(config: dict[str, Any], parent: Any, mix: Any) -> dict[str, Any]:
+    """Tokens and FLOPs of an anneal, as far as they are known before it."""
+    parsed = AnnealConfig.model_validate(config)
+    batch = parsed.batch_instances * parsed.sequence_length
+    available = getattr(mix, "tokens", None)
+    steps = parsed.steps or (available // batch if available else None)
+    if not steps:
+        return {}
+    per_token = training_flops_per_token(parent)
+    return {"tokens": steps * batch} | (
+        {"flops": per_token * steps * batch, "flops_per_token": per_token} if per_token else {}
+    )
+
+
+def training_flops_per_token(parent: Any) -> float | None:
+    """FLOPs per trained token of a parent, from its own training or from the plan's estimate of it."""
+    if isinstance(parent, Pending):
+        return parent.facts.get("flops_per_token")
+    return parent.flops / parent.tokens if parent.tokens else None
+
+
+anneal = stage(anneal_checkpoint, name="anneal", version=1, process=True, estimate=estimate_anneal)

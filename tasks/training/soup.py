@@ -1,0 +1,66 @@
+"""Stage: the uniform average of several anneals (RECIPE E; paper section 4.5).
+
+Weights are averaged in fp32; moments are dropped. Ingredients of different shape, vocabulary or parent are refused:
+an average is only meaningful between models that left the same point.
+"""
+
+import torch
+from torch import Tensor
+
+from infra.stage import stage
+from infra.workspace import Workspace
+from model.config import Config
+from model.soup import average_weights
+from tasks.artifacts import Checkpoint
+from tasks.training.run import export, load_checkpoint
+
+
+class SoupConfig(Config):
+    """A soup has no choice but its ingredients: the published average is uniform."""
+
+
+def make_soup(ws: Workspace, ingredients: list[Checkpoint], config: SoupConfig) -> Checkpoint:
+    """Average checkpoints. Raises ValueError when they do not share parent, shape and vocabulary."""
+    check_ingredients(ingredients)
+    states: list[dict[str, Tensor]] = []
+    model, tokenizer = load_checkpoint(ws, ingredients[0])
+    shape = model.config
+    for ingredient in ingredients:
+        other, _ = load_checkpoint(ws, ingredient)
+        if other.config != shape:
+            raise ValueError(
+                f"soup: {ingredient.address} has shape {other.config}, {ingredients[0].address} has {shape}"
+            )
+        states.append(other.state_dict())
+    with torch.no_grad():
+        model.load_state_dict(average_weights(states))
+    export(ws, model, tokenizer, "none")
+    first = ingredients[0]
+    return ws.artifact(
+        Checkpoint,
+        steps=0,
+        tokens=0,
+        parameters=first.parameters,
+        loss=sum(item.loss for item in ingredients) / len(ingredients),
+        ranks=first.ranks,
+        parent=first.parent,
+    )
+
+
+def check_ingredients(ingredients: list[Checkpoint]) -> None:
+    """Raise ValueError unless there are at least two ingredients of one parent, size and vocabulary."""
+    if len(ingredients) < 2:
+        raise ValueError(
+            f"a soup needs at least two ingredients, got {len(ingredients)}; give more anneal seeds"
+        )
+    first = ingredients[0]
+    for other in ingredients[1:]:
+        for name in ("parent", "parameters", "ranks"):
+            if getattr(other, name) != getattr(first, name):
+                raise ValueError(
+                    f"soup: {other.address} has {name} {getattr(other, name)!r}, {first.address} has "
+                    f"{getattr(first, name)!r}; average only anneals of one parent"
+                )
+
+
+soup = stage(make_soup, name="soup", version=1)
