@@ -22,16 +22,10 @@ app = typer.Typer(
 console = Console(soft_wrap=True)
 errors = Console(stderr=True, soft_wrap=True)
 
-RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="Name in recipes/ or path of a YAML file.")
-]
-StoreOption = Annotated[
-    str | None, typer.Option("--store", help="Root of the artifacts: folder or fsspec URL.")
-]
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="Name in recipes/ or path of a YAML file.")]
+StoreOption = Annotated[str | None, typer.Option("--store", help="Root of the artifacts: folder or fsspec URL.")]
 UntilOption = Annotated[str | None, typer.Option("--until", help="Run only this stage and what it needs.")]
-RerunOption = Annotated[
-    list[str] | None, typer.Option("--rerun", help="Make this stage anew, though it exists.")
-]
+RerunOption = Annotated[list[str] | None, typer.Option("--rerun", help="Make this stage anew, though it exists.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="Change a recipe value.")
 ]
@@ -175,9 +169,7 @@ def _run(
     prepare_prefect()
     from flows.terminal import run_in_terminal
 
-    raise typer.Exit(
-        run_in_terminal(console, errors, recipe, store, until, rerun, overrides, cascade=cascade)
-    )
+    raise typer.Exit(run_in_terminal(console, errors, recipe, store, until, rerun, overrides, cascade=cascade))
 
 
 def _print_plan(rows: "list[PlanRow]") -> None:
@@ -197,9 +189,7 @@ def _print_plan(rows: "list[PlanRow]") -> None:
         )
     console.print(table)
     counts = {action: sum(row.action == action for row in rows) for action in styles}
-    console.print(
-        ", ".join(f"{count} {action}" for action, count in counts.items() if count), highlight=False
-    )
+    console.print(", ".join(f"{count} {action}" for action, count in counts.items() if count), highlight=False)
 
 
 def main() -> None:

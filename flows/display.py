@@ -69,9 +69,7 @@ class Display:
             if kind == "progress":
                 self._show(label, *values)
             elif kind == "metrics":
-                self._metrics[label] = "  ".join(
-                    f"{name} {value:.4g}" for name, value in list(values[1].items())[:3]
-                )
+                self._metrics[label] = "  ".join(f"{name} {value:.4g}" for name, value in list(values[1].items())[:3])
             elif kind == "waiting":
                 self.console.print(f"  {values[0]}", style="yellow")
             elif kind == "end":
@@ -81,9 +79,7 @@ class Display:
             elif kind == "failed":
                 self._clear(label)
                 self.failed.append(Failure(label, values[0], self._logs.get(label, "")))
-                self.console.print(
-                    f"✗ {label}: {type(values[0]).__name__}: {values[0]}", style="red", markup=False
-                )
+                self.console.print(f"✗ {label}: {type(values[0]).__name__}: {values[0]}", style="red", markup=False)
 
     def _show(self, label: str, description: str, done: float, total: float | None, unit: str) -> None:
         key = (label, description)
@@ -97,9 +93,7 @@ class Display:
                 )
             return
         if key not in self._bars:
-            self._bars[key] = self._progress.add_task(
-                f"{label}: {description}", total=total, unit=unit, metrics=""
-            )
+            self._bars[key] = self._progress.add_task(f"{label}: {description}", total=total, unit=unit, metrics="")
         self._progress.update(self._bars[key], completed=done, metrics=metrics)
 
     def _clear(self, label: str) -> None:
@@ -112,9 +106,7 @@ class Display:
         record = outcome.record
         if outcome.reused:
             self.reused += 1
-            self.console.print(
-                f"· {label:<28} Reused   {record.id}", style="dim", markup=False, highlight=False
-            )
+            self.console.print(f"· {label:<28} Reused   {record.id}", style="dim", markup=False, highlight=False)
             return
         self.ran += 1
         resumed = f"  resumed at {record.resumed_from}" if record.resumed_from else ""

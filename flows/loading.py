@@ -76,9 +76,7 @@ def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     for key, value in above.items():
         old = merged.get(key)
         same_kind = (
-            isinstance(old, dict)
-            and isinstance(value, dict)
-            and value.get("kind", old.get("kind")) == old.get("kind")
+            isinstance(old, dict) and isinstance(value, dict) and value.get("kind", old.get("kind")) == old.get("kind")
         )
         merged[key] = merge(old, value) if same_kind else value  # type: ignore[arg-type]
     return merged
@@ -96,9 +94,7 @@ def apply_override(data: dict[str, Any], override: str) -> None:
             target = _member(target, name, override)
             continue
         if not isinstance(target, dict):
-            raise RecipeError(
-                f"override {override!r}: {'.'.join(parents[:depth])} is {target!r}, which has no fields"
-            )
+            raise RecipeError(f"override {override!r}: {'.'.join(parents[:depth])} is {target!r}, which has no fields")
         if target.get(name) is None:
             target[name] = {}
         target = target[name]

@@ -38,9 +38,7 @@ def find_record(store: Store, id: str) -> Record:
     found = [record for record in all_records(store) if record.id.startswith(id)]
     ids = sorted({f"{record.stage}/{record.id}" for record in found})
     if not ids:
-        raise ValueError(
-            f"store {store.url} has no artifact with id {id!r}; see: olmo2 ls --store {store.url}"
-        )
+        raise ValueError(f"store {store.url} has no artifact with id {id!r}; see: olmo2 ls --store {store.url}")
     if len(ids) > 1:
         raise ValueError(f"id {id!r} is not unique in store {store.url}: {', '.join(ids)}; give more of it")
     return max(found, key=lambda record: record.generation)
@@ -67,9 +65,7 @@ def print_list(console: Console, rows: list[dict[str, Any]]) -> None:
     table = Table("id", "stage", "generation", "created", "seconds", "size", box=None, pad_edge=False)
     for row in rows:
         size = f"{row['bytes'] / 1e6:,.2f} MB"
-        table.add_row(
-            row["id"], row["label"], str(row["generation"]), row["created"], f"{row['seconds']:,.1f}", size
-        )
+        table.add_row(row["id"], row["label"], str(row["generation"]), row["created"], f"{row['seconds']:,.1f}", size)
     console.print(table)
 
 
@@ -82,9 +78,7 @@ def print_record(console: Console, shown: dict[str, Any]) -> None:
     for section in ("facts", "notes", "config", "code"):
         for name, value in shown[section].items():
             table.add_row(f"{section}.{name}", str(value)[:300])
-    table.add_row(
-        "files", f"{len(shown['files'])}, {sum(file['size'] for file in shown['files'].values()):,} bytes"
-    )
+    table.add_row("files", f"{len(shown['files'])}, {sum(file['size'] for file in shown['files'].values()):,} bytes")
     console.print(table, highlight=False)
     by_address = {parent["address"]: parent for parent in shown["lineage"]}
     console.print(_tree(by_address, shown["address"], set()))
@@ -92,11 +86,7 @@ def print_record(console: Console, shown: dict[str, Any]) -> None:
 
 def _tree(records: dict[str, dict[str, Any]], address: str, seen: set[str], into: Tree | None = None) -> Tree:
     record = records.get(address)
-    text = (
-        f"{record['label']} [dim]{address} {record['digest'][:12]}[/dim]"
-        if record
-        else f"{address} (record gone)"
-    )
+    text = f"{record['label']} [dim]{address} {record['digest'][:12]}[/dim]" if record else f"{address} (record gone)"
     known = address in seen
     branch = (
         into.add(text + (" [dim](above)[/dim]" if known and record and record["inputs"] else ""))
@@ -117,9 +107,7 @@ def export_checkpoint(store: Store, id: str, folder: Path) -> list[str]:
     """
     record = find_record(store, id)
     if record.kind not in ("Checkpoint", "RewardModel"):
-        raise ValueError(
-            f"{record.label} {record.id} is of kind {record.kind}; only checkpoints can be exported"
-        )
+        raise ValueError(f"{record.label} {record.id} is of kind {record.kind}; only checkpoints can be exported")
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty: give a new folder")
     workspace = open_artifact(store)

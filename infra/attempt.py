@@ -77,9 +77,7 @@ def run_stage(
         return load_record(store, stage.name, id, generation)
 
     def tell(holder: dict[str, Any]) -> None:
-        listener(
-            "waiting", f"{stage.label} is being made by process {holder['pid']} on {holder['host']}; waiting"
-        )
+        listener("waiting", f"{stage.label} is being made by process {holder['pid']} on {holder['host']}; waiting")
 
     lease = acquire(
         store,
@@ -94,9 +92,7 @@ def run_stage(
         return Outcome(record.artifact(), record, reused=True)
     with lease:
         try:
-            record = _run_and_commit(
-                stage, session, arguments, call, id, generation, lease, listener, flow_run
-            )
+            record = _run_and_commit(stage, session, arguments, call, id, generation, lease, listener, flow_run)
         except Exception as error:
             keep_log(store, f"{folder}/error-{lease.number:06d}.txt", error, listener)
             raise
@@ -120,11 +116,7 @@ def reusable(store: Store, stage: str, id: str) -> Record | None:
     for name, entry in record.files.items():
         size = store.size(f"{record.address}/{name}")
         if size != entry.size:
-            found = (
-                "the file is missing"
-                if size is None
-                else f"it has {size:,} bytes, its record says {entry.size:,}"
-            )
+            found = "the file is missing" if size is None else f"it has {size:,} bytes, its record says {entry.size:,}"
             raise corrupt_file(store, record, name, found)
     return record
 

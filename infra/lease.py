@@ -42,15 +42,11 @@ def is_dead(holder: dict) -> bool:
     """True only if the holder certainly no longer lives: same host, boot and pid namespace, and no such process."""
     me = process_identity()
     # The boot time is derived from clocks and may wobble by a second between two readings.
-    if (holder["host"], holder["namespace"]) != (me["host"], me["namespace"]) or abs(
-        holder["boot"] - me["boot"]
-    ) > 2:
+    if (holder["host"], holder["namespace"]) != (me["host"], me["namespace"]) or abs(holder["boot"] - me["boot"]) > 2:
         return False
     try:
         process = psutil.Process(holder["pid"])
-        alive = (
-            abs(process.create_time() - holder["started"]) < 1 and process.status() != psutil.STATUS_ZOMBIE
-        )
+        alive = abs(process.create_time() - holder["started"]) < 1 and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
     return not alive
@@ -94,11 +90,7 @@ class Lease:
 
 def highest_lease(store: Store, folder: str) -> int:
     """The highest lease number taken in a progress folder, 0 if none."""
-    numbers = [
-        int(name[6:12])
-        for name in store.names(folder)
-        if name.startswith("lease-") and name.endswith(".json")
-    ]
+    numbers = [int(name[6:12]) for name in store.names(folder) if name.startswith("lease-") and name.endswith(".json")]
     return max(numbers, default=0)
 
 

@@ -25,9 +25,7 @@ def plan_stage(stage: "Stage", call: "Call", session: Session) -> "Artifact | Pe
 
 def _decide(stage: "Stage", call: "Call", session: Session, facts: dict[str, Any]) -> PlanRow:
     def row(action: str, reason: str, id: str = "", artifact: "Artifact | None" = None) -> PlanRow:
-        return PlanRow(
-            stage.label, stage.name, action, reason, id, input_labels(call, session), facts, artifact
-        )
+        return PlanRow(stage.label, stage.name, action, reason, id, input_labels(call, session), facts, artifact)
 
     if session.is_left_out(stage.label):
         return row("left out", "not needed for --until")

@@ -38,9 +38,7 @@ PUBLISH_SECONDS = 2.0
 
 def submit(stage: Stage, session: Session, arguments: dict[str, Any]) -> PrefectFuture:
     """Hand a stage to Prefect; its future resolves to the artifact."""
-    wrapped = task(
-        _stage_task, name=stage.name, task_run_name=stage.label, cache_policy=NO_CACHE, persist_result=False
-    )
+    wrapped = task(_stage_task, name=stage.name, task_run_name=stage.label, cache_policy=NO_CACHE, persist_result=False)
     future = wrapped.submit(stage, session, arguments)
     _submitted.get().append(future)
     return future
@@ -109,9 +107,7 @@ class Reporter:
         if self._listener is not None:
             self._listener(self._stage.label, "end", outcome)
         if not outcome.reused:
-            create_markdown_artifact(
-                summary(outcome.record, self._losses), key=slug(f"{self._stage.label}-artifact")
-            )
+            create_markdown_artifact(summary(outcome.record, self._losses), key=slug(f"{self._stage.label}-artifact"))
 
 
 def summary(record: Record, losses: list[float]) -> str:
@@ -125,13 +121,7 @@ def summary(record: Record, losses: list[float]) -> str:
         "|---|---|",
     ]
     for name, value in record.facts.items():
-        text = (
-            f"{value:,.4g}"
-            if isinstance(value, float)
-            else f"{value:,}"
-            if isinstance(value, int)
-            else str(value)
-        )
+        text = f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
         lines.append(f"| {name} | {text[:200]} |")
     if len(losses) > 1:
         lines += ["", f"loss {losses[0]:.3f} `{sparkline(losses)}` {losses[-1]:.3f}"]

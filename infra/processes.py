@@ -53,9 +53,7 @@ def check_stopping() -> None:
         raise Interrupted("stopped on request; the same command resumes")
 
 
-def run_in_process(
-    function: Callable[..., R], arguments: tuple[str, Any, dict[str, Any]], listener: Listener
-) -> R:
+def run_in_process(function: Callable[..., R], arguments: tuple[str, Any, dict[str, Any]], listener: Listener) -> R:
     """Call `function(reference, workspace, arguments)` in a child process and return its result.
 
     Events of the workspace arrive at the listener in this process. Raises what the function raised there, or
@@ -97,9 +95,7 @@ def run_in_process(
         here.close()
 
 
-def _child(
-    function: Callable[..., Any], arguments: tuple[str, Any, dict[str, Any]], pipe: Connection
-) -> None:
+def _child(function: Callable[..., Any], arguments: tuple[str, Any, dict[str, Any]], pipe: Connection) -> None:
     # The terminal's Ctrl-C reaches the whole group; the parent decides and ends this process in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -16,7 +16,21 @@ from pydantic import BaseModel, ConfigDict
 from infra.artifact import Artifact
 from infra.store import Store, StoreError
 
-RECORDED_PACKAGES = ["torch", "numpy", "prefect", "ray", "datasets", "fasttext", "tiktoken", "tokenizers", "safetensors", "pyarrow", "s3fs", "fsspec", "pydantic"]
+RECORDED_PACKAGES = [
+    "torch",
+    "numpy",
+    "prefect",
+    "ray",
+    "datasets",
+    "fasttext",
+    "tiktoken",
+    "tokenizers",
+    "safetensors",
+    "pyarrow",
+    "s3fs",
+    "fsspec",
+    "pydantic",
+]
 
 
 class FileEntry(BaseModel):

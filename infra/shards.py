@@ -50,17 +50,13 @@ def run_shards(
     for key in keys:
         for name, entry in markers[key]["files"].items():
             if name in ws.written and ws.written[name].sha256 != entry["sha256"]:
-                raise StoreError(
-                    f"two shards of {ws.stage} wrote {name!r}: file names must be unique per shard"
-                )
+                raise StoreError(f"two shards of {ws.stage} wrote {name!r}: file names must be unique per shard")
             ws.written[name] = FileEntry(**entry)
     ws.note(**{f"{slug}_seconds": round(sum(markers[key]["seconds"] for key in keys), 3)})
     return [markers[key]["result"] for key in keys]
 
 
-def run_shard(
-    ws: "Workspace", function: Callable[["Workspace", Any], Any], key: str, item: Any
-) -> dict[str, Any]:
+def run_shard(ws: "Workspace", function: Callable[["Workspace", Any], Any], key: str, item: Any) -> dict[str, Any]:
     """Run one shard and commit it; returns its marker."""
     shard = ws.for_shard(key)
     began = time.monotonic()

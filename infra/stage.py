@@ -123,9 +123,7 @@ class Stage(Generic[P, A]):
         for name, value in inputs.items():
             members = value if isinstance(value, list | tuple) else [value]
             for member in members:
-                assert member is None or isinstance(member, Artifact | Pending), (
-                    f"{self.name}: {name}={member!r}"
-                )
+                assert member is None or isinstance(member, Artifact | Pending), f"{self.name}: {name}={member!r}"
         # A single config is the record's config itself; several are told apart by parameter name.
         return Call(inputs, next(iter(config.values())) if len(config) == 1 else config)
 

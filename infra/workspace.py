@@ -76,12 +76,7 @@ class Workspace:
 
     def write_json(self, name: str, value: Any) -> None:
         """Put a JSON file with sorted keys, so that equal values give equal bytes."""
-        options = (
-            orjson.OPT_INDENT_2
-            | orjson.OPT_SORT_KEYS
-            | orjson.OPT_SERIALIZE_NUMPY
-            | orjson.OPT_APPEND_NEWLINE
-        )
+        options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
         self.write(name, orjson.dumps(value, option=options))
 
     def write_jsonl(self, name: str, rows: Iterable[Mapping[str, Any]]) -> int:
@@ -130,9 +125,7 @@ class Workspace:
         stage, id, generation = address.split("/")
         record = load_record(self.store, stage, id, int(generation[1:]))
         if record is None:
-            raise StoreError(
-                f"{address} is named by an input but is not in store {self.store.url}; rerun that input"
-            )
+            raise StoreError(f"{address} is named by an input but is not in store {self.store.url}; rerun that input")
         return record.artifact()
 
     def lineage(self, artifact: Artifact) -> list[Record]:
@@ -151,9 +144,7 @@ class Workspace:
         record = self.record(artifact)
         if name:
             if name not in record.files:
-                raise StoreError(
-                    f"{artifact.address} has no file {name!r}; it has {', '.join(sorted(record.files))}"
-                )
+                raise StoreError(f"{artifact.address} has no file {name!r}; it has {', '.join(sorted(record.files))}")
             return self._verified_path(record, name)
         paths = {file: self._verified_path(record, file) for file in record.files}
         if self.store.is_local:
@@ -185,9 +176,7 @@ class Workspace:
         if size is None:
             raise corrupt_file(self.store, record, name, "the file is missing")
         if size != entry.size:
-            raise corrupt_file(
-                self.store, record, name, f"it has {size:,} bytes, its record says {entry.size:,}"
-            )
+            raise corrupt_file(self.store, record, name, f"it has {size:,} bytes, its record says {entry.size:,}")
         path = self.store.local(address, entry.sha256)
         found = sha256_file(path)
         if found != entry.sha256:
@@ -201,9 +190,7 @@ class Workspace:
 
     # -- shards -------------------------------------------------------------------------------------------
 
-    def map(
-        self, function: Callable[["Workspace", Any], Any], items: Iterable[Any], *, description: str
-    ) -> list[Any]:
+    def map(self, function: Callable[["Workspace", Any], Any], items: Iterable[Any], *, description: str) -> list[Any]:
         """Run `function(ws, item)` for every item, on Ray or here; each result is committed on its own.
 
         Items and results are small JSON values; the function is module-level. A shard that has its commit is not run
@@ -245,9 +232,7 @@ class Workspace:
             for name, entry in files.items():
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(
-                    self.store.local(f"{self._points}/{step:010d}/{name}", entry["sha256"]), target
-                )
+                shutil.copyfile(self.store.local(f"{self._points}/{step:010d}/{name}", entry["sha256"]), target)
                 if sha256_file(target) != entry["sha256"]:
                     raise StoreError(
                         f"save point {step} of {self.stage}/{self.id} is corrupt in {name}: remove "

@@ -1,9 +1,161 @@
-"""Base of every configuration object: frozen, closed to unknown fields, field docstrings shown in forms."""
+"""Sizes, variants and compute settings of the model, and the base of every configuration object.
 
-from pydantic import BaseModel, ConfigDict
+Source: RECIPE A.1 (size table), A.2 (MLP width rule), A.7 (FLOPs); paper section 3.2 for the OLMo-0424 variants.
+Deviation: `1B` names the released 16-layer model (`olmo2_1B_v2` in OLMo-core); the 18-layer builder is `1B-18layer`.
+"""
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Config(BaseModel):
     """Frozen pydantic model; an unknown field is an error; attribute docstrings describe the fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+def mlp_width(d_model: int, multiple: int = 256, factor: float | None = None) -> int:
+    """Hidden width of the gated MLP: int(8d/3), times `factor` if any, rounded up to a multiple (RECIPE A.2)."""
+    width = int(8 * d_model / 3)
+    if factor is not None:
+        width = int(factor * width)
+    return multiple * ((width + multiple - 1) // multiple)
+
+
+class ModelConfig(Config):
+    """Shape and architecture of one decoder; the defaults are OLMo 2 7B."""
+
+    d_model: int = Field(default=4096, gt=0)
+    """Width of the residual stream."""
+    n_layers: int = Field(default=32, gt=0)
+    """Number of blocks."""
+    n_heads: int = Field(default=32, gt=0)
+    """Query heads."""
+    n_kv_heads: int = Field(default=32, gt=0)
+    """Key and value heads; fewer than `n_heads` is grouped-query attention (32B: 8)."""
+    head_dim: int = Field(default=128, gt=0)
+    """Width of one head."""
+    mlp_hidden: int = Field(default=11008, gt=0)
+    """Hidden width of the SwiGLU MLP."""
+    vocab_size: int = Field(default=100_352, gt=0)
+    """Rows of the embedding and of the head: the tokenizer's ids padded to a multiple of 128."""
+    max_sequence_length: int = Field(default=4096, gt=0)
+    """Longest window the model is used with, tokens."""
+    rope_theta: float = Field(default=500_000.0, gt=0)
+    """Base of the rotary frequencies."""
+    norm_eps: float = Field(default=1e-6, gt=0)
+    """Epsilon inside every RMSNorm."""
+    norm_placement: Literal["output", "input"] = "output"
+    """Norm on each sub-layer's output (OLMo 2, "reordered") or on its input (OLMo-0424, "pre-norm")."""
+    qk_norm: Literal["projection", "none"] = "projection"
+    """RMSNorm over the whole query and key projections (OLMo 2) or none (OLMo-0424)."""
+    init: Literal["normal", "scaled"] = "normal"
+    """Truncated normal of one width for all matrices (OLMo 2) or scaled by width and depth (OLMo-0424), RECIPE A.4."""
+    init_std: float = Field(default=0.02, gt=0)
+    """Standard deviation of the `normal` init before truncation at three of it."""
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> Self:
+        if self.n_heads * self.head_dim != self.d_model:
+            raise ValueError(
+                f"n_heads={self.n_heads} x head_dim={self.head_dim} is {self.n_heads * self.head_dim}, but d_model is "
+                f"{self.d_model}; OLMo 2 needs them equal: choose head_dim = d_model / n_heads"
+            )
+        if self.n_heads % self.n_kv_heads:
+            raise ValueError(
+                f"n_kv_heads={self.n_kv_heads} does not divide n_heads={self.n_heads}; use a divisor"
+            )
+        if self.head_dim % 2:
+            raise ValueError(
+                f"head_dim={self.head_dim} is odd; rotary embedding turns pairs: use an even width"
+            )
+        return self
+
+    @classmethod
+    def named(cls, name: str, **changes: Any) -> "ModelConfig":
+        """The configuration of a published size (`SIZES`), with fields changed by keyword.
+
+        Raises ValueError for a name that is not in the table.
+        """
+        if name not in SIZES:
+            raise ValueError(f"model size {name!r} is not known; use one of {', '.join(SIZES)}")
+        return cls(**(SIZES[name] | changes))
+
+    @property
+    def is_olmo2(self) -> bool:
+        """True where the forward pass is that of the released OLMo 2 models (and of `Olmo2ForCausalLM`)."""
+        return self.norm_placement == "output" and self.qk_norm == "projection"
+
+    @property
+    def attention_parameters(self) -> int:
+        """Parameters of one attention sub-layer with its query and key norms."""
+        queries, keys = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
+        norms = queries + keys if self.qk_norm == "projection" else 0
+        return 2 * self.d_model * queries + 2 * self.d_model * keys + norms
+
+    @property
+    def block_parameters(self) -> int:
+        """Parameters of one block."""
+        return self.attention_parameters + 3 * self.d_model * self.mlp_hidden + 2 * self.d_model
+
+    @property
+    def parameters(self) -> int:
+        """All parameters."""
+        return 2 * self.vocab_size * self.d_model + self.n_layers * self.block_parameters + self.d_model
+
+    def flops_per_token(self, sequence_length: int) -> int:
+        """Training FLOPs (forward and backward) per token, without a causal discount (RECIPE A.7)."""
+        mlp = 3 * self.d_model * self.mlp_hidden
+        head = self.vocab_size * self.d_model + self.d_model
+        matrices = 6 * (self.n_layers * (self.attention_parameters + mlp) + head)
+        return matrices + 12 * self.n_layers * self.n_heads * self.head_dim * sequence_length
+
+
+def _size(
+    d_model: int, n_layers: int, n_heads: int, mlp_hidden: int, n_kv_heads: int | None = None
+) -> dict[str, Any]:
+    return {
+        "d_model": d_model,
+        "n_layers": n_layers,
+        "n_heads": n_heads,
+        "n_kv_heads": n_heads if n_kv_heads is None else n_kv_heads,
+        "head_dim": d_model // n_heads,
+        "mlp_hidden": mlp_hidden,
+    }
+
+
+# RECIPE A.1. Names up to 760M count parameters without the input embedding.
+SIZES: dict[str, dict[str, Any]] = {
+    "30M": _size(256, 4, 8, mlp_width(256)),
+    "60M": _size(384, 8, 8, mlp_width(384, factor=1.5)),
+    "100M": _size(512, 12, 8, mlp_width(512, factor=1.5)),
+    "190M": _size(768, 12, 12, mlp_width(768, factor=1.5)),
+    "370M": _size(1024, 16, 16, mlp_width(1024, factor=1.5)),
+    "600M": _size(1344, 16, 16, mlp_width(1344, factor=1.5)),
+    "760M": _size(1536, 16, 16, mlp_width(1536, factor=1.5)),
+    "1B": _size(2048, 16, 16, mlp_width(2048, factor=1.5)),
+    "1B-18layer": _size(2048, 18, 16, mlp_width(2048, factor=1.5)),
+    "3B": _size(3328, 16, 16, mlp_width(3328, factor=1.5)),
+    "7B": _size(4096, 32, 32, mlp_width(4096)),
+    "13B": _size(5120, 40, 40, mlp_width(5120)),
+    "32B": _size(5120, 64, 40, mlp_width(5120, multiple=512, factor=27648 / (8 * 5120 / 3)), n_kv_heads=8),
+}
+
+# The baseline of paper section 3.2 in terms of this file; its optimizer half is `optim.OLMO_0424`.
+OLMO_0424: dict[str, Any] = {"norm_placement": "input", "qk_norm": "none", "init": "scaled"}
+
+
+class Compute(Config):
+    """Where and how a computation runs. None of it is part of a result's identity."""
+
+    device: str = "cpu"
+    """Torch device, such as `cpu`, `cuda` or `cuda:1`."""
+    threads: int = Field(default=0, ge=0)
+    """CPU threads of tensor operations; 0 leaves the process as it is."""
+    compile: Literal["off", "blocks"] = "off"
+    """Compile every block and the loss with torch.compile, or run eagerly."""
+    gc_every: int = Field(default=10, gt=0)
+    """Steps between collections of Python's garbage; automatic collection is off while training (RECIPE J)."""
+    stall_seconds: float = Field(default=3600.0, gt=0)
+    """A step that takes longer ends the process with every thread's stack printed, so that a retry resumes."""

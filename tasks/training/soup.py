@@ -50,9 +50,7 @@ def make_soup(ws: Workspace, ingredients: list[Checkpoint], config: SoupConfig) 
 def check_ingredients(ingredients: list[Checkpoint]) -> None:
     """Raise ValueError unless there are at least two ingredients of one parent, size and vocabulary."""
     if len(ingredients) < 2:
-        raise ValueError(
-            f"a soup needs at least two ingredients, got {len(ingredients)}; give more anneal seeds"
-        )
+        raise ValueError(f"a soup needs at least two ingredients, got {len(ingredients)}; give more anneal seeds")
     first = ingredients[0]
     for other in ingredients[1:]:
         for name in ("parent", "parameters", "ranks"):

@@ -1,1 +1,35 @@
-"""Verifiers: text to verdict (RECIPE H.4), shared by rlvr, preferences and evaluation."""
+"""Verifiers: text to verdict. Shared by RLVR, by the preference stage and by evaluation (RECIPE H.4).
+
+A row's `dataset`, lower-cased, names its verifier, as in the published RLVR data.
+"""
+
+from typing import Any
+
+from tasks.verifiers.competition_math import verify_math
+from tasks.verifiers.constraints import verify_constraint
+from tasks.verifiers.gsm8k import verify_gsm8k
+from tasks.verifiers.verdict import Verdict
+
+__all__ = ["DATASETS", "Verdict", "verify"]
+
+SYNTHETIC = ("arithmetic", "multi_addition", "word_problems")
+"""Kinds of `tasks.synthetic`, whose rows name their kind as the dataset."""
+
+DATASETS = ("gsm8k", "math", "ifeval", *SYNTHETIC)
+
+
+def verify(dataset: str, text: str, ground_truth: Any) -> Verdict:
+    """Judge the text after the last assistant header against a row's ground truth.
+
+    Raises ValueError for a dataset without a verifier.
+    """
+    match dataset.lower():
+        case "gsm8k":
+            return verify_gsm8k(text, ground_truth)
+        case "math":
+            return verify_math(text, ground_truth)
+        case "ifeval":
+            return verify_constraint(text, ground_truth)
+        case name if name in SYNTHETIC:
+            return verify_gsm8k(text, ground_truth, signs="kept")
+    raise ValueError(f"dataset {dataset!r} has no verifier; known are {', '.join(DATASETS)}")

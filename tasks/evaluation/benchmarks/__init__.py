@@ -1,1 +1,90 @@
-"""Benchmark families: one file per family, each from a config to items and from answers to scores."""
+"""Benchmarks, one file per family. Each has `load_items`, `requests` and `score`; this file picks the family by `kind`.
+
+`load_items(config, resolve_path)` is also what decontamination reads: `item.text` is the question with its gold answer.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from tasks.evaluation.benchmarks import gsm8k, ifeval, olmes_requests, synthetic
+from tasks.evaluation.benchmarks.gsm8k import GSM8KBenchmark
+from tasks.evaluation.benchmarks.ifeval import IFEvalBenchmark
+from tasks.evaluation.benchmarks.items import Generation, Item, ItemScore, Likelihood, LikelihoodAnswer
+from tasks.evaluation.benchmarks.olmes_requests import OlmesRequestsBenchmark
+from tasks.evaluation.benchmarks.synthetic import SyntheticBenchmark
+
+__all__ = [
+    "LOWER_IS_BETTER",
+    "BenchmarkConfig",
+    "Item",
+    "ItemScore",
+    "load_items",
+    "make_requests",
+    "primary_metric",
+    "score_item",
+]
+
+Benchmark = SyntheticBenchmark | OlmesRequestsBenchmark | GSM8KBenchmark | IFEvalBenchmark
+BenchmarkConfig = Annotated[Benchmark, Field(discriminator="kind")]
+
+LOWER_IS_BETTER = frozenset({"bits_per_byte"})
+"""Metrics whose smaller value is the better one."""
+
+
+def load_items(config: Benchmark, resolve_path: Callable[[str], Path] = Path) -> list[Item]:
+    """The items of a benchmark in evaluation order. `resolve_path` gives the local copy of a configured path.
+
+    ValueError when the data are missing or malformed, or when there are none.
+    """
+    match config:
+        case SyntheticBenchmark():
+            items = synthetic.load_items(config, resolve_path)
+        case OlmesRequestsBenchmark():
+            items = olmes_requests.load_items(config, resolve_path)
+        case GSM8KBenchmark():
+            items = gsm8k.load_items(config, resolve_path)
+        case IFEvalBenchmark():
+            items = ifeval.load_items(config, resolve_path)
+    if not items:
+        raise ValueError(f"benchmark {config.name!r} has no items")
+    return items
+
+
+def make_requests(
+    config: Benchmark, items: Sequence[Item], chat: bool
+) -> Sequence[tuple[Generation | Likelihood, ...]]:
+    """The requests of every item, as chats or as completions."""
+    match config:
+        case SyntheticBenchmark():
+            return synthetic.requests(config, items, chat)
+        case OlmesRequestsBenchmark():
+            return olmes_requests.requests(config, items, chat)
+        case GSM8KBenchmark():
+            return gsm8k.requests(config, items, chat)
+        case IFEvalBenchmark():
+            return ifeval.requests(config, items, chat)
+
+
+def score_item(
+    config: Benchmark, item: Item, answers: Sequence[str | LikelihoodAnswer], chat: bool
+) -> ItemScore:
+    """Metrics of one item from the answers to its requests, in their order."""
+    match config:
+        case SyntheticBenchmark():
+            return synthetic.score(config, item, answers, chat)
+        case OlmesRequestsBenchmark():
+            return olmes_requests.score(config, item, answers, chat)
+        case GSM8KBenchmark():
+            return gsm8k.score(config, item, answers, chat)
+        case IFEvalBenchmark():
+            return ifeval.score(config, item, answers, chat)
+
+
+def primary_metric(config: Benchmark, items: Sequence[Item]) -> str:
+    """The metric that stands for the benchmark."""
+    if isinstance(config, OlmesRequestsBenchmark):
+        return olmes_requests.primary_metric(config, items)
+    return config.primary
