@@ -6,8 +6,7 @@ Parameters are names and small configs; their docstrings and defaults become the
 from prefect import flow
 
 from flows.config import CandidateConfig
-from flows.microanneal import run_sweep
-from flows.run import active_listener, load_recipe, run
+from flows.run import load_recipe, run, run_evaluation, run_sweep
 
 
 @flow(name="recipe", flow_run_name="recipe {recipe}", persist_result=False)
@@ -30,7 +29,7 @@ def recipe(
         cascade: Make everything below the rerun stages anew too.
     """
     config = load_recipe(recipe, overrides, store)
-    report = run(config, until, rerun, cascade=cascade, listener=active_listener())
+    report = run(config, until, rerun, cascade=cascade)
     return report.address if report else None
 
 
@@ -47,7 +46,7 @@ def stage(
         overrides: Changes as stage.field=value.
     """
     config = load_recipe(recipe, overrides, store)
-    report = run(config, None, [stage], cascade=True, listener=active_listener())
+    report = run(config, None, [stage], cascade=True)
     return report.address if report else None
 
 
@@ -67,4 +66,25 @@ def sweep(
         overrides: Changes as stage.field=value.
     """
     config = load_recipe(recipe, overrides, store)
-    return run_sweep(config, candidates or config.candidates, active_listener()).address
+    return run_sweep(config, candidates or list(config.candidates)).address
+
+
+@flow(name="evaluation", flow_run_name="evaluation with {recipe}", persist_result=False)
+def evaluation(
+    checkpoints: list[str],
+    recipe: str = "laptop",
+    chat: bool = False,
+    store: str | None = None,
+    overrides: list[str] | None = None,
+) -> list[str]:
+    """Evaluate checkpoints of a store on a recipe's benchmarks.
+
+    Args:
+        checkpoints: Artifact ids, or their beginnings.
+        recipe: Name in recipes/ or path of a YAML file; gives the benchmarks.
+        chat: Address the models through the chat template.
+        store: Root of the artifacts; the recipe's own when empty.
+        overrides: Changes as stage.field=value.
+    """
+    config = load_recipe(recipe, overrides, store)
+    return [scores.address for scores in run_evaluation(config, checkpoints, chat=chat)]

@@ -1,60 +1,93 @@
 """Runs and plans of a recipe: opens the session, works out what `until` and `rerun` mean on this recipe's graph."""
 
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 
-from flows.config import RecipeConfig
+from flows.config import CandidateConfig, RecipeConfig, resolved_candidate
+from flows.curation import curation
+from flows.evaluation import evaluate_some
 from flows.loading import RecipeError, load, nearest
+from flows.look import find_record
+from flows.microanneal import microanneal
+from flows.pretraining import pretraining
+from flows.recipe import recipe
 from infra.events import Listener
 from infra.plan import above, below
 from infra.session import PlanRow, Session, matches, open_session
 from infra.store import Store
-from tasks.artifacts import Report
+from tasks.artifacts import Checkpoint, Ranking, Report, Scores
+
+_listener: ContextVar[Listener | None] = ContextVar("olmo2_listener", default=None)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Runs started inside tell this listener; a flow run by the dashboard's worker has none."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
 
 
 def load_recipe(recipe: str, overrides: list[str] | None = None, store: str | None = None) -> RecipeConfig:
     """A validated recipe. The store is, in this order: the argument, OLMO2_STORE, the recipe's `execution.store`."""
-    config = load(RecipeConfig, recipe, overrides)
+    config = load(RecipeConfig, recipe, overrides).resolved()
     url = store or os.environ.get("OLMO2_STORE") or config.execution.store
     return config.model_copy(update={"execution": config.execution.model_copy(update={"store": url})})
 
 
-def plan(
-    config: RecipeConfig, until: str | None = None, rerun: list[str] | None = None, *, cascade: bool = False
-) -> list[PlanRow]:
+def plan(config: RecipeConfig, until: str | None = None, rerun: list[str] | None = None) -> list[PlanRow]:
     """What a run would do, stage by stage; runs nothing."""
-    session = new_session(config, until, rerun or [], cascade)
-    return _plan(config, replace(session, planning=True))
+    return plan_rows(config, new_session(config, until, rerun or []))
 
 
 def run(
-    config: RecipeConfig,
-    until: str | None = None,
-    rerun: list[str] | None = None,
-    *,
-    cascade: bool = False,
-    listener: Listener | None = None,
+    config: RecipeConfig, until: str | None = None, rerun: list[str] | None = None, *, cascade: bool = False
 ) -> Report | None:
     """Run a recipe: reuse, resume or run every stage. Returns the report, or None when `until` stops before it.
 
     `rerun` gives the named stages a new generation; with `cascade`, everything below them too.
     """
-    from flows.recipe import recipe
-
-    session = new_session(config, until, rerun or [], cascade)
-    session.store.check_writable()
-    session.listener = listener
-    with open_session(session):
-        report = recipe(config)
-    return report if isinstance(report, Report) else None
+    with open_session(new_session(config, until, rerun or [], cascade=cascade)) as session:
+        session.store.check_writable()
+        result = recipe(config)
+    return result if isinstance(result, Report) else None
 
 
-def new_session(config: RecipeConfig, until: str | None, rerun: list[str], cascade: bool) -> Session:
+def run_sweep(config: RecipeConfig, candidates: list[CandidateConfig]) -> Ranking:
+    """Only what a micro-anneal sweep needs, with candidates of its own."""
+    changed = RecipeConfig.model_validate(
+        config.model_dump() | {"candidates": [item.model_dump() for item in candidates]}
+    )
+    changed = changed.model_copy(update={"candidates": tuple(resolved_candidate(item) for item in changed.candidates)})
+    with open_session(new_session(config)) as session:
+        session.store.check_writable()
+        corpus = curation(changed)
+        return microanneal(corpus, pretraining(corpus, changed).checkpoint, changed).ranking
+
+
+def run_evaluation(config: RecipeConfig, ids: list[str], *, chat: bool) -> list[Scores]:
+    """Evaluate checkpoints of the store on the recipe's benchmarks. Raises ValueError for an id that is no checkpoint."""
+    with open_session(new_session(config)) as session:
+        found = [find_record(session.store, id).artifact() for id in ids]
+        wrong = [f"{item.stage}/{item.id} ({item.kind})" for item in found if not isinstance(item, Checkpoint)]
+        if wrong:
+            raise ValueError(f"only checkpoints can be evaluated, not {', '.join(wrong)}; see: olmo2 ls")
+        return evaluate_some([item for item in found if isinstance(item, Checkpoint)], config, chat=chat)
+
+
+def new_session(
+    config: RecipeConfig, until: str | None = None, rerun: Sequence[str] = (), *, cascade: bool = False
+) -> Session:
     """The session of a request. Raises RecipeError for a stage that the recipe does not have."""
-    session = Session(Store(config.execution.store), config.execution)
+    session = Session(Store(config.execution.store), config.execution, listener=_listener.get())
     if until is None and not rerun:
         return session
-    rows = _plan(config, replace(session, planning=True))
+    rows = plan_rows(config, session)
     forced = {label for name in rerun for label in find_labels(rows, name)}
     if cascade:
         forced = below(rows, forced)
@@ -71,10 +104,8 @@ def find_labels(rows: list[PlanRow], name: str) -> set[str]:
     return found
 
 
-def _plan(config: RecipeConfig, session: Session) -> list[PlanRow]:
-    from flows.recipe import recipe
-
-    session.rows = []
-    with open_session(session):
+def plan_rows(config: RecipeConfig, session: Session) -> list[PlanRow]:
+    """The plan of the whole recipe under a session's choices."""
+    with open_session(replace(session, planning=True, rows=[], origins={})) as planning:
         recipe(config)
-    return session.rows
+    return planning.rows

@@ -29,7 +29,7 @@ def run_in_terminal(
     Raises RecipeError, before anything is started, for input that cannot be used.
     """
     config = load_recipe(recipe, overrides, store)
-    new_session(config, until, rerun, cascade).store.check_writable()
+    new_session(config, until, rerun, cascade=cascade).store.check_writable()
     signal.signal(signal.SIGINT, _on_interrupt)
     began = time.monotonic()
     with Display(console) as display, listening(display):

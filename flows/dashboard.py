@@ -1,0 +1,139 @@
+"""`olmo2 dashboard`: the Prefect server, a worker, and the deployments of prefect.yaml, on the loopback interface.
+
+It stops what it started, by process id, and nothing else.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from rich.console import Console
+
+from flows.prefect_home import QUIET, dashboard_file, running_dashboard
+
+POOL = "olmo2"
+START_SECONDS = 120.0
+STOP_SECONDS = 15.0
+
+
+class DashboardError(ValueError):
+    """The dashboard could not start; the text says why and where its log is."""
+
+
+def serve(console: Console, port: int) -> None:
+    """Start everything, print the address, wait for Ctrl-C or SIGTERM, stop everything.
+
+    Raises DashboardError when a dashboard is running already or a part does not start.
+    """
+    if running := running_dashboard():
+        raise DashboardError(f"a dashboard is running at {running.removesuffix('/api')}; stop it or use that one")
+    api = f"http://127.0.0.1:{port}/api"
+    environment = (
+        os.environ
+        | QUIET
+        | {
+            "PREFECT_API_URL": api,
+            # Without this the pages of a server on another port than 4200 ask the wrong address.
+            "PREFECT_UI_API_URL": api,
+            "PREFECT_LOGGING_LEVEL": "INFO",
+        }
+    )
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    logs = dashboard_file().parent / "olmo2-logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
+        command = ["server", "start", "--host", "127.0.0.1", "--port", str(port)]
+        server = stack.enter_context(started(command, environment, logs / "server.log"))
+        with console.status("starting the server"):
+            wait_for_server(api, server, logs / "server.log")
+        with console.status("registering deployments"):
+            register(environment)
+        worker_command = ["worker", "start", "--pool", POOL, "--type", "process", "--name", f"olmo2-{os.getpid()}"]
+        worker = stack.enter_context(started(worker_command, environment, logs / "worker.log"))
+        dashboard_file().write_text(json.dumps({"api": api, "pid": os.getpid()}))
+        stack.callback(dashboard_file().unlink, missing_ok=True)
+        console.print(f"dashboard: http://127.0.0.1:{port}   (Ctrl-C stops it; logs in {logs})", highlight=False)
+        while worker.poll() is None and server.poll() is None:
+            time.sleep(1)
+        raise DashboardError(f"a part of the dashboard ended by itself; see the logs in {logs}")
+
+
+@contextlib.contextmanager
+def started(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen]:
+    """A prefect command as a child process that is stopped when the context ends."""
+    with log.open("ab") as output:
+        # A session of its own: the terminal's Ctrl-C reaches this process alone, which stops the others in order.
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prefect", *command],
+            env=environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        stop(process)
+
+
+def stop(process: subprocess.Popen) -> None:
+    """Ask twice (a process worker has been seen to ignore the first SIGTERM), then end the process's own session."""
+    for _ in range(2):
+        if process.poll() is None:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_SECONDS / 2)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def wait_for_server(api: str, server: subprocess.Popen, log: Path) -> None:
+    """Return when the server answers. Raises DashboardError with the log's end when it ends or takes too long."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            with urlopen(f"{api}/health", timeout=2) as answer:
+                if answer.status == 200:
+                    return
+        except (OSError, URLError):
+            time.sleep(0.3)
+    tail = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
+    raise DashboardError(f"the server at {api} did not start (is the port taken?); end of {log}:\n{tail}")
+
+
+def register(environment: dict[str, str]) -> None:
+    """Create the work pool and the deployments that prefect.yaml names."""
+    folder = prefect_file().parent
+    pool = ["work-pool", "create", POOL, "--type", "process", "--overwrite"]
+    deploy = ["--no-prompt", "deploy", "--all", "--prefect-file", str(prefect_file())]
+    for command in (pool, deploy):
+        done = subprocess.run(
+            [sys.executable, "-m", "prefect", *command],
+            env=environment,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise DashboardError(f"prefect {' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+
+
+def prefect_file() -> Path:
+    """prefect.yaml of the checkout, or the copy inside an installed package."""
+    checkout = Path(__file__).resolve().parents[1] / "prefect.yaml"
+    return checkout if checkout.is_file() else Path(str(resources.files("flows"))) / "prefect.yaml"
+
+
+def _as_interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,54 @@
+"""Evaluation: every checkpoint on every benchmark, and the report (RECIPE I)."""
+
+from flows.config import RecipeConfig
+from flows.curation import Corpus
+from flows.microanneal import Sweep
+from flows.midtraining import Soup
+from flows.posttraining import Tuned
+from flows.pretraining import Base
+from infra.prefect_tasks import Phase
+from tasks.artifacts import Checkpoint, Report, Scores
+from tasks.evaluation.evaluate import evaluate
+from tasks.evaluation.report import ReportConfig, report
+
+
+@Phase
+def evaluation(corpus: Corpus, base: Base, sweep: Sweep, soup: Soup, tuned: Tuned, config: RecipeConfig) -> Report:
+    """Base, ingredients and soup as texts to continue, the tuned models as chats; then the report over everything."""
+    texts = {"base": base.checkpoint, **soup.ingredients, "soup": soup.checkpoint}
+    chats = {"sft": tuned.sft, "dpo": tuned.dpo, "instruct": tuned.instruct}
+    scores = {name: evaluate.labelled(slug(name))(model, config.evaluation.of(name)) for name, model in texts.items()}
+    scores |= {
+        name: evaluate.labelled(name)(model, config.evaluation.of(name, chat=True)) for name, model in chats.items()
+    }
+    mixes = {"pretrain": base.mix, **{f"try {name}": item for name, item in sweep.mixes.items()}, "anneal": soup.mix}
+    labels = ReportConfig(
+        recipe=config.name,
+        checkpoint_labels=[*texts, *chats],
+        funnel_labels=list(corpus.funnel),
+        mix_labels=list(mixes),
+    )
+    return report(
+        list(corpus.funnel.values()),
+        list(mixes.values()),
+        [*texts.values(), *chats.values()],
+        tuned.reward,
+        tuned.preferences,
+        sweep.ranking,
+        list(scores.values()),
+        labels,
+    )
+
+
+@Phase
+def evaluate_some(checkpoints: list[Checkpoint], config: RecipeConfig, *, chat: bool) -> list[Scores]:
+    """Any checkpoints, named by their stage and id."""
+    return [
+        evaluate.labelled(f"{item.stage}-{item.id}")(item, config.evaluation.of(f"{item.stage} {item.id}", chat=chat))
+        for item in checkpoints
+    ]
+
+
+def slug(name: str) -> str:
+    """A label's name of a checkpoint."""
+    return name.replace(" ", "-")

@@ -1,0 +1,52 @@
+"""Micro-anneals: candidate sources compared by short anneals of the base model (paper section 4.4.2; RECIPE E)."""
+
+from typing import NamedTuple
+
+from flows.config import CandidateConfig, RecipeConfig
+from flows.curation import Corpus
+from infra.prefect_tasks import Phase
+from tasks.artifacts import Checkpoint, Documents, Mix, Ranking, Scores, Tokens
+from tasks.data.collect import collect
+from tasks.data.encode import encode
+from tasks.data.mix import mix
+from tasks.data.synthesize import synthesize
+from tasks.evaluation.evaluate import evaluate
+from tasks.evaluation.rank import rank
+from tasks.training.anneal import anneal
+
+
+class Sweep(NamedTuple):
+    """What a sweep makes."""
+
+    tokens: dict[str, Tokens]
+    """The candidates, encoded."""
+    mixes: dict[str, Mix]
+    scores: dict[str, Scores]
+    ranking: Ranking
+
+
+@Phase
+def microanneal(corpus: Corpus, base: Checkpoint, config: RecipeConfig) -> Sweep:
+    """Anneal the base on every candidate mixed with web text, evaluate, rank."""
+    candidates = {candidate.name: candidate for candidate in config.candidates}
+    evaluation = config.evaluation.only(config.microanneal.rank_by)
+    web = corpus.tokens[config.microanneal.web]
+    tokens = {
+        name: encode.labelled(name)(candidate_documents(candidate), config.encode_source(name))
+        for name, candidate in candidates.items()
+    }
+    mixes = {
+        name: mix.labelled(f"try-{name}")([web, tokens[name]], config.candidate_mix(candidate))
+        for name, candidate in candidates.items()
+    }
+    tried = {name: anneal.labelled(f"try-{name}")(base, mixes[name], config.microanneal.anneal) for name in candidates}
+    scores = {name: evaluate.labelled(f"try-{name}")(tried[name], evaluation.of(f"try {name}")) for name in candidates}
+    return Sweep(tokens, mixes, scores, rank(list(scores.values()), config.rank()))
+
+
+def candidate_documents(candidate: CandidateConfig) -> Documents:
+    """A candidate's documents, made or read as its config says."""
+    if candidate.synthesize is not None:
+        return synthesize.labelled(candidate.name)(candidate.synthesize)
+    assert candidate.collect is not None
+    return collect.labelled(candidate.name)(candidate.collect)

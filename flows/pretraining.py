@@ -1,0 +1,24 @@
+"""Pre-training: tokens to a base model (paper section 2; RECIPE D)."""
+
+from typing import NamedTuple
+
+from flows.config import RecipeConfig
+from flows.curation import Corpus
+from infra.prefect_tasks import Phase
+from tasks.artifacts import Checkpoint, Mix
+from tasks.data.mix import mix
+from tasks.training.pretrain import pretrain
+
+
+class Base(NamedTuple):
+    """What pre-training makes."""
+
+    mix: Mix
+    checkpoint: Checkpoint
+
+
+@Phase
+def pretraining(corpus: Corpus, config: RecipeConfig) -> Base:
+    """Mix all sources and train from the initialisation."""
+    tokens = mix.labelled("pretrain")(list(corpus.tokens.values()), config.pretrain_mix)
+    return Base(tokens, pretrain(tokens, config.pretrain))

@@ -1,0 +1,24 @@
+"""The whole recipe: read this first.
+
+Each line is a phase (a Prefect flow) made of stages (its tasks); what is passed on are promises of artifacts. A phase's
+file says which stages it calls, and a stage's file under tasks/ says what it does.
+"""
+
+from flows.config import RecipeConfig
+from flows.curation import curation
+from flows.evaluation import evaluation
+from flows.microanneal import microanneal
+from flows.midtraining import midtraining
+from flows.posttraining import posttraining
+from flows.pretraining import pretraining
+from tasks.artifacts import Report
+
+
+def recipe(config: RecipeConfig) -> Report:
+    """From raw text to an instruct model and its report."""
+    corpus = curation(config)
+    base = pretraining(corpus, config)
+    sweep = microanneal(corpus, base.checkpoint, config)
+    soup = midtraining(corpus, sweep, base.checkpoint, config)
+    tuned = posttraining(soup.checkpoint, config)
+    return evaluation(corpus, base, sweep, soup, tuned, config)
