@@ -27,7 +27,7 @@ class Tuned(NamedTuple):
 @Phase
 def posttraining(soup: Checkpoint, config: RecipeConfig) -> Tuned:
     """Each stage starts from the one before; the reward model stands beside DPO."""
-    finetuned = sft(soup, chats(config.chats))
+    finetuned = sft(soup, chats(config.chats), config.sft)
     asked = prompts.labelled("preference")(config.preference_prompts)
     pairs = preferences(finetuned, asked, config.preferences)
     preferred = dpo(finetuned, pairs, config.dpo)

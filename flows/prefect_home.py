@@ -12,8 +12,10 @@ from urllib.request import urlopen
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
-    "PREFECT_LOGGING_LEVEL": "WARNING",
-    "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
+    "PREFECT_LOGGING_LEVEL": "INFO",
+    "PREFECT_LOGGING_SERVER_LEVEL": "CRITICAL",
+    # Failures are told by our own display; the dashboard keeps the logs.
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     # A heartbeat thread per flow would add a second to each phase; our leases tell who lives.
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",

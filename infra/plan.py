@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from infra.attempt import reusable
-from infra.record import Input, Record, generations, identity, load_record, progress_folder, stage_records
+from infra.record import Input, Record, generations, identity, progress_folder, stage_records
 from infra.session import Pending, PlanRow, Session
 from infra.store import Store, StoreError
 
@@ -30,7 +30,7 @@ def _decide(stage: "Stage", call: "Call", session: Session, facts: dict[str, Any
     if session.is_left_out(stage.label):
         return row("left out", "not needed for --until")
     if call.pending:
-        return row("run", f"needs {', '.join(sorted(set(call.pending)))}, which will run first")
+        return row("run", f"after {some(call.pending)}")
     id = identity(stage.name, stage.version, call.config, call.records())
     if session.is_forced(stage.name, stage.label):
         return row("run", "rerun was asked for", id)
@@ -44,6 +44,13 @@ def _decide(stage: "Stage", call: "Call", session: Session, facts: dict[str, Any
     if started:
         return row("resume", started, id)
     return row("run", why(session.store, stage, call), id)
+
+
+def some(labels: list[str], most: int = 3) -> str:
+    """The first few labels, and how many more there are."""
+    unique = list(dict.fromkeys(labels))
+    more = f" and {len(unique) - most} more" if len(unique) > most else ""
+    return ", ".join(unique[:most]) + more
 
 
 def input_labels(call: "Call", session: Session) -> tuple[str, ...]:
@@ -130,6 +137,3 @@ def above(rows: list[PlanRow], labels: set[str]) -> set[str]:
         if item.label in found:
             found |= set(item.inputs)
     return found
-
-
-__all__ = ["above", "below", "load_record", "plan_stage"]

@@ -1,4 +1,8 @@
-"""One Ray connection for this process: started at first use, shared by all stages, shut down at exit."""
+"""One Ray connection for this process: started at first use, shared by all stages, let go soon after the last one.
+
+A local Ray costs most of a gigabyte and some of the cores, which the training stages that follow want for themselves; and
+the process that is connected to a Ray that dies, dies with it.
+"""
 
 import atexit
 import logging
@@ -8,30 +12,59 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
-_lock = threading.Lock()
-
 OBJECT_STORE_BYTES = 256 * 2**20
 """Shards hand over small JSON values, so a local Ray needs little shared memory."""
+
+LINGER_SECONDS = 10.0
+"""How long the connection outlives its last user: the next data stage usually follows at once."""
+
+_lock = threading.Lock()
+_users = 0
+_timer: threading.Timer | None = None
 
 
 @contextmanager
 def connected(address: str) -> Iterator[ModuleType]:
     """The `ray` module, connected to a local cluster (`local`) or to the one at an address."""
+    global _users
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
     with _lock:
+        _users += 1
+        if _timer is not None:
+            _timer.cancel()
         if not ray.is_initialized():
-            if address == "local":
-                ray.init(
-                    address="local",
-                    include_dashboard=False,
-                    object_store_memory=OBJECT_STORE_BYTES,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                )
-            else:
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-            atexit.register(ray.shutdown)
-    yield ray
+            _connect(ray, address)
+    try:
+        yield ray
+    finally:
+        with _lock:
+            _users -= 1
+            if _users == 0:
+                _linger()
+
+
+def _connect(ray: ModuleType, address: str) -> None:
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == "local":
+        ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
+    else:
+        ray.init(address=address, **quiet)
+    atexit.register(ray.shutdown)
+
+
+def _linger() -> None:
+    global _timer
+    _timer = threading.Timer(LINGER_SECONDS, _let_go)
+    _timer.daemon = True
+    _timer.start()
+
+
+def _let_go() -> None:
+    import ray
+
+    with _lock:
+        if _users == 0:
+            ray.shutdown()

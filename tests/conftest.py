@@ -1,0 +1,76 @@
+"""Shared fixtures: a real Prefect server, a real S3 protocol, stores on both kinds of file system."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
+
+import pytest
+
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+# Before Ray starts, so that its workers reach the S3 server of these tests too.
+S3_PORT = free_port()
+os.environ.update(
+    AWS_ACCESS_KEY_ID="test",
+    AWS_SECRET_ACCESS_KEY="testtest",
+    AWS_DEFAULT_REGION="us-east-1",
+    AWS_ENDPOINT_URL=f"http://127.0.0.1:{S3_PORT}",
+)
+from infra.store import Store
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """One temporary Prefect server for all tests that run flows."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """A server that speaks S3 (moto's, in a process of its own)."""
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(S3_PORT)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    endpoint = os.environ["AWS_ENDPOINT_URL"]
+    try:
+        for _ in range(200):
+            try:
+                urlopen(endpoint, timeout=1).close()
+                break
+            except HTTPError:
+                break
+            except (URLError, OSError):
+                time.sleep(0.1)
+        yield endpoint
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
+def store(request: pytest.FixtureRequest, tmp_path) -> Store:
+    """An empty store: a folder, and a bucket."""
+    if request.param == "local":
+        return Store(str(tmp_path / "store"))
+    request.getfixturevalue("s3_endpoint")
+    import s3fs
+
+    bucket = f"bucket-{os.getpid()}-{time.time_ns()}"
+    s3fs.S3FileSystem().mkdir(bucket)
+    return Store(f"s3://{bucket}/root", cache=tmp_path / "cache")

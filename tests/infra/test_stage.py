@@ -1,0 +1,181 @@
+"""Stages on the real Prefect engine: reuse, early cut-off, reruns, failures, processes, corruption. Oracle: DESIGN section 3."""
+
+import os
+from typing import Any
+
+import pytest
+
+from infra.attempt import Outcome
+from infra.plan import above, below
+from infra.processes import StageProcessDied
+from infra.record import all_records, generations, lineage, load_record
+from infra.session import Session, open_session
+from infra.settings import Execution
+from infra.store import Store, StoreError
+from tests.infra.stages_for_tests import NumberConfig, diamond, dying, one_process, shards, with_failure
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+class Log:
+    """Remembers what became of each stage."""
+
+    def __init__(self) -> None:
+        self.outcomes: dict[str, Outcome] = {}
+        self.failed: dict[str, BaseException] = {}
+
+    def __call__(self, label: str, kind: str, *values: Any) -> None:
+        if kind == "end":
+            self.outcomes[label] = values[0]
+        elif kind == "failed":
+            self.failed[label] = values[0]
+
+    @property
+    def ran(self) -> set[str]:
+        return {label for label, outcome in self.outcomes.items() if not outcome.reused}
+
+
+def run(store: Store, phase, *configs: NumberConfig, ray: str = "off", **choices) -> tuple[Any, Log]:
+    log = Log()
+    with open_session(Session(store, Execution(ray=ray), listener=log, **choices)):
+        return phase(*configs), log
+
+
+def plan(store: Store, phase, *configs: NumberConfig, **choices):
+    session = Session(store, Execution(ray="off"), planning=True, **choices)
+    with open_session(session):
+        phase(*configs)
+    return session.rows
+
+
+ONE, TWO = NumberConfig(value=1), NumberConfig(value=2)
+
+
+def test_runs_then_reuses_everything(store: Store):
+    (added, again), log = run(store, diamond, ONE, TWO)
+    assert (added.value, again.value) == (3, 103)
+    assert log.ran == {"number:left", "number:right", "total", "total:again"}
+    (repeated, _), log = run(store, diamond, ONE, TWO)
+    assert repeated == added
+    assert log.ran == set()
+
+
+def test_a_change_reruns_only_what_depends_on_it(tmp_path):
+    store = Store(str(tmp_path))
+    run(store, diamond, ONE, TWO)
+    _, log = run(store, diamond, ONE, NumberConfig(value=5))
+    assert log.ran == {"number:right", "total", "total:again"}
+
+
+def test_same_bytes_upstream_rerun_nothing_below(tmp_path):
+    store = Store(str(tmp_path))
+    run(store, diamond, ONE, TWO)
+    # Another config, the same number written: early cut-off.
+    _, log = run(store, diamond, NumberConfig(value=1, parity_only=True), TWO)
+    assert log.ran == {"number:left"}
+
+
+def test_forced_rerun_makes_a_generation_and_cuts_off_below(tmp_path):
+    store = Store(str(tmp_path))
+    (added, _), _ = run(store, diamond, ONE, TWO)
+    _, log = run(store, diamond, ONE, TWO, force=frozenset({"total"}))
+    assert log.ran == {"total", "total:again"} - ({"total:again"} - log.ran)
+    assert generations(store, "total", added.id) == [1, 2]
+
+
+def test_plan_says_what_and_why(tmp_path):
+    store = Store(str(tmp_path))
+    rows = plan(store, diamond, ONE, TWO)
+    assert [row.action for row in rows] == ["run"] * 4
+    assert rows[0].reason == "first run of this stage"
+    run(store, diamond, ONE, TWO)
+    assert {row.action for row in plan(store, diamond, ONE, TWO)} == {"reused"}
+    rows = {row.label: row for row in plan(store, diamond, ONE, NumberConfig(value=7))}
+    assert rows["number:left"].action == "reused"
+    assert rows["number:right"].reason == "value: 2 → 7"
+    assert rows["total"].reason == "after number:right"
+    graph = list(rows.values())
+    assert below(graph, {"number:right"}) == {"number:right", "total", "total:again"}
+    assert above(graph, {"total"}) == {"total", "number:left", "number:right"}
+
+
+def test_only_leaves_out_the_rest(tmp_path):
+    (added, rest), log = run(
+        Store(str(tmp_path)), diamond, ONE, TWO, only=frozenset({"number:left", "number:right", "total"})
+    )
+    assert log.ran == {"number:left", "number:right", "total"}
+    assert added.value == 3
+    assert rest.label == "total:again"
+
+
+def test_one_failure_stops_what_needs_it_and_nothing_else(tmp_path):
+    store = Store(str(tmp_path))
+    log = Log()
+    session = Session(store, Execution(ray="off"), listener=log)
+    with open_session(session), pytest.raises(ValueError, match="no such number"):
+        with_failure(ONE, NumberConfig(fail="no such number"))
+    assert log.ran == {"number:good"}
+    assert set(log.failed) == {"number:bad"}
+    logs = [name for name in store.walk("_progress") if "/error-" in name]
+    assert "no such number" in store.read(logs[0]).decode()
+
+
+def test_a_stage_in_its_own_process_gives_the_same_and_reports(tmp_path):
+    result, log = run(Store(str(tmp_path)), one_process, TWO)
+    assert result.value == 4
+    assert log.outcomes["total"].record.notes["pid"] != os.getpid()
+
+
+def test_a_killed_stage_process_is_told(tmp_path):
+    with pytest.raises(StageProcessDied, match=r"ended with code -9.*resumes from its last save point"):
+        run(Store(str(tmp_path)), dying, ONE)
+
+
+@pytest.mark.parametrize("ray", ["off", pytest.param("local", marks=pytest.mark.slow)])
+def test_shards_run_and_are_listed(store: Store, ray: str):
+    result, _ = run(store, shards, NumberConfig(value=5), ray=ray)
+    record = load_record(store, "squares", result.id)
+    assert record is not None
+    assert result.value == 30
+    assert [name for name in record.files if name.startswith("squares/")] == [f"squares/{n}.txt" for n in range(5)]
+
+
+def test_an_interrupted_map_resumes_after_its_last_shard(tmp_path):
+    store = Store(str(tmp_path / "store"))
+    config = NumberConfig(value=6, kill_marker=str(tmp_path / "calls"))
+    with pytest.raises(BaseException):  # noqa: B017 - how an interrupt surfaces is Prefect's affair
+        run(store, shards, config)
+    result, log = run(store, shards, config)
+    assert result.value == 55
+    assert (tmp_path / "calls").read_text().split() == ["0", "1", "2", "3", "3", "4", "5"]
+    assert log.outcomes["squares"].record.resumed_from == "shard 3 of 6 (square)"
+
+
+def test_a_missing_file_is_found_before_use(tmp_path):
+    store = Store(str(tmp_path))
+    run(store, diamond, ONE, TWO)
+    victim = next(name for name in store.walk("number") if name.endswith("number.json"))
+    store.remove(victim)
+    with pytest.raises(StoreError, match=r"number.json .* is corrupt: the file is missing.*olmo2 rerun"):
+        run(store, diamond, ONE, TWO)
+
+
+def test_changed_bytes_of_the_same_size_are_found_before_use(store: Store):
+    run(store, diamond, ONE, TWO)
+    victim = next(name for name in store.walk("number") if name.endswith("number.json"))
+    store.write(victim, b"9\n")
+    with pytest.raises(StoreError, match=r"its sha256 is .*its record says"):
+        run(store, diamond, ONE, TWO, force=frozenset({"total"}))
+
+
+def test_the_record_explains_the_artifact(tmp_path):
+    store = Store(str(tmp_path))
+    (_, again), _ = run(store, diamond, ONE, TWO)
+    record = load_record(store, "total", again.id)
+    assert record is not None
+    assert [item.label for item in lineage(store, record)] == ["number:left", "number:right", "total", "total:again"]
+    assert record.config["value"] == 100
+    assert record.attempts == 1
+    assert record.packages["torch"] != "absent"
+    assert record.seconds >= 0
+    assert len(all_records(store)) == 4

@@ -1,0 +1,78 @@
+"""Store: atomic writes, one winner of a creation, and clear errors. Oracle: the behaviour DESIGN section 3 promises."""
+
+import hashlib
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from infra.store import Store, StoreError
+
+
+def test_write_read_and_replace(store: Store):
+    store.write("a/b.bin", b"one")
+    store.write("a/b.bin", b"three")
+    assert store.read("a/b.bin") == b"three"
+    assert store.size("a/b.bin") == 5
+    assert store.size("a/none") is None
+    assert store.names("a") == ["b.bin"]
+    assert store.names("nothing") == []
+
+
+def test_create_has_exactly_one_winner(store: Store):
+    bodies = [f"writer {number}".encode() for number in range(16)]
+    with ThreadPoolExecutor(16) as pool:
+        won = list(pool.map(lambda body: store.create("marker.json", body), bodies))
+    assert sum(won) == 1
+    assert store.read("marker.json") == bodies[won.index(True)]
+    assert not store.create("marker.json", b"late")
+
+
+def test_put_local_and_walk(store: Store, tmp_path):
+    source = tmp_path / "file.bin"
+    source.write_bytes(b"x" * 100_000)
+    store.put(source, "deep/er/file.bin")
+    digest = hashlib.sha256(b"x" * 100_000).hexdigest()
+    assert store.local("deep/er/file.bin", digest).read_bytes() == source.read_bytes()
+    assert list(store.walk("deep")) == ["deep/er/file.bin"]
+    store.remove("deep")
+    assert list(store.walk("deep")) == []
+    store.remove("deep")
+
+
+def test_travels_by_pickle(store: Store):
+    store.write("a", b"1")
+    assert pickle.loads(pickle.dumps(store)).read("a") == b"1"
+
+
+def test_no_temporary_file_is_left_or_listed(tmp_path):
+    store = Store(str(tmp_path))
+    store.write("a/x", b"1")
+    store.create("a/y", b"1")
+    store.create("a/y", b"2")
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["x", "y"]
+
+
+def test_unwritable_root_is_told(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(StoreError, match=r"cannot write .*Check that the store exists"):
+        Store(str(tmp_path / "file")).check_writable()
+
+
+def test_unknown_protocol_is_told():
+    with pytest.raises(ValueError, match="not a folder or a known fsspec URL"):
+        Store("nosuch://bucket/x")
+
+
+def test_full_disk_is_told_and_leaves_nothing(tmp_path, monkeypatch):
+    store = Store(str(tmp_path))
+    store.write("a", b"old")
+
+    def no_room(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", no_room)
+    with pytest.raises(StoreError, match="No space left"):
+        store.write("a", b"new")
+    monkeypatch.undo()
+    assert store.read("a") == b"old"
