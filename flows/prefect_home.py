@@ -16,8 +16,6 @@ QUIET = {
     "PREFECT_LOGGING_SERVER_LEVEL": "CRITICAL",
     # Failures are told by our own display; the dashboard keeps the logs.
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
-    # A heartbeat thread per flow would add a second to each phase; our leases tell who lives.
-    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
 }
 
@@ -40,7 +38,6 @@ def running_dashboard() -> str | None:
 def prepare_prefect() -> None:
     """Quiet settings, and the dashboard's API if one runs and the user has not named another."""
     for name, value in QUIET.items():
-        if name not in os.environ and value:
-            os.environ[name] = value
+        os.environ.setdefault(name, value)
     if "PREFECT_API_URL" not in os.environ and (address := running_dashboard()):
         os.environ["PREFECT_API_URL"] = address

@@ -34,8 +34,8 @@ class Execution(BaseModel):
     """CPU threads per stage name; `default` for the others (1 when absent)."""
     device: str = "cpu"
     """Torch device of training and evaluation stages."""
-    compile: Literal["off", "blocks"] = "off"
-    """torch.compile policy of training stages."""
+    compile: dict[str, Literal["off", "blocks"]] = {}
+    """torch.compile policy per stage name; `default` for the others (off when absent). Compiling pays in long stages."""
     save_every: int = Field(200, ge=1)
     """Training steps between two save points: what a kill can cost."""
     lease_stale_seconds: float = Field(60.0, gt=0)
@@ -43,7 +43,8 @@ class Execution(BaseModel):
 
     def compute(self, stage: str) -> ComputeSettings:
         """Device, threads and compile policy of one stage."""
-        return ComputeSettings(device=self.device, threads=self.stage_threads(stage), compile=self.compile)
+        policy = self.compile.get(stage, self.compile.get("default", "off"))
+        return ComputeSettings(device=self.device, threads=self.stage_threads(stage), compile=policy)
 
     def stage_threads(self, stage: str) -> int:
         return min(self.cores, self.threads.get(stage, self.threads.get("default", 1)))

@@ -63,13 +63,9 @@ class ModelConfig(Config):
                 f"{self.d_model}; OLMo 2 needs them equal: choose head_dim = d_model / n_heads"
             )
         if self.n_heads % self.n_kv_heads:
-            raise ValueError(
-                f"n_kv_heads={self.n_kv_heads} does not divide n_heads={self.n_heads}; use a divisor"
-            )
+            raise ValueError(f"n_kv_heads={self.n_kv_heads} does not divide n_heads={self.n_heads}; use a divisor")
         if self.head_dim % 2:
-            raise ValueError(
-                f"head_dim={self.head_dim} is odd; rotary embedding turns pairs: use an even width"
-            )
+            raise ValueError(f"head_dim={self.head_dim} is odd; rotary embedding turns pairs: use an even width")
         return self
 
     @classmethod
@@ -112,9 +108,7 @@ class ModelConfig(Config):
         return matrices + 12 * self.n_layers * self.n_heads * self.head_dim * sequence_length
 
 
-def _size(
-    d_model: int, n_layers: int, n_heads: int, mlp_hidden: int, n_kv_heads: int | None = None
-) -> dict[str, Any]:
+def _size(d_model: int, n_layers: int, n_heads: int, mlp_hidden: int, n_kv_heads: int | None = None) -> dict[str, Any]:
     return {
         "d_model": d_model,
         "n_layers": n_layers,

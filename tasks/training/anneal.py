@@ -1,7 +1,8 @@
-"""Stage: a checkpoint trained on a mix while the learning rate goes linearly to zero (RECIPE E; paper section 4).
+"""Stage: a checkpoint trained on a mix while the learning rate goes linearly to zero (RECIPE E; paper section
+4).
 
-One stage serves mid-training (several seeds, then a soup) and micro-anneals (candidates compared). Weights and Adam's
-moments come from the parent; counters start at 0 and there is no warm-up.
+One stage serves mid-training (several seeds, then a soup) and micro-anneals (candidates compared). Weights
+and Adam's moments come from the parent; counters start at 0 and there is no warm-up.
 """
 
 from typing import Any, Literal

@@ -1,7 +1,7 @@
 """Stage: tokens to a base model (RECIPE D; paper section 2).
 
-Defaults are the published 7B run: 1,024 windows of 4,096 tokens a step, AdamW, cosine over 5T tokens stopped early. The
-checkpoint keeps Adam's moments, since mid-training goes on with them (RECIPE E).
+Defaults are the published 7B run: 1,024 windows of 4,096 tokens a step, AdamW, cosine over 5T tokens stopped
+early. The checkpoint keeps Adam's moments, since mid-training goes on with them (RECIPE E).
 """
 
 from typing import Any

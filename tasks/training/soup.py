@@ -1,7 +1,7 @@
 """Stage: the uniform average of several anneals (RECIPE E; paper section 4.5).
 
-Weights are averaged in fp32; moments are dropped. Ingredients of different shape, vocabulary or parent are refused:
-an average is only meaningful between models that left the same point.
+Weights are averaged in fp32; moments are dropped. Ingredients of different shape, vocabulary or parent are
+refused: an average is only meaningful between models that left the same point.
 """
 
 import torch

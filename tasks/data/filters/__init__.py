@@ -1,1 +1,1 @@
-"""Pure text algorithms used by the data stages: no files, no stores, no randomness without a seed."""
+"""The text algorithms behind the data stages: pure functions, one file per rule, each with its config."""

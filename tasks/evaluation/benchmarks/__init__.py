@@ -1,10 +1,9 @@
 """Benchmarks, one file per family. Each has `load_items`, `requests` and `score`; this file picks the family by `kind`.
 
-`load_items(config, resolve_path)` is also what decontamination reads: `item.text` is the question with its gold answer.
+`load_items(config)` is also what decontamination reads: `item.text` is the question with its gold answer.
 """
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import Field
@@ -24,6 +23,7 @@ __all__ = [
     "load_items",
     "make_requests",
     "primary_metric",
+    "resolve_benchmark",
     "score_item",
 ]
 
@@ -34,20 +34,33 @@ LOWER_IS_BETTER = frozenset({"bits_per_byte"})
 """Metrics whose smaller value is the better one."""
 
 
-def load_items(config: Benchmark, resolve_path: Callable[[str], Path] = Path) -> list[Item]:
-    """The items of a benchmark in evaluation order. `resolve_path` gives the local copy of a configured path.
+def resolve_benchmark(config: Benchmark) -> Benchmark:
+    """The config with the files or the dataset it reads pinned, so that an identity made of it covers them."""
+    match config:
+        case SyntheticBenchmark():
+            return config
+        case OlmesRequestsBenchmark():
+            return olmes_requests.resolve(config)
+        case GSM8KBenchmark():
+            return gsm8k.resolve(config)
+        case IFEvalBenchmark():
+            return ifeval.resolve(config)
+
+
+def load_items(config: Benchmark) -> list[Item]:
+    """The items of a resolved benchmark in evaluation order.
 
     ValueError when the data are missing or malformed, or when there are none.
     """
     match config:
         case SyntheticBenchmark():
-            items = synthetic.load_items(config, resolve_path)
+            items = synthetic.load_items(config)
         case OlmesRequestsBenchmark():
-            items = olmes_requests.load_items(config, resolve_path)
+            items = olmes_requests.load_items(config)
         case GSM8KBenchmark():
-            items = gsm8k.load_items(config, resolve_path)
+            items = gsm8k.load_items(config)
         case IFEvalBenchmark():
-            items = ifeval.load_items(config, resolve_path)
+            items = ifeval.load_items(config)
     if not items:
         raise ValueError(f"benchmark {config.name!r} has no items")
     return items
@@ -68,9 +81,7 @@ def make_requests(
             return ifeval.requests(config, items, chat)
 
 
-def score_item(
-    config: Benchmark, item: Item, answers: Sequence[str | LikelihoodAnswer], chat: bool
-) -> ItemScore:
+def score_item(config: Benchmark, item: Item, answers: Sequence[str | LikelihoodAnswer], chat: bool) -> ItemScore:
     """Metrics of one item from the answers to its requests, in their order."""
     match config:
         case SyntheticBenchmark():

@@ -1,0 +1,231 @@
+"""Cross-entropy with z-loss, and token log-probabilities, computed chunk by chunk so that no full fp32 logits exist.
+
+Source: RECIPE A.5 (loss, both normalisations), F ("sum"), 0.1 (z-loss weight); paper section 3.3.3.
+Convention: `labels[b, t]` is the id that position t has to predict, i.e. already shifted; -100 is not trained.
+Deviation: cross-entropy and z-loss are always reported apart (the fused kernel of the old trainer mixed them).
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import Field
+from torch import Tensor
+
+from model.config import Config
+from model.transformer import Transformer
+
+IGNORE = -100
+"""Label of a position that is not trained."""
+CHUNK_ELEMENTS = 1 << 23
+"""Logits held at a time: 8M, 32 MB in fp32; measured quickest on a CPU for vocabularies of 512 to 8,192."""
+
+Normalisation = Literal["labels", "positions", "sum"]
+
+
+class LossConfig(Config):
+    """The language-model loss; the default is that of OLMo-core, with the declared z-loss weight."""
+
+    z_weight: float = Field(default=1e-5, ge=0)
+    """Weight of logsumexp squared. Table 1 declares 1e-5; the 1B, 7B and 13B runs really used 1e-4 (RECIPE 0.1)."""
+    normalisation: Normalisation = "labels"
+    """Divisor of the summed loss: trained labels plus all positions of masked instances (OLMo-core), every position of the
+    batch (old trainer), or none (SFT with loss reduction "sum")."""
+
+
+def next_token_labels(
+    ids: Int[np.ndarray, "batch seq"], trained: Bool[np.ndarray, "batch seq"] | None = None
+) -> Int[np.ndarray, "batch seq"]:
+    """Shift ids into labels (int64); the last position, and targets where `trained` is False, become -100."""
+    labels = np.full(ids.shape, IGNORE, dtype=np.int64)
+    labels[:, :-1] = ids[:, 1:]
+    if trained is not None:
+        labels[:, :-1][~trained[:, 1:]] = IGNORE
+    return labels
+
+
+def loss_divisor(labels: Int[np.ndarray, "batch seq"], masked_instances: int, normalisation: Normalisation) -> float:
+    """What the loss summed over a whole batch is divided by; `masked_instances` were removed by the repetition filter."""
+    if normalisation == "sum":
+        return 1.0
+    if normalisation == "positions":
+        return float(labels.size)
+    return float((labels != IGNORE).sum() + masked_instances * labels.shape[1])
+
+
+def _kernel(
+    logits: Float[Tensor, "rows vocab"], labels: Int[Tensor, " rows"], z_weight: float, divisor: Tensor
+) -> tuple[Tensor, Tensor, Float[Tensor, "rows vocab"]]:
+    """Sums of cross-entropy and of squared logsumexp over trained rows, and the gradient of the loss in the logits."""
+    wide = logits.float()
+    trained = labels != IGNORE
+    target = torch.where(trained, labels, 0)
+    top = wide.amax(-1, keepdim=True)
+    powers = (wide - top).exp()
+    total = powers.sum(-1, keepdim=True)
+    log_total = (total.log() + top).squeeze(-1)
+    picked = wide.gather(-1, target.unsqueeze(-1)).squeeze(-1)
+    weight = trained.float()
+    ce = ((log_total - picked) * weight).sum()
+    z = (log_total.square() * weight).sum()
+    scale = (weight / divisor).unsqueeze(-1)
+    grow = scale * (1 + 2 * z_weight * log_total.unsqueeze(-1)) / total
+    hit = torch.arange(logits.shape[-1], device=logits.device) == target.unsqueeze(-1)
+    gradient = powers * grow - torch.where(hit, scale, 0.0)
+    return ce, z, gradient.to(logits.dtype)
+
+
+@functools.cache
+def _compiled(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(kernel, dynamic=False)
+
+
+class _HeadLoss(torch.autograd.Function):
+    """Loss of hidden rows under a head. Gradients are made in the forward pass: nothing of size vocab is kept for backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        rows: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        divisor: Tensor,
+        z_weight: float,
+        compiled: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        kernel = _compiled(_kernel) if compiled else _kernel
+        cast_weight = weight.to(rows.dtype)
+        size = max(1, CHUNK_ELEMENTS // weight.shape[0])
+        chunks = -(-len(rows) // size)
+        needs = ctx.needs_input_grad
+        row_gradient = torch.empty_like(rows) if needs[0] else None
+        weight_gradient = None
+        ce, z = (torch.zeros((), device=rows.device) for _ in range(2))
+        for part, target, place in zip(
+            rows.chunk(chunks),
+            labels.chunk(chunks),
+            range(0, len(rows), -(-len(rows) // chunks)),
+            strict=True,
+        ):
+            part_ce, part_z, gradient = kernel(part @ cast_weight.T, target, z_weight, divisor)
+            ce, z = ce + part_ce, z + part_z
+            if row_gradient is not None:
+                torch.mm(gradient, cast_weight, out=row_gradient[place : place + len(part)])
+            if needs[1]:
+                product = (gradient.T @ part).to(weight.dtype)
+                weight_gradient = product if weight_gradient is None else weight_gradient.add_(product)
+        ctx.save_for_backward(row_gradient, weight_gradient)
+        ce, z = ce / divisor, z_weight * z / divisor
+        ctx.mark_non_differentiable(ce, z)
+        return ce + z, ce, z
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight = ctx.saved_tensors
+        scale = gradients[0]
+        return (
+            None if rows is None else rows * scale.to(rows.dtype),
+            None if weight is None else weight * scale,
+            None,
+            None,
+            None,
+            None,
+        )
+
+
+def head_loss(
+    hidden: Float[Tensor, "batch seq d_model"],
+    head: Float[Tensor, "vocab d_model"],
+    labels: Int[Tensor, "batch seq"],
+    divisor: Float[Tensor, ""],
+    *,
+    z_weight: float = 1e-5,
+    compiled: bool = False,
+) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
+    """(cross-entropy + weighted z-loss) / divisor, natural log, fp32; metrics `ce` and `z` have the same divisor."""
+    # The products choose their own type (that of `hidden`); autocast would cast the fp32 sums as well.
+    with torch.autocast(hidden.device.type, enabled=False):
+        loss, ce, z = cast(
+            tuple[Tensor, Tensor, Tensor],
+            _HeadLoss.apply(hidden.flatten(0, 1), head, labels.flatten(), divisor, z_weight, compiled),
+        )
+    return loss, {"ce": ce, "z": z}
+
+
+class _HeadLogProbs(torch.autograd.Function):
+    """Log-probability of one target per row; the backward pass computes each chunk's logits again."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> Tensor:
+        cast_weight = weight.to(rows.dtype)
+        size = max(1, CHUNK_ELEMENTS // weight.shape[0])
+        picked = []
+        for part, target in zip(rows.split(size), targets.split(size), strict=True):
+            logits = (part @ cast_weight.T).float() / temperature
+            picked.append(logits.gather(-1, target.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1))
+        ctx.save_for_backward(rows, weight, targets)
+        ctx.temperature, ctx.size = temperature, size
+        return torch.cat(picked)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight, targets = ctx.saved_tensors
+        size, temperature = ctx.size, ctx.temperature
+        cast_weight = weight.to(rows.dtype)
+        row_gradients = []
+        weight_gradient = torch.zeros_like(weight)
+        for part, target, outer in zip(rows.split(size), targets.split(size), gradients[0].split(size), strict=True):
+            logits = (part @ cast_weight.T).float() / temperature
+            inner = logits.softmax(-1).mul_(-outer.unsqueeze(-1))
+            inner.scatter_add_(-1, target.unsqueeze(-1), outer.unsqueeze(-1))
+            inner = inner.div_(temperature).to(rows.dtype)
+            row_gradients.append(inner @ cast_weight)
+            weight_gradient += inner.T @ part
+        return torch.cat(row_gradients), weight_gradient, None, None
+
+
+def token_log_probs(
+    hidden: Float[Tensor, "batch seq d_model"],
+    head: Float[Tensor, "vocab d_model"],
+    targets: Int[Tensor, "batch seq"],
+    temperature: float = 1.0,
+) -> Float[Tensor, "batch seq"]:
+    """log p(target) at every position in fp32, logits divided by `temperature`; 0 where the target is -100."""
+    known = targets != IGNORE
+    safe = torch.where(known, targets, 0).flatten()
+    with torch.autocast(hidden.device.type, enabled=False):
+        values = cast(Tensor, _HeadLogProbs.apply(hidden.flatten(0, 1), head, safe, temperature))
+    return values.view(targets.shape) * known
+
+
+def language_model_objective(
+    config: LossConfig,
+) -> Callable[[Transformer, dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]:
+    """Objective of pre-training, mid-training and SFT over batches {ids, labels, divisor?}.
+
+    `divisor` is the micro-batch's share of the whole batch's divisor (`batches` computes it); without it the micro-batch's own
+    trained labels, positions or 1 are used, as `config.normalisation` says. Metrics: `ce`, `z`, and
+    `masked_instances`, the share of instances removed by the repetition filter, where the batch says so.
+    """
+
+    def objective(model: Transformer, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        labels = batch["labels"]
+        if "divisor" in batch:
+            divisor = batch["divisor"]
+        elif config.normalisation == "labels":
+            divisor = (labels != IGNORE).sum().clamp(min=1).float()
+        else:
+            size = labels.numel() if config.normalisation == "positions" else 1
+            divisor = torch.tensor(float(size), device=labels.device)
+        hidden = model.hidden(batch["ids"])
+        loss, metrics = head_loss(
+            hidden, model.head.weight, labels, divisor, z_weight=config.z_weight, compiled=model.compiled
+        )
+        if "masked_instances" in batch:
+            metrics["masked_instances"] = batch["masked_instances"]
+        return loss, metrics
+
+    return objective

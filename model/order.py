@@ -1,0 +1,88 @@
+"""Order of training instances: a permutation that is computed, not stored.
+
+Source: RECIPE C.9 (global shuffle per epoch). Deviation: the published runs shuffle an array of all indices (option `published`);
+the default is a Feistel network with cycle walking, which gives any element of any epoch's permutation, and its inverse, in
+constant memory, so a trillion tokens are as addressable as a thousand.
+"""
+
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Int
+
+OrderKind = Literal["feistel", "published"]
+_ROUNDS = 8
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+    """The splitmix64 finaliser (Steele et al. 2014): every input bit flips about half of the output bits."""
+    with np.errstate(over="ignore"):
+        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+class Shuffle:
+    """A permutation of range(count), chosen by seed and epoch. `at` maps places to items, `place_of` items to places."""
+
+    def __init__(self, count: int, seed: int, epoch: int) -> None:
+        if count < 1:
+            raise ValueError(f"count={count}: there is nothing to shuffle; give at least one instance")
+        self.count = count
+        self.half = np.uint64(max(1, ((count - 1).bit_length() + 1) // 2))
+        self.mask = np.uint64((1 << int(self.half)) - 1)
+        words = np.random.SeedSequence([seed, epoch]).generate_state(_ROUNDS, np.uint64)
+        self.keys = [np.uint64(word) for word in words]
+
+    def at(self, places: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+        """Items at the given places, int64."""
+        return self._walk(places, self._forward)
+
+    def place_of(self, items: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+        """Places of the given items, int64: the inverse of `at`."""
+        return self._walk(items, self._backward)
+
+    def _walk(self, values, network) -> np.ndarray:
+        """Apply the network until each value is inside the range again (at most four times as large, so few turns)."""
+        array = np.asarray(values, dtype=np.int64)
+        if array.size and (array.min() < 0 or array.max() >= self.count):
+            raise ValueError(f"indices span {array.min()}..{array.max()}; they must lie in 0..{self.count - 1}")
+        result = network(array.astype(np.uint64))
+        while (outside := result >= np.uint64(self.count)).any():
+            result[outside] = network(result[outside])
+        return result.astype(np.int64)
+
+    def _forward(self, values: np.ndarray) -> np.ndarray:
+        left, right = values >> self.half, values & self.mask
+        for key in self.keys:
+            left, right = right, left ^ (_mix(right ^ key) & self.mask)
+        return (left << self.half) | right
+
+    def _backward(self, values: np.ndarray) -> np.ndarray:
+        left, right = values >> self.half, values & self.mask
+        for key in reversed(self.keys):
+            left, right = right ^ (_mix(left ^ key) & self.mask), left
+        return (left << self.half) | right
+
+
+class PublishedShuffle:
+    """NumPy's in-place shuffle of all indices by PCG64(seed + epoch), as the OLMo trainers do; holds `count` integers."""
+
+    def __init__(self, count: int, seed: int, epoch: int) -> None:
+        self.items = np.arange(count, dtype=np.uint32)
+        np.random.Generator(np.random.PCG64(seed + epoch)).shuffle(self.items)
+
+    def at(self, places: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+        """Items at the given places, int64."""
+        return self.items[places].astype(np.int64)
+
+    def place_of(self, items: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+        """Places of the given items, int64."""
+        places = np.empty(len(self.items), dtype=np.int64)
+        places[self.items] = np.arange(len(self.items))
+        return places[items]
+
+
+def shuffle(kind: OrderKind, count: int, seed: int, epoch: int) -> Shuffle | PublishedShuffle:
+    """The named permutation of range(count); epochs count from 0."""
+    return (Shuffle if kind == "feistel" else PublishedShuffle)(count, seed, epoch)

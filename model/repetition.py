@@ -1,0 +1,83 @@
+"""Repeated n-gram detector: spans of one period repeated over and over (RECIPE C.4; paper section 3.1).
+
+Used for removing documents at curation and for masking training instances in the loader. Results equal the published detector's
+(tests/golden/repetition_filter.json), multiples of the true period included.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+MAX_PERIOD = 13
+"""Longest period looked for, tokens."""
+MAX_TIMES = 32
+"""A span repeated this often removes a document, or masks an instance."""
+MIN_TIMES = 3
+"""Fewer repetitions are not reported at all."""
+_SENTINEL = -1
+
+
+class Repetition(NamedTuple):
+    """Tokens [start, end) have this period and hold it `times` whole times."""
+
+    start: int
+    end: int
+    period: int
+    times: int
+
+
+def find_repetitions(
+    ids: Int[np.ndarray, " tokens"], min_period: int = 1, max_period: int = MAX_PERIOD
+) -> Iterator[Repetition]:
+    """Yields maximal spans of each period that repeat at least three times, in order of period, then of start.
+
+    Raises ValueError where an id is negative.
+    """
+    array = np.asarray(ids).astype(np.int64)
+    if array.size and array.min() < 0:
+        raise ValueError(f"token ids hold {array.min()}; ids are 0 or more")
+    for period in range(min_period, min(max_period, array.size // 3) + 1):
+        yield from _of_period(array, period)
+
+
+def _of_period(array: Int[np.ndarray, " tokens"], period: int) -> Iterator[Repetition]:
+    # At least one sentinel is always added, so the last row never equals another one.
+    padding = period - array.size % period
+    rows = np.pad(array, (0, padding), constant_values=_SENTINEL).reshape(-1, period)
+    equal = rows == np.roll(rows, 1, axis=0)
+    whole = np.flatnonzero(equal.all(axis=1))
+    if not whole.size:
+        return
+    breaks = np.flatnonzero(np.diff(whole) != 1)
+    firsts = whole[np.concatenate([[0], breaks + 1])]
+    lasts = whole[np.concatenate([breaks, [whole.size - 1]])]
+    for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
+        start = (first - 1) * period - _run(equal[first - 1, ::-1])
+        end = (last + 1) * period + _run(equal[last + 1])
+        times = (end - start) // period
+        if times >= MIN_TIMES:
+            yield Repetition(start, end, period, times)
+
+
+def _run(equal: Bool[np.ndarray, " period"]) -> int:
+    """Leading True values; 0 where all are (such a row belongs to the run of rows itself)."""
+    different = np.flatnonzero(~equal)
+    return int(different[0]) if different.size else 0
+
+
+def is_repetitive(ids: Int[np.ndarray, " tokens"], max_times: int = MAX_TIMES) -> bool:
+    """Whether any period up to 13 repeats `max_times` times or more.
+
+    A span of n repetitions has (n - 1) * period tokens equal to the one a period earlier; counting those first spares the
+    detector on nearly all text.
+    """
+    array = np.asarray(ids)
+    for period in range(1, min(MAX_PERIOD, array.size // 3) + 1):
+        alike = np.count_nonzero(array[period:] == array[:-period])
+        if alike >= (max_times - 1) * period and any(
+            found.times >= max_times for found in find_repetitions(array, period, period)
+        ):
+            return True
+    return False

@@ -1,0 +1,46 @@
+"""Ends a process whose training step hangs (a dead peer, a stuck disk), so that a retry can resume it (RECIPE J)."""
+
+import faulthandler
+import os
+import sys
+import threading
+from types import TracebackType
+
+STALLED_EXIT_CODE = 75
+"""Exit status of a stalled process: EX_TEMPFAIL of sysexits.h, "try again"."""
+
+
+class Watchdog:
+    """Context manager around a loop that calls `beat` at least every `seconds`."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._beat = threading.Event()
+        self._stop = False
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def __enter__(self) -> "Watchdog":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop = True
+        self._beat.set()
+        self._thread.join()
+
+    def beat(self) -> None:
+        """Say that the loop is alive."""
+        self._beat.set()
+
+    def _watch(self) -> None:
+        while not self._stop:
+            if not self._beat.wait(self.seconds):
+                print(
+                    f"no training step finished in {self.seconds:g} s; ending the process",
+                    file=sys.__stderr__,
+                )
+                faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
+                os._exit(STALLED_EXIT_CODE)
+            self._beat.clear()

@@ -1,0 +1,110 @@
+"""Stage: documents of one source to token files (RECIPE B, C.1).
+
+Each text is stripped, empty ones are dropped, ids are followed by one EOS, and there is no BOS. A document
+shard becomes one headerless little-endian uint32 `.npy` and a `.csv.gz` of rows (start, end, id, src, loc):
+token range, document file, 1-based line. Both are readable by OLMo-core. Deviation: no shuffling here
+(dolma's tokeniser shuffles lightly); the loader's order is a full shuffle of windows.
+"""
+
+import csv
+import gzip
+import io
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from infra.stage import stage
+from infra.workspace import Workspace
+from model.config import Config
+from model.tokenizer import FULL_RANKS, Tokenizer
+from tasks.artifacts import Documents, Tokens
+from tasks.data.dolma import document_files, read_documents, shard_name
+
+TOKEN_TYPE = np.dtype("<u4")
+"""Ids of dolma2 do not fit 16 bits (RECIPE C.1)."""
+
+_GZIP_LEVEL = 4
+
+
+class EncodeConfig(Config):
+    """Vocabulary and source of one set of token files."""
+
+    source: str = ""
+    """The source to encode, where the documents hold several; empty for the only one."""
+    ranks: int = Field(default=FULL_RANKS, ge=256, le=FULL_RANKS)
+    """Ordinary tokens of the vocabulary, the first so many of cl100k: 100,256 is OLMo 2's, toy models use
+    fewer."""
+
+
+def encode_documents(ws: Workspace, documents: Documents, config: EncodeConfig) -> Tokens:
+    """Token files of one source, one per document shard.
+
+    Raises ValueError if the source is not there, not named among several, or gives no token.
+    """
+    source = _source(documents, config.source)
+    items = [
+        {"name": name, "documents": documents.model_dump(mode="json"), "source": source, "ranks": config.ranks}
+        for name in document_files(ws, documents)
+    ]
+    results = ws.map(encode_shard, items, description=f"encode {source}")
+    files = {name: tokens for result in results for name, tokens in result["files"].items()}
+    count = sum(result["documents"] for result in results)
+    read = sum(result["documents"] + result["empty"] for result in results)
+    assert read == documents.sources[source], (read, documents.sources)
+    if not files:
+        raise ValueError(f"source {source!r} gives no tokens: all {read:,} documents are empty; check the stage before")
+    ws.write_json("encode.json", {"documents": count, "empty": read - count, "ranks": config.ranks})
+    return ws.artifact(
+        Tokens, source=source, tokens=sum(files.values()), documents=count, ranks=config.ranks, files=files
+    )
+
+
+def _source(documents: Documents, name: str) -> str:
+    if not name and len(documents.sources) == 1:
+        return next(iter(documents.sources))
+    if name not in documents.sources:
+        raise ValueError(f"source {name!r} is not in {documents.address}; choose one of {', '.join(documents.sources)}")
+    return name
+
+
+def encode_shard(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
+    """Shard function: one document file to one token file with its index."""
+    documents = Documents.model_validate(item["documents"])
+    tokenizer = Tokenizer(item["ranks"])
+    name, source = item["name"], item["source"]
+    parts: list[np.ndarray] = []
+    index = io.StringIO()
+    rows = csv.writer(index, lineterminator="\n")
+    end_of_document = np.array([tokenizer.eos_id], dtype=TOKEN_TYPE)
+    position = count = empty = 0
+    for line, document in enumerate(read_documents(ws, documents, name), start=1):
+        if document["source"] != source:
+            continue
+        text = document["text"].strip()
+        if not text:
+            empty += 1
+            continue
+        ids = tokenizer.encode_array(text)
+        parts += [ids, end_of_document]
+        rows.writerow((position, position + len(ids) + 1, document["id"], name, line))
+        position += len(ids) + 1
+        count += 1
+    if not parts:
+        return {"files": {}, "documents": 0, "empty": empty}
+    tokens = np.concatenate(parts).astype(TOKEN_TYPE, copy=False)
+    assert len(tokens) == position, (len(tokens), position)
+    assert int(tokens.max()) < tokenizer.vocab_size, int(tokens.max())
+    assert int(np.count_nonzero(tokens == tokenizer.eos_id)) == count, "EOS inside a document"
+    target = f"tokens/{shard_name(name)}.npy"
+    ws.write(target, tokens.tobytes())
+    ws.write(f"tokens/{shard_name(name)}.csv.gz", _gzip(index.getvalue().encode()))
+    return {"files": {target: position}, "documents": count, "empty": empty}
+
+
+def _gzip(data: bytes) -> bytes:
+    # Without a time stamp: equal rows give equal bytes.
+    return gzip.compress(data, compresslevel=_GZIP_LEVEL, mtime=0)
+
+
+encode = stage(encode_documents, name="encode", version=1)

@@ -1,0 +1,253 @@
+"""Stage: token files of several sources to one training mix (RECIPE C.2, C.8, C.9).
+
+Two ways, told apart by `requested_tokens`. Without it a source is taken `passes` times: once for pre-training
+(C.2), a fraction or several times for the published mid-training mixes, whose tables give exactly that number
+(C.8). With it every source gets its `ratio` of the requested tokens and the rounding of OLMo-core's mixture
+tool (C.9), so that whole batches of whole windows come out.
+
+A repeated source is listed once per pass. Part of a source is either the first tokens of each of its files
+(C.9) or a seeded random choice of whole files (how the published mixes were made, C.8).
+"""
+
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import Any, Literal, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from infra.stage import stage
+from infra.workspace import Workspace
+from model.config import Config
+from tasks.artifacts import Mix, Ranking, Tokens
+
+RANKED_FIRST = "ranked-first"
+WINNER = "winner"
+
+
+class MixSource(Config):
+    """How much of one source goes into the mix."""
+
+    source: str = Field(min_length=1)
+    """Name of the source, or `winner` for the one that the config's `winner` stands for."""
+    passes: float = Field(default=1.0, gt=0)
+    """Times the source is read when no token count is requested: the tables' Source % / 100 (RECIPE C.8)."""
+    ratio: float | None = Field(default=None, gt=0, le=1)
+    """Share of the requested tokens; the ratios of all sources sum to 1 (RECIPE C.9)."""
+    max_repetition_ratio: float = Field(default=1.0, ge=1)
+    """With a ratio: most passes over the source (RECIPE C.9)."""
+    max_source_fraction: float = Field(default=1.0, gt=0, le=1)
+    """With a ratio: largest part of the source that may be used (RECIPE C.9)."""
+
+
+class MixConfig(Config):
+    """Sources, amounts and rounding of a mix."""
+
+    sources: tuple[MixSource, ...] = ()
+    """What to take; empty takes every given source once, without weighting (RECIPE C.2)."""
+    requested_tokens: int | None = Field(default=None, gt=0)
+    """Size of the mix, tokens; the sources then need ratios. None: the size follows from the passes."""
+    sequence_length: int = Field(default=4096, gt=0)
+    """Window that training cuts files into, tokens; with requested tokens, files give whole windows (RECIPE
+    C.9)."""
+    batch_tokens: int = Field(default=4_194_304, gt=0)
+    """Training batch, tokens (7B: 1,024 windows of 4,096); requested tokens are rounded up to whole batches
+    (RECIPE C.9)."""
+    part: Literal["file_heads", "whole_files"] = "file_heads"
+    """What part of a source means: the head of each file (C.9), or a random choice of whole files (C.8)."""
+    seed: int = 42
+    """Seed of that choice (RECIPE C.9: default 42)."""
+    winner: str = RANKED_FIRST
+    """What `winner` stands for: the name of a source, or `ranked-first` for the first of the ranking."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        names = [source.source for source in self.sources]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"sources are named twice: {', '.join(twice)}; raise `passes` to repeat one")
+        ratios = [source.ratio for source in self.sources]
+        if self.requested_tokens is None and any(ratio is not None for ratio in ratios):
+            raise ValueError("a ratio needs requested_tokens; give it, or use `passes`")
+        if self.requested_tokens is not None:
+            total = sum(ratio or 0.0 for ratio in ratios)
+            if None in ratios or not np.isclose(total, 1.0):
+                raise ValueError(
+                    f"requested_tokens={self.requested_tokens:,} needs a ratio for every source, summing to 1; "
+                    f"they are {ratios}, sum {total:g}"
+                )
+            if self.batch_tokens % self.sequence_length:
+                fitting = self.batch_tokens // self.sequence_length * self.sequence_length
+                raise ValueError(
+                    f"batch_tokens={self.batch_tokens:,} is not a multiple of sequence_length={self.sequence_length:,}; "
+                    f"use {max(fitting, self.sequence_length):,}"
+                )
+        return self
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Tokens to take from the head of one file, in one pass over it."""
+
+    address: str
+    file: str
+    source: str
+    tokens: int
+    capacity: int
+    """Tokens of the file."""
+
+
+def mix_tokens(ws: Workspace, sources: list[Tokens], config: MixConfig, ranking: Ranking | None = None) -> Mix:
+    """The list of files, with what to take of each.
+
+    Raises ValueError for a source that is not given, given twice, of another vocabulary, or too small for its
+    ratio.
+    """
+    ranks = _one_vocabulary(sources)
+    entries = plan_mix({tokens.source: tokens for tokens in sources}, config, ranking)
+    total = sum(entry.tokens for entry in entries)
+    by_source: dict[str, int] = {}
+    for entry in entries:
+        by_source[entry.source] = by_source.get(entry.source, 0) + entry.tokens
+    shares = {name: tokens / total for name, tokens in by_source.items()}
+    rows: list[dict[str, Any]] = [
+        {"address": entry.address, "file": entry.file, "source": entry.source, "tokens": entry.tokens, "passes": passes}
+        for entry, passes in _grouped(entries)
+    ]
+    ws.write_json(
+        "mix.json", {"entries": rows, "tokens": total, "ranks": ranks, "shares": shares, "sources": by_source}
+    )
+    ws.table(
+        "mix", [{"source": name, "tokens": by_source[name], "share": round(shares[name], 4)} for name in by_source]
+    )
+    return ws.artifact(Mix, tokens=total, ranks=ranks, shares=shares)
+
+
+def _one_vocabulary(sources: list[Tokens]) -> int:
+    if not sources:
+        raise ValueError("a mix needs at least one source of tokens")
+    found = {tokens.source: tokens.ranks for tokens in sources}
+    if len(found) < len(sources):
+        names = [tokens.source for tokens in sources]
+        raise ValueError(f"two token artifacts are of the same source: {names}; give each source another name")
+    if len(set(found.values())) > 1:
+        raise ValueError(f"sources were encoded with vocabularies of different size: {found}; encode them alike")
+    return sources[0].ranks
+
+
+def plan_mix(sources: dict[str, Tokens], config: MixConfig, ranking: Ranking | None = None) -> list[Entry]:
+    """Entries in order of the config's sources, pass by pass, file by file."""
+    wanted = [
+        wish.model_copy(update={"source": _resolve_name(wish.source, sources, config, ranking)})
+        for wish in config.sources or [MixSource(source=name) for name in sources]
+    ]
+    names = [wish.source for wish in wanted]
+    if len(set(names)) < len(names):
+        raise ValueError(f"the winner is also named as a source of its own: {', '.join(names)}; name it once")
+    entries: list[Entry] = []
+    for wish in wanted:
+        tokens = sources[wish.source]
+        passes = wish.passes if config.requested_tokens is None else _passes(tokens, wish, config.requested_tokens)
+        entries += take_passes(tokens, passes, config.part, config.seed)
+    if config.requested_tokens is None:
+        return entries
+    batches = ceil(config.requested_tokens / config.batch_tokens)
+    return fill_windows(entries, batches * config.batch_tokens // config.sequence_length, config.sequence_length)
+
+
+def _resolve_name(name: str, sources: dict[str, Tokens], config: MixConfig, ranking: Ranking | None) -> str:
+    if name == WINNER:
+        name = config.winner
+        if name == RANKED_FIRST:
+            if ranking is None or not ranking.order:
+                raise ValueError("winner: ranked-first needs a ranking; run the sweep, or name a source as `winner`")
+            name = ranking.order[0]
+    if name not in sources:
+        raise ValueError(f"source {name!r} is not among the given ones: {', '.join(sources)}")
+    return name
+
+
+def _passes(tokens: Tokens, wish: MixSource, requested: int) -> float:
+    """Passes over a source that give it its ratio. Raises ValueError where its limits do not allow that."""
+    assert wish.ratio is not None
+    needed = int(requested * wish.ratio)
+    allowed = int(tokens.tokens * wish.max_source_fraction * wish.max_repetition_ratio)
+    if allowed < needed:
+        raise ValueError(
+            f"source {wish.source!r} needs {needed:,} tokens ({wish.ratio:g} of {requested:,}), but its {tokens.tokens:,} tokens "
+            f"allow {allowed:,} (max_source_fraction={wish.max_source_fraction:g}, max_repetition_ratio="
+            f"{wish.max_repetition_ratio:g}); use max_repetition_ratio={ceil(needed / max(1, tokens.tokens) * 100) / 100:g}, "
+            "a smaller ratio or more data"
+        )
+    return needed / tokens.tokens
+
+
+def take_passes(
+    tokens: Tokens, passes: float, part: Literal["file_heads", "whole_files"] = "file_heads", seed: int = 42
+) -> list[Entry]:
+    """Whole passes over a source, then the part that remains."""
+    files = [Entry(tokens.address, name, tokens.source, count, count) for name, count in sorted(tokens.files.items())]
+    whole, rest = divmod(passes, 1.0)
+    entries = files * int(whole)
+    if rest:
+        entries += _file_heads(files, rest) if part == "file_heads" else _whole_files(files, rest, seed)
+    return entries
+
+
+def _file_heads(files: list[Entry], fraction: float) -> list[Entry]:
+    # As the published tool: every file rounds up.
+    return [replace(file, tokens=min(file.capacity, ceil(file.capacity * fraction))) for file in files]
+
+
+def _whole_files(files: list[Entry], fraction: float, seed: int) -> list[Entry]:
+    """Files in seeded random order until the fraction is reached; the last one only as far as needed. Listed
+    in file order."""
+    left = ceil(sum(file.capacity for file in files) * fraction)
+    chosen: dict[int, Entry] = {}
+    for index in np.random.default_rng(seed).permutation(len(files)).tolist():
+        if left > 0:
+            chosen[index] = replace(files[index], tokens=min(left, files[index].capacity))
+            left -= chosen[index].tokens
+    return [chosen[index] for index in sorted(chosen)]
+
+
+def fill_windows(entries: list[Entry], instances: int, sequence_length: int) -> list[Entry]:
+    """Entries of whole windows that sum to `instances` (RECIPE C.9, Hamilton's method within each file's
+    capacity).
+
+    Raises ValueError where the files do not hold that many windows.
+    """
+    capacity = [entry.capacity // sequence_length for entry in entries]
+    windows = [min(entry.tokens // sequence_length, most) for entry, most in zip(entries, capacity, strict=True)]
+    open_entries = [index for index, most in enumerate(capacity) if windows[index] < most]
+    missing = instances - sum(windows)
+    if missing > 0 and open_entries:
+        share = missing // len(open_entries)
+        for index in open_entries:
+            windows[index] += min(share, capacity[index] - windows[index])
+        missing = instances - sum(windows)
+        # Largest remainder first, among equals the later file, as in the published tool; again while there is room.
+        while missing > 0 and (room := [i for i in open_entries if windows[i] < capacity[i]]):
+            room.sort(key=lambda index: (entries[index].tokens % sequence_length, index), reverse=True)
+            for index in room[:missing]:
+                windows[index] += 1
+            missing = instances - sum(windows)
+    if missing > 0:
+        raise ValueError(
+            f"the sources hold {sum(capacity):,} whole windows of {sequence_length:,} tokens, {instances:,} are needed; request "
+            f"{sum(capacity) * sequence_length:,} tokens or fewer, allow more repetition, or use longer files"
+        )
+    return [
+        replace(entry, tokens=count * sequence_length) for entry, count in zip(entries, windows, strict=True) if count
+    ]
+
+
+def _grouped(entries: list[Entry]) -> list[tuple[Entry, int]]:
+    """Equal entries put together, in order of first appearance, with how often they stood there."""
+    counts: dict[Entry, int] = {}
+    for entry in entries:
+        counts[entry] = counts.get(entry, 0) + 1
+    return list(counts.items())
+
+
+mix = stage(mix_tokens, name="mix", version=1)

@@ -1,0 +1,100 @@
+"""GSM8K questions from a local file or the hub: worked shots, greedy answers, last number compared (RECIPE I.3, I.4).
+
+Rows have `question` and `answer` ending in "#### N". Shots are rows of a file of the same format, in its order; the
+published eight exemplars are not shipped. A shot's answer ends "So the answer is N.". Chats put every shot in turns of its
+own, with the cue "Answer:" at the start of each answer.
+"""
+
+import re
+from collections.abc import Sequence
+from itertools import islice
+from typing import Literal
+
+from pydantic import Field
+
+from model.chat import Message
+from model.config import Config
+from tasks.data.rows import RowSource, field_of, read_good_rows, resolve_rows
+from tasks.evaluation.benchmarks.answers import gsm8k_match
+from tasks.evaluation.benchmarks.items import Generation, Item, ItemScore, LikelihoodAnswer, Prompt, subsample
+
+CALCULATOR = re.compile(r"<<.*?>>")
+STOP = ("Question:", "</s>", "<|im_end|>")
+CUE = "Answer:"
+
+
+class GSM8KBenchmark(Config):
+    """Grade-school maths questions."""
+
+    kind: Literal["gsm8k"] = "gsm8k"
+    name: str = "gsm8k"
+    """Name in scores and reports."""
+    rows: RowSource = RowSource(dataset="openai/gsm8k", subset="main", split="test")
+    shot_rows: RowSource | None = None
+    """Where shots come from; None for no shots."""
+    shots: int = Field(default=8, ge=0)
+    limit: int | None = Field(default=None, ge=1)
+    """Items to evaluate; None for all 1,319."""
+    max_new_tokens: int = Field(default=512, ge=1)
+
+    @property
+    def primary(self) -> str:
+        return "exact_match"
+
+
+def resolve(config: GSM8KBenchmark) -> GSM8KBenchmark:
+    """The config with its rows pinned."""
+    shot_rows = None if config.shot_rows is None else resolve_rows(config.shot_rows)
+    return config.model_copy(update={"rows": resolve_rows(config.rows), "shot_rows": shot_rows})
+
+
+def split_answer(answer: str) -> tuple[str, str]:
+    """Working without calculator notes, and the number after "####"."""
+    working, _, number = answer.rpartition("####")
+    return CALCULATOR.sub("", working).strip(), number.strip()
+
+
+def worked(answer: str) -> str:
+    """A shot's target."""
+    working, number = split_answer(answer)
+    return f"{' '.join(working.split())} So the answer is {number}."
+
+
+def load_items(config: GSM8KBenchmark) -> list[Item]:
+    """Items in the order of the rows, sub-sampled by OLMES's rule."""
+    shots = []
+    if config.shot_rows is not None:
+        examples = list(islice(read_good_rows(config.shot_rows), config.shots))
+        shots = [(row["question"].strip(), worked(row["answer"])) for row in examples]
+    items = []
+    for place, row in enumerate(read_good_rows(config.rows)):
+        question, answer = (field_of(row, name, f"{config.name} row {place + 1}") for name in ("question", "answer"))
+        data = {"question": question.strip(), "shots": shots}
+        items.append(Item(str(place), f"{question}\n{answer}", split_answer(answer)[1], data))
+    return subsample(items, config.limit)
+
+
+def requests(config: GSM8KBenchmark, items: Sequence[Item], chat: bool) -> list[tuple[Generation]]:
+    """One generation per item."""
+    return [(item_request(config, item, chat),) for item in items]
+
+
+def item_request(config: GSM8KBenchmark, item: Item, chat: bool) -> Generation:
+    if not chat:
+        blocks = [f"Question: {question}\nAnswer: {answer}" for question, answer in item.data["shots"]]
+        prompt = Prompt(text="\n\n".join([*blocks, f"Question: {item.data['question']}\nAnswer:"]))
+        return Generation(prompt, config.max_new_tokens, (*STOP, "\n\n"))
+    messages: list[Message] = []
+    for question, answer in item.data["shots"]:
+        messages.append(Message(role="user", content=f"Question: {question}"))
+        messages.append(Message(role="assistant", content=f"{CUE} {answer}"))
+    messages.append(Message(role="user", content=f"Question: {item.data['question']}"))
+    return Generation(Prompt(messages=tuple(messages), cue=CUE), config.max_new_tokens, STOP)
+
+
+def score(config: GSM8KBenchmark, item: Item, answers: Sequence[str | LikelihoodAnswer], chat: bool) -> ItemScore:
+    """Exact match of the last number."""
+    (text,) = answers
+    assert isinstance(text, str)
+    correct, extracted = gsm8k_match(text, item.gold)
+    return ItemScore({"exact_match": float(correct)}, text, extracted)

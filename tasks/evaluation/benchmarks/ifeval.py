@@ -1,0 +1,75 @@
+"""IFEval from a local file or the hub: zero-shot answers judged by 25 checks (RECIPE I.4, I.5).
+
+Rows have `key`, `prompt`, `instruction_id_list` and `kwargs`. Primary: prompt-level loose accuracy. Base models see the
+prompt as a text to continue.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from model.chat import Message
+from model.config import Config
+from tasks.data.rows import RowSource, field_of, read_good_rows, resolve_rows
+from tasks.evaluation.benchmarks.items import Generation, Item, ItemScore, LikelihoodAnswer, Prompt, subsample
+from tasks.verifiers.ifeval import judge
+
+FIELDS = ("prompt", "instruction_id_list", "kwargs")
+
+
+class IFEvalBenchmark(Config):
+    """Verifiable instructions."""
+
+    kind: Literal["ifeval"] = "ifeval"
+    name: str = "ifeval"
+    """Name in scores and reports."""
+    rows: RowSource = RowSource(dataset="google/IFEval", split="train")
+    limit: int | None = Field(default=None, ge=1)
+    """Prompts to evaluate; None for all 541."""
+    max_new_tokens: int = Field(default=2048, ge=1)
+
+    @property
+    def primary(self) -> str:
+        return "prompt_loose"
+
+
+def resolve(config: IFEvalBenchmark) -> IFEvalBenchmark:
+    """The config with its rows pinned."""
+    return config.model_copy(update={"rows": resolve_rows(config.rows)})
+
+
+def load_items(config: IFEvalBenchmark) -> list[Item]:
+    """Items in the order of the rows."""
+    items = []
+    for place, row in enumerate(read_good_rows(config.rows), 1):
+        prompt, instructions, kwargs = (field_of(row, name, f"{config.name} row {place}") for name in FIELDS)
+        data = {"prompt": prompt, "instructions": instructions, "kwargs": kwargs}
+        items.append(Item(str(row.get("key", place)), prompt, "", data))
+    return subsample(items, config.limit)
+
+
+def requests(config: IFEvalBenchmark, items: Sequence[Item], chat: bool) -> list[tuple[Generation]]:
+    """One generation per prompt."""
+    return [(Generation(make_prompt(item, chat), config.max_new_tokens),) for item in items]
+
+
+def make_prompt(item: Item, chat: bool) -> Prompt:
+    if chat:
+        return Prompt(messages=(Message(role="user", content=item.data["prompt"]),))
+    return Prompt(text=item.data["prompt"] + "\n")
+
+
+def score(config: IFEvalBenchmark, item: Item, answers: Sequence[str | LikelihoodAnswer], chat: bool) -> ItemScore:
+    """Prompt-level accuracies, and the share of the prompt's instructions that are met."""
+    (text,) = answers
+    assert isinstance(text, str)
+    judgement = judge(item.data["instructions"], item.data["kwargs"], text)
+    count = len(judgement.strict)
+    metrics = {
+        "prompt_strict": float(judgement.prompt_strict),
+        "prompt_loose": float(judgement.prompt_loose),
+        "instruction_strict": sum(judgement.strict) / count,
+        "instruction_loose": sum(judgement.loose) / count,
+    }
+    return ItemScore(metrics, text, "")

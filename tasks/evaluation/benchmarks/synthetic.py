@@ -1,0 +1,162 @@
+"""The held-out split of the synthetic maths problems, generated, as a cloze task, or as multiple choice.
+
+Completion prompts are OLMES's question/answer blocks (RECIPE I.1) with shots from the training split; chat prompts are the
+bare question, as in the chats of supervised finetuning. Wrong choices are near misses of the right number.
+"""
+
+from collections.abc import Sequence
+from random import Random
+from typing import Literal
+
+from pydantic import Field
+
+from model.chat import Message
+from model.config import Config
+from tasks.evaluation.benchmarks.items import (
+    Generation,
+    Item,
+    ItemScore,
+    Likelihood,
+    LikelihoodAnswer,
+    Prompt,
+)
+from tasks.evaluation.benchmarks.ranked import Normalisation, score_ranked
+from tasks.synthetic import KindConfig, Problem, generate_mixed
+from tasks.verifiers import verify
+
+Format = Literal["generate", "cloze", "multiple_choice"]
+LETTERS = "ABCDEFGHIJ"
+
+
+class SyntheticBenchmark(Config):
+    """Held-out synthetic problems."""
+
+    kind: Literal["synthetic"] = "synthetic"
+    name: str
+    """Name in scores and reports."""
+    problems: tuple[KindConfig, ...]
+    """Kinds to ask, by their weights; training must use the same ranges for the score to mean generalisation."""
+    items: int = Field(default=500, ge=1)
+    """Distinct problems; 500 give a standard error of at most 2.2 points."""
+    seed: int = 1234
+    format: Format = "generate"
+    """`generate`: greedy answer, last number compared. `cloze`: the right answer ranked against near misses.
+    `multiple_choice`: the same as lettered options (RECIPE I.1, MCF)."""
+    shots: int = Field(default=3, ge=0)
+    """Worked examples before a completion prompt."""
+    chat_shots: int = Field(default=0, ge=0)
+    """Worked examples as earlier turns of a chat."""
+    choices: int = Field(default=4, ge=2, le=len(LETTERS))
+    """Options of the ranked formats."""
+    max_new_tokens: int = Field(default=64, ge=1)
+
+    @property
+    def primary(self) -> str:
+        return {"generate": "exact_match", "cloze": "acc_per_char", "multiple_choice": "acc_raw"}[self.format]
+
+    @property
+    def normalisation(self) -> Normalisation:
+        return "per_char" if self.format == "cloze" else "raw"
+
+
+def load_items(config: SyntheticBenchmark) -> list[Item]:
+    """Distinct problems of the evaluation split."""
+    problems = generate_mixed(config.problems, "eval", config.items, config.seed, distinct=True)
+    return [make_item(config, problem, place) for place, problem in enumerate(problems)]
+
+
+def make_item(config: SyntheticBenchmark, problem: Problem, place: int) -> Item:
+    options = near_misses(problem, config.choices, config.seed) if config.format != "generate" else []
+    data = {
+        "question": problem.question,
+        "response": problem.response,
+        "problem_kind": problem.kind,
+        "options": options,
+    }
+    text = f"{problem.question}\n{problem.response}"
+    return Item(f"{config.name}-{place}", text, problem.answer, data)
+
+
+def near_misses(problem: Problem, count: int, seed: int | str) -> list[str]:
+    """The answer among `count - 1` different whole numbers near it, in a seeded order."""
+    rng = Random(f"choices/{seed}/{problem.key}")
+    answer = int(problem.answer)
+    near = [answer + offset for offset in (-10, -3, -2, -1, 1, 2, 3, 10, 20, 100) if answer + offset >= 0]
+    options = [str(number) for number in [answer, *rng.sample(near, count - 1)]]
+    rng.shuffle(options)
+    return options
+
+
+def requests(
+    config: SyntheticBenchmark, items: Sequence[Item], chat: bool
+) -> list[tuple[Generation | Likelihood, ...]]:
+    """What to ask for each item."""
+    return [item_requests(config, item, shots(config, chat), chat) for item in items]
+
+
+def shots(config: SyntheticBenchmark, chat: bool) -> list[Item]:
+    """Worked examples from the training split, the same for every item."""
+    count = config.chat_shots if chat else config.shots
+    problems = generate_mixed(config.problems, "train", count, f"shots/{config.seed}") if count else []
+    return [make_item(config, problem, -1 - place) for place, problem in enumerate(problems)]
+
+
+def query(config: SyntheticBenchmark, item: Item) -> str:
+    """The question as asked, with lettered options where the format has them."""
+    if config.format != "multiple_choice":
+        return item.data["question"]
+    lines = [f" {letter}. {option}" for letter, option in zip(LETTERS, item.data["options"], strict=False)]
+    return "\n".join([item.data["question"], *lines])
+
+
+def target(config: SyntheticBenchmark, item: Item) -> str:
+    """What a worked example answers in this format."""
+    match config.format:
+        case "generate":
+            return item.data["response"]
+        case "cloze":
+            return item.gold
+        case "multiple_choice":
+            return LETTERS[item.data["options"].index(item.gold)]
+
+
+def item_requests(
+    config: SyntheticBenchmark, item: Item, examples: Sequence[Item], chat: bool
+) -> tuple[Generation | Likelihood, ...]:
+    if chat:
+        messages: list[Message] = []
+        for example in examples:
+            messages.append(Message(role="user", content=query(config, example)))
+            messages.append(Message(role="assistant", content=target(config, example)))
+        messages.append(Message(role="user", content=query(config, item)))
+        prompt = Prompt(messages=tuple(messages))
+    else:
+        blocks = [f"Question: {query(config, e)}\nAnswer: {target(config, e)}" for e in examples]
+        prompt = Prompt(text="\n\n".join([*blocks, f"Question: {query(config, item)}\nAnswer:"]))
+    if config.format == "generate":
+        stop = () if chat else ("\n\n", "Question:")
+        return (Generation(prompt, config.max_new_tokens, stop),)
+    return tuple(Likelihood(prompt, text) for text in continuations(config, item, chat))
+
+
+def continuations(config: SyntheticBenchmark, item: Item, chat: bool) -> list[str]:
+    """Choices as scored: with a leading space after "Answer:", without one at the start of a chat answer."""
+    options = item.data["options"]
+    choices = options if config.format == "cloze" else LETTERS[: len(options)]
+    return [choice if chat else f" {choice}" for choice in choices]
+
+
+def score(config: SyntheticBenchmark, item: Item, answers: Sequence[str | LikelihoodAnswer], chat: bool) -> ItemScore:
+    """Exact match of the extracted number, or accuracy of the best-ranked choice."""
+    if config.format == "generate":
+        (text,) = answers
+        assert isinstance(text, str)
+        verdict = verify(item.data["problem_kind"], text, item.gold)
+        metrics = {
+            "exact_match": float(verdict.correct),
+            "exact_response": float(text.strip() == item.data["response"]),
+        }
+        return ItemScore(metrics, text, verdict.extracted)
+    ranked = [answer for answer in answers if isinstance(answer, LikelihoodAnswer)]
+    gold = item.data["options"].index(item.gold)
+    return score_ranked(continuations(config, item, chat), gold, ranked, None, config.normalisation)

@@ -1,0 +1,181 @@
+"""The report stage: what a run made, how well it does, what each step brought and what it cost, on one page.
+
+`report.html` is one self-contained file (styles and figures inline, nothing fetched); `report.json` holds the
+same figures. Everything comes from artifacts and their records: no clock, no host, no folder is looked at.
+Differences are judged by the combined standard error of two scores, which is cautious here: both were scored on
+the same items. The paper prints no errors; they are ours.
+"""
+
+import dataclasses
+from typing import Any
+
+from pydantic import Field
+
+from infra.artifact import Artifact
+from infra.record import Record
+from infra.stage import stage
+from infra.workspace import Workspace
+from model.config import Config
+from tasks.artifacts import Checkpoint, Documents, Mix, Preferences, Ranking, Report, RewardModel, Scores
+from tasks.evaluation import report_costs
+from tasks.evaluation import report_numbers as numbers
+from tasks.evaluation.report_page import render_page
+
+METRICS = "metrics.jsonl"
+
+
+class ReportConfig(Config):
+    """How the report names things, and when it calls a difference real."""
+
+    recipe: str
+    """Name of the recipe, the page's title."""
+    checkpoint_labels: list[str] = Field(min_length=1)
+    """Name of every checkpoint, in the order given: base, ingredients, soup, sft, dpo, instruct. Scores are named alike."""
+    funnel_labels: list[str] = Field(default_factory=list)
+    """Name of every curation step, in the order given."""
+    mix_labels: list[str] = Field(default_factory=list)
+    """Name of every mix, in the order given."""
+    likely_stderrs: float = Field(2.0, gt=0)
+    """Below this many combined standard errors a difference is called noise (about 1 in 20 by chance)."""
+    clear_stderrs: float = Field(3.0, gt=0)
+    """From this many combined standard errors on a difference is called clear (about 1 in 370 by chance)."""
+    curve_points: int = Field(400, ge=2)
+    """Most logged steps shown per curve."""
+
+
+def write_report(
+    ws: Workspace,
+    funnel: list[Documents],
+    mixes: list[Mix],
+    checkpoints: list[Checkpoint],
+    reward: RewardModel | None,
+    preferences: Preferences | None,
+    ranking: Ranking | None,
+    scores: list[Scores],
+    config: ReportConfig,
+) -> Report:
+    """Write `report.html` and `report.json`. What is None or empty has no section.
+
+    ValueError when labels and artifacts do not fit together, or scores belong to another checkpoint.
+    """
+    steps = _labelled("funnel_labels", config.funnel_labels, funnel)
+    named_mixes = _labelled("mix_labels", config.mix_labels, mixes)
+    named = _labelled("checkpoint_labels", config.checkpoint_labels, checkpoints)
+    single = [item for item in (reward, preferences, ranking) if item is not None]
+    ancestors = _ancestors(ws, [*funnel, *mixes, *checkpoints, *single, *scores])
+    records = list(ancestors.values())
+    order = list(ancestors)
+    trained = sorted(
+        named + ([("reward model", reward)] if reward else []), key=lambda item: order.index(item[1].address)
+    )
+    bounds = numbers.Bounds(config.likely_stderrs, config.clear_stderrs)
+    cost = report_costs.costs(records)
+    figures: dict[str, Any] = {
+        "recipe": config.recipe,
+        "bounds": bounds,
+        "headline": _headline(checkpoints, records, cost),
+        **_score_figures(ws, named, scores, bounds),
+        "ranking": ws.read_json(ranking, "ranking.json") if ranking else None,
+        "curves": _curves(ws, trained, config.curve_points),
+        "preferences": preferences.facts() if preferences else None,
+        "reward": reward.facts() if reward else None,
+        "funnel": [numbers.funnel_step(label, item, ws.record(item), ancestors) for label, item in steps],
+        "mixes": [{"label": label, "tokens": mix.tokens, "shares": mix.shares} for label, mix in named_mixes],
+        "costs": cost,
+        "lineage": [report_costs.node(record) for record in records],
+        "versions": report_costs.versions(records),
+    }
+    plain = _plain(figures)
+    ws.write_json("report.json", plain)
+    ws.write("report.html", render_page(plain).encode())
+    return ws.artifact(Report, summary=_summary(plain))
+
+
+def _labelled(field: str, labels: list[str], artifacts: list[Any]) -> list[tuple[str, Any]]:
+    if len(labels) != len(artifacts) or len(set(labels)) != len(labels):
+        raise ValueError(
+            f"report.{field} has {len(labels)} names ({', '.join(labels)}) for {len(artifacts)} artifacts; "
+            "give every artifact one name of its own"
+        )
+    return list(zip(labels, artifacts, strict=True))
+
+
+def _ancestors(ws: Workspace, artifacts: list[Artifact]) -> dict[str, Record]:
+    """Records of all artifacts and all they were made from, by address, inputs before what uses them."""
+    found: dict[str, Record] = {}
+    for artifact in artifacts:
+        for record in ws.lineage(artifact):
+            found.setdefault(record.address, record)
+    return found
+
+
+def _headline(checkpoints: list[Checkpoint], records: list[Record], cost: list[report_costs.Cost]) -> dict[str, Any]:
+    return {
+        "parameters": checkpoints[-1].parameters,
+        "ranks": checkpoints[-1].ranks,
+        "tokens": sum(row.tokens for row in cost),
+        "flops": sum(row.flops for row in cost),
+        "seconds": sum(row.seconds for row in cost),
+        "peak_memory_bytes": max(row.peak_memory_bytes for row in cost),
+        "stages": len(records),
+        "final": (checkpoints[-1].address, checkpoints[-1].id),
+    }
+
+
+def _score_figures(
+    ws: Workspace, named: list[tuple[str, Checkpoint]], scores: list[Scores], bounds: numbers.Bounds
+) -> dict[str, Any]:
+    """The score table, the change per step of the main line, and the soup beside its ingredients."""
+    matched = numbers.match_scores(named, scores)
+    soup, ingredients = numbers.ingredients_of({label: ws.record(checkpoint) for label, checkpoint in named})
+    main_line = [label for label, _ in named if label not in ingredients]
+    stages = {label: checkpoint.stage for label, checkpoint in named}
+    rows = [
+        {
+            "label": label,
+            "stage": stages[label],
+            "id": score.id,
+            "primary": score.primary,
+            "stderr": score.stderr,
+        }
+        for label, score in matched.items()
+    ]
+    tables = [ws.read_json(score, "scores.json")["benchmarks"] for score in matched.values()]
+    benchmarks = numbers.benchmarks_of(tables)
+    return {
+        "benchmarks": list(benchmarks.values()),
+        "scores": rows,
+        "changes": numbers.step_changes(main_line, matched, benchmarks, bounds),
+        "soup": numbers.soup_rows(soup, ingredients, matched, benchmarks, bounds),
+    }
+
+
+def _curves(ws: Workspace, named: list[tuple[str, Any]], points: int) -> list[numbers.Curve]:
+    """Curves of everything that was trained and logged; a soup has none."""
+    found = []
+    for label, artifact in named:
+        if METRICS in ws.files(artifact):
+            rows = ws.read_jsonl(artifact, METRICS)
+            found.append(numbers.curve(label, artifact, rows, artifact.parent, points))
+    return [curve for curve in found if curve is not None]
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses, tuples and dicts as JSON values."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _summary(plain: dict[str, Any]) -> dict[str, float]:
+    """The few figures that the artifact itself carries."""
+    totals = {name: float(plain["headline"][name]) for name in ("parameters", "tokens", "flops", "seconds")}
+    final = plain["scores"][-1] if plain["scores"] else {"primary": {}}
+    return totals | {f"score/{name}": value for name, value in final["primary"].items()}
+
+
+report = stage(write_report, name="report", version=1)

@@ -1,0 +1,114 @@
+"""Direct preference optimisation, length-normalised, against the policy it starts from.
+
+Source: RECIPE G; `tests/golden/posttraining_hparams.json`. The defaults are OLMo 2 7B. Deviations: the
+reference log-probabilities are kept by pair, not by step of a data loader, so they hold for any order;
+batches run on across epochs (see `model.chat_batches`).
+"""
+
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float32
+from pydantic import Field
+
+from infra.stage import stage
+from infra.workspace import Workspace
+from model.chat_batches import indices_of_step, pair_batches, steps_for
+from model.config import Config
+from model.objectives import dpo_objective
+from model.row_scores import row_log_probs
+from model.transformer import Transformer
+from tasks.artifacts import Checkpoint, Preferences
+from tasks.training.pairs import Pair, cut_pairs, read_pairs
+from tasks.training.run import adamw, linear_schedule, load_checkpoint, run_training
+
+
+class DPOConfig(Config):
+    """How to tune on preferences; the defaults are OLMo 2 7B (RECIPE G)."""
+
+    learning_rate: float = Field(default=1e-6, gt=0)
+    """Peak; 1B 2.5e-6, 13B 8e-7, 32B 2e-6."""
+    beta: float = Field(default=5.0, gt=0)
+    """Weight of the margin over the reference; large because log-probabilities are averages per token."""
+    warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the steps with linear warm-up; then linear to zero."""
+    epochs: float = Field(default=1, gt=0)
+    """Passes over the pairs."""
+    batch: int = Field(default=128, ge=1)
+    """Pairs per update."""
+    max_tokens: int = Field(default=2048, ge=2)
+    """Both sides are cut after this many tokens."""
+    clip_norm: float = Field(default=1.0, ge=0)
+    """Largest gradient norm; 0 is no clipping."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Type of activations and products."""
+    pass_tokens: int = Field(default=16_384, ge=1)
+    """Padded tokens that go through the model at once: bounds memory, changes results by rounding only."""
+    seed: int = 111
+    """Order of the pairs (the published 1B command)."""
+
+
+def train_dpo(ws: Workspace, policy: Checkpoint, pairs: Preferences, config: DPOConfig) -> Checkpoint:
+    """Tune `policy` to prefer the chosen answers, with its own weights as the frozen reference.
+
+    Raises ValueError when no pair is left to train on or the policy's vocabulary does not fit its tokenizer.
+    """
+    model, tokenizer = load_checkpoint(ws, policy)
+    max_tokens = min(config.max_tokens, model.config.max_sequence_length)
+    rows, dropped = cut_pairs(tokenizer, read_pairs(ws, pairs), max_tokens)
+    ws.note(pairs_trained=len(rows), pairs_dropped=dropped)
+    steps = steps_for(len(rows), config.batch, config.epochs)
+    references = reference_log_probs(ws, model, rows, tokenizer.pad_id, config)
+
+    def batches(step: int):
+        members = indices_of_step(step, len(rows), config.batch, config.seed)
+        return pair_batches(
+            [rows[i] for i in members],
+            pad_id=tokenizer.pad_id,
+            pass_tokens=config.pass_tokens,
+            references=references[members],
+        )
+
+    result = run_training(
+        ws,
+        model=model,
+        tokenizer=tokenizer,
+        objective=dpo_objective(config.beta),
+        batches=batches,
+        optim=adamw(config.clip_norm, config.precision),
+        schedule=linear_schedule(config.learning_rate, config.warmup_ratio),
+        steps=steps,
+        description="tune on preferences",
+        bos="eos",
+        log_every=1,
+    )
+    return ws.artifact(Checkpoint, **result.facts(), ranks=tokenizer.ranks, parent=policy.digest)
+
+
+def reference_log_probs(
+    ws: Workspace, model: Transformer, pairs: list[Pair], pad_id: int, config: DPOConfig
+) -> Float32[np.ndarray, "pairs 2"]:
+    """Mean log-probability of each pair's chosen and rejected answer under the initial policy."""
+    model.to(ws.compute.device)
+    found = []
+    with ws.progress("reference log-probabilities", len(pairs), "pairs") as bar:
+        for start in range(0, len(pairs), config.batch):
+            rows = [row for pair in pairs[start : start + config.batch] for row in pair]
+            log_probs = row_log_probs(
+                model, rows, pad_id=pad_id, pass_tokens=config.pass_tokens, precision=config.precision
+            )
+            found += [values.sum() / row.trained_tokens for values, row in zip(log_probs, rows, strict=True)]
+            bar.advance(len(rows) // 2)
+    return np.array(found, dtype=np.float32).reshape(-1, 2)
+
+
+def estimate_dpo(config: dict[str, Any], policy: Any, pairs: Any) -> dict[str, Any]:
+    """Updates and the most tokens of a run, once the pairs exist; how long they are is not known before."""
+    parsed = DPOConfig.model_validate(config)
+    if not isinstance(pairs, Preferences):
+        return {}
+    steps = steps_for(pairs.pairs, parsed.batch, parsed.epochs)
+    return {"steps": steps, "tokens_at_most": 2 * steps * min(parsed.batch, pairs.pairs) * parsed.max_tokens}
+
+
+dpo = stage(train_dpo, name="dpo", version=1, process=True, estimate=estimate_dpo)

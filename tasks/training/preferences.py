@@ -1,0 +1,152 @@
+"""Preference pairs: the policy answers each prompt several times, a judge rates, the ratings are binarised.
+
+Source: RECIPE G. Deviations: all answers are on-policy, where the paper mixes them with those of twenty other
+models; the judge applies rules to the verifiers' verdicts (`tasks.training.judges`), where the paper asks
+GPT-4o. Beside the pairs, `samples/*.jsonl.zst` keeps every answer with its ratings.
+"""
+
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from infra.stage import stage
+from infra.workspace import Workspace
+from model.config import Config
+from model.generate import Sampling
+from tasks.artifacts import Checkpoint, Preferences, Prompts
+from tasks.training.judges import binarise, mean_rating, observe, rate
+from tasks.training.run import load_checkpoint
+from tasks.training.sampling import Answer, Prompt, encode_prompts, longest_prompt, mixed_seed, sample_answers
+
+SHARD_PROMPTS = 128
+"""Prompts that are sampled and committed together; each shard has its own random numbers."""
+
+
+SHOWN_PAIRS = 20
+"""Pairs in the dashboard's table."""
+
+
+class PreferencesConfig(Config):
+    """How to make preference pairs (RECIPE G)."""
+
+    samples: int = Field(default=4, ge=2)
+    """Answers per prompt."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Sampling temperature (not published for the on-policy answers)."""
+    max_prompt_tokens: int = Field(default=2048, ge=1)
+    """Longer prompts are left out, and those that leave less than `max_new_tokens` of the model's window."""
+    max_new_tokens: int = Field(default=2048, ge=1)
+    """Answers are cut after this many tokens."""
+    judge: Literal["verifiers"] = "verifiers"
+    """Who rates: rules on the verifiers' verdicts."""
+    ties: Literal["keep", "drop"] = "keep"
+    """Pairs with equal ratings: the paper asks for no margin and keeps them."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Type of activations and products while sampling."""
+    seed: int = 1
+    """Sampling and choice of the rejected answer."""
+
+
+def build_preferences(ws: Workspace, policy: Checkpoint, prompts: Prompts, config: PreferencesConfig) -> Preferences:
+    """Sample, rate and binarise; shards of prompts are committed one by one.
+
+    Raises ValueError when no pair is left or answers alone fill the policy's window.
+    """
+    inputs = {"policy": policy.model_dump(mode="json"), "prompts": prompts.model_dump(mode="json")}
+    items = [
+        inputs | {"config": config.model_dump(mode="json"), "start": start}
+        for start in range(0, prompts.prompts, SHARD_PROMPTS)
+    ]
+    shards = ws.map(sample_and_rate, items, description="sample and rate")
+    rows = [row for shard in shards for row in shard["pairs"]]
+    ties = sum(row["chosen_rating"] == row["rejected_rating"] for row in rows)
+    if config.ties == "drop":
+        rows = [row for row in rows if row["chosen_rating"] != row["rejected_rating"]]
+    ws.note(prompts_too_long=sum(shard["too_long"] for shard in shards), ties=ties)
+    if not rows:
+        raise ValueError(
+            f"no pair is left of {prompts.prompts:,} prompts ({ties:,} ties, ties={config.ties!r}); "
+            "use ties='keep', more prompts or a higher temperature"
+        )
+    ws.write_jsonl("preferences.jsonl.zst", rows)
+    ws.table("preferences", [shown(row) for row in rows[:SHOWN_PAIRS]])
+    return ws.artifact(
+        Preferences,
+        pairs=len(rows),
+        ties=ties,
+        mean_chosen=sum(row["chosen_rating"] for row in rows) / len(rows),
+        mean_rejected=sum(row["rejected_rating"] for row in rows) / len(rows),
+    )
+
+
+def sample_and_rate(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
+    """One shard: the answers to its prompts, kept with their ratings; returns the pairs."""
+    config = PreferencesConfig(**item["config"])
+    start = item["start"]
+    model, tokenizer = load_checkpoint(ws, Checkpoint(**item["policy"]))
+    limit = longest_prompt(model, config.max_prompt_tokens, config.max_new_tokens)
+    model.to(ws.compute.device)
+    rows = list(ws.read_jsonl(Prompts(**item["prompts"]), "prompts.jsonl.zst"))[start : start + SHARD_PROMPTS]
+    prompts, too_long = encode_prompts(tokenizer, rows, limit)
+    sampling = Sampling(
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        seed=mixed_seed(config.seed, start),
+    )
+    groups = sample_answers(model, tokenizer, prompts, config.samples, sampling, config.precision)
+    rated = [[rated_sample(prompt, answer) for answer in group] for prompt, group in zip(prompts, groups, strict=True)]
+    ws.write_jsonl(f"samples/{start:08d}.jsonl.zst", (sample for group in rated for sample in group))
+    generator = np.random.default_rng([config.seed, start])
+    return {
+        "pairs": [make_pair(prompt, group, generator) for prompt, group in zip(prompts, rated, strict=True)],
+        "too_long": too_long,
+    }
+
+
+def rated_sample(prompt: Prompt, answer: Answer) -> dict[str, Any]:
+    """One answer with its verdict, its ratings per aspect and their mean."""
+    verdict, text = answer.verdict, answer.completion.text
+    facts = observe(prompt.row["dataset"], text, verdict.extracted, correct=verdict.correct, finished=answer.finished)
+    ratings = rate(facts)
+    return {
+        "id": prompt.row["id"],
+        "text": text,
+        "finished": answer.finished,
+        "correct": verdict.correct,
+        "ratings": ratings,
+        "rating": mean_rating(ratings),
+    }
+
+
+def make_pair(prompt: Prompt, samples: list[dict[str, Any]], generator: np.random.Generator) -> dict[str, Any]:
+    """The binarised row of one prompt."""
+    best, other = binarise([sample["rating"] for sample in samples], generator)
+    chosen, rejected = samples[best], samples[other]
+
+    def conversation(text: str) -> list[dict[str, str]]:
+        return [*prompt.row["messages"], {"role": "assistant", "content": text}]
+
+    return {
+        "id": prompt.row["id"],
+        "dataset": prompt.row["dataset"],
+        "chosen": conversation(chosen["text"]),
+        "rejected": conversation(rejected["text"]),
+        "chosen_rating": chosen["rating"],
+        "rejected_rating": rejected["rating"],
+        "chosen_ratings": chosen["ratings"],
+        "rejected_ratings": rejected["ratings"],
+    }
+
+
+def shown(row: dict[str, Any]) -> dict[str, Any]:
+    """A pair as a line of the dashboard's table."""
+    return {
+        "prompt": row["chosen"][-2]["content"],
+        "chosen": row["chosen"][-1]["content"],
+        "rejected": row["rejected"][-1]["content"],
+        "ratings": f"{row['chosen_rating']:.2f} / {row['rejected_rating']:.2f}",
+    }
+
+
+preferences = stage(build_preferences, name="preferences", version=1, process=True)

@@ -1,0 +1,142 @@
+"""The reward model: the finetuned model with a head of one score, trained to score the chosen answer higher.
+
+Source: RECIPE G (Bradley–Terry), paper Table 26; `tests/golden/posttraining_hparams.json`. Defaults are OLMo
+2 7B. In OLMo 2 it only initialises PPO's value model. Deviations: a share of the pairs is held out to state
+an accuracy with its error; the untrained language head of the parent stays in the folder, so that it remains
+a whole checkpoint.
+"""
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from safetensors.torch import save_file
+
+from infra.stage import stage
+from infra.workspace import Workspace
+from model.chat_batches import indices_of_step, pair_batches, steps_for
+from model.config import Config
+from model.objectives import reward_objective
+from model.row_scores import row_scores
+from model.transformer import Linear, Transformer
+from tasks.artifacts import Checkpoint, Preferences, RewardModel
+from tasks.training.pairs import Pair, read_pairs, whole_pairs
+from tasks.training.run import adamw, export, fit, linear_schedule, load_checkpoint
+
+HEAD_FILE, HEAD_KEY = "reward_head.safetensors", "score.weight"
+"""Where the head is kept: one tensor of shape (1, d_model)."""
+
+
+class RewardConfig(Config):
+    """How to train the reward model; the defaults are OLMo 2 7B (RECIPE G)."""
+
+    learning_rate: float = Field(default=3e-6, gt=0)
+    """Peak; linear to zero without warm-up."""
+    epochs: float = Field(default=1, gt=0)
+    """Passes over the pairs."""
+    batch: int = Field(default=256, ge=1)
+    """Pairs per update."""
+    max_tokens: int = Field(default=2048, ge=2)
+    """Pairs with a longer side are left out."""
+    held_out: float = Field(default=0.05, gt=0, lt=1)
+    """Share of the pairs kept for the stated accuracy (not published)."""
+    eps: float = Field(default=1e-5, gt=0)
+    """AdamW's epsilon."""
+    clip_norm: float = Field(default=1.0, ge=0)
+    """Largest gradient norm; 0 is no clipping."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Type of activations and products."""
+    pass_tokens: int = Field(default=16_384, ge=1)
+    """Padded tokens that go through the model at once: bounds memory, changes results by rounding only."""
+    seed: int = 1
+    """Head's initial weights, held-out pairs and order."""
+
+
+def train_reward(ws: Workspace, parent: Checkpoint, pairs: Preferences, config: RewardConfig) -> RewardModel:
+    """Train a score head and the model below it on preference pairs.
+
+    Raises ValueError when fewer than two pairs fit or the parent's vocabulary does not fit its tokenizer.
+    """
+    model, tokenizer = load_checkpoint(ws, parent)
+    max_tokens = min(config.max_tokens, model.config.max_sequence_length)
+    rows, dropped = whole_pairs(tokenizer, read_pairs(ws, pairs), max_tokens)
+    training, held = split(rows, config.held_out, config.seed)
+    ws.note(pairs_trained=len(training), pairs_held_out=len(held), pairs_dropped=dropped)
+    language_head, model.head = model.head, score_head(model.config.d_model, config.seed)
+
+    def batches(step: int):
+        members = indices_of_step(step, len(training), config.batch, config.seed)
+        return pair_batches([training[i] for i in members], pad_id=tokenizer.pad_id, pass_tokens=config.pass_tokens)
+
+    result = fit(
+        ws,
+        model=model,
+        objective=reward_objective(),
+        batches=batches,
+        optim=adamw(config.clip_norm, config.precision, config.eps),
+        schedule=linear_schedule(config.learning_rate, warmup_ratio=0.0),
+        steps=steps_for(len(training), config.batch, config.epochs),
+        pad_id=tokenizer.pad_id,
+        description="train the reward model",
+        log_every=1,
+    )
+    accuracy, stderr = held_out_accuracy(model, held, tokenizer.pad_id, config)
+    head_file = ws.scratch / HEAD_FILE
+    save_file({HEAD_KEY: model.head.weight.detach().cpu().contiguous()}, head_file)
+    ws.put(head_file)
+    model.head = language_head
+    export(ws, model, tokenizer, bos="eos")
+    return ws.artifact(
+        RewardModel,
+        **result.facts(),
+        accuracy=accuracy,
+        accuracy_stderr=stderr,
+        ranks=tokenizer.ranks,
+        parent=parent.digest,
+    )
+
+
+def score_head(d_model: int, seed: int) -> Linear:
+    """A head of one output, drawn from N(0, 1/(d_model + 1))."""
+    head = Linear(d_model, 1)
+    drawn = torch.randn(1, d_model, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        head.weight.copy_(drawn / math.sqrt(d_model + 1))
+    return head
+
+
+def split(pairs: list[Pair], held_out: float, seed: int) -> tuple[list[Pair], list[Pair]]:
+    """Training and held-out pairs, at least one each, chosen by seed."""
+    if len(pairs) < 2:
+        raise ValueError(
+            f"{len(pairs)} usable pairs: one to train on and one to hold out are needed; "
+            "make more preferences or raise max_tokens"
+        )
+    count = min(len(pairs) - 1, max(1, round(held_out * len(pairs))))
+    order = np.random.default_rng([seed, len(pairs)]).permutation(len(pairs))
+    return [pairs[i] for i in order[count:]], [pairs[i] for i in order[:count]]
+
+
+def held_out_accuracy(model: Transformer, pairs: list[Pair], pad_id: int, config: RewardConfig) -> tuple[float, float]:
+    """Share of pairs with the chosen answer scored higher (a tie counts half), and its standard error."""
+    rows = [row for pair in pairs for row in pair]
+    scores = row_scores(model, rows, pad_id=pad_id, pass_tokens=config.pass_tokens, precision=config.precision).reshape(
+        -1, 2
+    )
+    right = (scores[:, 0] > scores[:, 1]) + 0.5 * (scores[:, 0] == scores[:, 1])
+    accuracy = float(right.mean())
+    return accuracy, math.sqrt(accuracy * (1 - accuracy) / len(pairs))
+
+
+def estimate_reward(config: dict[str, Any], parent: Any, pairs: Any) -> dict[str, Any]:
+    """Updates and the most tokens of a run, once the pairs exist; how long they are is not known before."""
+    parsed = RewardConfig.model_validate(config)
+    if not isinstance(pairs, Preferences):
+        return {}
+    steps = steps_for(pairs.pairs, parsed.batch, parsed.epochs)
+    return {"steps": steps, "tokens_at_most": 2 * steps * min(parsed.batch, pairs.pairs) * parsed.max_tokens}
+
+
+reward = stage(train_reward, name="reward", version=1, process=True, estimate=estimate_reward)

@@ -1,0 +1,288 @@
+"""Reinforcement learning with verifiable rewards: GRPO with verifier scores and a KL to the initial policy.
+
+Source: RECIPE H.1, H.3; paper section 5; `tests/golden/posttraining_hparams.json`. The defaults are OLMo 2
+1B's, the published GRPO run (7B and 13B used PPO). Deviations: sampling and learning take turns instead of
+overlapping by a step; the token mean is over the whole mini-batch unless `micro_batch` says otherwise.
+
+Resuming is exact: a rollout is a function of (seed, rollout number, weights at its beginning), the loop asks
+for a step's batches right before that step, and save points fall between rollouts, so the weights that a
+rollout samples from are those of the save point or of the updates since.
+"""
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from infra.stage import stage
+from infra.workspace import Workspace
+from model.chat_batches import Batch, Row, indices_of_step, make_row, token_batches
+from model.config import Config
+from model.generate import Sampling
+from model.objectives import grpo_objective
+from model.rewards import KLEstimator, Normalization, group_advantages, stop_penalty, zero_std_groups
+from model.row_scores import row_log_probs
+from model.schedule import ScheduleConfig
+from model.tokenizer import Tokenizer
+from model.transformer import Transformer
+from tasks.artifacts import Checkpoint, Prompts
+from tasks.training.run import adamw, load_checkpoint, run_training
+from tasks.training.sampling import Answer, Prompt, encode_prompts, longest_prompt, mixed_seed, sample_answers
+
+
+class RLVRConfig(Config):
+    """How to reinforce; the defaults are OLMo 2 1B's GRPO (RECIPE H.3)."""
+
+    learning_rate: float = Field(default=5e-7, gt=0)
+    """Constant."""
+    episodes: int = Field(default=2_000_000, ge=1)
+    """Answers sampled in the whole stage."""
+    prompts_per_rollout: int = Field(default=48, ge=1)
+    """Prompts answered between two rounds of updates."""
+    samples: int = Field(default=16, ge=2)
+    """Answers per prompt: the group that advantages compare."""
+    mini_batches: int = Field(default=2, ge=1)
+    """Updates per pass over a rollout."""
+    epochs: int = Field(default=1, ge=1)
+    """Passes over each rollout."""
+    correct_score: float = 10.0
+    """Score of an answer that its verifier accepts; others get 0."""
+    unfinished_score: float | None = 0.0
+    """Score of an answer without an end, even a correct one; None scores it like any other (PPO used -10)."""
+    normalization: Normalization = "sample_std"
+    """Divisor of a group's advantages: std with ddof 1 (original script), with ddof 0 (grpo_fast), or none.
+    """
+    zero_std_groups: Literal["keep", "drop"] = "keep"
+    """Groups of equal scores: kept for their KL term (original script) or left out (grpo_fast)."""
+    kl_coefficient: float = Field(default=0.01, ge=0)
+    """β of the KL to the initial policy; 32B 0.1."""
+    kl_estimator: KLEstimator = "k3"
+    """How that KL is estimated from the sampled tokens."""
+    clip_low: float = Field(default=0.2, gt=0)
+    """The probability ratio is clipped below 1 - this."""
+    clip_high: float = Field(default=0.2, gt=0)
+    """The probability ratio is clipped above 1 + this."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Of sampling, and of all log-probabilities."""
+    max_prompt_tokens: int = Field(default=2048, ge=1)
+    """Longer prompts are left out, and those that leave less than `max_new_tokens` of the model's window."""
+    max_new_tokens: int = Field(default=2048, ge=1)
+    """Answers are cut after this many tokens."""
+    clip_norm: float = Field(default=1.0, ge=0)
+    """Largest gradient norm; 0 is no clipping."""
+    micro_batch: int = Field(default=0, ge=0)
+    """Answers whose token mean is one term of the loss; 0 is the whole mini-batch."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Type of activations and products, in sampling too."""
+    pass_tokens: int = Field(default=16_384, ge=1)
+    """Padded tokens that go through the model at once: bounds memory, changes results by rounding only."""
+    seed: int = 1
+    """Order of the prompts, sampling, and order within a rollout."""
+
+
+def train_rlvr(ws: Workspace, policy: Checkpoint, prompts: Prompts, config: RLVRConfig) -> Checkpoint:
+    """Sample answers, score them by their verifiers, and train towards the better ones of each group.
+
+    Raises ValueError when `episodes` makes no rollout, no prompt fits, or the policy's window or vocabulary
+    does not fit.
+    """
+    model, tokenizer = load_checkpoint(ws, policy)
+    limit = longest_prompt(model, config.max_prompt_tokens, config.max_new_tokens)
+    encoded, too_long = encode_prompts(tokenizer, ws.read_jsonl(prompts, "prompts.jsonl.zst"), limit)
+    if not encoded:
+        raise ValueError(f"none of {too_long:,} prompts has at most {limit:,} tokens; raise max_prompt_tokens")
+    size = min(config.prompts_per_rollout, len(encoded)) * config.samples
+    if size < config.mini_batches:
+        raise ValueError(f"a rollout has {size} answers, too few for mini_batches={config.mini_batches}; lower it")
+    ws.note(prompts_too_long=too_long)
+    model.to(ws.compute.device)
+    actor = Actor(config, model, copy.deepcopy(model).requires_grad_(False), tokenizer, encoded)
+    result = run_training(
+        ws,
+        model=model,
+        tokenizer=tokenizer,
+        objective=grpo_objective(
+            clip_low=config.clip_low,
+            clip_high=config.clip_high,
+            kl_coefficient=config.kl_coefficient,
+            kl_estimator=config.kl_estimator,
+            temperature=config.temperature,
+        ),
+        batches=actor.batches,
+        optim=adamw(config.clip_norm, config.precision),
+        schedule=ScheduleConfig(
+            kind="constant", peak_lr=config.learning_rate, unit="steps", warmup=0, length=0, counter="before"
+        ),
+        steps=rollouts_of(config) * actor.updates,
+        description="reinforce",
+        bos="eos",
+        log_every=1,
+        save_multiple=actor.updates,
+        step_metrics=actor.metrics,
+    )
+    return ws.artifact(Checkpoint, **result.facts(), ranks=tokenizer.ranks, parent=policy.digest)
+
+
+def rollouts_of(config: RLVRConfig) -> int:
+    """Whole rollouts in `episodes`. Raises ValueError when there is none."""
+    size = config.prompts_per_rollout * config.samples
+    if config.episodes < size:
+        raise ValueError(
+            f"episodes={config.episodes:,} is less than one rollout of {config.prompts_per_rollout} prompts x "
+            f"{config.samples} samples = {size:,}; use at least that many"
+        )
+    return config.episodes // size
+
+
+@dataclass
+class Actor:
+    """The policy at work: makes each rollout when its first update is due and cuts it into that many updates."""
+
+    config: RLVRConfig
+    policy: Transformer
+    """The model in training."""
+    reference: Transformer
+    """The initial policy, frozen."""
+    tokenizer: Tokenizer
+    prompts: list[Prompt]
+    rollout: int = -1
+    """Number of the rollout at hand."""
+    made: list[list[Batch]] = field(default_factory=list)
+    """Its updates' passes."""
+    facts: dict[str, float] = field(default_factory=dict)
+    """Its metrics."""
+
+    @property
+    def updates(self) -> int:
+        """Updates per rollout."""
+        return self.config.mini_batches * self.config.epochs
+
+    def batches(self, step: int) -> list[Batch]:
+        """The passes of one update."""
+        rollout, update = divmod(step, self.updates)
+        if rollout != self.rollout:
+            assert update == 0, f"step {step} is inside rollout {rollout}, whose first weights are gone"
+            self.made, self.facts = self.roll(rollout)
+            self.rollout = rollout
+        return self.made[update]
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """Metrics of the rollout that the `step`-th update learnt from."""
+        assert (step - 1) // self.updates == self.rollout
+        return self.facts
+
+    def roll(self, rollout: int) -> tuple[list[list[Batch]], dict[str, float]]:
+        """Answers of the present policy to this rollout's prompts: every update's passes, and metrics."""
+        config = self.config
+        places = indices_of_step(rollout, len(self.prompts), config.prompts_per_rollout, config.seed)
+        prompts = [self.prompts[i] for i in places]
+        sampling = Sampling(
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            seed=mixed_seed(config.seed, rollout),
+        )
+        groups = sample_answers(self.policy, self.tokenizer, prompts, config.samples, sampling, config.precision)
+        scores, finished = score_groups(groups, config)
+        advantages = group_advantages(scores, config.normalization).flatten().numpy().astype(np.float32)
+        rows = [
+            answer_row(prompt, answer, self.tokenizer.eos_id)
+            for prompt, group in zip(prompts, groups, strict=True)
+            for answer in group
+        ]
+        old, reference = self.log_probs(self.policy, rows), self.log_probs(self.reference, rows)
+        flat = zero_std_groups(scores)
+        keep = ~flat.repeat_interleave(config.samples) if config.zero_std_groups == "drop" else None
+        updates = [
+            self.update_batches(members, rows, advantages, old, reference)
+            for members in self.split(rollout, len(rows), keep)
+        ]
+        return updates, {
+            "score": float(scores.mean()),
+            "correct": float(np.mean([answer.verdict.correct for group in groups for answer in group])),
+            "finished": float(finished.float().mean()),
+            "answer_tokens": float(np.mean([row.trained_tokens for row in rows])),
+            "zero_std_groups": float(flat.float().mean()),
+        }
+
+    def log_probs(self, model: Transformer, rows: list[Row]) -> list[np.ndarray]:
+        """Per-token log-probabilities of the answers under a model, at the sampling temperature."""
+        return row_log_probs(
+            model,
+            rows,
+            pad_id=self.tokenizer.pad_id,
+            pass_tokens=self.config.pass_tokens,
+            precision=self.config.precision,
+            temperature=self.config.temperature,
+        )
+
+    def split(self, rollout: int, count: int, keep: torch.Tensor | None) -> list[list[int]]:
+        """The answers of each update: per epoch a new order, cut into `mini_batches` parts.
+
+        Where `keep` leaves a part nothing, its answers stay: their advantages are 0, so only the KL term
+        remains.
+        """
+        generator = np.random.default_rng([self.config.seed, rollout])
+        parts: list[list[int]] = []
+        for _ in range(self.config.epochs):
+            order = generator.permutation(count)
+            for part in np.array_split(order, self.config.mini_batches):
+                members = [int(i) for i in part]
+                parts.append([i for i in members if keep is None or keep[i]] or members)
+        return parts
+
+    def update_batches(
+        self,
+        members: list[int],
+        rows: list[Row],
+        advantages: np.ndarray,
+        old: list[np.ndarray],
+        reference: list[np.ndarray],
+    ) -> list[Batch]:
+        """The passes of one update over some of a rollout's answers."""
+        return token_batches(
+            [rows[i] for i in members],
+            pad_id=self.tokenizer.pad_id,
+            reduction="mean",
+            micro_batch=self.config.micro_batch or len(members),
+            pass_tokens=self.config.pass_tokens,
+            per_row={"advantages": advantages[members]},
+            per_token={
+                "old_log_probs": [old[i] for i in members],
+                "reference_log_probs": [reference[i] for i in members],
+            },
+        )
+
+
+def score_groups(groups: list[list[Answer]], config: RLVRConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores (prompts, samples) after the penalty for answers without an end, and which answers have one."""
+    correct = torch.tensor([[answer.verdict.correct for answer in group] for group in groups])
+    finished = torch.tensor([[answer.finished for answer in group] for group in groups])
+    return stop_penalty(correct * config.correct_score, finished, config.unfinished_score), finished
+
+
+def answer_row(prompt: Prompt, answer: Answer, eos_id: int) -> Row:
+    """Prompt and answer as one row; trained are the answer's tokens and the EOS that the policy chose."""
+    tokens = [int(i) for i in answer.completion.ids]
+    if answer.finished and (not tokens or tokens[-1] != eos_id):
+        tokens.append(eos_id)
+    ids = np.array([*prompt.ids, *tokens], dtype=np.uint32)
+    return make_row(ids, np.arange(len(ids)) >= len(prompt.ids))
+
+
+def estimate_rlvr(config: dict[str, Any], policy: Any, prompts: Any) -> dict[str, Any]:
+    """Updates, answers and the most tokens of a run; how long the answers will be is not known before."""
+    parsed = RLVRConfig.model_validate(config)
+    rollouts = rollouts_of(parsed)
+    answers = rollouts * parsed.prompts_per_rollout * parsed.samples
+    longest = parsed.max_prompt_tokens + parsed.max_new_tokens
+    return {
+        "steps": rollouts * parsed.mini_batches * parsed.epochs,
+        "episodes": answers,
+        "tokens_at_most": answers * parsed.epochs * longest,
+    }
+
+
+rlvr = stage(train_rlvr, name="rlvr", version=1, process=True, estimate=estimate_rlvr)

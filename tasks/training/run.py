@@ -1,0 +1,251 @@
+"""Training inside a workspace: what every gradient-trained stage does around `model.loop.train`.
+
+Source: RECIPE J (resume from the newest state, metrics at fixed steps). A save point holds the training
+state, the metric lines so far and the counts of tokens and FLOPs, so that a resumed stage writes the same
+payload as an undisturbed one. Payload: the Hugging Face folder, `metrics.jsonl`, and `optimizer.safetensors`
+where the next stage needs the moments. Rates and timings are not part of it: they go to the record's notes.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from infra.workspace import Workspace
+from model.checkpoint import load_moments, load_state, save_moments, save_state
+from model.config import Compute
+from model.loop import Batch, Objective, TrainState, new_state, train
+from model.optim import OptimConfig
+from model.schedule import ScheduleConfig
+from model.tokenizer import Tokenizer
+from model.transformer import Transformer
+from model.weights import load_hf, save_hf
+from tasks.artifacts import Checkpoint, RewardModel
+
+MOMENTS = "optimizer.safetensors"
+METRICS = "metrics.jsonl"
+LIVE_ONLY = frozenset({"tokens_per_second"})
+"""Metrics that differ between equal runs: shown live, kept out of the payload."""
+
+Batches = Callable[[int], Sequence[Batch]]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What came of a training: the model, and the facts its artifact states."""
+
+    model: Transformer
+    state: TrainState
+    steps: int
+    tokens: int
+    """Tokens that were trained on, padding left out."""
+    flops: float
+    """RECIPE A.7, for the lengths the rows really had."""
+    loss: float
+    """Mean of the objective over the last tenth of the logged steps."""
+
+    def facts(self) -> dict[str, Any]:
+        """The fields that `Checkpoint` and `RewardModel` share."""
+        return {
+            "steps": self.steps,
+            "tokens": self.tokens,
+            "parameters": self.model.config.parameters,
+            "loss": self.loss,
+            "flops": self.flops,
+        }
+
+
+@dataclass
+class Journal:
+    """What a save point holds beside the training state."""
+
+    rows: list[dict[str, float]]
+    tokens: int = 0
+    flops: float = 0.0
+
+    def save(self, folder: Path) -> None:
+        (folder / "journal.json").write_text(json.dumps(self.__dict__, sort_keys=True))
+
+    @classmethod
+    def load(cls, folder: Path) -> "Journal":
+        return cls(**json.loads((folder / "journal.json").read_text()))
+
+    def count(self, model: Transformer, pad_id: int, batches: Sequence[Batch]) -> Sequence[Batch]:
+        """Add a step's tokens and FLOPs; padding is not counted. Returns the batches."""
+        for batch in batches:
+            ids = np.asarray(batch["ids"])
+            tokens = int((ids != pad_id).sum())
+            self.tokens += tokens
+            self.flops += float(tokens) * model.config.flops_per_token(ids.shape[1])
+        return batches
+
+    def final_loss(self) -> float:
+        last = self.rows[-math.ceil(len(self.rows) / 10) :]
+        return sum(row["loss"] for row in last) / len(last)
+
+
+def adamw(clip_norm: float, precision: Literal["bf16", "fp32"], eps: float = 1e-8) -> OptimConfig:
+    """The optimizer of all post-training: AdamW with β (0.9, 0.999) and no weight decay (RECIPE F, G, H)."""
+    return OptimConfig(beta2=0.999, eps=eps, weight_decay=0.0, clip_norm=clip_norm, precision=precision)
+
+
+def linear_schedule(learning_rate: float, warmup_ratio: float) -> ScheduleConfig:
+    """Warm-up over a share of the steps, then linear to zero; the first update counts as 0, as published."""
+    return ScheduleConfig(
+        kind="linear",
+        peak_lr=learning_rate,
+        unit="steps",
+        warmup=0,
+        warmup_ratio=warmup_ratio,
+        length=0,
+        counter="before",
+    )
+
+
+def load_checkpoint(ws: Workspace, checkpoint: Checkpoint | RewardModel) -> tuple[Transformer, Tokenizer]:
+    """Model (fp32, on the CPU) and tokenizer of an input.
+
+    Raises ValueError when its weights, its tokenizer and its record do not have the same vocabulary.
+    """
+    folder = ws.path(checkpoint)
+    tokenizer = Tokenizer.load(folder)
+    if tokenizer.ranks != checkpoint.ranks:
+        raise ValueError(
+            f"{checkpoint.address} has a tokenizer of {tokenizer.ranks:,} ranks, its record says "
+            f"{checkpoint.ranks:,}; start from a checkpoint of one vocabulary"
+        )
+    model, config = load_hf(folder, ranks=checkpoint.ranks)
+    if config.vocab_size < tokenizer.vocab_size:
+        raise ValueError(
+            f"{checkpoint.address} has {config.vocab_size:,} embedding rows for {tokenizer.vocab_size:,} ids; "
+            "start from a checkpoint whose embedding covers its tokenizer"
+        )
+    return model, tokenizer
+
+
+def fit(
+    ws: Workspace,
+    *,
+    model: Transformer,
+    objective: Objective,
+    batches: Batches,
+    optim: OptimConfig,
+    schedule: ScheduleConfig,
+    steps: int,
+    pad_id: int,
+    description: str,
+    initial_moments: Path | None = None,
+    log_every: int = 10,
+    save_multiple: int = 1,
+    step_metrics: Callable[[int], dict[str, float]] | None = None,
+) -> TrainingResult:
+    """Train from the newest save point, or from the model as given, and write `metrics.jsonl`.
+
+    `batches(step)` is called once per step, in order, right before that step. `initial_moments` is the
+    `optimizer.safetensors` of the run to continue (RECIPE E). Save points fall on multiples of
+    `save_multiple` steps. `step_metrics(n)` adds metrics to those of the n-th update; they must be equal in
+    equal runs.
+    """
+    if steps < 1:
+        raise ValueError(f"{description}: steps={steps} must be at least 1; raise the tokens or epochs to train on")
+    compute = Compute(**ws.compute.model_dump())
+    state = new_state(model, optim, compute)
+    journal = Journal([])
+    if point := ws.resume_point():
+        load_state(state, point[1])
+        journal = Journal.load(point[1])
+    elif initial_moments is not None:
+        load_moments(state.optimizer, initial_moments)
+    first, began, counted = state.step, time.monotonic(), journal.tokens
+
+    with ws.progress(description, steps, "steps") as bar:
+        bar.advance(first)
+
+        def log(step: int, metrics: dict[str, float]) -> None:
+            metrics = metrics | {"tokens": journal.tokens} | (step_metrics(step) if step_metrics else {})
+            journal.rows.append(
+                {"step": step} | {name: value for name, value in metrics.items() if name not in LIVE_ONLY}
+            )
+            ws.log(step=step, **metrics)
+            bar.advance(step - bar.done)
+
+        def save(state: TrainState) -> None:
+            folder = ws.scratch / "save-point"
+            save_state(state, folder)
+            journal.save(folder)
+            ws.save_point(state.step, folder)
+
+        state = train(
+            model,
+            objective,
+            lambda step: journal.count(model, pad_id, batches(step)),
+            optim=optim,
+            schedule=schedule,
+            steps=steps,
+            compute=compute,
+            state=state,
+            checkpoint=save,
+            checkpoint_every=save_multiple * math.ceil(ws.save_every / save_multiple),
+            log=log,
+            log_every=log_every,
+        )
+    seconds = time.monotonic() - began
+    ws.note(
+        train_seconds=round(seconds, 3),
+        tokens_per_second=round((journal.tokens - counted) / max(seconds, 1e-9), 1),
+    )
+    ws.write_jsonl(METRICS, journal.rows)
+    return TrainingResult(model, state, steps, journal.tokens, journal.flops, journal.final_loss())
+
+
+def export(ws: Workspace, model: Transformer, tokenizer: Tokenizer, bos: Literal["none", "eos"]) -> None:
+    """The model as a Hugging Face folder in the payload; `bos="eos"` for models of the chat format."""
+    folder = ws.scratch / "export"
+    save_hf(model, model.config, tokenizer, folder, bos=bos)
+    ws.put(folder)
+
+
+def run_training(
+    ws: Workspace,
+    *,
+    model: Transformer,
+    tokenizer: Tokenizer,
+    objective: Objective,
+    batches: Batches,
+    optim: OptimConfig,
+    schedule: ScheduleConfig,
+    steps: int,
+    description: str,
+    bos: Literal["none", "eos"] = "none",
+    keep_moments: bool = False,
+    initial_moments: Path | None = None,
+    log_every: int = 10,
+    save_multiple: int = 1,
+    step_metrics: Callable[[int], dict[str, float]] | None = None,
+) -> TrainingResult:
+    """`fit`, then the checkpoint folder in the payload, with `optimizer.safetensors` if `keep_moments`."""
+    result = fit(
+        ws,
+        model=model,
+        objective=objective,
+        batches=batches,
+        optim=optim,
+        schedule=schedule,
+        steps=steps,
+        pad_id=tokenizer.pad_id,
+        description=description,
+        initial_moments=initial_moments,
+        log_every=log_every,
+        save_multiple=save_multiple,
+        step_metrics=step_metrics,
+    )
+    export(ws, model, tokenizer, bos)
+    if keep_moments:
+        save_moments(result.state.optimizer, ws.scratch / MOMENTS)
+        ws.put(ws.scratch / MOMENTS)
+    return result

@@ -1,0 +1,84 @@
+"""Answers of a policy to prompts, with the verifiers' verdicts: what preferences and RLVR both begin with.
+
+Source: RECIPE H.1 (prompt rows; longer prompts are left out), H.2 and H.3 (several answers per prompt,
+temperature 1).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from model.chat import encode_prompt
+from model.generate import Completion, Sampling, generate
+from model.tokenizer import Tokenizer
+from model.transformer import Transformer
+from tasks.verifiers import Verdict, verify
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One row of a `Prompts` artifact, encoded up to the answer's header."""
+
+    row: dict[str, Any]
+    ids: list[int]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One sampled answer and what its verifier says."""
+
+    completion: Completion
+    verdict: Verdict
+
+    @property
+    def finished(self) -> bool:
+        """It ended by itself, not at the token limit."""
+        return self.completion.finish == "stop"
+
+
+def encode_prompts(tokenizer: Tokenizer, rows: Iterable[dict[str, Any]], max_tokens: int) -> tuple[list[Prompt], int]:
+    """Prompts of at most `max_tokens` tokens, and how many were longer."""
+    prompts = [Prompt(row, encode_prompt(tokenizer, row["messages"])) for row in rows]
+    kept = [prompt for prompt in prompts if len(prompt.ids) <= max_tokens]
+    return kept, len(prompts) - len(kept)
+
+
+def longest_prompt(model: Transformer, max_prompt_tokens: int, max_new_tokens: int) -> int:
+    """Tokens a prompt may have so that its whole answer fits in the model's window, at most `max_prompt_tokens`.
+
+    Raises ValueError where the answer alone fills the window.
+    """
+    window = model.config.max_sequence_length
+    if max_new_tokens >= window:
+        raise ValueError(
+            f"max_new_tokens={max_new_tokens:,} leaves no room for a prompt in the model's window of {window:,}; lower it"
+        )
+    return min(max_prompt_tokens, window - max_new_tokens)
+
+
+@torch.no_grad()
+def sample_answers(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Prompt],
+    samples: int,
+    sampling: Sampling,
+    precision: Literal["bf16", "fp32"],
+) -> list[list[Answer]]:
+    """`samples` verified answers per prompt, a function of weights, prompts and `sampling` alone."""
+    repeated = [prompt.ids for prompt in prompts for _ in range(samples)]
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        completions = generate(model, tokenizer, repeated, sampling)
+    answers = []
+    for index, completion in enumerate(completions):
+        row = prompts[index // samples].row
+        answers.append(Answer(completion, verify(row["dataset"], completion.text, row["ground_truth"])))
+    return [answers[start : start + samples] for start in range(0, len(answers), samples)]
+
+
+def mixed_seed(*parts: int) -> int:
+    """One seed out of several numbers, different for different numbers."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint32)[0])

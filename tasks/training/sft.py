@@ -1,0 +1,112 @@
+"""Supervised finetuning: a base model learns to answer in the chat format.
+
+Source: RECIPE F; `tests/golden/posttraining_hparams.json`. The defaults are OLMo 2 7B. Deviations: batches
+run on across epochs (see `model.chat_batches`), so a last batch shorter than the others does not exist;
+gradients are clipped at 1.0, which the published launcher is said to have resolved to.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from pydantic import Field
+
+from infra.stage import stage
+from infra.workspace import Workspace
+from model.chat import encode_chat
+from model.chat_batches import Reduction, Row, indices_of_step, make_row, steps_for, token_batches
+from model.config import Config
+from model.objectives import sft_objective
+from model.tokenizer import Tokenizer
+from tasks.artifacts import Chats, Checkpoint
+from tasks.training.run import adamw, linear_schedule, load_checkpoint, run_training
+
+
+class SFTConfig(Config):
+    """How to finetune; the defaults are OLMo 2 7B (RECIPE F)."""
+
+    learning_rate: float = Field(default=1e-5, gt=0)
+    """Peak. Table 17 and the archived commands say 1e-5, the paper's text 2e-5; 1B 3e-5, 13B 5e-6, 32B 4e-6.
+    """
+    warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
+    """Share of the steps with linear warm-up (the paper prints 0.3, the code says 0.03); then linear to zero.
+    """
+    epochs: float = Field(default=2, gt=0)
+    """Passes over the chats."""
+    batch: int = Field(default=128, ge=1)
+    """Chats per update."""
+    max_tokens: int = Field(default=4096, ge=2)
+    """Chats are cut after this many tokens."""
+    loss: Reduction = "sum"
+    """How a micro-batch's token losses become one number; "mean" over-weights short chats."""
+    micro_batch: int = Field(default=1, ge=1)
+    """Chats per published micro-batch: what `loss` reduces before the average over micro-batches (1B: 2)."""
+    clip_norm: float = Field(default=1.0, ge=0)
+    """Largest gradient norm; 0 is no clipping."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Type of activations and products."""
+    pass_tokens: int = Field(default=16_384, ge=1)
+    """Padded tokens that go through the model at once: bounds memory, changes results by rounding only."""
+    seed: int = 1
+    """Order of the chats (the published commands used 1 for 1B)."""
+
+
+def train_sft(ws: Workspace, parent: Checkpoint, chats: Chats, config: SFTConfig) -> Checkpoint:
+    """Train on the assistant turns of the chats, starting from `parent`'s weights with fresh moments.
+
+    Raises ValueError when no chat has anything to train on or the parent's vocabulary does not fit its
+    tokenizer.
+    """
+    model, tokenizer = load_checkpoint(ws, parent)
+    max_tokens = min(config.max_tokens, model.config.max_sequence_length)
+    rows, dropped = encode_chats(tokenizer, ws.read_jsonl(chats, "chats.jsonl.zst"), max_tokens)
+    ws.note(chats_trained=len(rows), chats_without_answer=dropped)
+    steps = steps_for(len(rows), config.batch, config.epochs)
+
+    def batches(step: int):
+        members = indices_of_step(step, len(rows), config.batch, config.seed)
+        return token_batches(
+            [rows[i] for i in members],
+            pad_id=tokenizer.pad_id,
+            reduction=config.loss,
+            micro_batch=config.micro_batch,
+            pass_tokens=config.pass_tokens,
+        )
+
+    result = run_training(
+        ws,
+        model=model,
+        tokenizer=tokenizer,
+        objective=sft_objective(),
+        batches=batches,
+        optim=adamw(config.clip_norm, config.precision),
+        schedule=linear_schedule(config.learning_rate, config.warmup_ratio),
+        steps=steps,
+        description="finetune",
+        bos="eos",
+        log_every=1,
+    )
+    return ws.artifact(Checkpoint, **result.facts(), ranks=tokenizer.ranks, parent=parent.digest)
+
+
+def encode_chats(tokenizer: Tokenizer, chats: Iterable[dict], max_tokens: int) -> tuple[list[Row], int]:
+    """Rows of the chats that have a trained token within `max_tokens`, and how many have none."""
+    rows, dropped = [], 0
+    for chat in chats:
+        row = make_row(*encode_chat(tokenizer, chat["messages"], max_tokens))
+        if row.trained_tokens:
+            rows.append(row)
+        else:
+            dropped += 1
+    return rows, dropped
+
+
+def estimate_sft(config: dict[str, Any], parent: Any, chats: Any) -> dict[str, Any]:
+    """Updates and the most tokens of a run, once the chats exist; how long they are is not known before."""
+    parsed = SFTConfig.model_validate(config)
+    if not isinstance(chats, Chats):
+        return {}
+    steps = steps_for(chats.chats, parsed.batch, parsed.epochs)
+    return {"steps": steps, "tokens_at_most": steps * min(parsed.batch, chats.chats) * parsed.max_tokens}
+
+
+sft = stage(train_sft, name="sft", version=1, process=True, estimate=estimate_sft)

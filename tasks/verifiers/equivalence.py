@@ -1,0 +1,102 @@
+"""Whether two LaTeX expressions are equal by computer algebra, within a time limit (RECIPE H.4: sympy, 5 s, failure = no).
+
+Simplification may run for ever in C-level loops that no signal or thread can interrupt, so it runs in a child process
+which is killed when its time is over and started anew at the next question. The child is a plain interpreter reading
+lines, so this works in threads, in Ray workers and in daemonic processes alike.
+
+Deviation: parsed by latex2sympy2_extended (of math-verify), because sympy's own parser needs an older ANTLR runtime.
+"""
+
+import atexit
+import json
+import os
+import select
+import subprocess
+import sys
+import threading
+
+LIMIT_SECONDS = 5.0
+"""RECIPE H.4."""
+
+START_SECONDS = 60.0
+"""Importing sympy takes about a second; a loaded machine may take much longer."""
+
+MAX_CHARACTERS = 1_000
+"""Longer expressions are not parsed: no truth of MATH is near this, and runaway answers are not worth the time."""
+
+CHILD = """
+import json, sys, warnings
+warnings.simplefilter("ignore")
+from latex2sympy2_extended import latex2sympy
+from sympy import simplify
+print("ready", flush=True)
+for line in sys.stdin:
+    left, right = json.loads(line)
+    try:
+        equal = simplify(latex2sympy(left) - latex2sympy(right)) == 0
+    except Exception:  # the rule: any failure of parser or algebra means "not equal"
+        equal = False
+    print(json.dumps(bool(equal)), flush=True)
+"""
+
+
+class AlgebraProcess:
+    """One child that answers equality questions, one at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._owner = 0
+
+    def equal(self, left: str, right: str, limit_seconds: float = LIMIT_SECONDS) -> bool:
+        """False when the expressions differ, cannot be parsed or take too long."""
+        if max(len(left), len(right)) > MAX_CHARACTERS:
+            return False
+        with self._lock:
+            child = self._running()
+            assert child.stdin is not None
+            child.stdin.write(json.dumps([left, right]).encode() + b"\n")
+            child.stdin.flush()
+            answer = self._read_line(child, limit_seconds)
+            if answer is None:
+                self._kill()
+            return answer == b"true"
+
+    def close(self) -> None:
+        with self._lock:
+            self._kill()
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._owner != os.getpid():  # after a fork the parent's child is not ours to talk to
+            self._child = None
+        if self._child is None or self._child.poll() is not None:
+            self._child = subprocess.Popen(
+                [sys.executable, "-c", CHILD],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+            self._owner = os.getpid()
+            if self._read_line(self._child, START_SECONDS) != b"ready":
+                self._kill()
+                raise RuntimeError(
+                    f"the algebra process did not start within {START_SECONDS:.0f} s; "
+                    "check that `python -c 'import latex2sympy2_extended'` works"
+                )
+        return self._child
+
+    @staticmethod
+    def _read_line(child: subprocess.Popen[bytes], limit_seconds: float) -> bytes | None:
+        assert child.stdout is not None
+        ready, _, _ = select.select([child.stdout], [], [], limit_seconds)
+        return child.stdout.readline().strip() if ready else None
+
+    def _kill(self) -> None:
+        if self._child is not None and self._owner == os.getpid():
+            self._child.kill()
+            self._child.communicate()
+        self._child = None
+
+
+ALGEBRA = AlgebraProcess()
+atexit.register(ALGEBRA.close)

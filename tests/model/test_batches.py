@@ -1,0 +1,119 @@
+"""Order and windows. Oracle: RECIPE C.9 and C.4, NumPy's shuffle, and plain slicing of the files."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.batches import TokenFile, WindowedTokens, documents_within
+from model.order import PublishedShuffle, Shuffle
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 3000), st.integers(0, 10**6), st.integers(0, 5))
+def test_shuffle_is_a_permutation_with_its_inverse(count: int, seed: int, epoch: int) -> None:
+    order = Shuffle(count, seed, epoch)
+    items = order.at(np.arange(count))
+    assert sorted(items.tolist()) == list(range(count))
+    assert (order.place_of(items) == np.arange(count)).all()
+
+
+def test_shuffle_of_a_trillion_needs_no_memory() -> None:
+    order = Shuffle(10**12, seed=6198, epoch=0)
+    places = np.array([0, 1, 10**12 - 1])
+    assert (order.place_of(order.at(places)) == places).all()
+    assert len(set(order.at(np.arange(1000)).tolist())) == 1000
+
+
+def test_shuffle_depends_on_seed_and_epoch_and_looks_random() -> None:
+    runs = [Shuffle(5000, seed, epoch).at(np.arange(5000)) for seed, epoch in ((1, 0), (1, 1), (2, 0))]
+    assert not any((a == b).mean() > 0.01 for a, b in ((runs[0], runs[1]), (runs[0], runs[2])))
+    # A uniform permutation has mean displacement n/3 and no serial correlation (standard error 1/sqrt(n)).
+    assert abs(np.abs(runs[0] - np.arange(5000)).mean() / 5000 - 1 / 3) < 0.02
+    assert abs(np.corrcoef(runs[0][:-1], runs[0][1:])[0, 1]) < 0.06
+
+
+def test_published_order_is_numpys() -> None:
+    wanted = np.arange(100, dtype=np.uint32)
+    np.random.Generator(np.random.PCG64(6198 + 2)).shuffle(wanted)
+    order = PublishedShuffle(100, 6198, 2)
+    assert (order.at(np.arange(100)) == wanted).all()
+    assert (order.place_of(order.at(np.arange(100))) == np.arange(100)).all()
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[TokenFile]:
+    made = []
+    for number, tokens in enumerate((70, 33, 15, 129)):
+        path = tmp_path / f"{number}.npy"
+        (np.arange(tokens, dtype="<u4") + 1000 * number).tofile(path)
+        made.append(TokenFile(path, tokens, f"source-{number}"))
+    return made
+
+
+def test_an_epoch_reads_every_window_once_and_drops_remainders(files: list[TokenFile]) -> None:
+    data = WindowedTokens(files, 16, 2, seed=1)
+    assert (data.instances, data.steps_per_epoch) == (4 + 2 + 0 + 8, 7)
+    for epoch in range(2):
+        steps = range(epoch * 7, epoch * 7 + 7)
+        starts = sorted(int(row[0]) for step in steps for part in data.batch(step) for row in part["ids"])
+        assert starts == [0, 16, 32, 48, 1000, 1016, *range(3000, 3128, 16)]
+    assert data.locate(0) != data.locate(7)
+
+
+def test_batch_is_pure_and_labels_are_the_next_token(files: list[TokenFile]) -> None:
+    data = WindowedTokens(files, 16, 4, seed=3, micro_instances=2)
+    first, again = data.batch(2), data.batch(2)
+    assert len(first) == 2
+    for one, two in zip(first, again, strict=True):
+        assert (one["ids"] == two["ids"]).all()
+        assert (one["labels"][:, :-1] == one["ids"][:, 1:]).all()
+        assert (one["labels"][:, -1] == -100).all()
+        assert float(one["divisor"]) == 4 * 15 / 2
+
+
+def test_steps_reading_inverts_locate(files: list[TokenFile]) -> None:
+    data = WindowedTokens(files, 16, 2, seed=1)
+    for step in range(14):
+        for window in data.locate(step):
+            assert step in data.steps_reading(window.file, window.start + 3, window.start + 4, epochs=2)
+    assert data.steps_reading(2, 0, 10) == []  # a file shorter than a window is never read
+    assert data.steps_reading(0, 64, 70) == []  # nor is a remainder
+
+
+def test_repetitive_instance_is_masked_whole_and_still_counted(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    np.concatenate([np.arange(64), np.full(64, 7)]).astype("<u4").tofile(path)
+    data = WindowedTokens([TokenFile(path, 128)], 64, 2, seed=0)
+    [batch] = data.batch(0)
+    masked = (batch["ids"] == 7).all(axis=1)
+    assert (batch["labels"][masked] == -100).all()
+    assert (batch["labels"][~masked][:, :-1] != -100).all()
+    assert float(batch["divisor"]) == 63 + 64  # OLMo-core: trained labels plus all tokens of masked instances
+    assert float(batch["masked_instances"]) == 0.5
+    old = WindowedTokens([TokenFile(path, 128)], 64, 2, seed=0, normalisation="positions")
+    assert float(old.batch(0)[0]["divisor"]) == 128
+
+
+def test_target_length_drops_the_longer_remainder(files: list[TokenFile]) -> None:
+    assert WindowedTokens(files, 16, 1, seed=1, target_length=64).instances == 4 + 0 + 0 + 8
+
+
+def test_errors_name_the_values(files: list[TokenFile], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="fewer than one batch"):
+        WindowedTokens(files, 64, 64, seed=1)
+    with pytest.raises(ValueError, match="does not divide"):
+        WindowedTokens(files, 16, 4, seed=1, micro_instances=3)
+    with pytest.raises(ValueError, match="need 400"):
+        WindowedTokens([TokenFile(files[0].path, 100)], 16, 1, seed=1)
+
+
+def test_documents_of_a_token_range(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv.gz"
+    with gzip.open(path, "wt") as out:
+        out.write("0,10,a,s,1\n10,30,b,s,2\n30,35,c,s,3\n")
+    assert [d.id for d in documents_within(path, 9, 11)] == ["a", "b"]
+    assert [d.id for d in documents_within(path, 10, 30)] == ["b"]

@@ -1,0 +1,79 @@
+"""Sizes and initialisation. Oracle: golden/model_sizes.json, RECIPE A.4."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from model.config import OLMO_0424, SIZES, ModelConfig
+from model.transformer import Transformer
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden/model_sizes.json").read_text())["sizes"]
+NAMES = {"1B_18layer(olmo2_1B)": "1B-18layer", "1B_released(olmo2_1B_v2)": "1B"}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_size_equals_golden_on_meta_device(name: str) -> None:
+    golden = GOLDEN[name]
+    config = ModelConfig.named(NAMES.get(name, name))
+    with torch.device("meta"):
+        model = Transformer(config)
+    counted = sum(p.numel() for p in model.parameters())
+    assert counted == config.parameters == golden["total_params"]
+    assert counted - model.embedding.weight.numel() == golden["non_embedding_params"]
+    assert sum(p.numel() for p in model.blocks[0].parameters()) == golden["params_per_block"]
+    assert config.flops_per_token(4096) == golden["train_flops_per_token_seq4096"]
+    for field in ("d_model", "n_layers", "n_heads", "n_kv_heads", "head_dim", "mlp_hidden"):
+        assert getattr(config, field) == golden[field]
+
+
+def test_every_named_size_has_an_oracle() -> None:
+    assert {NAMES.get(name, name) for name in GOLDEN} == set(SIZES)
+
+
+def test_unknown_size_lists_the_known() -> None:
+    with pytest.raises(ValueError, match=r"8B.*1B-18layer"):
+        ModelConfig.named("8B")
+
+
+def test_heads_must_fill_the_width() -> None:
+    with pytest.raises(ValidationError, match="head_dim"):
+        ModelConfig(d_model=128, n_heads=4, n_kv_heads=4, head_dim=16)
+
+
+def small(**changes: object) -> ModelConfig:
+    base = {"d_model": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "head_dim": 16, "mlp_hidden": 96}
+    return ModelConfig(**(base | {"vocab_size": 4096, "max_sequence_length": 64} | changes))
+
+
+def test_normal_init_is_truncated_at_three_sigma() -> None:
+    weight = Transformer(small(), seed=3).embedding.weight.detach()
+    assert weight.abs().max() <= 0.06
+    # RECIPE A.4: the realised deviation of a +-3 sigma truncation is 0.98658 sigma.
+    assert weight.std().item() == pytest.approx(0.98658 * 0.02, rel=0.01)
+
+
+def test_scaled_init_follows_width_and_depth() -> None:
+    model = Transformer(small(init="scaled", mlp_hidden=2048), seed=3)
+    for layer, block in enumerate(model.blocks, start=1):
+        wanted = 0.98658 * (2 * 64 * layer) ** -0.5
+        assert block.feed_forward.down.weight.std().item() == pytest.approx(wanted, rel=0.02)
+        assert block.feed_forward.up.weight.std().item() == pytest.approx(0.98658 / 8, rel=0.02)
+
+
+def test_init_depends_on_seed_and_name_only() -> None:
+    torch.manual_seed(1)
+    one = Transformer(small(), seed=5).state_dict()
+    torch.manual_seed(2)
+    two = Transformer(small(n_layers=3), seed=5).state_dict()
+    other = Transformer(small(), seed=6).state_dict()
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+    assert not torch.equal(one["head.weight"], other["head.weight"])
+
+
+def test_olmo_0424_has_no_qk_norm() -> None:
+    names = dict(Transformer(small(**OLMO_0424)).named_parameters())
+    assert not any("q_norm" in name for name in names)
+    assert not small(**OLMO_0424).is_olmo2

@@ -1,0 +1,78 @@
+"""Loss and log-probabilities. Oracle: torch.nn.functional.cross_entropy on whole logits, RECIPE A.5 and F."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import model.losses as losses
+from model.losses import head_loss, loss_divisor, next_token_labels, token_log_probs
+
+
+@pytest.fixture
+def case(monkeypatch: pytest.MonkeyPatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    monkeypatch.setattr(losses, "CHUNK_ELEMENTS", 7 * 50)  # several uneven chunks of the 3 x 11 rows
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(3, 11, 8, generator=generator, requires_grad=True)
+    head = torch.randn(50, 8, generator=generator, requires_grad=True)
+    labels = torch.randint(0, 50, (3, 11), generator=generator)
+    labels[1, 4:] = -100
+    return hidden, head, labels
+
+
+@pytest.mark.parametrize("z_weight", [0.0, 1e-4, 0.5])
+def test_chunked_loss_and_gradients_equal_whole_logits(case: tuple, z_weight: float) -> None:
+    hidden, head, labels = case
+    divisor = torch.tensor(17.0)
+    loss, metrics = head_loss(hidden, head, labels, divisor, z_weight=z_weight)
+    (2.5 * loss).backward()
+    got = hidden.grad.clone(), head.grad.clone()
+    hidden.grad = head.grad = None
+    logits = (hidden @ head.T).flatten(0, 1)
+    ce = F.cross_entropy(logits, labels.flatten(), reduction="sum") / divisor
+    z = z_weight * (logits.logsumexp(-1).square() * (labels.flatten() != -100)).sum() / divisor
+    (2.5 * (ce + z)).backward()
+    torch.testing.assert_close(loss, ce + z)
+    torch.testing.assert_close(metrics["ce"], ce.detach())
+    torch.testing.assert_close(metrics["z"], z.detach())
+    torch.testing.assert_close(got[0], hidden.grad)
+    torch.testing.assert_close(got[1], head.grad)
+
+
+def test_frozen_head_or_no_gradient(case: tuple) -> None:
+    hidden, head, labels = case
+    loss, _ = head_loss(hidden, head.detach(), labels, torch.tensor(1.0))
+    loss.backward()
+    assert hidden.grad is not None
+    with torch.no_grad():
+        again, _ = head_loss(hidden, head, labels, torch.tensor(1.0))
+    torch.testing.assert_close(again, loss.detach())
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probs_and_gradients_equal_log_softmax(case: tuple, temperature: float) -> None:
+    hidden, head, labels = case
+    weights = torch.randn(3, 11, generator=torch.Generator().manual_seed(1))
+    (token_log_probs(hidden, head, labels, temperature) * weights).sum().backward()
+    got = hidden.grad.clone(), head.grad.clone()
+    hidden.grad = head.grad = None
+    whole = ((hidden @ head.T) / temperature).log_softmax(-1)
+    picked = whole.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1) * (labels != -100)
+    torch.testing.assert_close(token_log_probs(hidden, head, labels, temperature), picked)
+    (picked * weights).sum().backward()
+    torch.testing.assert_close(got[0], hidden.grad)
+    torch.testing.assert_close(got[1], head.grad)
+
+
+def test_labels_shift_and_mask() -> None:
+    ids = np.array([[5, 6, 7, 8]], dtype=np.uint32)
+    assert next_token_labels(ids).tolist() == [[6, 7, 8, -100]]
+    trained = np.array([[True, False, True, False]])
+    assert next_token_labels(ids, trained).tolist() == [[-100, 7, -100, -100]]
+
+
+def test_divisors() -> None:
+    labels = np.array([[1, 2, -100], [-100, -100, -100]])
+    assert loss_divisor(labels, 1, "labels") == 2 + 3
+    assert loss_divisor(labels, 1, "positions") == 6
+    assert loss_divisor(labels, 1, "sum") == 1

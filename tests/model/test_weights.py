@@ -1,0 +1,140 @@
+"""Model and Hugging Face folders. Oracle: transformers' Olmo2ForCausalLM, RECIPE A.6."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.config import OLMO_0424, ModelConfig
+from model.transformer import Transformer, apply_rope, rope_tables
+from model.weights import load_hf, save_hf
+
+CONFIG = ModelConfig(
+    d_model=64, n_layers=3, n_heads=4, n_kv_heads=2, head_dim=16, mlp_hidden=96, vocab_size=256, max_sequence_length=64
+)
+
+
+@dataclass
+class Words:
+    """A tokenizer as `save_hf` sees it."""
+
+    ranks: int = 200
+    eos_id: int = 201
+    pad_id: int = 221
+
+    def save(self, folder: Path) -> None:
+        (folder / "tokenizer.json").write_text("{}")
+
+
+@pytest.fixture
+def model() -> Transformer:
+    made = Transformer(CONFIG, seed=1)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():  # norms away from 1, larger matrices: a wrong place or order then shows
+        for parameter in made.parameters():
+            parameter.mul_(3 if parameter.dim() == 2 else 1)
+            if parameter.dim() == 1:
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return made
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("shard", [10**9, 20_000])
+def test_transformers_computes_the_same_logits(model: Transformer, tmp_path: Path, shard: int) -> None:
+    from transformers import AutoModelForCausalLM
+
+    save_hf(model, CONFIG, Words(), tmp_path, shard)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32, attn_implementation="eager")
+    assert type(theirs).__name__ == "Olmo2ForCausalLM"
+    assert (theirs.config.eos_token_id, theirs.config.pad_token_id, theirs.config.bos_token_id) == (201, 221, None)
+    ids = torch.randint(0, 256, (2, 50), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids), theirs(ids).logits, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parity
+def test_folder_written_by_transformers_loads(tmp_path: Path) -> None:
+    from transformers import Olmo2Config, Olmo2ForCausalLM
+
+    theirs = Olmo2ForCausalLM(
+        Olmo2Config(
+            vocab_size=256, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, max_position_embeddings=64, rms_norm_eps=1e-6, pad_token_id=1,
+            rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
+        )
+    ).eval()  # fmt: skip
+    theirs.save_pretrained(tmp_path)
+    ours, config = load_hf(tmp_path)
+    assert config.n_kv_heads == 2
+    ids = torch.arange(40).unsqueeze(0)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(ids), theirs(ids).logits, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shard", [10**9, 20_000])
+@pytest.mark.parametrize("variant", [{}, OLMO_0424])
+def test_round_trip_is_exact(tmp_path: Path, shard: int, variant: dict) -> None:
+    config = ModelConfig(**(CONFIG.model_dump() | variant))
+    model = Transformer(config, seed=4)
+    save_hf(model, config, Words(), tmp_path, shard)
+    again, read = load_hf(tmp_path, ranks=200)
+    assert read == config
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+    assert len(list(tmp_path.glob("*.safetensors"))) == (1 if shard == 10**9 else len(list(tmp_path.glob("model-*"))))
+
+
+def test_variant_does_not_pass_for_olmo2(tmp_path: Path) -> None:
+    config = ModelConfig(**(CONFIG.model_dump() | OLMO_0424))
+    save_hf(Transformer(config), config, None, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["Olmo2VariantForCausalLM"]
+
+
+def test_what_does_not_fit_is_refused_by_name(model: Transformer, tmp_path: Path) -> None:
+    save_hf(model, CONFIG, Words(), tmp_path)
+    with pytest.raises(ValueError, match="200 ranks, not 300"):
+        load_hf(tmp_path, ranks=300)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(settings | {"architectures": ["LlamaForCausalLM"]}))
+    with pytest.raises(ValueError, match="LlamaForCausalLM"):
+        load_hf(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(settings | {"num_hidden_layers": 4}))
+    (tmp_path / "olmo2.json").unlink()
+    with pytest.raises(ValueError, match=r"lacks tensors.*layers\.3\."):
+        load_hf(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(settings | {"vocab_size": 512}))
+    with pytest.raises(ValueError, match=r"embed_tokens.*256.*512|lm_head.*256.*512"):
+        load_hf(tmp_path)
+
+
+def test_saving_twice_gives_the_same_bytes(model: Transformer, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save_hf(model, CONFIG, Words(), tmp_path / name)
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+def test_rope_depends_on_distance_only() -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k = torch.randn(2, 1, 1, 1, 16, generator=generator)
+    scores = []
+    for offset in (0, 30):
+        parts = [apply_rope(x, *rope_tables(torch.tensor([p + offset]), 16, 500_000.0)) for x, p in ((q, 7), (k, 2))]
+        scores.append((parts[0] * parts[1]).sum())
+    torch.testing.assert_close(scores[0], scores[1], atol=1e-4, rtol=1e-4)
+
+
+def test_causal(model: Transformer) -> None:
+    ids = torch.randint(0, 256, (1, 20), generator=torch.Generator().manual_seed(1))
+    changed = ids.clone()
+    changed[0, 12] = (changed[0, 12] + 1) % 256
+    with torch.no_grad():
+        before, after = model(ids), model(changed)
+    assert torch.equal(before[:, :12], after[:, :12])
+    assert not torch.equal(before[:, 12:], after[:, 12:])
+
+
+def test_window_is_a_limit(model: Transformer) -> None:
+    with pytest.raises(ValueError, match="65 tokens exceeds max_sequence_length 64"):
+        model(torch.zeros(1, 65, dtype=torch.long))

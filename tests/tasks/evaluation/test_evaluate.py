@@ -1,0 +1,176 @@
+"""Oracles: a plain argmax loop and a plain log-softmax over the same tiny model; byte equality of a resumed evaluation."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from infra.attempt import run_stage
+from infra.session import Session
+from infra.settings import Execution
+from infra.stage import stage
+from infra.store import Store
+from infra.workspace import Workspace
+from model.config import Config, ModelConfig
+from model.tokenizer import Tokenizer
+from model.transformer import Transformer
+from model.weights import save_hf
+from tasks.artifacts import Checkpoint, Scores
+from tasks.data.dolma import read_rows
+from tasks.evaluation import evaluate as evaluate_module
+from tasks.evaluation.benchmarks.items import Generation, Likelihood, LikelihoodAnswer, Prompt
+from tasks.evaluation.benchmarks.synthetic import SyntheticBenchmark
+from tasks.evaluation.evaluate import EvaluateConfig, SuiteConfig, evaluate_checkpoint
+from tasks.evaluation.inference import ask, encode
+from tasks.synthetic import ArithmeticConfig
+
+TOKENIZER = Tokenizer(320)
+TINY = ModelConfig(
+    d_model=32,
+    n_layers=2,
+    n_heads=2,
+    n_kv_heads=2,
+    head_dim=16,
+    mlp_hidden=64,
+    vocab_size=TOKENIZER.padded_vocab_size,
+    max_sequence_length=128,
+)
+SUMS = (ArithmeticConfig(operators=("+",), max_operand=60, phrasings=2),)
+
+
+def make_checkpoint(ws: Workspace, config: Config) -> Checkpoint:
+    save_hf(Transformer(TINY, seed=3), TINY, TOKENIZER, ws.scratch / "model")
+    ws.put(ws.scratch / "model")
+    return ws.artifact(Checkpoint, steps=0, tokens=0, parameters=TINY.parameters, loss=0.0, ranks=320, parent="")
+
+
+class Desk:
+    def __init__(self, root: Path):
+        self.session = Session(Store(str(root)), Execution(store=str(root), ray="off", cores=1))
+        self.checkpoint = self.run(stage(make_checkpoint, name="base", version=1), config=Config())
+
+    def run(self, made: Any, **arguments: Any) -> Any:
+        return run_stage(made, self.session, arguments, lambda *event: None).artifact
+
+    def evaluate(self, config: EvaluateConfig) -> Scores:
+        return self.run(
+            stage(evaluate_checkpoint, name="evaluate", version=1), checkpoint=self.checkpoint, config=config
+        )
+
+    def rows(self, artifact: Scores, name: str) -> list[dict[str, Any]]:
+        return list(read_rows(Path(self.session.store.full(f"{artifact.address}/{name}"))))
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path / "store")
+
+
+@pytest.fixture(scope="module")
+def model() -> Transformer:
+    return Transformer(TINY, seed=3).eval()
+
+
+def config_of(**fields: Any) -> EvaluateConfig:
+    benchmarks = tuple(
+        SyntheticBenchmark(name=format, problems=SUMS, items=12, format=format, shots=1, max_new_tokens=12)
+        for format in ("generate", "cloze", "multiple_choice")
+    )
+    suite = SuiteConfig(name="sums", tasks=(("cloze", "multiple_choice"), ("generate",)))
+    return EvaluateConfig(label="base", benchmarks=benchmarks, suites=(suite,), **fields)
+
+
+def test_generation_equals_a_plain_argmax_loop(model):
+    prompts = ["Question: What is 4 + 5?\nAnswer:", "Hi"]
+    requests = [Generation(Prompt(text=text), 10) for text in prompts]
+    asked = ask(model, TOKENIZER, requests, batch_size=2, max_context=128, progress=lambda n: None)
+    for text, answer in zip(prompts, asked.answers, strict=True):
+        ids = TOKENIZER.encode(text)
+        start = len(ids)
+        while len(ids) < start + 10 and ids[-1] != TOKENIZER.eos_id:
+            ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
+        assert answer == TOKENIZER.decode(ids[start:])
+
+
+def test_likelihood_equals_a_plain_log_softmax(model):
+    requests = [
+        Likelihood(Prompt(text="Question: 4 + 5?\nAnswer:"), " 9"),
+        Likelihood(Prompt(text="trailing "), "word"),
+        Likelihood(Prompt(messages=({"role": "user", "content": "4 + 5?"},)), "9"),
+        Likelihood(Prompt(text=""), "The"),
+    ]
+    asked = ask(model, TOKENIZER, requests, batch_size=2, max_context=128, progress=lambda n: None)
+    contexts = [
+        TOKENIZER.encode("Question: 4 + 5?\nAnswer:"),
+        TOKENIZER.encode("trailing"),
+        encode(TOKENIZER, requests[2].prompt),
+        [TOKENIZER.eos_id],
+    ]
+    for context, text, answer in zip(contexts, [" 9", " word", "9", "The"], asked.answers, strict=True):
+        tail = TOKENIZER.encode(text)
+        with torch.no_grad():
+            logprobs = model(torch.tensor([context + tail])).log_softmax(-1)[0]
+        expected = sum(float(logprobs[len(context) - 1 + i, token]) for i, token in enumerate(tail))
+        assert isinstance(answer, LikelihoodAnswer)
+        assert answer.logprob == pytest.approx(expected, abs=1e-4)
+        assert answer.tokens == len(tail)
+
+
+def test_long_prompts_are_cut_on_the_left_and_counted(model):
+    long = Prompt(text="x y " * 200 + "Answer:")
+    requests = [Generation(long, 8), Likelihood(long, " 9"), Likelihood(Prompt(text="Answer:"), " 9")]
+    asked = ask(model, TOKENIZER, requests, batch_size=2, max_context=64, progress=lambda n: None)
+    assert asked.truncated == 2
+    with pytest.raises(ValueError, match="max_new_tokens=64 leaves no room"):
+        ask(model, TOKENIZER, [Generation(long, 64)], batch_size=1, max_context=64, progress=lambda n: None)
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_scores_and_answers_are_stored(desk, chat):
+    scores = desk.evaluate(config_of(chat=chat))
+    assert set(scores.primary) == {"generate", "cloze", "multiple_choice", "sums"}
+    assert scores.checkpoint == desk.checkpoint.digest
+    stored = json.loads(desk.session.store.read(f"{scores.address}/scores.json"))
+    by_name = {row["name"]: row for row in stored["benchmarks"]}
+    for name, row in by_name.items():
+        assert row["score"] == scores.primary[name]
+        assert row["stderr"] == scores.stderr[name] > 0
+    best = max(scores.primary["cloze"], scores.primary["multiple_choice"])
+    assert scores.primary["sums"] == pytest.approx((best + scores.primary["generate"]) / 2)
+    for name in ("generate", "cloze", "multiple_choice"):
+        rows = desk.rows(scores, f"items/{name}.jsonl.zst")
+        assert len(rows) == by_name[name]["n"] == 12
+        primary = by_name[name]["primary"]
+        assert sum(row["metrics"][primary] for row in rows) / 12 == pytest.approx(scores.primary[name])
+
+
+def test_an_interrupted_evaluation_resumes_with_equal_bytes(desk, tmp_path, monkeypatch):
+    config = config_of()
+    undisturbed = Desk(tmp_path / "other").evaluate(config)
+    original = evaluate_module.ask
+    calls: list[int] = []
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(evaluate_module, "ask", failing)
+    with pytest.raises(KeyboardInterrupt):
+        desk.evaluate(config)
+    resumed = desk.evaluate(config)
+    assert len(calls) == 4, "the first benchmark is not asked again"
+    assert resumed.digest == undisturbed.digest
+
+
+def test_names_are_checked_before_anything_runs(desk):
+    config = config_of()
+    twice = config.model_copy(update={"benchmarks": (config.benchmarks[0], config.benchmarks[0]), "suites": ()})
+    with pytest.raises(ValueError, match=r"benchmark names \['generate'\] are used twice"):
+        desk.evaluate(twice)
+    lost = config.model_copy(update={"suites": (SuiteConfig(name="s", tasks=(("poetry",),)),)})
+    with pytest.raises(ValueError, match="suite 's' names"):
+        desk.evaluate(lost)

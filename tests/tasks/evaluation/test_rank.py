@@ -1,0 +1,111 @@
+"""Oracles: hand-computed paired errors; scores artifacts written to a real store in the published row format."""
+
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.attempt import run_stage
+from infra.session import Session
+from infra.settings import Execution
+from infra.stage import stage
+from infra.store import Store
+from infra.workspace import Workspace
+from model.config import Config
+from tasks.artifacts import Scores
+from tasks.evaluation.rank import RankConfig, rank
+
+
+class Answers(Config):
+    """What the pretended evaluation found."""
+
+    label: str
+    values: tuple[float, ...]
+    metric: str = "exact_match"
+    lower_is_better: bool = False
+    items: bool = True
+
+
+def make_scores(ws: Workspace, config: Answers) -> Scores:
+    n = len(config.values)
+    mean = sum(config.values) / n
+    row = {"name": "maths", "primary": config.metric, "score": mean, "stderr": 0.05, "n": n,
+           "lower_is_better": config.lower_is_better}  # fmt: skip
+    ws.write_json("scores.json", {"label": config.label, "checkpoint": "", "benchmarks": [row]})
+    if config.items:
+        rows = [{"id": str(i), "metrics": {config.metric: v}} for i, v in enumerate(config.values)]
+        ws.write_jsonl("items/maths.jsonl.zst", rows)
+    return ws.artifact(Scores, label=config.label, checkpoint="", primary={"maths": mean}, stderr={"maths": 0.05})
+
+
+class Desk:
+    def __init__(self, root: Path):
+        self.session = Session(Store(str(root)), Execution(store=str(root), ray="off", cores=1))
+
+    def scores(self, label: str, values: list[float], **fields: Any) -> Scores:
+        arguments = {"config": Answers(label=label, values=tuple(values), **fields)}
+        made = run_stage(stage(make_scores, name="evaluate", version=1), self.session, arguments, lambda *event: None)
+        assert isinstance(made.artifact, Scores)
+        return made.artifact
+
+    def rank(self, scores: list[Scores], names: tuple[str, ...], **fields: Any) -> tuple[Any, list[dict[str, Any]]]:
+        config = RankConfig(benchmark="maths", candidates=names, **fields)
+        made = run_stage(rank, self.session, {"scores": scores, "config": config}, lambda *event: None).artifact
+        import json
+
+        table = json.loads(self.session.store.read(f"{made.address}/ranking.json"))["candidates"]
+        return made, table
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path / "store")
+
+
+def test_best_first_with_paired_errors(desk):
+    weak = desk.scores("weak", [0, 0, 0, 1] * 10)
+    strong = desk.scores("strong", [1, 1, 0, 1] * 10)
+    made, table = desk.rank([weak, strong], ("a", "b"))
+    assert made.order == ["b", "a"]
+    assert made.scores == {"b": 0.75, "a": 0.25}
+    assert table[1]["behind_best"] == pytest.approx(0.5)
+    # 20 of 40 paired differences are 1: the binomial error with half a success and half a failure added.
+    assert table[1]["behind_best_stderr"] == pytest.approx(sqrt(0.25 / 41))
+    assert [row["tied_with_best"] for row in table] == [True, False]
+
+
+def test_near_equals_are_tied_and_equals_keep_their_order(desk):
+    one = desk.scores("one", [1, 0] * 20)
+    two = desk.scores("two", [0, 1] * 20)
+    three = desk.scores("three", [1, 0] * 19 + [1, 1])
+    made, table = desk.rank([one, two, three], ("x", "y", "z"))
+    assert made.order == ["z", "x", "y"]
+    assert all(row["tied_with_best"] for row in table)
+
+
+def test_bits_rank_downwards_and_suites_use_independent_errors(desk):
+    fields = {"metric": "bits_per_byte", "lower_is_better": True, "items": False}
+    low = desk.scores("low", [1.0, 1.0], **fields)
+    high = desk.scores("high", [2.0, 2.0], **fields)
+    made, table = desk.rank([high, low], ("high", "low"))
+    assert made.order == ["low", "high"]
+    assert table[1]["behind_best"] == pytest.approx(1.0)
+    assert table[1]["behind_best_stderr"] == pytest.approx(0.05 * sqrt(2))
+
+
+def test_names_must_fit(desk):
+    one, two = desk.scores("one", [1, 0]), desk.scores("two", [1, 1, 0])
+    with pytest.raises(ValueError, match="2 scores for candidates"):
+        desk.rank([one, two], ("a",))
+    with pytest.raises(ValueError, match="one distinct name per score"):
+        desk.rank([one, two], ("a", "a"))
+    with pytest.raises(ValueError, match="answered different items"):
+        desk.rank([one, two], ("a", "b"))
+    with pytest.raises(ValueError, match="candidate 'a' has no benchmark 'physics'; it has maths"):
+        run_stage(
+            rank,
+            desk.session,
+            {"scores": [one], "config": RankConfig(benchmark="physics", candidates=("a",))},
+            lambda *event: None,
+        )

@@ -1,0 +1,48 @@
+"""DPO as a stage: log 2 at the reference, preference learnt, exact resume. Oracle: RECIPE G."""
+
+import json
+import math
+
+import pytest
+
+from tasks.training.dpo import DPOConfig, train_dpo
+
+CONFIG = DPOConfig(learning_rate=1e-3, epochs=3, batch=4, max_tokens=64, precision="fp32", pass_tokens=256)
+
+
+def run(bench, **changes):
+    return bench.outcome(
+        train_dpo,
+        policy=bench.base(),
+        pairs=bench.preferences(),
+        config=CONFIG.model_copy(update=changes),
+    )
+
+
+def test_it_starts_at_log_two_and_learns_the_preference(bench):
+    made = run(bench).artifact
+    rows = [json.loads(line) for line in bench.read(made, "metrics.jsonl").splitlines()]
+    assert rows[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert rows[0]["margin"] == pytest.approx(0, abs=1e-4)
+    assert rows[-1]["loss"] < 0.6
+    assert rows[-1]["accuracy"] == 1.0
+    assert rows[-1]["margin"] > rows[0]["margin"]
+    assert made.steps == 9
+    assert {"chosen_log_prob", "rejected_log_prob"} <= rows[0].keys()
+
+
+def test_it_starts_at_log_two_in_bf16_too(bench):
+    made = run(bench, precision="bf16", epochs=1).artifact
+    rows = [json.loads(line) for line in bench.read(made, "metrics.jsonl").splitlines()]
+    assert rows[0]["loss"] == pytest.approx(math.log(2), abs=2e-2)
+
+
+def test_a_resumed_run_writes_the_same_bytes(make_bench, killed):
+    undisturbed = run(make_bench("a", save_every=4))
+    broken = make_bench("b", save_every=4)
+    killed(4)
+    with pytest.raises(KeyboardInterrupt):
+        run(broken)
+    resumed = run(broken)
+    assert resumed.record.resumed_from == "step 4"
+    assert resumed.artifact.digest == undisturbed.artifact.digest

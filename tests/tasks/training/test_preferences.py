@@ -1,0 +1,65 @@
+"""Preferences as a stage: rows, binarisation, ties, shards and refusals. Oracle: RECIPE G."""
+
+import json
+
+import pytest
+import zstandard
+
+from tasks.training import preferences as module
+from tasks.training.preferences import PreferencesConfig, build_preferences
+
+CONFIG = PreferencesConfig(samples=3, max_prompt_tokens=64, max_new_tokens=16, precision="fp32")
+
+
+def read_rows(bench, artifact, name):
+    data = zstandard.ZstdDecompressor().stream_reader(bench.read(artifact, name)).read()
+    return [json.loads(line) for line in data.splitlines()]
+
+
+def run(bench, **changes):
+    config = CONFIG.model_copy(update=changes)
+    return bench.run(build_preferences, policy=bench.base(), prompts=bench.prompts(6), config=config)
+
+
+def test_rows_agree_with_the_samples(bench, monkeypatch):
+    monkeypatch.setattr(module, "SHARD_PROMPTS", 4)
+    made = run(bench)
+    rows = read_rows(bench, made, "preferences.jsonl.zst")
+    names = bench.session.store.names(f"{made.address}/samples")
+    samples = [sample for name in sorted(names) for sample in read_rows(bench, made, f"samples/{name}")]
+    assert made.pairs == len(rows) == 6
+    assert len(names) == 2
+    assert len(samples) == 18
+    for row in rows:
+        own = [sample for sample in samples if sample["id"] == row["id"]]
+        ratings = [sample["rating"] for sample in own]
+        assert row["chosen_rating"] == max(ratings)
+        assert row["chosen"][-1] == {"role": "assistant", "content": own[ratings.index(max(ratings))]["text"]}
+        assert row["chosen"][:-1] == row["rejected"][:-1]
+        assert row["rejected"][-1]["content"] in [sample["text"] for sample in own]
+    assert made.ties == sum(row["chosen_rating"] == row["rejected_rating"] for row in rows)
+    assert made.mean_chosen >= made.mean_rejected
+
+
+def test_equal_runs_give_equal_bytes_and_seeds_matter(make_bench):
+    first, second = run(make_bench("a")), run(make_bench("b"))
+    assert first.digest == second.digest
+    assert run(make_bench("c"), seed=2).digest != first.digest
+
+
+def test_ties_can_be_dropped(make_bench):
+    kept = run(make_bench("a"))
+    bench = make_bench("b")
+    if kept.ties == kept.pairs:
+        with pytest.raises(ValueError, match="no pair is left"):
+            run(bench, ties="drop")
+    else:
+        dropped = run(bench, ties="drop")
+        assert dropped.pairs == kept.pairs - kept.ties
+
+
+def test_prompts_must_leave_room_for_the_answer(bench):
+    with pytest.raises(ValueError, match="no room for a prompt in the model's window of 128"):
+        run(bench, max_new_tokens=128)
+    with pytest.raises(ValueError, match="no pair is left"):
+        run(bench, max_new_tokens=125)

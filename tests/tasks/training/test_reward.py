@@ -1,0 +1,64 @@
+"""The reward model as a stage: head's initial law, learnt order on held-out pairs, files, filtering. Oracle:
+RECIPE G.
+"""
+
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import load
+
+from model.weights import load_hf
+from tasks.training.reward import HEAD_FILE, HEAD_KEY, RewardConfig, score_head, split, train_reward
+from tests.tasks.training.conftest import TINY, Rows, assistant, make_preferences, user
+
+CONFIG = RewardConfig(
+    learning_rate=1e-3, epochs=4, batch=8, max_tokens=64, held_out=0.25, precision="fp32", pass_tokens=512
+)
+
+
+def test_the_head_starts_as_published():
+    drawn = score_head(4095, seed=0).weight.detach()
+    assert drawn.shape == (1, 4095)
+    assert float(drawn.std()) == pytest.approx(1 / math.sqrt(4096), rel=0.05)
+
+
+def test_it_learns_to_score_chosen_higher(bench):
+    base = bench.base()
+    made = bench.run(train_reward, parent=base, pairs=bench.preferences(24), config=CONFIG)
+    rows = [json.loads(line) for line in bench.read(made, "metrics.jsonl").splitlines()]
+    assert rows[-1]["loss"] < 0.5 < rows[0]["loss"]
+    assert made.accuracy == 1.0
+    assert made.accuracy_stderr == 0.0
+    head = load(bench.read(made, HEAD_FILE))[HEAD_KEY]
+    assert head.shape == (1, TINY.d_model)
+    folder = bench.session.store.full(made.address)
+    parent = bench.session.store.full(base.address)
+    trained, config = load_hf(folder)
+    assert config == TINY
+    original, _ = load_hf(parent)
+    assert torch.equal(trained.head.weight, original.head.weight)
+    assert not torch.equal(trained.blocks[0].attention.q.weight, original.blocks[0].attention.q.weight)
+
+
+def test_pairs_that_are_too_long_are_left_out(bench):
+    long = {
+        "id": "x",
+        "chosen": [user("1"), assistant("1 " * 100)],
+        "rejected": [user("1"), assistant("2")],
+        "chosen_rating": 5.0,
+        "rejected_rating": 1.0,
+    }
+    short = long | {"chosen": [user("1"), assistant("1")]}
+    pairs = bench.run(make_preferences, config=Rows(rows=[short, long, short]))
+    record = bench.outcome(train_reward, parent=bench.base(), pairs=pairs, config=CONFIG).record
+    assert (record.notes["pairs_trained"], record.notes["pairs_held_out"], record.notes["pairs_dropped"]) == (1, 1, 1)
+
+
+def test_split_keeps_one_pair_on_each_side():
+    pairs = [(object(), object())] * 2
+    training, held = split(pairs, 0.01, seed=0)
+    assert (len(training), len(held)) == (1, 1)
+    with pytest.raises(ValueError, match="1 usable pairs"):
+        split(pairs[:1], 0.5, seed=0)

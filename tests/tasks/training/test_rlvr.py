@@ -1,0 +1,111 @@
+"""GRPO as a stage: arithmetic of a rollout, learning on a rewarded habit, exact resume at rollout boundaries."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from model.generate import Completion
+from tasks.training.rlvr import RLVRConfig, answer_row, rollouts_of, score_groups, train_rlvr
+from tasks.training.sampling import Answer, Prompt
+from tasks.verifiers import Verdict
+from tests.tasks.training.conftest import TOKENIZER, user
+
+CONFIG = RLVRConfig(
+    learning_rate=1e-3,
+    episodes=4 * 24,
+    prompts_per_rollout=6,
+    samples=4,
+    max_prompt_tokens=64,
+    max_new_tokens=8,
+    precision="fp32",
+    pass_tokens=512,
+)
+
+
+def answer(ids: list[int], correct: bool, finish: str) -> Answer:
+    made = Completion(ids=ids, text="", logprobs=[0.0] * len(ids), finish=finish)
+    return Answer(made, Verdict(correct, "", ""))
+
+
+def run(bench, **changes):
+    config = CONFIG.model_copy(update=changes)
+    return bench.outcome(train_rlvr, policy=bench.base(), prompts=bench.prompts(6), config=config)
+
+
+def test_scores_follow_the_verdict_and_the_end():
+    groups = [[answer([1], True, "stop"), answer([1], True, "length"), answer([1], False, "stop")]]
+    assert score_groups(groups, CONFIG)[0].tolist() == [[10.0, 0.0, 0.0]]
+    harsh = CONFIG.model_copy(update={"unfinished_score": -10.0})
+    assert score_groups(groups, harsh)[0].tolist() == [[10.0, -10.0, 0.0]]
+    mild = CONFIG.model_copy(update={"unfinished_score": None})
+    assert score_groups(groups, mild)[0].tolist() == [[10.0, 10.0, 0.0]]
+
+
+def test_only_the_answer_and_its_end_are_trained():
+    prompt = Prompt({"messages": [user("1+1")]}, [5, 6, 7])
+    eos = TOKENIZER.eos_id
+    finished = answer_row(prompt, answer([8, 9], True, "stop"), eos)
+    assert finished.ids.tolist() == [5, 6, 7, 8, 9, eos]
+    assert finished.labels.tolist() == [-100, -100, 8, 9, eos, -100]
+    assert answer_row(prompt, answer([8, eos], True, "stop"), eos).ids.tolist() == [5, 6, 7, 8, eos]
+    assert answer_row(prompt, answer([8, 9], True, "length"), eos).ids.tolist() == [5, 6, 7, 8, 9]
+
+
+def test_episodes_are_whole_rollouts():
+    assert rollouts_of(CONFIG) == 4
+    with pytest.raises(ValueError, match="less than one rollout"):
+        rollouts_of(CONFIG.model_copy(update={"episodes": 23}))
+    assert rollouts_of(RLVRConfig()) == 2604
+
+
+def test_metrics_and_steps(bench):
+    made = run(bench).artifact
+    rows = [json.loads(line) for line in bench.read(made, "metrics.jsonl").splitlines()]
+    assert made.steps == len(rows) == 8
+    assert rows[0]["kl"] == pytest.approx(0, abs=1e-6)
+    assert rows[0]["ratio"] == pytest.approx(1, abs=1e-5)
+    assert rows[-1]["kl"] >= 0
+    assert {"score", "correct", "finished", "answer_tokens", "zero_std_groups"} <= rows[0].keys()
+    assert {row["lr"] for row in rows} == {1e-3}
+    assert rows[0]["score"] == rows[1]["score"]
+
+
+def test_a_rewarded_habit_grows(bench, monkeypatch):
+    """A verifier that accepts answers beginning with a printable ASCII character, a quarter of the tokens."""
+    monkeypatch.setattr(
+        "tasks.training.sampling.verify",
+        lambda dataset, text, truth: Verdict("!" <= text[:1] <= "~", text, ""),
+    )
+    made = run(
+        bench,
+        episodes=15 * 24,
+        max_new_tokens=1,
+        unfinished_score=None,
+        learning_rate=2e-2,
+        kl_coefficient=0.0,
+    ).artifact
+    rows = [json.loads(line) for line in bench.read(made, "metrics.jsonl").splitlines()]
+    assert np.mean([row["correct"] for row in rows[:4]]) < 0.7
+    assert np.mean([row["correct"] for row in rows[-6:]]) > 0.9
+
+
+@pytest.mark.parametrize("changes", [{}, {"epochs": 2, "zero_std_groups": "drop", "micro_batch": 2}])
+def test_a_resumed_run_writes_the_same_bytes(make_bench, killed, changes):
+    undisturbed = run(make_bench("a", save_every=3), **changes)
+    broken = make_bench("b", save_every=3)
+    killed(4)
+    with pytest.raises(KeyboardInterrupt):
+        run(broken, **changes)
+    resumed = run(broken, **changes)
+    assert resumed.record.resumed_from == "step 4"
+    assert resumed.artifact.digest == undisturbed.artifact.digest
+
+
+def test_the_initial_policy_is_not_touched(bench):
+    base = bench.base()
+    before = bench.read(base, "model.safetensors")
+    torch.manual_seed(0)
+    bench.run(train_rlvr, policy=base, prompts=bench.prompts(6), config=CONFIG)
+    assert bench.read(base, "model.safetensors") == before

@@ -1,0 +1,112 @@
+"""Training inside a workspace: counting, moments, refusals, and what is left out of the payload."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from infra.workspace import Workspace
+from model.losses import LossConfig, language_model_objective, next_token_labels
+from model.transformer import Transformer
+from tasks.artifacts import Checkpoint
+from tasks.training.dpo import estimate_dpo
+from tasks.training.reward import estimate_reward
+from tasks.training.rlvr import estimate_rlvr
+from tasks.training.run import (
+    METRICS,
+    MOMENTS,
+    Journal,
+    adamw,
+    linear_schedule,
+    load_checkpoint,
+    run_training,
+)
+from tasks.training.sft import estimate_sft
+from tests.tasks.training.conftest import TINY, TOKENIZER, Seed
+
+
+def batches(step: int) -> list[dict[str, np.ndarray]]:
+    ids = np.random.default_rng(step).integers(0, 300, (2, 16)).astype(np.uint32)
+    return [{"ids": ids, "labels": next_token_labels(ids)}]
+
+
+def train_words(ws: Workspace, config: Seed, parent: Checkpoint | None = None) -> Checkpoint:
+    """Seed is the number of steps; with a parent its weights and moments are continued."""
+    model, moments = Transformer(TINY, seed=0), None
+    if parent is not None:
+        model, _ = load_checkpoint(ws, parent)
+        moments = ws.path(parent, MOMENTS)
+    result = run_training(
+        ws,
+        model=model,
+        tokenizer=TOKENIZER,
+        objective=language_model_objective(LossConfig()),
+        batches=batches,
+        optim=adamw(1.0, "fp32"),
+        schedule=linear_schedule(1e-3, 0.0),
+        steps=config.seed,
+        description="train",
+        keep_moments=True,
+        initial_moments=moments,
+        log_every=2,
+    )
+    return ws.artifact(Checkpoint, **result.facts(), ranks=TOKENIZER.ranks, parent="")
+
+
+def test_facts_files_and_notes(bench):
+    outcome = bench.outcome(train_words, config=Seed(seed=5))
+    made = outcome.artifact
+    rows = [json.loads(line) for line in bench.read(made, METRICS).splitlines()]
+    assert [row["step"] for row in rows] == [2, 4, 5]
+    assert made.tokens == rows[-1]["tokens"] == 5 * 32
+    assert made.flops == 5 * 32 * TINY.flops_per_token(16)
+    assert made.loss == rows[-1]["loss"]
+    assert made.parameters == TINY.parameters
+    assert outcome.record.notes["tokens_per_second"] > 0
+    assert "tokens_per_second" not in rows[0]
+    expected = {"config.json", "model.safetensors", "tokenizer.json", METRICS, MOMENTS, "olmo2.json"}
+    assert expected <= set(outcome.record.files)
+    done = [event for event in bench.events if event[:2] == ("progress", "train")]
+    assert done[-1][2:4] == (5, 5)
+
+
+def test_moments_are_continued(bench):
+    first = bench.run(train_words, config=Seed(seed=3))
+    second = bench.run(train_words, "continued", config=Seed(seed=1), parent=first)
+    root = bench.session.store.full
+    moments = load_file(f"{root(second.address)}/{MOMENTS}")
+    assert float(moments["step/norm.weight"]) == 4
+    assert torch.any(moments["exp_avg/norm.weight"] != 0)
+
+
+def test_no_steps_are_refused(bench):
+    with pytest.raises(ValueError, match="steps=0 must be at least 1"):
+        bench.run(train_words, config=Seed(seed=0))
+
+
+def test_padding_is_not_counted():
+    journal = Journal([])
+    model = Transformer(TINY, seed=None)
+    ids = np.full((2, 8), TOKENIZER.pad_id)
+    ids[0, :3] = 1
+    journal.count(model, TOKENIZER.pad_id, [{"ids": ids}])
+    assert journal.tokens == 3
+    assert journal.flops == 3 * TINY.flops_per_token(8)
+
+
+def test_the_stated_loss_is_the_mean_of_the_last_tenth():
+    journal = Journal([{"loss": float(i)} for i in range(20)])
+    assert journal.final_loss() == 18.5
+
+
+def test_plans_know_the_steps(bench):
+    """The estimate of each stage equals what a run of it does."""
+    chats, pairs = bench.chats(12), bench.preferences(12)
+    config = {"batch": 4, "max_tokens": 64, "epochs": 2}
+    assert estimate_sft(config, None, chats) == {"steps": 6, "tokens_at_most": 6 * 4 * 64}
+    assert estimate_dpo(config, None, pairs) == {"steps": 6, "tokens_at_most": 2 * 6 * 4 * 64}
+    assert estimate_reward(config, None, pairs)["steps"] == 6
+    assert estimate_sft(config, None, object()) == {}
+    assert estimate_rlvr({}, None, None)["steps"] == 2 * 2604

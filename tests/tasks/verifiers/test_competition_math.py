@@ -1,0 +1,102 @@
+"""Oracles: worked cases of the MATH and Minerva rules (RECIPE H.4); sympy for algebra; the clock for the time limit."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tasks.verifiers import verify
+from tasks.verifiers.competition_math import candidates, last_boxed, verify_math
+from tasks.verifiers.equivalence import AlgebraProcess
+from tasks.verifiers.latex_strings import normalise_hendrycks, normalise_minerva
+
+
+@pytest.mark.parametrize(
+    ("text", "boxed"),
+    [
+        (r"so \boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
+        (r"\boxed{1} then \boxed{2}", "2"),
+        (r"$\boxed 7$ done", "7"),
+        (r"\fbox{9}", "9"),
+        (r"\boxed{1", None),
+        ("none", None),
+    ],
+)
+def test_last_boxed(text, boxed):
+    assert last_boxed(text) == boxed
+
+
+def test_candidates_follow_the_published_order():
+    both = r"\boxed{3} Final Answer: The final answer is $4$. I hope it is correct."
+    assert candidates(both) == ["3", "4"]
+    assert candidates("Final Answer: The final answer is $4$") == ["4"], "a missing suffix still matches"
+    assert candidates("It is $x=5$ here") == ["5"]
+    assert candidates("about 6 apples") == ["about6apples"]
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        (r"\dfrac12", r"\frac{1}{2}"),
+        ("0.5", r"\frac{1}{2}"),
+        (".5", "0.5"),
+        ("3/4", r"\frac{3}{4}"),
+        (r"10\%", "10"),
+        (r"90^\circ", "90"),
+        ("x = 5", "5"),
+        (r"\sqrt3", r"\sqrt{3}"),
+        (r"\left(1, 2\right)", "(1,2)"),
+        (r"12\text{ cm}", "12"),
+    ],
+)
+def test_hendrycks_forms_agree(left, right):
+    assert normalise_hendrycks(left) == normalise_hendrycks(right)
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("x = 12", "12"),
+        (r"$12$ square feet", "12"),
+        ("1,234 dollars", "1234"),
+        (r"\text{east}", "east"),
+        (r"\frac12", r"\frac{1}{2}"),
+        (r"\boxed{7}", "7"),
+        (r"90^{\circ}", "90"),
+    ],
+)
+def test_minerva_forms(text, form):
+    assert normalise_minerva(text) == form
+
+
+@pytest.mark.parametrize(
+    ("text", "truth", "correct"),
+    [
+        (r"\boxed{\frac{2}{4}}", r"\frac{1}{2}", True),
+        (r"\boxed{2x+2}", r"2(x+1)", True),
+        (r"\boxed{\sqrt{8}}", r"2\sqrt{2}", True),
+        (r"\boxed{3}", "4", False),
+        (r"\boxed{\frac{{}", "4", False),
+        ("", "4", False),
+    ],
+)
+def test_verdicts(text, truth, correct):
+    assert verify("MATH", text, truth).correct is correct
+
+
+def test_algebra_is_killed_at_its_limit_and_starts_anew():
+    algebra = AlgebraProcess()
+    assert algebra.equal("x+x", "2x")
+    began = time.monotonic()
+    assert not algebra.equal(r"\int_0^1 \sin(x^{x^{x}}) \cos(e^{x^2}) dx", r"\frac{17}{23}", limit_seconds=0.5)
+    assert time.monotonic() - began < 5
+    assert algebra.equal("y+y", "2y")
+    algebra.close()
+
+
+def test_algebra_works_from_threads():
+    with ThreadPoolExecutor(4) as pool:
+        verdicts = list(pool.map(lambda n: verify_math(rf"\boxed{{{n}+x+{n}}}", f"{2 * n}+x").correct, range(8)))
+    assert verdicts == [True] * 8
+    assert threading.active_count() >= 1
