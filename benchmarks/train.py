@@ -1,10 +1,12 @@
-"""Training speed on this machine's CPU against transformers and OLMo-core, and against the processor's own product speed.
+"""Training speed on this machine's CPU against transformers and OLMo-core, and against the processor's own
+product speed.
 
-Run alone: `python benchmarks/train.py [--size 11M] [--steps 12] [--core-python PATH]`. Each contestant runs in its own process: ours as
-`model.loop.train` runs it, transformers' `Olmo2ForCausalLM` and OLMo-core 3.0.0 (from an environment of its own, made when missing)
-eager and compiled, in fp32 and in bf16 autocast, all with the same shapes, batch, fused AdamW and clipping. The figure is the best
-of the timed steps. The last line is one JSON object: `ratio` is ours over the fastest peer, `gemm_share` is our causal
-FLOPs per second over that of a large bf16 product, `memory_ratio` our peak memory over the leanest peer's.
+Run alone: `python benchmarks/train.py [--size 11M] [--steps 12] [--core-python PATH]`. Each contestant runs
+in its own process: ours as `model.loop.train` runs it, transformers' `Olmo2ForCausalLM` and OLMo-core 3.0.0
+(from an environment of its own, made when missing) eager and compiled, in fp32 and in bf16 autocast, all with
+the same shapes, batch, fused AdamW and clipping. The figure is the best of the timed steps. The last line is
+one JSON object: `ratio` is ours over the fastest peer, `gemm_share` is our causal FLOPs per second over that
+of a large bf16 product, `memory_ratio` our peak memory over the leanest peer's.
 """
 
 import argparse
@@ -20,11 +22,13 @@ from pathlib import Path
 from typing import Any
 
 SIZES: dict[str, dict[str, int]] = {
-    "11M": dict(d=256, layers=8, heads=4, mlp=768, vocab=8192, batch=8, seq=512),
-    "60M": dict(d=384, layers=8, heads=8, mlp=1536, vocab=100_352, batch=4, seq=512),
-    "toy": dict(d=128, layers=4, heads=4, mlp=512, vocab=640, batch=16, seq=128),
+    "11M": {"d": 256, "layers": 8, "heads": 4, "mlp": 768, "vocab": 8192, "batch": 8, "seq": 512},
+    "60M": {"d": 384, "layers": 8, "heads": 8, "mlp": 1536, "vocab": 100_352, "batch": 4, "seq": 512},
+    "toy": {"d": 128, "layers": 4, "heads": 4, "mlp": 512, "vocab": 640, "batch": 16, "seq": 128},
 }
-PEERS = [(who, mode, kind) for who in ("transformers", "olmo-core") for mode in ("off", "on") for kind in ("fp32", "bf16")]
+PEERS = [
+    (who, mode, kind) for who in ("transformers", "olmo-core") for mode in ("off", "on") for kind in ("fp32", "bf16")
+]
 OURS = [("ours", mode, kind) for mode in ("off", "on") for kind in ("fp32", "bf16")]
 CORE = "ai2-olmo-core==3.0.0"
 
@@ -81,7 +85,7 @@ def peer_step(model: Any, loss_of: Callable[[Any], Any], bf16: bool) -> Callable
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return float(loss)
+        return float(loss.detach())
 
     return step
 
@@ -135,15 +139,17 @@ def contest(who: str, mode: str, kind: str, size_name: str, steps: int) -> dict[
     first = step()
     step()
     ready = time.perf_counter() - began
-    times = []
+    times, processor = [], []
     for _ in range(steps):
-        start = time.perf_counter()
+        start, start_processor = time.perf_counter(), time.process_time()
         last = step()
         times.append(time.perf_counter() - start)
+        processor.append(time.process_time() - start_processor)
     tokens = size["batch"] * size["seq"]
     return {
         "who": who, "compiled": mode == "on", "precision": kind, "tokens_per_second": round(tokens / min(times)),
-        "median": round(tokens / sorted(times)[len(times) // 2]), "first_steps_seconds": round(ready, 1),
+        "median": round(tokens / sorted(times)[len(times) // 2]), "tokens_per_cpu_second": round(tokens / min(processor)),
+        "first_steps_seconds": round(ready, 1),
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "first_loss": round(first, 4), "last_loss": round(last, 4),
     }  # fmt: skip
@@ -222,7 +228,13 @@ def summary(size: str, rows: list[dict[str, Any]], limit: float) -> dict[str, An
     mine = max((r for r in rows if r["who"] == "ours"), key=lambda r: r["tokens_per_second"])
     peers = [r for r in rows if r["who"] != "ours"]
     gflops = causal_flops(SIZES[size]) * mine["tokens_per_second"] / 1e9
-    result = {"size": size, "gemm_gflops": round(limit), "gemm_share": round(gflops / limit, 3), "best": mine, "rows": rows}
+    result = {
+        "size": size,
+        "gemm_gflops": round(limit),
+        "gemm_share": round(gflops / limit, 3),
+        "best": mine,
+        "rows": rows,
+    }
     if peers:
         fastest = max(peers, key=lambda r: r["tokens_per_second"])
         leanest = min(peers, key=lambda r: r["peak_mb"])

@@ -1,9 +1,10 @@
 """Causal attention, with a CPU path for bf16 that is several times quicker than the built-in kernel there.
 
-The built-in CPU kernel multiplies bf16 slowly where the processor has AVX512-BF16 but no matrix tiles. Here queries are taken in
-blocks of rows; each block meets only the keys at or before its end, the products are batched bf16 matrix products, and softmax is fp32.
-The backward pass computes the scores again from the row-wise logsumexp, as FlashAttention does (Dao et al. 2022), so nothing of size
-seq x seq is kept. Deviation from the built-in kernel: scores pass through bf16 before the softmax, as in eager attention.
+The built-in CPU kernel multiplies bf16 slowly where the processor has AVX512-BF16 but no matrix tiles. Here
+queries are taken in blocks of rows; each block meets only the keys at or before its end, the products are
+batched bf16 matrix products, and softmax is fp32. The backward pass computes the scores again from the
+row-wise logsumexp, as FlashAttention does (Dao et al. 2022), so nothing of size seq x seq is kept. Deviation
+from the built-in kernel: scores pass through bf16 before the softmax, as in eager attention.
 """
 
 import math
@@ -15,7 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 BLOCK_ROWS = 128
-"""Least rows of one query block: smaller blocks waste less on masked scores, larger ones make quicker products."""
+"""Least rows of one query block: smaller blocks waste less on masked scores, larger ones make quicker
+products.
+"""
 MAX_BLOCKS = 8
 """Most blocks of a sequence: each is unrolled in the compiled code."""
 

@@ -1,7 +1,8 @@
 """Training batches from token files: fixed windows, a computed order, the repetition mask.
 
-Source: RECIPE C.9 (fixed-length chunking, labels, order), C.4 (masking), A.5 (divisor). Each file is cut by itself from offset 0 and
-its remainder dropped; documents are split freely and attend to each other inside a window. A batch is a pure function of the step.
+Source: RECIPE C.9 (fixed-length chunking, labels, order), C.4 (masking), A.5 (divisor). Each file is cut by
+itself from offset 0 and its remainder dropped; documents are split freely and attend to each other inside a
+window. A batch is a pure function of the step.
 """
 
 import csv
@@ -53,9 +54,10 @@ class Document(NamedTuple):
 class WindowedTokens:
     """Batches of `batch_instances` windows of `sequence_length` tokens, reshuffled every epoch.
 
-    `micro_instances` splits a batch into micro-batches (0: one). `target_length` keeps the windows compatible with a later, longer
-    training: a file gives floor(tokens / target_length) * target_length / sequence_length windows (0: the window itself).
-    Raises ValueError for empty or short files and for lengths that do not divide.
+    `micro_instances` splits a batch into micro-batches (0: one). `target_length` keeps the windows compatible
+    with a later, longer training: a file gives floor(tokens / target_length) * target_length /
+    sequence_length windows (0: the window itself). Raises ValueError for empty or short files and for lengths
+    that do not divide.
     """
 
     def __init__(
@@ -115,7 +117,9 @@ class WindowedTokens:
         return [self.window(instance) for instance in self._shuffle(epoch).at(places).tolist()]
 
     def steps_reading(self, file: int, start: int, end: int, epochs: int = 1) -> list[int]:
-        """0-based steps that read any of tokens [start, end) of a file, over so many epochs: the inverse of `locate`."""
+        """0-based steps that read any of tokens [start, end) of a file, over so many epochs: the inverse of
+        `locate`.
+        """
         first = int(self.ends[file]) + start // self.sequence_length
         last = min(int(self.ends[file]) + (end - 1) // self.sequence_length, int(self.ends[file + 1]) - 1)
         if end <= start or first > last:
@@ -127,7 +131,9 @@ class WindowedTokens:
         return sorted(set(steps))
 
     def batch(self, step: int) -> list[dict[str, Any]]:
-        """Micro-batches of a 0-based step: ids uint32, labels int64, the share of the batch's divisor, the masked share."""
+        """Micro-batches of a 0-based step: ids uint32, labels int64, the share of the batch's divisor, the
+        masked share.
+        """
         ids = np.stack([self._read(window) for window in self.locate(step)])
         labels = next_token_labels(ids)
         masked = np.zeros(len(ids), dtype=bool)

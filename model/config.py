@@ -1,7 +1,8 @@
 """Sizes, variants and compute settings of the model, and the base of every configuration object.
 
-Source: RECIPE A.1 (size table), A.2 (MLP width rule), A.7 (FLOPs); paper section 3.2 for the OLMo-0424 variants.
-Deviation: `1B` names the released 16-layer model (`olmo2_1B_v2` in OLMo-core); the 18-layer builder is `1B-18layer`.
+Source: RECIPE A.1 (size table), A.2 (MLP width rule), A.7 (FLOPs); paper section 3.2 for the OLMo-0424
+variants. Deviation: `1B` names the released 16-layer model (`olmo2_1B_v2` in OLMo-core); the 18-layer builder
+is `1B-18layer`.
 """
 
 from typing import Any, Literal, Self
@@ -16,7 +17,9 @@ class Config(BaseModel):
 
 
 def mlp_width(d_model: int, multiple: int = 256, factor: float | None = None) -> int:
-    """Hidden width of the gated MLP: int(8d/3), times `factor` if any, rounded up to a multiple (RECIPE A.2)."""
+    """Hidden width of the gated MLP: int(8d/3), times `factor` if any, rounded up to a multiple (RECIPE
+    A.2).
+    """
     width = int(8 * d_model / 3)
     if factor is not None:
         width = int(factor * width)
@@ -51,7 +54,9 @@ class ModelConfig(Config):
     qk_norm: Literal["projection", "none"] = "projection"
     """RMSNorm over the whole query and key projections (OLMo 2) or none (OLMo-0424)."""
     init: Literal["normal", "scaled"] = "normal"
-    """Truncated normal of one width for all matrices (OLMo 2) or scaled by width and depth (OLMo-0424), RECIPE A.4."""
+    """Truncated normal of one width for all matrices (OLMo 2) or scaled by width and depth (OLMo-0424),
+    RECIPE A.4.
+    """
     init_std: float = Field(default=0.02, gt=0)
     """Standard deviation of the `normal` init before truncation at three of it."""
 
@@ -150,6 +155,10 @@ class Compute(Config):
     compile: Literal["off", "blocks"] = "off"
     """Compile every block and the loss with torch.compile, or run eagerly."""
     gc_every: int = Field(default=10, gt=0)
-    """Steps between collections of Python's garbage; automatic collection is off while training (RECIPE J)."""
+    """Steps between collections of Python's garbage; automatic collection is off while training (RECIPE
+    J).
+    """
     stall_seconds: float = Field(default=3600.0, gt=0)
-    """A step that takes longer ends the process with every thread's stack printed, so that a retry resumes."""
+    """A step that takes longer ends the process with every thread's stack printed, so that a retry
+    resumes.
+    """

@@ -1,7 +1,8 @@
 """The training loop: every gradient-trained stage runs through `train`.
 
 Source: RECIPE D (precision, clipping, metrics every 10 steps), J (garbage collection at fixed steps, resume).
-A step is a pure function of the state and of `batches(step)`, so a resumed run equals an undisturbed one bit for bit on the same CPU.
+A step is a pure function of the state and of `batches(step)`, so a resumed run equals an undisturbed one bit
+for bit on the same CPU.
 """
 
 import contextlib
@@ -21,7 +22,9 @@ from model.schedule import ScheduleConfig, update_learning_rate
 from model.watchdog import Watchdog
 
 Batch = dict[str, Any]
-"""Arrays or tensors of one micro-batch by name. Names `ids` and `*_ids` are token ids and are counted as trained tokens."""
+"""Arrays or tensors of one micro-batch by name. Names `ids` and `*_ids` are token ids and are counted as
+trained tokens.
+"""
 Objective = Callable[[Any, dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]
 """(model, batch on the device) -> scalar to minimise and metrics, kept on the device."""
 
@@ -37,7 +40,9 @@ class TrainState:
 
 
 def new_state(model: nn.Module, optim: OptimConfig, compute: Compute) -> TrainState:
-    """State at step 0 with fresh moments; moves the model to the device. Fill it with `checkpoint.load_state` to resume."""
+    """State at step 0 with fresh moments; moves the model to the device. Fill it with `checkpoint.load_state`
+    to resume.
+    """
     model.to(compute.device)
     return TrainState(model, Optimizer(model.named_parameters(), optim))
 
@@ -59,10 +64,11 @@ def train(
 ) -> TrainState:
     """Train from `state.step` (or 0) to `steps` updates and return the state.
 
-    `batches(step)` gives the micro-batches of a 0-based step; gradients and metrics are averaged over them. `log` gets the
-    number of finished updates and the step's metrics (loss, the objective's own, grad_norm, skipped, lr, tokens,
-    tokens_per_second). `checkpoint` is called after every `checkpoint_every` updates except the last.
-    Raises FloatingPointError at a non-finite loss or gradient, before it reaches the weights or a checkpoint.
+    `batches(step)` gives the micro-batches of a 0-based step; gradients and metrics are averaged over them.
+    `log` gets the number of finished updates and the step's metrics (loss, the objective's own, grad_norm,
+    skipped, lr, tokens, tokens_per_second). `checkpoint` is called after every `checkpoint_every` updates
+    except the last. Raises FloatingPointError at a non-finite loss or gradient, before it reaches the weights
+    or a checkpoint.
     """
     if compute.threads:
         torch.set_num_threads(compute.threads)
@@ -103,7 +109,9 @@ def train_step(
     schedule: ScheduleConfig,
     steps: int,
 ) -> dict[str, Any]:
-    """One update: forward and backward of every micro-batch, then clip and apply. Metrics that are tensors stay on the device."""
+    """One update: forward and backward of every micro-batch, then clip and apply. Metrics that are tensors
+    stay on the device.
+    """
     if not micro_batches:
         raise ValueError(f"batches({state.step}) is empty; every step before {steps} needs at least one micro-batch")
     device = next(iter(micro_batches[0].values())).device.type
@@ -143,7 +151,9 @@ def to_device(batch: Batch, device: str) -> dict[str, Tensor]:
 
 
 def _fetch(pending: list[tuple[int, dict[str, Any]]], saved: int) -> dict[str, float]:
-    """Metrics of the newest pending step as floats, after checking all pending ones for non-finite values; empties the list."""
+    """Metrics of the newest pending step as floats, after checking all pending ones for non-finite values;
+    empties the list.
+    """
     values: dict[str, float] = {}
     for step, metrics in pending:
         values = {name: float(value) for name, value in metrics.items()}

@@ -1,8 +1,10 @@
-"""Cross-entropy with z-loss, and token log-probabilities, computed chunk by chunk so that no full fp32 logits exist.
+"""Cross-entropy with z-loss, and token log-probabilities, computed chunk by chunk so that no full fp32 logits
+exist.
 
 Source: RECIPE A.5 (loss, both normalisations), F ("sum"), 0.1 (z-loss weight); paper section 3.3.3.
-Convention: `labels[b, t]` is the id that position t has to predict, i.e. already shifted; -100 is not trained.
-Deviation: cross-entropy and z-loss are always reported apart (the fused kernel of the old trainer mixed them).
+Convention: `labels[b, t]` is the id that position t has to predict, i.e. already shifted; -100 is not
+trained. Deviation: cross-entropy and z-loss are always reported apart (the fused kernel of the old trainer
+mixed them).
 """
 
 import functools
@@ -20,8 +22,8 @@ from model.transformer import Transformer
 
 IGNORE = -100
 """Label of a position that is not trained."""
-CHUNK_ELEMENTS = 1 << 23
-"""Logits held at a time: 8M, 32 MB in fp32; measured quickest on a CPU for vocabularies of 512 to 8,192."""
+CHUNK_ELEMENTS = 1 << 22
+"""Logits held at a time: 4M, 16 MB in fp32, so that a chunk stays within a processor's last cache level."""
 
 Normalisation = Literal["labels", "positions", "sum"]
 
@@ -30,10 +32,12 @@ class LossConfig(Config):
     """The language-model loss; the default is that of OLMo-core, with the declared z-loss weight."""
 
     z_weight: float = Field(default=1e-5, ge=0)
-    """Weight of logsumexp squared. Table 1 declares 1e-5; the 1B, 7B and 13B runs really used 1e-4 (RECIPE 0.1)."""
+    """Weight of logsumexp squared. Table 1 declares 1e-5; the 1B, 7B and 13B runs really used 1e-4 (RECIPE
+    0.1).
+    """
     normalisation: Normalisation = "labels"
-    """Divisor of the summed loss: trained labels plus all positions of masked instances (OLMo-core), every position of the
-    batch (old trainer), or none (SFT with loss reduction "sum")."""
+    """Divisor of the summed loss: trained labels plus all positions of masked instances (OLMo-core), every
+    position of the batch (old trainer), or none (SFT with loss reduction "sum")."""
 
 
 def next_token_labels(
@@ -48,7 +52,9 @@ def next_token_labels(
 
 
 def loss_divisor(labels: Int[np.ndarray, "batch seq"], masked_instances: int, normalisation: Normalisation) -> float:
-    """What the loss summed over a whole batch is divided by; `masked_instances` were removed by the repetition filter."""
+    """What the loss summed over a whole batch is divided by; `masked_instances` were removed by the
+    repetition filter.
+    """
     if normalisation == "sum":
         return 1.0
     if normalisation == "positions":
@@ -59,7 +65,9 @@ def loss_divisor(labels: Int[np.ndarray, "batch seq"], masked_instances: int, no
 def _kernel(
     logits: Float[Tensor, "rows vocab"], labels: Int[Tensor, " rows"], z_weight: float, divisor: Tensor
 ) -> tuple[Tensor, Tensor, Float[Tensor, "rows vocab"]]:
-    """Sums of cross-entropy and of squared logsumexp over trained rows, and the gradient of the loss in the logits."""
+    """Sums of cross-entropy and of squared logsumexp over trained rows, and the gradient of the loss in the
+    logits.
+    """
     wide = logits.float()
     trained = labels != IGNORE
     target = torch.where(trained, labels, 0)
@@ -84,7 +92,9 @@ def _compiled(kernel: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _HeadLoss(torch.autograd.Function):
-    """Loss of hidden rows under a head. Gradients are made in the forward pass: nothing of size vocab is kept for backward."""
+    """Loss of hidden rows under a head. Gradients are made in the forward pass: nothing of size vocab is kept
+    for backward.
+    """
 
     @staticmethod
     def forward(
@@ -145,7 +155,9 @@ def head_loss(
     z_weight: float = 1e-5,
     compiled: bool = False,
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
-    """(cross-entropy + weighted z-loss) / divisor, natural log, fp32; metrics `ce` and `z` have the same divisor."""
+    """(cross-entropy + weighted z-loss) / divisor, natural log, fp32; metrics `ce` and `z` have the same
+    divisor.
+    """
     # The products choose their own type (that of `hidden`); autocast would cast the fp32 sums as well.
     with torch.autocast(hidden.device.type, enabled=False):
         loss, ce, z = cast(
@@ -193,7 +205,9 @@ def token_log_probs(
     targets: Int[Tensor, "batch seq"],
     temperature: float = 1.0,
 ) -> Float[Tensor, "batch seq"]:
-    """log p(target) at every position in fp32, logits divided by `temperature`; 0 where the target is -100."""
+    """log p(target) at every position in fp32, logits divided by `temperature`; 0 where the target is
+    -100.
+    """
     known = targets != IGNORE
     safe = torch.where(known, targets, 0).flatten()
     with torch.autocast(hidden.device.type, enabled=False):
@@ -206,9 +220,10 @@ def language_model_objective(
 ) -> Callable[[Transformer, dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]:
     """Objective of pre-training, mid-training and SFT over batches {ids, labels, divisor?}.
 
-    `divisor` is the micro-batch's share of the whole batch's divisor (`batches` computes it); without it the micro-batch's own
-    trained labels, positions or 1 are used, as `config.normalisation` says. Metrics: `ce`, `z`, and
-    `masked_instances`, the share of instances removed by the repetition filter, where the batch says so.
+    `divisor` is the micro-batch's share of the whole batch's divisor (`batches` computes it); without it the
+    micro-batch's own trained labels, positions or 1 are used, as `config.normalisation` says. Metrics: `ce`,
+    `z`, and `masked_instances`, the share of instances removed by the repetition filter, where the batch says
+    so.
     """
 
     def objective(model: Transformer, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

@@ -1,7 +1,8 @@
 """AdamW as OLMo 2 ran it, with gradient clipping and the skip-step rule folded into one fused update.
 
-Source: RECIPE D (AdamW groups, clipping, skip-step optimizer), 0.15 (the historical step counter); golden/skip_step.json.
-Deviation: a non-finite gradient norm never touches the weights in any mode; the loop then ends the run with an error.
+Source: RECIPE D (AdamW groups, clipping, skip-step optimizer), 0.15 (the historical step counter);
+golden/skip_step.json. Deviation: a non-finite gradient norm never touches the weights in any mode; the loop
+then ends the run with an error.
 """
 
 from collections.abc import Iterable
@@ -24,8 +25,9 @@ class OptimConfig(Config):
     """Optimizer and numeric precision; the defaults are OLMo 2 7B stage 1."""
 
     kind: Literal["adamw", "skip_step_adamw", "skip_step_adamw_historical"] = "adamw"
-    """`skip_step_adamw` leaves out updates whose loss or gradient norm stands six deviations above the last 128 (32B).
-    `_historical` also never advances Adam's step counter, as the 32B run did: no bias correction after the first step."""
+    """`skip_step_adamw` leaves out updates whose loss or gradient norm stands six deviations above the last
+    128 (32B). `_historical` also never advances Adam's step counter, as the 32B run did: no bias correction
+    after the first step."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
     """Decay of the first moment."""
     beta2: float = Field(default=0.95, ge=0, lt=1)
@@ -35,7 +37,9 @@ class OptimConfig(Config):
     weight_decay: float = Field(default=0.1, ge=0)
     """Decoupled decay per unit of learning rate."""
     decay: Literal["all_but_embedding", "all"] = "all_but_embedding"
-    """What decays: everything, norms and head included, with (OLMo-0424) or without (OLMo 2) the input embedding."""
+    """What decays: everything, norms and head included, with (OLMo-0424) or without (OLMo 2) the input
+    embedding.
+    """
     clip_norm: float = Field(default=1.0, ge=0)
     """Largest global L2 norm of the gradient; 0 is no clipping."""
     precision: Literal["bf16", "fp32"] = "bf16"
@@ -52,7 +56,9 @@ def decayed(name: str, config: OptimConfig) -> bool:
 
 
 class Optimizer:
-    """AdamW over the named parameters of a model; `step` clips, judges and applies in one pass over the weights."""
+    """AdamW over the named parameters of a model; `step` clips, judges and applies in one pass over the
+    weights.
+    """
 
     def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], config: OptimConfig) -> None:
         self.config = config
@@ -71,7 +77,9 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self, learning_rate: float, loss: Float[Tensor, ""]) -> dict[str, Float[Tensor, ""]]:
-        """Apply the gradients at hand and clear them. Metrics stay on the device: `grad_norm` before clipping, `skipped`."""
+        """Apply the gradients at hand and clear them. Metrics stay on the device: `grad_norm` before
+        clipping, `skipped`.
+        """
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         skipped = (~torch.isfinite(norm)).float()
@@ -91,7 +99,9 @@ class Optimizer:
         return {"grad_norm": norm, "skipped": skipped}
 
     def _judge(self, loss: Tensor, norm: Tensor) -> Float[Tensor, ""]:
-        """1.0 where the update has to be left out, else 0.0; stores the values either way. No host synchronisation."""
+        """1.0 where the update has to be left out, else 0.0; stores the values either way. No host
+        synchronisation.
+        """
         current = torch.stack([loss, norm])
         earlier = self.history[:, : min(self.seen, SKIP_WINDOW)]
         verdict = torch.zeros((), device=norm.device)

@@ -1,8 +1,9 @@
 """Order of training instances: a permutation that is computed, not stored.
 
-Source: RECIPE C.9 (global shuffle per epoch). Deviation: the published runs shuffle an array of all indices (option `published`);
-the default is a Feistel network with cycle walking, which gives any element of any epoch's permutation, and its inverse, in
-constant memory, so a trillion tokens are as addressable as a thousand.
+Source: RECIPE C.9 (global shuffle per epoch). Deviation: the published runs shuffle an array of all indices
+(option `published`); the default is a Feistel network with cycle walking, which gives any element of any
+epoch's permutation, and its inverse, in constant memory, so a trillion tokens are as addressable as a
+thousand.
 """
 
 from typing import Literal
@@ -23,7 +24,9 @@ def _mix(values: np.ndarray) -> np.ndarray:
 
 
 class Shuffle:
-    """A permutation of range(count), chosen by seed and epoch. `at` maps places to items, `place_of` items to places."""
+    """A permutation of range(count), chosen by seed and epoch. `at` maps places to items, `place_of` items to
+    places.
+    """
 
     def __init__(self, count: int, seed: int, epoch: int) -> None:
         if count < 1:
@@ -43,7 +46,9 @@ class Shuffle:
         return self._walk(items, self._backward)
 
     def _walk(self, values, network) -> np.ndarray:
-        """Apply the network until each value is inside the range again (at most four times as large, so few turns)."""
+        """Apply the network until each value is inside the range again (at most four times as large, so few
+        turns).
+        """
         array = np.asarray(values, dtype=np.int64)
         if array.size and (array.min() < 0 or array.max() >= self.count):
             raise ValueError(f"indices span {array.min()}..{array.max()}; they must lie in 0..{self.count - 1}")
@@ -66,7 +71,9 @@ class Shuffle:
 
 
 class PublishedShuffle:
-    """NumPy's in-place shuffle of all indices by PCG64(seed + epoch), as the OLMo trainers do; holds `count` integers."""
+    """NumPy's in-place shuffle of all indices by PCG64(seed + epoch), as the OLMo trainers do; holds `count`
+    integers.
+    """
 
     def __init__(self, count: int, seed: int, epoch: int) -> None:
         self.items = np.arange(count, dtype=np.uint32)

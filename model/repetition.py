@@ -1,7 +1,7 @@
 """Repeated n-gram detector: spans of one period repeated over and over (RECIPE C.4; paper section 3.1).
 
-Used for removing documents at curation and for masking training instances in the loader. Results equal the published detector's
-(tests/golden/repetition_filter.json), multiples of the true period included.
+Used for removing documents at curation and for masking training instances in the loader. Results equal the
+published detector's (tests/golden/repetition_filter.json), multiples of the true period included.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,8 @@ class Repetition(NamedTuple):
 def find_repetitions(
     ids: Int[np.ndarray, " tokens"], min_period: int = 1, max_period: int = MAX_PERIOD
 ) -> Iterator[Repetition]:
-    """Yields maximal spans of each period that repeat at least three times, in order of period, then of start.
+    """Yields maximal spans of each period that repeat at least three times, in order of period, then of
+    start.
 
     Raises ValueError where an id is negative.
     """
@@ -70,8 +71,8 @@ def _run(equal: Bool[np.ndarray, " period"]) -> int:
 def is_repetitive(ids: Int[np.ndarray, " tokens"], max_times: int = MAX_TIMES) -> bool:
     """Whether any period up to 13 repeats `max_times` times or more.
 
-    A span of n repetitions has (n - 1) * period tokens equal to the one a period earlier; counting those first spares the
-    detector on nearly all text.
+    A span of n repetitions has (n - 1) * period tokens equal to the one a period earlier; counting those
+    first spares the detector on nearly all text.
     """
     array = np.asarray(ids)
     for period in range(1, min(MAX_PERIOD, array.size // 3) + 1):

@@ -43,7 +43,7 @@ def choose(
     """
     if temperature == 0:
         best, tokens = logits.max(dim=-1)
-        return tokens, best - logits.logsumexp(dim=-1)
+        return tokens, -(logits - best[:, None]).exp_().sum(dim=-1).log()
     assert noise is not None
     logprobs = torch.log_softmax(logits / temperature, dim=-1)
     uniforms = torch.from_numpy(noise).to(logits.device)[:, None]

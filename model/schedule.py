@@ -1,7 +1,7 @@
 """Learning rate as a pure function of progress.
 
-Source: RECIPE D (warm-up, cosine in tokens or steps), E (linear to zero), F and G (warm-up ratio, then linear to zero);
-oracle tests/golden/schedules.json.
+Source: RECIPE D (warm-up, cosine in tokens or steps), E (linear to zero), F and G (warm-up ratio, then linear
+to zero); oracle tests/golden/schedules.json.
 """
 
 import math
@@ -26,11 +26,15 @@ class ScheduleConfig(Config):
     warmup_ratio: float = Field(default=0.0, ge=0, lt=1)
     """Warm-up as a share of the length instead of `warmup` (post-training), rounded up to a whole unit."""
     length: int = Field(default=5_000_000_000_000, ge=0)
-    """Where the decay ends, in `unit`, warm-up included; 0 is the run's own number of steps. A run may stop before."""
+    """Where the decay ends, in `unit`, warm-up included; 0 is the run's own number of steps. A run may stop
+    before.
+    """
     final_ratio: float = Field(default=0.1, ge=0, le=1)
     """End of the cosine as a share of the peak."""
     counter: Literal["after", "before"] = "after"
-    """Progress of an update counts it (OLMo trainers: the first one is 1) or not (post-training: the first one is 0)."""
+    """Progress of an update counts it (OLMo trainers: the first one is 1) or not (post-training: the first
+    one is 0).
+    """
 
     @model_validator(mode="after")
     def _check(self) -> Self:

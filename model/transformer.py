@@ -1,9 +1,10 @@
 """The OLMo 2 decoder: reordered norm, QK-norm over whole projections, half-split RoPE, SwiGLU, no biases.
 
-Source: RECIPE A.3 (forward pass) and A.4 (initialisation); paper sections 2.1 and 3.2-3.3.
-Precision: weights are stored in fp32. Under `torch.autocast` the residual stream and every product are in the autocast
-type, as in the published runs (bf16 parameters in compute); norms, RoPE and softmax compute in fp32 and round once.
-Deviation: the query, key and value products are done as one, and likewise gate and up; the stored weights stay separate.
+Source: RECIPE A.3 (forward pass) and A.4 (initialisation); paper sections 2.1 and 3.2-3.3. Precision: weights
+are stored in fp32. Under `torch.autocast` the residual stream and every product are in the autocast type, as
+in the published runs (bf16 parameters in compute); norms, RoPE and softmax compute in fp32 and round once.
+Deviation: the query, key and value products are done as one, and likewise gate and up; the stored weights
+stay separate.
 """
 
 import hashlib
@@ -17,7 +18,9 @@ from model.attention import attention
 from model.config import ModelConfig
 
 MAX_COMPILED_SHAPES = 64
-"""Batch shapes compiled per process; torch's own limit of 8 would send later shapes to slower, differently rounding code."""
+"""Batch shapes compiled per process; torch's own limit of 8 would send later shapes to slower, differently
+rounding code.
+"""
 
 
 def rope_tables(
@@ -65,8 +68,21 @@ class Linear(nn.Module):
         return F.linear(x, self.weight.to(x.dtype))
 
 
+class Embedding(nn.Module):
+    """Rows of an fp32 table."""
+
+    def __init__(self, rows: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(rows, width))
+
+    def forward(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape width"]:
+        return F.embedding(ids, self.weight)
+
+
 class Attention(nn.Module):
-    """Causal self-attention with grouped queries. `project` and `combine` are separate for use with a cache."""
+    """Causal self-attention with grouped queries. `project` and `combine` are separate for use with a
+    cache.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -122,7 +138,9 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention then MLP, each added to the residual stream; the norms sit on outputs (OLMo 2) or inputs (OLMo-0424)."""
+    """Attention then MLP, each added to the residual stream; the norms sit on outputs (OLMo 2) or inputs
+    (OLMo-0424).
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -146,8 +164,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.compiled = False
-        self.embedding = nn.Module()
-        self.embedding.weight = nn.Parameter(torch.empty(config.vocab_size, config.d_model))
+        self.embedding = Embedding(config.vocab_size, config.d_model)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.d_model, config.norm_eps)
         self.head = Linear(config.d_model, config.vocab_size)
@@ -161,7 +178,7 @@ class Transformer(nn.Module):
 
     def embed(self, ids: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq d_model"]:
         """Embedding rows in the type that the residual stream has in this context."""
-        x = F.embedding(ids, self.embedding.weight)
+        x = self.embedding(ids)
         kind = ids.device.type
         return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
@@ -188,10 +205,12 @@ class Transformer(nn.Module):
         return self.head(self.hidden(ids))
 
     def compile_blocks(self) -> None:
-        """Compile each block in place for training (all blocks share the code); losses compile their kernel too.
+        """Compile each block in place for training (all blocks share the code); losses compile their kernel
+        too.
 
-        Every new (batch, seq) shape is compiled by itself, at the cost of some seconds: pad batches to few shapes. Shapes are never
-        generalised, because the code would then depend on the order in which they came, and a resumed run would round differently.
+        Every new (batch, seq) shape is compiled by itself, at the cost of some seconds: pad batches to few
+        shapes. Shapes are never generalised, because the code would then depend on the order in which they
+        came, and a resumed run would round differently.
         """
         if not self.compiled:
             torch._dynamo.config.recompile_limit = MAX_COMPILED_SHAPES
@@ -201,7 +220,9 @@ class Transformer(nn.Module):
 
 
 def initial_std(config: ModelConfig, name: str) -> float:
-    """Standard deviation of a matrix before truncation (RECIPE A.4); layers count from 1 in the scaled variant."""
+    """Standard deviation of a matrix before truncation (RECIPE A.4); layers count from 1 in the scaled
+    variant.
+    """
     if config.init == "normal":
         return config.init_std
     if name.endswith(("attention.out.weight", "feed_forward.down.weight")):
@@ -214,8 +235,8 @@ def initial_std(config: ModelConfig, name: str) -> float:
 def initialise(model: Transformer, seed: int) -> None:
     """Draw every matrix from a normal truncated at three standard deviations; set norms to 1.
 
-    Each matrix has its own generator, keyed by seed and name and drawn on the CPU, so weights depend neither on the device
-    nor on the order or the number of layers.
+    Each matrix has its own generator, keyed by seed and name and drawn on the CPU, so weights depend neither
+    on the device nor on the order or the number of layers.
     """
     for name, parameter in model.named_parameters():
         if parameter.dim() == 1:

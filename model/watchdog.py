@@ -1,4 +1,6 @@
-"""Ends a process whose training step hangs (a dead peer, a stuck disk), so that a retry can resume it (RECIPE J)."""
+"""Ends a process whose training step hangs (a dead peer, a stuck disk), so that a retry can resume it (RECIPE
+J).
+"""
 
 import faulthandler
 import os
@@ -41,6 +43,6 @@ class Watchdog:
                     f"no training step finished in {self.seconds:g} s; ending the process",
                     file=sys.__stderr__,
                 )
-                faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
+                faulthandler.dump_traceback(file=2, all_threads=True)  # the file descriptor of stderr
                 os._exit(STALLED_EXIT_CODE)
             self._beat.clear()

@@ -1,8 +1,9 @@
 """Models as Hugging Face `Olmo2ForCausalLM` folders, both ways.
 
-Source: RECIPE A.6 (keys, shapes, config fields). Beside the usual files, `olmo2.json` holds what the HF config cannot say: the
-architecture options and the tokenizer's ranks. A variant with another forward pass (OLMo-0424 options) is written under another
-architecture name, so that transformers refuses it instead of computing something else.
+Source: RECIPE A.6 (keys, shapes, config fields). Beside the usual files, `olmo2.json` holds what the HF
+config cannot say: the architecture options and the tokenizer's ranks. A variant with another forward pass
+(OLMo-0424 options) is written under another architecture name, so that transformers refuses it instead of
+computing something else.
 """
 
 import json
@@ -125,7 +126,9 @@ def save_hf(
     bos: Literal["none", "eos"] = "none",
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write config, weights and tokenizer. `bos="eos"` is for chat models, whose text begins with the EOS token (RECIPE B)."""
+    """Write config, weights and tokenizer. `bos="eos"` is for chat models, whose text begins with the EOS
+    token (RECIPE B).
+    """
     folder.mkdir(parents=True, exist_ok=True)
     eos_id, pad_id = (tokenizer.eos_id, tokenizer.pad_id) if tokenizer else (None, None)
     bos_id = eos_id if bos == "eos" else None
@@ -151,7 +154,9 @@ def save_hf(
 
 
 def read_config(folder: Path) -> ModelConfig:
-    """The model configuration of a folder, ours or from the hub. Raises ValueError naming what does not fit."""
+    """The model configuration of a folder, ours or from the hub. Raises ValueError naming what does not
+    fit.
+    """
     path = folder / "config.json"
     if not path.is_file():
         raise ValueError(f"{folder} has no config.json: not a checkpoint folder")

@@ -40,7 +40,9 @@ def test_blocks_cover_every_row_once(length: int) -> None:
 
 @pytest.mark.slow
 def test_compiled_training_step_equals_eager_within_bf16() -> None:
-    """The compiled path (blocked attention, fused kernels) against eager bf16 and fp32: no further from fp32 than eager is."""
+    """The compiled path (blocked attention, fused kernels) against eager bf16 and fp32: no further from fp32
+    than eager is.
+    """
     config = ModelConfig(
         d_model=64,
         n_layers=2,

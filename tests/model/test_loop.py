@@ -1,4 +1,6 @@
-"""The loop, its optimizer and its files. Oracle: torch.optim.AdamW, golden/skip_step.json, the run without interruption."""
+"""The loop, its optimizer and its files. Oracle: torch.optim.AdamW, golden/skip_step.json, the run without
+interruption.
+"""
 
 import copy
 import hashlib
@@ -185,3 +187,23 @@ def test_state_of_another_model_is_refused_by_name(tmp_path: Path) -> None:
         load_state(other, tmp_path)
     with pytest.raises(ValueError, match=r"no weights\.safetensors"):
         load_state(other, tmp_path / "nothing")
+
+
+@pytest.mark.slow
+def test_compiled_resume_equals_undisturbed_byte_for_byte(tmp_path: Path) -> None:
+    compute = Compute(compile="blocks")
+    halves = []
+    for name, stops in (("whole", (6,)), ("resumed", (3, 6))):
+        state = new_state(Transformer(CONFIG, seed=1), OptimConfig(), compute)
+        for stop in stops:
+            if stop != stops[0]:
+                save_state(state, tmp_path / "half")
+                state = load_state(new_state(Transformer(CONFIG, seed=9), OptimConfig(), compute), tmp_path / "half")
+            schedule = SCHEDULE.model_copy(update={"length": 6})
+            train(
+                state.model, OBJECTIVE, batches, optim=OptimConfig(), schedule=schedule, steps=stop, compute=compute,
+                state=state,
+            )  # fmt: skip
+        save_state(state, tmp_path / name)
+        halves.append(digest(tmp_path / name))
+    assert halves[0] == halves[1]

@@ -1,4 +1,6 @@
-"""The n-gram repetition detector. Oracle: golden/repetition_filter.json, made by the published code; a naive search."""
+"""The n-gram repetition detector. Oracle: golden/repetition_filter.json, made by the published code; a naive
+search.
+"""
 
 import json
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""Learning rates. Oracle: golden/schedules.json (values of the released runs), RECIPE F for the ratio warm-up."""
+"""Learning rates. Oracle: golden/schedules.json (values of the released runs), RECIPE F for the ratio
+warm-up.
+"""
 
 import json
 import math

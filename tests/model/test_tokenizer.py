@@ -62,9 +62,7 @@ def test_sizes_and_added_tokens_equal_dolma2() -> None:
         GOLDEN["pad"],
         GOLDEN["bos_instruct"],
     )
-    ours = [
-        {"id": tokenizer.special(text), "content": text, "special": special} for text, special in ADDED_TOKENS
-    ]
+    ours = [{"id": tokenizer.special(text), "content": text, "special": special} for text, special in ADDED_TOKENS]
     assert ours == GOLDEN["added_tokens"]
 
 
@@ -132,9 +130,9 @@ def test_lone_surrogates_become_replacement_characters_and_pairs_are_joined() ->
 def test_a_megabyte_of_one_kind_of_character_is_encoded_in_seconds(unit: str) -> None:
     tokenizer = Tokenizer(4_096)
     text = "x" + unit * 1_000_000 + "x"
-    start = time.perf_counter()
+    start = time.process_time()
     ids = tokenizer.encode(text)
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
     assert tokenizer.decode(ids) == text
 
 
@@ -176,9 +174,7 @@ def _oracle(folder: Path, cache: dict[Path, tokenizers.Tokenizer] = {}) -> token
 
 @pytest.mark.parity
 @pytest.mark.parametrize("with_model_config", [False, True])
-def test_transformers_reads_the_folder(
-    saved: dict[int, Path], tmp_path: Path, with_model_config: bool
-) -> None:
+def test_transformers_reads_the_folder(saved: dict[int, Path], tmp_path: Path, with_model_config: bool) -> None:
     transformers = pytest.importorskip("transformers")
     tokenizer = Tokenizer(1_024)
     tokenizer.save(tmp_path)
@@ -201,9 +197,9 @@ def test_transformers_reads_the_folder(
 
 
 def test_saving_is_deterministic_and_fast(tmp_path: Path) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     Tokenizer().save(tmp_path / "one")
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
     Tokenizer().save(tmp_path / "two")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
