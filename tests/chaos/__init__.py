@@ -1,0 +1,1 @@
+"""Accidents: killed processes, interrupted runs, full and broken stores."""
