@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import update_wrapper
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar, cast
 
-from prefect import flow, get_run_logger, task
+from prefect import Task, flow, get_run_logger
 from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
@@ -22,7 +22,7 @@ from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Completed
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from infra.attempt import Outcome, run_stage
 from infra.events import Listener
@@ -39,7 +39,7 @@ PUBLISH_SECONDS = 2.0
 
 def submit(stage: Stage, session: Session, arguments: dict[str, Any]) -> PrefectFuture:
     """Hand a stage to Prefect; its future resolves to the artifact."""
-    wrapped = task(_stage_task, name=stage.name, task_run_name=stage.label, cache_policy=NO_CACHE, persist_result=False)
+    wrapped = Task(_stage_task, name=stage.name, task_run_name=stage.label, cache_policy=NO_CACHE, persist_result=False)
     future = wrapped.submit(stage, session, arguments)
     _submitted.get().append(future)
     return future
@@ -173,12 +173,8 @@ class Phase(Generic[P, R]):
             return _resolved(result)
 
         name = self.function.__name__
-        phase = flow(
-            name=name,
-            flow_run_name=name,
-            task_runner=ThreadPoolTaskRunner(max_workers=64),
-            persist_result=False,
-        )
+        threads = cast(TaskRunner[PrefectFuture[Any]], ThreadPoolTaskRunner(max_workers=64))
+        phase = flow(name=name, flow_run_name=name, task_runner=threads, persist_result=False)
         # A heartbeat thread would add a second to the end of each phase; our leases tell who lives.
         with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
             return phase(run)()

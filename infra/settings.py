@@ -1,9 +1,18 @@
 """Execution settings: where and how a recipe runs. Nothing here changes a result, so nothing here enters an identity."""
 
 import os
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def _word(value: Any) -> Any:
+    return "off" if value is False else value
+
+
+# YAML reads a bare `off` as the boolean false.
+CompilePolicy = Annotated[Literal["off", "blocks"], BeforeValidator(_word)]
+RayAddress = Annotated[Literal["local", "off"] | str, BeforeValidator(_word)]
 
 
 class ComputeSettings(BaseModel):
@@ -13,9 +22,9 @@ class ComputeSettings(BaseModel):
 
     device: str = "cpu"
     """Torch device: cpu, cuda, mps."""
-    threads: int = Field(1, ge=1)
+    threads: int = Field(default=1, ge=1)
     """CPU threads of one training process. Byte-identical reruns need the same number."""
-    compile: Literal["off", "blocks"] = "off"
+    compile: CompilePolicy = "off"
     """torch.compile: off, or each transformer block."""
 
 
@@ -26,7 +35,7 @@ class Execution(BaseModel):
 
     store: str = "store"
     """Root of all artifacts: a folder, or any fsspec URL such as s3://bucket/prefix."""
-    ray: Literal["local", "off"] | str = "local"
+    ray: RayAddress = "local"
     """`local` starts Ray here, `off` runs shards in this process, anything else is the address of an existing cluster."""
     cores: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
     """Cores that stages share: a stage waits until its threads are free."""
@@ -34,11 +43,11 @@ class Execution(BaseModel):
     """CPU threads per stage name; `default` for the others (1 when absent)."""
     device: str = "cpu"
     """Torch device of training and evaluation stages."""
-    compile: dict[str, Literal["off", "blocks"]] = {}
+    compile: dict[str, CompilePolicy] = {}
     """torch.compile policy per stage name; `default` for the others (off when absent). Compiling pays in long stages."""
-    save_every: int = Field(200, ge=1)
+    save_every: int = Field(default=200, ge=1)
     """Training steps between two save points: what a kill can cost."""
-    lease_stale_seconds: float = Field(60.0, gt=0)
+    lease_stale_seconds: float = Field(default=60.0, gt=0)
     """A lease whose heartbeat has not moved for this long is taken over."""
 
     def compute(self, stage: str) -> ComputeSettings:

@@ -131,6 +131,7 @@ class _Generation:
         batch_size: int,
     ) -> None:
         self.tokenizer, self.prompts, self.sampling = tokenizer, prompts, sampling
+        self.eos_id = tokenizer.eos_id
         self.stops = tuple(stop.encode() for stop in sampling.stop)
         self.token_bytes = tokenizer.token_bytes() if self.stops else []
         self.window = model.config.max_sequence_length
@@ -199,7 +200,7 @@ class _Generation:
     def _ends(self, row: _Row) -> bool:
         """Whether the row's newest token ends its answer; if so its completion is recorded."""
         token = row.ids[-1]
-        stopped = token == self.tokenizer.eos_id
+        stopped = token == self.eos_id
         if self.stops and not stopped:
             row.tail += self.token_bytes[token]
             stopped = any(stop in row.tail for stop in self.stops)

@@ -54,6 +54,7 @@ ADDED_TOKENS: tuple[tuple[str, bool], ...] = (
 """(text, flagged special) in the order of their ids (RECIPE B)."""
 
 _ATOMIC = frozenset(text for text, special in ADDED_TOKENS if not special)
+_ADDED_PLACES = {text: place for place, (text, _) in enumerate(ADDED_TOKENS)}
 _ALL_ADDED = frozenset(text for text, _ in ADDED_TOKENS)
 _ATOMIC_PREFIXES = ("|||", "<|extra_id_")
 
@@ -118,7 +119,7 @@ class Tokenizer:
         """Embedding rows: `vocab_size` rounded up to a multiple of 128."""
         return -(-self.vocab_size // PADDING_MULTIPLE) * PADDING_MULTIPLE
 
-    @cached_property
+    @property
     def eos_id(self) -> int:
         """`<|endoftext|>`: end of document and answer, beginning of a chat."""
         return self.special("<|endoftext|>")
@@ -128,7 +129,7 @@ class Tokenizer:
         """The same id as EOS; only chats begin with it (RECIPE B)."""
         return self.eos_id
 
-    @cached_property
+    @property
     def pad_id(self) -> int:
         """`<|pad|>`, never equal to EOS."""
         return self.special("<|pad|>")
@@ -140,9 +141,8 @@ class Tokenizer:
 
     def special(self, name: str) -> int:
         """Id of an added token by its text, for example "<|pad|>". Raises ValueError for any other text."""
-        for index, (text, _) in enumerate(ADDED_TOKENS):
-            if text == name:
-                return self.ranks + index
+        if name in _ADDED_PLACES:
+            return self.ranks + _ADDED_PLACES[name]
         raise ValueError(f"{name!r} is not an added token; known are {', '.join(text for text, _ in ADDED_TOKENS)}")
 
     def encode(self, text: str) -> list[int]:

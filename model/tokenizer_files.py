@@ -59,12 +59,11 @@ def check(folder: Path, table: dict[bytes, int], added: Sequence[tuple[str, bool
     stored.update({token["content"]: token["id"] for token in value["added_tokens"]})
     wanted = _vocabulary(table, added)
     if stored != wanted:
-        different = sorted(
-            text for text in stored.keys() | wanted.keys() if stored.get(text) != wanted.get(text)
-        )
+        different = sorted(text for text in stored.keys() | wanted.keys() if stored.get(text) != wanted.get(text))
         raise ValueError(
             f"{folder / 'tokenizer.json'} is not OLMo 2's vocabulary at {len(table):,} ranks: "
-            f"{len(different):,} tokens differ, first {different[0]!r}; only prefixes of cl100k with OLMo 2's added tokens are supported"
+            f"{len(different):,} tokens differ, first {different[0]!r}; "
+            "only prefixes of cl100k with OLMo 2's added tokens are supported"
         )
 
 

@@ -3,6 +3,8 @@
 Every payload is a folder. Names below are relative to it.
 """
 
+from pydantic import Field
+
 from infra.artifact import Artifact
 
 
@@ -15,7 +17,7 @@ class Documents(Artifact):
     """UTF-8 bytes of text."""
     sources: dict[str, int]
     """Documents per source."""
-    dropped: dict[str, int] = {}
+    dropped: dict[str, int] = Field(default_factory=dict)
     """Documents removed by this stage, per reason."""
 
 
@@ -29,7 +31,8 @@ class Classifier(Artifact):
 
 
 class Tokens(Artifact):
-    """Token files: `tokens/*.npy`, raw little-endian uint32 without a header, and `tokens/*.csv.gz` rows (start, end, id, src, loc)."""
+    """Token files: `tokens/*.npy`, raw little-endian uint32 without a header, and `tokens/*.csv.gz` with rows
+    (start, end, id, src, loc)."""
 
     source: str
     tokens: int

@@ -35,11 +35,11 @@ class ReportConfig(Config):
     """Name of every curation step, in the order given."""
     mix_labels: list[str] = Field(default_factory=list)
     """Name of every mix, in the order given."""
-    likely_stderrs: float = Field(2.0, gt=0)
+    likely_stderrs: float = Field(default=2.0, gt=0)
     """Below this many combined standard errors a difference is called noise (about 1 in 20 by chance)."""
-    clear_stderrs: float = Field(3.0, gt=0)
+    clear_stderrs: float = Field(default=3.0, gt=0)
     """From this many combined standard errors on a difference is called clear (about 1 in 370 by chance)."""
-    curve_points: int = Field(400, ge=2)
+    curve_points: int = Field(default=400, ge=2)
     """Most logged steps shown per curve."""
 
 

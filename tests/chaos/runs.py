@@ -18,8 +18,10 @@ from infra.store import Store
 CHANGES = (
     "collect.code.shard_bytes=40000",
     "pretrain.steps=60",
-    "sft.epochs=8",
-    "rlvr.episodes=256",
+    "sft.epochs=6",
+    "rlvr.episodes=128",
+    "execution.ray=off",
+    "execution.save_every=2",
 )
 """What these runs change in `smoke`: several shards, and training stages long enough to be met in the middle."""
 
@@ -78,14 +80,6 @@ class Run:
     def kill_group(self) -> None:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-
-    def kill_main(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def interrupt_group(self) -> None:
-        """What a terminal does at Ctrl-C."""
-        os.killpg(self.process.pid, signal.SIGINT)
 
     def stage_process(self) -> psutil.Process:
         """The process of the stage that runs now: a child of the fork server."""

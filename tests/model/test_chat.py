@@ -51,9 +51,7 @@ def test_one_turn_is_the_recipe_example() -> None:
 
 
 def test_several_turns_train_answers_their_eos_and_the_newline_between_turns() -> None:
-    messages = chat(
-        ("system", "Be"), ("user", "Hi"), ("assistant", "Hello!"), ("user", "Hi"), ("assistant", "Hello!")
-    )
+    messages = chat(("system", "Be"), ("user", "Hi"), ("assistant", "Hello!"), ("user", "Hi"), ("assistant", "Hello!"))
     ids, trained = encode_chat(Tokenizer(), messages, 4_096)
     first = [EOS, *SYSTEM, 3_513, 198, *USER, 13_347, 198, *ASSISTANT]
     between = [*USER, 13_347, 198, *ASSISTANT]
@@ -78,12 +76,8 @@ def test_jinja_and_render_agree(messages: list[Message], generation_prompt: bool
 @given(messages=CHATS, ranks=st.sampled_from([256, 1_024, 100_256]))
 def test_ids_are_those_of_the_rendered_text(messages: list[Message], ranks: int) -> None:
     tokenizer = Tokenizer(ranks)
-    assert encode_chat(tokenizer, messages, 10_000).ids.tolist() == tokenizer.encode_with_special(
-        render(messages)
-    )
-    assert encode_prompt(tokenizer, messages) == tokenizer.encode_with_special(
-        render(messages, generation_prompt=True)
-    )
+    assert encode_chat(tokenizer, messages, 10_000).ids.tolist() == tokenizer.encode_with_special(render(messages))
+    assert encode_prompt(tokenizer, messages) == tokenizer.encode_with_special(render(messages, generation_prompt=True))
 
 
 @settings(max_examples=200, deadline=None)
@@ -96,9 +90,7 @@ def test_masks_agree_with_tokenizing_prefixes(turns: list[tuple[str, str]], rank
     prefixes.
     """
     tokenizer = Tokenizer(ranks)
-    messages = chat(
-        *[message for user, answer in turns for message in (("user", user), ("assistant", answer))]
-    )
+    messages = chat(*[message for user, answer in turns for message in (("user", user), ("assistant", answer))])
     ids, trained = encode_chat(tokenizer, messages, 10_000)
     expected = np.ones(len(ids), dtype=bool)
     for index in range(0, len(messages), 2):
