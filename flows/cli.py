@@ -133,6 +133,77 @@ def export(
 
 
 @app.command()
+def adopt(
+    source: Annotated[str, typer.Argument(metavar="PATH_OR_HUB_ID", help="Olmo2 Hugging Face folder, or hub id.")],
+    place: Annotated[str, typer.Option("--as", help="What it stands for: base, soup, sft or dpo.")],
+    store: StoreOption = None,
+    revision: Annotated[str, typer.Option("--revision", help="Branch, tag or commit on the hub.")] = "",
+    into: Annotated[
+        str | None, typer.Option("--into", metavar="RECIPE", help="Write a recipe that extends this one from there.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make any Olmo2 checkpoint an artifact that mid-training, post-training or evaluation can start from."""
+    from flows.start import adopt_command
+
+    adopted = adopt_command(_store(store), source, revision, place, into)
+    if as_json:
+        _print_json(adopted)
+        return
+    console.print(f"{adopted['id']}  {'Reused' if adopted['reused'] else 'adopted'} as {place}", highlight=False)
+    if adopted["recipe"]:
+        console.print(f"olmo2 run {adopted['recipe']} --store {adopted['store']}", highlight=False, markup=False)
+    else:
+        console.print(f"start a recipe from it: start: {{{place}: {adopted['id']}}}", highlight=False, markup=False)
+
+
+@app.command()
+def trace(
+    target: Annotated[str, typer.Argument(metavar="RECIPE|ID", help="A recipe, or a pretrain or anneal id.")],
+    step: Annotated[int | None, typer.Option("--step", help="Name the documents of this update (from 1).")] = None,
+    document: Annotated[str | None, typer.Option("--document", help="Name the updates that read this one.")] = None,
+    stage: Annotated[str, typer.Option("--stage", help="Which training of a recipe.")] = "pretrain",
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Go from a training step to its documents, or from a document to the steps that saw it."""
+    from flows.trace import print_trace, trace_document, trace_step, trained
+
+    training = trained(target, stage, store)
+    if (step is None) == (document is None):
+        raise ValueError("give exactly one of --step and --document")
+    traced = trace_step(training, step) if step is not None else trace_document(training, document or "")
+    if as_json:
+        _print_json(traced)
+    else:
+        print_trace(console, traced)
+
+
+@app.command()
+def diagnose(
+    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Checkpoints with metrics.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the figures and their JSON.")] = Path("diagnosis"),
+    init: Annotated[str, typer.Option("--init", help="Variants at initialisation, such as olmo2,olmo-0424.")] = "",
+    widths: Annotated[str, typer.Option("--widths", help="Model widths of --init.")] = "64,128,256,512",
+    layers: Annotated[int, typer.Option("--layers", help="Layers of --init.")] = 8,
+    window: Annotated[int, typer.Option("--window", help="Logged values in the paper's spike score.")] = 1000,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw loss and gradient norm with spike scores, or how activations and gradients grow at initialisation."""
+    from flows.diagnose import diagnose_initialisation, diagnose_runs, print_diagnosis
+
+    if not ids and not init:
+        raise ValueError("give checkpoint ids, or --init with variants such as olmo2,olmo-0424")
+    found = diagnose_runs(_store(store), ids, out, window) if ids else {}
+    found |= diagnose_initialisation(init, widths, layers, out) if init else {}
+    if as_json:
+        _print_json(found)
+    else:
+        print_diagnosis(console, found)
+
+
+@app.command()
 def dashboard(port: Annotated[int, typer.Option(help="Port on the loopback interface.")] = 4200) -> None:
     """Start the Prefect server, a worker and the deployments; Ctrl-C stops what this started."""
     from flows.dashboard import serve
@@ -196,11 +267,9 @@ def main() -> None:
     """Entry point: turns the errors that users can cause into a message and exit code 2."""
     try:
         app()
-    except (ValueError, FileNotFoundError, PermissionError) as error:
-        if type(error).__module__.startswith(("flows", "builtins", "infra")):
-            errors.print(f"error: {error}", style="red", markup=False, highlight=False)
-            sys.exit(2)
-        raise
+    except (ValueError, OSError) as error:
+        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Defaults are the published 7B values where a stage has them. A recipe file gives what differs (flows/loading.py reads it).
 """
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -33,6 +33,9 @@ from tasks.training.reward import RewardConfig
 from tasks.training.rlvr import RLVRConfig
 from tasks.training.sft import SFTConfig
 from tasks.training.soup import SoupConfig
+
+StartPoint = Literal["base", "soup", "sft", "dpo"]
+"""Where a recipe may begin with a checkpoint that it does not make itself."""
 
 
 class CandidateConfig(Config):
@@ -105,10 +108,14 @@ class RecipeConfig(Config):
     """Name of the recipe; the file's name when not given."""
     execution: Execution = Execution()
     """Where and how: never part of an identity."""
+    start: dict[StartPoint, str] = Field(default_factory=dict, max_length=1)
+    """Begin at a checkpoint of the store, such as {base: ID}: it takes that place, and what only leads there is not run."""
     collect: dict[str, Source] = Field(min_length=1)
     """Raw sources by name."""
     classifier: ClassifierConfig | None = None
     """The quality classifier that filters may use."""
+    synthesize: dict[str, SynthesizeConfig] = Field(default_factory=dict)
+    """Sources made from a seed that pre-training reads beside the collected ones (stage 1 holds maths too, RECIPE C.2)."""
     filter: dict[str, FilterConfig]
     """Rules per source."""
     dedup: DedupConfig = DedupConfig()
@@ -163,12 +170,21 @@ class RecipeConfig(Config):
             raise ValueError(
                 f"microanneal.web={self.microanneal.web!r} is not a source; they are {', '.join(self.collect)}"
             )
-        names = [*self.collect, *(candidate.name for candidate in self.candidates)]
+        names = [*self.collect, *self.synthesize, *(candidate.name for candidate in self.candidates)]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"sources and candidates share the names {', '.join(twice)}; every source needs its own")
         self.evaluation.only(self.microanneal.rank_by)
         return self
+
+    def judged(self, name: str) -> bool:
+        """Whether a source's rules ask the quality classifier."""
+        return any(rule.kind == "quality" for rule in self.filter[name].rules)
+
+    @property
+    def starts_after_midtraining(self) -> bool:
+        """Whether the recipe begins with a checkpoint that is ready for post-training, or past its beginning."""
+        return not self.start.keys().isdisjoint(("soup", "sft", "dpo"))
 
     def encode_source(self, name: str) -> EncodeConfig:
         """How one source is encoded."""

@@ -13,28 +13,38 @@ from tasks.evaluation.report import ReportConfig, report
 
 
 @Phase
-def evaluation(corpus: Corpus, base: Base, sweep: Sweep, soup: Soup, tuned: Tuned, config: RecipeConfig) -> Report:
-    """Base, ingredients and soup as texts to continue, the tuned models as chats; then the report over everything."""
-    texts = {"base": base.checkpoint, **soup.ingredients, "soup": soup.checkpoint}
-    chats = {"sft": tuned.sft, "dpo": tuned.dpo, "instruct": tuned.instruct}
+def evaluation(
+    corpus: Corpus | None, base: Base | None, sweep: Sweep | None, soup: Soup | None, tuned: Tuned, config: RecipeConfig
+) -> Report:
+    """Base, ingredients and soup as texts to continue, the tuned models as chats; then the report over everything.
+
+    None is what lies before the checkpoint that a recipe starts at.
+    """
+    funnel = corpus.funnel if corpus else {}
+    texts = {"base": base.checkpoint} if base else {}
+    texts |= {**soup.ingredients, "soup": soup.checkpoint} if soup else {}
+    chats = {"sft": tuned.sft} if tuned.sft else {}
+    chats |= {"dpo": tuned.dpo, "instruct": tuned.instruct}
     scores = {name: evaluate.labelled(slug(name))(model, config.evaluation.of(name)) for name, model in texts.items()}
     scores |= {
         name: evaluate.labelled(name)(model, config.evaluation.of(name, chat=True)) for name, model in chats.items()
     }
-    mixes = {"pretrain": base.mix, **{f"try {name}": item for name, item in sweep.mixes.items()}, "anneal": soup.mix}
+    mixes = {"pretrain": base.mix} if base and base.mix else {}
+    mixes |= {f"try {name}": item for name, item in sweep.mixes.items()} if sweep else {}
+    mixes |= {"anneal": soup.mix} if soup and soup.mix else {}
     labels = ReportConfig(
         recipe=config.name,
         checkpoint_labels=[*texts, *chats],
-        funnel_labels=list(corpus.funnel),
+        funnel_labels=list(funnel),
         mix_labels=list(mixes),
     )
     return report(
-        list(corpus.funnel.values()),
+        list(funnel.values()),
         list(mixes.values()),
         [*texts.values(), *chats.values()],
         tuned.reward,
         tuned.preferences,
-        sweep.ranking,
+        sweep.ranking if sweep else None,
         list(scores.values()),
         labels,
     )

@@ -15,7 +15,8 @@ from tasks.training.soup import soup
 class Soup(NamedTuple):
     """What mid-training makes."""
 
-    mix: Mix
+    mix: Mix | None
+    """None where the soup is given."""
     ingredients: dict[str, Checkpoint]
     """Anneals by seed."""
     checkpoint: Checkpoint

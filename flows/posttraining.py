@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from flows.config import RecipeConfig
+from flows.start import starting_point
 from infra.prefect_tasks import Phase
 from tasks.artifacts import Checkpoint, Preferences, RewardModel
 from tasks.data.chats import chats
@@ -15,22 +16,34 @@ from tasks.training.sft import sft
 
 
 class Tuned(NamedTuple):
-    """What post-training makes."""
+    """What post-training makes; None is what lies before the checkpoint that a recipe starts at."""
 
-    sft: Checkpoint
-    preferences: Preferences
+    sft: Checkpoint | None
+    preferences: Preferences | None
     dpo: Checkpoint
-    reward: RewardModel
+    reward: RewardModel | None
     instruct: Checkpoint
 
 
 @Phase
-def posttraining(soup: Checkpoint, config: RecipeConfig) -> Tuned:
-    """Each stage starts from the one before; the reward model stands beside DPO."""
-    finetuned = sft(soup, chats(config.chats), config.sft)
+def posttraining(soup: Checkpoint | None, config: RecipeConfig) -> Tuned:
+    """Each stage starts from the one before; the reward model stands beside DPO. `soup` is None past it."""
+    if given := starting_point(config, "dpo"):
+        return Tuned(None, None, given, None, reinforce(given, config))
+    finetuned = starting_point(config, "sft") or finetune(soup, config)
     asked = prompts.labelled("preference")(config.preference_prompts)
     pairs = preferences(finetuned, asked, config.preferences)
     preferred = dpo(finetuned, pairs, config.dpo)
     judge = reward(finetuned, pairs, config.reward)
-    instruct = rlvr(preferred, prompts.labelled("rlvr")(config.rlvr_prompts), config.rlvr)
-    return Tuned(finetuned, pairs, preferred, judge, instruct)
+    return Tuned(finetuned, pairs, preferred, judge, reinforce(preferred, config))
+
+
+def finetune(soup: Checkpoint | None, config: RecipeConfig) -> Checkpoint:
+    """Supervised finetuning on the recipe's chats."""
+    assert soup is not None, config.start
+    return sft(soup, chats(config.chats), config.sft)
+
+
+def reinforce(preferred: Checkpoint, config: RecipeConfig) -> Checkpoint:
+    """The last step, on prompts whose answers can be verified."""
+    return rlvr(preferred, prompts.labelled("rlvr")(config.rlvr_prompts), config.rlvr)

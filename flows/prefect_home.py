@@ -16,6 +16,8 @@ QUIET = {
     "PREFECT_LOGGING_SERVER_LEVEL": "CRITICAL",
     # Failures are told by our own display; the dashboard keeps the logs.
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    # A stage's process ends without ceremony, so that Python's tracker names semaphores that nobody needs any more.
+    "PYTHONWARNINGS": "ignore:resource_tracker:UserWarning",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
 }
 

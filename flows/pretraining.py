@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from flows.config import RecipeConfig
 from flows.curation import Corpus
+from flows.start import starting_point
 from infra.prefect_tasks import Phase
 from tasks.artifacts import Checkpoint, Mix
 from tasks.data.mix import mix
@@ -13,12 +14,15 @@ from tasks.training.pretrain import pretrain
 class Base(NamedTuple):
     """What pre-training makes."""
 
-    mix: Mix
+    mix: Mix | None
+    """None where the base is given."""
     checkpoint: Checkpoint
 
 
 @Phase
 def pretraining(corpus: Corpus, config: RecipeConfig) -> Base:
-    """Mix all sources and train from the initialisation."""
+    """Mix all sources and train from the initialisation, unless the base is given."""
+    if given := starting_point(config, "base"):
+        return Base(None, given)
     tokens = mix.labelled("pretrain")(list(corpus.tokens.values()), config.pretrain_mix)
     return Base(tokens, pretrain(tokens, config.pretrain))

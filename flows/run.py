@@ -14,6 +14,7 @@ from flows.look import find_record
 from flows.microanneal import microanneal
 from flows.pretraining import pretraining
 from flows.recipe import recipe
+from flows.start import checked_start
 from infra.events import Listener
 from infra.plan import above, below
 from infra.session import PlanRow, Session, matches, open_session
@@ -37,7 +38,8 @@ def load_recipe(recipe: str, overrides: list[str] | None = None, store: str | No
     """A validated recipe. The store is, in this order: the argument, OLMO2_STORE, the recipe's `execution.store`."""
     config = load(RecipeConfig, recipe, overrides).resolved()
     url = store or os.environ.get("OLMO2_STORE") or config.execution.store
-    return config.model_copy(update={"execution": config.execution.model_copy(update={"store": url})})
+    config = config.model_copy(update={"execution": config.execution.model_copy(update={"store": url})})
+    return checked_start(config, Store(url)) if config.start else config
 
 
 def plan(config: RecipeConfig, until: str | None = None, rerun: list[str] | None = None) -> list[PlanRow]:

@@ -39,7 +39,7 @@ def _decide(stage: "Stage", call: "Call", session: Session, facts: dict[str, Any
     except StoreError as error:
         return row("corrupt", str(error), id)
     if record is not None:
-        return row("reused", f"made {record.created}", id, record.artifact())
+        return row("reused", f"made {record.created[:16]}", id, record.artifact())
     started = started_work(session.store, stage.name, id)
     if started:
         return row("resume", started, id)

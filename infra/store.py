@@ -16,7 +16,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 
-class StoreError(Exception):
+class StoreError(OSError):
     """The store could not do what was asked: the message names the object, the cause and the way out."""
 
 

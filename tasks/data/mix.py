@@ -250,4 +250,13 @@ def _grouped(entries: list[Entry]) -> list[tuple[Entry, int]]:
     return list(counts.items())
 
 
-mix = stage(mix_tokens, name="mix", version=1)
+def estimate_mix(config: dict[str, Any], sources: list[Any], ranking: Any = None) -> dict[str, Any]:
+    """Tokens of a mix before it is made: what was requested, or all of sources that exist and are taken whole."""
+    parsed = MixConfig.model_validate(config)
+    if parsed.requested_tokens is not None:
+        return {"tokens": ceil(parsed.requested_tokens / parsed.batch_tokens) * parsed.batch_tokens}
+    known = [source.tokens for source in sources if isinstance(source, Tokens)]
+    return {"tokens": sum(known)} if not parsed.sources and len(known) == len(sources) else {}
+
+
+mix = stage(mix_tokens, name="mix", version=1, estimate=estimate_mix)

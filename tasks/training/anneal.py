@@ -95,7 +95,7 @@ def estimate_anneal(config: dict[str, Any], parent: Any, mix: Any) -> dict[str, 
     """Tokens and FLOPs of an anneal, as far as they are known before it."""
     parsed = AnnealConfig.model_validate(config)
     batch = parsed.batch_instances * parsed.sequence_length
-    available = getattr(mix, "tokens", None)
+    available = mix.facts.get("tokens") if isinstance(mix, Pending) else mix.tokens
     steps = parsed.steps or (available // batch if available else None)
     if not steps:
         return {}

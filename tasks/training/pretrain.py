@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
+from infra.session import Pending
 from infra.stage import stage
 from infra.workspace import Workspace
 from model.batches import WindowedTokens
@@ -87,7 +88,7 @@ def estimate_pretrain(config: dict[str, Any], mix: Any) -> dict[str, Any]:
     """Tokens, FLOPs and parameters of a run, as far as they are known before it (RECIPE A.7)."""
     parsed = PretrainConfig.model_validate(config)
     batch = parsed.batch_instances * parsed.sequence_length
-    available = getattr(mix, "tokens", None)
+    available = mix.facts.get("tokens") if isinstance(mix, Pending) else mix.tokens
     steps = parsed.steps or (available // batch if available else None)
     per_token = parsed.model.flops_per_token(parsed.sequence_length)
     known = {"parameters": parsed.model.parameters, "flops_per_token": per_token}

@@ -1,0 +1,328 @@
+"""What a recipe would cost on given GPUs: steps, tokens, FLOPs, memory, hours, energy, CO2, water and money of each training
+stage.
+
+Source: FLOPs per token RECIPE A.7; energy, CO2 and water RECIPE J, paper section 6.5 and Table 19 (oracle
+tests/golden/environment_table19.json). Everything follows from the recipe alone, so no store and no network is needed.
+
+Simplifications: electricity is the devices' rated power over the whole time (the paper measured whole nodes); where the length
+of texts is not known before they exist, tokens are the most there can be; sampling runs at the same MFU as training, which
+flatters reinforcement learning.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from flows.config import RecipeConfig
+from model.chat_batches import steps_for
+from model.config import ModelConfig
+from model.losses import CHUNK_ELEMENTS
+from model.transformer import Transformer
+from tasks.data.chats import SyntheticChats
+from tasks.data.mix import MixConfig
+from tasks.data.prompts import PromptsConfig, SyntheticPrompts
+from tasks.data.rows import RowSource
+from tasks.training.anneal import AnnealConfig
+from tasks.training.pretrain import PretrainConfig
+from tasks.training.rlvr import rollouts_of
+
+Precision = Literal["bf16", "fp32"]
+
+DATASET_ROWS = {
+    "allenai/tulu-3-sft-olmo-2-mixture": 939_104,
+    "allenai/tulu-3-sft-olmo-2-mixture-0225": 866_138,
+    "allenai/RLVR-GSM-MATH-IF-Mixed-Constraints": 29_946,
+}
+"""Rows of released datasets (paper section 5; the third from its card), so that a plan needs no network."""
+
+FORWARD = 1 / 3
+"""Share of the forward pass in a training step's FLOPs."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """One GPU."""
+
+    peak_flops: float
+    """Dense bf16 FLOP/s, without sparsity."""
+    watts: float
+    """Rated power."""
+    memory: float | None = None
+    """Bytes; None where not known."""
+
+
+DEVICES = {
+    "a100": Device(312e12, 400.0, 80e9),
+    "h100": Device(989e12, 700.0, 80e9),
+}
+"""SXM modules of 80 GB, as in NVIDIA's data sheets "A100 Tensor Core GPU" and "H100 Tensor Core GPU" (1,979 TFLOP/s with
+sparsity, 989 without)."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where it runs; the defaults are those of the paper's cluster that trained the 7B (Table 19)."""
+
+    pue: float = 1.2
+    """Power usage effectiveness: electricity of the building per electricity of the machines."""
+    carbon: float = 0.332
+    """kg CO2 per kWh."""
+    water: float = 1.29
+    """Litres per kWh, on site and at the power station together."""
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What the plan is asked for."""
+
+    gpus: int
+    device: Device
+    mfu: float = 0.4
+    """Share of the peak FLOP/s that training reaches."""
+    site: Site = Site()
+    price: float | None = None
+    """Money per GPU and hour."""
+
+    def __post_init__(self) -> None:
+        if self.gpus < 1:
+            raise ValueError(f"gpus={self.gpus}: at least one is needed")
+        if not 0 < self.mfu <= 1:
+            raise ValueError(f"mfu={self.mfu} is a share of the peak: give a value above 0 and at most 1, such as 0.4")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training stage, as far as cost goes."""
+
+    label: str
+    """The stage's label in the plan."""
+    steps: int | None
+    """Updates; None where they depend on data that does not exist yet."""
+    rows: int
+    """Windows, chats or answers of an update: no more GPUs than these can share it."""
+    longest: int
+    """Tokens of a row at most."""
+    pass_tokens: int
+    """Tokens that go through one GPU at once at most; 0 for its whole share."""
+    precision: Precision
+    at_most: bool = False
+    """Whether rows are shorter than `longest`, so that tokens, and all that follows, are upper bounds."""
+    work: float = 1.0
+    """FLOPs over those of training on each token once."""
+    frozen_models: int = 0
+    """Further copies of the weights in memory: the reference of reinforcement learning."""
+
+    @property
+    def tokens(self) -> int | None:
+        """Trained tokens."""
+        return None if self.steps is None else self.steps * self.rows * self.longest
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one GPU."""
+
+    state: float
+    """fp32 weights, gradients and Adam's two moments, sharded over the GPUs."""
+    kept: float
+    """With everything kept for backward: cast weights, activations of one pass, and the loss."""
+    recomputed: float
+    """With each block's weights gathered and its activations computed again when backward needs them."""
+
+    @property
+    def most(self) -> float:
+        return self.state + self.kept
+
+    @property
+    def least(self) -> float:
+        return self.state + self.recomputed
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one stage costs; None where its number of steps is not known."""
+
+    label: str
+    steps: int | None
+    tokens: int | None
+    at_most: bool
+    gpus: int
+    memory: Memory
+    flops: float | None
+    hours: float | None
+    kwh: float | None
+    """Electricity of the GPUs; PUE is applied to CO2 and water, as in the paper's table."""
+    co2_tonnes: float | None
+    water_kilolitres: float | None
+    money: float | None
+
+
+def recipe_costs(config: RecipeConfig, hardware: Hardware) -> list[Cost]:
+    """Cost of every training stage in the order of the flow."""
+    return [cost(run, config.pretrain.model, hardware) for run in training_runs(config)]
+
+
+def cost(run: Run, model: ModelConfig, hardware: Hardware) -> Cost:
+    """One stage on the GPUs; those beyond its rows stay idle and are not counted."""
+    gpus = min(hardware.gpus, run.rows)
+    flops = hours = kwh = co2 = water = money = None
+    if run.tokens is not None:
+        flops = run.work * run.tokens * model.flops_per_token(run.longest)
+        hours = flops / (gpus * hardware.device.peak_flops * hardware.mfu) / 3600
+        kwh = hardware.device.watts * hours * gpus / 1000
+        co2, water = environment(kwh / 1000, hardware.site)
+        money = None if hardware.price is None else hardware.price * hours * gpus
+    return Cost(
+        run.label,
+        run.steps,
+        run.tokens,
+        run.at_most,
+        gpus,
+        memory(run, model, gpus),
+        flops,
+        hours,
+        kwh,
+        co2,
+        water,
+        money,
+    )
+
+
+def environment(megawatt_hours: float, site: Site) -> tuple[float, float]:
+    """Tonnes of CO2 and kilolitres of water for electricity at the machines (paper section 6.5)."""
+    drawn = megawatt_hours * site.pue
+    return drawn * site.carbon, drawn * site.water
+
+
+def training_runs(config: RecipeConfig) -> Iterator[Run]:
+    """The training stages of a recipe under the labels that its plan has."""
+    yield _window_run("pretrain", config.pretrain, config.pretrain_mix)
+    shape = config.microanneal.anneal
+    for candidate in config.candidates:
+        yield _window_run(f"anneal:try-{candidate.name}", shape, config.candidate_mix(candidate))
+    for seed in config.anneal_seeds:
+        yield _window_run(f"anneal:{seed}", config.anneal, config.anneal_mix)
+    yield from _tuning_runs(config)
+
+
+def _window_run(label: str, stage: PretrainConfig | AnnealConfig, mix: MixConfig) -> Run:
+    steps = stage.steps
+    if steps is None and mix.requested_tokens is not None:
+        tokens = math.ceil(mix.requested_tokens / mix.batch_tokens) * mix.batch_tokens
+        steps = tokens // (stage.batch_instances * stage.sequence_length)
+    limit = stage.micro_instances * stage.sequence_length
+    return Run(label, steps, stage.batch_instances, stage.sequence_length, limit, stage.optim.precision)
+
+
+def _tuning_runs(config: RecipeConfig) -> Iterator[Run]:
+    window = config.pretrain.model.max_sequence_length
+    sft, dpo, reward, rlvr = config.sft, config.dpo, config.reward, config.rlvr
+    chats = _total(
+        source.count if isinstance(source, SyntheticChats) else rows_of(source.rows) for source in config.chats.sources
+    )
+    steps = None if chats is None else steps_for(chats, sft.batch, sft.epochs)
+    yield Run("sft", steps, sft.batch, min(sft.max_tokens, window), sft.pass_tokens, sft.precision, at_most=True)
+    pairs = prompts_of(config.preference_prompts)
+    trained = None if pairs is None else pairs - max(1, round(reward.held_out * pairs))
+    for label, stage, count, work in (("dpo", dpo, pairs, 1 + FORWARD / dpo.epochs), ("reward", reward, trained, 1.0)):
+        steps = None if count is None else steps_for(count, stage.batch, stage.epochs)
+        longest = min(stage.max_tokens, window)
+        # A pair is two rows.
+        yield Run(label, steps, 2 * stage.batch, longest, stage.pass_tokens, stage.precision, at_most=True, work=work)
+    updates = rollouts_of(rlvr) * rlvr.mini_batches * rlvr.epochs
+    answers = rlvr.prompts_per_rollout * rlvr.samples // rlvr.mini_batches
+    longest = min(rlvr.max_prompt_tokens + rlvr.max_new_tokens, window)
+    # Every answer is sampled once and gets log-probabilities under policy and reference: three forward passes.
+    work = 1 + 3 * FORWARD / rlvr.epochs
+    yield Run(
+        "rlvr", updates, answers, longest, rlvr.pass_tokens, rlvr.precision, at_most=True, work=work, frozen_models=1
+    )
+
+
+def rows_of(source: RowSource) -> int | None:
+    """Rows of a source where they are known beforehand."""
+    known = DATASET_ROWS.get(source.dataset)
+    return min((count for count in (known, source.limit) if count is not None), default=None)
+
+
+def prompts_of(config: PromptsConfig) -> int | None:
+    """Prompts of a mix where they are known beforehand."""
+    return _total(
+        source.count if isinstance(source, SyntheticPrompts) else rows_of(source.rows) for source in config.sources
+    )
+
+
+def _total(counts: Iterator[int | None]) -> int | None:
+    found = list(counts)
+    return None if None in found else sum(count for count in found if count is not None)
+
+
+def memory(run: Run, model: ModelConfig, gpus: int) -> Memory:
+    """Memory of one GPU: fully sharded state, and one pass of the stage's micro-batch."""
+    share = math.ceil(run.rows / gpus) * run.longest
+    tokens = min(share, run.pass_tokens) if run.pass_tokens else share
+    head = model.vocab_size * model.d_model
+    saved = saved_for_backward(model, run.precision)
+    width = 2 if run.precision == "bf16" else 4
+    # The loss keeps the head's fp32 gradient and the rows' gradient, and holds some chunks of logits; the head is cast.
+    loss = (4 + width) * head + tokens * model.d_model * width + 4 * 4 * CHUNK_ELEMENTS
+    rest = saved.outside_per_token * tokens + loss
+    block = saved.block_weights + saved.block_per_token * tokens
+    inputs = model.n_layers * tokens * model.d_model * width
+    # Two blocks' weights are gathered (the one at work and the next), and one block's gradient before it is sharded.
+    gathered = 3 * width * model.block_parameters
+    return Memory(
+        state=(16 + 4 * run.frozen_models) * model.parameters / gpus,
+        kept=model.n_layers * block + rest,
+        recomputed=inputs + gathered + saved.block_per_token * tokens + rest,
+    )
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Bytes that the forward pass keeps for backward."""
+
+    block_weights: float
+    """Of one block, whatever the batch: its weights in the type of the products."""
+    block_per_token: float
+    """Of one block and token."""
+    outside_per_token: float
+    """Of embedding and final norm, per token."""
+
+
+@lru_cache(maxsize=16)
+def saved_for_backward(model: ModelConfig, precision: Precision) -> Saved:
+    """What our own forward pass keeps, from tensors without data: models of one and two blocks, batches of one and two."""
+    length = min(128, model.max_sequence_length)
+    kept = {(layers, batch): _kept(model, precision, layers, batch, length) for layers in (1, 2) for batch in (1, 2)}
+    first, second = (kept[2, batch] - kept[1, batch] for batch in (1, 2))
+    per_token = (second - first) / length
+    outside = (kept[1, 2] - kept[1, 1]) / length - per_token
+    return Saved(first - per_token * length, per_token, outside)
+
+
+def _kept(model: ModelConfig, precision: Precision, layers: int, batch: int, length: int) -> int:
+    """Bytes of all storages that autograd keeps of one forward pass, the fp32 weights themselves left out."""
+    found: dict[Any, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        found[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with FakeTensorMode():
+        network = Transformer(model.model_copy(update={"n_layers": layers}), seed=None)
+        ids = torch.zeros(batch, length, dtype=torch.int64)
+        with (
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"),
+        ):
+            output = network.hidden(ids)
+        weights = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
+        del output
+    return sum(size for key, size in found.items() if key not in weights)

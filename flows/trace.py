@@ -1,0 +1,275 @@
+"""From a training step to the documents it read, and from a document to the steps that read it.
+
+Source: RECIPE C.9: the order of a training is computed from its seed, so both ways need no log of the run, only the
+record's config, the mix and the `.csv.gz` index beside every token file. Steps count updates from 1, as metrics do.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from flows.loading import RecipeError, recipe_names
+from flows.look import find_record
+from flows.run import find_labels, load_recipe, plan
+from infra.artifact import Artifact
+from infra.record import Record, load_record
+from infra.store import Store
+from infra.workspace import Workspace, open_artifact
+from model.batches import Document, WindowedTokens, documents_within
+from tasks.artifacts import Mix
+from tasks.data.dolma import read_rows, shard_name
+from tasks.training.anneal import AnnealConfig
+from tasks.training.pretrain import PretrainConfig
+from tasks.training.token_files import mix_files
+
+ATTRIBUTES = "attributes/"
+PREVIEW = 100
+
+
+@dataclass(frozen=True)
+class TokenSource:
+    """A token file of the mix, with the artifact that holds it and the place of its index."""
+
+    tokens: Artifact
+    file: str
+    index: Path
+
+
+@dataclass(frozen=True)
+class Training:
+    """A finished training that read a mix, with its order of windows."""
+
+    ws: Workspace
+    record: Record
+    data: WindowedTokens
+    sources: list[TokenSource]
+    """Beside `data.files`, one by one."""
+
+    @property
+    def steps(self) -> int:
+        return int(self.record.facts["steps"])
+
+    @property
+    def named(self) -> dict[str, Any]:
+        return {"label": self.record.label, "id": self.record.id, "steps": self.steps}
+
+
+def trained(target: str, stage: str, store: str | None) -> Training:
+    """The training that a recipe (with a stage) or an artifact id names.
+
+    Raises ValueError when it does not exist, was not made yet, or reads no mix.
+    """
+    if target in recipe_names() or target.endswith((".yaml", ".yml")):
+        record, found = _of_recipe(target, stage, store)
+    else:
+        found = _default_store(store)
+        record = find_record(found, target)
+    ws = open_artifact(found)
+    mix = _mix_of(ws, record)
+    files, sources = mix_files(ws, mix), list(_sources(ws, mix))
+    assert len(files) == len(sources)
+    config, seed = _config(record)
+    data = WindowedTokens(files, config.sequence_length, config.batch_instances, seed, config.mask_repetitions)
+    return Training(ws, record, data, sources)
+
+
+def _default_store(url: str | None) -> Store:
+    import os
+
+    return Store(url or os.environ.get("OLMO2_STORE") or "store")
+
+
+def _of_recipe(recipe: str, stage: str, store: str | None) -> tuple[Record, Store]:
+    config = load_recipe(recipe, None, store)
+    rows = plan(config)
+    labels = find_labels(rows, stage)
+    chosen = [row for row in rows if row.label in labels]
+    if len(chosen) > 1:
+        raise RecipeError(f"stage {stage!r} means {', '.join(sorted(labels))}; give one of them with --stage")
+    artifact = chosen[0].artifact
+    if artifact is None:
+        raise RecipeError(
+            f"{chosen[0].label} of recipe {recipe} is not made yet ({chosen[0].reason}): olmo2 run {recipe}"
+        )
+    found = Store(config.execution.store)
+    record = load_record(found, artifact.stage, artifact.id, int(artifact.address.rsplit("/g", 1)[1]))
+    assert record is not None, artifact.address
+    return record, found
+
+
+def _mix_of(ws: Workspace, record: Record) -> Mix:
+    mixes = [ws.at(item.address) for item in record.inputs if item.kind == Mix.__name__]
+    if len(mixes) != 1 or record.stage not in ("pretrain", "anneal"):
+        raise ValueError(
+            f"{record.label} {record.id} was not trained on a mix of token files; trace a pretrain or anneal checkpoint"
+        )
+    assert isinstance(mixes[0], Mix)
+    return mixes[0]
+
+
+def _config(record: Record) -> tuple[PretrainConfig | AnnealConfig, int]:
+    if record.stage == "pretrain":
+        config = PretrainConfig.model_validate(record.config)
+        return config, config.data_seed
+    anneal = AnnealConfig.model_validate(record.config)
+    return anneal, anneal.seed
+
+
+def _sources(ws: Workspace, mix: Mix) -> Iterator[TokenSource]:
+    """In the order of `mix_files`."""
+    artifacts: dict[str, Artifact] = {}
+    for entry in ws.read_json(mix, "mix.json")["entries"]:
+        address, file = entry["address"], entry["file"]
+        tokens = artifacts.setdefault(address, ws.at(address))
+        source = TokenSource(tokens, file, ws.path(tokens, f"{file.removesuffix('.npy')}.csv.gz"))
+        yield from [source] * entry.get("passes", 1)
+
+
+def trace_step(training: Training, step: int) -> dict[str, Any]:
+    """The windows of an update and the documents in them, with what filters said of each.
+
+    Raises ValueError for a step that the training did not make.
+    """
+    if not 1 <= step <= training.steps:
+        raise ValueError(f"{training.record.label} made updates 1 to {training.steps:,}; there is no step {step:,}")
+    windows = []
+    for window in training.data.locate(step - 1):
+        source, file = training.sources[window.file], training.data.files[window.file]
+        documents = [
+            _document(document, file.source)
+            | {"tokens": min(document.end, window.end) - max(document.start, window.start)}
+            for document in documents_within(source.index, window.start, window.end)
+        ]
+        windows.append(
+            {
+                "source": file.source,
+                "file": f"{source.tokens.address}/{source.file}",
+                "start": window.start,
+                "end": window.end,
+                "documents": documents,
+            }
+        )
+        _add_scores(training.ws, source.tokens, documents)
+    return training.named | {
+        "step": step,
+        "epoch": (step - 1) // training.data.steps_per_epoch + 1,
+        "tokens": training.data.batch_tokens,
+        "windows": windows,
+    }
+
+
+def trace_document(training: Training, id: str) -> dict[str, Any]:
+    """Where a document lies in the mix and which updates read any of its tokens.
+
+    Raises ValueError for an id that no token file of the mix has.
+    """
+    places: dict[tuple[int, int], dict[str, Any]] = {}
+    epochs = ceil(training.steps / training.data.steps_per_epoch)
+    # A file that is read in several passes stands in the list several times; its index is read once.
+    for path in dict.fromkeys(source.index for source in training.sources):
+        copies = [number for number, source in enumerate(training.sources) if source.index == path]
+        source, file = training.sources[copies[0]], training.data.files[copies[0]]
+        for document in documents_within(path, 0, _beyond(file.path)):
+            if document.id != id:
+                continue
+            steps = {
+                step + 1
+                for copy in copies
+                for step in training.data.steps_reading(copy, document.start, document.end, epochs)
+                if step < training.steps
+            }
+            place = _document(document, file.source) | {
+                "file": f"{source.tokens.address}/{source.file}",
+                "passes": len(copies),
+                "steps": sorted(steps),
+            }
+            _add_scores(training.ws, source.tokens, [place])
+            places[copies[0], document.start] = place
+    if not places:
+        raise ValueError(
+            f"no token file of {training.record.label}'s mix has a document {id!r}; ids are in the third column of the "
+            f"index files, such as {training.sources[0].index}, and in: olmo2 trace {training.record.id} --step 1"
+        )
+    return training.named | {"document": id, "places": list(places.values())}
+
+
+def _beyond(path: Path) -> int:
+    """More than any token position in the file."""
+    return path.stat().st_size
+
+
+def _document(document: Document, source: str) -> dict[str, Any]:
+    return {
+        "id": document.id,
+        "source": source,
+        "src": document.src,
+        "loc": document.loc,
+        "start": document.start,
+        "end": document.end,
+    }
+
+
+def _add_scores(ws: Workspace, tokens: Artifact, documents: Iterable[dict[str, Any]]) -> None:
+    """Give each document `scores`: the attributes that stages above its token file left beside it."""
+    for document in documents:
+        document["scores"] = {}
+    by_shard: dict[str, list[dict[str, Any]]] = {}
+    for document in documents:
+        by_shard.setdefault(shard_name(document["src"]), []).append(document)
+    for shard, members in by_shard.items():
+        wanted = {(document["id"], document["source"]): document for document in members}
+        for path in _attribute_files(ws, tokens, shard):
+            for row in read_rows(path):
+                document = wanted.get((row["id"], row["source"]))
+                if document is not None:
+                    document["scores"] |= {name: _highest(spans) for name, spans in row["attributes"].items()}
+
+
+def _attribute_files(ws: Workspace, tokens: Artifact, shard: str) -> Iterator[Path]:
+    """Attribute files whose rows may have gone into a document shard: stages that join inputs put a number before the name."""
+    for record in ws.lineage(tokens):
+        for name in record.files:
+            if name.startswith(ATTRIBUTES) and f"-{shard}".endswith(f"-{shard_name(name)}"):
+                yield ws.path(record.artifact(), name)
+
+
+def _highest(spans: list[list[float]]) -> float | None:
+    """The highest score of a document's spans (start, end, score); None where nothing was marked."""
+    return max((span[2] for span in spans), default=None)
+
+
+def print_trace(console: Console, traced: dict[str, Any]) -> None:
+    """Documents of a step, or places and steps of a document."""
+    if "windows" in traced:
+        title = f"{traced['label']} {traced['id']}: update {traced['step']:,} of {traced['steps']:,}, epoch {traced['epoch']}"
+        table = Table(
+            "source", "document", "tokens", "of", "src", "line", "scores", title=title, box=None, pad_edge=False
+        )
+        for window in traced["windows"]:
+            for document in window["documents"]:
+                size = document["end"] - document["start"]
+                table.add_row(
+                    window["source"], document["id"], f"{document['tokens']:,}", f"{size:,}", document["src"],
+                    document["loc"], _said(document["scores"]),
+                )  # fmt: skip
+            table.add_section()
+        console.print(table, markup=False)
+        return
+    for place in traced["places"]:
+        console.print(f"{place['file']} tokens {place['start']:,} to {place['end']:,}, from {place['src']} line {place['loc']}",
+                      highlight=False, markup=False)  # fmt: skip
+        if place["scores"]:
+            console.print(f"  {_said(place['scores'])}", highlight=False, markup=False)
+        steps = (
+            ", ".join(f"{step:,}" for step in place["steps"][:PREVIEW]) or "none: its part of the file was not reached"
+        )
+        console.print(f"  read by updates {steps}", highlight=False, markup=False)
+
+
+def _said(scores: dict[str, float | None]) -> str:
+    return ", ".join(f"{name.split('__', 1)[-1]} {value:.4g}" for name, value in scores.items() if value is not None)

@@ -1,0 +1,141 @@
+"""Stage: an Olmo2 Hugging Face folder, from a disk or the hub, as a checkpoint that any later stage can start from.
+
+Source: RECIPE A.6 (folder layout). The files are kept byte for byte. `resolve` pins them by hash (and a hub
+repository by commit), so that the identity covers the content; the record's config is the provenance. Before
+anything is kept, the folder is loaded as a training stage would load it. Adam's moments are not adopted: no
+published folder has them.
+"""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from infra.stage import stage
+from infra.store import sha256_file
+from infra.workspace import Workspace
+from model.config import Config
+from model.tokenizer import Tokenizer
+from model.weights import load_hf
+from tasks.artifacts import Checkpoint
+
+KEPT = ("*.json", "*.safetensors", "*.jinja", "merges.txt")
+"""Files of a model folder that say what the model is: config, weights, tokenizer and its chat template."""
+LEFT_OUT = ("optimizer*", "trainer_state.json", "training_args.json")
+"""Files of a training run that may lie beside them."""
+COMMIT_LENGTH = 40
+
+
+class ModelFile(Config):
+    """One file of the folder, pinned."""
+
+    name: str
+    """Name in the folder."""
+    size: int
+    """Bytes."""
+    sha256: str
+    """Hash of the whole content."""
+
+
+class AdoptConfig(Config):
+    """Which folder to adopt."""
+
+    source: str = Field(min_length=1)
+    """Local folder, or hub id such as `allenai/OLMo-2-1124-7B`."""
+    revision: str = ""
+    """Commit of the hub repository; a branch or tag becomes its commit in `resolve`. Empty for a local folder."""
+    files: tuple[ModelFile, ...] = ()
+    """The folder's files with their hashes; `resolve` fills them in."""
+
+
+def resolve(config: AdoptConfig) -> AdoptConfig:
+    """The config with its commit and files pinned; fetches a hub repository.
+
+    Raises ValueError for what is neither a folder nor a repository that can be reached, or holds no model.
+    """
+    path = Path(config.source).expanduser()
+    if path.is_dir():
+        if config.revision:
+            raise ValueError(f"revision={config.revision!r} is for hub ids, but {config.source} is a local folder")
+        config = config.model_copy(update={"source": str(path.absolute())})
+    else:
+        config = config.model_copy(update={"revision": _commit(config)})
+    folder = fetch(config)
+    paths = [path for path in sorted(folder.iterdir()) if path.is_file() and _is_kept(path)]
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{config.source} has no config.json: not a Hugging Face checkpoint folder")
+    files = [ModelFile(name=path.name, size=path.stat().st_size, sha256=sha256_file(path)) for path in paths]
+    return config.model_copy(update={"files": tuple(files)})
+
+
+def _is_kept(path: Path) -> bool:
+    return any(path.match(glob) for glob in KEPT) and not any(path.match(glob) for glob in LEFT_OUT)
+
+
+def _commit(config: AdoptConfig) -> str:
+    if len(config.revision) == COMMIT_LENGTH:
+        return config.revision
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        found = HfApi().model_info(config.source, revision=config.revision or None).sha
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise ValueError(_unreachable(config, error)) from error
+    assert found, config.source
+    return found
+
+
+def _unreachable(config: AdoptConfig, error: Exception) -> str:
+    return (
+        f"{config.source!r} is neither a local folder nor a model that can be fetched from the hub "
+        f"(revision {config.revision or 'main'!r}): {type(error).__name__}: {error}. "
+        "Check the name and the connection, or download it and give the folder"
+    )
+
+
+def fetch(config: AdoptConfig) -> Path:
+    """The local folder of a resolved source: itself, or the hub's snapshot of exactly that commit."""
+    if not config.revision:
+        return Path(config.source)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        found = snapshot_download(
+            config.source, revision=config.revision, allow_patterns=list(KEPT), ignore_patterns=list(LEFT_OUT)
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(_unreachable(config, error)) from error
+    return Path(found)
+
+
+def adopt_checkpoint(ws: Workspace, config: AdoptConfig) -> Checkpoint:
+    """Check the folder by loading it, then keep its files.
+
+    Raises ValueError naming the architecture, vocabulary, tensor or file that does not fit.
+    """
+    if not config.files:
+        raise ValueError(f"{config.source} is not pinned; call tasks.training.adopt.resolve on the config")
+    folder = fetch(config)
+    tokenizer = Tokenizer.load(folder)
+    model, shape = load_hf(folder, ranks=tokenizer.ranks)
+    if shape.vocab_size < tokenizer.vocab_size:
+        raise ValueError(
+            f"{config.source} has {shape.vocab_size:,} embedding rows for {tokenizer.vocab_size:,} token ids; "
+            "it is not an OLMo 2 checkpoint with its own tokenizer"
+        )
+    broken = [name for name, tensor in model.named_parameters() if not tensor.isfinite().all()]
+    if broken:
+        raise ValueError(f"{config.source} has values that are not finite in {', '.join(broken)}; fetch it again")
+    with ws.progress("adopt", len(config.files), "files") as bar:
+        for file in config.files:
+            ws.put(folder / file.name)
+            if ws.written[file.name].sha256 != file.sha256:
+                raise ValueError(f"{folder / file.name} changed while it was adopted; adopt it again")
+            bar.advance()
+    return ws.artifact(
+        Checkpoint, steps=0, tokens=0, parameters=shape.parameters, loss=0.0, ranks=tokenizer.ranks, parent=""
+    )
+
+
+adopt = stage(adopt_checkpoint, name="adopt", version=1)
