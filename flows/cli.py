@@ -63,8 +63,29 @@ def plan(
     rerun: RerunOption = None,
     set: SetOption = None,
     as_json: JsonOption = False,
+    gpus: Annotated[int | None, typer.Option("--gpus", help="Say what training costs on so many GPUs.")] = None,
+    gpu: Annotated[str, typer.Option("--gpu", help="a100, h100, or any with --peak-flops and --watts.")] = "h100",
+    mfu: Annotated[float, typer.Option("--mfu", help="Share of the peak FLOP/s that training reaches.")] = 0.4,
+    price: Annotated[float | None, typer.Option("--price", help="Money per GPU and hour.")] = None,
+    peak_flops: Annotated[float | None, typer.Option("--peak-flops", help="Dense bf16 FLOP/s of a GPU.")] = None,
+    watts: Annotated[float | None, typer.Option("--watts", help="Power of a GPU.")] = None,
+    pue: Annotated[float, typer.Option("--pue", help="Power usage effectiveness of the building.")] = 1.2,
+    carbon: Annotated[float, typer.Option("--carbon", help="kg CO2 per kWh.")] = 0.332,
+    water: Annotated[float, typer.Option("--water", help="Litres of water per kWh.")] = 1.29,
 ) -> None:
-    """Say what a run would do with each stage, and why. Runs nothing."""
+    """Say what a run would do with each stage, and why; with --gpus, what its training would cost. Runs nothing."""
+    if gpus is not None:
+        from flows.cost_table import ask_hardware, plan_costs
+
+        if until or rerun:
+            raise ValueError("--gpus costs the whole recipe; leave out --until and --rerun")
+        hardware = ask_hardware(gpus, gpu, mfu, price, peak_flops, watts, pue, carbon, water)
+        costs = plan_costs(None if as_json else console, recipe, set, hardware)
+        if as_json:
+            _print_json(costs)
+        return
+    if price is not None or peak_flops is not None or watts is not None:
+        raise ValueError("--price, --peak-flops and --watts need --gpus, such as --gpus 64")
     from flows.run import load_recipe
     from flows.run import plan as plan_recipe
 

@@ -12,17 +12,11 @@ flatters reinforcement learning.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Literal
 
-import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-
-from flows.config import RecipeConfig
+from flows.config import RecipeConfig, StartPoint
+from flows.cost_memory import Memory, Precision, memory_of
 from model.chat_batches import steps_for
 from model.config import ModelConfig
-from model.losses import CHUNK_ELEMENTS
-from model.transformer import Transformer
 from tasks.data.chats import SyntheticChats
 from tasks.data.mix import MixConfig
 from tasks.data.prompts import PromptsConfig, SyntheticPrompts
@@ -31,14 +25,20 @@ from tasks.training.anneal import AnnealConfig
 from tasks.training.pretrain import PretrainConfig
 from tasks.training.rlvr import rollouts_of
 
-Precision = Literal["bf16", "fp32"]
-
 DATASET_ROWS = {
     "allenai/tulu-3-sft-olmo-2-mixture": 939_104,
     "allenai/tulu-3-sft-olmo-2-mixture-0225": 866_138,
     "allenai/RLVR-GSM-MATH-IF-Mixed-Constraints": 29_946,
 }
 """Rows of released datasets (paper section 5; the third from its card), so that a plan needs no network."""
+
+BEFORE: dict[StartPoint, tuple[str, ...]] = {
+    "base": ("pretrain",),
+    "soup": ("pretrain", "anneal"),
+    "sft": ("pretrain", "anneal", "sft"),
+    "dpo": ("pretrain", "anneal", "sft", "dpo", "reward"),
+}
+"""Stages that a recipe which starts at a given checkpoint does not run."""
 
 FORWARD = 1 / 3
 """Share of the forward pass in a training step's FLOPs."""
@@ -89,6 +89,15 @@ class Hardware:
     """Money per GPU and hour."""
 
     def __post_init__(self) -> None:
+        """Raises ValueError for values that mean nothing."""
+        negative = {"price": self.price or 0.0} | {name: getattr(self.site, name) for name in ("carbon", "water")}
+        for name, value in negative.items():
+            if value < 0:
+                raise ValueError(f"{name}={value} is negative; give 0 or more")
+        if self.site.pue < 1:
+            raise ValueError(f"pue={self.site.pue} is below 1: a building draws at least what its machines do")
+        if self.device.peak_flops <= 0 or self.device.watts <= 0:
+            raise ValueError(f"peak_flops={self.device.peak_flops:g} and watts={self.device.watts:g} must be above 0")
         if self.gpus < 1:
             raise ValueError(f"gpus={self.gpus}: at least one is needed")
         if not 0 < self.mfu <= 1:
@@ -122,25 +131,10 @@ class Run:
         """Trained tokens."""
         return None if self.steps is None else self.steps * self.rows * self.longest
 
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes on one GPU."""
-
-    state: float
-    """fp32 weights, gradients and Adam's two moments, sharded over the GPUs."""
-    kept: float
-    """With everything kept for backward: cast weights, activations of one pass, and the loss."""
-    recomputed: float
-    """With each block's weights gathered and its activations computed again when backward needs them."""
-
-    @property
-    def most(self) -> float:
-        return self.state + self.kept
-
-    @property
-    def least(self) -> float:
-        return self.state + self.recomputed
+    def tokens_at_once(self, gpus: int) -> int:
+        """Tokens of one pass through one of so many GPUs."""
+        share = math.ceil(self.rows / gpus) * self.longest
+        return min(share, self.pass_tokens) if self.pass_tokens else share
 
 
 @dataclass(frozen=True)
@@ -183,7 +177,7 @@ def cost(run: Run, model: ModelConfig, hardware: Hardware) -> Cost:
         run.tokens,
         run.at_most,
         gpus,
-        memory(run, model, gpus),
+        memory_of(model, run.precision, gpus, run.tokens_at_once(gpus), run.frozen_models),
         flops,
         hours,
         kwh,
@@ -200,7 +194,12 @@ def environment(megawatt_hours: float, site: Site) -> tuple[float, float]:
 
 
 def training_runs(config: RecipeConfig) -> Iterator[Run]:
-    """The training stages of a recipe under the labels that its plan has."""
+    """The training stages of a recipe under the labels that its plan has; those before its `start` are left out."""
+    given = {name for place in config.start for name in BEFORE[place]}
+    yield from (run for run in _all_runs(config) if run.label.partition(":")[0] not in given)
+
+
+def _all_runs(config: RecipeConfig) -> Iterator[Run]:
     yield _window_run("pretrain", config.pretrain, config.pretrain_mix)
     shape = config.microanneal.anneal
     for candidate in config.candidates:
@@ -260,69 +259,3 @@ def prompts_of(config: PromptsConfig) -> int | None:
 def _total(counts: Iterator[int | None]) -> int | None:
     found = list(counts)
     return None if None in found else sum(count for count in found if count is not None)
-
-
-def memory(run: Run, model: ModelConfig, gpus: int) -> Memory:
-    """Memory of one GPU: fully sharded state, and one pass of the stage's micro-batch."""
-    share = math.ceil(run.rows / gpus) * run.longest
-    tokens = min(share, run.pass_tokens) if run.pass_tokens else share
-    head = model.vocab_size * model.d_model
-    saved = saved_for_backward(model, run.precision)
-    width = 2 if run.precision == "bf16" else 4
-    # The loss keeps the head's fp32 gradient and the rows' gradient, and holds some chunks of logits; the head is cast.
-    loss = (4 + width) * head + tokens * model.d_model * width + 4 * 4 * CHUNK_ELEMENTS
-    rest = saved.outside_per_token * tokens + loss
-    block = saved.block_weights + saved.block_per_token * tokens
-    inputs = model.n_layers * tokens * model.d_model * width
-    # Two blocks' weights are gathered (the one at work and the next), and one block's gradient before it is sharded.
-    gathered = 3 * width * model.block_parameters
-    return Memory(
-        state=(16 + 4 * run.frozen_models) * model.parameters / gpus,
-        kept=model.n_layers * block + rest,
-        recomputed=inputs + gathered + saved.block_per_token * tokens + rest,
-    )
-
-
-@dataclass(frozen=True)
-class Saved:
-    """Bytes that the forward pass keeps for backward."""
-
-    block_weights: float
-    """Of one block, whatever the batch: its weights in the type of the products."""
-    block_per_token: float
-    """Of one block and token."""
-    outside_per_token: float
-    """Of embedding and final norm, per token."""
-
-
-@lru_cache(maxsize=16)
-def saved_for_backward(model: ModelConfig, precision: Precision) -> Saved:
-    """What our own forward pass keeps, from tensors without data: models of one and two blocks, batches of one and two."""
-    length = min(128, model.max_sequence_length)
-    kept = {(layers, batch): _kept(model, precision, layers, batch, length) for layers in (1, 2) for batch in (1, 2)}
-    first, second = (kept[2, batch] - kept[1, batch] for batch in (1, 2))
-    per_token = (second - first) / length
-    outside = (kept[1, 2] - kept[1, 1]) / length - per_token
-    return Saved(first - per_token * length, per_token, outside)
-
-
-def _kept(model: ModelConfig, precision: Precision, layers: int, batch: int, length: int) -> int:
-    """Bytes of all storages that autograd keeps of one forward pass, the fp32 weights themselves left out."""
-    found: dict[Any, int] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        found[storage._cdata] = storage.nbytes()
-        return tensor
-
-    with FakeTensorMode():
-        network = Transformer(model.model_copy(update={"n_layers": layers}), seed=None)
-        ids = torch.zeros(batch, length, dtype=torch.int64)
-        with (
-            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-            torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"),
-        ):
-            output = network.hidden(ids)
-        weights = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
-        del output
-    return sum(size for key, size in found.items() if key not in weights)

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from infra.artifact import Artifact
+from infra.energy import joules_between, read_joules
 from infra.events import Events, Listener
 from infra.lease import Lease, acquire
 from infra.processes import run_in_process
@@ -145,7 +146,7 @@ def _run_and_commit(
         save_every=session.execution.save_every,
     )
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    began = time.monotonic()
+    began, energy = time.monotonic(), read_joules()
     if stage.process:
         finished = run_in_process(call_function, (stage.reference, workspace, arguments), listener)
     else:
@@ -171,6 +172,7 @@ def _run_and_commit(
         attempts=lease.number,
         resumed_from=finished.resumed_from,
         peak_memory_bytes=finished.peak_memory_bytes,
+        energy_joules=joules_between(energy, read_joules()),
         host=socket.gethostname(),
         device=compute.device,
         threads=compute.threads,

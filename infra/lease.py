@@ -11,11 +11,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import orjson
 import psutil
 
-from infra.store import Store
+from infra.store import Store, StoreError
 
 
 class LeaseLost(Exception):
@@ -73,7 +74,9 @@ class Lease:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        self.store.create(f"{self.folder}/lease-{self.number:06d}.released", b"")
+        # Not released, it is taken over a little later; an error here would hide the one that ends the attempt.
+        with suppress(StoreError):
+            self.store.create(f"{self.folder}/lease-{self.number:06d}.released", b"")
 
     def check(self) -> None:
         """Raise LeaseLost unless this attempt still has the highest number."""
@@ -85,7 +88,9 @@ class Lease:
         count = 0
         while not self._stop.wait(self._beat_seconds):
             count += 1
-            self.store.write(f"{self.folder}/lease-{self.number:06d}.beat", str(count).encode())
+            # A beat that a full or unreachable store missed is made up by the next; `check` tells if it came too late.
+            with suppress(StoreError):
+                self.store.write(f"{self.folder}/lease-{self.number:06d}.beat", str(count).encode())
 
 
 def highest_lease(store: Store, folder: str) -> int:

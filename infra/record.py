@@ -78,6 +78,8 @@ class Record(BaseModel):
     attempts: int
     resumed_from: str
     peak_memory_bytes: int
+    energy_joules: float | None = None
+    """Of the whole machine while the stage ran; None where the kernel counts none."""
     host: str
     device: str
     threads: int
@@ -137,11 +139,23 @@ def load_record(store: Store, stage: str, id: str, generation: int | None = None
     """The record of a generation (the newest when None), or None if the artifact does not exist."""
     if generation is None:
         generation = max(generations(store, stage, id), default=0)
+    path = record_path(stage, id, generation)
     try:
-        data = store.read(record_path(stage, id, generation))
+        data = store.read(path)
     except FileNotFoundError:
         return None
-    return Record.model_validate(orjson.loads(data))
+    try:
+        return Record.model_validate(orjson.loads(data))
+    except ValueError as error:
+        raise StoreError(
+            f"{path} in store {store.url} is not a record: {first_line(error)}. Nothing that this code wrote looks so: "
+            f"restore the file from a copy, or remove it to make the artifact anew."
+        ) from error
+
+
+def first_line(error: ValueError) -> str:
+    """What is wrong, without the places that pydantic adds line by line."""
+    return f"{type(error).__name__}: {str(error).splitlines()[0]}"
 
 
 def record_of(store: Store, artifact: Artifact) -> Record:

@@ -82,6 +82,8 @@ class Store:
         except FileExistsError:
             return False
         except OSError as error:
+            if _refused_by_condition(error):
+                return False
             raise self._failed("create", path, error) from error
 
     def _create_local(self, target: str, data: bytes) -> bool:
@@ -177,6 +179,16 @@ class Store:
             f"cannot {verb} {path} in store {self.url}: {type(error).__name__}: {error}. "
             "Check that the store exists, has room and that you may write to it, then run the same command again."
         )
+
+
+def _refused_by_condition(error: OSError) -> bool:
+    """Whether an S3 server answered that the object exists (HTTP 412).
+
+    s3fs says FileExistsError only for servers that name the condition in their answer; Ceph's gateway does not, and
+    the error is then an EINVAL without a word.
+    """
+    response = getattr(error.__cause__, "response", None) or {}
+    return response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 412
 
 
 def default_cache(url: str) -> Path:

@@ -151,7 +151,11 @@ TRAINED_CONFIG = ModelConfig(
     vocab_size=Tokenizer(1024).padded_vocab_size, max_sequence_length=129,
 )  # fmt: skip
 BATCH, MICRO_BATCH, LENGTH = 8, 4, 129
-PEAK_LR, WARMUP = 3e-3, 10
+PEAK_LR, WARMUP = 1e-3, 10
+"""At 3e-3 the historical optimizer, whose steps are 2.2 times as long, meets a spike of the gradient norm at step 15.
+From there on rounding grows to 1e-2 in the gradient norm, between two runs of our own as well, if their first weights
+differ in the last bit; such a run could compare nothing.
+"""
 
 
 def docstrings() -> Iterator[str]:
@@ -183,11 +187,15 @@ def whole_batch(data: WindowedTokens, step: int) -> Text:
     return Text(ids, np.ones(ids.shape, dtype=bool), (labels != -100).any(axis=1))
 
 
-def our_training(data: WindowedTokens, optim: OptimConfig, schedule: ScheduleConfig) -> list[dict[str, float]]:
-    """Metrics of every step of our loop."""
+def our_training(
+    data: WindowedTokens, optim: OptimConfig, schedule: ScheduleConfig
+) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
+    """Metrics of every step of our loop, and the final weights by Hugging Face name."""
     rows: list[dict[str, float]] = []
+    model = Transformer(TRAINED_CONFIG, seed=0)
     train(
-        Transformer(TRAINED_CONFIG, seed=0), language_model_objective(LossConfig(z_weight=Z_WEIGHT)), data.batch,
-        optim=optim, schedule=schedule, steps=STEPS, compute=Compute(), log=lambda _, row: rows.append(row), log_every=1,
+        model, language_model_objective(LossConfig(z_weight=Z_WEIGHT)), data.batch, optim=optim, schedule=schedule,
+        steps=STEPS, compute=Compute(), log=lambda _, row: rows.append(row), log_every=1,
     )  # fmt: skip
-    return rows
+    assert rows[-1]["ce"] < rows[0]["ce"] - 1, "the model did not learn: agreement would say little"
+    return rows, {hf_key(name): parameter.detach() for name, parameter in model.named_parameters()}

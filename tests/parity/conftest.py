@@ -65,9 +65,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.section("parity")
     head = ("what", "peer", "worst relative difference", "bound", "ok", "comparisons", "worst at")
     lines = [
-        (what, peer, f"{r.worst:.2e}", f"{r.bound:.0e}", "yes" if r.worst <= r.bound else "NO", str(r.comparisons), r.where)
+        (
+            what,
+            peer,
+            f"{r.worst:.2e}",
+            f"{r.bound:.0e}",
+            "yes" if r.worst <= r.bound else "NO",
+            str(r.comparisons),
+            r.where,
+        )
         for (what, peer), r in config.stash[rows].items()
     ]
     widths = [max(len(line[column]) for line in [head, *lines]) for column in range(len(head))]
     for line in [head, tuple("-" * width for width in widths), *lines]:
-        terminalreporter.write_line("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        terminalreporter.write_line(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        )

@@ -3,7 +3,8 @@
 Each folder holds a Hugging Face model (config.json, model.safetensors), batches.safetensors (`ids/N`, `trained/N`,
 `kept/N`) and request.json. Everything is computed by OLMo-core's own train module: labels from ids and masks,
 micro-batches, the divisor of the loss, clipping, schedule and optimizer. Written are answers.json (a row of metrics
-per batch) and answers.safetensors (`logits/N`, `gradient/N/<Hugging Face name>`, for a request without training).
+per batch) and answers.safetensors: `logits/N` and `gradient/N/<Hugging Face name>`, or after training
+`weight/<Hugging Face name>`.
 """
 
 import json
@@ -110,6 +111,8 @@ def answer(folder: Path) -> None:
             for core, parameter in module.model.named_parameters():
                 tensors[f"gradient/{step}/{names[core]}"] = parameter.grad.clone()
         rows.append(recorder.metrics)
+    if request["train"]:
+        tensors = {f"weight/{names[core]}": parameter.detach() for core, parameter in module.model.named_parameters()}
     save_file(tensors, folder / "answers.safetensors")
     (folder / "answers.json").write_text(json.dumps(rows))
 

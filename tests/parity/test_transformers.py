@@ -102,14 +102,16 @@ def test_the_measure_notices_another_model(change: dict[str, Any], tmp_path: Pat
     assert {"logits", "every gradient"} <= beyond
 
 
+@pytest.mark.slow
 def test_fifty_updates_on_real_text(check: Check, tmp_path: Path) -> None:
+    """Learning rates as transformers counts them: the first update's is 0."""
     from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
     data = text_windows(tmp_path)
     schedule = ScheduleConfig(
         kind="cosine", unit="steps", peak_lr=PEAK_LR, warmup=WARMUP, length=STEPS, counter="before"
     )
-    mine = our_training(data, OptimConfig(precision="fp32"), schedule)
+    mine, weights = our_training(data, OptimConfig(precision="fp32"), schedule)
     model = load(Transformer(TRAINED_CONFIG, seed=0), tmp_path / "hf").train()
     embedding = model.get_input_embeddings().weight
     others = [parameter for parameter in model.parameters() if parameter is not embedding]
@@ -126,12 +128,14 @@ def test_fifty_updates_on_real_text(check: Check, tmp_path: Path) -> None:
         (ce + z).backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         pairs = {"cross-entropy": ("ce", ce), "z-loss": ("z", z), "gradient norm": ("grad_norm", norm)}
-        pairs["learning rate"] = ("lr", torch.tensor(max(scheduler.get_last_lr()[0], 1e-12)))
+        pairs["learning rate"] = ("lr", torch.tensor(scheduler.get_last_lr()[0]))
         for what, (name, value) in pairs.items():
-            value = difference(torch.tensor(max(row[name], 1e-12)), value.detach())
+            value = difference(torch.tensor(row[name]), value.detach())
             check(f"{what}, 50 updates", PEER, f"step {step + 1}", value, TRAINING_BOUND)
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad()
     assert filtered, "no window was removed by the repetition filter: the divisor is not tested"
-    assert mine[-1]["ce"] < mine[0]["ce"] - 1, "the model did not learn: agreement says little"
+    for name, parameter in model.named_parameters():
+        value = difference(weights[name], parameter.detach())
+        check("every weight after 50 updates", PEER, name, value, TRAINING_BOUND)
