@@ -118,7 +118,9 @@ def _notes(costs: list[Cost], hardware: Hardware) -> list[str]:
         "blocks in backward, the second keeps everything.",
     ]
     if any(item.at_most for item in costs):
-        notes.append("≤: as if every text were as long as it may be; the costs of that stage are upper bounds too.")
+        notes.append(
+            "≤: as if every text were as long as it may be, in all columns; rlvr's sampling is counted at the MFU."
+        )
     unknown = [item.label for item in costs if item.steps is None]
     if unknown:
         notes.append(f"?: depends on data not made yet, left out of the total: {', '.join(unknown)}.")

@@ -26,11 +26,12 @@ if TYPE_CHECKING:
 VARIANTS: dict[str, dict[str, Any]] = {
     "olmo2": {},
     "olmo-0424": OLMO_0424,
-    "scaled-init": {"init": "scaled"},
-    "pre-norm": {"norm_placement": "input"},
-    "no-qk-norm": {"qk_norm": "none"},
+    "olmo-0424-normal-init": OLMO_0424 | {"init": "normal"},
+    "olmo2-scaled-init": {"init": "scaled"},
+    "olmo2-pre-norm": {"norm_placement": "input"},
+    "olmo2-no-qk-norm": {"qk_norm": "none"},
 }
-"""OLMo 2, the paper's baseline, and OLMo 2 with one of the baseline's choices (section 3.2)."""
+"""OLMo 2, the paper's baseline, and either with one choice of the other (section 3.2 compares the two inits)."""
 HEAD_DIM = 32
 VOCABULARY = 512
 DOCUMENTS, DOCUMENT_TOKENS = 50, 64

@@ -115,16 +115,18 @@ class Display:
 
 
 def headline(facts: dict[str, Any]) -> str:
-    """The scalar facts of an artifact in one line."""
+    """The scalar facts of an artifact in one line; scores with their standard errors."""
+    if "stderr" in facts:
+        scores = facts.get("primary") or facts["scores"]
+        return ", ".join(f"{name} {number(score)} ± {number(facts['stderr'][name])}" for name, score in scores.items())
     shown = []
     for name, value in facts.items():
-        if isinstance(value, bool | str | list) or name == "ranks":
+        if isinstance(value, bool | str | list) or name in ("ranks", "files"):
             continue
         if isinstance(value, dict):
-            if value and len(value) <= 4 and all(isinstance(item, int | float) for item in value.values()):
-                shown.append(" ".join(f"{key} {number(item)}" for key, item in value.items()))
-            continue
-        shown.append(f"{name} {number(value)}")
+            shown += [f"{key} {number(item)}" for key, item in value.items() if isinstance(item, int | float)]
+        else:
+            shown.append(f"{name} {number(value)}")
     return ", ".join(shown)[:150]
 
 

@@ -11,6 +11,7 @@ from rich.tree import Tree
 from infra.record import Record, all_records, lineage
 from infra.store import Store
 from infra.workspace import open_artifact
+from tasks.artifacts import Checkpoint, RewardModel
 
 
 def list_rows(store: Store, stage: str | None = None) -> list[dict[str, Any]]:
@@ -106,7 +107,7 @@ def export_checkpoint(store: Store, id: str, folder: Path) -> list[str]:
     Raises ValueError if the artifact is not a checkpoint or the folder is not empty.
     """
     record = find_record(store, id)
-    if record.kind not in ("Checkpoint", "RewardModel"):
+    if record.kind not in (Checkpoint.__name__, RewardModel.__name__):
         raise ValueError(f"{record.label} {record.id} is of kind {record.kind}; only checkpoints can be exported")
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty: give a new folder")

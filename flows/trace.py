@@ -4,7 +4,7 @@ Source: RECIPE C.9: the order of a training is computed from its seed, so both w
 record's config, the mix and the `.csv.gz` index beside every token file. Steps count updates from 1, as metrics do.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -137,7 +137,8 @@ def trace_step(training: Training, step: int) -> dict[str, Any]:
     """
     if not 1 <= step <= training.steps:
         raise ValueError(f"{training.record.label} made updates 1 to {training.steps:,}; there is no step {step:,}")
-    windows = []
+    windows: list[dict[str, Any]] = []
+    read: dict[str, list[dict[str, Any]]] = {}
     for window in training.data.locate(step - 1):
         source, file = training.sources[window.file], training.data.files[window.file]
         documents = [
@@ -154,7 +155,9 @@ def trace_step(training: Training, step: int) -> dict[str, Any]:
                 "documents": documents,
             }
         )
-        _add_scores(training.ws, source.tokens, documents)
+        read.setdefault(source.tokens.address, []).extend(documents)
+    for address, documents in read.items():
+        _add_scores(training.ws, training.ws.at(address), documents)
     return training.named | {
         "step": step,
         "epoch": (step - 1) // training.data.steps_per_epoch + 1,
@@ -214,27 +217,25 @@ def _document(document: Document, source: str) -> dict[str, Any]:
     }
 
 
-def _add_scores(ws: Workspace, tokens: Artifact, documents: Iterable[dict[str, Any]]) -> None:
+def _add_scores(ws: Workspace, tokens: Artifact, documents: Sequence[dict[str, Any]]) -> None:
     """Give each document `scores`: the attributes that stages above its token file left beside it."""
+    wanted: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for document in documents:
         document["scores"] = {}
-    by_shard: dict[str, list[dict[str, Any]]] = {}
-    for document in documents:
-        by_shard.setdefault(shard_name(document["src"]), []).append(document)
-    for shard, members in by_shard.items():
-        wanted = {(document["id"], document["source"]): document for document in members}
-        for path in _attribute_files(ws, tokens, shard):
-            for row in read_rows(path):
-                document = wanted.get((row["id"], row["source"]))
-                if document is not None:
-                    document["scores"] |= {name: _highest(spans) for name, spans in row["attributes"].items()}
+        wanted.setdefault((document["id"], document["source"]), []).append(document)
+    for path in _attribute_files(ws, tokens, {shard_name(document["src"]) for document in documents}):
+        for row in read_rows(path):
+            for document in wanted.get((row["id"], row["source"]), []):
+                document["scores"] |= {name: _highest(spans) for name, spans in row["attributes"].items()}
 
 
-def _attribute_files(ws: Workspace, tokens: Artifact, shard: str) -> Iterator[Path]:
-    """Attribute files whose rows may have gone into a document shard: stages that join inputs put a number before the name."""
+def _attribute_files(ws: Workspace, tokens: Artifact, shards: set[str]) -> Iterator[Path]:
+    """Attribute files whose rows may have gone into these document shards: a stage that joins inputs puts a number
+    before a shard's name.
+    """
     for record in ws.lineage(tokens):
         for name in record.files:
-            if name.startswith(ATTRIBUTES) and f"-{shard}".endswith(f"-{shard_name(name)}"):
+            if name.startswith(ATTRIBUTES) and any(f"-{shard}".endswith(f"-{shard_name(name)}") for shard in shards):
                 yield ws.path(record.artifact(), name)
 
 

@@ -124,7 +124,7 @@ def acquire(
         beat = (highest, _read_or_empty(store, f"{folder}/lease-{highest:06d}.beat"))
         if beat != seen:
             if seen is None:
-                waiting(orjson.loads(store.read(f"{folder}/lease-{highest:06d}.json")))
+                waiting(store.read_json(f"{folder}/lease-{highest:06d}.json"))
             seen, seen_at = beat, time.monotonic()
         elif time.monotonic() - seen_at > stale_seconds:
             store.create(f"{folder}/lease-{highest:06d}.released", b"stale")
@@ -137,7 +137,7 @@ def acquire(
 def _is_free(store: Store, folder: str, number: int) -> bool:
     if store.exists(f"{folder}/lease-{number:06d}.released"):
         return True
-    return is_dead(orjson.loads(store.read(f"{folder}/lease-{number:06d}.json")))
+    return is_dead(store.read_json(f"{folder}/lease-{number:06d}.json"))
 
 
 def _read_or_empty(store: Store, path: str) -> bytes:

@@ -11,7 +11,7 @@ from subprocess import run
 from typing import Any
 
 import orjson
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from infra.artifact import Artifact
 from infra.store import Store, StoreError
@@ -141,21 +141,16 @@ def load_record(store: Store, stage: str, id: str, generation: int | None = None
         generation = max(generations(store, stage, id), default=0)
     path = record_path(stage, id, generation)
     try:
-        data = store.read(path)
+        return Record.model_validate(store.read_json(path))
     except FileNotFoundError:
         return None
-    try:
-        return Record.model_validate(orjson.loads(data))
-    except ValueError as error:
+    except ValidationError as error:
+        first = error.errors()[0]
         raise StoreError(
-            f"{path} in store {store.url} is not a record: {first_line(error)}. Nothing that this code wrote looks so: "
-            f"restore the file from a copy, or remove it to make the artifact anew."
+            f"{path} in store {store.url} is not a record that this version reads: {'.'.join(map(str, first['loc']))}: "
+            f"{first['msg']}. It was written by other code or changed from outside: restore it, or remove it to make "
+            "the artifact anew."
         ) from error
-
-
-def first_line(error: ValueError) -> str:
-    """What is wrong, without the places that pydantic adds line by line."""
-    return f"{type(error).__name__}: {str(error).splitlines()[0]}"
 
 
 def record_of(store: Store, artifact: Artifact) -> Record:

@@ -36,7 +36,7 @@ def run_shards(
     names = set(ws.store.names(f"{ws.progress_folder}/shards"))
     for key in keys:
         if f"{key}.json" in names:
-            markers[key] = orjson.loads(ws.store.read(f"{ws.progress_folder}/shards/{key}.json"))
+            markers[key] = ws.store.read_json(f"{ws.progress_folder}/shards/{key}.json")
     if markers:
         ws.resumed_from = f"shard {len(markers)} of {len(items)} ({description})"
     missing = [(key, item) for key, item in zip(keys, items, strict=True) if key not in markers]

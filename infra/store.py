@@ -9,10 +9,12 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import fsspec
+import orjson
 from fsspec.implementations.local import LocalFileSystem
 
 
@@ -63,9 +65,9 @@ class Store:
         target = self.full(path)
         try:
             if self.is_local:
-                temporary = self._temporary(target)
-                temporary.write_bytes(data)
-                os.replace(temporary, target)
+                with self._temporary(target) as temporary:
+                    temporary.write_bytes(data)
+                    os.replace(temporary, target)
             else:
                 self.fs.pipe_file(target, data)
         except OSError as error:
@@ -87,31 +89,34 @@ class Store:
             raise self._failed("create", path, error) from error
 
     def _create_local(self, target: str, data: bytes) -> bool:
-        temporary = self._temporary(target)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
+        with self._temporary(target) as temporary:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
             # A hard link fails if the name exists, and the name appears with its whole content.
             os.link(temporary, target)
             return True
-        finally:
-            temporary.unlink()
 
-    def _temporary(self, target: str) -> Path:
+    @contextmanager
+    def _temporary(self, target: str) -> Iterator[Path]:
+        """A name beside the target to write under; nothing stays there, so that a full disk is not filled with halves."""
         folder = Path(target).parent
         folder.mkdir(parents=True, exist_ok=True)
-        return folder / f".tmp-{uuid.uuid4().hex}"
+        temporary = folder / f".tmp-{uuid.uuid4().hex}"
+        try:
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def put(self, local: Path, path: str) -> None:
         """Copy a local file into the store."""
         target = self.full(path)
         try:
             if self.is_local:
-                temporary = self._temporary(target)
-                shutil.copyfile(local, temporary)
-                os.replace(temporary, target)
+                with self._temporary(target) as temporary:
+                    shutil.copyfile(local, temporary)
+                    os.replace(temporary, target)
             else:
                 self.fs.put_file(str(local), target)
         except OSError as error:
@@ -120,6 +125,16 @@ class Store:
     def read(self, path: str) -> bytes:
         """The whole object. FileNotFoundError if it is absent."""
         return self.fs.cat_file(self.full(path))
+
+    def read_json(self, path: str) -> Any:
+        """The JSON value of an object. FileNotFoundError if it is absent, StoreError if it is something else."""
+        try:
+            return orjson.loads(self.read(path))
+        except orjson.JSONDecodeError as error:
+            raise StoreError(
+                f"{path} in store {self.url} is corrupt: it is not JSON ({error}). Every object is written whole, so it "
+                "was changed from outside: restore it from a copy, or remove it to make it anew."
+            ) from error
 
     def open(self, path: str) -> IO[bytes]:
         """A seekable stream on the object."""

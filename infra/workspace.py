@@ -227,20 +227,26 @@ class Workspace:
     def resume_point(self) -> tuple[int, Path] | None:
         """The newest whole save point of this id, as (step, local folder); None to begin at the beginning."""
         for step in reversed(self._point_steps()):
-            files = orjson.loads(self.store.read(f"{self._points}/point-{step:010d}.json"))
+            files = self.store.read_json(f"{self._points}/point-{step:010d}.json")
             folder = self.scratch / "resume" / str(step)
             for name, entry in files.items():
-                target = folder / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(self.store.local(f"{self._points}/{step:010d}/{name}", entry["sha256"]), target)
-                if sha256_file(target) != entry["sha256"]:
-                    raise StoreError(
-                        f"save point {step} of {self.stage}/{self.id} is corrupt in {name}: remove "
-                        f"{self._points} from store {self.store.url} to begin this stage anew"
-                    )
+                self._fetch_saved(step, name, entry, folder / name)
             self.resumed_from = f"step {step}"
             return step, folder
         return None
+
+    def _fetch_saved(self, step: int, name: str, entry: dict[str, Any], target: Path) -> None:
+        """Copy one file of a save point to a local path. Raises StoreError if it is not what was saved."""
+        saved = f"{self._points}/{step:010d}/{name}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        present = self.store.size(saved) == entry["size"]
+        if present:
+            shutil.copyfile(self.store.local(saved, entry["sha256"]), target)
+        if not present or sha256_file(target) != entry["sha256"]:
+            raise StoreError(
+                f"save point {step} of {self.stage}/{self.id} is corrupt: {saved} in store {self.store.url} is missing "
+                f"or not what was saved. Remove {self._points} there to begin this stage anew."
+            )
 
     @property
     def _points(self) -> str:

@@ -53,11 +53,11 @@ def resolve_rows(source: RowSource) -> RowSource:
         return source
     # The hub's client takes seconds to import and is needed by hub sources only.
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HFValidationError, HTTPError
 
     try:
         found = HfApi().dataset_info(source.dataset, revision=source.revision or None)
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except (HTTPError, HFValidationError, OSError) as error:
         raise ValueError(
             f"dataset {source.dataset!r} cannot be reached on the hub: {error}. Check the name and the connection, "
             "or download it and give its files as paths"

@@ -22,7 +22,6 @@ KEPT = ("*.json", "*.safetensors", "*.jinja", "merges.txt")
 """Files of a model folder that say what the model is: config, weights, tokenizer and its chat template."""
 LEFT_OUT = ("optimizer*", "trainer_state.json", "training_args.json")
 """Files of a training run that may lie beside them."""
-COMMIT_LENGTH = 40
 
 
 class ModelFile(Config):
@@ -42,7 +41,7 @@ class AdoptConfig(Config):
     source: str = Field(min_length=1)
     """Local folder, or hub id such as `allenai/OLMo-2-1124-7B`."""
     revision: str = ""
-    """Commit of the hub repository; a branch or tag becomes its commit in `resolve`. Empty for a local folder."""
+    """Commit of the hub repository: `resolve` turns a branch or tag (none: main) into it. Empty for a local folder."""
     files: tuple[ModelFile, ...] = ()
     """The folder's files with their hashes; `resolve` fills them in."""
 
@@ -56,13 +55,14 @@ def resolve(config: AdoptConfig) -> AdoptConfig:
     if path.is_dir():
         if config.revision:
             raise ValueError(f"revision={config.revision!r} is for hub ids, but {config.source} is a local folder")
-        config = config.model_copy(update={"source": str(path.absolute())})
+        config, folder = config.model_copy(update={"source": str(path.absolute())}), path.absolute()
     else:
-        config = config.model_copy(update={"revision": _commit(config)})
-    folder = fetch(config)
-    paths = [path for path in sorted(folder.iterdir()) if path.is_file() and _is_kept(path)]
+        folder = fetch(config)
+        # The hub's cache keeps every snapshot under its commit.
+        config = config.model_copy(update={"revision": folder.name})
     if not (folder / "config.json").is_file():
         raise ValueError(f"{config.source} has no config.json: not a Hugging Face checkpoint folder")
+    paths = [path for path in sorted(folder.iterdir()) if path.is_file() and _is_kept(path)]
     files = [ModelFile(name=path.name, size=path.stat().st_size, sha256=sha256_file(path)) for path in paths]
     return config.model_copy(update={"files": tuple(files)})
 
@@ -71,41 +71,27 @@ def _is_kept(path: Path) -> bool:
     return any(path.match(glob) for glob in KEPT) and not any(path.match(glob) for glob in LEFT_OUT)
 
 
-def _commit(config: AdoptConfig) -> str:
-    if len(config.revision) == COMMIT_LENGTH:
-        return config.revision
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        found = HfApi().model_info(config.source, revision=config.revision or None).sha
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise ValueError(_unreachable(config, error)) from error
-    assert found, config.source
-    return found
-
-
-def _unreachable(config: AdoptConfig, error: Exception) -> str:
-    return (
-        f"{config.source!r} is neither a local folder nor a model that can be fetched from the hub "
-        f"(revision {config.revision or 'main'!r}): {type(error).__name__}: {error}. "
-        "Check the name and the connection, or download it and give the folder"
-    )
-
-
 def fetch(config: AdoptConfig) -> Path:
-    """The local folder of a resolved source: itself, or the hub's snapshot of exactly that commit."""
-    if not config.revision:
-        return Path(config.source)
+    """The hub's snapshot of a repository at the config's revision, in the hub's local cache.
+
+    Raises ValueError when there is no such repository, or it can be neither reached nor found in the cache.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         found = snapshot_download(
-            config.source, revision=config.revision, allow_patterns=list(KEPT), ignore_patterns=list(LEFT_OUT)
+            config.source,
+            revision=config.revision or None,
+            allow_patterns=list(KEPT),
+            ignore_patterns=list(LEFT_OUT),
         )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(_unreachable(config, error)) from error
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        raise ValueError(
+            f"{config.source!r} is neither a local folder nor a model that can be fetched from the hub "
+            f"(revision {config.revision or 'main'!r}): {type(error).__name__}: {error}. "
+            "Check the name and the connection, or download it and give the folder"
+        ) from error
     return Path(found)
 
 
@@ -116,7 +102,7 @@ def adopt_checkpoint(ws: Workspace, config: AdoptConfig) -> Checkpoint:
     """
     if not config.files:
         raise ValueError(f"{config.source} is not pinned; call tasks.training.adopt.resolve on the config")
-    folder = fetch(config)
+    folder = fetch(config) if config.revision else Path(config.source)
     tokenizer = Tokenizer.load(folder)
     model, shape = load_hf(folder, ranks=tokenizer.ranks)
     if shape.vocab_size < tokenizer.vocab_size:

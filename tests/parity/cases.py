@@ -1,7 +1,8 @@
 """What is compared with other implementations, and the measure of agreement.
 
 Measure: the largest absolute difference of two tensors over the largest absolute value of the peer's tensor, for each
-tensor by itself. Everything is fp32 and eager, so what may remain is the order of additions.
+tensor by itself; for weights after training the norm of the difference over the norm of the peer's. Everything is fp32
+and eager, so what may remain is the order of additions.
 """
 
 import ast
@@ -132,6 +133,13 @@ def difference(mine: Tensor, theirs: Tensor) -> float:
         return float("inf")
     largest = (mine.double() - theirs.double()).abs().max()
     return float(largest / theirs.double().abs().max()) if largest else 0.0
+
+
+def distance(mine: Tensor, theirs: Tensor) -> float:
+    """Relative distance of weights. Single elements say little there: where a gradient cancels to rounding, Adam's
+    normalisation still moves the element by a whole learning rate, in a direction that rounding decides.
+    """
+    return float((mine.double() - theirs.double()).norm() / theirs.double().norm())
 
 
 def differences(mine: Answer, theirs: Answer) -> Iterator[tuple[str, str, float]]:

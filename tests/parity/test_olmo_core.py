@@ -36,6 +36,7 @@ from tests.parity.cases import (
     batch,
     difference,
     differences,
+    distance,
     our_training,
     ours,
     scrambled,
@@ -110,5 +111,5 @@ def test_fifty_updates_on_real_text(kind: Any, check: Check, answers: Path, tmp_
             check(f"{TITLES[name]}, 50 updates", PEER, f"{kind}, step {step}", value, TRAINING_BOUND)
         assert their_row.get("step skipped", 0.0) == my_row["skipped"]
     for name, parameter in load_file(answers / kind / "answers.safetensors").items():
-        value = difference(weights[name.removeprefix("weight/")], parameter)
+        value = distance(weights[name.removeprefix("weight/")], parameter)
         check("every weight after 50 updates", PEER, f"{kind}, {name}", value, TRAINING_BOUND)

@@ -28,6 +28,7 @@ from tests.parity.cases import (
     batch,
     difference,
     differences,
+    distance,
     our_training,
     ours,
     scrambled,
@@ -137,5 +138,5 @@ def test_fifty_updates_on_real_text(check: Check, tmp_path: Path) -> None:
         optimizer.zero_grad()
     assert filtered, "no window was removed by the repetition filter: the divisor is not tested"
     for name, parameter in model.named_parameters():
-        value = difference(weights[name], parameter.detach())
+        value = distance(weights[name], parameter.detach())
         check("every weight after 50 updates", PEER, name, value, TRAINING_BOUND)

@@ -62,11 +62,11 @@ def resolve_hub(config: HubSource) -> HubSource:
     if len(config.revision) == 40:
         return config
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HFValidationError, HTTPError
 
     try:
         found = HfApi().dataset_info(config.path, revision=config.revision or None)
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except (HTTPError, HFValidationError, OSError) as error:
         raise ValueError(
             f"dataset {config.path!r} is neither a local folder nor reachable on the hub: {error}. "
             "Check the name and the connection, or download it and give the folder"

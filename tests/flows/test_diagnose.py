@@ -1,0 +1,80 @@
+"""Diagnosis of runs and initialisations. Oracles: planted spikes in made metrics; model/diagnostics called directly."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flows.diagnose import diagnose_initialisation, diagnose_runs
+from infra.workspace import Workspace
+from model.config import Config
+from tasks.artifacts import Checkpoint
+from tests.tasks.training.conftest import Bench
+
+STEPS = 400
+SPIKES = (250, 300)
+
+
+class Bare(Config):
+    logged: bool = True
+
+
+def make_run(ws: Workspace, config: Bare) -> Checkpoint:
+    noise = np.random.default_rng(0).normal(size=(2, STEPS))
+    noise[1][list(SPIKES)] = 50.0
+    rows = [{"step": i + 1, "loss": 3 + 0.01 * noise[0][i], "grad_norm": 60 + noise[1][i]} for i in range(STEPS)]
+    if config.logged:
+        ws.write_jsonl("metrics.jsonl", rows)
+    return ws.artifact(Checkpoint, steps=STEPS, tokens=1, parameters=1, loss=3.0, ranks=300, parent="")
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path / "store")
+
+
+def test_planted_spikes_are_found_and_drawn(bench: Bench, tmp_path: Path):
+    made = bench.run(make_run, "pretrain", config=Bare())
+    found = diagnose_runs(bench.session.store, [made.id, made.id[:8]], tmp_path / "out", window=200)
+    first = found["runs"][0]
+    assert first["spikes"] == {"loss": 0.0, "grad_norm": pytest.approx(100 * len(SPIKES) / 200)}
+    assert first["monitor_spikes"] == pytest.approx(100 * len(SPIKES) / (STEPS - 128))
+    assert (first["judged"], first["monitor_judged"]) == (200, STEPS - 128)
+    assert json.loads((tmp_path / "out/curves.json").read_text())["runs"][0]["steps"] == list(range(1, STEPS + 1))
+    assert (tmp_path / "out/curves.png").read_bytes().startswith(b"\x89PNG")
+    picture = (tmp_path / "out/curves.svg").read_bytes()
+    diagnose_runs(bench.session.store, [made.id, made.id], tmp_path / "again", window=200)
+    assert (tmp_path / "again/curves.svg").read_bytes() == picture
+
+
+def test_a_short_run_is_not_judged(bench: Bench, tmp_path: Path):
+    made = bench.run(make_run, "pretrain", config=Bare())
+    assert diagnose_runs(bench.session.store, [made.id], tmp_path, window=1000)["runs"][0]["judged"] == 0
+
+
+def test_an_artifact_without_metrics_is_refused(bench: Bench, tmp_path: Path):
+    made = bench.run(make_run, "adopt", config=Bare(logged=False))
+    with pytest.raises(ValueError, match=r"has no metrics\.jsonl"):
+        diagnose_runs(bench.session.store, [made.id], tmp_path, window=1000)
+
+
+def test_growth_has_a_value_per_variant_and_width(tmp_path: Path):
+    found = diagnose_initialisation("olmo2, olmo-0424", "64,32", 2, tmp_path)
+    assert [(row["variant"], row["width"]) for row in found["growth"]] == [
+        ("olmo2", 32), ("olmo2", 64), ("olmo-0424", 32), ("olmo-0424", 64),
+    ]  # fmt: skip
+    assert all(np.isfinite([row["activations"], row["gradients"]]).all() for row in found["growth"])
+    again = diagnose_initialisation("olmo2,olmo-0424", "32,64", 2, tmp_path / "again")
+    assert again["growth"] == found["growth"]
+    assert {path.name for path in tmp_path.glob("growth.*")} == {"growth.json", "growth.png", "growth.svg"}
+
+
+@pytest.mark.parametrize(("variants", "widths", "said"), [
+    ("olmo3", "64", "did you mean 'olmo2'"),
+    ("olmo2", "50", "50 is not a multiple of 32"),
+    ("olmo2", "", "nothing is not a multiple"),
+])  # fmt: skip
+def test_unknown_variants_and_widths_are_refused(tmp_path: Path, variants: str, widths: str, said: str):
+    with pytest.raises(ValueError, match=said):
+        diagnose_initialisation(variants, widths, 2, tmp_path)

@@ -1,0 +1,235 @@
+"""The published recipes. Oracles: golden/{schedules,model_sizes,dolmino_mix,posttraining_hparams}.json, RECIPE C.9 and D-G."""
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from flows.config import RecipeConfig
+from flows.cost import training_runs
+from flows.loading import load
+from flows.run import plan
+from model.schedule import ScheduleConfig, learning_rate
+from model.transformer import Transformer
+from tasks.data.chats import ChatRows
+from tasks.data.mix import MixConfig
+from tasks.data.sources.hub import HubSource
+from tasks.training.anneal import linear_to_zero
+from tasks.training.run import adamw
+
+SIZES = ("1b", "7b", "13b", "32b")
+STAGE_1 = {
+    "1b": "stage1_1B_lr4e-4_batch512x4096",
+    "7b": "stage1_7B_lr3e-4_batch1024x4096",
+    "13b": "stage1_13B_lr9e-4_batch2048x4096",
+    "32b": "stage1_32B_lr6e-4_steps",
+}
+STAGE_2 = {
+    "1b": "1B_50e9T_lr7.4487e-5_max=23842",
+    "7b": "7B_50e9T_lr6.1499e-5_steps(units steps, max=ceil(50e9/4194304)=11921, stop_at 11931)",
+    "13b": "13B_100e9T_lr9e-5_max=11921",
+}
+MIX_SOURCES = {
+    "filtered_web": "Filtered DCLM",
+    "flan": "Decontaminated FLAN",
+    "stackexchange": "StackExchange Q&A",
+    "papers": "peS2o",
+    "wiki": "Wikipedia/Wikibooks",
+    "math": "Dolmino Math",
+}
+MIX_COLUMNS = {"1b": "50B", "7b": "50B", "13b": "100B", "32b": "100B"}
+
+
+def golden(name: str) -> dict[str, Any]:
+    return json.loads((Path(__file__).parents[1] / f"golden/{name}.json").read_text())
+
+
+SCHEDULES, TUNING = golden("schedules"), golden("posttraining_hparams")
+
+
+def recipe(size: str) -> RecipeConfig:
+    return load(RecipeConfig, f"olmo2-{size}")
+
+
+def lr_name(size: str) -> str:
+    return size.upper()
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a published recipe must load without a network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.usefixtures("no_network")
+def test_the_plan_has_the_stages_that_are_costed(size: str, tmp_path: Path) -> None:
+    config = recipe(size)
+    config = config.model_copy(update={"execution": config.execution.model_copy(update={"store": str(tmp_path)})})
+    trained = {"pretrain", "anneal", "sft", "dpo", "reward", "rlvr"}
+    assert [row.label for row in plan(config) if row.stage in trained] == [run.label for run in training_runs(config)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_shapes_have_the_published_number_of_parameters(size: str) -> None:
+    name = "1B_released(olmo2_1B_v2)" if size == "1b" else lr_name(size)
+    expected = golden("model_sizes")["sizes"][name]
+    model = recipe(size).pretrain.model
+    with torch.device("meta"):
+        counted = sum(parameter.numel() for parameter in Transformer(model, seed=None).parameters())
+    assert counted == model.parameters == expected["total_params"]
+    assert model.flops_per_token(4096) == expected["train_flops_per_token_seq4096"]
+    assert {
+        field: getattr(model, field) for field in ("d_model", "n_layers", "n_heads", "n_kv_heads", "mlp_hidden")
+    } == {field: expected[field] for field in ("d_model", "n_layers", "n_heads", "n_kv_heads", "mlp_hidden")}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_stage_1_learning_rate_at_every_golden_step(size: str) -> None:
+    stage = recipe(size).pretrain
+    batch = stage.batch_instances * stage.sequence_length
+    assert batch == SCHEDULES["tokens_per_step"][lr_name(size)]
+    for row in SCHEDULES[STAGE_1[size]]:
+        assert row["tokens"] == row["step"] * batch
+        got = learning_rate(stage.schedule, step=row["step"], tokens=row["tokens"], steps=stage.steps or 0)
+        assert got == pytest.approx(row["lr"], rel=1e-9, abs=1e-18)
+
+
+@pytest.mark.parametrize("row", SCHEDULES["consistency_checks"], ids=lambda row: row["size"])
+def test_stage_1_stops_where_published_and_stage_2_starts_at_its_learning_rate(row: dict[str, Any]) -> None:
+    config = recipe(row["size"].lower())
+    assert config.pretrain.steps == row["final_step"]
+    published = row["config_stage2_lr"]
+    expected = published if isinstance(published, float) else row["cosine_lr_at_final_step"]
+    assert config.anneal.start_lr == config.microanneal.anneal.start_lr == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("size", STAGE_2)
+def test_stage_2_learning_rate_at_every_golden_step(size: str) -> None:
+    stage = recipe(size).anneal
+    assert stage.steps is not None
+    schedule: ScheduleConfig = linear_to_zero(stage.start_lr)
+    for row in SCHEDULES["stage2_linear_to_zero"][STAGE_2[size]]:
+        got = learning_rate(schedule, step=row["step"], tokens=0, steps=stage.steps)
+        assert got == pytest.approx(row["lr"], rel=1e-9, abs=1e-18)
+
+
+def test_stage_2_of_32b_has_the_published_steps() -> None:
+    stage = recipe("32b").anneal
+    assert (stage.steps, stage.batch_instances) == (11_921, 2048)  # RECIPE E
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_mid_training_mix_is_table_13(size: str) -> None:
+    table = golden("dolmino_mix")["table13"]
+    column = table["columns"].index(f"{MIX_COLUMNS[size]}_source_pct")
+    published = {row[0]: row[column] / 100 for row in table["rows"]}
+    mix: MixConfig = recipe(size).anneal_mix
+    assert mix.part == "whole_files"
+    passes = {MIX_SOURCES[item.source]: item.passes for item in mix.sources}
+    assert passes == pytest.approx(published, rel=1e-12)
+
+
+def test_the_50b_mix_has_the_printed_shares() -> None:
+    """Source % of the sources' printed sizes gives the printed Mix % up to the rounding of the sizes."""
+    table = golden("dolmino_mix")["table13"]
+    rows = {row[0]: row for row in table["rows"]}
+    column = table["columns"].index("50B_mix_pct")
+    tokens = {item.source: item.passes * rows[MIX_SOURCES[item.source]][1] for item in recipe("7b").anneal_mix.sources}
+    for name, amount in tokens.items():
+        assert 100 * amount / sum(tokens.values()) == pytest.approx(rows[MIX_SOURCES[name]][column], abs=0.1)
+
+
+def test_every_mix_names_sources_that_the_recipe_has() -> None:
+    for size in SIZES:
+        config = recipe(size)
+        known = {*config.collect, *(candidate.name for candidate in config.candidates)}
+        assert {item.source for item in config.anneal_mix.sources} <= known
+        assert config.pretrain_mix.sources == ()  # one pass over everything (RECIPE C.2)
+
+
+def test_sources_are_the_released_mixes() -> None:
+    config = recipe("7b")
+    sources = [*config.collect.values(), *(candidate.collect for candidate in config.candidates)]
+    found = {(item.path, item.subset) for item in sources if isinstance(item, HubSource)}
+    assert len(found) == len(sources)
+    stage_1 = ("dclm", "starcoder", "pes2o", "arxiv", "open-web-math", "algebraic-stack", "wiki")
+    assert {subset for path, subset in found if path == "allenai/olmo-mix-1124"} == set(stage_1)
+    assert next(iter(config.collect)) == "filtered_web"  # deduplication keeps the first of two equal documents
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_trainer_of_each_size(size: str) -> None:
+    """RECIPE D and section 0, rows 1, 14 and 15: the 32B came from another trainer."""
+    config = recipe(size)
+    for stage in (config.pretrain, config.anneal, config.microanneal.anneal):
+        later = size == "32b"
+        assert stage.optim.kind == ("skip_step_adamw" if later else "adamw")
+        assert stage.mask_repetitions is not later
+        assert stage.loss.z_weight == (1e-5 if later else 1e-4)
+        assert stage.loss.normalisation == ("labels" if later else "positions")
+        optim = stage.optim
+        assert (optim.beta1, optim.beta2, optim.eps) == (0.9, 0.95, 1e-8)
+        assert (optim.weight_decay, optim.clip_norm, optim.decay) == (0.1, 1.0, "all_but_embedding")
+
+
+def test_seeds() -> None:
+    """RECIPE C.9 and section 0, row 8."""
+    assert [recipe(size).pretrain.data_seed for size in SIZES] == [6198, 6198, 6198, 34521]
+    assert set(recipe("1b").anneal_seeds) == set(recipe("7b").anneal_seeds) == {42, 42069, 666}
+    assert recipe("13b").anneal_seeds == (1110, 2662, 6209)
+    assert recipe("32b").anneal_seeds == (1110, 2662)
+    assert all(recipe(size).microanneal.anneal.seed == 7201 for size in SIZES)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_finetuning_is_golden(size: str) -> None:
+    sft, published = recipe(size).sft, TUNING["sft"]
+    key = "7B_table17_and_archived_lineage" if size == "7b" else lr_name(size)
+    assert sft.learning_rate == published["lr"][key]
+    assert (sft.epochs, sft.batch, sft.max_tokens) == (published["epochs"], published["batch"], published["max_seq"])
+    assert sft.warmup_ratio == published["warmup_ratio_code"]
+    assert adamw(sft.clip_norm, sft.precision).weight_decay == published["weight_decay"]
+    assert sft.loss == ("sum" if size in ("7b", "13b") else "mean")
+    (source,) = recipe(size).chats.sources
+    assert isinstance(source, ChatRows)
+    suffix = "" if size in ("7b", "13b") else "-0225"
+    assert source.rows.dataset == f"allenai/tulu-3-sft-olmo-2-mixture{suffix}"
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_preference_tuning_and_reward_model_are_golden(size: str) -> None:
+    dpo, published = recipe(size).dpo, TUNING["dpo"]
+    assert dpo.learning_rate == published["lr"][lr_name(size)]
+    assert (dpo.beta, dpo.epochs, dpo.batch, dpo.max_tokens, dpo.warmup_ratio) == tuple(
+        published[key] for key in ("beta", "epochs", "batch", "max_seq", "warmup_ratio")
+    )
+    reward, published = recipe(size).reward, TUNING["rm"]
+    assert (
+        reward.learning_rate,
+        reward.batch,
+        reward.max_tokens,
+        reward.epochs,
+        reward.eps,
+        reward.clip_norm,
+    ) == tuple(published[key] for key in ("lr", "batch", "max_len", "epochs", "adam_eps", "grad_clip"))
+
+
+def test_reinforcement_of_1b_and_32b_is_golden() -> None:
+    small, published = recipe("1b").rlvr, TUNING["grpo"]["1B"]
+    assert (small.learning_rate, small.kl_coefficient, small.samples, small.prompts_per_rollout) == tuple(
+        published[key] for key in ("lr", "beta", "samples", "prompts_per_step")
+    )
+    assert (small.mini_batches, small.epochs, small.episodes, small.kl_estimator, small.unfinished_score) == tuple(
+        published[key] for key in ("minibatches", "epochs", "episodes", "kl", "no_eos_score")
+    )
+    large, published = recipe("32b").rlvr, TUNING["grpo"]["32B_paper"]
+    assert (large.learning_rate, large.kl_coefficient, large.samples) == tuple(
+        published[key] for key in ("lr", "beta", "samples")
+    )

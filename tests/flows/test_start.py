@@ -1,0 +1,141 @@
+"""Recipes that start at a given checkpoint. Oracle: the issue's promise that what only leads there is not run; the plan of the
+whole recipe.
+"""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows.config import RecipeConfig
+from flows.loading import RecipeError, read_recipe
+from flows.look import find_record
+from flows.run import load_recipe, plan
+from flows.start import adopt_command
+from infra.store import Store
+from model.config import ModelConfig
+from model.tokenizer import Tokenizer
+from model.transformer import Transformer
+from model.weights import save_hf
+
+RANKS = 490
+TOKENIZER = Tokenizer(RANKS)
+FRESH = ["anneal.moments=fresh", "microanneal.anneal.moments=fresh"]
+
+
+def folder_of(root: Path, ranks: int = RANKS) -> Path:
+    """A Hugging Face folder of the smoke recipe's shape."""
+    tokenizer = Tokenizer(ranks)
+    shape = ModelConfig(
+        d_model=32, n_layers=2, n_heads=2, n_kv_heads=1, head_dim=16, mlp_hidden=64, max_sequence_length=256,
+        vocab_size=tokenizer.padded_vocab_size,
+    )  # fmt: skip
+    save_hf(Transformer(shape, seed=1), shape, tokenizer, root / f"hf-{ranks}")
+    return root / f"hf-{ranks}"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("start")
+
+
+@pytest.fixture(scope="module")
+def store(root: Path) -> Store:
+    return Store(str(root / "store"))
+
+
+@pytest.fixture(scope="module")
+def id(root: Path, store: Store) -> str:
+    return adopt_command(store, str(folder_of(root)), "", "base", None)["id"]
+
+
+@pytest.fixture(scope="module")
+def whole(store: Store) -> set[str]:
+    return {row.label for row in plan(load_recipe("smoke", None, store.url))}
+
+
+def planned(store: Store, *overrides: str) -> dict[str, str]:
+    """Action per label."""
+    return {row.label: row.action for row in plan(load_recipe("smoke", list(overrides), store.url))}
+
+
+def test_a_base_replaces_pre_training_alone(store: Store, id: str, whole: set[str]):
+    rows = planned(store, f"start.base={id[:8]}", *FRESH)
+    assert whole - rows.keys() == {"pretrain", "mix:pretrain"}
+    assert rows.keys() - whole == {"start:base"}
+    assert rows["start:base"] == "reused"
+
+
+@pytest.mark.parametrize(("place", "first", "absent"), [
+    ("soup", "sft", {"soup", "anneal:42", "rank", "collect:web"}),
+    ("sft", "preferences", {"sft", "chats", "soup"}),
+    ("dpo", "rlvr", {"dpo", "sft", "preferences", "reward", "evaluate:sft"}),
+])  # fmt: skip
+def test_later_starts_leave_out_all_that_leads_there(
+    store: Store, id: str, whole: set[str], place: str, first: str, absent: set[str]
+):
+    rows = planned(store, f"start.{place}={id}")
+    assert not absent & rows.keys()
+    assert {first, "evaluate:instruct", "report", f"start:{place}"} <= rows.keys()
+    assert rows.keys() - whole == {f"start:{place}"}
+
+
+def test_until_and_rerun_know_the_shortened_recipe(store: Store, id: str):
+    config = load_recipe("smoke", [f"start.sft={id}"], store.url)
+    assert {row.label for row in plan(config, until="dpo") if row.action != "left out"} == {
+        "start:sft", "prompts:preference", "preferences", "dpo",
+    }  # fmt: skip
+    with pytest.raises(RecipeError, match="no stage 'pretrain'"):
+        plan(config, until="pretrain")
+
+
+def test_a_start_that_does_not_fit_says_what_to_change(root: Path, store: Store, id: str):
+    with pytest.raises(RecipeError, match=r"--set anneal\.moments=fresh --set microanneal\.anneal\.moments=fresh"):
+        load_recipe("smoke", [f"start.base={id}"], store.url)
+    other = adopt_command(store, str(folder_of(root, 300)), "", "base", None)["id"]
+    with pytest.raises(RecipeError, match=r"--set encode\.ranks=300"):
+        load_recipe("smoke", [f"start.base={other}", *FRESH], store.url)
+    with pytest.raises(ValueError, match="no artifact with id 'abc'"):
+        load_recipe("smoke", ["start.sft=abc"], store.url)
+    with pytest.raises(RecipeError, match="at most 1"):
+        load_recipe("smoke", [f"start.sft={id}", f"start.dpo={id}"], store.url)
+
+
+def test_into_writes_a_recipe_that_extends_and_fits(
+    root: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    made = adopt_command(store, str(folder_of(root, 300)), "", "base", "smoke")
+    content = yaml.safe_load(Path(made["recipe"]).read_text())
+    assert content == {
+        "extends": "smoke",
+        "start": {"base": made["id"]},
+        "encode": {"ranks": 300},
+        "anneal": {"moments": "fresh"},
+        "microanneal": {"anneal": {"moments": "fresh"}},
+    }
+    config = load_recipe(made["recipe"], None, store.url)
+    assert (config.start, config.encode.ranks) == ({"base": made["id"]}, 300)
+    with pytest.raises(RecipeError, match="exists; use it"):
+        adopt_command(store, str(folder_of(root, 300)), "", "base", "smoke")
+    with pytest.raises(RecipeError, match="already starts at"):
+        adopt_command(store, str(folder_of(root, 300)), "", "sft", made["recipe"])
+    beside = tmp_path / "own"
+    beside.mkdir()
+    (beside / "mine.yaml").write_text("extends: smoke\n")
+    made = adopt_command(store, str(folder_of(root)), "", "sft", str(beside / "mine.yaml"))
+    assert Path(made["recipe"]).parent == beside
+    assert read_recipe(made["recipe"])["start"] == {"sft": made["id"]}
+
+
+def test_an_unknown_place_is_refused_before_anything_is_read(store: Store):
+    with pytest.raises(RecipeError, match="did you mean 'base'"):
+        adopt_command(store, "/nowhere", "", "bse", None)
+
+
+def test_adopting_again_reuses(root: Path, store: Store, id: str):
+    again = adopt_command(store, str(folder_of(root)), "", "sft", None)
+    assert again["reused"]
+    assert again["id"] == id
+    assert find_record(store, id).facts["ranks"] == RANKS
+    assert "start" in RecipeConfig.model_fields
