@@ -54,11 +54,12 @@ class CandidateConfig(Config):
     def _one_origin(self) -> Self:
         if (self.synthesize is None) == (self.collect is None):
             raise ValueError(f"candidate {self.name!r} needs exactly one of synthesize and collect")
-        origin = self.synthesize or self.collect
-        assert origin is not None
-        if origin.name != self.name:
-            raise ValueError(f"candidate {self.name!r} has a source named {origin.name!r}; give both the same name")
         return self
+
+    @property
+    def problems(self) -> SynthesizeConfig | None:
+        """The synthetic source, under the candidate's name."""
+        return self.synthesize and self.synthesize.model_copy(update={"name": self.name})
 
 
 class MicroannealConfig(Config):
@@ -227,7 +228,8 @@ class RecipeConfig(Config):
 
 
 def resolved_candidate(candidate: CandidateConfig) -> CandidateConfig:
-    """A candidate with what it will read pinned."""
+    """A candidate with what it will read pinned; its documents carry the candidate's name."""
     if candidate.collect is None:
         return candidate
-    return candidate.model_copy(update={"collect": collect_stage.resolve(candidate.collect)})
+    named = candidate.collect.model_copy(update={"name": candidate.name})
+    return candidate.model_copy(update={"collect": collect_stage.resolve(named)})

@@ -37,6 +37,8 @@ VOCABULARY = 512
 DOCUMENTS, DOCUMENT_TOKENS = 50, 64
 """The paper judges growth on 50 random documents; ours are of this many random tokens."""
 SEED = 6198
+LOG_SPAN = 30
+"""Curves that span more than this factor are drawn on a log axis: a sum of losses beside a mean, or a spike."""
 INKS = ("#4a5f86", "#b4533b", "#1d776b", "#b27a1c", "#77396a", "#717a52")
 
 
@@ -51,13 +53,14 @@ def diagnose_runs(store: Store, ids: list[str], out: Path, window: int) -> dict[
     for axis, name in zip(axes, names, strict=True):
         for run, ink in zip(runs, _inks(len(runs)), strict=True):
             if run[name]:
-                said = f"{run['label']} {run['id'][:8]}: spikes {run['spikes'][name]:.3g} %"
+                spikes = f"spikes {run['spikes'][name]:.3g} %" if run["judged"] else "too short to judge"
+                said = f"{run['label']} {run['id'][:8]}: {spikes}"
                 axis.plot(run["steps"], run[name], color=ink, linewidth=0.9, label=said)
-        axis.set(
-            xlabel="step", ylabel={"loss": "loss, nats per token", "grad_norm": "gradient norm before clipping"}[name]
-        )
+        axis.set(xlabel="step", ylabel={"loss": "training loss", "grad_norm": "gradient norm before clipping"}[name])
         axis.legend(frameon=False, fontsize=8)
-    axes[1].set_yscale("log")
+        values = [value for run in runs for value in run[name]]
+        if min(values, default=0.0) > 0 and max(values) > LOG_SPAN * min(values):
+            axis.set_yscale("log")
     return {"runs": [_without_series(run) for run in runs]} | _write(figure, out, "curves", {"runs": runs})
 
 

@@ -46,7 +46,7 @@ def microanneal(corpus: Corpus, base: Checkpoint, config: RecipeConfig) -> Sweep
 
 def candidate_documents(candidate: CandidateConfig) -> Documents:
     """A candidate's documents, made or read as its config says."""
-    if candidate.synthesize is not None:
-        return synthesize.labelled(candidate.name)(candidate.synthesize)
+    if candidate.problems is not None:
+        return synthesize.labelled(candidate.name)(candidate.problems)
     assert candidate.collect is not None
     return collect.labelled(candidate.name)(candidate.collect)

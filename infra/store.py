@@ -172,10 +172,11 @@ class Store:
             yield str(full)[len(self.root) + 1 :]
 
     def local(self, path: str, sha256: str) -> Path:
-        """A local file with the object's content, known by its hash: the object itself, or a cached copy of it."""
+        """A local file with the object's name and content, known by its hash: the object itself, or a cached copy."""
         if self.is_local:
             return Path(self.full(path))
-        cached = self.cache / sha256[:2] / sha256
+        # Readers go by the name's suffix.
+        cached = self.cache / sha256[:2] / sha256 / path.rsplit("/", 1)[-1]
         if not cached.exists():
             cached.parent.mkdir(parents=True, exist_ok=True)
             temporary = cached.with_name(f".tmp-{uuid.uuid4().hex}")

@@ -54,7 +54,7 @@ class Mix(Artifact):
 
 class Checkpoint(Artifact):
     """A Hugging Face `Olmo2ForCausalLM` folder (config, safetensors, tokenizer); `optimizer.safetensors` where moments are kept;
-    `metrics.jsonl`, one line per logged step."""
+    `metrics.jsonl`, one line per logged step. One that was adopted from outside has no steps, tokens or loss of its own (0)."""
 
     steps: int
     tokens: int

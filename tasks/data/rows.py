@@ -53,7 +53,9 @@ def resolve_rows(source: RowSource) -> RowSource:
         return source
     # The hub's client takes seconds to import and is needed by hub sources only.
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HFValidationError, HTTPError
+
+    # The error base of whichever HTTP client the library uses; it changed between versions.
+    from huggingface_hub.errors import HFValidationError, HTTPError  # pyright: ignore[reportPrivateImportUsage]
 
     try:
         found = HfApi().dataset_info(source.dataset, revision=source.revision or None)

@@ -104,6 +104,17 @@ def test_an_accident_while_a_stage_trains(
     resume_and_compare(start, store, undisturbed, stage)
 
 
+def test_a_killed_command_takes_the_prefect_server_that_it_started_with_it(tmp_path: Path, undisturbed: Path):
+    """Without a dashboard, a run starts a server of its own; a year of accidents must not leave a hundred of them."""
+    store = Store(str(copy_before(undisturbed, "sft", tmp_path / "store")))
+    run = Run(tmp_path / "store", "--until", "sft", api=None, log=tmp_path / "log", PREFECT_HOME=str(tmp_path / "home"))
+    run.until(lambda: save_points(store, "sft"), "the middle of sft")
+    assert any("uvicorn" in process.cmdline() for process in run.living())
+    kill_command(run)
+    run.finish(-signal.SIGKILL)
+    run.all_gone(20)
+
+
 def test_ctrl_c_between_shards_on_ray(tmp_path: Path, undisturbed: Path, start: Callable[..., Run]):
     """Ray's processes end too, and finished shards are not run again. The resumed run works without Ray."""
     store = Store(str(copy_before(undisturbed, "encode:code", tmp_path / "store")))

@@ -148,6 +148,7 @@ def test_lone_surrogates_keep_the_mask_aligned() -> None:
 @pytest.mark.parity
 def test_transformers_applies_the_saved_template(tmp_path: Path) -> None:
     import transformers
+
     tokenizer = Tokenizer(1_024)
     tokenizer.save(tmp_path)
     theirs = transformers.AutoTokenizer.from_pretrained(str(tmp_path))

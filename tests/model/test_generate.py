@@ -259,6 +259,7 @@ def test_log_likelihoods_refuse_what_has_no_score() -> None:
 @pytest.mark.parity
 def test_greedy_tokens_equal_transformers_generate() -> None:
     import transformers
+
     model = toy()
     config = model.config
     theirs = transformers.Olmo2ForCausalLM(

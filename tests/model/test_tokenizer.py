@@ -176,6 +176,7 @@ def _oracle(folder: Path, cache: dict[Path, tokenizers.Tokenizer] = {}) -> token
 @pytest.mark.parametrize("with_model_config", [False, True])
 def test_transformers_reads_the_folder(saved: dict[int, Path], tmp_path: Path, with_model_config: bool) -> None:
     import transformers
+
     tokenizer = Tokenizer(1_024)
     tokenizer.save(tmp_path)
     if with_model_config:

@@ -1,11 +1,12 @@
 """One table of all comparisons, printed at the end of the run, and the environment of OLMo-core."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,6 +29,15 @@ rows = pytest.StashKey[dict[tuple[str, str], Row]]()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[rows] = {}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tensors are tiny: on a busy machine more threads wait for each other many times longer than they compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -62,7 +62,9 @@ def resolve_hub(config: HubSource) -> HubSource:
     if len(config.revision) == 40:
         return config
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HFValidationError, HTTPError
+
+    # The error base of whichever HTTP client the library uses; it changed between versions.
+    from huggingface_hub.errors import HFValidationError, HTTPError  # pyright: ignore[reportPrivateImportUsage]
 
     try:
         found = HfApi().dataset_info(config.path, revision=config.revision or None)

@@ -1,0 +1,207 @@
+"""The dashboard in a real browser: start the recipe, rerun a stage, start and schedule a sweep through their forms.
+
+Oracle: the states and schedules that Prefect's API reports. Screenshots go to OLMO2_SCREENSHOTS when it is set.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import psutil
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.expected_conditions import element_to_be_clickable, presence_of_element_located
+from selenium.webdriver.support.ui import WebDriverWait
+
+from tests.conftest import free_port
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --window-size=1400,1500"
+)
+PAGE_SECONDS = 60
+RUN_SECONDS = 400
+
+
+class Dashboard:
+    """A running `olmo2 dashboard` and a browser on it."""
+
+    def __init__(self, port: int, process: subprocess.Popen, browser: webdriver.Chrome, store: Path):
+        self.base = f"http://127.0.0.1:{port}"
+        self.process = process
+        self.browser = browser
+        self.store = store
+        self.deployments = {item["name"]: item["id"] for item in self.api("/deployments/filter", {})}
+
+    def api(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        with urlopen(
+            Request(self.base + "/api" + path, data, {"content-type": "application/json"}), timeout=30
+        ) as answer:
+            return json.load(answer)
+
+    def open(self, path: str) -> None:
+        self.browser.get(self.base + path)
+
+    def find(self, xpath: str) -> Any:
+        return WebDriverWait(self.browser, PAGE_SECONDS).until(presence_of_element_located((By.XPATH, xpath)))
+
+    def click(self, xpath: str) -> None:
+        WebDriverWait(self.browser, PAGE_SECONDS).until(element_to_be_clickable((By.XPATH, xpath))).click()
+
+    def fill(self, label: str, value: str) -> None:
+        """Type into the field of a form that carries this label."""
+        field = self.find(f"//span[normalize-space()='{label}']/following::*[self::textarea or self::input][1]")
+        field.send_keys(Keys.CONTROL, "a")
+        field.send_keys(value)
+
+    def button(self, text: str) -> str:
+        return f"//button[normalize-space()='{text}']"
+
+    def submit(self) -> None:
+        """Send the form and wait until the page has left it."""
+        here = self.browser.current_url
+        self.click("//button[@type='submit' and normalize-space()='Submit']")
+        WebDriverWait(self.browser, PAGE_SECONDS).until(lambda browser: browser.current_url != here)
+
+    def finished_run(self, deployment: str) -> dict[str, Any]:
+        """The deployment's newest run, once it has ended."""
+        query = {"deployments": {"id": {"any_": [self.deployments[deployment]]}}, "sort": "START_TIME_DESC"}
+
+        def ended() -> dict[str, Any] | None:
+            runs = [
+                run for run in self.api("/flow_runs/filter", query) if run["state_type"] not in ("SCHEDULED", "PENDING")
+            ]
+            final = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+            return next((run for run in runs if run["state_type"] in final), None)
+
+        return wait_for(ended, RUN_SECONDS, f"a finished run of {deployment}")
+
+    def shot(self, name: str) -> None:
+        if folder := os.environ.get("OLMO2_SCREENSHOTS"):
+            self.browser.save_screenshot(f"{folder}/{name}.png")
+
+
+def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.5)
+    raise AssertionError(f"no {what} within {seconds} s")
+
+
+@pytest.fixture(scope="module")
+def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
+    folder, port = tmp_path_factory.mktemp("dashboard"), free_port()
+    environment = os.environ | {"PREFECT_HOME": str(folder / "prefect"), "OLMO2_STORE": str(folder / "store")}
+    for name in ("AWS_ENDPOINT_URL", "PREFECT_API_URL"):
+        environment.pop(name, None)
+    command = [sys.executable, "-m", "flows.cli", "dashboard", "--port", str(port)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert f"http://127.0.0.1:{port}" in line, line + process.stdout.read()
+    options = webdriver.ChromeOptions()
+    options.binary_location = "/usr/bin/chromium"
+    for flag in FLAGS.split():
+        options.add_argument(flag)
+    browser = webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))
+    try:
+        yield Dashboard(port, process, browser, folder / "store")
+    finally:
+        browser.quit()
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            process.wait(60)
+
+
+def test_the_recipe_is_started_from_its_form(dashboard: Dashboard):
+    dashboard.open(f"/deployments/deployment/{dashboard.deployments['recipe']}/run")
+    dashboard.fill("recipe (Optional)", "smoke")
+    dashboard.submit()
+    run = dashboard.finished_run("recipe")
+    assert run["state_type"] == "COMPLETED", run["state"]["message"]
+    assert next(dashboard.store.glob("report/*/g0001/report.html")).stat().st_size > 10_000
+    dashboard.open(f"/runs/flow-run/{run['id']}")
+    dashboard.find("//*[contains(text(),'Completed')]")
+    dashboard.shot("dashboard")
+
+
+def test_progress_tables_and_texts_are_shown(dashboard: Dashboard):
+    """Stages leave progress, table and markdown artifacts, which the browser lists."""
+    kinds = {artifact["type"] for artifact in dashboard.api("/artifacts/filter", {})}
+    assert {"progress", "table", "markdown"} <= kinds
+    dashboard.open("/artifacts")
+    dashboard.find("//*[contains(text(),'pretrain-artifact')]")
+    dashboard.open("/artifacts/key/pretrain-artifact")
+    dashboard.find("//*[contains(text(),'parameters')]")
+    dashboard.shot("artifact")
+
+
+def test_one_stage_is_rerun_from_its_form(dashboard: Dashboard):
+    dashboard.open(f"/deployments/deployment/{dashboard.deployments['stage']}/run")
+    dashboard.fill("recipe (Optional)", "smoke")
+    dashboard.submit()
+    run = dashboard.finished_run("stage")
+    assert run["state_type"] == "COMPLETED", run["state"]["message"]
+    assert len(list(dashboard.store.glob("dpo/*/record-0002.json"))) == 1
+    assert list(dashboard.store.glob("sft/*/record-0002.json")) == []
+
+
+def test_a_sweep_with_a_candidate_of_its_own_is_started_and_scheduled(dashboard: Dashboard):
+    sweep = dashboard.deployments["sweep"]
+    dashboard.open(f"/deployments/deployment/{sweep}/run")
+    dashboard.click("//span[normalize-space()='candidates (Optional)']/following::button[normalize-space()='list'][1]")
+    dashboard.click(dashboard.button("Add item"))
+    dashboard.click(dashboard.button("SynthesizeConfig"))
+    dashboard.fill("Name", "four_operations")
+    dashboard.fill("Count (Optional)", "500")
+    dashboard.fill("recipe (Optional)", "smoke")
+    dashboard.shot("sweep-form")
+    dashboard.submit()
+    run = dashboard.finished_run("sweep")
+    assert run["state_type"] == "COMPLETED", run["state"]["message"]
+    assert run["parameters"]["candidates"][0]["name"] == "four_operations"
+
+    dashboard.open(f"/deployments/deployment/{sweep}")
+    dashboard.click(dashboard.button("Schedule"))
+    dashboard.click(dashboard.button("Cron"))
+    field = dashboard.find("//*[normalize-space()='Value']/following::input[1]")
+    field.send_keys(Keys.CONTROL, "a")
+    field.send_keys("30 2 * * 1")
+    dashboard.click(dashboard.button("Save"))
+
+    def scheduled() -> bool:
+        schedules = dashboard.api(f"/deployments/{sweep}/schedules")
+        return any(item["schedule"].get("cron") == "30 2 * * 1" and item["active"] for item in schedules)
+
+    wait_for(scheduled, PAGE_SECONDS, "active cron schedule")
+    dashboard.find("//*[contains(text(),'02:30')]")
+    dashboard.shot("sweep-schedule")
+
+
+def test_ctrl_c_stops_what_it_started_and_nothing_else(dashboard: Dashboard):
+    children = psutil.Process(dashboard.process.pid).children(recursive=True)
+    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    try:
+        dashboard.process.send_signal(signal.SIGINT)
+        assert dashboard.process.wait(90) == 0
+        _, alive = psutil.wait_procs(children, timeout=30)
+        assert alive == []
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
