@@ -3,11 +3,12 @@
 Our record alone decides what is reused (Prefect's own cache stays off); a reused stage ends in a state named Reused.
 """
 
+import sys
 import threading
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
-from functools import update_wrapper
+from functools import cache, update_wrapper
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from prefect import Task, flow, get_run_logger
@@ -26,6 +27,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from infra.attempt import Outcome, run_stage
 from infra.events import Listener
+from infra.processes import end_with_this_process
 from infra.record import Record
 from infra.session import Session, current_session
 from infra.stage import Stage
@@ -162,6 +164,8 @@ class Phase(Generic[P, R]):
         if current_session().planning:
             return self.function(*args, **kwargs)
 
+        end_server_with_us()
+
         # A closure, so that artifacts and configs need not travel as flow parameters.
         def run() -> R:
             token = _submitted.set([])
@@ -178,6 +182,16 @@ class Phase(Generic[P, R]):
         # A heartbeat thread would add a second to the end of each phase; our leases tell who lives.
         with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
             return phase(run)()
+
+
+@cache
+def end_server_with_us() -> None:
+    """Prefect stops the server that it started for this process at an orderly exit only: see to the other ones."""
+    # Importing this takes seconds; where Prefect has not done so, it has started no server.
+    module = sys.modules.get("prefect.server.api.server")
+    server = module.SubprocessASGIServer().server_process if module else None
+    if server is not None:
+        end_with_this_process(server.pid)
 
 
 def wait_for_all(futures: list[PrefectFuture]) -> None:

@@ -9,6 +9,8 @@ import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 import traceback
 from collections.abc import Callable
@@ -110,6 +112,29 @@ def _child(function: Callable[..., Any], arguments: tuple[str, Any, dict[str, An
     pipe.send(message)
     # Compiled code and thread pools may hold threads that never end; everything that matters has been sent.
     os._exit(0)
+
+
+ENDER = """
+import sys, psutil
+process = psutil.Process(int(sys.argv[1]))
+sys.stdin.read()
+if process.is_running():
+    process.terminate()
+"""
+
+
+# Kept, for the pipe closes with the object.
+_enders: list["subprocess.Popen[bytes]"] = []
+
+
+def end_with_this_process(pid: int) -> None:
+    """See to it that a process ends when this one does, however this one ends.
+
+    For processes that others start on our behalf. A small process waits for the end of a pipe that only we hold; in a
+    session of its own, so that a Ctrl-C or a signal to our group does not reach it before us.
+    """
+    command = [sys.executable, "-c", ENDER, str(pid)]
+    _enders.append(subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True))
 
 
 def portable(error: BaseException) -> BaseException:

@@ -145,9 +145,10 @@ def test_progress_tables_and_texts_are_shown(dashboard: Dashboard):
     kinds = {artifact["type"] for artifact in dashboard.api("/artifacts/filter", {})}
     assert {"progress", "table", "markdown"} <= kinds
     dashboard.open("/artifacts")
-    dashboard.find("//*[contains(text(),'pretrain-artifact')]")
-    dashboard.open("/artifacts/key/pretrain-artifact")
-    dashboard.find("//*[contains(text(),'parameters')]")
+    dashboard.find("//*[contains(text(),'-progress')]")
+    query = {"artifacts": {"key": {"any_": ["pretrain-artifact"]}}}
+    dashboard.open(f"/artifacts/artifact/{dashboard.api('/artifacts/filter', query)[0]['id']}")
+    dashboard.find("//td[contains(.,'flops')]")
     dashboard.shot("artifact")
 
 
