@@ -5,7 +5,7 @@ Parameters are names and small configs; their docstrings and defaults become the
 
 from prefect import flow
 
-from flows.config import CandidateConfig
+from flows.forms import CandidateForm
 from flows.run import load_recipe, run, run_evaluation, run_sweep
 
 
@@ -52,7 +52,7 @@ def stage(
 
 @flow(name="microanneal-sweep", flow_run_name="sweep on {recipe}", persist_result=False)
 def sweep(
-    candidates: list[CandidateConfig] | None = None,
+    candidates: list[CandidateForm] | None = None,
     recipe: str = "laptop",
     store: str | None = None,
     overrides: list[str] | None = None,
