@@ -16,8 +16,9 @@ env: .venv/installed
 laptop: env
 	$(BIN)/olmo2 run laptop --store $(STORE)
 
+# Two tests at a time, each on one core; a file's tests share their fixtures, so they stay together.
 test: env
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: env
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
+import psutil
 from rich.console import Console
 
 from flows.prefect_home import QUIET, dashboard_file, running_dashboard
@@ -86,14 +87,21 @@ def started(command: list[str], environment: dict[str, str], log: Path) -> Itera
 
 
 def stop(process: subprocess.Popen) -> None:
-    """Ask twice (a process worker has been seen to ignore the first SIGTERM), then end the process's own session."""
-    for _ in range(2):
-        if process.poll() is None:
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(STOP_SECONDS / 2)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    """Ask a process and the flow runs that it started to end, then end what is left of them.
+
+    Flow runs are in sessions of their own, so no signal to a group reaches them; and a worker waits for its runs.
+    """
+    if process.poll() is not None:
+        return
+    itself = psutil.Process(process.pid)
+    runs, family = itself.children(), itself.children(recursive=True)
+    for member in (itself, *runs):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.terminate()
+    _, alive = psutil.wait_procs([itself, *family], timeout=STOP_SECONDS)
+    for member in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
     process.wait()
 
 
@@ -112,15 +120,16 @@ def wait_for_server(api: str, server: subprocess.Popen, log: Path) -> None:
 
 
 def register(environment: dict[str, str]) -> None:
-    """Create the work pool and the deployments that prefect.yaml names."""
-    folder = prefect_file().parent
+    """Create the work pool and the deployments that prefect.yaml names.
+
+    Their runs have the folder that this process has, as those of `olmo2 run` do: a relative store is the same one.
+    """
     pool = ["work-pool", "create", POOL, "--type", "process", "--overwrite"]
     deploy = ["--no-prompt", "deploy", "--all", "--prefect-file", str(prefect_file())]
     for command in (pool, deploy):
         done = subprocess.run(
             [sys.executable, "-m", "prefect", *command],
             env=environment,
-            cwd=folder,
             capture_output=True,
             text=True,
             check=False,

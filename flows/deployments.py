@@ -1,12 +1,16 @@
 """What the dashboard can start (prefect.yaml names these): the recipe, one stage, a micro-anneal sweep, an evaluation.
 
-Parameters are names and small configs; their docstrings and defaults become the forms.
+Parameters are names and small configs; their docstrings and defaults become the forms. Artifacts of stages belong to
+the phases' runs, so what came out is left in the run that was started too.
 """
 
 from prefect import flow
+from prefect.artifacts import create_table_artifact
 
+from flows.config import RecipeConfig
 from flows.forms import CandidateForm
 from flows.run import load_recipe, run, run_evaluation, run_sweep
+from tasks.artifacts import Report
 
 
 @flow(name="recipe", flow_run_name="recipe {recipe}", persist_result=False)
@@ -29,8 +33,7 @@ def recipe(
         cascade: Make everything below the rerun stages anew too.
     """
     config = load_recipe(recipe, overrides, store)
-    report = run(config, until, rerun, cascade=cascade)
-    return report.address if report else None
+    return shown_report(config, run(config, until, rerun, cascade=cascade))
 
 
 @flow(name="stage", flow_run_name="rerun {stage} of {recipe}", persist_result=False)
@@ -46,8 +49,7 @@ def stage(
         overrides: Changes as stage.field=value.
     """
     config = load_recipe(recipe, overrides, store)
-    report = run(config, None, [stage], cascade=True)
-    return report.address if report else None
+    return shown_report(config, run(config, None, [stage], cascade=True))
 
 
 @flow(name="microanneal-sweep", flow_run_name="sweep on {recipe}", persist_result=False)
@@ -66,7 +68,15 @@ def sweep(
         overrides: Changes as stage.field=value.
     """
     config = load_recipe(recipe, overrides, store)
-    return run_sweep(config, candidates or list(config.candidates)).address
+    ranking = run_sweep(config, [*(candidates or config.candidates)])
+    rows = [
+        {"candidate": name, "score": ranking.scores[name], "standard error": ranking.stderr[name]}
+        for name in ranking.order
+    ]
+    address = f"{config.execution.store}/{ranking.address}"
+    text = f"Best first on `{config.microanneal.rank_by}`; the whole ranking is `{address}/ranking.json`."
+    create_table_artifact(rows, key="sweep-ranking", description=text)
+    return ranking.address
 
 
 @flow(name="evaluation", flow_run_name="evaluation with {recipe}", persist_result=False)
@@ -87,4 +97,21 @@ def evaluation(
         overrides: Changes as stage.field=value.
     """
     config = load_recipe(recipe, overrides, store)
-    return [scores.address for scores in run_evaluation(config, checkpoints, chat=chat)]
+    found = run_evaluation(config, checkpoints, chat=chat)
+    rows = [
+        {"checkpoint": scores.label, "benchmark": name, "score": score, "standard error": scores.stderr[name]}
+        for scores in found
+        for name, score in scores.primary.items()
+    ]
+    create_table_artifact(rows, key="evaluation-scores", description=f"Benchmarks of `{config.name}`.")
+    return [scores.address for scores in found]
+
+
+def shown_report(config: RecipeConfig, report: Report | None) -> str | None:
+    """Leave the report's figures and its place in the dashboard; returns its address, or None where there is none."""
+    if report is None:
+        return None
+    rows = [{"figure": name, "value": value} for name, value in report.summary.items()]
+    text = f"The report is `{config.execution.store}/{report.address}/report.html`."
+    create_table_artifact(rows, key="recipe-report", description=text)
+    return report.address
