@@ -62,13 +62,17 @@ class Dashboard:
         WebDriverWait(self.browser, PAGE_SECONDS).until(element_to_be_clickable((By.XPATH, xpath))).click()
 
     def fill(self, label: str, value: str) -> None:
-        """Type into the field of a form that carries this label."""
-        field = self.find(f"//span[normalize-space()='{label}']/following::*[self::textarea or self::input][1]")
+        """Type into the last field of a form that carries this label."""
+        field = self.find(
+            f"(//span[normalize-space()='{label}'])[last()]/following::*[self::textarea or self::input][1]"
+        )
         field.send_keys(Keys.CONTROL, "a")
         field.send_keys(value)
 
-    def button(self, text: str) -> str:
-        return f"//button[normalize-space()='{text}']"
+    def button(self, text: str, label: str = "") -> str:
+        """A button by its text: the first, or the first after the last place that carries a label."""
+        after = f"(//span[normalize-space()='{label}'])[last()]/following::" if label else "//"
+        return f"({after}button[normalize-space()='{text}'])[1]"
 
     def submit(self) -> None:
         """Send the form and wait until the page has left it."""
@@ -106,11 +110,18 @@ def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
 @pytest.fixture(scope="module")
 def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
     folder, port = tmp_path_factory.mktemp("dashboard"), free_port()
-    environment = os.environ | {"PREFECT_HOME": str(folder / "prefect"), "OLMO2_STORE": str(folder / "store")}
+    # A relative store: the one in the folder where the dashboard was started.
+    environment = os.environ | {
+        "PREFECT_HOME": str(folder / "prefect"),
+        "OLMO2_STORE": "store",
+        "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+    }
     for name in ("AWS_ENDPOINT_URL", "PREFECT_API_URL"):
         environment.pop(name, None)
     command = [sys.executable, "-m", "flows.cli", "dashboard", "--port", str(port)]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     assert process.stdout is not None
     line = process.stdout.readline()
     assert f"http://127.0.0.1:{port}" in line, line + process.stdout.read()
@@ -138,17 +149,20 @@ def test_the_recipe_is_started_from_its_form(dashboard: Dashboard):
     dashboard.open(f"/runs/flow-run/{run['id']}")
     dashboard.find("//*[contains(text(),'Completed')]")
     dashboard.shot("dashboard")
+    dashboard.click("//*[normalize-space(text())='Artifacts']")
+    dashboard.find("//*[normalize-space(text())='recipe-report']")
 
 
 def test_progress_tables_and_texts_are_shown(dashboard: Dashboard):
-    """Stages leave progress, table and markdown artifacts, which the browser lists."""
-    kinds = {artifact["type"] for artifact in dashboard.api("/artifacts/filter", {})}
-    assert {"progress", "table", "markdown"} <= kinds
-    dashboard.open("/artifacts")
-    dashboard.find("//*[contains(text(),'-progress')]")
-    query = {"artifacts": {"key": {"any_": ["pretrain-artifact"]}}}
-    dashboard.open(f"/artifacts/artifact/{dashboard.api('/artifacts/filter', query)[0]['id']}")
-    dashboard.find("//td[contains(.,'flops')]")
+    """Stages leave progress, table and markdown artifacts, which the page of their phase's run lists."""
+    phase = next(run for run in dashboard.api("/flow_runs/filter", {}) if run["name"] == "microanneal")
+    dashboard.open(f"/runs/flow-run/{phase['id']}")
+    dashboard.click("//*[normalize-space(text())='Artifacts']")
+    for key in ("anneal-try-arithmetic-progress", "rank-ranking", "anneal-try-arithmetic-artifact"):
+        dashboard.find(f"//*[normalize-space(text())='{key}']")
+    dashboard.shot("phase")
+    dashboard.open("/artifacts/key/pretrain-artifact")
+    dashboard.find("//*[contains(text(),'parameters')]")
     dashboard.shot("artifact")
 
 
@@ -162,20 +176,31 @@ def test_one_stage_is_rerun_from_its_form(dashboard: Dashboard):
     assert list(dashboard.store.glob("sft/*/record-0002.json")) == []
 
 
-def test_a_sweep_with_a_candidate_of_its_own_is_started_and_scheduled(dashboard: Dashboard):
+def test_a_sweep_with_candidates_of_its_own_is_started_and_scheduled(dashboard: Dashboard):
+    notes = dashboard.store.parent / "notes.jsonl"
+    sums = [" ".join(f"{item} coins and {place} coins." for item in range(12)) for place in range(400)]
+    notes.write_text(
+        "".join(json.dumps({"id": f"note-{place}", "text": text}) + "\n" for place, text in enumerate(sums))
+    )
     sweep = dashboard.deployments["sweep"]
     dashboard.open(f"/deployments/deployment/{sweep}/run")
-    dashboard.click("//span[normalize-space()='candidates (Optional)']/following::button[normalize-space()='list'][1]")
+    dashboard.click(dashboard.button("list", "candidates (Optional)"))
     dashboard.click(dashboard.button("Add item"))
-    dashboard.click(dashboard.button("SynthesizeConfig"))
     dashboard.fill("Name", "four_operations")
+    dashboard.click(dashboard.button("SynthesizeConfig"))
     dashboard.fill("Count (Optional)", "500")
+    dashboard.click(dashboard.button("Add item", "Ratio (Optional)"))
+    dashboard.fill("Name", "notes")
+    dashboard.click(dashboard.button("LocalSource", "Collect (Optional)"))
+    dashboard.click(dashboard.button("Add item", "Paths"))
+    dashboard.fill("Paths", str(notes))
     dashboard.fill("recipe (Optional)", "smoke")
     dashboard.shot("sweep-form")
     dashboard.submit()
     run = dashboard.finished_run("sweep")
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
-    assert run["parameters"]["candidates"][0]["name"] == "four_operations"
+    tables = dashboard.api("/artifacts/filter", {"artifacts": {"key": {"any_": ["sweep-ranking"]}}})
+    assert {row["candidate"] for row in json.loads(tables[0]["data"])} == {"four_operations", "notes"}
 
     dashboard.open(f"/deployments/deployment/{sweep}")
     dashboard.click(dashboard.button("Schedule"))
@@ -191,11 +216,21 @@ def test_a_sweep_with_a_candidate_of_its_own_is_started_and_scheduled(dashboard:
 
     wait_for(scheduled, PAGE_SECONDS, "active cron schedule")
     dashboard.find("//*[contains(text(),'02:30')]")
-    dashboard.shot("sweep-schedule")
+    waiting = {"deployments": {"id": {"any_": [sweep]}}, "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+    wait_for(lambda: dashboard.api("/flow_runs/filter", waiting), PAGE_SECONDS, "run that waits for Monday")
+    dashboard.open("/deployments")
+    dashboard.find("//*[normalize-space(text())='sweep']")
+    dashboard.find("//*[contains(text(),'02:30')]")
+    dashboard.shot("deployments")
 
 
-def test_ctrl_c_stops_what_it_started_and_nothing_else(dashboard: Dashboard):
+def test_ctrl_c_in_the_middle_of_a_run_stops_what_it_started_and_nothing_else(dashboard: Dashboard):
+    parameters = {"recipe": "smoke", "stage": "pretrain"}
+    dashboard.api(f"/deployments/{dashboard.deployments['stage']}/create_flow_run", {"parameters": parameters})
+    running = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}, "name": {"any_": ["pretraining"]}}}
+    wait_for(lambda: dashboard.api("/flow_runs/filter", running), RUN_SECONDS, "running phase")
     children = psutil.Process(dashboard.process.pid).children(recursive=True)
+    assert any("prefect.engine" in child.cmdline() for child in children)
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     try:
         dashboard.process.send_signal(signal.SIGINT)
