@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from flows.config import RecipeConfig
-from infra.prefect_tasks import Phase
+from infra.phase import Phase
 from tasks.artifacts import Documents, Tokens
 from tasks.data.classifier import classifier
 from tasks.data.collect import collect

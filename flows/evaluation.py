@@ -6,7 +6,7 @@ from flows.microanneal import Sweep
 from flows.midtraining import Soup
 from flows.posttraining import Tuned
 from flows.pretraining import Base
-from infra.prefect_tasks import Phase
+from infra.phase import Phase
 from tasks.artifacts import Checkpoint, Report, Scores
 from tasks.evaluation.evaluate import evaluate
 from tasks.evaluation.report import ReportConfig, report

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from flows.config import CandidateConfig, RecipeConfig
 from flows.curation import Corpus
-from infra.prefect_tasks import Phase
+from infra.phase import Phase
 from tasks.artifacts import Checkpoint, Documents, Mix, Ranking, Scores, Tokens
 from tasks.data.collect import collect
 from tasks.data.encode import encode

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from flows.config import RecipeConfig
 from flows.start import starting_point
-from infra.prefect_tasks import Phase
+from infra.phase import Phase
 from tasks.artifacts import Checkpoint, Preferences, RewardModel
 from tasks.data.chats import chats
 from tasks.data.prompts import prompts

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from flows.config import RecipeConfig
 from flows.curation import Corpus
 from flows.start import starting_point
-from infra.prefect_tasks import Phase
+from infra.phase import Phase
 from tasks.artifacts import Checkpoint, Mix
 from tasks.data.mix import mix
 from tasks.training.pretrain import pretrain

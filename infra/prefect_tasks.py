@@ -3,13 +3,11 @@
 Our record alone decides what is reused (Prefect's own cache stays off); a reused stage ends in a state named Reused.
 """
 
-import sys
 import threading
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
-from functools import cache, update_wrapper
-from typing import Any, Generic, ParamSpec, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from prefect import Task, flow, get_run_logger
 from prefect.artifacts import (
@@ -27,12 +25,10 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from infra.attempt import Outcome, run_stage
 from infra.events import Listener
-from infra.processes import end_with_this_process
 from infra.record import Record
-from infra.session import Session, current_session
+from infra.session import Session
 from infra.stage import Stage
 
-P = ParamSpec("P")
 R = TypeVar("R")
 
 PUBLISH_SECONDS = 2.0
@@ -149,49 +145,24 @@ def slug(text: str) -> str:
 _submitted: ContextVar[list[PrefectFuture]] = ContextVar("olmo2_submitted")
 
 
-class Phase(Generic[P, R]):
-    """A phase of the recipe: a Prefect flow when running, the plain function when planning.
+def run_as_flow(name: str, function: Callable[[], R]) -> R:
+    """Run a phase's function as a Prefect flow; the promises in its result are resolved when it returns."""
 
-    The stages it calls are submitted together. It waits for all of them, so that one failure does not stop its
-    neighbours, and then returns their artifacts or raises the first error.
-    """
+    # A closure, so that artifacts and configs need not travel as flow parameters.
+    def run() -> R:
+        token = _submitted.set([])
+        try:
+            result = function()
+            wait_for_all(_submitted.get())
+        finally:
+            _submitted.reset(token)
+        return _resolved(result)
 
-    def __init__(self, function: Callable[P, R]):
-        self.function = function
-        update_wrapper(self, function)
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        if current_session().planning:
-            return self.function(*args, **kwargs)
-
-        end_server_with_us()
-
-        # A closure, so that artifacts and configs need not travel as flow parameters.
-        def run() -> R:
-            token = _submitted.set([])
-            try:
-                result = self.function(*args, **kwargs)
-                wait_for_all(_submitted.get())
-            finally:
-                _submitted.reset(token)
-            return _resolved(result)
-
-        name = self.function.__name__
-        threads = cast(TaskRunner[PrefectFuture[Any]], ThreadPoolTaskRunner(max_workers=64))
-        phase = flow(name=name, flow_run_name=name, task_runner=threads, persist_result=False)
-        # A heartbeat thread would add a second to the end of each phase; our leases tell who lives.
-        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-            return phase(run)()
-
-
-@cache
-def end_server_with_us() -> None:
-    """Prefect stops the server that it started for this process at an orderly exit only: see to the other ones."""
-    # Importing this takes seconds; where Prefect has not done so, it has started no server.
-    module = sys.modules.get("prefect.server.api.server")
-    server = module.SubprocessASGIServer().server_process if module else None
-    if server is not None:
-        end_with_this_process(server.pid)
+    threads = cast(TaskRunner[PrefectFuture[Any]], ThreadPoolTaskRunner(max_workers=64))
+    phase = flow(name=name, flow_run_name=name, task_runner=threads, persist_result=False)
+    # A heartbeat thread would add a second to the end of each phase; our leases tell who lives.
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        return phase(run)()
 
 
 def wait_for_all(futures: list[PrefectFuture]) -> None:
@@ -215,4 +186,4 @@ def _resolved(value: Any) -> Any:
     return value
 
 
-__all__ = ["Phase", "Reporter", "submit"]
+__all__ = ["Reporter", "run_as_flow", "submit"]

@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 
 from infra.artifact import Artifact
-from infra.prefect_tasks import Phase
+from infra.phase import Phase
 from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
