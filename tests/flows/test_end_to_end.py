@@ -61,7 +61,7 @@ def test_rerun_makes_dpo_and_exactly_what_lies_below_anew(store: Path):
 
 
 def test_until_stops_there(tmp_path: Path):
-    olmo2("run", "smoke", "--until", "filter:code", store=tmp_path)
+    olmo2("run", "smoke", "--until", "filter:web", store=tmp_path)
     assert {row["stage"] for row in artifacts(tmp_path)} == {"collect", "classifier", "filter"}
 
 
