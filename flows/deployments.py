@@ -74,7 +74,7 @@ def sweep(
         for name in ranking.order
     ]
     address = f"{config.execution.store}/{ranking.address}"
-    text = f"Best first on `{config.microanneal.rank_by}`; the whole ranking is `{address}/ranking.json`."
+    text = f"Best first on {config.microanneal.rank_by}. All figures: {address}/ranking.json"
     create_table_artifact(rows, key="sweep-ranking", description=text)
     return ranking.address
 
@@ -103,7 +103,7 @@ def evaluation(
         for scores in found
         for name, score in scores.primary.items()
     ]
-    create_table_artifact(rows, key="evaluation-scores", description=f"Benchmarks of `{config.name}`.")
+    create_table_artifact(rows, key="evaluation-scores", description=f"Benchmarks of {config.name}")
     return [scores.address for scores in found]
 
 
@@ -112,6 +112,6 @@ def shown_report(config: RecipeConfig, report: Report | None) -> str | None:
     if report is None:
         return None
     rows = [{"figure": name, "value": value} for name, value in report.summary.items()]
-    text = f"The report is `{config.execution.store}/{report.address}/report.html`."
+    text = f"{config.execution.store}/{report.address}/report.html"
     create_table_artifact(rows, key="recipe-report", description=text)
     return report.address

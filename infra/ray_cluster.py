@@ -5,10 +5,12 @@ the process that is connected to a Ray that dies, dies with it.
 """
 
 import atexit
+import contextlib
 import logging
 import os
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import ModuleType
 
@@ -19,6 +21,9 @@ LINGER_SECONDS = 10.0
 """How long the connection outlives its last user: the next data stage usually follows at once."""
 
 _lock = threading.Lock()
+# Ray asks the kernel to kill its processes when the thread that started them ends (PR_SET_PDEATHSIG). A stage's thread ends
+# with its phase, so a thread that lives as long as this process starts them instead.
+_keeper = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray keeper")
 _users = 0
 _timer: threading.Timer | None = None
 
@@ -36,7 +41,7 @@ def connected(address: str) -> Iterator[ModuleType]:
         if _timer is not None:
             _timer.cancel()
         if not ray.is_initialized():
-            _connect(ray, address)
+            _keeper.submit(_connect, ray, address).result()
     try:
         yield ray
     finally:
@@ -65,6 +70,7 @@ def _linger() -> None:
 def _let_go() -> None:
     import ray
 
-    with _lock:
+    # At the interpreter's end the keeper takes no more work, and the exit handler does this.
+    with _lock, contextlib.suppress(RuntimeError):
         if _users == 0:
-            ray.shutdown()
+            _keeper.submit(ray.shutdown).result()

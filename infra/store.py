@@ -15,6 +15,7 @@ from typing import IO, Any
 
 import fsspec
 import orjson
+from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 
@@ -46,6 +47,7 @@ class Store:
             raise ValueError(f"store {url!r} is not a folder or a known fsspec URL: {error}") from error
         self.root = root.rstrip("/")
         self.is_local = isinstance(self.fs, LocalFileSystem)
+        self._failures = _failures(self.fs)
         self.cache = cache or default_cache(self.url)
 
     def __reduce__(self):
@@ -70,7 +72,7 @@ class Store:
                     os.replace(temporary, target)
             else:
                 self.fs.pipe_file(target, data)
-        except OSError as error:
+        except self._failures as error:
             raise self._failed("write", path, error) from error
 
     def create(self, path: str, data: bytes) -> bool:
@@ -83,7 +85,7 @@ class Store:
             return True
         except FileExistsError:
             return False
-        except OSError as error:
+        except self._failures as error:
             if _refused_by_condition(error):
                 return False
             raise self._failed("create", path, error) from error
@@ -119,7 +121,7 @@ class Store:
                     os.replace(temporary, target)
             else:
                 self.fs.put_file(str(local), target)
-        except OSError as error:
+        except self._failures as error:
             raise self._failed("write", path, error) from error
 
     def read(self, path: str) -> bytes:
@@ -190,14 +192,23 @@ class Store:
         self.write(probe, b"")
         self.remove(probe)
 
-    def _failed(self, verb: str, path: str, error: OSError) -> StoreError:
+    def _failed(self, verb: str, path: str, error: Exception) -> StoreError:
         return StoreError(
             f"cannot {verb} {path} in store {self.url}: {type(error).__name__}: {error}. "
             "Check that the store exists, has room and that you may write to it, then run the same command again."
         )
 
 
-def _refused_by_condition(error: OSError) -> bool:
+def _failures(fs: AbstractFileSystem) -> tuple[type[Exception], ...]:
+    """What a file system raises when it cannot do its work; S3's transport has errors that are no OSError."""
+    if "s3" not in fs.protocol:
+        return (OSError,)
+    from botocore.exceptions import BotoCoreError
+
+    return (OSError, BotoCoreError)
+
+
+def _refused_by_condition(error: Exception) -> bool:
     """Whether an S3 server answered that the object exists (HTTP 412).
 
     s3fs says FileExistsError only for servers that name the condition in their answer; Ceph's gateway does not, and

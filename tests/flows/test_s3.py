@@ -104,8 +104,11 @@ def test_objects_of_several_parts_and_removal(s3: S3, tmp_path: Path):
     call(s3, tmp_path, "-c", STORE_WALK, STORE, str(tmp_path))
 
 
-def test_a_bucket_that_is_not_there_is_told_before_anything_starts(s3: S3, tmp_path: Path):
-    environment = os.environ | s3.environment()
+@pytest.mark.parametrize("gone", ["bucket", "server"])
+def test_a_store_that_is_not_there_is_told_before_anything_starts(gone: str, s3: S3):
+    # Nobody listens on the discard port.
+    there = s3.environment() if gone == "bucket" else s3.environment() | {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    environment = os.environ | there
     command = [sys.executable, "-m", "flows.cli", "run", "smoke", "--store", "s3://no-such-bucket/x"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 2, done.stderr[-3000:]

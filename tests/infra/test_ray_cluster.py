@@ -1,0 +1,35 @@
+"""The shared Ray connection. Oracle: a cluster outlives the thread that first asked for it."""
+
+import threading
+
+import psutil
+import pytest
+
+from infra.ray_cluster import connected
+
+
+def double(value: int) -> int:
+    return 2 * value
+
+
+@pytest.mark.slow
+def test_ray_outlives_the_thread_that_asked_for_it():
+    """The kernel kills what a thread has started with a parent-death signal when the thread ends; so must it not be ours."""
+    answers = []
+
+    def use() -> None:
+        with connected("local") as ray:
+            answers.append(ray.get(ray.remote(double).remote(2)))
+
+    for _ in range(2):
+        thread = threading.Thread(target=use)
+        thread.start()
+        thread.join(120)
+        servers = [
+            process
+            for process in psutil.Process().children(recursive=True)
+            if process.name() in ("raylet", "gcs_server")
+        ]
+        _, alive = psutil.wait_procs(servers, timeout=3)
+        assert sorted(process.name() for process in alive) == ["gcs_server", "raylet"]
+    assert answers == [4, 4]
