@@ -87,7 +87,7 @@ def started(command: list[str], environment: dict[str, str], log: Path) -> Itera
 
 
 def stop(process: subprocess.Popen) -> None:
-    """Ask a process and the flow runs that it started to end, then end what is left of them.
+    """Ask the flow runs of a process to end, so that they tell the server, then itself; end what is left of them.
 
     Flow runs are in sessions of their own, so no signal to a group reaches them; and a worker waits for its runs.
     """
@@ -95,11 +95,12 @@ def stop(process: subprocess.Popen) -> None:
         return
     itself = psutil.Process(process.pid)
     runs, family = itself.children(), itself.children(recursive=True)
-    for member in (itself, *runs):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            member.terminate()
-    _, alive = psutil.wait_procs([itself, *family], timeout=STOP_SECONDS)
-    for member in alive:
+    for asked in (runs, [itself]):
+        for member in asked:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.terminate()
+        psutil.wait_procs(asked, timeout=STOP_SECONDS)
+    for member in (itself, *family):
         with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()
     process.wait()

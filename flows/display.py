@@ -106,12 +106,17 @@ class Display:
         record = outcome.record
         if outcome.reused:
             self.reused += 1
-            self.console.print(f"· {label:<28} Reused   {record.id}", style="dim", markup=False, highlight=False)
+            self.console.print(reused_line(label, record.id), style="dim", markup=False, highlight=False)
             return
         self.ran += 1
         resumed = f"  resumed at {record.resumed_from}" if record.resumed_from else ""
         text = f"✓ {label:<28} {record.seconds:6.1f} s {record.id}  {headline(record.facts)}{resumed}"
         self.console.print(text, markup=False, highlight=False)
+
+
+def reused_line(label: str, id: str) -> str:
+    """One stage that had nothing to do."""
+    return f"· {label:<28} Reused   {id}"
 
 
 def headline(facts: dict[str, Any]) -> str:

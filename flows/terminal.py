@@ -1,16 +1,18 @@
 """`olmo2 run` in a terminal: the recipe flow with live bars, an orderly Ctrl-C, and a clear end."""
 
+import os
 import signal
 import time
 from types import FrameType
 
 from rich.console import Console
 
-from flows.deployments import recipe as recipe_flow
-from flows.display import Display
-from flows.run import listening, load_recipe, new_session
+from flows.display import Display, reused_line
+from flows.run import listening, load_recipe, new_session, plan
 from infra.processes import Interrupted, stop_stages
+from infra.session import PlanRow
 from infra.store import Store
+from tasks.artifacts import Report
 
 
 def run_in_terminal(
@@ -29,9 +31,16 @@ def run_in_terminal(
     Raises RecipeError, before anything is started, for input that cannot be used.
     """
     config = load_recipe(recipe, overrides, store)
+    began = time.monotonic()
+    if not rerun and "PREFECT_API_URL" not in os.environ:
+        rows = plan(config, until)
+        if all(row.action in ("reused", "left out") for row in rows):
+            return tell_all_reused(console, rows, config.execution.store)
     new_session(config, until, rerun, cascade=cascade).store.check_writable()
     signal.signal(signal.SIGINT, _on_interrupt)
-    began = time.monotonic()
+    # Prefect is imported here, since it takes seconds and a run without work does not need it.
+    from flows.deployments import recipe as recipe_flow
+
     with Display(console) as display, listening(display):
         try:
             address = recipe_flow(recipe, config.execution.store, until, rerun, overrides, cascade)
@@ -52,6 +61,18 @@ def run_in_terminal(
     console.print(counts, highlight=False)
     if address:
         console.print(f"report: {report_path(Store(config.execution.store), address)}", highlight=False)
+    return 0
+
+
+def tell_all_reused(console: Console, rows: list[PlanRow], store: str) -> int:
+    """Say that there is nothing to do. Without a dashboard that watches, this needs no Prefect server of its own."""
+    reused = [row for row in rows if row.artifact is not None]
+    for row in reused:
+        console.print(reused_line(row.label, row.id), style="dim", markup=False, highlight=False)
+    console.print(f"0 stages run, {len(reused)} reused", highlight=False)
+    reports = [row.artifact for row in reused if isinstance(row.artifact, Report)]
+    if reports:
+        console.print(f"report: {report_path(Store(store), reports[-1].address)}", highlight=False)
     return 0
 
 
