@@ -31,12 +31,13 @@ def run_in_terminal(
     Raises RecipeError, before anything is started, for input that cannot be used.
     """
     config = load_recipe(recipe, overrides, store)
+    Store(config.execution.store).check_writable()
     began = time.monotonic()
     if not rerun and "PREFECT_API_URL" not in os.environ:
         rows = plan(config, until)
         if all(row.action in ("reused", "left out") for row in rows):
             return tell_all_reused(console, rows, config.execution.store)
-    new_session(config, until, rerun, cascade=cascade).store.check_writable()
+    new_session(config, until, rerun, cascade=cascade)  # refuses a stage that the recipe does not have
     signal.signal(signal.SIGINT, _on_interrupt)
     # Prefect is imported here, since it takes seconds and a run without work does not need it.
     from flows.deployments import recipe as recipe_flow

@@ -30,12 +30,12 @@ CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.slow,
-    pytest.mark.skipif(not (CHROMIUM.exists() and DRIVER.exists()), reason="apt install chromium chromium-driver"),
 ]
 
+WIDTH, HEIGHT = 1400, 1500
 FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --window-size=1400,1500"
+    f"--disable-component-update --disable-sync --window-size={WIDTH},{HEIGHT}"
 )
 PAGE_SECONDS = 60
 RUN_SECONDS = 400
@@ -80,6 +80,15 @@ class Dashboard:
         after = f"(//span[normalize-space()='{label}'])[last()]/following::" if label else "//"
         return f"({after}button[normalize-space()='{text}'])[1]"
 
+    def add_item(self, label: str) -> None:
+        """Add an item to the list that follows a label, and wait until its first field is there."""
+        fields = "//form//*[self::textarea or self::input]"
+        before = len(self.browser.find_elements(By.XPATH, fields))
+        self.click(self.button("Add item", label))
+        WebDriverWait(self.browser, PAGE_SECONDS).until(
+            lambda browser: len(browser.find_elements(By.XPATH, fields)) > before
+        )
+
     def submit(self) -> None:
         """Send the form and wait until the page has left it."""
         here = self.browser.current_url
@@ -99,9 +108,11 @@ class Dashboard:
 
         return wait_for(ended, RUN_SECONDS, f"a finished run of {deployment}")
 
-    def shot(self, name: str) -> None:
+    def shot(self, name: str, height: int = HEIGHT) -> None:
         if folder := os.environ.get("OLMO2_SCREENSHOTS"):
+            self.browser.set_window_size(WIDTH, height)
             self.browser.save_screenshot(f"{folder}/{name}.png")
+            self.browser.set_window_size(WIDTH, HEIGHT)
 
 
 def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
@@ -192,17 +203,17 @@ def test_a_sweep_with_candidates_of_its_own_is_started_from_its_form(dashboard: 
     sweep = dashboard.deployments["sweep"]
     dashboard.open(f"/deployments/deployment/{sweep}/run")
     dashboard.click(dashboard.button("list", "candidates (Optional)"))
-    dashboard.click(dashboard.button("Add item"))
+    dashboard.add_item("candidates (Optional)")
     dashboard.fill("Name", "four_operations")
     dashboard.click(dashboard.button("SynthesizeConfig"))
     dashboard.fill("Count (Optional)", "500")
-    dashboard.click(dashboard.button("Add item", "Ratio (Optional)"))
+    dashboard.fill("recipe (Optional)", "smoke")
+    dashboard.shot("sweep-form", height=2400)
+    dashboard.add_item("Ratio (Optional)")
     dashboard.fill("Name", "notes")
     dashboard.click(dashboard.button("LocalSource", "Collect (Optional)"))
-    dashboard.click(dashboard.button("Add item", "Paths"))
+    dashboard.add_item("Paths")
     dashboard.fill("Paths", str(notes))
-    dashboard.fill("recipe (Optional)", "smoke")
-    dashboard.shot("sweep-form")
     dashboard.submit()
     run = dashboard.finished_run("sweep")
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
