@@ -9,6 +9,8 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from infra.processes import end_with_this_process
+
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
@@ -43,3 +45,19 @@ def prepare_prefect() -> None:
         os.environ.setdefault(name, value)
     if "PREFECT_API_URL" not in os.environ and (address := running_dashboard()):
         os.environ["PREFECT_API_URL"] = address
+
+
+def start_own_server() -> None:
+    """Where no API is named, start the server that Prefect would start later, and tie its life to ours.
+
+    Prefect stops its temporary server at a normal exit only: a killed run would leave one behind.
+    """
+    from prefect.server.api.server import SubprocessASGIServer
+    from prefect.settings import PREFECT_API_URL
+
+    if PREFECT_API_URL.value() is not None:
+        return
+    server = SubprocessASGIServer()
+    server.start()
+    assert server.server_process is not None
+    end_with_this_process(server.server_process.pid)

@@ -8,6 +8,7 @@ from types import FrameType
 from rich.console import Console
 
 from flows.display import Display, reused_line
+from flows.prefect_home import start_own_server
 from flows.run import listening, load_recipe, new_session, plan
 from infra.processes import Interrupted, stop_stages
 from infra.session import PlanRow
@@ -41,9 +42,9 @@ def run_in_terminal(
     signal.signal(signal.SIGINT, _on_interrupt)
     # Prefect is imported here, since it takes seconds and a run without work does not need it.
     from flows.deployments import recipe as recipe_flow
-
     with Display(console) as display, listening(display):
         try:
+            start_own_server()
             address = recipe_flow(recipe, config.execution.store, until, rerun, overrides, cascade)
         except (KeyboardInterrupt, Interrupted):
             address = None
