@@ -8,7 +8,7 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -65,15 +65,13 @@ class Store:
     def write(self, path: str, data: bytes) -> None:
         """Write an object whole, replacing what was there."""
         target = self.full(path)
-        try:
+        with self._telling("write", path):
             if self.is_local:
                 with self._temporary(target) as temporary:
                     temporary.write_bytes(data)
                     os.replace(temporary, target)
             else:
                 self.fs.pipe_file(target, data)
-        except self._failures as error:
-            raise self._failed("write", path, error) from error
 
     def create(self, path: str, data: bytes) -> bool:
         """Write an object only if it is absent. True for the one caller that made it, False for all others."""
@@ -114,19 +112,26 @@ class Store:
     def put(self, local: Path, path: str) -> None:
         """Copy a local file into the store."""
         target = self.full(path)
-        try:
+        with self._telling("write", path):
             if self.is_local:
                 with self._temporary(target) as temporary:
                     shutil.copyfile(local, temporary)
                     os.replace(temporary, target)
             else:
                 self.fs.put_file(str(local), target)
-        except self._failures as error:
-            raise self._failed("write", path, error) from error
 
     def read(self, path: str) -> bytes:
-        """The whole object. FileNotFoundError if it is absent."""
-        return self.fs.cat_file(self.full(path))
+        """The whole object. FileNotFoundError if it is absent, StoreError if the store does not answer."""
+        with self._telling("read", path):
+            return self.fs.cat_file(self.full(path))
+
+    def read_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
+        """Bytes [start, end) of objects, in the order asked; a remote store is asked for all of them at once."""
+        if not ranges:
+            return []
+        paths, starts, ends = zip(*ranges, strict=True)
+        with self._telling("read", f"{paths[0]} and {len(paths) - 1:,} more" if len(paths) > 1 else paths[0]):
+            return self.fs.cat_ranges([self.full(path) for path in paths], starts, ends, on_error="raise")
 
     def read_json(self, path: str) -> Any:
         """The JSON value of an object. FileNotFoundError if it is absent, StoreError if it is something else."""
@@ -140,12 +145,14 @@ class Store:
 
     def open(self, path: str) -> IO[bytes]:
         """A seekable stream on the object."""
-        return self.fs.open(self.full(path), "rb")
+        with self._telling("read", path):
+            return self.fs.open(self.full(path), "rb")
 
     def size(self, path: str) -> int | None:
         """Bytes of the object, None if it is absent."""
         try:
-            return int(self.fs.info(self.full(path))["size"])
+            with self._telling("look at", path):
+                return int(self.fs.info(self.full(path))["size"])
         except FileNotFoundError:
             return None
 
@@ -156,7 +163,8 @@ class Store:
         """Names directly below a folder, sorted; empty if there is none. Temporary names are left out."""
         full = self.full(folder) if folder else self.root
         try:
-            found = self.fs.ls(full, detail=False)
+            with self._telling("list", folder):
+                found = self.fs.ls(full, detail=False)
         except (FileNotFoundError, NotADirectoryError):
             return []
         names = sorted(str(name).rstrip("/").rsplit("/", 1)[-1] for name in found)
@@ -165,12 +173,15 @@ class Store:
     def remove(self, folder: str) -> None:
         """Delete an object or everything below a folder; nothing happens if it is absent."""
         full = self.full(folder)
-        if self.fs.exists(full):
-            self.fs.rm(full, recursive=True)
+        with self._telling("remove", folder):
+            if self.fs.exists(full):
+                self.fs.rm(full, recursive=True)
 
     def walk(self, folder: str) -> Iterator[str]:
         """Relative paths of all objects below a folder, sorted."""
-        for full in sorted(self.fs.find(self.full(folder) if folder else self.root)):
+        with self._telling("list", folder):
+            found = self.fs.find(self.full(folder) if folder else self.root)
+        for full in sorted(found):
             yield str(full)[len(self.root) + 1 :]
 
     def local(self, path: str, sha256: str) -> Path:
@@ -182,7 +193,8 @@ class Store:
         if not cached.exists():
             cached.parent.mkdir(parents=True, exist_ok=True)
             temporary = cached.with_name(f".tmp-{uuid.uuid4().hex}")
-            self.fs.get_file(self.full(path), str(temporary))
+            with self._telling("copy", path):
+                self.fs.get_file(self.full(path), str(temporary))
             os.replace(temporary, cached)
         return cached
 
@@ -191,6 +203,16 @@ class Store:
         probe = f"_progress/probe-{uuid.uuid4().hex}"
         self.write(probe, b"")
         self.remove(probe)
+
+    @contextmanager
+    def _telling(self, verb: str, path: str) -> Iterator[None]:
+        """What the file system raises becomes a StoreError with a way out; only absence of what is read keeps its own."""
+        try:
+            yield
+        except self._failures as error:
+            if verb != "write" and isinstance(error, FileNotFoundError | NotADirectoryError):
+                raise
+            raise self._failed(verb, path, error) from error
 
     def _failed(self, verb: str, path: str, error: Exception) -> StoreError:
         return StoreError(

@@ -1,33 +1,20 @@
 """The smoke recipe through the command line: run, reuse, rerun, plan, look, export. Oracle: the issue's own promises."""
 
 import json
-import os
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
 import pytest
 
+from tests.flows.conftest import olmo2
+
 pytestmark = pytest.mark.slow
 
 
-def olmo2(*arguments: str, store: Path | str, code: int = 0) -> str:
-    """Run the command as a user would, in a process of its own; returns its output."""
-    environment = os.environ | {"OLMO2_STORE": str(store), "COLUMNS": "200"}
-    environment.pop("AWS_ENDPOINT_URL", None) if not str(store).startswith("s3") else None
-    command = [sys.executable, "-m", "flows.cli", *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
-    assert done.returncode == code, f"{arguments}: exit {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
-    return done.stdout + done.stderr
-
-
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with one finished smoke run."""
-    folder = tmp_path_factory.mktemp("smoke") / "store"
-    output = olmo2("run", "smoke", store=folder)
-    assert "report.html" in output
-    return folder
+def store(finished_smoke: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with one finished smoke run, for these tests to go on from."""
+    return shutil.copytree(finished_smoke, tmp_path_factory.mktemp("smoke") / "store")
 
 
 def artifacts(store: Path) -> list[dict]:

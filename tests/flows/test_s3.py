@@ -50,12 +50,12 @@ def made(s3: S3, folder: Path, store: str) -> dict[str, tuple[str, str]]:
     return {row["label"]: (row["id"], row["digest"]) for row in rows if row["stage"] != "report"}
 
 
-def test_smoke_makes_the_same_artifacts_as_on_a_local_folder_and_then_reuses_them(s3: S3, tmp_path: Path):
-    local = str(tmp_path / "store")
-    olmo2(s3, tmp_path, "run", "smoke", "--store", local, "--set", "execution.ray=off")
+def test_smoke_makes_the_same_artifacts_as_on_a_local_folder_and_then_reuses_them(
+    s3: S3, finished_smoke: Path, tmp_path: Path
+):
     output = olmo2(s3, tmp_path, "run", "smoke", "--store", STORE)
     assert f"report: {STORE}/report/" in output
-    here, there = made(s3, tmp_path, local), made(s3, tmp_path, STORE)
+    here, there = made(s3, tmp_path, str(finished_smoke)), made(s3, tmp_path, STORE)
     assert "rlvr" in here
     assert there == here
     assert "0 stages run" in olmo2(s3, tmp_path, "run", "smoke", "--store", STORE)
@@ -115,3 +115,28 @@ def test_a_store_that_is_not_there_is_told_before_anything_starts(gone: str, s3:
     assert "cannot write" in done.stderr
     assert "s3://no-such-bucket/x" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+READS = """
+import sys
+from pathlib import Path
+from infra.store import Store, StoreError
+store = Store(sys.argv[1], cache=Path(sys.argv[2]))
+walk = lambda: list(store.walk("a"))
+for read in (lambda: store.read("a/b"), lambda: store.size("a/b"), lambda: store.names("a"), walk,
+             lambda: store.local("a/b", "0" * 64), lambda: store.remove("a"), lambda: store.open("a/b").read()):
+    try:
+        read()
+    except StoreError as error:
+        assert sys.argv[1] in str(error), error
+    else:
+        raise AssertionError("no error")
+"""
+
+
+def test_a_server_that_goes_away_is_told_by_every_read(s3: S3, tmp_path: Path):
+    """Nobody listens on the discard port."""
+    gone = os.environ | s3.environment() | {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    command = [sys.executable, "-c", READS, STORE, str(tmp_path)]
+    done = subprocess.run(command, env=gone, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
