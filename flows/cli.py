@@ -8,7 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+
+from flows.data_cli import app as data_app
+from flows.options import (
+    JsonOption,
+    RecipeArgument,
+    RerunOption,
+    SetOption,
+    StoreOption,
+    UntilOption,
+    console,
+    errors,
+    open_store,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from infra.session import PlanRow
@@ -19,17 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-console = Console(soft_wrap=True)
-errors = Console(stderr=True, soft_wrap=True)
-
-RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="Name in recipes/ or path of a YAML file.")]
-StoreOption = Annotated[str | None, typer.Option("--store", help="Root of the artifacts: folder or fsspec URL.")]
-UntilOption = Annotated[str | None, typer.Option("--until", help="Run only this stage and what it needs.")]
-RerunOption = Annotated[list[str] | None, typer.Option("--rerun", help="Make this stage anew, though it exists.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="Change a recipe value.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+app.add_typer(data_app, name="data")
 
 
 @app.command()
@@ -82,7 +85,7 @@ def plan(
         hardware = ask_hardware(gpus, gpu, mfu, price, peak_flops, watts, pue, carbon, water)
         costs = plan_costs(None if as_json else console, recipe, set, hardware)
         if as_json:
-            _print_json(costs)
+            print_json(costs)
         return
     if price is not None or peak_flops is not None or watts is not None:
         raise ValueError("--price, --peak-flops and --watts need --gpus, such as --gpus 64")
@@ -92,7 +95,7 @@ def plan(
     config = load_recipe(recipe, set, store)
     rows = plan_recipe(config, until, rerun)
     if as_json:
-        _print_json(
+        print_json(
             [
                 {
                     "label": row.label,
@@ -119,9 +122,9 @@ def list_artifacts(
     """List the artifacts of a store, oldest first."""
     from flows.look import list_rows, print_list
 
-    rows = list_rows(_store(store), stage)
+    rows = list_rows(open_store(store), stage)
     if as_json:
-        _print_json(rows)
+        print_json(rows)
     else:
         print_list(console, rows)
 
@@ -135,9 +138,9 @@ def show(
     """Show an artifact: its record, metrics, and lineage up to the raw inputs."""
     from flows.look import print_record, show_record
 
-    shown = show_record(_store(store), id)
+    shown = show_record(open_store(store), id)
     if as_json:
-        _print_json(shown)
+        print_json(shown)
     else:
         print_record(console, shown)
 
@@ -149,7 +152,7 @@ def export(
     """Copy a checkpoint out as a Hugging Face folder."""
     from flows.look import export_checkpoint
 
-    written = export_checkpoint(_store(store), id, folder)
+    written = export_checkpoint(open_store(store), id, folder)
     console.print(f"{folder}: {', '.join(written)}", highlight=False)
 
 
@@ -167,9 +170,9 @@ def adopt(
     """Make any Olmo2 checkpoint an artifact that mid-training, post-training or evaluation can start from."""
     from flows.start import adopt_command
 
-    adopted = adopt_command(_store(store), source, revision, place, into)
+    adopted = adopt_command(open_store(store), source, revision, place, into)
     if as_json:
-        _print_json(adopted)
+        print_json(adopted)
         return
     console.print(f"{adopted['id']}  {'Reused' if adopted['reused'] else 'adopted'} as {place}", highlight=False)
     if adopted["recipe"]:
@@ -195,7 +198,7 @@ def trace(
         raise ValueError("give exactly one of --step and --document")
     traced = trace_step(training, step) if step is not None else trace_document(training, document or "")
     if as_json:
-        _print_json(traced)
+        print_json(traced)
     else:
         print_trace(console, traced)
 
@@ -216,10 +219,10 @@ def diagnose(
 
     if not ids and not init:
         raise ValueError("give checkpoint ids, or --init with variants such as olmo2,olmo-0424")
-    found = diagnose_runs(_store(store), ids, out, window) if ids else {}
+    found = diagnose_runs(open_store(store), ids, out, window) if ids else {}
     found |= diagnose_initialisation(init, widths, layers, out) if init else {}
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         print_diagnosis(console, found)
 
@@ -230,21 +233,6 @@ def dashboard(port: Annotated[int, typer.Option(help="Port on the loopback inter
     from flows.dashboard import serve
 
     serve(console, port)
-
-
-def _store(url: str | None):
-    import os
-
-    from infra.store import Store
-
-    return Store(url or os.environ.get("OLMO2_STORE") or "store")
-
-
-def _print_json(value: object) -> None:
-    import orjson
-
-    options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
-    sys.stdout.write(orjson.dumps(value, option=options).decode() + "\n")
 
 
 def _run(

@@ -1,0 +1,38 @@
+"""What the commands of `olmo2` share: options, consoles, and how JSON is printed. Light to import: help must be quick."""
+
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from infra.store import Store
+
+console = Console(soft_wrap=True)
+errors = Console(stderr=True, soft_wrap=True)
+
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="Name in recipes/ or path of a YAML file.")]
+StoreOption = Annotated[str | None, typer.Option("--store", help="Root of the artifacts: folder or fsspec URL.")]
+UntilOption = Annotated[str | None, typer.Option("--until", help="Run only this stage and what it needs.")]
+RerunOption = Annotated[list[str] | None, typer.Option("--rerun", help="Make this stage anew, though it exists.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="Change a recipe value.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def open_store(url: str | None) -> "Store":
+    """The store of a command that names no recipe: the option, OLMO2_STORE, or `store` here."""
+    from infra.store import Store
+
+    return Store(url or os.environ.get("OLMO2_STORE") or "store")
+
+
+def print_json(value: object) -> None:
+    """One JSON value on standard output, keys sorted."""
+    import orjson
+
+    options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
+    sys.stdout.write(orjson.dumps(value, option=options).decode() + "\n")
