@@ -59,6 +59,7 @@ def write_report(
     ValueError when labels and artifacts do not fit together, or scores belong to another checkpoint.
     """
     steps = _labelled("funnel_labels", config.funnel_labels, funnel)
+    step_labels = {item.address: label for label, item in steps}
     named_mixes = _labelled("mix_labels", config.mix_labels, mixes)
     named = _labelled("checkpoint_labels", config.checkpoint_labels, checkpoints)
     single = [item for item in (reward, preferences, ranking) if item is not None]
@@ -79,7 +80,7 @@ def write_report(
         "curves": _curves(ws, trained, config.curve_points),
         "preferences": preferences.facts() if preferences else None,
         "reward": reward.facts() if reward else None,
-        "funnel": [numbers.funnel_step(label, item, ws.record(item), ancestors) for label, item in steps],
+        "funnel": [numbers.funnel_step(label, item, ws.record(item), ancestors, step_labels) for label, item in steps],
         "mixes": [{"label": label, "tokens": mix.tokens, "shares": mix.shares} for label, mix in named_mixes],
         "costs": cost,
         "lineage": [report_costs.node(record) for record in records],
@@ -178,4 +179,4 @@ def _summary(plain: dict[str, Any]) -> dict[str, float]:
     return totals | {f"score/{name}": value for name, value in final["primary"].items()}
 
 
-report = stage(write_report, name="report", version=1)
+report = stage(write_report, name="report", version=2)

@@ -67,6 +67,9 @@ class FunnelStep:
 
     label: str
     id: str
+    stage: str
+    inputs: list[str]
+    """Labels of the steps whose documents came in."""
     documents: int
     bytes: int
     bytes_in: int | None
@@ -171,12 +174,16 @@ def soup_rows(
     return rows
 
 
-def funnel_step(label: str, documents: Documents, record: Record, ancestors: dict[str, Record]) -> FunnelStep:
-    """One step's account; bytes that came in are those of its input documents."""
+def funnel_step(
+    label: str, documents: Documents, record: Record, ancestors: dict[str, Record], labels: dict[str, str]
+) -> FunnelStep:
+    """One step's account; bytes that came in are those of its input documents. `labels` names steps by address."""
     before = [ancestors[item.address].facts["bytes"] for item in record.inputs if item.kind == Documents.__name__]
     return FunnelStep(
         label=label,
         id=documents.id,
+        stage=documents.stage,
+        inputs=[labels[item.address] for item in record.inputs if item.address in labels],
         documents=documents.documents,
         bytes=documents.bytes,
         bytes_in=sum(before) if before else None,

@@ -10,6 +10,7 @@ from typing import Any
 from tasks.evaluation import figures
 from tasks.evaluation.canvas import COLOURS, SOURCE_COLOURS
 from tasks.evaluation.figures import Line, Point
+from tasks.evaluation.sankey import FlowStep, sankey
 
 TEMPLATE = "report.html.j2"
 
@@ -276,17 +277,28 @@ def _metric_panels(report: dict[str, Any]) -> list[tuple[str, str]]:
 def _funnel_panels(report: dict[str, Any]) -> list[tuple[str, str]]:
     if not report["funnel"]:
         return []
-    documents, volumes = [], []
+    documents, flow = [], []
     for step in report["funnel"]:
         gone = sum(step["dropped"].values())
         text = f"{count(gone)} dropped" if gone else ""
         documents.append((step["label"], step["documents"], gone, count(step["documents"]), text))
         lost = max(0, (step["bytes_in"] or 0) - step["bytes"])
-        text = f"{size(lost)} dropped" if lost else ""
-        volumes.append((step["label"], step["bytes"], lost, size(step["bytes"]), text))
+        flow.append(
+            FlowStep(
+                label=step["label"],
+                column=step["stage"],
+                inputs=step["inputs"],
+                taken=step["bytes_in"] or step["bytes"],
+                kept=step["bytes"],
+                text=size(step["bytes"])
+                if step["inputs"]
+                else f"{step['label'].removeprefix('collect ')} {size(step['bytes'])}",
+                removed_text=f"−{size(lost)}" if lost else "",
+            )
+        )
     return [
         ("Documents", figures.funnel("Documents kept and dropped per curation step", documents)),
-        ("Text", figures.funnel("Bytes of text kept and dropped per curation step", volumes)),
+        ("Text", sankey("Flow of bytes of text through curation, with what each step removed", flow)),
     ]
 
 

@@ -34,6 +34,7 @@ from tasks.artifacts import (
 from tasks.evaluation import report_page
 from tasks.evaluation.report import ReportConfig, write_report
 from tasks.evaluation.report_numbers import Bounds, curve, judge
+from tasks.evaluation.sankey import FlowStep, depths_of, place
 
 SHARE = {"lower_is_better": False}
 BOUNDS = Bounds(likely_from=2.0, clear_from=3.0)
@@ -424,3 +425,22 @@ def test_matplotlib_loads_only_when_a_report_is_drawn() -> None:
 
     code = "import sys, tasks.evaluation.report; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_flow_of_text_puts_steps_after_their_inputs_and_bands_in_proportion():
+    """Oracle: two sources by hand, joined by a third step that takes both."""
+    rows = [
+        ("a", [], 60.0, 60.0),
+        ("b", [], 40.0, 40.0),
+        ("a kept", ["a"], 60.0, 30.0),
+        ("both", ["a kept", "b"], 70.0, 70.0),
+    ]
+    steps = [FlowStep(label, "step", inputs, taken, kept, label, "") for label, inputs, taken, kept in rows]
+    depths = depths_of(steps)
+    assert depths == {"a": 0, "b": 0, "a kept": 1, "both": 2}
+    placed = place(steps, depths)
+    assert placed["a"].taken == pytest.approx(1.5 * placed["b"].taken)
+    assert placed["a kept"].kept == pytest.approx(placed["a kept"].taken / 2)
+    assert placed["b"].top > placed["a"].top + placed["a"].taken
+    assert placed["both"].x > placed["a kept"].x > placed["a"].x
+    assert placed["both"].taken == pytest.approx(placed["a kept"].kept + placed["b"].kept)
