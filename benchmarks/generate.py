@@ -1,15 +1,18 @@
-"""Generation speed on this machine's CPU against transformers' `generate`, same weights, same prompts,
-greedy.
+"""Generation speed on this machine's CPU against transformers' `generate`, same weights, same prompts, greedy.
 
-Run alone: `python benchmarks/generate.py [--threads 2] [--repeats 5]`. Both contestants run in this process,
-in turns, on the 11.0M model of `benchmarks/train.py` in fp32, transformers in its default settings (sdpa
-attention, dynamic cache). Times include everything from ids to ids: preparing weights, prefill, decoding. The
-figure is the best of the repeats. No answer ends early and all prompts are equally long: continuous refill,
-our advantage on real answers, plays no part in the ratios.
+Run alone: `python benchmarks/generate.py [--threads 2] [--repeats 5] [--peers dynamic,static,compiled]`. All
+contestants run in this process, in turns, on the 11.0M model of `benchmarks/train.py`. The peer runs with its
+dynamic cache (its default), its static cache, and its static cache with the compiled step, each in fp32 and with
+bf16 weights; a ratio compares with the fastest of the three in our precision. Ours compiles nothing. Times include
+everything from ids to ids but compiling, which the peer does in a warm-up: preparing weights, prefill, decoding. The
+figure is the best of the repeats. No answer ends early: continuous refill, our advantage on real answers, plays no
+part in the ratios.
 
-The last line is one JSON object; `ratio_batch1` and `ratio_batch32` are our tokens per second over theirs,
-`same_tokens` the share of equal answers (two logits may be equal up to rounding), `toy_tokens_per_second`
-ours alone at batch 64 on d 128, 4 layers.
+The last line is one JSON object. `ratio_batch1` and `ratio_batch32`: our tokens per second over the peer's, fp32,
+prompts of 64 tokens; `..._bf16` the same in bf16; `ratio_unequal_batch32`: prompts of 16 to 112 tokens, which the peer
+pads; `ratio_default_...`: over the peer as it comes. `same_tokens`: share of equal answers in fp32 (two logits may be
+equal up to rounding). `of_limit_...`: our speed over what the machine allows, counting only products at the rate measured
+for large packed products, and reading weights and cache at the rate measured for a sum.
 """
 
 import argparse
@@ -19,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +36,12 @@ from model.transformer import Transformer
 from model.weights import save_hf
 
 PROMPT_TOKENS, NEW_TOKENS = 64, 128
+UNEQUAL_TOKENS = (16, 112)
+PEERS = ("dynamic", "static", "compiled")
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 Answers = list[list[int]]
+Run = Callable[[], Any]
 
 
 def build(d: int, layers: int, heads: int, mlp: int, ranks: int) -> tuple[Transformer, Tokenizer]:
@@ -49,73 +57,131 @@ def build(d: int, layers: int, heads: int, mlp: int, ranks: int) -> tuple[Transf
     return model, tokenizer
 
 
-def prompts(count: int, ranks: int) -> list[list[int]]:
-    return np.random.default_rng(0).integers(0, ranks, size=(count, PROMPT_TOKENS)).tolist()
+def prompts(count: int, ranks: int, shortest: int = PROMPT_TOKENS, longest: int = PROMPT_TOKENS) -> Answers:
+    random = np.random.default_rng(0)
+    lengths = np.linspace(shortest, longest, count).astype(int)
+    return [random.integers(0, ranks, size=length).tolist() for length in lengths]
 
 
-def ours(model: Transformer, tokenizer: Tokenizer, batch: Sequence[list[int]], tokens: int) -> Answers:
-    answers = generate(model, tokenizer, batch, Sampling(max_new_tokens=tokens), batch_size=len(batch))
+def ours(model: Transformer, tokenizer: Tokenizer, batch: Answers, precision: str, **sampling: float) -> Answers:
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        wanted = Sampling(NEW_TOKENS, **sampling)  # type: ignore[arg-type]
+        answers = generate(model, tokenizer, batch, wanted, batch_size=len(batch))
     return [answer.ids for answer in answers]
 
 
-def load_peer(model: Transformer) -> Any:
+def load_peer(model: Transformer, precision: str) -> Any:
     """The same weights in transformers."""
     from transformers import AutoModelForCausalLM
 
     with tempfile.TemporaryDirectory() as folder:
         save_hf(model, model.config, None, Path(folder))
-        peer = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        peer = AutoModelForCausalLM.from_pretrained(folder, dtype=TYPES[precision]).eval()
     peer.generation_config.eos_token_id = None
     peer.generation_config.pad_token_id = 0
     return peer
 
 
-def theirs(peer: Any, batch: Sequence[list[int]], tokens: int) -> Answers:
-    ids = torch.tensor(batch)
-    out = peer.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False)
-    return out[:, ids.shape[1] :].tolist()
+def theirs(peer: Any, batch: Answers, mode: str) -> Answers:
+    """Prompts padded on the left, as the peer wants them."""
+    from transformers import CompileConfig
+
+    longest = max(map(len, batch))
+    ids, mask = torch.zeros(2, len(batch), longest, dtype=torch.long)
+    for row, prompt in enumerate(batch):
+        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+        mask[row, longest - len(prompt) :] = 1
+    how: dict[str, Any] = {}
+    if mode != "dynamic":
+        how = {"cache_implementation": "static", "disable_compile": mode == "static"}
+    if mode == "compiled":
+        # Their default compiles on GPUs only; the private switch is how their own tests compile elsewhere.
+        how["compile_config"] = CompileConfig(mode="default", fullgraph=False)
+        how["compile_config"]._compile_all_devices = True
+    out = peer.generate(ids, attention_mask=mask, max_new_tokens=NEW_TOKENS, do_sample=False, **how)
+    return out[:, longest:].tolist()
 
 
-def best_seconds(contestants: Sequence[Callable[[], Any]], repeats: int) -> list[float]:
+def best_seconds(contestants: dict[str, Run], repeats: int) -> dict[str, float]:
     """The shortest time of each, run in turns so that other load on the machine meets all of them."""
-    seconds = [float("inf")] * len(contestants)
+    seconds = dict.fromkeys(contestants, float("inf"))
     for _ in range(repeats):
-        for index, run in enumerate(contestants):
+        for name, run in contestants.items():
             start = time.perf_counter()
             run()
-            seconds[index] = min(seconds[index], time.perf_counter() - start)
+            seconds[name] = min(seconds[name], time.perf_counter() - start)
     return seconds
+
+
+def machine() -> dict[str, float]:
+    """Rates that bound everything here: multiply-adds of large packed products (1/s), bytes read from memory (1/s)."""
+    numbers = torch.randn(64_000_000)
+    runs: dict[str, Run] = {"memory": numbers.sum}
+    size = 1024
+    for precision, kind in TYPES.items():
+        x, weight = torch.randn(size, size).to(kind), torch.randn(size, size).to(kind)
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, size)
+        runs[precision] = partial(torch.ops.mkldnn._linear_pointwise, x, packed, None, "none", [], "")
+    with torch.inference_mode():
+        seconds = best_seconds(runs, 10)
+    rates = {precision: size**3 / seconds[precision] for precision in TYPES}
+    return rates | {"memory": numbers.numel() * 4 / seconds["memory"]}
+
+
+def limit(config: ModelConfig, rows: int, precision: str, rates: dict[str, float]) -> float:
+    """Tokens per second if products and reading overlapped perfectly and nothing else took time."""
+    d, width = config.d_model, TYPES[precision].itemsize
+    block = config.n_layers * (d * d * 2 + 2 * d * config.n_kv_heads * config.head_dim + 3 * d * config.mlp_hidden)
+    weights = block + d * config.vocab_size
+    mean_length = PROMPT_TOKENS + NEW_TOKENS / 2
+    cache = rows * mean_length * config.n_layers * 2 * config.n_kv_heads * config.head_dim
+    step = max(rows * weights / rates[precision], (weights + cache) * width / rates["memory"])
+    prefill = rows * PROMPT_TOKENS * block / rates[precision]
+    return rows * NEW_TOKENS / (prefill + NEW_TOKENS * step)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--peers", default=",".join(PEERS), help="which of the peer's modes to run")
     arguments = parser.parse_args()
+    modes = arguments.peers.split(",")
     torch.set_num_threads(arguments.threads)
     model, tokenizer = build(d=256, layers=8, heads=4, mlp=768, ranks=8192 - 22)
-    peer = load_peer(model)
+    rates = machine()
     result: dict[str, Any] = {
         "parameters": sum(p.numel() for p in model.parameters()), "threads": arguments.threads,
         "prompt_tokens": PROMPT_TOKENS, "new_tokens": NEW_TOKENS, "load_average": os.getloadavg()[0],
+        "machine": {name: float(f"{rate:.3g}") for name, rate in rates.items()},
     }  # fmt: skip
-    same = 0
-    for size in (1, 32):
-        batch = prompts(size, tokenizer.ranks)
-        mine, their = ours(model, tokenizer, batch, NEW_TOKENS), theirs(peer, batch, NEW_TOKENS)
-        same += sum(a == b for a, b in zip(mine, their, strict=True))
-        pair = [lambda b=batch: ours(model, tokenizer, b, NEW_TOKENS), lambda b=batch: theirs(peer, b, NEW_TOKENS)]
-        fast, slow = best_seconds(pair, arguments.repeats)
-        result[f"ours_batch{size}"], result[f"transformers_batch{size}"] = (
-            round(size * NEW_TOKENS / seconds) for seconds in (fast, slow)
-        )
-        result[f"ratio_batch{size}"] = round(slow / fast, 2)
-        print(f"batch {size}: {result[f'ratio_batch{size}']} x", file=sys.stderr)
-    result["same_tokens"] = same / 33
-    toy, toy_tokenizer = build(d=128, layers=4, heads=4, mlp=512, ranks=640 - 22)
-    batch = prompts(64, toy_tokenizer.ranks)
-    seconds = best_seconds([lambda: ours(toy, toy_tokenizer, batch, NEW_TOKENS)], arguments.repeats)[0]
-    result["toy_tokens_per_second"] = round(64 * NEW_TOKENS / seconds)
+    cases = {"batch1": prompts(1, tokenizer.ranks), "batch32": prompts(32, tokenizer.ranks)}
+    cases["unequal_batch32"] = prompts(32, tokenizer.ranks, *UNEQUAL_TOKENS)
+    same: list[bool] = []
+    for precision in TYPES:
+        peer = load_peer(model, precision)
+        suffix = "" if precision == "fp32" else f"_{precision}"
+        for case, batch in cases.items():
+            contestants: dict[str, Run] = {"ours": partial(ours, model, tokenizer, batch, precision)}
+            contestants |= {mode: partial(theirs, peer, batch, mode) for mode in modes}
+            answers = {name: run() for name, run in contestants.items()}  # the warm-up
+            if precision == "fp32":
+                same += [a == b for a, b in zip(answers["ours"], answers[modes[0]], strict=True)]
+            seconds = best_seconds(contestants, arguments.repeats)
+            rate = {name: round(len(batch) * NEW_TOKENS / taken) for name, taken in seconds.items()}
+            fastest = max(modes, key=lambda mode: rate[mode])
+            result[f"tokens_per_second_{case}{suffix}"] = rate | {"fastest_peer": fastest}
+            result[f"ratio_{case}{suffix}"] = round(rate["ours"] / rate[fastest], 2)
+            result[f"ratio_default_{case}{suffix}"] = round(rate["ours"] / rate[modes[0]], 2)
+            if not case.startswith("unequal"):
+                bound = limit(model.config, len(batch), precision, rates)
+                result[f"of_limit_{case}{suffix}"] = round(rate["ours"] / bound, 2)
+            print(f"{precision} {case}: {rate}", file=sys.stderr)
+    result["same_tokens"] = sum(same) / len(same)
+    sampled = {"sampled": partial(ours, model, tokenizer, cases["batch32"], "fp32", temperature=1.0)}
+    result["sampled_tokens_per_second_batch32"] = round(
+        32 * NEW_TOKENS / best_seconds(sampled, arguments.repeats)["sampled"]
+    )
     print(json.dumps(result))
 
 

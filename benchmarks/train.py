@@ -1,12 +1,15 @@
 """Training speed on this machine's CPU against transformers and OLMo-core, and against the processor's own
 product speed.
 
-Run alone: `python benchmarks/train.py [--size 11M] [--steps 12] [--core-python PATH]`. Each contestant runs
-in its own process: ours as `model.loop.train` runs it, transformers' `Olmo2ForCausalLM` and OLMo-core 3.0.0
-(from an environment of its own, made when missing) eager and compiled, in fp32 and in bf16 autocast, all with
-the same shapes, batch, fused AdamW and clipping. The figure is the best of the timed steps. The last line is
-one JSON object: `ratio` is ours over the fastest peer, `gemm_share` is our causal FLOPs per second over that
-of a large bf16 product, `memory_ratio` our peak memory over the leanest peer's.
+Run alone: `python benchmarks/train.py`, on an otherwise idle machine. Contestants are ours, as `model.loop.train`
+runs it (compiled, bf16), and transformers' `Olmo2ForCausalLM` and OLMo-core 3.0.0 (from `.venv-olmo-core`, made when
+missing), each eager and compiled, in fp32 and in bf16 autocast: the same shapes, batch, threads, fused AdamW and
+clipping, one process each. For each of two models every contestant first runs alone, which gives its peak memory.
+Then ours, the fastest configuration of each peer and a large bf16 product take turns for some rounds, so that
+whatever else the machine does meets all of them; compilation and the first steps are never timed, and a contestant's
+speed is that of its quickest step. The last line is one JSON object: `ratio` is ours over the faster peer, the lower of
+both models; `gemm_share` our causal FLOPs per second over the product's, the lower; `memory_ratio` our peak memory over
+that of the leanest configuration of either peer, the higher.
 """
 
 import argparse
@@ -15,9 +18,8 @@ import os
 import resource
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +28,15 @@ SIZES: dict[str, dict[str, int]] = {
     "60M": {"d": 384, "layers": 8, "heads": 8, "mlp": 1536, "vocab": 100_352, "batch": 4, "seq": 512},
     "toy": {"d": 128, "layers": 4, "heads": 4, "mlp": 512, "vocab": 640, "batch": 16, "seq": 128},
 }
+MODELS = ("11M", "60M")
 PEERS = [
-    (who, mode, kind) for who in ("transformers", "olmo-core") for mode in ("off", "on") for kind in ("fp32", "bf16")
+    f"{who}:{mode}:{kind}"
+    for who in ("transformers", "olmo-core")
+    for mode in ("compiled", "eager")
+    for kind in ("bf16", "fp32")
 ]
-OURS = [("ours", mode, kind) for mode in ("off", "on") for kind in ("fp32", "bf16")]
-CORE = "ai2-olmo-core==3.0.0"
+OURS, PRODUCT = "ours:compiled:bf16", "product"
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def ours(size: dict[str, int], compiled: bool, bf16: bool) -> Callable[[], float]:
@@ -127,46 +133,96 @@ def core_peer(size: dict[str, int], compiled: bool, bf16: bool) -> Callable[[], 
     return peer_step(model, lambda m: m(ids, labels=labels, z_loss_multiplier=1e-5).loss, bf16)
 
 
-def contest(who: str, mode: str, kind: str, size_name: str, steps: int) -> dict[str, Any]:
-    """Time one contestant in this process."""
+def product(_: dict[str, int], compiled: bool, bf16: bool) -> Callable[[], float]:
+    """One call measures the GFLOP/s of the quickest of three large bf16 products."""
     import torch
 
-    build = {"ours": ours, "transformers": transformers_peer, "olmo-core": core_peer}[who]
-    size = SIZES[size_name]
-    torch.manual_seed(0)
-    began = time.perf_counter()
-    step = build(size, mode == "on", kind == "bf16")
-    first = step()
-    step()
-    ready = time.perf_counter() - began
-    times, processor = [], []
-    for _ in range(steps):
-        start, start_processor = time.perf_counter(), time.process_time()
-        last = step()
-        times.append(time.perf_counter() - start)
-        processor.append(time.process_time() - start_processor)
-    tokens = size["batch"] * size["seq"]
-    return {
-        "who": who, "compiled": mode == "on", "precision": kind, "tokens_per_second": round(tokens / min(times)),
-        "median": round(tokens / sorted(times)[len(times) // 2]), "tokens_per_cpu_second": round(tokens / min(processor)),
-        "first_steps_seconds": round(ready, 1),
-        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-        "first_loss": round(first, 4), "last_loss": round(last, 4),
-    }  # fmt: skip
+    pairs = [
+        (torch.randn(rows, inner).bfloat16(), torch.randn(inner, columns).bfloat16())
+        for rows, inner, columns in ((2048, 2048, 2048), (4096, 1024, 1024), (4096, 256, 1536))
+    ]
 
-
-def gemm_limit() -> float:
-    """GFLOP/s of the quickest of three large bf16 products."""
-    import torch
-
-    best = 0.0
-    for rows, inner, columns in ((2048, 2048, 2048), (4096, 1024, 1024), (4096, 256, 1536)):
-        a, b = torch.randn(rows, inner).bfloat16(), torch.randn(inner, columns).bfloat16()
-        for _ in range(8):
+    def best() -> float:
+        found = 0.0
+        for a, b in pairs * 8:
             start = time.perf_counter()
             a @ b
-            best = max(best, 2 * rows * inner * columns / (time.perf_counter() - start) / 1e9)
+            found = max(found, 2 * a.shape[0] * a.shape[1] * b.shape[1] / (time.perf_counter() - start) / 1e9)
+        return found
+
     return best
+
+
+def serve(name: str, size: str, threads: int) -> None:
+    """Be one contestant: after two untimed steps, run as many as each line of the input says and answer with a line of
+    seconds, what the last step returned, and the peak memory so far.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    who, mode, kind = name.split(":") if ":" in name else (name, "eager", "bf16")
+    build = {"ours": ours, "transformers": transformers_peer, "olmo-core": core_peer, PRODUCT: product}[who]
+    step = build(SIZES[size], mode == "compiled", kind == "bf16")
+    first = step()
+    step()
+    print(json.dumps({"first": first}), flush=True)
+    for line in sys.stdin:
+        wall, processor, value = [], [], first
+        for _ in range(int(line)):
+            start, start_processor = time.perf_counter(), time.process_time()
+            value = step()
+            wall.append(time.perf_counter() - start)
+            processor.append(time.process_time() - start_processor)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps({"wall": wall, "processor": processor, "value": value, "peak_mb": peak}), flush=True)
+
+
+class Contestant:
+    """A process that runs steps of one contestant when it is told to, and waits meanwhile."""
+
+    def __init__(self, name: str, size: str, python: str, threads: int) -> None:
+        self.name, self.tokens = name, SIZES[size]["batch"] * SIZES[size]["seq"]
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false"}
+        command = [python, __file__, "--serve", name, "--size", size, "--threads", str(threads)]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT
+        )
+        self.wall: list[float] = []
+        self.processor: list[float] = []
+        self.values = [self._answer()["first"]]
+        self.peak_mb = 0.0
+
+    def run(self, steps: int) -> None:
+        """Run and time some steps."""
+        assert self.process.stdin is not None
+        print(steps, file=self.process.stdin, flush=True)
+        answer = self._answer()
+        self.wall += answer["wall"]
+        self.processor += answer["processor"]
+        self.values.append(answer["value"])
+        self.peak_mb = answer["peak_mb"]
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        raise RuntimeError(f"{self.name} ended with exit code {self.process.wait()}; its own message is above")
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+    def figures(self) -> dict[str, Any]:
+        """Speeds, memory and losses so far."""
+        return {
+            "name": self.name, "tokens_per_second": round(self.tokens / min(self.wall)),
+            "median_tokens_per_second": round(self.tokens / sorted(self.wall)[len(self.wall) // 2]),
+            "tokens_per_cpu_second": round(self.tokens / min(self.processor)), "peak_mb": round(self.peak_mb),
+            "first_loss": round(self.values[0], 4), "last_loss": round(self.values[-1], 4), "steps": len(self.wall) + 2,
+        }  # fmt: skip
 
 
 def causal_flops(size: dict[str, int]) -> int:
@@ -175,73 +231,95 @@ def causal_flops(size: dict[str, int]) -> int:
     return 6 * (size["layers"] * block + size["vocab"] * size["d"]) + 6 * size["layers"] * size["d"] * size["seq"]
 
 
-def core_python(given: str | None) -> str:
-    """Python of an environment with OLMo-core; made once under the temporary directory."""
-    folder = Path(tempfile.gettempdir()) / "olmo2-recipe-olmo-core"
-    python = Path(given) if given else folder / "bin/python"
+def core_python() -> str:
+    """Python of the environment with OLMo-core that `make parity` uses; made when missing."""
+    python = ROOT / ".venv-olmo-core/bin/python"
     if not python.exists():
-        import torch
-
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        torch_version = f"torch=={torch.__version__.split('+')[0]}"
-        subprocess.run([str(python), "-m", "pip", "install", "-q", torch_version, CORE], check=True)
+        command = ["make", f"PYTHON={sys.executable}", ".venv-olmo-core/installed"]
+        subprocess.run(command, check=True, cwd=ROOT, stdout=sys.stderr)
     return str(python)
 
 
-def run(python: str, arguments: list[str]) -> dict[str, Any]:
-    """Run one contestant in a fresh process and read its line."""
-    root = Path(__file__).resolve().parents[1]
-    environment = os.environ | {"PYTHONPATH": str(root), "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run([python, __file__, *arguments], capture_output=True, text=True, env=environment, cwd=root)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(arguments)} failed:\n{done.stderr[-3000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+def alone(names: Sequence[str], size: str, core: str, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Every contestant by itself: what it needs and about how fast it is."""
+    rows = {}
+    for name in names:
+        contestant = Contestant(name, size, core if name.startswith("olmo-core") else sys.executable, options.threads)
+        contestant.run(options.steps)
+        contestant.close()
+        rows[name] = contestant.figures()
+        show(size, rows[name])
+    return rows
+
+
+def in_turns(names: Sequence[str], size: str, core: str, options: argparse.Namespace) -> dict[str, Contestant]:
+    """The named contestants and the product, alive together, a step each per turn."""
+    contestants = {
+        name: Contestant(name, size, core if name.startswith("olmo-core") else sys.executable, options.threads)
+        for name in (*names, PRODUCT)
+    }
+    for _ in range(options.rounds):
+        for contestant in contestants.values():
+            contestant.run(1)
+    for contestant in contestants.values():
+        contestant.close()
+    return contestants
+
+
+def compete(size: str, core: str, options: argparse.Namespace) -> dict[str, Any]:
+    """All contestants on one model."""
+    rows = alone([OURS, *PEERS], size, core, options)
+    finalists = [
+        max((name for name in PEERS if name.startswith(who)), key=lambda name: rows[name]["tokens_per_second"])
+        for who in ("transformers", "olmo-core")
+    ]
+    last = in_turns([OURS, *finalists], size, core, options)
+    print(f"{size}: in turns, {options.rounds} rounds")
+    final = {name: last[name].figures() for name in (OURS, *finalists)}
+    for row in final.values():
+        show(size, row)
+    limit = max(last[PRODUCT].values)
+    speed = final[OURS]["tokens_per_second"]
+    fastest = max(finalists, key=lambda name: final[name]["tokens_per_second"])
+    leanest = min(PEERS, key=lambda name: rows[name]["peak_mb"])
+    result = {
+        "ratio": round(speed / final[fastest]["tokens_per_second"], 3),
+        "fastest_peer": fastest,
+        "gemm_share": round(causal_flops(SIZES[size]) * speed / 1e9 / limit, 3),
+        "gemm_gflops": round(limit),
+        "memory_ratio": round(rows[OURS]["peak_mb"] / rows[leanest]["peak_mb"], 3),
+        "leanest_peer": leanest,
+        "tokens_per_second": {name: row["tokens_per_second"] for name, row in final.items()},
+    }
+    print(f"{size}: {result}", flush=True)
+    return result
+
+
+def show(size: str, row: dict[str, Any]) -> None:
+    print(
+        f"{size} {row['name']:<28} {row['tokens_per_second']:>7,} tokens/s (median {row['median_tokens_per_second']:,}; "
+        f"{row['tokens_per_cpu_second']:,} per CPU second)  peak {row['peak_mb']:,} MB  "
+        f"loss {row['first_loss']} -> {row['last_loss']} in {row['steps']} steps",
+        flush=True,
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, default="11M")
-    parser.add_argument("--steps", type=int, default=12, help="timed steps of each contestant")
-    parser.add_argument("--core-python", help="Python of an environment with OLMo-core")
-    parser.add_argument("--only", default="", help="comma-separated contestants, such as ours:on:bf16")
-    parser.add_argument("--contestant", help=argparse.SUPPRESS)
+    parser.add_argument("--size", choices=SIZES, help="one model only")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads of every contestant")
+    parser.add_argument("--steps", type=int, default=2, help="timed steps of each contestant alone")
+    parser.add_argument("--rounds", type=int, default=12, help="timed steps of each in turns")
+    parser.add_argument("--core-python", help="Python of an environment with OLMo-core, instead of .venv-olmo-core")
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.contestant == "gemm":
-        print(json.dumps({"gflops": gemm_limit()}))
+    if options.serve:
+        serve(options.serve, options.size, options.threads)
         return
-    if options.contestant:
-        print(json.dumps(contest(*options.contestant.split(":"), options.size, options.steps)))
-        return
-    chosen = [":".join(c) for c in OURS + PEERS if not options.only or ":".join(c) in options.only.split(",")]
-    limit = run(sys.executable, ["--contestant", "gemm"])["gflops"]
-    rows = []
-    for name in chosen:
-        python = core_python(options.core_python) if name.startswith("olmo-core") else sys.executable
-        rows.append(run(python, ["--contestant", name, "--size", options.size, "--steps", str(options.steps)]))
-        print(rows[-1], file=sys.stderr, flush=True)
-    limit = max(limit, run(sys.executable, ["--contestant", "gemm"])["gflops"])
-    print(json.dumps(summary(options.size, rows, limit)))
-
-
-def summary(size: str, rows: list[dict[str, Any]], limit: float) -> dict[str, Any]:
-    """The figures that count, and every row."""
-    mine = max((r for r in rows if r["who"] == "ours"), key=lambda r: r["tokens_per_second"])
-    peers = [r for r in rows if r["who"] != "ours"]
-    gflops = causal_flops(SIZES[size]) * mine["tokens_per_second"] / 1e9
-    result = {
-        "size": size,
-        "gemm_gflops": round(limit),
-        "gemm_share": round(gflops / limit, 3),
-        "best": mine,
-        "rows": rows,
-    }
-    if peers:
-        fastest = max(peers, key=lambda r: r["tokens_per_second"])
-        leanest = min(peers, key=lambda r: r["peak_mb"])
-        result["ratio"] = round(mine["tokens_per_second"] / fastest["tokens_per_second"], 3)
-        result["fastest_peer"] = f"{fastest['who']} compiled={fastest['compiled']} {fastest['precision']}"
-        result["memory_ratio"] = round(mine["peak_mb"] / leanest["peak_mb"], 3)
-    return result
+    core = options.core_python or core_python()
+    models = {size: compete(size, core, options) for size in ([options.size] if options.size else MODELS)}
+    worst = {"ratio": min, "gemm_share": min, "memory_ratio": max}
+    print(json.dumps({key: pick(m[key] for m in models.values()) for key, pick in worst.items()} | {"models": models}))
 
 
 if __name__ == "__main__":

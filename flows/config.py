@@ -3,10 +3,11 @@
 Defaults are the published 7B values where a stage has them. A recipe file gives what differs (flows/loading.py reads it).
 """
 
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
+from flows.synthesis import AnySynthesis, Synthesis, resolve_synthesis
 from infra.settings import Execution
 from model.config import Config
 from tasks.data import chats as chats_stage
@@ -19,9 +20,11 @@ from tasks.data.decontaminate import DecontaminateConfig
 from tasks.data.dedup import DedupConfig
 from tasks.data.encode import EncodeConfig
 from tasks.data.filter import FilterConfig
+from tasks.data.filters.rules import classifier_of, resolved_rule
+from tasks.data.label import LabelConfig
 from tasks.data.mix import MixConfig, MixSource
 from tasks.data.prompts import PromptsConfig
-from tasks.data.synthesize import SynthesizeConfig
+from tasks.data.rewrite import RewriteConfig
 from tasks.evaluation.benchmarks import BenchmarkConfig, resolve_benchmark
 from tasks.evaluation.evaluate import EvaluateConfig, SuiteConfig
 from tasks.evaluation.rank import RankConfig
@@ -34,6 +37,7 @@ from tasks.training.rlvr import RLVRConfig
 from tasks.training.sft import SFTConfig
 from tasks.training.soup import SoupConfig
 
+Training = TypeVar("Training", PretrainConfig, AnnealConfig)
 StartPoint = Literal["base", "soup", "sft", "dpo"]
 """Where a recipe may begin with a checkpoint that it does not make itself."""
 
@@ -43,10 +47,15 @@ class CandidateConfig(Config):
 
     name: str
     """Name in the ranking and in mixes."""
-    synthesize: SynthesizeConfig | None = None
-    """Problems made from a seed."""
+    synthesize: Synthesis | None = None
+    """Documents that are made: problems from a seed, worked problems with other numbers, programs that run, or what a
+    language model writes for personas."""
     collect: Source | None = None
     """Documents read from files, a hub dataset or the installed Python."""
+    rewrite: RewriteConfig | None = None
+    """What a language model then makes of these documents; they keep the name that their origin gives them."""
+    filter: FilterConfig = FilterConfig(rules=())
+    """Rules that its documents must pass, such as the maths classifier (RECIPE C.7); none keeps everything."""
     ratio: float = Field(default=0.5, gt=0, lt=1)
     """Share of the candidate in its mix; the rest is web text (published micro-anneals: half and half)."""
 
@@ -57,9 +66,16 @@ class CandidateConfig(Config):
         return self
 
     @property
-    def problems(self) -> SynthesizeConfig | None:
-        """The synthetic source, under the candidate's name."""
-        return self.synthesize and self.synthesize.model_copy(update={"name": self.name})
+    def origin(self) -> AnySynthesis | Source:
+        """Where its documents come from, under the candidate's name unless they are then rewritten."""
+        origin = self.synthesize or self.collect
+        assert origin is not None
+        return origin if self.rewrite else origin.model_copy(update={"name": self.name})
+
+    @property
+    def rewriting(self) -> RewriteConfig | None:
+        """How they are rewritten, under the candidate's name."""
+        return self.rewrite and self.rewrite.model_copy(update={"name": self.name})
 
 
 class MicroannealConfig(Config):
@@ -113,10 +129,12 @@ class RecipeConfig(Config):
     """Begin at a checkpoint of the store, such as {base: ID}: it takes that place, and what only leads there is not run."""
     collect: dict[str, Source] = Field(min_length=1)
     """Raw sources by name."""
-    classifier: ClassifierConfig | None = None
-    """The quality classifier that filters may use."""
-    synthesize: dict[str, SynthesizeConfig] = Field(default_factory=dict)
-    """Sources made from a seed that pre-training reads beside the collected ones (stage 1 holds maths too, RECIPE C.2)."""
+    classifiers: dict[str, ClassifierConfig] = Field(default_factory=dict)
+    """fastText classifiers that rules may ask, by name: `quality` is the rule's default, `education` that of fineweb_edu."""
+    label: dict[str, LabelConfig] = Field(default_factory=dict)
+    """Labels of a language model for a sample of the sources, by the classifier that then learns from that sample alone."""
+    synthesize: dict[str, Synthesis] = Field(default_factory=dict)
+    """Sources that are made, which pre-training reads beside the collected ones (stage 1 holds maths too, RECIPE C.2)."""
     filter: dict[str, FilterConfig]
     """Rules per source."""
     dedup: DedupConfig = DedupConfig()
@@ -175,12 +193,36 @@ class RecipeConfig(Config):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"sources and candidates share the names {', '.join(twice)}; every source needs its own")
+        if unasked := sorted(self.label.keys() - self.classifiers.keys()):
+            raise ValueError(
+                f"label makes examples for classifiers, and {', '.join(unasked)} is none "
+                f"({', '.join(self.classifiers) or 'there are none'}); name one of `classifiers` or take it out"
+            )
         self.evaluation.only(self.microanneal.rank_by)
+        self._check_classifiers()
         return self
 
-    def judged(self, name: str) -> bool:
-        """Whether a source's rules ask the quality classifier."""
-        return any(rule.kind == "quality" for rule in self.filter[name].rules)
+    def _check_classifiers(self) -> None:
+        asking = {**self.filter, **{candidate.name: candidate.filter for candidate in self.candidates}}
+        for source, rules in asking.items():
+            for scorer in rules.scorers:
+                name = classifier_of(scorer)
+                if name and name not in self.classifiers:
+                    raise ValueError(
+                        f"a {scorer.kind} rule of {source} asks the classifier {name!r}, which is not under `classifiers` "
+                        f"({', '.join(self.classifiers) or 'there are none'}); define it there, or take the rule out"
+                    )
+        for name, classifier in self.classifiers.items():
+            unknown = sorted(set(classifier.sources) - {*self.collect, *self.synthesize})
+            if unknown:
+                raise ValueError(
+                    f"classifier {name!r} selects from {', '.join(unknown)}; the sources are "
+                    f"{', '.join([*self.collect, *self.synthesize])}"
+                )
+
+    def classifier_sources(self, name: str) -> list[str]:
+        """The sources that a classifier's examples come from: those it names, or all collected ones where a class names none."""
+        return list(self.classifiers[name].sources) or list(self.collect)
 
     @property
     def starts_after_midtraining(self) -> bool:
@@ -217,19 +259,37 @@ class RecipeConfig(Config):
         return self.model_copy(
             update={
                 "collect": {name: collect_stage.resolve(source) for name, source in self.collect.items()},
+                "filter": {name: resolved_filter(rules) for name, rules in self.filter.items()},
+                "synthesize": {name: resolve_synthesis(source) for name, source in self.synthesize.items()},
                 "candidates": tuple(resolved_candidate(item) for item in self.candidates),
                 "chats": chats_stage.resolve(self.chats),
                 "preference_prompts": prompts_stage.resolve(self.preference_prompts),
                 "rlvr_prompts": prompts_stage.resolve(self.rlvr_prompts),
+                "pretrain": with_tasks(self.pretrain, evaluation),
+                "anneal": with_tasks(self.anneal, evaluation),
+                "microanneal": self.microanneal.model_copy(
+                    update={"anneal": with_tasks(self.microanneal.anneal, evaluation)}
+                ),
                 "evaluation": evaluation,
                 "decontaminate": self.decontaminate.model_copy(update={"benchmarks": evaluation.benchmarks}),
             }
         )
 
 
+def with_tasks(training: Training, evaluation: EvaluationConfig) -> Training:
+    """A training with the benchmarks that it asks on its way."""
+    return training.model_copy(update={"in_loop": training.in_loop.filled(evaluation.benchmarks)})
+
+
 def resolved_candidate(candidate: CandidateConfig) -> CandidateConfig:
-    """A candidate with what it will read pinned; its documents carry the candidate's name."""
-    if candidate.collect is None:
-        return candidate
-    named = candidate.collect.model_copy(update={"name": candidate.name})
-    return candidate.model_copy(update={"collect": collect_stage.resolve(named)})
+    """A candidate with what it will read pinned."""
+    candidate = candidate.model_copy(update={"filter": resolved_filter(candidate.filter)})
+    if candidate.synthesize:
+        return candidate.model_copy(update={"synthesize": resolve_synthesis(candidate.synthesize)})
+    assert candidate.collect is not None
+    return candidate.model_copy(update={"collect": collect_stage.resolve(candidate.collect)})
+
+
+def resolved_filter(config: FilterConfig) -> FilterConfig:
+    """Rules with the lists and checkpoints that they read pinned."""
+    return config.model_copy(update={"rules": tuple(resolved_rule(rule) for rule in config.rules)})

@@ -1,17 +1,23 @@
-"""Curation: raw sources to documents, documents to tokens (paper section 2.4; RECIPE C)."""
+"""Curation: raw sources to documents, documents to tokens (paper section 2.4; RECIPE C).
+
+Rules are asked in two stages: `score` measures every document, `filter` decides by the scores. Only the second knows thresholds,
+so a changed one leaves the scores as they are.
+"""
 
 from typing import NamedTuple
 
 from flows.config import RecipeConfig
+from flows.synthesis import make_documents
 from infra.phase import Phase
-from tasks.artifacts import Documents, Tokens
+from tasks.artifacts import Classifier, Documents, Tokens
 from tasks.data.classifier import classifier
 from tasks.data.collect import collect
 from tasks.data.decontaminate import decontaminate
 from tasks.data.dedup import dedup
 from tasks.data.encode import encode
-from tasks.data.filter import filter
-from tasks.data.synthesize import synthesize
+from tasks.data.filter import FilterConfig, filter
+from tasks.data.label import label
+from tasks.data.score import ScoreConfig, score
 
 
 class Corpus(NamedTuple):
@@ -21,22 +27,33 @@ class Corpus(NamedTuple):
     """Documents after each step, by the step's label."""
     tokens: dict[str, Tokens]
     """Token files by source."""
+    classifiers: dict[str, Classifier]
+    """Classifiers that rules may ask, by name."""
 
 
 @Phase
 def curation(config: RecipeConfig) -> Corpus:
     """Collect, filter, deduplicate, decontaminate and encode every source; synthetic ones are clean by construction."""
     raw = {name: collect.labelled(name)(source) for name, source in config.collect.items()}
-    judge = classifier(list(raw.values()), config.classifier) if config.classifier else None
-    kept = {
-        name: filter.labelled(name)(raw[name], rules, judge if config.judged(name) else None)
-        for name, rules in config.filter.items()
-    }
+    made = {name: make_documents(name, source) for name, source in config.synthesize.items()}
+    known = raw | made
+    examples = {name: [known[source] for source in config.classifier_sources(name)] for name in config.classifiers}
+    examples |= {name: [label.labelled(name)(examples[name], labels)] for name, labels in config.label.items()}
+    classifiers = {name: classifier.labelled(name)(examples[name], asked) for name, asked in config.classifiers.items()}
+    kept = {name: filtered(name, raw[name], rules, classifiers) for name, rules in config.filter.items()}
     unique = dedup(list(kept.values()), config.dedup)
     clean = decontaminate(unique, config.decontaminate)
     tokens = {name: encode.labelled(name)(clean, config.encode_source(name)) for name in config.collect}
-    made = {name: synthesize.labelled(name)(source) for name, source in config.synthesize.items()}
     tokens |= {name: encode.labelled(name)(documents, config.encode_source(name)) for name, documents in made.items()}
     funnel = {f"collect {name}": documents for name, documents in raw.items()}
     funnel |= {f"filter {name}": documents for name, documents in kept.items()}
-    return Corpus(funnel | {"dedup": unique, "decontaminate": clean}, tokens)
+    return Corpus(funnel | {"dedup": unique, "decontaminate": clean}, tokens, classifiers)
+
+
+def filtered(name: str, documents: Documents, rules: FilterConfig, classifiers: dict[str, Classifier]) -> Documents:
+    """What passes the rules: measured first, then decided. Without rules the documents themselves."""
+    if not rules.rules:
+        return documents
+    config = ScoreConfig(scorers=rules.scorers)
+    scores = score.labelled(name)(documents, config, [classifiers[asked] for asked in config.classifiers])
+    return filter.labelled(name)(documents, rules, scores)

@@ -1,16 +1,18 @@
-"""Training stability drawn and counted: loss and gradient norm of runs, growth through the depth at initialisation.
+"""Training stability drawn and counted: curves, spikes and norms of runs, growth through the depth at initialisation.
 
 Source: paper section 3.2 (Figures 2 to 10), RECIPE D; the measures are `model/diagnostics.py`. Scores are of logged
-values: a run that logs every k-th step is judged on those, and `judged` says how many there were to judge.
+values: a run that logs every k-th step is judged on those, and `judged` says how many there were to judge. A run's
+figures are `curves` (loss and gradient norm, every run in one), `norms-<id>` (parameters, gradients and updates per
+layer) and `in-loop-<id>` (what was evaluated while it trained), the last two where it logged them.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import orjson
 from rich.console import Console
 from rich.table import Table
 
+from flows.drawing import fit_scale, inks, legend, panels, shades, write
 from flows.loading import nearest
 from flows.look import find_record
 from infra.store import Store
@@ -18,10 +20,6 @@ from infra.workspace import open_artifact
 from model.config import OLMO_0424, ModelConfig, mlp_width
 from model.diagnostics import MONITOR_WINDOW, growth_exponent, monitor_spike_score, spike_score
 from tasks.training.run import METRICS
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "olmo2": {},
@@ -37,43 +35,48 @@ VOCABULARY = 512
 DOCUMENTS, DOCUMENT_TOKENS = 50, 64
 """The paper judges growth on 50 random documents; ours are of this many random tokens."""
 SEED = 6198
-LOG_SPAN = 30
-"""Curves that span more than this factor are drawn on a log axis: a sum of losses beside a mean, or a spike."""
-INKS = ("#4a5f86", "#b4533b", "#1d776b", "#b27a1c", "#77396a", "#717a52")
+GROWTH = {
+    "activations": "residual stream",
+    "contributions": "what a layer adds",
+    "gradients": "gradients, last to first",
+}
+NORMS = {"param_norm": "parameters", "grad_norm": "gradients before clipping", "update_norm": "updates"}
+CURVES = {"loss": "training loss", "grad_norm": "gradient norm before clipping"}
+IN_LOOP = {"perplexity/": "perplexity of held-out windows", "task/": "score on a task"}
+Row = dict[str, float]
 
 
 def diagnose_runs(store: Store, ids: list[str], out: Path, window: int) -> dict[str, Any]:
-    """Curves and spike scores of trainings: `curves.json`, `.png` and `.svg` in a folder; returns the scores.
+    """Figures and spike scores of trainings in a folder; returns the scores and the paths.
 
     Raises ValueError for an artifact without logged metrics.
     """
-    runs = [_run(store, id, window) for id in ids]
-    names = ("loss", "grad_norm")
-    figure, axes = _figure(len(names))
-    for axis, name in zip(axes, names, strict=True):
-        for run, ink in zip(runs, _inks(len(runs)), strict=True):
-            if run[name]:
-                spikes = f"spikes {run['spikes'][name]:.3g} %" if run["judged"] else "too short to judge"
-                said = f"{run['label']} {run['id'][:8]}: {spikes}"
-                axis.plot(run["steps"], run[name], color=ink, linewidth=0.9, label=said)
-        axis.set(xlabel="step", ylabel={"loss": "training loss", "grad_norm": "gradient norm before clipping"}[name])
-        axis.legend(frameon=False, fontsize=8)
-        values = [value for run in runs for value in run[name]]
-        if min(values, default=0.0) > 0 and max(values) > LOG_SPAN * min(values):
-            axis.set_yscale("log")
-    return {"runs": [_without_series(run) for run in runs]} | _write(figure, out, "curves", {"runs": runs})
+    rows = [_rows(store, id) for id in ids]
+    runs = [_run(store, id, logged, window) for id, logged in zip(ids, rows, strict=True)]
+    found: dict[str, Any] = {"runs": [_without_series(run) for run in runs], "curves_files": draw_curves(runs, out)}
+    for run, logged in zip(runs, rows, strict=True):
+        for name, files in _draw_details(run, logged, out).items():
+            found.setdefault(name, []).extend(files)
+    return found
 
 
-def _run(store: Store, id: str, window: int) -> dict[str, Any]:
+def _rows(store: Store, id: str) -> list[Row]:
     record = find_record(store, id)
     if METRICS not in record.files:
         raise ValueError(f"{record.label} {record.id} ({record.kind}) has no {METRICS}; diagnose a trained checkpoint")
-    rows = list(open_artifact(store).read_jsonl(record.artifact(), METRICS))
-    series = {name: [row[name] for row in rows if name in row] for name in ("loss", "grad_norm")}
+    return list(open_artifact(store).read_jsonl(record.artifact(), METRICS))
+
+
+def _run(store: Store, id: str, rows: list[Row], window: int) -> dict[str, Any]:
+    record = find_record(store, id)
+    return {"id": record.id, "label": record.label} | judged(rows, window)
+
+
+def judged(rows: list[Row], window: int) -> dict[str, Any]:
+    """Series and spike scores of logged rows, by both definitions."""
+    series = {name: [row[name] for row in rows if name in row] for name in CURVES}
     both = len(series["loss"]) == len(series["grad_norm"])
     return {
-        "id": record.id,
-        "label": record.label,
         "steps": [int(row["step"]) for row in rows],
         **series,
         "logged": len(rows),
@@ -86,11 +89,68 @@ def _run(store: Store, id: str, window: int) -> dict[str, Any]:
 
 
 def _without_series(run: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in run.items() if name not in ("steps", "loss", "grad_norm")}
+    return {name: value for name, value in run.items() if name not in ("steps", *CURVES)}
 
 
-def diagnose_initialisation(variants: str, widths: str, layers: int, out: Path) -> dict[str, Any]:
-    """Growth exponents of variants over widths at initialisation: `growth.json`, `.png` and `.svg`; returns them.
+def draw_curves(runs: list[dict[str, Any]], out: Path, name: str = "curves") -> list[str]:
+    """Loss and gradient norm of runs (`judged`, with `label` and `id`), with their spike scores."""
+    figure, axes = panels(len(CURVES))
+    for axis, (metric, said) in zip(axes, CURVES.items(), strict=True):
+        for run, ink in zip(runs, inks(len(runs)), strict=True):
+            if run[metric]:
+                spikes = f"spikes {run['spikes'][metric]:.3g} %" if run["judged"] else "too short to judge"
+                label = f"{run['label']} {run['id'][:8]}: {spikes}"
+                axis.plot(run["steps"], run[metric], color=ink, linewidth=0.9, label=label)
+        axis.set(xlabel="step", ylabel=said)
+        legend(axis)
+        fit_scale(axis, [value for run in runs for value in run[metric]])
+    return write(figure, out, name, {"runs": runs})
+
+
+def _draw_details(run: dict[str, Any], rows: list[Row], out: Path) -> dict[str, list[str]]:
+    """The figures of one run alone, by the name under which they are reported."""
+    short = run["id"][:8]
+    details = {}
+    for kind, wanted in (("norms", {f"{kind}/": said for kind, said in NORMS.items()}), ("in_loop", IN_LOOP)):
+        series = {said: _series(rows, prefix) for prefix, said in wanted.items()}
+        if any(series.values()):
+            shown = {said: lines for said, lines in series.items() if lines}
+            details[f"{kind}_files"] = draw_lines(shown, out, f"{kind.replace('_', '-')}-{short}")
+    return details
+
+
+def _series(rows: list[Row], prefix: str) -> dict[str, tuple[list[int], list[float]]]:
+    """Steps and values of every metric below a prefix, in the order of layers."""
+    names = dict.fromkeys(name for row in rows for name in row if name.startswith(prefix))
+    ordered = sorted(names, key=lambda name: (int(name.rsplit(".", 1)[1]) if "/blocks." in name else -1, name))
+    return {
+        name.removeprefix(prefix): (
+            [int(row["step"]) for row in rows if name in row],
+            [row[name] for row in rows if name in row],
+        )
+        for name in ordered
+    }
+
+
+def draw_lines(series: dict[str, dict[str, tuple[list[int], list[float]]]], out: Path, name: str) -> list[str]:
+    """A panel per title, a line per name; layers are shaded in their order."""
+    figure, axes = panels(len(series))
+    for axis, (title, lines) in zip(axes, series.items(), strict=True):
+        layers = [line for line in lines if line.startswith("blocks.")]
+        colours = dict(zip(layers, shades(len(layers)), strict=True))
+        others = [line for line in lines if line not in colours]
+        colours |= dict(zip(others, inks(len(others) + 1)[1:], strict=True))
+        for line, (steps, values) in lines.items():
+            edge = line not in layers or line in (layers[0], layers[-1])
+            axis.plot(steps, values, color=colours[line], linewidth=1.1, label=line if edge else None)
+        axis.set(xlabel="step", ylabel=title)
+        legend(axis, columns=2)
+        fit_scale(axis, [value for _, values in lines.values() for value in values])
+    return write(figure, out, name, {"series": series})
+
+
+def diagnose_initialisation(variants: str, widths: str, layers: int, out: Path, name: str = "growth") -> dict[str, Any]:
+    """Growth exponents of variants over widths at initialisation: a `.json`, `.png` and `.svg`; returns them.
 
     Raises ValueError for a variant that is not known or a width that heads do not divide.
     """
@@ -101,18 +161,21 @@ def diagnose_initialisation(variants: str, widths: str, layers: int, out: Path) 
         for name in chosen
         for width in sizes
     ]
-    figure, axes = _figure(2)
-    for axis, what in zip(axes, ("activations", "gradients"), strict=True):
+    figure, axes = panels(len(GROWTH))
+    for axis, (what, said) in zip(axes, GROWTH.items(), strict=True):
         axis.axhline(0, color="#6c7075", linewidth=0.8)
-        for name, ink in zip(chosen, _inks(len(chosen)), strict=True):
-            values = [row[what] for row in rows if row["variant"] == name]
-            axis.plot(sizes, values, "o-", color=ink, linewidth=1.2, markersize=4, label=name)
+        for variant, ink in zip(chosen, inks(len(chosen)), strict=True):
+            values = [row[what] for row in rows if row["variant"] == variant]
+            axis.plot(sizes, values, "o-", color=ink, linewidth=1.2, markersize=4, label=variant)
         axis.set_xscale("log", base=2)
         axis.set_xticks(sizes, labels=[str(size) for size in sizes])
-        axis.set(xlabel="width (d_model)", ylabel=f"growth exponent of {what}, per layer")
-        axis.legend(frameon=False, fontsize=8)
+        axis.set(xlabel="width (d_model)", ylabel=f"growth exponent: {said}")
+    low, high = min(axis.get_ylim()[0] for axis in axes), max(axis.get_ylim()[1] for axis in axes)
+    for axis in axes:
+        axis.set_ylim(low, high)
+    legend(axes[0])
     facts = {"layers": layers, "documents": DOCUMENTS, "document_tokens": DOCUMENT_TOKENS, "seed": SEED}
-    return {"growth": rows} | _write(figure, out, "growth", facts | {"growth": rows})
+    return {"growth": rows, "growth_files": write(figure, out, name, facts | {"growth": rows})}
 
 
 def _variants(text: str) -> list[str]:
@@ -145,49 +208,22 @@ def _growth(variant: str, width: int, layers: int):
     return growth_exponent(Transformer(config, seed=SEED), ids)
 
 
-def _figure(panels: int) -> "tuple[Figure, list[Axes]]":
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.2 * panels, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = [figure.add_subplot(1, panels, place + 1) for place in range(panels)]
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _inks(count: int) -> list[str]:
-    return [INKS[place % len(INKS)] for place in range(count)]
-
-
-def _write(figure: "Figure", out: Path, name: str, values: dict[str, Any]) -> dict[str, Any]:
-    import matplotlib
-
-    out.mkdir(parents=True, exist_ok=True)
-    (out / f"{name}.json").write_bytes(orjson.dumps(values, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
-    figure.savefig(out / f"{name}.png", dpi=150)
-    # Without salt and date, equal values would give different bytes.
-    with matplotlib.rc_context({"svg.hashsalt": name}):
-        figure.savefig(out / f"{name}.svg", metadata={"Date": None})
-    return {f"{name}_files": [str(out / f"{name}.{end}") for end in ("json", "png", "svg")]}
-
-
 def print_diagnosis(console: Console, found: dict[str, Any]) -> None:
     """Scores and exponents as tables, and where the figures are."""
     if "runs" in found:
         table = Table("run", "logged", "judged", "loss spikes %", "gradient spikes %", "judged by monitor", "monitor %",
                       box=None, pad_edge=False)  # fmt: skip
         for run in found["runs"]:
-            spikes = [f"{run['spikes'][name]:.3g}" if run["judged"] else "–" for name in ("loss", "grad_norm")]
+            spikes = [f"{run['spikes'][name]:.3g}" if run["judged"] else "–" for name in CURVES]
             monitor = f"{run['monitor_spikes']:.3g}" if run["monitor_judged"] else "–"
             table.add_row(f"{run['label']} {run['id'][:8]}", f"{run['logged']:,}", f"{run['judged']:,}", *spikes,
                           f"{run['monitor_judged']:,}", monitor)  # fmt: skip
         console.print(table)
     if "growth" in found:
-        table = Table("variant", "width", "activations", "gradients", box=None, pad_edge=False)
+        table = Table("variant", "width", *GROWTH, box=None, pad_edge=False)
         for row in found["growth"]:
-            table.add_row(row["variant"], str(row["width"]), f"{row['activations']:+.4f}", f"{row['gradients']:+.4f}")
+            table.add_row(row["variant"], str(row["width"]), *(f"{row[what]:+.4f}" for what in GROWTH))
         console.print(table)
-    for name in ("curves_files", "growth_files"):
-        console.print(*found.get(name, []), highlight=False)
+    for name in ("curves_files", "norms_files", "in_loop_files", "growth_files"):
+        if name in found:
+            console.print(*found[name], highlight=False)

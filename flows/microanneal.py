@@ -3,13 +3,14 @@
 from typing import NamedTuple
 
 from flows.config import CandidateConfig, RecipeConfig
-from flows.curation import Corpus
+from flows.curation import Corpus, filtered
+from flows.synthesis import AnySynthesis, make_documents
 from infra.phase import Phase
 from tasks.artifacts import Checkpoint, Documents, Mix, Ranking, Scores, Tokens
 from tasks.data.collect import collect
 from tasks.data.encode import encode
 from tasks.data.mix import mix
-from tasks.data.synthesize import synthesize
+from tasks.data.rewrite import rewrite
 from tasks.evaluation.evaluate import evaluate
 from tasks.evaluation.rank import rank
 from tasks.training.anneal import anneal
@@ -31,10 +32,11 @@ def microanneal(corpus: Corpus, base: Checkpoint, config: RecipeConfig) -> Sweep
     candidates = {candidate.name: candidate for candidate in config.candidates}
     evaluation = config.evaluation.only(config.microanneal.rank_by)
     web = corpus.tokens[config.microanneal.web]
-    tokens = {
-        name: encode.labelled(name)(candidate_documents(candidate), config.encode_source(name))
+    kept = {
+        name: filtered(name, candidate_documents(candidate), candidate.filter, corpus.classifiers)
         for name, candidate in candidates.items()
     }
+    tokens = {name: encode.labelled(name)(kept[name], config.encode_source(name)) for name in candidates}
     mixes = {
         name: mix.labelled(f"try-{name}")([web, tokens[name]], config.candidate_mix(candidate))
         for name, candidate in candidates.items()
@@ -45,8 +47,8 @@ def microanneal(corpus: Corpus, base: Checkpoint, config: RecipeConfig) -> Sweep
 
 
 def candidate_documents(candidate: CandidateConfig) -> Documents:
-    """A candidate's documents, made or read as its config says."""
-    if candidate.problems is not None:
-        return synthesize.labelled(candidate.name)(candidate.problems)
-    assert candidate.collect is not None
-    return collect.labelled(candidate.name)(candidate.collect)
+    """A candidate's documents, made or read, and perhaps rewritten, as its config says."""
+    origin, rewriting = candidate.origin, candidate.rewriting
+    made = isinstance(origin, AnySynthesis)
+    documents = make_documents(candidate.name, origin) if made else collect.labelled(candidate.name)(origin)
+    return rewrite.labelled(candidate.name)(documents, rewriting) if rewriting else documents

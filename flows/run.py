@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from flows.config import CandidateConfig, RecipeConfig, resolved_candidate
 from flows.curation import curation
+from flows.endpoints import asked_models, check_endpoints
 from flows.evaluation import evaluate_some
 from flows.loading import RecipeError, load, nearest
 from flows.look import find_record
@@ -56,6 +57,8 @@ def run(
     """
     with open_session(new_session(config, until, rerun or [], cascade=cascade)) as session:
         session.store.check_writable()
+        if models := asked_models(config):
+            check_endpoints(models, plan_rows(config, session), config.execution)
         result = recipe(config)
     return result if isinstance(result, Report) else None
 

@@ -4,6 +4,7 @@ Source: RECIPE C.9: the order of a training is computed from its seed, so both w
 record's config, the mix and the `.csv.gz` index beside every token file. Steps count updates from 1, as metrics do.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -25,19 +26,10 @@ from tasks.artifacts import Mix
 from tasks.data.dolma import read_rows, shard_name
 from tasks.training.anneal import AnnealConfig
 from tasks.training.pretrain import PretrainConfig
-from tasks.training.token_files import mix_files
+from tasks.training.token_files import StoredFile, mix_files, training_windows
 
 ATTRIBUTES = "attributes/"
 PREVIEW = 100
-
-
-@dataclass(frozen=True)
-class TokenSource:
-    """A token file of the mix, with the artifact that holds it and the place of its index."""
-
-    tokens: Artifact
-    file: str
-    index: Path
 
 
 @dataclass(frozen=True)
@@ -47,8 +39,13 @@ class Training:
     ws: Workspace
     record: Record
     data: WindowedTokens
-    sources: list[TokenSource]
+    stored: list[StoredFile]
     """Beside `data.files`, one by one."""
+
+    def index(self, place: int) -> Path:
+        """The document index of a token file, fetched when it is asked for."""
+        file = self.stored[place]
+        return self.ws.path(file.tokens, f"{file.name.removesuffix('.npy')}.csv.gz")
 
     @property
     def steps(self) -> int:
@@ -71,11 +68,9 @@ def trained(target: str, stage: str, store: str | None) -> Training:
         record = find_record(found, target)
     ws = open_artifact(found)
     mix = _mix_of(ws, record)
-    files, sources = mix_files(ws, mix), list(_sources(ws, mix))
-    assert len(files) == len(sources)
     config, seed = _config(record)
-    data = WindowedTokens(files, config.sequence_length, config.batch_instances, seed, config.mask_repetitions)
-    return Training(ws, record, data, sources)
+    data = training_windows(ws, mix, config, seed, config.loss.normalisation)
+    return Training(ws, record, data, mix_files(ws, mix)[1])
 
 
 def _default_store(url: str | None) -> Store:
@@ -120,16 +115,6 @@ def _config(record: Record) -> tuple[PretrainConfig | AnnealConfig, int]:
     return anneal, anneal.seed
 
 
-def _sources(ws: Workspace, mix: Mix) -> Iterator[TokenSource]:
-    """In the order of `mix_files`."""
-    artifacts: dict[str, Artifact] = {}
-    for entry in ws.read_json(mix, "mix.json")["entries"]:
-        address, file = entry["address"], entry["file"]
-        tokens = artifacts.setdefault(address, ws.at(address))
-        source = TokenSource(tokens, file, ws.path(tokens, f"{file.removesuffix('.npy')}.csv.gz"))
-        yield from [source] * entry.get("passes", 1)
-
-
 def trace_step(training: Training, step: int) -> dict[str, Any]:
     """The windows of an update and the documents in them, with what filters said of each.
 
@@ -140,22 +125,22 @@ def trace_step(training: Training, step: int) -> dict[str, Any]:
     windows: list[dict[str, Any]] = []
     read: dict[str, list[dict[str, Any]]] = {}
     for window in training.data.locate(step - 1):
-        source, file = training.sources[window.file], training.data.files[window.file]
+        stored, file = training.stored[window.file], training.data.files[window.file]
         documents = [
             _document(document, file.source)
             | {"tokens": min(document.end, window.end) - max(document.start, window.start)}
-            for document in documents_within(source.index, window.start, window.end)
+            for document in documents_within(training.index(window.file), window.start, window.end)
         ]
         windows.append(
             {
                 "source": file.source,
-                "file": f"{source.tokens.address}/{source.file}",
+                "file": stored.address,
                 "start": window.start,
                 "end": window.end,
                 "documents": documents,
             }
         )
-        read.setdefault(source.tokens.address, []).extend(documents)
+        read.setdefault(stored.tokens.address, []).extend(documents)
     for address, documents in read.items():
         _add_scores(training.ws, training.ws.at(address), documents)
     return training.named | {
@@ -174,10 +159,10 @@ def trace_document(training: Training, id: str) -> dict[str, Any]:
     places: dict[tuple[int, int], dict[str, Any]] = {}
     epochs = ceil(training.steps / training.data.steps_per_epoch)
     # A file that is read in several passes stands in the list several times; its index is read once.
-    for path in dict.fromkeys(source.index for source in training.sources):
-        copies = [number for number, source in enumerate(training.sources) if source.index == path]
-        source, file = training.sources[copies[0]], training.data.files[copies[0]]
-        for document in documents_within(path, 0, _beyond(file.path)):
+    for address in dict.fromkeys(stored.address for stored in training.stored):
+        copies = [number for number, stored in enumerate(training.stored) if stored.address == address]
+        stored, file = training.stored[copies[0]], training.data.files[copies[0]]
+        for document in documents_within(training.index(copies[0]), 0, sys.maxsize):
             if document.id != id:
                 continue
             steps = {
@@ -187,23 +172,18 @@ def trace_document(training: Training, id: str) -> dict[str, Any]:
                 if step < training.steps
             }
             place = _document(document, file.source) | {
-                "file": f"{source.tokens.address}/{source.file}",
+                "file": stored.address,
                 "passes": len(copies),
                 "steps": sorted(steps),
             }
-            _add_scores(training.ws, source.tokens, [place])
+            _add_scores(training.ws, stored.tokens, [place])
             places[copies[0], document.start] = place
     if not places:
         raise ValueError(
             f"no token file of {training.record.label}'s mix has a document {id!r}; ids are in the third column of the "
-            f"index files, such as {training.sources[0].index}, and in: olmo2 trace {training.record.id} --step 1"
+            f"index files, such as {training.index(0)}, and in: olmo2 trace {training.record.id} --step 1"
         )
     return training.named | {"document": id, "places": list(places.values())}
-
-
-def _beyond(path: Path) -> int:
-    """More than any token position in the file."""
-    return path.stat().st_size
 
 
 def _document(document: Document, source: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -34,7 +35,11 @@ from infra.record import (
 from infra.session import Session
 from infra.stage import Call, Stage
 from infra.store import Store, StoreError
+from infra.train_group import run_in_group
 from infra.workspace import Workspace
+
+SIZES_AT_ONCE = 32
+"""Payload files whose size is asked for at a time: a stage of 100,000 files would else wait for an object store for an hour."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +119,9 @@ def reusable(store: Store, stage: str, id: str) -> Record | None:
     record = load_record(store, stage, id)
     if record is None:
         return None
-    for name, entry in record.files.items():
-        size = store.size(f"{record.address}/{name}")
+    with ThreadPoolExecutor(SIZES_AT_ONCE) as pool:
+        sizes = list(pool.map(lambda name: store.size(f"{record.address}/{name}"), record.files))
+    for (name, entry), size in zip(record.files.items(), sizes, strict=True):
         if size != entry.size:
             found = "the file is missing" if size is None else f"it has {size:,} bytes, its record says {entry.size:,}"
             raise corrupt_file(store, record, name, found)
@@ -144,10 +150,17 @@ def _run_and_commit(
         # A process of its own does not start a Ray of its own; an existing cluster it may use.
         ray="off" if stage.process and session.execution.ray == "local" else session.execution.ray,
         save_every=session.execution.save_every,
+        keep_every=session.execution.keep_every,
+        endpoints=session.execution.endpoints,
+        generation=session.execution.stage_generation(stage.name),
     )
     created = datetime.now(UTC).isoformat(timespec="seconds")
     began, energy = time.monotonic(), read_joules()
-    if stage.process:
+    if compute.parallel.workers > 1:
+        finished = run_in_group(
+            call_function, (stage.reference, workspace, arguments), listener, ray_address=session.execution.ray
+        )
+    elif stage.process:
         finished = run_in_process(call_function, (stage.reference, workspace, arguments), listener)
     else:
         workspace.report_to(Events(listener))

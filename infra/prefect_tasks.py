@@ -47,7 +47,7 @@ def _stage_task(stage: Stage, session: Session, arguments: dict[str, Any]):
     reporter = Reporter(stage, session.listener)
     context = FlowRunContext.get()
     flow_run = str(context.flow_run.id) if context is not None and context.flow_run is not None else ""
-    with session.cores.take(session.execution.stage_threads(stage.name)):
+    with session.cores.take(session.execution.stage_cores(stage.name)):
         reporter("begin")
         try:
             outcome = run_stage(stage, session, arguments, reporter, flow_run)

@@ -1,9 +1,9 @@
 """Execution settings: where and how a recipe runs. Nothing here changes a result, so nothing here enters an identity."""
 
 import os
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 
 def _word(value: Any) -> Any:
@@ -12,7 +12,34 @@ def _word(value: Any) -> Any:
 
 # YAML reads a bare `off` as the boolean false.
 CompilePolicy = Annotated[Literal["off", "blocks"], BeforeValidator(_word)]
+Generation = Literal["local", "endpoint"]
+"""A checkpoint's answers are decoded in the stage, or by the server that `endpoints` names under the checkpoint's digest."""
 RayAddress = Annotated[Literal["local", "off"] | str, BeforeValidator(_word)]
+
+
+class ParallelSettings(BaseModel):
+    """How many processes train one model, and what each of them holds. Results do not depend on it, up to rounding."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    workers: int = Field(default=1, ge=1)
+    """Processes that train together, started through Ray; 1 trains in the stage's own process."""
+    data: Literal["ddp", "fsdp", "hsdp"] = "ddp"
+    """Each worker holds the whole model (ddp), a part of every tensor (fsdp), or a part of one of several copies (hsdp)."""
+    replicas: int = Field(default=1, ge=1)
+    """Whole copies of the model in hsdp; each is spread over workers / replicas workers."""
+    activation_checkpointing: Annotated[Literal["off", "feed_forward", "blocks"], BeforeValidator(_word)] = "off"
+    """What is computed again in the backward pass instead of kept: nothing, every MLP, every block."""
+    max_restarts: int = Field(default=3, ge=0)
+    """How often a group that lost a worker is started again from its last save point."""
+
+    @model_validator(mode="after")
+    def _copies_divide_workers(self) -> Self:
+        if self.data != "hsdp" and self.replicas != 1:
+            raise ValueError(f"replicas={self.replicas} is a setting of hsdp, not of {self.data}; leave it out")
+        if self.workers % self.replicas:
+            raise ValueError(f"workers={self.workers} is not a multiple of replicas={self.replicas}; change either")
+        return self
 
 
 class ComputeSettings(BaseModel):
@@ -26,6 +53,40 @@ class ComputeSettings(BaseModel):
     """CPU threads of one training process. Byte-identical reruns need the same number."""
     compile: CompilePolicy = "off"
     """torch.compile: off, or each transformer block."""
+    parallel: ParallelSettings = ParallelSettings()
+    """Processes that train one model together."""
+
+
+class EndpointSettings(BaseModel):
+    """Where a language model answers (any server with the OpenAI protocol: a vendor's, vLLM, llama.cpp) and how to treat it.
+
+    The model's name, prompts and sampling are config, since they change the result; what is here does not.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    url: str = Field(pattern=r"^https?://.+")
+    """Base URL up to the version, such as http://localhost:8000/v1."""
+    key_env: str = ""
+    """Environment variable that holds the key; empty when the server wants none. The key itself is written nowhere."""
+    served_name: str = ""
+    """What the server calls the model; empty when it knows the name in the config."""
+    concurrency: int = Field(default=32, ge=1)
+    """Requests under way at once, and so the most that a kill can cost."""
+    requests_per_minute: float = Field(default=0, ge=0)
+    """Requests sent per minute at most; 0 for no limit."""
+    tokens_per_minute: float = Field(default=0, ge=0)
+    """Prompt and answer tokens per minute at most, counted as answers arrive; 0 for no limit."""
+    timeout_seconds: float = Field(default=600.0, gt=0)
+    """A request without a whole answer after this long has stalled and is sent again."""
+    first_wait_seconds: float = Field(default=1.0, gt=0)
+    """Pause after a first failure; it doubles with each further one, up to a minute, with jitter. Retry-After goes first."""
+    patience_seconds: float = Field(default=1800.0, gt=0)
+    """A request that still fails after this long ends the stage; all answers are kept, so the same command resumes."""
+    prompt_price: float = Field(default=0.0, ge=0)
+    """Price of a million prompt tokens, in the currency of your choice."""
+    completion_price: float = Field(default=0.0, ge=0)
+    """Price of a million answer tokens."""
 
 
 class Execution(BaseModel):
@@ -46,14 +107,62 @@ class Execution(BaseModel):
     compile: dict[str, CompilePolicy] = {}
     """torch.compile policy per stage name; `default` for the others (off when absent). Compiling pays in long stages."""
     save_every: int = Field(default=200, ge=1)
-    """Training steps between two save points: what a kill can cost."""
+    """Training steps between two save points: what a kill can cost. Only the newest is there (1B 1000, 7B and 13B 250,
+    32B 200; RECIPE D)."""
+    keep_every: int = Field(default=0, ge=0)
+    """Training steps between two save points that stay, beside the newest; a multiple of `save_every`, 0 for none
+    (published: 1000)."""
+    parallel: dict[str, ParallelSettings] = {}
+    """Processes per training stage, by its name; one for the others."""
     lease_stale_seconds: float = Field(default=60.0, gt=0)
     """A lease whose heartbeat has not moved for this long is taken over."""
+    generation: dict[str, Generation] = {}
+    """Who answers prompts with a checkpoint, per stage name; `default` for the others (local when absent)."""
+    endpoints: dict[str, EndpointSettings] = {}
+    """Where language models answer, per model name; `default` for the others."""
+
+    @model_validator(mode="after")
+    def _kept_save_points_are_save_points(self) -> Self:
+        if self.keep_every % self.save_every:
+            raise ValueError(
+                f"keep_every={self.keep_every} is not a multiple of save_every={self.save_every}; "
+                f"use {-(-self.keep_every // self.save_every) * self.save_every}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _groups_fit(self) -> Self:
+        for stage, parallel in self.parallel.items():
+            needed = parallel.workers * self.stage_threads(stage)
+            if parallel.workers > 1 and self.ray == "off":
+                raise ValueError(
+                    f"parallel.{stage}.workers={parallel.workers} are started through Ray; ray may not be off"
+                )
+            if parallel.workers > 1 and self.ray == "local" and needed > self.cores:
+                raise ValueError(
+                    f"parallel.{stage}: {parallel.workers} workers of {self.stage_threads(stage)} threads need {needed} "
+                    f"cores, there are cores={self.cores}; use fewer workers or threads, or a cluster's address as ray"
+                )
+        return self
 
     def compute(self, stage: str) -> ComputeSettings:
-        """Device, threads and compile policy of one stage."""
+        """Device, threads, compile policy and processes of one stage."""
         policy = self.compile.get(stage, self.compile.get("default", "off"))
-        return ComputeSettings(device=self.device, threads=self.stage_threads(stage), compile=policy)
+        return ComputeSettings(
+            device=self.device,
+            threads=self.stage_threads(stage),
+            compile=policy,
+            parallel=self.parallel.get(stage, ParallelSettings()),
+        )
+
+    def stage_cores(self, stage: str) -> int:
+        """Cores of this machine that a stage takes: its threads, in each of its local processes."""
+        workers = self.parallel[stage].workers if stage in self.parallel and self.ray == "local" else 1
+        return workers * self.stage_threads(stage)
+
+    def stage_generation(self, stage: str) -> Generation:
+        """Who answers prompts in a stage."""
+        return self.generation.get(stage, self.generation.get("default", "local"))
 
     def stage_threads(self, stage: str) -> int:
         return min(self.cores, self.threads.get(stage, self.threads.get("default", 1)))

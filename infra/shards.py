@@ -1,12 +1,16 @@
 """Shard work: one function over many items, on Ray or in this process, one commit per shard.
 
-A shard's commit is a marker in the progress area that lists the files it wrote and its result. A later attempt
-runs only the shards without one, so a kill costs at most the shards that were running.
+A shard's commit is a marker in the progress area that lists the files it wrote and its result, created once and never
+replaced. A later attempt runs only the shards without one, so a kill costs at most the shards that were running. Two
+runs of one shard may overlap (a straggler and its second run, a worker that outlives its driver): the first marker counts,
+and the other run must have written the same bytes.
 """
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -18,7 +22,8 @@ from infra.store import StoreError
 if TYPE_CHECKING:
     from infra.workspace import Workspace
 
-RAY_RETRIES = 3
+READ_AT_ONCE = 16
+"""Markers read at a time when a stage resumes: an object store answers in tens of milliseconds, a stage may have 100,000."""
 
 
 def run_shards(
@@ -28,25 +33,27 @@ def run_shards(
     description: str,
     *,
     ray: str,
+    load: Callable[["Workspace"], Any] | None = None,
 ) -> list[Any]:
     """All results, in the order of the items; their files are added to the workspace's."""
     slug = re.sub(r"[^a-z0-9]+", "-", description.lower()).strip("-")
     keys = [f"{slug}-{index:06d}" for index in range(len(items))]
-    markers: dict[str, dict[str, Any]] = {}
-    names = set(ws.store.names(f"{ws.progress_folder}/shards"))
-    for key in keys:
-        if f"{key}.json" in names:
-            markers[key] = ws.store.read_json(f"{ws.progress_folder}/shards/{key}.json")
+    markers = committed_shards(ws, keys)
     if markers:
         ws.resumed_from = f"shard {len(markers)} of {len(items)} ({description})"
     missing = [(key, item) for key, item in zip(keys, items, strict=True) if key not in markers]
     with ws.progress(description, len(items), "shards") as bar:
         bar.advance(len(markers))
-        run = shards_here if ray == "off" or len(missing) < 2 else shards_on_ray
-        for key, marker in run(ws, function, missing):
-            check_stopping()
-            markers[key] = marker
-            bar.advance()
+        here = ray == "off" or len(missing) < 2
+        run = shards_here if here else shards_on_ray
+        if load is not None:
+            function = Loaded(function, load)
+            run = shards_here if here else shards_on_actors
+        with closing(run(ws, function, missing)) as results:
+            for key, marker in results:
+                check_stopping()
+                markers[key] = marker
+                bar.advance()
     for key in keys:
         for name, entry in markers[key]["files"].items():
             if name in ws.written and ws.written[name].sha256 != entry["sha256"]:
@@ -56,8 +63,28 @@ def run_shards(
     return [markers[key]["result"] for key in keys]
 
 
+def committed_shards(ws: "Workspace", keys: list[str]) -> dict[str, dict[str, Any]]:
+    """Markers of those shards that have one, by key."""
+    names = set(ws.store.names(f"{ws.progress_folder}/shards"))
+    found = [key for key in keys if f"{key}.json" in names]
+    with ThreadPoolExecutor(READ_AT_ONCE) as pool:
+        markers = pool.map(lambda key: ws.store.read_json(marker_path(ws, key)), found)
+        return dict(zip(found, markers, strict=True))
+
+
+def marker_path(ws: "Workspace", key: str) -> str:
+    return f"{ws.progress_folder}/shards/{key}.json"
+
+
 def run_shard(ws: "Workspace", function: Callable[["Workspace", Any], Any], key: str, item: Any) -> dict[str, Any]:
-    """Run one shard and commit it; returns its marker."""
+    """Run one shard and commit it; returns its marker. A shard that has one is not run.
+
+    Raises StoreError if another run of the same shard has committed something else.
+    """
+    path = marker_path(ws, key)
+    # Ray runs a task again whose worker died, which may have been after its commit.
+    if ws.store.exists(path):
+        return ws.store.read_json(path)
     shard = ws.for_shard(key)
     began = time.monotonic()
     try:
@@ -70,39 +97,92 @@ def run_shard(ws: "Workspace", function: Callable[["Workspace", Any], Any], key:
         "seconds": time.monotonic() - began,
     }
     data = orjson.dumps(marker, option=orjson.OPT_SERIALIZE_NUMPY)
-    ws.store.write(f"{ws.progress_folder}/shards/{key}.json", data)
-    # What a resumed attempt would read is what this attempt uses.
-    return orjson.loads(data)
+    ws.store.create(path, data)
+    # What a resumed attempt would read is what this attempt uses, whoever was first.
+    winner = ws.store.read_json(path)
+    mine = orjson.loads(data)
+    if (winner["files"], winner["result"]) != (mine["files"], mine["result"]):
+        raise StoreError(
+            f"two runs of shard {key} of {ws.stage} wrote different bytes: {_differences(winner, mine)}. A shard must depend "
+            "on its item only. Rerun the stage to make all its files anew."
+        )
+    return winner
+
+
+def _differences(one: dict[str, Any], other: dict[str, Any]) -> str:
+    names = sorted(one["files"].keys() | other["files"].keys())
+    files = [name for name in names if one["files"].get(name) != other["files"].get(name)]
+    return ", ".join(files[:3]) or f"results {one['result']!r} and {other['result']!r}"
 
 
 def shards_here(
     ws: "Workspace", function: Callable[["Workspace", Any], Any], missing: list[tuple[str, Any]]
-) -> Iterator[tuple[str, dict[str, Any]]]:
+) -> Generator[tuple[str, dict[str, Any]], None, None]:
     for key, item in missing:
         yield key, run_shard(ws, function, key, item)
 
 
 def shards_on_ray(
     ws: "Workspace", function: Callable[["Workspace", Any], Any], missing: list[tuple[str, Any]]
-) -> Iterator[tuple[str, dict[str, Any]]]:
+) -> Generator[tuple[str, dict[str, Any]], None, None]:
     """Shards as Ray tasks, each on one core; a task whose worker or node dies is run again elsewhere."""
+    from infra.ray_cluster import connected
+    from infra.ray_shards import RETRIES, Flight
+
+    items = dict(missing)
+    with connected(ws._ray) as ray:
+        # The shards of a stage go to the nodes in turn: with all on one, its disk and network would be the limit.
+        remote = ray.remote(num_cpus=1, max_retries=RETRIES, scheduling_strategy="SPREAD")(run_shard)
+        # Shards carry no live listener: progress is counted here, as they finish.
+        bare = ray.put(ws.for_shard(""))
+        flight = Flight(ray, lambda key: remote.remote(bare, function, key, items[key]), list(items))
+        yield from flight.results()
+
+
+class Loaded:
+    """A shard function with what it needs beside it: loaded at its first call in a process, and kept there."""
+
+    def __init__(self, function: Callable[..., Any], load: Callable[["Workspace"], Any]):
+        self.function = function
+        self.load = load
+        self._kept: list[Any] = []
+
+    def prepare(self, ws: "Workspace") -> None:
+        """Load, unless that was done; the scratch space it used is emptied."""
+        if not self._kept:
+            own = ws.for_shard("")
+            try:
+                self._kept.append(self.load(own))
+            finally:
+                own.close()
+
+    def __call__(self, ws: "Workspace", item: Any) -> Any:
+        self.prepare(ws)
+        return self.function(ws, item, self._kept[0])
+
+
+class Worker:
+    """What an actor runs: shards on one core, one after another, with what was loaded once."""
+
+    def __init__(self, ws: "Workspace", work: Loaded):
+        self.ws = ws
+        self.work = work
+
+    def ready(self) -> None:
+        """Load before the first shard comes."""
+        self.work.prepare(self.ws)
+
+    def run(self, key: str, item: Any) -> dict[str, Any]:
+        """One shard, committed."""
+        return run_shard(self.ws, self.work, key, item)
+
+
+def shards_on_actors(
+    ws: "Workspace", work: Callable[["Workspace", Any], Any], missing: list[tuple[str, Any]]
+) -> Generator[tuple[str, dict[str, Any]], None, None]:
+    """Shards on Ray actors, which keep what they loaded."""
+    from infra.ray_actors import actor_results
     from infra.ray_cluster import connected
 
     with connected(ws._ray) as ray:
-        remote = ray.remote(num_cpus=1, max_retries=RAY_RETRIES)(run_shard)
-        # Shards carry no live listener: progress is counted here, as they finish.
-        bare = ray.put(ws.for_shard(""))
-        waiting = iter(missing)
-        # Enough in flight to keep every core busy, few enough that the queue stays small.
-        limit = max(2, 2 * int(ray.cluster_resources().get("CPU", 1)))
-        running: dict[Any, str] = {}
-        while True:
-            while len(running) < limit and (next_item := next(waiting, None)) is not None:
-                key, item = next_item
-                running[remote.remote(bare, function, key, item)] = key
-            if not running:
-                return
-            done, _ = ray.wait(list(running), num_returns=1)
-            for reference in done:
-                key = running.pop(reference)
-                yield key, ray.get(reference)
+        yield from actor_results(ray, Worker, (ray.put(ws.for_shard("")), work), missing)

@@ -70,6 +70,8 @@ class Stage(Generic[P, A]):
     version: int
     process: bool = False
     """Runs in a process of its own: training and evaluation, whose threads and memory should be theirs alone."""
+    grouped: bool = False
+    """May run on several workers (`execution.parallel`): a training stage whose loop shares its work out."""
     estimate: Estimate | None = None
     """Tokens, FLOPs and what else a plan can say before it runs: (config and inputs by name) -> facts."""
     suffix: str = ""
@@ -95,6 +97,7 @@ class Stage(Generic[P, A]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> A:
         """Submit the stage in the current session; returns a promise typed as its artifact."""
         session = current_session()
+        self._check_workers(session)
         arguments = self.bind(*args, **kwargs)
         if session.planning:
             from infra.plan import plan_stage
@@ -105,6 +108,15 @@ class Stage(Generic[P, A]):
         from infra.prefect_tasks import submit
 
         return cast(A, submit(self, session, arguments))
+
+    def _check_workers(self, session: Session) -> None:
+        """Raise ValueError when the settings ask for a group that this stage cannot be."""
+        workers = session.execution.compute(self.name).parallel.workers
+        if workers > 1 and not self.grouped:
+            raise ValueError(
+                f"execution.parallel.{self.name}.workers={workers}, but stage {self.name} runs in one process; remove it "
+                "(pretrain, anneal, sft, dpo and reward can be groups)"
+            )
 
     def bind(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Arguments by parameter name, defaults filled in."""
@@ -134,10 +146,11 @@ def stage(
     name: str,
     version: int,
     process: bool = False,
+    grouped: bool = False,
     estimate: Estimate | None = None,
 ) -> Stage[P, A]:
     """Wrap a stage function; the wrapped stage is the noun that flows call."""
-    return Stage(function, name, version, process, estimate)
+    return Stage(function, name, version, process, grouped, estimate)
 
 
 __all__ = ["Call", "Session", "Stage", "stage"]

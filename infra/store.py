@@ -7,6 +7,7 @@ Every write is atomic: a reader sees the old object, the new one or none. `creat
 import hashlib
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -120,6 +121,29 @@ class Store:
             else:
                 self.fs.put_file(str(local), target)
 
+    @contextmanager
+    def staging(self, folder: str) -> Iterator[Path]:
+        """A temporary local folder for large files that `move` takes from: on the store's own disk if it has one."""
+        with self._telling("write", folder):
+            above = Path(self.full(folder)) if self.is_local else None
+            if above:
+                above.mkdir(parents=True, exist_ok=True)
+            made = Path(tempfile.mkdtemp(prefix=".tmp-", dir=above))
+        try:
+            yield made
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+
+    def move(self, local: Path, path: str) -> None:
+        """Take a file out of a staging folder into the store, without copying it where that is possible."""
+        if not self.is_local:
+            self.put(local, path)
+            return
+        target = self.full(path)
+        with self._telling("write", path):
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(local, target)
+
     def read(self, path: str) -> bytes:
         """The whole object. FileNotFoundError if it is absent, StoreError if the store does not answer."""
         with self._telling("read", path):
@@ -129,9 +153,10 @@ class Store:
         """Bytes [start, end) of objects, in the order asked; a remote store is asked for all of them at once."""
         if not ranges:
             return []
-        paths, starts, ends = zip(*ranges, strict=True)
-        with self._telling("read", f"{paths[0]} and {len(paths) - 1:,} more" if len(paths) > 1 else paths[0]):
-            return self.fs.cat_ranges([self.full(path) for path in paths], starts, ends, on_error="raise")
+        paths = [self.full(path) for path, _, _ in ranges]
+        starts, ends = [start for _, start, _ in ranges], [end for _, _, end in ranges]
+        with self._telling("read", f"{len(ranges):,} ranges of {ranges[0][0]} and others"):
+            return self.fs.cat_ranges(paths, starts, ends, on_error="raise")
 
     def read_json(self, path: str) -> Any:
         """The JSON value of an object. FileNotFoundError if it is absent, StoreError if it is something else."""

@@ -6,13 +6,14 @@ and a shard on a Ray worker. Files that a stage writes are hashed as they are wr
 
 import hashlib
 import io
+import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 import zstandard
@@ -20,12 +21,20 @@ import zstandard
 from infra.artifact import Artifact
 from infra.events import Events
 from infra.record import FileEntry, Record, corrupt_file, lineage, load_record, record_of
-from infra.settings import ComputeSettings
+from infra.settings import ComputeSettings, EndpointSettings, Generation
 from infra.store import Store, StoreError, sha256_file
+
+if TYPE_CHECKING:
+    from infra.inference import Endpoint
 
 A = TypeVar("A", bound=Artifact)
 
 ZSTD_LEVEL = 3
+RECENT_RECORDS = 8
+"""Records kept by a process: a worker reads the same input's for shard after shard, and one of 100,000 files takes a second."""
+_recent_records: dict[tuple[str, str], Record] = {}
+HASHED_AT_ONCE = 4
+"""Files of a save point that are hashed side by side."""
 
 
 class Workspace:
@@ -42,8 +51,11 @@ class Workspace:
         compute: ComputeSettings,
         ray: str = "off",
         save_every: int = 200,
+        keep_every: int = 0,
         events: Events | None = None,
         shard: str = "",
+        endpoints: Mapping[str, EndpointSettings] | None = None,
+        generation: Generation = "local",
     ):
         self.store = store
         self.stage = stage
@@ -52,9 +64,12 @@ class Workspace:
         self.progress_folder = progress_folder
         self.compute = compute
         self.save_every = save_every
+        self.keep_every = keep_every
+        self.generation: Generation = generation
         self.written: dict[str, FileEntry] = {}
         self.notes: dict[str, Any] = {}
         self.resumed_from = ""
+        self._endpoints = dict(endpoints or {})
         self._ray = ray
         self._shard = shard
         self._events = events or Events()
@@ -62,10 +77,8 @@ class Workspace:
         self._scratch: Path | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # Scratch space and cached records belong to one process.
-        return {key: value for key, value in self.__dict__.items() if key not in ("_scratch", "_records")} | {
-            "_scratch": None
-        }
+        # Scratch space belongs to one process.
+        return self.__dict__ | {"_scratch": None}
 
     # -- writing ------------------------------------------------------------------------------------------
 
@@ -110,15 +123,15 @@ class Workspace:
 
     # -- reading ------------------------------------------------------------------------------------------
 
-    @cached_property
-    def _records(self) -> dict[str, Record]:
-        return {}
-
     def record(self, artifact: Artifact) -> Record:
         """The record of an input."""
-        if artifact.address not in self._records:
-            self._records[artifact.address] = record_of(self.store, artifact)
-        return self._records[artifact.address]
+        key = (self.store.url, artifact.address)
+        record = _recent_records.get(key)
+        if record is None:
+            record = _recent_records[key] = record_of(self.store, artifact)
+            while len(_recent_records) > RECENT_RECORDS:
+                _recent_records.pop(next(iter(_recent_records)), None)
+        return record
 
     def at(self, address: str) -> Artifact:
         """The artifact at an address that an input's payload names (a mix names the token files it is made of)."""
@@ -157,6 +170,18 @@ class Workspace:
                 target.symlink_to(path)
         return folder
 
+    def read_ranges(self, ranges: Sequence[tuple[Artifact, str, int, int]]) -> list[bytes]:
+        """Bytes [start, end) of input files, without copying or hashing the files.
+
+        Raises StoreError when a file is missing or ends before what is asked for.
+        """
+        parts = self.store.read_ranges([(f"{artifact.address}/{name}", at, to) for artifact, name, at, to in ranges])
+        for (artifact, name, start, end), part in zip(ranges, parts, strict=True):
+            if len(part) != end - start:
+                said = f"bytes {start:,} to {end:,} are not all there"
+                raise corrupt_file(self.store, self.record(artifact), name, said)
+        return parts
+
     def read_json(self, artifact: Artifact, name: str) -> Any:
         return orjson.loads(self.path(artifact, name).read_bytes())
 
@@ -190,15 +215,25 @@ class Workspace:
 
     # -- shards -------------------------------------------------------------------------------------------
 
-    def map(self, function: Callable[["Workspace", Any], Any], items: Iterable[Any], *, description: str) -> list[Any]:
+    def map(
+        self,
+        function: Callable[..., Any],
+        items: Iterable[Any],
+        *,
+        description: str,
+        load: Callable[["Workspace"], Any] | None = None,
+    ) -> list[Any]:
         """Run `function(ws, item)` for every item, on Ray or here; each result is committed on its own.
+
+        With `load` it is `function(ws, item, loaded)`: each worker calls `load(ws)` once and keeps what it returned, such as
+        a model, for all its items.
 
         Items and results are small JSON values; the function is module-level. A shard that has its commit is not run
         again by a later attempt. Results come in the order of the items.
         """
         from infra.shards import run_shards
 
-        return run_shards(self, function, list(items), description, ray=self._ray)
+        return run_shards(self, function, list(items), description, ray=self._ray, load=load)
 
     def for_shard(self, key: str) -> "Workspace":
         """The same workspace as one shard sees it: with a file list of its own."""
@@ -209,52 +244,101 @@ class Workspace:
         )
         return shard
 
+    # -- language models ----------------------------------------------------------------------------------
+
+    def endpoint(self, model: str, *, remember: bool = True) -> "Endpoint":
+        """A client of the endpoint that serves a model (`execution.endpoints`), to be used as a context manager.
+
+        Its answers are kept in the store unless told otherwise. Raises ValueError when no endpoint is known, or no key.
+        """
+        # Stages without a language model do not load the HTTP client.
+        from infra.answers import AnswerMemory
+        from infra.inference import Endpoint, settings_of
+
+        memory = AnswerMemory(self.store) if remember else None
+        return Endpoint(model, settings_of(model, self._endpoints), memory)
+
     # -- resuming -----------------------------------------------------------------------------------------
 
-    def save_point(self, step: int, folder: Path) -> None:
-        """Upload a resumable state. It exists once its marker is written; older ones are removed after that."""
+    def staging(self) -> AbstractContextManager[Path]:
+        """A temporary folder to write the files of a save point into."""
+        return self.store.staging(self._points)
+
+    def save_point(
+        self, step: int, folder: Path, *, keep: bool = False, gather: Callable[[Any], list[Any] | None] | None = None
+    ) -> None:
+        """Move the files of a staging folder to the store as a resumable state, which exists once its marker is written.
+
+        Older save points are removed after that, but for those saved with `keep`. In a group each process saves its own
+        files; `gather` hands what each has written to the first one, which writes the marker.
+        """
+        area = self._kept if keep else self._points
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        with ThreadPoolExecutor(HASHED_AT_ONCE) as pool:
+            hashes = list(pool.map(_settled, paths))
         files = {}
-        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-            name = file.relative_to(folder).as_posix()
-            files[name] = {"size": file.stat().st_size, "sha256": sha256_file(file)}
-            self.store.put(file, f"{self._points}/{step:010d}/{name}")
-        self.store.write(f"{self._points}/point-{step:010d}.json", orjson.dumps(files))
-        for older in self._point_steps():
+        for path, sha256 in zip(paths, hashes, strict=True):
+            name = path.relative_to(folder).as_posix()
+            files[name] = {"size": path.stat().st_size, "sha256": sha256}
+            self.store.move(path, f"{area}/{step:010d}/{name}")
+        parts = gather(files) if gather else [files]
+        if parts is None:
+            return
+        marker = {name: entry for part in parts for name, entry in part.items()}
+        self.store.write(f"{area}/point-{step:010d}.json", orjson.dumps(marker, option=orjson.OPT_SORT_KEYS))
+        for older in self._steps(self._points):
             if older < step:
                 self.store.remove(f"{self._points}/point-{older:010d}.json")
                 self.store.remove(f"{self._points}/{older:010d}")
 
-    def resume_point(self) -> tuple[int, Path] | None:
-        """The newest whole save point of this id, as (step, local folder); None to begin at the beginning."""
-        for step in reversed(self._point_steps()):
-            files = self.store.read_json(f"{self._points}/point-{step:010d}.json")
-            folder = self.scratch / "resume" / str(step)
-            for name, entry in files.items():
-                self._fetch_saved(step, name, entry, folder / name)
-            self.resumed_from = f"step {step}"
-            return step, folder
-        return None
+    def resume_point(self, wanted: Callable[[str], bool] = lambda name: True) -> tuple[int, Path] | None:
+        """The newest whole save point of this id, as (step, local folder); None to begin at the beginning.
 
-    def _fetch_saved(self, step: int, name: str, entry: dict[str, Any], target: Path) -> None:
-        """Copy one file of a save point to a local path. Raises StoreError if it is not what was saved."""
-        saved = f"{self._points}/{step:010d}/{name}"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        present = self.store.size(saved) == entry["size"]
-        if present:
-            shutil.copyfile(self.store.local(saved, entry["sha256"]), target)
-        if not present or sha256_file(target) != entry["sha256"]:
-            raise StoreError(
-                f"save point {step} of {self.stage}/{self.id} is corrupt: {saved} in store {self.store.url} is missing "
-                f"or not what was saved. Remove {self._points} there to begin this stage anew."
+        The folder has at least the wanted files, each as it was saved. Raises StoreError for one that is not.
+        """
+        found = [(step, area) for area in (self._points, self._kept) for step in self._steps(area)]
+        if not found:
+            return None
+        step, area = max(found)
+        files = self.store.read_json(f"{area}/point-{step:010d}.json")
+        names = [name for name in files if wanted(name)]
+        with ThreadPoolExecutor(HASHED_AT_ONCE) as pool:
+            paths = list(
+                pool.map(lambda name: self._saved_file(f"{area}/{step:010d}/{name}", step, files[name]), names)
             )
+        self.resumed_from = f"step {step}"
+        if self.store.is_local:
+            return step, Path(self.store.full(f"{area}/{step:010d}"))
+        folder = self.scratch / "resume" / str(step)
+        for name, path in zip(names, paths, strict=True):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).symlink_to(path)
+        return step, folder
+
+    def _saved_file(self, saved: str, step: int, entry: dict[str, Any]) -> Path:
+        """A local path of one file of a save point. Raises StoreError if it is not what was saved."""
+        if self.store.size(saved) == entry["size"]:
+            path = self.store.local(saved, entry["sha256"])
+            if sha256_file(path) == entry["sha256"]:
+                return path
+            if not self.store.is_local:
+                path.unlink()
+        raise StoreError(
+            f"save point {step} of {self.stage}/{self.id} is corrupt: {saved} in store {self.store.url} is missing "
+            f"or not what was saved. Remove {saved.rsplit('/', 2)[0]} there to begin this stage anew."
+        )
 
     @property
     def _points(self) -> str:
         return f"{self.progress_folder}/points"
 
-    def _point_steps(self) -> list[int]:
-        names = self.store.names(self._points)
-        return sorted(int(name[6:16]) for name in names if name.startswith("point-"))
+    @property
+    def _kept(self) -> str:
+        # Beside the points, which go when the stage commits.
+        return f"{self.progress_folder}/kept"
+
+    def _steps(self, area: str) -> list[int]:
+        return sorted(int(name[6:16]) for name in self.store.names(area) if name.startswith("point-"))
 
     # -- reporting ----------------------------------------------------------------------------------------
 
@@ -300,6 +384,13 @@ class Workspace:
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
             self._scratch = None
+
+
+def _settled(path: Path) -> str:
+    """Hash of a file that is on the disk, not only on its way there."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return sha256_file(path)
 
 
 class Bar:

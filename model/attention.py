@@ -45,11 +45,19 @@ def blocks(length: int) -> list[tuple[int, int]]:
     return [(start, min(start + rows, length)) for start in range(0, length, rows)]
 
 
-def _scores(q: Tensor, k: Tensor, start: int, end: int) -> Float[Tensor, "n rows keys"]:
-    """Scaled fp32 scores of query rows [start, end) with keys [0, end), minus infinity above the diagonal."""
-    scores = torch.bmm(q[:, start:end], k[:, :end].transpose(1, 2)).float() / math.sqrt(q.shape[-1])
-    rows = torch.arange(start, end, device=q.device).unsqueeze(1)
-    return scores.masked_fill(torch.arange(end, device=q.device) > rows, float("-inf"))
+@torch.compiler.assume_constant_result
+def _row_mask(rows: int, length: int) -> Float[Tensor, "rows columns"]:
+    """Minus infinity where column > row + length, else 0: from column length - start on, the mask of the query
+    rows that begin at start. A constant of the compiled code, because comparing indices there is slower than
+    the softmax itself.
+    """
+    return torch.full((rows, length + rows), float("-inf")).triu(length + 1)
+
+
+@torch.compiler.assume_constant_result
+def _column_mask(length: int, columns: int) -> Float[Tensor, "length columns"]:
+    """Minus infinity where column > row, else 0: the mask of a block of keys and all queries from its start on."""
+    return torch.full((length, columns), float("-inf")).triu(1)
 
 
 class BlockedAttention(torch.autograd.Function):
@@ -57,13 +65,18 @@ class BlockedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        length, scale = q.shape[1], q.shape[2] ** -0.5
+        rows = blocks(length)[0][1]
+        mask = _row_mask(rows, length)
         outputs, log_sums = [], []
-        for start, end in blocks(q.shape[1]):
-            scores = _scores(q, k, start, end)
+        for start, end in blocks(length):
+            first = length - start
+            scores = torch.bmm(q[:, start:end], k[:, :end].mT).float() * scale
+            scores = scores + mask[: end - start, first : first + end]
             top = scores.amax(-1, keepdim=True)
-            powers = (scores - top).exp()
-            total = powers.sum(-1, keepdim=True)
-            outputs.append((torch.bmm(powers.to(q.dtype), v[:, :end]).float() / total).to(q.dtype))
+            powers = (scores - top).exp().to(q.dtype)
+            total = powers.float().sum(-1, keepdim=True)
+            outputs.append((torch.bmm(powers, v[:, :end]).float() / total).to(q.dtype))
             log_sums.append(top + total.log())
         output, log_sum = torch.cat(outputs, dim=1), torch.cat(log_sums, dim=1)
         ctx.save_for_backward(q, k, v, output, log_sum)
@@ -73,16 +86,22 @@ class BlockedAttention(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v, output, log_sum = ctx.saved_tensors
         outer = gradients[0].to(q.dtype)
-        scale = 1 / math.sqrt(q.shape[-1])
+        length, scale = q.shape[1], q.shape[2] ** -0.5
+        ranges = blocks(length)
+        mask = _column_mask(length, ranges[0][1])
         delta = (outer.float() * output.float()).sum(-1, keepdim=True)
-        q_parts: list[Tensor] = []
-        k_total, v_total = (torch.zeros(k.shape, dtype=torch.float32, device=k.device) for _ in range(2))
-        for start, end in blocks(q.shape[1]):
-            weights = (_scores(q, k, start, end) - log_sum[:, start:end]).exp()
-            inner = torch.bmm(outer[:, start:end], v[:, :end].transpose(1, 2)).float()
-            inner = (weights * (inner - delta[:, start:end]) * scale).to(q.dtype)
-            q_parts.append(torch.bmm(inner, k[:, :end]))
-            pad = (0, 0, 0, k.shape[1] - end)
-            k_total = k_total + F.pad(torch.bmm(inner.transpose(1, 2), q[:, start:end]), pad)
-            v_total = v_total + F.pad(torch.bmm(weights.to(q.dtype).transpose(1, 2), outer[:, start:end]), pad)
-        return torch.cat(q_parts, dim=1), k_total.to(k.dtype), v_total.to(v.dtype)
+        q_parts, k_parts, v_parts = [], [], []
+        for start, end in ranges:
+            late_q, late_outer, block_k = (t.contiguous() for t in (q[:, start:], outer[:, start:], k[:, start:end]))
+            scores = torch.bmm(late_q, block_k.mT).float() * scale + mask[: length - start, : end - start]
+            weights = (scores - log_sum[:, start:]).exp()
+            inner = torch.bmm(late_outer, v[:, start:end].mT).float() - delta[:, start:]
+            inner = (weights * inner * scale).to(q.dtype)
+            q_parts.append(torch.bmm(inner, block_k))
+            k_parts.append(torch.bmm(inner.mT, late_q))
+            v_parts.append(torch.bmm(weights.to(q.dtype).mT, late_outer))
+        q_gradient = [
+            sum(q_parts[j][:, start - ranges[j][0] : end - ranges[j][0]].float() for j in range(i + 1)).to(q.dtype)
+            for i, (start, end) in enumerate(ranges)
+        ]
+        return torch.cat(q_gradient, dim=1), torch.cat(k_parts, dim=1), torch.cat(v_parts, dim=1)

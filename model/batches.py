@@ -2,14 +2,16 @@
 
 Source: RECIPE C.9 (fixed-length chunking, labels, order), C.4 (masking), A.5 (divisor). Each file is cut by
 itself from offset 0 and its remainder dropped; documents are split freely and attend to each other inside a
-window. A batch is a pure function of the step.
+window. A batch is a pure function of the step, whoever asks for it and however many ask at once.
 """
 
+import contextlib
 import csv
 import gzip
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,17 +20,19 @@ from jaxtyping import Int
 
 from model.losses import IGNORE, Normalisation, loss_divisor, next_token_labels
 from model.order import OrderKind, PublishedShuffle, Shuffle, shuffle
-from model.repetition import is_repetitive
+from model.repetition import repetitive_rows
 
+ORDER_PART = 4096
+"""Instances of the order that are computed at a time."""
 TOKEN_BYTES = 4
 """Token files are raw little-endian uint32 without a header."""
 
 
 @dataclass(frozen=True)
 class TokenFile:
-    """The first `tokens` tokens of a file, and the source they count for."""
+    """The first `tokens` tokens of a file, and the source they count for. `path` is what its reader knows it by."""
 
-    path: Path
+    path: Path | str
     tokens: int
     source: str = ""
 
@@ -39,6 +43,10 @@ class Window(NamedTuple):
     file: int
     start: int
     end: int
+
+
+Reader = Callable[[Sequence[Window]], list[Int[np.ndarray, " seq"]]]
+"""The tokens of windows, uint32, in their order. Called from several threads at once."""
 
 
 class Document(NamedTuple):
@@ -56,8 +64,10 @@ class WindowedTokens:
 
     `micro_instances` splits a batch into micro-batches (0: one). `target_length` keeps the windows compatible
     with a later, longer training: a file gives floor(tokens / target_length) * target_length /
-    sequence_length windows (0: the window itself). Raises ValueError for empty or short files and for lengths
-    that do not divide.
+    sequence_length windows (0: the window itself). `held_out` windows of every source are never trained on: the
+    first ones of its files, as evenly as they divide, so that two mixes of the same files hold out the same.
+    Without a `reader` the files are local. Raises ValueError for empty or short files and for lengths that do not
+    divide.
     """
 
     def __init__(
@@ -72,6 +82,8 @@ class WindowedTokens:
         normalisation: Normalisation = "labels",
         order: OrderKind = "feistel",
         target_length: int = 0,
+        held_out: int = 0,
+        reader: Reader | None = None,
     ) -> None:
         target = target_length or sequence_length
         micro = micro_instances or batch_instances
@@ -83,15 +95,16 @@ class WindowedTokens:
         self.seed, self.mask_repetitions, self.micro_instances = seed, mask_repetitions, micro
         self.normalisation: Normalisation = normalisation
         self.order: OrderKind = order
-        for file in self.files:
-            _check_size(file)
-        per_file = [file.tokens // target * (target // sequence_length) for file in self.files]
-        self.ends = np.cumsum([0, *per_file])
+        self.read = reader or _local_reader(self.files)
+        windows = [file.tokens // target * (target // sequence_length) for file in self.files]
+        self.held = np.array(_held_per_file(self.files, windows, held_out), dtype=np.int64)
+        self.ends = np.cumsum([0, *(np.array(windows, dtype=np.int64) - self.held)])
         self.instances = int(self.ends[-1])
         if self.instances < batch_instances:
+            beside = f", beside {self.held.sum()} held out" if held_out else ""
             raise ValueError(
                 f"{len(self.files)} files hold {self.instances} windows of {sequence_length} tokens, fewer than one batch of "
-                f"{batch_instances}; add data, or make the batch or the window smaller"
+                f"{batch_instances}{beside}; add data, or make the batch or the window smaller"
             )
 
     @property
@@ -104,24 +117,40 @@ class WindowedTokens:
         """Tokens of one batch."""
         return self.batch_instances * self.sequence_length
 
-    def window(self, instance: int) -> Window:
-        """Where an instance lies."""
-        file = int(np.searchsorted(self.ends, instance, side="right")) - 1
-        start = (instance - int(self.ends[file])) * self.sequence_length
-        return Window(file, start, start + self.sequence_length)
-
     def locate(self, step: int) -> list[Window]:
         """The windows that a 0-based step reads, in batch order."""
         epoch, within = divmod(step, self.steps_per_epoch)
-        places = np.arange(within * self.batch_instances, (within + 1) * self.batch_instances)
-        return [self.window(instance) for instance in self._shuffle(epoch).at(places).tolist()]
+        per_part = max(1, ORDER_PART // self.batch_instances)
+        first = within % per_part * self.batch_instances
+        instances = self._ordered(epoch, within // per_part)[first : first + self.batch_instances]
+        files = np.searchsorted(self.ends, instances, side="right") - 1
+        starts = (instances - self.ends[files] + self.held[files]) * self.sequence_length
+        return [
+            Window(file, start, start + self.sequence_length)
+            for file, start in zip(files.tolist(), starts.tolist(), strict=True)
+        ]
+
+    def held_out(self) -> dict[str, list[Window]]:
+        """The windows of each source that no step reads."""
+        found: dict[str, list[Window]] = {}
+        seen = set()
+        for number, file in enumerate(self.files):
+            if file.path in seen or not self.held[number]:
+                continue
+            seen.add(file.path)
+            starts = range(0, int(self.held[number]) * self.sequence_length, self.sequence_length)
+            found.setdefault(file.source, []).extend(
+                Window(number, start, start + self.sequence_length) for start in starts
+            )
+        return found
 
     def steps_reading(self, file: int, start: int, end: int, epochs: int = 1) -> list[int]:
         """0-based steps that read any of tokens [start, end) of a file, over so many epochs: the inverse of
         `locate`.
         """
-        first = int(self.ends[file]) + start // self.sequence_length
-        last = min(int(self.ends[file]) + (end - 1) // self.sequence_length, int(self.ends[file + 1]) - 1)
+        before = int(self.ends[file]) - int(self.held[file])
+        first = max(before + start // self.sequence_length, int(self.ends[file]))
+        last = min(before + (end - 1) // self.sequence_length, int(self.ends[file + 1]) - 1)
         if end <= start or first > last:
             return []
         steps = []
@@ -134,11 +163,11 @@ class WindowedTokens:
         """Micro-batches of a 0-based step: ids uint32, labels int64, the share of the batch's divisor, the
         masked share.
         """
-        ids = np.stack([self._read(window) for window in self.locate(step)])
+        ids = np.stack(self.read(self.locate(step)))
         labels = next_token_labels(ids)
         masked = np.zeros(len(ids), dtype=bool)
         if self.mask_repetitions:
-            masked = np.array([is_repetitive(row) for row in ids])
+            masked = repetitive_rows(ids)
             labels[masked] = IGNORE
         parts = len(ids) // self.micro_instances
         divisor = np.float32(loss_divisor(labels, int(masked.sum()), self.normalisation) / parts)
@@ -154,25 +183,60 @@ class WindowedTokens:
             )
         ]
 
-    @lru_cache(maxsize=4)  # noqa: B019 - a handful of permutations per object, freed with the process
+    @lru_cache(maxsize=4)  # noqa: B019 - as below
+    def _ordered(self, epoch: int, part: int) -> Int[np.ndarray, " n"]:
+        """Instances of some steps in a row: what is computed together costs little for each."""
+        size = max(1, ORDER_PART // self.batch_instances) * self.batch_instances
+        last = self.steps_per_epoch * self.batch_instances
+        return self._shuffle(epoch).at(np.arange(part * size, min((part + 1) * size, last)))
+
+    @lru_cache(maxsize=2)  # noqa: B019 - a handful of permutations per object, freed with the process
     def _shuffle(self, epoch: int) -> Shuffle | PublishedShuffle:
         return shuffle(self.order, self.instances, self.seed, epoch)
 
-    def _read(self, window: Window) -> Int[np.ndarray, " seq"]:
-        return _mapped(self.files[window.file].path)[window.start : window.end]
+
+def _held_per_file(files: Sequence[TokenFile], windows: Sequence[int], held_out: int) -> list[int]:
+    """Windows to hold out at the head of each file; equal for all copies of a file, as far as each reaches."""
+    most: dict[str, dict[Path | str, int]] = {}
+    for file, count in zip(files, windows, strict=True):
+        paths = most.setdefault(file.source, {})
+        paths[file.path] = max(count, paths.get(file.path, 0))
+    share: dict[Path | str, int] = {}
+    for source, paths in most.items():
+        if 2 * held_out > sum(paths.values()):
+            raise ValueError(
+                f"source {source!r} has {sum(paths.values())} windows; holding out {held_out} takes more than half of them: "
+                "hold out fewer, or give it more data"
+            )
+        left, even = held_out, -(-held_out // len(paths))
+        # Files too short for an even share first: what they lack, the others give.
+        for place, (path, count) in enumerate(sorted(paths.items(), key=lambda item: min(item[1], even))):
+            share[path] = min(count, -(-left // (len(paths) - place)))
+            left -= share[path]
+    return [min(share[file.path], count) for file, count in zip(files, windows, strict=True)]
 
 
-@lru_cache(maxsize=1024)
-def _mapped(path: Path) -> np.ndarray:
-    """A file's tokens without reading them; the least recently used maps are closed beyond 1,024 files."""
-    return np.memmap(path, dtype="<u4", mode="r")
+def _local_reader(files: Sequence[TokenFile]) -> Reader:
+    for file in files:
+        _check_size(Path(file.path), file.tokens)
+    return partial(read_local, [Path(file.path) for file in files])
 
 
-def _check_size(file: TokenFile) -> None:
-    size = file.path.stat().st_size
-    if size % TOKEN_BYTES or size // TOKEN_BYTES < file.tokens:
+def read_local(paths: Sequence[Path], windows: Sequence[Window]) -> list[Int[np.ndarray, " seq"]]:
+    """Windows of local files. Plain reads: maps of files larger than memory would count as this process's memory."""
+    with contextlib.ExitStack() as opened:
+        files = {file: opened.enter_context(paths[file].open("rb", buffering=0)) for file in {w.file for w in windows}}
+        return [
+            np.frombuffer(os.pread(files[file].fileno(), (end - start) * TOKEN_BYTES, start * TOKEN_BYTES), dtype="<u4")
+            for file, start, end in windows
+        ]
+
+
+def _check_size(path: Path, tokens: int) -> None:
+    size = path.stat().st_size
+    if size % TOKEN_BYTES or size // TOKEN_BYTES < tokens:
         raise ValueError(
-            f"{file.path} has {size:,} bytes; {file.tokens:,} tokens need {file.tokens * TOKEN_BYTES:,} and the size must be a "
+            f"{path} has {size:,} bytes; {tokens:,} tokens need {tokens * TOKEN_BYTES:,} and the size must be a "
             "multiple of 4: is it a uint32 token file, written to its end?"
         )
 

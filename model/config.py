@@ -145,6 +145,31 @@ SIZES: dict[str, dict[str, Any]] = {
 OLMO_0424: dict[str, Any] = {"norm_placement": "input", "qk_norm": "none", "init": "scaled"}
 
 
+class Parallel(Config):
+    """How many processes train one model, and what each of them holds."""
+
+    workers: int = Field(default=1, ge=1)
+    """Processes; 1 trains in this one."""
+    data: Literal["ddp", "fsdp", "hsdp"] = "ddp"
+    """Each worker holds the whole model (ddp), a part of every tensor (fsdp), or a part within one of several
+    whole copies (hsdp).
+    """
+    replicas: int = Field(default=1, ge=1)
+    """Whole copies of the model in hsdp; each is spread over workers / replicas workers."""
+    activation_checkpointing: Literal["off", "feed_forward", "blocks"] = "off"
+    """What is computed again in the backward pass instead of kept: nothing, every MLP, every block."""
+    max_restarts: int = Field(default=3, ge=0)
+    """How often a group that lost a worker is started again from its last save point."""
+
+    @model_validator(mode="after")
+    def _copies_divide_workers(self) -> Self:
+        if self.data != "hsdp" and self.replicas != 1:
+            raise ValueError(f"replicas={self.replicas} is a setting of hsdp, not of {self.data}; leave it out")
+        if self.workers % self.replicas:
+            raise ValueError(f"workers={self.workers} is not a multiple of replicas={self.replicas}; change either")
+        return self
+
+
 class Compute(Config):
     """Where and how a computation runs. None of it is part of a result's identity."""
 
@@ -154,6 +179,8 @@ class Compute(Config):
     """CPU threads of tensor operations; 0 leaves the process as it is."""
     compile: Literal["off", "blocks"] = "off"
     """Compile every block and the loss with torch.compile, or run eagerly."""
+    parallel: Parallel = Parallel()
+    """Processes and what each holds."""
     gc_every: int = Field(default=10, gt=0)
     """Steps between collections of Python's garbage; automatic collection is off while training (RECIPE
     J).

@@ -1,15 +1,18 @@
 """Decoding with a key-value cache: the arithmetic of `model/transformer.py`, arranged for one new token per
 row and step.
 
-Weights are fused (query, key and value; gate and up) and, on CPUs with oneDNN, packed once into its blocked
-layout: fp32 products of a few rows then run two to three times as fast as through the default library, with
-the same fp32 accumulation. A decoder holds copies: build one per generation and drop it after; it does not
-follow later changes of the model.
+What is the same at every step is done once, when a decoder is built:
+* Query, key and value weights become one matrix, and gate and up. On CPUs with oneDNN they are packed into its
+  blocked layout, with which fp32 products of many rows run twice as fast as through the default library, with
+  the same fp32 accumulation.
+* The rows of the query and key weights are reordered so that the two numbers that RoPE rotates are neighbours:
+  rotating is then one complex product. Scores do not change, since queries and keys are reordered alike.
+* The scale of the scores goes into the queries' norm.
 
-Row r's tokens sit at cache positions 0, 1, ... of row r; rows may be at different positions. Active rows are
-the first ones (`move` keeps them so), and a step touches only those and only the positions in use. Precision
-is autocast's if autocast is enabled, else the weights' own; norms and rotations are computed in fp32 and
-rounded once, as in training.
+A decoder holds copies: build one per generation and drop it after (it costs about as much as one copy of the
+weights); it does not follow later changes of the model. Active rows are the first ones (`move` keeps them so).
+Precision is autocast's if autocast is enabled, else the weights' own; norms, rotations and softmax are computed
+in fp32 and rounded once, as in training.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,26 +22,16 @@ from typing import cast
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Complex, Float
 from torch import Tensor
 
-from model.transformer import Block, RMSNorm, Transformer, rope_tables
+from model.config import ModelConfig
+from model.kv_cache import make_cache
+from model.transformer import Attention, Block, RMSNorm, Transformer, rope_tables
 
 _Product = Callable[[Tensor], Tensor]
 _Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-_PACKED_ROWS = 64  # rows to lay weights out for: measured best, or nearly, from 1 row to 64
-
-
-@dataclass(frozen=True)
-class _Layer:
-    qkv: _Product
-    out: _Product
-    gate_up: _Product
-    down: _Product
-    q_norm: "_Norm | None"
-    k_norm: "_Norm | None"
-    attention_norm: "_Norm"
-    feed_forward_norm: "_Norm"
+_PACKED_ROWS = 64  # rows to lay weights out for: measured best, or nearly, from 2 rows to 256
 
 
 class Decoder:
@@ -47,20 +40,16 @@ class Decoder:
     def __init__(self, model: Transformer, rows: int, length: int) -> None:
         config, device = model.config, model.device
         autocast = torch.is_autocast_enabled(device.type)
-        self.config, self.device, self.length = config, device, length
+        self.config, self.device = config, device
         self.dtype = torch.get_autocast_dtype(device.type) if autocast else model.head.weight.dtype
         self.embedding = model.get_parameter("embedding.weight").detach()
-        self.layers = [_prepare(cast(Block, block), self.dtype) for block in model.blocks]
-        self.norm, self.head = _Norm(model.norm), _product(self.dtype, model.head.weight)
+        product = _product_maker(self.dtype, device, rows)
+        self.layers = [_prepare(cast(Block, block), config, product) for block in model.blocks]
+        self.norm, self.head = _Norm(model.norm.weight, model.norm.eps), product(model.head.weight)
         cos, sin = rope_tables(torch.arange(length, device=device), config.head_dim, config.rope_theta)
         half = config.head_dim // 2
-        self.cos, self.sin = cos, torch.cat([-sin[:, :half], sin[:, half:]], dim=-1)
-        heads = (config.n_layers, rows, config.n_kv_heads)
-        # Keys lie position by position within a dimension: the products with a query then run along memory.
-        self.keys = torch.empty(*heads, config.head_dim, length, dtype=self.dtype, device=device)
-        # Values begin as zeros: weight 0 times what memory happened to hold could be NaN. Scores are masked
-        # instead.
-        self.values = torch.zeros(*heads, length, config.head_dim, dtype=self.dtype, device=device)
+        self.turns = torch.complex(cos[:, :half], sin[:, :half])
+        self.cache = make_cache(config, rows, length, self.dtype, device)
 
     def prefill(self, first_row: int, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "prompts vocab"]:
         """Put prompts into rows `first_row`, `first_row + 1`, ...; return the logits after each prompt's last
@@ -74,138 +63,72 @@ class Decoder:
         for row, prompt in enumerate(prompts):
             padded[row, : len(prompt)] = prompt
         ids = torch.from_numpy(padded).to(self.device)
-        rows = slice(first_row, first_row + len(prompts))
         grouped = self.config.n_heads != self.config.n_kv_heads
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            q, k, v = (t.unflatten(0, ids.shape) for t in (q, k, v))
+            self.cache.put(layer, first_row, k, v)
             q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-            self.keys[layer, rows, :, :, :longest] = k.mT
-            self.values[layer, rows, :, :longest] = v
-            return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped).transpose(1, 2)
+            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0, enable_gqa=grouped)
+            return mixed.transpose(1, 2).flatten(2).flatten(0, 1)
 
-        x = self._blocks(ids, self.cos[:longest, None], self.sin[:longest, None], attend)
-        last = torch.tensor([len(prompt) - 1 for prompt in prompts], device=self.device)
-        return self._logits(x[torch.arange(len(prompts), device=self.device), last])
+        last = torch.tensor([row * longest + len(prompt) - 1 for row, prompt in enumerate(prompts)])
+        turns = self.turns[:longest].repeat(len(prompts), 1)
+        return self._logits(self._blocks(ids.view(-1), turns, attend, last.to(self.device)))
 
     def step(self, ids: Sequence[int], positions: Sequence[int]) -> Float[Tensor, "rows vocab"]:
         """Feed one token into each of the first rows, at the given 0-based positions; return the logits that
         follow.
         """
-        rows, used = len(ids), max(positions) + 1
-        kv_heads, head_dim = self.config.n_kv_heads, self.config.head_dim
         token, position = torch.tensor([ids, positions]).to(self.device, non_blocking=True)
-        row_heads = torch.arange(rows * kv_heads, device=self.device)
-        position_heads = position.repeat_interleave(kv_heads)
-        value_slots = row_heads * self.length + position_heads
-        beyond = None
-        if min(positions) + 1 < used:
-            beyond = (torch.arange(used, device=self.device) > position[:, None])[:, None, None]
-        mix = self._value_mixer(row_heads, used)
-
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            self.keys[layer].flatten(0, 1)[row_heads, :, position_heads] = k.reshape(-1, head_dim)
-            self.values[layer].view(-1, head_dim).index_copy_(0, value_slots, v.reshape(-1, head_dim))
-            # The query heads that share a key head stand in the place of a query sequence: no key is
-            # repeated.
-            queries = q.reshape(rows, kv_heads, -1, head_dim) * head_dim**-0.5
-            scores = torch.matmul(queries, self.keys[layer, :rows, :, :, :used]).float()
-            if beyond is not None:
-                scores.masked_fill_(beyond, float("-inf"))
-            return mix(layer, scores.softmax(dim=-1))
-
-        cos, sin = self.cos[position, None, None], self.sin[position, None, None]
-        return self._logits(self._blocks(token[:, None], cos, sin, attend)[:, 0])
-
-    def _value_mixer(self, row_heads: Int[Tensor, "row_heads"], used: int) -> Callable[[int, Tensor], Tensor]:
-        """(layer, weights of shape `[rows, kv_heads, group, used]`) -> weighted sums of the values.
-
-        On a CPU in fp32 the values are rows of a table and the sums an embedding bag, whose kernel reads them
-        at the speed of memory; many small matrix products take twice as long there.
-        """
-        if self.device.type != "cpu" or self.dtype != torch.float32:
-            rows = len(row_heads) // self.config.n_kv_heads
-            return lambda layer, weights: torch.matmul(weights.to(self.dtype), self.values[layer, :rows, :, :used])
-        group = self.config.n_heads // self.config.n_kv_heads
-        bags = row_heads.repeat_interleave(group) * self.length
-        indices = (bags[:, None] + torch.arange(used)).view(-1)
-        offsets = torch.arange(0, len(indices) + 1, used)
-
-        def mix(layer: int, weights: Tensor) -> Tensor:
-            table = self.values[layer].view(-1, self.config.head_dim)
-            return torch.embedding_bag(table, indices, offsets, False, 0, False, weights.view(-1), True)[0]
-
-        return mix
+        self.cache.begin(positions)
+        return self._logits(self._blocks(token, self.turns[position], self.cache.attend))
 
     def move(self, source: int, target: int, used: int) -> None:
         """Copy the first `used` tokens of one row's cache to another row."""
-        self.keys[:, target, :, :, :used] = self.keys[:, source, :, :, :used]
-        self.values[:, target, :, :used] = self.values[:, source, :, :used]
+        self.cache.move(source, target, used)
 
     def _blocks(
-        self, ids: Int[Tensor, "rows seq"], cos: Tensor, sin: Tensor, attend: _Attend
-    ) -> Float[Tensor, "rows seq d_model"]:
-        """The residual stream after all blocks; `attend` stores keys and values and mixes the values."""
-        config = self.config
-        width, heads = config.n_kv_heads * config.head_dim, config.n_heads + config.n_kv_heads
+        self, ids: Tensor, turns: Complex[Tensor, "tokens pairs"], attend: _Attend, wanted: Tensor | None = None
+    ) -> Float[Tensor, "wanted d_model"]:
+        """The residual stream of the wanted tokens (None: all) after all blocks; `attend` stores keys and values and
+        mixes the values.
+        """
         x = F.embedding(ids, self.embedding).to(self.dtype)
+        turns = turns[:, None, None]
+        input_norms = self.config.norm_placement == "input"
         for index, layer in enumerate(self.layers):
-            normed_in = config.norm_placement == "input"
-            qkv = layer.qkv(layer.attention_norm(x) if normed_in else x)
-            if layer.q_norm is not None and layer.k_norm is not None:
-                q, k, v = qkv.split([config.d_model, width, width], dim=-1)
-                qk = torch.cat([layer.q_norm(q), layer.k_norm(k)], dim=-1)
-            else:
-                qk, v = qkv.split([config.d_model + width, width], dim=-1)
-            qk = _rotate(qk.unflatten(-1, (heads, config.head_dim)), cos, sin)
-            q, k = qk.split([config.n_heads, config.n_kv_heads], dim=-2)
-            v = v.unflatten(-1, (config.n_kv_heads, config.head_dim))
-            mixed = layer.out(attend(index, q, k, v).reshape(x.shape))
-            x = x + mixed if normed_in else layer.attention_norm.add(x, mixed)
-            gate, up = layer.gate_up(layer.feed_forward_norm(x) if normed_in else x).chunk(2, dim=-1)
+            q, k, v = layer.project(layer.attention_norm(x) if input_norms else x, turns)
+            mixed = attend(index, q, k, v)
+            if wanted is not None and layer is self.layers[-1]:  # nothing more is read from the others
+                x, mixed = x[wanted], mixed[wanted]
+            mixed = layer.out(mixed)
+            x = x + mixed if input_norms else layer.attention_norm.add(x, mixed)
+            gate, up = layer.gate_up(layer.feed_forward_norm(x) if input_norms else x).chunk(2, dim=-1)
             mixed = layer.down(F.silu(gate).mul_(up))
-            x = x + mixed if normed_in else layer.feed_forward_norm.add(x, mixed)
+            x = x + mixed if input_norms else layer.feed_forward_norm.add(x, mixed)
         return x
 
     def _logits(self, x: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows vocab"]:
         return self.head(self.norm(x)).float()
 
 
-def _prepare(block: Block, dtype: torch.dtype) -> _Layer:
-    attention, feed_forward = block.attention, block.feed_forward
-    return _Layer(
-        qkv=_product(dtype, attention.q.weight, attention.k.weight, attention.v.weight),
-        out=_product(dtype, attention.out.weight),
-        gate_up=_product(dtype, feed_forward.gate.weight, feed_forward.up.weight),
-        down=_product(dtype, feed_forward.down.weight),
-        q_norm=_Norm(attention.q_norm) if isinstance(attention.q_norm, RMSNorm) else None,
-        k_norm=_Norm(attention.k_norm) if isinstance(attention.k_norm, RMSNorm) else None,
-        attention_norm=_Norm(block.attention_norm),
-        feed_forward_norm=_Norm(block.feed_forward_norm),
-    )
-
-
-def _product(dtype: torch.dtype, *weights: Tensor) -> _Product:
-    """x -> x @ concat(weights).T with the weights laid out once for the device."""
-    weight = torch.cat([w.detach() for w in weights]).to(dtype)
-    if weight.device.type == "cpu" and torch.backends.mkldnn.is_available():
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight, _PACKED_ROWS)
-        return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
-    return lambda x: F.linear(x, weight)
-
-
 class _Norm:
     """RMSNorm as x * weight * sqrt(width) / sqrt(|x|**2 + width * eps): half as many operations, equal up to
-    rounding.
+    rounding. Vectors lie along the last dimension; weights `[parts, width]` norm several side by side.
     """
 
-    def __init__(self, norm: RMSNorm) -> None:
-        weight = norm.weight.detach().float()
-        self.weight = weight * len(weight) ** 0.5
-        self.floor = torch.tensor((len(weight) * norm.eps) ** 0.5, device=weight.device)
+    def __init__(self, weight: Float[Tensor, "*parts width"], eps: float) -> None:
+        width = weight.shape[-1]
+        self.weight = weight.detach().float() * width**0.5
+        self.floor = torch.tensor((width * eps) ** 0.5, device=weight.device)
+
+    def wide(self, x: Float[Tensor, "... width"]) -> Float[Tensor, "... width"]:
+        """norm(x) in fp32"""
+        return (x * self.weight).div_(self._length(x))
 
     def __call__(self, x: Float[Tensor, "... width"]) -> Float[Tensor, "... width"]:
-        wide = x.float()
-        return (wide * self.weight).div_(self._length(wide)).to(x.dtype)
+        return self.wide(x).to(x.dtype)
 
     def add(self, residual: Tensor, x: Float[Tensor, "... width"]) -> Float[Tensor, "... width"]:
         """residual + norm(x)"""
@@ -214,10 +137,92 @@ class _Norm:
         return residual + self(x)
 
     def _length(self, x: Tensor) -> Tensor:
-        return torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self.floor)
+        return torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32), self.floor)
 
 
-def _rotate(x: Float[Tensor, "... head_dim"], cos: Tensor, sin: Tensor) -> Float[Tensor, "... head_dim"]:
-    """Half-split rotation; `sin` carries the sign of the first half, so that exchanging the halves suffices."""
-    wide = x.float()
-    return torch.addcmul(wide * cos, wide.roll(x.shape[-1] // 2, dims=-1), sin).to(x.dtype)
+@dataclass(frozen=True)
+class _Turned:
+    """A piece of the projection that is normed and rotated: `parts` vectors of heads * head_dim numbers."""
+
+    parts: int
+    head_dim: int
+    norm: _Norm | None
+    scale: float
+    """Of the result; with a norm, its weight holds it."""
+
+    def __call__(self, x: Float[Tensor, "tokens width"], turns: Tensor) -> list[Float[Tensor, "tokens heads head_dim"]]:
+        x = x.unflatten(-1, (self.parts, -1))
+        wide = x.float() * self.scale if self.norm is None else self.norm.wide(x)
+        pairs = torch.view_as_complex(wide.unflatten(-1, (-1, self.head_dim // 2, 2)))
+        return list(torch.view_as_real(pairs.mul_(turns)).flatten(-2).to(x.dtype).unbind(1))
+
+
+@dataclass(frozen=True)
+class _Layer:
+    qkv: _Product
+    widths: list[int]
+    """What each of `turned`, and last the values, take from that product."""
+    turned: tuple[_Turned, ...]
+    out: _Product
+    gate_up: _Product
+    down: _Product
+    attention_norm: _Norm
+    feed_forward_norm: _Norm
+
+    def project(self, x: Float[Tensor, "tokens d_model"], turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (scaled), keys and values, shape `[tokens, heads, head_dim]` each."""
+        *pieces, v = self.qkv(x).split(self.widths, dim=-1)
+        q, k = (part for turn, piece in zip(self.turned, pieces, strict=True) for part in turn(piece, turns))
+        return q, k, v.unflatten(-1, (-1, q.shape[-1]))
+
+
+def _prepare(block: Block, config: ModelConfig, product: Callable[..., _Product]) -> _Layer:
+    attention, feed_forward = block.attention, block.feed_forward
+    q, k = (_neighbours(linear.weight, config.head_dim) for linear in (attention.q, attention.k))
+    turned = _turned(attention, config)
+    return _Layer(
+        qkv=product(q, k, attention.v.weight),
+        widths=[*([len(q) + len(k)] if len(turned) == 1 else [len(q), len(k)]), len(k)],
+        turned=turned,
+        out=product(attention.out.weight),
+        gate_up=product(feed_forward.gate.weight, feed_forward.up.weight),
+        down=product(feed_forward.down.weight),
+        attention_norm=_Norm(block.attention_norm.weight, block.attention_norm.eps),
+        feed_forward_norm=_Norm(block.feed_forward_norm.weight, block.feed_forward_norm.eps),
+    )
+
+
+def _turned(attention: Attention, config: ModelConfig) -> tuple[_Turned, ...]:
+    """Query and key: one piece where both are equally wide, so that one set of operations serves both."""
+    head_dim, scale = config.head_dim, config.head_dim**-0.5
+    if not isinstance(attention.q_norm, RMSNorm) or not isinstance(attention.k_norm, RMSNorm):
+        return _Turned(1, head_dim, None, scale), _Turned(1, head_dim, None, 1.0)
+    q = _neighbours(attention.q_norm.weight, head_dim) * scale
+    k = _neighbours(attention.k_norm.weight, head_dim)
+    if len(q) == len(k):
+        return (_Turned(2, head_dim, _Norm(torch.stack([q, k]), config.norm_eps), 1.0),)
+    return tuple(_Turned(1, head_dim, _Norm(weight, config.norm_eps), 1.0) for weight in (q, k))
+
+
+def _neighbours(weight: Float[Tensor, "width *rest"], head_dim: int) -> Float[Tensor, "width *rest"]:
+    """Within each head, rows 0, head_dim/2, 1, head_dim/2 + 1, ...: what RoPE rotates together lies together."""
+    heads = weight.detach().unflatten(0, (-1, 2, head_dim // 2))
+    return heads.transpose(1, 2).flatten(0, 2)
+
+
+def _product_maker(dtype: torch.dtype, device: torch.device, rows: int) -> Callable[..., _Product]:
+    """How to make (x -> x @ concat(weights).T), with the weights laid out once for the device.
+
+    A single fp32 row is a walk through the weights, which the default library does with less overhead.
+    """
+    packed = device.type == "cpu" and torch.backends.mkldnn.is_available()
+    packed = packed and (rows > 1 or dtype != torch.float32)
+
+    def product(*weights: Tensor) -> _Product:
+        weight = (torch.cat(weights) if len(weights) > 1 else weights[0]).detach().to(dtype)
+        if not packed:
+            return lambda x: F.linear(x, weight)
+        blocked = torch.ops.mkldnn._reorder_linear_weight(weight, _PACKED_ROWS)
+        return lambda x: torch.ops.mkldnn._linear_pointwise(x, blocked, None, "none", [], "")
+
+    return product

@@ -1,4 +1,4 @@
-"""Measures of training stability: spike score, growth exponent, norms per parameter.
+"""Measures of training stability: spike score, growth exponent, norms of parameters, gradients and updates.
 
 Source: RECIPE D (both spike scores, growth exponent), paper section 3.2; golden/spike_score.json. Choices
 where no source settles the matter (RECIPE K): the paper's score uses the previous values only, the sample
@@ -6,14 +6,19 @@ standard deviation, and starts when its window is full.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
 
+from model.parallel import local_part
 from model.transformer import Transformer
 
 PAPER_WINDOW, PAPER_DEVIATIONS = 1000, 7.0
@@ -59,40 +64,60 @@ class Growth(NamedTuple):
     """Growth exponents per layer; 0 is neither growth nor decay through the depth."""
 
     activations: float
+    """Of the residual stream after a layer."""
     gradients: float
+    """Of the loss gradient in the residual stream after a layer, from the last layer to the first."""
+    contributions: float
+    """Of what a layer adds to the residual stream."""
 
 
 def growth_exponent(model: Transformer, ids: Int[Tensor, "documents seq"]) -> Growth:
-    """ln(norm at the last layer / norm at the first) / n_layers, of residual activations and of the loss
-    gradient in them.
+    """ln(norm at the last layer / norm at the first) / n_layers, of three vectors of a layer.
 
     Vectors are averaged over documents and positions before the norm is taken; embeddings are left out (the
-    first vector is the first block's output). Needs at least two layers; the paper uses 50 random documents.
+    first vector is the first block's). NaN where a vector is zero. Needs at least two layers; the paper uses 50
+    random documents. Parameters keep their `requires_grad` and have no gradient afterwards.
     """
     if len(model.blocks) < 2:
         raise ValueError(f"n_layers={len(model.blocks)}: growth through the depth needs at least 2 layers")
+    added: list[Tensor] = []
     outputs: list[Tensor] = []
 
-    def keep(_: nn.Module, __: object, output: Tensor) -> None:
+    def keep(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        added.append((output - inputs[0]).detach())
         output.retain_grad()
         outputs.append(output)
 
-    handles = [model.blocks[index].register_forward_hook(keep) for index in (0, -1)]
-    training = model.training
-    model.train()  # blocks are called, not bypassed, so that hooks run
-    try:
-        logits = model(ids)
-        loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten())
-        loss.backward()
-    finally:
-        for handle in handles:
-            handle.remove()
-        model.train(training)
-    model.zero_grad(set_to_none=True)
+    with _only_activations_differentiated(model):
+        handles = [model.blocks[index].register_forward_hook(keep) for index in (0, -1)]
+        try:
+            logits = model(ids)
+            loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten())
+            loss.backward()
+        finally:
+            for handle in handles:
+                handle.remove()
     first, last = outputs
+    layers = len(model.blocks)
     return Growth(
-        _rate(first.detach(), last.detach(), len(model.blocks)), _rate(_grad(last), _grad(first), len(model.blocks))
+        _rate(first.detach(), last.detach(), layers), _rate(_grad(last), _grad(first), layers), _rate(*added, layers)
     )
+
+
+@contextmanager
+def _only_activations_differentiated(model: Transformer) -> Iterator[None]:
+    """Training mode, in which blocks are called and hooks run; of all parameters only the embedding has a gradient."""
+    training, wanted = model.training, {p: p.requires_grad for p in model.parameters()}
+    model.train()
+    model.requires_grad_(False)
+    model.embedding.requires_grad_(True)
+    try:
+        yield
+    finally:
+        model.zero_grad(set_to_none=True)
+        model.train(training)
+        for parameter, needed in wanted.items():
+            parameter.requires_grad_(needed)
 
 
 def _grad(tensor: Tensor) -> Tensor:
@@ -102,13 +127,92 @@ def _grad(tensor: Tensor) -> Tensor:
 
 def _rate(start: Tensor, end: Tensor, layers: int) -> float:
     norms = [tensor.float().mean(dim=(0, 1)).norm().item() for tensor in (start, end)]
-    return math.log(norms[1] / norms[0]) / layers
+    return math.log(norms[1] / norms[0]) / layers if all(norms) else math.nan
 
 
-def parameter_norms(model: nn.Module) -> Iterator[tuple[str, float]]:
-    """Yields metric names and L2 norms of every parameter, and of its gradient where it has one."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            yield f"param/{name}.norm", parameter.float().norm().item()
-            if parameter.grad is not None:
-                yield f"grad/{name}.norm", parameter.grad.float().norm().item()
+def group_of(name: str) -> str:
+    """The group of a parameter: `embedding`, `head`, `norm` or its block, such as `blocks.3`."""
+    parts = name.split(".")
+    return ".".join(parts[:2]) if parts[0] == "blocks" else parts[0]
+
+
+Batches = TypeVar("Batches")
+
+
+class NormWatch:
+    """L2 norms per group of parameters at every `every`-th update (0: never), read beside the optimizer.
+
+    Use it in a `with` block, tell it each 0-based step before its update with `arm`, and take `metrics(n)` after the
+    n-th update: `param_norm/<group>` after it, `grad_norm/<group>` before clipping, `update_norm/<group>` of the
+    difference that it made, weight decay included. A watched update holds a second copy of the weights.
+    """
+
+    def __init__(self, model: nn.Module, every: int) -> None:
+        self.model, self.every = model, every
+        self.update = 0
+        """Number of the update that `found` is of, 0 before the first watched one."""
+        self.found: dict[str, Tensor] = {}
+        self._due = False
+        self._before: dict[str, Tensor] = {}
+        self._handles: list[RemovableHandle] = []
+
+    def arm(self, step: int) -> None:
+        """Say which step comes next."""
+        self._due = self.every > 0 and (step + 1) % self.every == 0
+        if self._due:
+            self.update = step + 1
+
+    def watching(self, batches: Callable[[int], Batches]) -> Callable[[int], Batches]:
+        """The same batches; asking for a step's arms the watch for it."""
+
+        def armed(step: int) -> Batches:
+            self.arm(step)
+            return batches(step)
+
+        return armed
+
+    def metrics(self, update: int) -> dict[str, float]:
+        """Norms of that update; empty where it was not watched."""
+        return {name: float(value) for name, value in self.found.items()} if update == self.update else {}
+
+    def __enter__(self) -> "NormWatch":
+        self._handles = [
+            register_optimizer_step_pre_hook(self._look_before),
+            register_optimizer_step_post_hook(self._look_after),
+        ]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    @torch.no_grad()
+    def _look_before(self, optimizer: torch.optim.Optimizer, _: Any, __: Any) -> None:
+        if not self._due:
+            return
+        watched = self._watched(optimizer)
+        gradients = {name: parameter.grad for name, parameter in watched if parameter.grad is not None}
+        self.found = _group_norms("grad_norm", gradients)
+        self._before = {name: parameter.detach().clone() for name, parameter in watched}
+
+    @torch.no_grad()
+    def _look_after(self, optimizer: torch.optim.Optimizer, _: Any, __: Any) -> None:
+        if not self._due:
+            return
+        watched = self._watched(optimizer)
+        self.found |= _group_norms("param_norm", dict(watched))
+        self.found |= _group_norms("update_norm", {name: p - self._before[name] for name, p in watched})
+        self._before, self._due = {}, False
+
+    def _watched(self, optimizer: torch.optim.Optimizer) -> list[tuple[str, nn.Parameter]]:
+        # By memory, since an optimizer of sharded parameters holds this process's rows of each.
+        held = {parameter.data_ptr() for group in optimizer.param_groups for parameter in group["params"]}
+        return [(n, p) for n, p in self.model.named_parameters() if local_part(p.detach()).data_ptr() in held]
+
+
+def _group_norms(kind: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    groups: dict[str, list[Tensor]] = {}
+    for name, tensor in tensors.items():
+        groups.setdefault(group_of(name), []).append(tensor.detach().float())
+    norms = {f"{kind}/{group}": nn.utils.get_total_norm(members) for group, members in groups.items()}
+    return {name: norm.full_tensor() if isinstance(norm, DTensor) else norm for name, norm in norms.items()}

@@ -1,14 +1,14 @@
 """Generation from prompts: batched decoding with a key-value cache, rows refilled as they finish (RECIPE H.2,
 I.3, I.4).
 
-`generate` is deliberately narrow, so that a server speaking another protocol can take its place: prompts in,
-completions out. Details are in `model/decoder.py` (arithmetic), `model/sampling.py` (choice and noise),
-`model/scoring.py` (given texts).
+`Generator` is deliberately narrow, so that a server speaking another protocol can take this module's place: ids
+in, completions out (`tasks/generation.py` has both). Details are in `model/decoder.py` and `model/kv_cache.py`
+(arithmetic), `model/sampling.py` (choice and noise), `model/scoring.py` (given texts).
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -19,9 +19,10 @@ from model.scoring import log_likelihoods
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
 
-__all__ = ["Completion", "Sampling", "generate", "log_likelihoods"]
+__all__ = ["Completion", "Generator", "Sampling", "completion_text", "generate", "log_likelihoods"]
 
-_PREFILL_TOKENS = 16_384  # rows x longest prompt of one prefill: bounds its memory
+_PREFILL_TOKENS = {"cpu": 1024}  # rows x longest prompt of one prefill: activations should stay in a CPU's cache
+_PREFILL_TOKENS_ELSEWHERE = 16_384  # and use an accelerator fully, within its memory
 _REFILL_SHARE = (
     8  # refill when this part of the rows is free: one prefill of several prompts is cheaper than several of one
 )
@@ -67,6 +68,18 @@ class Completion:
     finish: Literal["stop", "length"]
     """"stop": EOS or a stop text was generated; "length": `max_new_tokens` or the model's window was reached.
     """
+
+
+class Generator(Protocol):
+    """Whatever answers prompts with one model, here or elsewhere."""
+
+    def __call__(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, progress: Callable[[int], None] | None = None
+    ) -> list[Completion]:
+        """One completion per prompt (ids), in their order. Equal prompts are sampled independently of each other.
+        `progress` is told how many prompts just finished.
+        """
+        ...
 
 
 @dataclass
@@ -160,9 +173,10 @@ class _Generation:
     def _admit(self, free: int) -> None:
         """Put waiting prompts into free rows, as many as one prefill may hold, and choose their first tokens."""
         first, indices, longest = len(self.rows), [], 0
+        most = _PREFILL_TOKENS.get(self.decoder.device.type, _PREFILL_TOKENS_ELSEWHERE)
         while self.next_prompt < len(self.prompts) and len(indices) < free:
             longest = max(longest, len(self.prompts[self.next_prompt]))
-            if indices and longest * (len(indices) + 1) > _PREFILL_TOKENS:
+            if indices and longest * (len(indices) + 1) > most:
                 break
             indices.append(self.next_prompt)
             self.next_prompt += 1
@@ -207,20 +221,20 @@ class _Generation:
             row.tail = row.tail[-max(map(len, self.stops)) :]
         if not stopped and len(row.ids) < row.limit:
             return False
-        text = _text(self.tokenizer, row.ids, self.stops)
+        text = completion_text(self.tokenizer, row.ids, self.sampling.stop)
         self.completions[row.prompt] = Completion(row.ids, text, row.logprobs, "stop" if stopped else "length")
         return True
 
 
-def _text(tokenizer: Tokenizer, ids: list[int], stops: tuple[bytes, ...]) -> str:
+def completion_text(tokenizer: Tokenizer, ids: Sequence[int], stop: Sequence[str]) -> str:
     """Text of an answer without control tokens, cut before the first stop text (which a control token may be
     part of).
     """
-    if not stops:
-        return tokenizer.decode(ids)
+    if not stop:
+        return tokenizer.decode(list(ids))
     pieces = [tokenizer.token_bytes()[token] for token in ids]
     whole = b"".join(pieces)
-    cut = min((at for at in map(whole.find, stops) if at >= 0), default=len(whole))
+    cut = min((at for at in (whole.find(text.encode()) for text in stop) if at >= 0), default=len(whole))
     control, kept, start = set(tokenizer.control_ids.tolist()), b"", 0
     for token, piece in zip(ids, pieces, strict=True):
         if token not in control:

@@ -2,31 +2,33 @@
 
 Source: RECIPE D (precision, clipping, metrics every 10 steps), J (garbage collection at fixed steps, resume).
 A step is a pure function of the state and of `batches(step)`, so a resumed run equals an undisturbed one bit
-for bit on the same CPU.
+for bit on the same CPU. With several processes every one of them runs this loop (`model.parallel`).
 """
 
 import contextlib
 import gc
-import time
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from model.config import Compute
+from model.metrics import Instances, Log, Metrics
 from model.optim import OptimConfig, Optimizer
+from model.parallel import Batch, Group, Objective, share_of, spread
 from model.schedule import ScheduleConfig, update_learning_rate
 from model.watchdog import Watchdog
 
-Batch = dict[str, Any]
-"""Arrays or tensors of one micro-batch by name. Names `ids` and `*_ids` are token ids and are counted as
-trained tokens.
-"""
-Objective = Callable[[Any, dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]
-"""(model, batch on the device) -> scalar to minimise and metrics, kept on the device."""
+# Batch: arrays or tensors of one micro-batch by name. Names `ids` and `*_ids` are token ids and are counted as trained
+# tokens. Objective: (model, batch on the device) -> scalar to minimise and metrics, kept on the device; what several
+# workers or micro-batches return is summed over the former and averaged over the latter.
+__all__ = ["Batch", "Evaluate", "Objective", "TrainState", "new_state", "to_device", "train"]
+
+Evaluate = Callable[["TrainState"], dict[str, float]]
+"""State -> metrics of the model as it is, equal in equal runs (RECIPE D, evaluation in the loop)."""
 
 
 @dataclass
@@ -37,14 +39,16 @@ class TrainState:
     optimizer: Optimizer
     step: int = 0
     tokens: int = 0
+    group: Group = field(default_factory=Group)
+    """The processes that train this model."""
 
 
 def new_state(model: nn.Module, optim: OptimConfig, compute: Compute) -> TrainState:
-    """State at step 0 with fresh moments; moves the model to the device. Fill it with `checkpoint.load_state`
-    to resume.
+    """State at step 0 with fresh moments; moves the model, or this process's part of it, to the device. Fill it with
+    `checkpoint.load_state` to resume.
     """
-    model.to(compute.device)
-    return TrainState(model, Optimizer(model.named_parameters(), optim))
+    group = spread(model, compute.parallel, compute.device)
+    return TrainState(model, Optimizer(model.named_parameters(), optim), group=group)
 
 
 def train(
@@ -59,16 +63,23 @@ def train(
     state: TrainState | None = None,
     checkpoint: Callable[[TrainState], None] | None = None,
     checkpoint_every: int = 0,
-    log: Callable[[int, dict[str, float]], None] | None = None,
+    log: Log | None = None,
     log_every: int = 10,
+    facts: Callable[[int], dict[str, float]] | None = None,
+    instances: Instances | None = None,
+    evaluate: Evaluate | None = None,
+    evaluate_every: int = 0,
 ) -> TrainState:
     """Train from `state.step` (or 0) to `steps` updates and return the state.
 
-    `batches(step)` gives the micro-batches of a 0-based step; gradients and metrics are averaged over them.
-    `log` gets the number of finished updates and the step's metrics (loss, the objective's own, grad_norm,
-    skipped, lr, tokens, tokens_per_second). `checkpoint` is called after every `checkpoint_every` updates
-    except the last. Raises FloatingPointError at a non-finite loss or gradient, before it reaches the weights
-    or a checkpoint.
+    `batches(step)` gives the micro-batches of a 0-based step, the same in every process of a group; gradients and
+    metrics are averaged over them. `log` gets the number of finished updates and the step's metrics (loss, the
+    objective's own, grad_norm, skipped, lr, tokens, tokens_per_second), some steps later and in order; `facts(n)`, asked
+    right after the n-th update, joins them. `checkpoint` is called after every `checkpoint_every` updates except the
+    last, when the metrics of all steps so far have been logged. `evaluate` is called after every `evaluate_every`
+    updates (0: never) with the model in evaluation mode and without gradients; what it returns joins the metrics of
+    that step, which is then always logged. Raises FloatingPointError at a non-finite loss or gradient, before it reaches
+    the weights or a checkpoint; `instances(step)` names the examples of a batch for that error.
     """
     if compute.threads:
         torch.set_num_threads(compute.threads)
@@ -76,26 +87,30 @@ def train(
     if compute.compile == "blocks":
         compile_model(model)
     model.train()
-    pending: list[tuple[int, dict[str, Any]]] = []
-    saved = state.step
-    with _manual_gc(), Watchdog(compute.stall_seconds) as watchdog:
-        clock, clock_tokens = time.perf_counter(), state.tokens
+    with (
+        _manual_gc(),
+        Watchdog(compute.stall_seconds) as watchdog,
+        Metrics(log, instances, saved=state.step, tokens=state.tokens) as metrics,
+    ):
         while state.step < steps:
-            micro_batches = [to_device(batch, compute.device) for batch in batches(state.step)]
-            metrics = train_step(state, objective, micro_batches, optim, schedule, steps)
+            micro_batches = batches(state.step)
+            metrics.collect(
+                state.step + 1, train_step(state, objective, micro_batches, optim, schedule, steps, compute.device)
+            )
             watchdog.beat()
-            pending.append((state.step, metrics))
             due = bool(checkpoint and checkpoint_every and state.step % checkpoint_every == 0 and state.step < steps)
-            if state.step % log_every == 0 or state.step == steps or due:
-                fetched = _fetch(pending, saved)
-                seconds = time.perf_counter() - clock
-                rate = (state.tokens - clock_tokens) / max(seconds, 1e-9)
-                if log and (state.step % log_every == 0 or state.step == steps):
-                    log(state.step, fetched | {"tokens_per_second": rate})
-                if checkpoint and due:
-                    checkpoint(state)
-                    saved = state.step
-                clock, clock_tokens = time.perf_counter(), state.tokens
+            judged = bool(evaluate and evaluate_every and state.step % evaluate_every == 0)
+            logged = judged or state.step % log_every == 0 or state.step == steps
+            if logged or due:
+                known = facts(state.step) if facts and logged else {}
+                if evaluate and judged:
+                    known |= _evaluated(state, evaluate)
+                    watchdog.beat()
+                metrics.send(state.tokens, known, logged)
+            metrics.deliver(wait=due or state.step == steps)
+            if checkpoint and due:
+                checkpoint(state)
+                metrics.saved = state.step
             if state.step % compute.gc_every == 0:
                 gc.collect(1)
     return state
@@ -104,33 +119,53 @@ def train(
 def train_step(
     state: TrainState,
     objective: Objective,
-    micro_batches: Sequence[dict[str, Tensor]],
+    micro_batches: Sequence[Batch],
     optim: OptimConfig,
     schedule: ScheduleConfig,
     steps: int,
-) -> dict[str, Any]:
+    device: str,
+) -> dict[str, Tensor | float]:
     """One update: forward and backward of every micro-batch, then clip and apply. Metrics that are tensors
     stay on the device.
     """
     if not micro_batches:
         raise ValueError(f"batches({state.step}) is empty; every step before {steps} needs at least one micro-batch")
-    device = next(iter(micro_batches[0].values())).device.type
-    share = 1.0 / len(micro_batches)
+    group, share = state.group, 1.0 / len(micro_batches)
+    # Workers average their gradients, whereas each has a part of the sum.
+    scale = share * group.world
     sums: dict[str, Tensor] = {}
-    batch_tokens = 0
-    for batch in micro_batches:
-        batch_tokens += sum(value.numel() for name, value in batch.items() if name == "ids" or name.endswith("_ids"))
-        with torch.autocast(device, torch.bfloat16, enabled=optim.precision == "bf16"):
-            loss, metrics = objective(state.model, batch)
-        (loss if share == 1.0 else loss * share).backward()
+    own = share_of(micro_batches, group.rank, group.world)
+    for place, batch in enumerate(own):
+        with group.accumulating(last=place == len(own) - 1):
+            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=optim.precision == "bf16"):
+                loss, metrics = group.run(objective, state.model, to_device(batch, device))
+            (loss if scale == 1.0 else loss * scale).backward()
         for name, value in ({"loss": loss} | metrics).items():
             value = value.detach().float() * share
             sums[name] = sums[name] + value if name in sums else value
+    sums = group.total(sums)
+    batch_tokens = sum(_tokens(batch) for batch in micro_batches)
     lr = update_learning_rate(schedule, step=state.step, tokens=state.tokens, batch_tokens=batch_tokens, steps=steps)
     update = state.optimizer.step(lr, sums.get("ce", sums["loss"]))
     state.step += 1
     state.tokens += batch_tokens
     return sums | update | {"lr": lr, "tokens": float(state.tokens)}
+
+
+def _tokens(batch: Batch) -> int:
+    """Token ids in a micro-batch."""
+    return sum(math.prod(value.shape) for name, value in batch.items() if name == "ids" or name.endswith("_ids"))
+
+
+@torch.no_grad()
+def _evaluated(state: TrainState, evaluate: Evaluate) -> dict[str, float]:
+    """What the hook finds, with the model back in training mode afterwards."""
+    state.model.eval()
+    try:
+        with state.group.whole():
+            return evaluate(state)
+    finally:
+        state.model.train()
 
 
 def compile_model(model: nn.Module) -> None:
@@ -148,23 +183,6 @@ def to_device(batch: Batch, device: str) -> dict[str, Tensor]:
             value = value.astype(np.int64)
         tensors[name] = torch.as_tensor(value).to(device, non_blocking=True)
     return tensors
-
-
-def _fetch(pending: list[tuple[int, dict[str, Any]]], saved: int) -> dict[str, float]:
-    """Metrics of the newest pending step as floats, after checking all pending ones for non-finite values;
-    empties the list.
-    """
-    values: dict[str, float] = {}
-    for step, metrics in pending:
-        values = {name: float(value) for name, value in metrics.items()}
-        if not (np.isfinite(values["loss"]) and np.isfinite(values["grad_norm"])):
-            raise FloatingPointError(
-                f"step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}. A run may not go on from a "
-                f"non-finite value; the last good state is step {saved}. Lower the learning rate or inspect the batch of "
-                f"step {step - 1} (0-based)"
-            )
-    pending.clear()
-    return values
 
 
 @contextlib.contextmanager

@@ -23,7 +23,11 @@ from model.transformer import Transformer
 IGNORE = -100
 """Label of a position that is not trained."""
 CHUNK_ELEMENTS = 1 << 22
-"""Logits held at a time: 4M, 16 MB in fp32, so that a chunk stays within a processor's last cache level."""
+"""Logits worked on at a time: 4M, 8 MB in bf16, so that they stay within a processor's last cache level."""
+CHUNK_ROWS = 512
+"""Least rows of logits held at a time: with fewer, the products with a large vocabulary wait for memory."""
+TILE_ROWS = 4096
+"""Rows of the head whose gradient is summed at a time."""
 
 Normalisation = Literal["labels", "positions", "sum"]
 
@@ -62,28 +66,28 @@ def loss_divisor(labels: Int[np.ndarray, "batch seq"], masked_instances: int, no
     return float((labels != IGNORE).sum() + masked_instances * labels.shape[1])
 
 
-def _kernel(
-    logits: Float[Tensor, "rows vocab"], labels: Int[Tensor, " rows"], z_weight: float, divisor: Tensor
-) -> tuple[Tensor, Tensor, Float[Tensor, "rows vocab"]]:
-    """Sums of cross-entropy and of squared logsumexp over trained rows, and the gradient of the loss in the
-    logits.
+def cached_rows(vocab_size: int) -> int:
+    """Rows of logits worked on at a time, a power of two, so that batches of many sizes split evenly."""
+    return 1 << (max(1, CHUNK_ELEMENTS // vocab_size).bit_length() - 1)
+
+
+def chunk_rows(vocab_size: int) -> int:
+    """Rows of logits held at a time."""
+    return max(CHUNK_ROWS, cached_rows(vocab_size))
+
+
+def _softmax_gradient(
+    logits: Float[Tensor, "rows vocab"], scale: Float[Tensor, "rows 1"], z_weight: float
+) -> tuple[Float[Tensor, "rows 1"], Float[Tensor, "rows 1"]]:
+    """Row-wise maximum and sum of exp(logit - maximum), in fp32. Overwrites the logits with the gradient of
+    scale * (logsumexp + z_weight * logsumexp^2), in which the labels' own part is still missing.
     """
     wide = logits.float()
-    trained = labels != IGNORE
-    target = torch.where(trained, labels, 0)
     top = wide.amax(-1, keepdim=True)
-    powers = (wide - top).exp()
-    total = powers.sum(-1, keepdim=True)
-    log_total = (total.log() + top).squeeze(-1)
-    picked = wide.gather(-1, target.unsqueeze(-1)).squeeze(-1)
-    weight = trained.float()
-    ce = ((log_total - picked) * weight).sum()
-    z = (log_total.square() * weight).sum()
-    scale = (weight / divisor).unsqueeze(-1)
-    grow = scale * (1 + 2 * z_weight * log_total.unsqueeze(-1)) / total
-    hit = torch.arange(logits.shape[-1], device=logits.device) == target.unsqueeze(-1)
-    gradient = powers * grow - torch.where(hit, scale, 0.0)
-    return ce, z, gradient.to(logits.dtype)
+    total = (wide - top).exp().sum(-1, keepdim=True)
+    grow = scale * (1 + 2 * z_weight * (total.log() + top)) / total
+    logits.copy_((wide - top).exp() * grow)
+    return top, total
 
 
 @functools.cache
@@ -92,8 +96,8 @@ def _compiled(kernel: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _HeadLoss(torch.autograd.Function):
-    """Loss of hidden rows under a head. Gradients are made in the forward pass: nothing of size vocab is kept
-    for backward.
+    """Loss of hidden rows under a head. Gradients are made in the forward pass, chunk by chunk in one buffer:
+    nothing of size vocab but the head's gradient is kept for backward, which may therefore be called once.
     """
 
     @staticmethod
@@ -106,44 +110,62 @@ class _HeadLoss(torch.autograd.Function):
         z_weight: float,
         compiled: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        kernel = _compiled(_kernel) if compiled else _kernel
+        kernel = _compiled(_softmax_gradient) if compiled else _softmax_gradient
         cast_weight = weight.to(rows.dtype)
-        size = max(1, CHUNK_ELEMENTS // weight.shape[0])
-        chunks = -(-len(rows) // size)
+        trained = labels != IGNORE
+        targets = torch.where(trained, labels, 0).unsqueeze(-1)
+        scale = (trained / divisor).unsqueeze(-1)
         needs = ctx.needs_input_grad
         row_gradient = torch.empty_like(rows) if needs[0] else None
-        weight_gradient = None
-        ce, z = (torch.zeros((), device=rows.device) for _ in range(2))
-        for part, target, place in zip(
-            rows.chunk(chunks),
-            labels.chunk(chunks),
-            range(0, len(rows), -(-len(rows) // chunks)),
-            strict=True,
-        ):
-            part_ce, part_z, gradient = kernel(part @ cast_weight.T, target, z_weight, divisor)
-            ce, z = ce + part_ce, z + part_z
+        weight_gradient = torch.empty_like(weight) if needs[1] else None
+        size, piece = min(chunk_rows(weight.shape[0]), len(rows)), cached_rows(weight.shape[0])
+        buffer = torch.empty(size, weight.shape[0], dtype=rows.dtype, device=rows.device)
+        numbers = torch.arange(size, device=rows.device)
+        log_totals, picks = [], []
+        for place in range(0, len(rows), size):
+            part, target, part_scale = (t[place : place + size] for t in (rows, targets, scale))
+            logits = torch.mm(part, cast_weight.T, out=buffer[: len(part)])
+            picked = logits.gather(-1, target).float()
+            sums = [kernel(*pair, z_weight) for pair in zip(logits.split(piece), part_scale.split(piece), strict=True)]
+            log_total = torch.cat([top + total.log() for top, total in sums])
+            grow = part_scale * (1 + 2 * z_weight * log_total)
+            exact = ((picked - log_total).exp() * grow - part_scale).to(logits.dtype)
+            logits[numbers[: len(part)], target.squeeze(-1)] = exact.squeeze(-1)
             if row_gradient is not None:
-                torch.mm(gradient, cast_weight, out=row_gradient[place : place + len(part)])
-            if needs[1]:
-                product = (gradient.T @ part).to(weight.dtype)
-                weight_gradient = product if weight_gradient is None else weight_gradient.add_(product)
-        ctx.save_for_backward(row_gradient, weight_gradient)
-        ce, z = ce / divisor, z_weight * z / divisor
+                torch.mm(logits, cast_weight, out=row_gradient[place : place + len(part)])
+            if weight_gradient is not None:
+                _add_outer_product(weight_gradient, logits, part, first=place == 0)
+            log_totals.append(log_total)
+            picks.append(picked)
+        ctx.gradients = row_gradient, weight_gradient
+        log_total, picked = torch.cat(log_totals), torch.cat(picks)
+        ce, z = ((log_total - picked) * scale).sum(), z_weight * (log_total.square() * scale).sum()
         ctx.mark_non_differentiable(ce, z)
         return ce + z, ce, z
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        rows, weight = ctx.saved_tensors
-        scale = gradients[0]
-        return (
-            None if rows is None else rows * scale.to(rows.dtype),
-            None if weight is None else weight * scale,
-            None,
-            None,
-            None,
-            None,
-        )
+        # In place and handed over: the head's gradient is as large as the head.
+        rows, weight = (None if kept is None else kept.mul_(gradients[0]) for kept in ctx.gradients)
+        del ctx.gradients
+        return rows, weight, None, None, None, None
+
+
+def _add_outer_product(
+    total: Float[Tensor, "vocab d_model"],
+    left: Float[Tensor, "rows vocab"],
+    right: Float[Tensor, "rows d_model"],
+    *,
+    first: bool,
+) -> None:
+    """total += left.T @ right: products of their own type, summed in fp32 tile by tile while they are in cache."""
+    for place in range(0, len(total), TILE_ROWS):
+        tile = slice(place, place + TILE_ROWS)
+        product = left[:, tile].T @ right
+        if first:
+            total[tile] = product
+        else:
+            total[tile] += product
 
 
 def head_loss(

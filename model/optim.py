@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from model.config import Config
+from model.parallel import is_sharded, local_part
 
 # RECIPE D: window of 128 earlier values, judged from 64 stored values on, six sample standard deviations.
 SKIP_WINDOW = 128
@@ -55,6 +56,11 @@ def decayed(name: str, config: OptimConfig) -> bool:
     return config.decay == "all" or not name.endswith("embedding.weight")
 
 
+def _part(parameter: nn.Parameter) -> nn.Parameter:
+    """The rows of a parameter that this process holds, as a parameter in the same memory."""
+    return nn.Parameter(local_part(parameter.detach())) if is_sharded(parameter) else parameter
+
+
 class Optimizer:
     """AdamW over the named parameters of a model; `step` clips, judges and applies in one pass over the
     weights.
@@ -63,14 +69,16 @@ class Optimizer:
     def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], config: OptimConfig) -> None:
         self.config = config
         self.parameters = {name: parameter for name, parameter in parameters if parameter.requires_grad}
+        # AdamW works value by value, so each process updates the rows that it holds.
+        self.parts = {name: _part(parameter) for name, parameter in self.parameters.items()}
         groups = []
         for decay in (True, False):
-            members = [p for name, p in self.parameters.items() if decayed(name, config) == decay]
+            members = [p for name, p in self.parts.items() if decayed(name, config) == decay]
             if members:
                 groups.append({"params": members, "weight_decay": config.weight_decay if decay else 0.0})
         betas = (config.beta1, config.beta2)
         self.adam = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=config.eps, fused=True)
-        device = next(iter(self.parameters.values())).device
+        device = next(iter(self.parts.values())).device
         self.history = torch.zeros(2, SKIP_WINDOW, device=device)
         """Rows: losses, gradient norms; the newest value sits at (seen - 1) mod 128."""
         self.seen = 0
@@ -82,6 +90,11 @@ class Optimizer:
         """
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
+        if is_sharded(norm):
+            norm = cast(Any, norm).full_tensor()
+        for name, part in self.parts.items():
+            gradient = self.parameters[name].grad
+            part.grad = None if gradient is None else local_part(gradient)
         skipped = (~torch.isfinite(norm)).float()
         if self.config.kind != "adamw":
             skipped = torch.maximum(skipped, self._judge(loss.detach().float(), norm))
@@ -95,7 +108,8 @@ class Optimizer:
         if self.config.kind == "skip_step_adamw_historical":
             for state in self.adam.state.values():
                 state["step"].zero_()
-        self.adam.zero_grad(set_to_none=True)
+        for parameter in (*self.parameters.values(), *self.parts.values()):
+            parameter.grad = None
         return {"grad_norm": norm, "skipped": skipped}
 
     def _judge(self, loss: Tensor, norm: Tensor) -> Float[Tensor, ""]:
@@ -113,10 +127,12 @@ class Optimizer:
         return verdict
 
     def moments(self) -> dict[str, Tensor]:
-        """First and second moments and step counter of each parameter, as `<kind>/<parameter name>`."""
+        """First and second moments and step counter of each parameter, as `<kind>/<parameter name>`; of a
+        sharded parameter the rows that this process holds.
+        """
         tensors = {}
-        for name, parameter in self.parameters.items():
-            for kind, value in self.adam.state[parameter].items():
+        for name, part in self.parts.items():
+            for kind, value in self.adam.state[part].items():
                 tensors[f"{kind}/{name}"] = value
         return tensors
 
@@ -124,7 +140,7 @@ class Optimizer:
         """Take moments by parameter name. Raises ValueError naming what is missing or has another shape."""
         if not tensors:
             return
-        for name, parameter in self.parameters.items():
+        for name, part in self.parts.items():
             state = {}
             for kind in ("step", "exp_avg", "exp_avg_sq"):
                 key = f"{kind}/{name}"
@@ -132,8 +148,8 @@ class Optimizer:
                     raise ValueError(
                         f"optimizer state lacks {key}; it belongs to another model: start with fresh moments"
                     )
-                shape = torch.Size([]) if kind == "step" else parameter.shape
+                shape = torch.Size([]) if kind == "step" else part.shape
                 if tensors[key].shape != shape:
                     raise ValueError(f"optimizer state {key} has shape {tuple(tensors[key].shape)}, not {tuple(shape)}")
-                state[kind] = tensors[key].to(parameter.device, torch.float32).clone()
-            self.adam.state[parameter] = state
+                state[kind] = tensors[key].to(part.device, torch.float32).clone()
+            self.adam.state[part] = state

@@ -1,9 +1,9 @@
 """Order of training instances: a permutation that is computed, not stored.
 
 Source: RECIPE C.9 (global shuffle per epoch). Deviation: the published runs shuffle an array of all indices
-(option `published`); the default is a Feistel network with cycle walking, which gives any element of any
-epoch's permutation, and its inverse, in constant memory, so a trillion tokens are as addressable as a
-thousand.
+(`published` and `published_core`, whose epochs are seeded from 0 and from 1); the default is a Feistel network
+with cycle walking, which gives any element of any epoch's permutation, and its inverse, in constant memory, so
+a trillion tokens are as addressable as a thousand.
 """
 
 from typing import Literal
@@ -11,15 +11,14 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int
 
-OrderKind = Literal["feistel", "published"]
+OrderKind = Literal["feistel", "published", "published_core"]
 _ROUNDS = 8
 
 
 def _mix(values: np.ndarray) -> np.ndarray:
     """The splitmix64 finaliser (Steele et al. 2014): every input bit flips about half of the output bits."""
-    with np.errstate(over="ignore"):
-        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
 
 
@@ -72,10 +71,12 @@ class Shuffle:
 
 class PublishedShuffle:
     """NumPy's in-place shuffle of all indices by PCG64(seed + epoch), as the OLMo trainers do; holds `count`
-    integers.
+    integers. Raises ValueError where an index would not fit into their 32 bits.
     """
 
     def __init__(self, count: int, seed: int, epoch: int) -> None:
+        if count > 1 << 32:
+            raise ValueError(f"count={count:,}: the published order has 32-bit indices; use order: feistel")
         self.items = np.arange(count, dtype=np.uint32)
         np.random.Generator(np.random.PCG64(seed + epoch)).shuffle(self.items)
 
@@ -92,4 +93,10 @@ class PublishedShuffle:
 
 def shuffle(kind: OrderKind, count: int, seed: int, epoch: int) -> Shuffle | PublishedShuffle:
     """The named permutation of range(count); epochs count from 0."""
-    return (Shuffle if kind == "feistel" else PublishedShuffle)(count, seed, epoch)
+    match kind:
+        case "feistel":
+            return Shuffle(count, seed, epoch)
+        case "published":
+            return PublishedShuffle(count, seed, epoch)
+        case "published_core":
+            return PublishedShuffle(count, seed, epoch + 1)

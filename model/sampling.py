@@ -7,11 +7,14 @@ the logits can move them. Log-probabilities are those of softmax(logits / temper
 any token out; at temperature 0, of softmax(logits).
 """
 
+import math
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+_BLOCK = 128  # the vocabulary is padded to a multiple of it
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: the step of the splitmix64 sequence
 
@@ -41,23 +44,45 @@ def choose(
     """Next token of each row and its log-probability. `noise`, shape `[rows]`, is needed unless temperature
     is 0.
     """
+    logprobs = torch.log_softmax(logits if temperature == 0 else logits / temperature, dim=-1)
     if temperature == 0:
-        best, tokens = logits.max(dim=-1)
-        return tokens, -(logits - best[:, None]).exp_().sum(dim=-1).log()
-    assert noise is not None
-    logprobs = torch.log_softmax(logits / temperature, dim=-1)
-    uniforms = torch.from_numpy(noise).to(logits.device)[:, None]
-    probabilities = logprobs.exp()
-    nucleus = top_p < 1
-    tokens = _draw_nucleus(probabilities, top_p, uniforms) if nucleus else _draw(probabilities, uniforms)
+        tokens = _largest(logits)
+    else:
+        assert noise is not None
+        uniforms = torch.from_numpy(noise).to(logits.device)[:, None]
+        probabilities = logprobs.exp()
+        tokens = _draw_nucleus(probabilities, top_p, uniforms) if top_p < 1 else _draw(probabilities, uniforms)
     return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
+
+
+def _blocks(values: Float[Tensor, "rows width"]) -> Float[Tensor, "rows blocks inner"]:
+    """Rows cut into blocks, so that a search walks through block totals and then through one block only."""
+    return values.unflatten(-1, (-1, math.gcd(values.shape[-1], _BLOCK)))
+
+
+def _pick(blocks: Float[Tensor, "rows blocks inner"], block: Int[Tensor, "rows 1"]) -> Float[Tensor, "rows inner"]:
+    return blocks.gather(1, block[..., None].expand(-1, -1, blocks.shape[-1]))[:, 0]
+
+
+def _largest(logits: Float[Tensor, "rows vocab"]) -> Int[Tensor, "rows"]:
+    """The first index of the largest logit. A maximum is several times as fast as its index."""
+    blocks = _blocks(logits)
+    block = blocks.amax(-1).argmax(-1, keepdim=True)
+    return block[:, 0] * blocks.shape[-1] + _pick(blocks, block).argmax(-1)
 
 
 def _draw(weights: Float[Tensor, "rows vocab"], uniforms: Float[Tensor, "rows 1"]) -> Int[Tensor, "rows"]:
     """The first index at which the cumulative weight exceeds the uniform share of the total."""
-    cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
-    found = torch.searchsorted(cumulative, uniforms * cumulative[:, -1:], right=True)
-    return found[:, 0].clamp(max=weights.shape[-1] - 1)
+    blocks = _blocks(weights)
+    totals = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    share = uniforms * totals[:, -1:]
+    block = torch.searchsorted(totals, share, right=True).clamp(max=totals.shape[-1] - 1)
+    cumulative = _pick(blocks, block).cumsum(-1, dtype=torch.float64)
+    rest = share - torch.where(block > 0, totals.gather(-1, (block - 1).clamp(min=0)), 0.0)
+    # Below the block's total even where the two sums round apart: a token without weight is never drawn.
+    rest = torch.minimum(rest, cumulative[:, -1:] * (1 - 2.0**-52))
+    found = torch.searchsorted(cumulative, rest, right=True)
+    return (block * blocks.shape[-1] + found)[:, 0]
 
 
 def _draw_nucleus(

@@ -198,7 +198,7 @@ class Transformer(nn.Module):
         for block in self.blocks:
             # `forward` is the uncompiled code: evaluation and generation meet many shapes, each once.
             x = block(x, cos, sin) if self.training and torch.is_grad_enabled() else block.forward(x, cos, sin)
-        return self.norm(x)
+        return self.norm(x) if self.training and torch.is_grad_enabled() else self.norm.forward(x)
 
     def forward(self, ids: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq vocab"]:
         """Logits of the next token at every position."""
@@ -216,6 +216,7 @@ class Transformer(nn.Module):
             torch._dynamo.config.recompile_limit = MAX_COMPILED_SHAPES
             for block in self.blocks:
                 block.compile(dynamic=False)
+            self.norm.compile(dynamic=False)
             self.compiled = True
 
 

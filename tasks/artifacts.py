@@ -21,6 +21,17 @@ class Documents(Artifact):
     """Documents removed by this stage, per reason."""
 
 
+class Attributes(Artifact):
+    """What scorers say of the documents of another artifact: `attributes/<name>/*.jsonl.zst` with its files' names, one row per
+    document in the same order (RECIPE C.1)."""
+
+    documents: int
+    of: str
+    """Digest of the documents."""
+    names: list[str]
+    """Scorers, in the order in which they were asked."""
+
+
 class Classifier(Artifact):
     """A fastText model: `model.bin`, with `metrics.json` of its held-out precision and recall."""
 

@@ -1,4 +1,5 @@
-"""Stage: train a fastText quality classifier (RECIPE C.3, the settings of DCLM's script).
+"""Stage: train a fastText classifier: of quality (RECIPE C.3, the settings of DCLM's script), of mathematics (RECIPE C.7), of
+education, of whatever two classes of documents show.
 
 Positives and negatives are chosen from document artifacts by source and metadata. Labels are `__label__hq`
 and `__label__cc`, word bigrams, otherwise fastText's defaults. A held-out share gives precision and recall.
@@ -38,7 +39,7 @@ from tasks.data.filters.quality import (
     POSITIVE_LABEL,
     load_classifier,
     page_line,
-    quality_scores,
+    positive_probabilities,
 )
 
 _ZEROED_MEMORY = {"MALLOC_PERTURB_": "255", "MALLOC_MMAP_THRESHOLD_": "65536"}
@@ -85,6 +86,13 @@ class ClassifierConfig(Config):
     """Share of each class that is not trained on but measured."""
     seed: int = 0
     """Seed of the sample, of the held-out choice and of fastText."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The sources that both classes are chosen from, each once; empty where a class takes from any."""
+        if not self.positives.sources or not self.negatives.sources:
+            return ()
+        return tuple(dict.fromkeys([*self.positives.sources, *self.negatives.sources]))
 
 
 def train_classifier(ws: Workspace, documents: list[Documents], config: ClassifierConfig) -> Classifier:
@@ -199,7 +207,7 @@ def fit(folder: Path, lines: list[str], config: ClassifierConfig) -> Path:
 
 def measure(model: Any, rows: list[Row]) -> dict[str, Any]:
     """Precision and recall of the positive class at probability one half, on held-out rows."""
-    scores = quality_scores([row["line"] for row in rows], model)
+    scores = positive_probabilities([row["line"] for row in rows], model)
     pairs = [(score >= 0.5, row["label"] == POSITIVE_LABEL) for score, row in zip(scores, rows, strict=True)]
     hits = sum(said and true for said, true in pairs)
     said, true = sum(pair[0] for pair in pairs), sum(pair[1] for pair in pairs)

@@ -18,8 +18,9 @@ import zstandard
 from infra.workspace import Workspace
 from tasks.artifacts import Documents
 
-ZSTD_LEVEL = 3
-"""Compression level of every file: about 300 MB/s per core, a third of the size."""
+ZSTD_LEVEL = 1
+"""Compression level of every file: more than twice as fast as 3 (320 against 140 MB/s per core, on source code) for a tenth
+more bytes. At 3 compressing took a quarter of the filter's time."""
 
 _BUFFER_BYTES = 1 << 20
 _BATCH_CHARACTERS = 1_000_000
@@ -50,7 +51,10 @@ class LineWriter:
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one row."""
-        line = orjson.dumps(row, option=_OPTIONS)
+        self.write_line(orjson.dumps(row, option=_OPTIONS))
+
+    def write_line(self, line: bytes) -> None:
+        """Append a line that was written by a writer like this one, newline included."""
         self.rows += 1
         self.bytes += len(line)
         self._pending += line
@@ -86,11 +90,16 @@ def open_lines(raw: IO[bytes], name: str) -> io.BufferedReader:
     return io.BufferedReader(stream, 1 << 16)
 
 
+def read_lines(path: Path) -> Iterator[bytes]:
+    """Lines of a local `.jsonl`, `.jsonl.gz` or `.jsonl.zst` file that this project wrote, newlines included."""
+    with path.open("rb") as raw:
+        yield from open_lines(raw, path.name)
+
+
 def read_rows(path: Path) -> Iterator[Row]:
     """Rows of a local `.jsonl`, `.jsonl.gz` or `.jsonl.zst` file that this project wrote."""
-    with path.open("rb") as raw:
-        for line in open_lines(raw, path.name):
-            yield orjson.loads(line)
+    for line in read_lines(path):
+        yield orjson.loads(line)
 
 
 def parse_rows(data: bytes) -> Iterator[Row]:

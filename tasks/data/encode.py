@@ -9,9 +9,11 @@ token range, document file, 1-based line. Both are readable by OLMo-core. Deviat
 import csv
 import gzip
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt32
 from pydantic import Field
 
 from infra.stage import stage
@@ -25,6 +27,7 @@ TOKEN_TYPE = np.dtype("<u4")
 """Ids of dolma2 do not fit 16 bits (RECIPE C.1)."""
 
 _GZIP_LEVEL = 4
+_BUFFER_TOKENS = 1 << 20
 
 
 class EncodeConfig(Config):
@@ -73,33 +76,67 @@ def encode_shard(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     documents = Documents.model_validate(item["documents"])
     tokenizer = Tokenizer(item["ranks"])
     name, source = item["name"], item["source"]
-    parts: list[np.ndarray] = []
     index = io.StringIO()
     rows = csv.writer(index, lineterminator="\n")
-    end_of_document = np.array([tokenizer.eos_id], dtype=TOKEN_TYPE)
-    position = count = empty = 0
-    for line, document in enumerate(read_documents(ws, documents, name), start=1):
-        if document["source"] != source:
-            continue
-        text = document["text"].strip()
-        if not text:
-            empty += 1
-            continue
-        ids = tokenizer.encode_array(text)
-        parts += [ids, end_of_document]
-        rows.writerow((position, position + len(ids) + 1, document["id"], name, line))
-        position += len(ids) + 1
-        count += 1
-    if not parts:
+    count = empty = 0
+    path = ws.scratch / f"{shard_name(name)}.npy"
+    with TokenWriter(path, tokenizer) as tokens:
+        for line, document in enumerate(read_documents(ws, documents, name), start=1):
+            if document["source"] != source:
+                continue
+            text = document["text"].strip()
+            if not text:
+                empty += 1
+                continue
+            start = tokens.position
+            tokens.write(tokenizer.encode_array(text))
+            rows.writerow((start, tokens.position, document["id"], name, line))
+            count += 1
+    if not count:
         return {"files": {}, "documents": 0, "empty": empty}
-    tokens = np.concatenate(parts).astype(TOKEN_TYPE, copy=False)
-    assert len(tokens) == position, (len(tokens), position)
-    assert int(tokens.max()) < tokenizer.vocab_size, int(tokens.max())
-    assert int(np.count_nonzero(tokens == tokenizer.eos_id)) == count, "EOS inside a document"
+    assert tokens.ends == count, f"EOS inside a document: {tokens.ends} in {count} documents"
     target = f"tokens/{shard_name(name)}.npy"
-    ws.write(target, tokens.tobytes())
+    ws.put(path, target)
     ws.write(f"tokens/{shard_name(name)}.csv.gz", _gzip(index.getvalue().encode()))
-    return {"files": {target: position}, "documents": count, "empty": empty}
+    return {"files": {target: tokens.position}, "documents": count, "empty": empty}
+
+
+class TokenWriter:
+    """Appends documents to a local token file, each followed by EOS; memory does not grow with the file."""
+
+    def __init__(self, path: Path, tokenizer: Tokenizer):
+        self.position = 0
+        """Tokens so far."""
+        self.ends = 0
+        """EOS tokens in what has been written; complete on leaving the context."""
+        self._file = path.open("wb")
+        self._vocab_size, self._eos_id = tokenizer.vocab_size, tokenizer.eos_id
+        self._end = np.array([tokenizer.eos_id], dtype=TOKEN_TYPE)
+        self._pending: list[np.ndarray] = []
+        self._pending_tokens = 0
+
+    def write(self, ids: UInt32[np.ndarray, " tokens"]) -> None:
+        """Append one document."""
+        self._pending += [ids, self._end]
+        self._pending_tokens += len(ids) + 1
+        self.position += len(ids) + 1
+        if self._pending_tokens >= _BUFFER_TOKENS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._pending:
+            tokens = np.concatenate(self._pending).astype(TOKEN_TYPE, copy=False)
+            assert int(tokens.max()) < self._vocab_size, int(tokens.max())
+            self.ends += int(np.count_nonzero(tokens == self._eos_id))
+            tokens.tofile(self._file)
+            self._pending, self._pending_tokens = [], 0
+
+    def __enter__(self) -> "TokenWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flush()
+        self._file.close()
 
 
 def _gzip(data: bytes) -> bytes:

@@ -1,84 +1,60 @@
-"""Stage: documents through named rules, in the order of the config (RECIPE C.3, C.4).
+"""Stage: documents through rules, decided by the scores beside them, in the order of the config (RECIPE C.3, C.4).
 
 The first rule that refuses a document drops it: it goes to `dropped/` with the rule as reason, the value and
-limit as detail and all attributes computed so far. Scores of the kept ones are written beside them as Dolma
-attributes (`attributes/<rule>/`), so that a threshold can be looked at again without scoring again. Documents
-in = documents kept + documents dropped, per reason.
+limit as detail and the attributes up to that rule. Documents in = documents kept + documents dropped, per reason.
+`histograms.json` has the distribution of every score with its limits, for kept and dropped documents.
+Nothing is measured here, so a changed threshold costs one pass over the files.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
-from pydantic import Field, model_validator
+import numpy as np
+import orjson
+from pydantic import model_validator
 
 from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
-from tasks.artifacts import Classifier, Documents
-from tasks.data.dolma import LineWriter, Row, add_counts, batches, document_files, read_documents, shard_name
-from tasks.data.filters.gopher import (
-    GopherQualityRule,
-    GopherRepetitionRule,
-    judge_gopher_quality,
-    judge_gopher_repetition,
-)
-from tasks.data.filters.judgement import Judgement
-from tasks.data.filters.language import LanguageRule, judge_language
-from tasks.data.filters.length import LengthRule, judge_length
-from tasks.data.filters.pii import PIIRule, judge_pii
-from tasks.data.filters.quality import QualityRule, judge_quality, load_classifier
-from tasks.data.filters.repetition import RepetitionRule, judge_repetition
-from tasks.data.filters.stars import StarsRule, judge_stars
-from tasks.data.filters.word_frequency import WordFrequencyRule, judge_word_frequency
-
-Rule = Annotated[
-    RepetitionRule
-    | WordFrequencyRule
-    | QualityRule
-    | LengthRule
-    | StarsRule
-    | GopherQualityRule
-    | GopherRepetitionRule
-    | LanguageRule
-    | PIIRule,
-    Field(discriminator="kind"),
-]
-
-EXPERIMENT = "olmo2"
-"""First part of every attribute's name (RECIPE C.1)."""
+from tasks.artifacts import Attributes, Documents
+from tasks.data.dolma import LineWriter, Row, add_counts, document_files, read_lines, shard_name
+from tasks.data.filters.attributes import attribute_name, broken_limit, edges, histogram
+from tasks.data.filters.pii import MARKERS, Kind, PIIRule, mask
+from tasks.data.filters.repetition import RepetitionRule
+from tasks.data.filters.rules import Rule, Scorer, check_names, scorer_name
 
 
 class FilterConfig(Config):
     """The rules a document must pass."""
 
     rules: tuple[Rule, ...] = (RepetitionRule(),)
-    """Rules in the order in which they are asked."""
+    """Rules in the order in which they decide. What stands under a rule's `scorer` is measured by the score stage; all
+    else can be changed without measuring again."""
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
-        kinds = [rule.kind for rule in self.rules]
-        twice = sorted({kind for kind in kinds if kinds.count(kind) > 1})
-        if twice:
-            raise ValueError(f"rules occur twice: {', '.join(twice)}; put their limits into one rule of that kind")
+        check_names(self.scorers)
         return self
+
+    @property
+    def scorers(self) -> tuple[Scorer, ...]:
+        """What the rules measure."""
+        return tuple(rule.scorer for rule in self.rules)
 
 
 def filter_documents(
-    ws: Workspace, documents: Documents, config: FilterConfig, classifier: Classifier | None = None
+    ws: Workspace, documents: Documents, config: FilterConfig, scores: Attributes | None = None
 ) -> Documents:
-    """The documents that pass every rule.
+    """The documents that pass every rule; without rules all of them.
 
-    Raises ValueError if a quality rule has no classifier or if nothing passes.
+    Raises ValueError if the scores are of other documents or lack a rule's, or if nothing passes.
     """
-    if classifier is None and any(rule.kind == "quality" for rule in config.rules):
-        raise ValueError(
-            "the quality rule needs a classifier; train one with the classifier stage or take the rule out"
-        )
+    _check_scores(documents, config, scores)
     shared = {
         "documents": documents.model_dump(mode="json"),
         "config": config.model_dump(mode="json"),
-        "classifier": None if classifier is None else classifier.model_dump(mode="json"),
+        "scores": None if scores is None else scores.model_dump(mode="json"),
     }
     items = [{"name": name, **shared} for name in document_files(ws, documents)]
     results = ws.map(filter_shard, items, description="filter")
@@ -88,16 +64,27 @@ def filter_documents(
     if not count:
         raise ValueError(f"no document of {documents.address} passes: {dropped}; loosen the rules")
     ws.write_json("filter.json", {"in": documents.documents, "kept": count, "dropped": dropped})
+    ws.write_json("histograms.json", _histograms(config, results))
     ws.table("filter", [{"reason": reason, "documents": number} for reason, number in dropped.items()])
     size = sum(result["bytes"] for result in results)
     return ws.artifact(Documents, documents=count, bytes=size, sources=kept, dropped=dropped)
 
 
+def _check_scores(documents: Documents, config: FilterConfig, scores: Attributes | None) -> None:
+    names = [scorer_name(scorer) for scorer in config.scorers]
+    missing = [name for name in names if scores is None or name not in scores.names]
+    if missing:
+        raise ValueError(
+            f"there are no scores for the rules {', '.join(missing)}; run the score stage with their scorers"
+        )
+    if scores is not None and scores.of != documents.digest:
+        raise ValueError(f"{scores.address} has the scores of other documents than {documents.address}; score these")
+
+
 def filter_shard(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
-    """Shard function: one document file through all rules."""
-    documents = Documents.model_validate(item["documents"])
+    """Shard function: one document file, with the attribute files beside it, through all rules."""
     config = FilterConfig.model_validate(item["config"])
-    model = _classifier(ws, item["classifier"])
+    judge = Judge(config.rules)
     shard = f"{shard_name(item['name'])}.jsonl.zst"
     sources: dict[str, int] = {}
     dropped: dict[str, int] = {}
@@ -105,78 +92,113 @@ def filter_shard(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     with ExitStack() as stack:
         keep = stack.enter_context(LineWriter(ws, f"documents/{shard}"))
         drop = stack.enter_context(LineWriter(ws, f"dropped/{shard}"))
-        beside = {
-            rule.kind: stack.enter_context(LineWriter(ws, f"attributes/{rule.kind}/{shard}")) for rule in config.rules
-        }
-        for batch in batches(read_documents(ws, documents, item["name"])):
-            for document, attributes, reason, detail in judge_batch(batch, config.rules, model):
-                if reason:
-                    drop.write({**document, "attributes": attributes, "reason": reason, "detail": detail})
-                    dropped[reason] = dropped.get(reason, 0) + 1
-                    continue
-                keep.write(document)
-                size += len(document["text"].encode())
-                sources[document["source"]] = sources.get(document["source"], 0) + 1
-                for kind, writer in beside.items():
-                    prefix = f"{EXPERIMENT}__{kind}__"
-                    own = {name: spans for name, spans in attributes.items() if name.startswith(prefix)}
-                    writer.write({"id": document["id"], "source": document["source"], "attributes": own})
-    return {"sources": sources, "dropped": dropped, "bytes": size}
+        for line, rows in _beside(ws, item, judge.names):
+            document = orjson.loads(line)
+            assert all(row["id"] == document["id"] for row in rows), (item["name"], document["id"])
+            reason, detail = judge.decide([row["attributes"] for row in rows])
+            if reason:
+                attributes = judge.attributes_until(reason, rows)
+                drop.write({**document, "attributes": attributes, "reason": reason, "detail": detail})
+                dropped[reason] = dropped.get(reason, 0) + 1
+                continue
+            text = judge.masked(document["text"], rows)
+            if text is document["text"]:
+                keep.write_line(line)
+            else:
+                keep.write({**document, "text": text})
+            size += len(text.encode())
+            sources[document["source"]] = sources.get(document["source"], 0) + 1
+    return {"sources": sources, "dropped": dropped, "bytes": size, "histograms": judge.histograms()}
 
 
-def _classifier(ws: Workspace, artifact: dict[str, Any] | None) -> Any:
-    if artifact is None:
-        return None
-    return load_classifier(ws.path(Classifier.model_validate(artifact), "model.bin"))
+def _beside(ws: Workspace, item: dict[str, Any], names: Sequence[str]) -> Iterator[tuple[bytes, list[Row]]]:
+    """Each document's line with its row of every rule's attributes."""
+    documents = Documents.model_validate(item["documents"])
+    lines = read_lines(ws.path(documents, item["name"]))
+    if not names:
+        yield from ((line, []) for line in lines)
+        return
+    scores = Attributes.model_validate(item["scores"])
+    shard = item["name"].rsplit("/", 1)[-1]
+    files = [read_lines(ws.path(scores, f"attributes/{name}/{shard}")) for name in names]
+    for line, *rows in zip(lines, *files, strict=True):
+        yield line, [orjson.loads(row) for row in rows]
 
 
-def judge_batch(
-    documents: list[Row], rules: Sequence[Any], classifier: Any = None
-) -> list[tuple[Row, dict[str, Any], str, str]]:
-    """(document, attributes, reason, detail) of each document, in order; the reason is empty for those that
-    pass."""
-    documents = list(documents)
-    attributes: list[dict[str, Any]] = [{} for _ in documents]
-    verdicts = [("", "") for _ in documents]
-    alive = list(range(len(documents)))
-    for rule in rules:
-        judgements = judge([documents[index] for index in alive], rule, classifier)
-        for index, judgement in zip(alive, judgements, strict=True):
-            for label, spans in judgement.attributes.items():
-                attributes[index][f"{EXPERIMENT}__{rule.kind}__{label}"] = spans
-            if judgement.text is not None:
-                documents[index] = {**documents[index], "text": judgement.text}
-            if judgement.detail:
-                verdicts[index] = (rule.kind, judgement.detail)
-        alive = [index for index in alive if not verdicts[index][0]]
-    return [(documents[i], attributes[i], *verdicts[i]) for i in range(len(documents))]
+class Judge:
+    """Decides document by document, and keeps each score for the histograms."""
+
+    def __init__(self, rules: Sequence[Rule]):
+        self.names = [scorer_name(rule.scorer) for rule in rules]
+        self._limits = [
+            [(attribute_name(name, limit.label), limit) for limit in rule.limits()]
+            for name, rule in zip(self.names, rules, strict=True)
+        ]
+        self._masking = next((place for place, rule in enumerate(rules) if isinstance(rule, PIIRule)), None)
+        self._kept: list[bool] = []
+        self._values: dict[str, list[float]] = {name: [] for limits in self._limits for name, _ in limits}
+
+    def decide(self, attributes: Sequence[dict[str, Any]]) -> tuple[str, str]:
+        """(rule, detail) of the first rule that refuses; empty when all pass."""
+        verdict = ("", "")
+        for name, limits, own in zip(self.names, self._limits, attributes, strict=True):
+            for key, _ in limits:
+                self._values[key].append(own[key][0][2])
+            if not verdict[0] and (detail := broken_limit(limits, own)):
+                verdict = (name, detail)
+        self._kept.append(not verdict[0])
+        return verdict
+
+    def attributes_until(self, reason: str, rows: Sequence[Row]) -> dict[str, Any]:
+        """The attributes of the rules up to the one that refused."""
+        asked = rows[: self.names.index(reason) + 1]
+        return {name: spans for row in asked for name, spans in row["attributes"].items()}
+
+    def masked(self, text: str, rows: Sequence[Row]) -> str:
+        """The text with personal data masked, where a rule asks for it; the same object when there is none."""
+        if self._masking is None:
+            return text
+        name, attributes = self.names[self._masking], rows[self._masking]["attributes"]
+        found: dict[Kind, list[Any]] = {kind: attributes[attribute_name(name, kind)] for kind in MARKERS}
+        spans: list[tuple[int, int, Kind]] = [(start, end, kind) for kind in found for start, end, _ in found[kind]]
+        return mask(text, sorted(spans)) if spans else text
+
+    def histograms(self) -> dict[str, dict[str, list[int]]]:
+        """Attribute name -> documents per bin, kept and dropped."""
+        kept = np.array(self._kept, dtype=bool)
+        found = {}
+        for limits in self._limits:
+            for key, limit in limits:
+                values = np.array(self._values[key], dtype=np.float64)
+                parts = {"kept": values[kept], "dropped": values[~kept]}
+                found[key] = {part: histogram(own, limit.scale).tolist() for part, own in parts.items()}
+        return found
 
 
-def judge(documents: Sequence[Row], rule: Any, classifier: Any = None) -> list[Judgement]:
-    """One rule's judgements of documents."""
-    texts = [document["text"] for document in documents]
-    if not texts:
-        return []
-    match rule:
-        case RepetitionRule():
-            return judge_repetition(texts, rule)
-        case WordFrequencyRule():
-            return judge_word_frequency(texts, rule)
-        case LengthRule():
-            return judge_length(texts, rule)
-        case QualityRule():
-            return judge_quality(texts, rule, classifier)
-        case StarsRule():
-            return judge_stars(documents, rule)
-        case GopherQualityRule():
-            return judge_gopher_quality(texts, rule)
-        case GopherRepetitionRule():
-            return judge_gopher_repetition(texts, rule)
-        case LanguageRule():
-            return judge_language(texts, rule)
-        case PIIRule():
-            return judge_pii(texts, rule)
-    raise AssertionError(rule)
+def _histograms(config: FilterConfig, results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One entry per limit: which score, where the limits are (None for none), and the documents per bin."""
+    found = []
+    for rule in config.rules:
+        name = scorer_name(rule.scorer)
+        for limit in rule.limits():
+            parts = [result["histograms"][attribute_name(name, limit.label)] for result in results]
+            counts = {part: np.sum([own[part] for own in parts], axis=0).tolist() for part in ("kept", "dropped")}
+            found.append(
+                {
+                    "rule": name,
+                    "label": limit.label,
+                    "least": _finite(limit.least),
+                    "most": _finite(limit.most),
+                    "scale": limit.scale,
+                    "edges": [float(f"{edge:.6g}") for edge in edges(limit.scale)],
+                    **counts,
+                }
+            )
+    return found
 
 
-filter = stage(filter_documents, name="filter", version=1)
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+filter = stage(filter_documents, name="filter", version=2)

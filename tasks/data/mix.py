@@ -5,13 +5,15 @@ Two ways, told apart by `requested_tokens`. Without it a source is taken `passes
 (C.8). With it every source gets its `ratio` of the requested tokens and the rounding of OLMo-core's mixture
 tool (C.9), so that whole batches of whole windows come out.
 
+Published mixes have names (tasks/data/mix_presets.py).
+
 A repeated source is listed once per pass. Part of a source is either the first tokens of each of its files
 (C.9) or a seeded random choice of whole files (how the published mixes were made, C.8).
 """
 
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -20,6 +22,7 @@ from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Mix, Ranking, Tokens
+from tasks.data.mix_presets import CANDIDATE_MAX_REPETITION, PresetName, preset
 
 RANKED_FIRST = "ranked-first"
 WINNER = "winner"
@@ -43,6 +46,9 @@ class MixSource(Config):
 class MixConfig(Config):
     """Sources, amounts and rounding of a mix."""
 
+    preset: PresetName | None = Field(default=None, exclude=True)
+    """A published mix, which fills `sources` in: `dolmino-50b`, -100b, -300b (Table 13), a candidate of Table 10 such as
+    `web-ft7-fw2-math`, or Table 5's and 4's parts. It takes no other part in the mix's identity."""
     sources: tuple[MixSource, ...] = ()
     """What to take; empty takes every given source once, without weighting (RECIPE C.2)."""
     requested_tokens: int | None = Field(default=None, gt=0)
@@ -59,6 +65,19 @@ class MixConfig(Config):
     """Seed of that choice (RECIPE C.9: default 42)."""
     winner: str = RANKED_FIRST
     """What `winner` stands for: the name of a source, or `ranked-first` for the first of the ranking."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_preset(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("preset") not in get_args(PresetName):
+            return data
+        filled = preset_fields(data["preset"])
+        if data.get("sources") and list(map(_plain, data["sources"])) != list(map(_plain, filled["sources"])):
+            raise ValueError(
+                f"preset={data['preset']!r} names the sources, and `sources` names others; give one of them (preset: null in a "
+                "recipe whose parent has one)"
+            )
+        return filled | {key: value for key, value in data.items() if key != "sources"}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -83,6 +102,22 @@ class MixConfig(Config):
                     f"use {max(fitting, self.sequence_length):,}"
                 )
         return self
+
+
+def preset_fields(name: PresetName) -> dict[str, Any]:
+    """The fields of a mix that a preset fills in: sources with their amounts, and what goes with them."""
+    found = preset(name)
+    if found.unit == "passes":
+        sources = [{"source": source, "passes": amount} for source, amount in found.amounts.items()]
+    else:
+        limit = {"max_repetition_ratio": CANDIDATE_MAX_REPETITION}
+        sources = [{"source": source, "ratio": amount, **limit} for source, amount in found.amounts.items()]
+    return {"part": "whole_files", "requested_tokens": found.requested_tokens, "sources": sources}
+
+
+def _plain(source: Any) -> dict[str, Any]:
+    """A source as a mapping with its defaults, however it was given."""
+    return MixSource.model_validate(source).model_dump()
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from model.config import Config
 from tasks.data.dolma import open_lines
+from tasks.data.sources.hub_stream import pin_revision, stream_rows
 from tasks.data.sources.listing import SourceFile, find_files
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".parquet")
@@ -49,22 +50,7 @@ def resolve_rows(source: RowSource) -> RowSource:
     """The source pinned. ValueError when a path matches nothing or the hub does not answer."""
     if source.paths:
         return source.model_copy(update={"files": find_files(source.paths, SUFFIXES)})
-    if len(source.revision) == 40:
-        return source
-    # The hub's client takes seconds to import and is needed by hub sources only.
-    from huggingface_hub import HfApi
-
-    # The error base of whichever HTTP client the library uses; it changed between versions.
-    from huggingface_hub.errors import HFValidationError, HTTPError  # pyright: ignore[reportPrivateImportUsage]
-
-    try:
-        found = HfApi().dataset_info(source.dataset, revision=source.revision or None)
-    except (HTTPError, HFValidationError, OSError) as error:
-        raise ValueError(
-            f"dataset {source.dataset!r} cannot be reached on the hub: {error}. Check the name and the connection, "
-            "or download it and give its files as paths"
-        ) from error
-    return source.model_copy(update={"revision": found.sha})
+    return source.model_copy(update={"revision": pin_revision(source.dataset, source.revision)})
 
 
 def read_rows(source: RowSource) -> Iterator[tuple[str, dict[str, Any] | None]]:
@@ -127,15 +113,6 @@ def _object(line: bytes) -> dict[str, Any] | None:
 
 
 def _hub_rows(source: RowSource) -> Iterator[tuple[str, dict[str, Any] | None]]:
-    # `datasets` takes seconds to import and is needed by hub sources only.
-    from datasets import load_dataset
-
-    stream = load_dataset(
-        source.dataset,
-        name=source.subset or None,
-        split=source.split,
-        revision=source.revision,
-        streaming=True,
-    )
+    stream = stream_rows(source.dataset, subset=source.subset, split=source.split, revision=source.revision)
     for number, row in enumerate(stream, 1):
         yield f"{source.dataset}:{source.split}:{number}", dict(row)

@@ -4,7 +4,7 @@ A document is several question/answer blocks in the form of few-shot evaluation 
 split are written, so held-out problems cannot occur. Each config is one source, and so one candidate of a micro-anneal.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -18,6 +18,7 @@ from tasks.synthetic import ArithmeticConfig, KindConfig, Problem, generate_mixe
 class SynthesizeConfig(Config):
     """One synthetic source."""
 
+    kind: Literal["problems"] = "problems"
     name: str = "synthetic_math"
     """Source name of the documents."""
     problems: tuple[KindConfig, ...] = (ArithmeticConfig(),)

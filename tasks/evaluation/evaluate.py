@@ -33,6 +33,7 @@ from tasks.evaluation.benchmarks import (
 )
 from tasks.evaluation.benchmarks.items import Estimate, Item, estimate_mean, macro_average
 from tasks.evaluation.inference import Asked, ask
+from tasks.generation import checkpoint_generator
 
 
 class SuiteConfig(Config):
@@ -73,6 +74,7 @@ def evaluate_checkpoint(ws: Workspace, checkpoint: Checkpoint, config: EvaluateC
     items = [{"benchmark": place, **shared} for place in range(len(config.benchmarks))]
     # In this process even when shards go to Ray: the model is loaded once and owns the device.
     rows = run_shards(ws, evaluate_benchmark, items, f"evaluate {config.label}", ray="off")
+    ws.note(generation=ws.generation)
     rows += [score_suite(suite, rows) for suite in config.suites]
     ws.write_json("scores.json", {"label": config.label, "checkpoint": checkpoint.digest, "benchmarks": rows})
     ws.table(
@@ -121,12 +123,15 @@ def evaluate_benchmark(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     requests = list(make_requests(benchmark, items, config.chat))
     model, tokenizer = load_model(ws.path(checkpoint), ws.compute.device, ws.compute.threads)
     flat = list(chain(*requests))
-    with ws.progress(f"{config.label}: {benchmark.name}", len(flat), "requests") as bar:
+    with (
+        ws.progress(f"{config.label}: {benchmark.name}", len(flat), "requests") as bar,
+        checkpoint_generator(ws, checkpoint, model, tokenizer, "fp32", config.batch_size) as generator,
+    ):
         asked = ask(
             model,
             tokenizer,
             flat,
-            batch_size=config.batch_size,
+            generator=generator,
             max_context=min(config.max_context, model.config.max_sequence_length),
             progress=bar.advance,
         )

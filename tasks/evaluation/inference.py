@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from model.chat import encode_prompt
-from model.generate import Sampling, generate, log_likelihoods
+from model.generate import Generator, Sampling, log_likelihoods
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
 from tasks.evaluation.benchmarks.items import Generation, Likelihood, LikelihoodAnswer, Prompt
@@ -38,11 +38,14 @@ def ask(
     tokenizer: Tokenizer,
     requests: Sequence[Generation | Likelihood],
     *,
-    batch_size: int,
+    generator: Generator,
     max_context: int,
     progress: Progress,
 ) -> Asked:
-    """Answer all requests. Prompts are cut on the left so that prompt and answer fit in `max_context` tokens."""
+    """Answer all requests: the generator's texts, the model's likelihoods.
+
+    Prompts are cut on the left so that prompt and answer fit in `max_context` tokens.
+    """
     answers: dict[int, Answer] = {}
     generations = [(place, request) for place, request in enumerate(requests) if isinstance(request, Generation)]
     likelihoods = [(place, request) for place, request in enumerate(requests) if isinstance(request, Likelihood)]
@@ -58,9 +61,7 @@ def ask(
         prompts = [encode(tokenizer, request.prompt) for _, request in group]
         truncated += sum(len(ids) > room for ids in prompts)
         sampling = Sampling(max_new_tokens=max_new_tokens, temperature=0.0, stop=stop)
-        completions = generate(
-            model, tokenizer, [ids[-room:] for ids in prompts], sampling, batch_size=batch_size, progress=progress
-        )
+        completions = generator([ids[-room:] for ids in prompts], sampling, progress)
         for (place, _), completion in zip(group, completions, strict=True):
             answers[place] = completion.text
     if likelihoods:

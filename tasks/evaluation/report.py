@@ -22,6 +22,7 @@ from tasks.evaluation import report_numbers as numbers
 from tasks.evaluation.report_page import render_page
 
 METRICS = "metrics.jsonl"
+HISTOGRAMS = "histograms.json"
 
 
 class ReportConfig(Config):
@@ -80,7 +81,10 @@ def write_report(
         "curves": _curves(ws, trained, config.curve_points),
         "preferences": preferences.facts() if preferences else None,
         "reward": reward.facts() if reward else None,
-        "funnel": [numbers.funnel_step(label, item, ws.record(item), ancestors, step_labels) for label, item in steps],
+        "funnel": [
+            numbers.funnel_step(label, item, ws.record(item), ancestors, step_labels, _histograms(ws, item))
+            for label, item in steps
+        ],
         "mixes": [{"label": label, "tokens": mix.tokens, "shares": mix.shares} for label, mix in named_mixes],
         "costs": cost,
         "lineage": [report_costs.node(record) for record in records],
@@ -108,6 +112,11 @@ def _ancestors(ws: Workspace, artifacts: list[Artifact]) -> dict[str, Record]:
         for record in ws.lineage(artifact):
             found.setdefault(record.address, record)
     return found
+
+
+def _histograms(ws: Workspace, documents: Documents) -> list[dict[str, Any]]:
+    """The distributions of the scores that decided, where the step has any."""
+    return ws.read_json(documents, HISTOGRAMS) if HISTOGRAMS in ws.files(documents) else []
 
 
 def _headline(checkpoints: list[Checkpoint], records: list[Record], cost: list[report_costs.Cost]) -> dict[str, Any]:
@@ -179,4 +188,4 @@ def _summary(plain: dict[str, Any]) -> dict[str, float]:
     return totals | {f"score/{name}": value for name, value in final["primary"].items()}
 
 
-report = stage(write_report, name="report", version=2)
+report = stage(write_report, name="report", version=3)

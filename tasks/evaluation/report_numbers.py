@@ -75,6 +75,12 @@ class FunnelStep:
     bytes_in: int | None
     dropped: dict[str, int]
     sources: dict[str, int]
+    histograms: list[dict[str, Any]]
+    """Per limit of a rule: how its score is distributed over kept and dropped documents."""
+
+
+IN_LOOP = ("perplexity/", "task/")
+"""Beginnings of the names of metrics that trainings evaluate on their way."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,8 @@ class Curve:
     from_scratch: bool
     steps: list[int]
     series: dict[str, list[float]]
+    in_loop: dict[str, tuple[list[int], list[float]]]
+    """Steps and values of what was evaluated while training, by metric."""
 
 
 def judge(difference: float, stderr: float, bounds: Bounds, lower_is_better: bool = False) -> tuple[float | None, str]:
@@ -175,7 +183,12 @@ def soup_rows(
 
 
 def funnel_step(
-    label: str, documents: Documents, record: Record, ancestors: dict[str, Record], labels: dict[str, str]
+    label: str,
+    documents: Documents,
+    record: Record,
+    ancestors: dict[str, Record],
+    labels: dict[str, str],
+    histograms: list[dict[str, Any]],
 ) -> FunnelStep:
     """One step's account; bytes that came in are those of its input documents. `labels` names steps by address."""
     before = [ancestors[item.address].facts["bytes"] for item in record.inputs if item.kind == Documents.__name__]
@@ -189,6 +202,7 @@ def funnel_step(
         bytes_in=sum(before) if before else None,
         dropped=dict(sorted(documents.dropped.items(), key=lambda item: (-item[1], item[0]))),
         sources=documents.sources,
+        histograms=histograms,
     )
 
 
@@ -208,7 +222,13 @@ def curve(label: str, artifact: Artifact, rows: Iterable[dict[str, Any]], parent
         if all(isinstance(row.get(name), int | float) for row in kept)
     }
     steps = [int(row["step"]) for row in kept]
-    return Curve(label, artifact.stage, artifact.id, not parent, steps, series)
+    evaluated = sorted({name for row in logged for name in row if name.startswith(IN_LOOP)})
+    in_loop = {
+        name: ([int(row["step"]) for row in having], [float(f"{row[name]:.6g}") for row in having])
+        for name in evaluated
+        if (having := [row for row in logged if name in row])
+    }
+    return Curve(label, artifact.stage, artifact.id, not parent, steps, series, in_loop)
 
 
 def _difference(start: str, end: str, benchmark: Benchmark, value: float, stderr: float, bounds: Bounds) -> Difference:

@@ -12,29 +12,24 @@ from pydantic import Field
 from infra.session import Pending
 from infra.stage import stage
 from infra.workspace import Workspace
-from model.batches import WindowedTokens
-from model.config import Config
+from model.diagnostics import NormWatch
 from model.losses import LossConfig, language_model_objective
 from model.optim import OptimConfig
+from model.read_ahead import ReadAhead
 from model.schedule import ScheduleConfig
 from tasks.artifacts import Checkpoint, Mix
+from tasks.training.in_loop import evaluator
 from tasks.training.run import MOMENTS, load_checkpoint, run_training
-from tasks.training.token_files import check_vocabulary, mix_files
+from tasks.training.token_files import WindowsConfig, check_vocabulary, expected_steps, training_windows, window_names
 
 
-class AnnealConfig(Config):
+class AnnealConfig(WindowsConfig):
     """One anneal; defaults are an ingredient of the 7B soup (50B tokens)."""
 
     start_lr: float = Field(default=6.1499e-5, gt=0)
     """Learning rate of the first step (1B 7.4487e-5, 13B 9e-5)."""
     seed: int = 42
     """Seed of the data order (7B: 42, 42069, 666; micro-anneals 7201)."""
-    sequence_length: int = Field(default=4096, ge=2)
-    """Tokens of a window."""
-    batch_instances: int = Field(default=1024, ge=1)
-    """Windows of a step."""
-    micro_instances: int = Field(default=0, ge=0)
-    """Windows of a forward pass; 0 is the whole batch at once."""
     steps: int | None = Field(default=None, ge=1)
     """Updates; None is one pass over the mix (7B: 11,921)."""
     moments: Literal["kept", "fresh"] = "kept"
@@ -43,10 +38,6 @@ class AnnealConfig(Config):
     """Optimizer and precision; the parent's."""
     loss: LossConfig = LossConfig()
     """Cross-entropy and z-loss."""
-    mask_repetitions: bool = True
-    """Leave repetitive windows out of the loss (RECIPE C.4)."""
-    log_every: int = Field(default=10, ge=1)
-    """Steps between two lines of the metrics."""
 
 
 def anneal_checkpoint(ws: Workspace, parent: Checkpoint, mix: Mix, config: AnnealConfig) -> Checkpoint:
@@ -61,28 +52,27 @@ def anneal_checkpoint(ws: Workspace, parent: Checkpoint, mix: Mix, config: Annea
             f"{parent.address} has no Adam moments ({MOMENTS}); anneal from a pre-trained checkpoint, or set "
             "moments: fresh"
         )
-    data = WindowedTokens(
-        mix_files(ws, mix),
-        config.sequence_length,
-        config.batch_instances,
-        config.seed,
-        config.mask_repetitions,
-        micro_instances=config.micro_instances,
-        normalisation=config.loss.normalisation,
-    )
-    result = run_training(
-        ws,
-        model=model,
-        tokenizer=tokenizer,
-        objective=language_model_objective(config.loss),
-        batches=data.batch,
-        optim=config.optim,
-        schedule=linear_to_zero(config.start_lr),
-        steps=config.steps or data.steps_per_epoch,
-        description="annealing",
-        initial_moments=ws.path(parent, MOMENTS) if config.moments == "kept" else None,
-        log_every=config.log_every,
-    )
+    data = training_windows(ws, mix, config, config.seed, config.loss.normalisation)
+    steps = config.steps or data.steps_per_epoch
+    with ReadAhead(data.batch, steps) as batches, NormWatch(model, config.norms_every) as norms:
+        result = run_training(
+            ws,
+            model=model,
+            tokenizer=tokenizer,
+            objective=language_model_objective(config.loss),
+            batches=norms.watching(batches),
+            optim=config.optim,
+            schedule=linear_to_zero(config.start_lr),
+            steps=steps,
+            description="annealing",
+            initial_moments=ws.path(parent, MOMENTS) if config.moments == "kept" else None,
+            log_every=config.log_every,
+            step_metrics=norms.metrics,
+            instances=window_names(data),
+            evaluate=evaluator(ws, config.in_loop, data, tokenizer, config.optim),
+            evaluate_every=config.in_loop.every,
+        )
+    ws.note(data_wait_seconds=round(batches.waited_seconds, 3))
     return ws.artifact(Checkpoint, **result.facts(), ranks=mix.ranks, parent=parent.digest)
 
 
@@ -95,8 +85,7 @@ def estimate_anneal(config: dict[str, Any], parent: Any, mix: Any) -> dict[str, 
     """Tokens and FLOPs of an anneal, as far as they are known before it."""
     parsed = AnnealConfig.model_validate(config)
     batch = parsed.batch_instances * parsed.sequence_length
-    available = mix.facts.get("tokens") if isinstance(mix, Pending) else mix.tokens
-    steps = parsed.steps or (available // batch if available else None)
+    steps = parsed.steps or expected_steps(parsed, mix)
     if not steps:
         return {}
     per_token = training_flops_per_token(parent)
@@ -112,4 +101,4 @@ def training_flops_per_token(parent: Any) -> float | None:
     return parent.flops / parent.tokens if parent.tokens else None
 
 
-anneal = stage(anneal_checkpoint, name="anneal", version=1, process=True, estimate=estimate_anneal)
+anneal = stage(anneal_checkpoint, name="anneal", version=1, process=True, grouped=True, estimate=estimate_anneal)

@@ -60,8 +60,11 @@ def train_dpo(ws: Workspace, policy: Checkpoint, pairs: Preferences, config: DPO
     steps = steps_for(len(rows), config.batch, config.epochs)
     references = reference_log_probs(ws, model, rows, tokenizer.pad_id, config)
 
+    def members_of(step: int) -> list[int]:
+        return indices_of_step(step, len(rows), config.batch, config.seed)
+
     def batches(step: int):
-        members = indices_of_step(step, len(rows), config.batch, config.seed)
+        members = members_of(step)
         return pair_batches(
             [rows[i] for i in members],
             pad_id=tokenizer.pad_id,
@@ -81,6 +84,7 @@ def train_dpo(ws: Workspace, policy: Checkpoint, pairs: Preferences, config: DPO
         description="tune on preferences",
         bos="eos",
         log_every=1,
+        instances=members_of,
     )
     return ws.artifact(Checkpoint, **result.facts(), ranks=tokenizer.ranks, parent=policy.digest)
 
@@ -111,4 +115,4 @@ def estimate_dpo(config: dict[str, Any], policy: Any, pairs: Any) -> dict[str, A
     return {"steps": steps, "tokens_at_most": 2 * steps * min(parsed.batch, pairs.pairs) * parsed.max_tokens}
 
 
-dpo = stage(train_dpo, name="dpo", version=1, process=True, estimate=estimate_dpo)
+dpo = stage(train_dpo, name="dpo", version=1, process=True, grouped=True, estimate=estimate_dpo)

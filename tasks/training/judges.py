@@ -1,13 +1,14 @@
 """A rule-based judge: rates an answer 1 to 5 on UltraFeedback's four aspects from what a verifier can know.
 
-Source: RECIPE G names the aspects and the scale; the published judge is a language model. Deviation: here
-every rating follows from five observable facts about an answer, so that preferences need no other model and
-are reproducible: whether a verifier accepts it, whether it states an answer at all, whether it ended by
-itself, whether it hedges, and whether it shows more than the bare answer.
+Source: RECIPE G names the aspects and the scale; the published judge is a language model, and
+`tasks.training.model_judge` asks one. Deviation: here every rating follows from five observable facts about
+an answer, so that preferences need no other model and are reproducible: whether a verifier accepts it,
+whether it states an answer at all, whether it ended by itself, whether it hedges, and whether it shows more
+than the bare answer.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -109,9 +110,10 @@ def helpfulness(facts: Facts) -> int:
     return 2 if facts.answered and facts.working and facts.finished else 1
 
 
-def mean_rating(ratings: dict[str, int]) -> float:
-    """Mean over the four aspects."""
-    return sum(ratings[aspect] for aspect in ASPECTS) / len(ASPECTS)
+def mean_rating(ratings: Mapping[str, int | None]) -> float:
+    """Mean over the aspects that apply (all four, where rules rate); 1, the lowest rating, where none does."""
+    known = [rating for rating in ratings.values() if rating is not None]
+    return sum(known) / len(known) if known else 1.0
 
 
 def binarise(means: Sequence[float], generator: np.random.Generator) -> tuple[int, int]:

@@ -1,11 +1,13 @@
 """Preference pairs: the policy answers each prompt several times, a judge rates, the ratings are binarised.
 
 Source: RECIPE G. Deviations: all answers are on-policy, where the paper mixes them with those of twenty other
-models; the judge applies rules to the verifiers' verdicts (`tasks.training.judges`), where the paper asks
-GPT-4o. Beside the pairs, `samples/*.jsonl.zst` keeps every answer with its ratings.
+models; unless told otherwise the judge applies rules to the verifiers' verdicts (`tasks.training.judges`), where
+the paper asks GPT-4o (`tasks.training.model_judge`). Beside the pairs, `samples/*.jsonl.zst` keeps every answer with
+its ratings, and `unrated/*.jsonl.zst` the prompts whose ratings could not be read.
 """
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -15,7 +17,9 @@ from infra.workspace import Workspace
 from model.config import Config
 from model.generate import Sampling
 from tasks.artifacts import Checkpoint, Preferences, Prompts
+from tasks.generation import checkpoint_generator
 from tasks.training.judges import binarise, mean_rating, observe, rate
+from tasks.training.model_judge import LanguageModelJudge, Ratings, judge_requests, read_judgements
 from tasks.training.run import load_checkpoint
 from tasks.training.sampling import Answer, Prompt, encode_prompts, longest_prompt, mixed_seed, sample_answers
 
@@ -25,6 +29,12 @@ SHARD_PROMPTS = 128
 
 SHOWN_PAIRS = 20
 """Pairs in the dashboard's table."""
+
+
+class VerifierJudge(Config):
+    """Rules on the verifiers' verdicts."""
+
+    kind: Literal["verifiers"] = "verifiers"
 
 
 class PreferencesConfig(Config):
@@ -38,8 +48,8 @@ class PreferencesConfig(Config):
     """Longer prompts are left out, and those that leave less than `max_new_tokens` of the model's window."""
     max_new_tokens: int = Field(default=2048, ge=1)
     """Answers are cut after this many tokens."""
-    judge: Literal["verifiers"] = "verifiers"
-    """Who rates: rules on the verifiers' verdicts."""
+    judge: Annotated[VerifierJudge | LanguageModelJudge, Field(discriminator="kind")] = VerifierJudge()
+    """Who rates: rules on the verifiers' verdicts, or a language model."""
     ties: Literal["keep", "drop"] = "keep"
     """Pairs with equal ratings: the paper asks for no margin and keeps them."""
     precision: Literal["bf16", "fp32"] = "bf16"
@@ -63,10 +73,14 @@ def build_preferences(ws: Workspace, policy: Checkpoint, prompts: Prompts, confi
     ties = sum(row["chosen_rating"] == row["rejected_rating"] for row in rows)
     if config.ties == "drop":
         rows = [row for row in rows if row["chosen_rating"] != row["rejected_rating"]]
-    ws.note(prompts_too_long=sum(shard["too_long"] for shard in shards), ties=ties)
+    unrated = sum(shard["unrated"] for shard in shards)
+    ws.note(prompts_too_long=sum(shard["too_long"] for shard in shards), ties=ties, unrated=unrated)
+    ws.note(generation=ws.generation)
+    if asked := [shard["endpoint"] for shard in shards if shard["endpoint"]]:
+        ws.note(endpoint={key: sum(usage[key] for usage in asked) for key in asked[0]})
     if not rows:
         raise ValueError(
-            f"no pair is left of {prompts.prompts:,} prompts ({ties:,} ties, ties={config.ties!r}); "
+            f"no pair is left of {prompts.prompts:,} prompts ({ties:,} ties, ties={config.ties!r}, {unrated:,} unrated); "
             "use ties='keep', more prompts or a higher temperature"
         )
     ws.write_jsonl("preferences.jsonl.zst", rows)
@@ -84,7 +98,8 @@ def sample_and_rate(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     """One shard: the answers to its prompts, kept with their ratings; returns the pairs."""
     config = PreferencesConfig(**item["config"])
     start = item["start"]
-    model, tokenizer = load_checkpoint(ws, Checkpoint(**item["policy"]))
+    policy = Checkpoint(**item["policy"])
+    model, tokenizer = load_checkpoint(ws, policy)
     limit = longest_prompt(model, config.max_prompt_tokens, config.max_new_tokens)
     model.to(ws.compute.device)
     rows = list(ws.read_jsonl(Prompts(**item["prompts"]), "prompts.jsonl.zst"))[start : start + SHARD_PROMPTS]
@@ -94,21 +109,74 @@ def sample_and_rate(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
         temperature=config.temperature,
         seed=mixed_seed(config.seed, start),
     )
-    groups = sample_answers(model, tokenizer, prompts, config.samples, sampling, config.precision)
-    rated = [[rated_sample(prompt, answer) for answer in group] for prompt, group in zip(prompts, groups, strict=True)]
-    ws.write_jsonl(f"samples/{start:08d}.jsonl.zst", (sample for group in rated for sample in group))
+    with checkpoint_generator(ws, policy, model, tokenizer, config.precision) as generate:
+        groups = sample_answers(generate, prompts, config.samples, sampling)
+    ratings, unrated, usage = rate_all(ws, config, prompts, groups)
+    rated = [
+        (prompt, [rated_sample(prompt, answer, own) for answer, own in zip(group, found, strict=True)])
+        for prompt, group, found in zip(prompts, groups, ratings, strict=True)
+        if found
+    ]
+    ws.write_jsonl(f"samples/{start:08d}.jsonl.zst", (sample for _, group in rated for sample in group))
+    if unrated:
+        ws.write_jsonl(f"unrated/{start:08d}.jsonl.zst", unrated)
     generator = np.random.default_rng([config.seed, start])
     return {
-        "pairs": [make_pair(prompt, group, generator) for prompt, group in zip(prompts, rated, strict=True)],
+        "pairs": [make_pair(prompt, group, generator) for prompt, group in rated],
         "too_long": too_long,
+        "unrated": len(unrated),
+        "endpoint": usage,
     }
 
 
-def rated_sample(prompt: Prompt, answer: Answer) -> dict[str, Any]:
-    """One answer with its verdict, its ratings per aspect and their mean."""
+def rate_all(
+    ws: Workspace, config: PreferencesConfig, prompts: Sequence[Prompt], groups: Sequence[Sequence[Answer]]
+) -> tuple[list[list[Ratings]], list[dict[str, Any]], dict[str, int | float]]:
+    """(ratings of each prompt's answers, none where they cannot be read; those prompts with the reason; what it cost)."""
+    judge = config.judge
+    if isinstance(judge, VerifierJudge):
+        pairs = zip(prompts, groups, strict=True)
+        return [[rated_by_rules(prompt, answer) for answer in group] for prompt, group in pairs], [], {}
+    requests = (
+        request
+        for prompt, group in zip(prompts, groups, strict=True)
+        for request in judge_requests(judge, instruction_of(prompt), [answer.completion.text for answer in group])
+    )
+    with ws.endpoint(judge.model.model) as endpoint:
+        answers = list(endpoint.ask(requests))
+    ratings: list[list[Ratings]] = []
+    unrated: list[dict[str, Any]] = []
+    size = len(judge.prompts)
+    for place, (prompt, group) in enumerate(zip(prompts, groups, strict=True)):
+        said = answers[place * size : (place + 1) * size]
+        found, reason = read_judgements(said, len(group), judge.reading)
+        ratings.append(found)
+        if reason:
+            unrated.append(
+                {"id": prompt.row["id"], "reason": reason, "said": [one.refused or one.text for one in said]}
+            )
+    usage = {key: value for key, value in endpoint.facts().items() if isinstance(value, int | float)}
+    return ratings, unrated, usage
+
+
+def instruction_of(prompt: Prompt) -> str:
+    """What the answers reply to: the message, or the conversation with its roles."""
+    messages = prompt.row["messages"]
+    if len(messages) == 1:
+        return messages[0]["content"]
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
+
+
+def rated_by_rules(prompt: Prompt, answer: Answer) -> Ratings:
+    """The rule-based judge's ratings of one answer."""
     verdict, text = answer.verdict, answer.completion.text
     facts = observe(prompt.row["dataset"], text, verdict.extracted, correct=verdict.correct, finished=answer.finished)
-    ratings = rate(facts)
+    return dict(rate(facts))
+
+
+def rated_sample(prompt: Prompt, answer: Answer, ratings: Ratings) -> dict[str, Any]:
+    """One answer with its verdict, its ratings per aspect and their mean."""
+    verdict, text = answer.verdict, answer.completion.text
     return {
         "id": prompt.row["id"],
         "text": text,

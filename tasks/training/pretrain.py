@@ -8,22 +8,23 @@ from typing import Any
 
 from pydantic import Field
 
-from infra.session import Pending
 from infra.stage import stage
 from infra.workspace import Workspace
-from model.batches import WindowedTokens
-from model.config import Config, ModelConfig
+from model.config import ModelConfig
+from model.diagnostics import NormWatch
 from model.losses import LossConfig, language_model_objective
 from model.optim import OptimConfig
+from model.read_ahead import ReadAhead
 from model.schedule import ScheduleConfig
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
 from tasks.artifacts import Checkpoint, Mix
+from tasks.training.in_loop import evaluator
 from tasks.training.run import run_training
-from tasks.training.token_files import check_vocabulary, mix_files
+from tasks.training.token_files import WindowsConfig, check_vocabulary, expected_steps, training_windows, window_names
 
 
-class PretrainConfig(Config):
+class PretrainConfig(WindowsConfig):
     """Pre-training of one model from its initialisation."""
 
     model: ModelConfig = ModelConfig()
@@ -32,12 +33,6 @@ class PretrainConfig(Config):
     """Seed of the initial weights (RECIPE A.4)."""
     data_seed: int = 6198
     """Seed of the data order (RECIPE C.9)."""
-    sequence_length: int = Field(default=4096, ge=2)
-    """Tokens of a window."""
-    batch_instances: int = Field(default=1024, ge=1)
-    """Windows of a step (1B: 512, 13B and 32B: 2048; RECIPE D)."""
-    micro_instances: int = Field(default=0, ge=0)
-    """Windows of a forward pass; 0 is the whole batch at once."""
     steps: int | None = Field(default=None, ge=1)
     """Updates; None is one pass over the mix (7B: 928,646)."""
     optim: OptimConfig = OptimConfig()
@@ -46,10 +41,6 @@ class PretrainConfig(Config):
     """Learning rate."""
     loss: LossConfig = LossConfig()
     """Cross-entropy and z-loss."""
-    mask_repetitions: bool = True
-    """Leave windows with a span of 1 to 13 tokens repeated 32 times or more out of the loss (RECIPE C.4)."""
-    log_every: int = Field(default=10, ge=1)
-    """Steps between two lines of the metrics (RECIPE D)."""
 
 
 def train_base(ws: Workspace, mix: Mix, config: PretrainConfig) -> Checkpoint:
@@ -59,28 +50,28 @@ def train_base(ws: Workspace, mix: Mix, config: PretrainConfig) -> Checkpoint:
     """
     tokenizer = Tokenizer(mix.ranks)
     check_vocabulary(mix, tokenizer, config.model.vocab_size)
-    data = WindowedTokens(
-        mix_files(ws, mix),
-        config.sequence_length,
-        config.batch_instances,
-        config.data_seed,
-        config.mask_repetitions,
-        micro_instances=config.micro_instances,
-        normalisation=config.loss.normalisation,
-    )
-    result = run_training(
-        ws,
-        model=Transformer(config.model, seed=config.init_seed),
-        tokenizer=tokenizer,
-        objective=language_model_objective(config.loss),
-        batches=data.batch,
-        optim=config.optim,
-        schedule=config.schedule,
-        steps=config.steps or data.steps_per_epoch,
-        description="pre-training",
-        keep_moments=True,
-        log_every=config.log_every,
-    )
+    data = training_windows(ws, mix, config, config.data_seed, config.loss.normalisation)
+    steps = config.steps or data.steps_per_epoch
+    model = Transformer(config.model, seed=config.init_seed)
+    with ReadAhead(data.batch, steps) as batches, NormWatch(model, config.norms_every) as norms:
+        result = run_training(
+            ws,
+            model=model,
+            tokenizer=tokenizer,
+            objective=language_model_objective(config.loss),
+            batches=norms.watching(batches),
+            optim=config.optim,
+            schedule=config.schedule,
+            steps=steps,
+            description="pre-training",
+            keep_moments=True,
+            log_every=config.log_every,
+            step_metrics=norms.metrics,
+            instances=window_names(data),
+            evaluate=evaluator(ws, config.in_loop, data, tokenizer, config.optim),
+            evaluate_every=config.in_loop.every,
+        )
+    ws.note(data_wait_seconds=round(batches.waited_seconds, 3))
     return ws.artifact(Checkpoint, **result.facts(), ranks=mix.ranks, parent="")
 
 
@@ -88,11 +79,10 @@ def estimate_pretrain(config: dict[str, Any], mix: Any) -> dict[str, Any]:
     """Tokens, FLOPs and parameters of a run, as far as they are known before it (RECIPE A.7)."""
     parsed = PretrainConfig.model_validate(config)
     batch = parsed.batch_instances * parsed.sequence_length
-    available = mix.facts.get("tokens") if isinstance(mix, Pending) else mix.tokens
-    steps = parsed.steps or (available // batch if available else None)
+    steps = parsed.steps or expected_steps(parsed, mix)
     per_token = parsed.model.flops_per_token(parsed.sequence_length)
     known = {"parameters": parsed.model.parameters, "flops_per_token": per_token}
     return known | ({"tokens": steps * batch, "flops": float(steps * batch * per_token)} if steps else {})
 
 
-pretrain = stage(train_base, name="pretrain", version=1, process=True, estimate=estimate_pretrain)
+pretrain = stage(train_base, name="pretrain", version=1, process=True, grouped=True, estimate=estimate_pretrain)

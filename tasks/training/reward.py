@@ -66,8 +66,11 @@ def train_reward(ws: Workspace, parent: Checkpoint, pairs: Preferences, config: 
     ws.note(pairs_trained=len(training), pairs_held_out=len(held), pairs_dropped=dropped)
     language_head, model.head = model.head, score_head(model.config.d_model, config.seed)
 
+    def members_of(step: int) -> list[int]:
+        return indices_of_step(step, len(training), config.batch, config.seed)
+
     def batches(step: int):
-        members = indices_of_step(step, len(training), config.batch, config.seed)
+        members = members_of(step)
         return pair_batches([training[i] for i in members], pad_id=tokenizer.pad_id, pass_tokens=config.pass_tokens)
 
     result = fit(
@@ -81,7 +84,9 @@ def train_reward(ws: Workspace, parent: Checkpoint, pairs: Preferences, config: 
         pad_id=tokenizer.pad_id,
         description="train the reward model",
         log_every=1,
+        instances=members_of,
     )
+    model = result.model
     accuracy, stderr = held_out_accuracy(model, held, tokenizer.pad_id, config)
     head_file = ws.scratch / HEAD_FILE
     save_file({HEAD_KEY: model.head.weight.detach().cpu().contiguous()}, head_file)
@@ -139,4 +144,4 @@ def estimate_reward(config: dict[str, Any], parent: Any, pairs: Any) -> dict[str
     return {"steps": steps, "tokens_at_most": 2 * steps * min(parsed.batch, pairs.pairs) * parsed.max_tokens}
 
 
-reward = stage(train_reward, name="reward", version=1, process=True, estimate=estimate_reward)
+reward = stage(train_reward, name="reward", version=1, process=True, grouped=True, estimate=estimate_reward)

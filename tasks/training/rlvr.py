@@ -29,6 +29,7 @@ from model.schedule import ScheduleConfig
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
 from tasks.artifacts import Checkpoint, Prompts
+from tasks.generation import local_generator
 from tasks.training.run import adamw, load_checkpoint, run_training
 from tasks.training.sampling import Answer, Prompt, encode_prompts, longest_prompt, mixed_seed, sample_answers
 
@@ -122,6 +123,7 @@ def train_rlvr(ws: Workspace, policy: Checkpoint, prompts: Prompts, config: RLVR
         log_every=1,
         save_multiple=actor.updates,
         step_metrics=actor.metrics,
+        instances=lambda step: actor.places(step // actor.updates),
     )
     return ws.artifact(Checkpoint, **result.facts(), ranks=tokenizer.ranks, parent=policy.digest)
 
@@ -174,17 +176,22 @@ class Actor:
         assert (step - 1) // self.updates == self.rollout
         return self.facts
 
+    def places(self, rollout: int) -> list[int]:
+        """Numbers of the prompts that a rollout answers."""
+        return indices_of_step(rollout, len(self.prompts), self.config.prompts_per_rollout, self.config.seed)
+
     def roll(self, rollout: int) -> tuple[list[list[Batch]], dict[str, float]]:
         """Answers of the present policy to this rollout's prompts: every update's passes, and metrics."""
         config = self.config
-        places = indices_of_step(rollout, len(self.prompts), config.prompts_per_rollout, config.seed)
-        prompts = [self.prompts[i] for i in places]
+        prompts = [self.prompts[i] for i in self.places(rollout)]
         sampling = Sampling(
             max_new_tokens=config.max_new_tokens,
             temperature=config.temperature,
             seed=mixed_seed(config.seed, rollout),
         )
-        groups = sample_answers(self.policy, self.tokenizer, prompts, config.samples, sampling, config.precision)
+        # Weights in training are nowhere but here.
+        generator = local_generator(self.policy, self.tokenizer, config.precision)
+        groups = sample_answers(generator, prompts, config.samples, sampling)
         scores, finished = score_groups(groups, config)
         advantages = group_advantages(scores, config.normalization).flatten().numpy().astype(np.float32)
         rows = [

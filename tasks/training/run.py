@@ -1,31 +1,32 @@
 """Training inside a workspace: what every gradient-trained stage does around `model.loop.train`.
 
-Source: RECIPE J (resume from the newest state, metrics at fixed steps). A save point holds the training
-state, the metric lines so far and the counts of tokens and FLOPs, so that a resumed stage writes the same
-payload as an undisturbed one. Payload: the Hugging Face folder, `metrics.jsonl`, and `optimizer.safetensors`
-where the next stage needs the moments. Rates and timings are not part of it: they go to the record's notes.
+Source: RECIPE J (resume from the newest state, metrics at fixed steps). Payload: the Hugging Face folder,
+`metrics.jsonl`, and `optimizer.safetensors` where the next stage needs the moments. Rates and timings are not part of
+it: they go to the record's notes. In a group of workers every one of them runs the stage up to the end of its training;
+the first one goes on with the whole model.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-import numpy as np
-
+from infra.train_group import WorkDone
 from infra.workspace import Workspace
-from model.checkpoint import load_moments, load_state, save_moments, save_state
+from model.checkpoint import load_moments, save_moments
 from model.config import Compute
-from model.loop import Batch, Objective, TrainState, new_state, train
+from model.loop import Batch, Evaluate, Objective, TrainState, new_state, train
+from model.metrics import Instances
 from model.optim import OptimConfig
+from model.parallel import whole_model
 from model.schedule import ScheduleConfig
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
 from model.weights import load_hf, save_hf
 from tasks.artifacts import Checkpoint, RewardModel
+from tasks.training.save_points import Journal, SavePoints, resume
 
 MOMENTS = "optimizer.safetensors"
 METRICS = "metrics.jsonl"
@@ -58,35 +59,6 @@ class TrainingResult:
             "loss": self.loss,
             "flops": self.flops,
         }
-
-
-@dataclass
-class Journal:
-    """What a save point holds beside the training state."""
-
-    rows: list[dict[str, float]]
-    tokens: int = 0
-    flops: float = 0.0
-
-    def save(self, folder: Path) -> None:
-        (folder / "journal.json").write_text(json.dumps(self.__dict__, sort_keys=True))
-
-    @classmethod
-    def load(cls, folder: Path) -> "Journal":
-        return cls(**json.loads((folder / "journal.json").read_text()))
-
-    def count(self, model: Transformer, pad_id: int, batches: Sequence[Batch]) -> Sequence[Batch]:
-        """Add a step's tokens and FLOPs; padding is not counted. Returns the batches."""
-        for batch in batches:
-            ids = np.asarray(batch["ids"])
-            tokens = int((ids != pad_id).sum())
-            self.tokens += tokens
-            self.flops += float(tokens) * model.config.flops_per_token(ids.shape[1])
-        return batches
-
-    def final_loss(self) -> float:
-        last = self.rows[-math.ceil(len(self.rows) / 10) :]
-        return sum(row["loss"] for row in last) / len(last)
 
 
 def adamw(clip_norm: float, precision: Literal["bf16", "fp32"], eps: float = 1e-8) -> OptimConfig:
@@ -139,68 +111,89 @@ def fit(
     steps: int,
     pad_id: int,
     description: str,
+    keep_moments: bool = False,
     initial_moments: Path | None = None,
     log_every: int = 10,
     save_multiple: int = 1,
     step_metrics: Callable[[int], dict[str, float]] | None = None,
+    instances: Instances | None = None,
+    evaluate: Evaluate | None = None,
+    evaluate_every: int = 0,
 ) -> TrainingResult:
     """Train from the newest save point, or from the model as given, and write `metrics.jsonl`.
 
     `batches(step)` is called once per step, in order, right before that step. `initial_moments` is the
     `optimizer.safetensors` of the run to continue (RECIPE E). Save points fall on multiples of
     `save_multiple` steps. `step_metrics(n)` adds metrics to those of the n-th update; they must be equal in
-    equal runs.
+    equal runs. `instances(step)` names the examples of a 0-based step's batch when its loss is not finite.
+    `evaluate(state)` judges the model after every `evaluate_every` updates (0: never); its metrics join those of
+    that step. With `keep_moments`, `optimizer.safetensors` joins the payload. Use the result's model afterwards: the
+    one given may be in parts. Raises WorkDone in the workers of a group that are not its first.
     """
     if steps < 1:
         raise ValueError(f"{description}: steps={steps} must be at least 1; raise the tokens or epochs to train on")
     compute = Compute(**ws.compute.model_dump())
     state = new_state(model, optim, compute)
-    journal = Journal([])
-    if point := ws.resume_point():
-        load_state(state, point[1])
-        journal = Journal.load(point[1])
-    elif initial_moments is not None:
-        load_moments(state.optimizer, initial_moments)
+    group = state.group
+    journal = resume(ws, state)
+    if journal is None:
+        journal = Journal([])
+        if initial_moments is not None:
+            load_moments(state.optimizer, initial_moments, group)
     first, began, counted = state.step, time.monotonic(), journal.tokens
+    save_every = save_multiple * math.ceil(ws.save_every / save_multiple)
 
-    with ws.progress(description, steps, "steps") as bar:
+    with ws.progress(description, steps, "steps") as bar, SavePoints(ws, journal, save_every) as points:
         bar.advance(first)
 
+        def counted_batches(step: int) -> Sequence[Batch]:
+            points.check()
+            return journal.count(model, pad_id, batches(step))
+
+        def facts(step: int) -> dict[str, float]:
+            return {"tokens": journal.tokens} | (step_metrics(step) if step_metrics else {})
+
         def log(step: int, metrics: dict[str, float]) -> None:
-            metrics = metrics | {"tokens": journal.tokens} | (step_metrics(step) if step_metrics else {})
             journal.rows.append(
                 {"step": step} | {name: value for name, value in metrics.items() if name not in LIVE_ONLY}
             )
             ws.log(step=step, **metrics)
             bar.advance(step - bar.done)
 
-        def save(state: TrainState) -> None:
-            folder = ws.scratch / "save-point"
-            save_state(state, folder)
-            journal.save(folder)
-            ws.save_point(state.step, folder)
-
         state = train(
             model,
             objective,
-            lambda step: journal.count(model, pad_id, batches(step)),
+            counted_batches,
             optim=optim,
             schedule=schedule,
             steps=steps,
             compute=compute,
             state=state,
-            checkpoint=save,
-            checkpoint_every=save_multiple * math.ceil(ws.save_every / save_multiple),
+            checkpoint=points.save,
+            checkpoint_every=save_every,
             log=log,
             log_every=log_every,
+            facts=facts,
+            instances=instances,
+            evaluate=evaluate,
+            evaluate_every=evaluate_every,
         )
     seconds = time.monotonic() - began
+    whole = cast(Transformer, whole_model(group, model))
+    if keep_moments:
+        save_moments(state.optimizer, ws.scratch / MOMENTS, group)
+    if group.rank:
+        raise WorkDone(f"worker {group.rank} has trained its part of {description}")
+    if keep_moments:
+        ws.put(ws.scratch / MOMENTS)
     ws.note(
         train_seconds=round(seconds, 3),
         tokens_per_second=round((journal.tokens - counted) / max(seconds, 1e-9), 1),
     )
+    if group.world > 1:
+        ws.note(workers=group.world, parallel=compute.parallel.data)
     ws.write_jsonl(METRICS, journal.rows)
-    return TrainingResult(model, state, steps, journal.tokens, journal.flops, journal.final_loss())
+    return TrainingResult(whole, state, steps, journal.tokens, journal.flops, journal.final_loss())
 
 
 def export(ws: Workspace, model: Transformer, tokenizer: Tokenizer, bos: Literal["none", "eos"]) -> None:
@@ -227,6 +220,9 @@ def run_training(
     log_every: int = 10,
     save_multiple: int = 1,
     step_metrics: Callable[[int], dict[str, float]] | None = None,
+    instances: Instances | None = None,
+    evaluate: Evaluate | None = None,
+    evaluate_every: int = 0,
 ) -> TrainingResult:
     """`fit`, then the checkpoint folder in the payload, with `optimizer.safetensors` if `keep_moments`."""
     result = fit(
@@ -239,13 +235,14 @@ def run_training(
         steps=steps,
         pad_id=tokenizer.pad_id,
         description=description,
+        keep_moments=keep_moments,
         initial_moments=initial_moments,
         log_every=log_every,
         save_multiple=save_multiple,
         step_metrics=step_metrics,
+        instances=instances,
+        evaluate=evaluate,
+        evaluate_every=evaluate_every,
     )
-    export(ws, model, tokenizer, bos)
-    if keep_moments:
-        save_moments(result.state.optimizer, ws.scratch / MOMENTS)
-        ws.put(ws.scratch / MOMENTS)
+    export(ws, result.model, tokenizer, bos)
     return result

@@ -6,13 +6,12 @@ temperature 1).
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import torch
 
 from model.chat import encode_prompt
-from model.generate import Completion, Sampling, generate
+from model.generate import Completion, Generator, Sampling
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
 from tasks.verifiers import Verdict, verify
@@ -59,19 +58,11 @@ def longest_prompt(model: Transformer, max_prompt_tokens: int, max_new_tokens: i
     return min(max_prompt_tokens, window - max_new_tokens)
 
 
-@torch.no_grad()
 def sample_answers(
-    model: Transformer,
-    tokenizer: Tokenizer,
-    prompts: Sequence[Prompt],
-    samples: int,
-    sampling: Sampling,
-    precision: Literal["bf16", "fp32"],
+    generator: Generator, prompts: Sequence[Prompt], samples: int, sampling: Sampling
 ) -> list[list[Answer]]:
-    """`samples` verified answers per prompt, a function of weights, prompts and `sampling` alone."""
-    repeated = [prompt.ids for prompt in prompts for _ in range(samples)]
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        completions = generate(model, tokenizer, repeated, sampling)
+    """`samples` verified answers per prompt, a function of the generator's weights, prompts and `sampling` alone."""
+    completions = generator([prompt.ids for prompt in prompts for _ in range(samples)], sampling)
     answers = []
     for index, completion in enumerate(completions):
         row = prompts[index // samples].row

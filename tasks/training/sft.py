@@ -62,8 +62,11 @@ def train_sft(ws: Workspace, parent: Checkpoint, chats: Chats, config: SFTConfig
     ws.note(chats_trained=len(rows), chats_without_answer=dropped)
     steps = steps_for(len(rows), config.batch, config.epochs)
 
+    def members_of(step: int) -> list[int]:
+        return indices_of_step(step, len(rows), config.batch, config.seed)
+
     def batches(step: int):
-        members = indices_of_step(step, len(rows), config.batch, config.seed)
+        members = members_of(step)
         return token_batches(
             [rows[i] for i in members],
             pad_id=tokenizer.pad_id,
@@ -84,6 +87,7 @@ def train_sft(ws: Workspace, parent: Checkpoint, chats: Chats, config: SFTConfig
         description="finetune",
         bos="eos",
         log_every=1,
+        instances=members_of,
     )
     return ws.artifact(Checkpoint, **result.facts(), ranks=tokenizer.ranks, parent=parent.digest)
 
@@ -109,4 +113,4 @@ def estimate_sft(config: dict[str, Any], parent: Any, chats: Any) -> dict[str, A
     return {"steps": steps, "tokens_at_most": steps * min(parsed.batch, chats.chats) * parsed.max_tokens}
 
 
-sft = stage(train_sft, name="sft", version=1, process=True, estimate=estimate_sft)
+sft = stage(train_sft, name="sft", version=1, process=True, grouped=True, estimate=estimate_sft)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows.diagnose import diagnose_initialisation, diagnose_runs
+from flows.diagnose import _series, diagnose_initialisation, diagnose_runs
 from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Checkpoint
@@ -18,12 +18,17 @@ SPIKES = (250, 300)
 
 class Bare(Config):
     logged: bool = True
+    detailed: bool = False
 
 
 def make_run(ws: Workspace, config: Bare) -> Checkpoint:
     noise = np.random.default_rng(0).normal(size=(2, STEPS))
     noise[1][list(SPIKES)] = 50.0
     rows = [{"step": i + 1, "loss": 3 + 0.01 * noise[0][i], "grad_norm": 60 + noise[1][i]} for i in range(STEPS)]
+    if config.detailed:
+        for row in rows[::100]:
+            row |= {f"{kind}_norm/blocks.{n}": 1.0 + n for kind in ("param", "grad", "update") for n in (10, 2)}
+            row |= {"param_norm/embedding": 5.0, "perplexity/web": 20.0, "task/sums": 0.5}
     if config.logged:
         ws.write_jsonl("metrics.jsonl", rows)
     return ws.artifact(Checkpoint, steps=STEPS, tokens=1, parameters=1, loss=3.0, ranks=300, parent="")
@@ -59,12 +64,32 @@ def test_an_artifact_without_metrics_is_refused(bench: Bench, tmp_path: Path):
         diagnose_runs(bench.session.store, [made.id], tmp_path, window=1000)
 
 
+def test_norms_and_evaluations_are_drawn_where_they_were_logged(bench: Bench, tmp_path: Path):
+    plain = bench.run(make_run, "pretrain", config=Bare())
+    detailed = bench.run(make_run, "pretrain", config=Bare(detailed=True))
+    found = diagnose_runs(bench.session.store, [plain.id, detailed.id], tmp_path, window=200)
+    names = {f"{kind}-{detailed.id[:8]}.{end}" for kind in ("norms", "in-loop") for end in ("json", "png", "svg")}
+    assert {Path(path).name for path in found["norms_files"] + found["in_loop_files"]} == names
+    assert names <= {path.name for path in tmp_path.iterdir()}
+    norms = json.loads((tmp_path / f"norms-{detailed.id[:8]}.json").read_text())["series"]
+    assert norms["updates"]["blocks.10"] == [[1, 101, 201, 301], [11.0] * 4]
+    evaluated = json.loads((tmp_path / f"in-loop-{detailed.id[:8]}.json").read_text())["series"]
+    assert evaluated["perplexity of held-out windows"]["web"][1] == [20.0] * 4
+    assert evaluated["score on a task"]["sums"][0] == [1, 101, 201, 301]
+
+
+def test_layers_are_in_their_order():
+    rows = [{"step": 1.0} | {f"param_norm/{name}": 1.0 for name in ("blocks.10", "head", "blocks.2", "embedding")}]
+    assert list(_series(rows, "param_norm/")) == ["embedding", "head", "blocks.2", "blocks.10"]
+
+
 def test_growth_has_a_value_per_variant_and_width(tmp_path: Path):
     found = diagnose_initialisation("olmo2, olmo-0424", "64,32", 2, tmp_path)
     assert [(row["variant"], row["width"]) for row in found["growth"]] == [
         ("olmo2", 32), ("olmo2", 64), ("olmo-0424", 32), ("olmo-0424", 64),
     ]  # fmt: skip
-    assert all(np.isfinite([row["activations"], row["gradients"]]).all() for row in found["growth"])
+    measured = ("activations", "contributions", "gradients")
+    assert all(np.isfinite([row[what] for what in measured]).all() for row in found["growth"])
     again = diagnose_initialisation("olmo2,olmo-0424", "32,64", 2, tmp_path / "again")
     assert again["growth"] == found["growth"]
     assert {path.name for path in tmp_path.glob("growth.*")} == {"growth.json", "growth.png", "growth.svg"}

@@ -49,7 +49,7 @@ def test_rerun_makes_dpo_and_exactly_what_lies_below_anew(store: Path):
 
 def test_until_stops_there(tmp_path: Path):
     olmo2("run", "smoke", "--until", "filter:web", store=tmp_path)
-    assert {row["stage"] for row in artifacts(tmp_path)} == {"collect", "classifier", "filter"}
+    assert {row["stage"] for row in artifacts(tmp_path)} == {"collect", "classifier", "score", "filter"}
 
 
 def test_show_has_the_lineage_up_to_raw_inputs(store: Path):

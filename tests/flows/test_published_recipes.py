@@ -182,6 +182,9 @@ def test_trainer_of_each_size(size: str) -> None:
 def test_seeds() -> None:
     """RECIPE C.9 and section 0, row 8."""
     assert [recipe(size).pretrain.data_seed for size in SIZES] == [6198, 6198, 6198, 34521]
+    assert [recipe(size).pretrain.order for size in SIZES] == ["published"] * 3 + ["published_core"]
+    assert [recipe(size).anneal.order for size in SIZES] == ["published"] * 3 + ["published_core"]
+    assert [recipe(size).pretrain.target_length for size in SIZES] == [0, 0, 0, 8192]
     assert set(recipe("1b").anneal_seeds) == set(recipe("7b").anneal_seeds) == {42, 42069, 666}
     assert recipe("13b").anneal_seeds == (1110, 2662, 6209)
     assert recipe("32b").anneal_seeds == (1110, 2662)

@@ -23,6 +23,7 @@ from tasks.data.encode import EncodeConfig, encode
 from tasks.data.filter import FilterConfig, filter
 from tasks.data.filters.length import LengthRule
 from tasks.data.mix import MixConfig, mix
+from tasks.data.score import ScoreConfig, score
 from tasks.data.sources.local import LocalSource
 from tasks.training.anneal import AnnealConfig, anneal
 from tasks.training.pretrain import PretrainConfig, pretrain
@@ -47,7 +48,9 @@ class Run:
             path = root / f"{name}.jsonl"
             path.write_text("".join(json.dumps({"id": id, "text": TEXTS[id]}) + "\n" for id in ids))
             raw = bench.run(collect, resolve(LocalSource(name=name, paths=(str(path),))))
-            kept.append(bench.run(filter, raw, FilterConfig(rules=(LengthRule(min_chars=10),)), None))
+            rules = FilterConfig(rules=(LengthRule(min_chars=10),))
+            scores = bench.run(score, raw, ScoreConfig(scorers=rules.scorers))
+            kept.append(bench.run(filter, raw, rules, scores))
         unique = bench.run(dedup, kept, DedupConfig())
         encoding = [EncodeConfig(source=name, ranks=RANKS) for name in ("web", "code")]
         self.tokens = [bench.run(encode, unique, config) for config in encoding]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.batches import TokenFile, WindowedTokens, documents_within
-from model.order import PublishedShuffle, Shuffle
+from model.order import PublishedShuffle, Shuffle, shuffle
 
 
 @settings(max_examples=40, deadline=None)
@@ -42,6 +42,13 @@ def test_published_order_is_numpys() -> None:
     order = PublishedShuffle(100, 6198, 2)
     assert (order.at(np.arange(100)) == wanted).all()
     assert (order.place_of(order.at(np.arange(100))) == np.arange(100)).all()
+
+
+def test_core_order_counts_epochs_from_one() -> None:
+    core, old = shuffle("published_core", 50, 7, 0), shuffle("published", 50, 7, 1)
+    assert (core.at(np.arange(50)) == old.at(np.arange(50))).all()
+    with pytest.raises(ValueError, match="32-bit indices; use order: feistel"):
+        PublishedShuffle((1 << 32) + 1, 0, 0)
 
 
 @pytest.fixture
@@ -100,6 +107,31 @@ def test_repetitive_instance_is_masked_whole_and_still_counted(tmp_path: Path) -
 
 def test_target_length_drops_the_longer_remainder(files: list[TokenFile]) -> None:
     assert WindowedTokens(files, 16, 1, seed=1, target_length=64).instances == 4 + 0 + 0 + 8
+
+
+def test_held_out_windows_are_never_read_and_equal_in_every_mix(files: list[TokenFile]) -> None:
+    web = [TokenFile(file.path, file.tokens, "web") for file in files]
+    code = TokenFile(files[0].path.parent / "4.npy", 64, "code")
+    (np.arange(64, dtype="<u4") + 4000).tofile(code.path)
+    head = TokenFile(web[3].path, 40, "web")  # part of a further pass: two windows, both held out where whole
+    data = WindowedTokens([*web, code, web[3], head], 16, 1, seed=1, held_out=2)
+    held = {source: data.read(windows) for source, windows in data.held_out().items()}
+    assert {source: [int(row[0]) for row in rows] for source, rows in held.items()} == {
+        "web": [0, 1000], "code": [4000, 4016],
+    }  # fmt: skip
+    assert data.instances == (4 - 1) + (2 - 1) + 0 + 8 + 2 + 8 + 2
+    for step in range(2 * data.steps_per_epoch):
+        [batch] = data.batch(step)
+        assert not {0, 1000, 4000, 4016} & set(batch["ids"].flatten().tolist())
+        [window] = data.locate(step)
+        assert step in data.steps_reading(window.file, window.start, window.start + 1, epochs=2)
+    assert data.steps_reading(0, 0, 16) == []
+    assert data.steps_reading(0, 0, 17) == data.steps_reading(0, 16, 17) != []
+    twice = WindowedTokens([web[3], web[3], head], 16, 1, seed=1, held_out=4)
+    assert [window.start for window in twice.held_out()["web"]] == [0, 16, 32, 48]
+    assert twice.instances == 4 + 4 + 0, "a part that is all held out gives nothing"
+    with pytest.raises(ValueError, match=r"'code' has 4 windows; holding out 3 .* hold out fewer"):
+        WindowedTokens([*web, code], 16, 1, seed=1, held_out=3)
 
 
 def test_errors_name_the_values(files: list[TokenFile], tmp_path: Path) -> None:

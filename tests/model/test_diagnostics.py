@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from model.config import OLMO_0424, ModelConfig
-from model.diagnostics import growth_exponent, monitor_spike_score, parameter_norms, spike_score
+from model.diagnostics import NormWatch, growth_exponent, monitor_spike_score, spike_score
+from model.optim import OptimConfig, Optimizer
 from model.transformer import Transformer
 
 SHAPE = {
@@ -57,9 +58,61 @@ def test_growth_is_finite_for_the_baseline_too() -> None:
     assert all(math.isfinite(value) for value in growth_exponent(model, torch.randint(0, 128, (5, 16))))
 
 
-def test_norms_of_parameters_and_gradients() -> None:
+def test_contributions_are_what_a_layer_adds() -> None:
+    """With its norms scaled by e per layer, each layer of a reordered-norm model adds e times as much as the one before."""
+    model = Transformer(ModelConfig(**SHAPE, init_std=1e-3), seed=0)
+    ids = torch.randint(0, 128, (5, 16), generator=torch.Generator().manual_seed(0))
+    plain = growth_exponent(model, ids).contributions
+    with torch.no_grad():
+        model.blocks[-1].attention_norm.weight.mul_(math.e)  # type: ignore[union-attr]
+        model.blocks[-1].feed_forward_norm.weight.mul_(math.e)  # type: ignore[union-attr]
+    # The last MLP reads another input now, so its direction moves a little.
+    assert growth_exponent(model, ids).contributions == pytest.approx(plain + 1 / 4, abs=0.03)
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+
+
+def test_watched_norms_are_those_of_the_update() -> None:
     model = Transformer(ModelConfig(**SHAPE), seed=0)
-    model.norm.weight.grad = 2 * torch.ones(32)
-    norms = dict(parameter_norms(model))
-    assert norms["param/norm.weight.norm"] == pytest.approx(32**0.5)
-    assert norms["grad/norm.weight.norm"] == pytest.approx(2 * 32**0.5)
+    optimizer = Optimizer(model.named_parameters(), OptimConfig(clip_norm=0.5))
+    with NormWatch(model, every=2) as watch:
+        for step in range(3):
+            watch.arm(step)
+            model(torch.randint(0, 128, (2, 8))).square().mean().backward()
+            gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+            before = {name: p.detach().clone() for name, p in model.named_parameters()}
+            optimizer.step(1e-2, torch.tensor(1.0))
+            assert bool(watch.metrics(step + 1)) == (step == 1)
+            if step == 1:
+                after = {name: p.detach().clone() for name, p in model.named_parameters()}
+                found = watch.metrics(2)
+                expected = (gradients, before, after)
+        assert not watch.metrics(3)
+    gradients, before, after = expected
+    groups = {"embedding", "head", "norm", *(f"blocks.{n}" for n in range(4))}
+    assert found.keys() == {f"{kind}_norm/{group}" for kind in ("param", "grad", "update") for group in groups}
+    for group in groups:
+        members = [name for name in after if name.startswith(f"{group}.")]
+        for kind, values in (("grad", gradients), ("param", after)):
+            norm = sum(float(values[name].square().sum()) for name in members) ** 0.5
+            assert found[f"{kind}_norm/{group}"] == pytest.approx(norm, rel=1e-5)
+        moved = sum(float((after[name] - before[name]).square().sum()) for name in members) ** 0.5
+        assert found[f"update_norm/{group}"] == pytest.approx(moved, rel=1e-5)
+
+
+def test_watching_changes_nothing_and_ends() -> None:
+    def run(every: int) -> list[torch.Tensor]:
+        model = Transformer(ModelConfig(**SHAPE), seed=0)
+        optimizer = Optimizer(model.named_parameters(), OptimConfig())
+        with NormWatch(model, every) as watch:
+            for step in range(2):
+                watch.arm(step)
+                model(torch.arange(16).view(2, 8)).square().mean().backward()
+                optimizer.step(1e-2, torch.tensor(1.0))
+        assert bool(watch.found) == (every == 1)
+        watch.arm(2)
+        optimizer.step(1e-2, torch.tensor(1.0))
+        assert watch.update == (3 if every == 1 else 0)
+        assert not watch._before
+        return [p.detach() for p in model.parameters()]
+
+    assert all(torch.equal(a, b) for a, b in zip(run(0), run(1), strict=True))

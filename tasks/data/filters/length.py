@@ -4,19 +4,27 @@ code source).
 The published name gives no unit; here it is characters of the stripped text, both ends included.
 """
 
-from collections.abc import Sequence
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from model.config import Config
-from tasks.data.filters.judgement import Judgement, document_score
+from tasks.data.filters.attributes import Limit, Scores
+from tasks.data.filters.batch import TextBatch
+
+
+class LengthScorer(Config):
+    """Counts characters."""
+
+    kind: Literal["length"] = "length"
 
 
 class LengthRule(Config):
     """Keeps documents whose length lies in a window."""
 
     kind: Literal["length"] = "length"
+    scorer: LengthScorer = LengthScorer()
+    """What is measured."""
     min_chars: int = Field(default=100, ge=0)
     """Shortest text kept, characters."""
     max_chars: int | None = Field(default=20_000, ge=1)
@@ -28,16 +36,12 @@ class LengthRule(Config):
             raise ValueError(f"max_chars={self.max_chars} is below min_chars={self.min_chars}; swap them")
         return self
 
+    def limits(self) -> tuple[Limit, ...]:
+        """The window."""
+        most = float("inf") if self.max_chars is None else self.max_chars
+        return (Limit("chars", self.min_chars, most, "count"),)
 
-def judge_length(texts: Sequence[str], rule: LengthRule) -> list[Judgement]:
-    """A judgement of each text."""
-    judgements = []
-    for text in texts:
-        chars = len(text.strip())
-        detail = ""
-        if chars < rule.min_chars:
-            detail = f"{chars} characters, at least {rule.min_chars} wanted"
-        elif rule.max_chars is not None and chars > rule.max_chars:
-            detail = f"{chars} characters, at most {rule.max_chars} wanted"
-        judgements.append(Judgement({"chars": document_score(text, float(chars))}, detail))
-    return judgements
+
+def score_length(batch: TextBatch) -> Scores:
+    """`chars`: characters of each stripped text."""
+    return Scores({"chars": [len(text.strip()) for text in batch.texts]})

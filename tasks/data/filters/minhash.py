@@ -3,21 +3,23 @@ Datasets, ch. 3).
 
 A text's signature is, for each of b·r seeded permutations of hash space, the smallest hash among its word
 n-grams; two texts agree in a place with a chance equal to the Jaccard similarity of their n-gram sets. Texts
-that agree in all r places of any of b bands are candidates, and candidates are joined into connected
-components. With 14 bands of 8 a pair at similarity 0.8 is found with a chance of 0.92, at 0.5 with 0.05.
+that agree in all r places of any of b bands are candidates; candidates are joined into connected components
+(tasks/data/duplicates/near.py). With 14 bands of 8 a pair at similarity 0.8 is found with a chance of 0.92, at 0.5 with 0.05.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int, UInt64
+from jaxtyping import UInt64
 from pydantic import Field
 
 from model.config import Config
 from tasks.data.filters.ngrams import word_ngrams
+from tasks.data.filters.windows import window_batches
 
-_CHUNK = 1 << 16
+_SHIFT = np.uint64(29)
+_CHUNK = 1 << 15
+"""N-grams worked on at once: their hashes stay in the processor's cache for all permutations."""
 
 
 class MinHashConfig(Config):
@@ -33,33 +35,39 @@ class MinHashConfig(Config):
     """Seed of the permutations."""
 
 
-class Clusters(NamedTuple):
-    """Connected components of near-duplicates."""
-
-    kept: Int[np.ndarray, " texts"]
-    """For each text the first one of its component; itself where it is the first or alone."""
-    sizes: dict[int, int]
-    """First text -> size, for components of two and more."""
-
-
 def signatures(texts: Sequence[str], config: MinHashConfig) -> UInt64[np.ndarray, "texts places"]:
     """MinHash signatures; a text without words has the largest hash in every place."""
-    grams = word_ngrams(texts, config.ngram)
     multipliers, offsets = _permutations(config)
     result = np.full((len(texts), len(multipliers)), np.iinfo(np.uint64).max, dtype=np.uint64)
-    if not grams.hashes.size:
-        return result
-    for start in range(0, len(grams.hashes), _CHUNK):
-        hashes, text = grams.hashes[start : start + _CHUNK], grams.text[start : start + _CHUNK]
-        firsts = np.flatnonzero(np.concatenate([[True], text[1:] != text[:-1]]))
-        for place, (multiplier, offset) in enumerate(zip(multipliers, offsets, strict=True)):
-            with np.errstate(over="ignore"):
-                # Odd multiplication permutes 64-bit numbers; the upper bits depend on all lower ones, so they lead.
-                values = hashes * multiplier + offset
-                values ^= values >> np.uint64(29)
-            least = np.minimum.reduceat(values, firsts)
-            result[text[firsts], place] = np.minimum(result[text[firsts], place], least)
+    for windows, owners in window_batches(texts, config.ngram):
+        grams = word_ngrams(windows, config.ngram)
+        text = np.array(owners)[grams.text]
+        for start in range(0, len(grams.hashes), _CHUNK):
+            _lower(result, grams.hashes[start : start + _CHUNK], text[start : start + _CHUNK], multipliers, offsets)
     return result
+
+
+def _lower(
+    result: UInt64[np.ndarray, "texts places"],
+    hashes: UInt64[np.ndarray, " ngrams"],
+    text: np.ndarray,
+    multipliers: UInt64[np.ndarray, " places"],
+    offsets: UInt64[np.ndarray, " places"],
+) -> None:
+    """Take n-grams, which stand in the order of their texts, into the signatures."""
+    firsts = np.flatnonzero(np.concatenate([[True], text[1:] != text[:-1]]))
+    values, shifted = np.empty_like(hashes), np.empty_like(hashes)
+    least = np.empty((len(multipliers), len(firsts)), dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        for place, (multiplier, offset) in enumerate(zip(multipliers, offsets, strict=True)):
+            # Odd multiplication permutes 64-bit numbers; the upper bits depend on all lower ones, so they lead.
+            np.multiply(hashes, multiplier, out=values)
+            np.add(values, offset, out=values)
+            np.right_shift(values, _SHIFT, out=shifted)
+            np.bitwise_xor(values, shifted, out=values)
+            np.minimum.reduceat(values, firsts, out=least[place])
+    owners = text[firsts]
+    result[owners] = np.minimum(result[owners], least.T)
 
 
 def _permutations(
@@ -83,25 +91,3 @@ def band_keys(places: UInt64[np.ndarray, "texts places"], config: MinHashConfig)
             keys ^= keys >> np.uint64(32)
     keys[(places == np.iinfo(np.uint64).max).all(axis=1)] = 0
     return keys
-
-
-def cluster(keys: UInt64[np.ndarray, "texts bands"]) -> Clusters:
-    """Components of texts that share a key other than 0 in some band."""
-    parents = np.arange(len(keys))
-
-    def root(index: int) -> int:
-        while parents[index] != index:
-            parents[index] = parents[parents[index]]
-            index = int(parents[index])
-        return index
-
-    for band in range(keys.shape[1]):
-        order = np.argsort(keys[:, band], kind="stable")
-        sorted_keys = keys[order, band]
-        same = np.flatnonzero((sorted_keys[1:] == sorted_keys[:-1]) & (sorted_keys[1:] != 0))
-        for place in same.tolist():
-            one, two = root(int(order[place])), root(int(order[place + 1]))
-            parents[max(one, two)] = min(one, two)
-    kept = np.array([root(index) for index in range(len(keys))], dtype=np.int64)
-    firsts, counts = np.unique(kept, return_counts=True)
-    return Clusters(kept, {int(first): int(count) for first, count in zip(firsts, counts, strict=True) if count > 1})

@@ -22,7 +22,7 @@ _WORD_BYTES[128:] = True
 
 # Odd constants without structure: fractional parts of square roots of small primes.
 _BYTE_BASE = 0x6A09E667F3BCC909
-_WORD_BASE = 0xBB67AE8584CAA73B
+WORD_BASE = 0xBB67AE8584CAA73B
 _MIX = (np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53))
 
 
@@ -55,7 +55,7 @@ def word_ngrams(texts: Sequence[str], n: int) -> NGrams:
     # Texts are joined by newlines; those inside a text were replaced.
     borders = np.flatnonzero(np.frombuffer(data, dtype=np.uint8) == ord("\n"))
     text = np.searchsorted(borders, starts)
-    words = _word_hashes(data, starts, ends)
+    words = span_hashes(np.frombuffer(data, dtype=np.uint8), starts, ends)
     hashes = np.zeros(count, dtype=np.uint64)
     last = np.arange(count)
     with np.errstate(over="ignore"):
@@ -65,8 +65,8 @@ def word_ngrams(texts: Sequence[str], n: int) -> NGrams:
             same[: count - offset] = text[offset:] == text[: count - offset]
             hashes[: count - offset] += np.where(same[: count - offset], words[offset:] * factor, np.uint64(0))
             last[same] += offset > 0
-            factor *= np.uint64(_WORD_BASE)
-        hashes = _scramble(hashes)
+            factor *= np.uint64(WORD_BASE)
+        hashes = scramble(hashes)
     first_of_text = np.concatenate([[True], text[1:] != text[:-1]])
     valid = (last - np.arange(count) == n - 1) | first_of_text
     return NGrams(hashes[valid], text[valid], starts[valid], ends[last[valid]], data)
@@ -87,14 +87,18 @@ def _words(data: bytes) -> tuple[Int[np.ndarray, " words"], Int[np.ndarray, " wo
     return np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)
 
 
-def _word_hashes(
-    data: bytes, starts: Int[np.ndarray, " words"], ends: Int[np.ndarray, " words"]
-) -> UInt64[np.ndarray, " words"]:
-    powers, inverses = _powers(1 << max(16, len(data).bit_length()))
+def span_hashes(
+    codes: np.ndarray, starts: Int[np.ndarray, " spans"], ends: Int[np.ndarray, " spans"]
+) -> UInt64[np.ndarray, " spans"]:
+    """A hash of what stands in each span [start, end) of an array of bytes or code points."""
+    powers, inverses = _powers(1 << max(16, len(codes).bit_length()))
     with np.errstate(over="ignore"):
-        terms = (np.frombuffer(data, dtype=np.uint8).astype(np.uint64) + np.uint64(1)) * powers[: len(data)]
-        sums = np.concatenate([np.zeros(1, dtype=np.uint64), np.cumsum(terms, dtype=np.uint64)])
-        return _scramble((sums[ends] - sums[starts]) * inverses[starts])
+        terms = codes.astype(np.uint64)
+        terms += np.uint64(1)
+        terms *= powers[: len(codes)]
+        sums = np.zeros(len(codes) + 1, dtype=np.uint64)
+        np.cumsum(terms, out=sums[1:])
+        return scramble((sums[ends] - sums[starts]) * inverses[starts])
 
 
 @lru_cache(maxsize=2)
@@ -107,7 +111,7 @@ def _powers(count: int) -> tuple[UInt64[np.ndarray, " powers"], UInt64[np.ndarra
         return np.cumprod(up, dtype=np.uint64), np.cumprod(down, dtype=np.uint64)
 
 
-def _scramble(values: UInt64[np.ndarray, " values"]) -> UInt64[np.ndarray, " values"]:
+def scramble(values: UInt64[np.ndarray, " values"]) -> UInt64[np.ndarray, " values"]:
     """Spreads every bit over all bits (the finaliser of MurmurHash3, public domain)."""
     with np.errstate(over="ignore"):
         values = (values ^ (values >> np.uint64(33))) * _MIX[0]

@@ -1,7 +1,8 @@
-"""fastText quality score of a document (RECIPE C.3, the DCLM-baseline classifier's way of reading a page).
+"""fastText score of a document (RECIPE C.3, the DCLM-baseline classifier's way of reading a page).
 
 A page is stripped and its lines joined with single spaces; the score is the probability of the positive
-label. Texts are given to fastText as a list: its single-text call fails with numpy 2.
+label. Texts are given to fastText as a list: its single-text call fails with numpy 2. The same rule asks any classifier of the
+recipe: of quality, of mathematics (the paper's OpenWebMath classifier, RECIPE C.7), of whatever was trained.
 """
 
 from collections.abc import Sequence
@@ -11,18 +12,33 @@ from typing import Any, Literal
 from pydantic import Field
 
 from model.config import Config
-from tasks.data.filters.judgement import Judgement, document_score
+from tasks.data.filters.attributes import Limit, Scores
+from tasks.data.filters.batch import TextBatch
 
 POSITIVE_LABEL = "__label__hq"
 NEGATIVE_LABEL = "__label__cc"
+
+
+class QualityScorer(Config):
+    """Asks a classifier of the recipe."""
+
+    kind: Literal["quality"] = "quality"
+    classifier: str = Field(default="quality", pattern=r"^[A-Za-z0-9_-]+$")
+    """Name of the classifier under `classifiers`, and of its attributes."""
 
 
 class QualityRule(Config):
     """Keeps documents that the classifier scores high enough."""
 
     kind: Literal["quality"] = "quality"
+    scorer: QualityScorer = QualityScorer()
+    """Which classifier is asked."""
     threshold: float = Field(default=0.018112, ge=0, le=1)
     """Lowest score kept: 0.018112 for DCLM-baseline, 0.03311014 for the mid-training subset (RECIPE C.3)."""
+
+    def limits(self) -> tuple[Limit, ...]:
+        """The lowest score."""
+        return (Limit("score", self.threshold, float("inf"), "probability"),)
 
 
 def page_line(text: str) -> str:
@@ -37,8 +53,8 @@ def load_classifier(path: Path) -> Any:
     return fasttext.load_model(str(path))
 
 
-def quality_scores(texts: Sequence[str], classifier: Any) -> list[float]:
-    """Probability of the positive label for each text, 0 to 1."""
+def positive_probabilities(texts: Sequence[str], classifier: Any) -> list[float]:
+    """Probability of the positive label for each text, 0 to 1; 0 for a text without any known word."""
     if not texts:
         return []
     # "\0" and "\n" would end a line inside fastText; a lone newline-like character is left to splitlines.
@@ -48,17 +64,10 @@ def quality_scores(texts: Sequence[str], classifier: Any) -> list[float]:
     for label, probability in zip(labels, probabilities, strict=True):
         # A line without any known word has no prediction; fastText's rounding goes slightly above 1.
         top = min(1.0, float(probability[0])) if len(label) else 0.0
-        positive = top if len(label) and label[0] == POSITIVE_LABEL else 1.0 - top if len(label) else 0.0
-        scores.append(round(positive, 6))
+        scores.append(1.0 - top if len(label) and label[0] != POSITIVE_LABEL else top)
     return scores
 
 
-def judge_quality(texts: Sequence[str], rule: QualityRule, classifier: Any) -> list[Judgement]:
-    """A judgement of each text."""
-    return [
-        Judgement(
-            {"score": document_score(text, score)},
-            f"score {score:.6f}, at least {rule.threshold} wanted" if score < rule.threshold else "",
-        )
-        for text, score in zip(texts, quality_scores(texts, classifier), strict=True)
-    ]
+def score_quality(batch: TextBatch, classifier: Any) -> Scores:
+    """`score`: probability of the positive label."""
+    return Scores({"score": positive_probabilities(batch.texts, classifier)})

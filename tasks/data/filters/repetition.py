@@ -1,6 +1,6 @@
 """Documents with a span of 1 to 13 tokens repeated 32 times or more (RECIPE C.4; paper section 3.1).
 
-The verdict is that of the detector on the document's token ids. Tokenising everything only to look for such
+What is found is what the detector finds in the document's token ids. Tokenising everything only to look for such
 spans would double the cost of curation, so bytes are searched first: tokens with period p make bytes with
 period P, the bytes of p tokens, hence 32 repetitions are a run of at least 32 P bytes in which every byte
 equals the one P before it. Runs like that are rare; only text around them is tokenised, cut at places where
@@ -9,37 +9,68 @@ the published tagger looked at slices of 100,000 characters with a GPT-NeoX toke
 tokenizer on whole documents.
 """
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+import re
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 from jaxtyping import UInt8
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from model.config import Config
 from model.repetition import MAX_PERIOD, MAX_TIMES, find_repetitions
 from model.tokenizer import FULL_RANKS, Tokenizer
-from tasks.data.filters.judgement import Judgement
+from tasks.data.filters.attributes import Limit, Scores, Span
+from tasks.data.filters.batch import TextBatch
 
 LONGEST_TOKEN_BYTES = 128
 """The longest of cl100k's tokens, a run of spaces; the added tokens are shorter."""
 
 # Up to this byte period every position is compared; longer ones are looked for on a grid.
 _DENSE_PERIODS = 16
+# Those on one grid differ by this factor at most: a wider range would make the grid finer, or the search around each of its
+# points longer, than most of its periods need.
+_SPARSE_FACTOR = 4
 _WINDOW = 16
 _ALL_EQUAL = np.uint64(0x0101010101010101)
+
+# After the last newline of a run of white space the split expression always cuts, whatever stands around it: only spaces
+# and tabs, then no white space, may follow. All of Unicode's white space begins with the bytes left out here.
+_CUT = re.compile(rb"\n[ \t]*+(?:[\x21-\x7e\xc3-\xdf\xe4-\xf4]|\xe3[\x81-\xbf])")
+
+
+class RepetitionScorer(Config):
+    """Looks for spans of tokens that stand there over and over."""
+
+    kind: Literal["repetition"] = "repetition"
+    max_period: int = Field(default=MAX_PERIOD, ge=1)
+    """Longest span looked for, tokens (RECIPE C.4)."""
+    min_times: int = Field(default=MAX_TIMES, ge=3)
+    """A span repeated this often is recorded: no limit can be lower. Below 16 every document is tokenised whole."""
+    ranks: int = Field(default=FULL_RANKS, ge=256)
+    """Ordinary tokens of the vocabulary whose ids are compared."""
 
 
 class RepetitionRule(Config):
     """Drops documents that repeat a short span over and over."""
 
     kind: Literal["repetition"] = "repetition"
-    max_period: int = Field(default=MAX_PERIOD, ge=1)
-    """Longest span looked for, tokens (RECIPE C.4)."""
+    scorer: RepetitionScorer = RepetitionScorer()
+    """What is measured."""
     max_times: int = Field(default=MAX_TIMES, ge=3)
     """A span repeated this often removes the document (paper section 3.1)."""
-    ranks: int = Field(default=FULL_RANKS, ge=256)
-    """Ordinary tokens of the vocabulary whose ids are compared."""
+
+    @model_validator(mode="after")
+    def _is_recorded(self) -> Self:
+        if self.max_times < self.scorer.min_times:
+            raise ValueError(
+                f"max_times={self.max_times} is below scorer.min_times={self.scorer.min_times}, so such spans are not "
+                f"recorded; lower scorer.min_times to {self.max_times} too"
+            )
+        return self
+
+    def limits(self) -> tuple[Limit, ...]:
+        """Fewer times than the limit."""
+        return (Limit("times", 0, self.max_times - 1, "count"),)
 
 
 class RepeatedSpan(NamedTuple):
@@ -51,43 +82,43 @@ class RepeatedSpan(NamedTuple):
     times: int
 
 
-def judge_repetition(texts: Sequence[str], rule: RepetitionRule) -> list[Judgement]:
-    """A judgement of each text. Texts are searched together: the fixed costs of the search are per call."""
-    tokenizer = Tokenizer(rule.ranks)
+def score_repetition(batch: TextBatch, scorer: RepetitionScorer) -> Scores:
+    """`times`: how often the most repeated span stands there, 0 below `min_times`; `repeats`: all such spans.
+
+    Texts are searched together: the fixed costs of the search are per call.
+    """
     # Lone surrogates are replaced at intake; whatever else calls this gets the same answer as the tokenizer.
-    encoded = [text.encode("utf-8", errors="replace") for text in texts]
+    encoded = [text.encode("utf-8", errors="replace") for text in batch.texts]
     bounds = np.cumsum([0, *(len(data) + 1 for data in encoded)])
     suspects: dict[int, list[tuple[int, int]]] = {}
-    for start, end in suspicious_runs(b"\0".join(encoded), rule.max_period, rule.max_times):
+    for start, end in suspicious_runs(b"\0".join(encoded), scorer.max_period, scorer.min_times):
         first = int(np.searchsorted(bounds, start, side="right")) - 1
         last = int(np.searchsorted(bounds, end - 1, side="right")) - 1
-        for index in range(first, min(last, len(texts) - 1) + 1):
+        for index in range(first, min(last, len(batch) - 1) + 1):
             run = (max(0, start - int(bounds[index])), min(len(encoded[index]), end - int(bounds[index])))
             suspects.setdefault(index, []).append(run)
-    judgements = []
-    for index, data in enumerate(encoded):
-        spans = repeated_spans(data, suspects[index], rule, tokenizer) if index in suspects else []
-        attributes = {"repeats": [(span.start, span.end, float(span.times)) for span in spans]}
-        worst = max(spans, key=lambda span: span.times, default=None)
-        detail = (
-            f"{worst.period} tokens repeated {worst.times} times, limit {rule.max_times}" if worst is not None else ""
-        )
-        judgements.append(Judgement(attributes, detail))
-    return judgements
+    times = [0] * len(batch)
+    spans: list[list[Span]] = [[] for _ in encoded]
+    for index, runs in suspects.items():
+        found = repeated_spans(encoded[index], runs, scorer, Tokenizer(scorer.ranks))
+        times[index] = max((span.times for span in found), default=0)
+        spans[index] = [(span.start, span.end, float(span.times)) for span in found]
+    return Scores({"times": times}, {"repeats": spans})
 
 
 def repeated_spans(
-    data: bytes, runs: list[tuple[int, int]], rule: RepetitionRule, tokenizer: Tokenizer
+    data: bytes, runs: list[tuple[int, int]], scorer: RepetitionScorer, tokenizer: Tokenizer
 ) -> list[RepeatedSpan]:
-    """Every repetition of at least `max_times` in a UTF-8 document, given the byte runs where one may be."""
+    """Every repetition of at least `min_times` in a UTF-8 document, given the byte runs where one may be."""
     found = []
     for start, end in _token_aligned(data, runs):
         ids = tokenizer.encode_array(data[start:end].decode("utf-8"))
-        if ids.size < rule.max_times:
+        if ids.size < scorer.min_times:
             continue
         offsets = start + np.concatenate([[0], np.cumsum(tokenizer.byte_lengths()[ids])])
-        for hit in find_repetitions(ids, 1, rule.max_period):
-            if hit.times >= rule.max_times:
+        # A longer period does not fit in so often.
+        for hit in find_repetitions(ids, 1, min(scorer.max_period, ids.size // scorer.min_times)):
+            if hit.times >= scorer.min_times:
                 first, last = _characters(data, offsets[hit.start]), _characters(data, offsets[hit.end])
                 found.append(RepeatedSpan(first, last, hit.period, hit.times))
     return found
@@ -99,35 +130,29 @@ def _characters(data: bytes, end: int) -> int:
 
 
 def _token_aligned(data: bytes, runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The runs widened to places where a token surely begins, and merged.
-
-    Between a newline and a printable ASCII character the split expression always cuts, whatever stands around
-    them.
-    """
+    """The runs widened to places where a token surely begins, and merged."""
     slices: list[tuple[int, int]] = []
     for start, end in sorted(runs):
-        start, end = _cut_before(data, start), _cut_after(data, end)
-        if slices and start <= slices[-1][1]:
-            slices[-1] = (slices[-1][0], max(end, slices[-1][1]))
+        floor = slices[-1][1] if slices else 0
+        if slices and end <= floor:
+            continue
+        start = _cut_before(data, floor, start) if start > floor else floor
+        cut = _CUT.search(data, end)
+        end = cut.start() + 1 if cut else len(data)
+        if slices and start == floor:
+            slices[-1] = (slices[-1][0], end)
         else:
             slices.append((start, end))
     return slices
 
 
-def _cut_before(data: bytes, position: int) -> int:
-    while (newline := data.rfind(b"\n", 0, position)) >= 0:
-        if newline + 1 < len(data) and 0x21 <= data[newline + 1] <= 0x7E:
+def _cut_before(data: bytes, floor: int, position: int) -> int:
+    """The last cut up to `position`; `floor`, which is one, if none lies between."""
+    while (newline := data.rfind(b"\n", floor, position)) >= 0:
+        if _CUT.match(data, newline):
             return newline + 1
         position = newline
-    return 0
-
-
-def _cut_after(data: bytes, position: int) -> int:
-    while (newline := data.find(b"\n", position)) >= 0:
-        if newline + 1 < len(data) and 0x21 <= data[newline + 1] <= 0x7E:
-            return newline + 1
-        position = newline + 1
-    return len(data)
+    return floor
 
 
 def suspicious_runs(data: bytes, max_period: int = MAX_PERIOD, max_times: int = MAX_TIMES) -> list[tuple[int, int]]:
@@ -145,8 +170,11 @@ def suspicious_runs(data: bytes, max_period: int = MAX_PERIOD, max_times: int = 
     for period in range(1, min(_DENSE_PERIODS, len(data) // max_times) + 1):
         runs += _dense_runs(array, period, equal_periods)
     longest = min(max_period * LONGEST_TOKEN_BYTES, len(data) // max_times)
-    if longest > _DENSE_PERIODS:
-        runs += _sparse_runs(data, array, longest, equal_periods)
+    shortest = _DENSE_PERIODS + 1
+    while shortest <= longest:
+        periods = range(shortest, min(shortest * _SPARSE_FACTOR, longest + 1))
+        runs += _sparse_runs(data, array, periods, equal_periods)
+        shortest = periods.stop
     return runs
 
 
@@ -175,20 +203,20 @@ def _dense_runs(array: UInt8[np.ndarray, " bytes"], period: int, equal_periods: 
 
 
 def _sparse_runs(
-    data: bytes, array: UInt8[np.ndarray, " bytes"], longest: int, equal_periods: int
+    data: bytes, array: UInt8[np.ndarray, " bytes"], periods: range, equal_periods: int
 ) -> list[tuple[int, int]]:
-    """Runs of periods above the dense ones: each holds a grid point whose window occurs again one period
-    later."""
-    shortest = _DENSE_PERIODS + 1
-    stride = equal_periods * shortest - _WINDOW + 1
+    """Runs of longer periods: each holds a grid point whose window occurs again one period later. The grid may be as
+    wide as the shortest period allows.
+    """
+    stride = equal_periods * periods.start - _WINDOW + 1
     runs: list[tuple[int, int]] = []
     done = 0
-    for point in range(0, len(data) - _WINDOW - shortest, stride):
+    for point in range(0, len(data) - _WINDOW - periods.start, stride):
         if point < done:
             continue
         window = data[point : point + _WINDOW]
-        limit = point + longest + _WINDOW
-        again = data.find(window, point + shortest, limit)
+        limit = point + periods.stop - 1 + _WINDOW
+        again = data.find(window, point + periods.start, limit)
         while again >= 0:
             period = again - point
             # The run goes on for this long after the grid point, at least.
@@ -197,7 +225,7 @@ def _sparse_runs(
                 start, end = _extent(array, point, period)
                 if end - start >= (equal_periods + 1) * period:
                     runs.append((start, end))
-                    done = max(done, end - equal_periods * shortest)
+                    done = max(done, end - equal_periods * periods.start)
                     break
             again = data.find(window, again + 1, limit)
     return runs

@@ -1,4 +1,4 @@
-"""Question and answer documents of Stack Exchange (RECIPE C.5; paper section 4.3)."""
+"""Question and answer documents of Stack Exchange: which stay, and how they are joined (RECIPE C.5; paper section 4.3)."""
 
 import re
 
@@ -8,9 +8,14 @@ MIN_ANSWER_VOTES = 5
 _NEWLINES = re.compile(r"\n+")
 
 
-def is_good_pair(question_votes: int, answer_votes: int, accepted: bool) -> bool:
-    """Whether a pair stays: its answer is the accepted one, and both have enough votes."""
-    return accepted and question_votes >= MIN_QUESTION_VOTES and answer_votes >= MIN_ANSWER_VOTES
+def is_good_pair(
+    question_votes: int,
+    answer_votes: int,
+    min_question_votes: int = MIN_QUESTION_VOTES,
+    min_answer_votes: int = MIN_ANSWER_VOTES,
+) -> bool:
+    """Whether a question and its accepted answer stay: both have enough votes."""
+    return question_votes >= min_question_votes and answer_votes >= min_answer_votes
 
 
 def join_pair(question: str, answer: str) -> str:

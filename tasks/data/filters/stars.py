@@ -6,27 +6,37 @@ from typing import Any, Literal
 from pydantic import Field
 
 from model.config import Config
-from tasks.data.filters.judgement import Judgement, document_score
+from tasks.data.filters.attributes import Limit, Scores
+
+
+class StarsScorer(Config):
+    """Reads the number of stars from the metadata."""
+
+    kind: Literal["stars"] = "stars"
+    field: str = "max_stars_count"
+    """Metadata field with the count; a document without it has none (StarCoder's name for it)."""
 
 
 class StarsRule(Config):
     """Drops code of repositories with few stars."""
 
     kind: Literal["stars"] = "stars"
+    scorer: StarsScorer = StarsScorer()
+    """Where the count is."""
     min_stars: int = Field(default=2, ge=0)
     """Fewest stars kept (paper section 2.4.1)."""
-    field: str = "max_stars_count"
-    """Metadata field with the count; a document without it has none (StarCoder's name for it)."""
+
+    def limits(self) -> tuple[Limit, ...]:
+        """The fewest stars."""
+        return (Limit("count", self.min_stars, float("inf"), "count"),)
 
 
-def judge_stars(documents: Sequence[Mapping[str, Any]], rule: StarsRule) -> list[Judgement]:
-    """A judgement of each document. Raises ValueError for a count that is not a number."""
-    judgements = []
+def score_stars(documents: Sequence[Mapping[str, Any]], scorer: StarsScorer) -> Scores:
+    """`count`: stars of each document's repository. Raises ValueError for a count that is not a number."""
+    counts = []
     for document in documents:
-        count = (document.get("metadata") or {}).get(rule.field)
+        count = (document.get("metadata") or {}).get(scorer.field)
         if count is not None and not isinstance(count, int | float):
-            raise ValueError(f"document {document['id']!r}: metadata {rule.field}={count!r} is not a number")
-        stars = float(count or 0)
-        detail = f"{stars:g} stars, at least {rule.min_stars} wanted" if stars < rule.min_stars else ""
-        judgements.append(Judgement({"count": document_score(document["text"], stars)}, detail))
-    return judgements
+            raise ValueError(f"document {document['id']!r}: metadata {scorer.field}={count!r} is not a number")
+        counts.append(float(count or 0))
+    return Scores({"count": counts})

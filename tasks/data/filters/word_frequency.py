@@ -4,44 +4,59 @@
 strictly.
 """
 
-from collections import Counter
-from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 from pydantic import Field
 
 from model.config import Config
-from tasks.data.filters.judgement import Judgement, document_score
+from tasks.data.filters.attributes import Limit, Scores
+from tasks.data.filters.batch import TextBatch
+
+
+class WordFrequencyScorer(Config):
+    """Counts the most frequent words."""
+
+    kind: Literal["word_frequency"] = "word_frequency"
 
 
 class WordFrequencyRule(Config):
     """Drops documents dominated by one or two words."""
 
     kind: Literal["word_frequency"] = "word_frequency"
+    scorer: WordFrequencyScorer = WordFrequencyScorer()
+    """What is measured."""
     max_top_fraction: float = Field(default=0.30, gt=0, le=1)
     """Largest share of the most frequent word (paper section 2.4.1)."""
     max_top_two_fraction: float = Field(default=0.50, gt=0, le=1)
     """Largest share of the two most frequent words together (paper section 2.4.1)."""
 
-
-def top_fractions(text: str) -> tuple[float, float]:
-    """Shares of the most frequent word and of the two most frequent; 0 for a text without words."""
-    words = text.split()
-    if not words:
-        return 0.0, 0.0
-    counts = [count for _, count in Counter(words).most_common(2)]
-    return counts[0] / len(words), sum(counts) / len(words)
+    def limits(self) -> tuple[Limit, ...]:
+        """The two shares."""
+        return (
+            Limit("top", 0.0, self.max_top_fraction, "share"),
+            Limit("top_two", 0.0, self.max_top_two_fraction, "share"),
+        )
 
 
-def judge_word_frequency(texts: Sequence[str], rule: WordFrequencyRule) -> list[Judgement]:
-    """A judgement of each text."""
-    judgements = []
-    for text in texts:
-        top, two = top_fractions(text)
-        detail = ""
-        if top > rule.max_top_fraction:
-            detail = f"the most frequent word is {top:.3f} of all, limit {rule.max_top_fraction}"
-        elif two > rule.max_top_two_fraction:
-            detail = f"the two most frequent words are {two:.3f} of all, limit {rule.max_top_two_fraction}"
-        judgements.append(Judgement({"top": document_score(text, top), "top_two": document_score(text, two)}, detail))
-    return judgements
+def score_word_frequency(batch: TextBatch) -> Scores:
+    """`top` and `top_two`: shares of the most frequent word and of the two most frequent; 0 for a text without words."""
+    first = np.zeros(len(batch))
+    second = np.zeros(len(batch))
+    if len(batch.words.text):
+        # Sorted by text, then by what is left of the hash: 48 bits or more in batches of up to 65,536 texts.
+        bits = max(1, (len(batch) - 1).bit_length())
+        keys = (batch.words.text.astype(np.uint64) << np.uint64(64 - bits)) | (batch.word_hashes >> np.uint64(bits))
+        keys.sort()
+        starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+        counts = np.diff([*starts.tolist(), len(keys)])
+        text = (keys[starts] >> np.uint64(64 - bits)).astype(np.int64)
+        begins = np.flatnonzero(np.concatenate([[True], text[1:] != text[:-1]]))
+        owners = text[begins]
+        first[owners] = np.maximum.reduceat(counts, begins)
+        # Without one of the most frequent, the next is the second.
+        best = np.flatnonzero(counts == first[text])
+        counts[best[np.unique(text[best], return_index=True)[1]]] = 0
+        second[owners] = np.maximum.reduceat(counts, begins)
+    total = np.maximum(batch.word_counts, 1)
+    return Scores({"top": first / total, "top_two": (first + second) / total})

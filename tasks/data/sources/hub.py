@@ -6,16 +6,22 @@ hub id to a commit, so that the identity covers its content; a local folder is p
 files.
 """
 
+import gzip
+import zlib
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
+import zstandard
 from pydantic import Field
 
 from infra.workspace import Workspace
-from tasks.data.sources.intake import Intake, SourceConfig
+from tasks.data.sources.hub_stream import pin_revision, stream_rows
+from tasks.data.sources.intake import Intake, SourceConfig, writable
+from tasks.data.sources.lines import renamed
 from tasks.data.sources.listing import SourceFile, find_files
-from tasks.data.sources.local import renamed
 
 DATA_SUFFIXES = (
     ".parquet",
@@ -29,6 +35,9 @@ DATA_SUFFIXES = (
     ".txt",
     ".arrow",
 )
+
+BROKEN = (pa.ArrowException, EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError, ValueError)
+"""What `datasets` raises for content that it cannot read; ValueError is its own kind for rows that do not fit."""
 
 
 class HubSource(SourceConfig):
@@ -59,21 +68,7 @@ def resolve_hub(config: HubSource) -> HubSource:
     """The config pinned to a commit, or to the files of a local folder. Asks the hub for the commit of an id."""
     if Path(config.path).expanduser().is_dir():
         return config.model_copy(update={"files": find_files((config.path,), DATA_SUFFIXES)})
-    if len(config.revision) == 40:
-        return config
-    from huggingface_hub import HfApi
-
-    # The error base of whichever HTTP client the library uses; it changed between versions.
-    from huggingface_hub.errors import HFValidationError, HTTPError  # pyright: ignore[reportPrivateImportUsage]
-
-    try:
-        found = HfApi().dataset_info(config.path, revision=config.revision or None)
-    except (HTTPError, HFValidationError, OSError) as error:
-        raise ValueError(
-            f"dataset {config.path!r} is neither a local folder nor reachable on the hub: {error}. "
-            "Check the name and the connection, or download it and give the folder"
-        ) from error
-    return config.model_copy(update={"revision": found.sha})
+    return config.model_copy(update={"revision": pin_revision(config.path, config.revision)})
 
 
 def hub_items(config: HubSource) -> list[dict[str, Any]]:
@@ -83,7 +78,13 @@ def hub_items(config: HubSource) -> list[dict[str, Any]]:
             f"source {config.name!r} has no `revision`; call tasks.data.collect.resolve on it, so that "
             "the artifact's identity covers what is read"
         )
-    shards = _stream(config).num_shards
+    try:
+        shards = _stream(config).num_shards
+    except BROKEN as error:
+        raise ValueError(
+            f"source {config.name!r}: `datasets` cannot open {config.path} ({type(error).__name__}: {error}). Repair its "
+            "first file, or read the files as a source of kind local, which keeps what is broken aside"
+        ) from error
     limit = config.max_documents
     # Earlier shards take the remainder; a shard without a share is not read.
     shares = [None if limit is None else limit // shards + (index < limit % shards) for index in range(shards)]
@@ -93,24 +94,37 @@ def hub_items(config: HubSource) -> list[dict[str, Any]]:
 def collect_hub(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     """Shard function: stream one shard of the dataset."""
     config = HubSource.model_validate(item["config"])
-    intake = Intake(ws, item["item"], config.name, config.shard_bytes)
-    rows = _stream(config).shard(item["shards"], item["item"])
-    for number, row in enumerate(islice(rows, item["limit"]), start=1):
+    intake = Intake(ws, item["item"], config)
+    file = f"{config.path}:{config.split}:shard {item['item']}"
+    for number, (row, problem) in enumerate(_rows(config, item), start=1):
+        if problem:
+            intake.reject("unreadable", problem, b"", file=file, line_number=number)
+            continue
+        row = renamed(row, config.text_field, config.id_field)
+        assert isinstance(row, dict)
+        text = row.pop("text")
         id = f"{item['item']}:{number}"
-        place = f"{config.path}:{config.split}:shard {item['item']}"
-        intake.accept(renamed(row, config.text_field, config.id_field), file=place, line_number=number, fallback_id=id)
+        intake.accept({**writable(row), "text": text}, file=file, line_number=number, fallback_id=id)
     return intake.finish()
 
 
-def _stream(config: HubSource) -> Any:
-    # `datasets` takes seconds to import and is needed by this source only.
-    from datasets import load_dataset
+def _rows(config: HubSource, item: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """(row, "") of each row of the shard; the rest of a file whose content cannot be read is one row, (nothing, problem).
 
-    return load_dataset(
+    Failures of the connection are not among these: they fail the stage, which is then run again.
+    """
+    rows = iter(_stream(config).shard(item["shards"], item["item"]))
+    try:
+        yield from ((row, "") for row in islice(rows, item["limit"]))
+    except BROKEN as error:
+        yield {}, f"{type(error).__name__}: {error}"
+
+
+def _stream(config: HubSource) -> Any:
+    return stream_rows(
         config.path,
-        name=config.subset or None,
+        subset=config.subset,
         split=config.split,
-        data_files=list(config.data_files) or None,
-        revision=config.revision or None,
-        streaming=True,
+        revision=config.revision,
+        data_files=config.data_files,
     )

@@ -7,9 +7,10 @@ length.
 """
 
 import hashlib
+import io
 import re
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from infra.store import Store
 from model.config import Config
@@ -17,6 +18,45 @@ from model.config import Config
 _WHOLE_BYTES = 64 << 20
 _SAMPLE_BYTES = 4 << 20
 _GLOB = re.compile(r"[*?\[]")
+
+
+class SourceFailureError(Exception):
+    """The medium of an input failed (network, disk, rights): unlike bad content, a reason to stop and to run again."""
+
+
+class _Medium(io.RawIOBase):
+    """The raw bytes of an input file; its failures do not look like those of a decompressor."""
+
+    def __init__(self, stream: IO[bytes], url: str):
+        self._stream = stream
+        self._url = url
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            data = self._stream.read(len(buffer))
+        except OSError as error:
+            raise SourceFailureError(
+                f"cannot read {self._url}: {type(error).__name__}: {error}. Check that it is still there and may be read, "
+                "then run the same command again."
+            ) from error
+        buffer[: len(data)] = data
+        return len(data)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
 
 
 class SourceFile(Config):
@@ -35,9 +75,9 @@ class SourceFile(Config):
     def url(self) -> str:
         return f"{self.root}/{self.name}"
 
-    def open(self) -> IO[bytes]:
-        """A seekable stream on the bytes of the file."""
-        return Store(self.root).open(self.name)
+    def open(self) -> io.BufferedReader:
+        """A seekable stream on the bytes of the file. Reading raises SourceFailureError when the medium fails."""
+        return io.BufferedReader(_Medium(Store(self.root).open(self.name), self.url), 1 << 17)
 
 
 def find_files(patterns: tuple[str, ...], suffixes: tuple[str, ...]) -> tuple[SourceFile, ...]:

@@ -159,7 +159,7 @@ def list_units(config: PythonSource) -> Iterator[Unit]:
 def collect_python(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     """Shard function: read the item's units until its budget is used up."""
     config = PythonSource.model_validate(item["config"])
-    intake = Intake(ws, item["item"], config.name, config.shard_bytes)
+    intake = Intake(ws, item["item"], config)
     licenses = {name: license_of(name) for name in config.versions}
     for package, kind, name in item["units"]:
         origin = {"package": package, "version": config.versions[package], "license": licenses[package]}

@@ -1,6 +1,6 @@
 """A real store in a temporary folder, and a way to run a data stage in it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,11 @@ from infra.settings import Execution
 from infra.stage import Stage
 from infra.store import Store
 from infra.workspace import Workspace
-from tasks.artifacts import Documents
+from tasks.artifacts import Classifier, Documents
 from tasks.data.collect import collect, resolve
+from tasks.data.filter import FilterConfig, Judge, filter
+from tasks.data.filters.rules import Rule
+from tasks.data.score import ScoreConfig, score, score_rows
 from tasks.data.sources.local import LocalSource
 
 
@@ -30,6 +33,12 @@ class Bench:
     def run(self, stage: Stage, *args: Any, **kwargs: Any) -> Any:
         """The artifact of a stage call."""
         return run_stage(stage, self.session, stage.bind(*args, **kwargs), lambda *event: None).artifact
+
+    def filtered(self, documents: Documents, *rules: Rule, classifiers: Sequence[Classifier] = ()) -> Documents:
+        """What passes the rules: scored and filtered, as the recipe does it."""
+        config = FilterConfig(rules=rules)
+        scores = self.run(score, documents, ScoreConfig(scorers=config.scorers), list(classifiers))
+        return self.run(filter, documents, config, scores)
 
     def reader(self) -> Workspace:
         """A workspace for reading artifacts."""
@@ -51,6 +60,14 @@ class Bench:
         path = self.root / f"{name}.jsonl"
         path.write_bytes(b"".join(orjson.dumps({"id": str(i), "text": t}) + b"\n" for i, t in enumerate(texts)))
         return self.run(collect, resolve(LocalSource(name=name, paths=(str(path),), **options)))
+
+
+def refusals(rule: Rule, documents: Iterable[Any], model: Any = None) -> list[str]:
+    """The detail with which a rule refuses each document (or text); empty where it does not."""
+    rows = [item if isinstance(item, dict) else {"id": "", "source": "", "text": item} for item in documents]
+    judge = Judge([rule])
+    (found,) = score_rows(rows, [rule.scorer], [model])
+    return [judge.decide([attributes])[1] for attributes in found]
 
 
 @pytest.fixture

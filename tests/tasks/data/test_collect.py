@@ -69,7 +69,7 @@ def test_bad_rows_are_counted_and_kept_with_file_and_line(bench, tmp_path):
     path = tmp_path / "bad.jsonl"
     good = lines(*ROWS[:200])
     bad = b'{"text": "cut off\n[1, 2]\n{"id": "x"}\n{"text": 5}\n{"text": "\xff"}\n\n'
-    path.write_bytes(good + bad + good)
+    path.write_bytes(good + bad + lines(*ROWS[200:400]))
     made = bench.run(collect, local(path, shard_bytes=3000, max_bad_fraction=0.02))
     assert made.documents == 400
     assert made.dropped == {"no_text": 2, "not_json": 1, "not_object": 1, "not_utf8": 1}
@@ -132,7 +132,7 @@ def test_a_line_beyond_the_limit_is_kept_aside_without_reading_it_whole(bench, t
 
 
 def test_an_archive_bomb_is_cut_off(bench, tmp_path, monkeypatch):
-    monkeypatch.setattr("tasks.data.sources.local.MAX_EXPANSION_FROM", 1 << 16)
+    monkeypatch.setattr("tasks.data.sources.lines.MAX_EXPANSION_FROM", 1 << 16)
     path = tmp_path / "bomb.jsonl.zst"
     path.write_bytes(zstandard.compress(b'{"text": "a"}\n' * 400_000))
     made = bench.run(collect, local(path, max_bad_fraction=0.5))

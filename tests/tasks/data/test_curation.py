@@ -1,4 +1,4 @@
-"""Filter, dedup, decontaminate and classifier as stages. Oracles: dictionaries and sets over the same
+"""Dedup, decontaminate and classifier as stages. Oracles: dictionaries and sets over the same
 documents."""
 
 import random
@@ -8,13 +8,9 @@ import pytest
 from tasks.data.classifier import ClassifierConfig, Selection, classifier
 from tasks.data.decontaminate import OWNED, DecontaminateConfig, Items, decontaminate, find_overlaps
 from tasks.data.dedup import DedupConfig, dedup
-from tasks.data.filter import FilterConfig, filter
-from tasks.data.filters.length import LengthRule
 from tasks.data.filters.minhash import MinHashConfig
 from tasks.data.filters.ngrams import word_ngrams
 from tasks.data.filters.quality import QualityRule
-from tasks.data.filters.repetition import RepetitionRule
-from tasks.data.filters.word_frequency import WordFrequencyRule
 from tasks.evaluation.benchmarks import load_items
 from tasks.evaluation.benchmarks.synthetic import SyntheticBenchmark
 from tasks.synthetic import WordProblemsConfig
@@ -22,64 +18,16 @@ from tasks.synthetic import WordProblemsConfig
 FILLER = "The quick brown fox jumps over the lazy dog while it rains number {}."
 
 
-def test_every_document_is_kept_or_dropped_with_a_reason(bench):
-    texts = [FILLER.format(i) for i in range(50)] + ["short", "spam " * 40, "same words here " * 3 + "x " * 20]
-    documents = bench.documents(texts, shard_bytes=500)
-    rules = (LengthRule(min_chars=20), RepetitionRule(), WordFrequencyRule())
-    made = bench.run(filter, documents, FilterConfig(rules=rules))
-    assert made.dropped == {"length": 1, "repetition": 1, "word_frequency": 1}
-    assert made.documents == 50 == made.sources["web"]
-    kept, dropped = bench.rows(made, "documents/"), bench.rows(made, "dropped/")
-    assert sorted(row["text"] for row in kept + dropped) == sorted(texts)
-    spam = next(row for row in dropped if row["reason"] == "repetition")
-    assert "repeated 40 times" in spam["detail"] or "limit 32" in spam["detail"]
-    assert "olmo2__length__chars" in spam["attributes"]
-
-
-def test_attributes_lie_beside_documents_row_by_row(bench):
-    documents = bench.documents([FILLER.format(i) for i in range(30)], shard_bytes=400)
-    made = bench.run(filter, documents, FilterConfig(rules=(LengthRule(min_chars=1), WordFrequencyRule())))
-    reader = bench.reader()
-    names = [name.split("/")[-1] for name in reader.files(made, "documents/")]
-    assert len(names) > 3
-    for rule in ("length", "word_frequency"):
-        assert [name.split("/")[-1] for name in reader.files(made, f"attributes/{rule}/")] == names
-        assert [row["id"] for row in bench.rows(made, f"attributes/{rule}/")] == [
-            row["id"] for row in bench.rows(made, "documents/")
-        ]
-    first = bench.rows(made, "attributes/length/")[0]
-    text = bench.rows(made, "documents/")[0]["text"]
-    assert first["attributes"] == {"olmo2__length__chars": [[0, len(text), float(len(text))]]}
-
-
-def test_filter_refuses_what_cannot_work(bench):
-    documents = bench.documents(["a", "b"])
-    with pytest.raises(ValueError, match="quality rule needs a classifier"):
-        bench.run(filter, documents, FilterConfig(rules=(QualityRule(),)))
-    with pytest.raises(ValueError, match=r"no document of .* passes: \{'length': 2\}"):
-        bench.run(filter, documents, FilterConfig(rules=(LengthRule(min_chars=10),)))
-    with pytest.raises(ValueError, match="rules occur twice: length"):
-        FilterConfig(rules=(LengthRule(), LengthRule(min_chars=5)))
-
-
-@pytest.mark.parametrize("partition_documents", [1000, 7])
-def test_dedup_keeps_the_first_and_names_it(bench, partition_documents):
+def test_dedup_keeps_the_first_and_names_it(bench):
     one = [f"text {i % 20}" for i in range(40)]
     two = [f" text {i % 30}\n" for i in range(60)]
     inputs = [bench.documents(one, "one", shard_bytes=60), bench.documents(two, "two", shard_bytes=60)]
-    made = bench.run(dedup, inputs, DedupConfig(partition_documents=partition_documents))
+    made = bench.run(dedup, inputs, DedupConfig())
     assert made.sources == {"one": 20, "two": 10}
     assert made.dropped == {"exact_duplicate": 70}
     assert [row["text"].strip() for row in bench.rows(made, "documents/")] == [f"text {i}" for i in range(30)]
     for row in bench.rows(made, "dropped/"):
         assert row["duplicate_of"] == row["text"].split()[1], "ids of this test are positions of the first occurrence"
-
-
-def test_dedup_result_does_not_depend_on_partitions(bench):
-    documents = bench.documents([f"text {i % 37}" for i in range(100)], shard_bytes=100)
-    made = [bench.run(dedup, [documents], DedupConfig(partition_documents=size)) for size in (5, 1000)]
-    first, second = ([bench.rows(one, part) for part in ("documents/", "dropped/")] for one in made)
-    assert first == second
 
 
 def test_near_duplicates_are_dropped_for_the_first_of_their_cluster(bench):
@@ -95,7 +43,10 @@ def test_near_duplicates_are_dropped_for_the_first_of_their_cluster(bench):
     assert [(row["id"], row["duplicate_of"]) for row in dropped] == [(str(i), str(i)) for i in range(10)] + [
         ("10", "20")
     ]
-    assert bench.json(made, "clusters.json") == {"clusters": 11, "documents": 22, "largest": [2] * 11}
+    assert bench.json(made, "clusters.json") == {
+        "exact": {"clusters": 1, "rows": 2, "largest": [2]},
+        "near": {"clusters": 11, "rows": 22, "largest": [2] * 11},
+    }
 
 
 BENCHMARK = SyntheticBenchmark(name="words", problems=(WordProblemsConfig(),), items=20)
@@ -168,7 +119,9 @@ def test_classifier_separates_what_is_separable_and_repeats_itself(bench, new_be
     assert made.precision > 0.9
     assert made.recall > 0.9
     assert 150 < made.examples < 250
-    passed = place.run(filter, inputs[1], FilterConfig(rules=(QualityRule(threshold=0.0),)), made)
-    assert passed.documents == 150
+    assert place.filtered(inputs[1], QualityRule(threshold=0.0), classifiers=[made]).documents == 150
+    assert place.filtered(inputs[0], QualityRule(threshold=0.5), classifiers=[made]).documents > 135
+    with pytest.raises(ValueError, match=r"no document of .* passes: \{'quality': 150\}"):
+        place.filtered(inputs[1], QualityRule(threshold=0.9), classifiers=[made])
     with pytest.raises(ValueError, match="positives select 0 documents"):
         place.run(classifier, inputs, config.model_copy(update={"positives": Selection(sources=("none",))}))

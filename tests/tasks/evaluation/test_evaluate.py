@@ -24,6 +24,7 @@ from tasks.evaluation.benchmarks.items import Generation, Likelihood, Likelihood
 from tasks.evaluation.benchmarks.synthetic import SyntheticBenchmark
 from tasks.evaluation.evaluate import EvaluateConfig, SuiteConfig, evaluate_checkpoint
 from tasks.evaluation.inference import ask, encode
+from tasks.generation import local_generator
 from tasks.synthetic import ArithmeticConfig
 
 TOKENIZER = Tokenizer(320)
@@ -82,10 +83,14 @@ def config_of(**fields: Any) -> EvaluateConfig:
     return EvaluateConfig(label="base", benchmarks=benchmarks, suites=(suite,), **fields)
 
 
+def local(model: Transformer):
+    return local_generator(model, TOKENIZER, "fp32", 2)
+
+
 def test_generation_equals_a_plain_argmax_loop(model):
     prompts = ["Question: What is 4 + 5?\nAnswer:", "Hi"]
     requests = [Generation(Prompt(text=text), 10) for text in prompts]
-    asked = ask(model, TOKENIZER, requests, batch_size=2, max_context=128, progress=lambda n: None)
+    asked = ask(model, TOKENIZER, requests, generator=local(model), max_context=128, progress=lambda n: None)
     for text, answer in zip(prompts, asked.answers, strict=True):
         ids = TOKENIZER.encode(text)
         start = len(ids)
@@ -101,7 +106,7 @@ def test_likelihood_equals_a_plain_log_softmax(model):
         Likelihood(Prompt(messages=({"role": "user", "content": "4 + 5?"},)), "9"),
         Likelihood(Prompt(text=""), "The"),
     ]
-    asked = ask(model, TOKENIZER, requests, batch_size=2, max_context=128, progress=lambda n: None)
+    asked = ask(model, TOKENIZER, requests, generator=local(model), max_context=128, progress=lambda n: None)
     contexts = [
         TOKENIZER.encode("Question: 4 + 5?\nAnswer:"),
         TOKENIZER.encode("trailing"),
@@ -121,10 +126,10 @@ def test_likelihood_equals_a_plain_log_softmax(model):
 def test_long_prompts_are_cut_on_the_left_and_counted(model):
     long = Prompt(text="x y " * 200 + "Answer:")
     requests = [Generation(long, 8), Likelihood(long, " 9"), Likelihood(Prompt(text="Answer:"), " 9")]
-    asked = ask(model, TOKENIZER, requests, batch_size=2, max_context=64, progress=lambda n: None)
+    asked = ask(model, TOKENIZER, requests, generator=local(model), max_context=64, progress=lambda n: None)
     assert asked.truncated == 2
     with pytest.raises(ValueError, match="max_new_tokens=64 leaves no room"):
-        ask(model, TOKENIZER, [Generation(long, 64)], batch_size=1, max_context=64, progress=lambda n: None)
+        ask(model, TOKENIZER, [Generation(long, 64)], generator=local(model), max_context=64, progress=lambda n: None)
 
 
 @pytest.mark.parametrize("chat", [False, True])

@@ -31,7 +31,8 @@ from tasks.artifacts import (
     RewardModel,
     Scores,
 )
-from tasks.evaluation import report_page
+from tasks.evaluation import report_words
+from tasks.evaluation.histogram import Histogram, position, shown_bins
 from tasks.evaluation.report import ReportConfig, write_report
 from tasks.evaluation.report_numbers import Bounds, curve, judge
 from tasks.evaluation.sankey import FlowStep, depths_of, place
@@ -400,20 +401,20 @@ def test_a_metric_that_is_missing_somewhere_has_no_curve() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (report_page.amount(9_999), "9,999"),
-        (report_page.amount(2_631_808), "2.63 M"),
-        (report_page.amount(999_960), "1.00 M"),
-        (report_page.size(31_240_000), "31.2 MB"),
-        (report_page.memory(2**31), "2.00 GiB"),
-        (report_page.duration(59.7), "1 min 00 s"),
-        (report_page.duration(3_725), "1 h 02 min"),
-        (report_page.power(9.999e13), "1.00 × 10¹⁴"),
-        (report_page.power(0), "–"),
-        (report_page.points(-0.0312, SHARE), "−3.1"),
-        (report_page.points(-0.0001, SHARE), "0.0"),
-        (report_page.score(0.41, SHARE), "41.0"),
-        (report_page.score(2.7141, {"lower_is_better": True}), "2.714"),
-        (report_page.day("2024-12-31T10:02:00+00:00"), "2024-12-31 10:02"),
+        (report_words.amount(9_999), "9,999"),
+        (report_words.amount(2_631_808), "2.63 M"),
+        (report_words.amount(999_960), "1.00 M"),
+        (report_words.size(31_240_000), "31.2 MB"),
+        (report_words.memory(2**31), "2.00 GiB"),
+        (report_words.duration(59.7), "1 min 00 s"),
+        (report_words.duration(3_725), "1 h 02 min"),
+        (report_words.power(9.999e13), "1.00 × 10¹⁴"),
+        (report_words.power(0), "–"),
+        (report_words.points(-0.0312, SHARE), "−3.1"),
+        (report_words.points(-0.0001, SHARE), "0.0"),
+        (report_words.score(0.41, SHARE), "41.0"),
+        (report_words.score(2.7141, {"lower_is_better": True}), "2.714"),
+        (report_words.day("2024-12-31T10:02:00+00:00"), "2024-12-31 10:02"),
     ],
 )
 def test_numbers_are_written_for_people(text: str, expected: str) -> None:
@@ -444,3 +445,9 @@ def test_the_flow_of_text_puts_steps_after_their_inputs_and_bands_in_proportion(
     assert placed["b"].top > placed["a"].top + placed["a"].taken
     assert placed["both"].x > placed["a kept"].x > placed["a"].x
     assert placed["both"].taken == pytest.approx(placed["a kept"].kept + placed["b"].kept)
+
+
+def test_a_histogram_shows_the_bins_with_documents_and_puts_limits_between_edges():
+    scores = Histogram(edges=[0, 1, 2, 4, 8], kept=[0, 0, 5, 0], dropped=[0, 2, 0, 0], limits=[3])
+    assert shown_bins(scores) == (1, 3)
+    assert [position(value, scores.edges) for value in (-1, 0.5, 3, 9)] == [0, 0.5, 2.5, 4]

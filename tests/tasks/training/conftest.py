@@ -143,8 +143,8 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     def arm(step: int) -> None:
         save_point = Workspace.save_point
 
-        def save_and_die(self: Workspace, at: int, folder: Path) -> None:
-            save_point(self, at, folder)
+        def save_and_die(self: Workspace, at: int, folder: Path, **options: Any) -> None:
+            save_point(self, at, folder, **options)
             if at == step:
                 monkeypatch.setattr(Workspace, "save_point", save_point)
                 raise KeyboardInterrupt

@@ -1,0 +1,237 @@
+"""Save points: how long one stalls the training, and how near saving and loading come to the disk's own speed.
+
+Run alone: `python benchmarks/checkpoint.py [--size 60M] [--rounds 3] [--store FOLDER]`. A real training loop with the
+save points of `tasks.training.save_points` in a local store. Stall: how long a save keeps the loop, against the median
+step; in the background, and writing in the loop. Throughput: a save until it is on the
+disk and hashed, and a load with its hashes checked, against the same bytes written with fsync and read again (pages
+dropped first) by plain Python in the same round, so that a busy disk slows both. The peer is `torch.distributed.checkpoint`
+on the same state. The last line is one JSON object: `stall_steps` (below 1), `window_longer_by_steps` (with the
+writing beside the steps that follow), `save_share` and `load_share` of the disk
+(0.5 and more), `save_ratio` and `load_ratio` to the peer.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from infra.settings import ComputeSettings
+from infra.store import Store
+from infra.workspace import Workspace
+from model.checkpoint import STATE_BYTES
+from model.config import Compute, ModelConfig
+from model.loop import Batch, TrainState, new_state, train
+from model.losses import LossConfig, language_model_objective, next_token_labels
+from model.optim import OptimConfig
+from model.schedule import ScheduleConfig
+from model.transformer import Transformer
+from tasks.training.save_points import Journal, SavePoints, resume
+
+SIZES: dict[str, dict[str, int]] = {
+    "11M": {"d": 256, "layers": 8, "vocab": 8192, "batch": 2, "seq": 128},
+    "60M": {"d": 512, "layers": 12, "vocab": 16384, "batch": 1, "seq": 128},
+    "150M": {"d": 768, "layers": 12, "vocab": 50304, "batch": 1, "seq": 128},
+}
+WINDOW = 6
+"""Steps of a stretch that is timed with or without a save."""
+CHUNK = 16 << 20
+"""Bytes that plain reading and writing move at a time."""
+SCHEDULE = ScheduleConfig(kind="constant", unit="steps", warmup=0, length=0, peak_lr=3e-4)
+OPTIM = OptimConfig(precision="bf16")
+
+
+def make_state(size: dict[str, int]) -> TrainState:
+    config = ModelConfig(
+        d_model=size["d"], n_layers=size["layers"], n_heads=8, n_kv_heads=8, head_dim=size["d"] // 8,
+        mlp_hidden=3 * size["d"], vocab_size=size["vocab"], max_sequence_length=size["seq"],
+    )  # fmt: skip
+    return new_state(Transformer(config, seed=0), OPTIM, Compute())
+
+
+def make_workspace(store: Path) -> Workspace:
+    return Workspace(
+        Store(str(store)), stage="bench", id="0", payload="bench/0/g0001", progress_folder="_progress/bench/0",
+        compute=ComputeSettings(),
+    )  # fmt: skip
+
+
+def stalls(state: TrainState, size: dict[str, int], ws: Workspace, rounds: int, asynchronous: bool) -> dict[str, float]:
+    """Seconds of a step, of the call that saves, and by how much a window of steps with a save is longer than one without.
+
+    Windows with and without a save take turns. The first save, which makes the memory of the host copy, is told apart.
+    """
+    ids = np.random.default_rng(0).integers(0, size["vocab"], (size["batch"], size["seq"]), dtype=np.int64)
+    batch: list[Batch] = [{"ids": ids, "labels": next_token_labels(ids)}]
+    began: dict[int, float] = {}
+    saves: list[float] = []
+    first = state.step
+    with SavePoints(ws, Journal([]), 2 * WINDOW) as points:
+
+        def batches(step: int) -> list[Batch]:
+            began[step - first] = time.perf_counter()
+            return batch
+
+        def save(state: TrainState) -> None:
+            if (state.step - first) % (2 * WINDOW):
+                return
+            start = time.perf_counter()
+            points.save(state)
+            if not asynchronous:
+                points.check(wait=True)
+            saves.append(time.perf_counter() - start)
+
+        train(
+            state.model, language_model_objective(LossConfig()), batches, optim=OPTIM, schedule=SCHEDULE,
+            steps=first + 2 * WINDOW * (rounds + 2), compute=Compute(), state=state, checkpoint=save, checkpoint_every=WINDOW,
+        )  # fmt: skip
+    # A save after n updates falls between the beginnings of steps n - 1 and n.
+    windows = {at: began[at + WINDOW - 1] - began[at - 1] for at in range(2 * WINDOW, len(began) - WINDOW, WINDOW)}
+    saving = [seconds for at, seconds in windows.items() if at % (2 * WINDOW) == 0]
+    plain = [seconds for at, seconds in windows.items() if at % (2 * WINDOW)]
+    return {
+        "step": float(np.median(np.diff(list(began.values())))),
+        "call": statistics.median(saves[1:]),
+        "first_call": saves[0],
+        "longer": statistics.median(saving[1:]) - statistics.median(plain),
+    }
+
+
+def write_plainly(path: Path, total: int) -> float:
+    """Seconds for so many bytes until they are on the disk."""
+    data = os.urandom(CHUNK)
+    start = time.perf_counter()
+    with path.open("wb") as file:
+        for at in range(0, total, CHUNK):
+            file.write(data[: min(CHUNK, total - at)])
+        file.flush()
+        os.fsync(file.fileno())
+    return time.perf_counter() - start
+
+
+def read_plainly(path: Path) -> float:
+    """Seconds to read a file that is not in memory."""
+    forget([path])
+    buffer = bytearray(CHUNK)
+    start = time.perf_counter()
+    with path.open("rb", buffering=0) as file:
+        while file.readinto(buffer):
+            pass
+    return time.perf_counter() - start
+
+
+def forget(paths: list[Path]) -> None:
+    """Drop files from memory, so that reading them reads the disk."""
+    for path in paths:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def timed(action: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def peer_save(state: TrainState, folder: Path) -> float:
+    """Seconds of `torch.distributed.checkpoint.save` until its files are on the disk."""
+    from torch.distributed.checkpoint.filesystem import FileSystemWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
+
+    weights = {f"weights/{name}": value.detach() for name, value in state.model.named_parameters()}
+    start = time.perf_counter()
+    save(weights | state.optimizer.moments(), storage_writer=FileSystemWriter(folder, sync_files=True))
+    return time.perf_counter() - start
+
+
+def peer_load(state: TrainState, folder: Path) -> float:
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+    from torch.distributed.checkpoint.state_dict_loader import load
+
+    forget([path for path in folder.iterdir() if path.is_file()])
+    weights = {f"weights/{name}": value.detach() for name, value in state.model.named_parameters()}
+    start = time.perf_counter()
+    load(weights | state.optimizer.moments(), storage_reader=FileSystemReader(folder))
+    return time.perf_counter() - start
+
+
+def throughput(state: TrainState, size: dict[str, int], store: Path, rounds: int) -> dict[str, float]:
+    """Medians over rounds of MB/s: the disk, ours and the peer's, writing and reading, in turns."""
+    parameters = sum(p.numel() for p in state.model.parameters())
+    total = STATE_BYTES * parameters
+    found: dict[str, list[float]] = {}
+    fresh = make_state(size)
+    for number in range(rounds + 1):
+        ws, plain = make_workspace(store / f"round-{number}"), store / "plain"
+        seconds = {"disk_write": write_plainly(plain, total), "disk_read": read_plainly(plain)}
+        with SavePoints(ws, Journal([{"loss": 0.0}]), 1) as points:
+            seconds["save"] = timed(lambda points=points: (points.save(state), points.check(wait=True)))
+        forget([path for path in (store / f"round-{number}").rglob("*") if path.is_file()])
+        seconds["load"] = timed(lambda ws=ws: resume(ws, fresh))
+        seconds["peer_save"] = peer_save(state, store / "peer")
+        seconds["peer_load"] = peer_load(fresh, store / "peer")
+        for name, value in seconds.items():
+            if number:  # the first round warms imports and memory
+                found.setdefault(name, []).append(total / value / 1e6)
+        print(
+            {name: f"{total / value / 1e6:,.0f} MB/s" for name, value in seconds.items()}, file=sys.stderr, flush=True
+        )
+        for path in (store / f"round-{number}", store / "peer"):
+            shutil.rmtree(path)
+        plain.unlink()
+    return {name: statistics.median(values) for name, values in found.items()} | {"megabytes": total / 1e6}
+
+
+def hash_speed() -> float:
+    """MB/s of SHA-256 on one core: saving and loading hash every byte."""
+    data = os.urandom(CHUNK)
+    return CHUNK / min(timed(lambda: hashlib.sha256(data).digest()) for _ in range(8)) / 1e6
+
+
+def main() -> None:
+    warnings.filterwarnings("ignore")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="60M")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--store", help="folder on the disk to measure; a temporary one by default")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    size = SIZES[options.size]
+    with tempfile.TemporaryDirectory(dir=options.store) as folder:
+        state = make_state(size)
+        beside = stalls(state, size, make_workspace(Path(folder) / "stalls"), options.rounds, asynchronous=True)
+        inside = stalls(state, size, make_workspace(Path(folder) / "inside"), options.rounds, asynchronous=False)
+        speeds = throughput(state, size, Path(folder), options.rounds)
+    result: dict[str, Any] = {
+        "size": options.size,
+        "megabytes": round(speeds["megabytes"]),
+        "step_seconds": round(beside["step"], 3),
+        "stall_seconds": round(beside["call"], 3),
+        "stall_steps": round(beside["call"] / beside["step"], 3),
+        "window_longer_by_steps": round(beside["longer"] / beside["step"], 3),
+        "first_stall_steps": round(beside["first_call"] / beside["step"], 3),
+        "stall_steps_in_the_loop": round(inside["call"] / inside["step"], 3),
+        "save_share": round(speeds["save"] / speeds["disk_write"], 2),
+        "load_share": round(speeds["load"] / speeds["disk_read"], 2),
+        "save_ratio": round(speeds["save"] / speeds["peer_save"], 2),
+        "load_ratio": round(speeds["load"] / speeds["peer_load"], 2),
+        "hash_mb_per_second": round(hash_speed()),
+        "mb_per_second": {name: round(value) for name, value in speeds.items() if name != "megabytes"},
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""A stage on several processes: Ray Train starts them, each runs the stage function, and the first one's result counts.
+
+The functions of training stages are written for one process; in a group every worker runs the same function with the same
+arguments, and the training loop inside finds the others through torch.distributed. Only the first worker talks to the
+dashboard and goes on after the training. A worker that dies takes the group down; Ray Train starts it again, and it
+resumes from the newest save point.
+"""
+
+import threading
+from collections.abc import Callable
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from infra.events import Events, Listener
+from infra.processes import check_stopping, portable
+
+if TYPE_CHECKING:
+    from infra.workspace import Workspace
+
+POLL_SECONDS = 0.2
+"""How often events are taken from the group."""
+
+FINAL = (ValueError, FloatingPointError)
+"""Errors that a new start would only repeat: what the user gave, and numbers that left the finite."""
+
+
+class WorkDone(Exception):
+    """This worker's part of the stage is over; the first worker of its group goes on."""
+
+
+class GroupFailed(Exception):
+    """A group of workers failed more often than it may be started again; the text tells what was last."""
+
+
+class Mailbox:
+    """A Ray actor: what the first worker tells, until the stage's process takes it."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[Any, ...]] = []
+        self.ended = False
+
+    def put(self, *event: Any) -> None:
+        self.events.append(event)
+        self.ended = self.ended or event[0] in ("result", "error")
+
+    def take(self) -> list[tuple[Any, ...]]:
+        taken, self.events = self.events, []
+        return taken
+
+    def has_ended(self) -> bool:
+        return self.ended
+
+
+def run_in_group(
+    function: Callable[..., Any],
+    arguments: tuple[str, "Workspace", dict[str, Any]],
+    listener: Listener,
+    *,
+    ray_address: str,
+) -> Any:
+    """Call `function(reference, workspace, arguments)` in every worker of a group and return the first one's result.
+
+    Raises what the function raised if it is of the user's making (ValueError) or not finite, GroupFailed when workers
+    died or failed more than `max_restarts` times, Interrupted when the run was asked to stop.
+    """
+    from infra.ray_cluster import connected
+
+    _, workspace, _ = arguments
+    check_stopping()
+    with connected(ray_address) as ray, workspace.store.staging(workspace.progress_folder) as folder:
+        mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
+        workers = workspace.compute.parallel.workers
+        listener("progress", f"start {workers} workers", 0.0, float(workers), "workers")
+        trainer = _trainer(function, arguments, mailbox, str(folder))
+        outcome: list[BaseException | None] = []
+        thread = threading.Thread(target=lambda: outcome.append(_fit(trainer)), name="train group", daemon=True)
+        thread.start()
+        result: list[Any] = []
+        while thread.is_alive():
+            thread.join(POLL_SECONDS)
+            check_stopping()
+            _forward(ray, mailbox, listener, result)
+        _forward(ray, mailbox, listener, result)
+    if result:
+        return result[0]
+    raise GroupFailed(
+        f"the workers of stage {workspace.stage} failed and were started again {workspace.compute.parallel.max_restarts} "
+        f"times; the last error: {outcome[0]}. Run the same command again: it resumes from its last save point."
+    )
+
+
+def _forward(ray: ModuleType, mailbox: Any, listener: Listener, result: list[Any]) -> None:
+    """Hand events to the listener. Raises an error that a worker has sent."""
+    for kind, *values in ray.get(mailbox.take.remote()):
+        if kind == "error":
+            raise values[0]
+        if kind == "result":
+            result.append(values[0])
+        else:
+            listener(kind, *values)
+
+
+def _fit(trainer: Any) -> BaseException | None:
+    """Run the group to its end; what it ends with if not well."""
+    from ray.train import TrainingFailedError
+
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        return error
+    return None
+
+
+def _trainer(function: Callable[..., Any], arguments: tuple[Any, ...], mailbox: Any, folder: str) -> Any:
+    """Ray Train's side: how many workers, what each gets, and how often to start again."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    compute = arguments[1].compute
+    on_gpu = compute.device.startswith("cuda")
+    resources = {"CPU": float(compute.threads)} | ({"GPU": 1.0} if on_gpu else {})
+    return TorchTrainer(
+        _work,
+        train_loop_config={"function": function, "arguments": arguments, "mailbox": mailbox},
+        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=compute.parallel.workers, use_gpu=on_gpu, resources_per_worker=resources
+        ),
+        # Ray Train keeps no checkpoint of its own: the stage's save points are the only truth.
+        run_config=RunConfig(
+            name="group", storage_path=folder, failure_config=FailureConfig(max_failures=compute.parallel.max_restarts)
+        ),
+    )
+
+
+def _work(config: dict[str, Any]) -> None:
+    """One worker: the stage function, and what the first one tells about it."""
+    import ray
+    import torch
+    from ray.train import get_context
+    from ray.train.torch import get_device
+
+    mailbox, (reference, workspace, values) = config["mailbox"], config["arguments"]
+    first = get_context().get_world_rank() == 0
+    if ray.get(mailbox.has_ended.remote()):
+        return
+    workers = workspace.compute.parallel.workers
+    if first:
+        mailbox.put.remote("progress", f"start {workers} workers", float(workers), float(workers), "workers")
+    torch.set_num_threads(workspace.compute.threads)
+    if workspace.compute.device.startswith("cuda"):
+        torch.cuda.set_device(get_device())
+    workspace.report_to(Events((lambda *event: mailbox.put.remote(*event)) if first else None))
+    try:
+        finished = config["function"](reference, workspace, values)
+    except WorkDone:
+        return
+    except FINAL as error:
+        ray.get(mailbox.put.remote("error", portable(error)))
+        raise
+    ray.get(mailbox.put.remote("result", finished))
+
+
+__all__ = ["GroupFailed", "Mailbox", "WorkDone", "run_in_group"]

@@ -1,0 +1,214 @@
+"""Paragraphs and documents most of whose n-grams occurred before, by a Bloom filter (AllenAI's bff, with which DCLM and
+so the recipe's web text was deduplicated).
+
+bff fills one filter from many threads, so that what it drops depends on their timing. Here an n-gram counts as seen if it
+is in an earlier unit, in the order of inputs, shards, rows and paragraphs: shards leave their n-grams' hashes in
+partitions, and a partition walks them in that order through a filter of its own; memory is bounded by a partition,
+and results do not depend on workers. Unlike bff, n-grams of dropped paragraphs are seen too, and a repeated n-gram counts
+once in its paragraph. For the report, a second walk looks up where one seen n-gram of each dropped unit stood first.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Literal, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from infra.workspace import Workspace
+from model.config import Config
+from tasks.data.duplicates.pieces import UnitList, cut, kept_documents, long_enough, read_units
+from tasks.data.filters.bloom import BloomFilter, shape
+from tasks.data.filters.ngrams import word_ngrams
+from tasks.data.filters.windows import WINDOW_CHARACTERS, window_batches
+from tasks.data.partitions import (
+    BUCKETS,
+    REPEAT,
+    GroupWriter,
+    Spill,
+    group_sizes,
+    put_pieces,
+    put_work,
+    read_groups,
+    read_pieces,
+    read_work,
+    write_groups,
+)
+
+NGRAM = np.dtype([("hash", "<u8"), ("unit", "<u4")])
+SEEN = np.dtype([("hash", "<u8"), ("unit", "<u4"), ("count", "<u4")])
+"""How many n-grams of a unit were seen in one partition, and the least hash among them."""
+WHOLE = 1 << 31
+"""Marks a unit number as standing for its whole document."""
+FILTER_NGRAMS = 200_000_000
+"""N-grams of a partition: a filter of about 300 MB at 1 % false positives."""
+
+
+class NGramConfig(Config):
+    """Drop what consists of n-grams that occurred before; defaults as published for DCLM (bff)."""
+
+    kind: Literal["ngrams"] = "ngrams"
+    ngram: int = Field(default=13, ge=1)
+    """Words per n-gram; shorter paragraphs are kept and not counted."""
+    max_seen: float = Field(default=0.8, gt=0, le=1)
+    """Share of seen n-grams from which on something is dropped."""
+    drop: Literal["paragraphs", "documents", "both"] = "both"
+    """Paragraphs; whole documents by the share over all their paragraphs; or these and, of the others, paragraphs."""
+    false_positive_rate: float = Field(default=0.01, gt=0, lt=1)
+    """Chance that the filter takes a new n-gram for a seen one."""
+
+    @model_validator(mode="after")
+    def _rate_is_reached(self) -> Self:
+        shape(self.false_positive_rate)
+        return self
+
+
+def find_seen(ws: Workspace, shards: list[dict[str, Any]], config: NGramConfig) -> dict[str, Any]:
+    """Find what is to be dropped; `partitions` for `read_found`, and how many `units` were dropped of how many."""
+    plain = config.model_dump(mode="json")
+    hashed = ws.map(hash_ngrams, [{**shard, "ngrams": plain} for shard in shards], description="hash n-grams")
+    put_pieces(ws, "ngrams", [result["pieces"] for result in hashed])
+    total = sum(result["ngrams"] for result in hashed)
+    count = min(BUCKETS, max(1, -(-total // FILTER_NGRAMS)))
+    parts = [
+        {
+            "partition": number,
+            "first": BUCKETS * number // count,
+            "end": BUCKETS * (number + 1) // count,
+            "shards": len(shards),
+            "rate": config.false_positive_rate,
+        }
+        for number in range(count)
+    ]
+    ws.map(count_seen, parts, description="count seen n-grams")
+    items = [{"shard": s["shard"], "shards": len(shards), "partitions": count, "ngrams": plain} for s in shards]
+    decided = ws.map(decide, items, description="decide")
+    ws.map(find_first, parts, description="find first n-grams")
+    dropped = {name: sum(result[name] for result in decided) for name in ("paragraphs", "documents")}
+    units = sum(result["units"] for result in hashed)
+    return {"partitions": count, "clusters": {"ngrams": total, "units": units, "dropped": dropped}}
+
+
+def hash_ngrams(ws: Workspace, item: dict[str, Any]) -> dict[str, int]:
+    """Shard function: the distinct n-grams of every unit, and how many each has."""
+    config = NGramConfig.model_validate(item["ngrams"])
+    spill, units, totals = Spill(ws, "ngrams", item["shard"]), UnitList(ws, item["shard"]), []
+    for first, texts in _unit_batches(kept_documents(ws, item), units, config.ngram):
+        counts = np.zeros(len(texts), dtype="<u4")
+        for windows, owners in window_batches(texts, config.ngram):
+            grams = word_ngrams(windows, config.ngram)
+            owner = np.array(owners, dtype="<u4")[grams.text]
+            order = np.lexsort((grams.hashes, owner))
+            hashes, owner = grams.hashes[order], owner[order]
+            new = np.ones(len(hashes), dtype=bool)
+            new[1:] = (hashes[1:] != hashes[:-1]) | (owner[1:] != owner[:-1])
+            records = np.zeros(int(new.sum()), dtype=NGRAM)
+            records["hash"], records["unit"] = hashes[new], first + owner[new]
+            spill.add(records)
+            counts += np.bincount(owner[new], minlength=len(texts)).astype("<u4")
+        totals.append(counts)
+    spill.flush()
+    units.close()
+    totals = np.concatenate([np.zeros(0, dtype="<u4"), *totals])
+    put_work(ws, f"totals/{item['shard']:05d}.bin", totals.astype("<u4").tobytes())
+    return {"pieces": spill.pieces, "ngrams": spill.records, "units": len(totals)}
+
+
+def _unit_batches(documents: Iterator[tuple[int, Any]], units: UnitList, words: int) -> Iterator[tuple[int, list[str]]]:
+    """(number of the first, texts) of units in batches of bounded size."""
+    first, batch, size = 0, [], 0
+    for row, document in documents:
+        for piece, text in enumerate(cut(document["text"])):
+            if not long_enough(text, words):
+                continue
+            units.add(row, piece)
+            batch.append(text)
+            size += len(text)
+            if size >= WINDOW_CHARACTERS:
+                yield first, batch
+                first, batch, size = first + len(batch), [], 0
+    if batch:
+        yield first, batch
+
+
+def count_seen(ws: Workspace, item: dict[str, Any]) -> None:
+    """Shard function: walk one partition's n-grams in order and count, per unit, those that an earlier one has."""
+    first, end = item["first"], item["end"]
+    sizes = sum((group_sizes(ws, name, first, end) for _, name in read_pieces(ws, "ngrams")), np.zeros(end - first))
+    bloom = BloomFilter(np.asarray(sizes), first, BUCKETS.bit_length() - 1, item["rate"])
+    writer = GroupWriter(ws, f"seen/{item['partition']:05d}.bin", item["shards"])
+    for shard, name in read_pieces(ws, "ngrams"):
+        records = read_groups(ws, name, first, end, BUCKETS, NGRAM)
+        records = records[np.argsort(records["hash"], kind="stable")]
+        new = np.ones(len(records), dtype=bool)
+        new[1:] = records["hash"][1:] != records["hash"][:-1]
+        run = np.cumsum(new) - 1
+        hashes = records["hash"][new]
+        before = bloom.find(hashes)
+        bloom.add(hashes)
+        # Within a piece, equal hashes stand in the order of their units.
+        seen = before[run] | (records["unit"] > records["unit"][new][run])
+        writer.append(shard, _per_unit(records[seen]))
+    writer.close()
+
+
+def _per_unit(seen: np.ndarray) -> np.ndarray:
+    order = np.lexsort((seen["hash"], seen["unit"]))
+    units, starts, counts = np.unique(seen["unit"][order], return_index=True, return_counts=True)
+    result = np.zeros(len(units), dtype=SEEN)
+    result["hash"], result["unit"], result["count"] = seen["hash"][order][starts], units, counts
+    return result
+
+
+def decide(ws: Workspace, item: dict[str, Any]) -> dict[str, int]:
+    """Shard function: the units of one shard that are dropped, each with one seen n-gram to be looked up."""
+    config = NGramConfig.model_validate(item["ngrams"])
+    shard = item["shard"]
+    units = read_units(ws, shard)
+    totals = np.frombuffer(read_work(ws, f"totals/{shard:05d}.bin"), dtype="<u4").astype(np.int64)
+    counts = np.zeros(len(units), dtype=np.int64)
+    least = np.full(len(units), np.iinfo(np.uint64).max, dtype=np.uint64)
+    for number in range(item["partitions"]):
+        part = read_groups(ws, f"seen/{number:05d}.bin", shard, shard + 1, item["shards"], SEEN)
+        np.add.at(counts, part["unit"], part["count"])
+        np.minimum.at(least, part["unit"], part["hash"])
+    paragraphs, firsts = counts >= config.max_seen * totals, np.zeros(0, dtype=np.int64)
+    if config.drop != "paragraphs" and len(units):
+        document = np.unique(units["row"], return_inverse=True)[1]
+        seen, all = np.bincount(document, counts), np.bincount(document, totals)
+        whole = seen >= config.max_seen * all
+        # A whole document is named after its first unit of which anything was seen.
+        named = np.flatnonzero(whole[document] & (counts > 0))
+        firsts = named[np.unique(document[named], return_index=True)[1]]
+        paragraphs = paragraphs & ~whole[document] if config.drop == "both" else np.zeros(len(units), dtype=bool)
+    wanted = np.zeros(int(paragraphs.sum()) + len(firsts), dtype=NGRAM)
+    chosen = np.concatenate([np.flatnonzero(paragraphs), firsts])
+    wanted["hash"], wanted["unit"] = least[chosen], chosen
+    wanted["unit"][len(chosen) - len(firsts) :] |= WHOLE
+    buckets = (wanted["hash"] >> np.uint64(64 - (BUCKETS.bit_length() - 1))).astype(np.int64)
+    write_groups(ws, f"wanted/{shard:05d}.bin", wanted, buckets, BUCKETS)
+    return {"paragraphs": int(paragraphs.sum()), "documents": len(firsts)}
+
+
+def find_first(ws: Workspace, item: dict[str, Any]) -> None:
+    """Shard function: for one partition, the unit in which each wanted n-gram stood first."""
+    first, end, shards = item["first"], item["end"], item["shards"]
+    parts = [read_groups(ws, f"wanted/{shard:05d}.bin", first, end, BUCKETS, NGRAM) for shard in range(shards)]
+    wanted = np.concatenate(parts)
+    hashes = np.unique(wanted["hash"])
+    owners = np.zeros(len(hashes), dtype=REPEAT)
+    open_places = np.ones(len(hashes), dtype=bool)
+    for shard, name in read_pieces(ws, "ngrams"):
+        if not open_places.any():
+            break
+        records = read_groups(ws, name, first, end, BUCKETS, NGRAM)
+        place = np.minimum(np.searchsorted(hashes, records["hash"]), len(hashes) - 1)
+        found = np.flatnonzero((hashes[place] == records["hash"]) & open_places[place])
+        places, index = np.unique(place[found], return_index=True)
+        owners["kept_shard"][places] = shard
+        # Records of a bucket stand in the order of their units, so the first of a hash is the first unit.
+        owners["kept_row"][places] = records["unit"][found[index]]
+        open_places[places] = False
+    result = owners[np.searchsorted(hashes, wanted["hash"])]
+    result["shard"] = np.repeat(np.arange(shards), [len(part) for part in parts])
+    result["row"] = wanted["unit"]
+    write_groups(ws, f"ngrams/repeats-{item['partition']:05d}.bin", result, result["shard"], shards)

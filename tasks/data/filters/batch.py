@@ -1,0 +1,97 @@
+"""Texts that are measured together, and what several rules need of them: words, as positions and as hashes.
+
+Words stand between white space, as `str.split` has it. A batch is one array of code points (texts joined by newlines), so that
+words, their lengths and their hashes take a few passes of NumPy over a megabyte instead of a Python step per word; they are
+computed once, for whichever rule asks first.
+"""
+
+import sys
+from collections.abc import Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int, UInt64
+
+from tasks.data.filters.ngrams import span_hashes
+
+_LAST_SPACE = 0x3000
+_SPACE = np.array([chr(code).isspace() for code in range(_LAST_SPACE + 2)])
+_SALT = 0x9E3779B97F4A7C15
+_NATIVE_UTF32 = "utf-32-le" if sys.byteorder == "little" else "utf-32-be"
+
+
+class Words(NamedTuple):
+    """The words of a batch in text order; parallel arrays."""
+
+    start: Int[np.ndarray, " words"]
+    """First character, in the joined texts."""
+    end: Int[np.ndarray, " words"]
+    """Character after the last."""
+    text: Int[np.ndarray, " words"]
+    """Index of the text."""
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " words"]:
+        """Characters of each word."""
+        return self.end - self.start
+
+
+class TextBatch:
+    """Some texts; immutable, what is computed from them is kept."""
+
+    def __init__(self, texts: Sequence[str]):
+        self.texts = list(texts)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @cached_property
+    def codes(self) -> np.ndarray:
+        """Code points of the texts, joined by newlines."""
+        joined = "\n".join(self.texts)
+        if joined.isascii():
+            return np.frombuffer(joined.encode("ascii"), dtype=np.uint8)
+        return np.frombuffer(joined.encode(_NATIVE_UTF32, errors="surrogatepass"), dtype=np.uint32)
+
+    @cached_property
+    def starts(self) -> Int[np.ndarray, " texts"]:
+        """First character of each text in `codes`."""
+        lengths = np.array([len(text) + 1 for text in self.texts], dtype=np.int64)
+        return np.cumsum(lengths) - lengths
+
+    @cached_property
+    def words(self) -> Words:
+        """All words."""
+        inside = np.zeros(len(self.codes) + 2, dtype=np.int8)
+        inside[1:-1] = ~_is_space(self.codes)
+        steps = np.diff(inside)
+        start, end = np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)
+        first = np.searchsorted(start, self.starts)
+        return Words(start, end, np.repeat(np.arange(len(self)), np.diff([*first.tolist(), len(start)])))
+
+    @cached_property
+    def word_counts(self) -> Int[np.ndarray, " texts"]:
+        """Words of each text."""
+        return np.bincount(self.words.text, minlength=len(self))
+
+    @cached_property
+    def word_hashes(self) -> UInt64[np.ndarray, " words"]:
+        """A hash of each word; equal words of different texts have equal ones."""
+        return span_hashes(self.codes, self.words.start, self.words.end)
+
+    @cached_property
+    def salts(self) -> UInt64[np.ndarray, " words"]:
+        """A number per word that differs between texts: added to hashes, it keeps texts apart."""
+        with np.errstate(over="ignore"):
+            return self.words.text.astype(np.uint64) * np.uint64(_SALT)
+
+    def sum_by_text(self, values: np.ndarray) -> np.ndarray:
+        """Sum over the words of each text of a value per word."""
+        return np.bincount(self.words.text, weights=values, minlength=len(self))
+
+
+def _is_space(codes: np.ndarray) -> Bool[np.ndarray, " characters"]:
+    if codes.dtype == np.uint8:
+        return _SPACE[:256][codes]
+    return _SPACE[np.minimum(codes, _LAST_SPACE + 1)]

@@ -1,0 +1,116 @@
+"""The quality rules of Gopher's MassiveText (Rae et al. 2021, appendix A.1.1).
+
+DCLM-baseline, OLMo 2's web source, was filtered with them before its classifier. Words stand between white space, lines are what
+line breaks separate. Stop words are found where white space or one of .,;:!?"'() stands around them.
+"""
+
+from functools import cache
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool
+from pydantic import Field
+
+from model.config import Config
+from tasks.data.filters.attributes import Limit, Scores
+from tasks.data.filters.batch import TextBatch
+
+STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
+BULLETS = frozenset("•‣▶◀◦■□▪▫–-*")
+
+_AROUND_WORDS = b" \t\n\r\x0b\x0c.,;:!?\"'()"
+_UPPER = bytes(range(ord("A"), ord("Z") + 1))
+_PLAIN = bytes.maketrans(_AROUND_WORDS + _UPPER, b" " * len(_AROUND_WORDS) + _UPPER.lower())
+_STOP_BYTES = tuple(f" {word} ".encode() for word in STOP_WORDS)
+
+
+class GopherQualityScorer(Config):
+    """Measures what tells prose from other text."""
+
+    kind: Literal["gopher_quality"] = "gopher_quality"
+
+
+class GopherQualityRule(Config):
+    """Drops texts that do not look like prose."""
+
+    kind: Literal["gopher_quality"] = "gopher_quality"
+    scorer: GopherQualityScorer = GopherQualityScorer()
+    """What is measured."""
+    min_words: int = Field(default=50, ge=0)
+    """Fewest words."""
+    max_words: int = Field(default=100_000, ge=1)
+    """Most words."""
+    min_mean_word_length: float = 3.0
+    """Characters."""
+    max_mean_word_length: float = 10.0
+    """Characters."""
+    max_symbol_ratio: float = 0.1
+    """Most hash signs, or ellipses, per word."""
+    max_bullet_lines: float = 0.9
+    """Largest share of lines that begin with a bullet."""
+    max_ellipsis_lines: float = 0.3
+    """Largest share of lines that end with an ellipsis."""
+    min_alphabetic_words: float = 0.8
+    """Smallest share of words with a letter."""
+    min_stop_words: int = 2
+    """Fewest different words of the, be, to, of, and, that, have, with."""
+
+    def limits(self) -> tuple[Limit, ...]:
+        """All limits, in the order of the paper's table."""
+        return (
+            Limit("words", self.min_words, self.max_words, "count"),
+            Limit("mean_word_length", self.min_mean_word_length, self.max_mean_word_length, "count"),
+            Limit("hash_ratio", 0.0, self.max_symbol_ratio, "share"),
+            Limit("ellipsis_ratio", 0.0, self.max_symbol_ratio, "share"),
+            Limit("bullet_lines", 0.0, self.max_bullet_lines, "share"),
+            Limit("ellipsis_lines", 0.0, self.max_ellipsis_lines, "share"),
+            Limit("alphabetic_words", self.min_alphabetic_words, 1.0, "share"),
+            Limit("stop_words", self.min_stop_words, len(STOP_WORDS), "count"),
+        )
+
+
+def score_gopher_quality(batch: TextBatch) -> Scores:
+    """The measured values, by the names of the limits."""
+    words, texts = batch.words, batch.texts
+    count = np.maximum(batch.word_counts, 1)
+    letters = np.concatenate([[0], np.cumsum(_is_letter(batch.codes), dtype=np.int32)])
+    ellipses = np.array([text.count("...") + text.count("…") for text in texts], dtype=np.int64)
+    lines = [[line for line in map(str.strip, text.splitlines()) if line] for text in texts]
+    line_count = np.maximum([len(own) for own in lines], 1)
+    bullets = [sum(line[0] in BULLETS for line in own) for own in lines]
+    trailing = [
+        sum(line.endswith(("...", "…")) for line in own) if some else 0
+        for own, some in zip(lines, ellipses, strict=True)
+    ]
+    return Scores(
+        {
+            "words": batch.word_counts.tolist(),
+            "mean_word_length": batch.sum_by_text(words.lengths) / count,
+            "hash_ratio": np.array([text.count("#") for text in texts]) / count,
+            "ellipsis_ratio": ellipses / count,
+            "bullet_lines": np.array(bullets) / line_count,
+            "ellipsis_lines": np.array(trailing) / line_count,
+            "alphabetic_words": batch.sum_by_text(letters[words.end] > letters[words.start]) / count,
+            "stop_words": [_stop_words(text) for text in texts],
+        }
+    )
+
+
+def _stop_words(text: str) -> int:
+    plain = b" %b " % text.encode("utf-8", errors="replace").translate(_PLAIN)
+    return sum(word in plain for word in _STOP_BYTES)
+
+
+@cache
+def _letters() -> Bool[np.ndarray, " codes"]:
+    """Which code points are letters."""
+    return np.fromiter(map(str.isalpha, map(chr, range(0x110000))), dtype=bool, count=0x110000)
+
+
+def _is_letter(codes: np.ndarray) -> Bool[np.ndarray, " characters"]:
+    if codes.dtype == np.uint8:
+        return _ASCII_LETTERS[codes]
+    return _letters()[codes]
+
+
+_ASCII_LETTERS = np.array([chr(code).isalpha() for code in range(128)] + [False] * 128)

@@ -1,0 +1,162 @@
+"""All rules: which there are, what they ask for, and how one scores a batch of documents.
+
+A rule is a scorer, which measures, and limits, by which it decides (filters/attributes.py). Whatever stands under a rule's
+`scorer` belongs to the identity of the scores; the rest of the rule does not, and can be changed without scoring again.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from infra.workspace import Workspace
+from tasks.artifacts import Classifier
+from tasks.data.dolma import Row
+from tasks.data.filters.attributes import Scores
+from tasks.data.filters.batch import TextBatch
+from tasks.data.filters.education import CheckpointModel, EducationRule, EducationScorer, load_encoder, score_education
+from tasks.data.filters.gopher_quality import GopherQualityRule, GopherQualityScorer, score_gopher_quality
+from tasks.data.filters.gopher_repetition import GopherRepetitionRule, GopherRepetitionScorer, score_gopher_repetition
+from tasks.data.filters.language import (
+    FastTextIdentifier,
+    LanguageRule,
+    LanguageScorer,
+    load_identifier,
+    score_language,
+)
+from tasks.data.filters.length import LengthRule, LengthScorer, score_length
+from tasks.data.filters.pii import PIIRule, PIIScorer, score_pii
+from tasks.data.filters.pinned import pin, read_pinned
+from tasks.data.filters.quality import QualityRule, QualityScorer, load_classifier, score_quality
+from tasks.data.filters.repetition import RepetitionRule, RepetitionScorer, score_repetition
+from tasks.data.filters.revision import pinned_revision
+from tasks.data.filters.stars import StarsRule, StarsScorer, score_stars
+from tasks.data.filters.url_list import URLRule, URLScorer, load_url_lists, score_urls
+from tasks.data.filters.word_frequency import WordFrequencyRule, WordFrequencyScorer, score_word_frequency
+from tasks.data.filters.word_list import WordListRule, WordListScorer, load_phrases, score_word_list
+
+Rule = Annotated[
+    RepetitionRule
+    | WordFrequencyRule
+    | QualityRule
+    | EducationRule
+    | LengthRule
+    | StarsRule
+    | GopherQualityRule
+    | GopherRepetitionRule
+    | LanguageRule
+    | PIIRule
+    | URLRule
+    | WordListRule,
+    Field(discriminator="kind"),
+]
+Scorer = Annotated[
+    RepetitionScorer
+    | WordFrequencyScorer
+    | QualityScorer
+    | EducationScorer
+    | LengthScorer
+    | StarsScorer
+    | GopherQualityScorer
+    | GopherRepetitionScorer
+    | LanguageScorer
+    | PIIScorer
+    | URLScorer
+    | WordListScorer,
+    Field(discriminator="kind"),
+]
+
+
+def scorer_name(scorer: Scorer) -> str:
+    """The folder of a scorer's attributes, and the reason a rule gives: the classifier's name, or the kind."""
+    return scorer.classifier if isinstance(scorer, QualityScorer) else scorer.kind
+
+
+def check_names(scorers: Sequence[Scorer]) -> None:
+    """Raises ValueError where two scorers have one name."""
+    names = [scorer_name(scorer) for scorer in scorers]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"rules occur twice: {', '.join(twice)}; put their limits into one rule of that kind")
+
+
+def classifier_of(scorer: Scorer) -> str:
+    """The classifier of the recipe that a scorer asks; empty for none."""
+    if isinstance(scorer, QualityScorer):
+        return scorer.classifier
+    if isinstance(scorer, EducationScorer) and scorer.model.kind == "linear":
+        return scorer.model.classifier
+    return ""
+
+
+def resolved_rule(rule: Rule) -> Rule:
+    """The rule with everything pinned that its scorer reads: list files by their hash, checkpoints by their commit."""
+    scorer = rule.scorer
+    if isinstance(scorer, URLScorer):
+        lists = {"domains": tuple(map(pin, scorer.domains)), "words": tuple(map(pin, scorer.words))}
+        scorer = scorer.model_copy(update=lists)
+    elif isinstance(scorer, WordListScorer):
+        scorer = scorer.model_copy(update={"lists": tuple(map(pin, scorer.lists))})
+    elif isinstance(scorer, LanguageScorer) and isinstance(scorer.identifier, FastTextIdentifier):
+        identifier = FastTextIdentifier(model=pin(scorer.identifier.model))
+        scorer = scorer.model_copy(update={"identifier": identifier})
+    elif isinstance(scorer, EducationScorer) and isinstance(scorer.model, CheckpointModel):
+        revision = pinned_revision(scorer.model.path, scorer.model.revision)
+        scorer = scorer.model_copy(update={"model": scorer.model.model_copy(update={"revision": revision})})
+    return rule.model_copy(update={"scorer": scorer})
+
+
+def load_model(ws: Workspace, scorer: Scorer, classifiers: dict[str, Classifier]) -> Any:
+    """What a scorer asks, loaded: a classifier, a checkpoint, lists; None for one that only reads the text."""
+    name = classifier_of(scorer)
+    if name:
+        return load_classifier(ws.path(classifiers[name], "model.bin"))
+    match scorer:
+        case EducationScorer(model=CheckpointModel() as model):
+            return _checkpoint(ws, model)
+        case LanguageScorer(identifier=FastTextIdentifier() as identifier):
+            return load_identifier(read_pinned(identifier.model), ws.scratch)
+        case URLScorer():
+            return load_url_lists(scorer)
+        case WordListScorer():
+            return load_phrases(scorer)
+    return None
+
+
+def _checkpoint(ws: Workspace, model: CheckpointModel) -> Any:
+    local = Path(model.path).expanduser().is_dir()
+    if local:
+        pinned_revision(model.path, model.revision)
+    revision = "" if local else model.revision
+    return load_encoder(model.path, revision, model.max_tokens, ws.compute.device, ws.compute.threads)
+
+
+def score_batch(documents: Sequence[Row], batch: TextBatch, scorer: Scorer, model: Any) -> Scores:
+    """One scorer's word on documents whose texts, as scorers before it left them, are `batch`."""
+    match scorer:
+        case RepetitionScorer():
+            return score_repetition(batch, scorer)
+        case WordFrequencyScorer():
+            return score_word_frequency(batch)
+        case LengthScorer():
+            return score_length(batch)
+        case QualityScorer():
+            return score_quality(batch, model)
+        case EducationScorer():
+            return score_education(batch, scorer, model)
+        case StarsScorer():
+            return score_stars(documents, scorer)
+        case GopherQualityScorer():
+            return score_gopher_quality(batch)
+        case GopherRepetitionScorer():
+            return score_gopher_repetition(batch, scorer)
+        case LanguageScorer():
+            return score_language(batch, scorer, model)
+        case PIIScorer():
+            return score_pii(batch)
+        case URLScorer():
+            return score_urls(documents, scorer, model)
+        case WordListScorer():
+            return score_word_list(batch, model)
+    raise AssertionError(scorer)

@@ -1,0 +1,284 @@
+"""Grouping the records of many shards by key, out of core: what deduplication and the check for repeated ids share.
+
+A shard spills its records in pieces of bounded size, each sorted into buckets by the first bits of the key, with the
+buckets' offsets in front. A partition is a run of buckets: reading it takes one range of every piece, so that the work of
+a partition fits memory whatever the corpus. What a partition finds is written by shard in the same layout, so that a shard
+reads its own part of it. The files live beside the shards' commits and go with them when the stage commits; nothing of a
+result depends on how many partitions there are.
+"""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import orjson
+
+from infra.workspace import Workspace
+
+BUCKETS = 1 << 12
+"""Buckets of a piece: the most partitions that there can be."""
+PARTITION_RECORDS = 4_000_000
+"""Records of a partition: about 250 MB while they are sorted."""
+PIECE_RECORDS = 1_000_000
+"""Records that a shard holds before it spills them: at most 40 MB and as much again while they are sorted."""
+
+KEYED = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<u4"), ("count", "<u4")])
+"""A key of 128 bits, the first row of the piece that has it, and how many rows of the piece have it."""
+REPEAT = np.dtype([("shard", "<u4"), ("row", "<u4"), ("kept_shard", "<u4"), ("kept_row", "<u4")])
+"""A row whose key was seen before, and the first row that has it."""
+
+_LARGEST = 20
+
+
+def put_work(ws: Workspace, name: str, data: bytes) -> None:
+    """Write a file that later shards of this attempt or of the next one read."""
+    ws.store.write(_address(ws, name), data)
+
+
+def read_work(ws: Workspace, name: str, start: int | None = None, end: int | None = None) -> bytes:
+    """Such a file, or a range of its bytes."""
+    return ws.store.fs.cat_file(ws.store.full(_address(ws, name)), start=start, end=end)
+
+
+def _address(ws: Workspace, name: str) -> str:
+    return f"{ws.progress_folder}/shards/work/{name}"
+
+
+def write_groups(ws: Workspace, name: str, records: np.ndarray, group: np.ndarray, groups: int) -> None:
+    """Records by their group, in the order they come within one, behind an offset per group and one for the end."""
+    order = np.argsort(group, kind="stable")
+    offsets = np.searchsorted(group[order], np.arange(groups + 1)).astype("<u8")
+    put_work(ws, name, offsets.tobytes() + records[order].tobytes())
+
+
+class GroupWriter:
+    """Writes records that come group by group, without holding them: the layout of `write_groups`."""
+
+    def __init__(self, ws: Workspace, name: str, groups: int):
+        self._ws = ws
+        self._name = name
+        self._sizes = np.zeros(groups + 1, dtype="<u8")
+        self._path = ws.scratch / name.replace("/", "__")
+        self._file = self._path.open("w+b")
+        self._file.write(self._sizes.tobytes())
+
+    def append(self, group: int, records: np.ndarray) -> None:
+        """Records of a group, which is not before the one of the last call."""
+        self._file.write(records.tobytes())
+        self._sizes[group + 1] += len(records)
+
+    def close(self) -> None:
+        """Put the file into the work area."""
+        self._file.seek(0)
+        self._file.write(np.cumsum(self._sizes, dtype="<u8").tobytes())
+        self._file.close()
+        self._ws.store.put(self._path, _address(self._ws, self._name))
+        self._path.unlink()
+
+
+def read_groups(ws: Workspace, name: str, first: int, end: int, groups: int, dtype: np.dtype) -> np.ndarray:
+    """Records of the groups from `first` up to `end`."""
+    offsets = np.frombuffer(read_work(ws, name, 8 * first, 8 * (end + 1)), dtype="<u8")
+    start, stop = int(offsets[0]), int(offsets[-1])
+    if start == stop:
+        return np.zeros(0, dtype=dtype)
+    data = 8 * (groups + 1)
+    return np.frombuffer(read_work(ws, name, data + start * dtype.itemsize, data + stop * dtype.itemsize), dtype=dtype)
+
+
+def group_sizes(ws: Workspace, name: str, first: int, end: int) -> np.ndarray:
+    """How many records each of these groups has."""
+    return np.diff(np.frombuffer(read_work(ws, name, 8 * first, 8 * (end + 1)), dtype="<u8").astype(np.int64))
+
+
+def bucket_of(keys: np.ndarray) -> np.ndarray:
+    """Bucket of 64-bit keys: their first bits."""
+    return (keys >> np.uint64(64 - (BUCKETS.bit_length() - 1))).astype(np.int64)
+
+
+def partitions(records: int) -> list[tuple[int, int]]:
+    """Runs of buckets, (first, end), of about `PARTITION_RECORDS` records each."""
+    count = min(BUCKETS, max(1, -(-records // PARTITION_RECORDS)))
+    borders = [BUCKETS * number // count for number in range(count + 1)]
+    return list(pairwise(borders))
+
+
+class Spill:
+    """Records of one shard, whose first field is a 64-bit key, on their way to pieces `<kind>/<shard>-<piece>`."""
+
+    def __init__(self, ws: Workspace, kind: str, shard: int):
+        self.ws = ws
+        self.kind = kind
+        self.shard = shard
+        self.pieces = 0
+        self.records = 0
+        self._pending: list[np.ndarray] = []
+        self._held = 0
+
+    def add(self, records: np.ndarray) -> None:
+        """Take records in the order of their rows."""
+        self._pending.append(records)
+        self._held += len(records)
+        if self._held >= PIECE_RECORDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is held as a piece."""
+        if not self._held:
+            return
+        records = np.concatenate(self._pending)
+        assert records.dtype.names is not None
+        name = piece_name(self.kind, self.shard, self.pieces)
+        write_groups(self.ws, name, records, bucket_of(records[records.dtype.names[0]]), BUCKETS)
+        self.pieces += 1
+        self.records += self._held
+        self._pending, self._held = [], 0
+
+
+def piece_name(kind: str, shard: int, piece: int) -> str:
+    """Name of a spilled piece."""
+    return f"{kind}/{shard:05d}-{piece:04d}.bin"
+
+
+class KeySpill:
+    """128-bit keys of the rows of one shard. Rows that repeat a key of their own piece are set apart at once, so that a key
+    which half of the corpus has fills no partition."""
+
+    def __init__(self, ws: Workspace, kind: str, shard: int):
+        self._spill = Spill(ws, kind, shard)
+        self._keys = bytearray()
+        self._rows: list[int] = []
+        self._repeats: list[np.ndarray] = []
+
+    def add(self, key: bytes, row: int) -> None:
+        """Take the 16 bytes of one row; rows come in order."""
+        self._keys += key
+        self._rows.append(row)
+        if len(self._rows) >= PIECE_RECORDS:
+            self._cut()
+
+    def _cut(self) -> None:
+        if not self._rows:
+            return
+        halves = np.frombuffer(bytes(self._keys), dtype="<u8").reshape(-1, 2)
+        rows = np.array(self._rows, dtype="<u4")
+        order = np.lexsort((halves[:, 1], halves[:, 0]))
+        halves, rows = halves[order], rows[order]
+        first = _first_of_equal(halves[:, 0], halves[:, 1])
+        starts = np.flatnonzero(first)
+        records = np.zeros(len(starts), dtype=KEYED)
+        records["high"], records["low"], records["row"] = halves[first, 0], halves[first, 1], rows[first]
+        records["count"] = np.diff(np.append(starts, len(rows)))
+        again = np.zeros(len(rows) - len(starts), dtype=REPEAT)
+        again["shard"] = again["kept_shard"] = self._spill.shard
+        again["row"], again["kept_row"] = rows[~first], rows[starts[np.cumsum(first) - 1]][~first]
+        self._repeats.append(again)
+        self._spill.add(records)
+        self._spill.flush()
+        self._keys, self._rows = bytearray(), []
+
+    def close(self) -> dict[str, int]:
+        """Write what is left. Returns `pieces`, distinct `keys` and `repeats` inside pieces, as `find_all_repeats` wants."""
+        self._cut()
+        spill = self._spill
+        repeats = np.concatenate(self._repeats) if self._repeats else np.zeros(0, dtype=REPEAT)
+        name = f"{spill.kind}/own-{spill.shard:05d}.bin"
+        write_groups(spill.ws, name, repeats, np.zeros(len(repeats), dtype=np.int64), 1)
+        return {"pieces": spill.pieces, "keys": spill.records, "repeats": len(repeats)}
+
+
+def _first_of_equal(*keys: np.ndarray) -> np.ndarray:
+    """Whether each place of sorted keys begins a run of equal ones."""
+    first = np.ones(len(keys[0]), dtype=bool)
+    first[1:] = np.logical_or.reduce([key[1:] != key[:-1] for key in keys])
+    return first
+
+
+def put_pieces(ws: Workspace, kind: str, pieces: list[int]) -> None:
+    """Note how many pieces each shard has, once for all partitions."""
+    put_work(ws, f"{kind}/pieces.json", orjson.dumps(pieces))
+
+
+def read_pieces(ws: Workspace, kind: str) -> Iterator[tuple[int, str]]:
+    """(shard, name) of all pieces, in order."""
+    for shard, count in enumerate(orjson.loads(read_work(ws, f"{kind}/pieces.json"))):
+        for piece in range(count):
+            yield shard, piece_name(kind, shard, piece)
+
+
+def read_partition(ws: Workspace, kind: str, first: int, end: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """All shards' records of a partition, in order of shard and row within a bucket; and the shard of each."""
+    parts, shards = [np.zeros(0, dtype=dtype)], [np.zeros(0, dtype="<u4")]
+    for shard, name in read_pieces(ws, kind):
+        part = read_groups(ws, name, first, end, BUCKETS, dtype)
+        parts.append(part)
+        shards.append(np.full(len(part), shard, dtype="<u4"))
+    return np.concatenate(parts), np.concatenate(shards)
+
+
+def find_all_repeats(ws: Workspace, kind: str, spilled: list[dict[str, int]]) -> dict[str, Any]:
+    """Find the repeated keys of all shards, by a map over partitions.
+
+    Takes what `KeySpill.close` returned for every shard. Returns `partitions`, for `read_repeats`, and the `clusters` of
+    equal rows: how many, with how many rows, the largest sizes.
+    """
+    put_pieces(ws, kind, [result["pieces"] for result in spilled])
+    parts = partitions(sum(result["keys"] for result in spilled))
+    items = [
+        {"kind": kind, "partition": number, "first": first, "end": end, "shards": len(spilled)}
+        for number, (first, end) in enumerate(parts)
+    ]
+    results = ws.map(find_repeats, items, description=f"compare {kind}")
+    return {"partitions": len(parts), "clusters": add_clusters(results)}
+
+
+def add_clusters(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """The cluster counts of several partitions as one."""
+    return {
+        "clusters": sum(result["clusters"] for result in results),
+        "rows": sum(result["rows"] for result in results),
+        "largest": sorted((size for result in results for size in result["largest"]), reverse=True)[:_LARGEST],
+    }
+
+
+def count_clusters(sizes: np.ndarray) -> dict[str, Any]:
+    """Cluster counts of one partition from the sizes of its groups; groups of one are no clusters."""
+    large = np.sort(sizes[sizes > 1])[::-1]
+    return {"clusters": len(large), "rows": int(large.sum()), "largest": large[:_LARGEST].tolist()}
+
+
+def find_repeats(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
+    """Shard function: the repeated keys of one partition, written by shard; the first row of a key is kept."""
+    records, shards = read_partition(ws, item["kind"], item["first"], item["end"], KEYED)
+    # A stable sort leaves equal keys in order of shard and row.
+    order = np.lexsort((records["low"], records["high"]))
+    records, shards = records[order], shards[order]
+    first = _first_of_equal(records["high"], records["low"])
+    starts = np.flatnonzero(first)
+    kept = starts[np.cumsum(first) - 1][~first]
+    found = np.zeros(len(kept), dtype=REPEAT)
+    found["shard"], found["row"] = shards[~first], records["row"][~first]
+    found["kept_shard"], found["kept_row"] = shards[kept], records["row"][kept]
+    name = f"{item['kind']}/repeats-{item['partition']:05d}.bin"
+    write_groups(ws, name, found, found["shard"], item["shards"])
+    return count_clusters(np.add.reduceat(records["count"].astype(np.int64), starts) if len(starts) else np.zeros(0))
+
+
+def read_repeats(ws: Workspace, kind: str, shard: int, shards: int, partitions: int) -> np.ndarray:
+    """The repeated rows of one shard, sorted by row, each with the first row of all shards that has its key."""
+    across = read_found(ws, kind, shard, shards, partitions)
+    own = read_groups(ws, f"{kind}/own-{shard:05d}.bin", 0, 1, 1, REPEAT).copy()
+    if len(across) and len(own):
+        place = np.minimum(np.searchsorted(across["row"], own["kept_row"]), len(across) - 1)
+        also = across["row"][place] == own["kept_row"]
+        for field in ("kept_shard", "kept_row"):
+            own[field][also] = across[field][place[also]]
+    return np.sort(np.concatenate([across, own]), order="row")
+
+
+def read_found(ws: Workspace, kind: str, shard: int, shards: int, partitions: int) -> np.ndarray:
+    """What partitions found about one shard, sorted by row."""
+    names = [f"{kind}/repeats-{number:05d}.bin" for number in range(partitions)]
+    parts = [read_groups(ws, name, shard, shard + 1, shards, REPEAT) for name in names]
+    return np.sort(np.concatenate(parts), order="row")

@@ -1,0 +1,79 @@
+"""Ids that occur twice in a source: the first document keeps its place, later ones are kept aside with file and line.
+
+Out of core: items leave the hashes of their ids in partitions (`tasks/data/partitions.py`), and only the document files in
+which something repeats are written again, as `<name>.unique.jsonl.zst`.
+"""
+
+from typing import Any
+
+import numpy as np
+import orjson
+
+from infra.workspace import Workspace
+from tasks.data.dolma import LineWriter, parse_rows, read_own
+from tasks.data.partitions import find_all_repeats, group_sizes, read_repeats, read_work
+from tasks.data.sources.intake import PLACE, example, part_name
+from tasks.data.sources.lines import count_lines
+from tasks.data.sources.listing import SourceFile
+
+REPEATED = "repeated_id"
+
+
+def set_repeated_ids_aside(
+    ws: Workspace, results: list[dict[str, Any]], files: tuple[SourceFile, ...]
+) -> list[dict[str, Any]]:
+    """Take the documents whose id came before out of the payload. Returns, per item that has any, their counts as
+    `Intake.finish` does, with negative `documents` and `bytes`."""
+    ids = [result["ids"] for result in results]
+    partitions = find_all_repeats(ws, "ids", ids)["partitions"]
+    shards = len(results)
+    found = np.array([result["repeats"] for result in ids])
+    for number in range(partitions):
+        found += group_sizes(ws, f"ids/repeats-{number:05d}.bin", 0, shards)
+    by_url = {file.url: file.model_dump(mode="json") for file in files}
+    items = [
+        {"item": item, "shards": shards, "partitions": partitions, "files": by_url}
+        for item in np.flatnonzero(found).tolist()
+    ]
+    removed = ws.map(set_aside, items, description="repeated ids") if items else []
+    for result in removed:
+        for name in result["replaced"]:
+            del ws.written[name]
+            ws.store.remove(f"{ws.payload}/{name}")
+    return removed
+
+
+def set_aside(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
+    """Shard function: write one item's document files without those that repeat an id."""
+    number = item["item"]
+    rows = read_repeats(ws, "ids", number, item["shards"], item["partitions"])["row"]
+    places = np.frombuffer(read_work(ws, f"places/{number:05d}.bin"), dtype=PLACE)
+    urls = orjson.loads(read_work(ws, f"places/{number:05d}.json"))
+    repeated = set(rows.tolist())
+    size, examples, replaced = 0, [], []
+    with LineWriter(ws, f"bad/{number:05d}-ids.jsonl.zst") as bad:
+        for part in np.unique(places["part"][rows]).tolist():
+            name = part_name(number, part)
+            replaced.append(name)
+            first = int(np.searchsorted(places["part"], part))
+            with LineWriter(ws, name.replace(".jsonl", ".unique.jsonl")) as keep:
+                for row, document in enumerate(parse_rows(read_own(ws, name)), first):
+                    if row not in repeated:
+                        keep.write(document)
+                        continue
+                    kept_aside = _bad_row(document, places[row], urls, item["files"])
+                    bad.write(kept_aside)
+                    examples.append(example(kept_aside)) if len(examples) < 3 else None
+                    size += len(document["text"].encode())
+    count = len(repeated)
+    counts = {"documents": -count, "bytes": -size, "repaired": 0, "bad": {REPEATED: count}}
+    return {**counts, "examples": examples, "replaced": replaced}
+
+
+def _bad_row(document: dict[str, Any], place: Any, urls: list[str], files: dict[str, Any]) -> dict[str, Any]:
+    """A document as it is kept aside. The lines before a byte range are counted now that they matter."""
+    url, line = urls[place["file"]], int(place["line"])
+    if place["first"]:
+        line += count_lines(SourceFile.model_validate(files[url]), int(place["first"]))
+    detail = f"id {document['id'][:200]!r} came before; the whole document is here"
+    return {"file": url, "line": line, "reason": REPEATED, "detail": detail, "document": document}

@@ -1,0 +1,148 @@
+"""Stack Exchange's data dump to question-and-answer documents (RECIPE C.5; paper section 4.3).
+
+Input are the sites' `Posts.xml` (one `row` element per line), unpacked from the archives of a dump, compressed again or not. A
+question stays if it has an accepted answer and both have enough votes; the document is title and question, then the separator,
+then the answer, as text without HTML. Only questions that wait for their answer are in memory: an answer always follows its
+question. The paper names no HTML extractor; this is Resiliparse's, as for web pages. De-duplication is the dedup stage's work.
+"""
+
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from pathlib import PurePosixPath
+from typing import Any, Literal, NamedTuple
+
+from pydantic import Field
+from resiliparse.extract.html2text import extract_plain_text
+
+from infra.workspace import Workspace
+from tasks.data.dolma import open_lines
+from tasks.data.filters.stackexchange import MIN_ANSWER_VOTES, MIN_QUESTION_VOTES, is_good_pair, join_pair
+from tasks.data.sources.intake import Intake, SourceConfig
+from tasks.data.sources.lines import cut_lines, most_bytes
+from tasks.data.sources.listing import SourceFile, find_files
+
+SUFFIXES = tuple(f"Posts.xml{compression}" for compression in ("", ".gz", ".zst", ".bz2"))
+QUESTION, ANSWER = "1", "2"
+"""Values of PostTypeId."""
+
+
+class StackExchangeSource(SourceConfig):
+    """Posts of Stack Exchange sites."""
+
+    kind: Literal["stackexchange"] = "stackexchange"
+    paths: tuple[str, ...] = Field(min_length=1)
+    """`Posts.xml` files, folders that hold them (one folder per site, named after it), globs or URLs of them."""
+    min_question_votes: int = MIN_QUESTION_VOTES
+    """Fewest votes of a question (paper section 4.3)."""
+    min_answer_votes: int = MIN_ANSWER_VOTES
+    """Fewest votes of its accepted answer (paper section 4.3)."""
+    files: tuple[SourceFile, ...] = ()
+    """The files that `paths` stand for, pinned by content; `resolve` fills them in."""
+
+
+class Question(NamedTuple):
+    """A question that waits for its accepted answer."""
+
+    id: str
+    text: str
+    votes: int
+    created: str
+    tags: str
+
+
+def resolve_stackexchange(config: StackExchangeSource) -> StackExchangeSource:
+    """The config with its files listed and fingerprinted. Raises ValueError if one is missing or none is found."""
+    return config.model_copy(update={"files": find_files(config.paths, SUFFIXES)})
+
+
+def stackexchange_items(config: StackExchangeSource) -> list[dict[str, Any]]:
+    """One item per site. Raises ValueError if the config was not resolved."""
+    if not config.files:
+        raise ValueError(
+            f"source {config.name!r} has no `files`; call tasks.data.collect.resolve on it, so that the "
+            "artifact's identity covers what is read"
+        )
+    return [{"item": number} for number in range(len(config.files))]
+
+
+def collect_stackexchange(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
+    """Shard function: one site. `selection/<item>.json` says how many posts were left out, and why."""
+    config = StackExchangeSource.model_validate(item["config"])
+    file = config.files[item["item"]]
+    intake = Intake(ws, item["item"], config)
+    counts: Counter[str] = Counter()
+    waiting: dict[str, Question] = {}
+    for number, post in _posts(intake, file):
+        if post.get("PostTypeId") == QUESTION:
+            _ask(post, waiting, counts, config)
+        elif post.get("PostTypeId") == ANSWER and (question := waiting.pop(post.get("Id", ""), None)):
+            if is_good_pair(question.votes, _votes(post), config.min_question_votes, config.min_answer_votes):
+                row = _document(question, post, site_of(file.url))
+                intake.accept(row, file=file.url, line_number=number, fallback_id=row["id"])
+                counts["pairs"] += 1
+            else:
+                counts["few answer votes"] += 1
+    counts["accepted answer is missing"] += len(waiting)
+    ws.write_json(f"selection/{item['item']:05d}.json", {"site": site_of(file.url), **counts})
+    return intake.finish()
+
+
+def _posts(intake: Intake, file: SourceFile) -> Any:
+    """(line number, attributes) of every row; lines that cannot be read are kept aside."""
+    with file.open() as raw:
+        stream = open_lines(raw, file.name.lower())
+        lines = cut_lines(stream, 0, None, intake.config.max_document_bytes, most_bytes(file))
+        for number, (_, line, problem) in enumerate(lines, start=1):
+            place = {"file": file.url, "line_number": number}
+            if problem:
+                reason, _, detail = problem.partition(": ")
+                intake.reject(reason, detail, line, **place)
+            elif line.lstrip().startswith(b"<row"):
+                try:
+                    yield number, dict(ElementTree.fromstring(line).attrib)
+                except ElementTree.ParseError as error:
+                    intake.reject("not_xml", str(error), line, **place)
+
+
+def _ask(post: dict[str, str], waiting: dict[str, Question], counts: Counter[str], config: StackExchangeSource) -> None:
+    """Let a question wait for its answer, if it may come to be a document."""
+    counts["questions"] += 1
+    accepted = post.get("AcceptedAnswerId")
+    if not accepted:
+        counts["no accepted answer"] += 1
+    elif _votes(post) < config.min_question_votes:
+        counts["few question votes"] += 1
+    else:
+        text = f"{post.get('Title', '').strip()}\n\n{plain_text(post.get('Body', ''))}".strip()
+        waiting[accepted] = Question(
+            post.get("Id", ""), text, _votes(post), post.get("CreationDate", ""), post.get("Tags", "")
+        )
+
+
+def _votes(post: dict[str, str]) -> int:
+    score = post.get("Score", "0")
+    return int(score) if score.lstrip("-").isdecimal() else 0
+
+
+def _document(question: Question, answer: dict[str, str], site: str) -> dict[str, Any]:
+    metadata = {
+        "site": site,
+        "question_id": question.id,
+        "answer_id": answer.get("Id", ""),
+        "question_votes": question.votes,
+        "answer_votes": _votes(answer),
+        "tags": question.tags,
+        "url": f"https://{site}/questions/{question.id}",
+    }
+    text = join_pair(question.text, plain_text(answer.get("Body", "")))
+    return {"id": f"{site}/{question.id}", "text": text, "created": question.created, "metadata": metadata}
+
+
+def plain_text(html: str) -> str:
+    """A post's text: paragraphs, lists and code as lines."""
+    return extract_plain_text(html, main_content=False, alt_texts=False).strip()
+
+
+def site_of(url: str) -> str:
+    """A site's name: that of the folder its posts are in."""
+    return PurePosixPath(url).parent.name

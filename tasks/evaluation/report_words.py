@@ -1,0 +1,95 @@
+"""Numbers as people read them: the report's page says every figure through these."""
+
+from collections.abc import Sequence
+from typing import Any
+
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def count(value: float) -> str:
+    """12345 -> 12,345"""
+    return f"{value:,.0f}"
+
+
+def amount(value: float) -> str:
+    """3421000 -> 3.42 M; below ten thousand in full."""
+    if abs(value) < 10_000:
+        return count(value)
+    return _scaled(value, 1000, ("", " k", " M", " B", " T"))
+
+
+def size(value: float) -> str:
+    """Bytes in decimal units: 31200000 -> 31.2 MB."""
+    return _scaled(value, 1000, (" B", " kB", " MB", " GB", " TB", " PB"))
+
+
+def memory(value: float) -> str:
+    """Bytes in binary units: 2147483648 -> 2.00 GiB."""
+    return _scaled(value, 1024, (" B", " KiB", " MiB", " GiB", " TiB"))
+
+
+def duration(value: float) -> str:
+    """Seconds in the two largest fitting units: 492 -> 8 min 12 s."""
+    if value < 10:
+        return f"{value:.1f} s"
+    whole = round(value)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 172_800:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
+
+
+def power(value: float) -> str:
+    """1.234e14 -> 1.23 × 10¹⁴; zero is a dash."""
+    if value == 0:
+        return "–"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{mantissa} × 10{str(int(exponent)).translate(_SUPERSCRIPT)}"
+
+
+def day(value: str) -> str:
+    """ISO time to minutes: 2025-11-22T00:14:09+00:00 -> 2025-11-22 00:14"""
+    return value[:16].replace("T", " ")
+
+
+def score(value: float, benchmark: dict[str, Any]) -> str:
+    """A share in percent, bits per byte as they are: 41.0 or 2.714"""
+    scale, digits = scale_of(benchmark)
+    return f"{scale * value:.{digits}f}"
+
+
+def points(value: float, benchmark: dict[str, Any]) -> str:
+    """A difference of two scores in the same unit, signed: +37.9"""
+    scale, digits = scale_of(benchmark)
+    return signed(scale * value, digits)
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """With a true minus sign; never a signed zero."""
+    text = f"{value:+.{digits}f}"
+    return (text[1:] if float(text) == 0 else text).replace("-", "−")
+
+
+def fine(value: float) -> str:
+    """A plain number to four significant digits."""
+    return f"{value:.4g}".replace("-", "−")
+
+
+def scale_of(benchmark: dict[str, Any]) -> tuple[float, int]:
+    return (1.0, 3) if benchmark["lower_is_better"] else (100.0, 1)
+
+
+def unit_of(benchmark: dict[str, Any]) -> str:
+    return f"{benchmark['metric']}, lower is better" if benchmark["lower_is_better"] else "percent"
+
+
+def _scaled(value: float, base: int, units: Sequence[str]) -> str:
+    index = 0
+    # Rounding may not carry a number to four digits before the point.
+    while abs(value) >= base * 0.9995 and index < len(units) - 1:
+        value, index = value / base, index + 1
+    digits = 0 if index == 0 else 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
+    return f"{value:,.{digits}f}{units[index]}"

@@ -1,0 +1,124 @@
+"""Who answers prompts with a checkpoint: this process, or a server that speaks the OpenAI protocol (vLLM, SGLang).
+
+Both are a `model.generate.Generator`; `execution.generation` chooses per stage. A server must answer the completions
+route, take token ids as prompt, and return the ids and log-probabilities of what it sampled, e.g.
+`vllm serve <checkpoint folder> --served-model-name <checkpoint digest>`: requests name the model by its digest, so that
+other weights cannot answer by mistake. Its tokens equal local ones up to rounding when greedy; when sampling, its noise
+is its own. Its log-probabilities are what it reports: those of the logits in vLLM's default mode, of
+softmax(logits / temperature) with `--logprobs-mode processed_logprobs`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+
+from infra.answers import Answer, Request, completion_request
+from infra.workspace import Workspace
+from model.generate import Completion, Generator, Sampling, completion_text, generate
+from model.tokenizer import Tokenizer
+from model.transformer import Transformer
+from tasks.artifacts import Checkpoint
+
+if TYPE_CHECKING:
+    # Stages without a server do not load the HTTP client.
+    from infra.inference import Endpoint
+
+Precision = Literal["bf16", "fp32"]
+Progress = Callable[[int], None]
+
+
+def local_generator(model: Transformer, tokenizer: Tokenizer, precision: Precision, batch_size: int = 64) -> Generator:
+    """Decoding where the model is, with the weights it has at each call."""
+
+    @torch.no_grad()
+    def answer(
+        prompts: Sequence[Sequence[int]], sampling: Sampling, progress: Progress | None = None
+    ) -> list[Completion]:
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            return generate(model, tokenizer, prompts, sampling, batch_size=batch_size, progress=progress)
+
+    return answer
+
+
+def server_generator(endpoint: "Endpoint", tokenizer: Tokenizer, window: int) -> Generator:
+    """Answers of an endpoint, under way as many at once as its settings say. `window`: tokens the served model takes.
+
+    The generator raises ValueError for a prompt that the window or the server refuses and for a server that does not say
+    which tokens it sampled, EndpointError when the server cannot be used.
+    """
+
+    def answer(
+        prompts: Sequence[Sequence[int]], sampling: Sampling, progress: Progress | None = None
+    ) -> list[Completion]:
+        requests = [_request(endpoint.model, index, prompt, sampling, window) for index, prompt in enumerate(prompts)]
+        completions = []
+        for index, reply in enumerate(endpoint.ask(requests)):
+            completions.append(_completion(index, reply, endpoint.model, tokenizer, sampling))
+            if progress is not None:
+                progress(1)
+        return completions
+
+    return answer
+
+
+@contextmanager
+def checkpoint_generator(
+    ws: Workspace,
+    checkpoint: Checkpoint,
+    model: Transformer,
+    tokenizer: Tokenizer,
+    precision: Precision,
+    batch_size: int = 64,
+) -> Iterator[Generator]:
+    """The generator that `execution.generation` chooses for this stage; `model` is the checkpoint, loaded."""
+    if ws.generation == "local":
+        yield local_generator(model, tokenizer, precision, batch_size)
+        return
+    with ws.endpoint(checkpoint.digest) as endpoint:
+        yield server_generator(endpoint, tokenizer, model.config.max_sequence_length)
+
+
+def _request(model: str, index: int, prompt: Sequence[int], sampling: Sampling, window: int) -> Request:
+    """One prompt in the protocol. Sampled requests carry a seed of their own: equal prompts get different answers, and
+    the endpoint's memory keeps them apart.
+    """
+    room = window - len(prompt)
+    if not prompt or room < 1:
+        raise ValueError(
+            f"prompt {index} has {len(prompt):,} tokens; the served model's window is {window:,} and needs room for one "
+            f"more: give between 1 and {window - 1:,} (cut long prompts on the left)"
+        )
+    fields = {
+        "max_tokens": min(sampling.max_new_tokens, room),
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "logprobs": 0,
+        "return_token_ids": True,
+    }
+    if sampling.stop:
+        fields["stop"] = list(sampling.stop)
+    if sampling.temperature > 0:
+        fields["seed"] = int(np.random.SeedSequence((sampling.seed, index)).generate_state(1, np.uint32)[0] >> 1)
+    return completion_request(model, prompt, **fields)
+
+
+def _completion(index: int, reply: Answer, model: str, tokenizer: Tokenizer, sampling: Sampling) -> Completion:
+    """The server's answer as local decoding would give it; the text is made of the ids here."""
+    if reply.refused:
+        raise ValueError(f"the server of {model} refuses prompt {index}: {reply.refused}")
+    choice = reply.choices[0]
+    logprobs = [value for value in choice.logprobs or () if value is not None]
+    if choice.ids is None or len(logprobs) != len(choice.ids):
+        raise ValueError(
+            f"the server of {model} does not say which tokens it sampled and with which log-probabilities (ids "
+            f"{'absent' if choice.ids is None else len(choice.ids)}, log-probabilities {len(logprobs)}); it must honour "
+            "return_token_ids and logprobs, as vLLM from 0.10.2 on does"
+        )
+    if choice.finish not in ("stop", "length"):
+        raise ValueError(f"the server of {model} ended prompt {index} with {choice.finish!r}, not by stop or length")
+    finish: Literal["stop", "length"] = "stop" if choice.finish == "stop" else "length"
+    ids = list(choice.ids)
+    return Completion(ids, completion_text(tokenizer, ids, sampling.stop), logprobs, finish)

@@ -1,0 +1,141 @@
+"""Evaluation while training: perplexity of every source on windows held out of it, and small tasks.
+
+Source: RECIPE D (every 1,000 steps; perplexity sets and downstream tasks). Deviation: the published runs read eleven
+validation sets of their own; here windows of the mix itself are kept out of the training (docs/decisions.md says why), and
+tasks are the first items of the recipe's own benchmarks. Metrics are `perplexity/<source>` and `task/<benchmark>`.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import chain
+from math import exp
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from infra.workspace import Workspace
+from model.batches import Window, WindowedTokens
+from model.config import Config
+from model.loop import Evaluate, TrainState, to_device
+from model.losses import IGNORE, LossConfig, language_model_objective, next_token_labels
+from model.optim import OptimConfig
+from model.tokenizer import Tokenizer
+from model.transformer import Transformer
+from tasks.evaluation.benchmarks import BenchmarkConfig, load_items, make_requests, primary_metric, score_item
+from tasks.evaluation.inference import ask
+from tasks.generation import local_generator
+
+if TYPE_CHECKING:
+    from model.loop import Batch
+
+BATCH_SIZE = 64
+"""Answers generated at once."""
+
+
+class InLoopConfig(Config):
+    """What is evaluated while a model trains; nothing by default."""
+
+    every: int = Field(default=1000, ge=1)
+    """Steps between two evaluations (RECIPE D)."""
+    windows: int = Field(default=0, ge=0)
+    """Windows of every source that are kept out of the training and judged by their perplexity; 0 is none."""
+    tasks: tuple[str, ...] = ()
+    """Benchmarks to ask, by their names under `evaluation`."""
+    items: int = Field(default=100, ge=1)
+    """Items of each benchmark, the first ones."""
+    benchmarks: tuple[BenchmarkConfig, ...] = ()
+    """The benchmarks of `tasks`; the recipe fills them in."""
+
+    def filled(self, benchmarks: tuple[BenchmarkConfig, ...]) -> "InLoopConfig":
+        """The same with the named benchmarks. Raises ValueError for a name that is not among them."""
+        known = {benchmark.name: benchmark for benchmark in benchmarks}
+        unknown = [name for name in self.tasks if name not in known]
+        if unknown:
+            raise ValueError(
+                f"in_loop.tasks names {', '.join(unknown)}; the benchmarks under evaluation are {', '.join(known)}"
+            )
+        return self.model_copy(update={"benchmarks": tuple(known[name] for name in self.tasks)})
+
+
+def evaluator(
+    ws: Workspace, config: InLoopConfig, data: WindowedTokens, tokenizer: Tokenizer, optim: OptimConfig
+) -> Evaluate | None:
+    """The loop's hook: state -> metrics, also as a table of the dashboard; None where there is nothing to evaluate.
+
+    Raises ValueError where tasks are named without their benchmarks.
+    """
+    if len(config.tasks) != len(config.benchmarks):
+        raise ValueError(
+            f"in_loop.tasks names {len(config.tasks)} benchmarks, in_loop.benchmarks holds {len(config.benchmarks)}; a recipe "
+            "fills them in: give the benchmarks themselves when there is none"
+        )
+    held_out = data.held_out()
+    asked = [_task(benchmark, config.items, tokenizer) for benchmark in config.benchmarks]
+    if not held_out and not asked:
+        return None
+
+    rows: list[dict[str, float]] = []
+
+    def evaluate(state: TrainState) -> dict[str, float]:
+        metrics = {
+            f"perplexity/{source}": _perplexity(state, data, windows, optim) for source, windows in held_out.items()
+        }
+        for benchmark, score in zip(config.benchmarks, asked, strict=True):
+            assert isinstance(state.model, Transformer), "tasks are asked of a whole model"
+            metrics[f"task/{benchmark.name}"] = score(state.model)
+        rows.append({"step": state.step} | metrics)
+        ws.table("in-loop", rows)
+        return metrics
+
+    return evaluate
+
+
+def _perplexity(state: TrainState, data: WindowedTokens, windows: list[Window], optim: OptimConfig) -> float:
+    """exp of the mean cross-entropy of all next tokens in the windows, in the precision of the training."""
+    objective = language_model_objective(LossConfig(z_weight=0.0))
+    assert isinstance(state.model, Transformer)
+    device = state.model.device.type
+    total = torch.zeros((), device=device)
+    count = 0
+    for batch in _validation_batches(data, windows):
+        count += int((batch["labels"] != IGNORE).sum())
+        with torch.autocast(device, torch.bfloat16, enabled=optim.precision == "bf16"):
+            loss, _ = objective(state.model, to_device(batch, device))
+        total += loss.float()
+    return exp(float(total) / count)
+
+
+def _validation_batches(data: WindowedTokens, windows: list[Window]) -> "Iterator[Batch]":
+    """Batches of the training's own shape, so that nothing is compiled anew; the last is filled up with untrained rows."""
+    rows = data.micro_instances
+    for first in range(0, len(windows), rows):
+        ids = np.stack(data.read(windows[first : first + rows]))
+        labels = next_token_labels(ids)
+        missing = ((0, rows - len(ids)), (0, 0))
+        yield {
+            "ids": np.pad(ids, missing),
+            "labels": np.pad(labels, missing, constant_values=IGNORE),
+            "divisor": np.asarray(np.float32(1.0)),
+        }
+
+
+def _task(benchmark: BenchmarkConfig, items: int, tokenizer: Tokenizer) -> Callable[[Transformer], float]:
+    """Model -> mean of the benchmark's own metric over its first items."""
+    chosen = load_items(benchmark)[:items]
+    requests = list(make_requests(benchmark, chosen, False))
+    metric = primary_metric(benchmark, chosen)
+
+    def score(model: Transformer) -> float:
+        room = model.config.max_sequence_length
+        flat = list(chain(*requests))
+        generator = local_generator(model, tokenizer, "fp32", BATCH_SIZE)
+        asked = ask(model, tokenizer, flat, generator=generator, max_context=room, progress=lambda _: None)
+        found = iter(asked.answers)
+        scores = [
+            score_item(benchmark, item, [next(found) for _ in wanted], False)
+            for item, wanted in zip(chosen, requests, strict=True)
+        ]
+        return float(np.mean([one.metrics[metric] for one in scores]))
+
+    return score

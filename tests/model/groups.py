@@ -1,0 +1,200 @@
+"""Groups of gloo processes for tests, and small trainings of every kind of objective that run in them or alone."""
+
+import multiprocessing
+import tempfile
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from model.chat_batches import make_row, pair_batches, token_batches
+from model.checkpoint import load_state, save_state
+from model.config import Compute, ModelConfig, Parallel
+from model.loop import Batch, TrainState, new_state, train
+from model.losses import IGNORE, LossConfig, language_model_objective, loss_divisor, next_token_labels
+from model.objectives import dpo_objective, grpo_objective, reward_objective, sft_objective
+from model.optim import OptimConfig
+from model.parallel import whole_model, whole_tensor
+from model.schedule import ScheduleConfig
+from model.transformer import Linear, Transformer
+
+# 130 rows do not divide by 4, so shards of the embedding are unequal.
+CONFIG = ModelConfig(
+    d_model=32, n_layers=2, n_heads=2, n_kv_heads=1, head_dim=16, mlp_hidden=64, vocab_size=130, max_sequence_length=64
+)
+STEPS = 4
+SCHEDULE = ScheduleConfig(peak_lr=1e-3, unit="steps", warmup=2, length=STEPS)
+PRELOAD = ["torch", "torch._dynamo", "torch.distributed.fsdp", "model.loop", "model.objectives", "model.chat_batches"]
+
+
+def run_group(workers: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What `function(*arguments)` returns in every worker of a gloo group. Raises AssertionError with a worker's traceback."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    with tempfile.TemporaryDirectory() as folder:
+        pipes, processes = [], []
+        for rank in range(workers):
+            here, there = context.Pipe()
+            process = context.Process(
+                target=_work, args=(rank, workers, folder, there, function, arguments), daemon=True
+            )
+            process.start()
+            there.close()
+            pipes.append(here)
+            processes.append(process)
+        answers = [pipe.recv() for pipe in pipes]
+        for process in processes:
+            process.join(60)
+    for ok, answer in answers:
+        assert ok, answer
+    return [answer for _, answer in answers]
+
+
+def _work(rank: int, workers: int, folder: str, pipe: Connection, function: Callable[..., Any], arguments: Any) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=workers)
+    try:
+        answer = (True, function(*arguments))
+    except Exception:
+        answer = (False, traceback.format_exc())
+    pipe.send(answer)
+    if answer[0]:
+        dist.destroy_process_group()
+
+
+# --- trainings ----------------------------------------------------------------------------------------
+
+
+def language_batches(step: int) -> list[Batch]:
+    """Three micro-batches of two windows, unequally masked, the divisor being the whole batch's."""
+    random = np.random.default_rng(step)
+    ids = random.integers(0, 100, (6, 16)).astype(np.uint32)
+    labels = next_token_labels(ids)
+    labels[step % 6] = IGNORE
+    labels[0, : random.integers(1, 12)] = IGNORE
+    divisor = np.float32(loss_divisor(labels, 1, "labels") / 3)
+    return [
+        {
+            "ids": ids[at : at + 2],
+            "labels": labels[at : at + 2],
+            "divisor": np.asarray(divisor),
+            "masked_instances": np.asarray(np.float32((labels[at : at + 2] == IGNORE).all(1).mean())),
+        }
+        for at in (0, 2, 4)
+    ]
+
+
+def even_language_batches(step: int) -> list[Batch]:
+    """Two micro-batches, so that each of two workers takes a whole one; also with a divisor of their own."""
+    parts = language_batches(step)[:2]
+    return [{"ids": part["ids"], "labels": np.maximum(part["labels"], 0)} for part in parts]
+
+
+def rows(step: int, count: int) -> list[Any]:
+    """Sequences of different lengths, of which the second half is trained."""
+    random = np.random.default_rng([7, step])
+    lengths = random.integers(8, 60, count)
+    return [make_row(random.integers(0, 100, n).astype(np.uint32), np.arange(n) >= n // 2) for n in lengths.tolist()]
+
+
+def chat_batches(step: int) -> list[Batch]:
+    """Passes of one to several chats, so that a worker may get none of a pass."""
+    return token_batches(rows(step, 7), pad_id=100, reduction="mean", micro_batch=2, pass_tokens=128)
+
+
+def preference_batches(step: int) -> list[Batch]:
+    random = np.random.default_rng([8, step])
+    made = rows(step, 10)
+    references = random.normal(-4.6, 0.1, (5, 2)).astype(np.float32)
+    pairs = list(zip(made[:5], made[5:], strict=True))
+    return pair_batches(pairs, pad_id=100, pass_tokens=256, references=references)
+
+
+def rollout_batches(step: int) -> list[Batch]:
+    random = np.random.default_rng([9, step])
+    made = rows(step, 6)
+    old = [random.normal(-4.6, 0.1, len(row.ids)).astype(np.float32) for row in made]
+    return token_batches(
+        made, pad_id=100, reduction="mean", micro_batch=6, pass_tokens=128,
+        per_row={"advantages": random.normal(0, 1, 6).astype(np.float32)},
+        per_token={"old_log_probs": old, "reference_log_probs": old},
+    )  # fmt: skip
+
+
+GRPO = {"clip_low": 0.2, "clip_high": 0.2, "kl_coefficient": 0.1, "kl_estimator": "k3", "temperature": 1.0}
+KINDS: dict[str, tuple[Callable[[], Any], Callable[[int], list[Batch]]]] = {
+    "language model": (lambda: language_model_objective(LossConfig()), language_batches),
+    "bf16": (lambda: language_model_objective(LossConfig()), language_batches),
+    "whole micro-batches": (lambda: language_model_objective(LossConfig()), even_language_batches),
+    "chats": (sft_objective, chat_batches),
+    "preferences": (lambda: dpo_objective(1.0), preference_batches),
+    "reward": (reward_objective, preference_batches),
+    "rollouts": (lambda: grpo_objective(**GRPO), rollout_batches),
+}
+
+
+def model_of(kind: str) -> Transformer:
+    model = Transformer(CONFIG, seed=1)
+    if kind == "reward":
+        torch.manual_seed(0)
+        model.head = Linear(CONFIG.d_model, 1)
+        torch.nn.init.normal_(model.head.weight, std=0.05)
+    return model
+
+
+def train_kind(
+    kind: str,
+    parallel: Parallel,
+    *,
+    optim: OptimConfig | None = None,
+    load: Path | None = None,
+    save: Path | None = None,
+    steps: int = STEPS,
+) -> dict[str, Any]:
+    """Train from the start or from a saved state; metrics of every step, whole weights and moments at the end."""
+    objective, batches = KINDS[kind]
+    optim = optim or OptimConfig(precision="fp32")
+    compute = Compute(parallel=parallel)
+    state = new_state(model_of(kind), optim, compute)
+    if load:
+        load_state(state, load)
+    lines: list[dict[str, float]] = []
+    train(
+        state.model, objective(), batches, optim=optim, schedule=SCHEDULE, steps=steps, compute=compute, state=state,
+        log=lambda step, metrics: lines.append({"step": step} | metrics), log_every=1,
+        evaluate=mean_logit, evaluate_every=2,
+    )  # fmt: skip
+    if save:
+        save_state(state, save)
+        if state.group.world > 1:
+            dist.barrier()
+    return {"lines": lines} | whole_state(state)
+
+
+def whole_state(state: TrainState) -> dict[str, Any]:
+    """Weights and moments as one process has them; of the first worker."""
+    moments = {
+        key: whole_tensor(value, state.optimizer.parameters[key.split("/", 1)[1]]).clone().numpy()
+        for key, value in state.optimizer.moments().items()
+        if not key.startswith("step/")
+    }
+    model = whole_model(state.group, state.model)
+    if state.group.rank:
+        return {}
+    weights = {name: value.detach().clone().numpy() for name, value in model.named_parameters()}
+    return {"weights": weights, "moments": moments}
+
+
+def mean_logit(state: TrainState) -> dict[str, float]:
+    """An evaluation in the loop, which calls the model and not its objective."""
+    return {"mean_logit": float(state.model(torch.arange(32).view(2, 16)).mean())}
+
+
+def train_kinds(cases: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Several trainings in one group: starting a group costs more than they do."""
+    return [train_kind(kind, **options) for kind, options in cases]

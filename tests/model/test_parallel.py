@@ -1,0 +1,161 @@
+"""Training by several processes. Oracle: the same training in one process; sums are in another order, nothing else."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.config import Parallel
+from model.losses import IGNORE
+from model.optim import OptimConfig
+from model.parallel import rows_of, rows_of_shard, share_of
+from model.transformer import Transformer
+from tests.model.groups import CONFIG, KINDS, language_batches, preference_batches, run_group, train_kind, train_kinds
+
+LAYOUTS = ("ddp", "fsdp")
+BF16 = OptimConfig(precision="bf16")
+
+
+@pytest.fixture(scope="module")
+def pairs() -> dict[tuple[str, str], dict]:
+    """Every kind of objective in every layout on two workers, all in one group."""
+    cases = [
+        (kind, {"parallel": Parallel(workers=2, data=data, activation_checkpointing=policy)})
+        for data, policy in zip(LAYOUTS, ("blocks", "feed_forward"), strict=True)
+        for kind in KINDS
+        if kind != "bf16"
+    ]
+    cases += [("bf16", {"parallel": Parallel(workers=2, data=data), "optim": BF16}) for data in LAYOUTS]
+    found = run_group(2, train_kinds, cases)[0]
+    return {(kind, options["parallel"].data): made for (kind, options), made in zip(cases, found, strict=True)}
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"bf16"}))
+def test_two_workers_have_the_losses_and_weights_of_one(kind: str, pairs: dict[tuple[str, str], dict]) -> None:
+    alone = train_kind(kind, Parallel())
+    assert len(alone["lines"]) == 4
+    for data in LAYOUTS:
+        group = pairs[kind, data]
+        for mine, ours in zip(alone["lines"], group["lines"], strict=True):
+            assert mine.keys() == ours.keys()
+            assert ours["tokens"] == mine["tokens"]
+            assert ours["loss"] == pytest.approx(mine["loss"], rel=1e-6, abs=1e-6)
+            for name in mine.keys() - {"tokens_per_second"}:
+                assert ours[name] == pytest.approx(mine[name], rel=1e-5, abs=1e-5), name
+        for part in ("weights", "moments"):
+            assert alone[part].keys() == group[part].keys()
+            for name, value in alone[part].items():
+                np.testing.assert_allclose(group[part][name], value, atol=2e-6, err_msg=f"{data} {name}")
+
+
+def test_recomputed_activations_change_no_bit() -> None:
+    plain = train_kind("chats", Parallel())
+    for policy in ("blocks", "feed_forward"):
+        again = train_kind("chats", Parallel(activation_checkpointing=policy))
+        assert all(np.array_equal(again["weights"][name], value) for name, value in plain["weights"].items())
+
+
+def test_recomputation_keeps_less() -> None:
+    """What autograd saves of two blocks: with `blocks` their inputs, without it many times that."""
+    kept = {}
+    for policy in ("off", "feed_forward", "blocks"):
+        from model.parallel import recompute
+
+        model = Transformer(CONFIG, seed=1).train()
+        recompute(model, policy)
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: (sizes.append(t.numel()), t)[1], lambda t: t):  # noqa: B023
+            model.hidden(torch.zeros(2, 16, dtype=torch.long))
+        kept[policy] = sum(sizes)
+    assert kept["blocks"] < kept["feed_forward"] < kept["off"]
+
+
+def test_bf16_rounds_where_one_process_rounds(pairs: dict[tuple[str, str], dict]) -> None:
+    """Master weights and their sums are fp32: a group in bf16 is as near to one process as fp32 sums allow."""
+    alone = train_kind("bf16", Parallel(), optim=BF16)
+    for data in LAYOUTS:
+        assert all(value.dtype == np.float32 for value in pairs["bf16", data]["weights"].values())
+        for mine, ours in zip(alone["lines"], pairs["bf16", data]["lines"], strict=True):
+            assert ours["loss"] == pytest.approx(mine["loss"], rel=2e-4)
+
+
+def test_shards_within_copies_equal_one_process() -> None:
+    hybrid = Parallel(workers=4, data="hsdp", replicas=2)
+    found = run_group(4, train_kinds, [("language model", {"parallel": hybrid})])
+    assert [bool(made[0].get("weights")) for made in found] == [True, False, False, False]
+    alone = train_kind("language model", Parallel())
+    for name, value in alone["weights"].items():
+        np.testing.assert_allclose(found[0][0]["weights"][name], value, atol=1e-6, err_msg=name)
+
+
+# --- shares -------------------------------------------------------------------------------------------
+
+
+@given(count=st.integers(1, 9), world=st.integers(1, 5), step=st.integers(0, 3))
+@settings(max_examples=40, deadline=None)
+def test_workers_take_every_row_once(count: int, world: int, step: int) -> None:
+    ids = np.random.default_rng(step).integers(0, 100, (count, 4))
+    batch = {
+        "ids": ids,
+        "labels": ids.copy(),
+        "divisor": np.asarray(np.float32(7)),
+        "masked_instances": np.float32(0.5),
+    }
+    parts = [rows_of(batch, rank, world) for rank in range(world)]
+    trained = np.concatenate([part["ids"][(part["labels"] != IGNORE).any(1)] for part in parts])
+    np.testing.assert_array_equal(trained, ids)
+    assert all(float(part["divisor"]) == 7 for part in parts)
+    assert sum(float(part["masked_instances"]) for part in parts) == pytest.approx(0.5)
+
+
+def test_pairs_stay_together() -> None:
+    whole = preference_batches(0)[0]
+    count = len(whole["weights"])
+    parts = [rows_of(whole, rank, 2) for rank in range(2)]
+    chosen = np.concatenate([part["ids"][: len(part["weights"])] for part in parts])
+    rejected = np.concatenate([part["ids"][len(part["weights"]) :] for part in parts])
+    np.testing.assert_array_equal(np.concatenate([chosen, rejected])[: 2 * count], whole["ids"])
+    np.testing.assert_array_equal(np.concatenate([part["reference"][: len(part["weights"])] for part in parts]),
+                                  whole["reference"][:count])  # fmt: skip
+
+
+def test_micro_batches_that_divide_stay_whole() -> None:
+    batches = language_batches(0)
+    assert share_of(batches, 1, 3) == [batches[1]]
+    assert [len(part["ids"]) for part in share_of(batches, 0, 2)] == [1, 1, 1]
+
+
+def test_a_loss_that_depends_on_its_neighbours_is_refused() -> None:
+    ids = np.zeros((4, 8), dtype=np.int64)
+    with pytest.raises(ValueError, match="neither `divisor` nor `weights`"):
+        share_of([{"ids": ids, "labels": ids}], 0, 2)
+
+
+@given(rows=st.integers(0, 40), shards=st.integers(1, 9))
+def test_shards_are_what_torch_chunks(rows: int, shards: int) -> None:
+    found = [rows_of_shard(rows, shard, shards) for shard in range(shards)]
+    chunks = torch.arange(rows).chunk(shards) if rows else ()
+    sizes = [len(chunk) for chunk in chunks] + [0] * (shards - len(chunks))
+    assert [stop - start for start, stop in found] == sizes
+    assert found[0][0] == 0 and found[-1][1] == rows
+
+
+# --- settings -----------------------------------------------------------------------------------------
+
+
+def test_a_group_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"parallel\.workers=2, but 1 process\(es\) have joined"):
+        train_kind("language model", Parallel(workers=2))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"data": "fsdp", "replicas": 2}, "replicas=2 is a setting of hsdp"),
+        ({"data": "hsdp", "workers": 4, "replicas": 3}, "workers=4 is not a multiple of replicas=3"),
+    ],
+)
+def test_layouts_that_do_not_fit_are_refused(options: dict, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Parallel(**options)

@@ -1,0 +1,255 @@
+"""Broken input of every kind: counted and kept aside with file and line, never more memory than a worker may have, and
+told apart from a machine that fails. Oracles: counts done by hand, and the kernel's peak of resident memory."""
+
+import bz2
+import errno
+import gzip
+import io
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from infra.store import Store
+from tasks.data import partitions
+from tasks.data.collect import collect, resolve
+from tasks.data.dolma import LineWriter
+from tasks.data.sources import lines as lines_module
+from tasks.data.sources.hub import HubSource
+from tasks.data.sources.listing import SourceFailureError
+from tasks.data.sources.local import LocalSource
+from tasks.data.sources.texts import cut_parts
+
+
+def local(*paths: Path, **options) -> LocalSource:
+    options = {"name": "web", "max_bad_fraction": 0.9, **options}
+    return resolve(LocalSource(paths=tuple(map(str, paths)), **options))  # type: ignore[return-value]
+
+
+def lines(*rows: object) -> bytes:
+    return b"".join(orjson.dumps(row) + b"\n" for row in rows)
+
+
+@pytest.fixture
+def small_partitions(monkeypatch):
+    """Several pieces per shard and several partitions, so that nothing is found within one of them only."""
+    monkeypatch.setattr(partitions, "PIECE_RECORDS", 7)
+    monkeypatch.setattr(partitions, "PARTITION_RECORDS", 20)
+
+
+@pytest.mark.parametrize("shard_bytes", [300, 1_000_000])
+def test_repeated_ids_are_kept_aside_across_shards_with_their_lines(bench, tmp_path, small_partitions, shard_bytes):
+    rng = random.Random(1)
+    rows = [{"id": f"id{rng.randrange(60)}", "text": f"text {number}"} for number in range(150)]
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl.gz"
+    one.write_bytes(lines(*rows[:100]))
+    two.write_bytes(gzip.compress(lines(*rows[100:])))
+    made = bench.run(collect, local(one, two, shard_bytes=shard_bytes))
+    first = {row["id"]: number for number, row in reversed(list(enumerate(rows)))}
+    kept = bench.rows(made, "documents/")
+    assert [row["text"] for row in kept] == [row["text"] for n, row in enumerate(rows) if first[row["id"]] == n]
+    places = [(str(one), n + 1) if n < 100 else (str(two), n - 99) for n in range(150)]
+    assert made.dropped == {"repeated_id": 150 - len(first)}
+    bad = bench.rows(made, "bad/")
+    assert [(row["file"], row["line"], row["document"]["text"]) for row in bad] == [
+        (*places[n], row["text"]) for n, row in enumerate(rows) if first[row["id"]] != n
+    ]
+    assert made.documents == len(kept) and made.bytes == sum(len(row["text"]) for row in kept)
+    stored = [name for name in bench.store.walk(made.address) if "documents/" in name]
+    assert len(stored) == len(bench.reader().files(made, "documents/")), "replaced files are removed"
+
+
+def test_too_many_repeated_ids_say_how_to_name_documents(bench, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.jsonl").write_bytes(lines({"id": 0, "text": f"{name}0"}, {"id": 1, "text": f"{name}1"}))
+    paths = (tmp_path / "a" / "x.jsonl", tmp_path / "b" / "x.jsonl")
+    with pytest.raises(ValueError, match=r"2 of 4 rows .*b/x\.jsonl:1: repeated_id .* set id_field to ''"):
+        bench.run(collect, local(*paths, max_bad_fraction=0.1))
+    made = bench.run(collect, local(*paths, id_field=""))
+    assert [row["id"] for row in bench.rows(made, "documents/")] == [
+        f"{file}/x.jsonl:{offset}" for file in (0, 1) for offset in (0, 21)
+    ]
+
+
+PACKED = {".gz": gzip.compress, ".zst": zstandard.compress, ".bz2": bz2.compress}
+
+
+@pytest.mark.parametrize("suffix", PACKED)
+@pytest.mark.parametrize("kind", [".jsonl", ".txt"])
+def test_compressed_files_cut_corrupt_or_in_several_streams(bench, tmp_path, suffix, kind):
+    pack = PACKED[suffix]
+    rng = random.Random(0)
+    rows = [{"text": f"{rng.random()} {number}"} for number in range(6000)]
+    whole, half = tmp_path / f"whole{kind}{suffix}", tmp_path / f"half{kind}{suffix}"
+    junk, empty = tmp_path / f"junk{kind}{suffix}", tmp_path / f"empty{kind}{suffix}"
+    whole.write_bytes(pack(lines(*rows[:3000])) + pack(lines(*rows[3000:])))
+    half.write_bytes(pack(lines(*rows))[:-2000])
+    junk.write_bytes(b"this is no archive at all" * 10)
+    empty.write_bytes(pack(b""))
+    made = bench.run(collect, local(whole, half, junk, empty))
+    assert made.dropped == {"unreadable": 2}
+    assert [Path(row["file"]).name.split(".")[0] for row in bench.rows(made, "bad/")] == ["half", "junk"]
+    documents = bench.rows(made, "documents/")
+    if kind == ".txt":
+        assert [row["text"] for row in documents] == [lines(*rows).decode()]
+    else:
+        assert [row["text"] for row in documents[:6000]] == [row["text"] for row in rows]
+        assert bench.rows(made, "bad/")[0]["line"] == len(documents) - 6000 + 1
+
+
+def test_a_full_disk_fails_the_stage_and_is_no_bad_row(bench, tmp_path, monkeypatch):
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(gzip.compress(lines({"text": "one"}, {"text": "two"})))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(LineWriter, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        bench.run(collect, local(path))
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl.gz", "rows.jsonl", "rows.parquet", "rows.txt.gz", "rows.warc.gz"])
+def test_a_medium_that_fails_is_no_bad_row(bench, tmp_path, monkeypatch, name):
+    path = tmp_path / name
+    pq.write_table(pa.table({"text": ["x" * 1000] * 5000}), path)
+    config = local(path)
+
+    class Broken(io.BytesIO):
+        def read(self, *_: object) -> bytes:
+            raise OSError(errno.EIO, "Input/output error")
+
+    opened = Store.open
+    monkeypatch.setattr(Store, "open", lambda store, at: Broken(path.read_bytes()) if at == name else opened(store, at))
+    with pytest.raises(SourceFailureError, match=f"cannot read .*{name}.*Input/output error.* run the same command"):
+        bench.run(collect, config)
+
+
+def test_parquet_rows_that_are_broken_odd_or_cut_off(bench, tmp_path):
+    odd, cut = tmp_path / "odd.parquet", tmp_path / "cut.parquet"
+    texts = pa.array([b"good", b"\xff\xfe", None, b"also good"], pa.binary()).view(pa.string())
+    raw = pa.array([b"\x00\xff", None, b"", b"x"])
+    number = pa.array([1, 2, 3, 4]).cast(pa.decimal128(30, 2))
+    pq.write_table(pa.table({"text": texts, "raw": raw, "price": number}), odd)
+    pq.write_table(pa.table({"text": ["a"] * 10_000}), cut)
+    cut.write_bytes(cut.read_bytes()[:-10])
+    made = bench.run(collect, local(odd, cut))
+    assert made.dropped == {"no_text": 1, "not_utf8": 1, "unreadable": 1}
+    assert [(row["text"], row["metadata"]) for row in bench.rows(made, "documents/")] == [
+        ("good", {"raw": "\ufffd", "price": "1.00"}),
+        ("also good", {"raw": "x", "price": "4.00"}),
+    ]
+    assert [row["line"] for row in bench.rows(made, "bad/")] == [2, 3, 1]
+
+
+def test_bombs_end_at_a_bounded_size(bench, tmp_path, monkeypatch):
+    monkeypatch.setattr(lines_module, "MAX_EXPANSION_FROM", 1 << 20)
+    monkeypatch.setattr(lines_module, "MAX_EXPANSION", 10)
+    zeros = zstandard.compress(bytes(60_000_000))
+    for name in ("line.jsonl.zst", "text.txt.zst", "page.html.zst"):
+        (tmp_path / name).write_bytes(zeros)
+    pq.write_table(pa.table({"text": ["x" * 100_000] * 300}), tmp_path / "rows.parquet")
+    made = bench.run(collect, local(tmp_path, max_document_bytes=500_000, max_bad_fraction=1.0))
+    reasons = {Path(row["file"]).name: row["reason"] for row in bench.rows(made, "bad/")}
+    assert reasons == {
+        "line.jsonl.zst": "archive_bomb",
+        "page.html.zst": "too_long",
+        "rows.parquet": "archive_bomb",
+        "text.txt.zst": "archive_bomb",
+    }
+    assert made.documents == 11, "rows of the table up to a MiB"
+
+
+@pytest.mark.parametrize("separator", [b"\n\n", b"<cut>", b""])
+def test_parts_of_a_text_are_those_of_split(separator):
+    rng = random.Random(3)
+    pieces = [b"x" * rng.randrange(6) + b"\n" * rng.randrange(2) for _ in range(4000)]
+    data = separator.join(pieces) if separator else b"".join(pieces)
+    expected = data.split(separator) if separator else [data]
+    for block in (1, 3, 7, 1 << 20):
+        stream = io.BufferedReader(_Slow(data, block))  # type: ignore[arg-type]
+        found = list(cut_parts(stream, separator, 1 << 30, 1 << 30))
+        assert [part for _, part, _ in found] == expected
+    starts = [1]
+    for part in expected[:-1]:
+        starts.append(starts[-1] + (part + separator).count(b"\n"))
+    assert [line for line, _, _ in found] == starts
+
+
+def test_a_long_part_is_skipped_and_the_next_one_found():
+    data = b"a<cut>" + b"b\n" * 2_000_000 + b"<cut>c"
+    found = list(cut_parts(io.BufferedReader(io.BytesIO(data)), b"<cut>", 1000, 1 << 30))  # type: ignore[arg-type]
+    assert [(line, part[:2], problem) for line, part, problem in found] == [
+        (1, b"a", ""),
+        (1, b"b\n", "too_long: over 1,000 bytes"),
+        (2_000_001, b"c", ""),
+    ]
+
+
+class _Slow(io.BytesIO):
+    """Gives a few bytes at a time."""
+
+    def __init__(self, data: bytes, block: int):
+        super().__init__(data)
+        self.block = block
+
+    def readinto(self, buffer) -> int:
+        data = super().read(min(self.block, len(buffer)))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def test_hub_rows_after_broken_content_are_one_bad_row(bench, tmp_path):
+    folder = tmp_path / "dataset"
+    folder.mkdir()
+    rng = random.Random(0)
+    packed = gzip.compress(lines(*({"text": f"{number} {rng.random()}"} for number in range(3000))))
+    (folder / "train-0.jsonl.gz").write_bytes(packed)
+    (folder / "train-1.jsonl.gz").write_bytes(packed[:-100])
+    made = bench.run(collect, resolve(HubSource(name="hub", path=str(folder), max_bad_fraction=1.0)))
+    assert made.dropped == {"unreadable": 1}
+    assert made.documents >= 3000
+    (folder / "train-0.jsonl.gz").write_bytes(packed[:-100])
+    with pytest.raises(ValueError, match=r"cannot open .* source of kind local"):
+        bench.run(collect, resolve(HubSource(name="hub", path=str(folder))))
+
+
+PEAK = """
+import resource, sys
+from pathlib import Path
+from infra.session import Session
+from infra.settings import Execution
+from infra.attempt import run_stage
+from infra.store import Store
+from tasks.data.collect import collect, resolve
+from tasks.data.sources.local import LocalSource
+root = Path(sys.argv[1])
+session = Session(Store(str(root / "store")), Execution(store=str(root / "store"), ray="off"))
+config = resolve(LocalSource(name="web", paths=(str(root / "in"),), max_bad_fraction=0.9))
+made = run_stage(collect, session, collect.bind(config), lambda *event: None).artifact
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, made.documents, made.dropped)
+"""
+
+
+def test_lines_of_a_hundred_megabytes_fit_a_worker(tmp_path):
+    """The longest line that is taken (64 MB, with a character that makes Python hold four bytes for each), one above
+    the limit, and text and a page above theirs."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    with (folder / "a.jsonl").open("wb") as file:
+        file.write(b'{"text": "\xf0\x9f\x98\x80' + b"long " * 12_799_900 + b'"}\n')
+        file.write(b'{"text": "' + b"long " * 20_000_000 + b'"}\n')
+        file.write(b'{"text": "short"}\n')
+    (folder / "b.txt").write_bytes(b"long " * 20_000_000)
+    (folder / "c.html").write_bytes(b"<p>long</p>" * 1_600_000)
+    run = subprocess.run([sys.executable, "-c", PEAK, str(tmp_path)], capture_output=True, text=True, check=True)
+    peak, documents, dropped = run.stdout.strip().split(" ", 2)
+    assert (documents, dropped) == ("2", "{'too_long': 3}")
+    assert int(peak) < 1024, f"peak of {peak} MiB"

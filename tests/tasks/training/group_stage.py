@@ -1,0 +1,87 @@
+"""A small training stage for groups of workers, and stages run by the workers of a gloo group without Ray."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch.distributed as dist
+
+from infra.attempt import Finished, call_function
+from infra.settings import ComputeSettings, ParallelSettings
+from infra.store import Store
+from infra.train_group import WorkDone
+from infra.workspace import Workspace
+from model.config import Config, ModelConfig
+from model.loop import Batch
+from model.losses import LossConfig, language_model_objective, loss_divisor, next_token_labels
+from model.tokenizer import Tokenizer
+from model.transformer import Transformer
+from tasks.artifacts import Checkpoint
+from tasks.training.run import adamw, linear_schedule, run_training
+
+TOKENIZER = Tokenizer(320)
+TINY = ModelConfig(
+    d_model=32, n_layers=2, n_heads=2, n_kv_heads=2, head_dim=16, mlp_hidden=64,
+    vocab_size=TOKENIZER.padded_vocab_size, max_sequence_length=128,
+)  # fmt: skip
+
+
+class Lines(Config):
+    steps: int = 8
+    bad_step: int = -1
+    """Step whose batch is refused."""
+    kill_step: int = -1
+    """Step before which the second worker is killed, once."""
+    kill_marker: str = ""
+    """File that says it was."""
+
+
+def train_lines(ws: Workspace, config: Lines) -> Checkpoint:
+    """A toy language model on seeded ids."""
+
+    def batches(step: int) -> list[Batch]:
+        if step == config.bad_step:
+            raise ValueError(f"batch {step} is bad")
+        if step == config.kill_step and not Path(config.kill_marker).exists() and dist.get_rank() == 1:
+            Path(config.kill_marker).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        ids = np.random.default_rng(step).integers(0, 300, (4, 16)).astype(np.uint32)
+        labels = next_token_labels(ids)
+        return [{"ids": ids, "labels": labels, "divisor": np.asarray(np.float32(loss_divisor(labels, 0, "labels")))}]
+
+    result = run_training(
+        ws,
+        model=Transformer(TINY, seed=0),
+        tokenizer=TOKENIZER,
+        objective=language_model_objective(LossConfig()),
+        batches=batches,
+        optim=adamw(1.0, "fp32"),
+        schedule=linear_schedule(1e-3, 0.0),
+        steps=config.steps,
+        description="train",
+        keep_moments=True,
+        log_every=2,
+    )
+    return ws.artifact(Checkpoint, **result.facts(), ranks=TOKENIZER.ranks, parent="")
+
+
+def run_stages(root: str, parallel: ParallelSettings, calls: list[tuple[str, dict[str, Any]]]) -> list[Finished | None]:
+    """Stage functions one after the other, each by all workers; what the first worker hands back, None from the others."""
+    found: list[Finished | None] = []
+    for number, (reference, arguments) in enumerate(calls):
+        ws = Workspace(
+            Store(root),
+            stage="group",
+            id=f"{number}",
+            payload=f"group/{number}/g0001",
+            progress_folder=f"_progress/group/{number}",
+            compute=ComputeSettings(parallel=parallel),
+            save_every=2,
+        )
+        try:
+            found.append(call_function(reference, ws, arguments))
+        except WorkDone:
+            found.append(None)
+    return found

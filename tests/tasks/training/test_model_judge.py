@@ -1,0 +1,109 @@
+"""The language-model judge. Oracles: RECIPE G (aspects, scale, the published parser's quirks), a server's own count."""
+
+import re
+
+import pytest
+
+from infra.answers import Answer
+from infra.settings import EndpointSettings
+from tasks.prompting import LanguageModelConfig
+from tasks.training.judges import ASPECTS, mean_rating
+from tasks.training.model_judge import LanguageModelJudge, judge_requests, read_blocks, read_judgements
+from tasks.training.preferences import PreferencesConfig, build_preferences
+from tests.openai_server import OpenAIServer, completed
+from tests.tasks.training.test_preferences import CONFIG, read_rows
+
+JUDGE = LanguageModelJudge(model=LanguageModelConfig(model="judge", temperature=0.0))
+
+BLOCKS = """Text 1
+Type: 2
+Rating: 4
+Rationale: fine, though a 5 was near. Rating it was hard.
+
+**Text 2**
+- Rating: N/A
+Rationale: invented
+
+Text 3:
+Rating: 2"""
+
+
+def said(*texts):
+    return [Answer(completed(text), remembered=False) for text in texts]
+
+
+def test_one_request_per_aspect_lists_all_texts():
+    requests = judge_requests(JUDGE, "Say {{ x }} hello", ["hello", "{% raw %}"])
+    assert len(requests) == len({request.key for request in requests}) == len(ASPECTS) == 4
+    for request in requests:
+        system, user = request.body["messages"]
+        assert (system["role"], user["role"]) == ("system", "user")
+        assert "Instruction:\nSay {{ x }} hello\n" in user["content"]
+        assert "Text 1:\nhello\n" in user["content"] and "Text 2:\n{% raw %}\n" in user["content"]
+        assert request.body["temperature"] == 0.0
+    with pytest.raises(ValueError, match="give one for each of instruction_following"):
+        LanguageModelJudge(prompts={"honesty": "{{ instruction }} {{ texts }}"})
+    with pytest.raises(ValueError, match=r"must ask for \{\{ instruction \}\} and \{\{ texts \}\}"):
+        LanguageModelJudge(prompts=dict.fromkeys(ASPECTS, "{{ texts }}"))
+
+
+def test_blocks_are_read_as_a_reader_would():
+    assert read_blocks(BLOCKS) == {1: "4", 2: "N/A", 3: "2"}
+    assert read_blocks("Text 1\nRating: 4.5\n\nText 2\nRating: 7\n\nText 3\nno rating") == {}
+    assert read_blocks("Text 1\nRating: 3\n\nText 1\nRating: 4\n\nText 2\nRating: 5\nRating: 1") == {}
+
+
+def test_strict_reading_leaves_out_what_it_cannot_read():
+    ratings, reason = read_judgements(said(*[BLOCKS] * 4), 3, "strict")
+    assert reason == ""
+    assert [one["honesty"] for one in ratings] == [4, None, 2]
+    assert mean_rating({"honesty": None, "truthfulness": 5, "helpfulness": 4, "instruction_following": 3}) == 4.0
+    assert read_judgements(said(BLOCKS, BLOCKS, BLOCKS, "Text 1\nRating: 4"), 3, "strict") == (
+        [],
+        "helpfulness: no rating of text 2",
+    )
+    assert read_judgements(said(BLOCKS, "", BLOCKS, BLOCKS), 3, "strict") == ([], "honesty: empty")
+
+
+def test_published_reading_has_the_published_quirks():
+    ratings, reason = read_judgements(said(BLOCKS, BLOCKS, BLOCKS, "nothing"), 3, "published")
+    assert reason == ""
+    assert [list(one.values()) for one in ratings] == [[4, 4, 4, 1], [-1, -1, -1, 1], [2, 2, 2, 1]]
+    assert mean_rating(ratings[1]) == -0.5
+
+
+def rater(body):
+    """The second text is best in everything; honesty does not apply; the last prompt's helpfulness is not rated."""
+    prompt = body["messages"][1]["content"]
+    count = len(re.findall(r"^Text \d+:$", prompt, re.MULTILINE))
+    if "informative" in prompt and "Instruction:\n1+0\n" in prompt:
+        return "I would rather not."
+    rating = {i: "N/A" if "confidence" in prompt else 5 if i == 2 else 3 for i in range(1, count + 1)}
+    return "\n\n".join(f"Text {i}\nRating: {value}\nRationale: so." for i, value in rating.items())
+
+
+def test_pairs_follow_the_judge_and_a_rerun_asks_nothing(make_bench):
+    config = CONFIG.model_copy(update={"judge": JUDGE})
+    assert PreferencesConfig.model_validate(config.model_dump()) == config
+    with OpenAIServer(rater, faults=True) as server:
+        endpoint = EndpointSettings(
+            url=server.url, first_wait_seconds=0.01, timeout_seconds=2.0, prompt_price=1e6, concurrency=8
+        )
+        bench = make_bench("a", endpoints={"judge": endpoint})
+        prompts = bench.prompts(6)
+        asked = [row["messages"][0]["content"] for row in read_rows(bench, prompts, "prompts.jsonl.zst")]
+        assert asked.count("1+0") == 1
+        made = bench.run(build_preferences, policy=bench.base(), prompts=prompts, config=config)
+        paid = server.paid.total()
+        assert set(server.paid.values()) == {1}
+        again = bench.run(build_preferences, "again", policy=bench.base(), prompts=prompts, config=config)
+        assert (again.digest, server.paid.total()) == (made.digest, paid)
+    assert made.pairs == 5
+    rows = read_rows(bench, made, "preferences.jsonl.zst")
+    for row in rows:
+        own = [s for s in read_rows(bench, made, "samples/00000000.jsonl.zst") if s["id"] == row["id"]]
+        assert row["chosen"][-1]["content"] == own[1]["text"]
+        assert (row["chosen_rating"], row["rejected_rating"]) == (5.0, 3.0)
+        assert row["chosen_ratings"] == {aspect: None if aspect == "honesty" else 5 for aspect in ASPECTS}
+    unrated = read_rows(bench, made, "unrated/00000000.jsonl.zst")
+    assert [row["reason"] for row in unrated] == ["helpfulness: no rating of text 1"]

@@ -1,0 +1,94 @@
+"""Save points written beside a training: cadence, resuming, errors. Oracle: RECIPE J, and the undisturbed run."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.settings import ComputeSettings, Execution
+from infra.store import Store, StoreError
+from infra.workspace import Workspace
+from model.config import Compute
+from model.loop import TrainState, new_state
+from model.optim import OptimConfig
+from model.transformer import Transformer
+from tasks.training.save_points import Journal, SavePoints, resume
+from tests.tasks.training.conftest import TINY
+from tests.tasks.training.group_stage import Lines, train_lines
+
+PROGRESS = "_progress/s/i"
+
+
+@pytest.fixture
+def ws(tmp_path: Path) -> Workspace:
+    return Workspace(
+        Store(str(tmp_path)), stage="s", id="i", payload="s/i/g0001", progress_folder=PROGRESS,
+        compute=ComputeSettings(), save_every=2, keep_every=4,
+    )  # fmt: skip
+
+
+def state_at(step: int) -> TrainState:
+    state = new_state(Transformer(TINY, seed=step), OptimConfig(), Compute())
+    state.step = step
+    return state
+
+
+def markers(ws: Workspace, area: str) -> list[int]:
+    return [int(name[6:16]) for name in ws.store.names(f"{PROGRESS}/{area}") if name.startswith("point-")]
+
+
+def test_one_ephemeral_save_point_and_every_permanent_one(ws: Workspace) -> None:
+    """A step due for both is permanent; an older ephemeral one goes after a newer one is whole."""
+    seen = {}
+    with SavePoints(ws, Journal([]), every=2) as points:
+        for step in (2, 4, 6, 8, 10):
+            points.save(state_at(step))
+            points.check(wait=True)
+            seen[step] = (markers(ws, "points"), markers(ws, "kept"))
+    assert seen == {2: ([2], []), 4: ([], [4]), 6: ([6], [4]), 8: ([], [4, 8]), 10: ([10], [4, 8])}
+    left = list(ws.store.walk(PROGRESS))
+    assert not any(".tmp-" in path for path in left)
+    assert sum(path.endswith("/state.json") for path in left) == 3
+
+
+def test_a_run_resumes_from_the_newest_of_both(ws: Workspace) -> None:
+    with SavePoints(ws, Journal([{"step": 1, "loss": 2.0}], tokens=7), every=2) as points:
+        for step in (2, 4, 6):
+            points.save(state_at(step))
+    for newest in (6, 4):
+        state = state_at(0)
+        journal = resume(ws, state)
+        assert journal is not None and journal.tokens == 7
+        assert (state.step, ws.resumed_from) == (newest, f"step {newest}")
+        assert (state.model.norm.weight == state_at(newest).model.norm.weight).all()
+        ws.store.remove(f"{PROGRESS}/points")
+    ws.store.remove(f"{PROGRESS}/kept")
+    assert resume(ws, state_at(0)) is None
+
+
+def test_permanent_save_points_outlive_the_stage_and_change_nothing(make_bench: Any) -> None:
+    plain = make_bench("plain").outcome(train_lines, config=Lines())
+    bench = make_bench("kept", save_every=2, keep_every=4)
+    kept = bench.outcome(train_lines, config=Lines(steps=8))
+    assert kept.artifact.digest == plain.artifact.digest
+    left = [path for path in bench.session.store.walk("_progress") if path.endswith("state.json")]
+    assert [path.split("/")[-3:-1] for path in left] == [["kept", "0000000004"]]
+
+
+def test_a_save_that_fails_ends_the_stage(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.session.execution = Execution(ray="off", cores=1, save_every=2)
+
+    def full(self: Workspace, *arguments: Any, **options: Any) -> None:
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr(Workspace, "save_point", full)
+    with pytest.raises(StoreError, match="the disk is full"):
+        bench.run(train_lines, config=Lines())
+
+
+def test_an_error_of_the_training_waits_for_the_save_point_that_is_being_written(bench: Any) -> None:
+    bench.session.execution = Execution(ray="off", cores=1, save_every=2)
+    with pytest.raises(ValueError, match="batch 6 is bad"):
+        bench.run(train_lines, config=Lines(bad_step=6))
+    names = [path.rsplit("/", 1)[-1] for path in bench.session.store.walk("_progress")]
+    assert [name for name in names if name.startswith("point-")] == ["point-0000000006.json"]
