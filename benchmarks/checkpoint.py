@@ -2,12 +2,12 @@
 
 Run alone: `python benchmarks/checkpoint.py [--size 60M] [--rounds 3] [--store FOLDER]`. A real training loop with the
 save points of `tasks.training.save_points` in a local store. Stall: how long a save keeps the loop, against the median
-step; in the background, and writing in the loop. Throughput: a save until it is on the
-disk and hashed, and a load with its hashes checked, against the same bytes written with fsync and read again (pages
-dropped first) by plain Python in the same round, so that a busy disk slows both. The peer is `torch.distributed.checkpoint`
-on the same state. The last line is one JSON object: `stall_steps` (below 1), `window_longer_by_steps` (with the
-writing beside the steps that follow), `save_share` and `load_share` of the disk
-(0.5 and more), `save_ratio` and `load_ratio` to the peer.
+step; in the background, and writing in the loop. Throughput: a save until it is on the disk and hashed, and a load with
+its hashes checked, against the same bytes written with fsync and read again (pages dropped first) by plain Python in the
+same round, so that a busy disk slows both. The peer is `torch.distributed.checkpoint` on the same state. The last line
+is one JSON object: `stall_steps` (below 1), `window_longer_by_steps` (with the writing beside the steps that follow),
+`save_share` and `load_share` of the disk (0.5 and more where the processor has time for them: see
+`processor_seconds_per_gb`), `save_ratio` and `load_ratio` to the peer.
 """
 
 import argparse
@@ -44,7 +44,7 @@ SIZES: dict[str, dict[str, int]] = {
     "60M": {"d": 512, "layers": 12, "vocab": 16384, "batch": 1, "seq": 128},
     "150M": {"d": 768, "layers": 12, "vocab": 50304, "batch": 1, "seq": 128},
 }
-WINDOW = 6
+WINDOW = 4
 """Steps of a stretch that is timed with or without a save."""
 CHUNK = 16 << 20
 """Bytes that plain reading and writing move at a time."""
@@ -94,7 +94,8 @@ def stalls(state: TrainState, size: dict[str, int], ws: Workspace, rounds: int, 
 
         train(
             state.model, language_model_objective(LossConfig()), batches, optim=OPTIM, schedule=SCHEDULE,
-            steps=first + 2 * WINDOW * (rounds + 2), compute=Compute(), state=state, checkpoint=save, checkpoint_every=WINDOW,
+            steps=first + 2 * WINDOW * (rounds + 1) + WINDOW, compute=Compute(), state=state, checkpoint=save,
+            checkpoint_every=WINDOW,
         )  # fmt: skip
     # A save after n updates falls between the beginnings of steps n - 1 and n.
     windows = {at: began[at + WINDOW - 1] - began[at - 1] for at in range(2 * WINDOW, len(began) - WINDOW, WINDOW)}
@@ -108,27 +109,21 @@ def stalls(state: TrainState, size: dict[str, int], ws: Workspace, rounds: int, 
     }
 
 
-def write_plainly(path: Path, total: int) -> float:
-    """Seconds for so many bytes until they are on the disk."""
-    data = os.urandom(CHUNK)
-    start = time.perf_counter()
+def write_plainly(path: Path, data: bytes, total: int) -> None:
+    """So many bytes until they are on the disk."""
     with path.open("wb") as file:
         for at in range(0, total, CHUNK):
             file.write(data[: min(CHUNK, total - at)])
         file.flush()
         os.fsync(file.fileno())
-    return time.perf_counter() - start
 
 
-def read_plainly(path: Path) -> float:
-    """Seconds to read a file that is not in memory."""
-    forget([path])
+def read_plainly(path: Path) -> None:
+    """A file, chunk by chunk into the same memory."""
     buffer = bytearray(CHUNK)
-    start = time.perf_counter()
     with path.open("rb", buffering=0) as file:
         while file.readinto(buffer):
             pass
-    return time.perf_counter() - start
 
 
 def forget(paths: list[Path]) -> None:
@@ -139,65 +134,79 @@ def forget(paths: list[Path]) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def timed(action: Callable[[], Any]) -> float:
-    start = time.perf_counter()
+def timed(action: Callable[[], Any]) -> tuple[float, float]:
+    """Seconds, and processor seconds of all threads, which other work on the machine does not change."""
+    start, processor = time.perf_counter(), time.process_time()
     action()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - processor
 
 
-def peer_save(state: TrainState, folder: Path) -> float:
-    """Seconds of `torch.distributed.checkpoint.save` until its files are on the disk."""
+def peer_tensors(state: TrainState) -> dict[str, Any]:
+    return {f"weights/{name}": value.detach() for name, value in state.model.named_parameters()} | (
+        state.optimizer.moments()
+    )
+
+
+def peer_save(state: TrainState, folder: Path) -> None:
+    """`torch.distributed.checkpoint.save` until its files are on the disk."""
     from torch.distributed.checkpoint.filesystem import FileSystemWriter
     from torch.distributed.checkpoint.state_dict_saver import save
 
-    weights = {f"weights/{name}": value.detach() for name, value in state.model.named_parameters()}
-    start = time.perf_counter()
-    save(weights | state.optimizer.moments(), storage_writer=FileSystemWriter(folder, sync_files=True))
-    return time.perf_counter() - start
+    save(peer_tensors(state), storage_writer=FileSystemWriter(folder, sync_files=True))
 
 
-def peer_load(state: TrainState, folder: Path) -> float:
+def peer_load(state: TrainState, folder: Path) -> None:
     from torch.distributed.checkpoint.filesystem import FileSystemReader
     from torch.distributed.checkpoint.state_dict_loader import load
 
-    forget([path for path in folder.iterdir() if path.is_file()])
-    weights = {f"weights/{name}": value.detach() for name, value in state.model.named_parameters()}
-    start = time.perf_counter()
-    load(weights | state.optimizer.moments(), storage_reader=FileSystemReader(folder))
-    return time.perf_counter() - start
+    load(peer_tensors(state), storage_reader=FileSystemReader(folder))
 
 
-def throughput(state: TrainState, size: dict[str, int], store: Path, rounds: int) -> dict[str, float]:
-    """Medians over rounds of MB/s: the disk, ours and the peer's, writing and reading, in turns."""
-    parameters = sum(p.numel() for p in state.model.parameters())
-    total = STATE_BYTES * parameters
-    found: dict[str, list[float]] = {}
-    fresh = make_state(size)
+def throughput(state: TrainState, size: dict[str, int], store: Path, rounds: int) -> dict[str, Any]:
+    """Medians over rounds of MB/s and of processor seconds per GB: the disk, ours and the peer's, in turns."""
+    total = STATE_BYTES * sum(p.numel() for p in state.model.parameters())
+    data, fresh = os.urandom(CHUNK), make_state(size)
+    found: dict[str, list[tuple[float, float]]] = {}
     for number in range(rounds + 1):
-        ws, plain = make_workspace(store / f"round-{number}"), store / "plain"
-        seconds = {"disk_write": write_plainly(plain, total), "disk_read": read_plainly(plain)}
+        ws, plain, peer = make_workspace(store / f"round-{number}"), store / "plain", store / "peer"
+        line = {"disk_write": timed(lambda plain=plain: write_plainly(plain, data, total))}
+        forget([plain])
+        line["disk_read"] = timed(lambda plain=plain: read_plainly(plain))
         with SavePoints(ws, Journal([{"loss": 0.0}]), 1) as points:
-            seconds["save"] = timed(lambda points=points: (points.save(state), points.check(wait=True)))
+            points.save(state)  # makes the memory that later saves use again
+            points.check(wait=True)
+            state.step += 1
+            line["save"] = timed(lambda points=points: (points.save(state), points.check(wait=True)))
         forget([path for path in (store / f"round-{number}").rglob("*") if path.is_file()])
-        seconds["load"] = timed(lambda ws=ws: resume(ws, fresh))
-        seconds["peer_save"] = peer_save(state, store / "peer")
-        seconds["peer_load"] = peer_load(fresh, store / "peer")
-        for name, value in seconds.items():
-            if number:  # the first round warms imports and memory
-                found.setdefault(name, []).append(total / value / 1e6)
+        line["load"] = timed(lambda ws=ws: resume(ws, fresh))
+        line["peer_save"] = timed(lambda peer=peer: peer_save(state, peer))
+        forget([path for path in peer.iterdir() if path.is_file()])
+        line["peer_load"] = timed(lambda peer=peer: peer_load(fresh, peer))
+        if number:  # the first round warms imports and memory
+            for name, value in line.items():
+                found.setdefault(name, []).append(value)
         print(
-            {name: f"{total / value / 1e6:,.0f} MB/s" for name, value in seconds.items()}, file=sys.stderr, flush=True
+            {name: f"{total / wall / 1e6:,.0f} MB/s" for name, (wall, _) in line.items()}, file=sys.stderr, flush=True
         )
-        for path in (store / f"round-{number}", store / "peer"):
-            shutil.rmtree(path)
+        shutil.rmtree(store / f"round-{number}")
+        shutil.rmtree(peer)
         plain.unlink()
-    return {name: statistics.median(values) for name, values in found.items()} | {"megabytes": total / 1e6}
+    return {
+        "megabytes": round(total / 1e6),
+        "mb_per_second": {
+            name: round(total / statistics.median(wall for wall, _ in values) / 1e6) for name, values in found.items()
+        },
+        "processor_seconds_per_gb": {
+            name: round(statistics.median(processor for _, processor in values) / total * 1e9, 2)
+            for name, values in found.items()
+        },
+    }
 
 
 def hash_speed() -> float:
-    """MB/s of SHA-256 on one core: saving and loading hash every byte."""
+    """MB of SHA-256 per processor second: saving and loading hash every byte."""
     data = os.urandom(CHUNK)
-    return CHUNK / min(timed(lambda: hashlib.sha256(data).digest()) for _ in range(8)) / 1e6
+    return CHUNK / min(timed(lambda: hashlib.sha256(data).digest())[1] for _ in range(8)) / 1e6
 
 
 def main() -> None:
@@ -214,21 +223,20 @@ def main() -> None:
         beside = stalls(state, size, make_workspace(Path(folder) / "stalls"), options.rounds, asynchronous=True)
         inside = stalls(state, size, make_workspace(Path(folder) / "inside"), options.rounds, asynchronous=False)
         speeds = throughput(state, size, Path(folder), options.rounds)
-    result: dict[str, Any] = {
+    rates = speeds["mb_per_second"]
+    result = speeds | {
         "size": options.size,
-        "megabytes": round(speeds["megabytes"]),
         "step_seconds": round(beside["step"], 3),
         "stall_seconds": round(beside["call"], 3),
         "stall_steps": round(beside["call"] / beside["step"], 3),
         "window_longer_by_steps": round(beside["longer"] / beside["step"], 3),
         "first_stall_steps": round(beside["first_call"] / beside["step"], 3),
         "stall_steps_in_the_loop": round(inside["call"] / inside["step"], 3),
-        "save_share": round(speeds["save"] / speeds["disk_write"], 2),
-        "load_share": round(speeds["load"] / speeds["disk_read"], 2),
-        "save_ratio": round(speeds["save"] / speeds["peer_save"], 2),
-        "load_ratio": round(speeds["load"] / speeds["peer_load"], 2),
         "hash_mb_per_second": round(hash_speed()),
-        "mb_per_second": {name: round(value) for name, value in speeds.items() if name != "megabytes"},
+        "save_share": round(rates["save"] / rates["disk_write"], 2),
+        "load_share": round(rates["load"] / rates["disk_read"], 2),
+        "save_ratio": round(rates["save"] / rates["peer_save"], 2),
+        "load_ratio": round(rates["load"] / rates["peer_load"], 2),
     }
     print(json.dumps(result))
 

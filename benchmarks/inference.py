@@ -1,15 +1,16 @@
 """The client of language models against the vendor's own (`openai`), over real sockets on this machine.
 
-Run alone: `python benchmarks/inference.py [--requests 3000] [--concurrency 64] [--openai-python P]`; the peer gets an environment
-of its own (.venv-openai), made when missing. A server in a process of its own answers every chat request at once with 200 tokens,
-so what is measured is what a client costs. Contestants run in turns, each in a fresh process that reports its CPU seconds (user and
-system) from first request to last answer; other load on the machine does not enter them.
+Run alone: `python benchmarks/inference.py [--requests 1500] [--concurrency 64] [--openai-python P]`; the peer gets an
+environment of its own (.venv-openai), made when missing. A server in a process of its own answers every chat request at
+once with 200 tokens, so what is measured is what a client costs. Contestants run in turns, each in a fresh process that
+reports its CPU seconds (user and system) from first request to last answer; other load on the machine does not enter them.
 
 * ours: without memory, as generation uses it; `remembered`: every answer written to a store; `again`: every answer read from it.
 * openai: `AsyncOpenAI.chat.completions.create` under a semaphore, its retries on.
-* httpx: bare posts with one client under a semaphore, as both are built on it: the distance to what its transport allows.
+* aiohttp: bare posts with one session under a semaphore: what our transport allows.
+* httpx: the same with the peer's transport.
 
-The last line is one JSON object: requests per CPU second of each, `ratio_openai` (ours over theirs), `share_of_httpx`.
+The last line is one JSON object: requests per CPU second of each, `ratio_openai` (ours over theirs), `share_of_aiohttp`.
 """
 
 import argparse
@@ -103,7 +104,7 @@ async def theirs(url: str, requests: int, concurrency: int) -> None:
         assert sum(await asyncio.gather(*map(ask, range(requests)))) == 1000 * requests
 
 
-async def bare(url: str, requests: int, concurrency: int) -> None:
+async def bare_httpx(url: str, requests: int, concurrency: int) -> None:
     import httpx
 
     slots = asyncio.Semaphore(concurrency)
@@ -119,6 +120,21 @@ async def bare(url: str, requests: int, concurrency: int) -> None:
         assert sum(await asyncio.gather(*map(ask, range(requests)))) == 1000 * requests
 
 
+async def bare_aiohttp(url: str, requests: int, concurrency: int) -> None:
+    import aiohttp
+
+    slots = asyncio.Semaphore(concurrency)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+
+        async def ask(number: int) -> int:
+            async with slots:
+                body = {"model": "m", "messages": [{"role": "user", "content": prompt(number)}], "temperature": 0.7}
+                async with session.post(f"{url}/chat/completions", json=body) as answer:
+                    return len((await answer.json())["choices"][0]["message"]["content"])
+
+        assert sum(await asyncio.gather(*map(ask, range(requests)))) == 1000 * requests
+
+
 def contest(name: str, url: str, requests: int, concurrency: int, folder: str) -> None:
     """One contestant in this process; prints its requests per CPU second. A few requests first: imports are not measured."""
     for count in (concurrency, requests):
@@ -130,8 +146,10 @@ def contest(name: str, url: str, requests: int, concurrency: int, folder: str) -
                 ours(url, count, concurrency, folder if count == requests else "")
             case "openai":
                 asyncio.run(theirs(url, count, concurrency))
+            case "aiohttp":
+                asyncio.run(bare_aiohttp(url, count, concurrency))
             case "httpx":
-                asyncio.run(bare(url, count, concurrency))
+                asyncio.run(bare_httpx(url, count, concurrency))
     print(json.dumps(requests / (cpu_seconds() - before)))
 
 
@@ -159,9 +177,9 @@ def measure(python: str, name: str, url: str, arguments: argparse.Namespace, fol
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--requests", type=int, default=3000)
+    parser.add_argument("--requests", type=int, default=1500)
     parser.add_argument("--concurrency", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--openai-python", default="", help="an interpreter that has openai")
     parser.add_argument("--contest", help=argparse.SUPPRESS)
     parser.add_argument("--url", help=argparse.SUPPRESS)
@@ -177,13 +195,13 @@ def main() -> None:
     best: dict[str, float] = {}
     for _ in range(arguments.repeats):
         with tempfile.TemporaryDirectory() as folder:
-            for name in ("ours", "openai", "httpx", "remembered", "again"):
+            for name in ("ours", "openai", "aiohttp", "httpx", "remembered", "again"):
                 rate = measure(peer if name == "openai" else sys.executable, name, url, arguments, folder)
                 best[name] = max(best.get(name, 0.0), rate)
     server.terminate()
     for name, rate in best.items():
         print(f"{name:>10}: {rate:7,.0f} requests per CPU second")
-    ratios = {"ratio_openai": best["ours"] / best["openai"], "share_of_httpx": best["ours"] / best["httpx"]}
+    ratios = {"ratio_openai": best["ours"] / best["openai"], "share_of_aiohttp": best["ours"] / best["aiohttp"]}
     print(json.dumps({key: round(value, 3) for key, value in (best | ratios).items()}))
     return None
 

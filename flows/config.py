@@ -138,7 +138,7 @@ class RecipeConfig(Config):
     filter: dict[str, FilterConfig]
     """Rules per source."""
     dedup: DedupConfig = DedupConfig()
-    """Exact duplicates over all sources."""
+    """Duplicates over all sources."""
     decontaminate: DecontaminateConfig = DecontaminateConfig()
     """Overlap with the evaluation sets; which sets is filled in from `evaluation`."""
     encode: EncodeConfig = EncodeConfig()

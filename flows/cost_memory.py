@@ -13,7 +13,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from model.config import ModelConfig
-from model.losses import CHUNK_ELEMENTS
+from model.losses import chunk_rows
 from model.transformer import Transformer
 
 Precision = Literal["bf16", "fp32"]
@@ -44,8 +44,9 @@ def memory_of(model: ModelConfig, precision: Precision, gpus: int, tokens: int, 
     width = 2 if precision == "bf16" else 4
     head = model.vocab_size * model.d_model
     saved = saved_for_backward(model, precision)
-    # The loss keeps the head's fp32 gradient and the rows' gradient, and holds some chunks of logits; the head is cast.
-    loss = (4 + width) * head + tokens * model.d_model * width + 4 * 4 * CHUNK_ELEMENTS
+    # The loss keeps the head's fp32 gradient and the rows' gradient, and holds a chunk of logits; the head is cast.
+    logits = width * chunk_rows(model.vocab_size) * model.vocab_size
+    loss = (4 + width) * head + tokens * model.d_model * width + logits
     outside = saved.outside_per_token * tokens + loss
     block = saved.block_per_token * tokens
     inputs = model.n_layers * tokens * model.d_model * width

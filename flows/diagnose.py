@@ -40,7 +40,11 @@ GROWTH = {
     "contributions": "what a layer adds",
     "gradients": "gradients, last to first",
 }
-NORMS = {"param_norm": "parameters", "grad_norm": "gradients before clipping", "update_norm": "updates"}
+NORMS = {
+    "param_norm": "norm of parameters",
+    "grad_norm": "norm of gradients before clipping",
+    "update_norm": "norm of updates",
+}
 CURVES = {"loss": "training loss", "grad_norm": "gradient norm before clipping"}
 IN_LOOP = {"perplexity/": "perplexity of held-out windows", "task/": "score on a task"}
 Row = dict[str, float]

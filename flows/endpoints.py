@@ -3,9 +3,8 @@
 from collections.abc import Iterable
 
 from flows.config import RecipeConfig
-from infra.inference import read_key, settings_of
 from infra.session import PlanRow
-from infra.settings import Execution
+from infra.settings import Execution, read_key, settings_of
 from tasks.data.personas import PersonasConfig
 from tasks.training.model_judge import LanguageModelJudge
 

@@ -8,7 +8,6 @@ the server refuses for what it is (400, 413, 422) is an answer too, so that a st
 
 import asyncio
 import email.utils
-import os
 import threading
 import time
 from collections import deque
@@ -25,7 +24,7 @@ from tenacity.wait import wait_random_exponential
 from infra.answers import Answer, AnswerMemory, Request, check_body
 from infra.processes import check_stopping
 from infra.rate import Bucket
-from infra.settings import EndpointSettings
+from infra.settings import EndpointSettings, read_key
 
 T = TypeVar("T")
 
@@ -315,25 +314,6 @@ class Endpoint:
         else:
             self.usage.paid_now += cost
             self._tokens.charge(answer.prompt_tokens + answer.completion_tokens)
-
-
-def read_key(model: str, settings: EndpointSettings) -> str:
-    """The key from its environment variable. ValueError when it is not set."""
-    key = os.environ.get(settings.key_env, "")
-    if not key:
-        raise ValueError(f"the key of {model} is looked for in ${settings.key_env}, which is not set; export it")
-    return key
-
-
-def settings_of(model: str, endpoints: dict[str, EndpointSettings]) -> EndpointSettings:
-    """The endpoint of a model. ValueError when there is none."""
-    found = endpoints.get(model) or endpoints.get("default")
-    if found is None:
-        raise ValueError(
-            f"no endpoint is known for model {model!r}; name one in the recipe, execution: "
-            f"{{endpoints: {{{model}: {{url: http://localhost:8000/v1}}}}}}, or a `default` for all models"
-        )
-    return found
 
 
 def retry_after_seconds(header: str) -> float:

@@ -69,7 +69,7 @@ def started_work(store: Store, stage: str, id: str) -> str:
     points = [int(name[6:16]) for name in store.names(f"{folder}/points") if name.startswith("point-")]
     if points:
         return f"from step {max(points)}"
-    shards = len(store.names(f"{folder}/shards"))
+    shards = sum(name.endswith(".json") for name in store.names(f"{folder}/shards"))
     return f"{shards} shards are done" if shards else ""
 
 

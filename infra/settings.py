@@ -166,3 +166,22 @@ class Execution(BaseModel):
 
     def stage_threads(self, stage: str) -> int:
         return min(self.cores, self.threads.get(stage, self.threads.get("default", 1)))
+
+
+def read_key(model: str, settings: EndpointSettings) -> str:
+    """The key from its environment variable. ValueError when it is not set."""
+    key = os.environ.get(settings.key_env, "")
+    if not key:
+        raise ValueError(f"the key of {model} is looked for in ${settings.key_env}, which is not set; export it")
+    return key
+
+
+def settings_of(model: str, endpoints: dict[str, EndpointSettings]) -> EndpointSettings:
+    """The endpoint of a model. ValueError when there is none."""
+    found = endpoints.get(model) or endpoints.get("default")
+    if found is None:
+        raise ValueError(
+            f"no endpoint is known for model {model!r}; name one in the recipe, execution: "
+            f"{{endpoints: {{{model}: {{url: http://localhost:8000/v1}}}}}}, or a `default` for all models"
+        )
+    return found

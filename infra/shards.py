@@ -185,4 +185,5 @@ def shards_on_actors(
     from infra.ray_cluster import connected
 
     with connected(ws._ray) as ray:
-        yield from actor_results(ray, Worker, (ray.put(ws.for_shard("")), work), missing)
+        # By value: what stands in the object store may be gone when an actor is started again.
+        yield from actor_results(ray, Worker, (ws.for_shard(""), work), missing)

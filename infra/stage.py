@@ -114,8 +114,8 @@ class Stage(Generic[P, A]):
         workers = session.execution.compute(self.name).parallel.workers
         if workers > 1 and not self.grouped:
             raise ValueError(
-                f"execution.parallel.{self.name}.workers={workers}, but stage {self.name} runs in one process; remove it "
-                "(pretrain, anneal, sft, dpo and reward can be groups)"
+                f"execution.parallel.{self.name}.workers={workers}, but stage {self.name} runs in one process; remove that "
+                "setting (stages that train on batches given beforehand can be groups, all others cannot)"
             )
 
     def bind(self, *args: Any, **kwargs: Any) -> dict[str, Any]:

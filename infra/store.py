@@ -131,6 +131,10 @@ class Store:
             made = Path(tempfile.mkdtemp(prefix=".tmp-", dir=above))
         try:
             yield made
+        except StoreError:
+            raise
+        except self._failures as error:
+            raise self._failed("write", folder, error) from error
         finally:
             shutil.rmtree(made, ignore_errors=True)
 

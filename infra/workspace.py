@@ -21,7 +21,7 @@ import zstandard
 from infra.artifact import Artifact
 from infra.events import Events
 from infra.record import FileEntry, Record, corrupt_file, lineage, load_record, record_of
-from infra.settings import ComputeSettings, EndpointSettings, Generation
+from infra.settings import ComputeSettings, EndpointSettings, Generation, settings_of
 from infra.store import Store, StoreError, sha256_file
 
 if TYPE_CHECKING:
@@ -253,7 +253,7 @@ class Workspace:
         """
         # Stages without a language model do not load the HTTP client.
         from infra.answers import AnswerMemory
-        from infra.inference import Endpoint, settings_of
+        from infra.inference import Endpoint
 
         memory = AnswerMemory(self.store) if remember else None
         return Endpoint(model, settings_of(model, self._endpoints), memory)

@@ -3,10 +3,13 @@
 The built-in CPU kernel multiplies bf16 slowly where the processor has AVX512-BF16 but no matrix tiles. Here
 queries are taken in blocks of rows; each block meets only the keys at or before its end, the products are
 batched bf16 matrix products, and softmax is fp32. The backward pass computes the scores again from the
-row-wise logsumexp, as FlashAttention does (Dao et al. 2022), so nothing of size seq x seq is kept. Deviation
-from the built-in kernel: scores pass through bf16 before the softmax, as in eager attention.
+row-wise logsumexp, as FlashAttention does (Dao et al. 2022), so nothing of size seq x seq is kept; it goes by
+blocks of keys and the queries from each on, as FlashAttention 2 does (Dao 2023), so that only the queries'
+gradient is a sum over blocks. Deviation from the built-in kernel: scores pass through bf16 before the softmax,
+as in eager attention.
 """
 
+import functools
 import math
 from typing import Any, cast
 
@@ -92,6 +95,7 @@ class BlockedAttention(torch.autograd.Function):
         delta = (outer.float() * output.float()).sum(-1, keepdim=True)
         q_parts, k_parts, v_parts = [], [], []
         for start, end in ranges:
+            # Batched products copy slices each time; here each is copied once.
             late_q, late_outer, block_k = (t.contiguous() for t in (q[:, start:], outer[:, start:], k[:, start:end]))
             scores = torch.bmm(late_q, block_k.mT).float() * scale + mask[: length - start, : end - start]
             weights = (scores - log_sum[:, start:]).exp()
@@ -100,8 +104,12 @@ class BlockedAttention(torch.autograd.Function):
             q_parts.append(torch.bmm(inner, block_k))
             k_parts.append(torch.bmm(inner.mT, late_q))
             v_parts.append(torch.bmm(weights.to(q.dtype).mT, late_outer))
-        q_gradient = [
-            sum(q_parts[j][:, start - ranges[j][0] : end - ranges[j][0]].float() for j in range(i + 1)).to(q.dtype)
-            for i, (start, end) in enumerate(ranges)
-        ]
+        q_gradient = []
+        for start, end in ranges:
+            shares = [
+                part[:, start - first : end - first].float()
+                for part, (first, _) in zip(q_parts, ranges, strict=True)
+                if first <= start
+            ]
+            q_gradient.append(functools.reduce(torch.add, shares).to(q.dtype))
         return torch.cat(q_gradient, dim=1), torch.cat(k_parts, dim=1), torch.cat(v_parts, dim=1)

@@ -29,6 +29,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 FILES = ("weights", *MOMENTS, "counters")
 """Kinds of files; `counters` holds Adam's step counters, the skip-step history and the random state."""
 COUNTERS = "state.json"
+SAFETENSORS_TYPES = {torch.float32: "F32", torch.uint8: "U8"}
 STATE_BYTES = 12
 """Bytes of a save point per parameter: weight and two moments in fp32."""
 
@@ -93,9 +94,31 @@ def write_snapshot(saved: Snapshot, folder: Path) -> None:
     """Write a snapshot's files into `folder` (created where missing); `state.json` by the first shard."""
     folder.mkdir(parents=True, exist_ok=True)
     for kind, tensors in saved.tensors.items():
-        save_file(tensors, folder / file_name(kind, saved.shard, saved.counters["shards"]))
+        write_tensors(folder / file_name(kind, saved.shard, saved.counters["shards"]), tensors)
     if saved.shard == 0:
         (folder / COUNTERS).write_text(json.dumps(saved.counters, sort_keys=True))
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write host tensors as a safetensors file straight from their memory.
+
+    The library's own writer gives the same tensors at 2.5 times the processor time, which a background writer takes from
+    the training, and its errors do not say what the disk said.
+    """
+    # Wide types first, so that every tensor is aligned.
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    header: dict[str, Any] = {}
+    end = 0
+    for name in names:
+        start, end = end, end + tensors[name].nbytes
+        kind = SAFETENSORS_TYPES[tensors[name].dtype]
+        header[name] = {"dtype": kind, "shape": list(tensors[name].shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            file.write(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
 
 
 def save_state(state: "TrainState", folder: Path) -> None:

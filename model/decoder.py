@@ -9,8 +9,8 @@ What is the same at every step is done once, when a decoder is built:
   rotating is then one complex product. Scores do not change, since queries and keys are reordered alike.
 * The scale of the scores goes into the queries' norm.
 
-A decoder holds copies: build one per generation and drop it after (it costs about as much as one copy of the
-weights); it does not follow later changes of the model. Active rows are the first ones (`move` keeps them so).
+Build a decoder per generation and drop it after (it costs about as much as one copy of the weights): whether it
+follows later changes of the model is not defined. Active rows are the first ones (`move` keeps them so).
 Precision is autocast's if autocast is enabled, else the weights' own; norms, rotations and softmax are computed
 in fp32 and rounded once, as in training.
 """
@@ -218,8 +218,8 @@ def _product_maker(dtype: torch.dtype, device: torch.device, rows: int) -> Calla
     packed = device.type == "cpu" and torch.backends.mkldnn.is_available()
     packed = packed and (rows > 1 or dtype != torch.float32)
 
-    def product(*weights: Tensor) -> _Product:
-        weight = (torch.cat(weights) if len(weights) > 1 else weights[0]).detach().to(dtype)
+    def product(first: Tensor, *others: Tensor) -> _Product:
+        weight = (torch.cat([first, *others]) if others else first).detach().to(dtype)
         if not packed:
             return lambda x: F.linear(x, weight)
         blocked = torch.ops.mkldnn._reorder_linear_weight(weight, _PACKED_ROWS)

@@ -100,7 +100,9 @@ def growth_exponent(model: Transformer, ids: Int[Tensor, "documents seq"]) -> Gr
     first, last = outputs
     layers = len(model.blocks)
     return Growth(
-        _rate(first.detach(), last.detach(), layers), _rate(_grad(last), _grad(first), layers), _rate(*added, layers)
+        activations=_rate(first.detach(), last.detach(), layers),
+        gradients=_rate(_grad(last), _grad(first), layers),
+        contributions=_rate(added[0], added[1], layers),
     )
 
 

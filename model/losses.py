@@ -1,5 +1,7 @@
-"""Cross-entropy with z-loss, and token log-probabilities, computed chunk by chunk so that no full fp32 logits
-exist.
+"""Cross-entropy with z-loss, and token log-probabilities, computed chunk by chunk so that no full logits exist.
+
+A chunk's logits are held once, in the type of the products, and overwritten with their gradient; maxima, sums and
+exponentials are fp32, and so is the sum of the head's gradient over chunks.
 
 Source: RECIPE A.5 (loss, both normalisations), F ("sum"), 0.1 (z-loss weight); paper section 3.3.3.
 Convention: `labels[b, t]` is the id that position t has to predict, i.e. already shifted; -100 is not
@@ -146,8 +148,9 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         # In place and handed over: the head's gradient is as large as the head.
+        assert ctx.gradients is not None, "a head loss can be differentiated once"
         rows, weight = (None if kept is None else kept.mul_(gradients[0]) for kept in ctx.gradients)
-        del ctx.gradients
+        ctx.gradients = None
         return rows, weight, None, None, None, None
 
 

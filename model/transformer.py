@@ -205,8 +205,8 @@ class Transformer(nn.Module):
         return self.head(self.hidden(ids))
 
     def compile_blocks(self) -> None:
-        """Compile each block in place for training (all blocks share the code); losses compile their kernel
-        too.
+        """Compile each block and the final norm in place for training (all blocks share the code); losses
+        compile their kernel too.
 
         Every new (batch, seq) shape is compiled by itself, at the cost of some seconds: pad batches to few
         shapes. Shapes are never generalised, because the code would then depend on the order in which they

@@ -10,7 +10,8 @@ from infra.artifact import Artifact
 
 class Documents(Artifact):
     """Dolma documents: `documents/*.jsonl.zst` (id, text, source, added, created, metadata), `attributes/<name>/*.jsonl.zst`
-    beside them, and what a stage removed in `dropped/*.jsonl.zst` (the document plus `reason` and `detail`)."""
+    beside them, and what a stage removed in `dropped/*.jsonl.zst` (the document plus `reason` and `detail`); rows
+    that collect could not use in `bad/*.jsonl.zst`, paragraphs that dedup took out of documents in `removed/*.jsonl.zst`."""
 
     documents: int
     bytes: int

@@ -15,7 +15,7 @@ from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Chats
 from tasks.data.dolma import LineWriter
-from tasks.data.rows import RowSource, read_rows, resolve_rows
+from tasks.data.rows import RowSource, check_share, read_rows, resolve_rows
 from tasks.synthetic import KindConfig, generate_mixed
 
 ROLES = ("system", "user", "assistant")
@@ -85,7 +85,8 @@ def build_chats(ws: Workspace, config: ChatsConfig) -> Chats:
                     id = f"{source.name}-{good.rows - before}"
                     good.write({"id": id, "messages": messages, "source": source.name})
             counts[source.name] = good.rows - before
-            check_source(source, counts[source.name], reasons)
+            allowed = source.max_bad_fraction if isinstance(source, ChatRows) else 1.0
+            check_share(f"chat source {source.name!r}", counts[source.name], reasons, allowed)
     return ws.artifact(Chats, chats=sum(counts.values()), sources=counts)
 
 
@@ -125,18 +126,6 @@ def clean_messages(messages: Any) -> tuple[list[dict[str, str]], str]:
 def any_answer(messages: list[dict[str, str]]) -> bool:
     """Whether there is something to train on."""
     return any(message["role"] == "assistant" and message["content"].strip() for message in messages)
-
-
-def check_source(source: SyntheticChats | ChatRows, good: int, reasons: Counter[str]) -> None:
-    """Fail when a source has no usable row or too many unusable ones."""
-    bad = reasons.total()
-    if good == 0:
-        raise ValueError(f"chat source {source.name!r} has no usable row: {dict(reasons) or 'it is empty'}")
-    if isinstance(source, ChatRows) and bad > source.max_bad_fraction * (good + bad):
-        raise ValueError(
-            f"chat source {source.name!r}: {bad:,} of {good + bad:,} rows are unusable ({dict(reasons)}), more than "
-            f"max_bad_fraction={source.max_bad_fraction}; repair them or raise it"
-        )
 
 
 chats = stage(build_chats, name="chats", version=1)

@@ -7,7 +7,7 @@ reads its own part of it. The files live beside the shards' commits and go with 
 result depends on how many partitions there are.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -29,6 +29,7 @@ REPEAT = np.dtype([("shard", "<u4"), ("row", "<u4"), ("kept_shard", "<u4"), ("ke
 """A row whose key was seen before, and the first row that has it."""
 
 _LARGEST = 20
+_READ_AT_ONCE = 64
 
 
 def put_work(ws: Workspace, name: str, data: bytes) -> None:
@@ -36,9 +37,15 @@ def put_work(ws: Workspace, name: str, data: bytes) -> None:
     ws.store.write(_address(ws, name), data)
 
 
-def read_work(ws: Workspace, name: str, start: int | None = None, end: int | None = None) -> bytes:
-    """Such a file, or a range of its bytes."""
-    return ws.store.fs.cat_file(ws.store.full(_address(ws, name)), start=start, end=end)
+def read_work(ws: Workspace, name: str) -> bytes:
+    """Such a file."""
+    return ws.store.read(_address(ws, name))
+
+
+def _read_ranges(ws: Workspace, names: Sequence[str], ranges: Iterable[tuple[int, int]]) -> list[bytes]:
+    """A range of bytes of each of these files."""
+    wanted = [(_address(ws, name), *pair) for name, pair in zip(names, ranges, strict=True)]
+    return ws.store.read_ranges(wanted)
 
 
 def _address(ws: Workspace, name: str) -> str:
@@ -79,17 +86,36 @@ class GroupWriter:
 
 def read_groups(ws: Workspace, name: str, first: int, end: int, groups: int, dtype: np.dtype) -> np.ndarray:
     """Records of the groups from `first` up to `end`."""
-    offsets = np.frombuffer(read_work(ws, name, 8 * first, 8 * (end + 1)), dtype="<u8")
-    start, stop = int(offsets[0]), int(offsets[-1])
-    if start == stop:
-        return np.zeros(0, dtype=dtype)
-    data = 8 * (groups + 1)
-    return np.frombuffer(read_work(ws, name, data + start * dtype.itemsize, data + stop * dtype.itemsize), dtype=dtype)
+    return next(read_many(ws, [name], first, end, groups, dtype))
 
 
-def group_sizes(ws: Workspace, name: str, first: int, end: int) -> np.ndarray:
-    """How many records each of these groups has."""
-    return np.diff(np.frombuffer(read_work(ws, name, 8 * first, 8 * (end + 1)), dtype="<u8").astype(np.int64))
+def read_many(
+    ws: Workspace, names: Sequence[str], first: int, end: int, groups: int, dtype: np.dtype
+) -> Iterator[np.ndarray]:
+    """The same groups of many files, one after another; a remote store is asked for a number of them at once."""
+    for at in range(0, len(names), _READ_AT_ONCE):
+        some = names[at : at + _READ_AT_ONCE]
+        offsets = [
+            np.frombuffer(data, dtype="<u8")
+            for data in _read_ranges(ws, some, [(8 * first, 8 * (end + 1))] * len(some))
+        ]
+        data = 8 * (groups + 1)
+        full = [place for place, found in enumerate(offsets) if found[0] < found[-1]]
+        bounds = [(int(offsets[place][0]), int(offsets[place][-1])) for place in full]
+        ranges = [(data + start * dtype.itemsize, data + stop * dtype.itemsize) for start, stop in bounds]
+        parts = dict(zip(full, _read_ranges(ws, [some[place] for place in full], ranges), strict=True))
+        for place in range(len(some)):
+            yield np.frombuffer(parts.pop(place, b""), dtype=dtype)
+
+
+def group_sizes(ws: Workspace, names: Sequence[str], first: int, end: int) -> np.ndarray:
+    """How many records each of these groups has in all these files."""
+    sizes = np.zeros(end - first, dtype=np.int64)
+    for at in range(0, len(names), _READ_AT_ONCE):
+        some = names[at : at + _READ_AT_ONCE]
+        for data in _read_ranges(ws, some, [(8 * first, 8 * (end + 1))] * len(some)):
+            sizes += np.diff(np.frombuffer(data, dtype="<u8").astype(np.int64))
+    return sizes
 
 
 def bucket_of(keys: np.ndarray) -> np.ndarray:
@@ -209,12 +235,10 @@ def read_pieces(ws: Workspace, kind: str) -> Iterator[tuple[int, str]]:
 
 def read_partition(ws: Workspace, kind: str, first: int, end: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     """All shards' records of a partition, in order of shard and row within a bucket; and the shard of each."""
-    parts, shards = [np.zeros(0, dtype=dtype)], [np.zeros(0, dtype="<u4")]
-    for shard, name in read_pieces(ws, kind):
-        part = read_groups(ws, name, first, end, BUCKETS, dtype)
-        parts.append(part)
-        shards.append(np.full(len(part), shard, dtype="<u4"))
-    return np.concatenate(parts), np.concatenate(shards)
+    pieces = list(read_pieces(ws, kind))
+    parts = list(read_many(ws, [name for _, name in pieces], first, end, BUCKETS, dtype))
+    shards = [np.full(len(part), shard, dtype="<u4") for (shard, _), part in zip(pieces, parts, strict=True)]
+    return np.concatenate([np.zeros(0, dtype=dtype), *parts]), np.concatenate([np.zeros(0, dtype="<u4"), *shards])
 
 
 def find_all_repeats(ws: Workspace, kind: str, spilled: list[dict[str, int]]) -> dict[str, Any]:
@@ -280,5 +304,5 @@ def read_repeats(ws: Workspace, kind: str, shard: int, shards: int, partitions: 
 def read_found(ws: Workspace, kind: str, shard: int, shards: int, partitions: int) -> np.ndarray:
     """What partitions found about one shard, sorted by row."""
     names = [f"{kind}/repeats-{number:05d}.bin" for number in range(partitions)]
-    parts = [read_groups(ws, name, shard, shard + 1, shards, REPEAT) for name in names]
+    parts = list(read_many(ws, names, shard, shard + 1, shards, REPEAT))
     return np.sort(np.concatenate(parts), order="row")

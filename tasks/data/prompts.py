@@ -15,7 +15,7 @@ from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Prompts
 from tasks.data.dolma import LineWriter
-from tasks.data.rows import RowSource, read_rows, resolve_rows
+from tasks.data.rows import RowSource, check_share, read_rows, resolve_rows
 from tasks.synthetic import KindConfig, generate_mixed
 from tasks.verifiers import DATASETS
 
@@ -89,7 +89,8 @@ def build_prompts(ws: Workspace, config: PromptsConfig) -> Prompts:
                 else:
                     datasets[row["dataset"]] += 1
                     good.write({"id": f"{source.name}-{good.rows - before}", **row})
-            check_source(source, good.rows - before, reasons)
+            allowed = source.max_bad_fraction if isinstance(source, PromptRows) else 1.0
+            check_share(f"prompt source {source.name!r}", good.rows - before, reasons, allowed)
     return ws.artifact(Prompts, prompts=datasets.total(), datasets=dict(sorted(datasets.items())))
 
 
@@ -129,18 +130,6 @@ def clean_row(row: Row) -> Row:
     """The row's published fields only."""
     messages = [{"role": message["role"], "content": message["content"]} for message in row["messages"]]
     return {"messages": messages, "ground_truth": row["ground_truth"], "dataset": row["dataset"]}
-
-
-def check_source(source: SyntheticPrompts | PromptRows, good: int, reasons: Counter[str]) -> None:
-    """Fail when a source has no usable row or too many unusable ones."""
-    bad = reasons.total()
-    if good == 0:
-        raise ValueError(f"prompt source {source.name!r} has no usable row: {dict(reasons) or 'it is empty'}")
-    if isinstance(source, PromptRows) and bad > source.max_bad_fraction * (good + bad):
-        raise ValueError(
-            f"prompt source {source.name!r}: {bad:,} of {good + bad:,} rows are unusable ({dict(reasons)}), more than "
-            f"max_bad_fraction={source.max_bad_fraction}; repair them or raise it"
-        )
 
 
 prompts = stage(build_prompts, name="prompts", version=1)

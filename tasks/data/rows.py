@@ -5,6 +5,7 @@ the identity of a stage covers it.
 """
 
 import io
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Self
 
@@ -76,6 +77,18 @@ def read_good_rows(source: RowSource) -> Iterator[dict[str, Any]]:
         if row is None:
             raise ValueError(f"{place} is not a JSON object; repair the file")
         yield row
+
+
+def check_share(source: str, good: int, reasons: Counter[str], max_bad_fraction: float) -> None:
+    """ValueError when a source, named with its kind, has no usable row or too many unusable ones."""
+    bad = reasons.total()
+    if good == 0:
+        raise ValueError(f"{source} has no usable row: {dict(reasons) or 'it is empty'}")
+    if bad > max_bad_fraction * (good + bad):
+        raise ValueError(
+            f"{source}: {bad:,} of {good + bad:,} rows are unusable ({dict(reasons)}), more than "
+            f"max_bad_fraction={max_bad_fraction}; repair them or raise it"
+        )
 
 
 def field_of(row: dict[str, Any], name: str, place: str) -> Any:

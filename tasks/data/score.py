@@ -21,7 +21,15 @@ from tasks.artifacts import Attributes, Classifier, Documents
 from tasks.data.dolma import LineWriter, Row, batches, document_files, read_documents, shard_name
 from tasks.data.filters.attributes import attribute_rows
 from tasks.data.filters.batch import TextBatch
-from tasks.data.filters.rules import Scorer, check_names, classifier_of, load_model, score_batch, scorer_name
+from tasks.data.filters.rules import (
+    Scorer,
+    check_names,
+    classifier_of,
+    load_model,
+    needs_model,
+    score_batch,
+    scorer_name,
+)
 
 
 class ScoreConfig(Config):
@@ -57,7 +65,8 @@ def score_documents(
     named = dict(zip(config.classifiers, given, strict=True))
     plain = {"documents": documents.model_dump(mode="json"), "config": config.model_dump(mode="json")}
     items = [{"name": name, **plain} for name in document_files(ws, documents)]
-    load = partial(load_models, config=config, classifiers=named)
+    # Without models any worker can take any shard, and none needs to be kept.
+    load = partial(load_models, config=config, classifiers=named) if any(map(needs_model, config.scorers)) else None
     counts = ws.map(score_shard, items, description="score", load=load)
     assert sum(counts) == documents.documents, (sum(counts), documents.documents)
     names = [scorer_name(scorer) for scorer in config.scorers]
@@ -69,10 +78,11 @@ def load_models(ws: Workspace, config: ScoreConfig, classifiers: dict[str, Class
     return [load_model(ws, scorer, classifiers) for scorer in config.scorers]
 
 
-def score_shard(ws: Workspace, item: dict[str, Any], models: list[Any]) -> int:
+def score_shard(ws: Workspace, item: dict[str, Any], loaded: list[Any] | None = None) -> int:
     """Shard function: one document file to one attribute file per scorer. Returns the number of documents."""
     documents = Documents.model_validate(item["documents"])
     config = ScoreConfig.model_validate(item["config"])
+    models = loaded or [None] * len(config.scorers)
     shard = f"{shard_name(item['name'])}.jsonl.zst"
     count = 0
     with ExitStack() as stack:

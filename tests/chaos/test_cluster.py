@@ -141,7 +141,7 @@ def starts(folder: Path) -> Counter[str]:
 def wait_for_starts(folder: Path, count: int, process: Any) -> None:
     """Until so many shards were begun, or the driver ended."""
     log = Path(f"{folder}.log")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not log.exists() or len(log.read_text().splitlines()) < count:
         if process.exitcode is not None:
             return
@@ -154,7 +154,7 @@ def test_a_hanging_shard_is_run_a_second_time_and_the_work_is_spread(cluster: Cl
     folder = tmp_path / "store"
     (tmp_path / "store.slow").write_text("5")
     process = driver(folder, cluster.address)
-    process.join(120)
+    process.join(300)
     assert process.exitcode == 0
     assert digest(folder) == expected
     begun = starts(folder)
@@ -169,13 +169,14 @@ def test_a_lost_node_costs_its_running_shards_only(cluster: Cluster, expected: s
     process = driver(folder, cluster.address)
     wait_for_starts(folder, SHARDS // 2, process)
     cluster.lose_node(0)
-    process.join(120)
+    process.join(300)
     assert process.exitcode == 0
     assert digest(folder) == expected
     # The node had one core. A straggler's second run may come on top, since starting a new node slows the machine.
     assert sum(starts(folder).values()) <= SHARDS + 2
 
 
+@pytest.mark.timeout(1800)
 def test_twenty_kills_of_drivers_workers_and_nodes_change_no_byte(cluster: Cluster, expected: str, tmp_path: Path):
     chance = random.Random(SEED)
     kills: Counter[str] = Counter()
@@ -193,7 +194,7 @@ def test_twenty_kills_of_drivers_workers_and_nodes_change_no_byte(cluster: Clust
                 victim = chance.choice(["driver", "worker", "node"])
                 if kill(victim, process, cluster, chance):
                     kills[victim] += 1
-            process.join(120)
+            process.join(300)
             assert process.exitcode in (0, -9)
         assert digest(folder) == expected, f"round {rounds} after {kills}"
         starts(folder)

@@ -72,7 +72,7 @@ def test_norms_and_evaluations_are_drawn_where_they_were_logged(bench: Bench, tm
     assert {Path(path).name for path in found["norms_files"] + found["in_loop_files"]} == names
     assert names <= {path.name for path in tmp_path.iterdir()}
     norms = json.loads((tmp_path / f"norms-{detailed.id[:8]}.json").read_text())["series"]
-    assert norms["updates"]["blocks.10"] == [[1, 101, 201, 301], [11.0] * 4]
+    assert norms["norm of updates"]["blocks.10"] == [[1, 101, 201, 301], [11.0] * 4]
     evaluated = json.loads((tmp_path / f"in-loop-{detailed.id[:8]}.json").read_text())["series"]
     assert evaluated["perplexity of held-out windows"]["web"][1] == [20.0] * 4
     assert evaluated["score on a task"]["sums"][0] == [1, 101, 201, 301]

@@ -27,7 +27,7 @@ def test_unions_are_drawn_as_buttons_with_labels():
     for node in nodes(candidate):
         assert all(choice.get("title") or choice.get("type") for choice in node.get("anyOf", ()))
     titles = [choice.get("title") for choice in candidate["properties"]["collect"]["anyOf"]]
-    assert titles == ["LocalSource", "HubSource", "PythonSource", None]
+    assert titles == ["LocalSource", "HubSource", "StackExchangeSource", "PythonSource", None]
 
 
 def test_an_origin_is_not_asked_for_what_the_candidate_has():

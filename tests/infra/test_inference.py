@@ -12,8 +12,8 @@ import pytest
 
 from infra import inference, rate
 from infra.answers import AnswerMemory, Request, chat_request, completion_request, read_choice
-from infra.inference import Endpoint, EndpointError, retry_after_seconds, settings_of
-from infra.settings import EndpointSettings
+from infra.inference import Endpoint, EndpointError, retry_after_seconds
+from infra.settings import EndpointSettings, settings_of
 from infra.store import Store
 from tests.openai_server import FAULTS, OpenAIServer
 

@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
 
-from model.checkpoint import file_name, is_needed, load_state, save_state, snapshot
+from model.checkpoint import file_name, is_needed, load_state, save_state, snapshot, write_tensors
 from model.config import Compute, Parallel
 from model.loop import new_state, train
 from model.optim import OptimConfig
@@ -128,6 +131,17 @@ def test_random_state_is_part_of_it(tmp_path: Path) -> None:
         for name in ("whole", "resumed")
     ]
     assert digests[0] == digests[1]
+
+
+@given(shapes=st.lists(st.lists(st.integers(0, 5), max_size=3), max_size=4), octets=st.integers(0, 9))
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_files_are_what_the_safetensors_library_reads(tmp_path: Path, shapes: list[list[int]], octets: int) -> None:
+    tensors = {f"b{i}": torch.randn(shape) for i, shape in enumerate(shapes)}
+    tensors["a"] = torch.arange(octets, dtype=torch.uint8)
+    write_tensors(tmp_path / "file", tensors)
+    found = load_file(tmp_path / "file")
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], value) and found[name].dtype == value.dtype for name, value in tensors.items())
 
 
 def test_a_snapshot_stands_still_and_its_memory_is_used_again() -> None:

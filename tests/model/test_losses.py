@@ -1,9 +1,13 @@
 """Loss and log-probabilities. Oracle: torch.nn.functional.cross_entropy on whole logits, RECIPE A.5 and F."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.utils._pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import model.losses as losses
 from model.losses import head_loss, loss_divisor, next_token_labels, token_log_probs
@@ -11,7 +15,10 @@ from model.losses import head_loss, loss_divisor, next_token_labels, token_log_p
 
 @pytest.fixture
 def case(monkeypatch: pytest.MonkeyPatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    monkeypatch.setattr(losses, "CHUNK_ELEMENTS", 7 * 50)  # several uneven chunks of the 3 x 11 rows
+    # Chunks of 10, 10, 10 and 3 of the 3 x 11 rows, in pieces of 4 and 2, and uneven tiles of the 50 of the head.
+    monkeypatch.setattr(losses, "CHUNK_ELEMENTS", 7 * 50)
+    monkeypatch.setattr(losses, "CHUNK_ROWS", 10)
+    monkeypatch.setattr(losses, "TILE_ROWS", 16)
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(3, 11, 8, generator=generator, requires_grad=True)
     head = torch.randn(50, 8, generator=generator, requires_grad=True)
@@ -37,6 +44,27 @@ def test_chunked_loss_and_gradients_equal_whole_logits(case: tuple, z_weight: fl
     torch.testing.assert_close(metrics["z"], z.detach())
     torch.testing.assert_close(got[0], hidden.grad)
     torch.testing.assert_close(got[1], head.grad)
+
+
+def test_no_tensor_is_as_large_as_the_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: every tensor that an operator makes, seen at torch's dispatcher."""
+    monkeypatch.setattr(losses, "CHUNK_ELEMENTS", 16 * 300)
+    monkeypatch.setattr(losses, "CHUNK_ROWS", 16)
+
+    class Largest(TorchDispatchMode):
+        elements = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = func(*args, **(kwargs or {}))
+            sizes = [value.numel() for value in pytree.tree_leaves(made) if isinstance(value, torch.Tensor)]
+            self.elements = max([self.elements, *sizes])
+            return made
+
+    hidden, head = (torch.randn(*shape, requires_grad=True) for shape in ((4, 32, 8), (300, 8)))
+    with Largest() as largest:
+        loss, _ = head_loss(hidden, head, torch.randint(0, 300, (4, 32)), torch.tensor(1.0))
+        loss.backward()
+    assert largest.elements == 16 * 300 < 4 * 32 * 300
 
 
 def test_frozen_head_or_no_gradient(case: tuple) -> None:

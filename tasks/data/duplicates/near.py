@@ -23,7 +23,7 @@ from tasks.data.partitions import (
     count_clusters,
     partitions,
     put_pieces,
-    read_groups,
+    read_many,
     read_partition,
     read_repeats,
     write_groups,
@@ -153,5 +153,5 @@ def _write_edges(ws: Workspace, name: str, edges: Edges) -> int:
 
 def _read_edges(ws: Workspace, names: list[str], first: int, end: int) -> Edges:
     """All edges of the nodes of some buckets, sorted, each once."""
-    records = np.concatenate([read_groups(ws, name, first, end, BUCKETS, EDGE) for name in names])
+    records = np.concatenate(list(read_many(ws, names, first, end, BUCKETS, EDGE)))
     return distinct(Edges(records["one"], records["two"]))

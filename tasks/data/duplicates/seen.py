@@ -29,6 +29,7 @@ from tasks.data.partitions import (
     put_pieces,
     put_work,
     read_groups,
+    read_many,
     read_pieces,
     read_work,
     write_groups,
@@ -133,10 +134,11 @@ def _unit_batches(documents: Iterator[tuple[int, Any]], units: UnitList, words: 
 def count_seen(ws: Workspace, item: dict[str, Any]) -> None:
     """Shard function: walk one partition's n-grams in order and count, per unit, those that an earlier one has."""
     first, end = item["first"], item["end"]
-    sizes = sum((group_sizes(ws, name, first, end) for _, name in read_pieces(ws, "ngrams")), np.zeros(end - first))
-    bloom = BloomFilter(np.asarray(sizes), first, BUCKETS.bit_length() - 1, item["rate"])
+    pieces = list(read_pieces(ws, "ngrams"))
+    names = [name for _, name in pieces]
+    bloom = BloomFilter(group_sizes(ws, names, first, end), first, BUCKETS.bit_length() - 1, item["rate"])
     writer = GroupWriter(ws, f"seen/{item['partition']:05d}.bin", item["shards"])
-    for shard, name in read_pieces(ws, "ngrams"):
+    for shard, name in pieces:
         records = read_groups(ws, name, first, end, BUCKETS, NGRAM)
         records = records[np.argsort(records["hash"], kind="stable")]
         new = np.ones(len(records), dtype=bool)
@@ -167,8 +169,8 @@ def decide(ws: Workspace, item: dict[str, Any]) -> dict[str, int]:
     totals = np.frombuffer(read_work(ws, f"totals/{shard:05d}.bin"), dtype="<u4").astype(np.int64)
     counts = np.zeros(len(units), dtype=np.int64)
     least = np.full(len(units), np.iinfo(np.uint64).max, dtype=np.uint64)
-    for number in range(item["partitions"]):
-        part = read_groups(ws, f"seen/{number:05d}.bin", shard, shard + 1, item["shards"], SEEN)
+    names = [f"seen/{number:05d}.bin" for number in range(item["partitions"])]
+    for part in read_many(ws, names, shard, shard + 1, item["shards"], SEEN):
         np.add.at(counts, part["unit"], part["count"])
         np.minimum.at(least, part["unit"], part["hash"])
     paragraphs, firsts = counts >= config.max_seen * totals, np.zeros(0, dtype=np.int64)
@@ -192,7 +194,8 @@ def decide(ws: Workspace, item: dict[str, Any]) -> dict[str, int]:
 def find_first(ws: Workspace, item: dict[str, Any]) -> None:
     """Shard function: for one partition, the unit in which each wanted n-gram stood first."""
     first, end, shards = item["first"], item["end"], item["shards"]
-    parts = [read_groups(ws, f"wanted/{shard:05d}.bin", first, end, BUCKETS, NGRAM) for shard in range(shards)]
+    names = [f"wanted/{shard:05d}.bin" for shard in range(shards)]
+    parts = list(read_many(ws, names, first, end, BUCKETS, NGRAM))
     wanted = np.concatenate(parts)
     hashes = np.unique(wanted["hash"])
     owners = np.zeros(len(hashes), dtype=REPEAT)

@@ -97,7 +97,7 @@ def load_encoder(path: str, revision: str, max_tokens: int, device: str, threads
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision or None)
         # Weights are never unpickled.
         model = AutoModelForSequenceClassification.from_pretrained(
-            path, revision=revision or None, use_safetensors=True, torch_dtype=torch.float32
+            path, revision=revision or None, use_safetensors=True, dtype=torch.float32
         )
     except (OSError, ValueError) as error:
         raise ValueError(

@@ -10,6 +10,7 @@ step per word. Two different n-grams have the same hash with a chance of about 1
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ _WORD_BYTES[128:] = True
 # Odd constants without structure: fractional parts of square roots of small primes.
 _BYTE_BASE = 0x6A09E667F3BCC909
 WORD_BASE = 0xBB67AE8584CAA73B
+_PIECE_CODES = 1 << 16
 _MIX = (np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53))
 
 
@@ -90,7 +92,24 @@ def _words(data: bytes) -> tuple[Int[np.ndarray, " words"], Int[np.ndarray, " wo
 def span_hashes(
     codes: np.ndarray, starts: Int[np.ndarray, " spans"], ends: Int[np.ndarray, " spans"]
 ) -> UInt64[np.ndarray, " spans"]:
-    """A hash of what stands in each span [start, end) of an array of bytes or code points."""
+    """A hash of what stands in each span [start, end) of an array of bytes or code points; spans ascend without overlap.
+
+    Taken piece by piece, so that the memory for a long text is that of its positions.
+    """
+    hashes = np.empty(len(starts), dtype=np.uint64)
+    borders = np.searchsorted(starts, np.arange(0, len(codes) + _PIECE_CODES, _PIECE_CODES))
+    for first, last in pairwise(borders.tolist()):
+        if first < last:
+            begin = int(starts[first])
+            piece = codes[begin : int(ends[last - 1])]
+            hashes[first:last] = _piece_hashes(piece, starts[first:last] - begin, ends[first:last] - begin)
+    return hashes
+
+
+def _piece_hashes(
+    codes: np.ndarray, starts: Int[np.ndarray, " spans"], ends: Int[np.ndarray, " spans"]
+) -> UInt64[np.ndarray, " spans"]:
+    # A span's hash does not depend on where it stands: the power of its place is divided out.
     powers, inverses = _powers(1 << max(16, len(codes).bit_length()))
     with np.errstate(over="ignore"):
         terms = codes.astype(np.uint64)

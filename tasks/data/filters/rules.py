@@ -107,6 +107,12 @@ def resolved_rule(rule: Rule) -> Rule:
     return rule.model_copy(update={"scorer": scorer})
 
 
+def needs_model(scorer: Scorer) -> bool:
+    """Whether a scorer asks something that is loaded: a classifier, a checkpoint or lists."""
+    models = isinstance(scorer, QualityScorer | EducationScorer | URLScorer | WordListScorer)
+    return models or (isinstance(scorer, LanguageScorer) and isinstance(scorer.identifier, FastTextIdentifier))
+
+
 def load_model(ws: Workspace, scorer: Scorer, classifiers: dict[str, Classifier]) -> Any:
     """What a scorer asks, loaded: a classifier, a checkpoint, lists; None for one that only reads the text."""
     name = classifier_of(scorer)

@@ -28,8 +28,7 @@ def set_repeated_ids_aside(
     partitions = find_all_repeats(ws, "ids", ids)["partitions"]
     shards = len(results)
     found = np.array([result["repeats"] for result in ids])
-    for number in range(partitions):
-        found += group_sizes(ws, f"ids/repeats-{number:05d}.bin", 0, shards)
+    found += group_sizes(ws, [f"ids/repeats-{number:05d}.bin" for number in range(partitions)], 0, shards)
     by_url = {file.url: file.model_dump(mode="json") for file in files}
     items = [
         {"item": item, "shards": shards, "partitions": partitions, "files": by_url}

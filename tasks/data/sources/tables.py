@@ -17,12 +17,12 @@ _BATCH_ROWS = 64
 
 def row_groups(file: SourceFile) -> list[tuple[int | None, int]]:
     """(number, bytes) of the row groups; one unnumbered group when the file's metadata cannot be read."""
-    try:
-        with file.open() as stream:
+    with file.open() as stream:
+        try:
             metadata = pq.ParquetFile(stream).metadata
-            return [(i, metadata.row_group(i).total_byte_size) for i in range(metadata.num_row_groups)]
-    except (pa.ArrowException, OSError):
-        return [(None, file.size)]
+        except (pa.ArrowException, OSError):
+            return [(None, file.size)]
+    return [(number, metadata.row_group(number).total_byte_size) for number in range(metadata.num_row_groups)]
 
 
 def read_table(intake: Intake, file: SourceFile, name: str, group: int | None, fields: tuple[str, str]) -> None:
@@ -45,14 +45,15 @@ def read_table(intake: Intake, file: SourceFile, name: str, group: int | None, f
 
 def _rows(file: SourceFile, group: int | None) -> Iterator[tuple[dict[str, Any], str]]:
     """(row, problem) of each row, a problem being `reason: detail`; the rest of a file that cannot be read is one row."""
-    try:
-        with file.open() as stream:
+    # Opening is not under the handler: a store that does not answer is no bad content.
+    with file.open() as stream:
+        try:
             table = pq.ParquetFile(stream, buffer_size=1 << 20)
             groups = list(range(table.num_row_groups)) if group is None else [group]
             for batch in table.iter_batches(_rows_at_once(table.metadata, groups), row_groups=groups):
                 yield from _batch_rows(batch)
-    except (pa.ArrowException, OSError) as error:
-        yield {}, f"unreadable: {error}"
+        except (pa.ArrowException, OSError) as error:
+            yield {}, f"unreadable: {error}"
 
 
 def _batch_rows(batch: pa.RecordBatch) -> Iterator[tuple[dict[str, Any], str]]:

@@ -38,6 +38,7 @@ def test_equal_texts_keep_the_first_in_order_of_inputs_and_rows(bench, sizes):
     ids = [str(n if n < 100 else n - 100) for n in range(300)]
     first = {text: n for n, text in reversed(list(enumerate(texts)))}
     assert [row["text"] for row in bench.rows(made, "documents/")] == list(dict.fromkeys(texts))
+    assert not [name for name in bench.store.walk("_progress") if "/work/" in name], "what passes leave goes at the end"
     assert [(row["id"], row["duplicate_of"]) for row in bench.rows(made, "dropped/")] == [
         (ids[n], ids[first[text]]) for n, text in enumerate(texts) if first[text] != n
     ]

@@ -108,6 +108,18 @@ def test_words_are_those_of_split(texts):
         assert (scores["top"][index], scores["top_two"][index]) == (counts[0] / total, sum(counts) / total)
 
 
+def test_a_word_has_one_hash_wherever_it_stands():
+    words = ["alpha", "beta", "gamma", "δέλτα"] * 10_000
+    words[777] = words[20_001] = "x" * 70_000
+    batch = TextBatch([" ".join(words)])
+    assert len(batch.codes) > 3 * 2**16
+    found: dict[str, set[int]] = {}
+    for word, number in zip(words, batch.word_hashes.tolist(), strict=True):
+        found.setdefault(word, set()).add(number)
+    assert all(len(numbers) == 1 for numbers in found.values())
+    assert len(set.union(*found.values())) == len(found) == 5
+
+
 def test_length_window_includes_its_ends():
     details = refusals(LengthRule(min_chars=3, max_chars=4), ["", "abc", "abcd ", "abcdef"])
     assert details == ["chars is 0, 3 to 4 wanted", "", "", "chars is 6, 3 to 4 wanted"]
