@@ -171,12 +171,12 @@ def run_stage_alone(file: str, config: dict[str, Any], shard_bytes: int, out: st
             Path(out).write_text(json.dumps({row["id"]: row["duplicate_of"] for row in rows}))
         peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
         return {
-            "cpu_seconds": round(seconds, 1),
+            "cpu_seconds": round(seconds, 3),
             "wall_seconds": round(time.monotonic() - began, 1),
             "peak_mb": round(int(peak.split()[1]) / 1024),
             "documents": documents.documents,
             "shards": len(reader.files(documents, "documents/")),
-            "megabytes": round(documents.bytes / 1e6),
+            "megabytes": round(documents.bytes / 1e6, 1),
             "dropped": unique.dropped,
             "clusters": reader.read_json(unique, "clusters.json"),
             "seconds_by_pass": {key.removesuffix("_seconds"): value for key, value in made.record.notes.items()},

@@ -42,6 +42,7 @@ def run_in_terminal(
     signal.signal(signal.SIGINT, _on_interrupt)
     # Prefect is imported here, since it takes seconds and a run without work does not need it.
     from flows.deployments import recipe as recipe_flow
+
     with Display(console) as display, listening(display):
         try:
             start_own_server()

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from model.allocator import keep_freed_memory
 from model.config import Compute
 from model.metrics import Instances, Log, Metrics
 from model.optim import OptimConfig, Optimizer
@@ -83,6 +84,7 @@ def train(
     """
     if compute.threads:
         torch.set_num_threads(compute.threads)
+    keep_freed_memory()
     state = state or new_state(model, optim, compute)
     if compute.compile == "blocks":
         compile_model(model)

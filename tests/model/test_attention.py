@@ -40,7 +40,7 @@ def test_blocks_cover_every_row_once(length: int) -> None:
 
 @pytest.mark.slow
 def test_compiled_training_step_equals_eager_within_bf16() -> None:
-    """The compiled path (attention in two blocks, fused kernels) against eager bf16 and fp32: no further from fp32
+    """The compiled path (blocked attention, fused kernels) against eager bf16 and fp32: no further from fp32
     than eager is.
     """
     config = ModelConfig(
@@ -51,9 +51,9 @@ def test_compiled_training_step_equals_eager_within_bf16() -> None:
         head_dim=16,
         mlp_hidden=96,
         vocab_size=256,
-        max_sequence_length=160,
+        max_sequence_length=64,
     )
-    ids = torch.randint(0, 256, (2, 150), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(0, 256, (4, 48), generator=torch.Generator().manual_seed(0))
     batch = {"ids": ids, "labels": torch.from_numpy(next_token_labels(ids.numpy()))}
     gradients = {}
     for name in ("fp32", "eager", "compiled"):

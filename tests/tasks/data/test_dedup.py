@@ -33,7 +33,10 @@ def sizes(request, monkeypatch):
 def test_equal_texts_keep_the_first_in_order_of_inputs_and_rows(bench, sizes):
     rng = random.Random(0)
     texts = [f"text {rng.randrange(40)}" for _ in range(300)]
-    inputs = [bench.documents(texts[:100], "one", shard_bytes=300), bench.documents(texts[100:], "two", shard_bytes=300)]
+    inputs = [
+        bench.documents(texts[:100], "one", shard_bytes=300),
+        bench.documents(texts[100:], "two", shard_bytes=300),
+    ]
     made = bench.run(dedup, inputs, DedupConfig())
     ids = [str(n if n < 100 else n - 100) for n in range(300)]
     first = {text: n for n, text in reversed(list(enumerate(texts)))}
