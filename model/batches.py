@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Int
 
 from model.losses import IGNORE, Normalisation, loss_divisor, next_token_labels
-from model.order import OrderKind, PublishedShuffle, Shuffle, shuffle
+from model.order import AnyShuffle, OrderKind, shuffle
 from model.repetition import repetitive_rows
 
 ORDER_PART = 4096
@@ -95,6 +95,7 @@ class WindowedTokens:
         self.seed, self.mask_repetitions, self.micro_instances = seed, mask_repetitions, micro
         self.normalisation: Normalisation = normalisation
         self.order: OrderKind = order
+        self.group = target // sequence_length
         self.read = reader or _local_reader(self.files)
         windows = [file.tokens // target * (target // sequence_length) for file in self.files]
         self.held = np.array(_held_per_file(self.files, windows, held_out), dtype=np.int64)
@@ -191,8 +192,8 @@ class WindowedTokens:
         return self._shuffle(epoch).at(np.arange(part * size, min((part + 1) * size, last)))
 
     @lru_cache(maxsize=2)  # noqa: B019 - a handful of permutations per object, freed with the process
-    def _shuffle(self, epoch: int) -> Shuffle | PublishedShuffle:
-        return shuffle(self.order, self.instances, self.seed, epoch)
+    def _shuffle(self, epoch: int) -> AnyShuffle:
+        return shuffle(self.order, self.instances, self.seed, epoch, self.group)
 
 
 def _held_per_file(files: Sequence[TokenFile], windows: Sequence[int], held_out: int) -> list[int]:

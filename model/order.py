@@ -91,12 +91,42 @@ class PublishedShuffle:
         return places[items]
 
 
-def shuffle(kind: OrderKind, count: int, seed: int, epoch: int) -> Shuffle | PublishedShuffle:
-    """The named permutation of range(count); epochs count from 0."""
+class GroupedShuffle:
+    """A shuffle of groups of `size` neighbours, each in its own order, as OLMo-core's loader does for windows that a longer
+    training will read as one. Items after the last whole group keep their places.
+    """
+
+    def __init__(self, groups: PublishedShuffle, size: int) -> None:
+        self.groups = groups
+        self.size = size
+        self.whole = len(groups.items) * size
+
+    def at(self, places: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+        """Items at the given places, int64."""
+        return self._within(places, self.groups.at)
+
+    def place_of(self, items: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+        """Places of the given items, int64."""
+        return self._within(items, self.groups.place_of)
+
+    def _within(self, values, permute) -> np.ndarray:
+        result = np.asarray(values, dtype=np.int64).copy()
+        grouped = result < self.whole
+        result[grouped] = permute(result[grouped] // self.size) * self.size + result[grouped] % self.size
+        return result
+
+
+AnyShuffle = Shuffle | PublishedShuffle | GroupedShuffle
+
+
+def shuffle(kind: OrderKind, count: int, seed: int, epoch: int, group: int = 1) -> AnyShuffle:
+    """The named permutation of range(count); epochs count from 0. `published_core` keeps `group` neighbours together."""
     match kind:
         case "feistel":
             return Shuffle(count, seed, epoch)
         case "published":
             return PublishedShuffle(count, seed, epoch)
         case "published_core":
-            return PublishedShuffle(count, seed, epoch + 1)
+            if group == 1:
+                return PublishedShuffle(count, seed, epoch + 1)
+            return GroupedShuffle(PublishedShuffle(count // group, seed, epoch + 1), group)

@@ -47,7 +47,7 @@ class WindowsConfig(Config):
     (`published`: OLMo, 1B to 13B; `published_core`: OLMo-core, 32B), which holds an integer per window (RECIPE C.9)."""
     target_length: int = Field(default=0, ge=0)
     """Windows are dropped so that the order also fits a later training with windows of this length, tokens (32B: 8192);
-    0 keeps every whole window (RECIPE C.9)."""
+    0 keeps every whole window (RECIPE C.9). `published_core` also keeps the windows of a longer one together."""
     mask_repetitions: bool = True
     """Leave windows with a span of 1 to 13 tokens repeated 32 times or more out of the loss (RECIPE C.4)."""
     in_loop: InLoopConfig = InLoopConfig()

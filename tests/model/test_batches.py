@@ -149,3 +149,14 @@ def test_documents_of_a_token_range(tmp_path: Path) -> None:
         out.write("0,10,a,s,1\n10,30,b,s,2\n30,35,c,s,3\n")
     assert [d.id for d in documents_within(path, 9, 11)] == ["a", "b"]
     assert [d.id for d in documents_within(path, 10, 30)] == ["b"]
+
+
+def test_the_published_core_order_keeps_the_windows_of_a_longer_one_together():
+    """Oracle: NumPy's own shuffle of the groups; both ways agree, and what is past the last group stays."""
+    order = shuffle("published_core", 14, seed=3, epoch=1, group=4)
+    groups = np.arange(3, dtype=np.uint32)
+    np.random.Generator(np.random.PCG64(3 + 2)).shuffle(groups)
+    expected = [*(np.repeat(groups.astype(int) * 4, 4) + np.tile(np.arange(4), 3)), 12, 13]
+    items = order.at(np.arange(14))
+    assert items.tolist() == expected
+    assert order.place_of(items).tolist() == list(range(14))

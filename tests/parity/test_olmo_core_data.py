@@ -93,10 +93,11 @@ def test_the_same_instances_and_the_same_masked_ones(target: int, files: list[To
     assert set(seen.values()) == {True, False}
 
 
-def test_the_same_batches_in_the_same_order(files: list[TokenFile], answers: Path) -> None:
-    """Without a target length; with one, OLMo-core also keeps the windows of a longer one together when it shuffles."""
-    theirs = load_file(answers / "0" / "answer.safetensors")
-    data = windows(files, 0)
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_same_batches_in_the_same_order(target: int, files: list[TokenFile], answers: Path) -> None:
+    """With a target length the windows of a longer one stay together in the shuffle."""
+    theirs = load_file(answers / str(target) / "answer.safetensors")
+    data = windows(files, target)
     for epoch in range(EPOCHS):
         batches = theirs[f"batches/{epoch + 1}"]
         assert len(batches) == data.steps_per_epoch
