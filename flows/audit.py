@@ -80,9 +80,13 @@ def curated(target: str | None, store: str | None) -> Curated:
 
 
 def newest(store: Store) -> list[Record]:
-    """The newest generation of every artifact of a store, oldest first."""
+    """The newest generation of every artifact of a store, inputs before what was made of them."""
     last = {(record.stage, record.id): record for record in all_records(store)}
-    return list(last.values())
+    ordered: dict[str, Record] = {}
+    for record in last.values():
+        ordered |= {parent.address: parent for parent in lineage(store, record) if parent.address not in ordered}
+    newest_addresses = {record.address for record in last.values()}
+    return [record for address, record in ordered.items() if address in newest_addresses]
 
 
 # -- funnel -----------------------------------------------------------------------------------------------

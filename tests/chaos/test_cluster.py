@@ -102,8 +102,14 @@ def cluster() -> Iterator[Cluster]:
     cluster.ray.shutdown()
 
 
-def drive(folder: str, address: str) -> None:
-    """One attempt at the stage, in this process; starts of shards are logged beside the store."""
+def drive(folder: str, address: str, authentication: str = "disabled") -> None:
+    """One attempt at the stage, in this process; starts of shards are logged beside the store.
+
+    A Ray that an earlier test started in the tests' process has switched token authentication on there, and so for the
+    cluster; the fork server may be older than that and does not know.
+    """
+    if address != "off":
+        os.environ["RAY_AUTH_MODE"] = authentication
     ray_shards.STRAGGLER_SECONDS, ray_shards.LOOK_SECONDS = 2.0, 0.2
     session = Session(Store(folder), Execution(ray=address, lease_stale_seconds=2.0))
     config = NumberConfig(value=SHARDS, kill_marker=f"{folder}.log")
@@ -111,7 +117,8 @@ def drive(folder: str, address: str) -> None:
 
 
 def driver(folder: Path, address: str) -> Any:
-    process = processes.Process(target=drive, args=(str(folder), address))
+    authentication = os.environ.get("RAY_AUTH_MODE", "disabled")
+    process = processes.Process(target=drive, args=(str(folder), address, authentication))
     process.start()
     return process
 
