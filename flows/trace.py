@@ -14,16 +14,18 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from flows.loading import RecipeError, recipe_names
+from flows.loading import RecipeError, names_recipe
 from flows.look import find_record
+from flows.options import open_store
 from flows.run import find_labels, load_recipe, plan
 from infra.artifact import Artifact
-from infra.record import Record, load_record
+from infra.record import Record, record_of
 from infra.store import Store
 from infra.workspace import Workspace, open_artifact
 from model.batches import Document, WindowedTokens, documents_within
 from tasks.artifacts import Mix
 from tasks.data.dolma import read_rows, shard_name
+from tasks.data.filters.attributes import highest_scores
 from tasks.training.anneal import AnnealConfig
 from tasks.training.pretrain import PretrainConfig
 from tasks.training.token_files import StoredFile, mix_files, training_windows
@@ -61,22 +63,16 @@ def trained(target: str, stage: str, store: str | None) -> Training:
 
     Raises ValueError when it does not exist, was not made yet, or reads no mix.
     """
-    if target in recipe_names() or target.endswith((".yaml", ".yml")):
+    if names_recipe(target):
         record, found = _of_recipe(target, stage, store)
     else:
-        found = _default_store(store)
+        found = open_store(store)
         record = find_record(found, target)
     ws = open_artifact(found)
     mix = _mix_of(ws, record)
     config, seed = _config(record)
-    data = training_windows(ws, mix, config, seed, config.loss.normalisation)
+    data = training_windows(ws, mix, config, seed)
     return Training(ws, record, data, mix_files(ws, mix)[1])
-
-
-def _default_store(url: str | None) -> Store:
-    import os
-
-    return Store(url or os.environ.get("OLMO2_STORE") or "store")
 
 
 def _of_recipe(recipe: str, stage: str, store: str | None) -> tuple[Record, Store]:
@@ -92,9 +88,7 @@ def _of_recipe(recipe: str, stage: str, store: str | None) -> tuple[Record, Stor
             f"{chosen[0].label} of recipe {recipe} is not made yet ({chosen[0].reason}): olmo2 run {recipe}"
         )
     found = Store(config.execution.store)
-    record = load_record(found, artifact.stage, artifact.id, int(artifact.address.rsplit("/g", 1)[1]))
-    assert record is not None, artifact.address
-    return record, found
+    return record_of(found, artifact), found
 
 
 def _mix_of(ws: Workspace, record: Record) -> Mix:
@@ -206,7 +200,7 @@ def _add_scores(ws: Workspace, tokens: Artifact, documents: Sequence[dict[str, A
     for path in _attribute_files(ws, tokens, {shard_name(document["src"]) for document in documents}):
         for row in read_rows(path):
             for document in wanted.get((row["id"], row["source"]), []):
-                document["scores"] |= {name: _highest(spans) for name, spans in row["attributes"].items()}
+                document["scores"] |= highest_scores(row["attributes"])
 
 
 def _attribute_files(ws: Workspace, tokens: Artifact, shards: set[str]) -> Iterator[Path]:
@@ -217,11 +211,6 @@ def _attribute_files(ws: Workspace, tokens: Artifact, shards: set[str]) -> Itera
         for name in record.files:
             if name.startswith(ATTRIBUTES) and any(f"-{shard}".endswith(f"-{shard_name(name)}") for shard in shards):
                 yield ws.path(record.artifact(), name)
-
-
-def _highest(spans: list[list[float]]) -> float | None:
-    """The highest score of a document's spans (start, end, score); None where nothing was marked."""
-    return max((span[2] for span in spans), default=None)
 
 
 def print_trace(console: Console, traced: dict[str, Any]) -> None:

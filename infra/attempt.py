@@ -33,6 +33,7 @@ from infra.record import (
     record_path,
 )
 from infra.session import Session
+from infra.settings import ComputeSettings
 from infra.stage import Call, Stage
 from infra.store import Store, StoreError
 from infra.train_group import run_in_group
@@ -139,44 +140,34 @@ def _run_and_commit(
     listener: Listener,
     flow_run: str,
 ) -> Record:
-    compute = session.execution.compute(stage.name)
+    execution = session.execution
     workspace = Workspace(
         session.store,
         stage=stage.name,
         id=id,
         payload=payload_address(stage.name, id, generation),
         progress_folder=lease.folder,
-        compute=compute,
+        compute=execution.compute(stage.name),
         # A process of its own does not start a Ray of its own; an existing cluster it may use.
-        ray="off" if stage.process and session.execution.ray == "local" else session.execution.ray,
-        save_every=session.execution.save_every,
-        keep_every=session.execution.keep_every,
-        endpoints=session.execution.endpoints,
-        generation=session.execution.stage_generation(stage.name),
+        ray="off" if stage.process and execution.ray == "local" else execution.ray,
+        save_every=execution.save_every,
+        keep_every=execution.keep_every,
+        endpoints=execution.endpoints,
+        generation=execution.stage_generation(stage.name),
     )
     created = datetime.now(UTC).isoformat(timespec="seconds")
     began, energy = time.monotonic(), read_joules()
-    if compute.parallel.workers > 1:
-        finished = run_in_group(
-            call_function, (stage.reference, workspace, arguments), listener, ray_address=session.execution.ray
-        )
-    elif stage.process:
-        finished = run_in_process(call_function, (stage.reference, workspace, arguments), listener)
-    else:
-        workspace.report_to(Events(listener))
-        finished = call_function(stage.reference, workspace, arguments)
-    digest = content_digest(finished.files)
-    artifact = finished.artifact.model_copy(update={"digest": digest})
+    finished = _run_somewhere(stage, workspace, arguments, listener, execution.ray)
     record = Record(
-        kind=artifact.kind,
+        kind=finished.artifact.kind,
         stage=stage.name,
         version=stage.version,
         id=id,
         label=stage.label,
         generation=generation,
-        address=artifact.address,
-        digest=digest,
-        facts=artifact.facts(),
+        address=finished.artifact.address,
+        digest=content_digest(finished.files),
+        facts=finished.artifact.facts(),
         config=call.config,
         inputs=call.records(),
         files=finished.files,
@@ -186,16 +177,36 @@ def _run_and_commit(
         resumed_from=finished.resumed_from,
         peak_memory_bytes=finished.peak_memory_bytes,
         energy_joules=joules_between(energy, read_joules()),
-        host=socket.gethostname(),
-        device=compute.device,
-        threads=compute.threads,
-        code=code_version(),
-        packages=package_versions(),
-        python=sys.version.split()[0],
         notes=finished.notes,
         flow_run=flow_run,
+        **_surroundings(workspace.compute),
     )
     return commit(session.store, record, lease.check)
+
+
+def _run_somewhere(
+    stage: Stage, workspace: Workspace, arguments: dict[str, Any], listener: Listener, ray_address: str
+) -> Finished:
+    """The stage function in a group of workers, in a process of its own, or here."""
+    call = (stage.reference, workspace, arguments)
+    if workspace.compute.parallel.workers > 1:
+        return run_in_group(call_function, call, listener, ray_address=ray_address)
+    if stage.process:
+        return run_in_process(call_function, call, listener)
+    workspace.report_to(Events(listener))
+    return call_function(*call)
+
+
+def _surroundings(compute: ComputeSettings) -> dict[str, Any]:
+    """What a record says of the machine and the code that made it."""
+    return {
+        "host": socket.gethostname(),
+        "device": compute.device,
+        "threads": compute.threads,
+        "code": code_version(),
+        "packages": package_versions(),
+        "python": sys.version.split()[0],
+    }
 
 
 def commit(store: Store, record: Record, check: Callable[[], None]) -> Record:

@@ -158,8 +158,6 @@ class Parallel(Config):
     """Whole copies of the model in hsdp; each is spread over workers / replicas workers."""
     activation_checkpointing: Literal["off", "feed_forward", "blocks"] = "off"
     """What is computed again in the backward pass instead of kept: nothing, every MLP, every block."""
-    max_restarts: int = Field(default=3, ge=0)
-    """How often a group that lost a worker is started again from its last save point."""
 
     @model_validator(mode="after")
     def _copies_divide_workers(self) -> Self:

@@ -12,32 +12,22 @@ from pydantic import Field
 from infra.session import Pending
 from infra.stage import stage
 from infra.workspace import Workspace
-from model.diagnostics import NormWatch
-from model.losses import LossConfig, language_model_objective
-from model.optim import OptimConfig
-from model.read_ahead import ReadAhead
 from model.schedule import ScheduleConfig
 from tasks.artifacts import Checkpoint, Mix
-from tasks.training.in_loop import evaluator
-from tasks.training.run import MOMENTS, load_checkpoint, run_training
-from tasks.training.token_files import WindowsConfig, check_vocabulary, expected_steps, training_windows, window_names
+from tasks.training.on_mix import train_on_mix
+from tasks.training.run import MOMENTS, load_checkpoint
+from tasks.training.token_files import MixTrainingConfig, check_vocabulary, expected_steps
 
 
-class AnnealConfig(WindowsConfig):
+class AnnealConfig(MixTrainingConfig):
     """One anneal; defaults are an ingredient of the 7B soup (50B tokens)."""
 
     start_lr: float = Field(default=6.1499e-5, gt=0)
     """Learning rate of the first step (1B 7.4487e-5, 13B 9e-5)."""
     seed: int = 42
     """Seed of the data order (7B: 42, 42069, 666; micro-anneals 7201)."""
-    steps: int | None = Field(default=None, ge=1)
-    """Updates; None is one pass over the mix (7B: 11,921)."""
     moments: Literal["kept", "fresh"] = "kept"
     """Whether Adam's moments come from the parent, as published, or start anew."""
-    optim: OptimConfig = OptimConfig()
-    """Optimizer and precision; the parent's."""
-    loss: LossConfig = LossConfig()
-    """Cross-entropy and z-loss."""
 
 
 def anneal_checkpoint(ws: Workspace, parent: Checkpoint, mix: Mix, config: AnnealConfig) -> Checkpoint:
@@ -52,27 +42,17 @@ def anneal_checkpoint(ws: Workspace, parent: Checkpoint, mix: Mix, config: Annea
             f"{parent.address} has no Adam moments ({MOMENTS}); anneal from a pre-trained checkpoint, or set "
             "moments: fresh"
         )
-    data = training_windows(ws, mix, config, config.seed, config.loss.normalisation)
-    steps = config.steps or data.steps_per_epoch
-    with ReadAhead(data.batch, steps) as batches, NormWatch(model, config.norms_every) as norms:
-        result = run_training(
-            ws,
-            model=model,
-            tokenizer=tokenizer,
-            objective=language_model_objective(config.loss),
-            batches=norms.watching(batches),
-            optim=config.optim,
-            schedule=linear_to_zero(config.start_lr),
-            steps=steps,
-            description="annealing",
-            initial_moments=ws.path(parent, MOMENTS) if config.moments == "kept" else None,
-            log_every=config.log_every,
-            step_metrics=norms.metrics,
-            instances=window_names(data),
-            evaluate=evaluator(ws, config.in_loop, data, tokenizer, config.optim),
-            evaluate_every=config.in_loop.every,
-        )
-    ws.note(data_wait_seconds=round(batches.waited_seconds, 3))
+    result = train_on_mix(
+        ws,
+        mix,
+        config,
+        model=model,
+        tokenizer=tokenizer,
+        seed=config.seed,
+        schedule=linear_to_zero(config.start_lr),
+        description="annealing",
+        initial_moments=ws.path(parent, MOMENTS) if config.moments == "kept" else None,
+    )
     return ws.artifact(Checkpoint, **result.facts(), ranks=mix.ranks, parent=parent.digest)
 
 

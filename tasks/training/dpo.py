@@ -20,7 +20,7 @@ from model.row_scores import row_log_probs
 from model.transformer import Transformer
 from tasks.artifacts import Checkpoint, Preferences
 from tasks.training.pairs import Pair, cut_pairs, read_pairs
-from tasks.training.run import adamw, linear_schedule, load_checkpoint, run_training
+from tasks.training.run import adamw, export, fit, linear_schedule, load_checkpoint
 
 
 class DPOConfig(Config):
@@ -72,20 +72,20 @@ def train_dpo(ws: Workspace, policy: Checkpoint, pairs: Preferences, config: DPO
             references=references[members],
         )
 
-    result = run_training(
+    result = fit(
         ws,
         model=model,
-        tokenizer=tokenizer,
         objective=dpo_objective(config.beta),
         batches=batches,
         optim=adamw(config.clip_norm, config.precision),
         schedule=linear_schedule(config.learning_rate, config.warmup_ratio),
         steps=steps,
+        pad_id=tokenizer.pad_id,
         description="tune on preferences",
-        bos="eos",
         log_every=1,
         instances=members_of,
     )
+    export(ws, result.model, tokenizer, bos="eos")
     return ws.artifact(Checkpoint, **result.facts(), ranks=tokenizer.ranks, parent=policy.digest)
 
 

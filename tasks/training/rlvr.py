@@ -30,7 +30,7 @@ from model.tokenizer import Tokenizer
 from model.transformer import Transformer
 from tasks.artifacts import Checkpoint, Prompts
 from tasks.generation import local_generator
-from tasks.training.run import adamw, load_checkpoint, run_training
+from tasks.training.run import adamw, export, fit, load_checkpoint
 from tasks.training.sampling import Answer, Prompt, encode_prompts, longest_prompt, mixed_seed, sample_answers
 
 
@@ -101,10 +101,9 @@ def train_rlvr(ws: Workspace, policy: Checkpoint, prompts: Prompts, config: RLVR
     ws.note(prompts_too_long=too_long)
     model.to(ws.compute.device)
     actor = Actor(config, model, copy.deepcopy(model).requires_grad_(False), tokenizer, encoded)
-    result = run_training(
+    result = fit(
         ws,
         model=model,
-        tokenizer=tokenizer,
         objective=grpo_objective(
             clip_low=config.clip_low,
             clip_high=config.clip_high,
@@ -118,13 +117,14 @@ def train_rlvr(ws: Workspace, policy: Checkpoint, prompts: Prompts, config: RLVR
             kind="constant", peak_lr=config.learning_rate, unit="steps", warmup=0, length=0, counter="before"
         ),
         steps=rollouts_of(config) * actor.updates,
+        pad_id=tokenizer.pad_id,
         description="reinforce",
-        bos="eos",
         log_every=1,
         save_multiple=actor.updates,
         step_metrics=actor.metrics,
         instances=lambda step: actor.places(step // actor.updates),
     )
+    export(ws, result.model, tokenizer, bos="eos")
     return ws.artifact(Checkpoint, **result.facts(), ranks=tokenizer.ranks, parent=policy.digest)
 
 

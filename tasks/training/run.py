@@ -132,14 +132,14 @@ def fit(
     """
     if steps < 1:
         raise ValueError(f"{description}: steps={steps} must be at least 1; raise the tokens or epochs to train on")
-    compute = Compute(**ws.compute.model_dump())
+    # How often a lost group is started again is not the trainer's to know.
+    compute = Compute(**ws.compute.model_dump(exclude={"parallel": {"max_restarts"}}))
     state = new_state(model, optim, compute)
-    group = state.group
     journal = resume(ws, state)
     if journal is None:
         journal = Journal([])
         if initial_moments is not None:
-            load_moments(state.optimizer, initial_moments, group)
+            load_moments(state.optimizer, initial_moments, state.group)
     first, began, counted = state.step, time.monotonic(), journal.tokens
     save_every = save_multiple * math.ceil(ws.save_every / save_multiple)
 
@@ -178,22 +178,27 @@ def fit(
             evaluate=evaluate,
             evaluate_every=evaluate_every,
         )
-    seconds = time.monotonic() - began
-    whole = cast(Transformer, whole_model(group, model))
+    seconds = max(time.monotonic() - began, 1e-9)
+    ws.note(train_seconds=round(seconds, 3), tokens_per_second=round((journal.tokens - counted) / seconds, 1))
+    return conclude(ws, state, journal, description, keep_moments=keep_moments)
+
+
+def conclude(
+    ws: Workspace, state: TrainState, journal: Journal, description: str, *, keep_moments: bool
+) -> TrainingResult:
+    """Gather the model in the first worker, which writes what belongs to the payload; the others end with WorkDone."""
+    group = state.group
+    whole = cast(Transformer, whole_model(group, state.model))
     if keep_moments:
         save_moments(state.optimizer, ws.scratch / MOMENTS, group)
     if group.rank:
         raise WorkDone(f"worker {group.rank} has trained its part of {description}")
     if keep_moments:
         ws.put(ws.scratch / MOMENTS)
-    ws.note(
-        train_seconds=round(seconds, 3),
-        tokens_per_second=round((journal.tokens - counted) / max(seconds, 1e-9), 1),
-    )
     if group.world > 1:
-        ws.note(workers=group.world, parallel=compute.parallel.data)
+        ws.note(workers=group.world, parallel=ws.compute.parallel.data)
     ws.write_jsonl(METRICS, journal.rows)
-    return TrainingResult(whole, state, steps, journal.tokens, journal.flops, journal.final_loss())
+    return TrainingResult(whole, state, state.step, journal.tokens, journal.flops, journal.final_loss())
 
 
 def export(ws: Workspace, model: Transformer, tokenizer: Tokenizer, bos: Literal["none", "eos"]) -> None:
@@ -201,48 +206,3 @@ def export(ws: Workspace, model: Transformer, tokenizer: Tokenizer, bos: Literal
     folder = ws.scratch / "export"
     save_hf(model, model.config, tokenizer, folder, bos=bos)
     ws.put(folder)
-
-
-def run_training(
-    ws: Workspace,
-    *,
-    model: Transformer,
-    tokenizer: Tokenizer,
-    objective: Objective,
-    batches: Batches,
-    optim: OptimConfig,
-    schedule: ScheduleConfig,
-    steps: int,
-    description: str,
-    bos: Literal["none", "eos"] = "none",
-    keep_moments: bool = False,
-    initial_moments: Path | None = None,
-    log_every: int = 10,
-    save_multiple: int = 1,
-    step_metrics: Callable[[int], dict[str, float]] | None = None,
-    instances: Instances | None = None,
-    evaluate: Evaluate | None = None,
-    evaluate_every: int = 0,
-) -> TrainingResult:
-    """`fit`, then the checkpoint folder in the payload, with `optimizer.safetensors` if `keep_moments`."""
-    result = fit(
-        ws,
-        model=model,
-        objective=objective,
-        batches=batches,
-        optim=optim,
-        schedule=schedule,
-        steps=steps,
-        pad_id=tokenizer.pad_id,
-        description=description,
-        keep_moments=keep_moments,
-        initial_moments=initial_moments,
-        log_every=log_every,
-        save_multiple=save_multiple,
-        step_metrics=step_metrics,
-        instances=instances,
-        evaluate=evaluate,
-        evaluate_every=evaluate_every,
-    )
-    export(ws, result.model, tokenizer, bos)
-    return result

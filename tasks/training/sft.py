@@ -18,7 +18,7 @@ from model.config import Config
 from model.objectives import sft_objective
 from model.tokenizer import Tokenizer
 from tasks.artifacts import Chats, Checkpoint
-from tasks.training.run import adamw, linear_schedule, load_checkpoint, run_training
+from tasks.training.run import adamw, export, fit, linear_schedule, load_checkpoint
 
 
 class SFTConfig(Config):
@@ -75,20 +75,20 @@ def train_sft(ws: Workspace, parent: Checkpoint, chats: Chats, config: SFTConfig
             pass_tokens=config.pass_tokens,
         )
 
-    result = run_training(
+    result = fit(
         ws,
         model=model,
-        tokenizer=tokenizer,
         objective=sft_objective(),
         batches=batches,
         optim=adamw(config.clip_norm, config.precision),
         schedule=linear_schedule(config.learning_rate, config.warmup_ratio),
         steps=steps,
+        pad_id=tokenizer.pad_id,
         description="finetune",
-        bos="eos",
         log_every=1,
         instances=members_of,
     )
+    export(ws, result.model, tokenizer, bos="eos")
     return ws.artifact(Checkpoint, **result.facts(), ranks=tokenizer.ranks, parent=parent.digest)
 
 

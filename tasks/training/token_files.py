@@ -21,7 +21,8 @@ from infra.session import Pending
 from infra.workspace import Workspace
 from model.batches import TOKEN_BYTES, TokenFile, Window, WindowedTokens, read_local
 from model.config import Config
-from model.losses import Normalisation
+from model.losses import LossConfig
+from model.optim import OptimConfig
 from model.order import OrderKind
 from model.tokenizer import Tokenizer
 from tasks.artifacts import Mix
@@ -33,9 +34,15 @@ FETCHES = 16
 """Files that are copied at the same time."""
 
 
-class WindowsConfig(Config):
-    """What pre-training and anneals read of a mix, and in which order."""
+class MixTrainingConfig(Config):
+    """What pre-training and anneals have in common: what they read of a mix, in which order, and how a step is made."""
 
+    steps: int | None = Field(default=None, ge=1)
+    """Updates; None is one pass over the mix (7B: 928,646, an ingredient of its soup 11,921)."""
+    optim: OptimConfig = OptimConfig()
+    """Optimizer and precision; an anneal's are its parent's."""
+    loss: LossConfig = LossConfig()
+    """Cross-entropy and z-loss."""
     sequence_length: int = Field(default=4096, ge=2)
     """Tokens of a window."""
     batch_instances: int = Field(default=1024, ge=1)
@@ -99,9 +106,7 @@ def mix_files(ws: Workspace, mix: Mix) -> tuple[list[TokenFile], list[StoredFile
     return files, stored
 
 
-def training_windows(
-    ws: Workspace, mix: Mix, config: WindowsConfig, seed: int, normalisation: Normalisation
-) -> WindowedTokens:
+def training_windows(ws: Workspace, mix: Mix, config: MixTrainingConfig, seed: int) -> WindowedTokens:
     """The batches of a training on a mix.
 
     Raises ValueError when the mix holds less than one batch, or less than twice what is held out of a source.
@@ -114,7 +119,7 @@ def training_windows(
         seed,
         config.mask_repetitions,
         micro_instances=config.micro_instances,
-        normalisation=normalisation,
+        normalisation=config.loss.normalisation,
         order=config.order,
         target_length=config.target_length,
         held_out=config.in_loop.windows,
@@ -122,7 +127,7 @@ def training_windows(
     )
 
 
-def expected_steps(config: WindowsConfig, mix: Any) -> int | None:
+def expected_steps(config: MixTrainingConfig, mix: Any) -> int | None:
     """Steps of one pass over a mix, as far as a plan knows it; remainders of files are not known to it."""
     if isinstance(mix, Pending):
         tokens, sources = mix.facts.get("tokens"), 0

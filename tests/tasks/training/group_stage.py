@@ -19,7 +19,7 @@ from model.losses import LossConfig, language_model_objective, loss_divisor, nex
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
 from tasks.artifacts import Checkpoint
-from tasks.training.run import adamw, linear_schedule, run_training
+from tasks.training.run import adamw, export, fit, linear_schedule
 
 TOKENIZER = Tokenizer(320)
 TINY = ModelConfig(
@@ -51,19 +51,20 @@ def train_lines(ws: Workspace, config: Lines) -> Checkpoint:
         labels = next_token_labels(ids)
         return [{"ids": ids, "labels": labels, "divisor": np.asarray(np.float32(loss_divisor(labels, 0, "labels")))}]
 
-    result = run_training(
+    result = fit(
         ws,
         model=Transformer(TINY, seed=0),
-        tokenizer=TOKENIZER,
         objective=language_model_objective(LossConfig()),
         batches=batches,
         optim=adamw(1.0, "fp32"),
         schedule=linear_schedule(1e-3, 0.0),
         steps=config.steps,
+        pad_id=TOKENIZER.pad_id,
         description="train",
         keep_moments=True,
         log_every=2,
     )
+    export(ws, result.model, TOKENIZER, bos="none")
     return ws.artifact(Checkpoint, **result.facts(), ranks=TOKENIZER.ranks, parent="")
 
 

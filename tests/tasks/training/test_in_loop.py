@@ -60,7 +60,7 @@ def test_perplexities_are_of_windows_that_were_not_trained_on(bench):
     assert [step for step, row in rows.items() if "perplexity/web" in row] == [4, 8]
     assert list(rows) == [4, 5, 8], "what is evaluated is logged"
     ws = open_artifact(bench.session.store)
-    data = training_windows(ws, mix, CONFIG, CONFIG.data_seed, "labels")
+    data = training_windows(ws, mix, CONFIG, CONFIG.data_seed)
     model, _ = load_hf(ws.path(made))
     for source, windows in data.held_out().items():
         ids = torch.from_numpy(np.stack(data.read(windows)).astype(np.int64))
@@ -99,7 +99,7 @@ def test_an_anneal_evaluates_too_and_holds_out_the_same(bench):
     made = bench.run(anneal_checkpoint, parent=base, mix=mix, config=config)
     assert {"perplexity/web", "perplexity/code", "task/sums"} <= logged(bench, made)[4].keys()
     ws = open_artifact(bench.session.store)
-    both = [training_windows(ws, mix, one, 1, "labels").held_out() for one in (CONFIG, config)]
+    both = [training_windows(ws, mix, one, 1).held_out() for one in (CONFIG, config)]
     assert both[0] == both[1]
 
 

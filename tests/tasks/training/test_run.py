@@ -19,9 +19,10 @@ from tasks.training.run import (
     MOMENTS,
     Journal,
     adamw,
+    export,
+    fit,
     linear_schedule,
     load_checkpoint,
-    run_training,
 )
 from tasks.training.sft import estimate_sft
 from tests.tasks.training.conftest import TINY, TOKENIZER, Seed
@@ -38,20 +39,21 @@ def train_words(ws: Workspace, config: Seed, parent: Checkpoint | None = None) -
     if parent is not None:
         model, _ = load_checkpoint(ws, parent)
         moments = ws.path(parent, MOMENTS)
-    result = run_training(
+    result = fit(
         ws,
         model=model,
-        tokenizer=TOKENIZER,
         objective=language_model_objective(LossConfig()),
         batches=batches,
         optim=adamw(1.0, "fp32"),
         schedule=linear_schedule(1e-3, 0.0),
         steps=config.seed,
+        pad_id=TOKENIZER.pad_id,
         description="train",
         keep_moments=True,
         initial_moments=moments,
         log_every=2,
     )
+    export(ws, result.model, TOKENIZER, bos="none")
     return ws.artifact(Checkpoint, **result.facts(), ranks=TOKENIZER.ranks, parent="")
 
 

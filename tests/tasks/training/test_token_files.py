@@ -17,9 +17,9 @@ from tasks.artifacts import Mix, Tokens
 from tasks.data.mix import MixConfig, mix
 from tasks.training.token_files import (
     Copies,
+    MixTrainingConfig,
     Ranges,
     StoredFile,
-    WindowsConfig,
     mix_files,
     store_reader,
     training_windows,
@@ -83,8 +83,8 @@ def test_copies_and_ranges_read_what_was_written_and_only_when_asked(store: Stor
 def test_both_readers_give_the_same_training(store: Store):
     ws = open_artifact(store)
     made = made_mix(store)
-    config = WindowsConfig(sequence_length=16, batch_instances=8)
-    data = training_windows(ws, made, config, 3, "labels")
+    config = MixTrainingConfig(sequence_length=16, batch_instances=8)
+    data = training_windows(ws, made, config, 3)
     assert isinstance(data.read, Copies)
     batches = [data.batch(step) for step in range(data.steps_per_epoch)]
     data.read = Ranges(ws, mix_files(ws, made)[1])
@@ -113,16 +113,16 @@ def test_a_file_that_is_short_or_changed_is_refused(tmp_path: Path):
 
 def test_norms_must_fall_on_logged_steps():
     with pytest.raises(ValueError, match=r"norms_every=100 is not a multiple of log_every=7.*use 98"):
-        WindowsConfig(log_every=7)
-    assert WindowsConfig(log_every=7, norms_every=0).norms_every == 0
+        MixTrainingConfig(log_every=7)
+    assert MixTrainingConfig(log_every=7, norms_every=0).norms_every == 0
 
 
 def test_the_order_and_the_target_length_are_the_configs(tmp_path: Path):
     store = Store(str(tmp_path / "store"))
     made = made_mix(store)
     ws = open_artifact(store)
-    config = WindowsConfig(sequence_length=16, batch_instances=2, target_length=64, order="published")
-    data = training_windows(ws, made, config, 3, "labels")
+    config = MixTrainingConfig(sequence_length=16, batch_instances=2, target_length=64, order="published")
+    data = training_windows(ws, made, config, 3)
     assert data.instances == 2 * FILES * (LENGTH // 64) * 4
     wanted = np.arange(data.instances, dtype=np.uint32)
     np.random.Generator(np.random.PCG64(3)).shuffle(wanted)
