@@ -39,6 +39,7 @@ from typing import Any
 
 import orjson
 import psutil
+from peers.environment import peer_python
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "benchmarks" / "out" / "data"
@@ -244,18 +245,6 @@ def peer(folder: Path, python: str, script: str, *arguments: str) -> dict[str, A
     return row | {"tokens": sum(file.stat().st_size for file in files) // 4}
 
 
-def environment_of(name: str, packages: list[str], given: str | None) -> str:
-    """Python of a peer's environment, made when it is missing."""
-    folder = ROOT / f".venv-{name}"
-    if given:
-        return given
-    if not (folder / "installed").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        subprocess.run([str(folder / "bin/pip"), "install", "--quiet", *packages], check=True, stdout=sys.stderr)
-        (folder / "installed").touch()
-    return str(folder / "bin/python")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=float, default=72, help="text, million bytes")
@@ -269,8 +258,8 @@ def main() -> None:
         name, _, workers = options.contestant.partition(":")
         print(json.dumps(raw(folder) if name == "raw" else ours(folder, int(workers))))
         return
-    dolma = environment_of("dolma", DOLMA, options.dolma_python)
-    datatrove = environment_of("datatrove", DATATROVE, options.datatrove_python)
+    dolma = peer_python("dolma", DOLMA, options.dolma_python)
+    datatrove = peer_python("datatrove", DATATROVE, options.datatrove_python)
     shutil.rmtree(folder, ignore_errors=True)
     make_text(folder, options.megabytes)
     from model.tokenizer import Tokenizer

@@ -1,7 +1,8 @@
 """Deduplication: what MinHash finds against brute force, and a million short documents in bounded memory, beside datasketch
 and datatrove.
 
-Run alone: `python benchmarks/dedup.py [--documents 1000000] [--peer-python PATH]`.
+Run alone: `python benchmarks/dedup.py [--documents 1000000] [--peer-python PATH]`; peers get an environment of their own
+(.venv-dedup), made when missing.
 
 * Quality: 8,000 documents of 60 to 200 words, of which one in ten is a copy changed to a Jaccard similarity (of
   5-grams) of 0.6 to 0.95, and one in twenty one of 0.3 to 0.55, which is to stay. Truth is every pair at 0.6 or more,
@@ -27,6 +28,8 @@ from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+from peers.environment import peer_python
 
 PEERS = ("datasketch==2.0.0", "datatrove==0.10.1", "spacy", "regex", "nltk", "xxhash<4", "tokenizers", "orjson")
 SETTINGS = ((14, 8), (25, 5))
@@ -202,16 +205,6 @@ def bare_loop(ngrams_per_document: float, places: int) -> float:
     return 1 / (best / len(hashes) * places * ngrams_per_document)
 
 
-def peer_python(given: str | None) -> str:
-    """Python of an environment with the peers; made once under the temporary directory."""
-    folder = Path(tempfile.gettempdir()) / "olmo2-recipe-dedup-peers"
-    python = Path(given) if given else folder / "bin/python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "-q", *PEERS], check=True)
-    return str(python)
-
-
 def run(command: list[str]) -> dict[str, Any]:
     """Run one contestant in a fresh process with one thread and read its last line."""
     root = Path(__file__).resolve().parents[1]
@@ -300,7 +293,7 @@ def main() -> None:
     if options.stage:
         print(json.dumps(run_stage_alone(*json.loads(options.stage))))
         return
-    python = peer_python(options.peer_python)
+    python = peer_python("dedup", PEERS, options.peer_python)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         result = {

@@ -25,6 +25,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from peers.environment import peer_python
+
 OPENAI = "openai>=2,<3"
 ANSWER = json.dumps(
     {
@@ -153,16 +155,6 @@ def contest(name: str, url: str, requests: int, concurrency: int, folder: str) -
     print(json.dumps(requests / (cpu_seconds() - before)))
 
 
-def peer_python(given: str) -> str:
-    """The interpreter of the peer's environment, made when missing."""
-    folder = Path(__file__).resolve().parents[1] / ".venv-openai"
-    python = folder / "bin/python"
-    if not given and not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "-q", OPENAI], check=True)
-    return given or str(python)
-
-
 def measure(python: str, name: str, url: str, arguments: argparse.Namespace, folder: str) -> float:
     root = Path(__file__).resolve().parents[1]
     command = [python, __file__, "--contest", name, "--url", url, "--folder", folder]
@@ -187,7 +179,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.contest:
         return contest(arguments.contest, arguments.url, arguments.requests, arguments.concurrency, arguments.folder)
-    peer = peer_python(arguments.openai_python)
+    peer = peer_python("openai", [OPENAI], arguments.openai_python)
     here, there = multiprocessing.Pipe()
     server = multiprocessing.Process(target=serve_in_process, args=(there,), daemon=True)
     server.start()

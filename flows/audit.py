@@ -4,12 +4,9 @@ Source: everything is read from the artifacts themselves (RECIPE C.1: attributes
 with reason and detail), so it can be asked of any store at any time, of a recipe or of what lies above any artifact.
 """
 
-import csv
-import gzip
-import io
-import os
 import random
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,14 +16,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flows.loading import RecipeError, recipe_names
+from flows.loading import RecipeError, names_recipe
 from flows.look import find_record
+from flows.options import open_store
 from flows.run import load_recipe, plan
 from infra.record import Record, all_records, lineage, record_of
 from infra.store import Store
 from infra.workspace import Workspace, open_artifact
+from model.batches import documents_within
 from tasks.artifacts import Documents, Tokens
-from tasks.data.dolma import open_lines
+from tasks.data.dolma import read_lines
+from tasks.data.filters.attributes import highest_scores
 
 DOCUMENTS, DROPPED, ATTRIBUTES, TOKENS = "documents/", "dropped/", "attributes/", "tokens/"
 EXCERPT_CHARACTERS = 240
@@ -49,10 +49,9 @@ class Curated:
 
     def lines_of(self, record: Record, name: str, needle: bytes = b"") -> Iterator[tuple[str, int, dict[str, Any]]]:
         """The same of one file."""
-        with self.ws.path(record.artifact(), name).open("rb") as raw:
-            for number, line in enumerate(open_lines(raw, name), start=1):
-                if needle in line:
-                    yield name, number, orjson.loads(line)
+        for number, line in enumerate(read_lines(self.ws.path(record.artifact(), name)), start=1):
+            if needle in line:
+                yield name, number, orjson.loads(line)
 
 
 def curated(target: str | None, store: str | None) -> Curated:
@@ -60,13 +59,13 @@ def curated(target: str | None, store: str | None) -> Curated:
 
     Raises ValueError when there are none.
     """
-    if target is not None and (target in recipe_names() or target.endswith((".yaml", ".yml"))):
+    if target is not None and names_recipe(target):
         config = load_recipe(target, None, store)
         found = Store(config.execution.store)
         rows = [row.artifact for row in plan(config) if row.artifact is not None]
         records = [record_of(found, artifact) for artifact in rows]
     else:
-        found = Store(store or os.environ.get("OLMO2_STORE") or "store")
+        found = open_store(store)
         records = lineage(found, find_record(found, target)) if target else newest(found)
     records = [
         record for record in records if any(name.startswith((DOCUMENTS, ATTRIBUTES, TOKENS)) for name in record.files)
@@ -81,11 +80,20 @@ def curated(target: str | None, store: str | None) -> Curated:
 
 def newest(store: Store) -> list[Record]:
     """The newest generation of every artifact of a store, inputs before what was made of them."""
-    last = {(record.stage, record.id): record for record in all_records(store)}
+    known = {record.address: record for record in all_records(store)}
+    last = {(record.stage, record.id): record.address for record in known.values()}
     ordered: dict[str, Record] = {}
-    for record in last.values():
-        ordered |= {parent.address: parent for parent in lineage(store, record) if parent.address not in ordered}
-    newest_addresses = {record.address for record in last.values()}
+
+    def visit(address: str) -> None:
+        if address in ordered or address not in known:
+            return
+        for item in known[address].inputs:
+            visit(item.address)
+        ordered[address] = known[address]
+
+    for address in last.values():
+        visit(address)
+    newest_addresses = set(last.values())
     return [record for address, record in ordered.items() if address in newest_addresses]
 
 
@@ -258,7 +266,7 @@ def _entries(asked: Curated, record: Record, id: str, needle: bytes) -> Iterator
     scores: dict[str, dict[str, Any]] = {}
     for _, _, row in asked.lines(record, ATTRIBUTES, needle):
         if row["id"] == id:
-            scores.setdefault(row.get("source", ""), {}).update(said(row["attributes"]))
+            scores.setdefault(row.get("source", ""), {}).update(highest_scores(row["attributes"]))
     copies: list[str] = []
     for file, line, row in asked.lines(record, DROPPED, needle):
         if row["id"] == id:
@@ -269,7 +277,7 @@ def _entries(asked: Curated, record: Record, id: str, needle: bytes) -> Iterator
                     "decision": "dropped",
                     "reason": row["reason"],
                     "detail": row["detail"],
-                    "scores": said(row.get("attributes", {})),
+                    "scores": highest_scores(row.get("attributes", {})),
                 }
             )
         elif row.get("duplicate_of") == id:
@@ -290,19 +298,12 @@ def _place(file: str, line: int, row: dict[str, Any]) -> dict[str, Any]:
     return {"source": row["source"], "file": file, "line": line, "bytes": len(row["text"].encode())}
 
 
-def said(attributes: dict[str, Any]) -> dict[str, float | None]:
-    """The highest score of each attribute's spans (start, end, score); None where nothing was marked."""
-    return {name: max((span[2] for span in spans), default=None) for name, spans in attributes.items()}
-
-
 def _encoded(asked: Curated, record: Record, id: str) -> Iterator[dict[str, Any]]:
     for name in sorted(name for name in record.files if name.startswith(TOKENS) and name.endswith(".csv.gz")):
-        packed = asked.ws.path(record.artifact(), name).read_bytes()
-        for start, end, found, _, _ in csv.reader(io.StringIO(gzip.decompress(packed).decode())):
-            if found == id:
-                file = f"{name.removesuffix('.csv.gz')}.npy"
-                first, last = int(start), int(end)
-                yield {"decision": "encoded", "source": record.facts["source"], "file": file, "tokens": [first, last]}
+        for document in documents_within(asked.ws.path(record.artifact(), name), 0, sys.maxsize):
+            if document.id == id:
+                file, tokens = f"{name.removesuffix('.csv.gz')}.npy", [document.start, document.end]
+                yield {"decision": "encoded", "source": record.facts["source"], "file": file, "tokens": tokens}
 
 
 def print_why(console: Console, id: str, steps: Sequence[dict[str, Any]]) -> None:

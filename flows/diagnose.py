@@ -15,6 +15,7 @@ from rich.table import Table
 from flows.drawing import fit_scale, inks, legend, panels, shades, write
 from flows.loading import nearest
 from flows.look import find_record
+from infra.record import Record
 from infra.store import Store
 from infra.workspace import open_artifact
 from model.config import OLMO_0424, ModelConfig, mlp_width
@@ -55,8 +56,12 @@ def diagnose_runs(store: Store, ids: list[str], out: Path, window: int) -> dict[
 
     Raises ValueError for an artifact without logged metrics.
     """
-    rows = [_rows(store, id) for id in ids]
-    runs = [_run(store, id, logged, window) for id, logged in zip(ids, rows, strict=True)]
+    records = [find_record(store, id) for id in ids]
+    rows = [_rows(store, record) for record in records]
+    runs = [
+        {"id": record.id, "label": record.label} | judged(logged, window)
+        for record, logged in zip(records, rows, strict=True)
+    ]
     found: dict[str, Any] = {"runs": [_without_series(run) for run in runs], "curves_files": draw_curves(runs, out)}
     for run, logged in zip(runs, rows, strict=True):
         for name, files in _draw_details(run, logged, out).items():
@@ -64,16 +69,10 @@ def diagnose_runs(store: Store, ids: list[str], out: Path, window: int) -> dict[
     return found
 
 
-def _rows(store: Store, id: str) -> list[Row]:
-    record = find_record(store, id)
+def _rows(store: Store, record: Record) -> list[Row]:
     if METRICS not in record.files:
         raise ValueError(f"{record.label} {record.id} ({record.kind}) has no {METRICS}; diagnose a trained checkpoint")
     return list(open_artifact(store).read_jsonl(record.artifact(), METRICS))
-
-
-def _run(store: Store, id: str, rows: list[Row], window: int) -> dict[str, Any]:
-    record = find_record(store, id)
-    return {"id": record.id, "label": record.label} | judged(rows, window)
 
 
 def judged(rows: list[Row], window: int) -> dict[str, Any]:

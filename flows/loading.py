@@ -26,6 +26,11 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in recipe_folder().glob("*.yaml"))
 
 
+def names_recipe(target: str) -> bool:
+    """Whether a word that may be a recipe or an artifact's id is a recipe: its name, or the path of its file."""
+    return target.endswith((".yaml", ".yml")) or target in recipe_names()
+
+
 def load(model: type[M], recipe: str, overrides: list[str] | None = None) -> M:
     """Read a recipe by name or path, apply `stage.field=value` overrides, and validate.
 

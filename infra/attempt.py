@@ -32,6 +32,7 @@ from infra.record import (
     progress_folder,
     record_path,
 )
+from infra.save_points import ephemeral_area
 from infra.session import Session
 from infra.settings import ComputeSettings
 from infra.stage import Call, Stage
@@ -100,7 +101,7 @@ def run_stage(
     with lease:
         try:
             record = _run_and_commit(stage, session, arguments, call, id, generation, lease, listener, flow_run)
-        except Exception as error:
+        except Exception as error:  # a stage may raise anything; its traceback is kept before it goes on
             keep_log(store, f"{folder}/error-{lease.number:06d}.txt", error, listener)
             raise
     return Outcome(record.artifact(), record, reused=False)
@@ -217,8 +218,9 @@ def commit(store: Store, record: Record, check: Callable[[], None]) -> Record:
     # Whoever won the creation, what is in the store is what counts.
     winner = load_record(store, record.stage, record.id, record.generation)
     assert winner is not None
-    store.remove(f"{progress_folder(record.stage, record.id, record.generation)}/points")
-    store.remove(f"{progress_folder(record.stage, record.id, record.generation)}/shards")
+    folder = progress_folder(record.stage, record.id, record.generation)
+    store.remove(ephemeral_area(folder))
+    store.remove(f"{folder}/shards")
     return winner
 
 

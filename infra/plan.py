@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from infra.attempt import reusable
 from infra.record import Input, Record, generations, identity, progress_folder, stage_records
+from infra.save_points import newest_save_point
 from infra.session import Pending, PlanRow, Session
 from infra.store import Store, StoreError
 
@@ -66,9 +67,9 @@ def started_work(store: Store, stage: str, id: str) -> str:
     """Where an interrupted attempt would go on, in words; empty if nothing was saved."""
     generation = max(generations(store, stage, id), default=0) + 1
     folder = progress_folder(stage, id, generation)
-    points = [int(name[6:16]) for name in store.names(f"{folder}/points") if name.startswith("point-")]
-    if points:
-        return f"from step {max(points)}"
+    point = newest_save_point(store, folder)
+    if point is not None:
+        return f"from step {point.step}"
     shards = sum(name.endswith(".json") for name in store.names(f"{folder}/shards"))
     return f"{shards} shards are done" if shards else ""
 

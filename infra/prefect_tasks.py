@@ -51,7 +51,7 @@ def _stage_task(stage: Stage, session: Session, arguments: dict[str, Any]):
         reporter("begin")
         try:
             outcome = run_stage(stage, session, arguments, reporter, flow_run)
-        except BaseException as error:
+        except BaseException as error:  # whatever ends a stage, interrupts too, is told and goes on to Prefect
             reporter("failed", error)
             raise
     reporter.finish(outcome)

@@ -85,7 +85,7 @@ def run_shard(ws: "Workspace", function: Callable[["Workspace", Any], Any], key:
     # Ray runs a task again whose worker died, which may have been after its commit.
     if ws.store.exists(path):
         return ws.store.read_json(path)
-    shard = ws.for_shard(key)
+    shard = ws.for_shard()
     began = time.monotonic()
     try:
         result = function(shard, item)
@@ -134,7 +134,7 @@ def shards_on_ray(
         # The shards of a stage go to the nodes in turn: with all on one, its disk and network would be the limit.
         remote = ray.remote(num_cpus=1, max_retries=RETRIES, scheduling_strategy="SPREAD")(run_shard)
         # Shards carry no live listener: progress is counted here, as they finish.
-        bare = ray.put(ws.for_shard(""))
+        bare = ray.put(ws.for_shard())
         flight = Flight(ray, lambda key: remote.remote(bare, function, key, items[key]), list(items))
         yield from flight.results()
 
@@ -150,7 +150,7 @@ class Loaded:
     def prepare(self, ws: "Workspace") -> None:
         """Load, unless that was done; the scratch space it used is emptied."""
         if not self._kept:
-            own = ws.for_shard("")
+            own = ws.for_shard()
             try:
                 self._kept.append(self.load(own))
             finally:
@@ -186,4 +186,4 @@ def shards_on_actors(
 
     with connected(ws._ray) as ray:
         # By value: what stands in the object store may be gone when an actor is started again.
-        yield from actor_results(ray, Worker, (ws.for_shard(""), work), missing)
+        yield from actor_results(ray, Worker, (ws.for_shard(), work), missing)

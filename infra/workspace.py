@@ -6,11 +6,9 @@ and a shard on a Ray worker. Files that a stage writes are hashed as they are wr
 
 import hashlib
 import io
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,6 +19,7 @@ import zstandard
 from infra.artifact import Artifact
 from infra.events import Events
 from infra.record import FileEntry, Record, corrupt_file, lineage, load_record, record_of
+from infra.save_points import ephemeral_area, newest_save_point, read_save_point, write_save_point
 from infra.settings import ComputeSettings, EndpointSettings, Generation, settings_of
 from infra.store import Store, StoreError, sha256_file
 
@@ -33,8 +32,6 @@ ZSTD_LEVEL = 3
 RECENT_RECORDS = 8
 """Records kept by a process: a worker reads the same input's for shard after shard, and one of 100,000 files takes a second."""
 _recent_records: dict[tuple[str, str], Record] = {}
-HASHED_AT_ONCE = 4
-"""Files of a save point that are hashed side by side."""
 
 
 class Workspace:
@@ -52,8 +49,6 @@ class Workspace:
         ray: str = "off",
         save_every: int = 200,
         keep_every: int = 0,
-        events: Events | None = None,
-        shard: str = "",
         endpoints: Mapping[str, EndpointSettings] | None = None,
         generation: Generation = "local",
     ):
@@ -71,8 +66,7 @@ class Workspace:
         self.resumed_from = ""
         self._endpoints = dict(endpoints or {})
         self._ray = ray
-        self._shard = shard
-        self._events = events or Events()
+        self._events = Events()
         self._verified: set[tuple[str, str]] = set()
         self._scratch: Path | None = None
 
@@ -160,11 +154,15 @@ class Workspace:
                 raise StoreError(f"{artifact.address} has no file {name!r}; it has {', '.join(sorted(record.files))}")
             return self._verified_path(record, name)
         paths = {file: self._verified_path(record, file) for file in record.files}
+        return self._folder_of(artifact.address, paths)
+
+    def _folder_of(self, address: str, paths: Mapping[str, Path]) -> Path:
+        """A folder of the store as a local one, with at least the files whose local paths are given by name."""
         if self.store.is_local:
-            return Path(self.store.full(artifact.address))
-        folder = self.scratch / "inputs" / artifact.address
-        for file, path in paths.items():
-            target = folder / file
+            return Path(self.store.full(address))
+        folder = self.scratch / "folders" / address
+        for name, path in paths.items():
+            target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             if not target.exists():
                 target.symlink_to(path)
@@ -235,13 +233,11 @@ class Workspace:
 
         return run_shards(self, function, list(items), description, ray=self._ray, load=load)
 
-    def for_shard(self, key: str) -> "Workspace":
+    def for_shard(self) -> "Workspace":
         """The same workspace as one shard sees it: with a file list of its own."""
         shard = Workspace.__new__(Workspace)
         shard.__dict__.update(self.__getstate__())
-        shard.__dict__.update(
-            written={}, notes={}, _shard=key, _events=Events(), _ray="off", _verified=set(self._verified)
-        )
+        shard.__dict__.update(written={}, notes={}, _events=Events(), _ray="off", _verified=set(self._verified))
         return shard
 
     # -- language models ----------------------------------------------------------------------------------
@@ -262,83 +258,27 @@ class Workspace:
 
     def staging(self) -> AbstractContextManager[Path]:
         """A temporary folder to write the files of a save point into."""
-        return self.store.staging(self._points)
+        return self.store.staging(ephemeral_area(self.progress_folder))
 
     def save_point(
         self, step: int, folder: Path, *, keep: bool = False, gather: Callable[[Any], list[Any] | None] | None = None
     ) -> None:
-        """Move the files of a staging folder to the store as a resumable state, which exists once its marker is written.
-
-        Older save points are removed after that, but for those saved with `keep`. In a group each process saves its own
-        files; `gather` hands what each has written to the first one, which writes the marker.
+        """Move the files of a staging folder to the store as a resumable state; older ones go but for those saved with
+        `keep`. Processes of a group each save their own files, and `gather` brings what they wrote to the first one.
         """
-        area = self._kept if keep else self._points
-        paths = sorted(path for path in folder.rglob("*") if path.is_file())
-        with ThreadPoolExecutor(HASHED_AT_ONCE) as pool:
-            hashes = list(pool.map(_settled, paths))
-        files = {}
-        for path, sha256 in zip(paths, hashes, strict=True):
-            name = path.relative_to(folder).as_posix()
-            files[name] = {"size": path.stat().st_size, "sha256": sha256}
-            self.store.move(path, f"{area}/{step:010d}/{name}")
-        parts = gather(files) if gather else [files]
-        if parts is None:
-            return
-        marker = {name: entry for part in parts for name, entry in part.items()}
-        self.store.write(f"{area}/point-{step:010d}.json", orjson.dumps(marker, option=orjson.OPT_SORT_KEYS))
-        for older in self._steps(self._points):
-            if older < step:
-                self.store.remove(f"{self._points}/point-{older:010d}.json")
-                self.store.remove(f"{self._points}/{older:010d}")
+        write_save_point(self.store, self.progress_folder, step, folder, keep=keep, gather=gather)
 
     def resume_point(self, wanted: Callable[[str], bool] = lambda name: True) -> tuple[int, Path] | None:
         """The newest whole save point of this id, as (step, local folder); None to begin at the beginning.
 
         The folder has at least the wanted files, each as it was saved. Raises StoreError for one that is not.
         """
-        found = [(step, area) for area in (self._points, self._kept) for step in self._steps(area)]
-        if not found:
+        point = newest_save_point(self.store, self.progress_folder)
+        if point is None:
             return None
-        step, area = max(found)
-        files = self.store.read_json(f"{area}/point-{step:010d}.json")
-        names = [name for name in files if wanted(name)]
-        with ThreadPoolExecutor(HASHED_AT_ONCE) as pool:
-            paths = list(
-                pool.map(lambda name: self._saved_file(f"{area}/{step:010d}/{name}", step, files[name]), names)
-            )
-        self.resumed_from = f"step {step}"
-        if self.store.is_local:
-            return step, Path(self.store.full(f"{area}/{step:010d}"))
-        folder = self.scratch / "resume" / str(step)
-        for name, path in zip(names, paths, strict=True):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).symlink_to(path)
-        return step, folder
-
-    def _saved_file(self, saved: str, step: int, entry: dict[str, Any]) -> Path:
-        """A local path of one file of a save point. Raises StoreError if it is not what was saved."""
-        if self.store.size(saved) == entry["size"]:
-            path = self.store.local(saved, entry["sha256"])
-            if sha256_file(path) == entry["sha256"]:
-                return path
-            if not self.store.is_local:
-                path.unlink()
-        raise StoreError(
-            f"save point {step} of {self.stage}/{self.id} is corrupt: {saved} in store {self.store.url} is missing "
-            f"or not what was saved. Remove {saved.rsplit('/', 2)[0]} there to begin this stage anew."
-        )
-
-    @property
-    def _points(self) -> str:
-        return f"{self.progress_folder}/points"
-
-    @property
-    def _kept(self) -> str:
-        # Beside the points, which go when the stage commits.
-        return f"{self.progress_folder}/kept"
-
-    def _steps(self, area: str) -> list[int]:
-        return sorted(int(name[6:16]) for name in self.store.names(area) if name.startswith("point-"))
+        paths = read_save_point(self.store, point, wanted, f"{self.stage}/{self.id}")
+        self.resumed_from = f"step {point.step}"
+        return point.step, self._folder_of(point.folder, paths)
 
     # -- reporting ----------------------------------------------------------------------------------------
 
@@ -384,13 +324,6 @@ class Workspace:
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
             self._scratch = None
-
-
-def _settled(path: Path) -> str:
-    """Hash of a file that is on the disk, not only on its way there."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    return sha256_file(path)
 
 
 class Bar:

@@ -244,7 +244,7 @@ def _check_size(path: Path, tokens: int) -> None:
 
 def documents_within(index: Path, start: int, end: int) -> Iterator[Document]:
     """Yields the documents of a token file that overlap tokens [start, end), from its `.csv.gz` index."""
-    with gzip.open(index, "rt", newline="") as rows:
+    with gzip.open(index, "rt", newline="", encoding="utf-8") as rows:
         for row in csv.reader(rows):
             if int(row[0]) >= end:
                 return

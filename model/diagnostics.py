@@ -14,11 +14,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
-from model.parallel import local_part
+from model.parallel import local_part, total_norm
 from model.transformer import Transformer
 
 PAPER_WINDOW, PAPER_DEVIATIONS = 1000, 7.0
@@ -216,5 +215,4 @@ def _group_norms(kind: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     groups: dict[str, list[Tensor]] = {}
     for name, tensor in tensors.items():
         groups.setdefault(group_of(name), []).append(tensor.detach().float())
-    norms = {f"{kind}/{group}": nn.utils.get_total_norm(members) for group, members in groups.items()}
-    return {name: norm.full_tensor() if isinstance(norm, DTensor) else norm for name, norm in norms.items()}
+    return {f"{kind}/{group}": total_norm(members) for group, members in groups.items()}

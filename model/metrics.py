@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -30,7 +30,8 @@ class Line:
     """Trained when the line was sent."""
     facts: dict[str, float]
     logged: bool
-    values: Future[tuple[list[dict[str, float]], float]] = field(default_factory=Future)
+    values: Future[tuple[list[dict[str, float]], float]]
+    """Metrics of each step, and when they were there."""
 
 
 class Metrics:
@@ -59,10 +60,9 @@ class Metrics:
 
     def send(self, tokens: int, facts: dict[str, float], logged: bool) -> None:
         """Ask for all collected values. `facts` join the newest step's, which goes to the log if `logged`."""
-        line = Line(self._collected, tokens, facts, logged)
+        values = self._thread.submit(_fetch, self._collected)
+        self._sent.append(Line(self._collected, tokens, facts, logged, values))
         self._collected = []
-        line.values = self._thread.submit(_fetch, line.steps)
-        self._sent.append(line)
 
     def deliver(self, wait: bool) -> None:
         """Check and log the lines that have arrived, or, waiting for them, all. Raises FloatingPointError for a

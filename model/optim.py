@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from model.config import Config
-from model.parallel import is_sharded, local_part
+from model.parallel import is_sharded, local_part, total_norm
 
 # RECIPE D: window of 128 earlier values, judged from 64 stored values on, six sample standard deviations.
 SKIP_WINDOW = 128
@@ -88,10 +88,7 @@ class Optimizer:
         """Apply the gradients at hand and clear them. Metrics stay on the device: `grad_norm` before
         clipping, `skipped`.
         """
-        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if is_sharded(norm):
-            norm = cast(Any, norm).full_tensor()
+        norm = total_norm([p.grad for p in self.parameters.values() if p.grad is not None])
         for name, part in self.parts.items():
             gradient = self.parameters[name].grad
             part.grad = None if gradient is None else local_part(gradient)

@@ -11,7 +11,7 @@ Knows torch.distributed only; whoever starts the processes has called `init_proc
 import contextlib
 import copy
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from model.config import Parallel
+from model.losses import IGNORE
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 
 Batch = dict[str, Any]
 Objective = Callable[[Any, dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]
-
-UNTRAINED = -100
-"""Label of a position that is not trained (`model.losses.IGNORE`)."""
 
 
 class Trainee(nn.Module):
@@ -189,7 +187,11 @@ def _sharded_modules(trainee: nn.Module | None) -> "list[FSDPModule]":
 
 
 def recompute(model: nn.Module, policy: str) -> None:
-    """Keep only the inputs of the named parts for the backward pass and compute the rest again; values do not change."""
+    """Keep only the inputs of the named parts for the backward pass and compute the rest again.
+
+    Run eagerly, values do not change. Compiled, the recomputation is part of what the compiler fuses, so that bf16 values may
+    round elsewhere than without it (seen with `blocks`).
+    """
     if policy == "off":
         return
     for block in cast(Any, model).blocks:
@@ -241,6 +243,12 @@ def whole_tensor(part: Tensor, like: Tensor) -> Tensor:
         part, cut.device_mesh, cut.placements, run_check=False, shape=cut.shape, stride=cut.stride()
     )
     return joined.full_tensor()
+
+
+def total_norm(tensors: Iterable[Tensor]) -> Tensor:
+    """L2 norm of all tensors together, a scalar; of sharded ones over the rows of all workers, which all have to call this."""
+    norm = nn.utils.get_total_norm(tensors)
+    return cast(Any, norm).full_tensor() if is_sharded(norm) else norm
 
 
 @torch.no_grad()
@@ -312,4 +320,4 @@ def _silence(batch: Batch) -> None:
         if name in batch:
             batch[name] = np.zeros_like(batch[name])
     if "weights" not in batch:
-        batch["labels"] = np.full_like(batch["labels"], UNTRAINED)
+        batch["labels"] = np.full_like(batch["labels"], IGNORE)

@@ -10,7 +10,6 @@ small models die with NaN at random and differ between runs. There glibc is told
 the same bytes come out every time.
 """
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -34,6 +33,7 @@ from tasks.data.dolma import (
     read_own,
     shard_name,
 )
+from tasks.data.draws import draw
 from tasks.data.filters.quality import (
     NEGATIVE_LABEL,
     POSITIVE_LABEL,
@@ -117,7 +117,7 @@ def train_classifier(ws: Workspace, documents: list[Documents], config: Classifi
     ws.map(write_examples, [{**shard, "found": found} for shard in shards], description="select examples")
     examples = [row for shard in shards for row in parse_rows(read_own(ws, f"examples/{shard['item']}.jsonl.zst"))]
     # Training sees examples in this order: one that is random and the same every time.
-    examples.sort(key=lambda row: _unit(config.seed, "order", row["id"], row["line"]))
+    examples.sort(key=lambda row: draw(config.seed, "order", row["id"], row["line"]))
     training = [row for row in examples if not row["held_out"]]
     held_out = [row for row in examples if row["held_out"]]
     model = fit(ws.scratch, [f"{row['label']} {row['line']}" for row in training], config)
@@ -169,19 +169,13 @@ def write_examples(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     with LineWriter(ws, f"examples/{item['item']}.jsonl.zst", empty=True) as examples:
         for document in read_documents(ws, Documents.model_validate(item["documents"]), item["name"]):
             label = label_of(document, config)
-            if not label or _unit(config.seed, "sample", document["id"]) >= limits[label] / item["found"][label]:
+            if not label or draw(config.seed, "sample", document["id"]) >= limits[label] / item["found"][label]:
                 continue
             line = page_line(document["text"])
             # By text, so that no text is trained on under one id and measured under another.
-            held_out = _unit(config.seed, "held out", line) < config.held_out_fraction
+            held_out = draw(config.seed, "held out", line) < config.held_out_fraction
             examples.write({"id": document["id"], "label": label, "line": line, "held_out": held_out})
         return {"examples": examples.rows}
-
-
-def _unit(seed: int, *parts: str) -> float:
-    """A number in [0, 1) that is random but for its arguments."""
-    digest = hashlib.blake2b("\0".join([str(seed), *parts]).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") / 2**64
 
 
 def fit(folder: Path, lines: list[str], config: ClassifierConfig) -> Path:

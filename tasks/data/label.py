@@ -6,7 +6,6 @@ document, so that the classifier's selections can name it: `positives: {metadata
 Deviation: the prompts are ours.
 """
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from model.config import Config
 from tasks.artifacts import Documents
 from tasks.data.dolma import Row, document_files, read_documents
 from tasks.data.drafts import Drafts
+from tasks.data.draws import draw
 from tasks.prompting import LanguageModelConfig, check_prompt, fill, prompt_text, unusable
 
 Rubric = Literal["educational", "mathematics"]
@@ -109,14 +109,9 @@ def sampled(ws: Workspace, documents: list[Documents], config: LabelConfig, shar
     for part in documents:
         for name in document_files(ws, part):
             for row in read_documents(ws, part, name):
-                if is_asked(row["source"], config) and row["text"].strip() and drawn(row, config.seed) < share:
+                asked = is_asked(row["source"], config) and row["text"].strip()
+                if asked and draw(config.seed, row["source"], row["id"]) < share:
                     yield row
-
-
-def drawn(row: Row, seed: int) -> float:
-    """A number in [0, 1) that is a document's own."""
-    digest = hashlib.blake2b(f"{seed}\0{row['source']}\0{row['id']}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") / 2**64
 
 
 def request_for(row: Row, config: LabelConfig) -> Request:

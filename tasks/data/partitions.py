@@ -123,9 +123,9 @@ def bucket_of(keys: np.ndarray) -> np.ndarray:
     return (keys >> np.uint64(64 - (BUCKETS.bit_length() - 1))).astype(np.int64)
 
 
-def partitions(records: int) -> list[tuple[int, int]]:
-    """Runs of buckets, (first, end), of about `PARTITION_RECORDS` records each."""
-    count = min(BUCKETS, max(1, -(-records // PARTITION_RECORDS)))
+def partitions(records: int, most: int | None = None) -> list[tuple[int, int]]:
+    """Runs of buckets, (first, end), of about `most` records each, `PARTITION_RECORDS` unless told otherwise."""
+    count = min(BUCKETS, max(1, -(-records // (most or PARTITION_RECORDS))))
     borders = [BUCKETS * number // count for number in range(count + 1)]
     return list(pairwise(borders))
 
@@ -191,7 +191,7 @@ class KeySpill:
         rows = np.array(self._rows, dtype="<u4")
         order = np.lexsort((halves[:, 1], halves[:, 0]))
         halves, rows = halves[order], rows[order]
-        first = _first_of_equal(halves[:, 0], halves[:, 1])
+        first = first_of_equal(halves[:, 0], halves[:, 1])
         starts = np.flatnonzero(first)
         records = np.zeros(len(starts), dtype=KEYED)
         records["high"], records["low"], records["row"] = halves[first, 0], halves[first, 1], rows[first]
@@ -214,7 +214,7 @@ class KeySpill:
         return {"pieces": spill.pieces, "keys": spill.records, "repeats": len(repeats)}
 
 
-def _first_of_equal(*keys: np.ndarray) -> np.ndarray:
+def first_of_equal(*keys: np.ndarray) -> np.ndarray:
     """Whether each place of sorted keys begins a run of equal ones."""
     first = np.ones(len(keys[0]), dtype=bool)
     first[1:] = np.logical_or.reduce([key[1:] != key[:-1] for key in keys])
@@ -278,7 +278,7 @@ def find_repeats(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     # A stable sort leaves equal keys in order of shard and row.
     order = np.lexsort((records["low"], records["high"]))
     records, shards = records[order], shards[order]
-    first = _first_of_equal(records["high"], records["low"])
+    first = first_of_equal(records["high"], records["low"])
     starts = np.flatnonzero(first)
     kept = starts[np.cumsum(first) - 1][~first]
     found = np.zeros(len(kept), dtype=REPEAT)

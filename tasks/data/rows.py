@@ -1,4 +1,4 @@
-"""JSON-lines or Parquet rows from files or a hub dataset, for chats, prompts and benchmarks.
+"""JSON-lines or Parquet rows from files or a hub dataset: chats, prompts, benchmarks, and what synthetic documents are made of.
 
 As with document sources, `resolve_rows` first writes into the config what will be read (file hashes, or a commit), so that
 the identity of a stage covers it.
@@ -102,16 +102,17 @@ def _file_rows(source: RowSource) -> Iterator[tuple[str, dict[str, Any] | None]]
     for file in source.files:
         with file.open() as raw:
             if file.name.endswith(".parquet"):
-                yield from _parquet_rows(file, io.BytesIO(raw.read()))
+                yield from _parquet_rows(file, raw)
                 continue
             for number, line in enumerate(open_lines(raw, file.name), 1):
                 if line.strip():
                     yield f"{file.url}:{number}", _object(line)
 
 
-def _parquet_rows(file: SourceFile, data: io.BytesIO) -> Iterator[tuple[str, dict[str, Any] | None]]:
+def _parquet_rows(file: SourceFile, raw: io.BufferedReader) -> Iterator[tuple[str, dict[str, Any] | None]]:
     number = 0
-    for batch in pq.ParquetFile(data).iter_batches(batch_size=PARQUET_BATCH):
+    # A buffer: without one pyarrow reads whole columns of a row group at once.
+    for batch in pq.ParquetFile(raw, buffer_size=1 << 20).iter_batches(batch_size=PARQUET_BATCH):
         for row in batch.to_pylist():
             number += 1
             yield f"{file.url}:{number}", row

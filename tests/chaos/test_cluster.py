@@ -48,7 +48,7 @@ def sum_slowly(ws: Workspace, config: NumberConfig) -> Number:
 def square_slowly(ws: Workspace, item: dict[str, Any]) -> int:
     """Logs the start and whether the shard was committed then. The shard named in `<log>.slow` hangs the first time."""
     value, log = item["value"], Path(item["log"])
-    done = ws.store.exists(marker_path(ws, ws._shard))
+    done = ws.store.exists(marker_path(ws, f"square-{value:06d}"))
     with log.open("a") as file:
         file.write(f"{value} {'again' if done else 'open'} {os.getpid()}\n")
     slow = log.with_suffix(".slow")

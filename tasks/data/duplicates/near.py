@@ -21,6 +21,7 @@ from tasks.data.partitions import (
     add_clusters,
     bucket_of,
     count_clusters,
+    first_of_equal,
     partitions,
     put_pieces,
     read_many,
@@ -83,8 +84,7 @@ def match_bands(ws: Workspace, item: dict[str, Any]) -> dict[str, int]:
     records, shards = read_partition(ws, "bands", item["first"], item["end"], BAND)
     order = np.argsort(records["key"], kind="stable")
     keys, nodes = records["key"][order], _nodes(shards, records["row"])[order]
-    first = np.ones(len(keys), dtype=bool)
-    first[1:] = keys[1:] != keys[:-1]
+    first = first_of_equal(keys)
     heads = nodes[np.flatnonzero(first)][np.cumsum(first) - 1]
     edges = Edges(nodes[~first], heads[~first])
     return {"edges": _write_edges(ws, f"edges/bands-{item['partition']:05d}.bin", edges)}

@@ -25,7 +25,10 @@ from tasks.data.partitions import (
     REPEAT,
     GroupWriter,
     Spill,
+    bucket_of,
+    first_of_equal,
     group_sizes,
+    partitions,
     put_pieces,
     put_work,
     read_groups,
@@ -69,24 +72,18 @@ def find_seen(ws: Workspace, shards: list[dict[str, Any]], config: NGramConfig) 
     hashed = ws.map(hash_ngrams, [{**shard, "ngrams": plain} for shard in shards], description="hash n-grams")
     put_pieces(ws, "ngrams", [result["pieces"] for result in hashed])
     total = sum(result["ngrams"] for result in hashed)
-    count = min(BUCKETS, max(1, -(-total // FILTER_NGRAMS)))
+    shared = {"shards": len(shards), "rate": config.false_positive_rate}
     parts = [
-        {
-            "partition": number,
-            "first": BUCKETS * number // count,
-            "end": BUCKETS * (number + 1) // count,
-            "shards": len(shards),
-            "rate": config.false_positive_rate,
-        }
-        for number in range(count)
+        {"partition": number, "first": first, "end": end, **shared}
+        for number, (first, end) in enumerate(partitions(total, FILTER_NGRAMS))
     ]
     ws.map(count_seen, parts, description="count seen n-grams")
-    items = [{"shard": s["shard"], "shards": len(shards), "partitions": count, "ngrams": plain} for s in shards]
+    items = [{"shard": s["shard"], "shards": len(shards), "partitions": len(parts), "ngrams": plain} for s in shards]
     decided = ws.map(decide, items, description="decide")
     ws.map(find_first, parts, description="find first n-grams")
     dropped = {name: sum(result[name] for result in decided) for name in ("paragraphs", "documents")}
     units = sum(result["units"] for result in hashed)
-    return {"partitions": count, "clusters": {"ngrams": total, "units": units, "dropped": dropped}}
+    return {"partitions": len(parts), "clusters": {"ngrams": total, "units": units, "dropped": dropped}}
 
 
 def hash_ngrams(ws: Workspace, item: dict[str, Any]) -> dict[str, int]:
@@ -100,8 +97,7 @@ def hash_ngrams(ws: Workspace, item: dict[str, Any]) -> dict[str, int]:
             owner = np.array(owners, dtype="<u4")[grams.text]
             order = np.lexsort((grams.hashes, owner))
             hashes, owner = grams.hashes[order], owner[order]
-            new = np.ones(len(hashes), dtype=bool)
-            new[1:] = (hashes[1:] != hashes[:-1]) | (owner[1:] != owner[:-1])
+            new = first_of_equal(hashes, owner)
             records = np.zeros(int(new.sum()), dtype=NGRAM)
             records["hash"], records["unit"] = hashes[new], first + owner[new]
             spill.add(records)
@@ -141,8 +137,7 @@ def count_seen(ws: Workspace, item: dict[str, Any]) -> None:
     for shard, name in pieces:
         records = read_groups(ws, name, first, end, BUCKETS, NGRAM)
         records = records[np.argsort(records["hash"], kind="stable")]
-        new = np.ones(len(records), dtype=bool)
-        new[1:] = records["hash"][1:] != records["hash"][:-1]
+        new = first_of_equal(records["hash"])
         run = np.cumsum(new) - 1
         hashes = records["hash"][new]
         before = bloom.find(hashes)
@@ -186,8 +181,7 @@ def decide(ws: Workspace, item: dict[str, Any]) -> dict[str, int]:
     chosen = np.concatenate([np.flatnonzero(paragraphs), firsts])
     wanted["hash"], wanted["unit"] = least[chosen], chosen
     wanted["unit"][len(chosen) - len(firsts) :] |= WHOLE
-    buckets = (wanted["hash"] >> np.uint64(64 - (BUCKETS.bit_length() - 1))).astype(np.int64)
-    write_groups(ws, f"wanted/{shard:05d}.bin", wanted, buckets, BUCKETS)
+    write_groups(ws, f"wanted/{shard:05d}.bin", wanted, bucket_of(wanted["hash"]), BUCKETS)
     return {"paragraphs": int(paragraphs.sum()), "documents": len(firsts)}
 
 

@@ -70,6 +70,11 @@ def attribute_rows(scorer: str, scores: Scores, lengths: Sequence[int]) -> list[
     return rows
 
 
+def highest_scores(attributes: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, float | None]:
+    """The highest score of each attribute's spans, as they are read back; None where nothing was marked."""
+    return {name: max((span[2] for span in spans), default=None) for name, spans in attributes.items()}
+
+
 def broken_limit(limits: Sequence[tuple[str, Limit]], attributes: dict[str, Any]) -> str:
     """What is wrong with a document, by the first of (attribute name, limit) that its attributes break; empty when none."""
     for name, limit in limits:

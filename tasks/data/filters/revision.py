@@ -4,8 +4,7 @@ import hashlib
 from pathlib import Path
 
 from infra.store import sha256_file
-
-_COMMIT_LENGTH = 40
+from tasks.data.sources.hub_stream import pin_revision
 
 
 def pinned_revision(path: str, given: str) -> str:
@@ -23,22 +22,7 @@ def pinned_revision(path: str, given: str) -> str:
                 "resolve the recipe anew without the revision"
             )
         return found
-    if len(given) == _COMMIT_LENGTH:
-        return given
-    from huggingface_hub import HfApi
-
-    # The error base of whichever HTTP client the library uses; it changed between versions.
-    from huggingface_hub.errors import HFValidationError, HTTPError  # pyright: ignore[reportPrivateImportUsage]
-
-    try:
-        found = HfApi().model_info(path, revision=given or None).sha
-    except (HFValidationError, HTTPError, OSError) as error:
-        raise ValueError(
-            f"checkpoint {path!r} is no local folder, and the hub does not say which commit it is "
-            f"({type(error).__name__}: {error}); check its name and the connection, or give its commit as `revision`"
-        ) from error
-    assert found is not None, path
-    return found
+    return pin_revision(path, given, "model")
 
 
 def _folder_hash(folder: Path) -> str:

@@ -19,8 +19,8 @@ from pydantic import Field
 
 from infra.workspace import Workspace
 from tasks.data.sources.hub_stream import pin_revision, stream_rows
-from tasks.data.sources.intake import Intake, SourceConfig, writable
-from tasks.data.sources.lines import renamed
+from tasks.data.sources.intake import Intake, SourceConfig
+from tasks.data.sources.lines import table_row
 from tasks.data.sources.listing import SourceFile, find_files
 
 DATA_SUFFIXES = (
@@ -100,11 +100,8 @@ def collect_hub(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
         if problem:
             intake.reject("unreadable", problem, b"", file=file, line_number=number)
             continue
-        row = renamed(row, config.text_field, config.id_field)
-        assert isinstance(row, dict)
-        text = row.pop("text")
-        id = f"{item['item']}:{number}"
-        intake.accept({**writable(row), "text": text}, file=file, line_number=number, fallback_id=id)
+        document = table_row(row, (config.text_field, config.id_field))
+        intake.accept(document, file=file, line_number=number, fallback_id=f"{item['item']}:{number}")
     return intake.finish()
 
 

@@ -1,13 +1,15 @@
-"""The hub of `datasets`: pinning a dataset to a commit, and streaming its rows. Shared by document sources and by the
-sources of chats, prompts and benchmarks."""
+"""The hub: pinning a dataset or a checkpoint to a commit, and streaming a dataset's rows. Shared by document sources, by the
+sources of chats, prompts and benchmarks, and by rules that ask a checkpoint."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+_COMMIT_LENGTH = 40
 
 
-def pin_revision(dataset: str, revision: str) -> str:
-    """The commit of a dataset on the hub; a full commit is taken as it is. ValueError when the hub does not answer."""
-    if len(revision) == 40:
+def pin_revision(name: str, revision: str, kind: Literal["dataset", "model"] = "dataset") -> str:
+    """The commit of a repository on the hub; a full commit is taken as it is. ValueError when the hub does not answer."""
+    if len(revision) == _COMMIT_LENGTH:
         return revision
     # The hub's client takes seconds to import and is needed by hub sources only.
     from huggingface_hub import HfApi
@@ -16,13 +18,13 @@ def pin_revision(dataset: str, revision: str) -> str:
     from huggingface_hub.errors import HFValidationError, HTTPError  # pyright: ignore[reportPrivateImportUsage]
 
     try:
-        found = HfApi().dataset_info(dataset, revision=revision or None)
+        found = HfApi().repo_info(name, repo_type=kind, revision=revision or None)
     except (HTTPError, HFValidationError, OSError) as error:
         raise ValueError(
-            f"dataset {dataset!r} is neither a local folder nor reachable on the hub: {error}. Check the name and the "
-            "connection, or download it and give its files as paths"
+            f"{kind} {name!r} is neither a local folder nor reachable on the hub: {type(error).__name__}: {error}. Check the "
+            "name and the connection, give its commit as `revision`, or download it and give the path"
         ) from error
-    assert found.sha is not None, dataset
+    assert found.sha is not None, name
     return found.sha
 
 

@@ -28,7 +28,8 @@ PLACE = np.dtype([("part", "<u4"), ("file", "<u4"), ("first", "<u8"), ("line", "
 """Where a document went and came from: its part, the index of its file in the item's list, and its line, counted
 from byte `first` of that file."""
 _KEPT_RAW_CHARS = 2000
-_EXAMPLES = 3
+EXAMPLES = 3
+"""Rows kept aside that an item names in messages."""
 
 
 class SourceConfig(Config):
@@ -167,8 +168,13 @@ class Intake:
             "raw": clean_text(raw[:_KEPT_RAW_CHARS].decode("utf-8", errors="replace")),
         }
         self._bad_writer.write(row)
-        if len(self.examples) < _EXAMPLES:
+        if len(self.examples) < EXAMPLES:
             self.examples.append(example(row))
+
+    def reject_problem(self, problem: str, raw: bytes, *, file: str, line_number: int) -> None:
+        """Keep aside what a reader could not give, with its `reason: detail`."""
+        reason, _, detail = problem.partition(": ")
+        self.reject(reason, detail, raw, file=file, line_number=line_number)
 
     def finish(self) -> dict[str, Any]:
         """Close the files and return the counts as the item's result."""

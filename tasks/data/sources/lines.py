@@ -6,9 +6,10 @@ A line belongs to the byte range in which it begins. What cannot be decompressed
 import io
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 from tasks.data.dolma import open_lines
-from tasks.data.sources.intake import Intake
+from tasks.data.sources.intake import Intake, writable
 from tasks.data.sources.listing import SourceFile
 
 MAX_EXPANSION = 1000
@@ -34,8 +35,7 @@ def read_lines(
         for number, (offset, line, problem) in enumerate(cut_lines(stream, first, end, limit, most_bytes(file)), 1):
             place["line_number"] = number
             if problem:
-                reason, _, detail = problem.partition(": ")
-                intake.reject(reason, detail, line, **place)
+                intake.reject_problem(problem, line, **place)
             elif line.strip():
                 row = intake.parse(line, **place)
                 if row is not None:
@@ -109,3 +109,11 @@ def renamed(row: object, text_field: str, id_field: str) -> object:
         metadata = row.get("metadata")
         result["metadata"] = rest | (metadata if isinstance(metadata, dict) else {})
     return result
+
+
+def table_row(row: dict[str, Any], fields: tuple[str, str]) -> dict[str, Any]:
+    """A row of a table under the schema's names, in values that JSON has; the text is left for the intake to repair."""
+    named = renamed(row, *fields)
+    assert isinstance(named, dict)
+    text = named.pop("text")
+    return {**writable(named), "text": text}

@@ -3,10 +3,9 @@ RECIPE C.1; paper section 2.4).
 
 Archives are read by FastWARC and text is taken out of HTML by Resiliparse, the extractor of DCLM, both Apache-2.0. The
 charset is the server's, else UTF-8 where the bytes are valid UTF-8, else what the page declares, else what its bytes
-look like; it, the language that Resiliparse
-guesses, address, date and content type are kept in the metadata. Bytes that the charset cannot read become U+FFFD, as in
-a browser. Records that are no pages (requests, images, redirects) are passed over; broken ones are kept aside, named by
-their number in the file.
+look like; it, the language that Resiliparse guesses, address, date and content type are kept in the metadata. Bytes that
+the charset cannot read become U+FFFD, as in a browser. Records that are no pages (requests, images, redirects) are passed
+over; broken ones are kept aside, named by their number in the file.
 """
 
 import codecs
@@ -66,8 +65,7 @@ def _take(intake: Intake, page: Page, problem: str, name: str, place: dict[str, 
     """Hand one page's text to the intake, or the page to those kept aside; a problem is `reason: detail`."""
     data, charset, facts = page
     if problem:
-        reason, _, detail = problem.partition(": ")
-        intake.reject(reason, detail, data[:_KEPT_RAW_BYTES], **place)
+        intake.reject_problem(problem, data[:_KEPT_RAW_BYTES], **place)
         return
     # WET records are text, not HTML.
     plain = facts.get("content_type") == "text/plain"

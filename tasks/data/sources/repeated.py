@@ -4,6 +4,8 @@ Out of core: items leave the hashes of their ids in partitions (`tasks/data/part
 which something repeats are written again, as `<name>.unique.jsonl.zst`.
 """
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ import orjson
 from infra.workspace import Workspace
 from tasks.data.dolma import LineWriter, parse_rows, read_own
 from tasks.data.partitions import find_all_repeats, group_sizes, read_repeats, read_work
-from tasks.data.sources.intake import PLACE, example, part_name
+from tasks.data.sources.intake import EXAMPLES, PLACE, example, part_name
 from tasks.data.sources.lines import count_lines
 from tasks.data.sources.listing import SourceFile
 
@@ -49,6 +51,8 @@ def set_aside(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     places = np.frombuffer(read_work(ws, f"places/{number:05d}.bin"), dtype=PLACE)
     urls = orjson.loads(read_work(ws, f"places/{number:05d}.json"))
     repeated = set(rows.tolist())
+    # A byte range's rows share what stands before it, which may be most of a large file.
+    lines_before = cache(lambda url, first: count_lines(SourceFile.model_validate(item["files"][url]), first))
     size, examples, replaced = 0, [], []
     with LineWriter(ws, f"bad/{number:05d}-ids.jsonl.zst") as bad:
         for part in np.unique(places["part"][rows]).tolist():
@@ -60,19 +64,22 @@ def set_aside(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
                     if row not in repeated:
                         keep.write(document)
                         continue
-                    kept_aside = _bad_row(document, places[row], urls, item["files"])
+                    kept_aside = _bad_row(document, places[row], urls, lines_before)
                     bad.write(kept_aside)
-                    examples.append(example(kept_aside)) if len(examples) < 3 else None
+                    if len(examples) < EXAMPLES:
+                        examples.append(example(kept_aside))
                     size += len(document["text"].encode())
     count = len(repeated)
     counts = {"documents": -count, "bytes": -size, "repaired": 0, "bad": {REPEATED: count}}
     return {**counts, "examples": examples, "replaced": replaced}
 
 
-def _bad_row(document: dict[str, Any], place: Any, urls: list[str], files: dict[str, Any]) -> dict[str, Any]:
+def _bad_row(
+    document: dict[str, Any], place: Any, urls: list[str], lines_before: Callable[[str, int], int]
+) -> dict[str, Any]:
     """A document as it is kept aside. The lines before a byte range are counted now that they matter."""
     url, line = urls[place["file"]], int(place["line"])
     if place["first"]:
-        line += count_lines(SourceFile.model_validate(files[url]), int(place["first"]))
+        line += lines_before(url, int(place["first"]))
     detail = f"id {document['id'][:200]!r} came before; the whole document is here"
     return {"file": url, "line": line, "reason": REPEATED, "detail": detail, "document": document}

@@ -95,8 +95,7 @@ def _posts(intake: Intake, file: SourceFile) -> Any:
         for number, (_, line, problem) in enumerate(lines, start=1):
             place = {"file": file.url, "line_number": number}
             if problem:
-                reason, _, detail = problem.partition(": ")
-                intake.reject(reason, detail, line, **place)
+                intake.reject_problem(problem, line, **place)
             elif line.lstrip().startswith(b"<row"):
                 try:
                     yield number, dict(ElementTree.fromstring(line).attrib)

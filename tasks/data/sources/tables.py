@@ -6,8 +6,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.data.sources.intake import Intake, writable
-from tasks.data.sources.lines import most_bytes, renamed
+from tasks.data.sources.intake import Intake
+from tasks.data.sources.lines import most_bytes, table_row
 from tasks.data.sources.listing import SourceFile
 
 _BATCH_BYTES = 8 << 20
@@ -31,13 +31,9 @@ def read_table(intake: Intake, file: SourceFile, name: str, group: int | None, f
     for number, (row, problem) in enumerate(_rows(file, group), 1):
         place: dict[str, Any] = {"file": file.url, "line_number": number}
         if problem:
-            reason, _, detail = problem.partition(": ")
-            intake.reject(reason, detail, b"", **place)
+            intake.reject_problem(problem, b"", **place)
             continue
-        row = renamed(row, *fields)
-        assert isinstance(row, dict)
-        text = row.pop("text")
-        intake.accept({**writable(row), "text": text}, **place, fallback_id=f"{name}:{group}:{number}")
+        intake.accept(table_row(row, fields), **place, fallback_id=f"{name}:{group}:{number}")
         if intake.bytes - before > most:
             intake.reject("archive_bomb", f"more than {most:,} bytes", b"", **place)
             return

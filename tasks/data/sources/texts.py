@@ -19,8 +19,7 @@ def read_text(intake: Intake, file: SourceFile, name: str, separator: str) -> No
         parts = cut_parts(stream, separator.encode(), limit, most_bytes(file))
         for index, (line, data, problem) in enumerate(parts):
             if problem:
-                reason, _, detail = problem.partition(": ")
-                intake.reject(reason, detail, data, file=file.url, line_number=line)
+                intake.reject_problem(problem, data, file=file.url, line_number=line)
                 continue
             try:
                 text = data.decode("utf-8-sig" if index == 0 else "utf-8")

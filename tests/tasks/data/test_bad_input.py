@@ -21,7 +21,9 @@ from tasks.data import partitions
 from tasks.data.collect import collect, resolve
 from tasks.data.dolma import LineWriter
 from tasks.data.sources import lines as lines_module
+from tasks.data.sources import repeated
 from tasks.data.sources.hub import HubSource
+from tasks.data.sources.lines import count_lines
 from tasks.data.sources.listing import SourceFailureError
 from tasks.data.sources.local import LocalSource
 from tasks.data.sources.texts import cut_parts
@@ -44,7 +46,13 @@ def small_partitions(monkeypatch):
 
 
 @pytest.mark.parametrize("shard_bytes", [300, 1_000_000])
-def test_repeated_ids_are_kept_aside_across_shards_with_their_lines(bench, tmp_path, small_partitions, shard_bytes):
+def test_repeated_ids_are_kept_aside_across_shards_with_their_lines(
+    bench, tmp_path, monkeypatch, small_partitions, shard_bytes
+):
+    counted = []
+    monkeypatch.setattr(
+        repeated, "count_lines", lambda file, end: counted.append((file.url, end)) or count_lines(file, end)
+    )
     rng = random.Random(1)
     rows = [{"id": f"id{rng.randrange(60)}", "text": f"text {number}"} for number in range(150)]
     one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl.gz"
@@ -61,6 +69,8 @@ def test_repeated_ids_are_kept_aside_across_shards_with_their_lines(bench, tmp_p
         (*places[n], row["text"]) for n, row in enumerate(rows) if first[row["id"]] != n
     ]
     assert made.documents == len(kept) and made.bytes == sum(len(row["text"]) for row in kept)
+    assert bool(counted) == (shard_bytes == 300)
+    assert len(set(counted)) == len(counted), "what stands before a byte range is read once, not for every row"
     stored = [name for name in bench.store.walk(made.address) if "documents/" in name]
     assert len(stored) == len(bench.reader().files(made, "documents/")), "replaced files are removed"
 

@@ -1,0 +1,9 @@
+"""Random numbers that belong to a document: the same in whatever shard, worker or order it is met."""
+
+import hashlib
+
+
+def draw(seed: int, *parts: str) -> float:
+    """A number in [0, 1) that is random but for its arguments."""
+    digest = hashlib.blake2b("\0".join([str(seed), *parts]).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") / 2**64
