@@ -31,15 +31,15 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from flows.diagnose import GROWTH, diagnose_initialisation, draw_curves, draw_lines, judged, series_of
+from flows.inspection.stability import GROWTH, diagnose_initialisation, draw_curves, draw_lines, judged, series_of
 from model.config import Compute, ModelConfig
-from model.diagnostics import NormWatch
-from model.loop import train
-from model.losses import LossConfig, language_model_objective, next_token_labels
-from model.optim import OptimConfig
-from model.schedule import ScheduleConfig
-from model.tokenizer import Tokenizer
-from model.transformer import Transformer
+from model.network.transformer import Transformer
+from model.tokens.tokenizer import Tokenizer
+from model.training.diagnostics import NormWatch
+from model.training.loop import train
+from model.training.losses import LossConfig, language_model_objective, next_token_labels
+from model.training.optim import OptimConfig
+from model.training.schedule import ScheduleConfig
 
 WIDTH, LAYERS, HEAD, HIDDEN = 64, 8, 32, 192
 SEQUENCE, BATCH = 64, 8

@@ -1,7 +1,7 @@
 """Save points: how long one stalls the training, and how near saving and loading come to the disk's own speed.
 
 Run alone: `python benchmarks/checkpoint.py [--size 60M] [--rounds 3] [--store FOLDER]`. A real training loop with the
-save points of `tasks.training.save_points` in a local store. Stall: how long a save keeps the loop, against the median
+save points of `tasks.training.fitting.save_points` in a local store. Stall: how long a save keeps the loop, against the median
 step; in the background, and writing in the loop. Throughput: a save from the copy on the host until it is on the disk,
 hashed, and the older one removed; a load from the disk into the model with its hashes checked; against the same bytes
 written with fsync and read again by plain Python in the same round, so that a busy disk slows both. All reading begins
@@ -28,16 +28,16 @@ import numpy as np
 import torch
 
 from infra.settings import ComputeSettings
-from infra.store import Store
+from infra.storage.store import Store
 from infra.workspace import Workspace
-from model.checkpoint import STATE_BYTES
 from model.config import Compute, ModelConfig
-from model.loop import Batch, TrainState, new_state, train
-from model.losses import LossConfig, language_model_objective, next_token_labels
-from model.optim import OptimConfig
-from model.schedule import ScheduleConfig
-from model.transformer import Transformer
-from tasks.training.save_points import Journal, SavePoints, resume
+from model.network.transformer import Transformer
+from model.training.loop import Batch, TrainState, new_state, train
+from model.training.losses import LossConfig, language_model_objective, next_token_labels
+from model.training.optim import OptimConfig
+from model.training.schedule import ScheduleConfig
+from model.training.state_files import STATE_BYTES
+from tasks.training.fitting.save_points import Journal, SavePoints, resume
 
 SIZES: dict[str, dict[str, int]] = {
     "11M": {"d": 256, "layers": 8, "vocab": 8192, "batch": 2, "seq": 128},

@@ -59,10 +59,10 @@ DATATROVE = ["datatrove[processing,io]==0.10.1", "tokenizers", "orjson", "jaxtyp
 
 def run_in(store: str, stage: Any, *arguments: Any, ray: str = "off") -> Any:
     """The artifact of a stage call in a store."""
-    from infra.attempt import run_stage
+    from infra.execution.attempt import run_stage
     from infra.session import Session
     from infra.settings import Execution
-    from infra.store import Store
+    from infra.storage.store import Store
 
     session = Session(Store(store), Execution(store=store, ray=ray))
     return run_stage(stage, session, stage.bind(*arguments), lambda *_: None).artifact
@@ -73,7 +73,7 @@ def make_text(folder: Path, megabytes: float) -> None:
     `cold/…`.
     """
     from tasks.data.collect import PythonSource, collect, resolve
-    from tasks.data.dolma import read_rows
+    from tasks.data.documents.dolma_files import read_rows
 
     rows: list[dict[str, Any]] = []
     total = megabytes * 1e6
@@ -120,7 +120,7 @@ def ours(folder: Path, workers: int) -> dict[str, Any]:
     """Filter and encode, on a Ray of so many cores: a tiny text to warm it up, another one, then the whole."""
     import ray
 
-    from infra.ray_cluster import OBJECT_STORE_BYTES
+    from infra.compute.ray_connection import OBJECT_STORE_BYTES
     from tasks.data.collect import LocalSource, collect, resolve
 
     store = str(folder / f"store-{workers}")
@@ -162,8 +162,8 @@ def curate(store: str, documents: Any) -> Any:
 
 def stage_seconds(store: str) -> dict[str, float]:
     """Seconds of each stage on the whole text."""
-    from infra.record import all_records
-    from infra.store import Store
+    from infra.records.record import all_records
+    from infra.storage.store import Store
 
     found: dict[str, float] = {}
     for record in all_records(Store(store)):
@@ -173,8 +173,8 @@ def stage_seconds(store: str) -> dict[str, float]:
 
 def raw(folder: Path) -> dict[str, Any]:
     """Seconds for the whole text in this process: encoding alone, with the screened and with the published detector."""
-    from model.repetition import find_repetitions, is_repetitive
-    from model.tokenizer import Tokenizer, _encoding
+    from model.data.repetition import find_repetitions, is_repetitive
+    from model.tokens.tokenizer import Tokenizer, _encoding
 
     everything = list(texts(folder / "full"))
     encoding = _encoding(Tokenizer().ranks)
@@ -262,7 +262,7 @@ def main() -> None:
     datatrove = peer_python("datatrove", DATATROVE, options.datatrove_python)
     shutil.rmtree(folder, ignore_errors=True)
     make_text(folder, options.megabytes)
-    from model.tokenizer import Tokenizer
+    from model.tokens.tokenizer import Tokenizer
 
     Tokenizer().save(folder / "tokenizer")
     contests: dict[str, Callable[[], dict[str, Any]]] = {

@@ -42,10 +42,10 @@ REQUEST_SECONDS = 0.02
 
 def stage_costs(folder: Path, megabytes: float) -> dict[str, float]:
     """Processor seconds per megabyte of text of each stage, in this process."""
-    from infra.attempt import run_stage
+    from infra.execution.attempt import run_stage
     from infra.session import Session
     from infra.settings import Execution
-    from infra.store import Store
+    from infra.storage.store import Store
     from tasks.data.collect import LocalSource, PythonSource, collect, resolve
     from tasks.data.dedup import DedupConfig, dedup
     from tasks.data.encode import EncodeConfig, encode
@@ -88,7 +88,7 @@ def driver_costs(folder: Path, shards: int = 300) -> dict[str, float]:
     import ray
 
     from infra.settings import ComputeSettings
-    from infra.store import Store
+    from infra.storage.store import Store
     from infra.workspace import Workspace
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=256 * 2**20)
@@ -111,8 +111,8 @@ def driver_costs(folder: Path, shards: int = 300) -> dict[str, float]:
 
 def file_costs(folder: Path, files: int = 20_000) -> dict[str, float]:
     """What every file of an artifact adds to its record, and to whoever reads the record."""
-    from infra.record import FileEntry, Record
-    from infra.store import Store
+    from infra.records.record import FileEntry, Record
+    from infra.storage.store import Store
 
     entries = {
         f"attributes/length/{index:05d}-000.jsonl.zst": FileEntry(size=index, sha256=f"{index:064x}")
@@ -158,7 +158,7 @@ def stage_hours(shards: int, shard_seconds: float, cores: int, driver_seconds: f
 
 def plan(stages: dict[str, float], driver: dict[str, float], files: dict[str, float]) -> list[dict[str, Any]]:
     """A row per shard size and number of cores."""
-    from infra.attempt import SIZES_AT_ONCE
+    from infra.execution.attempt import SIZES_AT_ONCE
 
     rows = []
     for megabytes in SHARD_MEGABYTES:

@@ -146,10 +146,10 @@ def short_texts(documents: int) -> Any:
 
 def run_stage_alone(file: str, config: dict[str, Any], shard_bytes: int, out: str) -> dict[str, Any]:
     """Collect a file and deduplicate it, in this process; time and peak memory of the second."""
-    from infra.attempt import run_stage
+    from infra.execution.attempt import run_stage
     from infra.session import Session
     from infra.settings import Execution
-    from infra.store import Store
+    from infra.storage.store import Store
     from infra.workspace import open_artifact
     from tasks.data.collect import collect, resolve
     from tasks.data.dedup import DedupConfig, dedup

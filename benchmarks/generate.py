@@ -34,10 +34,10 @@ import numpy as np
 import torch
 
 from model.config import ModelConfig
-from model.generate import Sampling, generate
-from model.tokenizer import Tokenizer
-from model.transformer import Transformer
-from model.weights import save_hf
+from model.decoding.generate import Sampling, generate
+from model.files.weights import save_hf
+from model.network.transformer import Transformer
+from model.tokens.tokenizer import Tokenizer
 
 PROMPT_TOKENS, NEW_TOKENS = 64, 128
 UNEQUAL_TOKENS = (16, 112)

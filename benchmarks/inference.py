@@ -79,10 +79,10 @@ def cpu_seconds() -> float:
 
 
 def ours(url: str, requests: int, concurrency: int, folder: str) -> None:
-    from infra.answers import AnswerMemory, chat_request
-    from infra.inference import Endpoint
+    from infra.language_models.client import Endpoint
+    from infra.language_models.protocol import AnswerMemory, chat_request
     from infra.settings import EndpointSettings
-    from infra.store import Store
+    from infra.storage.store import Store
 
     memory = AnswerMemory(Store(folder)) if folder else None
     with Endpoint("m", EndpointSettings(url=url, concurrency=concurrency), memory) as endpoint:

@@ -40,7 +40,7 @@ def rate(run: Callable[[], int], seconds: float = 0.5) -> float:
 
 def loader(path: Path, tokens: int, mask_repetitions: bool = True) -> Any:
     """Our windows over one file."""
-    from model.batches import TokenFile, WindowedTokens
+    from model.data.batches import TokenFile, WindowedTokens
 
     return WindowedTokens([TokenFile(path, tokens)], WINDOW, BATCH, 6198, mask_repetitions)
 
@@ -134,7 +134,7 @@ def memory_of(tokens: int, folder: Path) -> dict[str, float]:
 
 def trillion() -> dict[str, Any]:
     """Any place of the order of 10^12 tokens and back, without the order."""
-    from model.order import Shuffle
+    from model.data.order import Shuffle
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     order = Shuffle(TRILLION, seed=6198, epoch=0)
@@ -149,7 +149,7 @@ def trillion() -> dict[str, Any]:
 
 def hidden_latency() -> dict[str, float]:
     """Share of the time that a trainer of 40 ms a step waits for a store of 30 ms an answer, without and with read-ahead."""
-    from model.read_ahead import ReadAhead
+    from model.data.read_ahead import ReadAhead
 
     def slow(step: int) -> list[dict[str, Any]]:
         time.sleep(0.03)

@@ -1,7 +1,7 @@
 """Training speed on this machine's CPU against transformers and OLMo-core, and against the processor's own
 product speed.
 
-Run alone: `python benchmarks/train.py`, on an otherwise idle machine. Contestants are ours, as `model.loop.train`
+Run alone: `python benchmarks/train.py`, on an otherwise idle machine. Contestants are ours, as `model.training.loop.train`
 runs it (compiled, bf16), and transformers' `Olmo2ForCausalLM` and OLMo-core 3.0.0 (from `.venv-olmo-core`, made when
 missing), each eager and compiled, in fp32 and in bf16 autocast: the same shapes, batch, threads, fused AdamW and
 clipping, one process each. For each of two models every contestant first runs alone, which gives its peak memory.
@@ -43,11 +43,11 @@ ROOT = Path(__file__).resolve().parents[1]
 def ours(size: dict[str, int], compiled: bool, bf16: bool) -> Callable[[], float]:
     """One call is one step of our loop."""
     from model.config import Compute, ModelConfig
-    from model.loop import new_state, train
-    from model.losses import LossConfig, language_model_objective, next_token_labels
-    from model.optim import OptimConfig
-    from model.schedule import ScheduleConfig
-    from model.transformer import Transformer
+    from model.network.transformer import Transformer
+    from model.training.loop import new_state, train
+    from model.training.losses import LossConfig, language_model_objective, next_token_labels
+    from model.training.optim import OptimConfig
+    from model.training.schedule import ScheduleConfig
 
     config = ModelConfig(
         d_model=size["d"], n_layers=size["layers"], n_heads=size["heads"], n_kv_heads=size["heads"],

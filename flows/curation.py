@@ -6,7 +6,7 @@ so a changed one leaves the scores as they are.
 
 from typing import NamedTuple
 
-from flows.config import RecipeConfig
+from flows.config.recipe_config import RecipeConfig
 from flows.synthesis import make_documents
 from infra.phase import Phase
 from tasks.artifacts import Classifier, Documents, Tokens

@@ -9,10 +9,10 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 
-from flows.config import RecipeConfig
-from flows.forms import CandidateForm
-from flows.run import load_recipe, naming_failures, run, run_evaluation, run_sweep
-from infra.store import Store
+from flows.config.recipe_config import RecipeConfig
+from flows.running.forms import CandidateForm
+from flows.running.run import load_recipe, naming_failures, run, run_evaluation, run_sweep
+from infra.storage.store import Store
 from tasks.artifacts import Ranking, Report
 
 

@@ -1,6 +1,6 @@
 """Evaluation: every checkpoint on every benchmark, and the report (RECIPE I)."""
 
-from flows.config import RecipeConfig
+from flows.config.recipe_config import RecipeConfig
 from flows.curation import Corpus
 from flows.microanneal import Sweep
 from flows.midtraining import Soup

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from flows.config import CandidateConfig, RecipeConfig
+from flows.config.recipe_config import CandidateConfig, RecipeConfig
 from flows.curation import Corpus, curation, filtered
 from flows.pretraining import pretraining
 from flows.synthesis import AnySynthesis, make_documents

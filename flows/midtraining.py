@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from flows.config import RecipeConfig
+from flows.config.recipe_config import RecipeConfig
 from flows.curation import Corpus
 from flows.microanneal import Sweep
 from infra.phase import Phase

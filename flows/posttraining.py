@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-from flows.config import RecipeConfig, Reinforcement
-from flows.start import starting_point
+from flows.config.recipe_config import RecipeConfig, Reinforcement
+from flows.starting import starting_point
 from infra.phase import Phase
 from tasks.artifacts import Checkpoint, Preferences, RewardModel
 from tasks.data.chats import chats

@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
-from flows.config import RecipeConfig
+from flows.config.recipe_config import RecipeConfig
 from flows.curation import Corpus
-from flows.start import starting_point
+from flows.starting import starting_point
 from infra.phase import Phase
 from tasks.artifacts import Checkpoint, Mix
 from tasks.data.mix import mix

@@ -5,14 +5,14 @@ file says which stages it calls, and a stage's file under tasks/ says what it do
 checkpoint stands at its place, and what only leads there is left out.
 """
 
-from flows.config import RecipeConfig
+from flows.config.recipe_config import RecipeConfig
 from flows.curation import curation
 from flows.evaluation import evaluation
 from flows.microanneal import microanneal
 from flows.midtraining import Soup, midtraining
 from flows.posttraining import posttraining
 from flows.pretraining import pretraining
-from flows.start import starting_point
+from flows.starting import starting_point
 from tasks.artifacts import Report
 
 

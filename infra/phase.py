@@ -27,6 +27,6 @@ class Phase(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         if current_session().planning:
             return self.function(*args, **kwargs)
-        from infra.prefect_tasks import run_as_flow
+        from infra.execution.prefect_engine import run_as_flow
 
         return run_as_flow(self.function.__name__, lambda: self.function(*args, **kwargs))

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from infra.artifact import Artifact
 from infra.events import Listener
+from infra.records.artifact import Artifact
 from infra.settings import Execution
-from infra.store import Store
+from infra.storage.store import Store
 
 
 class Cores:

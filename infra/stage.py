@@ -13,8 +13,8 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, get_type
 
 from pydantic import BaseModel
 
-from infra.artifact import Artifact
-from infra.record import Input
+from infra.records.artifact import Artifact
+from infra.records.record import Input
 from infra.session import Pending, Session, current_session
 
 P = ParamSpec("P")
@@ -102,12 +102,12 @@ class Stage(Generic[P, A]):
         self._check_workers(session)
         arguments = self.bind(*args, **kwargs)
         if session.planning:
-            from infra.plan import plan_stage
+            from infra.execution.plan import plan_stage
 
             return cast(A, plan_stage(self, self.sort(arguments), session))
         if session.is_left_out(self.label):
             return cast(A, Pending(self.label, self.result_kind))
-        from infra.prefect_tasks import submit
+        from infra.execution.prefect_engine import submit
 
         return cast(A, submit(self, session, arguments))
 

@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import orjson
 import zstandard
 
-from infra.artifact import Artifact
 from infra.events import Events
-from infra.inputs import Inputs
-from infra.kept import Kept
-from infra.record import FileEntry, Record, lineage
-from infra.save_points import ephemeral_area, read_newest, read_save_point, write_save_point
-from infra.scratch import Scratch
+from infra.records.artifact import Artifact
+from infra.records.permanent_save_points import Kept
+from infra.records.reader import Inputs
+from infra.records.record import FileEntry, Record, lineage
+from infra.records.save_points import ephemeral_area, read_newest, read_save_point, write_save_point
 from infra.settings import ComputeSettings, EndpointSettings, Generation, settings_of
-from infra.store import Store, sha256_file
+from infra.storage.scratch import Scratch
+from infra.storage.store import Store, sha256_file
 
 if TYPE_CHECKING:
-    from infra.inference import Endpoint
+    from infra.language_models.client import Endpoint
 
 A = TypeVar("A", bound=Artifact)
 
@@ -198,7 +198,7 @@ class Workspace:
         Items and results are small JSON values; the function is module-level. A shard that has its commit is not run
         again by a later attempt. Results come in the order of the items.
         """
-        from infra.shards import run_shards
+        from infra.compute.shards import run_shards
 
         return run_shards(self, function, list(items), description, ray=self._ray, load=load, device=device)
 
@@ -217,8 +217,8 @@ class Workspace:
         Its answers are kept in the store unless told otherwise. Raises ValueError when no endpoint is known, or no key.
         """
         # Stages without a language model do not load the HTTP client.
-        from infra.answers import AnswerMemory
-        from infra.inference import Endpoint
+        from infra.language_models.client import Endpoint
+        from infra.language_models.protocol import AnswerMemory
 
         memory = AnswerMemory(self.store) if remember else None
         return Endpoint(model, settings_of(model, self._endpoints), memory, self.warn)

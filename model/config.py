@@ -211,4 +211,4 @@ class Compute(Config):
     J).
     """
     stall_seconds: float = Field(default=3600.0, gt=0)
-    """A step that takes longer ends the process with every thread's stack printed (model/watchdog.py)."""
+    """A step that takes longer ends the process with every thread's stack printed (model/training/watchdog.py)."""

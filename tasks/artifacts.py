@@ -5,7 +5,7 @@ Every payload is a folder. Names below are relative to it.
 
 from pydantic import Field
 
-from infra.artifact import Artifact
+from infra.records.artifact import Artifact
 
 METRICS = "metrics.jsonl"
 """The log of a training: a line per step, with all metrics where the step was logged, else those of every step."""

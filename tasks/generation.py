@@ -1,6 +1,6 @@
 """Who answers prompts with a checkpoint: this process, or a server that speaks the OpenAI protocol (vLLM, SGLang).
 
-Both are a `model.generate.Generator`; `execution.generation` chooses per stage. A server must answer the completions
+Both are a `model.decoding.generate.Generator`; `execution.generation` chooses per stage. A server must answer the completions
 route, take token ids as prompt, and return the ids and log-probabilities of what it sampled, e.g.
 `vllm serve <checkpoint folder> --served-model-name <checkpoint digest>`: requests name the model by its digest, so that
 other weights cannot answer by mistake. Its tokens equal local ones up to rounding when greedy; when sampling, its noise
@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from infra.answers import Answer, Request, completion_request
+from infra.language_models.protocol import Answer, Request, completion_request
 from infra.workspace import Workspace
-from model.generate import Completion, Generator, Sampling, completion_text, generate
-from model.parallel import Group
-from model.tokenizer import Tokenizer
-from model.transformer import Transformer
+from model.decoding.generate import Completion, Generator, Sampling, completion_text, generate
+from model.network.transformer import Transformer
+from model.parallel.group import Group
+from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Checkpoint
 
 if TYPE_CHECKING:
     # Stages without a server do not load the HTTP client.
-    from infra.inference import Endpoint
+    from infra.language_models.client import Endpoint
 
 Precision = Literal["bf16", "fp32"]
 Progress = Callable[[int], None]

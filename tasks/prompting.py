@@ -12,7 +12,7 @@ from jinja2 import StrictUndefined, TemplateSyntaxError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import Field
 
-from infra.answers import Answer, Request, chat_request
+from infra.language_models.protocol import Answer, Request, chat_request
 from model.config import Config
 
 FOLDER = Path(__file__).parent / "prompts"

@@ -33,7 +33,7 @@ os.environ.update(
     AWS_DEFAULT_REGION="us-east-1",
     AWS_ENDPOINT_URL=f"http://127.0.0.1:{S3_PORT}",
 )
-from infra.store import Store  # noqa: E402 - the environment above comes first
+from infra.storage.store import Store  # noqa: E402 - the environment above comes first
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 `python datatrove_pipeline.py DOCUMENTS TOKENIZER OUT WORKERS RULES`: one pass of reader, filters and `DocumentTokenizer`.
 RULES is `length`, or `length+repetition`. datatrove has no filter for repeated tokens, so this one is a `LambdaFilter` of
-its own kind around the detector of this project (model/repetition.py, equal to the published one).
+its own kind around the detector of this project (model/data/repetition.py, equal to the published one).
 """
 
 import sys
@@ -17,7 +17,7 @@ from datatrove.pipeline.readers import JsonlReader
 from datatrove.pipeline.tokens import DocumentTokenizer
 from tokenizers import Tokenizer
 
-from model.repetition import is_repetitive
+from model.data.repetition import is_repetitive
 
 
 @cache

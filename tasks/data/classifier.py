@@ -23,7 +23,8 @@ from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Classifier, Documents
-from tasks.data.dolma import (
+from tasks.data.documents.document_random import draw
+from tasks.data.documents.dolma_files import (
     LineWriter,
     Row,
     add_counts,
@@ -33,7 +34,6 @@ from tasks.data.dolma import (
     read_own,
     shard_name,
 )
-from tasks.data.draws import draw
 from tasks.data.filters.quality import (
     NEGATIVE_LABEL,
     POSITIVE_LABEL,

@@ -14,7 +14,7 @@ from pydantic import Field
 from infra.stage import stage
 from infra.workspace import Workspace
 from tasks.artifacts import Documents
-from tasks.data.dolma import add_counts
+from tasks.data.documents.dolma_files import add_counts
 from tasks.data.sources.hub import HubSource, collect_hub, hub_items, resolve_hub
 from tasks.data.sources.local import LocalSource, collect_local, local_items, resolve_local
 from tasks.data.sources.python import PythonSource, collect_python, python_items, resolve_python

@@ -16,7 +16,16 @@ from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Documents
-from tasks.data.dolma import LineWriter, Row, add_counts, batches, document_files, read_documents, read_own, shard_name
+from tasks.data.documents.dolma_files import (
+    LineWriter,
+    Row,
+    add_counts,
+    batches,
+    document_files,
+    read_documents,
+    read_own,
+    shard_name,
+)
 from tasks.data.filters.ngrams import NGrams, NGramSet, word_ngrams
 from tasks.evaluation.benchmarks import BenchmarkConfig, load_items
 

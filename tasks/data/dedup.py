@@ -2,7 +2,7 @@
 
 Always documents with equal text; if asked for, similar documents (`near`: MinHash) and repeated parts of documents
 (`within`: paragraphs by hash, or n-grams by a Bloom filter). Every pass is a map over shards that leaves keys in
-partitions and a map over partitions that compares them (tasks/data/partitions.py), so that memory is bounded by a
+partitions and a map over partitions that compares them (tasks/data/documents/partitions.py), so that memory is bounded by a
 partition; what is first in the order of inputs, shards and rows stays. `dropped/` has the documents that go and `removed/`
 the paragraphs, each with the id of what stayed; `clusters.json` counts the groups of equals.
 """
@@ -15,7 +15,7 @@ from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Documents
-from tasks.data.dolma import add_counts, document_files
+from tasks.data.documents.dolma_files import add_counts, document_files
 from tasks.data.duplicates.documents import find_equal_documents
 from tasks.data.duplicates.near import find_similar_documents
 from tasks.data.duplicates.pieces import ParagraphConfig, find_equal_paragraphs

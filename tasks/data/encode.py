@@ -19,9 +19,9 @@ from pydantic import Field
 from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
-from model.tokenizer import FULL_RANKS, Tokenizer
+from model.tokens.tokenizer import FULL_RANKS, Tokenizer
 from tasks.artifacts import Documents, Tokens
-from tasks.data.dolma import document_files, read_documents, shard_name
+from tasks.data.documents.dolma_files import document_files, read_documents, shard_name
 
 TOKEN_TYPE = np.dtype("<u4")
 """Ids of dolma2 do not fit 16 bits (RECIPE C.1)."""

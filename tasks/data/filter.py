@@ -18,7 +18,7 @@ from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Attributes, Documents
-from tasks.data.dolma import LineWriter, Row, add_counts, document_files, read_lines, shard_name
+from tasks.data.documents.dolma_files import LineWriter, Row, add_counts, document_files, read_lines, shard_name
 from tasks.data.filters.attributes import attribute_name, broken_limit, edges, histogram
 from tasks.data.filters.pii import MARKERS, Kind, PIIRule, mask
 from tasks.data.filters.repetition import RepetitionRule

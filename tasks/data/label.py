@@ -13,14 +13,14 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from infra.answers import Answer, Request
+from infra.language_models.protocol import Answer, Request
 from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Documents
-from tasks.data.dolma import Row, document_files, read_documents
-from tasks.data.drafts import Drafts
-from tasks.data.draws import draw
+from tasks.data.documents.document_random import draw
+from tasks.data.documents.dolma_files import Row, document_files, read_documents
+from tasks.data.documents.numbered_files import Drafts
 from tasks.prompting import LanguageModelConfig, check_prompt, fill, prompt_text, unusable
 
 Rubric = Literal["educational", "mathematics"]

@@ -11,14 +11,14 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from infra.answers import Answer, Request
+from infra.language_models.protocol import Answer, Request
 from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Documents
-from tasks.data.dolma import Row
-from tasks.data.drafts import Drafts
-from tasks.data.rows import RowSource, read_rows, resolve_rows
+from tasks.data.documents.dolma_files import Row
+from tasks.data.documents.numbered_files import Drafts
+from tasks.data.sources.rows import RowSource, read_rows, resolve_rows
 from tasks.prompting import LanguageModelConfig, check_prompt, fill, prompt_text, unusable
 
 Subject = Literal["mathematics", "grade_school", "algebra"]

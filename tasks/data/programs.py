@@ -13,8 +13,8 @@ from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Documents
-from tasks.data.dolma import LineWriter, add_counts
-from tasks.data.rows import RowSource, read_rows, resolve_rows
+from tasks.data.documents.dolma_files import LineWriter, add_counts
+from tasks.data.sources.rows import RowSource, read_rows, resolve_rows
 from tasks.synthetic.programs import Refused, run_program
 
 

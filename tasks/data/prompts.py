@@ -14,8 +14,8 @@ from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Prompts
-from tasks.data.dolma import LineWriter
-from tasks.data.rows import RowSource, check_share, read_rows, resolve_rows
+from tasks.data.documents.dolma_files import LineWriter
+from tasks.data.sources.rows import RowSource, check_share, read_rows, resolve_rows
 from tasks.synthetic import KindConfig, generate_mixed
 from tasks.verifiers import DATASETS
 

@@ -12,13 +12,13 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from infra.answers import Answer, Request
+from infra.language_models.protocol import Answer, Request
 from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Documents
-from tasks.data.dolma import Row, document_files, read_documents
-from tasks.data.drafts import Drafts
+from tasks.data.documents.dolma_files import Row, document_files, read_documents
+from tasks.data.documents.numbered_files import Drafts
 from tasks.prompting import LanguageModelConfig, check_prompt, fill, prompt_text, unusable
 
 Style = Literal["two_students", "problem_solving"]

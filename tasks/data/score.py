@@ -18,7 +18,7 @@ from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Attributes, Classifier, Documents
-from tasks.data.dolma import LineWriter, Row, batches, document_files, read_documents, shard_name
+from tasks.data.documents.dolma_files import LineWriter, Row, batches, document_files, read_documents, shard_name
 from tasks.data.filters.attributes import attribute_rows
 from tasks.data.filters.batch import TextBatch
 from tasks.data.filters.rules import (

@@ -15,9 +15,9 @@ from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Documents
-from tasks.data.dolma import Row
-from tasks.data.drafts import Drafts
-from tasks.data.rows import RowSource, read_rows, resolve_rows
+from tasks.data.documents.dolma_files import Row
+from tasks.data.documents.numbered_files import Drafts
+from tasks.data.sources.rows import RowSource, read_rows, resolve_rows
 from tasks.synthetic.programs import Refused
 from tasks.synthetic.substitution import plain, substitute, trace
 

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from infra.shards import run_shards
+from infra.compute.shards import run_shards
 from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
-from model.tokenizer import Tokenizer
-from model.transformer import Transformer
-from model.weights import load_hf
+from model.files.weights import load_hf
+from model.network.transformer import Transformer
+from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Checkpoint, Scores
 from tasks.evaluation.benchmarks import (
     LOWER_IS_BETTER,
@@ -31,8 +31,8 @@ from tasks.evaluation.benchmarks import (
     resolve_benchmark,
     score_item,
 )
+from tasks.evaluation.benchmarks.asking import Asked, ask
 from tasks.evaluation.benchmarks.items import Estimate, Item, Likelihood, estimate_mean, macro_average
-from tasks.evaluation.inference import Asked, ask
 from tasks.generation import checkpoint_generator
 
 

@@ -11,15 +11,15 @@ from typing import Any
 
 from pydantic import Field
 
-from infra.artifact import Artifact
-from infra.record import Record
+from infra.records.artifact import Artifact
+from infra.records.record import Record
 from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import METRICS, Checkpoint, Documents, Mix, Preferences, Ranking, Report, RewardModel, Scores
-from tasks.evaluation import report_costs
-from tasks.evaluation import report_numbers as numbers
-from tasks.evaluation.report_page import render_page
+from tasks.evaluation.reporting import costs as report_costs
+from tasks.evaluation.reporting import report_values as numbers
+from tasks.evaluation.reporting.page import render_page
 
 HISTOGRAMS = "histograms.json"
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from pydantic import Field
 
 from infra.stage import stage
-from infra.store import sha256_file
+from infra.storage.store import sha256_file
 from infra.workspace import Workspace
 from model.config import Config
-from model.tokenizer import Tokenizer
-from model.weights import load_hf
+from model.files.weights import load_hf
+from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Checkpoint
 
 KEPT = ("*.json", "*.safetensors", "*.jinja", "merges.txt")

@@ -13,20 +13,20 @@ from typing import Literal
 
 from pydantic import Field
 
-from infra.kept import Kept, find_kept, kept_at
-from infra.record import Input, Started
-from infra.save_points import HASH
+from infra.records.permanent_save_points import Kept, find_kept, kept_at
+from infra.records.record import Input, Started
+from infra.records.save_points import HASH
 from infra.stage import stage
-from infra.store import Store
+from infra.storage.store import Store
 from infra.workspace import Workspace, open_artifact
-from model.checkpoint import load_whole, write_moments
 from model.config import Config, ModelConfig
-from model.hf_config import EXTRA, FILE, read_config
-from model.ppo import joint_flops
-from model.tokenizer import Tokenizer
+from model.files.hf_config import EXTRA, FILE, read_config
+from model.tokens.tokenizer import Tokenizer
+from model.training.ppo import joint_flops
+from model.training.state_files import load_whole, write_moments
 from tasks.artifacts import METRICS, Checkpoint, Mix
-from tasks.training.run import MOMENTS, export
-from tasks.training.save_points import Journal
+from tasks.training.fitting.fit import MOMENTS, export
+from tasks.training.fitting.save_points import Journal
 
 BOS: dict[str, Literal["none", "eos"]] = {
     "pretrain": "none", "anneal": "none", "sft": "eos", "dpo": "eos", "rlvr": "eos", "ppo": "eos",

@@ -12,11 +12,11 @@ from pydantic import Field
 from infra.session import Pending
 from infra.stage import stage
 from infra.workspace import Workspace
-from model.schedule import ScheduleConfig
+from model.training.schedule import ScheduleConfig
 from tasks.artifacts import Checkpoint, Mix
-from tasks.training.on_mix import train_on_mix
-from tasks.training.run import MOMENTS, open_checkpoint
-from tasks.training.token_files import MixTrainingConfig, check_vocabulary, expected_steps
+from tasks.training.fitting.fit import MOMENTS, open_checkpoint
+from tasks.training.fitting.mix_windows import MixTrainingConfig, check_vocabulary, expected_steps
+from tasks.training.fitting.train_on_mix import train_on_mix
 
 
 class AnnealConfig(MixTrainingConfig):

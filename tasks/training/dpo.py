@@ -2,7 +2,7 @@
 
 Source: RECIPE G; `tests/golden/posttraining_hparams.json`. The defaults are OLMo 2 7B. Deviations: the
 reference log-probabilities are kept by pair, not by step of a data loader, so they hold for any order;
-batches run on across epochs (see `model.chat_batches`).
+batches run on across epochs (see `model.data.chat_batches`).
 """
 
 from typing import Any, Literal
@@ -13,15 +13,15 @@ from pydantic import Field
 
 from infra.stage import stage
 from infra.workspace import Workspace
-from model.chat_batches import indices_of_step, pair_batches, steps_for
 from model.config import Config
-from model.objectives import dpo_objective
-from model.parallel import Group, fill
-from model.row_scores import row_log_probs
-from model.transformer import Transformer
+from model.data.chat_batches import indices_of_step, pair_batches, steps_for
+from model.network.transformer import Transformer
+from model.parallel.group import Group, fill
+from model.training.objectives import dpo_objective
+from model.training.reference_scores import row_log_probs
 from tasks.artifacts import Checkpoint, Preferences
-from tasks.training.pairs import Pair, cut_pairs, read_pairs
-from tasks.training.run import adamw, begin, export, fit, linear_schedule, open_checkpoint
+from tasks.training.answers.pairs import Pair, cut_pairs, read_pairs
+from tasks.training.fitting.fit import adamw, begin, export, fit, linear_schedule, open_checkpoint
 
 
 class DPOConfig(Config):

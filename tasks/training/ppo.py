@@ -4,8 +4,8 @@ Source: RECIPE H.1, H.2; paper section 5, Table 18; `tests/golden/posttraining_h
 reward model's own score takes no part (its multiplier is 0 in all OLMo 2 runs). Deviations: sampling and learning take turns
 instead of overlapping by a step; the token means of both losses are over the whole mini-batch.
 
-Sampling, exact resumes and groups of workers: `tasks/training/rollouts.py`. Only the policy is decoded, so the value model
-stays in parts.
+Sampling, exact resumes and groups of workers: `tasks/training/answers/rollouts.py`. Only the policy is decoded, so the value
+model stays in parts.
 """
 
 import copy
@@ -20,18 +20,23 @@ from torch import Tensor
 
 from infra.stage import stage
 from infra.workspace import Workspace
-from model.chat_batches import Batch, Row, token_batches
 from model.config import Config
-from model.optim import Optimizer
-from model.parallel import fill, spread
-from model.ppo import ActorCritic, Estimates, JointOptimizer, estimate, joint_flops, ppo_objective
-from model.rewards import stop_penalty
-from model.row_scores import row_values
-from model.transformer import Transformer
+from model.data.chat_batches import Batch, Row, token_batches
+from model.network.transformer import Transformer
+from model.parallel.group import fill, spread
+from model.training.advantages import stop_penalty
+from model.training.optim import Optimizer
+from model.training.ppo import ActorCritic, Estimates, JointOptimizer, estimate, joint_flops, ppo_objective
+from model.training.reference_scores import row_values
 from tasks.artifacts import Checkpoint, Prompts, RewardModel
-from tasks.training.reward_head import open_reward_model
-from tasks.training.rollouts import Rollout, Rollouts
-from tasks.training.run import (
+from tasks.training.answers.rollouts import Rollout, Rollouts
+from tasks.training.answers.verified_answers import (
+    Answer,
+    answer_row,
+    encode_prompts,
+    longest_prompt,
+)
+from tasks.training.fitting.fit import (
     TrainingResult,
     adamw,
     begin,
@@ -41,12 +46,7 @@ from tasks.training.run import (
     linear_schedule,
     open_checkpoint,
 )
-from tasks.training.sampling import (
-    Answer,
-    answer_row,
-    encode_prompts,
-    longest_prompt,
-)
+from tasks.training.reward_head import open_reward_model
 
 
 class PPOConfig(Config):

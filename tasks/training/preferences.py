@@ -1,8 +1,8 @@
 """Preference pairs: the policy answers each prompt several times, a judge rates, the ratings are binarised.
 
 Source: RECIPE G. Deviations: all answers are on-policy, where the paper mixes them with those of twenty other
-models; unless told otherwise the judge applies rules to the verifiers' verdicts (`tasks.training.judges`), where
-the paper asks GPT-4o (`tasks.training.model_judge`). Beside the pairs, `samples/*.jsonl.zst` keeps every answer with
+models; unless told otherwise the judge applies rules to the verifiers' verdicts (`tasks.training.answers.rule_judge`), where
+the paper asks GPT-4o (`tasks.training.answers.model_judge`). Beside the pairs, `samples/*.jsonl.zst` keeps every answer with
 its ratings, and `unrated/*.jsonl.zst` the prompts whose ratings could not be read.
 """
 
@@ -17,15 +17,22 @@ from pydantic import Field
 from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
-from model.generate import Sampling
-from model.tokenizer import Tokenizer
-from model.transformer import Transformer
+from model.decoding.generate import Sampling
+from model.network.transformer import Transformer
+from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Checkpoint, Preferences, Prompts
 from tasks.generation import Precision, checkpoint_generator
-from tasks.training.judges import binarise, mean_rating, observe, rate
-from tasks.training.model_judge import LanguageModelJudge, Ratings, judge_requests, read_judgements
-from tasks.training.run import load_checkpoint, outline_checkpoint
-from tasks.training.sampling import Answer, Prompt, encode_prompts, longest_prompt, mixed_seed, sample_answers
+from tasks.training.answers.model_judge import LanguageModelJudge, Ratings, judge_requests, read_judgements
+from tasks.training.answers.rule_judge import binarise, mean_rating, observe, rate
+from tasks.training.answers.verified_answers import (
+    Answer,
+    Prompt,
+    encode_prompts,
+    longest_prompt,
+    mixed_seed,
+    sample_answers,
+)
+from tasks.training.fitting.fit import load_checkpoint, outline_checkpoint
 
 SHARD_PROMPTS = 128
 """Prompts that are sampled and committed together; each shard has its own random numbers."""

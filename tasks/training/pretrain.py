@@ -10,12 +10,12 @@ from typing import Any
 from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import ModelConfig
-from model.schedule import ScheduleConfig
-from model.tokenizer import Tokenizer
-from model.transformer import initial_rows, unfilled
+from model.network.transformer import initial_rows, unfilled
+from model.tokens.tokenizer import Tokenizer
+from model.training.schedule import ScheduleConfig
 from tasks.artifacts import Checkpoint, Mix
-from tasks.training.on_mix import train_on_mix
-from tasks.training.token_files import MixTrainingConfig, check_vocabulary, expected_steps
+from tasks.training.fitting.mix_windows import MixTrainingConfig, check_vocabulary, expected_steps
+from tasks.training.fitting.train_on_mix import train_on_mix
 
 
 class PretrainConfig(MixTrainingConfig):

@@ -19,17 +19,17 @@ from torch import Tensor, nn
 
 from infra.stage import stage
 from infra.workspace import Workspace
-from model.chat_batches import indices_of_step, pair_batches, steps_for
 from model.config import Config
-from model.loop import TrainState
-from model.objectives import reward_objective
-from model.parallel import Group
-from model.row_scores import row_scores
-from model.transformer import Transformer
+from model.data.chat_batches import indices_of_step, pair_batches, steps_for
+from model.network.transformer import Transformer
+from model.parallel.group import Group
+from model.training.loop import TrainState
+from model.training.objectives import reward_objective
+from model.training.reference_scores import row_scores
 from tasks.artifacts import Checkpoint, Preferences, RewardModel
-from tasks.training.pairs import Pair, read_pairs, whole_pairs
+from tasks.training.answers.pairs import Pair, read_pairs, whole_pairs
+from tasks.training.fitting.fit import adamw, begin, export, fit, linear_schedule, open_checkpoint
 from tasks.training.reward_head import HEAD_FILE, HEAD_KEY, HEAD_NAME, with_score_head
-from tasks.training.run import adamw, begin, export, fit, linear_schedule, open_checkpoint
 
 
 class RewardConfig(Config):

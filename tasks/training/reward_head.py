@@ -9,11 +9,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from infra.workspace import Workspace
-from model.parallel import Weights
-from model.tokenizer import Tokenizer
-from model.transformer import Linear, Transformer
+from model.network.transformer import Linear, Transformer
+from model.parallel.group import Weights
+from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import RewardModel
-from tasks.training.run import open_checkpoint
+from tasks.training.fitting.fit import open_checkpoint
 
 HEAD_FILE, HEAD_KEY = "reward_head.safetensors", "score.weight"
 """Where the head is kept: one tensor of shape (1, d_model)."""

@@ -4,8 +4,8 @@ Source: RECIPE H.1, H.3; paper section 5; `tests/golden/posttraining_hparams.jso
 1B's, the published GRPO run (7B and 13B used PPO, tasks/training/ppo.py). Deviations: sampling and learning take turns instead of
 overlapping by a step; the token mean is over the whole mini-batch unless `micro_batch` says otherwise.
 
-Sampling, exact resumes and groups of workers: `tasks/training/rollouts.py`. The reference of a group that holds parts stays in
-parts.
+Sampling, exact resumes and groups of workers: `tasks/training/answers/rollouts.py`. The reference of a group that holds
+parts stays in parts.
 """
 
 import copy
@@ -18,21 +18,21 @@ from pydantic import Field
 
 from infra.stage import stage
 from infra.workspace import Workspace
-from model.chat_batches import Batch, Row, token_batches
 from model.config import Config
-from model.objectives import grpo_objective
-from model.parallel import fill, spread
-from model.rewards import KLEstimator, Normalization, group_advantages, stop_penalty, zero_std_groups
-from model.schedule import ScheduleConfig
+from model.data.chat_batches import Batch, Row, token_batches
+from model.parallel.group import fill, spread
+from model.training.advantages import KLEstimator, Normalization, group_advantages, stop_penalty, zero_std_groups
+from model.training.objectives import grpo_objective
+from model.training.schedule import ScheduleConfig
 from tasks.artifacts import Checkpoint, Prompts
-from tasks.training.rollouts import Rollout, Rollouts
-from tasks.training.run import adamw, begin, compute_of, export, fit, open_checkpoint
-from tasks.training.sampling import (
+from tasks.training.answers.rollouts import Rollout, Rollouts
+from tasks.training.answers.verified_answers import (
     Answer,
     answer_row,
     encode_prompts,
     longest_prompt,
 )
+from tasks.training.fitting.fit import adamw, begin, compute_of, export, fit, open_checkpoint
 
 
 class RLVRConfig(Config):

@@ -1,7 +1,7 @@
 """Supervised finetuning: a base model learns to answer in the chat format.
 
 Source: RECIPE F; `tests/golden/posttraining_hparams.json`. The defaults are OLMo 2 7B. Deviations: batches
-run on across epochs (see `model.chat_batches`), so a last batch shorter than the others does not exist;
+run on across epochs (see `model.data.chat_batches`), so a last batch shorter than the others does not exist;
 gradients are clipped at 1.0, which the published launcher is said to have resolved to.
 """
 
@@ -12,13 +12,13 @@ from pydantic import Field
 
 from infra.stage import stage
 from infra.workspace import Workspace
-from model.chat import encode_chat
-from model.chat_batches import Reduction, Row, indices_of_step, make_row, steps_for, token_batches
 from model.config import Config
-from model.objectives import sft_objective
-from model.tokenizer import Tokenizer
+from model.data.chat_batches import Reduction, Row, indices_of_step, make_row, steps_for, token_batches
+from model.tokens.chat import encode_chat
+from model.tokens.tokenizer import Tokenizer
+from model.training.objectives import sft_objective
 from tasks.artifacts import Chats, Checkpoint
-from tasks.training.run import adamw, begin, export, fit, linear_schedule, open_checkpoint
+from tasks.training.fitting.fit import adamw, begin, export, fit, linear_schedule, open_checkpoint
 
 
 class SFTConfig(Config):

@@ -11,10 +11,10 @@ from torch import Tensor
 from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
-from model.soup import average_weights
-from model.transformer import Transformer
+from model.files.soup import average_weights
+from model.network.transformer import Transformer
 from tasks.artifacts import Checkpoint
-from tasks.training.run import export, load_checkpoint
+from tasks.training.fitting.fit import export, load_checkpoint
 
 
 class SoupConfig(Config):

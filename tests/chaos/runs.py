@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psutil
 
-from infra.record import all_records, lineage
-from infra.store import Store
+from infra.records.record import all_records, lineage
+from infra.storage.store import Store
 
 CHANGES = (
     "collect.code.shard_bytes=40000",

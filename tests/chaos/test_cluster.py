@@ -16,14 +16,14 @@ from typing import Any
 import psutil
 import pytest
 
-from infra import ray_shards
-from infra.attempt import run_stage
-from infra.record import all_records
+from infra.compute import shard_tasks as ray_shards
+from infra.compute.shards import marker_path
+from infra.execution.attempt import run_stage
+from infra.records.record import all_records
 from infra.session import Session
 from infra.settings import Execution
-from infra.shards import marker_path
 from infra.stage import stage
-from infra.store import Store
+from infra.storage.store import Store
 from infra.workspace import Workspace
 from tests.infra.stages_for_tests import Number, NumberConfig
 
@@ -35,7 +35,7 @@ SEED = 20_250_103
 OBJECT_STORE_BYTES = 80 * 2**20
 # One process imports Ray, every driver is forked from it: a kill then costs a connection and no more.
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["ray", "infra.attempt", "tests.chaos.test_cluster"])
+processes.set_forkserver_preload(["ray", "infra.execution.attempt", "tests.chaos.test_cluster"])
 
 
 def sum_slowly(ws: Workspace, config: NumberConfig) -> Number:

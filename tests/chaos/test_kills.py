@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.store import Store
+from infra.storage.store import Store
 from tests.chaos.runs import Run, copy_before, records, resumed_from, save_points, shards_done
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]

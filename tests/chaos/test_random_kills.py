@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.record import all_records
-from infra.store import Store
+from infra.records.record import all_records
+from infra.storage.store import Store
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 
@@ -19,13 +19,13 @@ STEPS = 200
 SEED = 20_250_103
 # One process imports torch, each attempt is forked from it: a kill then costs milliseconds of preparation.
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["flows.run", "tests.chaos.test_random_kills"])
+processes.set_forkserver_preload(["flows.running.run", "tests.chaos.test_random_kills"])
 
 
 def attempt(folder: str) -> None:
     """Pre-train the smoke model for `STEPS` steps in this process, from wherever the store has it."""
-    from flows.run import load_recipe
-    from infra.attempt import run_stage
+    from flows.running.run import load_recipe
+    from infra.execution.attempt import run_stage
     from infra.session import Session
     from infra.settings import Execution
     from tasks.training.pretrain import pretrain

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from infra.attempt import run_stage
-from infra.record import load_record, record_path
+from infra.execution.attempt import run_stage
+from infra.records.record import load_record, record_path
 from infra.session import Session
 from infra.settings import Execution
-from infra.store import Store, StoreError
+from infra.storage.store import Store, StoreError
 from infra.workspace import Workspace
 from tests.chaos.runs import Run, copy_before, records
 from tests.infra.stages_for_tests import Number, NumberConfig, number, squares

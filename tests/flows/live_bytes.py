@@ -13,12 +13,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from model.config import Compute, ModelConfig, Parallel
-from model.loop import TrainState, new_state, train_step
-from model.losses import LossConfig, language_model_objective
-from model.optim import OptimConfig, Optimizer
-from model.parallel import Group, _shard, recompute
-from model.schedule import ScheduleConfig
-from model.transformer import Transformer, unfilled
+from model.network.transformer import Transformer, unfilled
+from model.parallel.group import Group, _shard, recompute
+from model.training.loop import TrainState, new_state, train_step
+from model.training.losses import LossConfig, language_model_objective
+from model.training.optim import OptimConfig, Optimizer
+from model.training.schedule import ScheduleConfig
 
 SCHEDULE = ScheduleConfig(peak_lr=1e-3, unit="steps", warmup=2, length=10)
 

@@ -9,9 +9,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from flows.cli import app
-from flows.look import find_record
-from flows.run import load_recipe, plan
+from flows.cli.main import app
+from flows.inspection.artifacts import find_record
+from flows.running.run import load_recipe, plan
 from infra.workspace import Workspace
 from model.config import ModelConfig
 from tasks.artifacts import Tokens

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.audit import Curated, curated, funnel, look, matched_spans, why
-from infra.store import Store
-from tasks.data.dolma import read_rows
+from flows.inspection.documents import Curated, curated, funnel, look, matched_spans, why
+from infra.storage.store import Store
+from tasks.data.documents.dolma_files import read_rows
 from tests.flows.conftest import olmo2
 
 pytestmark = pytest.mark.slow

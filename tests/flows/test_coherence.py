@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from flows.coherence import check_device, doubts
-from flows.config import RecipeConfig
-from flows.endpoints import check_generation
-from flows.loading import RecipeError, load
-from flows.run import run
+from flows.config.files import RecipeError, load
+from flows.config.recipe_config import RecipeConfig
+from flows.config.rules import check_device, doubts
+from flows.running.readiness import check_generation
+from flows.running.run import run
 from infra.session import PlanRow
 from infra.settings import EndpointSettings, Execution
 from tasks.artifacts import Checkpoint

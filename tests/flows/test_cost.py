@@ -13,16 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from flows.cli import app
-from flows.config import RecipeConfig
-from flows.cost import DEVICES, Device, Hardware, Run, cost, environment, recipe_costs, training_runs
-from flows.cost_table import find_device, plain, scaled, scientific, total
-from flows.loading import load
-from flows.run import plan
+from flows.cli.main import app
+from flows.config.files import load
+from flows.config.recipe_config import RecipeConfig
+from flows.inspection.cost import DEVICES, Device, Hardware, Run, cost, environment, recipe_costs, training_runs
+from flows.inspection.cost_table import find_device, plain, scaled, scientific, total
+from flows.running.run import plan
 from infra.settings import SiteSettings
-from model.chat_batches import make_row, pair_batches
 from model.config import ModelConfig
-from model.shares import share_of
+from model.data.chat_batches import make_row, pair_batches
+from model.parallel.work_split import share_of
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TABLE_19 = json.loads((GOLDEN / "environment_table19.json").read_text())

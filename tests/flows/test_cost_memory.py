@@ -8,14 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import model.losses as losses
-from flows.config import RecipeConfig
-from flows.cost import DEVICES, Hardware, recipe_costs
-from flows.cost_memory import Memory, memory_of, saved_for_backward
-from flows.loading import load
+import model.training.losses as losses
+from flows.config.files import load
+from flows.config.recipe_config import RecipeConfig
+from flows.inspection.cost import DEVICES, Hardware, recipe_costs
 from model.config import ModelConfig, Parallel
-from model.losses import loss_sizes
-from model.transformer import Transformer
+from model.network.transformer import Transformer
+from model.training.losses import loss_sizes
+from model.training.memory import Memory, memory_of, saved_for_backward
 from tests.flows.live_bytes import imagined, trained
 from tests.model.groups import run_group
 
@@ -129,7 +129,7 @@ def test_memory_falls_with_gpus_and_grows_with_tokens(gpus: int, tokens: int) ->
 
 
 def test_sampling_needs_a_copy_of_the_weights() -> None:
-    """In bf16 15 GB at 7B; beside it a block as it came and in its place (tasks/training/rollouts.py)."""
+    """In bf16 15 GB at 7B; beside it a block as it came and in its place (tasks/training/answers/rollouts.py)."""
     model = ModelConfig(size="7B")
     alone, shared = (memory_of(model, "bf16", gpus, 1, samples=True).recomputed.working for gpus in (1, 64))
     assert (alone, shared - alone) == (2 * model.parameters, 4 * model.block_parameters)

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows import diagnose
-from flows.diagnose import _below, diagnose_initialisation, diagnose_runs, judged, series_of, thinned
+from flows.inspection import stability as diagnose
+from flows.inspection.stability import _below, diagnose_initialisation, diagnose_runs, judged, series_of, thinned
 from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Checkpoint

@@ -72,8 +72,8 @@ def test_export_loads_in_transformers_with_the_same_logits(store: Path, tmp_path
     import torch
     from transformers import AutoTokenizer, Olmo2ForCausalLM
 
-    from model.tokenizer import Tokenizer
-    from model.weights import load_hf
+    from model.files.weights import load_hf
+    from model.tokens.tokenizer import Tokenizer
 
     olmo2("export", of_label(store, "rlvr")["id"], str(tmp_path / "hf"), store=store)
     theirs = Olmo2ForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)

@@ -9,10 +9,10 @@ from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLi
 from prefect.utilities.callables import parameter_schema
 from pydantic import ValidationError
 
-from flows.config import CandidateConfig
-from flows.dashboard import prefect_file
+from flows.config.recipe_config import CandidateConfig
 from flows.deployments import sweep
-from flows.forms import CandidateForm
+from flows.running.dashboard import prefect_file
+from flows.running.forms import CandidateForm
 from tasks.data.worked import WorkedConfig
 
 SCHEMA = parameter_schema(sweep.fn).model_dump_for_openapi()

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.config import RecipeConfig
-from flows.loading import RecipeError, apply_override, load, merge, parse, read_recipe, recipe_names
-from flows.stages import NAMES
+from flows.config.files import RecipeError, apply_override, load, merge, parse, read_recipe, recipe_names
+from flows.config.recipe_config import RecipeConfig
+from flows.config.stages import NAMES
 
 
 @pytest.mark.parametrize("name", recipe_names())

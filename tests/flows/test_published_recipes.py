@@ -9,21 +9,21 @@ from typing import Any, cast
 import pytest
 import torch
 
-from flows.config import RecipeConfig
-from flows.cost import training_runs
-from flows.loading import load
-from flows.run import plan
+from flows.config.files import load
+from flows.config.recipe_config import RecipeConfig
+from flows.inspection.cost import training_runs
+from flows.running.run import plan
 from infra.session import PlanRow
-from model.schedule import ScheduleConfig, learning_rate
-from model.transformer import Transformer
+from model.network.transformer import Transformer
+from model.training.schedule import ScheduleConfig, learning_rate
 from tasks.data.chats import ChatRows
 from tasks.data.mix import MixConfig
 from tasks.data.prompts import PromptRows
 from tasks.data.sources.hub import HubSource
 from tasks.training.anneal import linear_to_zero
+from tasks.training.fitting.fit import adamw
 from tasks.training.ppo import PPOConfig
 from tasks.training.rlvr import RLVRConfig
-from tasks.training.run import adamw
 
 SIZES = ("1b", "7b", "13b", "32b")
 STAGE_1 = {

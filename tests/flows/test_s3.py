@@ -66,7 +66,7 @@ def test_smoke_makes_the_same_artifacts_as_on_a_local_folder_and_then_reuses_the
 
 CREATE = """
 import sys
-from infra.store import Store
+from infra.storage.store import Store
 store = Store(sys.argv[1])
 for number in range(20):
     print(int(store.create(f"race/{number}", sys.argv[2].encode())), end=" ")
@@ -83,7 +83,7 @@ def test_a_creation_has_exactly_one_winner_among_processes(s3: S3, tmp_path: Pat
 
 STORE_WALK = """
 import hashlib, pathlib, sys
-from infra.store import Store
+from infra.storage.store import Store
 store = Store(sys.argv[1])
 big = pathlib.Path(sys.argv[2]) / "big"
 big.write_bytes(b"x" * 70_000_000)
@@ -120,7 +120,7 @@ def test_a_store_that_is_not_there_is_told_before_anything_starts(gone: str, s3:
 READS = """
 import sys
 from pathlib import Path
-from infra.store import Store, StoreError
+from infra.storage.store import Store, StoreError
 store = Store(sys.argv[1], cache=Path(sys.argv[2]))
 walk = lambda: list(store.walk("a"))
 for read in (lambda: store.read("a/b"), lambda: store.size("a/b"), lambda: store.names("a"), walk,

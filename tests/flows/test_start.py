@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.config import RecipeConfig
+from flows.config.files import RecipeError, read_recipe
+from flows.config.recipe_config import RecipeConfig
 from flows.deployments import shown_ranking
-from flows.loading import RecipeError, read_recipe
-from flows.look import find_record
+from flows.inspection.artifacts import find_record
 from flows.microanneal import sweep
-from flows.run import (
+from flows.running.run import (
     StageError,
     listening,
     load_recipe,
@@ -24,14 +24,14 @@ from flows.run import (
     run_evaluation,
     run_sweep,
 )
-from flows.start import adopt_command
-from infra.processes import Interrupted
-from infra.record import all_records
-from infra.store import Store
+from flows.starting import adopt_command
+from infra.compute.processes import Interrupted
+from infra.records.record import all_records
+from infra.storage.store import Store
 from model.config import ModelConfig
-from model.tokenizer import Tokenizer
-from model.transformer import Transformer
-from model.weights import save_hf
+from model.files.weights import save_hf
+from model.network.transformer import Transformer
+from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Ranking
 from tasks.data.rewrite import RewriteConfig
 from tasks.prompting import LanguageModelConfig

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from flows.config import CandidateConfig, RecipeConfig
-from flows.endpoints import asked_models
-from flows.loading import RecipeError, load
+from flows.config.files import RecipeError, load
+from flows.config.recipe_config import CandidateConfig, RecipeConfig
 from flows.microanneal import candidate_documents
-from flows.run import plan, run
-from infra.attempt import run_stage
+from flows.running.readiness import asked_models
+from flows.running.run import plan, run
+from infra.execution.attempt import run_stage
 from infra.session import Session, current_session, open_session
 from infra.settings import EndpointSettings, Execution
-from infra.store import Store
+from infra.storage.store import Store
 from infra.workspace import open_artifact
 from tasks.data.label import LabelConfig
 from tests.openai_server import OpenAIServer
@@ -71,7 +71,7 @@ def test_a_missing_endpoint_is_found_before_the_run_begins(tmp_path, monkeypatch
         "rewrite:students": "Qwen/Qwen2.5-7B-Instruct",
         "preferences": "gpt-4o-2024-08-06",
     }
-    monkeypatch.setattr("flows.run.recipe", refuse_to_begin)
+    monkeypatch.setattr("flows.running.run.recipe", refuse_to_begin)
     endpoints: dict[str, Any] = {}
     for message in ("'Qwen/Qwen2.5-7B-Instruct'", "'gpt-4o-2024-08-06'", r"\$JUDGE_KEY, which is not set"):
         execution = Execution(store=str(tmp_path / "store"), endpoints=endpoints)
@@ -92,7 +92,7 @@ def refuse_to_begin(config: RecipeConfig) -> None:
 @pytest.fixture
 def run_at_once(monkeypatch, tmp_path):
     """Stages run as they are called, in a session of their own, as Prefect would run them."""
-    from infra import prefect_tasks
+    from infra.execution import prefect_engine as prefect_tasks
 
     def submit(stage, session, arguments):
         return run_stage(stage, session, arguments, lambda *event: None).artifact

@@ -15,16 +15,16 @@ from prefect.exceptions import TerminationSignal
 from rich.console import Console
 from typer.testing import CliRunner
 
-from flows.cli import app
-from flows.dashboard import DashboardError, serve
-from flows.loading import RecipeError
-from flows.look import list_rows, print_list
-from flows.run import load_recipe, plan, run
-from flows.terminal import resume_command
-from infra import prefect_tasks
+from flows.cli.main import app
+from flows.cli.terminal import resume_command
+from flows.config.files import RecipeError
+from flows.inspection.artifacts import list_rows, print_list
+from flows.running.dashboard import DashboardError, serve
+from flows.running.run import load_recipe, plan, run
+from infra.execution import prefect_engine as prefect_tasks
 from infra.ray_address import check_ray
-from infra.record import Record, payload_address, record_path
-from infra.store import Store, StoreError
+from infra.records.record import Record, payload_address, record_path
+from infra.storage.store import Store, StoreError
 
 CHANGED = ["dpo.beta=1", "execution.threads={dpo: 2}"]
 
@@ -125,13 +125,14 @@ def test_a_ray_that_does_not_answer_is_told_before_anything_runs(tmp_path):
 
 SIGNALLED = """
 import os, signal, sys, threading
-from flows.prefect_home import prepare_prefect
+from flows.running.prefect_server import prepare_prefect
 prepare_prefect()
 from rich.console import Console
-from flows import deployments, terminal
+from flows import deployments
+from flows.cli.main import terminal
 terminal.ENDING_SECONDS = 0.5
 def recipe(*_):
-    from infra.processes import stop_stages
+    from infra.compute.processes import stop_stages
     if sys.argv[2] == "kept":  # as Prefect's handler and `run_as_flow` leave it when Prefect hangs
         stop_stages()
     else:

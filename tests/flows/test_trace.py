@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from flows.trace import Training, print_trace, trace_document, trace_step, trained
-from infra.artifact import Artifact
+from flows.inspection.steps import Training, print_trace, trace_document, trace_step, trained
+from infra.records.artifact import Artifact
 from infra.workspace import Workspace, open_artifact
 from model.config import ModelConfig
-from model.tokenizer import Tokenizer
+from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Checkpoint, Mix
 from tasks.data.collect import collect, resolve
 from tasks.data.dedup import DedupConfig, dedup

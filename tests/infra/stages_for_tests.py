@@ -5,12 +5,12 @@ import signal
 import time
 from pathlib import Path
 
-from infra.artifact import Artifact
 from infra.phase import Phase
+from infra.records.artifact import Artifact
 from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
-from model.watchdog import Watchdog
+from model.training.watchdog import Watchdog
 
 
 class Number(Artifact):

@@ -10,10 +10,10 @@ from pathlib import Path
 import orjson
 import pytest
 
-from infra import scratch
-from infra.cleaning import Cleaned, clean
-from infra.lease import process_identity
-from infra.store import Store, StoreError
+from infra.records.cleaning import Cleaned, clean
+from infra.records.lease import process_identity
+from infra.storage import scratch
+from infra.storage.store import Store, StoreError
 
 HOUR = 3600.0
 ID = "0123456789abcdef"
@@ -23,9 +23,9 @@ WRITER = """
 import sys
 import time
 from pathlib import Path
-from infra.lease import acquire
+from infra.records.lease import acquire
 from infra.settings import ComputeSettings
-from infra.store import Store
+from infra.storage.store import Store
 from infra.workspace import Workspace
 
 store = Store(sys.argv[1])

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from infra.energy import joules_between, read_joules
+from infra.execution.energy import joules_between, read_joules
 
 
 def package(root: Path, name: str, counter: int, limit: int = 1_000_000_000) -> None:

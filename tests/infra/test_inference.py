@@ -11,11 +11,12 @@ from email.utils import formatdate
 
 import pytest
 
-from infra import inference, rate
-from infra.answers import AnswerMemory, Request, chat_request, completion_request, read_choice
-from infra.inference import Endpoint, EndpointError, retry_after_seconds
+from infra.language_models import client as inference
+from infra.language_models import rate_limit as rate
+from infra.language_models.client import Endpoint, EndpointError, retry_after_seconds
+from infra.language_models.protocol import AnswerMemory, Request, chat_request, completion_request, read_choice
 from infra.settings import EndpointSettings, settings_of
-from infra.store import Store
+from infra.storage.store import Store
 from tests.openai_server import FAULTS, OpenAIServer
 
 REQUESTS = [chat_request("m", [{"role": "user", "content": str(i)}], temperature=0.5) for i in range(80)]
@@ -141,10 +142,10 @@ def test_leaving_early_keeps_what_was_sent(memory):
 
 KILLED = """
 import sys
-from infra.answers import AnswerMemory, chat_request
-from infra.inference import Endpoint
+from infra.language_models.protocol import AnswerMemory, chat_request
+from infra.language_models.client import Endpoint
 from infra.settings import EndpointSettings
-from infra.store import Store
+from infra.storage.store import Store
 requests = [chat_request("m", [{"role": "user", "content": str(i)}], temperature=0.5) for i in range(80)]
 settings = EndpointSettings(url=sys.argv[1], concurrency=4, first_wait_seconds=0.01)
 with Endpoint("m", settings, AnswerMemory(Store(sys.argv[2]))) as endpoint:

@@ -8,9 +8,9 @@ import time
 import orjson
 import pytest
 
-from infra.lease import LeaseLost, acquire, highest_lease, is_dead, process_identity
-from infra.processes import Interrupted
-from infra.store import Store
+from infra.compute.processes import Interrupted
+from infra.records.lease import LeaseLost, acquire, highest_lease, is_dead, process_identity
+from infra.storage.store import Store
 
 
 def test_numbers_rise_and_release_frees(store: Store):
@@ -57,7 +57,7 @@ def test_a_waiter_leaves_when_the_work_is_finished(tmp_path):
 def test_a_dead_holder_of_this_machine_is_replaced_at_once(tmp_path):
     store = Store(str(tmp_path))
     code = (
-        "import os, signal, sys; from infra.store import Store; from infra.lease import acquire\n"
+        "import os, signal, sys; from infra.storage.store import Store; from infra.records.lease import acquire\n"
         f"lease = acquire(Store({str(tmp_path)!r}), 'p', 3600); lease.__enter__()\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -83,7 +83,7 @@ def test_a_waiter_leaves_when_the_run_is_asked_to_stop(tmp_path, monkeypatch):
     store = Store(str(tmp_path))
     store.create("p/lease-000001.json", orjson.dumps(process_identity()))
     stopping = threading.Event()
-    monkeypatch.setattr("infra.processes._stopping", stopping)
+    monkeypatch.setattr("infra.compute.processes._stopping", stopping)
     with pytest.raises(Interrupted):
         acquire(store, "p", stale_seconds=60, waiting=lambda _: stopping.set())
 

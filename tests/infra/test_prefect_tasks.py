@@ -4,7 +4,7 @@ from typing import Any
 
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from infra.prefect_tasks import Reporter
+from infra.execution.prefect_engine import Reporter
 from tests.infra.stages_for_tests import total
 
 

@@ -14,13 +14,13 @@ import psutil
 import pytest
 import ray
 
-from infra.attempt import run_stage
+from infra.compute.shards import runs_here, tell_of_no_gpu
 from infra.events import Events
+from infra.execution.attempt import run_stage
 from infra.session import Session
 from infra.settings import ComputeSettings, Execution
-from infra.shards import runs_here, tell_of_no_gpu
 from infra.stage import stage
-from infra.store import Store
+from infra.storage.store import Store
 from infra.workspace import Workspace
 from tests.infra.stages_for_tests import Number, NumberConfig
 

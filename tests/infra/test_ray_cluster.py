@@ -8,7 +8,7 @@ import psutil
 import pytest
 import ray
 
-from infra.ray_cluster import connected
+from infra.compute.ray_connection import connected
 
 
 def double(value: int) -> int:

@@ -9,10 +9,10 @@ from typing import Any
 import orjson
 import pytest
 
-from infra.plan import started_work
-from infra.record import progress_folder
-from infra.save_points import newest_save_point, read_newest, read_save_point, save_points, write_save_point
-from infra.store import Store, StoreError
+from infra.execution.plan import started_work
+from infra.records.record import progress_folder
+from infra.records.save_points import newest_save_point, read_newest, read_save_point, save_points, write_save_point
+from infra.storage.store import Store, StoreError
 
 FOLDER = progress_folder("s", "i", 1)
 

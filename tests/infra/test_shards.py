@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from infra.compute.shards import committed_shards, marker_path, run_shard, run_shards
 from infra.settings import ComputeSettings
-from infra.shards import committed_shards, marker_path, run_shard, run_shards
-from infra.store import Store, StoreError
+from infra.storage.store import Store, StoreError
 from infra.workspace import Workspace
 
 

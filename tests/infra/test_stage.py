@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from infra.attempt import Outcome
-from infra.plan import above, below
-from infra.processes import StageProcessDied
-from infra.record import all_records, generations, lineage, load_record
+from infra.compute.processes import StageProcessDied
+from infra.execution.attempt import Outcome
+from infra.execution.plan import above, below
+from infra.records.record import all_records, generations, lineage, load_record
 from infra.session import Session, open_session
 from infra.settings import Execution
-from infra.store import Store, StoreError
+from infra.storage.store import Store, StoreError
 from tests.infra.stages_for_tests import (
     NumberConfig,
     diamond,

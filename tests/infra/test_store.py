@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from infra.store import Store, StoreError
+from infra.storage.store import Store, StoreError
 
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["s3fs", "infra.store"])
+processes.set_forkserver_preload(["s3fs", "infra.storage.store"])
 
 
 def test_write_read_and_replace(store: Store):

@@ -16,20 +16,20 @@ import torch
 import torch.distributed as dist
 from torch.profiler import ProfilerActivity, profile
 
-from model.chat_batches import make_row, pair_batches, token_batches
-from model.checkpoint import load_moments, load_state, save_state
 from model.config import Compute, ModelConfig, Parallel
-from model.loop import Batch, TrainState, new_state, train, train_step
-from model.losses import IGNORE, LossConfig, language_model_objective, loss_divisor, next_token_labels
-from model.objectives import dpo_objective, grpo_objective, reward_objective, sft_objective
-from model.optim import OptimConfig, Optimizer
-from model.parallel import fill, spread, whole_model
-from model.parts import is_sharded, whole_tensor
-from model.ppo import ActorCritic, JointOptimizer, ppo_objective
-from model.row_scores import row_log_probs, row_values
-from model.schedule import ScheduleConfig
-from model.transformer import Linear, Transformer, initial_rows, unfilled
-from model.weights import SavedWeights
+from model.data.chat_batches import make_row, pair_batches, token_batches
+from model.files.weights import SavedWeights
+from model.network.sharded_tensors import is_sharded, whole_tensor
+from model.network.transformer import Linear, Transformer, initial_rows, unfilled
+from model.parallel.group import fill, spread, whole_model
+from model.training.loop import Batch, TrainState, new_state, train, train_step
+from model.training.losses import IGNORE, LossConfig, language_model_objective, loss_divisor, next_token_labels
+from model.training.objectives import dpo_objective, grpo_objective, reward_objective, sft_objective
+from model.training.optim import OptimConfig, Optimizer
+from model.training.ppo import ActorCritic, JointOptimizer, ppo_objective
+from model.training.reference_scores import row_log_probs, row_values
+from model.training.schedule import ScheduleConfig
+from model.training.state_files import load_moments, load_state, save_state
 
 # 130 rows do not divide by 4, so shards of the embedding are unequal.
 CONFIG = ModelConfig(
@@ -38,7 +38,14 @@ CONFIG = ModelConfig(
 DEEP = CONFIG.model_copy(update={"n_layers": 8, "vocab_size": 131})
 STEPS = 4
 SCHEDULE = ScheduleConfig(peak_lr=1e-3, unit="steps", warmup=2, length=STEPS)
-PRELOAD = ["torch", "torch._dynamo", "torch.distributed.fsdp", "model.loop", "model.objectives", "model.chat_batches"]
+PRELOAD = [
+    "torch",
+    "torch._dynamo",
+    "torch.distributed.fsdp",
+    "model.training.loop",
+    "model.training.objectives",
+    "model.data.chat_batches",
+]
 
 
 def run_group(workers: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:

@@ -4,11 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import model.attention as attention_module
-from model.attention import BlockedAttention, blocks
+import model.network.attention as attention_module
 from model.config import ModelConfig
-from model.losses import LossConfig, language_model_objective, next_token_labels
-from model.transformer import Transformer
+from model.network.attention import BlockedAttention, blocks
+from model.network.transformer import Transformer
+from model.training.losses import LossConfig, language_model_objective, next_token_labels
 
 
 @pytest.mark.parametrize("length", [1, 16, 17, 40])

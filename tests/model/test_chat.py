@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.chat import CHAT_TEMPLATE, Message, encode_chat, encode_prompt, render
-from model.tokenizer import Tokenizer
+from model.tokens.chat import CHAT_TEMPLATE, Message, encode_chat, encode_prompt, render
+from model.tokens.tokenizer import Tokenizer
 
 EOS = 100_257
 USER = [27, 91, 882, 91, 397]

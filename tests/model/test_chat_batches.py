@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.chat_batches import (
+from model.data.chat_batches import (
     IGNORE,
     Row,
     indices_of_step,

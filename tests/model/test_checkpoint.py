@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from model.checkpoint import file_name, is_needed, load_state, save_state, snapshot, write_tensors
 from model.config import Compute, Parallel
-from model.loop import new_state, train
-from model.optim import OptimConfig
-from model.parallel import Group
+from model.parallel.group import Group
+from model.training.loop import new_state, train
+from model.training.optim import OptimConfig
+from model.training.state_files import file_name, is_needed, load_state, save_state, snapshot, write_tensors
 from tests.model.groups import KINDS, SCHEDULE, STEPS, model_of, run_group, train_kind, train_kinds
 
 KIND = "language model"

@@ -9,8 +9,8 @@ import torch
 from pydantic import ValidationError
 
 from model.config import OLMO_0424, SIZES, ModelConfig, SizeName
-from model.optim import OptimConfig
-from model.transformer import Transformer
+from model.network.transformer import Transformer
+from model.training.optim import OptimConfig
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/model_sizes.json").read_text())["sizes"]
 NAMES = {"1B_18layer(olmo2_1B)": "1B-18layer", "1B_released(olmo2_1B_v2)": "1B"}

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from model import diagnostics
 from model.config import OLMO_0424, ModelConfig
-from model.diagnostics import NormWatch, growth_exponent, monitor_spike_score, spike_score
-from model.optim import OptimConfig, Optimizer
-from model.transformer import Transformer
+from model.network.transformer import Transformer
+from model.training import diagnostics
+from model.training.diagnostics import NormWatch, growth_exponent, monitor_spike_score, spike_score
+from model.training.optim import OptimConfig, Optimizer
 
 SHAPE = {
     "d_model": 32,

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.decoder import Decoder
-from model.generate import Completion, Sampling, generate, log_likelihoods
-from model.sampling import choose, uniform
-from model.tokenizer import Tokenizer
-from model.transformer import Transformer
+from model.decoding.decoder import Decoder
+from model.decoding.generate import Completion, Sampling, generate, log_likelihoods
+from model.decoding.sampling import choose, uniform
+from model.network.transformer import Transformer
+from model.tokens.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer(300)
 
@@ -94,7 +94,7 @@ def test_as_many_rows_decode_together_as_the_memory_holds(monkeypatch: pytest.Mo
     model, asked, sampling = toy(), prompts(9), Sampling(12, temperature=1.0, seed=5)
     expected = generate(model, TOKENIZER, asked, sampling)
     row_bytes = 2 * 2 * 2 * 8 * 4 * (max(map(len, asked)) + 12)  # keys and values, layers, heads, their width, fp32
-    monkeypatch.setattr("model.decoder.free_bytes", lambda device: 4 * row_bytes)
+    monkeypatch.setattr("model.decoding.decoder.free_bytes", lambda device: 4 * row_bytes)
     seen: list[int] = []
     step = Decoder.step
     monkeypatch.setattr(Decoder, "step", lambda self, ids, at: (seen.append(len(ids)), step(self, ids, at))[1])
@@ -355,7 +355,7 @@ def test_greedy_tokens_equal_transformers_generate() -> None:
 
 
 def _hf_name(name: str) -> str:
-    """RECIPE A.6, written independently of model/weights.py."""
+    """RECIPE A.6, written independently of model/files/weights.py."""
     for ours, published in (
         ("embedding.", "model.embed_tokens."),
         ("blocks.", "model.layers."),

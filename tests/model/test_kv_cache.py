@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.kv_cache import CACHE_SHARE, CHUNK, BagCache, DenseCache, rows_that_fit
+from model.decoding.kv_cache import CACHE_SHARE, CHUNK, BagCache, DenseCache, rows_that_fit
 
 ROWS, LENGTH = 4, 2 * CHUNK + 10
 CPU = torch.device("cpu")

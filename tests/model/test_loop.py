@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from model.checkpoint import load_moments, load_state, save_moments, save_state
 from model.config import Compute, ModelConfig
-from model.loop import TrainState, new_state, train
-from model.losses import LossConfig, language_model_objective, next_token_labels
-from model.optim import OptimConfig, Optimizer
-from model.schedule import ScheduleConfig
-from model.transformer import Transformer
+from model.network.transformer import Transformer
+from model.training.loop import TrainState, new_state, train
+from model.training.losses import LossConfig, language_model_objective, next_token_labels
+from model.training.optim import OptimConfig, Optimizer
+from model.training.schedule import ScheduleConfig
+from model.training.state_files import load_moments, load_state, save_moments, save_state
 
 CONFIG = ModelConfig(
     d_model=32, n_layers=2, n_heads=2, n_kv_heads=1, head_dim=16, mlp_hidden=64, vocab_size=128, max_sequence_length=32

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 import torch.utils._pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import model.losses as losses
-from model.losses import (
+import model.training.losses as losses
+from model.training.losses import (
     ACCELERATOR,
     HeadSizes,
     head_loss,

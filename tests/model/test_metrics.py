@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from model import metrics as metrics_module
 from model.config import Compute
-from model.loop import TrainState, new_state, train
-from model.losses import LossConfig, language_model_objective
-from model.metrics import EVERY_STEP, Crossing, Metrics
-from model.optim import OptimConfig
-from model.throughput import Meter
+from model.training import metrics as metrics_module
+from model.training.loop import TrainState, new_state, train
+from model.training.losses import LossConfig, language_model_objective
+from model.training.metrics import EVERY_STEP, Crossing, Metrics
+from model.training.optim import OptimConfig
+from model.training.throughput import Meter
 from tests.model.groups import SCHEDULE, language_batches, model_of
 
 OBJECTIVE = language_model_objective(LossConfig())

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model.chat_batches import Row, make_row, pad_rows, pair_batches, token_batches
 from model.config import ModelConfig
-from model.losses import IGNORE
-from model.objectives import (
+from model.data.chat_batches import Row, make_row, pad_rows, pair_batches, token_batches
+from model.network.transformer import Transformer
+from model.training.losses import IGNORE
+from model.training.objectives import (
     bradley_terry_loss,
     clipped_policy_loss,
     clipped_value_loss,
@@ -27,7 +28,6 @@ from model.objectives import (
     score_sequences,
     sft_objective,
 )
-from model.transformer import Transformer
 
 VOCAB, PAD = 128, 127
 TINY = ModelConfig(d_model=16, n_layers=2, n_heads=2, n_kv_heads=2, head_dim=8, mlp_hidden=32, vocab_size=VOCAB)

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from model.checkpoint import MOMENTS, save_moments
 from model.config import Compute, Parallel
-from model.loop import new_state
-from model.optim import OptimConfig
-from model.parts import rows_of_shard
-from model.shares import share_of
-from model.transformer import Transformer
-from model.weights import save_hf
+from model.files.weights import save_hf
+from model.network.sharded_tensors import rows_of_shard
+from model.network.transformer import Transformer
+from model.parallel.work_split import share_of
+from model.training.loop import new_state
+from model.training.optim import OptimConfig
+from model.training.state_files import MOMENTS, save_moments
 from tests.model.groups import (
     CONFIG,
     DEEP,
@@ -85,7 +85,7 @@ def test_recomputation_keeps_less() -> None:
     """What autograd saves of two blocks: with `blocks` their inputs, without it many times that."""
     kept = {}
     for policy in ("off", "feed_forward", "blocks"):
-        from model.parallel import recompute
+        from model.parallel.group import recompute
 
         model = Transformer(CONFIG, seed=1).train()
         recompute(model, policy)

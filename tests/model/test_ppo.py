@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from model.config import ModelConfig
-from model.objectives import clipped_policy_loss, label_log_probs
-from model.optim import OptimConfig, Optimizer
-from model.ppo import ActorCritic, JointOptimizer, estimate, ppo_objective
-from model.transformer import Linear, Transformer
+from model.network.transformer import Linear, Transformer
+from model.training.objectives import clipped_policy_loss, label_log_probs
+from model.training.optim import OptimConfig, Optimizer
+from model.training.ppo import ActorCritic, JointOptimizer, estimate, ppo_objective
 
 SHAPE = ModelConfig(
     d_model=32, n_layers=1, n_heads=2, n_kv_heads=2, head_dim=16, mlp_hidden=64, vocab_size=128, max_sequence_length=32

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from model.products import product_maker
+from model.decoding.linear_kernels import product_maker
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

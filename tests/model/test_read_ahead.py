@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.batches import TokenFile, WindowedTokens
-from model.read_ahead import ReadAhead
+from model.data.batches import TokenFile, WindowedTokens
+from model.data.read_ahead import ReadAhead
 
 
 def test_any_number_of_workers_gives_the_same_batches(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.repetition import find_repetitions, is_repetitive
+from model.data.repetition import find_repetitions, is_repetitive
 
 CASES = json.loads((Path(__file__).parents[1] / "golden/repetition_filter.json").read_text())["cases"]
 

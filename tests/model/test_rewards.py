@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.rewards import (
+from model.training.advantages import (
     generalized_advantages,
     group_advantages,
     keep_values,

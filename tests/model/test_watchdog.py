@@ -4,11 +4,11 @@ import subprocess
 import sys
 import textwrap
 
-from model.watchdog import STALLED_EXIT_CODE
+from model.training.watchdog import STALLED_EXIT_CODE
 
 PROGRAM = """
 import time
-from model.watchdog import Watchdog
+from model.training.watchdog import Watchdog
 
 def wait_for_a_peer():
     time.sleep({sleep})

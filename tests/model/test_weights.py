@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model.config import OLMO_0424, ModelConfig
-from model.transformer import Transformer, apply_rope, rope_tables
-from model.weights import load_hf, save_hf
+from model.files.weights import load_hf, save_hf
+from model.network.transformer import Transformer, apply_rope, rope_tables
 
 CONFIG = ModelConfig(
     d_model=64, n_layers=3, n_heads=4, n_kv_heads=2, head_dim=16, mlp_hidden=96, vocab_size=256, max_sequence_length=64

@@ -16,15 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.batches import TokenFile, WindowedTokens
 from model.config import Compute, ModelConfig
-from model.loop import to_device, train
-from model.losses import IGNORE, LossConfig, language_model_objective, loss_divisor, next_token_labels
-from model.optim import OptimConfig
-from model.schedule import ScheduleConfig
-from model.tokenizer import Tokenizer
-from model.transformer import Transformer
-from model.weights import hf_key
+from model.data.batches import TokenFile, WindowedTokens
+from model.files.weights import hf_key
+from model.network.transformer import Transformer
+from model.tokens.tokenizer import Tokenizer
+from model.training.loop import to_device, train
+from model.training.losses import IGNORE, LossConfig, language_model_objective, loss_divisor, next_token_labels
+from model.training.optim import OptimConfig
+from model.training.schedule import ScheduleConfig
 
 FORWARD_BOUND = 1e-5
 """Relative bound of logits, losses and gradients."""

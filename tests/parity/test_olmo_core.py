@@ -16,10 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.optim import OptimConfig
-from model.schedule import ScheduleConfig
-from model.transformer import Transformer
-from model.weights import save_hf
+from model.files.weights import save_hf
+from model.network.transformer import Transformer
+from model.training.optim import OptimConfig
+from model.training.schedule import ScheduleConfig
 from tests.parity.cases import (
     CASES,
     FORWARD_BOUND,

@@ -14,14 +14,14 @@ import orjson
 import pytest
 from safetensors.numpy import load_file
 
-from infra.attempt import run_stage
+from infra.execution.attempt import run_stage
 from infra.session import Session
 from infra.settings import Execution
 from infra.stage import Stage
-from infra.store import Store
-from model.batches import TokenFile, WindowedTokens
-from model.losses import IGNORE
-from model.tokenizer import Tokenizer
+from infra.storage.store import Store
+from model.data.batches import TokenFile, WindowedTokens
+from model.tokens.tokenizer import Tokenizer
+from model.training.losses import IGNORE
 from tasks.artifacts import Tokens
 from tasks.data.collect import collect, resolve
 from tasks.data.encode import EncodeConfig, encode

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tokenizers
 
-from model.tokenizer import Tokenizer
+from model.tokens.tokenizer import Tokenizer
 from tests.parity.mixed_text import mixed_texts
 
 pytestmark = pytest.mark.parity

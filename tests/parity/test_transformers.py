@@ -9,10 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model.optim import OptimConfig
-from model.schedule import ScheduleConfig
-from model.transformer import Transformer
-from model.weights import save_hf
+from model.files.weights import save_hf
+from model.network.transformer import Transformer
+from model.training.optim import OptimConfig
+from model.training.schedule import ScheduleConfig
 from tests.parity.cases import (
     CASES,
     FORWARD_BOUND,

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 import torch
 
-from infra.attempt import run_stage
-from infra.inference import Endpoint, EndpointError
+from infra.execution.attempt import run_stage
+from infra.language_models.client import Endpoint, EndpointError
 from infra.session import Session
 from infra.settings import EndpointSettings, Execution
 from infra.stage import stage
-from infra.store import Store
+from infra.storage.store import Store
 from infra.workspace import Workspace
 from model.config import Config
-from model.generate import Sampling, generate
-from model.transformer import Transformer
+from model.decoding.generate import Sampling, generate
+from model.network.transformer import Transformer
 from tasks.artifacts import Checkpoint, Documents
 from tasks.generation import checkpoint_generator, local_generator, server_generator
 from tests.openai_server import OpenAIServer

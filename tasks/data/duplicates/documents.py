@@ -8,8 +8,8 @@ import orjson
 
 from infra.workspace import Workspace
 from tasks.artifacts import Documents
-from tasks.data.dolma import read_documents
-from tasks.data.partitions import KeySpill, find_all_repeats, put_work, read_found, read_repeats, read_work
+from tasks.data.documents.dolma_files import read_documents
+from tasks.data.documents.partitions import KeySpill, find_all_repeats, put_work, read_found, read_repeats, read_work
 
 EXACT = "exact_duplicate"
 NEAR = "near_duplicate"

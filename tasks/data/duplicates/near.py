@@ -11,10 +11,8 @@ import numpy as np
 
 from infra.workspace import Workspace
 from tasks.artifacts import Documents
-from tasks.data.dolma import batches, read_documents
-from tasks.data.filters.components import Edges, both_ways, distinct, large_star, small_star, stars
-from tasks.data.filters.minhash import MinHashConfig, band_keys, signatures
-from tasks.data.partitions import (
+from tasks.data.documents.dolma_files import batches, read_documents
+from tasks.data.documents.partitions import (
     BUCKETS,
     REPEAT,
     Spill,
@@ -29,6 +27,8 @@ from tasks.data.partitions import (
     read_repeats,
     write_groups,
 )
+from tasks.data.filters.components import Edges, both_ways, distinct, large_star, small_star, stars
+from tasks.data.filters.minhash import MinHashConfig, band_keys, signatures
 
 BAND = np.dtype([("key", "<u8"), ("row", "<u4")])
 """Key of one band of a document, and its row."""

@@ -12,9 +12,9 @@ from pydantic import Field
 from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Documents
-from tasks.data.dolma import Row, read_documents
+from tasks.data.documents.dolma_files import Row, read_documents
+from tasks.data.documents.partitions import KeySpill, find_all_repeats, put_work, read_work
 from tasks.data.duplicates.documents import dropped_documents, text_hash
-from tasks.data.partitions import KeySpill, find_all_repeats, put_work, read_work
 
 UNIT = np.dtype([("row", "<u4"), ("piece", "<u4")])
 """Where a unit is: the row of its document, and which part of it."""

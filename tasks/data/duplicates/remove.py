@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 from infra.workspace import Workspace
 from tasks.artifacts import Documents
-from tasks.data.dolma import LineWriter, Row, read_documents, shard_name
+from tasks.data.documents.dolma_files import LineWriter, Row, read_documents, shard_name
+from tasks.data.documents.partitions import read_found, read_repeats
 from tasks.data.duplicates.documents import dropped_documents, read_ids
 from tasks.data.duplicates.pieces import cut, read_units
 from tasks.data.duplicates.seen import WHOLE
-from tasks.data.partitions import read_found, read_repeats
 
 PARAGRAPHS = "repeated_paragraphs"
 NGRAMS = "repeated_ngrams"

@@ -16,11 +16,7 @@ from pydantic import Field, model_validator
 
 from infra.workspace import Workspace
 from model.config import Config
-from tasks.data.duplicates.pieces import UnitList, cut, kept_documents, long_enough, read_units
-from tasks.data.filters.bloom import BloomFilter, shape
-from tasks.data.filters.ngrams import word_ngrams
-from tasks.data.filters.windows import WINDOW_CHARACTERS, window_batches
-from tasks.data.partitions import (
+from tasks.data.documents.partitions import (
     BUCKETS,
     REPEAT,
     GroupWriter,
@@ -37,6 +33,10 @@ from tasks.data.partitions import (
     read_work,
     write_groups,
 )
+from tasks.data.duplicates.pieces import UnitList, cut, kept_documents, long_enough, read_units
+from tasks.data.filters.bloom import BloomFilter, shape
+from tasks.data.filters.ngrams import word_ngrams
+from tasks.data.filters.windows import WINDOW_CHARACTERS, window_batches
 
 NGRAM = np.dtype([("hash", "<u8"), ("unit", "<u4")])
 SEEN = np.dtype([("hash", "<u8"), ("unit", "<u4"), ("count", "<u4")])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from infra.store import Store
+from infra.storage.store import Store
 from model.config import Config
 
 

@@ -17,8 +17,8 @@ from jaxtyping import UInt8
 from pydantic import Field, model_validator
 
 from model.config import Config
-from model.repetition import MAX_PERIOD, MAX_TIMES, find_repetitions
-from model.tokenizer import FULL_RANKS, Tokenizer
+from model.data.repetition import MAX_PERIOD, MAX_TIMES, find_repetitions
+from model.tokens.tokenizer import FULL_RANKS, Tokenizer
 from tasks.data.filters.attributes import Limit, Scores, Span
 from tasks.data.filters.batch import TextBatch
 

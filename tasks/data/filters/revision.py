@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from infra.store import sha256_file
+from infra.storage.store import sha256_file
 from tasks.data.sources.hub_stream import pin_revision
 
 

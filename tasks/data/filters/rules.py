@@ -12,7 +12,7 @@ from pydantic import Field
 
 from infra.workspace import Workspace
 from tasks.artifacts import Classifier
-from tasks.data.dolma import Row
+from tasks.data.documents.dolma_files import Row
 from tasks.data.filters.attributes import Scores
 from tasks.data.filters.batch import TextBatch
 from tasks.data.filters.education import CheckpointModel, EducationRule, EducationScorer, load_encoder, score_education

@@ -20,8 +20,8 @@ from pydantic import Field
 
 from infra.workspace import Workspace
 from model.config import Config
-from tasks.data.dolma import LineWriter
-from tasks.data.partitions import KeySpill, put_work
+from tasks.data.documents.dolma_files import LineWriter
+from tasks.data.documents.partitions import KeySpill, put_work
 
 SCHEMA = ("id", "text", "source", "added", "created", "metadata")
 PLACE = np.dtype([("part", "<u4"), ("file", "<u4"), ("first", "<u8"), ("line", "<u8")])

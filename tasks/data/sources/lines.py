@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from tasks.data.dolma import open_lines
+from tasks.data.documents.dolma_files import open_lines
 from tasks.data.sources.intake import Intake, writable
 from tasks.data.sources.listing import SourceFile
 

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import IO, Any
 
-from infra.store import Store
+from infra.storage.store import Store
 from model.config import Config
 
 _WHOLE_BYTES = 64 << 20

@@ -21,7 +21,7 @@ from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.encoding import detect_encoding
 from resiliparse.parse.lang import detect_fast
 
-from tasks.data.dolma import open_lines
+from tasks.data.documents.dolma_files import open_lines
 from tasks.data.sources.intake import Intake
 from tasks.data.sources.lines import most_bytes
 from tasks.data.sources.listing import SourceFile

@@ -1,7 +1,7 @@
 """Ids that occur twice in a source: the first document keeps its place, later ones are kept aside with file and line.
 
-Out of core: items leave the hashes of their ids in partitions (`tasks/data/partitions.py`), and only the document files in
-which something repeats are written again, as `<name>.unique.jsonl.zst`.
+Out of core: items leave the hashes of their ids in partitions (`tasks/data/documents/partitions.py`), and only the document
+files in which something repeats are written again, as `<name>.unique.jsonl.zst`.
 """
 
 from collections.abc import Callable
@@ -12,8 +12,8 @@ import numpy as np
 import orjson
 
 from infra.workspace import Workspace
-from tasks.data.dolma import LineWriter, parse_rows, read_own
-from tasks.data.partitions import find_all_repeats, group_sizes, read_repeats, read_work
+from tasks.data.documents.dolma_files import LineWriter, parse_rows, read_own
+from tasks.data.documents.partitions import find_all_repeats, group_sizes, read_repeats, read_work
 from tasks.data.sources.intake import EXAMPLES, PLACE, example, part_name
 from tasks.data.sources.lines import count_lines
 from tasks.data.sources.listing import SourceFile

@@ -15,7 +15,7 @@ from pydantic import Field
 from resiliparse.extract.html2text import extract_plain_text
 
 from infra.workspace import Workspace
-from tasks.data.dolma import open_lines
+from tasks.data.documents.dolma_files import open_lines
 from tasks.data.filters.stackexchange import MIN_ANSWER_VOTES, MIN_QUESTION_VOTES, is_good_pair, join_pair
 from tasks.data.sources.intake import Intake, SourceConfig
 from tasks.data.sources.lines import cut_lines, most_bytes

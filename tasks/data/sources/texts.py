@@ -3,7 +3,7 @@
 import io
 from collections.abc import Iterator
 
-from tasks.data.dolma import open_lines
+from tasks.data.documents.dolma_files import open_lines
 from tasks.data.sources.intake import Intake
 from tasks.data.sources.lines import most_bytes
 from tasks.data.sources.listing import SourceFile

@@ -9,9 +9,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from model.chat import Message
 from model.config import Config
-from tasks.data.rows import RowSource, field_of, read_good_rows, resolve_rows
+from model.tokens.chat import Message
+from tasks.data.sources.rows import RowSource, field_of, read_good_rows, resolve_rows
 from tasks.evaluation.benchmarks.items import Generation, Item, ItemScore, LikelihoodAnswer, Prompt, subsample
 from tasks.verifiers.ifeval import judge
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from math import sqrt
 from typing import Any, TypeVar
 
-from model.chat import Message
+from model.tokens.chat import Message
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from model.config import Config
-from tasks.data.dolma import open_lines
+from tasks.data.documents.dolma_files import open_lines
 from tasks.data.sources.listing import SourceFile, find_files
 from tasks.evaluation.benchmarks.answers import drop_exact, drop_f1, gsm8k_match, squad_f1, squad_match
 from tasks.evaluation.benchmarks.items import (

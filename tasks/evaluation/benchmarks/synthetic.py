@@ -10,8 +10,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from model.chat import Message
 from model.config import Config
+from model.tokens.chat import Message
 from tasks.evaluation.benchmarks.items import (
     Generation,
     Item,

@@ -7,12 +7,12 @@ from typing import Any
 import orjson
 import pytest
 
-from infra.artifact import Artifact
-from infra.attempt import run_stage
+from infra.execution.attempt import run_stage
+from infra.records.artifact import Artifact
 from infra.session import Session
 from infra.settings import Execution
 from infra.stage import Stage
-from infra.store import Store
+from infra.storage.store import Store
 from infra.workspace import Workspace
 from tasks.artifacts import Classifier, Documents
 from tasks.data.collect import collect, resolve

@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from infra.store import Store
-from tasks.data import partitions
+from infra.storage.store import Store
 from tasks.data.collect import collect, resolve
-from tasks.data.dolma import LineWriter
+from tasks.data.documents import partitions
+from tasks.data.documents.dolma_files import LineWriter
 from tasks.data.sources import lines as lines_module
 from tasks.data.sources import repeated
 from tasks.data.sources.hub import HubSource
@@ -236,8 +236,8 @@ import resource, sys
 from pathlib import Path
 from infra.session import Session
 from infra.settings import Execution
-from infra.attempt import run_stage
-from infra.store import Store
+from infra.execution.attempt import run_stage
+from infra.storage.store import Store
 from tasks.data.collect import collect, resolve
 from tasks.data.sources.local import LocalSource
 root = Path(sys.argv[1])

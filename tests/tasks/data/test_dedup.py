@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.data import partitions
 from tasks.data.dedup import DedupConfig, dedup
+from tasks.data.documents import partitions
 from tasks.data.duplicates import seen as seen_module
 from tasks.data.duplicates.pieces import ParagraphConfig
 from tasks.data.duplicates.seen import NGramConfig

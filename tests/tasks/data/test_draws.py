@@ -2,7 +2,7 @@
 
 from hashlib import blake2b
 
-from tasks.data.draws import draw
+from tasks.data.documents.document_random import draw
 
 
 def test_a_draw_is_the_first_64_bits_of_a_hash_of_its_arguments():

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.tokenizer import Tokenizer
+from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Ranking, Tokens
 from tasks.data.encode import EncodeConfig, encode
 from tasks.data.mix import Entry, MixConfig, MixSource, fill_windows, mix, plan_mix, take_passes

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from model.repetition import is_repetitive
-from model.tokenizer import Tokenizer
+from model.data.repetition import is_repetitive
+from model.tokens.tokenizer import Tokenizer
 from tasks.data.filters.attributes import Limit, attribute_rows, broken_limit, edges, histogram
 from tasks.data.filters.batch import TextBatch
 from tasks.data.filters.length import LengthRule, score_length

@@ -6,7 +6,7 @@ import re
 import orjson
 import pytest
 
-from infra.inference import EndpointError
+from infra.language_models.client import EndpointError
 from infra.session import Session
 from infra.settings import EndpointSettings, Execution
 from tasks.data.classifier import ClassifierConfig, Selection, classifier
@@ -14,7 +14,7 @@ from tasks.data.label import LabelConfig, label, read_label
 from tasks.data.personas import PersonasConfig, personas, resolve_personas
 from tasks.data.programs import ProgramsConfig, programs, resolve_programs
 from tasks.data.rewrite import RewriteConfig, rewrite, states
-from tasks.data.rows import RowSource
+from tasks.data.sources.rows import RowSource
 from tasks.prompting import LanguageModelConfig, check_prompt
 from tests.openai_server import OpenAIServer, completed
 
@@ -266,7 +266,7 @@ def test_the_sample_depends_on_ids_and_seed_alone(bench):
 
 def test_the_last_stated_label_counts():
     def said(text, rubric="educational"):
-        from infra.answers import Answer
+        from infra.language_models.protocol import Answer
 
         return read_label(Answer(completed(text), remembered=False), rubric)
 

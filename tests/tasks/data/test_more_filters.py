@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.tokenizer import Tokenizer
+from model.tokens.tokenizer import Tokenizer
 from tasks.data.filters.batch import TextBatch
 from tasks.data.filters.gopher_quality import GopherQualityRule, score_gopher_quality
 from tasks.data.filters.gopher_repetition import (

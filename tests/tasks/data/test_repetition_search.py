@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from model.tokenizer import Tokenizer
+from model.tokens.tokenizer import Tokenizer
 from tasks.data.filters.repetition import _CUT, suspicious_runs
 from tests.parity.mixed_text import mixed_texts
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import yaml
 
-from flows.config import RecipeConfig
-from flows.loading import load, read_recipe
-from flows.run import plan
+from flows.config.files import load, read_recipe
+from flows.config.recipe_config import RecipeConfig
+from flows.running.run import plan
 from infra.settings import Execution
 from tasks.artifacts import Attributes, Documents
 from tasks.data.collect import collect

@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from infra.attempt import run_stage
+from infra.execution.attempt import run_stage
 from infra.session import Session
 from infra.settings import Execution
-from infra.store import Store
+from infra.storage.store import Store
 from tasks.data import chats as chats_stage
 from tasks.data import prompts as prompts_stage
 from tasks.data.chats import ChatRows, ChatsConfig, SyntheticChats, chats
-from tasks.data.dolma import read_rows as read_lines
+from tasks.data.documents.dolma_files import read_rows as read_lines
 from tasks.data.prompts import PromptRows, PromptsConfig, SyntheticPrompts, prompts
-from tasks.data.rows import RowSource, read_rows, resolve_rows
+from tasks.data.sources.rows import RowSource, read_rows, resolve_rows
 from tasks.data.synthesize import SynthesizeConfig, synthesize
 from tasks.synthetic import ArithmeticConfig, WordProblemsConfig, generate
 from tasks.verifiers import verify

@@ -7,23 +7,23 @@ from typing import Any
 import pytest
 import torch
 
-from infra.attempt import run_stage
+from infra.execution.attempt import run_stage
 from infra.session import Session
 from infra.settings import EndpointSettings, Execution
 from infra.stage import stage
-from infra.store import Store
+from infra.storage.store import Store
 from infra.workspace import Workspace
 from model.config import Config, ModelConfig
-from model.tokenizer import Tokenizer
-from model.transformer import Transformer
-from model.weights import save_hf
+from model.files.weights import save_hf
+from model.network.transformer import Transformer
+from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Checkpoint, Scores
-from tasks.data.dolma import read_rows
+from tasks.data.documents.dolma_files import read_rows
 from tasks.evaluation import evaluate as evaluate_module
+from tasks.evaluation.benchmarks.asking import ask, encode
 from tasks.evaluation.benchmarks.items import Generation, Likelihood, LikelihoodAnswer, Prompt
 from tasks.evaluation.benchmarks.synthetic import SyntheticBenchmark
 from tasks.evaluation.evaluate import EvaluateConfig, SuiteConfig, evaluate_checkpoint
-from tasks.evaluation.inference import ask, encode
 from tasks.generation import local_generator
 from tasks.synthetic import ArithmeticConfig
 from tests.openai_server import OpenAIServer

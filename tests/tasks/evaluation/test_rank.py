@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from infra.attempt import run_stage
+from infra.execution.attempt import run_stage
 from infra.session import Session
 from infra.settings import Execution
 from infra.stage import stage
-from infra.store import Store
+from infra.storage.store import Store
 from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Scores

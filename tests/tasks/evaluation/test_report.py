@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.attempt import commit
-from infra.record import Input, Record, content_digest, payload_address
+from infra.execution.attempt import commit
+from infra.records.record import Input, Record, content_digest, payload_address
 from infra.settings import ComputeSettings
-from infra.store import Store
+from infra.storage.store import Store
 from infra.workspace import Workspace
 from tasks.artifacts import (
     Checkpoint,
@@ -31,12 +31,12 @@ from tasks.artifacts import (
     RewardModel,
     Scores,
 )
-from tasks.evaluation import report_words
-from tasks.evaluation.histogram import Histogram, position, shown_bins
 from tasks.evaluation.report import ReportConfig, write_report
-from tasks.evaluation.report_numbers import Bounds, curve, judge
-from tasks.evaluation.report_page import tried_mixes
-from tasks.evaluation.sankey import FlowStep, depths_of, place
+from tasks.evaluation.reporting import words as report_words
+from tasks.evaluation.reporting.histogram import Histogram, position, shown_bins
+from tasks.evaluation.reporting.page import tried_mixes
+from tasks.evaluation.reporting.report_values import Bounds, curve, judge
+from tasks.evaluation.reporting.sankey import FlowStep, depths_of, place
 
 SHARE = {"lower_is_better": False}
 BOUNDS = Bounds(likely_from=2.0, clear_from=3.0)

@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from infra.artifact import Artifact
-from infra.attempt import Outcome, run_stage
+from infra.execution.attempt import Outcome, run_stage
+from infra.records.artifact import Artifact
 from infra.session import Session
 from infra.settings import Execution
 from infra.stage import stage
-from infra.store import Store
+from infra.storage.store import Store
 from infra.workspace import Workspace
 from model.config import Config, ModelConfig
-from model.tokenizer import Tokenizer
-from model.transformer import Transformer
-from model.weights import save_hf
+from model.files.weights import save_hf
+from model.network.transformer import Transformer
+from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Chats, Checkpoint, Preferences, Prompts
 
 RANKS = 320

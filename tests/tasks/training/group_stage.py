@@ -14,22 +14,22 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from infra.attempt import Finished, call_function
+from infra.compute.train_group import WorkDone
+from infra.execution.attempt import Finished, call_function
 from infra.settings import ComputeSettings, ParallelSettings
-from infra.store import Store
-from infra.train_group import WorkDone
+from infra.storage.store import Store
 from infra.workspace import Workspace
 from model.config import Compute, Config, ModelConfig, Parallel
-from model.generate import Completion, Sampling, log_likelihoods
-from model.loop import Batch
-from model.losses import LossConfig, language_model_objective, loss_divisor, next_token_labels
-from model.parallel import Group, fill, spread
-from model.parts import is_sharded
-from model.tokenizer import Tokenizer
-from model.transformer import Transformer, initial_rows, unfilled
+from model.decoding.generate import Completion, Sampling, log_likelihoods
+from model.network.sharded_tensors import is_sharded
+from model.network.transformer import Transformer, initial_rows, unfilled
+from model.parallel.group import Group, fill, spread
+from model.tokens.tokenizer import Tokenizer
+from model.training.loop import Batch
+from model.training.losses import LossConfig, language_model_objective, loss_divisor, next_token_labels
 from tasks.artifacts import Checkpoint
 from tasks.generation import local_generator, shared_generator
-from tasks.training.run import adamw, begin, export, fit, linear_schedule
+from tasks.training.fitting.fit import adamw, begin, export, fit, linear_schedule
 
 TOKENIZER = Tokenizer(320)
 TINY = ModelConfig(

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.transformer import Transformer
-from model.weights import load_hf, save_hf
+from model.files.weights import load_hf, save_hf
+from model.network.transformer import Transformer
 from tasks.artifacts import Mix
 from tasks.data.collect import collect
 from tasks.data.collect import resolve as resolve_source

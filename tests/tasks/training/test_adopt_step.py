@@ -11,13 +11,13 @@ import torch
 import xxhash
 from safetensors.torch import load_file
 
-from infra.save_points import HASH
-from infra.store import Store, StoreError
+from infra.records.save_points import HASH
+from infra.storage.store import Store, StoreError
 from infra.workspace import Workspace
-from model.checkpoint import FILES, file_name, write_tensors
-from model.optim import OptimConfig
-from model.parts import rows_of_shard
-from model.weights import load_hf
+from model.files.weights import load_hf
+from model.network.sharded_tensors import rows_of_shard
+from model.training.optim import OptimConfig
+from model.training.state_files import FILES, file_name, write_tensors
 from tasks.artifacts import Checkpoint, Mix, Tokens
 from tasks.data.mix import MixConfig, mix_tokens
 from tasks.training.adopt_step import adopt_save_point, resolve_step

@@ -12,16 +12,16 @@ from torch.nn.functional import cross_entropy
 
 from infra.workspace import Workspace, open_artifact
 from model.config import Config
-from model.optim import OptimConfig
-from model.weights import load_hf
+from model.files.weights import load_hf
+from model.training.optim import OptimConfig
 from tasks.artifacts import Mix, Tokens
 from tasks.data.mix import MixConfig, mix_tokens
 from tasks.evaluation.benchmarks.synthetic import SyntheticBenchmark
 from tasks.synthetic.arithmetic import ArithmeticConfig
 from tasks.training.anneal import AnnealConfig, anneal_checkpoint
-from tasks.training.in_loop import InLoopConfig
+from tasks.training.fitting.in_loop_evaluation import InLoopConfig
+from tasks.training.fitting.mix_windows import training_windows
 from tasks.training.pretrain import PretrainConfig, train_base
-from tasks.training.token_files import training_windows
 from tests.tasks.training.conftest import RANKS, TINY
 
 CLOZE = SyntheticBenchmark(name="sums", format="cloze", items=20, shots=0, problems=(ArithmeticConfig(max_operand=9),))

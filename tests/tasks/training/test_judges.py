@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.training.judges import ASPECTS, Facts, binarise, mean_rating, observe, rate
+from tasks.training.answers.rule_judge import ASPECTS, Facts, binarise, mean_rating, observe, rate
 from tasks.verifiers import verify
 
 

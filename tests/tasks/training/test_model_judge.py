@@ -4,11 +4,11 @@ import re
 
 import pytest
 
-from infra.answers import Answer
+from infra.language_models.protocol import Answer
 from infra.settings import EndpointSettings
 from tasks.prompting import LanguageModelConfig
-from tasks.training.judges import ASPECTS, mean_rating
-from tasks.training.model_judge import LanguageModelJudge, judge_requests, read_blocks, read_judgements
+from tasks.training.answers.model_judge import LanguageModelJudge, judge_requests, read_blocks, read_judgements
+from tasks.training.answers.rule_judge import ASPECTS, mean_rating
 from tasks.training.preferences import PreferencesConfig, build_preferences
 from tests.openai_server import OpenAIServer, completed
 from tests.tasks.training.test_preferences import CONFIG, read_rows

@@ -7,12 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from model.generate import Completion
-from model.row_scores import row_values
+from model.decoding.generate import Completion
+from model.training.reference_scores import row_values
 from tasks.artifacts import RewardModel
+from tasks.training.answers.verified_answers import Answer
 from tasks.training.ppo import PPOConfig, ppo_rollouts, responses, score_answers, train_ppo
 from tasks.training.reward import RewardConfig, train_reward
-from tasks.training.sampling import Answer
 from tasks.verifiers import Verdict
 from tests.tasks.training.conftest import TINY
 
@@ -103,7 +103,7 @@ def test_the_value_model_begins_as_the_reward_model(bench, monkeypatch):
 def test_a_rewarded_habit_grows_and_the_value_model_learns(bench, monkeypatch):
     """A verifier that accepts answers beginning with a printable ASCII character, a quarter of the tokens."""
     monkeypatch.setattr(
-        "tasks.training.sampling.verify",
+        "tasks.training.answers.verified_answers.verify",
         lambda dataset, text, truth: Verdict("!" <= text[:1] <= "~", text, ""),
     )
     made = run(

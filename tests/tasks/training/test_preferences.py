@@ -7,7 +7,7 @@ import pytest
 import zstandard
 
 from infra.settings import EndpointSettings
-from model.transformer import Transformer
+from model.network.transformer import Transformer
 from tasks.training import preferences as module
 from tasks.training.preferences import PreferencesConfig, build_preferences
 from tests.openai_server import OpenAIServer
@@ -106,7 +106,7 @@ def test_where_it_samples_itself_every_worker_wants_a_gpu(make_bench, monkeypatc
     def run_shards(*arguments, device, **options):
         raise Asked(device)
 
-    monkeypatch.setattr("infra.shards.run_shards", run_shards)
+    monkeypatch.setattr("infra.compute.shards.run_shards", run_shards)
     with pytest.raises(Asked, match="cuda"):
         run(make_bench("a", device="cuda"))
     with pytest.raises(Asked, match="cpu"):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from model.weights import load_hf
+from model.files.weights import load_hf
 from tasks.training.reward import HEAD_FILE, HEAD_KEY, RewardConfig, score_head, split, train_reward
 from tests.tasks.training.conftest import TINY, Rows, assistant, make_preferences, user
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from model.generate import Completion
+from model.decoding.generate import Completion
+from tasks.training.answers.verified_answers import Answer, Prompt
 from tasks.training.rlvr import RLVRConfig, answer_row, rollouts_of, score_groups, train_rlvr
-from tasks.training.sampling import Answer, Prompt
 from tasks.verifiers import Verdict
 from tests.tasks.training.conftest import TOKENIZER, user
 
@@ -75,7 +75,7 @@ def test_metrics_and_steps(bench):
 def test_a_rewarded_habit_grows(bench, monkeypatch):
     """A verifier that accepts answers beginning with a printable ASCII character, a quarter of the tokens."""
     monkeypatch.setattr(
-        "tasks.training.sampling.verify",
+        "tasks.training.answers.verified_answers.verify",
         lambda dataset, text, truth: Verdict("!" <= text[:1] <= "~", text, ""),
     )
     made = run(

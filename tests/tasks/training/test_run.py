@@ -8,14 +8,12 @@ import torch
 from safetensors.torch import load_file
 
 from infra.workspace import Workspace
-from model.losses import LossConfig, language_model_objective, next_token_labels
-from model.metrics import EVERY_STEP
-from model.transformer import Transformer
+from model.network.transformer import Transformer
+from model.training.losses import LossConfig, language_model_objective, next_token_labels
+from model.training.metrics import EVERY_STEP
 from tasks.artifacts import Checkpoint
 from tasks.training.dpo import estimate_dpo
-from tasks.training.reward import estimate_reward
-from tasks.training.rlvr import estimate_rlvr
-from tasks.training.run import (
+from tasks.training.fitting.fit import (
     METRICS,
     MOMENTS,
     Journal,
@@ -27,6 +25,8 @@ from tasks.training.run import (
     linear_schedule,
     load_checkpoint,
 )
+from tasks.training.reward import estimate_reward
+from tasks.training.rlvr import estimate_rlvr
 from tasks.training.sft import estimate_sft
 from tests.tasks.training.conftest import TINY, TOKENIZER, Seed, make_checkpoint
 

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from infra.settings import ComputeSettings, Execution
-from infra.store import Store, StoreError
+from infra.storage.store import Store, StoreError
 from infra.workspace import Workspace
 from model.config import Compute
-from model.loop import TrainState, new_state
-from model.optim import OptimConfig
-from model.transformer import Transformer
-from tasks.training import save_points
-from tasks.training.save_points import Journal, SavePoints, resume
+from model.network.transformer import Transformer
+from model.training.loop import TrainState, new_state
+from model.training.optim import OptimConfig
+from tasks.training.fitting import save_points
+from tasks.training.fitting.save_points import Journal, SavePoints, resume
 from tests.tasks.training.conftest import TINY
 from tests.tasks.training.group_stage import Lines, train_lines
 

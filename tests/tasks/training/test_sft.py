@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from model.chat import encode_chat
+from model.tokens.chat import encode_chat
 from tasks.artifacts import Checkpoint
 from tasks.training.sft import SFTConfig, train_sft
 from tests.tasks.training.conftest import TOKENIZER, Rows, Seed, assistant, make_chats, make_checkpoint, sums, user

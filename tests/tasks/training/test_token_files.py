@@ -5,17 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from infra.attempt import run_stage
+from infra.execution.attempt import run_stage
 from infra.session import Session
 from infra.settings import Execution
 from infra.stage import stage
-from infra.store import Store, StoreError
+from infra.storage.store import Store, StoreError
 from infra.workspace import Workspace, open_artifact
-from model.batches import Window
 from model.config import Config
+from model.data.batches import Window
 from tasks.artifacts import Mix, Tokens
 from tasks.data.mix import MixConfig, mix
-from tasks.training.token_files import (
+from tasks.training.fitting.mix_windows import (
     Copies,
     MixTrainingConfig,
     Ranges,

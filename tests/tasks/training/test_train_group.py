@@ -14,16 +14,16 @@ import pytest
 import ray
 from ray.train import FailureConfig
 
-from infra.attempt import Finished, Outcome, run_stage
+from infra.compute.train_group import GroupFailed, group_failed
+from infra.execution.attempt import Finished, Outcome, run_stage
 from infra.session import Session, open_session
 from infra.settings import Execution, ParallelSettings
 from infra.stage import stage
-from infra.store import Store
-from infra.train_group import GroupFailed, group_failed
+from infra.storage.store import Store
 from infra.workspace import Workspace
-from model.optim import OptimConfig
-from model.parallel import Group
-from model.transformer import Transformer
+from model.network.transformer import Transformer
+from model.parallel.group import Group
+from model.training.optim import OptimConfig
 from tasks.artifacts import Checkpoint, Prompts, Tokens
 from tasks.data.mix import MixConfig, mix_tokens
 from tasks.evaluation.benchmarks.synthetic import SyntheticBenchmark
@@ -31,12 +31,12 @@ from tasks.generation import local_generator, own_share
 from tasks.synthetic.arithmetic import ArithmeticConfig
 from tasks.training.anneal import AnnealConfig, anneal_checkpoint
 from tasks.training.dpo import DPOConfig, train_dpo
-from tasks.training.in_loop import InLoopConfig
+from tasks.training.fitting.fit import METRICS
+from tasks.training.fitting.in_loop_evaluation import InLoopConfig
 from tasks.training.ppo import PPOConfig, train_ppo
 from tasks.training.pretrain import PretrainConfig, train_base
 from tasks.training.reward import RewardConfig, train_reward
 from tasks.training.rlvr import RLVRConfig, rlvr, train_rlvr
-from tasks.training.run import METRICS
 from tasks.training.sft import SFTConfig, train_sft
 from tasks.training.soup import SoupConfig, soup
 from tests.model.groups import run_group

@@ -1,0 +1,66 @@
+"""`olmo2 data`: what curation did with documents."""
+
+from typing import Annotated
+
+import typer
+
+from flows.cli.options import JsonOption, StoreOption, console, print_json
+
+app = typer.Typer(help="What curation did: how many went, which ones, and why one did.", no_args_is_help=True)
+
+RunOption = Annotated[str | None, typer.Option("--run", metavar="RECIPE|ID", help="Only what this was made from.")]
+
+
+@app.command()
+def funnel(
+    run: Annotated[str, typer.Argument(metavar="RECIPE|ID", help="A recipe, or any artifact made of data.")],
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Documents, bytes and tokens in and out of every step, and what was dropped for which reason."""
+    from flows.inspection.documents import curated, print_funnel
+    from flows.inspection.documents import funnel as count
+
+    steps = count(curated(run, store))
+    if as_json:
+        print_json(steps)
+    else:
+        print_funnel(console, steps)
+
+
+@app.command()
+def look(
+    reason: Annotated[str, typer.Option("--dropped-by", metavar="REASON", help="A reason of the funnel.")],
+    count: Annotated[int, typer.Option("-n", min=1, help="How many documents.")] = 20,
+    seed: Annotated[int, typer.Option("--seed", help="Another seed shows others.")] = 0,
+    run: RunOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Examples of what was dropped for a reason, with what matched marked."""
+    from flows.inspection.documents import curated, print_examples
+    from flows.inspection.documents import look as sample
+
+    examples = sample(curated(run, store), reason, count, seed)
+    if as_json:
+        print_json(examples)
+    else:
+        print_examples(console, examples)
+
+
+@app.command()
+def why(
+    id: Annotated[str, typer.Argument(metavar="DOC_ID", help="A document's id.")],
+    run: RunOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Every score and decision of one document through all steps."""
+    from flows.inspection.documents import curated, print_why
+    from flows.inspection.documents import why as explain
+
+    steps = explain(curated(run, store), id)
+    if as_json:
+        print_json(steps)
+    else:
+        print_why(console, id, steps)

@@ -1,0 +1,147 @@
+"""What `olmo2 run` shows: a line per finished stage, and live bars with rate and time left while one works."""
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from infra.execution.attempt import Outcome
+
+PLAIN_SECONDS = 20.0
+"""Without a terminal, a working stage says where it is this often."""
+TOLD = ("skipped_steps", "mfu")
+"""Metrics that are shown beside a training's first three, where they are known and not 0."""
+
+
+class RateColumn(ProgressColumn):
+    """Units per second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.1f} {task.fields['unit']}/s", style="dim")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A stage that failed, its error and where its traceback is."""
+
+    label: str
+    error: BaseException
+    log: str
+
+
+class Display:
+    """Listens to all stages of a session; use as a context manager."""
+
+    def __init__(self, console: Console):
+        self.console = console
+        self.reused = 0
+        self.ran = 0
+        self.failed: list[Failure] = []
+        self._logs: dict[str, str] = {}
+        self._lock = threading.Lock()
+        self._bars: dict[tuple[str, str], Any] = {}
+        self._said: dict[str, float] = {}
+        self._metrics: dict[str, str] = {}
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=28),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.fields[unit]}"),
+            RateColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[metrics]}", style="dim"),
+            console=console,
+            transient=True,
+        )
+
+    def __enter__(self) -> "Display":
+        if self.console.is_terminal:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, label: str, kind: str, *values: Any) -> None:
+        with self._lock:
+            if kind == "progress":
+                self._show(label, *values)
+            elif kind == "metrics":
+                shown = [*list(values[1])[:3], *(name for name in TOLD if values[1].get(name))]
+                self._metrics[label] = "  ".join(f"{name} {values[1][name]:.4g}" for name in shown)
+            elif kind == "waiting":
+                self.console.print(f"  {values[0]}", style="yellow")
+            elif kind == "warning":
+                self.console.print(f"  {label}: {values[0]}", style="yellow", markup=False)
+            elif kind == "end":
+                self._end(label, values[0])
+            elif kind == "log":
+                self._logs[label] = values[0]
+            elif kind == "failed":
+                self._clear(label)
+                self.failed.append(Failure(label, values[0], self._logs.get(label, "")))
+                self.console.print(f"✗ {label}: {type(values[0]).__name__}: {values[0]}", style="red", markup=False)
+
+    def _show(self, label: str, description: str, done: float, total: float | None, unit: str) -> None:
+        key = (label, description)
+        metrics = self._metrics.get(label, "")
+        if not self.console.is_terminal:
+            now = time.monotonic()
+            if total and now - self._said.setdefault(label, now) >= PLAIN_SECONDS:
+                self._said[label] = now
+                self.console.print(
+                    f"  {label}: {description} {done:,.0f} of {total:,.0f} {unit}  {metrics}", markup=False
+                )
+            return
+        if key not in self._bars:
+            self._bars[key] = self._progress.add_task(f"{label}: {description}", total=total, unit=unit, metrics="")
+        self._progress.update(self._bars[key], completed=done, metrics=metrics)
+
+    def _clear(self, label: str) -> None:
+        for key in [key for key in self._bars if key[0] == label]:
+            self._progress.remove_task(self._bars.pop(key))
+        self._said.pop(label, None)
+
+    def _end(self, label: str, outcome: Outcome) -> None:
+        self._clear(label)
+        record = outcome.record
+        if outcome.reused:
+            self.reused += 1
+            self.console.print(reused_line(label, record.id), style="dim", markup=False, highlight=False)
+            return
+        self.ran += 1
+        resumed = f"  resumed at {record.resumed_from}" if record.resumed_from else ""
+        text = f"✓ {label:<28} {record.seconds:6.1f} s {record.id}  {headline(record.facts)}{resumed}"
+        self.console.print(text, markup=False, highlight=False)
+
+
+def reused_line(label: str, id: str) -> str:
+    """One stage that had nothing to do."""
+    return f"· {label:<28} Reused   {id}"
+
+
+def headline(facts: dict[str, Any]) -> str:
+    """The scalar facts of an artifact in one line; scores with their standard errors."""
+    if "stderr" in facts:
+        scores = facts.get("primary") or facts["scores"]
+        return ", ".join(f"{name} {number(score)} ± {number(facts['stderr'][name])}" for name, score in scores.items())
+    shown = []
+    for name, value in facts.items():
+        if isinstance(value, bool | str | list) or name in ("ranks", "files"):
+            continue
+        if isinstance(value, dict):
+            shown += [f"{key} {number(item)}" for key, item in value.items() if isinstance(item, int | float)]
+        else:
+            shown.append(f"{name} {number(value)}")
+    return ", ".join(shown)[:150]
+
+
+def number(value: float) -> str:
+    """A number for people."""
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}"

@@ -1,0 +1,347 @@
+"""The `olmo2` command: run, plan and rerun recipes; look at artifacts; start the dashboard.
+
+Exit codes: 0 done, 1 a stage failed, 2 bad input, 130 interrupted (Ctrl-C), 143 ended by SIGTERM. Imports that take time
+happen inside the commands, so that help is quick.
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.cli.data import app as data_app
+from flows.cli.options import (
+    IdArgument,
+    JsonOption,
+    RecipeArgument,
+    RerunOption,
+    SetOption,
+    StoreOption,
+    UntilOption,
+    console,
+    errors,
+    open_store,
+    print_json,
+)
+
+if TYPE_CHECKING:
+    from infra.session import PlanRow
+
+app = typer.Typer(
+    help="The OLMo 2 training recipe: run it whole, rerun a stage, look at what was made.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.add_typer(data_app, name="data")
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    store: StoreOption = None,
+    until: UntilOption = None,
+    rerun: RerunOption = None,
+    set: SetOption = None,
+) -> None:
+    """Run a recipe: what exists is reused, what was interrupted is resumed, what changed is rerun."""
+    _run(recipe, store, until, rerun or [], set or [], cascade=False)
+
+
+@app.command()
+def rerun(
+    recipe: RecipeArgument,
+    stage: Annotated[
+        str, typer.Argument(metavar="STAGE", help="Such as dpo, anneal:42 (one of several) or 'anneal:*'.")
+    ],
+    store: StoreOption = None,
+    set: SetOption = None,
+) -> None:
+    """Make a stage and everything below it anew; what was there stays as an earlier generation."""
+    _run(recipe, store, None, [stage], set or [], cascade=True)
+
+
+@app.command()
+def plan(
+    recipe: RecipeArgument,
+    store: StoreOption = None,
+    until: UntilOption = None,
+    rerun: RerunOption = None,
+    set: SetOption = None,
+    as_json: JsonOption = False,
+    gpus: Annotated[int | None, typer.Option("--gpus", help="Say what training costs on so many GPUs.")] = None,
+    gpu: Annotated[
+        str | None, typer.Option("--gpu", help="a100, h100 (when not given), or any with --peak-flops and --watts.")
+    ] = None,
+    mfu: Annotated[
+        float | None, typer.Option("--mfu", help="Share of the peak FLOP/s that training reaches; else 0.4.")
+    ] = None,
+    price: Annotated[float | None, typer.Option("--price", help="Money per GPU and hour.")] = None,
+    peak_flops: Annotated[float | None, typer.Option("--peak-flops", help="Dense bf16 FLOP/s of a GPU.")] = None,
+    watts: Annotated[float | None, typer.Option("--watts", help="Power of a GPU.")] = None,
+    pue: Annotated[
+        float | None, typer.Option("--pue", help="Power usage effectiveness of the building; else the recipe's.")
+    ] = None,
+    carbon: Annotated[float | None, typer.Option("--carbon", help="kg CO2 per kWh; else the recipe's.")] = None,
+    water: Annotated[float | None, typer.Option("--water", help="Litres of water per kWh; else the recipe's.")] = None,
+) -> None:
+    """Say what a run would do with each stage, and why; with --gpus, what its training would cost. Runs nothing."""
+    asked = {
+        "gpu": gpu, "mfu": mfu, "price": price, "peak_flops": peak_flops, "watts": watts,
+        "pue": pue, "carbon": carbon, "water": water,
+    }  # fmt: skip
+    if gpus is not None:
+        from flows.inspection.cost_table import plan_costs
+
+        if until or rerun:
+            raise ValueError("--gpus costs the whole recipe; leave out --until and --rerun")
+        costs = plan_costs(None if as_json else console, recipe, set, gpus, **asked)
+        if as_json:
+            print_json(costs)
+        return
+    if said := [f"--{name.replace('_', '-')}" for name, value in asked.items() if value is not None]:
+        raise ValueError(f"{', '.join(said)}: only a plan of costs asks for that; add --gpus, such as --gpus 64")
+    from flows.running.run import load_recipe
+    from flows.running.run import plan as plan_recipe
+
+    config = load_recipe(recipe, set, store)
+    rows = plan_recipe(config, until, rerun)
+    if as_json:
+        print_json(
+            [
+                {
+                    "label": row.label,
+                    "stage": row.stage,
+                    "action": row.action,
+                    "why": row.reason,
+                    "id": row.id,
+                    "inputs": list(row.inputs),
+                    "estimate": row.estimate,
+                }
+                for row in rows
+            ]
+        )
+        return
+    from flows.config.rules import doubts
+
+    for label, text in doubts(config).items():
+        console.print(f"{label}: {text}", style="yellow", markup=False)
+    _print_plan(rows)
+
+
+@app.command(name="ls")
+def list_artifacts(
+    store: StoreOption = None,
+    stage: Annotated[str | None, typer.Option("--stage", help="Only this stage's, such as dpo or anneal:42.")] = None,
+    save_points: Annotated[
+        bool, typer.Option("--save-points", help="The permanent save points of trainings instead.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List the artifacts of a store, oldest first."""
+    from flows.inspection.artifacts import kept_rows, list_rows, print_kept, print_list
+
+    found = open_store(store)
+    if save_points:
+        kept = kept_rows(found, stage)
+        nothing = f"store {found.url} has no permanent save points; execution.keep_every says how often one is kept"
+        if as_json:
+            print_json(kept)
+        else:
+            print_kept(console, kept, nothing)
+        return
+    rows = list_rows(found, stage)
+    if as_json:
+        print_json(rows)
+    else:
+        print_list(console, rows, f"store {found.url} has no artifacts{f' of stage {stage!r}' if stage else ''}")
+
+
+@app.command()
+def show(
+    id: IdArgument,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show an artifact: its record, metrics, and lineage up to the raw inputs."""
+    from flows.inspection.artifacts import print_record, show_record
+
+    shown = show_record(open_store(store), id)
+    if as_json:
+        print_json(shown)
+    else:
+        print_record(console, shown)
+
+
+@app.command()
+def export(
+    id: IdArgument,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
+    store: StoreOption = None,
+) -> None:
+    """Copy a checkpoint out as a Hugging Face folder."""
+    from flows.inspection.artifacts import export_checkpoint
+
+    written = export_checkpoint(open_store(store), id, folder)
+    console.print(f"{folder}: {', '.join(written)}", highlight=False)
+
+
+@app.command()
+def adopt(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH|HUB_ID|ID@STEP",
+            help="Olmo2 Hugging Face folder, hub id, or a permanent save point (olmo2 ls --save-points).",
+        ),
+    ],
+    place: Annotated[str, typer.Option("--as", help="What it stands for: base, soup, sft or dpo.")],
+    store: StoreOption = None,
+    revision: Annotated[str, typer.Option("--revision", help="Branch, tag or commit on the hub.")] = "",
+    into: Annotated[
+        str | None,
+        typer.Option("--into", metavar="RECIPE", help="Also write a recipe that extends this one and begins there."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make any Olmo2 checkpoint an artifact that mid-training, post-training or evaluation can start from."""
+    from flows.starting import adopt_command
+
+    adopted = adopt_command(open_store(store), source, revision, place, into)
+    if as_json:
+        print_json(adopted)
+        return
+    console.print(f"{adopted['id']}  {'Reused' if adopted['reused'] else 'adopted'} as {place}", highlight=False)
+    if adopted["recipe"]:
+        console.print(f"olmo2 run {adopted['recipe']} --store {adopted['store']}", highlight=False, markup=False)
+    else:
+        console.print(f"start a recipe from it: start: {{{place}: {adopted['id']}}}", highlight=False, markup=False)
+
+
+@app.command()
+def trace(
+    target: Annotated[str, typer.Argument(metavar="RECIPE|ID", help="A recipe, or a pretrain or anneal id.")],
+    step: Annotated[int | None, typer.Option("--step", help="Name the documents of this update (from 1).")] = None,
+    document: Annotated[str | None, typer.Option("--document", help="Name the updates that read this one.")] = None,
+    stage: Annotated[str, typer.Option("--stage", help="Which training of a recipe.")] = "pretrain",
+    store: StoreOption = None,
+    set: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Go from a training step to its documents, or from a document to the steps that saw it; also of one that failed."""
+    from flows.inspection.steps import print_trace, trace_document, trace_step, trained
+
+    if (step is None) == (document is None):
+        raise ValueError("give exactly one of --step and --document")
+    training = trained(target, stage, store, set)
+    traced = trace_step(training, step) if step is not None else trace_document(training, document or "")
+    if as_json:
+        print_json(traced)
+    else:
+        print_trace(console, traced)
+
+
+@app.command()
+def diagnose(
+    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Checkpoints with metrics.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the figures and their JSON.")] = Path("diagnosis"),
+    init: Annotated[str, typer.Option("--init", help="Variants at initialisation, such as olmo2,olmo-0424.")] = "",
+    widths: Annotated[str, typer.Option("--widths", help="Model widths of --init.")] = "64,128,256,512",
+    layers: Annotated[int, typer.Option("--layers", help="Layers of --init.")] = 8,
+    window: Annotated[
+        int, typer.Option("--window", help="Values before each that the paper's spike score judges it by.")
+    ] = 1000,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw loss and gradient norm with spike scores, or how activations and gradients grow at initialisation."""
+    from flows.inspection.stability import diagnose_initialisation, diagnose_runs, print_diagnosis
+
+    if not ids and not init:
+        raise ValueError("give checkpoint ids, or --init with variants such as olmo2,olmo-0424")
+    found = diagnose_runs(open_store(store), ids, out, window) if ids else {}
+    found |= diagnose_initialisation(init, widths, layers, out) if init else {}
+    if as_json:
+        print_json(found)
+    else:
+        print_diagnosis(console, found)
+
+
+@app.command()
+def clean(
+    store: StoreOption = None,
+    hours: Annotated[float, typer.Option("--hours", min=1, help="Idle so long, when nothing else tells.")] = 24,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove what killed processes left: temporary files of the store and its cache, scratch folders of this machine.
+
+    Artifacts, save points and finished shards stay, and so does what a living process writes.
+    """
+    from flows.inspection.artifacts import clean_rows, print_cleaned
+
+    rows = clean_rows(open_store(store), hours)
+    if as_json:
+        print_json(rows)
+    else:
+        print_cleaned(console, rows)
+
+
+@app.command()
+def dashboard(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on the loopback interface.")] = 4200,
+) -> None:
+    """Start the Prefect server, a worker and the deployments; Ctrl-C stops what this started."""
+    from flows.running.dashboard import serve
+
+    serve(console, port)
+
+
+def _run(
+    recipe: str,
+    store: str | None,
+    until: str | None,
+    rerun: list[str],
+    overrides: list[str],
+    *,
+    cascade: bool,
+) -> None:
+    from flows.running.prefect_server import prepare_prefect
+
+    prepare_prefect()
+    from flows.cli.terminal import run_in_terminal
+
+    raise typer.Exit(run_in_terminal(console, errors, recipe, store, until, rerun, overrides, cascade=cascade))
+
+
+def _print_plan(rows: "list[PlanRow]") -> None:
+    from rich.table import Table
+
+    styles = {"reused": "dim", "run": "green", "resume": "yellow", "left out": "dim", "corrupt": "red"}
+    table = Table("stage", "action", "why", "tokens", "FLOPs", box=None, pad_edge=False)
+    for row in rows:
+        tokens, flops = row.estimate.get("tokens"), row.estimate.get("flops")
+        table.add_row(
+            row.label,
+            row.action,
+            row.reason,
+            f"{tokens:,.0f}" if tokens else "",
+            f"{flops:.3g}" if flops else "",
+            style=styles[row.action],
+        )
+    console.print(table)
+    counts = {action: sum(row.action == action for row in rows) for action in styles}
+    console.print(", ".join(f"{count} {action}" for action, count in counts.items() if count), highlight=False)
+
+
+def main() -> None:
+    """Entry point: turns the errors that users can cause into a message and exit code 2."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

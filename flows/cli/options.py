@@ -1,0 +1,59 @@
+"""What the commands of `olmo2` share: options, consoles, and how JSON is printed. Light to import: help must be quick."""
+
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from infra.storage.store import Store
+
+WIDE = 1000
+"""Columns of what goes to a file or a pipe: nothing is cut there."""
+console = Console(soft_wrap=True, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE)
+errors = Console(stderr=True, soft_wrap=True)
+
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="Name in recipes/ or path of a YAML file.")]
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="Artifact id, or its beginning; see olmo2 ls.")]
+StoreOption = Annotated[
+    str | None, typer.Option("--store", help="Root of the artifacts: folder or fsspec URL; else OLMO2_STORE.")
+]
+UntilOption = Annotated[
+    str | None, typer.Option("--until", metavar="STAGE", help="Run only this stage and what it needs.")
+]
+RerunOption = Annotated[
+    list[str] | None,
+    typer.Option("--rerun", metavar="STAGE", help="Make this stage anew, though it exists; repeatable."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="Change a recipe value (YAML); repeatable."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def open_store(url: str | None) -> "Store":
+    """The store of a command that names no recipe: the option, OLMO2_STORE, or `store` here."""
+    from infra.storage.store import Store
+
+    return Store(url or os.environ.get("OLMO2_STORE") or "store")
+
+
+def print_whole(console: Console, table: "Table") -> None:
+    """Print a table as wide as it is, however narrow the terminal: what is cut or broken up cannot be read or copied."""
+    from rich.measure import Measurement
+
+    table.width = Measurement.get(console, console.options.update(max_width=WIDE), table).maximum
+    console.print(table, crop=False)
+
+
+def print_json(value: object) -> None:
+    """One JSON value on standard output, keys sorted."""
+    import orjson
+
+    options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
+    sys.stdout.write(orjson.dumps(value, option=options).decode() + "\n")

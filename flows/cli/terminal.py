@@ -1,0 +1,170 @@
+"""`olmo2 run` in a terminal: the recipe flow with live bars, an orderly end on Ctrl-C or SIGTERM, and a clear word on it."""
+
+import os
+import shlex
+import signal
+import threading
+import time
+from types import FrameType
+
+from rich.console import Console
+
+from flows.cli.display import Display, reused_line
+from flows.inspection.steps import TRAININGS
+from flows.running.prefect_server import start_own_server
+from flows.running.run import listening, load_recipe, new_session, plan
+from infra.compute.processes import Interrupted, stop_stages, wait_for_stop
+from infra.session import PlanRow, matches
+from infra.storage.store import Store
+from tasks.artifacts import Report
+
+
+def run_in_terminal(
+    console: Console,
+    errors: Console,
+    recipe: str,
+    store: str | None,
+    until: str | None,
+    rerun: list[str],
+    overrides: list[str],
+    *,
+    cascade: bool,
+) -> int:
+    """Run a recipe and say how it ended; returns the exit code (0 done, 1 a stage failed, 130 Ctrl-C, 143 SIGTERM).
+
+    Raises RecipeError, before anything is started, for input that cannot be used.
+    """
+    config = load_recipe(recipe, overrides, store)
+    target = Store(config.execution.store)
+    console.print(f"store {target.url}", style="dim", markup=False, highlight=False)
+    target.check_writable()
+    began = time.monotonic()
+    if not rerun and "PREFECT_API_URL" not in os.environ:
+        rows = plan(config, until)
+        if all(row.action in ("reused", "left out") for row in rows):
+            return tell_all_reused(console, rows, config.execution.store)
+    new_session(config, until, rerun, cascade=cascade)  # refuses a stage that the recipe does not have
+    for number in ENDING:
+        signal.signal(number, _on_interrupt)
+    again = "resumes what is under way and makes what was rerun anew again" if rerun else "resumes where each stage was"
+    interrupted = f"interrupted; the same command {again}"
+    threading.Thread(target=_end_in_time, args=(errors, interrupted), daemon=True).start()
+    # Prefect is imported here, since it takes seconds and a run without work does not need it.
+    from flows.deployments import recipe as recipe_flow
+
+    with Display(console) as display, listening(display):
+        try:
+            start_own_server()
+            address = recipe_flow(recipe, config.execution.store, until, rerun, overrides, cascade)
+        except (KeyboardInterrupt, Interrupted):
+            address = None
+        except Exception:
+            # Whatever a stage may raise ends here, told below; anything else is our defect and keeps its traceback.
+            if not display.failed and not wait_for_stop(0):
+                raise
+            address = None
+    if wait_for_stop(0):
+        errors.print(interrupted, style="yellow")
+        return _exit_code()
+    if display.failed:
+        _tell_failures(errors, display)
+        failed = [failure.label for failure in display.failed]
+        again = resume_command(recipe, config.execution.store, until, rerun, overrides, failed, cascade=cascade)
+        _tell_traces(errors, display, recipe, config.execution.store, overrides)
+        errors.print(f"What is done is kept. When the cause is mended, resume with: {again}", markup=False)
+        return 1
+    counts = f"{display.ran} stages run, {display.reused} reused, {time.monotonic() - began:,.0f} s"
+    console.print(counts, highlight=False)
+    if address:
+        console.print(f"report: {report_path(Store(config.execution.store), address)}", highlight=False)
+    return 0
+
+
+def tell_all_reused(console: Console, rows: list[PlanRow], store: str) -> int:
+    """Say that there is nothing to do. Without a dashboard that watches, this needs no Prefect server of its own."""
+    reused = [row for row in rows if row.artifact is not None]
+    for row in reused:
+        console.print(reused_line(row.label, row.id), style="dim", markup=False, highlight=False)
+    console.print(f"0 stages run, {len(reused)} reused", highlight=False)
+    reports = [row.artifact for row in reused if isinstance(row.artifact, Report)]
+    if reports:
+        console.print(f"report: {report_path(Store(store), reports[-1].address)}", highlight=False)
+    return 0
+
+
+def report_path(store: Store, address: str) -> str:
+    """Where a person finds the report's page."""
+    return store.full(f"{address}/report.html") if store.is_local else f"{store.url}/{address}/report.html"
+
+
+ENDING = (signal.SIGINT, signal.SIGTERM)
+"""Ctrl-C, and what kill, timeout and batch systems send. While a flow runs Prefect takes SIGTERM, ends the stages
+(`infra.execution.prefect_engine`) and hands it on to us."""
+ENDING_SECONDS = 20.0
+"""After SIGTERM, an end that takes longer is cut short; Slurm kills after 30 s."""
+_interrupted: list[int] = []
+
+
+def _on_interrupt(number: int, _: FrameType | None) -> None:
+    _interrupted.append(number)
+    if len(_interrupted) > 1:
+        # A second one does not wait for anything, threads neither: what is committed is safe at any moment, and what this
+        # process started ends with it.
+        Console().show_cursor()
+        os._exit(_exit_code())
+    stop_stages()
+    raise KeyboardInterrupt
+
+
+def _exit_code() -> int:
+    """What shells say of a process that a signal ended: 130 for Ctrl-C, 143 for SIGTERM (which Prefect may keep to itself)."""
+    return 128 + (_interrupted[0] if _interrupted else signal.SIGTERM)
+
+
+def _end_in_time(errors: Console, interrupted: str) -> None:
+    """See to the end after SIGTERM: sent to a whole group it ends our Prefect server too, which Prefect asks on for minutes."""
+    wait_for_stop()
+    time.sleep(ENDING_SECONDS)
+    if signal.SIGINT not in _interrupted:
+        errors.print(interrupted, style="yellow")
+        os._exit(_exit_code())
+
+
+def resume_command(
+    recipe: str,
+    store: str,
+    until: str | None,
+    rerun: list[str],
+    overrides: list[str],
+    failed: list[str],
+    *,
+    cascade: bool,
+) -> str:
+    """What goes on after stages failed: the command that was given, but it makes nothing anew that was finished."""
+    if cascade:
+        words = ["rerun", recipe, failed[0] if len(failed) == 1 else rerun[0]]
+    else:
+        again = [label for label in failed if any(matches(name, label.partition(":")[0], label) for name in rerun)]
+        words = ["run", recipe, *(word for label in again for word in ("--rerun", label))]
+    words += ["--until", until] if until else []
+    return shlex.join(["olmo2", *words, "--store", store, *(word for item in overrides for word in ("--set", item))])
+
+
+def _tell_traces(errors: Console, display: Display, recipe: str, store: str, overrides: list[str]) -> None:
+    """Which command names the documents of a batch that gave values that are not finite."""
+    sets = [word for item in overrides for word in ("--set", item)]
+    for failure in display.failed:
+        if isinstance(failure.error, FloatingPointError) and failure.label.partition(":")[0] in TRAININGS:
+            words = ["olmo2", "trace", recipe, "--stage", failure.label, "--store", store, *sets]
+            errors.print(f"the documents of that step: {shlex.join(words)} --step STEP", markup=False)
+
+
+def _tell_failures(errors: Console, display: Display) -> None:
+    for failure in display.failed:
+        errors.print(
+            f"stage {failure.label} failed: {type(failure.error).__name__}: {failure.error}",
+            style="red",
+            markup=False,
+        )
+        if failure.log:
+            errors.print(f"  full traceback: {failure.log}", markup=False)

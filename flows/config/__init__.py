@@ -1,0 +1,1 @@
+"""The recipe as configuration: its parts, its files and the rules between them."""

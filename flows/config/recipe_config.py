@@ -1,0 +1,307 @@
+"""The recipe as configuration: the stages' configs put together, one top-level name per stage.
+
+Defaults are the published 7B values where a stage has them. A recipe file gives what differs (flows/config/files.py reads it).
+"""
+
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from flows.config.rules import check_recipe
+from flows.synthesis import AnySynthesis, Synthesis, resolve_synthesis
+from infra.settings import Execution
+from model.config import Config
+from tasks.data import chats as chats_stage
+from tasks.data import collect as collect_stage
+from tasks.data import prompts as prompts_stage
+from tasks.data.chats import ChatsConfig
+from tasks.data.classifier import ClassifierConfig
+from tasks.data.collect import Source
+from tasks.data.decontaminate import DecontaminateConfig
+from tasks.data.dedup import DedupConfig
+from tasks.data.encode import EncodeConfig
+from tasks.data.filter import FilterConfig
+from tasks.data.filters.rules import resolved_rule
+from tasks.data.label import LabelConfig
+from tasks.data.mix import MixConfig, MixSource
+from tasks.data.prompts import PromptsConfig
+from tasks.data.rewrite import RewriteConfig
+from tasks.evaluation.benchmarks import BenchmarkConfig, resolve_benchmark
+from tasks.evaluation.evaluate import EvaluateConfig, SuiteConfig
+from tasks.evaluation.rank import RankConfig
+from tasks.training.anneal import AnnealConfig
+from tasks.training.dpo import DPOConfig
+from tasks.training.ppo import PPOConfig
+from tasks.training.preferences import PreferencesConfig
+from tasks.training.pretrain import PretrainConfig
+from tasks.training.reward import RewardConfig
+from tasks.training.rlvr import RLVRConfig
+from tasks.training.sft import SFTConfig
+from tasks.training.soup import SoupConfig
+
+Training = TypeVar("Training", PretrainConfig, AnnealConfig)
+StartPoint = Literal["base", "soup", "sft", "dpo"]
+"""Where a recipe may begin with a checkpoint that it does not make itself."""
+
+
+def _grpo_unless_said(value: Any) -> Any:
+    return {"algorithm": "grpo"} | value if isinstance(value, dict) else value
+
+
+Reinforcement = Annotated[
+    Annotated[RLVRConfig | PPOConfig, Field(discriminator="algorithm")], BeforeValidator(_grpo_unless_said)
+]
+"""Told apart by `algorithm`; without one it is GRPO."""
+
+
+class CandidateConfig(Config):
+    """One source that a micro-anneal tries; exactly one of `synthesize` and `collect` says where it comes from."""
+
+    name: str
+    """Name in the ranking and in mixes."""
+    synthesize: Synthesis | None = None
+    """Documents that are made: problems from a seed, worked problems with other numbers, programs that run, or what a
+    language model writes for personas."""
+    collect: Source | None = None
+    """Documents read from files, a hub dataset or the installed Python."""
+    rewrite: RewriteConfig | None = None
+    """What a language model then makes of these documents; they keep the name that their origin gives them."""
+    filter: FilterConfig = FilterConfig(rules=())
+    """Rules that its documents must pass, such as the maths classifier (RECIPE C.7); none keeps everything."""
+    ratio: float = Field(default=0.5, gt=0, lt=1)
+    """Share of the candidate in its mix; the rest is web text (published micro-anneals: half and half)."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.synthesize is None) == (self.collect is None):
+            raise ValueError(f"candidate {self.name!r} needs exactly one of synthesize and collect")
+        return self
+
+    @property
+    def origin(self) -> AnySynthesis | Source:
+        """Where its documents come from, under the candidate's name unless they are then rewritten."""
+        origin = self.synthesize or self.collect
+        assert origin is not None
+        return origin if self.rewrite else origin.model_copy(update={"name": self.name})
+
+    @property
+    def rewriting(self) -> RewriteConfig | None:
+        """How they are rewritten, under the candidate's name."""
+        return self.rewrite and self.rewrite.model_copy(update={"name": self.name})
+
+
+class IngredientConfig(Config):
+    """An ingredient of the soup on a mix of its own; all else is what `anneal` says."""
+
+    name: str = Field(pattern=r"^[\w.-]*[A-Za-z][\w.-]*$")
+    """Name in labels and in the report, such as 300b."""
+    seed: int
+    """Seed of its data order (13B and 32B: 2662; RECIPE C.9)."""
+    steps: int | None = Field(default=None, ge=1)
+    """Updates (300B tokens in batches of 8.4M: 35,763; RECIPE E); None is one pass over its mix."""
+    mix: MixConfig
+    """What it reads."""
+
+    def anneal(self, shape: AnnealConfig) -> AnnealConfig:
+        """Its training, given that of the others."""
+        return shape.model_copy(update={"seed": self.seed, "steps": self.steps})
+
+
+class FurtherRLVRConfig(Config):
+    """Reinforcement that goes on from the stage before, on other prompts (RECIPE H.2, H.3: 1B two stages, 13B three)."""
+
+    name: str = Field(pattern=r"^[\w.-]+$")
+    """Name in labels, such as math."""
+    prompts: PromptsConfig
+    """Prompts with verifiable answers."""
+    rlvr: Reinforcement = RLVRConfig()
+    """How; the KL term is to the checkpoint that this stage starts from."""
+
+
+class MicroannealConfig(Config):
+    """The sweep: what every candidate's anneal has in common (RECIPE E)."""
+
+    web: str = "web"
+    """The source that candidates are mixed with, by its name under `collect`."""
+    tokens: int = Field(default=1_000_000_000, gt=0)
+    """Tokens of each candidate's mix."""
+    max_repetition: float = Field(default=4.0, ge=1)
+    """Most passes over a candidate (published points: up to 4)."""
+    anneal: AnnealConfig = AnnealConfig(seed=7201)
+    """One epoch over the mix from the base checkpoint."""
+    rank_by: str
+    """Benchmark that ranks, by its name under `evaluation`."""
+
+
+class EvaluationConfig(Config):
+    """Benchmarks that every checkpoint is asked."""
+
+    benchmarks: tuple[BenchmarkConfig, ...]
+    """In the order they are run and reported."""
+    suites: tuple[SuiteConfig, ...] = ()
+    """Averages over benchmarks."""
+    max_context: int = Field(default=2048, ge=2)
+    """Tokens of prompt and answer together (RECIPE I.1)."""
+    batch_size: int = Field(default=64, ge=1)
+    """Answers generated at once."""
+
+    def of(self, label: str, *, chat: bool = False) -> EvaluateConfig:
+        """The evaluation of one checkpoint."""
+        return EvaluateConfig(label=label, chat=chat, **self.model_dump())
+
+    def only(self, name: str) -> "EvaluationConfig":
+        """The same with a single benchmark. Raises ValueError for a name that is not there."""
+        chosen = tuple(benchmark for benchmark in self.benchmarks if benchmark.name == name)
+        if not chosen:
+            names = ", ".join(benchmark.name for benchmark in self.benchmarks)
+            raise ValueError(f"microanneal.rank_by={name!r} is not a benchmark of the recipe; they are {names}")
+        return self.model_copy(update={"benchmarks": chosen, "suites": ()})
+
+
+class RecipeConfig(Config):
+    """Everything that decides what a recipe makes, and (`execution`) how it runs here."""
+
+    name: str
+    """Name of the recipe; the file's name when not given."""
+    execution: Execution = Execution()
+    """Where and how: never part of an identity."""
+    start: dict[StartPoint, str] = Field(default_factory=dict, max_length=1)
+    """Begin at a checkpoint of the store, such as {base: ID}: it takes that place, and what only leads there is not run."""
+    collect: dict[str, Source] = Field(min_length=1)
+    """Raw sources by name."""
+    classifiers: dict[str, ClassifierConfig] = Field(default_factory=dict)
+    """fastText classifiers that rules may ask, by name: `quality` is the rule's default, `education` that of fineweb_edu."""
+    label: dict[str, LabelConfig] = Field(default_factory=dict)
+    """Labels of a language model for a sample of the sources, by the classifier that then learns from that sample alone."""
+    synthesize: dict[str, Synthesis] = Field(default_factory=dict)
+    """Sources that are made, which pre-training reads beside the collected ones (stage 1 holds maths too, RECIPE C.2)."""
+    filter: dict[str, FilterConfig]
+    """Rules per source."""
+    dedup: DedupConfig = DedupConfig()
+    """Duplicates over all sources."""
+    decontaminate: DecontaminateConfig = DecontaminateConfig()
+    """Overlap with the evaluation sets; which sets is filled in from `evaluation`."""
+    encode: EncodeConfig = EncodeConfig()
+    """Vocabulary of all token files."""
+    pretrain_mix: MixConfig = MixConfig()
+    """What pre-training reads."""
+    pretrain: PretrainConfig = PretrainConfig()
+    """Tokens to base model."""
+    candidates: tuple[CandidateConfig, ...] = Field(min_length=1)
+    """Sources that micro-anneals compare and mid-training may use."""
+    microanneal: MicroannealConfig
+    """The sweep over the candidates."""
+    anneal_mix: MixConfig
+    """What mid-training reads; its `winner` names the candidate, or takes the first of the ranking."""
+    anneal: AnnealConfig = AnnealConfig()
+    """One ingredient; the seed is each of `anneal_seeds`."""
+    anneal_seeds: tuple[int, ...] = Field(default=(42, 42069, 666), min_length=1)
+    """Data-order seeds of the soup's ingredients (RECIPE C.9). With a single ingredient there is no soup: post-training
+    starts at that anneal (1B: 42)."""
+    further_ingredients: tuple[IngredientConfig, ...] = ()
+    """Ingredients on other mixes than `anneal_mix` (13B and 32B: one on 300B tokens)."""
+    soup: SoupConfig = SoupConfig()
+    """Uniform average of the ingredients."""
+    chats: ChatsConfig = ChatsConfig()
+    """Finetuning data."""
+    sft: SFTConfig = SFTConfig()
+    """Supervised finetuning."""
+    preference_prompts: PromptsConfig
+    """Prompts that preference pairs are sampled for."""
+    preferences: PreferencesConfig = PreferencesConfig()
+    """Sampling, judging and pairing."""
+    dpo: DPOConfig = DPOConfig()
+    """Preference tuning."""
+    reward: RewardConfig = RewardConfig()
+    """Reward model."""
+    rlvr_prompts: PromptsConfig = PromptsConfig()
+    """Prompts with verifiable answers."""
+    rlvr: Reinforcement = RLVRConfig()
+    """Reinforcement learning with verifiable rewards, by GRPO (1B, 32B) or with `algorithm: ppo` (7B, 13B)."""
+    further_rlvr: tuple[FurtherRLVRConfig, ...] = ()
+    """Stages of reinforcement after the first, each from where the one before ended."""
+    evaluation: EvaluationConfig
+    """What every checkpoint is asked."""
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        check_recipe(self)
+        return self
+
+    def classifier_sources(self, name: str) -> list[str]:
+        """The sources that a classifier's examples come from: those it names, or all collected ones where a class names none."""
+        return list(self.classifiers[name].sources) or list(self.collect)
+
+    @property
+    def starts_after_midtraining(self) -> bool:
+        """Whether the recipe begins with a checkpoint that is ready for post-training, or past its beginning."""
+        return not self.start.keys().isdisjoint(("soup", "sft", "dpo"))
+
+    def encode_source(self, name: str) -> EncodeConfig:
+        """How one source is encoded."""
+        return self.encode.model_copy(update={"source": name})
+
+    def candidate_mix(self, candidate: CandidateConfig) -> MixConfig:
+        """The mix of one micro-anneal."""
+        sweep, shape = self.microanneal, self.microanneal.anneal
+        return MixConfig(
+            sources=(
+                MixSource(source=sweep.web, ratio=1 - candidate.ratio, max_repetition_ratio=sweep.max_repetition),
+                MixSource(source=candidate.name, ratio=candidate.ratio, max_repetition_ratio=sweep.max_repetition),
+            ),
+            requested_tokens=sweep.tokens,
+            sequence_length=shape.sequence_length,
+            batch_tokens=shape.sequence_length * shape.batch_instances,
+        )
+
+    def rank(self) -> RankConfig:
+        """How the sweep is ranked."""
+        names = tuple(candidate.name for candidate in self.candidates)
+        return RankConfig(benchmark=self.microanneal.rank_by, candidates=names)
+
+    def resolved(self) -> "RecipeConfig":
+        """The recipe with everything pinned that it will read: package versions, file hashes, dataset commits."""
+        evaluation = self.evaluation.model_copy(
+            update={"benchmarks": tuple(resolve_benchmark(item) for item in self.evaluation.benchmarks)}
+        )
+        return self.model_copy(
+            update={
+                "collect": {name: collect_stage.resolve(source) for name, source in self.collect.items()},
+                "filter": {name: resolved_filter(rules) for name, rules in self.filter.items()},
+                "synthesize": {name: resolve_synthesis(source) for name, source in self.synthesize.items()},
+                "candidates": tuple(resolved_candidate(item) for item in self.candidates),
+                "chats": chats_stage.resolve(self.chats),
+                "preference_prompts": prompts_stage.resolve(self.preference_prompts),
+                "rlvr_prompts": prompts_stage.resolve(self.rlvr_prompts),
+                "further_rlvr": tuple(
+                    item.model_copy(update={"prompts": prompts_stage.resolve(item.prompts)})
+                    for item in self.further_rlvr
+                ),
+                "pretrain": with_tasks(self.pretrain, evaluation),
+                "anneal": with_tasks(self.anneal, evaluation),
+                "microanneal": self.microanneal.model_copy(
+                    update={"anneal": with_tasks(self.microanneal.anneal, evaluation)}
+                ),
+                "evaluation": evaluation,
+                "decontaminate": self.decontaminate.model_copy(update={"benchmarks": evaluation.benchmarks}),
+            }
+        )
+
+
+def with_tasks(training: Training, evaluation: EvaluationConfig) -> Training:
+    """A training with the benchmarks that it asks on its way."""
+    return training.model_copy(update={"in_loop": training.in_loop.filled(evaluation.benchmarks)})
+
+
+def resolved_candidate(candidate: CandidateConfig) -> CandidateConfig:
+    """A candidate with what it will read pinned."""
+    candidate = candidate.model_copy(update={"filter": resolved_filter(candidate.filter)})
+    if candidate.synthesize:
+        return candidate.model_copy(update={"synthesize": resolve_synthesis(candidate.synthesize)})
+    assert candidate.collect is not None
+    return candidate.model_copy(update={"collect": collect_stage.resolve(candidate.collect)})
+
+
+def resolved_filter(config: FilterConfig) -> FilterConfig:
+    """Rules with the lists and checkpoints that they read pinned."""
+    return config.model_copy(update={"rules": tuple(resolved_rule(rule) for rule in config.rules)})

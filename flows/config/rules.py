@@ -1,0 +1,265 @@
+"""What the parts of a recipe may not say of each other: contradictions that would otherwise end a run at the stage they meet in,
+after all that comes before it, and a device that is not there.
+
+The rules are those of the stages themselves, asked of the configuration alone.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import ValidationError
+
+from flows.config.files import nearest
+from flows.config.stages import IN_SHARDS, NAMES, unknown_stages
+from infra.session import PlanRow
+from infra.settings import Execution
+from model.config import Parallel
+from model.tokens.tokenizer import Tokenizer
+from tasks.data.filters.rules import classifier_of
+from tasks.data.mix import RANKED_FIRST, WINNER, MixConfig
+from tasks.evaluation.evaluate import check_names
+from tasks.training.fitting.mix_windows import MixTrainingConfig
+from tasks.training.ppo import PPOConfig, ppo_rollouts
+from tasks.training.rlvr import RLVRConfig, rollouts_of
+
+LATE_SHARE = 0.01
+"""Share of the steps after the end of their schedule from which that is told (13B as published: 0.00002)."""
+
+if TYPE_CHECKING:
+    from flows.config.recipe_config import RecipeConfig
+
+
+def check_recipe(config: "RecipeConfig") -> None:
+    """Raise ValueError for the first contradiction, by the names of both fields.
+
+    What concerns the model is not asked of a recipe that starts at a checkpoint: that has a model of its own.
+    """
+    _check_names(config)
+    _check_classifiers(config)
+    _check_execution(config.execution)
+    config.evaluation.only(config.microanneal.rank_by)
+    check_names(config.evaluation.of("recipe"))
+    if not config.start:
+        _check_model(config)
+    for name, training in _trainings(config):
+        _check_windows(name, training)
+    for name, how in _rlvrs(config):
+        _check_rollouts(name, how)
+        _check_value_model(name, how, config)
+    made = {*config.collect, *config.synthesize}
+    candidates = [candidate.name for candidate in config.candidates]
+    _check_sources("pretrain_mix", config.pretrain_mix, made, [])
+    mixes = {"anneal_mix": config.anneal_mix}
+    mixes |= {f"further_ingredients.{item.name}.mix": item.mix for item in config.further_ingredients}
+    for name, mix in mixes.items():
+        _check_sources(name, mix, {*made, *candidates}, candidates)
+
+
+def _check_names(config: "RecipeConfig") -> None:
+    if config.collect.keys() != config.filter.keys():
+        raise ValueError(
+            f"filter has rules for {', '.join(config.filter)}, but the sources are {', '.join(config.collect)}; "
+            "give every source its rules, such as mine: {rules: [...]} (mine: {rules: []} keeps everything, mine: {} means "
+            "the repetition rule), and no others"
+        )
+    if config.microanneal.web not in config.collect:
+        raise ValueError(
+            f"microanneal.web={config.microanneal.web!r} is not a source; they are {', '.join(config.collect)}"
+        )
+    for field, sources in {"collect": config.collect, "synthesize": config.synthesize}.items():
+        for key, source in sources.items():
+            if source.name != key:
+                raise ValueError(
+                    f"{field}.{key} has name={source.name!r}, and its documents would be looked for under {key!r}; give both "
+                    "the same name"
+                )
+    names = [*config.collect, *config.synthesize, *(item.name for item in config.candidates)]
+    if reserved := sorted({WINNER, RANKED_FIRST}.intersection(names)):
+        raise ValueError(
+            f"a source or candidate is called {reserved[0]!r}, which in a mix stands for what the sweep chooses; call it "
+            "something else"
+        )
+    if twice := _repeated(names):
+        raise ValueError(f"sources and candidates share the names {twice}; every source needs its own")
+    labels = {
+        "anneal_seeds": [str(seed) for seed in config.anneal_seeds],
+        "further_ingredients": [item.name for item in config.further_ingredients],
+        "further_rlvr": [item.name for item in config.further_rlvr],
+    }
+    for field, names in labels.items():
+        if twice := _repeated(names):
+            raise ValueError(f"{field} has {twice} more than once; each makes a stage of its own name")
+
+
+def _repeated(names: list[str]) -> str:
+    return ", ".join(sorted({name for name in names if names.count(name) > 1}))
+
+
+def _check_classifiers(config: "RecipeConfig") -> None:
+    known = ", ".join(config.classifiers) or "there are none"
+    if unasked := sorted(config.label.keys() - config.classifiers.keys()):
+        raise ValueError(
+            f"label makes examples for classifiers, and {', '.join(unasked)} is none ({known}); name one of `classifiers` or "
+            "take it out"
+        )
+    asking = {**config.filter, **{candidate.name: candidate.filter for candidate in config.candidates}}
+    for source, rules in asking.items():
+        for scorer in rules.scorers:
+            name = classifier_of(scorer)
+            if name and name not in config.classifiers:
+                raise ValueError(
+                    f"a {scorer.kind} rule of {source} asks the classifier {name!r}, which is not under `classifiers` "
+                    f"({known}); define it there, or take the rule out"
+                )
+    sources = [*config.collect, *config.synthesize]
+    for name, classifier in config.classifiers.items():
+        if unknown := sorted(set(classifier.sources) - set(sources)):
+            raise ValueError(
+                f"classifier {name!r} selects from {', '.join(unknown)}; the sources are {', '.join(sources)}"
+            )
+
+
+def _check_execution(execution: Execution) -> None:
+    for field, name in unknown_stages(execution).items():
+        raise ValueError(f"{field}: there is no stage {name!r}{nearest(name, list(NAMES))}")
+    for stage, settings in execution.parallel.items():
+        try:
+            Parallel(**settings.layout())
+        except ValidationError as error:
+            said = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise ValueError(f"execution.parallel.{stage}: {said}") from error
+
+
+def _check_value_model(name: str, how: RLVRConfig | PPOConfig, config: "RecipeConfig") -> None:
+    if "dpo" in config.start and isinstance(how, PPOConfig):
+        field = name.removesuffix(".rlvr")
+        raise ValueError(
+            f"{field}.algorithm=ppo needs the reward model, which a recipe that starts at a dpo checkpoint does not "
+            "make; start at sft, or use algorithm: grpo"
+        )
+
+
+def _trainings(config: "RecipeConfig") -> Iterator[tuple[str, MixTrainingConfig]]:
+    yield from (
+        ("pretrain", config.pretrain),
+        ("anneal", config.anneal),
+        ("microanneal.anneal", config.microanneal.anneal),
+    )
+
+
+def _rlvrs(config: "RecipeConfig") -> Iterator[tuple[str, RLVRConfig | PPOConfig]]:
+    yield "rlvr", config.rlvr
+    for item in config.further_rlvr:
+        yield f"further_rlvr.{item.name}.rlvr", item.rlvr
+
+
+def _check_model(config: "RecipeConfig") -> None:
+    model, tokenizer = config.pretrain.model, Tokenizer(config.encode.ranks)
+    if model.vocab_size < tokenizer.vocab_size:
+        raise ValueError(
+            f"pretrain.model.vocab_size={model.vocab_size:,} has no row for each of the {tokenizer.vocab_size:,} ids of "
+            f"encode.ranks={config.encode.ranks:,}; use {tokenizer.padded_vocab_size:,}"
+        )
+    window = model.max_sequence_length
+    for name, training in _trainings(config):
+        if training.sequence_length > window:
+            raise ValueError(
+                f"{name}.sequence_length={training.sequence_length:,} exceeds pretrain.model.max_sequence_length={window:,}; "
+                "lower the first or raise the second"
+            )
+    answers = {name: how.max_new_tokens for name, how in _rlvrs(config)}
+    for name, length in ({"preferences": config.preferences.max_new_tokens} | answers).items():
+        if length >= window:
+            raise ValueError(
+                f"{name}.max_new_tokens={length:,} leaves no room for a prompt in pretrain.model.max_sequence_length="
+                f"{window:,}; lower it"
+            )
+
+
+def _check_windows(name: str, training: MixTrainingConfig) -> None:
+    batch, micro = training.batch_instances, training.micro_instances
+    if micro and batch % micro:
+        fitting = max(size for size in range(1, min(micro, batch) + 1) if batch % size == 0)
+        raise ValueError(
+            f"{name}.micro_instances={micro:,} does not divide {name}.batch_instances={batch:,}; use {fitting:,}"
+        )
+    if training.target_length % training.sequence_length:
+        raise ValueError(
+            f"{name}.target_length={training.target_length:,} is not a multiple of {name}.sequence_length="
+            f"{training.sequence_length:,}; use 0, or a multiple"
+        )
+
+
+def _check_rollouts(name: str, how: RLVRConfig | PPOConfig) -> None:
+    try:
+        ppo_rollouts(how) if isinstance(how, PPOConfig) else rollouts_of(how)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    answers = how.prompts_per_rollout * (1 if isinstance(how, PPOConfig) else how.samples)
+    if answers < how.mini_batches:
+        raise ValueError(
+            f"{name}.mini_batches={how.mini_batches:,} are more than the {answers:,} answers of a rollout; lower it"
+        )
+
+
+def _check_sources(name: str, mix: MixConfig, known: set[str], candidates: list[str]) -> None:
+    for wish in mix.sources:
+        if wish.source == WINNER and candidates:
+            if mix.winner != RANKED_FIRST and mix.winner not in known:
+                raise ValueError(
+                    f"{name}.winner={mix.winner!r} is neither {RANKED_FIRST} nor a source ({', '.join(sorted(known))})"
+                )
+        elif wish.source not in known:
+            raise ValueError(
+                f"{name} takes {wish.source!r}, which is not a source; they are {', '.join(sorted(known))}"
+            )
+
+
+def doubts(config: "RecipeConfig") -> dict[str, str]:
+    """What is allowed and rarely meant, by the label of its stage: a pre-training that is long past its schedule's end."""
+    training, schedule = config.pretrain, config.pretrain.schedule
+    if config.start or not training.steps or not schedule.length or schedule.kind == "constant":
+        return {}
+    of_step = 1 if schedule.unit == "steps" else training.batch_instances * training.sequence_length
+    decaying = schedule.length // of_step
+    late = 1 - decaying / training.steps
+    if late < LATE_SHARE:
+        return {}
+    floor = f"{schedule.final_ratio:g} of its peak" if schedule.kind == "cosine" else "0"
+    return {
+        "pretrain": f"pretrain.schedule.length={schedule.length:,} {schedule.unit} ends at step {decaying:,} of "
+        f"pretrain.steps={training.steps:,}: {late:.0%} of the run trains at a learning rate of {floor}; set the length too"
+    }
+
+
+def check_device(execution: Execution, rows: list[PlanRow], computing: set[str]) -> None:
+    """Raise ValueError when a stage that computes on the device has work here, and the device is not there.
+
+    `computing` are the names of such stages. A group on a cluster, or its shards, bring devices of their own.
+    """
+    elsewhere: set[str] = set()
+    if execution.ray not in ("local", "off"):
+        elsewhere = IN_SHARDS | {name for name, group in execution.parallel.items() if group.workers > 1}
+    waiting = [row.label for row in rows if row.action in ("run", "resume") and row.stage in computing - elsewhere]
+    if waiting:
+        try:
+            _find_device(execution.device)
+        except ValueError as error:
+            raise ValueError(f"{error}, and {waiting[0]} would run on it") from error
+
+
+def _find_device(name: str) -> None:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"execution.device={name!r} is not a device; use cpu, cuda, cuda:1 or mps") from error
+    if device.type == "cpu":
+        return
+    if device.type not in ("cuda", "mps"):
+        raise ValueError(f"execution.device={name!r} is not one that this trains on; use cpu, cuda or mps")
+    module = torch.get_device_module(device.type)
+    count = module.device_count() if module.is_available() else 0
+    if (device.index or 0) >= count:
+        found = f"this machine has {count} of that kind" if count else f"torch finds no {device.type} here"
+        raise ValueError(f"execution.device={name!r}: {found}; use another, or cpu")

@@ -1,0 +1,1 @@
+"""Looking at what was made: artifacts, documents, steps, stability and cost."""

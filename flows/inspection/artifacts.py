@@ -1,0 +1,192 @@
+"""Looking at a store: lists, records with lineage, exports; and tidying up after killed processes."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Column, Table
+from rich.tree import Tree
+
+from flows.config.stages import NAMES
+from infra.records.cleaning import clean
+from infra.records.permanent_save_points import kept_save_points
+from infra.records.record import Record, Started, all_records, lineage
+from infra.records.save_points import DamagedSavePoint
+from infra.session import matches
+from infra.storage.store import Store
+from infra.workspace import open_artifact
+from tasks.artifacts import Checkpoint, RewardModel
+
+
+def list_rows(store: Store, stage: str | None = None) -> list[dict[str, Any]]:
+    """One row per record, oldest first; with `stage`, of that stage, label (`anneal:42`) or pattern (`anneal:*`).
+
+    Raises ValueError, which names the stages that the store has, for a word that means none.
+    """
+    records = all_records(store)
+    found = [record for record in records if stage is None or matches(stage, record.stage, record.label)]
+    if not found:
+        _check_stage(stage, records)
+    return [
+        {
+            "id": record.id,
+            "stage": record.stage,
+            "label": record.label,
+            "kind": record.kind,
+            "created": record.created,
+            "generation": record.generation,
+            "seconds": record.seconds,
+            "bytes": sum(entry.size for entry in record.files.values()),
+            "digest": record.digest,
+            "facts": record.facts,
+        }
+        for record in found
+    ]
+
+
+def _check_stage(stage: str | None, records: Sequence[Record | Started]) -> None:
+    if stage is None or not records or stage in NAMES:
+        return
+    there = sorted({record.stage for record in records} | {record.label for record in records})
+    raise ValueError(f"no stage {stage!r} is in the store; there are {', '.join(there)}")
+
+
+def kept_rows(store: Store, stage: str | None = None) -> list[dict[str, Any]]:
+    """One row per permanent save point, of the stage, label or pattern; `bytes` is None where the save point is damaged."""
+    rows, others = [], []
+    for kept in kept_save_points(store):
+        if stage is not None and stage != kept.stage:
+            started = kept.started(store)
+            if not matches(stage, started.stage, started.label):
+                others.append(started)
+                continue
+        try:
+            size = sum(int(entry["size"]) for entry in kept.files(store).values())
+        except DamagedSavePoint:
+            size = None
+        whose = {"stage": kept.stage, "id": kept.id, "generation": kept.generation}
+        rows.append({"name": kept.name, **whose, "step": kept.point.step, "bytes": size})
+    if not rows:
+        _check_stage(stage, others)
+    return rows
+
+
+def find_record(store: Store, id: str) -> Record:
+    """The newest record whose id begins so. Raises ValueError when none or several do."""
+    found = [record for record in all_records(store) if record.id.startswith(id)]
+    ids = sorted({f"{record.stage}/{record.id}" for record in found})
+    if not ids:
+        raise ValueError(f"store {store.url} has no artifact with id {id!r}; see: olmo2 ls --store {store.url}")
+    if len(ids) > 1:
+        raise ValueError(f"id {id!r} is not unique in store {store.url}: {', '.join(ids)}; give more of it")
+    return max(found, key=lambda record: record.generation)
+
+
+def show_record(store: Store, id: str) -> dict[str, Any]:
+    """A record as JSON, with its lineage: every record it was made from, inputs first."""
+    record = find_record(store, id)
+    parents = [
+        {
+            "address": parent.address,
+            "label": parent.label,
+            "kind": parent.kind,
+            "digest": parent.digest,
+            "created": parent.created,
+            "inputs": [item.address for item in parent.inputs],
+        }
+        for parent in lineage(store, record)
+    ]
+    return record.model_dump(mode="json") | {"lineage": parents}
+
+
+def print_list(console: Console, rows: list[dict[str, Any]], nothing: str) -> None:
+    """One line per artifact, or what to say when there is none."""
+    if not rows:
+        console.print(nothing, highlight=False, markup=False)
+        return
+    table = Table(
+        Column("id", overflow="fold"), "stage", "generation", "created", "seconds", "size", box=None, pad_edge=False
+    )
+    for row in rows:
+        size = f"{row['bytes'] / 1e6:,.2f} MB"
+        table.add_row(row["id"], row["label"], str(row["generation"]), row["created"], f"{row['seconds']:,.1f}", size)
+    console.print(table)
+
+
+def print_kept(console: Console, rows: list[dict[str, Any]], nothing: str) -> None:
+    """One line per permanent save point, or what to say when there is none."""
+    if not rows:
+        console.print(nothing, highlight=False, markup=False)
+        return
+    table = Table(Column("save point", overflow="fold"), "stage", "generation", "size", box=None, pad_edge=False)
+    for row in rows:
+        size = "damaged" if row["bytes"] is None else f"{row['bytes'] / 1e6:,.2f} MB"
+        table.add_row(row["name"], row["stage"], str(row["generation"]), size)
+    console.print(table)
+    console.print("start from one: olmo2 adopt ID@STEP --as base (or soup, sft, dpo)", highlight=False)
+
+
+def print_record(console: Console, shown: dict[str, Any]) -> None:
+    """Facts, cost, configuration and lineage tree of a record."""
+    console.print(f"[bold]{shown['label']}[/bold]  {shown['address']}  ({shown['kind']})")
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name in ("created", "seconds", "attempts", "resumed_from", "host", "device", "threads", "digest"):
+        table.add_row(name, str(shown[name]))
+    for section in ("facts", "notes", "config", "code"):
+        for name, value in shown[section].items():
+            table.add_row(f"{section}.{name}", str(value)[:300])
+    table.add_row("files", f"{len(shown['files'])}, {sum(file['size'] for file in shown['files'].values()):,} bytes")
+    console.print(table, highlight=False)
+    by_address = {parent["address"]: parent for parent in shown["lineage"]}
+    console.print(_tree(by_address, shown["address"], set()))
+
+
+def _tree(records: dict[str, dict[str, Any]], address: str, seen: set[str], into: Tree | None = None) -> Tree:
+    record = records.get(address)
+    text = f"{record['label']} [dim]{address} {record['digest'][:12]}[/dim]" if record else f"{address} (record gone)"
+    known = address in seen
+    branch = (
+        into.add(text + (" [dim](above)[/dim]" if known and record and record["inputs"] else ""))
+        if into
+        else Tree(text)
+    )
+    seen.add(address)
+    if record and not known:
+        for parent in record["inputs"]:
+            _tree(records, parent, seen, branch)
+    return branch
+
+
+def export_checkpoint(store: Store, id: str, folder: Path) -> list[str]:
+    """Copy the Hugging Face part of a checkpoint into a new folder; returns the names written.
+
+    Raises ValueError if the artifact is not a checkpoint or the folder is not empty.
+    """
+    record = find_record(store, id)
+    if record.kind not in (Checkpoint.__name__, RewardModel.__name__):
+        raise ValueError(f"{record.label} {record.id} is of kind {record.kind}; only checkpoints can be exported")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is {'not empty' if folder.is_dir() else 'a file'}: give a new folder")
+    workspace = open_artifact(store)
+    artifact = record.artifact()
+    names = [name for name in record.files if not name.startswith("optimizer")]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(workspace.path(artifact, name), folder / name)
+    return sorted(names)
+
+
+def clean_rows(store: Store, hours: float) -> list[dict[str, Any]]:
+    """Remove what killed processes left behind; one row per kind: what was removed, what that freed, what was kept."""
+    return [asdict(cleaned) for cleaned in clean(store, hours * 3600)]
+
+
+def print_cleaned(console: Console, rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        kept = f"; kept {row['kept']:,} ({row['kept_bytes']:,} bytes) that may be in use" if row["kept"] else ""
+        console.print(f"{row['what']}: {row['removed']:,} removed{kept}", highlight=False, markup=False)
+    console.print(f"{sum(row['freed_bytes'] for row in rows):,} bytes freed", highlight=False)

@@ -1,0 +1,328 @@
+"""What curation did, document by document: the funnel, what a rule dropped, and why one document is in or out.
+
+Source: everything is read from the artifacts themselves (RECIPE C.1: attributes beside documents, dropped documents
+with reason and detail), so it can be asked of any store at any time, of a recipe or of what lies above any artifact.
+"""
+
+import random
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from flows.cli.options import open_store
+from flows.config.files import RecipeError, names_recipe
+from flows.inspection.artifacts import find_record
+from flows.running.run import load_recipe, plan
+from infra.records.record import Record, all_records, lineage, record_of
+from infra.storage.store import Store
+from infra.workspace import Workspace, open_artifact
+from model.data.batches import documents_within
+from tasks.artifacts import Documents, Tokens
+from tasks.data.documents.dolma_files import read_lines
+from tasks.data.filters.attributes import highest_scores
+
+DOCUMENTS, DROPPED, ATTRIBUTES, TOKENS = "documents/", "dropped/", "attributes/", "tokens/"
+EXCERPT_CHARACTERS = 240
+"""Shown on each side of what matched."""
+SAMPLED_FROM = 50
+"""Dropped documents looked at for each one shown: a sample need not read a whole source."""
+
+
+@dataclass(frozen=True)
+class Curated:
+    """The records of data stages that are asked about, inputs before what was made of them."""
+
+    ws: Workspace
+    records: list[Record]
+
+    def lines(self, record: Record, prefix: str, needle: bytes = b"") -> Iterator[tuple[str, int, dict[str, Any]]]:
+        """(file, 1-based line, row) of the payload's rows below a prefix whose bytes have the needle."""
+        for name in sorted(name for name in record.files if name.startswith(prefix)):
+            yield from self.lines_of(record, name, needle)
+
+    def lines_of(self, record: Record, name: str, needle: bytes = b"") -> Iterator[tuple[str, int, dict[str, Any]]]:
+        """The same of one file."""
+        for number, line in enumerate(read_lines(self.ws.path(record.artifact(), name)), start=1):
+            if needle in line:
+                yield name, number, orjson.loads(line)
+
+
+def curated(target: str | None, store: str | None) -> Curated:
+    """The data stages of a recipe, above an artifact id, or (with neither) of the whole store.
+
+    Raises ValueError when there are none.
+    """
+    if target is not None and names_recipe(target):
+        config = load_recipe(target, None, store)
+        found = Store(config.execution.store)
+        rows = [row.artifact for row in plan(config) if row.artifact is not None]
+        records = [record_of(found, artifact) for artifact in rows]
+    else:
+        found = open_store(store)
+        records = lineage(found, find_record(found, target)) if target else newest(found)
+    records = [
+        record for record in records if any(name.startswith((DOCUMENTS, ATTRIBUTES, TOKENS)) for name in record.files)
+    ]
+    if not records:
+        what = f"{target} was made from" if target else "it has"
+        raise RecipeError(
+            f"store {found.url}: {what} no finished data stage; make them: olmo2 run RECIPE --until encode"
+        )
+    return Curated(open_artifact(found), records)
+
+
+def newest(store: Store) -> list[Record]:
+    """The newest generation of every artifact of a store, inputs before what was made of them."""
+    known = {record.address: record for record in all_records(store)}
+    last = {(record.stage, record.id): record.address for record in known.values()}
+    ordered: dict[str, Record] = {}
+
+    def visit(address: str) -> None:
+        if address in ordered or address not in known:
+            return
+        for item in known[address].inputs:
+            visit(item.address)
+        ordered[address] = known[address]
+
+    for address in last.values():
+        visit(address)
+    newest_addresses = set(last.values())
+    return [record for address, record in ordered.items() if address in newest_addresses]
+
+
+# -- funnel -----------------------------------------------------------------------------------------------
+
+
+def funnel(asked: Curated) -> list[dict[str, Any]]:
+    """Per step: documents, bytes and tokens in and out, and what was dropped for which reason."""
+    return [_step(asked, record) for record in asked.records if record.kind in (Documents.__name__, Tokens.__name__)]
+
+
+def _step(asked: Curated, record: Record) -> dict[str, Any]:
+    facts = record.facts
+    inputs = [asked.ws.at(item.address) for item in record.inputs if item.kind == Documents.__name__]
+    given = [item for item in inputs if isinstance(item, Documents)]
+    whole = sum(item.documents for item in given)
+    if record.kind == Tokens.__name__:
+        # A token file is made of one source of its input.
+        taken = sum(item.sources.get(facts["source"], 0) for item in given)
+        out = {"documents": facts["documents"], "bytes": None, "tokens": facts["tokens"], "sources": {}}
+        dropped = {"empty": taken - facts["documents"]} if taken > facts["documents"] else {}
+        coming = {"documents_in": taken or None, "bytes_in": None}
+    else:
+        out = {"documents": facts["documents"], "bytes": facts["bytes"], "tokens": None, "sources": facts["sources"]}
+        dropped = facts["dropped"]
+        coming = {"documents_in": whole or None, "bytes_in": sum(item.bytes for item in given) or None}
+    return {
+        "step": record.label,
+        "id": record.id,
+        "inputs": [item.label for item in map(asked.ws.record, given)],
+        **coming,
+        **out,
+        "dropped": dict(sorted(dropped.items(), key=lambda item: (-item[1], item[0]))),
+    }
+
+
+def print_funnel(console: Console, steps: Sequence[dict[str, Any]]) -> None:
+    """One row per step, one per reason below it."""
+    table = Table(
+        "step",
+        "documents in",
+        "kept",
+        "%",
+        "bytes in",
+        "bytes",
+        "tokens",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+    )
+    table.columns[0].no_wrap = True
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for step in steps:
+        kept = step["documents"] / step["documents_in"] if step["documents_in"] else None
+        table.add_row(
+            step["step"], _number(step["documents_in"]), _number(step["documents"]),
+            "" if kept is None else f"{kept:.1%}", _number(step["bytes_in"]), _number(step["bytes"]), _number(step["tokens"]),
+        )  # fmt: skip
+        for reason, count in step["dropped"].items():
+            table.add_row(f"  dropped: {reason}", "", f"-{count:,}", style="dim")
+    console.print(table, highlight=False)
+
+
+def _number(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+# -- look -------------------------------------------------------------------------------------------------
+
+
+def look(asked: Curated, reason: str, count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """A seeded sample of documents that were dropped for a reason, with what matched in them.
+
+    Raises ValueError for a reason that nothing was dropped for.
+    """
+    reasons: dict[str, int] = {}
+    for record in asked.records:
+        for name, dropped in record.facts.get("dropped", {}).items():
+            reasons[name] = reasons.get(name, 0) + dropped
+    if reason not in reasons:
+        known = ", ".join(f"{name} ({number:,})" for name, number in sorted(reasons.items())) or "none"
+        raise ValueError(f"no document was dropped for {reason!r}; reasons and their documents: {known}")
+    files = [
+        (record, name)
+        for record in asked.records
+        if reason in record.facts.get("dropped", {})
+        for name in sorted(record.files)
+        if name.startswith(DROPPED)
+    ]
+    chance = random.Random(seed)
+    chance.shuffle(files)
+    pool: list[dict[str, Any]] = []
+    for record, name in files:
+        rows = asked.lines_of(record, name, orjson.dumps(reason))
+        pool += [row | {"step": record.label} for _, _, row in rows if row["reason"] == reason]
+        if len(pool) >= SAMPLED_FROM * count:
+            break
+    sample = chance.sample(pool, min(count, len(pool)))
+    return [_example(row) for row in sample]
+
+
+def _example(row: dict[str, Any]) -> dict[str, Any]:
+    spans = matched_spans(row)
+    start, end = spans[0] if spans else (0, 0)
+    first = max(0, start - EXCERPT_CHARACTERS)
+    last = min(len(row["text"]), max(end, start) + (EXCERPT_CHARACTERS if spans else 2 * EXCERPT_CHARACTERS))
+    return {
+        "id": row["id"],
+        "source": row["source"],
+        "step": row["step"],
+        "reason": row["reason"],
+        "detail": row["detail"],
+        "matched": [row["text"][begin:stop] for begin, stop in spans],
+        "excerpt": row["text"][first:last],
+        "spans": [[begin - first, stop - first] for begin, stop in spans if first <= begin and stop <= last],
+    }
+
+
+def matched_spans(row: dict[str, Any]) -> list[tuple[int, int]]:
+    """Characters of a dropped document that its reason points at; none where the whole document is judged."""
+    text = row["text"]
+    spans = {
+        (int(start), int(end))
+        for name, marked in row.get("attributes", {}).items()
+        if f"__{row['reason']}__" in name
+        for start, end, _ in marked
+        if (start, end) != (0, len(text)) and end > start
+    }
+    quoted = re.search(r": '(.+)'$", row["detail"], re.DOTALL)
+    if quoted and row["reason"] == "contaminated":
+        # The detail quotes normalised words: between them the text may have anything that is no word.
+        words = r"\W+".join(map(re.escape, quoted.group(1).split()))
+        spans |= {match.span() for match in re.finditer(words, text, re.IGNORECASE)}
+    return sorted(spans)
+
+
+def print_examples(console: Console, examples: Sequence[dict[str, Any]]) -> None:
+    """Each with what matched underlined."""
+    for example in examples:
+        console.print(f"[bold]{example['step']}[/bold] ", end="")
+        console.print(f"{example['source']} {example['id']}", markup=False, highlight=False)
+        console.print(
+            f"  {example['reason']}: {example['detail'][:300]}", markup=False, highlight=False, style="yellow"
+        )
+        text = Text(example["excerpt"])
+        for start, end in example["spans"]:
+            text.stylize("underline red", start, end)
+        console.print(text)
+        console.print()
+
+
+# -- why --------------------------------------------------------------------------------------------------
+
+
+def why(asked: Curated, id: str) -> list[dict[str, Any]]:
+    """Every score and decision about one document, step by step. Raises ValueError for an id that no step has."""
+    needle = orjson.dumps(id)
+    steps = [entry for record in asked.records for entry in _entries(asked, record, id, needle)]
+    if not steps:
+        raise ValueError(
+            f"no data stage of store {asked.ws.store.url} has a document {id!r}; ids are shown by: olmo2 data look, "
+            "and by: olmo2 trace RECIPE --step 1"
+        )
+    return steps
+
+
+def _entries(asked: Curated, record: Record, id: str, needle: bytes) -> Iterator[dict[str, Any]]:
+    named = {"step": record.label, "address": record.address}
+    scores: dict[str, dict[str, Any]] = {}
+    for _, _, row in asked.lines(record, ATTRIBUTES, needle):
+        if row["id"] == id:
+            scores.setdefault(row.get("source", ""), {}).update(highest_scores(row["attributes"]))
+    copies: list[str] = []
+    for file, line, row in asked.lines(record, DROPPED, needle):
+        if row["id"] == id:
+            yield (
+                named
+                | _place(file, line, row)
+                | {
+                    "decision": "dropped",
+                    "reason": row["reason"],
+                    "detail": row["detail"],
+                    "scores": highest_scores(row.get("attributes", {})),
+                }
+            )
+        elif row.get("duplicate_of") == id:
+            copies.append(row["id"])
+    kept = False
+    for file, line, row in asked.lines(record, DOCUMENTS, needle):
+        if row["id"] == id:
+            kept = True
+            place = _place(file, line, row)
+            yield named | place | {"decision": "kept", "scores": scores.get(place["source"], {}), "duplicates": copies}
+    if scores and not kept and not any(name.startswith(DOCUMENTS) for name in record.files):
+        for source, found in scores.items():
+            yield named | {"source": source, "decision": "scored", "scores": found}
+    yield from (named | entry for entry in _encoded(asked, record, id))
+
+
+def _place(file: str, line: int, row: dict[str, Any]) -> dict[str, Any]:
+    return {"source": row["source"], "file": file, "line": line, "bytes": len(row["text"].encode())}
+
+
+def _encoded(asked: Curated, record: Record, id: str) -> Iterator[dict[str, Any]]:
+    for name in sorted(name for name in record.files if name.startswith(TOKENS) and name.endswith(".csv.gz")):
+        for document in documents_within(asked.ws.path(record.artifact(), name), 0, sys.maxsize):
+            if document.id == id:
+                file, tokens = f"{name.removesuffix('.csv.gz')}.npy", [document.start, document.end]
+                yield {"decision": "encoded", "source": record.facts["source"], "file": file, "tokens": tokens}
+
+
+def print_why(console: Console, id: str, steps: Sequence[dict[str, Any]]) -> None:
+    """One paragraph per step."""
+    console.print(id, markup=False, highlight=False, style="bold")
+    colours = {"dropped": "red", "kept": "green", "scored": "cyan", "encoded": "green"}
+    for step in steps:
+        where = f" {step['file']}" + (f" line {step['line']:,}" if "line" in step else "") if "file" in step else ""
+        size = f", {step['bytes']:,} bytes" if "bytes" in step else ""
+        size += f", tokens {step['tokens'][0]:,} to {step['tokens'][1]:,}" if "tokens" in step else ""
+        console.print(Text.assemble(
+            (f"{step['step']}: ", "bold"), (step["decision"], colours[step["decision"]]), f" ({step['source']}{where}{size})"
+        ))  # fmt: skip
+        if "reason" in step:
+            console.print(f"  {step['reason']}: {step['detail'][:300]}", markup=False, highlight=False)
+        for name, score in step.get("scores", {}).items():
+            shown = "nothing found" if score is None else f"{score:.6g}"
+            console.print(f"  {name.split('__', 1)[-1]}: {shown}", markup=False, highlight=False, style="dim")
+        if step.get("duplicates"):
+            copies = step["duplicates"]
+            more = "" if len(copies) <= 5 else f" and {len(copies) - 5:,} more"
+            console.print(f"  kept for: {', '.join(copies[:5])}{more}", markup=False, highlight=False)

@@ -1,0 +1,1 @@
+"""Running a recipe: readiness before it, sessions, the dashboard and its server."""

@@ -1,0 +1,176 @@
+"""`olmo2 dashboard`: the Prefect server, a worker, and the deployments of prefect.yaml, on the loopback interface.
+
+It stops what it started, by process id, and nothing else.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import psutil
+from rich.console import Console
+
+from flows.running.prefect_server import QUIET, dashboard_file, running_dashboard
+
+POOL = "olmo2"
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, a polite kill, and a terminal that was closed."""
+
+START_SECONDS = 120.0
+STOP_SECONDS = 15.0
+
+
+class DashboardError(ValueError):
+    """The dashboard could not start; the text says why and where its log is."""
+
+
+def serve(console: Console, port: int) -> None:
+    """Start everything, print the address, wait for Ctrl-C, SIGTERM or the terminal's end, stop everything.
+
+    Raises DashboardError when a dashboard is running already or a part does not start.
+    """
+    if running := running_dashboard():
+        raise DashboardError(f"a dashboard is running at {running.removesuffix('/api')}; stop it or use that one")
+    check_free(port)
+    api = f"http://127.0.0.1:{port}/api"
+    environment = (
+        os.environ
+        | QUIET
+        | {
+            "PREFECT_API_URL": api,
+            # Without this the pages of a server on another port than 4200 ask the wrong address.
+            "PREFECT_UI_API_URL": api,
+            "PREFECT_LOGGING_LEVEL": "INFO",
+            # In memory, the default, a killed server would forget who holds the only slot for sweeps: none ran any more.
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        }
+    )
+    for number in ENDING:
+        signal.signal(number, _interrupt_once)
+    logs = dashboard_file().parent / "olmo2-logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
+        command = ["server", "start", "--host", "127.0.0.1", "--port", str(port)]
+        server = stack.enter_context(started(command, environment, logs / "server.log"))
+        with console.status("starting the server"):
+            wait_for_server(api, server, logs / "server.log")
+        with console.status("registering deployments"):
+            register(environment)
+        worker_command = ["worker", "start", "--pool", POOL, "--type", "process", "--name", f"olmo2-{os.getpid()}"]
+        worker = stack.enter_context(started(worker_command, environment, logs / "worker.log"))
+        dashboard_file().write_text(json.dumps({"api": api, "pid": os.getpid()}))
+        stack.callback(dashboard_file().unlink, missing_ok=True)
+        console.print(f"dashboard: http://127.0.0.1:{port}   (Ctrl-C stops it; logs in {logs})", highlight=False)
+        console.print(
+            f"a store that is a relative path lies in {Path.cwd()}", style="dim", markup=False, highlight=False
+        )
+        while worker.poll() is None and server.poll() is None:
+            time.sleep(1)
+        raise DashboardError(f"a part of the dashboard ended by itself; see the logs in {logs}")
+
+
+@contextlib.contextmanager
+def started(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen]:
+    """A prefect command as a child process that is stopped when the context ends."""
+    with log.open("ab") as output:
+        # A session of its own: the terminal's Ctrl-C reaches this process alone, which stops the others in order.
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prefect", *command],
+            env=environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        stop(process)
+
+
+def stop(process: subprocess.Popen) -> None:
+    """Ask the flow runs of a process to end, so that they tell the server, then itself; end what is left of them.
+
+    Flow runs are in sessions of their own, so no signal to a group reaches them; and a worker waits for its runs.
+    """
+    if process.poll() is not None:
+        return
+    itself = psutil.Process(process.pid)
+    runs, family = itself.children(), itself.children(recursive=True)
+    for asked in (runs, [itself]):
+        for member in asked:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.terminate()
+        psutil.wait_procs(asked, timeout=STOP_SECONDS)
+    for member in (itself, *family):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    process.wait()
+
+
+def check_free(port: int) -> None:
+    """Raise DashboardError when something listens on the port: we would talk to that instead of to our server."""
+    with socket.socket() as probe:
+        # As the server does: a port that was only just given back counts as free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise DashboardError(
+                f"port {port} cannot be used ({error.strerror}); choose another with --port"
+            ) from error
+
+
+def wait_for_server(api: str, server: subprocess.Popen, log: Path) -> None:
+    """Return when the server answers. Raises DashboardError with the log's end when it ends or takes too long."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            with urlopen(f"{api}/health", timeout=2) as answer:
+                if answer.status == 200:
+                    return
+        except (OSError, URLError):
+            time.sleep(0.3)
+    tail = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
+    raise DashboardError(f"the server at {api} did not start; end of {log}:\n{tail}")
+
+
+def register(environment: dict[str, str]) -> None:
+    """Create the work pool and the deployments that prefect.yaml names.
+
+    Their runs have the folder that this process has, as those of `olmo2 run` do: a relative store is the same one.
+    """
+    pool = ["work-pool", "create", POOL, "--type", "process", "--overwrite"]
+    deploy = ["--no-prompt", "deploy", "--all", "--prefect-file", str(prefect_file())]
+    for command in (pool, deploy):
+        done = subprocess.run(
+            [sys.executable, "-m", "prefect", *command],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise DashboardError(f"prefect {' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+
+
+def prefect_file() -> Path:
+    """prefect.yaml of the checkout, or the copy inside an installed package."""
+    checkout = Path(__file__).resolve().parents[2] / "prefect.yaml"
+    return checkout if checkout.is_file() else Path(str(resources.files("flows"))) / "prefect.yaml"
+
+
+def _interrupt_once(number: int, frame: object) -> None:
+    # Stopping takes some seconds, in which a second signal would leave a part behind that nothing stops any more.
+    for further in ENDING:
+        signal.signal(further, signal.SIG_IGN)
+    raise KeyboardInterrupt

@@ -1,0 +1,142 @@
+"""Starting anywhere: checkpoints adopted into a store, and recipes that begin at one instead of at raw text."""
+
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+
+from flows.config.files import RecipeError, find_recipe, load, nearest, read_recipe
+from flows.config.recipe_config import RecipeConfig, StartPoint
+from flows.inspection.artifacts import find_record
+from infra.events import Listener
+from infra.execution.attempt import Outcome, run_stage
+from infra.records.record import Record
+from infra.session import PlanRow, Session, current_session
+from infra.settings import Execution
+from infra.storage.store import Store
+from tasks.artifacts import Checkpoint
+from tasks.training.adopt import AdoptConfig, adopt, resolve
+from tasks.training.adopt_step import adopt_step, resolve_step
+from tasks.training.fitting.fit import MOMENTS
+
+PLACES: tuple[StartPoint, ...] = get_args(StartPoint)
+GIVEN = "start:"
+"""How labels of given checkpoints begin; the place follows."""
+SAVE_POINT = re.compile(r"(?P<id>[0-9a-f]{4,16})@(?P<step>\d+)")
+"""How a permanent save point is named."""
+
+
+def adopt_into(store: Store, source: str, revision: str, place: str, listener: Listener) -> Outcome:
+    """Make a Hugging Face folder, a hub model or a permanent save point of the store (ID@STEP) a checkpoint of the store.
+
+    Raises ValueError for what does not fit.
+    """
+    session = Session(store, Execution(store=store.url, ray="off"))
+    if (point := SAVE_POINT.fullmatch(source)) and not Path(source).exists():
+        if revision:
+            raise ValueError(f"--revision={revision!r} is for hub ids, but {source} is a save point")
+        kept = resolve_step(store, point["id"], int(point["step"]))
+        store.check_writable()
+        return run_stage(adopt_step.labelled(place), session, {"config": kept}, listener)
+    config = resolve(AdoptConfig(source=source, revision=revision))
+    store.check_writable()
+    return run_stage(adopt.labelled(place), session, {"config": config}, listener)
+
+
+def adopt_command(store: Store, source: str, revision: str, place: str, into: str | None) -> dict[str, Any]:
+    """`olmo2 adopt`: the artifact's id, whether it was there already, and the recipe written for `into`.
+
+    Raises ValueError for a place or recipe that does not exist, before anything is fetched.
+    """
+    if place not in PLACES:
+        raise RecipeError(f"--as {place!r} is not a place to start at{nearest(place, list(PLACES))}")
+    config = load(RecipeConfig, into) if into else None
+    outcome = adopt_into(store, source, revision, place, lambda *event: None)
+    path = write_recipe(into, place, outcome.record, config) if into and config else None
+    return {
+        "id": outcome.record.id,
+        "address": outcome.record.address,
+        "digest": outcome.record.digest,
+        "reused": outcome.reused,
+        "store": store.url,
+        "recipe": str(path) if path and path.is_absolute() else f"./{path}" if path else None,
+        "facts": outcome.record.facts,
+    }
+
+
+def starting_point(config: RecipeConfig, place: StartPoint) -> Checkpoint | None:
+    """The checkpoint that the recipe's `start` puts at this place, None where the recipe makes its own."""
+    if place not in config.start:
+        return None
+    session = current_session()
+    record = find_record(session.store, config.start[place])
+    artifact = record.artifact()
+    assert isinstance(artifact, Checkpoint), artifact.kind
+    session.origins[artifact.address] = label = f"{GIVEN}{place}"
+    if session.planning:
+        session.rows.append(
+            PlanRow(label, record.stage, "reused", f"given by start.{place}", record.id, (), {}, artifact)
+        )
+    return artifact
+
+
+def checked_start(config: RecipeConfig, store: Store) -> RecipeConfig:
+    """The recipe with the full id of its starting point. Raises RecipeError when the recipe cannot go on from there."""
+    for place, id in config.start.items():
+        record = find_record(store, id)
+        if record.kind != Checkpoint.__name__:
+            raise RecipeError(
+                f"start.{place}={id} is a {record.kind} ({record.label}), not a checkpoint; see: olmo2 ls"
+            )
+        wanting = base_settings(config, record) if place == "base" else {}
+        if wanting:
+            changes = " ".join(f"--set {name}={value}" for name, value in wanting.items())
+            raise RecipeError(f"start.base={id} ({record.label}) does not fit the recipe as it is; add {changes}")
+        config = config.model_copy(update={"start": {place: record.id}})
+    return config
+
+
+def check_base(config: RecipeConfig) -> None:
+    """Raise RecipeError unless the recipe makes or is given the base checkpoint that micro-anneals start from."""
+    if config.starts_after_midtraining:
+        ((place, id),) = config.start.items()
+        raise RecipeError(
+            f"recipe {config.name} starts at start.{place}={id}, past the base checkpoint that micro-anneals start from; "
+            "give a base with the override start={base: ID}, or pre-train one with start={}"
+        )
+
+
+def base_settings(config: RecipeConfig, record: Record) -> dict[str, Any]:
+    """What a recipe must say otherwise to anneal this checkpoint, by dotted field: its vocabulary, fresh moments."""
+    ranks = record.facts["ranks"]
+    wanting: dict[str, Any] = {} if config.encode.ranks == ranks else {"encode.ranks": ranks}
+    if MOMENTS not in record.files:
+        stages = {"anneal": config.anneal, "microanneal.anneal": config.microanneal.anneal}
+        wanting |= {f"{name}.moments": "fresh" for name, shape in stages.items() if shape.moments == "kept"}
+    return wanting
+
+
+def write_recipe(recipe: str, place: str, record: Record, config: RecipeConfig) -> Path:
+    """A new recipe file that extends another and starts at the checkpoint: beside a file, else in this folder.
+
+    Raises RecipeError when the file exists or the recipe starts elsewhere already.
+    """
+    if set(read_recipe(recipe).get("start", {})) - {place}:
+        raise RecipeError(f"recipe {recipe} already starts at {config.start}; extend the one it extends")
+    source = find_recipe(recipe)
+    by_path = recipe.endswith((".yaml", ".yml")) or "/" in recipe
+    path = (source.parent if by_path else Path()) / f"{source.stem}-{place}-{record.id[:8]}.yaml"
+    content: dict[str, Any] = {"extends": source.stem, "start": {place: record.id}}
+    for name, value in (base_settings(config, record) if place == "base" else {}).items():
+        *parents, last = name.split(".")
+        target = content
+        for parent in parents:
+            target = target.setdefault(parent, {})
+        target[last] = value
+    try:
+        with path.open("x") as file:
+            yaml.safe_dump(content, file, sort_keys=False)
+    except FileExistsError as error:
+        raise RecipeError(f"{path} exists; use it, or remove it first") from error
+    return path

@@ -1,0 +1,1 @@
+"""Where work runs: processes, Ray shards and actors, training groups."""

@@ -1,0 +1,170 @@
+"""A process of its own for a stage: its memory, threads and crashes stay its own.
+
+A fork server that has imported torch once hands out processes in milliseconds. The child talks through a pipe: events
+while it works, then its result or its error. It ends when its parent does.
+"""
+
+import importlib
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, TypeVar
+
+from infra.events import Events, Listener
+
+R = TypeVar("R")
+
+PRELOAD = ["torch", "numpy", "model.network.transformer", "infra.workspace"]
+"""Imported once by the fork server. Nothing here may start threads at import."""
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; what is committed stays, and the same command resumes."""
+
+
+class StageProcessDied(Exception):
+    """A stage's process ended without a result: killed from outside, or out of memory."""
+
+
+class StageFailed(Exception):
+    """An error in a stage's process that could not be carried over as itself; the text holds its traceback."""
+
+
+_stopping = threading.Event()
+_running: set[BaseProcess] = set()
+
+
+def stop_stages() -> None:
+    """End all stage processes and let shard loops stop at their next shard (Ctrl-C)."""
+    _stopping.set()
+    for process in list(_running):
+        process.terminate()
+
+
+def wait_for_stop(seconds: float | None = None) -> bool:
+    """Whether the run was asked to stop, or is within so many seconds (None: wait until it is)."""
+    return _stopping.wait(seconds)
+
+
+def check_stopping() -> None:
+    """Raise Interrupted once the run was asked to stop."""
+    if _stopping.is_set():
+        raise Interrupted("stopped on request; the same command resumes")
+
+
+def run_in_process(function: Callable[..., R], arguments: tuple[str, Any, dict[str, Any]], listener: Listener) -> R:
+    """Call `function(reference, workspace, arguments)` in a child process and return its result.
+
+    Events of the workspace arrive at the listener in this process. Raises what the function raised there, or
+    StageProcessDied. When this process is interrupted, the child is stopped first.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    here, there = context.Pipe()
+    process = context.Process(target=_child, args=(function, arguments, there), daemon=False)
+    check_stopping()
+    try:
+        process.start()
+    except EOFError:
+        # The first start waits for the fork server, which a terminal's Ctrl-C ends.
+        check_stopping()
+        raise
+    _running.add(process)
+    there.close()
+    try:
+        check_stopping()  # a request that came while the process was started
+        while True:
+            kind, *values = here.recv()
+            if kind == "result":
+                process.join()
+                return values[0]
+            if kind == "error":
+                process.join()
+                raise values[0]
+            listener(kind, *values)
+    except EOFError:
+        process.join()
+        check_stopping()
+        raise StageProcessDied(
+            f"the process of stage {arguments[1].stage} ended with code {process.exitcode} and no result "
+            f"(-9: killed, often for lack of memory; {os.EX_TEMPFAIL}: a training step took longer than "
+            "execution.stall_seconds, the stacks are above). Run the same command again: it resumes from its last save point."
+        ) from None
+    finally:
+        _running.discard(process)
+        if process.is_alive():
+            process.terminate()
+            process.join(10)
+            if process.is_alive():
+                process.kill()
+                process.join()
+        here.close()
+
+
+def _child(function: Callable[..., Any], arguments: tuple[str, Any, dict[str, Any]], pipe: Connection) -> None:
+    # The terminal's Ctrl-C reaches the whole group; the parent decides and ends this process in order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()
+    reference, workspace, values = arguments
+    importlib.import_module("torch").set_num_threads(workspace.compute.threads)
+    workspace.report_to(Events(pipe))
+    try:
+        message = ("result", function(reference, workspace, values))
+    except BaseException as error:  # every error must cross the process boundary, once, here
+        message = ("error", portable(error))
+    pipe.send(message)
+    # Compiled code and thread pools may hold threads that never end; everything that matters has been sent.
+    os._exit(0)
+
+
+ENDER = """
+import sys, psutil
+process = psutil.Process(int(sys.argv[1]))
+sys.stdin.read()
+if process.is_running():
+    process.terminate()
+    try:
+        process.wait(5)
+    except psutil.TimeoutExpired:
+        process.kill()
+"""
+
+
+# Kept, for the pipe closes with the object.
+_enders: list["subprocess.Popen[bytes]"] = []
+
+
+def end_with_this_process(pid: int) -> None:
+    """See to it that a process ends when this one does, however this one ends.
+
+    For processes that others start on our behalf; asked first, killed when they do not go. A small process waits for the
+    end of a pipe that only we hold; in a session of its own, so that a signal to our group does not reach it before us.
+    """
+    command = [sys.executable, "-c", ENDER, str(pid)]
+    _enders.append(subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True))
+
+
+def portable(error: BaseException) -> BaseException:
+    """The error with its traceback as a note, or, where it cannot be pickled, a StageFailed that tells the same."""
+    text = "".join(traceback.format_exception(error))
+    error.add_note(text)
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # an error's own code runs here, and may raise anything
+        return StageFailed(text)
+    return error
+
+
+def _end_with_parent(pipe: Connection) -> None:
+    # The parent never writes into this pipe, so it turns readable only when the parent's end is closed.
+    wait([pipe])
+    os._exit(1)

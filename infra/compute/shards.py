@@ -1,0 +1,219 @@
+"""Shard work: one function over many items, on Ray or in this process, one commit per shard.
+
+A shard's commit is a marker in the progress area that lists the files it wrote and its result, created once and never
+replaced. A later attempt runs only the shards without one, so a kill costs at most the shards that were running. Two
+runs of one shard may overlap (a straggler and its second run, a worker that outlives its driver): the first marker counts,
+and the other run must have written the same bytes.
+"""
+
+import re
+import time
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from infra.compute.processes import check_stopping
+from infra.records.record import FileEntry
+from infra.storage.store import StoreError
+
+if TYPE_CHECKING:
+    from infra.workspace import Workspace
+
+READ_AT_ONCE = 16
+"""Markers read at a time when a stage resumes: an object store answers in tens of milliseconds, a stage may have 100,000."""
+
+
+def run_shards(
+    ws: "Workspace",
+    function: Callable[["Workspace", Any], Any],
+    items: list[Any],
+    description: str,
+    *,
+    ray: str,
+    load: Callable[["Workspace"], Any] | None = None,
+    device: str = "cpu",
+) -> list[Any]:
+    """All results, in the order of the items; their files are added to the workspace's. `device`: where the shards compute
+    with what `load` has loaded.
+    """
+    assert device == "cpu" or load is not None, "a model that is on a device is loaded once, not per shard"
+    slug = re.sub(r"[^a-z0-9]+", "-", description.lower()).strip("-")
+    keys = [f"{slug}-{index:06d}" for index in range(len(items))]
+    markers = committed_shards(ws, keys)
+    if markers:
+        ws.resumed_from = f"shard {len(markers)} of {len(items)} ({description})"
+    missing = [(key, item) for key, item in zip(keys, items, strict=True) if key not in markers]
+    with ws.progress(description, len(items), "shards") as bar:
+        bar.advance(len(markers))
+        here = ray == "off" or runs_here(len(missing), device)
+        run = shards_here if here else shards_on_ray
+        if load is not None:
+            function = Loaded(function, load)
+            run = shards_here if here else partial(shards_on_actors, device=device)
+        with closing(run(ws, function, missing)) as results:
+            for key, marker in results:
+                check_stopping()
+                markers[key] = marker
+                bar.advance()
+    for key in keys:
+        for name, entry in markers[key]["files"].items():
+            if name in ws.written and ws.written[name].sha256 != entry["sha256"]:
+                raise StoreError(f"two shards of {ws.stage} wrote {name!r}: file names must be unique per shard")
+            ws.written[name] = FileEntry(**entry)
+    ws.note(**{f"{slug}_seconds": round(sum(markers[key]["seconds"] for key in keys), 3)})
+    return [markers[key]["result"] for key in keys]
+
+
+def committed_shards(ws: "Workspace", keys: list[str]) -> dict[str, dict[str, Any]]:
+    """Markers of those shards that have one, by key."""
+    names = set(ws.store.names(f"{ws.progress_folder}/shards"))
+    found = [key for key in keys if f"{key}.json" in names]
+    with ThreadPoolExecutor(READ_AT_ONCE) as pool:
+        markers = pool.map(lambda key: ws.store.read_json(marker_path(ws, key)), found)
+        return dict(zip(found, markers, strict=True))
+
+
+def marker_path(ws: "Workspace", key: str) -> str:
+    return f"{ws.progress_folder}/shards/{key}.json"
+
+
+def run_shard(ws: "Workspace", function: Callable[["Workspace", Any], Any], key: str, item: Any) -> dict[str, Any]:
+    """Run one shard and commit it; returns its marker. A shard that has one is not run.
+
+    Raises StoreError if another run of the same shard has committed something else.
+    """
+    path = marker_path(ws, key)
+    # Ray runs a task again whose worker died, which may have been after its commit.
+    if ws.store.exists(path):
+        return ws.store.read_json(path)
+    shard = ws.for_shard()
+    began = time.monotonic()
+    try:
+        result = function(shard, item)
+    finally:
+        shard.close()
+    marker = {
+        "files": {name: entry.model_dump() for name, entry in shard.written.items()},
+        "result": result,
+        "seconds": time.monotonic() - began,
+    }
+    data = orjson.dumps(marker, option=orjson.OPT_SERIALIZE_NUMPY)
+    ws.store.create(path, data)
+    # What a resumed attempt would read is what this attempt uses, whoever was first.
+    winner = ws.store.read_json(path)
+    mine = orjson.loads(data)
+    if (winner["files"], winner["result"]) != (mine["files"], mine["result"]):
+        raise StoreError(
+            f"two runs of shard {key} of {ws.stage} wrote different bytes: {_differences(winner, mine)}. A shard must depend "
+            "on its item only. Rerun the stage to make all its files anew."
+        )
+    return winner
+
+
+def _differences(one: dict[str, Any], other: dict[str, Any]) -> str:
+    names = sorted(one["files"].keys() | other["files"].keys())
+    files = [name for name in names if one["files"].get(name) != other["files"].get(name)]
+    return ", ".join(files[:3]) or f"results {one['result']!r} and {other['result']!r}"
+
+
+def shards_here(
+    ws: "Workspace", function: Callable[["Workspace", Any], Any], missing: list[tuple[str, Any]]
+) -> Generator[tuple[str, dict[str, Any]], None, None]:
+    for key, item in missing:
+        yield key, run_shard(ws, function, key, item)
+
+
+def shards_on_ray(
+    ws: "Workspace", function: Callable[["Workspace", Any], Any], missing: list[tuple[str, Any]]
+) -> Generator[tuple[str, dict[str, Any]], None, None]:
+    """Shards as Ray tasks, each on one core; a task whose worker or node dies is run again elsewhere."""
+    from infra.compute.ray_connection import connected
+    from infra.compute.shard_tasks import RETRIES, Flight
+
+    items = dict(missing)
+    with connected(ws._ray) as ray:
+        # The shards of a stage go to the nodes in turn: with all on one, its disk and network would be the limit.
+        remote = ray.remote(num_cpus=1, max_retries=RETRIES, scheduling_strategy="SPREAD")(run_shard)
+        # Shards carry no live listener: progress is counted here, as they finish.
+        bare = ray.put(ws.for_shard())
+        flight = Flight(ray, lambda key: remote.remote(bare, function, key, items[key]), list(items))
+        yield from flight.results()
+
+
+class Loaded:
+    """A shard function with what it needs beside it: loaded at its first call in a process, and kept there."""
+
+    def __init__(self, function: Callable[..., Any], load: Callable[["Workspace"], Any]):
+        self.function = function
+        self.load = load
+        self._kept: list[Any] = []
+
+    def prepare(self, ws: "Workspace") -> None:
+        """Load, unless that was done; the scratch space it used is emptied."""
+        if not self._kept:
+            own = ws.for_shard()
+            try:
+                self._kept.append(self.load(own))
+            finally:
+                own.close()
+
+    def __call__(self, ws: "Workspace", item: Any) -> Any:
+        self.prepare(ws)
+        return self.function(ws, item, self._kept[0])
+
+
+def runs_here(shards: int, device: str) -> bool:
+    """Whether so many shards are left to this process where there is a Ray."""
+    match device.split(":")[0]:
+        case "cpu":
+            return shards < 2  # one is not worth a Ray
+        case "cuda":
+            return shards == 0  # GPUs are handed out by Ray; this machine may have none
+        case _:
+            return True  # Ray knows nothing of the device (mps), of which there is one
+
+
+class Worker:
+    """What an actor runs: shards on one core, or one GPU, one after another, with what was loaded once."""
+
+    def __init__(self, ws: "Workspace", work: Loaded):
+        self.ws = ws
+        self.work = work
+
+    def ready(self) -> None:
+        """Load before the first shard comes."""
+        self.work.prepare(self.ws)
+
+    def run(self, key: str, item: Any) -> dict[str, Any]:
+        """One shard, committed."""
+        return run_shard(self.ws, self.work, key, item)
+
+
+def shards_on_actors(
+    ws: "Workspace", work: Callable[["Workspace", Any], Any], missing: list[tuple[str, Any]], *, device: str
+) -> Generator[tuple[str, dict[str, Any]], None, None]:
+    """Shards on Ray actors, which keep what they loaded; each has a GPU of its own if they compute on GPUs."""
+    from infra.compute.ray_connection import connected
+    from infra.compute.shard_actors import actor_results
+
+    own, gpus = ws.for_shard(), int(device.startswith("cuda"))
+    if gpus:
+        # Whichever GPU an actor gets, it sees no other.
+        own.compute = own.compute.model_copy(update={"device": "cuda"})
+    with connected(ws._ray) as ray:
+        if gpus and not ray.cluster_resources().get("GPU"):
+            tell_of_no_gpu(ws)
+        # By value: what stands in the object store may be gone when an actor is started again.
+        yield from actor_results(ray, Worker, (own, work), missing, gpus=gpus)
+
+
+def tell_of_no_gpu(ws: "Workspace") -> None:
+    """A cluster may get its first GPU when one is asked for; for a Ray of this machine, which cannot, a ValueError."""
+    said = f"execution.device={ws.compute.device}, but Ray has found no GPU"
+    if ws._ray == "local":
+        raise ValueError(f"{said} on this machine; look at nvidia-smi and CUDA_VISIBLE_DEVICES, or use device: cpu")
+    ws.warn(f"{said} in the cluster {ws._ray}; {ws.stage} waits for a node that has one")

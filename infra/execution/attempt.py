@@ -1,0 +1,254 @@
+"""One attempt at one artifact: reuse what is committed, resume what is half done, run the rest, commit once."""
+
+import importlib
+import resource
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from infra.compute.processes import run_in_process
+from infra.compute.train_group import run_in_group
+from infra.events import Events, Listener
+from infra.execution.energy import joules_between, read_joules
+from infra.records.artifact import Artifact
+from infra.records.lease import Lease, acquire
+from infra.records.record import (
+    Record,
+    Started,
+    code_version,
+    content_digest,
+    corrupt_file,
+    generations,
+    identity,
+    load_record,
+    package_versions,
+    payload_address,
+    progress_folder,
+    record_path,
+    started_path,
+)
+from infra.records.save_points import ephemeral_area
+from infra.session import Session
+from infra.settings import ComputeSettings, Execution
+from infra.stage import Call, Stage
+from infra.storage.store import Store, StoreError
+from infra.workspace import Workspace
+
+SIZES_AT_ONCE = 32
+"""Payload files whose size is asked for at a time: a stage of 100,000 files would else wait for an object store for an hour."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a stage."""
+
+    artifact: Artifact
+    record: Record
+    reused: bool
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a stage function hands back from wherever it ran."""
+
+    artifact: Artifact
+    files: dict[str, Any]
+    notes: dict[str, Any]
+    resumed_from: str
+    peak_memory_bytes: int
+
+
+def run_stage(
+    stage: Stage, session: Session, arguments: dict[str, Any], listener: Listener, flow_run: str = ""
+) -> Outcome:
+    """Reuse, resume or run a stage in the session's store.
+
+    Raises whatever the stage function raises; nothing is committed then, and what it saved stays for the next attempt.
+    """
+    call = stage.sort(arguments)
+    store = session.store
+    id = identity(stage.name, stage.version, call.config, call.records())
+    forced = session.is_forced(stage.name, stage.label)
+    found = None if forced else reusable(store, stage.name, id)
+    if found is not None:
+        return Outcome(found.artifact(), found, reused=True)
+    generation = max(generations(store, stage.name, id), default=0) + 1
+    folder = progress_folder(stage.name, id, generation)
+
+    def committed() -> Record | None:
+        return load_record(store, stage.name, id, generation)
+
+    def tell(holder: dict[str, Any]) -> None:
+        listener("waiting", f"{stage.label} is being made by process {holder['pid']} on {holder['host']}; waiting")
+
+    lease = acquire(
+        store,
+        folder,
+        session.execution.lease_stale_seconds,
+        finished=lambda: committed() is not None,
+        waiting=tell,
+    )
+    if lease is None or (record := committed()) is not None:
+        record = committed()
+        assert record is not None
+        return Outcome(record.artifact(), record, reused=True)
+    with lease:
+        try:
+            record = _run_and_commit(stage, session, arguments, call, id, generation, lease, listener, flow_run)
+        except Exception as error:  # a stage may raise anything; its traceback is kept before it goes on
+            keep_log(store, f"{folder}/error-{lease.number:06d}.txt", error, listener)
+            raise
+    return Outcome(record.artifact(), record, reused=False)
+
+
+def keep_log(store: Store, path: str, error: Exception, listener: Listener) -> None:
+    """Leave the whole traceback in the progress area and tell where; a store that cannot be written is told instead."""
+    try:
+        store.write(path, "".join(traceback.format_exception(error)).encode())
+        listener("log", f"{store.url}/{path}")
+    except StoreError as failure:
+        listener("log", f"not kept: {failure}")
+
+
+def reusable(store: Store, stage: str, id: str) -> Record | None:
+    """The committed record of an id, its files present with the sizes it names. Raises StoreError if they are not."""
+    record = load_record(store, stage, id)
+    if record is None:
+        return None
+    with ThreadPoolExecutor(SIZES_AT_ONCE) as pool:
+        sizes = list(pool.map(lambda name: store.size(f"{record.address}/{name}"), record.files))
+    for (name, entry), size in zip(record.files.items(), sizes, strict=True):
+        if size != entry.size:
+            found = "the file is missing" if size is None else f"it has {size:,} bytes, its record says {entry.size:,}"
+            raise corrupt_file(store, record, name, found)
+    return record
+
+
+def _run_and_commit(
+    stage: Stage,
+    session: Session,
+    arguments: dict[str, Any],
+    call: Call,
+    id: str,
+    generation: int,
+    lease: Lease,
+    listener: Listener,
+    flow_run: str,
+) -> Record:
+    execution = session.execution
+    workspace = Workspace(
+        session.store,
+        stage=stage.name,
+        id=id,
+        payload=payload_address(stage.name, id, generation),
+        progress_folder=lease.folder,
+        compute=execution.compute(stage.name),
+        ray=_ray_of(stage, execution),
+        save_every=execution.save_every,
+        keep_every=execution.keep_every,
+        endpoints=execution.endpoints,
+        generation=execution.stage_generation(stage.name),
+    )
+    started = Started(
+        stage=stage.name,
+        version=stage.version,
+        id=id,
+        label=stage.label,
+        generation=generation,
+        config=call.config,
+        inputs=call.records(),
+    )
+    # For people who ask before there is a record.
+    session.store.write(started_path(stage.name, id, generation), started.model_dump_json(indent=2).encode())
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    began, energy = time.monotonic(), read_joules()
+    finished = _run_somewhere(stage, workspace, arguments, listener, execution.ray)
+    record = Record(
+        **dict(started),
+        kind=finished.artifact.kind,
+        address=finished.artifact.address,
+        digest=content_digest(finished.files),
+        facts=finished.artifact.facts(),
+        files=finished.files,
+        created=created,
+        seconds=round(time.monotonic() - began, 3),
+        attempts=lease.number,
+        resumed_from=finished.resumed_from,
+        peak_memory_bytes=finished.peak_memory_bytes,
+        energy_joules=joules_between(energy, read_joules()),
+        notes=finished.notes,
+        flow_run=flow_run,
+        **_surroundings(workspace.compute),
+    )
+    return commit(session.store, record, lease.check)
+
+
+def _ray_of(stage: Stage, execution: Execution) -> str:
+    """Where a stage's shards run. A process of its own does not start a second Ray for this machine's cores, but one for its
+    GPUs, which nobody else shares out; an existing cluster any process may use.
+    """
+    on_gpus = execution.device.startswith("cuda") and execution.stage_generation(stage.name) == "local"
+    return "off" if stage.process and execution.ray == "local" and not on_gpus else execution.ray
+
+
+def _run_somewhere(
+    stage: Stage, workspace: Workspace, arguments: dict[str, Any], listener: Listener, ray_address: str
+) -> Finished:
+    """The stage function in a group of workers, in a process of its own, or here."""
+    call = (stage.reference, workspace, arguments)
+    if workspace.compute.parallel.workers > 1:
+        return run_in_group(call_function, call, listener, ray_address=ray_address)
+    if stage.process:
+        return run_in_process(call_function, call, listener)
+    workspace.report_to(Events(listener))
+    return call_function(*call)
+
+
+def _surroundings(compute: ComputeSettings) -> dict[str, Any]:
+    """What a record says of the machine and the code that made it."""
+    return {
+        "host": socket.gethostname(),
+        "device": compute.device,
+        "threads": compute.threads,
+        "code": code_version(),
+        "packages": package_versions(),
+        "python": sys.version.split()[0],
+    }
+
+
+def commit(store: Store, record: Record, check: Callable[[], None]) -> Record:
+    """Write the record, the act that makes the artifact exist. `check` raises if this attempt was superseded."""
+    check()
+    data = orjson.dumps(record.model_dump(mode="json"), option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS)
+    store.create(record_path(record.stage, record.id, record.generation), data)
+    # Whoever won the creation, what is in the store is what counts.
+    winner = load_record(store, record.stage, record.id, record.generation)
+    assert winner is not None
+    folder = progress_folder(record.stage, record.id, record.generation)
+    for leftover in (ephemeral_area(folder), f"{folder}/shards"):
+        # The artifact exists. What a last straggler still writes there, or a store just now gone, must not deny that.
+        with suppress(StoreError):
+            store.remove(leftover)
+    return winner
+
+
+def call_function(reference: str, workspace: Workspace, arguments: dict[str, Any]) -> Finished:
+    """Import a stage function and call it; used in this process and in a stage's own."""
+    module, name = reference.split(":")
+    function = getattr(importlib.import_module(module), name)
+    try:
+        artifact = function(workspace, **arguments)
+    finally:
+        workspace.close()
+    # Linux counts in KiB, macOS in bytes.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return Finished(artifact, workspace.written, workspace.notes, workspace.resumed_from, peak)

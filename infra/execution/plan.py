@@ -1,0 +1,140 @@
+"""The plan: what a run would do with each stage, and why, without doing any of it."""
+
+from typing import TYPE_CHECKING, Any
+
+from infra.execution.attempt import reusable
+from infra.records.record import Input, Record, generations, identity, progress_folder, stage_records
+from infra.records.save_points import newest_save_point
+from infra.session import Pending, PlanRow, Session
+from infra.storage.store import CorruptObject, Store
+
+if TYPE_CHECKING:
+    from infra.records.artifact import Artifact
+    from infra.stage import Call, Stage
+
+
+def plan_stage(stage: "Stage", call: "Call", session: Session) -> "Artifact | Pending":
+    """Add the stage's row to the session's plan; returns its artifact if it exists, else what is known of it."""
+    facts = dict(stage.estimate(call.config, **call.inputs)) if stage.estimate else {}
+    row = _decide(stage, call, session, facts)
+    session.rows.append(row)
+    if row.artifact is not None:
+        session.origins[row.artifact.address] = stage.label
+        return row.artifact
+    return Pending(stage.label, stage.result_kind, facts)
+
+
+def _decide(stage: "Stage", call: "Call", session: Session, facts: dict[str, Any]) -> PlanRow:
+    def row(action: str, reason: str, id: str = "", artifact: "Artifact | None" = None) -> PlanRow:
+        return PlanRow(stage.label, stage.name, action, reason, id, input_labels(call, session), facts, artifact)
+
+    if session.is_left_out(stage.label):
+        return row("left out", "not needed for --until")
+    if call.pending:
+        return row("run", f"after {some(call.pending)}")
+    id = identity(stage.name, stage.version, call.config, call.records())
+    if session.is_forced(stage.name, stage.label):
+        return row("run", "rerun was asked for", id)
+    try:
+        record = reusable(session.store, stage.name, id)
+    except CorruptObject as error:
+        return row("corrupt", str(error), id)
+    if record is not None:
+        return row("reused", f"made {record.created[:16]}", id, record.artifact())
+    started = started_work(session.store, stage.name, id)
+    if started:
+        return row("resume", started, id)
+    return row("run", why(session.store, stage, call), id)
+
+
+def some(labels: list[str], most: int = 3) -> str:
+    """The first few labels, and how many more there are."""
+    unique = list(dict.fromkeys(labels))
+    more = f" and {len(unique) - most} more" if len(unique) > most else ""
+    return ", ".join(unique[:most]) + more
+
+
+def input_labels(call: "Call", session: Session) -> tuple[str, ...]:
+    """Labels of the stages that the inputs come from."""
+    labels = []
+    for _, item in call.flat():
+        label = item.label if isinstance(item, Pending) else session.origins.get(item.address, item.stage)
+        labels.append(label)
+    return tuple(dict.fromkeys(labels))
+
+
+def started_work(store: Store, stage: str, id: str) -> str:
+    """Where an interrupted attempt would go on, in words; empty if nothing was saved."""
+    generation = max(generations(store, stage, id), default=0) + 1
+    folder = progress_folder(stage, id, generation)
+    point = newest_save_point(store, folder)
+    if point is not None:
+        return f"from step {point.step}"
+    shards = sum(name.endswith(".json") for name in store.names(f"{folder}/shards"))
+    return f"{shards} shards are done" if shards else ""
+
+
+def why(store: Store, stage: "Stage", call: "Call") -> str:
+    """What differs from the nearest earlier record of the stage: version, config fields, inputs."""
+    records = stage_records(store, stage.name)
+    if not records:
+        return "first run of this stage"
+    differences = [_differences(stage, call, record) for record in reversed(records)]
+    nearest = min(differences, key=len)
+    return "; ".join(nearest) or "the earlier record was removed"
+
+
+def _differences(stage: "Stage", call: "Call", record: Record) -> list[str]:
+    found = []
+    if record.version != stage.version:
+        found.append(f"version {record.version} → {stage.version}")
+    before, now = flatten(record.config), flatten(call.config)
+    for path in sorted(before.keys() | now.keys()):
+        if before.get(path, "absent") != now.get(path, "absent"):
+            found.append(f"{path}: {before.get(path, 'absent')} → {now.get(path, 'absent')}")
+    return found + _input_differences(record.inputs, call.records())
+
+
+def _input_differences(before: list[Input], now: list[Input]) -> list[str]:
+    was = {item.name: item for item in before}
+    will = {item.name: item for item in now}
+    found = [f"input {name} is new" for name in will if name not in was]
+    found += [f"input {name} is gone" for name in was if name not in will]
+    found += [
+        f"input {name} changed ({was[name].stage} {was[name].digest[:8]} → {item.digest[:8]})"
+        for name, item in will.items()
+        if name in was and was[name].digest != item.digest
+    ]
+    return found
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts and lists as one dict from dotted path to leaf."""
+    if isinstance(value, dict) and value:
+        items = value.items()
+    elif isinstance(value, list) and value:
+        items = enumerate(value)  # type: ignore[assignment]
+    else:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, member in items:
+        flat |= flatten(member, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def below(rows: list[PlanRow], labels: set[str]) -> set[str]:
+    """The labels and every stage that takes, directly or not, an artifact from them."""
+    found = set(labels)
+    for item in rows:  # rows come in the order of the flow, inputs first
+        if found & set(item.inputs):
+            found.add(item.label)
+    return found
+
+
+def above(rows: list[PlanRow], labels: set[str]) -> set[str]:
+    """The labels and every stage that they need."""
+    found = set(labels)
+    for item in reversed(rows):
+        if item.label in found:
+            found |= set(item.inputs)
+    return found

@@ -1,0 +1,1 @@
+"""Asking a language model behind an endpoint: protocol, client, rate limit."""

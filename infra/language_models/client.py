@@ -1,0 +1,355 @@
+"""A client of language models that are served in the OpenAI protocol: concurrent, rate-limited, patient, remembered.
+
+One thread runs an event loop; stages hand it requests and read the answers in order. A request that fails for a reason
+that passes (429, 5xx, a stall, a broken body, no connection) is sent again until it is answered or patience ends; one that
+the server refuses for what it is (400, 413, 422) is an answer too, so that a stage can keep it aside. Every other refusal
+(wrong key, unknown model) ends the stage at once.
+"""
+
+import asyncio
+import email.utils
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+import aiohttp
+import orjson
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
+from tenacity.wait import wait_random_exponential
+
+from infra.compute.processes import check_stopping
+from infra.language_models.protocol import Answer, AnswerMemory, Request, check_body
+from infra.language_models.rate_limit import Bucket
+from infra.settings import EndpointSettings, read_key
+
+T = TypeVar("T")
+
+REFUSALS = (400, 413, 422)
+"""Statuses by which a server refuses one request for what it is: too long, a field it does not know, a content rule."""
+PASSING = (408, 409, 425, 429)
+"""Statuses besides 5xx after which the same request may succeed."""
+LONGEST_WAIT_SECONDS = 60.0
+LONGEST_RETRY_AFTER_SECONDS = 600.0
+"""A server that asks for more patience than this is asked again after this."""
+WINDOW = 4
+"""Requests handed to the loop ahead of the one that is read, in multiples of the concurrency: one slow answer must not
+idle the others."""
+CONNECT_SECONDS = 30.0
+STORE_THREADS = 64
+"""Answers read from or written to the store at once, at most."""
+DRAIN_SECONDS = 30.0
+"""How long an interrupted stage waits for what it has sent: it may be paid for already."""
+SHOWN_CHARACTERS = 200
+UNREACHABLE = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+"""What tells that nothing listens at the URL, or nothing that answers."""
+
+
+class EndpointError(OSError):
+    """The endpoint could not be used: the message names the model, the cause and the way out."""
+
+
+class PassingFailure(Exception):
+    """A failure after which the same request may succeed."""
+
+    def __init__(self, reason: str, retry_after_seconds: float = 0.0):
+        super().__init__(reason)
+        self.retry_after_seconds = retry_after_seconds
+
+
+@dataclass
+class Usage:
+    """What was asked and what it costs; prices are per million tokens."""
+
+    requests: int = 0
+    remembered: int = 0
+    """Answers that were in the store."""
+    refused: int = 0
+    retries: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+    """Of all answers used, at the stated prices, whenever they were paid for."""
+    paid_now: float = 0.0
+    """Of those that this attempt sent for."""
+
+
+class Endpoint:
+    """One model at one endpoint, as a context manager; on leaving it, requests under way may still finish and be kept.
+
+    Without a memory nothing is remembered, and equal requests are sent as often as they are made. `warn` is told, once and
+    in the thread that reads the answers, that no connection could be made.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        settings: EndpointSettings,
+        memory: AnswerMemory | None = None,
+        warn: Callable[[str], None] | None = None,
+    ):
+        self.model = model
+        self.settings = settings
+        self.usage = Usage()
+        self._memory = memory
+        self._warn = warn
+        self._unreachable = ""
+        self._headers = {"Authorization": f"Bearer {read_key(model, settings)}"} if settings.key_env else {}
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name=f"endpoint {model}", daemon=True)
+        self._wait = wait_random_exponential(multiplier=settings.first_wait_seconds, max=LONGEST_WAIT_SECONDS)
+        self._resume_at = 0.0
+        self._closing = False
+        self._tasks: set[asyncio.Task[Answer]] = set()
+        self._sent: set[asyncio.Task[Any]] = set()
+        self._under_way: dict[str, asyncio.Task[Answer]] = {}
+
+    # -- what stages call ---------------------------------------------------------------------------------
+
+    def __enter__(self) -> "Endpoint":
+        self._thread.start()
+        self._run(self._open())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._run(self._close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def submit(self, request: Request) -> "Future[Answer]":
+        """Hand over one request. Its future raises EndpointError when the endpoint cannot be used."""
+        return asyncio.run_coroutine_threadsafe(self._answer_once(request), self._loop)
+
+    def ask(self, requests: Iterable[Request]) -> Iterator[Answer]:
+        """Answers in the order of the requests, which are read as they are needed.
+
+        Raises EndpointError when the endpoint cannot be used, and Interrupted when the run is asked to stop.
+        """
+        return (answer for _, answer in self.ask_each((None, request) for request in requests))
+
+    def ask_each(self, items: Iterable[tuple[T, Request]]) -> Iterator[tuple[T, Answer]]:
+        """The same for requests that carry what they are about. The items may come from another `ask_each`: both then
+        share the endpoint's concurrency, and second questions are asked while first ones are still answered.
+        """
+        ahead: deque[tuple[T, Future[Answer]]] = deque()
+        for item, request in items:
+            ahead.append((item, self.submit(request)))
+            if len(ahead) >= WINDOW * self.settings.concurrency:
+                first, future = ahead.popleft()
+                yield first, self._result(future)
+        while ahead:
+            first, future = ahead.popleft()
+            yield first, self._result(future)
+
+    def facts(self) -> dict[str, Any]:
+        """What was asked and what it costs, for the record."""
+        prices = {"prompt": self.settings.prompt_price, "completion": self.settings.completion_price}
+        usage = asdict(self.usage) | {"cost": round(self.usage.cost, 6), "paid_now": round(self.usage.paid_now, 6)}
+        return {"model": self.model, **usage, "price_per_million_tokens": prices}
+
+    def _result(self, future: "Future[Answer]") -> Answer:
+        while True:
+            check_stopping()
+            done = wait([future], timeout=0.5).done
+            if self._unreachable and self._warn is not None:
+                # Here, since the listeners of a stage belong to its thread.
+                self._warn(
+                    f"no answer from {self.settings.url} ({self._unreachable}); asking again for up to "
+                    f"{self.settings.patience_seconds / 60:,.3g} min"
+                )
+                self._warn = None
+            if done:
+                return future.result()
+
+    def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    # -- in the loop --------------------------------------------------------------------------------------
+
+    async def _open(self) -> None:
+        self._loop.set_default_executor(ThreadPoolExecutor(min(self.settings.concurrency, STORE_THREADS)))
+        # Time limits are ours, over the whole answer: a server that sends a byte now and then has stalled too.
+        self._http = aiohttp.ClientSession(
+            headers={"Content-Type": "application/json", **self._headers},
+            # How many are under way is decided by the slots.
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+            # Proxies of the environment, as other clients take them.
+            trust_env=True,
+        )
+        self._slots = asyncio.Semaphore(self.settings.concurrency)
+        self._requests = Bucket(self.settings.requests_per_minute)
+        self._tokens = Bucket(self.settings.tokens_per_minute)
+        self._retrying = AsyncRetrying(
+            retry=retry_if_exception_type(PassingFailure),
+            wait=self._pause,
+            stop=self._give_up,
+            before_sleep=self._count_retry,
+            reraise=True,
+        )
+
+    async def _close(self) -> None:
+        """Let what was sent come back and be kept, for a while; cancel the rest."""
+        self._closing = True
+        for task in self._tasks - self._sent:
+            task.cancel()
+        if self._sent:
+            await asyncio.wait(self._sent, timeout=DRAIN_SECONDS)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
+        await self._http.close()
+
+    async def _answer_once(self, request: Request) -> Answer:
+        """The answer; a request that equals one under way waits for that one's."""
+        self.usage.requests += 1
+        if self._memory is None:
+            answer = await self._task(request)
+        elif (other := self._under_way.get(request.key)) is not None:
+            answer = Answer((await asyncio.shield(other)).body, remembered=True)
+        else:
+            task = self._under_way[request.key] = self._task(request)
+            try:
+                answer = await task
+            finally:
+                del self._under_way[request.key]
+        self._count(answer)
+        return answer
+
+    def _task(self, request: Request) -> "asyncio.Task[Answer]":
+        task = self._loop.create_task(self._answer(request))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._sent.discard)
+        return task
+
+    async def _answer(self, request: Request) -> Answer:
+        memory = self._memory
+        # Storage may be remote and its client blocks, hence the threads.
+        kept = None if memory is None else await asyncio.to_thread(memory.recall, request)
+        if kept is not None:
+            return Answer(kept, remembered=True)
+        try:
+            body = await self._retrying(self._send, request)
+        except PassingFailure as failure:
+            raise EndpointError(
+                f"{self.model} at {self.settings.url} did not answer for {self.settings.patience_seconds:,.0f} s "
+                f"(execution.endpoints: patience_seconds); the last failure: {failure}. All answers so far are kept: "
+                "run the same command again when the server is well"
+            ) from failure
+        return Answer(body, remembered=False)
+
+    async def _send(self, request: Request) -> dict[str, Any]:
+        """Send once, within the limits, and keep what comes. Raises PassingFailure or EndpointError."""
+        async with self._slots:
+            await self._requests.take(1)
+            await self._tokens.take(0)
+            while (pause := self._resume_at - time.monotonic()) > 0:
+                await asyncio.sleep(pause)
+            task = asyncio.current_task()
+            assert task is not None
+            # An answered task stays among the sent ones, and in its slot, until its answer is kept: that is what bounds
+            # the cost of a kill. A failed one has nothing to lose.
+            self._sent.add(task)
+            try:
+                body = self._read(*await self._post(request))
+            except PassingFailure:
+                self._sent.discard(task)
+                raise
+            return body if self._memory is None else await asyncio.to_thread(self._memory.keep, request, body)
+
+    async def _post(self, request: Request) -> tuple[int, bytes, str]:
+        """Status, body and Retry-After of one sending."""
+        url = f"{self.settings.url.rstrip('/')}/{request.route}"
+        data = orjson.dumps(request.body | self._served())
+        try:
+            async with (
+                asyncio.timeout(self.settings.timeout_seconds),
+                self._http.post(url, data=data, allow_redirects=False) as response,
+            ):
+                return response.status, await response.read(), response.headers.get("Retry-After", "")
+        except UNREACHABLE as error:
+            self._unreachable = f"{type(error).__name__}: {error}"
+            raise PassingFailure(self._unreachable) from error
+        except TimeoutError as error:
+            raise PassingFailure(f"no whole answer within {self.settings.timeout_seconds:g} s") from error
+        except aiohttp.ClientError as error:
+            raise PassingFailure(f"{type(error).__name__}: {error}") from error
+
+    def _served(self) -> dict[str, str]:
+        return {"model": self.settings.served_name} if self.settings.served_name else {}
+
+    def _read(self, status: int, content: bytes, retry_after: str) -> dict[str, Any]:
+        """The body of an answer or a refusal. Raises PassingFailure or EndpointError for anything else."""
+        if status in REFUSALS:
+            return {"refused": f"HTTP {status}: {shown(content)}"}
+        if status in PASSING or status >= 500:
+            wait = retry_after_seconds(retry_after)
+            if status == 429:
+                # The limit is the account's: the others need not find out one by one.
+                self._resume_at = max(self._resume_at, time.monotonic() + wait)
+            raise PassingFailure(f"HTTP {status}: {shown(content)}", wait)
+        if status != 200:
+            raise EndpointError(
+                f"{self.model} at {self.settings.url} answered HTTP {status}: {shown(content)}. Check the URL, "
+                f"the model's name and the key ({self.settings.key_env or 'key_env is not set'}) in execution.endpoints"
+            )
+        try:
+            body = orjson.loads(content)
+        except orjson.JSONDecodeError as error:
+            raise PassingFailure(f"a body that is not JSON: {error}") from error
+        if wrong := check_body(body):
+            raise PassingFailure(f"a body with {wrong}")
+        return body
+
+    # -- retrying and counting ----------------------------------------------------------------------------
+
+    def _pause(self, state: RetryCallState) -> float:
+        failure = state.outcome.exception() if state.outcome else None
+        asked = failure.retry_after_seconds if isinstance(failure, PassingFailure) else 0.0
+        return max(asked, self._wait(state))
+
+    def _give_up(self, state: RetryCallState) -> bool:
+        return self._closing or (state.seconds_since_start or 0.0) >= self.settings.patience_seconds
+
+    def _count_retry(self, _: RetryCallState) -> None:
+        self.usage.retries += 1
+
+    def _count(self, answer: Answer) -> None:
+        cost = (
+            answer.prompt_tokens * self.settings.prompt_price
+            + answer.completion_tokens * self.settings.completion_price
+        ) / 1e6
+        self.usage.prompt_tokens += answer.prompt_tokens
+        self.usage.completion_tokens += answer.completion_tokens
+        self.usage.cost += cost
+        self.usage.refused += bool(answer.refused)
+        if answer.remembered:
+            self.usage.remembered += 1
+        else:
+            self.usage.paid_now += cost
+            self._tokens.charge(answer.prompt_tokens + answer.completion_tokens)
+
+
+def retry_after_seconds(header: str) -> float:
+    """What a Retry-After asks for: seconds or a date (RFC 9110, 10.2.3); 0 when it is none that can be read."""
+    text = header.strip()
+    if not text:
+        return 0.0
+    try:
+        wait = float(text)
+    except ValueError:
+        try:
+            wait = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
+        except ValueError:
+            return 0.0
+    return min(max(0.0, wait), LONGEST_RETRY_AFTER_SECONDS)
+
+
+def shown(content: bytes) -> str:
+    """The beginning of a server's text, on one line."""
+    return " ".join(content.decode(errors="replace").split())[:SHOWN_CHARACTERS]

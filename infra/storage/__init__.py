@@ -1,0 +1,1 @@
+"""Objects under one root, and scratch folders on the machine."""

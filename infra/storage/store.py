@@ -1,0 +1,295 @@
+"""A store: one root of objects on any fsspec file system. The only code that knows how paths are made and written.
+
+Every write is atomic: a reader sees the old object, the new one or none. `create` is the one conditional operation
+(all S3 services have it; compare-and-swap they have not): it succeeds for exactly one of many callers.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+import orjson
+from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
+
+from infra.storage.scratch import Scratch, locked
+
+TEMPORARY = ".tmp-"
+"""How names begin that are no objects yet."""
+TEMPORARY_NAME = re.compile(rf"{re.escape(TEMPORARY)}([0-9a-f]{{32}}|[a-z0-9_]{{8}})")
+"""The names that a store gives, to files and to folders; a cleaner touches no others."""
+
+
+class StoreError(OSError):
+    """The store could not do what was asked: the message names the object, the cause and the way out."""
+
+
+class CorruptObject(StoreError):
+    """An object that is there, or should be, and is not what was written."""
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of a local file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Store:
+    """Objects under one root URL, named by relative paths with forward slashes.
+
+    Cheap to pickle: only the URL travels. Remote objects are copied to a local cache when a path is asked for.
+    """
+
+    def __init__(self, url: str, cache: Path | None = None):
+        if "://" not in url:
+            url = str(Path(url).expanduser().absolute())
+        self.url = url.rstrip("/")
+        # A listing cache would hide what other processes wrote.
+        options: dict[str, Any] = {} if "://" not in url else {"use_listings_cache": False}
+        try:
+            self.fs, root = fsspec.core.url_to_fs(self.url, **options)
+        except (ValueError, ImportError) as error:
+            raise ValueError(f"store {url!r} is not a folder or a known fsspec URL: {error}") from error
+        self.root = root.rstrip("/")
+        self.is_local = isinstance(self.fs, LocalFileSystem)
+        self._failures = _failures(self.fs)
+        self.cache = cache or default_cache(self.url)
+
+    def __reduce__(self):
+        return (Store, (self.url, self.cache))
+
+    def __repr__(self) -> str:
+        return f"Store({self.url!r})"
+
+    def full(self, path: str) -> str:
+        """The file system's own name of an object."""
+        assert path and not path.startswith("/"), path
+        assert ".." not in path.split("/"), path
+        return f"{self.root}/{path}"
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write an object whole, replacing what was there."""
+        target = self.full(path)
+        with self._telling("write", path):
+            if self.is_local:
+                with self._temporary(target) as temporary:
+                    temporary.write_bytes(data)
+                    os.replace(temporary, target)
+            else:
+                self.fs.pipe_file(target, data)
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Write an object only if it is absent. True for the one caller that made it, False for all others."""
+        target = self.full(path)
+        try:
+            if self.is_local:
+                return self._create_local(target, data)
+            self.fs.pipe_file(target, data, mode="create")
+            return True
+        except FileExistsError:
+            return False
+        except self._failures as error:
+            if _refused_by_condition(error):
+                return False
+            raise self._failed("create", path, error) from error
+
+    def _create_local(self, target: str, data: bytes) -> bool:
+        with self._temporary(target) as temporary:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            # A hard link fails if the name exists, and the name appears with its whole content.
+            os.link(temporary, target)
+            return True
+
+    @contextmanager
+    def _temporary(self, target: str) -> Iterator[Path]:
+        """A name beside the target to write under; nothing stays there, so that a full disk is not filled with halves."""
+        folder = Path(target).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f"{TEMPORARY}{uuid.uuid4().hex}"
+        try:
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def put(self, local: Path, path: str) -> None:
+        """Copy a local file into the store."""
+        target = self.full(path)
+        with self._telling("write", path):
+            if self.is_local:
+                with self._temporary(target) as temporary:
+                    shutil.copyfile(local, temporary)
+                    os.replace(temporary, target)
+            else:
+                self.fs.put_file(str(local), target)
+
+    @contextmanager
+    def staging(self, folder: str) -> Iterator[Path]:
+        """A temporary local folder for large files that `move` takes from: on the store's own disk if it has one."""
+        with self._telling("write", folder):
+            made, remove = self._staging_folder(folder)
+        try:
+            yield made
+        except StoreError:
+            raise
+        except self._failures as error:
+            raise self._failed("write", folder, error) from error
+        finally:
+            remove()
+
+    def _staging_folder(self, folder: str) -> tuple[Path, Callable[[], None]]:
+        """A new temporary folder, and what removes it."""
+        if not self.is_local:
+            scratch = Scratch("staging")
+            return scratch.path, scratch.remove
+        above = Path(self.full(folder))
+        above.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=above))
+        return made, partial(shutil.rmtree, made, ignore_errors=True)
+
+    def move(self, local: Path, path: str) -> None:
+        """Take a file out of a staging folder into the store, without copying it where that is possible."""
+        if not self.is_local:
+            self.put(local, path)
+            return
+        target = self.full(path)
+        with self._telling("write", path):
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(local, target)
+
+    def read(self, path: str) -> bytes:
+        """The whole object. FileNotFoundError if it is absent, StoreError if the store does not answer."""
+        with self._telling("read", path):
+            return self.fs.cat_file(self.full(path))
+
+    def read_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
+        """Bytes [start, end) of objects, in the order asked; a remote store is asked for all of them at once."""
+        if not ranges:
+            return []
+        paths = [self.full(path) for path, _, _ in ranges]
+        starts, ends = [start for _, start, _ in ranges], [end for _, _, end in ranges]
+        with self._telling("read", f"{len(ranges):,} ranges of {ranges[0][0]} and others"):
+            return self.fs.cat_ranges(paths, starts, ends, on_error="raise")
+
+    def read_json(self, path: str) -> Any:
+        """The JSON value of an object. FileNotFoundError if it is absent, StoreError if it is something else."""
+        try:
+            return orjson.loads(self.read(path))
+        except orjson.JSONDecodeError as error:
+            raise CorruptObject(
+                f"{path} in store {self.url} is corrupt: it is not JSON ({error}). Every object is written whole, so it "
+                "was changed from outside: restore it from a copy, or remove it to make it anew."
+            ) from error
+
+    def open(self, path: str) -> IO[bytes]:
+        """A seekable stream on the object."""
+        with self._telling("read", path):
+            return self.fs.open(self.full(path), "rb")
+
+    def size(self, path: str) -> int | None:
+        """Bytes of the object, None if it is absent."""
+        try:
+            with self._telling("look at", path):
+                return int(self.fs.info(self.full(path))["size"])
+        except FileNotFoundError:
+            return None
+
+    def exists(self, path: str) -> bool:
+        return self.size(path) is not None
+
+    def names(self, folder: str) -> list[str]:
+        """Names directly below a folder, sorted; empty if there is none. Temporary names are left out."""
+        full = self.full(folder) if folder else self.root
+        try:
+            with self._telling("list", folder):
+                found = self.fs.ls(full, detail=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        names = sorted(str(name).rstrip("/").rsplit("/", 1)[-1] for name in found)
+        return [name for name in names if not name.startswith(TEMPORARY) and name != full.rsplit("/", 1)[-1]]
+
+    def remove(self, folder: str) -> None:
+        """Delete an object or everything below a folder; nothing happens if it is absent."""
+        full = self.full(folder)
+        with self._telling("remove", folder):
+            if self.fs.exists(full):
+                self.fs.rm(full, recursive=True)
+
+    def walk(self, folder: str) -> Iterator[str]:
+        """Relative paths of all objects below a folder, sorted."""
+        with self._telling("list", folder):
+            found = self.fs.find(self.full(folder) if folder else self.root)
+        for full in sorted(found):
+            yield str(full)[len(self.root) + 1 :]
+
+    def local(self, path: str, digest: str) -> Path:
+        """A local file with the object's name and content, known by its hash: the object itself, or a cached copy."""
+        if self.is_local:
+            return Path(self.full(path))
+        # Readers go by the name's suffix.
+        cached = self.cache / digest[:2] / digest / path.rsplit("/", 1)[-1]
+        if not cached.exists():
+            # The workers of a node ask at once for the same tens of gigabytes: the first to come fetches them for all.
+            with self._telling("copy", path), locked(cached.parent), self._temporary(str(cached)) as temporary:
+                if not cached.exists():
+                    self.fs.get_file(self.full(path), str(temporary))
+                    os.replace(temporary, cached)
+        return cached
+
+    def check_writable(self) -> None:
+        """Fail early, with a clear message, when nothing can be written here."""
+        probe = f"_progress/probe-{uuid.uuid4().hex}"
+        self.write(probe, b"")
+        self.remove(probe)
+
+    @contextmanager
+    def _telling(self, verb: str, path: str) -> Iterator[None]:
+        """What the file system raises becomes a StoreError with a way out; only absence of what is read keeps its own."""
+        try:
+            yield
+        except self._failures as error:
+            if verb != "write" and isinstance(error, FileNotFoundError | NotADirectoryError):
+                raise
+            raise self._failed(verb, path, error) from error
+
+    def _failed(self, verb: str, path: str, error: Exception) -> StoreError:
+        return StoreError(
+            f"cannot {verb} {path or 'what is'} in store {self.url}: {type(error).__name__}: {error}. "
+            "Check that the store exists, has room and that you may write to it, then run the same command again."
+        )
+
+
+def _failures(fs: AbstractFileSystem) -> tuple[type[Exception], ...]:
+    """What a file system raises when it cannot do its work; S3's transport has errors that are no OSError."""
+    if "s3" not in fs.protocol:
+        return (OSError,)
+    from botocore.exceptions import BotoCoreError
+
+    return (OSError, BotoCoreError)
+
+
+def _refused_by_condition(error: Exception) -> bool:
+    """Whether an S3 server answered that the object exists (HTTP 412).
+
+    s3fs says FileExistsError only for servers that name the condition in their answer; Ceph's gateway does not, and
+    the error is then an EINVAL without a word.
+    """
+    response = getattr(error.__cause__, "response", None) or {}
+    return response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 412
+
+
+def default_cache(url: str) -> Path:
+    """Where copies of remote objects are kept: content-addressed, safe to delete."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return base / "olmo2" / hashlib.sha256(url.encode()).hexdigest()[:12]

@@ -1,0 +1,1 @@
+"""What training reads: order, windows, batches, labels."""

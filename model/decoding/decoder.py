@@ -1,0 +1,239 @@
+"""Decoding with a key-value cache: the arithmetic of `model/network/transformer.py`, arranged for one new token per
+row and step.
+
+What is the same at every step is done once, when a decoder is built:
+* Query, key and value weights become one matrix, and gate and up, laid out for the device (`model/decoding/linear_kernels.py`).
+* The rows of the query and key weights are reordered so that the two numbers that RoPE rotates are neighbours:
+  rotating is then one complex product. Scores do not change, since queries and keys are reordered alike.
+* The scale of the scores goes into the queries' norm.
+
+Build a decoder per generation and drop it after (it costs about as much as one copy of the weights): whether it
+follows later changes of the model is not defined. Where weights are in parts (`Holding`), it takes its copy block by block,
+so that beside the parts and the copy, which is in the precision of the products, one block at a time is whole. Active rows
+are the first ones (`move` keeps them so).
+Precision is autocast's if autocast is enabled, else the weights' own; norms, rotations and softmax are computed
+in fp32 and rounded once, as in training.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Complex, Float
+from torch import Tensor, nn
+
+from model.config import ModelConfig
+from model.decoding.kv_cache import free_bytes, make_cache, rows_that_fit
+from model.decoding.linear_kernels import Product, product_maker
+from model.network.sharded_tensors import is_sharded
+from model.network.transformer import Attention, Block, RMSNorm, Transformer, rope_tables
+
+_Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+Holding = Callable[[nn.Module], AbstractContextManager[None]]
+"""Around what reads a part of the model: there its weights are whole (`parallel.Group.holding`). Where they always are,
+`contextlib.nullcontext`."""
+
+
+class Decoder:
+    """A model's weights for decoding and a cache of at most `rows` rows of `length` tokens: of so many as fit into the
+    device's memory. Where weights are in parts, all workers have to build theirs together.
+    """
+
+    def __init__(self, model: Transformer, rows: int, length: int, holding: Holding = nullcontext) -> None:
+        config, device = model.config, model.device
+        autocast = torch.is_autocast_enabled(device.type)
+        self.config, self.device = config, device
+        self.dtype = torch.get_autocast_dtype(device.type) if autocast else model.head.weight.dtype
+        in_parts = is_sharded(model.head.weight)
+        product = product_maker(self.dtype, device, rows, copy=in_parts)
+        table, outputs, *blocks = held_parts(model)
+        with held(table, holding):
+            embedding = model.get_parameter("embedding.weight").detach()
+            self.embedding = embedding.to(self.dtype, copy=True) if in_parts else embedding
+        with held(outputs, holding):
+            self.norm, self.head = _Norm(model.norm.weight, model.norm.eps), product(model.head.weight)
+        self.layers: list[_Layer] = []
+        for block in blocks:
+            with held(block, holding):
+                self.layers.append(_prepare(cast(Block, block), config, product))
+        cos, sin = rope_tables(torch.arange(length, device=device), config.head_dim, config.rope_theta)
+        half = config.head_dim // 2
+        self.turns = torch.complex(cos[:, :half], sin[:, :half])
+        self.rows = rows_that_fit(config, rows, length, self.dtype, free_bytes(device))
+        self.cache = make_cache(config, self.rows, length, self.dtype, device)
+
+    def prefill(self, first_row: int, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "prompts vocab"]:
+        """Put prompts into rows `first_row`, `first_row + 1`, ...; return the logits after each prompt's last
+        token.
+
+        Prompts are padded on the right to the longest: causality keeps padding from reaching real tokens, and
+        what it leaves in the cache lies beyond the row's position until real tokens overwrite it.
+        """
+        longest = max(map(len, prompts))
+        padded = np.zeros((len(prompts), longest), dtype=np.int64)
+        for row, prompt in enumerate(prompts):
+            padded[row, : len(prompt)] = prompt
+        ids = torch.from_numpy(padded).to(self.device)
+        grouped = self.config.n_heads != self.config.n_kv_heads
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            q, k, v = (t.unflatten(0, ids.shape) for t in (q, k, v))
+            self.cache.put(layer, first_row, k, v)
+            q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0, enable_gqa=grouped)
+            return mixed.transpose(1, 2).flatten(2).flatten(0, 1)
+
+        last = torch.tensor([row * longest + len(prompt) - 1 for row, prompt in enumerate(prompts)])
+        turns = self.turns[:longest].repeat(len(prompts), 1)
+        return self._logits(self._blocks(ids.view(-1), turns, attend, last.to(self.device)))
+
+    def step(self, ids: Sequence[int], positions: Sequence[int]) -> Float[Tensor, "rows vocab"]:
+        """Feed one token into each of the first rows, at the given 0-based positions; return the logits that
+        follow.
+        """
+        token, position = torch.tensor([ids, positions]).to(self.device, non_blocking=True)
+        self.cache.begin(positions)
+        return self._logits(self._blocks(token, self.turns[position], self.cache.attend))
+
+    def move(self, source: int, target: int, used: int) -> None:
+        """Copy the first `used` tokens of one row's cache to another row."""
+        self.cache.move(source, target, used)
+
+    def _blocks(
+        self, ids: Tensor, turns: Complex[Tensor, "tokens pairs"], attend: _Attend, wanted: Tensor | None = None
+    ) -> Float[Tensor, "wanted d_model"]:
+        """The residual stream of the wanted tokens (None: all) after all blocks; `attend` stores keys and values and
+        mixes the values.
+        """
+        x = F.embedding(ids, self.embedding).to(self.dtype)
+        turns = turns[:, None, None]
+        input_norms = self.config.norm_placement == "input"
+        for index, layer in enumerate(self.layers):
+            q, k, v = layer.project(layer.attention_norm(x) if input_norms else x, turns)
+            mixed = attend(index, q, k, v)
+            if wanted is not None and layer is self.layers[-1]:  # nothing more is read from the others
+                x, mixed = x[wanted], mixed[wanted]
+            mixed = layer.out(mixed)
+            x = x + mixed if input_norms else layer.attention_norm.add(x, mixed)
+            gate, up = layer.gate_up(layer.feed_forward_norm(x) if input_norms else x).chunk(2, dim=-1)
+            mixed = layer.down(F.silu(gate).mul_(up))
+            x = x + mixed if input_norms else layer.feed_forward_norm.add(x, mixed)
+        return x
+
+    def _logits(self, x: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows vocab"]:
+        return self.head(self.norm(x)).float()
+
+
+def held_parts(model: Transformer) -> list[nn.Module]:
+    """What a decoder holds whole, one after the other: embedding, final norm and head, every block."""
+    return [model.embedding, nn.ModuleList([model.norm, model.head]), *model.blocks]
+
+
+@contextmanager
+def held(part: nn.Module, holding: Holding) -> Iterator[None]:
+    """A part that is whole meanwhile. It is gathered outside of inference mode: in it, it could not be trained after."""
+    inference = torch.is_inference_mode_enabled()
+    with torch.inference_mode(False), torch.no_grad(), holding(part), torch.inference_mode(inference):
+        yield
+
+
+class _Norm:
+    """RMSNorm as x * weight * sqrt(width) / sqrt(|x|**2 + width * eps): half as many operations, equal up to
+    rounding. Vectors lie along the last dimension; weights `[parts, width]` norm several side by side.
+    """
+
+    def __init__(self, weight: Float[Tensor, "*parts width"], eps: float) -> None:
+        width = weight.shape[-1]
+        self.weight = weight.detach().float() * width**0.5
+        self.floor = torch.tensor((width * eps) ** 0.5, device=weight.device)
+
+    def wide(self, x: Float[Tensor, "... width"]) -> Float[Tensor, "... width"]:
+        """norm(x) in fp32"""
+        return (x * self.weight).div_(self._length(x))
+
+    def __call__(self, x: Float[Tensor, "... width"]) -> Float[Tensor, "... width"]:
+        return self.wide(x).to(x.dtype)
+
+    def add(self, residual: Tensor, x: Float[Tensor, "... width"]) -> Float[Tensor, "... width"]:
+        """residual + norm(x)"""
+        if x.dtype == torch.float32:
+            return torch.addcdiv(residual, x * self.weight, self._length(x))
+        return residual + self(x)
+
+    def _length(self, x: Tensor) -> Tensor:
+        return torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32), self.floor)
+
+
+@dataclass(frozen=True)
+class _Turned:
+    """A piece of the projection that is normed and rotated: `parts` vectors of heads * head_dim numbers."""
+
+    parts: int
+    head_dim: int
+    norm: _Norm | None
+    scale: float
+    """Of the result; with a norm, its weight holds it."""
+
+    def __call__(self, x: Float[Tensor, "tokens width"], turns: Tensor) -> list[Float[Tensor, "tokens heads head_dim"]]:
+        x = x.unflatten(-1, (self.parts, -1))
+        wide = x.float() * self.scale if self.norm is None else self.norm.wide(x)
+        pairs = torch.view_as_complex(wide.unflatten(-1, (-1, self.head_dim // 2, 2)))
+        return list(torch.view_as_real(pairs.mul_(turns)).flatten(-2).to(x.dtype).unbind(1))
+
+
+@dataclass(frozen=True)
+class _Layer:
+    qkv: Product
+    widths: list[int]
+    """What each of `turned`, and last the values, take from that product."""
+    turned: tuple[_Turned, ...]
+    out: Product
+    gate_up: Product
+    down: Product
+    attention_norm: _Norm
+    feed_forward_norm: _Norm
+
+    def project(self, x: Float[Tensor, "tokens d_model"], turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (scaled), keys and values, shape `[tokens, heads, head_dim]` each."""
+        *pieces, v = self.qkv(x).split(self.widths, dim=-1)
+        q, k = (part for turn, piece in zip(self.turned, pieces, strict=True) for part in turn(piece, turns))
+        return q, k, v.unflatten(-1, (-1, q.shape[-1]))
+
+
+def _prepare(block: Block, config: ModelConfig, product: Callable[..., Product]) -> _Layer:
+    attention, feed_forward = block.attention, block.feed_forward
+    q, k = (_neighbours(linear.weight, config.head_dim) for linear in (attention.q, attention.k))
+    turned = _turned(attention, config)
+    return _Layer(
+        qkv=product(q, k, attention.v.weight),
+        widths=[*([len(q) + len(k)] if len(turned) == 1 else [len(q), len(k)]), len(k)],
+        turned=turned,
+        out=product(attention.out.weight),
+        gate_up=product(feed_forward.gate.weight, feed_forward.up.weight),
+        down=product(feed_forward.down.weight),
+        attention_norm=_Norm(block.attention_norm.weight, block.attention_norm.eps),
+        feed_forward_norm=_Norm(block.feed_forward_norm.weight, block.feed_forward_norm.eps),
+    )
+
+
+def _turned(attention: Attention, config: ModelConfig) -> tuple[_Turned, ...]:
+    """Query and key: one piece where both are equally wide, so that one set of operations serves both."""
+    head_dim, scale = config.head_dim, config.head_dim**-0.5
+    if not isinstance(attention.q_norm, RMSNorm) or not isinstance(attention.k_norm, RMSNorm):
+        return _Turned(1, head_dim, None, scale), _Turned(1, head_dim, None, 1.0)
+    # Weights that are held for a while may be bf16.
+    q = _neighbours(attention.q_norm.weight, head_dim).float() * scale
+    k = _neighbours(attention.k_norm.weight, head_dim).float()
+    if len(q) == len(k):
+        return (_Turned(2, head_dim, _Norm(torch.stack([q, k]), config.norm_eps), 1.0),)
+    return tuple(_Turned(1, head_dim, _Norm(weight, config.norm_eps), 1.0) for weight in (q, k))
+
+
+def _neighbours(weight: Float[Tensor, "width *rest"], head_dim: int) -> Float[Tensor, "width *rest"]:
+    """Within each head, rows 0, head_dim/2, 1, head_dim/2 + 1, ...: what RoPE rotates together lies together."""
+    heads = weight.detach().unflatten(0, (-1, 2, head_dim // 2))
+    return heads.transpose(1, 2).flatten(0, 2)

@@ -1,0 +1,109 @@
+"""Log-likelihoods of given continuations, for ranked classification (RECIPE I.1).
+
+Requests of similar length share a batch, padded on the right; attention is causal, so padding changes
+nothing. The workers of a group share the batches out and tell each other what they found.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.network.transformer import Transformer
+from model.parallel.group import Group
+
+Request = tuple[Sequence[int], Sequence[int]]
+"""(context ids, continuation ids)"""
+
+_HEAD_ELEMENTS = 1 << 26  # logits held at once, in numbers: 256 MB of fp32
+
+
+def log_likelihoods(
+    model: Transformer,
+    requests: Sequence[Request],
+    *,
+    batch_tokens: int = 16_384,
+    progress: Callable[[int], None] | None = None,
+    group: Group | None = None,
+) -> list[float]:
+    """Sum of log p (natural) of each continuation after its context, in request order.
+
+    A context that does not fit the model's window with its continuation loses tokens on the left.
+    `batch_tokens` bounds rows x padded length of one forward; `progress` is told how many requests each batch
+    finished. Precision is autocast's if it is enabled, the weights' own otherwise; the softmax is always
+    fp32. All workers of a `group` have to call this with the same requests. Raises ValueError for an empty context or
+    continuation (pass EOS as the context of a free-standing text), and for a continuation that does not fit the window beside
+    one token of context.
+    """
+    window = model.config.max_sequence_length
+    sequences = [_fit(index, request, window) for index, request in enumerate(requests)]
+    group = group or Group()
+    batches = list(_batches([len(ids) - 1 for ids, _ in sequences], batch_tokens))
+    own: dict[int, float] = {}
+    for first in range(0, len(batches), group.world):
+        # Weights in parts are gathered by all workers at once: whoever is left without a batch repeats the last one.
+        batch = batches[min(first + group.rank, len(batches) - 1)]
+        own |= zip(batch, _score(model, [sequences[index] for index in batch], group), strict=True)
+        if progress is not None:
+            progress(sum(map(len, batches[first : first + group.world])))
+    found: dict[int, float] = {}
+    for scores in group.exchange(own):
+        found |= scores
+    return [found[index] for index in range(len(requests))]
+
+
+def _fit(index: int, request: Request, window: int) -> tuple[list[int], int]:
+    """Context and continuation joined, the context cut on the left; and the number of scored tokens."""
+    context, continuation = (list(part) for part in request)
+    if not context or not continuation:
+        empty = "continuation" if context else "context"
+        raise ValueError(
+            f"request {index} has an empty {empty}; give at least one token of each (EOS serves as a context)"
+        )
+    if len(continuation) > window:
+        raise ValueError(
+            f"request {index} has a continuation of {len(continuation):,} tokens, the model's window is {window:,}; "
+            "score a shorter one"
+        )
+    # The last token is predicted, never fed: window + 1 tokens fit.
+    return (context + continuation)[-(window + 1) :], len(continuation)
+
+
+def _batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Indices grouped longest first, so that the largest batch is met first and padding stays small."""
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def _score(model: Transformer, sequences: list[tuple[list[int], int]], group: Group) -> list[float]:
+    """Scores of one batch. The head is applied to scored positions only, in pieces of bounded size."""
+    longest = max(len(ids) for ids, _ in sequences) - 1
+    padded = np.zeros((len(sequences), longest), dtype=np.int64)
+    rows, columns, targets = [], [], []
+    for row, (ids, scored) in enumerate(sequences):
+        padded[row, : len(ids) - 1] = ids[:-1]
+        rows += [row] * scored
+        columns += range(len(ids) - 1 - scored, len(ids) - 1)
+        targets += ids[-scored:]
+    places = {"rows": rows, "columns": columns, "targets": targets}
+    batch = {"ids": torch.from_numpy(padded)} | {name: torch.tensor(values) for name, values in places.items()}
+    losses = group.apply(_losses, model, {name: value.to(model.device) for name, value in batch.items()})
+    sums = torch.zeros(len(sequences), dtype=torch.float64)
+    sums.index_add_(0, torch.tensor(rows), -losses.double().cpu())
+    return sums.tolist()
+
+
+def _losses(model: Transformer, batch: dict[str, Tensor]) -> Tensor:
+    """-log p of every target, nats."""
+    hidden = model.hidden(batch["ids"])[batch["rows"], batch["columns"]]
+    size = max(1, _HEAD_ELEMENTS // model.config.vocab_size)
+    pieces = zip(hidden.split(size), batch["targets"].split(size), strict=True)
+    return torch.cat([F.cross_entropy(model.outputs(x).float(), y, reduction="none") for x, y in pieces])

@@ -1,0 +1,102 @@
+"""Choosing the next token: greedy, temperature, top-p, with noise that depends on nothing but seed, prompt
+and position.
+
+One uniform number per generated token, from a counter-based hash, is turned into a token through the
+cumulative distribution. So a prompt's samples are the same in any batch, order and process; only rounding in
+the logits can move them. Log-probabilities are those of softmax(logits / temperature), as a training computes
+them: before top-p leaves any token out, and over all rows of the head, also those that pad it and have no token.
+Those are never chosen. At temperature 0 they are of softmax(logits).
+"""
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from model.data.splitmix import GOLDEN, splitmix64
+
+_BLOCK = 128  # the vocabulary is padded to a multiple of it
+_MASK = (1 << 64) - 1
+
+
+def uniform(seed: int, prompts: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Float64 numbers in (0, 1), one for each (prompt index, position of the new token); a pure function of
+    its arguments.
+    """
+    key = _mix(np.array([seed & _MASK], dtype=np.uint64))
+    key = _mix(key + _mix(prompts.astype(np.uint64) + np.uint64(1)))
+    bits = _mix(key + positions.astype(np.uint64) * GOLDEN)
+    return ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+
+
+def _mix(value: np.ndarray) -> np.ndarray:
+    """What splitmix64 gives after the state `value`."""
+    with np.errstate(over="ignore"):
+        return splitmix64(value + GOLDEN)
+
+
+def choose(
+    logits: Float[Tensor, "rows vocab"], temperature: float, top_p: float, noise: np.ndarray | None, ids: int
+) -> tuple[Int[Tensor, "rows"], Float[Tensor, "rows"]]:
+    """Next token of each row, below `ids`, and its log-probability, NaN where logits are not numbers. `noise`, shape
+    `[rows]`, is needed unless temperature is 0.
+    """
+    logprobs = torch.log_softmax(logits if temperature == 0 else logits / temperature, dim=-1)
+    if temperature == 0:
+        tokens = _largest(_below(ids, logits, -math.inf))
+    else:
+        assert noise is not None
+        uniforms = torch.from_numpy(noise).to(logits.device)[:, None]
+        probabilities = _below(ids, logprobs.exp(), 0.0)
+        tokens = _draw_nucleus(probabilities, top_p, uniforms) if top_p < 1 else _draw(probabilities, uniforms)
+    return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
+
+
+def _below(ids: int, values: Float[Tensor, "rows vocab"], nothing: float) -> Float[Tensor, "rows vocab"]:
+    """The values, with `nothing` from column `ids` on."""
+    width = values.shape[-1]
+    return values if ids >= width else values.masked_fill(torch.arange(width, device=values.device) >= ids, nothing)
+
+
+def _blocks(values: Float[Tensor, "rows width"]) -> Float[Tensor, "rows blocks inner"]:
+    """Rows cut into blocks, so that a search walks through block totals and then through one block only."""
+    return values.unflatten(-1, (-1, math.gcd(values.shape[-1], _BLOCK)))
+
+
+def _pick(blocks: Float[Tensor, "rows blocks inner"], block: Int[Tensor, "rows 1"]) -> Float[Tensor, "rows inner"]:
+    return blocks.gather(1, block[..., None].expand(-1, -1, blocks.shape[-1]))[:, 0]
+
+
+def _largest(logits: Float[Tensor, "rows vocab"]) -> Int[Tensor, "rows"]:
+    """The first index of the largest logit. A maximum is several times as fast as its index."""
+    blocks = _blocks(logits)
+    block = blocks.amax(-1).argmax(-1, keepdim=True)
+    return block[:, 0] * blocks.shape[-1] + _pick(blocks, block).argmax(-1)
+
+
+def _draw(weights: Float[Tensor, "rows vocab"], uniforms: Float[Tensor, "rows 1"]) -> Int[Tensor, "rows"]:
+    """The first index at which the cumulative weight exceeds the uniform share of the total."""
+    blocks = _blocks(weights)
+    totals = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    share = uniforms * totals[:, -1:]
+    block = torch.searchsorted(totals, share, right=True).clamp(max=totals.shape[-1] - 1)
+    cumulative = _pick(blocks, block).cumsum(-1, dtype=torch.float64)
+    rest = share - torch.where(block > 0, totals.gather(-1, (block - 1).clamp(min=0)), 0.0)
+    # Below the block's total even where the two sums round apart: a token without weight is never drawn.
+    rest = torch.minimum(rest, cumulative[:, -1:] * (1 - 2.0**-52))
+    # The end is found for weights that are not numbers only.
+    found = torch.searchsorted(cumulative, rest, right=True).clamp(max=blocks.shape[-1] - 1)
+    return (block * blocks.shape[-1] + found)[:, 0]
+
+
+def _draw_nucleus(
+    probabilities: Float[Tensor, "rows vocab"], top_p: float, uniforms: Float[Tensor, "rows 1"]
+) -> Int[Tensor, "rows"]:
+    """A draw from the smallest set of most likely tokens whose probability reaches `top_p`."""
+    ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
+    before = ordered.cumsum(dim=-1) - ordered
+    kept = ordered.masked_fill(before >= top_p, 0.0)
+    kept[:, 0] = ordered[:, 0]
+    return order.gather(-1, _draw(kept, uniforms)[:, None])[:, 0]

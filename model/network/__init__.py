@@ -1,0 +1,1 @@
+"""The OLMo 2 transformer, its attention, and tensors that are sharded."""

@@ -1,0 +1,304 @@
+"""The OLMo 2 decoder: reordered norm, QK-norm over whole projections, half-split RoPE, SwiGLU, no biases.
+
+Source: RECIPE A.3 (forward pass) and A.4 (initialisation); paper sections 2.1 and 3.2-3.3. Precision: weights
+are stored in fp32. Under `torch.autocast` the residual stream and every product are in the autocast type, as
+in the published runs (bf16 parameters in compute); norms, RoPE and softmax compute in fp32 and round once.
+Deviation: the query, key and value products are done as one, and likewise gate and up; the stored weights
+stay separate.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from model.config import ModelConfig
+from model.network.attention import attention
+from model.network.sharded_tensors import is_sharded
+
+MAX_COMPILED_SHAPES = 64
+"""Batch shapes compiled per process; torch's own limit of 8 would send later shapes to slower, differently
+rounding code.
+"""
+
+
+def rope_tables(
+    positions: Int[Tensor, "*shape"], head_dim: int, theta: float
+) -> tuple[Float[Tensor, "*shape head_dim"], Float[Tensor, "*shape head_dim"]]:
+    """Cosines and sines in fp32 of every position (0-based) for half-split rotary embedding."""
+    exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.int64).float() / head_dim
+    angles = positions.float().unsqueeze(-1) * (1.0 / theta**exponents)
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def apply_rope(
+    x: Float[Tensor, "... heads seq head_dim"],
+    cos: Float[Tensor, "... head_dim"],
+    sin: Float[Tensor, "... head_dim"],
+) -> Float[Tensor, "... heads seq head_dim"]:
+    """Rotate dimension i with i + head_dim/2, in fp32, and round back to the type of `x`."""
+    first, second = x.float().chunk(2, dim=-1)
+    rotated = torch.cat([-second, first], dim=-1)
+    return (x.float() * cos + rotated * sin).to(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight in fp32, rounded once at the end."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "... width"]) -> Float[Tensor, "... width"]:
+        wide = x.float()
+        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps) * self.weight).to(x.dtype)
+
+
+class Linear(nn.Module):
+    """A bias-free product whose fp32 weight is rounded to the type of its input."""
+
+    def __init__(self, width_in: int, width_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width_out, width_in))
+
+    def forward(self, x: Float[Tensor, "... width_in"]) -> Float[Tensor, "... width_out"]:
+        return F.linear(x, self.weight.to(x.dtype))
+
+
+class Embedding(nn.Module):
+    """Rows of an fp32 table."""
+
+    def __init__(self, rows: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(rows, width))
+
+    def forward(self, ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape width"]:
+        return F.embedding(ids, self.weight)
+
+
+class Attention(nn.Module):
+    """Causal self-attention with grouped queries. `project` and `combine` are separate for use with a
+    cache.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.n_heads, self.n_kv_heads, self.head_dim = config.n_heads, config.n_kv_heads, config.head_dim
+        queries, keys = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+        self.q, self.k, self.v = (Linear(config.d_model, width) for width in (queries, keys, keys))
+        self.out = Linear(queries, config.d_model)
+        normed = config.qk_norm == "projection"
+        self.q_norm = RMSNorm(queries, config.norm_eps) if normed else nn.Identity()
+        self.k_norm = RMSNorm(keys, config.norm_eps) if normed else nn.Identity()
+
+    def project(
+        self, x: Float[Tensor, "batch seq d_model"], cos: Tensor, sin: Tensor
+    ) -> tuple[
+        Float[Tensor, "batch heads seq head_dim"],
+        Float[Tensor, "batch kv_heads seq head_dim"],
+        Float[Tensor, "batch kv_heads seq head_dim"],
+    ]:
+        """Queries, keys and values; queries and keys normed as whole vectors, then rotated per head.
+
+        `cos` and `sin` broadcast against (batch, heads, seq, head_dim).
+        """
+        weight = torch.cat([self.q.weight, self.k.weight, self.v.weight]).to(x.dtype)
+        widths = [
+            self.n_heads * self.head_dim,
+            self.n_kv_heads * self.head_dim,
+            self.n_kv_heads * self.head_dim,
+        ]
+        q, k, v = F.linear(x, weight).split(widths, dim=-1)
+        q, k, v = (t.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for t in (self.q_norm(q), self.k_norm(k), v))
+        return apply_rope(q, cos, sin), apply_rope(k, cos, sin), v
+
+    def combine(self, heads: Float[Tensor, "batch heads seq head_dim"]) -> Float[Tensor, "batch seq d_model"]:
+        """Output projection of the concatenated heads."""
+        return self.out(heads.transpose(1, 2).flatten(2))
+
+    def forward(self, x: Float[Tensor, "batch seq d_model"], cos: Tensor, sin: Tensor) -> Tensor:
+        return self.combine(attention(*self.project(x, cos, sin)))
+
+
+def computed_again(compute: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """The output of a part of which only the inputs are kept for the backward pass, which computes the rest again.
+
+    For use within a compiled `forward`, where the compiler sees it: wrapped around one, it would switch compiling off.
+    """
+    # No random numbers are drawn, so no generator's state needs to be kept.
+    return cast(Tensor, checkpoint(compute, *inputs, use_reentrant=False, preserve_rng_state=False))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: down(silu(gate(x)) * up(x)). `recomputed` says whether training keeps its inputs only."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.recomputed = False
+        self.gate, self.up = (Linear(config.d_model, config.mlp_hidden) for _ in range(2))
+        self.down = Linear(config.mlp_hidden, config.d_model)
+
+    def forward(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
+        return computed_again(self.compute, x) if self.recomputed and torch.is_grad_enabled() else self.compute(x)
+
+    def compute(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
+        """The output, with all that a backward pass needs kept."""
+        weight = torch.cat([self.gate.weight, self.up.weight]).to(x.dtype)
+        gate, up = F.linear(x, weight).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
+
+
+class Block(nn.Module):
+    """Attention then MLP, each added to the residual stream; the norms sit on outputs (OLMo 2) or inputs
+    (OLMo-0424). `recomputed` says whether training keeps its inputs only.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.recomputed = False
+        self.attention, self.feed_forward = Attention(config), FeedForward(config)
+        self.attention_norm = RMSNorm(config.d_model, config.norm_eps)
+        self.feed_forward_norm = RMSNorm(config.d_model, config.norm_eps)
+        self.norm_placement = config.norm_placement
+
+    def forward(self, x: Float[Tensor, "batch seq d_model"], cos: Tensor, sin: Tensor) -> Tensor:
+        again = self.recomputed and torch.is_grad_enabled()
+        return computed_again(self.compute, x, cos, sin) if again else self.compute(x, cos, sin)
+
+    def compute(self, x: Float[Tensor, "batch seq d_model"], cos: Tensor, sin: Tensor) -> Tensor:
+        """The output, with all that a backward pass needs kept."""
+        if self.norm_placement == "output":
+            x = x + self.attention_norm(self.attention(x, cos, sin))
+            return x + self.feed_forward_norm(self.feed_forward(x))
+        x = x + self.attention(self.attention_norm(x), cos, sin)
+        return x + self.feed_forward(self.feed_forward_norm(x))
+
+
+def uncompiled(part: nn.Module) -> Callable[..., Tensor]:
+    """A call of a part's code as it is written, for evaluation, generation and references, which meet many shapes, each once.
+
+    Weights in parts are gathered by the hooks of a call. Where they are whole there is nothing to gather, and workers need
+    not come here together.
+    """
+    return cast(Callable[..., Tensor], part._call_impl) if is_sharded(next(part.parameters())) else part.forward
+
+
+class Transformer(nn.Module):
+    """A decoder with untied embeddings; `seed` draws its weights, None leaves them unset for loading."""
+
+    def __init__(self, config: ModelConfig, seed: int | None = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.compiled = False
+        self.embedding = Embedding(config.vocab_size, config.d_model)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.norm = RMSNorm(config.d_model, config.norm_eps)
+        self.head = Linear(config.d_model, config.vocab_size)
+        if seed is not None and not self.head.weight.is_meta:
+            initialise(self, seed)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.head.weight.device
+
+    def embed(self, ids: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq d_model"]:
+        """Embedding rows in the type that the residual stream has in this context."""
+        x = uncompiled(self.embedding)(ids)
+        kind = ids.device.type
+        return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+    def hidden(self, ids: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq d_model"]:
+        """Output of the final norm. Positions count from 0 in every row; padding belongs on the right.
+
+        Raises ValueError where a row is longer than the model's window.
+        """
+        if ids.shape[1] > self.config.max_sequence_length:
+            raise ValueError(
+                f"sequence of {ids.shape[1]} tokens exceeds max_sequence_length {self.config.max_sequence_length}; "
+                "cut it, or build the model with a longer window"
+            )
+        positions = torch.arange(ids.shape[1], device=ids.device)
+        cos, sin = rope_tables(positions, self.config.head_dim, self.config.rope_theta)
+        x = self.embed(ids)
+        trained = self.training and torch.is_grad_enabled()
+        for block in self.blocks:
+            x = (block if trained else uncompiled(block))(x, cos, sin)
+        return (self.norm if trained else uncompiled(self.norm))(x)
+
+    def outputs(self, hidden: Float[Tensor, "*shape d_model"]) -> Float[Tensor, "*shape outputs"]:
+        """The head's product with outputs of the final norm. Weights in parts have been gathered with those of the norm."""
+        return self.head.forward(hidden)
+
+    def forward(self, ids: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq vocab"]:
+        """Logits of the next token at every position."""
+        return self.outputs(self.hidden(ids))
+
+    def compile_blocks(self) -> None:
+        """Compile each block and the final norm in place for training (all blocks share the code); losses
+        compile their kernel too.
+
+        Every new (batch, seq) shape is compiled by itself, at the cost of some seconds: pad batches to few
+        shapes. Shapes are never generalised, because the code would then depend on the order in which they
+        came, and a resumed run would round differently.
+        """
+        if not self.compiled:
+            torch._dynamo.config.recompile_limit = MAX_COMPILED_SHAPES
+            for block in self.blocks:
+                block.compile(dynamic=False)
+            self.norm.compile(dynamic=False)
+            self.compiled = True
+
+
+def initial_std(config: ModelConfig, name: str) -> float:
+    """Standard deviation of a matrix before truncation (RECIPE A.4); layers count from 1 in the scaled variant.
+
+    The scaled variant follows OLMo's `mitchell` as run: an output projection goes by the width that it sums over, which
+    for the MLP is its hidden width, where the paper writes d_model for both.
+    """
+    if config.init == "normal":
+        return config.init_std
+    summed = {"attention.out.weight": config.n_heads * config.head_dim, "feed_forward.down.weight": config.mlp_hidden}
+    for suffix, width in summed.items():
+        if name.endswith(suffix):
+            layer = int(name.split(".")[1]) + 1
+            return (2 * width * layer) ** -0.5
+    return config.d_model**-0.5
+
+
+@torch.no_grad()
+def initialise(model: Transformer, seed: int) -> None:
+    """Give every parameter the weights of a seeded initialisation."""
+    for name, parameter in model.named_parameters():
+        parameter.copy_(initial_rows(model.config, seed, name, parameter.shape, 0, len(parameter)))
+
+
+def initial_rows(
+    config: ModelConfig, seed: int, name: str, shape: Sequence[int], start: int, stop: int
+) -> Float[Tensor, "rows ..."]:
+    """Rows [start, stop) of a parameter: a matrix from a normal truncated at three standard deviations, a norm 1.
+
+    Each matrix has its own generator, keyed by seed and name and drawn on the CPU, so weights depend neither
+    on the device nor on the order or the number of layers, nor on who holds which rows: it is drawn whole.
+    """
+    if len(shape) == 1:
+        return torch.ones(stop - start)
+    key = hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8]
+    generator = torch.Generator().manual_seed(int.from_bytes(key, "little") >> 1)
+    std = initial_std(config, name)
+    drawn = torch.empty(tuple(shape), dtype=torch.float32)
+    nn.init.trunc_normal_(drawn, std=std, a=-3 * std, b=3 * std, generator=generator)
+    return drawn[start:stop]
+
+
+def unfilled(config: ModelConfig) -> Transformer:
+    """A model whose weights have shapes and no memory, on the meta device: for `parallel.spread` and `parallel.fill`."""
+    with torch.device("meta"):
+        return Transformer(config, seed=None)

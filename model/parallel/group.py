@@ -1,0 +1,317 @@
+"""One model trained by several processes: what each holds, and how they come together.
+
+Source: RECIPE D (fp32 master weights and fp32 gradient reduction under bf16 compute); PyTorch's
+DistributedDataParallel and `fully_shard`. A group computes what one process computes, up to the order of sums:
+losses carry divisors or weights of the whole batch, so every worker's gradients are parts of one sum.
+
+Where a training computes in bf16, the sharded weights of blocks travel in bf16, as in the published runs. Products round
+their weights so anyway. The weights of norms within blocks, and their gradients, round only here: one process and whole
+copies (ddp) keep them fp32. Embedding, final norm and head travel in fp32, and so do all gradients.
+
+A model is built without memory (`transformer.unfilled`), cut, and filled tensor by tensor with the rows that are
+held here: beside its part of the model, a worker never holds more than what drawing the largest tensor takes, some
+three times its size.
+
+Of where it runs it knows torch.distributed only; whoever starts the processes has called `init_process_group`.
+"""
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from model.config import Compute, Parallel
+from model.network.sharded_tensors import is_sharded, local_part, rows_of_shard, whole_tensor
+from model.network.transformer import Transformer
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.fsdp import FSDPModule
+
+Objective = Callable[[Any, dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]
+Weights = Callable[[str, Sequence[int], int, int], Tensor]
+"""Where values come from: name and whole shape of a parameter, first and end row -> those rows, on the host."""
+
+
+class Trainee(nn.Module):
+    """The model with its objective as one forward pass, around which gradients are exchanged."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, objective: Callable[[Any, Any], Any], batch: dict[str, Tensor]) -> Any:
+        return objective(self.model, batch)
+
+
+@dataclass
+class Group:
+    """The processes that train one model, as one of them sees them; alone by default."""
+
+    rank: int = 0
+    world: int = 1
+    shard: int = 0
+    """Which part of every tensor this process holds."""
+    shards: int = 1
+    """Into how many parts tensors are cut along their first dimension."""
+    saves: bool = True
+    """Whether this process writes its part to save points; copies of a part are written once."""
+    trainee: nn.Module | None = None
+    """The wrapped model; None for one process."""
+    skeleton: nn.Module | None = None
+    """The model without weights, as it was before it was cut into parts."""
+    host: Any = None
+    """The same processes, exchanging small values on the host between steps."""
+    beside: Any = None
+    """The same for one thread that works beside the training."""
+
+    def run(self, objective: Objective, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The objective on this worker's part of a micro-batch."""
+        return objective(model, batch) if self.trainee is None else self.trainee(objective, batch)
+
+    @torch.no_grad()
+    def apply(self, function: Callable[[Any, Any], Tensor], model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """A function of model and batch without gradients. Where weights are in parts, blocks are gathered one by one, so
+        all workers have to call this together; afterwards weights are in parts again.
+        """
+        if self.trainee is None or not is_sharded(next(model.parameters())):
+            return function(model, batch)
+        output = self.trainee(lambda _, part: function(model, part), batch)
+        for module in _sharded_modules(self.trainee):
+            module.reshard()
+        return output
+
+    @contextlib.contextmanager
+    def accumulating(self, last: bool) -> Iterator[None]:
+        """Around a micro-batch: copies of the model exchange gradients at a step's last one, be they whole or in parts.
+
+        Gradients are cut into parts at each, since whole ones would not fit.
+        """
+        if isinstance(self.trainee, nn.parallel.DistributedDataParallel) and not last:
+            with self.trainee.no_sync():
+                yield
+            return
+        if (root := _sharded_root(self.trainee)) is not None:
+            root.set_requires_all_reduce(last)
+        yield
+
+    def total(self, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Sums of scalars over all workers, on the device, with one exchange."""
+        if self.world == 1:
+            return metrics
+        values = torch.stack(list(metrics.values()))
+        dist.all_reduce(values)
+        return dict(zip(metrics, values.unbind(), strict=True))
+
+    def gather(self, value: Any) -> list[Any] | None:
+        """Every worker's value on the first worker, None on the others. For one thread beside the training."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.world if self.rank == 0 else None
+        dist.gather_object(value, values, dst=0, group=self.beside)
+        return values
+
+    def exchange(self, value: Any) -> list[Any]:
+        """Every worker's value, by rank, on all of them."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value, group=self.host)
+        return values
+
+    def any_of(self, flags: Bool[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+        """Which flags are set in any worker."""
+        if self.world == 1:
+            return flags
+        found = torch.from_numpy(flags.astype(np.uint8))
+        dist.all_reduce(found, dist.ReduceOp.MAX, group=self.host)
+        return found.numpy() > 0
+
+    @contextlib.contextmanager
+    def holding(self, module: nn.Module) -> Iterator[None]:
+        """Every worker holds whole weights of a part of the model meanwhile, beside its own part of them, in the type in which
+        they travel; and those of whatever is gathered together with it. All workers have to enter and leave together.
+        """
+        holders = _holders(self.trainee, module)
+        for holder in holders:
+            holder.unshard()
+        try:
+            yield
+        finally:
+            for holder in holders:
+                holder.reshard()
+
+
+def spread(model: nn.Module, compute: Compute, precision: Literal["bf16", "fp32"]) -> Group:
+    """Put the model on the device, or this process's part of it, and join the group. `precision` is that of the products.
+
+    A model without memory (on the meta device) gets what its part needs, to be filled by `fill`. One of which nothing
+    requires gradients is held in the same way; its copies exchange nothing. Raises ValueError when the process group is
+    not there or has another size.
+    """
+    parallel, device = compute.parallel, compute.device
+    skeleton = _without_weights(model) if parallel.workers > 1 and parallel.data != "ddp" else None
+    recompute(model, parallel.activation_checkpointing)
+    if parallel.workers == 1:
+        _put(model, device)
+        return Group()
+    if not dist.is_initialized() or dist.get_world_size() != parallel.workers:
+        found = dist.get_world_size() if dist.is_initialized() else 1
+        raise ValueError(
+            f"parallel.workers={parallel.workers}, but {found} process(es) have joined; start the stage through "
+            "`execution.parallel`, or call torch.distributed.init_process_group in as many processes"
+        )
+    from torch.distributed.constants import default_pg_timeout
+
+    # As long as a step may take, since some wait for others there, and never less than torch's own.
+    patience = max(default_pg_timeout, timedelta(seconds=compute.stall_seconds))
+    host, beside = (dist.new_group(backend="gloo", timeout=patience) for _ in range(2))
+    rank = dist.get_rank()
+    if parallel.data == "ddp":
+        _put(model, device)
+        trained = any(parameter.requires_grad for parameter in model.parameters())
+        trainee = nn.parallel.DistributedDataParallel(Trainee(model), gradient_as_bucket_view=True) if trained else None
+        return Group(rank, parallel.workers, saves=rank == 0, trainee=trainee, host=host, beside=beside)
+    trainee, mesh = _shard(model, parallel, device, precision)
+    _put(trainee, device)
+    shards = mesh.size(mesh.ndim - 1)
+    return Group(
+        rank,
+        parallel.workers,
+        shard=mesh.get_local_rank(mesh.ndim - 1),
+        shards=shards,
+        saves=rank < shards,
+        trainee=trainee,
+        skeleton=skeleton,
+        host=host,
+        beside=beside,
+    )
+
+
+def _put(model: nn.Module, device: str) -> None:
+    """Move a model, or give one without memory its memory."""
+    if next(model.parameters()).is_meta:
+        model.to_empty(device=device)
+    else:
+        model.to(device)
+
+
+@torch.no_grad()
+def fill(model: nn.Module, weights: Weights, group: Group) -> None:
+    """Give every parameter its values, of a sharded one the rows that this process holds, one parameter at a time."""
+    for name, parameter in model.named_parameters():
+        local_part(parameter).copy_(weights(name, parameter.shape, *local_rows(parameter, group)))
+
+
+def local_rows(tensor: Tensor, group: Group) -> tuple[int, int]:
+    """First and end row, within the whole tensor, of what this process holds."""
+    return rows_of_shard(len(tensor), group.shard, group.shards) if is_sharded(tensor) else (0, len(tensor))
+
+
+def _shard(
+    model: nn.Module, parallel: Parallel, device: str, precision: Literal["bf16", "fp32"]
+) -> tuple[nn.Module, "DeviceMesh"]:
+    """Cut the weights along the first dimension, and say which of them are gathered together: those of the embedding, of each
+    block, and of final norm and head, which stay from the end of the forward pass to the beginning of backward.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    kind = torch.device(device).type
+    if parallel.data == "hsdp":
+        shape = (parallel.replicas, parallel.workers // parallel.replicas)
+        mesh = init_device_mesh(kind, shape, mesh_dim_names=("replicas", "shards"))
+    else:
+        mesh = init_device_mesh(kind, (parallel.workers,), mesh_dim_names=("shards",))
+    # Divisors, weights and references of a batch, and rotary tables, stay fp32.
+    exact = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
+    rounded = replace(exact, param_dtype=torch.bfloat16) if precision == "bf16" else exact
+    for part in (part for part in model.modules() if isinstance(part, Transformer)):
+        embedding = fully_shard(part.embedding, mesh=mesh, mp_policy=exact)
+        # The gradient of a table does not depend on its values.
+        embedding.set_unshard_in_backward(False)
+        for block in part.blocks:
+            fully_shard(block, mesh=mesh, mp_policy=rounded)
+        fully_shard([part.norm, part.head], mesh=mesh, mp_policy=exact, reshard_after_forward=False)
+    trainee = Trainee(model)
+    fully_shard(trainee, mesh=mesh, mp_policy=exact)
+    return trainee, mesh
+
+
+def _without_weights(model: nn.Module) -> nn.Module:
+    """A copy of the modules whose parameters have shapes only."""
+    empty = {id(p): nn.Parameter(torch.empty_like(p, device="meta")) for p in model.parameters()}
+    return copy.deepcopy(model, cast(dict[int, Any], empty))
+
+
+@torch.no_grad()
+def whole_model(group: Group, model: nn.Module) -> nn.Module:
+    """The model with whole weights: on the host of the first worker; elsewhere it has none.
+
+    A model that is not sharded is returned as it is. All workers have to call this.
+    """
+    if group.skeleton is None:
+        return model
+    weights = {}
+    for name, parameter in model.named_parameters():
+        whole = whole_tensor(local_part(parameter.detach()), parameter)
+        if group.rank == 0:
+            weights[name] = whole.cpu()
+    if group.rank == 0:
+        group.skeleton.load_state_dict(weights, assign=True)
+    return group.skeleton
+
+
+def _sharded_root(trainee: nn.Module | None) -> "FSDPModule | None":
+    """The wrapped model where it is in parts."""
+    if trainee is None or isinstance(trainee, nn.parallel.DistributedDataParallel):
+        return None
+    return cast("FSDPModule", trainee)
+
+
+def _sharded_modules(trainee: nn.Module | None) -> "list[FSDPModule]":
+    if (root := _sharded_root(trainee)) is None:
+        return []
+    from torch.distributed.fsdp import FSDPModule
+
+    return [module for module in cast(nn.Module, root).modules() if isinstance(module, FSDPModule)]
+
+
+def _holders(trainee: nn.Module | None, module: nn.Module) -> "list[FSDPModule]":
+    """The sharded modules that gather the parameters of a module: for each parameter the nearest one around it."""
+    if (root := _sharded_root(trainee)) is None:
+        return []
+    from torch.distributed.fsdp import FSDPModule
+
+    members = {part for part in module.modules() if next(part.parameters(recurse=False), None) is not None}
+    nearest: dict[str, FSDPModule] = {}
+    found: dict[FSDPModule, None] = {}
+    for name, part in cast(nn.Module, root).named_modules():
+        nearest[name] = part if isinstance(part, FSDPModule) else nearest[name.rpartition(".")[0]]
+        if part in members:
+            found[nearest[name]] = None
+    return list(found)
+
+
+# --- recomputation ------------------------------------------------------------------------------------
+
+
+def recompute(model: nn.Module, policy: str) -> None:
+    """Keep only the inputs of the named parts for the backward pass and compute the rest again.
+
+    Run eagerly, values do not change. Compiled, all blocks share one code under every policy; the recomputation is part of
+    what the compiler fuses, so that bf16 values may round elsewhere than without it.
+    """
+    if policy == "off":
+        return
+    for block in cast(Any, model).blocks:
+        block.recomputed = policy == "blocks"
+        block.feed_forward.recomputed = policy == "feed_forward"

@@ -1,0 +1,125 @@
+"""What each worker of a group computes of a step: whole micro-batches, or rows of them.
+
+Source: RECIPE C.9 (a batch does not depend on the number of workers), D. Micro-batches are cut into pieces, and the pieces
+dealt out. Every row goes to exactly one worker, pairs stay together, and what a worker gets still carries the divisor or
+the weights of the whole batch, so that the workers' losses and gradients are parts of one sum.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from model.training.losses import IGNORE
+
+Batch = dict[str, Any]
+
+UNEVEN = 1.25
+"""How much longer a worker may compute so that there are fewer rounds: in each of them, weights in parts travel."""
+
+
+class Shape(NamedTuple):
+    """A micro-batch as far as cutting goes."""
+
+    units: int
+    """Rows, or pairs of rows, that can go to different workers."""
+    tokens: int
+    """Of a unit, with padding."""
+
+
+class Piece(NamedTuple):
+    """One of equal parts of a micro-batch."""
+
+    batch: int
+    part: int
+    parts: int
+
+
+def share_of(batches: Sequence[Batch], rank: int, world: int) -> Sequence[Batch]:
+    """The part of a step's micro-batches that a worker computes; all workers get equally many, if need be one that counts
+    for nothing.
+
+    Raises ValueError where a micro-batch has to be cut whose loss depends on which rows are together.
+    """
+    if world == 1:
+        return batches
+    pieces = cut(tuple(map(_shape, batches)), world)
+    own = [rows_of(batches[piece.batch], piece.part, piece.parts) for piece in pieces[rank::world]]
+    if len(own) * world < len(pieces):
+        last = pieces[-1]
+        own.append(_silenced(rows_of(batches[last.batch], last.part, last.parts)))
+    return own
+
+
+def own_rows(micro_batches: int, rows: int, rank: int, world: int) -> Int[np.ndarray, " own"]:
+    """Which rows of a step, counted through its equal micro-batches of `rows` rows, `share_of` gives to a worker."""
+    step = np.arange(micro_batches * rows).reshape(micro_batches, rows)
+    own = cut((Shape(rows, 1),) * micro_batches, world)[rank::world]
+    return np.concatenate([step[0, :0], *(np.array_split(step[batch], parts)[part] for batch, part, parts in own)])
+
+
+@lru_cache(maxsize=64)
+def cut(shapes: tuple[Shape, ...], world: int) -> list[Piece]:
+    """The pieces of a step's micro-batches, the largest first; in each round the next `world` of them are computed at once.
+
+    Micro-batches are cut into so many parts each, or single units where they have fewer, that there are few rounds and
+    nobody waits long: of all cuts with which the largest pieces of the rounds, summed, are nearly as small as can be, the
+    one with fewest rounds. Who has the same step has the same pieces.
+    """
+    units, tokens = np.array(shapes, dtype=np.int64).T
+    found = []
+    for most in range(1, min(world, int(units.max())) + 1):
+        parts = np.minimum(units, most)
+        largest = -(-units // parts) * tokens
+        order = np.argsort(-largest, kind="stable")
+        firsts = np.repeat(largest[order], parts[order])[::world]
+        found.append((len(firsts), int(firsts.sum()), order, parts))
+    enough = UNEVEN * min(waited for _, waited, _, _ in found)
+    *_, order, parts = min((each for each in found if each[1] <= enough), key=lambda each: each[:2])
+    return [Piece(batch, part, int(parts[batch])) for batch in order.tolist() for part in range(parts[batch])]
+
+
+def rows_of(batch: Batch, part: int, parts: int) -> Batch:
+    """One of so many parts of a micro-batch's rows, or of its pairs; at most as many as there are.
+
+    Raises ValueError for parts of a micro-batch whose loss depends on which rows are together: it needs `divisor` or
+    `weights`.
+    """
+    if parts == 1:
+        return batch
+    if "weights" not in batch and "divisor" not in batch:
+        raise ValueError(
+            "a micro-batch with neither `divisor` nor `weights` cannot be split over workers, since its loss is a mean over "
+            "its own tokens; add the divisor of the whole batch"
+        )
+    count, units = len(batch["ids"]), _shape(batch).units
+    own = np.array_split(np.arange(units), parts)[part]
+    rows = own if units == count else np.concatenate([own, units + own])
+    piece: Batch = {}
+    for name, value in batch.items():
+        if value.ndim == 0:
+            # Metrics are summed over pieces, so each has a share of the micro-batch's.
+            piece[name] = value if name == "divisor" else value / np.float32(parts)
+        else:
+            piece[name] = value[rows if len(value) == count else own]
+    return piece
+
+
+def _shape(batch: Batch) -> Shape:
+    """Pairs are where `weights` has one value for two rows of `ids`."""
+    count, length = batch["ids"].shape
+    pairs = "weights" in batch and batch["weights"].ndim == 1 and 2 * len(batch["weights"]) == count
+    return Shape(count // 2, 2 * length) if pairs else Shape(count, length)
+
+
+def _silenced(batch: Batch) -> Batch:
+    """A micro-batch that counts for nothing: neither in the loss nor in metrics."""
+    silent = dict(batch)
+    for name, value in batch.items():
+        if name in ("weights", "token_share", "value_share") or (value.ndim == 0 and name != "divisor"):
+            silent[name] = np.zeros_like(value)
+    if "weights" not in batch:
+        silent["labels"] = np.full_like(batch["labels"], IGNORE)
+    return silent

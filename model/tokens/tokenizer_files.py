@@ -1,0 +1,198 @@
+"""The tokenizer as Hugging Face files: `tokenizer.json` and `tokenizer_config.json` (RECIPE B).
+
+tokenizers stores a byte-level BPE as pairs to merge, tiktoken as ranks of merged tokens. The pair behind a
+token is what BPE leaves of its bytes when only lower ranks may merge; for the full vocabulary this gives
+dolma2's own 100,000 merges, tested by digest. Byte-level mapping keeps its own regex disabled: falling back
+to it is the defect that forced the OLMo 2 instruct models to be retrained (paper C.3).
+"""
+
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from model.files.hf_config import read_json
+from model.tokens.chat_template import CHAT_TEMPLATE, END_OF_TEXT
+
+# The split as tokenizers' regex engine needs it; model/tokens/tokenizer.py has the same split for tiktoken's.
+_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_RANKS_KEY = "olmo2_tokenizer"
+_MAX_LENGTH = 4096
+"""Context of OLMo 2 (RECIPE A); informative only."""
+
+
+class _Recorded(BaseModel):
+    ranks: int
+
+
+class _TokenizerConfig(BaseModel):
+    """What is read of tokenizer_config.json."""
+
+    recorded: _Recorded | None = Field(default=None, alias=_RANKS_KEY)
+
+
+class _Added(BaseModel):
+    content: str
+    id: int
+
+
+class _Model(BaseModel):
+    vocab: dict[str, int]
+
+
+class _TokenizerFile(BaseModel):
+    """What is read of tokenizer.json."""
+
+    model: _Model
+    added_tokens: list[_Added] = []
+
+
+def save(folder: Path, table: dict[bytes, int], added: Sequence[tuple[str, bool]]) -> None:
+    """Writes both files. `table` maps token bytes to rank, `added` is (text, flagged special) in id order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "tokenizer.json", tokenizer_json(table, added))
+    _write(folder / "tokenizer_config.json", _tokenizer_config(len(table), added))
+
+
+def read_ranks(folder: Path) -> int:
+    """Ordinary tokens of a folder's vocabulary: as we recorded it, else counted in `tokenizer.json`
+    (published OLMo 2 folders).
+
+    Raises ValueError when neither says so, or one of them is broken.
+    """
+    config = folder / "tokenizer_config.json"
+    if config.is_file() and (recorded := read_json(config, _TokenizerConfig).recorded) is not None:
+        return recorded.ranks
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise ValueError(
+            f"{folder} holds no tokenizer.json; a checkpoint folder needs its tokenizer beside the weights"
+        )
+    value = read_json(path, _TokenizerFile)
+    extra = {token.content for token in value.added_tokens}
+    return sum(text not in extra for text in value.model.vocab)
+
+
+def check(folder: Path, table: dict[bytes, int], added: Sequence[tuple[str, bool]]) -> None:
+    """Raises ValueError unless `tokenizer.json` has exactly these tokens under these ids."""
+    value = read_json(folder / "tokenizer.json", _TokenizerFile)
+    stored = value.model.vocab | {token.content: token.id for token in value.added_tokens}
+    wanted = _vocabulary(table, added)
+    if stored != wanted:
+        different = sorted(text for text in stored.keys() | wanted.keys() if stored.get(text) != wanted.get(text))
+        raise ValueError(
+            f"{folder / 'tokenizer.json'} is not OLMo 2's vocabulary at {len(table):,} ranks: "
+            f"{len(different):,} tokens differ, first {different[0]!r}; "
+            "only prefixes of cl100k with OLMo 2's added tokens are supported"
+        )
+
+
+def tokenizer_json(table: dict[bytes, int], added: Sequence[tuple[str, bool]]) -> dict[str, Any]:
+    """The contents of `tokenizer.json`."""
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {"id": len(table) + index, "content": text, **flags, "special": special}
+            for index, (text, special) in enumerate(added)
+        ],
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [
+                {"type": "Split", "pattern": {"Regex": _SPLIT}, "behavior": "Isolated", "invert": False},
+                {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
+            ],
+        },
+        "post_processor": None,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": _vocabulary(table, added),
+            "merges": [f"{_visible(left)} {_visible(right)}" for left, right in merges(table)],
+        },
+    }
+
+
+def merges(table: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
+    """The pair that BPE joins last to make each token of two bytes or more, in rank order."""
+    return [_last_merge(table, token, rank) for token, rank in table.items() if len(token) > 1]
+
+
+def _last_merge(table: dict[bytes, int], token: bytes, rank: int) -> tuple[bytes, bytes]:
+    absent = rank  # a token that may not be merged yet counts as one of its own rank
+    splits = [
+        (token[:cut], token[cut:])
+        for cut in range(1, len(token))
+        if table.get(token[:cut], absent) < rank and table.get(token[cut:], absent) < rank
+    ]
+    if len(splits) == 1:  # three in four tokens: no need to merge them up
+        return splits[0]
+    parts = [token[index : index + 1] for index in range(len(token))]
+    while len(parts) > 2:
+        candidates = [table.get(left + right, absent) for left, right in pairwise(parts)]
+        best = min(range(len(candidates)), key=candidates.__getitem__)
+        assert candidates[best] < rank, f"token {token!r} cannot be merged from lower ranks"
+        parts[best : best + 2] = [parts[best] + parts[best + 1]]
+    return parts[0], parts[1]
+
+
+def _tokenizer_config(ranks: int, added: Sequence[tuple[str, bool]]) -> dict[str, Any]:
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return {
+        "added_tokens_decoder": {
+            str(ranks + index): {"content": text, **flags, "special": special}
+            for index, (text, special) in enumerate(added)
+        },
+        "bos_token": END_OF_TEXT,
+        "eos_token": END_OF_TEXT,
+        "unk_token": END_OF_TEXT,
+        "pad_token": "<|pad|>",
+        "add_prefix_space": False,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": _MAX_LENGTH,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "chat_template": CHAT_TEMPLATE,
+        _RANKS_KEY: {"ranks": ranks},
+    }
+
+
+def _vocabulary(table: dict[bytes, int], added: Sequence[tuple[str, bool]]) -> dict[str, int]:
+    vocabulary = {_visible(token): rank for token, rank in table.items()}
+    vocabulary.update({text: len(table) + index for index, (text, _) in enumerate(added)})
+    return vocabulary
+
+
+def _byte_alphabet() -> dict[int, str]:
+    """Byte-level BPE's alphabet: printable Latin-1 bytes stand for themselves, the others for characters from
+    U+0100 up.
+    """
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) if byte in printable else chr(256 + others.index(byte)) for byte in range(256)}
+
+
+_ALPHABET = _byte_alphabet()
+
+
+def _visible(token: bytes) -> str:
+    return "".join([_ALPHABET[byte] for byte in token])
+
+
+def _write(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Losses, optimizer, schedule, the training loop, and what watches over it."""

@@ -1,0 +1,207 @@
+"""The training loop: every gradient-trained stage runs through `train`.
+
+Source: RECIPE D (precision, clipping, metrics every 10 steps), J (garbage collection at fixed steps, resume).
+A step is a pure function of the state and of `batches(step)`, so a resumed run equals an undisturbed one bit
+for bit on the same CPU. With several processes every one of them runs this loop (`model.parallel.group`).
+"""
+
+import contextlib
+import gc
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from model.config import Compute
+from model.parallel.group import Group, Objective, spread
+from model.parallel.work_split import Batch, share_of
+from model.training.allocator import keep_freed_memory
+from model.training.metrics import Facts, Instances, Log, Metrics, Scalars
+from model.training.optim import OptimConfig, Optimizer
+from model.training.schedule import ScheduleConfig, update_learning_rate
+from model.training.throughput import Meter
+from model.training.watchdog import Watchdog
+
+# Batch: arrays or tensors of one micro-batch by name. Names `ids` and `*_ids` are token ids and are counted as trained
+# tokens. Objective: (model, batch on the device) -> scalar to minimise and metrics, kept on the device; what several
+# workers or micro-batches return is summed over the former and averaged over the latter.
+__all__ = ["Batch", "Evaluate", "Objective", "TrainState", "new_state", "to_device", "train"]
+
+Evaluate = Callable[["TrainState"], dict[str, float]]
+"""State -> metrics of the model as it is, equal in equal runs (RECIPE D, evaluation in the loop). Asked in all workers of a
+group, whose weights may be in parts (`Group.apply`, `Group.holding`)."""
+
+
+@dataclass
+class TrainState:
+    """What training changes: the model, the optimizer, and counters of finished updates and tokens."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    step: int = 0
+    tokens: int = 0
+    group: Group = field(default_factory=Group)
+    """The processes that train this model."""
+
+
+def new_state(model: nn.Module, optim: OptimConfig, compute: Compute) -> TrainState:
+    """State at step 0 with fresh moments; moves the model, or this process's part of it, to the device. Fill it with
+    `checkpoint.load_state` to resume.
+    """
+    group = spread(model, compute, optim.precision)
+    return TrainState(model, Optimizer(model.named_parameters(), optim), group=group)
+
+
+def train(
+    model: nn.Module,
+    objective: Objective,
+    batches: Callable[[int], Sequence[Batch]],
+    *,
+    optim: OptimConfig,
+    schedule: ScheduleConfig,
+    steps: int,
+    compute: Compute,
+    state: TrainState | None = None,
+    checkpoint: Callable[[TrainState], None] | None = None,
+    checkpoint_every: int = 0,
+    log: Log | None = None,
+    log_every: int = 10,
+    record: Log | None = None,
+    facts: Facts | None = None,
+    instances: Instances | None = None,
+    evaluate: Evaluate | None = None,
+    evaluate_every: int = 0,
+) -> TrainState:
+    """Train from `state.step` (or 0) to `steps` updates and return the state.
+
+    `batches(step)` gives the micro-batches of a 0-based step; gradients and metrics are averaged over them. In every
+    process of a group it gives the same, save for the values of rows that `shares.share_of` gives to other processes:
+    those are not looked at. `log` gets the number of finished updates and the step's metrics (loss, the
+    objective's own, grad_norm, skipped, lr, tokens, rates), some steps later and in order; `facts(n)`, asked right after
+    the n-th update, joins them. `record` gets every step: the same without rates where it is logged, else
+    `metrics.EVERY_STEP`. `checkpoint` is called after every `checkpoint_every` updates except the
+    last, when the metrics of all steps so far have been logged. `evaluate` is called after every `evaluate_every`
+    updates (0: never) with the model in evaluation mode and without gradients; what it returns joins the metrics of
+    that step, which is then always logged. Raises FloatingPointError at a non-finite loss or gradient, before it reaches
+    the weights or a checkpoint; `instances(step)` names the examples of a batch for that error.
+    """
+    if compute.threads:
+        torch.set_num_threads(compute.threads)
+    keep_freed_memory()
+    state = state or new_state(model, optim, compute)
+    if compute.compile == "blocks":
+        compile_model(model)
+    model.train()
+    with (
+        _manual_gc(),
+        Watchdog(compute.stall_seconds) as watchdog,
+        Metrics(log, record, instances, state.step, Meter(state.tokens, compute.device, state.group.world)) as metrics,
+    ):
+        while state.step < steps:
+            with metrics.waiting():
+                micro_batches = batches(state.step)
+            metrics.collect(
+                state.step + 1, train_step(state, objective, micro_batches, optim, schedule, steps, compute.device)
+            )
+            watchdog.beat()
+            due = bool(checkpoint and checkpoint_every and state.step % checkpoint_every == 0 and state.step < steps)
+            judged = bool(evaluate and evaluate_every and state.step % evaluate_every == 0)
+            logged = judged or state.step % log_every == 0 or state.step == steps
+            if logged or due:
+                known = dict(facts(state.step)) if facts and logged else {}
+                if evaluate and judged:
+                    known |= _evaluated(state, evaluate)
+                    watchdog.beat()
+                metrics.send(state.tokens, known, logged)
+            metrics.deliver(wait=due or state.step == steps)
+            if checkpoint and due:
+                checkpoint(state)
+                metrics.saved = state.step
+            if state.step % compute.gc_every == 0:
+                gc.collect(1)
+    return state
+
+
+def train_step(
+    state: TrainState,
+    objective: Objective,
+    micro_batches: Sequence[Batch],
+    optim: OptimConfig,
+    schedule: ScheduleConfig,
+    steps: int,
+    device: str,
+) -> Scalars:
+    """One update: forward and backward of every micro-batch, then clip and apply. Metrics that are tensors
+    stay on the device.
+    """
+    if not micro_batches:
+        raise ValueError(f"batches({state.step}) is empty; every step before {steps} needs at least one micro-batch")
+    group, share = state.group, 1.0 / len(micro_batches)
+    # Workers average their gradients, whereas each has a part of the sum.
+    scale = share * group.world
+    sums: dict[str, Tensor] = {}
+    own = share_of(micro_batches, group.rank, group.world)
+    for place, batch in enumerate(own):
+        with group.accumulating(last=place == len(own) - 1):
+            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=optim.precision == "bf16"):
+                loss, metrics = group.run(objective, state.model, to_device(batch, device))
+            (loss if scale == 1.0 else loss * scale).backward()
+        for name, value in ({"loss": loss} | metrics).items():
+            value = value.detach().float() * share
+            sums[name] = sums[name] + value if name in sums else value
+    sums = group.total(sums)
+    batch_tokens = sum(_tokens(batch) for batch in micro_batches)
+    lr = update_learning_rate(schedule, step=state.step, tokens=state.tokens, batch_tokens=batch_tokens, steps=steps)
+    update = state.optimizer.step(lr, sums.get("ce", sums["loss"]))
+    state.step += 1
+    state.tokens += batch_tokens
+    return sums | update | {"lr": lr, "tokens": float(state.tokens)}
+
+
+def _tokens(batch: Batch) -> int:
+    """Token ids in a micro-batch."""
+    return sum(math.prod(value.shape) for name, value in batch.items() if name == "ids" or name.endswith("_ids"))
+
+
+@torch.no_grad()
+def _evaluated(state: TrainState, evaluate: Evaluate) -> dict[str, float]:
+    """What the hook finds, with the model back in training mode afterwards."""
+    state.model.eval()
+    try:
+        return evaluate(state)
+    finally:
+        state.model.train()
+
+
+def compile_model(model: nn.Module) -> None:
+    """Compile the blocks of every Transformer inside `model`, in place."""
+    for part in model.modules():
+        if hasattr(part, "compile_blocks"):
+            part.compile_blocks()  # type: ignore[operator]
+
+
+def to_device(batch: Batch, device: str) -> dict[str, Tensor]:
+    """A micro-batch as tensors; unsigned token arrays become int64, which embeddings index with."""
+    tensors, pinned = {}, torch.device(device).type == "cuda"
+    for name, value in batch.items():
+        if isinstance(value, np.ndarray) and value.dtype == np.uint32:
+            value = value.astype(np.int64)
+        tensor = torch.as_tensor(value)
+        # Only from pinned memory does a copy to a GPU go on beside the host.
+        tensors[name] = (tensor.pin_memory() if pinned and tensor.is_cpu else tensor).to(device, non_blocking=True)
+    return tensors
+
+
+@contextlib.contextmanager
+def _manual_gc() -> Iterator[None]:
+    """Switch automatic garbage collection off, so that pauses fall on chosen steps; restores what was."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

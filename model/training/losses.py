@@ -1,0 +1,328 @@
+"""Cross-entropy with z-loss, and token log-probabilities, computed chunk by chunk so that no full logits exist.
+
+A chunk's logits are held once, in the type of the products, and overwritten with their gradient; maxima, sums and
+exponentials are fp32, and so is the sum of the head's gradient over chunks. How large a chunk is goes by the type of
+device: `loss_sizes` and `log_prob_sizes`.
+
+Source: RECIPE A.5 (loss, both normalisations), F ("sum"), 0.1 (z-loss weight); paper section 3.3.3.
+Convention: `labels[b, t]` is the id that position t has to predict, i.e. already shifted; -100 is not
+trained. Deviation: cross-entropy and z-loss are always reported apart (the fused kernel of the old trainer
+mixed them).
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import Field
+from torch import Tensor
+
+from model.config import Config
+from model.network.transformer import Transformer
+
+IGNORE = -100
+"""Label of a position that is not trained."""
+CHUNK_ELEMENTS = 1 << 22
+"""Logits worked on at a time on a CPU: 4M, 8 MB in bf16, so that they stay within a processor's last cache level."""
+CHUNK_ROWS = 512
+"""Least rows of logits held at a time on a CPU: with fewer, the products with a large vocabulary wait for memory."""
+TILE_ROWS = 4096
+"""Rows of the head whose gradient is summed at a time on a CPU."""
+WIDE_PRODUCTS = ("cuda", "xpu")
+"""Types of device whose products of bf16 factors can be fp32 (`out_dtype` of torch.mm)."""
+
+
+@dataclass(frozen=True)
+class HeadSizes:
+    """How the work on a head is cut, in rows."""
+
+    chunk: int
+    """Rows of logits held at a time, in the type of the products."""
+    piece: int
+    """Of those, rows worked on at a time in fp32."""
+    tile: int
+    """Rows of the head whose gradient is summed at a time."""
+
+
+ACCELERATOR = HeadSizes(chunk=4096, piece=1024, tile=1 << 15)
+"""On all devices but a CPU. Every chunk reads the head and adds to its fp32 gradient; with 4,096 rows that is about a tenth of
+the time of their products on an H100 (bytes and operations over what it can do, not measured), and their logits are 0.8 GB in
+bf16 at a vocabulary of 100k. Larger pieces and tiles would not be faster; they bound what is made in fp32 at a time to 0.4 GB
+of logits and 0.5 GB of gradient at d_model 4096.
+"""
+
+Normalisation = Literal["labels", "positions", "sum"]
+
+
+class LossConfig(Config):
+    """The language-model loss; the default is that of OLMo-core, with the declared z-loss weight."""
+
+    z_weight: float = Field(default=1e-5, ge=0)
+    """Weight of logsumexp squared. Table 1 declares 1e-5; the 1B, 7B and 13B runs really used 1e-4 (RECIPE
+    0.1).
+    """
+    normalisation: Normalisation = "labels"
+    """Divisor of the summed loss: trained labels plus all positions of masked instances (OLMo-core), every
+    position of the batch (old trainer), or none (SFT with loss reduction "sum")."""
+
+
+def next_token_labels(
+    ids: Int[np.ndarray, "batch seq"], trained: Bool[np.ndarray, "batch seq"] | None = None
+) -> Int[np.ndarray, "batch seq"]:
+    """Shift ids into labels (int64); the last position, and targets where `trained` is False, become -100."""
+    labels = np.full(ids.shape, IGNORE, dtype=np.int64)
+    labels[:, :-1] = ids[:, 1:]
+    if trained is not None:
+        labels[:, :-1][~trained[:, 1:]] = IGNORE
+    return labels
+
+
+def loss_divisor(
+    trained_labels: int, masked_instances: int, instances: int, length: int, normalisation: Normalisation
+) -> float:
+    """What the loss summed over a whole batch is divided by: `instances` rows of `length` positions, of which so many labels are
+    trained; `masked_instances` of the rows were removed by the repetition filter.
+    """
+    if normalisation == "sum":
+        return 1.0
+    if normalisation == "positions":
+        return float(instances * length)
+    return float(trained_labels + masked_instances * length)
+
+
+def cached_rows(vocab_size: int) -> int:
+    """Rows of logits that a CPU works on at a time, a power of two, so that batches of many sizes split evenly."""
+    return 1 << (max(1, CHUNK_ELEMENTS // vocab_size).bit_length() - 1)
+
+
+def loss_sizes(device_type: str, vocab_size: int) -> HeadSizes:
+    """Sizes of the language-model loss on a type of device, "cpu" or other."""
+    if device_type != "cpu":
+        return ACCELERATOR
+    piece = cached_rows(vocab_size)
+    return HeadSizes(chunk=max(CHUNK_ROWS, piece), piece=piece, tile=TILE_ROWS)
+
+
+def log_prob_sizes(device_type: str, vocab_size: int) -> HeadSizes:
+    """The same of token log-probabilities."""
+    if device_type != "cpu":
+        return ACCELERATOR
+    rows = max(1, CHUNK_ELEMENTS // vocab_size)
+    return HeadSizes(chunk=rows, piece=rows, tile=vocab_size)
+
+
+def _softmax_gradient(
+    logits: Float[Tensor, "rows vocab"], scale: Float[Tensor, "rows 1"], z_weight: float
+) -> tuple[Float[Tensor, "rows 1"], Float[Tensor, "rows 1"]]:
+    """Row-wise maximum and sum of exp(logit - maximum), in fp32. Overwrites the logits with the gradient of
+    scale * (logsumexp + z_weight * logsumexp^2), in which the labels' own part is still missing.
+    """
+    wide = logits.float()
+    top = wide.amax(-1, keepdim=True)
+    total = (wide - top).exp().sum(-1, keepdim=True)
+    grow = scale * (1 + 2 * z_weight * (total.log() + top)) / total
+    logits.copy_((wide - top).exp() * grow)
+    return top, total
+
+
+@functools.cache
+def _compiled(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(kernel, dynamic=False)
+
+
+class _HeadLoss(torch.autograd.Function):
+    """Loss of hidden rows under a head. Gradients are made in the forward pass, chunk by chunk in one buffer:
+    nothing of size vocab but the head's gradient is kept for backward, which may therefore be called once.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        rows: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        divisor: Tensor,
+        z_weight: float,
+        compiled: bool,
+        sizes: HeadSizes,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        kernel = _compiled(_softmax_gradient) if compiled else _softmax_gradient
+        cast_weight = weight.to(rows.dtype)
+        trained = labels != IGNORE
+        targets = torch.where(trained, labels, 0).unsqueeze(-1)
+        scale = (trained / divisor).unsqueeze(-1)
+        needs = ctx.needs_input_grad
+        row_gradient = torch.empty_like(rows) if needs[0] else None
+        weight_gradient = torch.empty_like(weight) if needs[1] else None
+        size = min(sizes.chunk, len(rows))
+        buffer = torch.empty(size, weight.shape[0], dtype=rows.dtype, device=rows.device)
+        numbers = torch.arange(size, device=rows.device)
+        log_totals, picks = [], []
+        for place in range(0, len(rows), size):
+            part, target, part_scale = (t[place : place + size] for t in (rows, targets, scale))
+            logits = torch.mm(part, cast_weight.T, out=buffer[: len(part)])
+            picked = logits.gather(-1, target).float()
+            pieces = zip(logits.split(sizes.piece), part_scale.split(sizes.piece), strict=True)
+            sums = [kernel(*pair, z_weight) for pair in pieces]
+            log_total = torch.cat([top + total.log() for top, total in sums])
+            grow = part_scale * (1 + 2 * z_weight * log_total)
+            exact = ((picked - log_total).exp() * grow - part_scale).to(logits.dtype)
+            logits[numbers[: len(part)], target.squeeze(-1)] = exact.squeeze(-1)
+            if row_gradient is not None:
+                torch.mm(logits, cast_weight, out=row_gradient[place : place + len(part)])
+            if weight_gradient is not None:
+                _add_outer_product(weight_gradient, logits, part, sizes.tile, first=place == 0)
+            log_totals.append(log_total)
+            picks.append(picked)
+        ctx.gradients = row_gradient, weight_gradient
+        log_total, picked = torch.cat(log_totals), torch.cat(picks)
+        ce, z = ((log_total - picked) * scale).sum(), z_weight * (log_total.square() * scale).sum()
+        ctx.mark_non_differentiable(ce, z)
+        return ce + z, ce, z
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        # In place and handed over: the head's gradient is as large as the head.
+        assert ctx.gradients is not None, "a head loss can be differentiated once"
+        rows, weight = (None if kept is None else kept.mul_(gradients[0]) for kept in ctx.gradients)
+        ctx.gradients = None
+        return rows, weight, None, None, None, None, None
+
+
+def _wide_product(left: Float[Tensor, "m k"], right: Float[Tensor, "k n"]) -> Float[Tensor, "m n"]:
+    """left @ right in fp32 where the device makes such products, else in the type of the factors."""
+    if left.dtype is torch.bfloat16 and left.device.type in WIDE_PRODUCTS:
+        return torch.mm(left, right, out_dtype=torch.float32)
+    return left @ right
+
+
+def _add_outer_product(
+    total: Float[Tensor, "vocab d_model"],
+    left: Float[Tensor, "rows vocab"],
+    right: Float[Tensor, "rows d_model"],
+    tile_rows: int,
+    *,
+    first: bool,
+) -> None:
+    """total += left.T @ right, summed in fp32 tile by tile, which on a CPU are still in cache then; the `first` replaces what
+    is there.
+    """
+    for place in range(0, len(total), tile_rows):
+        tile = slice(place, place + tile_rows)
+        product = _wide_product(left[:, tile].T, right)
+        if first:
+            total[tile] = product
+        else:
+            total[tile] += product
+
+
+def head_loss(
+    hidden: Float[Tensor, "batch seq d_model"],
+    head: Float[Tensor, "vocab d_model"],
+    labels: Int[Tensor, "batch seq"],
+    divisor: Float[Tensor, ""],
+    *,
+    z_weight: float = 1e-5,
+    compiled: bool = False,
+) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
+    """(cross-entropy + weighted z-loss) / divisor, natural log, fp32; metrics `ce` and `z` have the same
+    divisor.
+    """
+    if not torch.is_grad_enabled():
+        # The forward pass makes the gradients of what requires them, whether or not they are asked for.
+        hidden, head = hidden.detach(), head.detach()
+    sizes = loss_sizes(hidden.device.type, len(head))
+    # The products choose their own type (that of `hidden`); autocast would cast the fp32 sums as well.
+    with torch.autocast(hidden.device.type, enabled=False):
+        loss, ce, z = cast(
+            tuple[Tensor, Tensor, Tensor],
+            _HeadLoss.apply(hidden.flatten(0, 1), head, labels.flatten(), divisor, z_weight, compiled, sizes),
+        )
+    return loss, {"ce": ce, "z": z}
+
+
+class _HeadLogProbs(torch.autograd.Function):
+    """Log-probability of one target per row; the backward pass computes each chunk's logits again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Tensor, weight: Tensor, targets: Tensor, temperature: float, sizes: HeadSizes
+    ) -> Tensor:
+        cast_weight = weight.to(rows.dtype)
+        picked = []
+        for part, part_targets in zip(rows.split(sizes.chunk), targets.split(sizes.chunk), strict=True):
+            logits = part @ cast_weight.T
+            for piece, target in zip(logits.split(sizes.piece), part_targets.split(sizes.piece), strict=True):
+                wide = piece.float().div_(temperature)
+                picked.append(wide.gather(-1, target.unsqueeze(-1)).squeeze(-1) - wide.logsumexp(-1))
+        ctx.save_for_backward(rows, weight, targets)
+        ctx.temperature, ctx.sizes = temperature, sizes
+        return torch.cat(picked)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight, targets = ctx.saved_tensors
+        sizes, temperature = ctx.sizes, ctx.temperature
+        cast_weight = weight.to(rows.dtype)
+        row_gradients = []
+        weight_gradient = torch.zeros_like(weight)
+        for part, *ends in zip(*(t.split(sizes.chunk) for t in (rows, targets, gradients[0])), strict=True):
+            logits = part @ cast_weight.T
+            for piece, target, outer in zip(*(t.split(sizes.piece) for t in (logits, *ends)), strict=True):
+                inner = piece.float().div_(temperature).softmax(-1).mul_(-outer.unsqueeze(-1))
+                inner.scatter_add_(-1, target.unsqueeze(-1), outer.unsqueeze(-1))
+                piece.copy_(inner.div_(temperature))
+            row_gradients.append(logits @ cast_weight)
+            _add_outer_product(weight_gradient, logits, part, sizes.tile, first=False)
+        return torch.cat(row_gradients), weight_gradient, None, None, None
+
+
+def token_log_probs(
+    hidden: Float[Tensor, "batch seq d_model"],
+    head: Float[Tensor, "vocab d_model"],
+    targets: Int[Tensor, "batch seq"],
+    temperature: float = 1.0,
+) -> Float[Tensor, "batch seq"]:
+    """log p(target) at every position in fp32, logits divided by `temperature`; 0 where the target is
+    -100.
+    """
+    known = targets != IGNORE
+    safe = torch.where(known, targets, 0).flatten()
+    sizes = log_prob_sizes(hidden.device.type, len(head))
+    with torch.autocast(hidden.device.type, enabled=False):
+        values = cast(Tensor, _HeadLogProbs.apply(hidden.flatten(0, 1), head, safe, temperature, sizes))
+    return values.view(targets.shape) * known
+
+
+def language_model_objective(
+    config: LossConfig,
+) -> Callable[[Transformer, dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]:
+    """Objective of pre-training, mid-training and SFT over batches {ids, labels, divisor?}.
+
+    `divisor` is the micro-batch's share of the whole batch's divisor (`batches` computes it); without it the
+    micro-batch's own trained labels, positions or 1 are used, as `config.normalisation` says. Metrics: `ce`,
+    `z`, and where the batch says so `masked_instances`, the share of instances removed by the repetition filter,
+    and `masked_labels`, the share of positions that are not trained.
+    """
+
+    def objective(model: Transformer, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        labels = batch["labels"]
+        if "divisor" in batch:
+            divisor = batch["divisor"]
+        elif config.normalisation == "labels":
+            divisor = (labels != IGNORE).sum().clamp(min=1).float()
+        else:
+            size = labels.numel() if config.normalisation == "positions" else 1
+            divisor = torch.full((), float(size), device=labels.device)
+        hidden = model.hidden(batch["ids"])
+        loss, metrics = head_loss(
+            hidden, model.head.weight, labels, divisor, z_weight=config.z_weight, compiled=model.compiled
+        )
+        masked = {name: batch[name] for name in ("masked_instances", "masked_labels") if name in batch}
+        return loss, metrics | masked
+
+    return objective

@@ -1,0 +1,1 @@
+"""Files of documents: Dolma rows, numbered files, partitions, randomness per document."""

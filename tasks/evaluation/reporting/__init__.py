@@ -1,0 +1,1 @@
+"""The report: values, words, figures and the page."""

@@ -1,0 +1,224 @@
+"""The report's page: plain values (`report.json`) in, one self-contained HTML page out.
+
+Numbers are written for people (`report_words`) here and nowhere else: thousands separated, with units, errors beside values.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from tasks.artifacts import PERPLEXITY, TASK
+from tasks.evaluation.reporting import figures
+from tasks.evaluation.reporting.canvas import COLOURS
+from tasks.evaluation.reporting.data_panels import funnel_panels, histogram_panels, mix_panels, source_colours
+from tasks.evaluation.reporting.figures import Line, Point
+from tasks.evaluation.reporting.words import (
+    amount,
+    count,
+    day,
+    duration,
+    fine,
+    memory,
+    points,
+    power,
+    scale_of,
+    score,
+    signed,
+    size,
+    unit_of,
+)  # fmt: skip
+
+TEMPLATE = "report.html.j2"
+
+STAGE_COLOURS = {
+    "pretrain": "base",
+    "anneal": "anneal",
+    "soup": "soup",
+    "sft": "sft",
+    "preferences": "dpo",
+    "dpo": "dpo",
+    "reward": "reward",
+    "rlvr": "rlvr",
+    "ppo": "rlvr",
+}
+"""Stage to colour name; stages that are not named here make data or measure."""
+
+CURVES = {
+    "accuracy": "share of pairs with the chosen answer ahead",
+    "margin": "margin between chosen and rejected",
+    "score": "mean reward of sampled answers",
+    "correct": "share of sampled answers that are correct",
+    "kl": "KL to the reference, nats per token",
+    "answer_tokens": "tokens per answer",
+}
+"""Logged metrics that get a panel beside the loss, with what they are."""
+
+TRIED = "try "
+"""How the label of a candidate's mix begins; the candidate's name follows."""
+
+LOG_SPAN = 30
+"""A curve from an initialisation is drawn over log steps when its last step is this many times its first."""
+
+
+def render_page(report: dict[str, Any]) -> str:
+    """The page for the values of `report.json`. Equal values give equal bytes."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        count=count, amount=amount, size=size, memory=memory, seconds=duration, power=power, day=day,
+        score=score, points=points, signed=signed, fine=fine,
+        dictvalues=lambda table: list(table.values()),
+    )  # fmt: skip
+    pictures = {
+        "scores": _score_panels(report),
+        "soup": _soup_panel(report),
+        "ranking": _ranking_panel(report),
+        "losses": _loss_panels(report),
+        "metrics": _metric_panels(report),
+        "data": funnel_panels(report) + mix_panels(report),
+        "histograms": histogram_panels(report),
+    }
+    page = environment.get_template(TEMPLATE)
+    return page.render(
+        r=report,
+        pictures=pictures,
+        palette=COLOURS,
+        stage_colour=stage_colour,
+        ranked=ranked_benchmark(report) if report["ranking"] else None,
+        tried=tried_mixes(report) if report["ranking"] else "",
+        source_colours=source_colours(report),
+    )
+
+
+def stage_colour(stage: str) -> str:
+    """Colour name of a stage."""
+    return STAGE_COLOURS.get(stage, "data")
+
+
+# -- pictures --------------------------------------------------------------------------------------------
+
+
+def _score_panels(report: dict[str, Any]) -> list[tuple[str, str]]:
+    panels = []
+    for benchmark in report["benchmarks"]:
+        name, scale = benchmark["name"], scale_of(benchmark)[0]
+        rows = []
+        for row in report["scores"]:
+            if name in row["primary"]:
+                value, error = row["primary"][name], row["stderr"][name]
+                text = f"{score(value, benchmark)} ± {score(error, benchmark)}"
+                rows.append((row["label"], Point(scale * value, scale * error, stage_colour(row["stage"]), text)))
+        said = ", ".join(f"{label} {point.label}" for label, point in rows)
+        title = f"{name}, {unit_of(benchmark)}, with one standard error: {said}"
+        panels.append((name, figures.bars(title, rows)))
+    return panels
+
+
+def _soup_panel(report: dict[str, Any]) -> str:
+    in_percent = {item["name"] for item in report["benchmarks"] if not item["lower_is_better"]}
+    rows = []
+    for row in report["soup"]:
+        if row["benchmark"] in in_percent:
+            gain = row["gain"]
+            mean = row["soup"] - gain["difference"]
+            others = row["ingredients"].values()
+            marks = [Point(100 * (value - mean), 0.0, "anneal", strong=False) for value in others]
+            soup = Point(100 * gain["difference"], 100 * gain["stderr"], "soup")
+            rows.append((row["benchmark"], [*marks, soup]))
+    title = "Soup (diamond, with the error of its difference) and ingredients (dots) against their mean"
+    return figures.dots(title, rows, "points from the ingredients’ mean", zero=True) if rows else ""
+
+
+def ranked_benchmark(report: dict[str, Any]) -> dict[str, Any]:
+    """What the sweep was ranked by. The order tells the direction: the best comes first."""
+    ranking = report["ranking"]
+    first, last = ranking["candidates"][0], ranking["candidates"][-1]
+    return {
+        "name": ranking["benchmark"],
+        "metric": ranking["metric"],
+        "lower_is_better": first["score"] < last["score"],
+    }
+
+
+def tried_mixes(report: dict[str, Any]) -> str:
+    """What the candidates were annealed on, from the shares that their mixes really have."""
+    shares = {
+        mix["label"].removeprefix(TRIED): mix["shares"] for mix in report["mixes"] if mix["label"].startswith(TRIED)
+    }
+    said: dict[str, list[str]] = {}
+    for row in report["ranking"]["candidates"]:
+        if row["candidate"] in shares:
+            words = {source: f"{100 * share:.1f} %" for source, share in shares[row["candidate"]].items()}
+            own = words.pop(row["candidate"], "0.0 %")
+            others = " and ".join(f"{share} {source}" for source, share in words.items())
+            said.setdefault(f"{own} candidate and {others}", []).append(row["candidate"])
+    if len(said) == 1:
+        return f"on a mix of {next(iter(said))}"
+    listed = "; ".join(f"{', '.join(names)}: {mix}" for mix, names in said.items())
+    return "on a mix of its own" + (f" ({listed})" if listed else "")
+
+
+def _ranking_panel(report: dict[str, Any]) -> str:
+    if not report["ranking"]:
+        return ""
+    benchmark = ranked_benchmark(report)
+    scale = scale_of(benchmark)[0]
+    rows = []
+    for row in report["ranking"]["candidates"]:
+        colour = "soup" if row["rank"] == 1 else "anneal"
+        rows.append((row["candidate"], [Point(scale * row["score"], scale * row["stderr"], colour)]))
+    title = f"Candidates of the sweep by {benchmark['name']}, best first, with one standard error"
+    return figures.dots(title, rows, unit_of(benchmark))
+
+
+def _groups(report: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    """Curves by stage: the runs of one stage share a panel."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for curve in report["curves"]:
+        groups.setdefault(curve["stage"], []).append(curve)
+    return list(groups.values())
+
+
+def _panel(group: list[dict[str, Any]], metric: str, unit: str) -> tuple[str, str]:
+    colour = stage_colour(group[0]["stage"])
+    lines = [Line(curve["steps"], curve["series"][metric], colour) for curve in group]
+    first = group[0]
+    rate = Line(first["steps"], first["series"]["lr"], "muted") if "lr" in first["series"] else None
+    span = first["steps"][-1] / max(1, first["steps"][0])
+    logarithmic = first["from_scratch"] and first["steps"][0] > 0 and span >= LOG_SPAN
+    name = first["label"] if len(group) == 1 else f"{first['stage']} × {len(group)}"
+    ends = ", ".join(f"{curve['label']} {fine(curve['series'][metric][-1])}" for curve in group)
+    title = f"{unit} over steps, {name}; at the last step: {ends}"
+    return name, figures.curves(title, lines, unit=unit, rate=rate if metric == "loss" else None, log_steps=logarithmic)
+
+
+def _loss_panels(report: dict[str, Any]) -> list[tuple[str, str]]:
+    with_loss = [[curve for curve in group if "loss" in curve["series"]] for group in _groups(report)]
+    return [_panel(group, "loss", "loss") for group in with_loss if group]
+
+
+def _metric_panels(report: dict[str, Any]) -> list[tuple[str, str]]:
+    panels = []
+    for group in _groups(report):
+        for metric, unit in CURVES.items():
+            having = [curve for curve in group if metric in curve["series"]]
+            if having:
+                panels.append(_panel(having, metric, unit))
+        for metric in sorted({name for curve in group for name in curve["in_loop"]}):
+            having = [_evaluated(curve, metric) for curve in group if metric in curve["in_loop"]]
+            source, benchmark = metric.removeprefix(PERPLEXITY), metric.removeprefix(TASK)
+            unit = f"score on {benchmark}" if metric.startswith(TASK) else f"perplexity of held-out {source}"
+            panels.append(_panel(having, metric, unit))
+    return panels
+
+
+def _evaluated(curve: dict[str, Any], metric: str) -> dict[str, Any]:
+    """The curve of something that was measured at steps of its own."""
+    steps, values = curve["in_loop"][metric]
+    return curve | {"steps": steps, "series": {metric: values}}

@@ -1,0 +1,235 @@
+"""What the report says of models and data, as plain values: from artifacts and records to what `report.json` holds.
+
+The page draws these values and computes none, so page and JSON cannot disagree. Scores are shares from 0 to 1,
+sizes are bytes.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from infra.records.artifact import Artifact
+from infra.records.record import Record
+from tasks.artifacts import PERPLEXITY, TASK, Checkpoint, Documents, Scores
+
+SOUP = "soup"
+"""Stage that averages checkpoints; the checkpoints it was made from are its ingredients."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """From how many standard errors on a difference is called likely, and clear."""
+
+    likely_from: float
+    clear_from: float
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark and its primary metric: a share from 0 to 1, or bits per byte where lower is better."""
+
+    name: str
+    metric: str
+    n: int
+    lower_is_better: bool
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One comparison. `ratio` is difference / stderr, None where no error is known."""
+
+    start: str
+    end: str
+    benchmark: str
+    difference: float
+    stderr: float
+    ratio: float | None
+    verdict: str
+
+
+@dataclass(frozen=True)
+class SoupRow:
+    """The soup beside its ingredients on one benchmark; `gain` compares it with the ingredients' mean."""
+
+    benchmark: str
+    soup: float
+    soup_stderr: float
+    ingredients: dict[str, float]
+    ingredient_stderr: dict[str, float]
+    gain: Difference
+
+
+@dataclass(frozen=True)
+class FunnelStep:
+    """One curation step: what it kept, and what it dropped per reason. No documents came in: `bytes_in` is None."""
+
+    label: str
+    id: str
+    stage: str
+    inputs: list[str]
+    """Labels of the steps whose documents came in."""
+    documents: int
+    bytes: int
+    bytes_in: int | None
+    dropped: dict[str, int]
+    sources: dict[str, int]
+    histograms: list[dict[str, Any]]
+    """Per limit of a rule: how its score is distributed over kept and dropped documents."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The logged metrics of one training stage at (at most some hundreds of) its logged steps."""
+
+    label: str
+    stage: str
+    id: str
+    from_scratch: bool
+    steps: list[int]
+    series: dict[str, list[float]]
+    in_loop: dict[str, tuple[list[int], list[float]]]
+    """Steps and values of what was evaluated while training, by metric."""
+
+
+def judge(difference: float, stderr: float, bounds: Bounds, lower_is_better: bool = False) -> tuple[float | None, str]:
+    """(difference / stderr, plain words). Without an error on either side there is nothing to judge by."""
+    if difference == 0:
+        return (0.0 if stderr > 0 else None), "no change"
+    if stderr <= 0:
+        return None, "no error known"
+    ratio = difference / stderr
+    if abs(ratio) < bounds.likely_from:
+        return ratio, "within noise"
+    strength = "clear" if abs(ratio) >= bounds.clear_from else "likely"
+    return ratio, f"{strength} {'gain' if (ratio > 0) != lower_is_better else 'loss'}"
+
+
+def match_scores(checkpoints: Sequence[tuple[str, Checkpoint]], scores: Sequence[Scores]) -> dict[str, Scores]:
+    """Scores by label, in the order of the checkpoints. ValueError for scores of another checkpoint, or given twice."""
+    digests = {label: checkpoint.digest for label, checkpoint in checkpoints}
+    found: dict[str, Scores] = {}
+    for score in scores:
+        if digests.get(score.label) != score.checkpoint:
+            raise ValueError(
+                f"scores {score.label!r} are of checkpoint {score.checkpoint[:12]}, but the report has "
+                + (f"{score.label!r} = {digests[score.label][:12]}" if score.label in digests else "no such label")
+                + f"; its checkpoints are {', '.join(digests)}: label scores as their checkpoints"
+            )
+        if score.label in found:
+            raise ValueError(f"two scores are labelled {score.label!r}; give each checkpoint's scores once")
+        found[score.label] = score
+    return {label: found[label] for label in digests if label in found}
+
+
+def benchmarks_of(tables: Iterable[Sequence[dict[str, Any]]]) -> dict[str, Benchmark]:
+    """Every benchmark by name, in order of first appearance, from the rows of each `scores.json`."""
+    found: dict[str, Benchmark] = {}
+    for rows in tables:
+        for row in rows:
+            found.setdefault(row["name"], Benchmark(row["name"], row["primary"], row["n"], row["lower_is_better"]))
+    return found
+
+
+def ingredients_of(records: dict[str, Record]) -> tuple[str, list[str]]:
+    """(label of the soup, labels of its ingredients) among labelled records; empty when there is no soup."""
+    for label, record in records.items():
+        if record.stage == SOUP:
+            parents = {item.id for item in record.inputs}
+            return label, [other for other, parent in records.items() if parent.id in parents]
+    return "", []
+
+
+def step_changes(
+    main_line: Sequence[str], scores: dict[str, Scores], benchmarks: dict[str, Benchmark], bounds: Bounds
+) -> list[Difference]:
+    """Every benchmark's difference between neighbours on the main line (base, soup, sft, ...)."""
+    changes = []
+    for start, end in pairwise([label for label in main_line if label in scores]):
+        before, after = scores[start], scores[end]
+        for name in after.primary:
+            if name in before.primary:
+                value = after.primary[name] - before.primary[name]
+                stderr = math.hypot(before.stderr[name], after.stderr[name])
+                changes.append(_difference(start, end, benchmarks[name], value, stderr, bounds))
+    return changes
+
+
+def soup_rows(
+    soup: str,
+    ingredients: Sequence[str],
+    scores: dict[str, Scores],
+    benchmarks: dict[str, Benchmark],
+    bounds: Bounds,
+) -> list[SoupRow]:
+    """The soup against the mean of its ingredients, whose errors are taken as independent."""
+    parts = [label for label in ingredients if label in scores]
+    if soup not in scores or not parts:
+        return []
+    rows = []
+    for name, value in scores[soup].primary.items():
+        values = {label: scores[label].primary[name] for label in parts}
+        errors = {label: scores[label].stderr[name] for label in parts}
+        mean = math.fsum(values.values()) / len(parts)
+        stderr = math.hypot(scores[soup].stderr[name], math.hypot(*errors.values()) / len(parts))
+        gain = _difference("ingredients' mean", soup, benchmarks[name], value - mean, stderr, bounds)
+        rows.append(SoupRow(name, value, scores[soup].stderr[name], values, errors, gain))
+    return rows
+
+
+def funnel_step(
+    label: str,
+    documents: Documents,
+    record: Record,
+    ancestors: dict[str, Record],
+    labels: dict[str, str],
+    histograms: list[dict[str, Any]],
+) -> FunnelStep:
+    """One step's account; bytes that came in are those of its input documents. `labels` names steps by address."""
+    before = [ancestors[item.address].facts["bytes"] for item in record.inputs if item.kind == Documents.__name__]
+    return FunnelStep(
+        label=label,
+        id=documents.id,
+        stage=documents.stage,
+        inputs=[labels[item.address] for item in record.inputs if item.address in labels],
+        documents=documents.documents,
+        bytes=documents.bytes,
+        bytes_in=sum(before) if before else None,
+        dropped=dict(sorted(documents.dropped.items(), key=lambda item: (-item[1], item[0]))),
+        sources=documents.sources,
+        histograms=histograms,
+    )
+
+
+def curve(label: str, artifact: Artifact, rows: Iterable[dict[str, Any]], parent: str, points: int) -> Curve | None:
+    """Every k-th logged row, k the smallest that keeps at most `points`, and the last. None when none was logged.
+
+    Rows of the steps between, which have what is recorded of every step and no learning rate, are left out.
+    """
+    logged = [row for row in rows if "lr" in row]
+    if not logged:
+        return None
+    stride = max(1, math.ceil(len(logged) / points))
+    kept = logged[::stride]
+    if kept[-1] is not logged[-1]:
+        kept = [*kept[:-1], logged[-1]] if len(kept) >= points else [*kept, logged[-1]]
+    names = [name for name in logged[-1] if name != "step"]
+    series = {
+        name: [float(f"{row[name]:.6g}") for row in kept]
+        for name in names
+        if all(isinstance(row.get(name), int | float) for row in kept)
+    }
+    steps = [int(row["step"]) for row in kept]
+    evaluated = sorted({name for row in logged for name in row if name.startswith((PERPLEXITY, TASK))})
+    in_loop = {
+        name: ([int(row["step"]) for row in having], [float(f"{row[name]:.6g}") for row in having])
+        for name in evaluated
+        if (having := [row for row in logged if name in row])
+    }
+    return Curve(label, artifact.stage, artifact.id, not parent, steps, series, in_loop)
+
+
+def _difference(start: str, end: str, benchmark: Benchmark, value: float, stderr: float, bounds: Bounds) -> Difference:
+    ratio, verdict = judge(value, stderr, bounds, benchmark.lower_is_better)
+    return Difference(start, end, benchmark.name, value, stderr, ratio, verdict)

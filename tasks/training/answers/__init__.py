@@ -1,0 +1,1 @@
+"""Answers of models: sampled, verified, paired and judged."""

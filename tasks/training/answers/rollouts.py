@@ -1,0 +1,135 @@
+"""A policy at work, whatever learns from it: prompts of a rollout, sampled and verified answers, their log-probabilities, and
+the order in which updates take them.
+
+Source: RECIPE H.1. Resuming is exact: a rollout is a function of (seed, rollout number, weights at its beginning), the loop asks
+for a step's batches right before that step, and save points fall between rollouts, so the weights that a rollout samples
+from are those of the save point or of the updates since.
+
+In a group every worker samples and verifies the answers to its share of the prompts, with the noise that one process would use;
+then all of them know all answers, so scores, metrics and updates are the same everywhere. Where weights are in parts (fsdp,
+hsdp), each worker takes the decoder's copy of the policy block by block: while it samples, it holds that copy beside its part
+(2 bytes a parameter in bf16: 15 GB at 7B, 64 GB at 32B) and the cache, which takes the memory that is left at most.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Generic, Literal, Protocol, TypeVar
+
+import numpy as np
+
+from model.data.chat_batches import Batch, Row, indices_of_step
+from model.decoding.generate import Sampling
+from model.network.transformer import Transformer
+from model.parallel.group import Group
+from model.tokens.tokenizer import Tokenizer
+from model.training.reference_scores import row_log_probs
+from tasks.generation import local_generator
+from tasks.training.answers.verified_answers import Answer, Prompt, answers_in_group, mixed_seed
+
+
+class RolloutConfig(Protocol):
+    """What the configurations of all algorithms have; each says what its fields mean."""
+
+    @property
+    def prompts_per_rollout(self) -> int: ...
+    @property
+    def mini_batches(self) -> int: ...
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def max_new_tokens(self) -> int: ...
+    @property
+    def precision(self) -> Literal["bf16", "fp32"]: ...
+    @property
+    def pass_tokens(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+
+
+How = TypeVar("How", bound=RolloutConfig)
+Rollout = tuple[list[list[Batch]], dict[str, float]]
+"""Every update's passes, and metrics."""
+
+
+@dataclass
+class Rollouts(ABC, Generic[How]):
+    """Makes each rollout when its first update is due and cuts it into that many updates."""
+
+    config: How
+    policy: Transformer
+    """The model in training."""
+    group: Group
+    """The processes that train it; each of them has an object like this."""
+    reference: Transformer
+    """The initial policy, frozen."""
+    holders: Group
+    """The same processes, as those that hold the reference."""
+    tokenizer: Tokenizer
+    prompts: list[Prompt]
+    rollout: int = -1
+    """Number of the rollout at hand."""
+    made: list[list[Batch]] = field(default_factory=list)
+    """Its updates' passes."""
+    facts: dict[str, float] = field(default_factory=dict)
+    """Its metrics."""
+
+    @abstractmethod
+    def roll(self, rollout: int) -> Rollout:
+        """Answers of the present policy to a rollout's prompts, and what is to be learnt from them."""
+
+    @property
+    def updates(self) -> int:
+        """Updates per rollout."""
+        return self.config.mini_batches * self.config.epochs
+
+    def batches(self, step: int) -> list[Batch]:
+        """The passes of one update."""
+        rollout, update = divmod(step, self.updates)
+        if rollout != self.rollout:
+            assert update == 0, f"step {step} is inside rollout {rollout}, whose first weights are gone"
+            self.made, self.facts = self.roll(rollout)
+            self.rollout = rollout
+        return self.made[update]
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """Metrics of the rollout that the `step`-th update learnt from."""
+        assert (step - 1) // self.updates == self.rollout
+        return self.facts
+
+    def places(self, rollout: int) -> list[int]:
+        """Numbers of the prompts that a rollout answers."""
+        return indices_of_step(rollout, len(self.prompts), self.config.prompts_per_rollout, self.config.seed)
+
+    def answers(self, rollout: int, prompts: list[Prompt], samples: int) -> list[list[Answer]]:
+        """Sampled and verified answers to all prompts, of which every worker makes its share."""
+        config = self.config
+        sampling = Sampling(
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            seed=mixed_seed(config.seed, rollout),
+        )
+        # Weights in training are nowhere but here.
+        generator = local_generator(self.policy, self.tokenizer, config.precision, group=self.group)
+        return answers_in_group(generator, prompts, samples, sampling, self.group)
+
+    def log_probs(self, model: Transformer, rows: list[Row], group: Group) -> list[np.ndarray]:
+        """Per-token log-probabilities of the answers under a model, at the sampling temperature."""
+        return row_log_probs(
+            model,
+            rows,
+            pad_id=self.tokenizer.pad_id,
+            pass_tokens=self.config.pass_tokens,
+            precision=self.config.precision,
+            temperature=self.config.temperature,
+            group=group,
+        )
+
+    def split(self, rollout: int, count: int) -> Iterator[list[int]]:
+        """The answers of each update: per epoch a new order, cut into `mini_batches` parts."""
+        generator = np.random.default_rng([self.config.seed, rollout])
+        for _ in range(self.config.epochs):
+            for part in np.array_split(generator.permutation(count), self.config.mini_batches):
+                yield part.tolist()

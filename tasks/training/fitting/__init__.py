@@ -1,0 +1,1 @@
+"""What training stages share: checkpoints, windows of a mix, the fit itself, save points."""

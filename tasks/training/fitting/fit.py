@@ -1,0 +1,275 @@
+"""Training inside a workspace: what every gradient-trained stage does around `model.training.loop.train`.
+
+Source: RECIPE J (resume from the newest state, metrics at fixed steps). Payload: the Hugging Face folder,
+`metrics.jsonl`, and `optimizer.safetensors` where the next stage needs the moments. Rates and timings are not part of
+it: they go to the record's notes. In a group of workers every one of them runs the stage up to the end of its training;
+the first one goes on with the whole model. A model that is trained is built without memory for its weights and gets its
+values when it is known which part of it is held here.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from torch import nn
+
+from infra.compute.train_group import WorkDone
+from infra.workspace import Workspace
+from model.config import Compute
+from model.files.hf_config import read_config
+from model.files.weights import SavedWeights, load_hf, save_hf
+from model.network.transformer import Transformer, unfilled
+from model.parallel.group import Weights, fill, whole_model
+from model.tokens.tokenizer import Tokenizer
+from model.training.loop import Batch, Evaluate, Objective, TrainState, new_state, train
+from model.training.metrics import Facts, Instances, Scalars
+from model.training.optim import OptimConfig
+from model.training.schedule import ScheduleConfig
+from model.training.state_files import load_moments, save_moments
+from model.training.throughput import peak_flops, speed
+from tasks.artifacts import METRICS, Checkpoint, RewardModel
+from tasks.training.fitting.save_points import Journal, Mark, SavePoints, resume
+
+MOMENTS = "optimizer.safetensors"
+
+Batches = Callable[[int], Sequence[Batch]]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What came of a training: the model, and the facts its artifact states."""
+
+    model: Transformer
+    state: TrainState
+    steps: int
+    tokens: int
+    """Tokens that were trained on, padding left out."""
+    flops: float
+    """RECIPE A.7, for the lengths the rows really had."""
+    loss: float
+    """Mean of the objective over the last tenth of the steps."""
+    found: dict[str, float]
+    """What the stage's own `finish` says of the model."""
+
+    def facts(self) -> dict[str, Any]:
+        """The fields that `Checkpoint` and `RewardModel` share, and what the stage found."""
+        return {
+            "steps": self.steps,
+            "tokens": self.tokens,
+            "parameters": self.model.config.parameters,
+            "loss": self.loss,
+            "flops": self.flops,
+        } | self.found
+
+
+def adamw(clip_norm: float, precision: Literal["bf16", "fp32"], eps: float = 1e-8) -> OptimConfig:
+    """The optimizer of all post-training: AdamW with β (0.9, 0.999) and no weight decay (RECIPE F, G, H)."""
+    return OptimConfig(beta2=0.999, eps=eps, weight_decay=0.0, clip_norm=clip_norm, precision=precision)
+
+
+def linear_schedule(learning_rate: float, warmup_ratio: float) -> ScheduleConfig:
+    """Warm-up over a share of the steps, then linear to zero; the first update counts as 0, as published."""
+    return ScheduleConfig(
+        kind="linear",
+        peak_lr=learning_rate,
+        unit="steps",
+        warmup=0,
+        warmup_ratio=warmup_ratio,
+        length=0,
+        counter="before",
+    )
+
+
+def load_checkpoint(ws: Workspace, checkpoint: Checkpoint | RewardModel) -> tuple[Transformer, Tokenizer]:
+    """Model (fp32, on the CPU) and tokenizer of an input.
+
+    Raises ValueError when its weights, its tokenizer and its record do not have the same vocabulary.
+    """
+    tokenizer = _tokenizer(ws.path(checkpoint), checkpoint)
+    model, config = load_hf(ws.path(checkpoint), ranks=checkpoint.ranks)
+    _check_rows(checkpoint, config.vocab_size, tokenizer)
+    return model, tokenizer
+
+
+def open_checkpoint(ws: Workspace, checkpoint: Checkpoint | RewardModel) -> tuple[Transformer, SavedWeights, Tokenizer]:
+    """The same for a training: the model without memory for its weights, and the weights as rows to be read.
+
+    Raises ValueError as `load_checkpoint` does.
+    """
+    tokenizer = _tokenizer(ws.path(checkpoint), checkpoint)
+    weights = SavedWeights(ws.path(checkpoint), ranks=checkpoint.ranks)
+    _check_rows(checkpoint, weights.config.vocab_size, tokenizer)
+    return unfilled(weights.config), weights, tokenizer
+
+
+def outline_checkpoint(ws: Workspace, checkpoint: Checkpoint) -> tuple[Transformer, Tokenizer]:
+    """The same where a server has the weights: the model without any, of which no file is fetched.
+
+    Raises ValueError as `load_checkpoint` does.
+    """
+    folder = ws.path(checkpoint, wanted=lambda name: not name.endswith(".safetensors"))
+    tokenizer, config = _tokenizer(folder, checkpoint), read_config(folder)
+    _check_rows(checkpoint, config.vocab_size, tokenizer)
+    return unfilled(config), tokenizer
+
+
+def _tokenizer(folder: Path, checkpoint: Checkpoint | RewardModel) -> Tokenizer:
+    tokenizer = Tokenizer.load(folder)
+    if tokenizer.ranks != checkpoint.ranks:
+        raise ValueError(
+            f"{checkpoint.address} has a tokenizer of {tokenizer.ranks:,} ranks, its record says "
+            f"{checkpoint.ranks:,}; start from a checkpoint of one vocabulary"
+        )
+    return tokenizer
+
+
+def _check_rows(checkpoint: Checkpoint | RewardModel, rows: int, tokenizer: Tokenizer) -> None:
+    if rows < tokenizer.vocab_size:
+        raise ValueError(
+            f"{checkpoint.address} has {rows:,} embedding rows for {tokenizer.vocab_size:,} ids; "
+            "start from a checkpoint whose embedding covers its tokenizer"
+        )
+
+
+def compute_of(ws: Workspace) -> Compute:
+    """Where and how the numbers of this stage are computed."""
+    return Compute.model_validate(ws.compute.model_dump() | {"parallel": ws.compute.parallel.layout()})
+
+
+def begin(ws: Workspace, model: nn.Module, optim: OptimConfig) -> TrainState:
+    """The state of a training before its first step, of the whole model or of this worker's part of it, on the device.
+
+    Parameters of a model without memory get theirs, but no values: those come from `fit`, or from `parallel.fill` in
+    stages that use the model before.
+    """
+    return new_state(model, optim, compute_of(ws))
+
+
+def fit(
+    ws: Workspace,
+    state: TrainState,
+    *,
+    weights: Weights | None = None,
+    objective: Objective,
+    batches: Batches,
+    schedule: ScheduleConfig,
+    steps: int,
+    pad_id: int | None,
+    description: str,
+    keep_moments: bool = False,
+    initial_moments: Path | None = None,
+    log_every: int = 10,
+    save_multiple: int = 1,
+    step_metrics: Facts | None = None,
+    instances: Instances | None = None,
+    evaluate: Evaluate | None = None,
+    evaluate_every: int = 0,
+    finish: Evaluate | None = None,
+) -> TrainingResult:
+    """Train from the newest save point, or from `weights` (None: those that the model has), and write `metrics.jsonl`.
+
+    `state` is what `begin` made. `batches(step)` is called once per step, in order, right before that step, and gives
+    what `loop.train` says. `pad_id` is not counted among the trained tokens (None: nothing is padded).
+    `initial_moments` is the `optimizer.safetensors` of the run to continue (RECIPE E). Save points fall on multiples of
+    `save_multiple` steps. `metrics.jsonl` has a line for every step, with all metrics every `log_every` steps, when `ws.log`
+    is told too. `step_metrics(n)` adds metrics to those of the n-th update if it is logged; they must be equal in equal runs.
+    `instances(step)` names the examples of a 0-based step's batch when its loss is not finite. `evaluate(state)` judges the
+    model after every `evaluate_every` updates (0: never); its metrics join those of that step. `finish(state)`, asked in all
+    workers of a group at the end, while they hold the model, judges it for the artifact's facts. With `keep_moments`,
+    `optimizer.safetensors` joins the payload. Use the result's model afterwards: the state's may be in parts. Raises
+    WorkDone in the workers of a group that are not its first.
+    """
+    if steps < 1:
+        raise ValueError(f"{description}: steps={steps} must be at least 1; raise the tokens or epochs to train on")
+    model = cast(Transformer, state.model)
+    journal = resume(ws, state)
+    if journal is None:
+        journal = Journal()
+        if weights is not None:
+            fill(model, weights, state.group)
+        if initial_moments is not None:
+            load_moments(state.optimizer, initial_moments, state.group)
+    first, began, before = state.step, time.monotonic(), journal.mark()
+    save_every = save_multiple * math.ceil(ws.save_every / save_multiple)
+
+    with ws.progress(description, steps, "steps") as bar, SavePoints(ws, journal, save_every) as points:
+        bar.advance(first)
+
+        def counted_batches(step: int) -> Sequence[Batch]:
+            points.check()
+            return journal.count(model, pad_id, batches(step))
+
+        def facts(step: int) -> Scalars:
+            counts: Scalars = {"tokens": journal.tokens, "flops": journal.flops}
+            return counts | (dict(step_metrics(step)) if step_metrics else {})
+
+        def record(step: int, metrics: dict[str, float]) -> None:
+            journal.add({"step": step} | metrics)
+
+        def log(step: int, metrics: dict[str, float]) -> None:
+            ws.log(step=step, **metrics)
+            bar.advance(step - bar.done)
+
+        state = train(
+            model,
+            objective,
+            counted_batches,
+            optim=state.optimizer.config,
+            schedule=schedule,
+            steps=steps,
+            compute=compute_of(ws),
+            state=state,
+            checkpoint=points.save,
+            checkpoint_every=save_every,
+            log=log,
+            log_every=log_every,
+            record=record,
+            facts=facts,
+            instances=instances,
+            evaluate=evaluate,
+            evaluate_every=evaluate_every,
+        )
+    _note_speed(ws, time.monotonic() - began, journal, before, state.group.world)
+    found = finish(state) if finish else {}
+    return conclude(ws, state, journal, description, keep_moments=keep_moments, found=found)
+
+
+def _note_speed(ws: Workspace, seconds: float, journal: Journal, before: Mark, devices: int) -> None:
+    """Rates of what was trained since `before`."""
+    device, tokens, flops = ws.compute.device, journal.tokens - before.tokens, journal.flops - before.flops
+    rates = speed(seconds, tokens, flops, device, devices, peak_flops(device))
+    ws.note(train_seconds=round(seconds, 3), **{name: round(value, 3) for name, value in rates.items()})
+
+
+def conclude(
+    ws: Workspace,
+    state: TrainState,
+    journal: Journal,
+    description: str,
+    *,
+    keep_moments: bool,
+    found: dict[str, float],
+) -> TrainingResult:
+    """Gather the model in the first worker, which writes what belongs to the payload; the others end with WorkDone."""
+    group = state.group
+    whole = cast(Transformer, whole_model(group, state.model))
+    if keep_moments:
+        save_moments(state.optimizer, ws.scratch / MOMENTS, group)
+    if group.rank:
+        raise WorkDone(f"worker {group.rank} has trained its part of {description}")
+    if keep_moments:
+        ws.put(ws.scratch / MOMENTS)
+    if group.world > 1:
+        ws.note(workers=group.world, parallel=ws.compute.parallel.data)
+    ws.write(METRICS, bytes(journal.lines))
+    return TrainingResult(whole, state, state.step, journal.tokens, journal.flops, journal.final_loss(), found)
+
+
+def export(ws: Workspace, model: Transformer, tokenizer: Tokenizer, bos: Literal["none", "eos"]) -> None:
+    """The model as a Hugging Face folder in the payload; `bos="eos"` for models of the chat format."""
+    folder = ws.scratch / "export"
+    save_hf(model, model.config, tokenizer, folder, bos=bos)
+    ws.put(folder)

@@ -1,0 +1,203 @@
+"""From a mix to the loader: which windows a training reads, and how they come from the store.
+
+Source: RECIPE C.8 (passes), C.9 (windows, order, target length), C.4 (mask), D (validation in the loop). A mix of a few
+gigabytes is read from verified copies of its files, each fetched when a window of it is first needed. A larger one is
+never copied: every window is a range of its object, all those of a step asked for at once, so a node needs neither the
+disk for terabytes of tokens nor the time to hash them.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from jaxtyping import Int
+from pydantic import Field, model_validator
+
+from infra.records.artifact import Artifact
+from infra.session import Pending
+from infra.workspace import Workspace
+from model.config import Config
+from model.data.batches import TOKEN_BYTES, TokenFile, Window, WindowedTokens, read_local
+from model.data.order import OrderKind
+from model.tokens.tokenizer import Tokenizer
+from model.training.losses import LossConfig
+from model.training.optim import OptimConfig
+from tasks.artifacts import Mix
+from tasks.training.fitting.in_loop_evaluation import InLoopConfig
+
+COPIED_BYTES = 4 << 30
+"""A mix whose files have no more bytes than this is read from local copies."""
+FETCHES = 16
+"""Files that are copied at the same time."""
+
+
+class MixTrainingConfig(Config):
+    """What pre-training and anneals have in common: what they read of a mix, in which order, and how a step is made."""
+
+    steps: int | None = Field(default=None, ge=1)
+    """Updates; None is one pass over the mix (7B: 928,646, an ingredient of its soup 11,921)."""
+    optim: OptimConfig = OptimConfig()
+    """Optimizer and precision; an anneal's are its parent's."""
+    loss: LossConfig = LossConfig()
+    """Cross-entropy and z-loss."""
+    sequence_length: int = Field(default=4096, ge=2)
+    """Tokens of a window."""
+    batch_instances: int = Field(default=1024, ge=1)
+    """Windows of a step (1B: 512, 13B and 32B: 2048; RECIPE D)."""
+    micro_instances: int = Field(default=0, ge=0)
+    """Windows of a forward pass; 0 is the whole batch at once."""
+    order: OrderKind = "feistel"
+    """Order of the windows: a permutation computed in constant memory, or NumPy's shuffle as in the published runs
+    (`published`: OLMo, 1B to 13B; `published_core`: OLMo-core, 32B), which holds an integer per window (RECIPE C.9)."""
+    target_length: int = Field(default=0, ge=0)
+    """Windows are dropped so that the order also fits a later training with windows of this length, tokens (32B: 8192);
+    0 keeps every whole window (RECIPE C.9). `published_core` also keeps the windows of a longer one together."""
+    mask_repetitions: bool = True
+    """Leave windows with a span of 1 to 13 tokens repeated 32 times or more out of the loss (RECIPE C.4)."""
+    in_loop: InLoopConfig = InLoopConfig()
+    """Evaluation while training."""
+    log_every: int = Field(default=10, ge=1)
+    """Steps between two lines with all metrics (RECIPE D); loss, gradient norm and skipped updates are recorded every step."""
+    norms_every: int = Field(default=100, ge=0)
+    """Steps between two lines with norms of parameters, gradients and updates per layer; 0 is never."""
+
+    @model_validator(mode="after")
+    def _norms_are_logged(self) -> Self:
+        if self.norms_every % self.log_every:
+            fitting = max(1, self.norms_every // self.log_every) * self.log_every
+            raise ValueError(
+                f"norms_every={self.norms_every} is not a multiple of log_every={self.log_every}, so its lines would not be "
+                f"written; use {fitting}"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A token file where a mix names it."""
+
+    tokens: Artifact
+    name: str
+
+    @property
+    def address(self) -> str:
+        """Place in the store."""
+        return f"{self.tokens.address}/{self.name}"
+
+
+def mix_files(ws: Workspace, mix: Mix) -> tuple[list[TokenFile], list[StoredFile]]:
+    """The token files of a mix and, one by one, where they lie; a file taken in several passes stands there several
+    times (RECIPE C.8). Nothing is read of them.
+    """
+    artifacts: dict[str, Artifact] = {}
+    files: list[TokenFile] = []
+    stored: list[StoredFile] = []
+    for entry in ws.read_json(mix, "mix.json")["entries"]:
+        address = entry["address"]
+        if address not in artifacts:
+            artifacts[address] = ws.at(address)
+        place = StoredFile(artifacts[address], entry["file"])
+        passes = entry.get("passes", 1)
+        files += [TokenFile(place.address, entry["tokens"], entry["source"])] * passes
+        stored += [place] * passes
+    return files, stored
+
+
+def training_windows(ws: Workspace, mix: Mix, config: MixTrainingConfig, seed: int) -> WindowedTokens:
+    """The batches of a training on a mix.
+
+    Raises ValueError when the mix holds less than one batch, or less than twice what is held out of a source.
+    """
+    return windows_of(ws, *mix_files(ws, mix), config, seed)
+
+
+def windows_of(
+    ws: Workspace, files: Sequence[TokenFile], stored: Sequence[StoredFile], config: MixTrainingConfig, seed: int
+) -> WindowedTokens:
+    """The same of a mix whose files are known (`mix_files`)."""
+    return WindowedTokens(
+        files,
+        config.sequence_length,
+        config.batch_instances,
+        seed,
+        config.mask_repetitions,
+        micro_instances=config.micro_instances,
+        normalisation=config.loss.normalisation,
+        order=config.order,
+        target_length=config.target_length,
+        held_out=config.in_loop.windows,
+        reader=store_reader(ws, stored),
+    )
+
+
+def expected_steps(config: MixTrainingConfig, mix: Any) -> int | None:
+    """Steps of one pass over a mix, as far as a plan knows it; remainders of files are not known to it."""
+    if isinstance(mix, Pending):
+        tokens, sources = mix.facts.get("tokens"), 0
+    else:
+        tokens, sources = mix.tokens, len(mix.shares)
+    if not tokens:
+        return None
+    return (tokens // config.sequence_length - sources * config.in_loop.windows) // config.batch_instances
+
+
+def store_reader(ws: Workspace, stored: Sequence[StoredFile], copied_bytes: int = COPIED_BYTES):
+    """How the windows of these files are read: from copies where all of them have at most `copied_bytes`, else by ranges.
+
+    Raises ValueError (from the reader) for a file that ends inside a window.
+    """
+    sizes = {file.address: ws.record(file.tokens).files[file.name].size for file in stored}
+    return Copies(ws, stored) if sum(sizes.values()) <= copied_bytes else Ranges(ws, stored)
+
+
+class Ranges:
+    """Windows as byte ranges of objects; nothing is kept."""
+
+    def __init__(self, ws: Workspace, stored: Sequence[StoredFile]) -> None:
+        self.ws, self.stored = ws, list(stored)
+
+    def __call__(self, windows: Sequence[Window]) -> list[Int[np.ndarray, " seq"]]:
+        places = [(self.stored[file].tokens, self.stored[file].name, start, end) for file, start, end in windows]
+        parts = self.ws.read_ranges([(a, name, s * TOKEN_BYTES, e * TOKEN_BYTES) for a, name, s, e in places])
+        return [np.frombuffer(part, dtype="<u4") for part in parts]
+
+
+class Copies:
+    """Windows of local, verified copies, or of the store's own files where it is a folder."""
+
+    def __init__(self, ws: Workspace, stored: Sequence[StoredFile]) -> None:
+        self.ws, self.stored = ws, list(stored)
+        self.paths: dict[str, Path] = {}
+
+    def __call__(self, windows: Sequence[Window]) -> list[Int[np.ndarray, " seq"]]:
+        wanted = {self.stored[window.file].address: self.stored[window.file] for window in windows}
+        missing = [file for address, file in wanted.items() if address not in self.paths]
+        if missing:
+            with ThreadPoolExecutor(FETCHES, thread_name_prefix="fetch") as pool:
+                found = pool.map(lambda file: self.ws.path(file.tokens, file.name), missing)
+                self.paths |= {file.address: path for file, path in zip(missing, found, strict=True)}
+        numbers = {address: number for number, address in enumerate(wanted)}
+        local = [window._replace(file=numbers[self.stored[window.file].address]) for window in windows]
+        return read_local([self.paths[address] for address in wanted], local)
+
+
+def check_vocabulary(mix: Mix, tokenizer: Tokenizer, vocab_size: int) -> None:
+    """Raise ValueError unless the mix's tokens are ids of this tokenizer and the model has a row for each."""
+    if mix.ranks != tokenizer.ranks:
+        raise ValueError(
+            f"vocabulary mismatch: the mix was encoded with {mix.ranks:,} ranks, the model's tokenizer has "
+            f"{tokenizer.ranks:,}; encode again with the model's vocabulary (encode.ranks) or start from another model"
+        )
+    if vocab_size < tokenizer.vocab_size:
+        raise ValueError(
+            f"vocabulary mismatch: the model has {vocab_size:,} embedding rows for {tokenizer.vocab_size:,} token ids; "
+            f"set model.vocab_size to {tokenizer.padded_vocab_size:,}"
+        )
+
+
+def window_names(data: WindowedTokens) -> Callable[[int], list[str]]:
+    """What names the windows of a 0-based step in an error: file and tokens."""
+    return lambda step: [f"{data.files[file].path}[{start}:{end}]" for file, start, end in data.locate(step)]

@@ -1,0 +1,148 @@
+"""Save points of a running training, written beside it.
+
+Source: RECIPE J (asynchronous checkpoints: the state is copied to the host, a background thread writes it). A save point
+holds the training state, the metric lines so far and the counts of tokens and FLOPs, so that a resumed stage writes the
+same payload as an undisturbed one. A line is written once, when its step is known; a save copies what there is.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+import numpy as np
+import orjson
+
+from infra.workspace import Workspace
+from model.network.transformer import Transformer
+from model.training.loop import Batch, TrainState
+from model.training.state_files import Snapshot, is_needed, load_state, snapshot, write_snapshot
+from tasks.artifacts import METRICS
+
+JOURNAL = "journal.json"
+COPIED_BYTES = 1 << 20
+"""Bytes of lines that a save copies at a time: between two pieces the training goes on."""
+
+
+class Mark(NamedTuple):
+    """How far a journal was at some step."""
+
+    tokens: int
+    flops: float
+    size: int
+    """Bytes of its lines."""
+
+
+@dataclass
+class Journal:
+    """What a save point holds beside the training state."""
+
+    tokens: int = 0
+    flops: float = 0.0
+    lines: bytearray = field(default_factory=bytearray)
+    """Metrics, a JSON object per step: what `metrics.jsonl` will hold."""
+
+    def add(self, row: Mapping[str, float]) -> None:
+        """Write the line of the next step."""
+        self.lines += orjson.dumps(row, option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
+
+    def mark(self) -> Mark:
+        """Where it is now."""
+        return Mark(self.tokens, self.flops, len(self.lines))
+
+    def write(self, folder: Path, mark: Mark) -> Iterator[Path]:
+        """Write it into a folder as it was at the mark, while it goes on; yields the files."""
+        with (folder / METRICS).open("wb") as file:
+            for start in range(0, mark.size, COPIED_BYTES):
+                file.write(self.lines[start : min(start + COPIED_BYTES, mark.size)])
+        yield folder / METRICS
+        (folder / JOURNAL).write_text(json.dumps({"flops": mark.flops, "tokens": mark.tokens}))
+        yield folder / JOURNAL
+
+    @classmethod
+    def load(cls, folder: Path) -> "Journal":
+        """What `write` wrote."""
+        return cls(**json.loads((folder / JOURNAL).read_text()), lines=bytearray((folder / METRICS).read_bytes()))
+
+    def count(self, model: Transformer, pad_id: int | None, batches: Sequence[Batch]) -> Sequence[Batch]:
+        """Add a step's tokens and FLOPs; padding, if there is any, is not counted. Returns the batches."""
+        for batch in batches:
+            ids = np.asarray(batch["ids"])
+            tokens = ids.size if pad_id is None else int((ids != pad_id).sum())
+            self.tokens += tokens
+            self.flops += float(tokens) * model.config.flops_per_token(ids.shape[1])
+        return batches
+
+    def final_loss(self) -> float:
+        """Mean loss of the last tenth of the steps."""
+        last = math.ceil(self.lines.count(b"\n") / 10)
+        # What follows the last line is empty, what goes before these ones is not split.
+        lines = self.lines.rsplit(b"\n", last + 1)[-last - 1 : -1]
+        return sum(orjson.loads(line)["loss"] for line in lines) / last
+
+
+def resume(ws: Workspace, state: TrainState) -> Journal | None:
+    """Fill the state from the newest whole save point and return its journal; None to begin at the beginning.
+
+    All processes of a group take the same one. Raises StoreError when there are save points and all are damaged.
+    """
+    point = ws.resume_point(lambda name: is_needed(name, state.group), exchange=state.group.exchange)
+    if point is None:
+        return None
+    load_state(state, point[1])
+    return Journal.load(point[1])
+
+
+class SavePoints:
+    """Context manager that saves states in a background thread, one after the other; leaves when all are written.
+
+    Every `keep_every`-th save point stays in the store.
+    """
+
+    def __init__(self, ws: Workspace, journal: Journal, every: int) -> None:
+        self.ws, self.journal, self.every = ws, journal, every
+        self.keep_every = every * (ws.keep_every // ws.save_every)
+        self._memory: Snapshot | None = None
+        self._running: Future[None] | None = None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="save points")
+
+    def __enter__(self) -> "SavePoints":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # After an error, too, a save point that is being written is worth having.
+        self._thread.shutdown(wait=True)
+        if error is None:
+            self.check(wait=True)
+
+    def save(self, state: TrainState) -> None:
+        """Copy the state and return; waits while an older save point is still being written."""
+        self.check(wait=True)
+        self._memory = snapshot(state, self._memory)
+        keep = bool(self.keep_every) and state.step % self.keep_every == 0
+        self._running = self._thread.submit(self._write, state, state.step, self.journal.mark(), keep)
+
+    def check(self, wait: bool = False) -> None:
+        """Raise what a save point that was being written has raised."""
+        if self._running is not None and (wait or self._running.done()):
+            running, self._running = self._running, None
+            running.result()
+
+    def _write(self, state: TrainState, step: int, mark: Mark, keep: bool) -> None:
+        # Of the state only the group is read: the rest has moved on.
+        with self.ws.staging() as folder:
+            files = self._files(folder, mark, first=state.group.rank == 0)
+            self.ws.save_point(step, files, keep=keep, gather=state.group.gather)
+
+    def _files(self, folder: Path, mark: Mark, first: bool) -> Iterator[Path]:
+        """Write what this process saves, file by file."""
+        if self._memory is not None:
+            yield from write_snapshot(self._memory, folder)
+        if first:
+            yield from self.journal.write(folder, mark)

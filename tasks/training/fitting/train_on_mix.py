@@ -1,0 +1,81 @@
+"""Training a model on the windows of a mix: what pre-training and anneals share (RECIPE C.9, D, E).
+
+A worker of a group reads the windows that it trains on and no others. How many windows the repetition mask removes
+from a whole batch, on which the divisor of the loss depends, the workers tell each other before each step.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from infra.workspace import Workspace
+from model.data.batches import Rows
+from model.data.read_ahead import ReadAhead
+from model.network.transformer import Transformer
+from model.parallel.group import Weights
+from model.parallel.work_split import own_rows
+from model.tokens.tokenizer import Tokenizer
+from model.training.diagnostics import NormWatch
+from model.training.losses import language_model_objective
+from model.training.schedule import ScheduleConfig
+from tasks.artifacts import Mix
+from tasks.training.fitting.fit import TrainingResult, begin, export, fit
+from tasks.training.fitting.in_loop_evaluation import evaluator
+from tasks.training.fitting.mix_windows import MixTrainingConfig, training_windows, window_names
+
+
+def train_on_mix(
+    ws: Workspace,
+    mix: Mix,
+    config: MixTrainingConfig,
+    *,
+    model: Transformer,
+    weights: Weights,
+    tokenizer: Tokenizer,
+    seed: int,
+    schedule: ScheduleConfig,
+    description: str,
+    keep_moments: bool = False,
+    initial_moments: Path | None = None,
+) -> TrainingResult:
+    """Train on the mix in the order of `seed`, with windows read ahead, norms watched and evaluation on the way; the
+    payload is the checkpoint folder with its metrics. `model` has no weights yet, they come from `weights`.
+
+    Raises ValueError when the mix holds less than one batch, or less than what is held out.
+    """
+    data = training_windows(ws, mix, config, seed)
+    steps = config.steps or data.steps_per_epoch
+    state = begin(ws, model, config.optim)
+    group = state.group
+    own = own_rows(data.batch_instances // data.micro_instances, data.micro_instances, group.rank, group.world)
+
+    def read(step: int) -> Rows:
+        return data.rows(step, own)
+
+    with ReadAhead(read, steps) as rows, NormWatch(model, config.norms_every) as norms:
+
+        def batches(step: int) -> list[dict[str, Any]]:
+            found = rows(step)
+            return data.micro_batches(found, group.any_of(found.masked))
+
+        result = fit(
+            ws,
+            state,
+            weights=weights,
+            objective=language_model_objective(config.loss),
+            batches=norms.watching(batches),
+            schedule=schedule,
+            steps=steps,
+            # Windows are cut from text without gaps; rows of other workers, which are not read, count in full.
+            pad_id=None,
+            description=description,
+            keep_moments=keep_moments,
+            initial_moments=initial_moments,
+            log_every=config.log_every,
+            step_metrics=norms.metrics,
+            instances=window_names(data),
+            evaluate=evaluator(ws, config.in_loop, data, tokenizer, config.optim),
+            evaluate_every=config.in_loop.every,
+        )
+    ws.note(data_wait_seconds=round(rows.waited_seconds, 3))
+    export(ws, result.model, tokenizer, bos="none")
+    return result
