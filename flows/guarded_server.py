@@ -7,8 +7,12 @@ both started through this module.
 import argparse
 import ipaddress
 import os
+from typing import TYPE_CHECKING
 
-from flows.origin_guard import LOOPBACK_NAMES, App, OriginGuard, host_headers
+from flows.origin_guard import LOOPBACK_NAMES, OriginGuard, host_headers
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 PASSWORD = "PREFECT_SERVER_API_AUTH_STRING"
 CLIENT_PASSWORD = "PREFECT_API_AUTH_STRING"
@@ -45,7 +49,7 @@ def address(host: str, port: int) -> str:
     return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
 
 
-def guard(app: App, host: str, port: int) -> OriginGuard:
+def guard(app: "ASGIApp", host: str, port: int) -> OriginGuard:
     """An app behind the guard for the address it is bound to."""
     names = None if _is_wildcard(host) else {*LOOPBACK_NAMES, host} if is_loopback(host) else {host}
     hosts = None if names is None else host_headers(names, port)

@@ -5,14 +5,9 @@ Host (a foreign name means DNS rebinding), Origin (sent with every fetch, form a
 """
 
 import json
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
-Scope = dict[str, Any]
-Message = dict[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK_NAMES = ("127.0.0.1", "localhost")
 OWN_SITES = (b"same-origin", b"none")
@@ -42,7 +37,7 @@ class OriginGuard:
     that it does not know. Under the name `localhost` a page is sent on to `canonical`, so that it has one origin only.
     """
 
-    def __init__(self, app: App, hosts: frozenset[bytes] | None, canonical: str, api: str = "/api"):
+    def __init__(self, app: ASGIApp, hosts: frozenset[bytes] | None, canonical: str, api: str = "/api"):
         self._app = app
         self._hosts = hosts
         self._canonical = canonical.encode()
@@ -121,7 +116,7 @@ def _guarded(send: Send, canonical: bytes) -> Send:
                 if name.lower() not in named
                 and not (name.lower() == b"access-control-allow-origin" and value.lower() != canonical)
             ]
-            message = message | {"headers": [*kept, *POLICY]}
+            message = {**message, "headers": [*kept, *POLICY]}
         await send(message)
 
     return guarded
