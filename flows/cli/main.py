@@ -289,12 +289,15 @@ def clean(
 
 @app.command()
 def dashboard(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on the loopback interface.")] = 4200,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the server.")] = 4200,
+    host: Annotated[
+        str, typer.Option("--host", help="Address to bind; beyond loopback only with a password.")
+    ] = "127.0.0.1",
 ) -> None:
     """Start the Prefect server, a worker and the deployments; Ctrl-C stops what this started."""
     from flows.running.dashboard import serve
 
-    serve(console, port)
+    serve(console, port, host)
 
 
 def _run(

@@ -1,5 +1,8 @@
 """`olmo2 dashboard`: the Prefect server, a worker, and the deployments of prefect.yaml, on the loopback interface.
 
+Server and worker are Prefect's behind our own entry points: the server answers its own page only, and the worker takes no
+command from the server (docs/threat-model.md).
+
 It stops what it started, by process id, and nothing else.
 """
 
@@ -10,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from importlib import resources
@@ -20,9 +24,10 @@ from urllib.request import urlopen
 import psutil
 from rich.console import Console
 
+from flows.guarded_server import CLIENT_PASSWORD, PASSWORD, address, check_host, own_settings
 from flows.running.prefect_server import QUIET, dashboard_file, running_dashboard
+from flows.work_pool import JOB_TEMPLATE, POOL
 
-POOL = "olmo2"
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, a polite kill, and a terminal that was closed."""
 
@@ -34,43 +39,34 @@ class DashboardError(ValueError):
     """The dashboard could not start; the text says why and where its log is."""
 
 
-def serve(console: Console, port: int) -> None:
+def serve(console: Console, port: int, host: str = "127.0.0.1") -> None:
     """Start everything, print the address, wait for Ctrl-C, SIGTERM or the terminal's end, stop everything.
 
-    Raises DashboardError when a dashboard is running already or a part does not start.
+    Raises DashboardError when a dashboard is running already or a part does not start, ValueError for a host that other
+    machines reach without a password.
     """
+    check_host(host)
     if running := running_dashboard():
         raise DashboardError(f"a dashboard is running at {running.removesuffix('/api')}; stop it or use that one")
-    check_free(port)
-    api = f"http://127.0.0.1:{port}/api"
-    environment = (
-        os.environ
-        | QUIET
-        | {
-            "PREFECT_API_URL": api,
-            # Without this the pages of a server on another port than 4200 ask the wrong address.
-            "PREFECT_UI_API_URL": api,
-            "PREFECT_LOGGING_LEVEL": "INFO",
-            # In memory, the default, a killed server would forget who holds the only slot for sweeps: none ran any more.
-            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-        }
-    )
+    check_free(host, port)
+    origin = address(host, port)
+    api, environment = f"{origin}/api", server_environment(host, port)
     for number in ENDING:
         signal.signal(number, _interrupt_once)
     logs = dashboard_file().parent / "olmo2-logs"
     logs.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
-        command = ["server", "start", "--host", "127.0.0.1", "--port", str(port)]
+        command = ["flows.guarded_server", "--host", host, "--port", str(port)]
         server = stack.enter_context(started(command, environment, logs / "server.log"))
         with console.status("starting the server"):
             wait_for_server(api, server, logs / "server.log")
         with console.status("registering deployments"):
             register(environment)
-        worker_command = ["worker", "start", "--pool", POOL, "--type", "process", "--name", f"olmo2-{os.getpid()}"]
+        worker_command = ["flows.worker", f"olmo2-{os.getpid()}"]
         worker = stack.enter_context(started(worker_command, environment, logs / "worker.log"))
         dashboard_file().write_text(json.dumps({"api": api, "pid": os.getpid()}))
         stack.callback(dashboard_file().unlink, missing_ok=True)
-        console.print(f"dashboard: http://127.0.0.1:{port}   (Ctrl-C stops it; logs in {logs})", highlight=False)
+        console.print(f"dashboard: {origin}   (Ctrl-C stops it; logs in {logs})", highlight=False)
         console.print(
             f"a store that is a relative path lies in {Path.cwd()}", style="dim", markup=False, highlight=False
         )
@@ -79,13 +75,30 @@ def serve(console: Console, port: int) -> None:
         raise DashboardError(f"a part of the dashboard ended by itself; see the logs in {logs}")
 
 
+def server_environment(host: str, port: int) -> dict[str, str]:
+    """What server, worker and flow runs share."""
+    password = os.environ.get(PASSWORD)
+    return (
+        os.environ
+        | QUIET
+        | own_settings(host, port)
+        | {
+            "PREFECT_API_URL": f"{address(host, port)}/api",
+            "PREFECT_LOGGING_LEVEL": "INFO",
+            # In memory, the default, a killed server would forget who holds the only slot for sweeps: none ran any more.
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        }
+        | ({CLIENT_PASSWORD: password} if password else {})
+    )
+
+
 @contextlib.contextmanager
 def started(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen]:
-    """A prefect command as a child process that is stopped when the context ends."""
+    """A module with its arguments as a child process that is stopped when the context ends."""
     with log.open("ab") as output:
         # A session of its own: the terminal's Ctrl-C reaches this process alone, which stops the others in order.
         process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", *command],
+            [sys.executable, "-m", *command],
             env=environment,
             stdout=output,
             stderr=output,
@@ -117,16 +130,16 @@ def stop(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def check_free(port: int) -> None:
+def check_free(host: str, port: int) -> None:
     """Raise DashboardError when something listens on the port: we would talk to that instead of to our server."""
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         # As the server does: a port that was only just given back counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((host, port))
         except OSError as error:
             raise DashboardError(
-                f"port {port} cannot be used ({error.strerror}); choose another with --port"
+                f"port {port} of {host} cannot be used ({error.strerror}); choose another with --port"
             ) from error
 
 
@@ -149,18 +162,21 @@ def register(environment: dict[str, str]) -> None:
 
     Their runs have the folder that this process has, as those of `olmo2 run` do: a relative store is the same one.
     """
-    pool = ["work-pool", "create", POOL, "--type", "process", "--overwrite"]
-    deploy = ["--no-prompt", "deploy", "--all", "--prefect-file", str(prefect_file())]
-    for command in (pool, deploy):
-        done = subprocess.run(
-            [sys.executable, "-m", "prefect", *command],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            raise DashboardError(f"prefect {' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as template:
+        template.write(json.dumps(JOB_TEMPLATE))
+        template.flush()
+        pool = ["work-pool", "create", POOL, "--type", "process", "--base-job-template", template.name, "--overwrite"]
+        deploy = ["--no-prompt", "deploy", "--all", "--prefect-file", str(prefect_file())]
+        for command in (pool, deploy):
+            done = subprocess.run(
+                [sys.executable, "-m", "prefect", *command],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode != 0:
+                raise DashboardError(f"prefect {' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
 
 
 def prefect_file() -> Path:

@@ -5,6 +5,8 @@ Called before Prefect is imported, since Prefect reads its settings at import.
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -21,6 +23,8 @@ QUIET = {
     # A stage's process ends without ceremony, so that Python's tracker names semaphores that nobody needs any more.
     "PYTHONWARNINGS": "ignore:resource_tracker:UserWarning",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    # Prefect's own choice is pickle, which runs code when it is read.
+    "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
 }
 
 
@@ -48,16 +52,29 @@ def prepare_prefect() -> None:
 
 
 def start_own_server() -> None:
-    """Where no API is named, start the server that Prefect would start later, and tie its life to ours.
+    """Where no API is named, start the server that Prefect would start later, guarded, and tie its life to ours.
 
     Prefect stops its temporary server at a normal exit only: a killed run would leave one behind.
     """
     from prefect.server.api.server import SubprocessASGIServer
-    from prefect.settings import PREFECT_API_URL
+    from prefect.settings import PREFECT_API_URL, get_current_settings
 
     if PREFECT_API_URL.value() is not None:
         return
-    server = SubprocessASGIServer()
+
+    class GuardedServer(SubprocessASGIServer):
+        """Prefect finds this instance, kept under the key of its own, when it asks for a temporary server."""
+
+        def _run_uvicorn_command(self) -> "subprocess.Popen[bytes]":
+            temporary = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+            return subprocess.Popen(
+                [sys.executable, "-m", "flows.guarded_server", "--port", str(self.port)],
+                env=os.environ | temporary | get_current_settings().to_environment_variables(exclude_unset=True),
+                # In a session of its own: the terminal's Ctrl-C would end it before the run has told it how it ended.
+                start_new_session=True,
+            )
+
+    server = GuardedServer()
     server.start()
     assert server.server_process is not None
     end_with_this_process(server.server_process.pid)

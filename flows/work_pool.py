@@ -1,0 +1,16 @@
+"""The dashboard's work pool: what a flow run may choose about its process, which is nothing."""
+
+from typing import Any
+
+POOL = "olmo2"
+STEP = "prefect.deployments.steps.set_working_directory"
+"""The only step that comes before a run."""
+
+JOB_TEMPLATE: dict[str, Any] = {
+    "job_configuration": {"stream_output": True},
+    "variables": {"type": "object", "properties": {}, "additionalProperties": False},
+}
+"""Prefect's own template lets a run name the command, environment and folder of its process."""
+
+ENTRYPOINTS = tuple(f"flows.deployments.{name}" for name in ("recipe", "stage", "sweep", "evaluation"))
+"""The flows of prefect.yaml."""
