@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STORE ?= store
 
-.PHONY: env laptop test lint parity bench dashboard
+.PHONY: env laptop test lint docs parity bench dashboard
 
 env: .venv/installed
 
@@ -19,6 +19,7 @@ laptop: env
 # Two tests at a time, each on one core; a file's tests share their fixtures, so they stay together. A test that takes its
 # process with it ends the whole at once: pytest-xdist would go on with another process and then wait for ever.
 test: env
+	bash .ci/packages
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
 
 lint: env
@@ -26,6 +27,9 @@ lint: env
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright
+
+docs: env
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
 
 # OLMo-core needs an environment of its own (1.2 GB and more, other pins than ours), so its half of the comparison runs
 # here only, and fails without it; `make test` always compares with transformers.

@@ -1,6 +1,7 @@
 """Shared fixtures: a real Prefect server, a real S3 protocol, stores on both kinds of file system."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -87,3 +88,31 @@ def store(request: pytest.FixtureRequest, tmp_path) -> Store:
     bucket = f"bucket-{os.getpid()}-{time.time_ns()}"
     s3fs.S3FileSystem().mkdir(bucket)
     return Store(f"s3://{bucket}/root", cache=tmp_path / "cache")
+
+
+NEEDS = {
+    "browser": ("chromium", "chromedriver"),
+    "ceph": ("radosgw", "ceph-mon", "ceph-osd", "ceph-authtool", "monmaptool"),
+}
+"""Programs that tests with these markers start; `.ci/packages` installs them where it can."""
+_left_out = pytest.StashKey[dict[str, list[str]]]()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what needs programs that are not here, except in CI, where their absence is a failure."""
+    missing = {mark: [name for name in names if shutil.which(name) is None] for mark, names in NEEDS.items()}
+    missing = {mark: names for mark, names in missing.items() if names}
+    if not missing or os.environ.get("CI"):
+        return
+    config.stash[_left_out] = missing
+    dropped = [item for item in items if any(item.get_closest_marker(mark) for mark in missing)]
+    config.hook.pytest_deselected(items=dropped)
+    items[:] = [item for item in items if item not in dropped]
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Say last which tests were left out, and for want of what."""
+    for mark, names in terminalreporter.config.stash.get(_left_out, {}).items():
+        terminalreporter.write_line(
+            f"LEFT OUT: all tests marked {mark}, since {', '.join(names)} is not installed", red=True
+        )

@@ -5,7 +5,7 @@ Two ways, told apart by `requested_tokens`. Without it a source is taken `passes
 (C.8). With it every source gets its `ratio` of the requested tokens and the rounding of OLMo-core's mixture
 tool (C.9), so that whole batches of whole windows come out.
 
-Published mixes have names (tasks/data/mix_presets.py).
+Published mixes have names (tasks/data/documents/mix_presets.py).
 
 A repeated source is listed once per pass. Part of a source is either the first tokens of each of its files
 (C.9) or a seeded random choice of whole files (how the published mixes were made, C.8).
@@ -22,7 +22,7 @@ from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Mix, Ranking, Tokens
-from tasks.data.mix_presets import CANDIDATE_MAX_REPETITION, PresetName, preset
+from tasks.data.documents.mix_presets import CANDIDATE_MAX_REPETITION, PresetName, preset
 
 RANKED_FIRST = "ranked-first"
 WINNER = "winner"

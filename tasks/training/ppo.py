@@ -46,7 +46,7 @@ from tasks.training.fitting.fit import (
     linear_schedule,
     open_checkpoint,
 )
-from tasks.training.reward_head import open_reward_model
+from tasks.training.fitting.reward_head import open_reward_model
 
 
 class PPOConfig(Config):

@@ -29,7 +29,7 @@ from model.training.reference_scores import row_scores
 from tasks.artifacts import Checkpoint, Preferences, RewardModel
 from tasks.training.answers.pairs import Pair, read_pairs, whole_pairs
 from tasks.training.fitting.fit import adamw, begin, export, fit, linear_schedule, open_checkpoint
-from tasks.training.reward_head import HEAD_FILE, HEAD_KEY, HEAD_NAME, with_score_head
+from tasks.training.fitting.reward_head import HEAD_FILE, HEAD_KEY, HEAD_NAME, with_score_head
 
 
 class RewardConfig(Config):

@@ -13,7 +13,7 @@ import s3fs
 
 from tests.ceph import S3, gateway
 
-pytestmark = [pytest.mark.slow, pytest.mark.s3]
+pytestmark = [pytest.mark.slow, pytest.mark.s3, pytest.mark.ceph]
 
 BUCKET = "olmo2-recipe"
 STORE = f"s3://{BUCKET}/smoke"

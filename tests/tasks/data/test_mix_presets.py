@@ -9,8 +9,8 @@ from typing import Any, get_args
 import pytest
 
 from tasks.artifacts import Tokens
+from tasks.data.documents.mix_presets import MATH_PARTS, PresetName, preset
 from tasks.data.mix import MixConfig, plan_mix
-from tasks.data.mix_presets import MATH_PARTS, PresetName, preset
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 DOLMINO = json.loads((GOLDEN / "dolmino_mix.json").read_text())
