@@ -33,11 +33,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from flows.inspection.stability import GROWTH, diagnose_initialisation, draw_curves, draw_lines, judged, series_of
 from model.config import Compute, ModelConfig
+from model.data.labels import next_token_labels
 from model.network.transformer import Transformer
 from model.tokens.tokenizer import Tokenizer
 from model.training.diagnostics import NormWatch
 from model.training.loop import train
-from model.training.losses import LossConfig, language_model_objective, next_token_labels
+from model.training.losses import LossConfig, language_model_objective
 from model.training.optim import OptimConfig
 from model.training.schedule import ScheduleConfig
 

@@ -31,9 +31,10 @@ from infra.settings import ComputeSettings
 from infra.storage.store import Store
 from infra.workspace import Workspace
 from model.config import Compute, ModelConfig
+from model.data.labels import next_token_labels
 from model.network.transformer import Transformer
 from model.training.loop import Batch, TrainState, new_state, train
-from model.training.losses import LossConfig, language_model_objective, next_token_labels
+from model.training.losses import LossConfig, language_model_objective
 from model.training.optim import OptimConfig
 from model.training.schedule import ScheduleConfig
 from model.training.state_files import STATE_BYTES

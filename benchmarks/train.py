@@ -43,9 +43,10 @@ ROOT = Path(__file__).resolve().parents[1]
 def ours(size: dict[str, int], compiled: bool, bf16: bool) -> Callable[[], float]:
     """One call is one step of our loop."""
     from model.config import Compute, ModelConfig
+    from model.data.labels import next_token_labels
     from model.network.transformer import Transformer
     from model.training.loop import new_state, train
-    from model.training.losses import LossConfig, language_model_objective, next_token_labels
+    from model.training.losses import LossConfig, language_model_objective
     from model.training.optim import OptimConfig
     from model.training.schedule import ScheduleConfig
 

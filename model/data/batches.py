@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, Int64, UInt32
 
+from model.data.labels import IGNORE, Normalisation, loss_divisor, next_token_labels
 from model.data.order import AnyShuffle, OrderKind, shuffle
 from model.data.repetition import repetitive_rows
-from model.training.losses import IGNORE, Normalisation, loss_divisor, next_token_labels
 
 ORDER_PART = 4096
 """Instances of the order that are computed at a time."""

@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt32
 
-from model.training.losses import IGNORE, next_token_labels
+from model.data.labels import IGNORE, next_token_labels
 
 Reduction = Literal["sum", "mean"]
 """How the token losses of one micro-batch become a number: their sum, or their mean over trained tokens

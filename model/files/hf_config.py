@@ -7,11 +7,12 @@ computing something else.
 """
 
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from model.config import Config, ModelConfig
+from model.json_files import _told, read_json
 
 ARCHITECTURE = "Olmo2ForCausalLM"
 VARIANT_ARCHITECTURE = "Olmo2VariantForCausalLM"
@@ -32,8 +33,6 @@ _SHAPE = {
     "init_std": "initializer_range",
 }
 """Our fields that config.json says too, and its names for them."""
-
-M = TypeVar("M", bound=BaseModel)
 
 
 class _Read(BaseModel):
@@ -174,21 +173,3 @@ def _model_config(path: Path, shape: dict[str, Any]) -> ModelConfig:
         return ModelConfig(**shape)
     except ValidationError as error:
         raise _told(path, error) from error
-
-
-def read_json(path: Path, kind: type[M]) -> M:
-    """A JSON file as a pydantic model. Raises ValueError naming the file, its fields that do not fit, and why."""
-    try:
-        return kind.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise _told(path, error) from error
-
-
-def _told(path: Path, error: ValidationError) -> ValueError:
-    said = []
-    for problem in error.errors(include_url=False):
-        place = ".".join(map(str, problem["loc"]))
-        shown = problem["type"] not in ("missing", "json_invalid") and not isinstance(problem["input"], dict)
-        given = f" (given: {problem['input']!r:.100})" if shown else ""
-        said.append(f"{place}: {problem['msg']}{given}".removeprefix(": "))
-    return ValueError(f"{path} cannot be used: {'; '.join(said)}")

@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.files.hf_config import ARCHITECTURE, EXTRA, FILE, Extra, hf_config, read_config, read_extra, read_json
+from model.files.hf_config import ARCHITECTURE, EXTRA, FILE, Extra, hf_config, read_config, read_extra
+from model.json_files import read_json
 from model.network.transformer import Transformer, unfilled
 
 INDEX = "model.safetensors.index.json"

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from model.training.losses import IGNORE
+from model.data.labels import IGNORE
 
 Batch = dict[str, Any]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from model.files.hf_config import read_json
+from model.json_files import read_json
 from model.tokens.chat_template import CHAT_TEMPLATE, END_OF_TEXT
 
 # The split as tokenizers' regex engine needs it; model/tokens/tokenizer.py has the same split for tiktoken's.

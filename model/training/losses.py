@@ -13,19 +13,17 @@ mixed them).
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
 from model.config import Config
+from model.data.labels import IGNORE, Normalisation
 from model.network.transformer import Transformer
 
-IGNORE = -100
-"""Label of a position that is not trained."""
 CHUNK_ELEMENTS = 1 << 22
 """Logits worked on at a time on a CPU: 4M, 8 MB in bf16, so that they stay within a processor's last cache level."""
 CHUNK_ROWS = 512
@@ -55,8 +53,6 @@ bf16 at a vocabulary of 100k. Larger pieces and tiles would not be faster; they 
 of logits and 0.5 GB of gradient at d_model 4096.
 """
 
-Normalisation = Literal["labels", "positions", "sum"]
-
 
 class LossConfig(Config):
     """The language-model loss; the default is that of OLMo-core, with the declared z-loss weight."""
@@ -68,30 +64,6 @@ class LossConfig(Config):
     normalisation: Normalisation = "labels"
     """Divisor of the summed loss: trained labels plus all positions of masked instances (OLMo-core), every
     position of the batch (old trainer), or none (SFT with loss reduction "sum")."""
-
-
-def next_token_labels(
-    ids: Int[np.ndarray, "batch seq"], trained: Bool[np.ndarray, "batch seq"] | None = None
-) -> Int[np.ndarray, "batch seq"]:
-    """Shift ids into labels (int64); the last position, and targets where `trained` is False, become -100."""
-    labels = np.full(ids.shape, IGNORE, dtype=np.int64)
-    labels[:, :-1] = ids[:, 1:]
-    if trained is not None:
-        labels[:, :-1][~trained[:, 1:]] = IGNORE
-    return labels
-
-
-def loss_divisor(
-    trained_labels: int, masked_instances: int, instances: int, length: int, normalisation: Normalisation
-) -> float:
-    """What the loss summed over a whole batch is divided by: `instances` rows of `length` positions, of which so many labels are
-    trained; `masked_instances` of the rows were removed by the repetition filter.
-    """
-    if normalisation == "sum":
-        return 1.0
-    if normalisation == "positions":
-        return float(instances * length)
-    return float(trained_labels + masked_instances * length)
 
 
 def cached_rows(vocab_size: int) -> int:

@@ -18,10 +18,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from model.data.labels import IGNORE
 from model.network.transformer import Transformer
 from model.training.advantages import KLEstimator, kl_estimate
 from model.training.loop import Objective
-from model.training.losses import IGNORE, token_log_probs
+from model.training.losses import token_log_probs
 
 Metrics = dict[str, Tensor]
 

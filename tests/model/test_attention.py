@@ -6,9 +6,10 @@ import torch.nn.functional as F
 
 import model.network.attention as attention_module
 from model.config import ModelConfig
+from model.data.labels import next_token_labels
 from model.network.attention import BlockedAttention, blocks
 from model.network.transformer import Transformer
-from model.training.losses import LossConfig, language_model_objective, next_token_labels
+from model.training.losses import LossConfig, language_model_objective
 
 
 @pytest.mark.parametrize("length", [1, 16, 17, 40])

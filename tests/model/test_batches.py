@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.data.batches import TokenFile, Window, WindowedTokens, documents_within, read_local
+from model.data.labels import IGNORE, Normalisation
 from model.data.order import PublishedShuffle, Shuffle, shuffle
 from model.parallel.work_split import own_rows, share_of
-from model.training.losses import IGNORE, Normalisation
 
 
 @settings(max_examples=40, deadline=None)

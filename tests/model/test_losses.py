@@ -10,16 +10,8 @@ import torch.utils._pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import model.training.losses as losses
-from model.training.losses import (
-    ACCELERATOR,
-    HeadSizes,
-    head_loss,
-    log_prob_sizes,
-    loss_divisor,
-    loss_sizes,
-    next_token_labels,
-    token_log_probs,
-)
+from model.data.labels import loss_divisor, next_token_labels
+from model.training.losses import ACCELERATOR, HeadSizes, head_loss, log_prob_sizes, loss_sizes, token_log_probs
 
 
 def cut(monkeypatch: pytest.MonkeyPatch, sizes: HeadSizes) -> None:

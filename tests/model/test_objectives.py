@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.config import ModelConfig
 from model.data.chat_batches import Row, make_row, pad_rows, pair_batches, token_batches
+from model.data.labels import IGNORE
 from model.network.transformer import Transformer
-from model.training.losses import IGNORE
 from model.training.objectives import (
     bradley_terry_loss,
     clipped_policy_loss,

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from model.data.labels import IGNORE
 from model.parallel.work_split import UNEVEN, Shape, cut, own_rows, share_of
-from model.training.losses import IGNORE
 from tests.model.groups import Batch, chat_batches, language_batches, preference_batches, rollout_batches
 
 KINDS = {"language": language_batches, "chat": chat_batches, "pairs": preference_batches, "rollouts": rollout_batches}

@@ -18,11 +18,12 @@ from torch import Tensor
 
 from model.config import Compute, ModelConfig
 from model.data.batches import TokenFile, WindowedTokens
+from model.data.labels import IGNORE, loss_divisor, next_token_labels
 from model.files.weights import hf_key
 from model.network.transformer import Transformer
 from model.tokens.tokenizer import Tokenizer
 from model.training.loop import to_device, train
-from model.training.losses import IGNORE, LossConfig, language_model_objective, loss_divisor, next_token_labels
+from model.training.losses import LossConfig, language_model_objective
 from model.training.optim import OptimConfig
 from model.training.schedule import ScheduleConfig
 

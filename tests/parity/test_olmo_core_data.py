@@ -20,8 +20,8 @@ from infra.settings import Execution
 from infra.stage import Stage
 from infra.storage.store import Store
 from model.data.batches import TokenFile, WindowedTokens
+from model.data.labels import IGNORE
 from model.tokens.tokenizer import Tokenizer
-from model.training.losses import IGNORE
 from tasks.artifacts import Tokens
 from tasks.data.collect import collect, resolve
 from tasks.data.encode import EncodeConfig, encode

@@ -20,10 +20,11 @@ from pydantic import Field
 from infra.workspace import Workspace
 from model.config import Config
 from model.data.batches import Window, WindowedTokens
+from model.data.labels import IGNORE, next_token_labels
 from model.network.transformer import Transformer
 from model.tokens.tokenizer import Tokenizer
 from model.training.loop import Evaluate, TrainState, to_device
-from model.training.losses import IGNORE, LossConfig, language_model_objective, next_token_labels
+from model.training.losses import LossConfig, language_model_objective
 from model.training.optim import OptimConfig
 from tasks.artifacts import PERPLEXITY, TASK
 from tasks.evaluation.benchmarks import BenchmarkConfig, load_items, make_requests, primary_metric, score_item

@@ -20,13 +20,14 @@ from infra.settings import ComputeSettings, ParallelSettings
 from infra.storage.store import Store
 from infra.workspace import Workspace
 from model.config import Compute, Config, ModelConfig, Parallel
+from model.data.labels import loss_divisor, next_token_labels
 from model.decoding.generate import Completion, Sampling, log_likelihoods
 from model.network.sharded_tensors import is_sharded
 from model.network.transformer import Transformer, initial_rows, unfilled
 from model.parallel.group import Group, fill, spread
 from model.tokens.tokenizer import Tokenizer
 from model.training.loop import Batch
-from model.training.losses import LossConfig, language_model_objective, loss_divisor, next_token_labels
+from model.training.losses import LossConfig, language_model_objective
 from tasks.artifacts import Checkpoint
 from tasks.generation import local_generator, shared_generator
 from tasks.training.fitting.fit import adamw, begin, export, fit, linear_schedule

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from infra.workspace import Workspace
+from model.data.labels import next_token_labels
 from model.network.transformer import Transformer
-from model.training.losses import LossConfig, language_model_objective, next_token_labels
+from model.training.losses import LossConfig, language_model_objective
 from model.training.metrics import EVERY_STEP
 from tasks.artifacts import Checkpoint
 from tasks.training.dpo import estimate_dpo

@@ -1,0 +1,26 @@
+"""JSON files as pydantic models, with messages that name the file and the field."""
+
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def read_json(path: Path, kind: type[M]) -> M:
+    """A JSON file as a pydantic model. Raises ValueError naming the file, its fields that do not fit, and why."""
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise _told(path, error) from error
+
+
+def _told(path: Path, error: ValidationError) -> ValueError:
+    said = []
+    for problem in error.errors(include_url=False):
+        place = ".".join(map(str, problem["loc"]))
+        shown = problem["type"] not in ("missing", "json_invalid") and not isinstance(problem["input"], dict)
+        given = f" (given: {problem['input']!r:.100})" if shown else ""
+        said.append(f"{place}: {problem['msg']}{given}".removeprefix(": "))
+    return ValueError(f"{path} cannot be used: {'; '.join(said)}")
