@@ -30,9 +30,15 @@ def read_row(row: Row, place: int) -> Document:
 
 
 def worked(working: str, number: str) -> str:
-    """The working on one line without calculator notes, spaces around every operator and hyphen, then the number."""
-    text = " ".join(OPERATOR.sub(r" \1 ", CALCULATOR.sub("", working)).split())
-    return f"{text if text.endswith('.') else f'{text}.'} So the answer is {number}."
+    """The working on one line without calculator notes, then the number; every operator and hyphen between spaces."""
+    text = spaced(CALCULATOR.sub("", working))
+    text = text[:1].upper() + text[1:]
+    return f"{text if text.endswith('.') else f'{text}.'} So the answer is {spaced(number)}."
+
+
+def spaced(text: str) -> str:
+    """Text on one line with spaces around operators."""
+    return " ".join(OPERATOR.sub(r" \1 ", text).split())
 
 
 def score(document: Document, text: str) -> tuple[dict[str, float], str]:
