@@ -23,6 +23,7 @@ from model.weights import load_hf
 from tasks.artifacts import Checkpoint, Scores
 from tasks.evaluation.benchmarks import (
     LOWER_IS_BETTER,
+    Benchmark,
     BenchmarkConfig,
     ItemScore,
     load_items,
@@ -31,18 +32,12 @@ from tasks.evaluation.benchmarks import (
     resolve_benchmark,
     score_item,
 )
-from tasks.evaluation.benchmarks.items import Estimate, Item, Likelihood, estimate_mean, macro_average
+from tasks.evaluation.benchmarks.items import Item, Likelihood, estimate_mean
+from tasks.evaluation.benchmarks.olmes import OlmesBenchmark
+from tasks.evaluation.benchmarks.roles import role_of
 from tasks.evaluation.inference import Asked, ask
+from tasks.evaluation.suites import SuiteConfig, check_suites, over_groups, score_suites
 from tasks.generation import checkpoint_generator
-
-
-class SuiteConfig(Config):
-    """A plain mean over tasks, each the best of its formats (RECIPE I.1: max of MCF and CF, then macro)."""
-
-    name: str
-    """Name in scores and reports."""
-    tasks: tuple[tuple[str, ...], ...]
-    """Per task, the names of the benchmarks that are its formats."""
 
 
 class EvaluateConfig(Config):
@@ -57,7 +52,8 @@ class EvaluateConfig(Config):
     chat: bool = False
     """Address the model through the chat template (instruct models) or as a text to continue (base models)."""
     max_context: int = Field(default=2048, ge=2)
-    """Tokens of prompt and answer together; longer prompts are cut on the left (RECIPE I.1). Never more than the model's."""
+    """Tokens of prompt and answer together, of benchmarks that do not say so themselves; longer prompts are cut on the left
+    (RECIPE I.1). Never more than the model's."""
     batch_size: int = Field(default=64, ge=1)
     """Answers generated at once. Batching changes sums in the last bits, so it is part of the result."""
 
@@ -75,7 +71,7 @@ def evaluate_checkpoint(ws: Workspace, checkpoint: Checkpoint, config: EvaluateC
     # In this process even when shards go to Ray: the model is loaded once and owns the device.
     rows = run_shards(ws, evaluate_benchmark, items, f"evaluate {config.label}", ray="off")
     ws.note(generation=ws.generation)
-    rows += [score_suite(suite, rows) for suite in config.suites]
+    rows += score_suites(config.suites, rows)
     ws.write_json("scores.json", {"label": config.label, "checkpoint": checkpoint.digest, "benchmarks": rows})
     ws.table(
         f"scores-{config.label}",
@@ -100,18 +96,15 @@ def evaluate_checkpoint(ws: Workspace, checkpoint: Checkpoint, config: EvaluateC
 
 
 def check_names(config: EvaluateConfig) -> None:
-    """Names are unique, and suites name benchmarks that are there."""
-    names = [benchmark.name for benchmark in config.benchmarks] + [suite.name for suite in config.suites]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"benchmark names {twice} are used twice; give each its own name")
-    known = {benchmark.name for benchmark in config.benchmarks}
-    for suite in config.suites:
-        unknown = sorted(set(chain(*suite.tasks)) - known)
-        if unknown or not suite.tasks:
-            raise ValueError(
-                f"suite {suite.name!r} names {unknown or 'no tasks'}; the benchmarks are {', '.join(sorted(known))}"
-            )
+    """Names are unique, and suites name benchmarks or suites that are there."""
+    check_suites([benchmark.name for benchmark in config.benchmarks], config.suites)
+
+
+def context_of(config: EvaluateConfig, benchmark: Benchmark) -> int:
+    """Tokens of prompt and answer: what the benchmark asks for, else what the task publishes, else the evaluation's."""
+    if benchmark.max_context is not None:
+        return benchmark.max_context
+    return benchmark.facts.max_context if isinstance(benchmark, OlmesBenchmark) else config.max_context
 
 
 def evaluate_benchmark(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
@@ -135,7 +128,7 @@ def evaluate_benchmark(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
             tokenizer,
             flat,
             generator=generator,
-            max_context=min(config.max_context, model.config.max_sequence_length),
+            max_context=min(context_of(config, benchmark), model.config.max_sequence_length),
             progress=bar.advance,
         )
     answers = iter(asked.answers)
@@ -144,7 +137,9 @@ def evaluate_benchmark(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
         for one, wanted in zip(items, requests, strict=True)
     ]
     ws.write_jsonl(f"items/{benchmark.name}.jsonl.zst", item_rows(items, scored))
-    return summarise(benchmark.name, primary_metric(benchmark, items), scored, asked)
+    row = summarise(benchmark.name, primary_metric(benchmark, items), scored, asked) | {"role": role_of(benchmark)}
+    macro = isinstance(benchmark, OlmesBenchmark) and benchmark.average == "macro"
+    return over_groups(row, items, scored) if macro else row
 
 
 @lru_cache(maxsize=1)
@@ -185,26 +180,4 @@ def summarise(name: str, primary: str, scored: Sequence[ItemScore], asked: Asked
     }
 
 
-def score_suite(suite: SuiteConfig, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Best format of each task, then the plain mean; the error is that of the chosen formats."""
-    by_name = {row["name"]: row for row in rows}
-    lower = {row["lower_is_better"] for task in suite.tasks for row in [by_name[name] for name in task]}
-    if len(lower) > 1:
-        raise ValueError(f"suite {suite.name!r} mixes accuracies with bits per byte, which have no common mean")
-    direction = -1 if True in lower else 1
-    chosen = [max((by_name[name] for name in task), key=lambda row: direction * row["score"]) for task in suite.tasks]
-    average = macro_average([Estimate(row["score"], row["stderr"], row["n"]) for row in chosen])
-    return {
-        "name": suite.name,
-        "primary": "macro_average",
-        "score": average.value,
-        "stderr": average.stderr,
-        "n": average.n,
-        "lower_is_better": True in lower,
-        "truncated_prompts": sum(row["truncated_prompts"] for row in chosen),
-        "metrics": {},
-        "formats": [row["name"] for row in chosen],
-    }
-
-
-evaluate = stage(evaluate_checkpoint, name="evaluate", version=1, process=True)
+evaluate = stage(evaluate_checkpoint, name="evaluate", version=2, process=True)

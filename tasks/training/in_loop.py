@@ -27,6 +27,7 @@ from model.tokenizer import Tokenizer
 from model.transformer import Transformer
 from tasks.artifacts import PERPLEXITY, TASK
 from tasks.evaluation.benchmarks import BenchmarkConfig, load_items, make_requests, primary_metric, score_item
+from tasks.evaluation.benchmarks.roles import refuse_held_out
 from tasks.evaluation.inference import ask
 from tasks.generation import local_generator, shared_generator
 
@@ -59,7 +60,9 @@ class InLoopConfig(Config):
             raise ValueError(
                 f"in_loop.tasks names {', '.join(unknown)}; the benchmarks under evaluation are {', '.join(known)}"
             )
-        return self.model_copy(update={"benchmarks": tuple(known[name] for name in self.tasks)})
+        chosen = tuple(known[name] for name in self.tasks)
+        refuse_held_out("in_loop.tasks", chosen)
+        return self.model_copy(update={"benchmarks": chosen})
 
 
 def evaluator(

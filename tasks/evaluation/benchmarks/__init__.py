@@ -18,6 +18,7 @@ from tasks.evaluation.benchmarks.synthetic import SyntheticBenchmark
 
 __all__ = [
     "LOWER_IS_BETTER",
+    "Benchmark",
     "BenchmarkConfig",
     "Item",
     "ItemScore",
