@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.data_cli import app as data_app
+from flows.evaluation_cli import add_commands
 from flows.options import (
     IdArgument,
     JsonOption,
@@ -35,6 +36,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(data_app, name="data")
+add_commands(app)
 
 
 @app.command()

@@ -4,12 +4,14 @@ Greedy generation and log-likelihoods; every item's answer is stored; every scor
 committed one by one, so that an interrupted evaluation resumes at the benchmark it had reached.
 """
 
+import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import orjson
 import torch
 from pydantic import Field
 
@@ -32,12 +34,14 @@ from tasks.evaluation.benchmarks import (
     resolve_benchmark,
     score_item,
 )
-from tasks.evaluation.benchmarks.items import Item, Likelihood, estimate_mean
+from tasks.evaluation.benchmarks.items import Generation, Item, Likelihood, estimate_mean
 from tasks.evaluation.benchmarks.olmes import OlmesBenchmark
 from tasks.evaluation.benchmarks.roles import role_of
-from tasks.evaluation.inference import Asked, ask
+from tasks.evaluation.inference import Answer, Asked, ask
 from tasks.evaluation.suites import SuiteConfig, check_suites, over_groups, score_suites
 from tasks.generation import checkpoint_generator
+
+Request = Generation | Likelihood
 
 
 class EvaluateConfig(Config):
@@ -136,7 +140,7 @@ def evaluate_benchmark(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
         score_item(benchmark, one, [next(answers) for _ in wanted], config.chat)
         for one, wanted in zip(items, requests, strict=True)
     ]
-    ws.write_jsonl(f"items/{benchmark.name}.jsonl.zst", item_rows(items, scored))
+    ws.write_jsonl(f"items/{benchmark.name}.jsonl.zst", item_rows(items, requests, asked.answers, scored))
     row = summarise(benchmark.name, primary_metric(benchmark, items), scored, asked) | {"role": role_of(benchmark)}
     macro = isinstance(benchmark, OlmesBenchmark) and benchmark.average == "macro"
     return over_groups(row, items, scored) if macro else row
@@ -150,19 +154,38 @@ def load_model(folder: Path, device: str, threads: int) -> tuple[Transformer, To
     return model.to(device).eval(), Tokenizer.load(folder)
 
 
-def item_rows(items: Sequence[Item], scored: Sequence[ItemScore]) -> list[dict[str, Any]]:
-    """One row per item."""
+def item_rows(
+    items: Sequence[Item],
+    requests: Sequence[Sequence[Request]],
+    answers: Sequence[Answer],
+    scored: Sequence[ItemScore],
+) -> list[dict[str, Any]]:
+    """One row per item, with what `olmo2 rescore` needs: every answer as text, or as log-likelihood and tokens."""
+    given = iter(answers)
     return [
         {
             "id": item.id,
             "question": item.text,
             "gold": item.gold,
+            "group": item.data.get("group", ""),
             "answer": score.answer,
             "extracted": score.extracted,
             "metrics": score.metrics,
+            "answers": [stored_answer(request, next(given)) for request in wanted],
         }
-        for item, score in zip(items, scored, strict=True)
+        for item, wanted, score in zip(items, requests, scored, strict=True)
     ]
+
+
+def stored_answer(request: Request, answer: Answer) -> dict[str, Any]:
+    """What was asked, by its hash, and what came back."""
+    prompt = request.prompt
+    asked = orjson.dumps([prompt.text, list(prompt.messages), prompt.cue])
+    row: dict[str, Any] = {"prompt_sha256": hashlib.sha256(asked).hexdigest()}
+    if isinstance(answer, str):
+        return row | {"text": answer}
+    assert isinstance(request, Likelihood)
+    return row | {"continuation": request.continuation, "logprob": answer.logprob, "tokens": answer.tokens}
 
 
 def summarise(name: str, primary: str, scored: Sequence[ItemScore], asked: Asked) -> dict[str, Any]:

@@ -47,7 +47,9 @@ def ordered(suites: Sequence[SuiteConfig]) -> list[SuiteConfig]:
         held = {suite.name for suite in waiting}
         ready = [suite for suite in waiting if not set(chain(*suite.tasks)) & held & names]
         if not ready:
-            raise ValueError(f"suites {', '.join(sorted(held))} hold each other; a suite holds benchmarks and other suites only")
+            raise ValueError(
+                f"suites {', '.join(sorted(held))} hold each other; a suite holds benchmarks and other suites only"
+            )
         done += ready
         waiting = [suite for suite in waiting if suite not in ready]
     return done
@@ -107,4 +109,9 @@ def over_groups(row: Row, items: Sequence[Item], scored: Sequence[ItemScore]) ->
         name: {"score": sum(score.metrics[primary] for score in group) / len(group), "n": len(group)}
         for name, group in sorted(by_group.items())
     }
-    return row | {"score": metrics[primary]["value"], "stderr": metrics[primary]["stderr"], "metrics": metrics, "groups": groups}
+    return row | {
+        "score": metrics[primary]["value"],
+        "stderr": metrics[primary]["stderr"],
+        "metrics": metrics,
+        "groups": groups,
+    }

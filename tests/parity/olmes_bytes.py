@@ -72,7 +72,14 @@ def hellaswag(document: Row) -> Row:
     # A mark in brackets at the beginning of an ending leaves the space after it.
     choices = [f"[step]{choice}" if choice.startswith(" ") else choice for choice in choices]
     id = document.get("ind", 0)
-    return {"ind": id, "activity_label": activity, "ctx_a": first, "ctx_b": second, "endings": choices, "label": str(document["gold"])}
+    return {
+        "ind": id,
+        "activity_label": activity,
+        "ctx_a": first,
+        "ctx_b": second,
+        "endings": choices,
+        "label": str(document["gold"]),
+    }
 
 
 def as_capitalised(text: str) -> bool:
@@ -99,12 +106,22 @@ def squad(document: Row) -> Row:
     head, _, question = document["query"].removesuffix("\nAnswer:").rpartition("\nQuestion: ")
     context = head.removeprefix(f"Title: {document['title']}\nBackground: ")
     answers = {"text": document["answers_text"]}
-    return {"id": document["id"], "title": document["title"], "context": context, "question": question, "answers": answers}
+    return {
+        "id": document["id"],
+        "title": document["title"],
+        "context": context,
+        "question": question,
+        "answers": answers,
+    }
 
 
 def coqa(document: Row) -> Row:
     """A conversation that ends with the document's turn; see `last_turn`."""
-    asked = re.findall(r"Question: (.*?)\nAnswer:(?: (.*?)(?=\n\n)|$)", document["query"].partition(f"{document['story']}\n\n")[2], re.S)
+    asked = re.findall(
+        r"Question: (.*?)\nAnswer:(?: (.*?)(?=\n\n)|$)",
+        document["query"].partition(f"{document['story']}\n\n")[2],
+        re.S,
+    )
     return {
         "id": document["id"].rpartition("_turn")[0],
         "story": document["story"],
@@ -166,7 +183,11 @@ MINERVA = (
     "algebra", "counting_and_probability", "geometry", "intermediate_algebra", "number_theory", "prealgebra", "precalculus",
 )  # fmt: skip
 ORACLES = (
-    *(Oracle(f"{task}/test_{form}_5shot", task, name) for task in MULTIPLE for form, name in (("mc", "multiple_choice"), ("rc", "cloze"))),
+    *(
+        Oracle(f"{task}/test_{form}_5shot", task, name)
+        for task in MULTIPLE
+        for form, name in (("mc", "multiple_choice"), ("rc", "cloze"))
+    ),
     *(
         Oracle(f"{task}/val_{form}_5shot", task, name)
         for task in ("boolq", "csqa", "piqa", "socialiqa", "winogrande")
@@ -217,7 +238,11 @@ def rendered(task: str, format: str, rows: Sequence[Row], group: str = "") -> li
         items = [item for item in load_items(config) if item.data["group"] in groups or not group]
         asked = make_requests(config, items, chat=False)
     return [
-        [(one.prompt.text, one.continuation) for one in wanted if isinstance(one, Likelihood) and one.prompt.text != "Answer:"]
+        [
+            (one.prompt.text, one.continuation)
+            for one in wanted
+            if isinstance(one, Likelihood) and one.prompt.text != "Answer:"
+        ]
         for wanted in asked
     ]
 

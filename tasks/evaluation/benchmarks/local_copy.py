@@ -4,6 +4,7 @@ A copy is the repository as downloaded (`data/test-00000-of-00001.parquet`, `sub
 (`subset/test/data-00000-of-00001.arrow`), or a folder with one file per split (`test.jsonl`).
 """
 
+from infra.store import Store
 from tasks.data.rows import SUFFIXES
 from tasks.data.sources.listing import list_names
 
@@ -38,3 +39,19 @@ def is_split(name: str, split: str) -> bool:
     if own in DESCRIPTIONS:
         return False
     return split in parts[:-1] or any(own.startswith(f"{split}{stop}") for stop in STOPS)
+
+
+def find_copy(folder: str, dataset: str, task: str) -> str:
+    """The copy of a data set in a folder of copies: `owner/name`, `owner__name`, `name` or the task's name.
+
+    Raises ValueError naming the places that were looked at.
+    """
+    folder = folder.rstrip("/")
+    owner, _, name = dataset.rpartition("/")
+    places = [f"{owner}/{name}", f"{owner}__{name}", name, task]
+    if "{group}" in dataset:
+        places = [f"{owner}", task]
+    for place in places:
+        if Store(folder).fs.isdir(Store(folder).full(place)):
+            return f"{folder}/{place}"
+    raise ValueError(f"no copy of {dataset} in {folder}: it has none of the folders {', '.join(places)}")

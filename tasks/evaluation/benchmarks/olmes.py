@@ -45,7 +45,8 @@ class OlmesBenchmark(Config):
     name: str
     """Name in scores and reports; when not given, the task's, with _rc, _mc or _bpb where it has several formats."""
     path: str = ""
-    """Folder or URL of a local copy of the data set; empty reads the hub."""
+    """Folder or URL of a local copy of the data set; empty reads the hub. A task of several data sets has a folder for each,
+    by its name."""
     revision: str = ""
     """Branch, tag or commit on the hub; `resolve` pins the commit."""
     normalisation: Normalisation | Literal["published"] = "published"
@@ -119,7 +120,9 @@ def resolve(config: OlmesBenchmark) -> OlmesBenchmark:
     for part, split in wanted.items():
         for group, dataset, subset in task.sources():
             if config.path:
-                source = RowSource(paths=split_files(config.path, subset, split))
+                templated = "{group}" in task.dataset
+                folder = f"{config.path.rstrip('/')}/{dataset.rpartition('/')[2]}" if templated else config.path
+                source = RowSource(paths=split_files(folder, subset, split))
             else:
                 source = RowSource(dataset=dataset, subset=subset, split=split, revision=config.revision)
             pinned[f"{part}:{group}"] = resolve_rows(source)
@@ -169,7 +172,9 @@ def make_item(config: OlmesBenchmark, task: Task, document: Document, shots: dic
     """A document with the requests that it needs."""
     examples = shots.get(document.group) or shots.get("", [])
     if config.shot_count and not examples:
-        raise ValueError(f"{task.name}: group {document.group!r} has no shots; the groups with shots are {sorted(shots)}")
+        raise ValueError(
+            f"{task.name}: group {document.group!r} has no shots; the groups with shots are {sorted(shots)}"
+        )
     description = task.description(document.group)
     blocks = "".join(f"{task.shot(task, example, config.format)}\n\n" for example in examples)
     pairs = task.pairs(task, document, config.format) if config.format != "generate" else []
@@ -225,7 +230,9 @@ def item_requests(config: OlmesBenchmark, item: Item, chat: bool) -> tuple[Gener
         return tuple(Likelihood(prompt, continuation) for _, continuation in item.data["pairs"])
     wanted = [Likelihood(Prompt(text=context), continuation) for context, continuation in item.data["pairs"]]
     if config.ranked_by == "pmi" and config.format == "cloze":
-        wanted += [Likelihood(Prompt(text=UNCONDITIONAL_CONTEXT), continuation) for _, continuation in item.data["pairs"]]
+        wanted += [
+            Likelihood(Prompt(text=UNCONDITIONAL_CONTEXT), continuation) for _, continuation in item.data["pairs"]
+        ]
     return tuple(wanted)
 
 

@@ -46,9 +46,7 @@ PUBLISHED_NORMALISATION: dict[str, Normalisation] = {
 }
 """Cloze normalisation of each task (RECIPE I.2); MMLU subjects and everything else are per_char."""
 
-DRAWN_FROM = frozenset(
-    {"arc_easy", "boolq", "drop", "hellaswag", "naturalqs_open", "piqa", "socialiqa", "squad"}
-)
+DRAWN_FROM = frozenset({"arc_easy", "boolq", "drop", "hellaswag", "naturalqs_open", "piqa", "socialiqa", "squad"})
 """Tasks of which OLMES evaluates 1,000 items; every other set is whole, however large (RECIPE I.2, I.3)."""
 
 UNCONDITIONAL_CONTEXT = "Answer:"

@@ -26,7 +26,9 @@ def shots_by_group(task: Task, count: int, pinned: Mapping[str, RowSource]) -> d
     found: dict[str, list[Document]] = {}
     for group, rows in curated_rows(task.name).items():
         if len(rows) < count:
-            raise ValueError(f"{task.name} has {len(rows)} curated shots and is asked with {count}; use at most {len(rows)}")
+            raise ValueError(
+                f"{task.name} has {len(rows)} curated shots and is asked with {count}; use at most {len(rows)}"
+            )
         found[group] = [one(task.read(row, place)) for place, row in enumerate(rows[:count])]
     return found
 
@@ -46,7 +48,9 @@ def first_rows(task: Task, count: int, pinned: Mapping[str, RowSource]) -> dict[
                 found[document.group or group].append(document)
     short = {group: len(rows) for group, rows in found.items() if len(rows) < count}
     if short or not found:
-        raise ValueError(f"split {task.shot_split!r} of {task.name} has too few rows for {count} shots: {short or 'none'}")
+        raise ValueError(
+            f"split {task.shot_split!r} of {task.name} has too few rows for {count} shots: {short or 'none'}"
+        )
     return dict(found)
 
 

@@ -141,4 +141,6 @@ class Task:
 
     def sources(self) -> list[tuple[str, str, str]]:
         """(group, hub id, subset) of everything that is read."""
-        return [(group, self.dataset.format(group=group), self.subset.format(group=group)) for group in self.groups or ("",)]
+        return [
+            (group, self.dataset.format(group=group), self.subset.format(group=group)) for group in self.groups or ("",)
+        ]

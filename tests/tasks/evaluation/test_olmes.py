@@ -33,7 +33,17 @@ def test_prompts_equal_olmes_to_the_byte(path):
 
 def test_the_goldens_cover_every_task_with_an_oracle():
     covered = {json.loads(gzip.decompress(path.read_bytes()))["task"] for path in GOLDEN}
-    wanted = {"arc_challenge", "arc_easy", "boolq", "csqa", "hellaswag", "openbookqa", "piqa", "socialiqa", "winogrande"}
+    wanted = {
+        "arc_challenge",
+        "arc_easy",
+        "boolq",
+        "csqa",
+        "hellaswag",
+        "openbookqa",
+        "piqa",
+        "socialiqa",
+        "winogrande",
+    }
     wanted |= {"naturalqs", "drop", "squad", "coqa", "jeopardy", "lambada", "gsm8k", "minerva_math", "math_500"}
     assert covered == wanted
 
@@ -187,14 +197,17 @@ def test_gsm8k_chats_have_eight_shots_in_turns_with_the_cue(tmp_path):
 
 def mmlu_rows(subject: str, count: int) -> list[dict]:
     return [
-        {"question": f"{subject} {n}?", "subject": subject, "choices": ["w", "x", "y", "z"], "answer": n % 4} for n in range(count)
+        {"question": f"{subject} {n}?", "subject": subject, "choices": ["w", "x", "y", "z"], "answer": n % 4}
+        for n in range(count)
     ]
 
 
 def test_mmlu_takes_the_first_five_dev_rows_of_each_subject(tmp_path):
     rows = mmlu_rows("high_school_physics", 3) + mmlu_rows("virology", 2)
     write_parquet(tmp_path / "all/test-00000-of-00001.parquet", rows)
-    write_parquet(tmp_path / "all/dev-00000-of-00001.parquet", mmlu_rows("virology", 6) + mmlu_rows("high_school_physics", 5))
+    write_parquet(
+        tmp_path / "all/dev-00000-of-00001.parquet", mmlu_rows("virology", 6) + mmlu_rows("high_school_physics", 5)
+    )
     config, items = load(task="mmlu", path=str(tmp_path))
     assert [item.data["group"] for item in items] == ["high_school_physics"] * 3 + ["virology"] * 2
     text = make_requests(config, items, chat=False)[3][0].prompt.text
