@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -32,7 +32,7 @@ from tasks.evaluation.benchmarks import (
     score_item,
 )
 from tasks.evaluation.benchmarks.items import Estimate, Item, Likelihood, estimate_mean, macro_average
-from tasks.evaluation.inference import Asked, ask
+from tasks.evaluation.inference import Asked, ask, request_names
 from tasks.generation import checkpoint_generator
 
 
@@ -60,6 +60,8 @@ class EvaluateConfig(Config):
     """Tokens of prompt and answer together; longer prompts are cut on the left (RECIPE I.1). Never more than the model's."""
     batch_size: int = Field(default=64, ge=1)
     """Answers generated at once. Batching changes sums in the last bits, so it is part of the result."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the model's arithmetic; log-likelihoods in fp32 equal transformers' to 1e-4."""
 
 
 def resolve(config: EvaluateConfig) -> EvaluateConfig:
@@ -122,13 +124,15 @@ def evaluate_benchmark(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     items = load_items(benchmark)
     requests = list(make_requests(benchmark, items, config.chat))
     flat = list(chain(*requests))
+    names = request_names(benchmark.name, items, requests)
     # Where a server answers all there is, the device may be the server's.
     computing = ws.generation == "local" or any(isinstance(request, Likelihood) for request in flat)
     device = ws.compute.device if computing else "cpu"
     model, tokenizer = load_model(ws.path(checkpoint), device, ws.compute.threads)
     with (
         ws.progress(f"{config.label}: {benchmark.name}", len(flat), "requests") as bar,
-        checkpoint_generator(ws, checkpoint, model, tokenizer, "fp32", config.batch_size) as generator,
+        checkpoint_generator(ws, checkpoint, model, tokenizer, config.precision, config.batch_size) as generator,
+        torch.autocast(device, torch.bfloat16, enabled=config.precision == "bf16"),
     ):
         asked = ask(
             model,
@@ -137,6 +141,7 @@ def evaluate_benchmark(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
             generator=generator,
             max_context=min(config.max_context, model.config.max_sequence_length),
             progress=bar.advance,
+            names=names,
         )
     answers = iter(asked.answers)
     scored = [
@@ -207,4 +212,4 @@ def score_suite(suite: SuiteConfig, rows: Sequence[dict[str, Any]]) -> dict[str,
     }
 
 
-evaluate = stage(evaluate_checkpoint, name="evaluate", version=1, process=True)
+evaluate = stage(evaluate_checkpoint, name="evaluate", version=2, process=True)
