@@ -1,4 +1,4 @@
-"""JSON-lines, Parquet or Arrow rows from files or a hub dataset: chats, prompts, benchmarks, and what synthetic documents are made of.
+"""JSON-lines, Parquet or Arrow rows from files or a hub dataset: chats, prompts, benchmarks, seeds of synthetic documents.
 
 As with document sources, `resolve_rows` first writes into the config what will be read (file hashes, or a commit), so that
 the identity of a stage covers it.

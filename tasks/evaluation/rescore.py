@@ -9,13 +9,12 @@ from typing import Any
 from infra.stage import stage
 from infra.workspace import Workspace
 from tasks.artifacts import Scores
-from tasks.evaluation.benchmarks import Benchmark, load_items, make_requests, primary_metric, score_item
+from tasks.evaluation.benchmarks import Benchmark, load_items, make_requests, score_item
 from tasks.evaluation.benchmarks.items import LikelihoodAnswer
-from tasks.evaluation.benchmarks.olmes import OlmesBenchmark
-from tasks.evaluation.benchmarks.roles import role_of
-from tasks.evaluation.evaluate import EvaluateConfig, item_rows, stored_answer, summarise
-from tasks.evaluation.inference import Answer, Asked
-from tasks.evaluation.suites import over_groups, score_suites
+from tasks.evaluation.inference import Answer
+from tasks.evaluation.questions import EvaluateConfig
+from tasks.evaluation.results import benchmark_row, item_rows, stored_answer
+from tasks.evaluation.suites import score_suites
 
 
 def rescore_answers(ws: Workspace, scores: Scores, config: EvaluateConfig) -> Scores:
@@ -61,11 +60,7 @@ def rescore_benchmark(
         answers += given
         scored.append(score_item(benchmark, item, given, config.chat))
     ws.write_jsonl(name, item_rows(items, requests, answers, scored))
-    truncated = before[benchmark.name]["truncated_prompts"]
-    row = summarise(benchmark.name, primary_metric(benchmark, items), scored, Asked(answers, truncated))
-    row |= {"role": role_of(benchmark)}
-    macro = isinstance(benchmark, OlmesBenchmark) and benchmark.average == "macro"
-    return over_groups(row, items, scored) if macro else row
+    return benchmark_row(benchmark, items, scored, before[benchmark.name]["truncated_prompts"])
 
 
 def read_answer(row: dict[str, Any]) -> Answer:

@@ -1,4 +1,4 @@
-"""Which benchmarks and suites a word stands for: a task, a task in one format, or a published table (RECIPE I.1; Tables 20, 21, 24).
+"""Which benchmarks and suites a word stands for: a task, a task in one format, or a published table (RECIPE I.1).
 
 `arc_challenge` asks every ranked format and counts the best; `arc_challenge:cloze` asks one; `gsm8k:bits_per_byte` scores the
 gold answer. `olmes` is the development half of Table 20, `olmes_held_out` the other half.
@@ -6,6 +6,7 @@ gold answer. `olmes` is the development half of Table 20, `olmes_held_out` the o
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from tasks.evaluation.benchmarks import Benchmark
 from tasks.evaluation.benchmarks.ifeval import IFEvalBenchmark
@@ -27,7 +28,8 @@ TABLES: dict[str, tuple[str, ...]] = {
         "squad:bits_per_byte", "coqa:bits_per_byte", "jeopardy:bits_per_byte", "lambada:bits_per_byte",
     ),
     "instruct": (
-        "mmlu_cot", "popqa", "truthfulqa", "bbh_chat", "drop_3shot", "gsm8k", "minerva_math", "humaneval", "humaneval_plus", "ifeval",
+        "mmlu_cot", "popqa", "truthfulqa", "bbh_chat", "drop_3shot", "gsm8k", "minerva_math", "humaneval",
+        "humaneval_plus", "ifeval",
     ),
     "unseen": ("agi_eval", "deepmind_math", "gpqa", "mmlu_pro"),
 }  # fmt: skip
@@ -95,7 +97,7 @@ def add_task(chosen: Selection, word: str, copies: str, limit: int | None) -> st
 
 def ifeval(copies: str, limit: int | None) -> IFEvalBenchmark:
     """IFEval from the hub or its local copy."""
-    fields = {"limit": limit}
+    fields: dict[str, Any] = {"limit": limit}
     if copies:
         fields["rows"] = {"paths": [find_copy(copies, "google/IFEval", "ifeval")]}
     return IFEvalBenchmark.model_validate(fields)

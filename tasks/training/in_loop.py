@@ -28,7 +28,7 @@ from model.transformer import Transformer
 from tasks.artifacts import PERPLEXITY, TASK
 from tasks.evaluation.benchmarks import BenchmarkConfig, load_items, make_requests, primary_metric, score_item
 from tasks.evaluation.benchmarks.roles import refuse_held_out
-from tasks.evaluation.inference import ask
+from tasks.evaluation.inference import ask, request_names
 from tasks.generation import local_generator, shared_generator
 
 if TYPE_CHECKING:
@@ -136,6 +136,7 @@ def _task(
     chosen = load_items(benchmark)[:items]
     requests = list(make_requests(benchmark, chosen, False))
     metric = primary_metric(benchmark, chosen)
+    names = request_names(benchmark.name, chosen, requests)
 
     def score(state: TrainState, precision: Literal["bf16", "fp32"]) -> float:
         model, group = state.model, state.group
@@ -146,7 +147,7 @@ def _task(
         with torch.autocast(kind, torch.bfloat16, enabled=used == "bf16"):
             asked = ask(
                 model, tokenizer, list(chain(*requests)), generator=generator, max_context=room,
-                progress=lambda _: None, group=group,
+                progress=lambda _: None, group=group, names=names,
             )  # fmt: skip
         found = iter(asked.answers)
         scores = [

@@ -117,11 +117,8 @@ def squad(document: Row) -> Row:
 
 def coqa(document: Row) -> Row:
     """A conversation that ends with the document's turn; see `last_turn`."""
-    asked = re.findall(
-        r"Question: (.*?)\nAnswer:(?: (.*?)(?=\n\n)|$)",
-        document["query"].partition(f"{document['story']}\n\n")[2],
-        re.S,
-    )
+    conversation = document["query"].partition(f"{document['story']}\n\n")[2]
+    asked = re.findall(r"Question: (.*?)\nAnswer:(?: (.*?)(?=\n\n)|$)", conversation, re.S)
     return {
         "id": document["id"].rpartition("_turn")[0],
         "story": document["story"],
@@ -159,12 +156,6 @@ SOURCE_ROWS: Mapping[str, Callable[[Row], Row]] = {
     "humaneval": lambda document: {
         name: document[name] for name in ("task_id", "prompt", "canonical_solution", "test", "entry_point")
     },
-    "basic_skills": lambda document: {
-        "id": document["id"],
-        "question": options(document["question"])[0],
-        "choices": {"text": options(document["question"])[1]},
-        "gold": document["gold"],
-    },
 }
 
 
@@ -178,6 +169,7 @@ class Oracle:
     group: str = ""
 
 
+FORMS = (("mc", "multiple_choice"), ("rc", "cloze"))
 MULTIPLE = ("arc_challenge", "arc_easy", "openbookqa")
 MINERVA = (
     "algebra", "counting_and_probability", "geometry", "intermediate_algebra", "number_theory", "prealgebra", "precalculus",

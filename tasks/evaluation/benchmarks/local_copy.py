@@ -25,8 +25,9 @@ def split_files(root: str, subset: str, split: str) -> tuple[str, ...]:
     found = [name for name in below or names if is_split(name.removeprefix(f"{subset}/"), split)]
     if not found:
         raise ValueError(
-            f"{root} has no file of split {split!r}{f' of subset {subset!r}' if subset else ''}: expected names such as "
-            f"{f'{subset}/' if subset else ''}{split}-00000-of-00001.parquet, {split}.jsonl or {split}/data-00000-of-00001.arrow; "
+            f"{root} has no file of split {split!r}{f' of subset {subset!r}' if subset else ''}: expected names such "
+            f"as {f'{subset}/' if subset else ''}{split}-00000-of-00001.parquet, {split}.jsonl or "
+            f"{split}/data-00000-of-00001.arrow; "
             f"it has {', '.join(names[:8]) or 'no data files'}"
         )
     return tuple(f"{root}/{name}" for name in found)

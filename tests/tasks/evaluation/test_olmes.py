@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.evaluation.benchmarks import load_items, make_requests, resolve_benchmark, score_item
-from tasks.evaluation.benchmarks.items import LikelihoodAnswer
+from tasks.evaluation.benchmarks.items import Generation, LikelihoodAnswer
 from tasks.evaluation.benchmarks.olmes import OlmesBenchmark
 from tasks.evaluation.benchmarks.tasks import all_tasks, find_task
 from tests.parity.olmes_bytes import last_turns, rendered
@@ -90,6 +90,7 @@ COPIES = [
 
 def load(**fields):
     config = resolve_benchmark(OlmesBenchmark.model_validate(fields))
+    assert isinstance(config, OlmesBenchmark)
     return config, load_items(config)
 
 
@@ -186,10 +187,12 @@ def test_gsm8k_chats_have_eight_shots_in_turns_with_the_cue(tmp_path):
     write_lines(tmp_path / "test.jsonl", gsm_rows(2))
     config, items = load(task="gsm8k", path=str(tmp_path))
     (asked,) = make_requests(config, items, chat=True)[0]
+    assert isinstance(asked, Generation)
     assert [message["role"] for message in asked.prompt.messages] == ["user", "assistant"] * 8 + ["user"]
     assert asked.prompt.messages[1]["content"].startswith("Answer: There are 15 trees originally.")
     assert (asked.prompt.cue, asked.stop) == ("Answer:", ("Question:", "</s>", "<|im_end|>"))
     (plain,) = make_requests(config, items, chat=False)[0]
+    assert isinstance(plain, Generation)
     assert plain.prompt.text.count("So the answer is") == 8
     assert plain.stop[-1] == "\n\n"
     assert score_item(config, items[1], [" So the answer is 2."], False).metrics == {"exact_match": 1.0}
