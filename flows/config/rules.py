@@ -18,6 +18,7 @@ from model.config import Parallel
 from model.tokens.tokenizer import Tokenizer
 from tasks.data.filters.rules import classifier_of
 from tasks.data.mix import RANKED_FIRST, WINNER, MixConfig
+from tasks.evaluation.benchmarks.roles import refuse_held_out
 from tasks.evaluation.evaluate import check_names
 from tasks.training.fitting.mix_windows import MixTrainingConfig
 from tasks.training.ppo import PPOConfig, ppo_rollouts
@@ -38,7 +39,7 @@ def check_recipe(config: "RecipeConfig") -> None:
     _check_names(config)
     _check_classifiers(config)
     _check_execution(config.execution)
-    config.evaluation.only(config.microanneal.rank_by)
+    refuse_held_out("microanneal.rank_by", config.evaluation.only(config.microanneal.rank_by).benchmarks)
     check_names(config.evaluation.of("recipe"))
     if not config.start:
         _check_model(config)

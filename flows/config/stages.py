@@ -20,6 +20,7 @@ from tasks.data.worked import worked
 from tasks.evaluation.evaluate import evaluate
 from tasks.evaluation.rank import rank
 from tasks.evaluation.report import report
+from tasks.evaluation.rescore import rescore
 from tasks.training.anneal import anneal
 from tasks.training.dpo import dpo
 from tasks.training.ppo import ppo
@@ -32,7 +33,8 @@ from tasks.training.soup import soup
 
 STAGES = (
     collect, synthesize, worked, programs, personas, rewrite, label, classifier, score, filter, dedup, decontaminate, encode,
-    mix, chats, prompts, pretrain, anneal, soup, sft, preferences, dpo, reward, rlvr, ppo, evaluate, rank, report,
+    mix, chats, prompts, pretrain, anneal, soup, sft, preferences, dpo, reward, rlvr, ppo, evaluate, rescore, rank,
+    report,
 )  # fmt: skip
 NAMES = tuple(stage.name for stage in STAGES)
 COMPUTING = {stage.name for stage in STAGES if stage.process}

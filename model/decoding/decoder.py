@@ -32,18 +32,28 @@ from model.decoding.linear_kernels import Product, product_maker
 from model.network.sharded_tensors import is_sharded
 from model.network.transformer import Attention, Block, RMSNorm, Transformer, rope_tables
 
-_Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""(layer, queries, keys, values), `[tokens, heads, head_dim]` each -> mixed values `[tokens, d_model]`"""
 Holding = Callable[[nn.Module], AbstractContextManager[None]]
 """Around what reads a part of the model: there its weights are whole (`parallel.Group.holding`). Where they always are,
 `contextlib.nullcontext`."""
 
 
-class Decoder:
-    """A model's weights for decoding and a cache of at most `rows` rows of `length` tokens: of so many as fit into the
-    device's memory. Where weights are in parts, all workers have to build theirs together.
+class Prepared:
+    """A model's weights laid out for products of about `rows` tokens at once, at positions below `length`.
+
+    `head_rows` cuts the head into pieces of so many vocabulary rows (None: one), for readers that do not need all logits at
+    once. Where weights are in parts, all workers have to build theirs together.
     """
 
-    def __init__(self, model: Transformer, rows: int, length: int, holding: Holding = nullcontext) -> None:
+    def __init__(
+        self,
+        model: Transformer,
+        rows: int,
+        length: int,
+        holding: Holding = nullcontext,
+        head_rows: int | None = None,
+    ) -> None:
         config, device = model.config, model.device
         autocast = torch.is_autocast_enabled(device.type)
         self.config, self.device = config, device
@@ -55,7 +65,8 @@ class Decoder:
             embedding = model.get_parameter("embedding.weight").detach()
             self.embedding = embedding.to(self.dtype, copy=True) if in_parts else embedding
         with held(outputs, holding):
-            self.norm, self.head = _Norm(model.norm.weight, model.norm.eps), product(model.head.weight)
+            self.norm = _Norm(model.norm.weight, model.norm.eps)
+            self.head = [product(part) for part in model.head.weight.split(head_rows or config.vocab_size)]
         self.layers: list[_Layer] = []
         for block in blocks:
             with held(block, holding):
@@ -63,8 +74,53 @@ class Decoder:
         cos, sin = rope_tables(torch.arange(length, device=device), config.head_dim, config.rope_theta)
         half = config.head_dim // 2
         self.turns = torch.complex(cos[:, :half], sin[:, :half])
-        self.rows = rows_that_fit(config, rows, length, self.dtype, free_bytes(device))
-        self.cache = make_cache(config, self.rows, length, self.dtype, device)
+
+    def blocks(
+        self, ids: Tensor, turns: Complex[Tensor, "tokens pairs"], attend: Attend, wanted: Tensor | None = None
+    ) -> Float[Tensor, "wanted d_model"]:
+        """The residual stream of the wanted tokens (None: all) after all blocks; `attend` stores keys and values and
+        mixes the values.
+        """
+        x = F.embedding(ids, self.embedding).to(self.dtype)
+        turns = turns[:, None, None]
+        input_norms = self.config.norm_placement == "input"
+        for index, layer in enumerate(self.layers):
+            q, k, v = layer.project(layer.attention_norm(x) if input_norms else x, turns)
+            mixed = attend(index, q, k, v)
+            if wanted is not None and layer is self.layers[-1]:  # nothing more is read from the others
+                x, mixed = x[wanted], mixed[wanted]
+                if not len(wanted):
+                    return x
+            mixed = layer.out(mixed)
+            x = x + mixed if input_norms else layer.attention_norm.add(x, mixed)
+            gate, up = layer.gate_up(layer.feed_forward_norm(x) if input_norms else x).chunk(2, dim=-1)
+            mixed = layer.down(F.silu(gate).mul_(up))
+            x = x + mixed if input_norms else layer.feed_forward_norm.add(x, mixed)
+        return x
+
+    def logits(self, x: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows vocab"]:
+        """Logits of the next token, fp32, of what `blocks` returned."""
+        parts = list(self.logit_parts(x))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+    def logit_parts(self, x: Float[Tensor, "rows d_model"]) -> Iterator[Float[Tensor, "rows part"]]:
+        """The same logits, one piece of the vocabulary after the other."""
+        x = self.norm(x)
+        for head in self.head:
+            yield head(x).float()
+
+
+class Decoder:
+    """A model's weights for decoding and a cache of at most `rows` rows of `length` tokens: of so many as fit into the
+    device's memory. Where weights are in parts, all workers have to build theirs together.
+    """
+
+    def __init__(self, model: Transformer, rows: int, length: int, holding: Holding = nullcontext) -> None:
+        self.prepared = Prepared(model, rows, length, holding)
+        self.config, self.device = model.config, model.device
+        dtype = self.prepared.dtype
+        self.rows = rows_that_fit(self.config, rows, length, dtype, free_bytes(self.device))
+        self.cache = make_cache(self.config, self.rows, length, dtype, self.device)
 
     def prefill(self, first_row: int, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "prompts vocab"]:
         """Put prompts into rows `first_row`, `first_row + 1`, ...; return the logits after each prompt's last
@@ -88,8 +144,8 @@ class Decoder:
             return mixed.transpose(1, 2).flatten(2).flatten(0, 1)
 
         last = torch.tensor([row * longest + len(prompt) - 1 for row, prompt in enumerate(prompts)])
-        turns = self.turns[:longest].repeat(len(prompts), 1)
-        return self._logits(self._blocks(ids.view(-1), turns, attend, last.to(self.device)))
+        turns = self.prepared.turns[:longest].repeat(len(prompts), 1)
+        return self.prepared.logits(self.prepared.blocks(ids.view(-1), turns, attend, last.to(self.device)))
 
     def step(self, ids: Sequence[int], positions: Sequence[int]) -> Float[Tensor, "rows vocab"]:
         """Feed one token into each of the first rows, at the given 0-based positions; return the logits that
@@ -97,35 +153,11 @@ class Decoder:
         """
         token, position = torch.tensor([ids, positions]).to(self.device, non_blocking=True)
         self.cache.begin(positions)
-        return self._logits(self._blocks(token, self.turns[position], self.cache.attend))
+        return self.prepared.logits(self.prepared.blocks(token, self.prepared.turns[position], self.cache.attend))
 
     def move(self, source: int, target: int, used: int) -> None:
         """Copy the first `used` tokens of one row's cache to another row."""
         self.cache.move(source, target, used)
-
-    def _blocks(
-        self, ids: Tensor, turns: Complex[Tensor, "tokens pairs"], attend: _Attend, wanted: Tensor | None = None
-    ) -> Float[Tensor, "wanted d_model"]:
-        """The residual stream of the wanted tokens (None: all) after all blocks; `attend` stores keys and values and
-        mixes the values.
-        """
-        x = F.embedding(ids, self.embedding).to(self.dtype)
-        turns = turns[:, None, None]
-        input_norms = self.config.norm_placement == "input"
-        for index, layer in enumerate(self.layers):
-            q, k, v = layer.project(layer.attention_norm(x) if input_norms else x, turns)
-            mixed = attend(index, q, k, v)
-            if wanted is not None and layer is self.layers[-1]:  # nothing more is read from the others
-                x, mixed = x[wanted], mixed[wanted]
-            mixed = layer.out(mixed)
-            x = x + mixed if input_norms else layer.attention_norm.add(x, mixed)
-            gate, up = layer.gate_up(layer.feed_forward_norm(x) if input_norms else x).chunk(2, dim=-1)
-            mixed = layer.down(F.silu(gate).mul_(up))
-            x = x + mixed if input_norms else layer.feed_forward_norm.add(x, mixed)
-        return x
-
-    def _logits(self, x: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows vocab"]:
-        return self.head(self.norm(x)).float()
 
 
 def held_parts(model: Transformer) -> list[nn.Module]:

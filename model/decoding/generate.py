@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from model.decoding.decoder import Decoder, Holding, held, held_parts
-from model.decoding.log_likelihoods import log_likelihoods
+from model.decoding.log_likelihoods import NonFiniteOutput, log_likelihoods
 from model.decoding.sampling import choose, uniform
 from model.network.transformer import Transformer
 from model.tokens.tokenizer import Tokenizer
@@ -118,8 +118,8 @@ def generate(
     the token). `progress` is told how many prompts just finished. Where weights are in parts, `holding` makes a part whole, and
     all workers have to call this together, whether they have prompts or not. Precision is autocast's if it is enabled, the
     weights' own otherwise. Rows of the embedding without a token are never generated. Raises ValueError for an empty prompt, one
-    that leaves no room in the model's window, and one with an id that has no token; FloatingPointError when the model's output
-    is not finite.
+    that leaves no room in the model's window, and one with an id that has no token; NonFiniteOutput when the model's
+    output is not finite.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1")
@@ -223,10 +223,11 @@ class _Generation:
         finished = []
         for offset, row in enumerate(rows):
             if math.isnan(logprobs[offset]):
-                raise FloatingPointError(
+                raise NonFiniteOutput(
+                    sampling.first_prompt + row.prompt,
                     f"the model's output after prompt {row.prompt} and {len(row.ids)} tokens of its answer is not finite: its "
                     "weights hold values that are not, or leave the range of its precision; generate with another "
-                    "checkpoint, or in fp32"
+                    "checkpoint, or in fp32",
                 )
             row.ids.append(int(tokens[offset]))
             row.logprobs.append(logprobs[offset])

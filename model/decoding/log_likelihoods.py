@@ -1,9 +1,11 @@
 """Log-likelihoods of given continuations, for ranked classification (RECIPE I.1).
 
-Requests of similar length share a batch, padded on the right; attention is causal, so padding changes
-nothing. The workers of a group share the batches out and tell each other what they found.
+Where weights are whole, the requests form one tree and each distinct token is read once (`model/prefix_scoring.py`).
+Where they are sharded, every product gathers them, so all workers go together through batches of similar length, padded on
+the right; attention is causal, so padding changes nothing. The workers of a group divide the requests and exchange results.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -11,47 +13,102 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.network.sharded_tensors import is_sharded
 from model.network.transformer import Transformer
 from model.parallel.group import Group
+from model.prefix_scoring import tree_log_likelihoods
 
 Request = tuple[Sequence[int], Sequence[int]]
 """(context ids, continuation ids)"""
 
 _HEAD_ELEMENTS = 1 << 26  # logits held at once, in numbers: 256 MB of fp32
+BATCH_TOKENS = {"cpu": 1_024}
+"""Tokens of one forward pass on a device: what stays in a CPU's caches."""
+BATCH_TOKENS_ELSEWHERE = 16_384
+
+
+class NonFiniteOutput(FloatingPointError):
+    """A model's output is NaN or infinite; `index` is the request or prompt that met it."""
+
+    def __init__(self, index: int, message: str) -> None:
+        super().__init__(message)
+        self.index = index
 
 
 def log_likelihoods(
     model: Transformer,
     requests: Sequence[Request],
     *,
-    batch_tokens: int = 16_384,
+    batch_tokens: int | None = None,
     progress: Callable[[int], None] | None = None,
     group: Group | None = None,
 ) -> list[float]:
     """Sum of log p (natural) of each continuation after its context, in request order.
 
     A context that does not fit the model's window with its continuation loses tokens on the left.
-    `batch_tokens` bounds rows x padded length of one forward; `progress` is told how many requests each batch
-    finished. Precision is autocast's if it is enabled, the weights' own otherwise; the softmax is always
+    `batch_tokens` bounds rows x padded length of one forward pass (None: what suits the device); `progress` is told how many
+    requests just finished. Precision is autocast's if it is enabled, the weights' own otherwise; the softmax is always
     fp32. All workers of a `group` have to call this with the same requests. Raises ValueError for an empty context or
     continuation (pass EOS as the context of a free-standing text), and for a continuation that does not fit the window beside
-    one token of context.
+    one token of context; NonFiniteOutput for the first request whose log-likelihood is not finite.
     """
     window = model.config.max_sequence_length
     sequences = [_fit(index, request, window) for index, request in enumerate(requests)]
+    batch_tokens = batch_tokens or BATCH_TOKENS.get(model.device.type, BATCH_TOKENS_ELSEWHERE)
     group = group or Group()
+    score = _sharded_scores if is_sharded(model.head.weight) else _tree_scores
+    found = score(model, sequences, batch_tokens, progress or (lambda finished: None), group)
+    for index, value in enumerate(found):
+        if not math.isfinite(value):
+            # A NaN reaches what is read together with it: a product with a masked value of NaN is NaN. Alone, it tells.
+            value = found[index] = score(model, [sequences[index]], batch_tokens, lambda finished: None, group)[0]
+        if not math.isfinite(value):
+            raise NonFiniteOutput(
+                index,
+                f"the log-likelihood of request {index} is {value}: the model's weights hold values that are not finite, or "
+                "leave the range of its precision; score another checkpoint, or in fp32",
+            )
+    return found
+
+
+def _tree_scores(
+    model: Transformer,
+    sequences: list[tuple[list[int], int]],
+    batch_tokens: int,
+    progress: Callable[[int], None],
+    group: Group,
+) -> list[float]:
+    """Each worker reads a stretch of the sorted sequences, so that prefixes are read by few of them."""
+    order = sorted(range(len(sequences)), key=lambda index: sequences[index][0])
+    first, end = (len(order) * rank // group.world for rank in (group.rank, group.rank + 1))
+    own = order[first:end]
+    values = tree_log_likelihoods(model, [sequences[i] for i in own], batch_tokens=batch_tokens, progress=progress)
+    found: dict[int, float] = {}
+    for scores in group.exchange(dict(zip(own, values, strict=True))):
+        found |= scores
+    if len(own) < len(order):
+        progress(len(order) - len(own))
+    return [found[index] for index in range(len(sequences))]
+
+
+def _sharded_scores(
+    model: Transformer,
+    sequences: list[tuple[list[int], int]],
+    batch_tokens: int,
+    progress: Callable[[int], None],
+    group: Group,
+) -> list[float]:
+    """Weights in parts are gathered by all workers at once: whoever is left without a batch repeats the last one."""
     batches = list(_batches([len(ids) - 1 for ids, _ in sequences], batch_tokens))
     own: dict[int, float] = {}
     for first in range(0, len(batches), group.world):
-        # Weights in parts are gathered by all workers at once: whoever is left without a batch repeats the last one.
         batch = batches[min(first + group.rank, len(batches) - 1)]
         own |= zip(batch, _score(model, [sequences[index] for index in batch], group), strict=True)
-        if progress is not None:
-            progress(sum(map(len, batches[first : first + group.world])))
+        progress(sum(map(len, batches[first : first + group.world])))
     found: dict[int, float] = {}
     for scores in group.exchange(own):
         found |= scores
-    return [found[index] for index in range(len(requests))]
+    return [found[index] for index in range(len(sequences))]
 
 
 def _fit(index: int, request: Request, window: int) -> tuple[list[int], int]:

@@ -4,62 +4,29 @@ Greedy generation and log-likelihoods; every item's answer is stored; every scor
 committed one by one, so that an interrupted evaluation resumes at the benchmark it had reached.
 """
 
-from collections.abc import Sequence
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
 
 from infra.compute.shards import run_shards
 from infra.stage import stage
 from infra.workspace import Workspace
-from model.config import Config
 from model.files.weights import load_hf
 from model.network.transformer import Transformer
 from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Checkpoint, Scores
-from tasks.evaluation.benchmarks import (
-    LOWER_IS_BETTER,
-    BenchmarkConfig,
-    ItemScore,
-    load_items,
-    make_requests,
-    primary_metric,
-    resolve_benchmark,
-    score_item,
-)
-from tasks.evaluation.benchmarks.asking import Asked, ask
-from tasks.evaluation.benchmarks.items import Estimate, Item, Likelihood, estimate_mean, macro_average
+from tasks.evaluation.benchmarks import load_items, make_requests, resolve_benchmark, score_item
+from tasks.evaluation.benchmarks.asking import ask, request_names
+from tasks.evaluation.benchmarks.items import Likelihood
+from tasks.evaluation.questions import EvaluateConfig, check_names, context_of
+from tasks.evaluation.results import benchmark_row, item_rows
+from tasks.evaluation.suites import SuiteConfig, score_suites
 from tasks.generation import checkpoint_generator
 
-
-class SuiteConfig(Config):
-    """A plain mean over tasks, each the best of its formats (RECIPE I.1: max of MCF and CF, then macro)."""
-
-    name: str
-    """Name in scores and reports."""
-    tasks: tuple[tuple[str, ...], ...]
-    """Per task, the names of the benchmarks that are its formats."""
-
-
-class EvaluateConfig(Config):
-    """What to ask, and how the model is addressed."""
-
-    label: str
-    """What is evaluated, as the report names it."""
-    benchmarks: tuple[BenchmarkConfig, ...]
-    """Benchmarks in the order they are run and reported."""
-    suites: tuple[SuiteConfig, ...] = ()
-    """Averages over benchmarks."""
-    chat: bool = False
-    """Address the model through the chat template (instruct models) or as a text to continue (base models)."""
-    max_context: int = Field(default=2048, ge=2)
-    """Tokens of prompt and answer together; longer prompts are cut on the left (RECIPE I.1). Never more than the model's."""
-    batch_size: int = Field(default=64, ge=1)
-    """Answers generated at once. Batching changes sums in the last bits, so it is part of the result."""
+__all__ = ["EvaluateConfig", "SuiteConfig", "check_names", "evaluate", "evaluate_checkpoint", "resolve"]
 
 
 def resolve(config: EvaluateConfig) -> EvaluateConfig:
@@ -75,7 +42,7 @@ def evaluate_checkpoint(ws: Workspace, checkpoint: Checkpoint, config: EvaluateC
     # In this process even when shards go to Ray: the model is loaded once and owns the device.
     rows = run_shards(ws, evaluate_benchmark, items, f"evaluate {config.label}", ray="off")
     ws.note(generation=ws.generation)
-    rows += [score_suite(suite, rows) for suite in config.suites]
+    rows += score_suites(config.suites, rows)
     ws.write_json("scores.json", {"label": config.label, "checkpoint": checkpoint.digest, "benchmarks": rows})
     ws.table(
         f"scores-{config.label}",
@@ -99,21 +66,6 @@ def evaluate_checkpoint(ws: Workspace, checkpoint: Checkpoint, config: EvaluateC
     )
 
 
-def check_names(config: EvaluateConfig) -> None:
-    """Names are unique, and suites name benchmarks that are there."""
-    names = [benchmark.name for benchmark in config.benchmarks] + [suite.name for suite in config.suites]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"benchmark names {twice} are used twice; give each its own name")
-    known = {benchmark.name for benchmark in config.benchmarks}
-    for suite in config.suites:
-        unknown = sorted(set(chain(*suite.tasks)) - known)
-        if unknown or not suite.tasks:
-            raise ValueError(
-                f"suite {suite.name!r} names {unknown or 'no tasks'}; the benchmarks are {', '.join(sorted(known))}"
-            )
-
-
 def evaluate_benchmark(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     """Ask one benchmark; stores its items and returns its row of `scores.json`."""
     config = EvaluateConfig.model_validate(item["config"])
@@ -122,29 +74,32 @@ def evaluate_benchmark(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     items = load_items(benchmark)
     requests = list(make_requests(benchmark, items, config.chat))
     flat = list(chain(*requests))
+    names = request_names(benchmark.name, items, requests)
     # Where a server answers all there is, the device may be the server's.
     computing = ws.generation == "local" or any(isinstance(request, Likelihood) for request in flat)
     device = ws.compute.device if computing else "cpu"
     model, tokenizer = load_model(ws.path(checkpoint), device, ws.compute.threads)
     with (
         ws.progress(f"{config.label}: {benchmark.name}", len(flat), "requests") as bar,
-        checkpoint_generator(ws, checkpoint, model, tokenizer, "fp32", config.batch_size) as generator,
+        checkpoint_generator(ws, checkpoint, model, tokenizer, config.precision, config.batch_size) as generator,
+        torch.autocast(device, torch.bfloat16, enabled=config.precision == "bf16"),
     ):
         asked = ask(
             model,
             tokenizer,
             flat,
             generator=generator,
-            max_context=min(config.max_context, model.config.max_sequence_length),
+            max_context=min(context_of(config, benchmark), model.config.max_sequence_length),
             progress=bar.advance,
+            names=names,
         )
     answers = iter(asked.answers)
     scored = [
         score_item(benchmark, one, [next(answers) for _ in wanted], config.chat)
         for one, wanted in zip(items, requests, strict=True)
     ]
-    ws.write_jsonl(f"items/{benchmark.name}.jsonl.zst", item_rows(items, scored))
-    return summarise(benchmark.name, primary_metric(benchmark, items), scored, asked)
+    ws.write_jsonl(f"items/{benchmark.name}.jsonl.zst", item_rows(items, requests, asked.answers, scored))
+    return benchmark_row(benchmark, items, scored, asked.truncated)
 
 
 @lru_cache(maxsize=1)
@@ -155,56 +110,4 @@ def load_model(folder: Path, device: str, threads: int) -> tuple[Transformer, To
     return model.to(device).eval(), Tokenizer.load(folder)
 
 
-def item_rows(items: Sequence[Item], scored: Sequence[ItemScore]) -> list[dict[str, Any]]:
-    """One row per item."""
-    return [
-        {
-            "id": item.id,
-            "question": item.text,
-            "gold": item.gold,
-            "answer": score.answer,
-            "extracted": score.extracted,
-            "metrics": score.metrics,
-        }
-        for item, score in zip(items, scored, strict=True)
-    ]
-
-
-def summarise(name: str, primary: str, scored: Sequence[ItemScore], asked: Asked) -> dict[str, Any]:
-    """Means and standard errors over items."""
-    metrics = {metric: estimate_mean([score.metrics[metric] for score in scored]) for metric in scored[0].metrics}
-    return {
-        "name": name,
-        "primary": primary,
-        "score": metrics[primary].value,
-        "stderr": metrics[primary].stderr,
-        "n": len(scored),
-        "lower_is_better": primary in LOWER_IS_BETTER,
-        "truncated_prompts": asked.truncated,
-        "metrics": {key: {"value": m.value, "stderr": m.stderr} for key, m in sorted(metrics.items())},
-    }
-
-
-def score_suite(suite: SuiteConfig, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Best format of each task, then the plain mean; the error is that of the chosen formats."""
-    by_name = {row["name"]: row for row in rows}
-    lower = {row["lower_is_better"] for task in suite.tasks for row in [by_name[name] for name in task]}
-    if len(lower) > 1:
-        raise ValueError(f"suite {suite.name!r} mixes accuracies with bits per byte, which have no common mean")
-    direction = -1 if True in lower else 1
-    chosen = [max((by_name[name] for name in task), key=lambda row: direction * row["score"]) for task in suite.tasks]
-    average = macro_average([Estimate(row["score"], row["stderr"], row["n"]) for row in chosen])
-    return {
-        "name": suite.name,
-        "primary": "macro_average",
-        "score": average.value,
-        "stderr": average.stderr,
-        "n": average.n,
-        "lower_is_better": True in lower,
-        "truncated_prompts": sum(row["truncated_prompts"] for row in chosen),
-        "metrics": {},
-        "formats": [row["name"] for row in chosen],
-    }
-
-
-evaluate = stage(evaluate_checkpoint, name="evaluate", version=1, process=True)
+evaluate = stage(evaluate_checkpoint, name="evaluate", version=3, process=True)

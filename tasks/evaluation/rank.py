@@ -76,7 +76,13 @@ def check_candidates(scores: list[Scores], config: RankConfig) -> None:
 def benchmark_row(ws: Workspace, score: Scores, benchmark: str) -> dict[str, Any]:
     """The benchmark's row of `scores.json`."""
     rows = ws.read_json(score, "scores.json")["benchmarks"]
-    return next(row for row in rows if row["name"] == benchmark)
+    row = next(row for row in rows if row["name"] == benchmark)
+    if row.get("role") == "held_out":
+        raise ValueError(
+            f"candidates cannot be ranked by {benchmark!r}, which is held out (Table 20); rank by a development benchmark, "
+            "such as {kind: olmes, task: gsm_star}"
+        )
+    return row
 
 
 def difference_error(ws: Workspace, scores: list[Scores], rows: list[dict[str, Any]], first: int, second: int) -> float:

@@ -98,6 +98,13 @@ def find_files(patterns: tuple[str, ...], suffixes: tuple[str, ...]) -> tuple[So
     return tuple(found.values())
 
 
+def list_names(root: str, suffixes: tuple[str, ...]) -> list[str]:
+    """Paths below a folder or URL of the files with one of `suffixes`, sorted; hidden files are left out."""
+    if "://" not in root:
+        root = str(Path(root).expanduser().absolute())
+    return sorted(name for name in _walk(root) if name.endswith(suffixes))
+
+
 def _match(pattern: str, suffixes: tuple[str, ...]) -> list[SourceFile]:
     root, rest = _split(pattern)
     if not rest:

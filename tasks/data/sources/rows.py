@@ -1,4 +1,4 @@
-"""JSON-lines or Parquet rows from files or a hub dataset: chats, prompts, benchmarks, and what synthetic documents are made of.
+"""JSON-lines, Parquet or Arrow rows from files or a hub dataset: chats, prompts, benchmarks, seeds of synthetic documents.
 
 As with document sources, `resolve_rows` first writes into the config what will be read (file hashes, or a commit), so that
 the identity of a stage covers it.
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Self
 
 import orjson
+import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
@@ -18,7 +19,7 @@ from tasks.data.documents.dolma_files import open_lines
 from tasks.data.sources.hub_stream import pin_revision, stream_rows
 from tasks.data.sources.listing import SourceFile, find_files
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".parquet")
+SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".parquet", ".arrow")
 PARQUET_BATCH = 256
 
 
@@ -26,7 +27,7 @@ class RowSource(Config):
     """Rows of files, or of a dataset on the Hugging Face hub; one of `paths` and `dataset` is given."""
 
     paths: tuple[str, ...] = ()
-    """Files, folders, globs or URLs of JSON lines (`.gz` and `.zst` too) or Parquet."""
+    """Files, folders, globs or URLs of JSON lines (`.gz` and `.zst` too), Parquet or Arrow."""
     dataset: str = ""
     """Hub id, such as `allenai/tulu-3-sft-olmo-2-mixture`."""
     subset: str = ""
@@ -104,6 +105,9 @@ def _file_rows(source: RowSource) -> Iterator[tuple[str, dict[str, Any] | None]]
             if file.name.endswith(".parquet"):
                 yield from _parquet_rows(file, raw)
                 continue
+            if file.name.endswith(".arrow"):
+                yield from _arrow_rows(file, raw)
+                continue
             for number, line in enumerate(open_lines(raw, file.name), 1):
                 if line.strip():
                     yield f"{file.url}:{number}", _object(line)
@@ -113,6 +117,21 @@ def _parquet_rows(file: SourceFile, raw: io.BufferedReader) -> Iterator[tuple[st
     number = 0
     # A buffer: without one pyarrow reads whole columns of a row group at once.
     for batch in pq.ParquetFile(raw, buffer_size=1 << 20).iter_batches(batch_size=PARQUET_BATCH):
+        for row in batch.to_pylist():
+            number += 1
+            yield f"{file.url}:{number}", row
+
+
+def _arrow_rows(file: SourceFile, raw: io.BufferedReader) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    number = 0
+    # `datasets` writes streams; other tools write files of random access, which begin with this word.
+    reader = pa.ipc.open_file(raw) if raw.peek(6)[:6] == b"ARROW1" else pa.ipc.open_stream(raw)
+    batches = (
+        (reader.get_batch(place) for place in range(reader.num_record_batches))
+        if isinstance(reader, pa.ipc.RecordBatchFileReader)
+        else iter(reader)
+    )
+    for batch in batches:
         for row in batch.to_pylist():
             number += 1
             yield f"{file.url}:{number}", row

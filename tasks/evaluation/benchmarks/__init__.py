@@ -8,15 +8,17 @@ from typing import Annotated
 
 from pydantic import Field
 
-from tasks.evaluation.benchmarks import gsm8k, ifeval, olmes_requests, synthetic
+from tasks.evaluation.benchmarks import gsm8k, ifeval, olmes, olmes_requests, synthetic
 from tasks.evaluation.benchmarks.gsm8k import GSM8KBenchmark
 from tasks.evaluation.benchmarks.ifeval import IFEvalBenchmark
 from tasks.evaluation.benchmarks.items import Generation, Item, ItemScore, Likelihood, LikelihoodAnswer
+from tasks.evaluation.benchmarks.olmes import OlmesBenchmark
 from tasks.evaluation.benchmarks.olmes_requests import OlmesRequestsBenchmark
 from tasks.evaluation.benchmarks.synthetic import SyntheticBenchmark
 
 __all__ = [
     "LOWER_IS_BETTER",
+    "Benchmark",
     "BenchmarkConfig",
     "Item",
     "ItemScore",
@@ -27,7 +29,7 @@ __all__ = [
     "score_item",
 ]
 
-Benchmark = SyntheticBenchmark | OlmesRequestsBenchmark | GSM8KBenchmark | IFEvalBenchmark
+Benchmark = SyntheticBenchmark | OlmesBenchmark | OlmesRequestsBenchmark | GSM8KBenchmark | IFEvalBenchmark
 BenchmarkConfig = Annotated[Benchmark, Field(discriminator="kind")]
 
 LOWER_IS_BETTER = frozenset({"bits_per_byte"})
@@ -39,6 +41,8 @@ def resolve_benchmark(config: Benchmark) -> Benchmark:
     match config:
         case SyntheticBenchmark():
             return config
+        case OlmesBenchmark():
+            return olmes.resolve(config)
         case OlmesRequestsBenchmark():
             return olmes_requests.resolve(config)
         case GSM8KBenchmark():
@@ -55,6 +59,8 @@ def load_items(config: Benchmark) -> list[Item]:
     match config:
         case SyntheticBenchmark():
             items = synthetic.load_items(config)
+        case OlmesBenchmark():
+            items = olmes.load_items(config)
         case OlmesRequestsBenchmark():
             items = olmes_requests.load_items(config)
         case GSM8KBenchmark():
@@ -73,6 +79,8 @@ def make_requests(
     match config:
         case SyntheticBenchmark():
             return synthetic.requests(config, items, chat)
+        case OlmesBenchmark():
+            return olmes.requests(config, items, chat)
         case OlmesRequestsBenchmark():
             return olmes_requests.requests(config, items, chat)
         case GSM8KBenchmark():
@@ -86,6 +94,8 @@ def score_item(config: Benchmark, item: Item, answers: Sequence[str | Likelihood
     match config:
         case SyntheticBenchmark():
             return synthetic.score(config, item, answers, chat)
+        case OlmesBenchmark():
+            return olmes.score(config, item, answers, chat)
         case OlmesRequestsBenchmark():
             return olmes_requests.score(config, item, answers, chat)
         case GSM8KBenchmark():

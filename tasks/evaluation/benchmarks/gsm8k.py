@@ -2,7 +2,7 @@
 
 Rows have `question` and `answer` ending in "#### N". Shots are rows of a file of the same format, in its order; the
 published eight exemplars are not shipped. A shot's answer ends "So the answer is N.". Chats put every shot in turns of its
-own, with the cue "Answer:" at the start of each answer.
+own, with the cue "Answer:" at the start of each answer. `kind: olmes, task: gsm8k` has the published eight shots.
 """
 
 import re
@@ -17,6 +17,7 @@ from model.tokens.chat import Message
 from tasks.data.sources.rows import RowSource, field_of, read_good_rows, resolve_rows
 from tasks.evaluation.benchmarks.answers import gsm8k_match
 from tasks.evaluation.benchmarks.items import Generation, Item, ItemScore, LikelihoodAnswer, Prompt, subsample
+from tasks.evaluation.benchmarks.task import Role
 
 CALCULATOR = re.compile(r"<<.*?>>")
 STOP = ("Question:", "</s>", "<|im_end|>")
@@ -36,6 +37,11 @@ class GSM8KBenchmark(Config):
     limit: int | None = Field(default=None, ge=1)
     """Items to evaluate; None for all 1,319."""
     max_new_tokens: int = Field(default=512, ge=1)
+    max_context: int | None = Field(default=None, ge=2)
+    """Tokens of prompt and answer together; None for the evaluation's."""
+
+    role: Role = "held_out"
+    """GSM8K is held out (Table 20); `dev` for a file of GSM*, on which decisions may be made."""
 
     @property
     def primary(self) -> str:

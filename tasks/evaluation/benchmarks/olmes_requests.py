@@ -18,6 +18,7 @@ from tasks.data.documents.dolma_files import open_lines
 from tasks.data.sources.listing import SourceFile, find_files
 from tasks.evaluation.benchmarks.answers import drop_exact, drop_f1, gsm8k_match, squad_f1, squad_match
 from tasks.evaluation.benchmarks.items import (
+    LARGE_SET_LIMIT,
     Generation,
     Item,
     ItemScore,
@@ -27,6 +28,7 @@ from tasks.evaluation.benchmarks.items import (
     subsample,
 )
 from tasks.evaluation.benchmarks.ranked import Normalisation, score_bits, score_ranked
+from tasks.evaluation.benchmarks.task import Role
 from tasks.verifiers import verify
 
 Scoring = Literal["rendered", "rank", "bits_per_byte", "generate"]
@@ -43,6 +45,9 @@ PUBLISHED_NORMALISATION: dict[str, Normalisation] = {
     "winogrande": "raw",
 }
 """Cloze normalisation of each task (RECIPE I.2); MMLU subjects and everything else are per_char."""
+
+DRAWN_FROM = frozenset({"arc_easy", "boolq", "drop", "hellaswag", "naturalqs_open", "piqa", "socialiqa", "squad"})
+"""Tasks of which OLMES evaluates 1,000 items; every other set is whole, however large (RECIPE I.2, I.3)."""
 
 UNCONDITIONAL_CONTEXT = "Answer:"
 DEFAULT_NEW_TOKENS = 512
@@ -63,7 +68,11 @@ class OlmesRequestsBenchmark(Config):
     normalisation: Normalisation | Literal["published"] = "published"
     """Of ranked choices; `published` follows RECIPE I.2, raw for lettered choices."""
     limit: int | None = Field(default=None, ge=1)
-    """Items to evaluate; None follows OLMES (1,000 of a set larger than 1,500)."""
+    """Items to evaluate; None evaluates all, but 1,000 of the sets that OLMES draws from (RECIPE I.2, I.3)."""
+    max_context: int | None = Field(default=None, ge=2)
+    """Tokens of prompt and answer together; None for the evaluation's."""
+    role: Role | None = None
+    """`dev` or `held_out` (Table 20); None judges by the folder's name."""
     files: tuple[SourceFile, ...] = ()
     """The folder's two files, pinned by content; `resolve` fills them in."""
 
@@ -104,7 +113,7 @@ def read_rows(config: OlmesRequestsBenchmark) -> tuple[dict[str, Any], list[dict
 
 
 def load_items(config: OlmesRequestsBenchmark) -> list[Item]:
-    """One item per document, in the file's order, sub-sampled by OLMES's rule."""
+    """One item per document, in the file's order; 1,000 of the sets that OLMES draws from."""
     settings, rows = read_rows(config)
     offset = (settings.get("metric_kwargs") or {}).get("uncond_docid_offset") or float("inf")
     groups: dict[int, list[dict[str, Any]]] = defaultdict(list)
@@ -115,7 +124,8 @@ def load_items(config: OlmesRequestsBenchmark) -> list[Item]:
         else:
             groups[row["doc_id"]].append(row)
     items = [make_item(config, settings, group) for group in groups.values()]
-    return subsample(items, config.limit)
+    drawn = LARGE_SET_LIMIT if items and items[0].data["core"] in DRAWN_FROM else len(items)
+    return subsample(items, config.limit or drawn)
 
 
 def make_item(config: OlmesRequestsBenchmark, settings: dict[str, Any], group: list[dict[str, Any]]) -> Item:

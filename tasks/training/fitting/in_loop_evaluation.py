@@ -28,7 +28,8 @@ from model.training.losses import LossConfig, language_model_objective
 from model.training.optim import OptimConfig
 from tasks.artifacts import PERPLEXITY, TASK
 from tasks.evaluation.benchmarks import BenchmarkConfig, load_items, make_requests, primary_metric, score_item
-from tasks.evaluation.benchmarks.asking import ask
+from tasks.evaluation.benchmarks.asking import ask, request_names
+from tasks.evaluation.benchmarks.roles import refuse_held_out
 from tasks.generation import local_generator, shared_generator
 
 if TYPE_CHECKING:
@@ -60,7 +61,9 @@ class InLoopConfig(Config):
             raise ValueError(
                 f"in_loop.tasks names {', '.join(unknown)}; the benchmarks under evaluation are {', '.join(known)}"
             )
-        return self.model_copy(update={"benchmarks": tuple(known[name] for name in self.tasks)})
+        chosen = tuple(known[name] for name in self.tasks)
+        refuse_held_out("in_loop.tasks", chosen)
+        return self.model_copy(update={"benchmarks": chosen})
 
 
 def evaluator(
@@ -134,6 +137,7 @@ def _task(
     chosen = load_items(benchmark)[:items]
     requests = list(make_requests(benchmark, chosen, False))
     metric = primary_metric(benchmark, chosen)
+    names = request_names(benchmark.name, chosen, requests)
 
     def score(state: TrainState, precision: Literal["bf16", "fp32"]) -> float:
         model, group = state.model, state.group
@@ -144,7 +148,7 @@ def _task(
         with torch.autocast(kind, torch.bfloat16, enabled=used == "bf16"):
             asked = ask(
                 model, tokenizer, list(chain(*requests)), generator=generator, max_context=room,
-                progress=lambda _: None, group=group,
+                progress=lambda _: None, group=group, names=names,
             )  # fmt: skip
         found = iter(asked.answers)
         scores = [

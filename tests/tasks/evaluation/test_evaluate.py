@@ -1,6 +1,7 @@
 """Oracles: a plain argmax loop and a plain log-softmax over the same tiny model; byte equality of a resumed evaluation."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Checkpoint, Scores
 from tasks.data.documents.dolma_files import read_rows
 from tasks.evaluation import evaluate as evaluate_module
-from tasks.evaluation.benchmarks.asking import ask, encode
-from tasks.evaluation.benchmarks.items import Generation, Likelihood, LikelihoodAnswer, Prompt
+from tasks.evaluation.benchmarks import load_items
+from tasks.evaluation.benchmarks.asking import ask, encode, encode_pairs, request_names
+from tasks.evaluation.benchmarks.items import Generation, Item, Likelihood, LikelihoodAnswer, Prompt
 from tasks.evaluation.benchmarks.synthetic import SyntheticBenchmark
 from tasks.evaluation.evaluate import EvaluateConfig, SuiteConfig, evaluate_checkpoint
 from tasks.generation import local_generator
@@ -132,6 +134,49 @@ def test_long_prompts_are_cut_on_the_left_and_counted(model):
     assert asked.truncated == 2
     with pytest.raises(ValueError, match="max_new_tokens=64 leaves no room"):
         ask(model, TOKENIZER, [Generation(long, 64)], generator=local(model), max_context=64, progress=lambda n: None)
+
+
+def test_a_context_as_long_as_the_window_keeps_every_token_that_fits(model):
+    ids = TOKENIZER.encode("xyz" * 100)
+    window = TINY.max_sequence_length
+    context = ids[:window]
+    text = TOKENIZER.decode(context)
+    assert TOKENIZER.encode(text) == context
+    word = next(w for w in (" 9", "9", " a", "a") if len(TOKENIZER.encode(w)) == 1)
+    asked = ask(
+        model, TOKENIZER, [Likelihood(Prompt(text=text), word)], generator=local(model), max_context=window,
+        progress=lambda n: None,
+    )  # fmt: skip
+    with torch.no_grad():
+        expected = model(torch.tensor([context]))[0, -1].log_softmax(-1)[TOKENIZER.encode(word)[0]]
+    assert isinstance(asked.answers[0], LikelihoodAnswer)
+    assert asked.answers[0].logprob == pytest.approx(float(expected), abs=1e-4)
+    assert asked.truncated == 0
+
+
+@pytest.mark.parametrize("kind", ["cloze", "generate"])
+def test_output_that_is_not_finite_ends_with_the_benchmark_and_the_item(desk, monkeypatch, kind):
+    broken = Transformer(TINY, seed=3).eval()
+    with torch.no_grad():
+        broken.norm.weight[0] = torch.nan
+    monkeypatch.setattr(evaluate_module, "load_model", lambda *_: (broken, TOKENIZER))
+    config = config_of()
+    one = tuple(b for b in config.benchmarks if b.name == kind)
+    item = load_items(one[0])[0].id
+    with pytest.raises(FloatingPointError, match=f"benchmark '{kind}', item '{re.escape(item)}', request 0: .*finite"):
+        desk.evaluate(config.model_copy(update={"benchmarks": one, "suites": ()}))
+
+
+def test_an_empty_continuation_is_refused_by_name_before_the_model_is_asked(model):
+    items = [Item("first", "", ""), Item("second", "", "")]
+    asked = [
+        (Likelihood(Prompt(text="a"), " b"),),
+        (Likelihood(Prompt(text="a"), " b"), Likelihood(Prompt(text="a"), "")),
+    ]
+    with pytest.raises(ValueError, match="benchmark 'mine', item 'second', request 1 has an empty continuation"):
+        request_names("mine", items, asked)
+    with pytest.raises(ValueError, match="^the second one has an empty continuation"):
+        encode_pairs(TOKENIZER, [*asked[0], asked[1][1]], ["the first one", "the second one"])
 
 
 @pytest.mark.parametrize("chat", [False, True])

@@ -1,0 +1,73 @@
+"""`olmo2 eval`, `olmo2 rescore` and `olmo2 compare` on the command line."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.options import IdArgument, JsonOption, StoreOption, console, open_store, print_json
+
+
+def eval_command(
+    target: Annotated[str, typer.Argument(metavar="CHECKPOINT|FOLDER|HUB_ID", help="Id in the store, or a model.")],
+    tasks: Annotated[
+        str, typer.Option("--tasks", help="Tables and tasks with commas, such as olmes or arc_easy,piqa:cloze.")
+    ] = "olmes",
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Items of each benchmark; else the published.")
+    ] = None,
+    against: Annotated[str | None, typer.Option("--against", metavar="ID", help="Compare with these scores.")] = None,
+    data: Annotated[str, typer.Option("--data", help="Folder with local copies of the data sets; else the hub.")] = "",
+    chat: Annotated[bool, typer.Option("--chat", help="Ask through the chat template.")] = False,
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Evaluate a checkpoint on tasks of OLMES, without a recipe."""
+    from flows.measuring import compare_command, evaluate_command, print_differences, print_scores
+
+    found = open_store(store)
+    words = [word.strip() for word in tasks.split(",") if word.strip()]
+    shown = evaluate_command(found, target, words, copies=data, limit=limit, chat=chat, device=device)
+    differences = compare_command(found, against, shown["id"]) if against else []
+    if as_json:
+        print_json(shown | ({"differences": differences} if against else {}))
+        return
+    print_scores(console, shown)
+    if against:
+        print_differences(console, differences)
+
+
+def rescore_command(id: IdArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """Score the stored answers of an evaluation with today's metrics; no model is loaded."""
+    from flows.measuring import print_scores, rescore_command
+
+    shown = rescore_command(open_store(store), id)
+    if as_json:
+        print_json(shown)
+    else:
+        print_scores(console, shown)
+
+
+def compare_command(
+    first: IdArgument,
+    second: Annotated[str, typer.Argument(metavar="ID", help="Scores to compare with the first.")],
+    page: Annotated[Path | None, typer.Option("--page", help="Also write an HTML page of the differing items.")] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Paired differences of two evaluations, over the items that both answered."""
+    from flows.measuring import compare_command, print_differences
+
+    rows = compare_command(open_store(store), first, second, page)
+    if as_json:
+        print_json(rows)
+    else:
+        print_differences(console, rows)
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Make the commands part of `olmo2`."""
+    app.command(name="eval")(eval_command)
+    app.command(name="rescore")(rescore_command)
+    app.command(name="compare")(compare_command)

@@ -1,0 +1,253 @@
+"""Log-probabilities of many continuations with every distinct token read once (RECIPE I.1).
+
+All sequences form one tree of shared prefixes (`model/prefix_tree.py`): few-shot examples, questions and the first letters
+that choices share go through the model once. Small subtrees are flattened into rows whose mask lets a token see its own
+ancestors only; the prefix before them is read from kept keys and values, by one matmul for all rows. The head is applied to
+scored places only, once per place: choices of one token are read off the same logits.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from model.decoding.decoder import Prepared
+from model.network.transformer import Transformer
+from model.prefix_tree import Node, Step, build, schedule, sees
+
+Scored = tuple[Sequence[int], int]
+"""Ids of context and continuation joined, and how many at their end are scored."""
+Kept = list[tuple[Tensor, Tensor]]
+"""Per layer the keys and values of a prefix, `[kv_heads, tokens, head_dim]`."""
+
+_PLACES = {"cpu": 128}  # places per product with the head
+_PLACES_ELSEWHERE = 1_024
+_HEAD_ROWS = {
+    "cpu": 8_192
+}  # vocabulary rows per product: logits of 128 places are 4 MB then, and stay in a CPU's caches
+_WAITING_ROWS = 512  # places that wait for the head: products of few rows are slow
+_SCORE_ELEMENTS = {"cpu": 1 << 24}  # attention scores held at once, in numbers: 64 MB of fp32
+_SCORE_ELEMENTS_ELSEWHERE = 1 << 28
+
+
+@torch.inference_mode()
+def tree_log_likelihoods(
+    model: Transformer,
+    sequences: Sequence[Scored],
+    *,
+    batch_tokens: int,
+    progress: Callable[[int], None] | None = None,
+) -> list[float]:
+    """Sum of log p (natural) of the scored ids of every sequence, in the order given; the sums are fp64."""
+    if not sequences:
+        return []
+    scorer = _TreeScorer(model, sequences, progress)
+    for step in schedule(scorer.nodes, scorer.batch_tokens(batch_tokens)):
+        scorer.read(step)
+    scorer.apply_head(everything=True)
+    return [float(scorer.logprobs[numbers].sum()) for numbers in scorer.numbers]
+
+
+class _TreeScorer:
+    """The tree of all sequences, the prefixes that are kept, and the places that wait for the head."""
+
+    def __init__(self, model: Transformer, sequences: Sequence[Scored], progress: Callable[[int], None] | None) -> None:
+        fed = [tuple(ids[:-1]) for ids, _ in sequences]
+        distinct = sorted(set(fed))
+        self.nodes, ends = build(distinct)
+        end_of = dict(zip(distinct, ends, strict=True))
+        self.numbers: list[list[int]] = []
+        self.users: list[list[int]] = []
+        for index, ((ids, scored), key) in enumerate(zip(sequences, fed, strict=True)):
+            self.numbers.append(self._targets(end_of[key], ids, scored, index))
+        self.open = [len(numbers) for numbers in self.numbers]
+        self.logprobs = np.full(len(self.users), np.nan)
+        self.progress = progress
+        self.device = model.device
+        self.places = _PLACES.get(self.device.type, _PLACES_ELSEWHERE)
+        self.head_rows = _HEAD_ROWS.get(self.device.type, model.config.vocab_size)
+        self.prepared = Prepared(model, self.places, max(map(len, distinct)), head_rows=self.head_rows)
+        self.path: list[tuple[Node, Kept]] = []
+        self.waiting: list[Tensor] = []
+        self.expected: list[dict[int, int]] = []
+
+    def _targets(self, node: Node | None, ids: Sequence[int], scored: int, index: int) -> list[int]:
+        """Register the scored ids of a sequence that ends in a node; the numbers of their scores."""
+        numbers = []
+        for place in range(len(ids) - 2, len(ids) - 2 - scored, -1):
+            while node is not None and place < node.start:
+                node = node.parent
+            assert node is not None
+            expected = node.targets.setdefault(place - node.start, {})
+            number = expected.setdefault(ids[place + 1], len(self.users))
+            if number == len(self.users):
+                self.users.append([])
+            self.users[number].append(index)
+            numbers.append(number)
+        return numbers
+
+    def batch_tokens(self, wanted: int) -> int:
+        """Padded tokens of one step: as many as wanted, fewer where their attention scores would take too much memory."""
+        config = self.prepared.config
+        most = _SCORE_ELEMENTS.get(self.device.type, _SCORE_ELEMENTS_ELSEWHERE)
+        return max(1, min(wanted, most // (config.n_heads * len(self.prepared.turns))))
+
+    def read(self, step: Step) -> None:
+        """Feed the step's rows; keep keys and values where later steps need them."""
+        while self.path and self.path[-1][0] is not step.prefix:
+            self.path.pop()
+        past = self.path[-1][1] if self.path else None
+        layout = _Layout(step.rows)
+        attend = _TreeAttention(self.prepared, layout, past, step.keeps)
+        ids, positions, wanted = (
+            torch.from_numpy(x).to(self.device) for x in (layout.ids, layout.positions, layout.wanted)
+        )
+        hidden = self.prepared.blocks(ids, self.prepared.turns[positions], attend, wanted)
+        if step.keeps:
+            self.path.append((step.rows[0][0], attend.kept))
+        if len(hidden):
+            self.waiting.append(hidden)
+            self.expected += layout.expected
+        self.apply_head(everything=False)
+
+    def apply_head(self, everything: bool) -> None:
+        """Log-probabilities of the places that wait, if they are many or the last ones."""
+        if not self.expected or (not everything and len(self.expected) < _WAITING_ROWS):
+            return
+        finished = 0
+        start = 0
+        for hidden in torch.cat(self.waiting).split(self.places):
+            expected = self.expected[start : start + len(hidden)]
+            start += len(hidden)
+            places = [place for place, targets in enumerate(expected) for _ in targets]
+            ids = [target for targets in expected for target in targets]
+            numbers = [number for targets in expected for number in targets.values()]
+            self.logprobs[numbers] = self._logprobs(hidden, places, ids)
+            for number in numbers:
+                for index in self.users[number]:
+                    self.open[index] -= 1
+                    finished += self.open[index] == 0
+        self.waiting, self.expected = [], []
+        if self.progress is not None and finished:
+            self.progress(finished)
+
+    def _logprobs(self, hidden: Float[Tensor, "places d_model"], places: list[int], ids: list[int]) -> np.ndarray:
+        """log p of each id at its place. The softmax's sum is gathered over the pieces of the head."""
+        place, target = torch.tensor([places, ids], device=self.device)
+        chosen = torch.zeros(len(ids), device=self.device)
+        sums, start = [], 0
+        for logits in self.prepared.logit_parts(hidden):
+            width = logits.shape[-1]
+            inside = (target >= start) & (target < start + width)
+            found = logits[place, (target - start).clamp(0, width - 1)]
+            chosen = torch.where(inside, found, chosen)
+            largest = logits.amax(-1, keepdim=True)
+            sums.append(logits.sub_(largest).exp_().sum(-1).log_().add_(largest[:, 0]))
+            start += width
+        return (chosen - torch.stack(sums).logsumexp(0)[place]).double().cpu().numpy()
+
+
+class _Layout:
+    """Flattened subtrees: their tokens one row after the other without padding, and where each stands in padded rows."""
+
+    def __init__(self, rows: Sequence[Sequence[Node]]) -> None:
+        lengths = [sum(len(node.tokens) for node in row) for row in rows]
+        self.count, self.width = len(rows), max(lengths)
+        self.full = min(lengths) == self.width
+        """Whether no row needs padding."""
+        ids: list[int] = []
+        positions, wanted = [], []
+        self.expected: list[dict[int, int]] = []
+        for row in rows:
+            for node in row:
+                for offset in sorted(node.targets):
+                    wanted.append(len(ids) + offset)
+                    self.expected.append(node.targets[offset])
+                ids += node.tokens
+                positions.append(np.arange(node.start, node.start + len(node.tokens)))
+        self.ids, self.positions = np.array(ids), np.concatenate(positions)
+        self.wanted = np.array(wanted, dtype=np.int64)
+        self.padded = np.concatenate([np.arange(n) + i * self.width for i, n in enumerate(lengths)])
+        self.sees: Bool[np.ndarray, "rows width width"] = np.stack([sees(row, self.width) for row in rows])
+
+
+class _TreeAttention:
+    """Attention of flattened subtrees over a kept prefix and over themselves. Queries come scaled.
+
+    Called per layer, as `Decoder` calls its cache; `kept` gathers keys and values of prefix and row where asked.
+    """
+
+    def __init__(self, prepared: Prepared, layout: _Layout, past: Kept | None, keeps: bool) -> None:
+        config = prepared.config
+        self.heads = config.n_kv_heads, config.n_heads // config.n_kv_heads
+        self.shape, self.past, self.keeps = (layout.count, layout.width), past, keeps
+        self.padded = None if layout.full else torch.from_numpy(layout.padded).to(prepared.device)
+        sees = torch.from_numpy(layout.sees).to(prepared.device)
+        self.mask = torch.zeros(sees.shape, device=sees.device).masked_fill_(~sees, float("-inf"))
+        self.mask = self.mask.repeat(1, self.heads[1], 1)[:, None]
+        self.kept: Kept = []
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "tokens d_model"]:
+        if self.keeps:
+            self._keep(layer, k.transpose(0, 1), v.transpose(0, 1))
+        grouped = q.unflatten(1, self.heads)
+        mixed, own = self._over_row(grouped, k, v)
+        if self.past is not None:
+            before, prefix = self._over_prefix(grouped, *self.past[layer])
+            mixed = torch.lerp(mixed, before, torch.sigmoid(prefix - own)[..., None])
+        return mixed.flatten(1).to(q.dtype)
+
+    def _over_row(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Over the ancestors within the row."""
+        q, k, v = (self._pad(t) for t in (q, k, v))
+        queries = q.permute(0, 2, 3, 1, 4).flatten(2, 3)  # rows, kv heads, groups x width, head_dim
+        mixed, total = _attend(queries, k.transpose(1, 2), v.transpose(1, 2), self.mask)
+        mixed, total = (t.unflatten(2, (self.heads[1], -1)) for t in (mixed, total))
+        mixed, total = mixed.permute(0, 3, 1, 2, 4).flatten(0, 1), total.permute(0, 3, 1, 2).flatten(0, 1)
+        return (mixed, total) if self.padded is None else (mixed[self.padded], total[self.padded])
+
+    def _over_prefix(self, q: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Over the kept tokens: one product for all rows, which need no padding here."""
+        queries = q.permute(1, 2, 0, 3).flatten(1, 2)
+        mixed, total = _attend(queries[None], keys[None], values[None], None)
+        mixed, total = (t[0].unflatten(1, (self.heads[1], -1)) for t in (mixed, total))
+        return mixed.permute(2, 0, 1, 3), total.permute(2, 0, 1)
+
+    def _keep(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        own = [keys, values]
+        if self.past is not None:
+            own = [torch.cat([old, new], dim=1) for old, new in zip(self.past[layer], own, strict=True)]
+        self.kept.append((own[0].contiguous(), own[1].contiguous()))
+
+    def _pad(self, flat: Float[Tensor, "tokens ..."]) -> Float[Tensor, "rows width ..."]:
+        if self.padded is None:
+            return flat.unflatten(0, self.shape)
+        padded = flat.new_zeros(self.shape[0] * self.shape[1], *flat.shape[1:])
+        padded[self.padded] = flat
+        return padded.unflatten(0, self.shape)
+
+
+def _attend(
+    q: Float[Tensor, "batch kv queries head_dim"],
+    k: Float[Tensor, "batch kv keys head_dim"],
+    v: Float[Tensor, "batch kv keys head_dim"],
+    mask: Float[Tensor, "batch 1 queries keys"] | None,
+) -> tuple[Float[Tensor, "batch kv queries head_dim"], Float[Tensor, "batch kv queries"]]:
+    """Mixed values and the logarithm of the softmax's sum, both fp32, by which two such parts are joined."""
+    if q.device.type == "cpu":
+        # The public attention does not return the sums; its kernel for CPUs does, and keeps scores in the caches.
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            q.float(), k.float(), v.float(), 0.0, False, attn_mask=mask, scale=1.0
+        )
+    return _explicit(q, k, v, mask)
+
+
+def _explicit(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`_attend` in plain operations, for devices whose kernels do not return the sums."""
+    scores = (q @ k.mT).float()
+    if mask is not None:
+        scores += mask
+    total = scores.logsumexp(-1)
+    return ((scores - total[..., None]).exp_().to(v.dtype) @ v).float(), total

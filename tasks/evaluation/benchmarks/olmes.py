@@ -1,0 +1,261 @@
+"""Every task of OLMES from its public data set: the hub, or a local copy in the same schema (RECIPE I).
+
+`task` names one of `tasks/`; `format` chooses how it is asked. A local copy is a folder with the files of the hub's
+repository or of `save_to_disk`: JSON lines, Parquet or Arrow, in folders or names of subset and split.
+
+Example: `{kind: olmes, task: arc_challenge, format: cloze, path: /data/ai2_arc}`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from model.config import Config
+from model.tokens.chat import Message
+from tasks.data.sources.rows import RowSource, read_good_rows, resolve_rows
+from tasks.evaluation.benchmarks.items import (
+    Generation,
+    Item,
+    ItemScore,
+    Likelihood,
+    LikelihoodAnswer,
+    Prompt,
+    subsample,
+)
+from tasks.evaluation.benchmarks.local_copy import split_files
+from tasks.evaluation.benchmarks.ranked import Normalisation, score_bits, score_ranked
+from tasks.evaluation.benchmarks.shots import shots_by_group
+from tasks.evaluation.benchmarks.task import Average, Document, Format, Role, Task
+from tasks.evaluation.benchmarks.tasks import find_task
+
+SUFFIXES: dict[Format, str] = {"cloze": "rc", "multiple_choice": "mc", "bits_per_byte": "bpb", "generate": "gen"}
+UNCONDITIONAL_CONTEXT = "Answer:"
+
+
+class OlmesBenchmark(Config):
+    """One task of OLMES in one format."""
+
+    kind: Literal["olmes"] = "olmes"
+    task: str
+    """Such as arc_challenge, mmlu or gsm8k."""
+    format: Format
+    """`cloze`, `multiple_choice`, `generate` or `bits_per_byte`; the task's first one when not given."""
+    name: str
+    """Name in scores and reports; when not given, the task's, with _rc, _mc or _bpb where it has several formats."""
+    path: str = ""
+    """Folder or URL of a local copy of the data set; empty reads the hub. A task of several data sets has a folder for each,
+    by its name."""
+    revision: str = ""
+    """Branch, tag or commit on the hub; `resolve` pins the commit."""
+    normalisation: Normalisation | Literal["published"] = "published"
+    """Of cloze choices; `published` follows RECIPE I.2."""
+    shots: int | None = Field(default=None, ge=0)
+    """Worked examples; None for the published number."""
+    limit: int | None = Field(default=None, ge=1)
+    """Items to evaluate; None for the published number, which is the whole split unless OLMES draws 1,000."""
+    max_new_tokens: int | None = Field(default=None, ge=1)
+    """Of a written answer; None for the published number."""
+    max_context: int | None = Field(default=None, ge=2)
+    """Tokens of prompt and answer together; None for the task's own."""
+    pinned: dict[str, RowSource] = Field(default_factory=dict)
+    """What is read, pinned by content or commit; `resolve` fills it in."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def fill_in(cls, data: Any) -> Any:
+        """Format and name from the task where they are not given."""
+        if not isinstance(data, dict) or "task" not in data:
+            return data
+        task = find_task(data["task"])
+        data = {"format": task.formats[0]} | {key: value for key, value in data.items() if value is not None}
+        if data["format"] not in task.formats:
+            raise ValueError(f"task {task.name!r} has no format {data['format']!r}; it has {', '.join(task.formats)}")
+        suffix = f"_{SUFFIXES[data['format']]}" if data["format"] != "generate" and len(task.formats) > 1 else ""
+        return {"name": task.name + suffix} | data
+
+    @property
+    def facts(self) -> Task:
+        """The task's own table."""
+        return find_task(self.task)
+
+    @property
+    def shot_count(self) -> int:
+        return self.facts.shots if self.shots is None else self.shots
+
+    @property
+    def primary(self) -> str:
+        match self.format:
+            case "generate":
+                return self.facts.primary
+            case "bits_per_byte":
+                return "bits_per_byte"
+            case _:
+                return f"acc_{self.ranked_by}"
+
+    @property
+    def ranked_by(self) -> Normalisation:
+        """Lettered choices are ranked by their plain log-likelihood."""
+        if self.format == "multiple_choice":
+            return "raw"
+        return self.facts.normalisation if self.normalisation == "published" else self.normalisation
+
+    @property
+    def role(self) -> Role:
+        return self.facts.role
+
+    @property
+    def average(self) -> Average:
+        return self.facts.average
+
+
+def resolve(config: OlmesBenchmark) -> OlmesBenchmark:
+    """The config with every split that it reads pinned. ValueError when a local copy lacks one."""
+    task = config.facts
+    wanted = {"items": task.split}
+    if task.shot_split and config.shot_count:
+        wanted["shots"] = task.shot_split
+    pinned = {}
+    for part, split in wanted.items():
+        for group, dataset, subset in task.sources():
+            if config.path:
+                templated = "{group}" in task.dataset
+                folder = f"{config.path.rstrip('/')}/{dataset.rpartition('/')[2]}" if templated else config.path
+                source = RowSource(paths=split_files(folder, subset, split))
+            else:
+                source = RowSource(dataset=dataset, subset=subset, split=split, revision=config.revision)
+            pinned[f"{part}:{group}"] = resolve_rows(source)
+    return config.model_copy(update={"pinned": pinned})
+
+
+def load_items(config: OlmesBenchmark) -> list[Item]:
+    """The task's documents in evaluation order, each with its prompt. ValueError when the config is not pinned."""
+    if not config.pinned:
+        raise ValueError(
+            f"benchmark {config.name!r} is not pinned; call tasks.evaluation.benchmarks.resolve_benchmark first, so that "
+            "the identity of its scores covers what is read"
+        )
+    task = config.facts
+    shots = shots_by_group(task, config.shot_count, config.pinned)
+    whole = read_documents(task, config)
+    limit = config.limit or task.limit or len(whole)
+    return [make_item(config, task, document, shots) for document in subsample(whole, limit)]
+
+
+def read_documents(task: Task, config: OlmesBenchmark) -> list[Document]:
+    """Documents of all groups in order. ValueError naming the row that does not fit the data set's schema."""
+    found: list[Document] = []
+    for group, _, _ in task.sources():
+        rows = list(read_good_rows(config.pinned[f"items:{group}"]))
+        places = range(len(rows)) if task.places is None else [place for place in task.places if place < len(rows)]
+        for place in places:
+            try:
+                read = task.read(rows[place], place)
+            except (KeyError, IndexError, TypeError, ValueError) as error:
+                raise ValueError(
+                    f"row {place + 1} of {config.path or task.dataset} is not a row of task {task.name!r}: "
+                    f"{type(error).__name__}: {error}; its fields are {', '.join(sorted(rows[place]))}"
+                ) from error
+            found += [in_group(document, group) for document in ([read] if isinstance(read, Document) else read)]
+    return found
+
+
+def in_group(document: Document, group: str) -> Document:
+    """The document with the subset that it was read from as its group, and an id that is unique over subsets."""
+    if not group:
+        return document
+    return replace(document, group=group, id=f"{group}-{document.id}")
+
+
+def make_item(config: OlmesBenchmark, task: Task, document: Document, shots: dict[str, list[Document]]) -> Item:
+    """A document with the requests that it needs."""
+    examples = shots.get(document.group) or shots.get("", [])
+    if config.shot_count and not examples:
+        raise ValueError(
+            f"{task.name}: group {document.group!r} has no shots; the groups with shots are {sorted(shots)}"
+        )
+    description = task.description(document.group)
+    blocks = "".join(f"{task.shot(task, example, config.format)}\n\n" for example in examples)
+    pairs = task.pairs(task, document, config.format) if config.format != "generate" else []
+    if config.format == "bits_per_byte":
+        pairs = [gold_pair(task, document)]
+    data = {
+        "query": task.query(document, config.format),
+        "prefix": description + blocks,
+        "pairs": [[f"{description}{blocks}{query}", continuation] for query, continuation in pairs],
+        "gold": document.gold,
+        "group": document.group,
+        "document": document,
+        "turns": chat_turns(task, document, examples),
+    }
+    return Item(document.id, f"{document.question}\n{document.answer}", document.answer, data)
+
+
+def gold_pair(task: Task, document: Document) -> tuple[str, str]:
+    """The query and the gold answer, whose bits are counted."""
+    if document.choices:
+        return task.pairs(task, document, "cloze")[document.gold]
+    return task.pairs(task, replace(document, answer=task.bits_answer(document)), "bits_per_byte")[0]
+
+
+def chat_turns(task: Task, document: Document, examples: Sequence[Document]) -> list[Message]:
+    """The chat that asks for a document, by the task's style."""
+    ask = task.chat_query or (lambda one: task.query(one, "generate"))
+    description = task.description(document.group)
+    if task.chat == "one_turn":
+        blocks = "".join(f"{task.shot(task, example, 'generate')}\n\n" for example in examples)
+        return [Message(role="user", content=f"{description}{blocks}{ask(document)}")]
+    turns: list[Message] = []
+    for example in examples:
+        cue = f"{task.chat_cue} " if task.chat_cue else ""
+        turns.append(Message(role="user", content=ask(example)))
+        turns.append(Message(role="assistant", content=f"{cue}{task.chat_answer(example)}"))
+    turns.append(Message(role="user", content=ask(document)))
+    turns[0] = Message(role="user", content=f"{description}{turns[0]['content']}")
+    return turns
+
+
+def requests(config: OlmesBenchmark, items: Sequence[Item], chat: bool) -> list[tuple[Generation | Likelihood, ...]]:
+    """What to ask for each item."""
+    return [item_requests(config, item, chat) for item in items]
+
+
+def item_requests(config: OlmesBenchmark, item: Item, chat: bool) -> tuple[Generation | Likelihood, ...]:
+    task = config.facts
+    if config.format == "generate":
+        return generations(config, task, item, chat)
+    if chat and task.chat == "one_turn":
+        prompt = Prompt(messages=tuple(item.data["turns"]))
+        return tuple(Likelihood(prompt, continuation) for _, continuation in item.data["pairs"])
+    wanted = [Likelihood(Prompt(text=context), continuation) for context, continuation in item.data["pairs"]]
+    if config.ranked_by == "pmi" and config.format == "cloze":
+        wanted += [
+            Likelihood(Prompt(text=UNCONDITIONAL_CONTEXT), continuation) for _, continuation in item.data["pairs"]
+        ]
+    return tuple(wanted)
+
+
+def generations(config: OlmesBenchmark, task: Task, item: Item, chat: bool) -> tuple[Generation, ...]:
+    """The written answers of an item: one, or `samples`."""
+    length = config.max_new_tokens or task.max_new_tokens
+    if chat and task.chat != "completion":
+        prompt, stop = Prompt(messages=tuple(item.data["turns"]), cue=task.chat_cue), task.chat_stop
+    else:
+        prompt, stop = Prompt(text=item.data["prefix"] + item.data["query"]), task.stop
+    return tuple(Generation(prompt, length, stop) for _ in range(task.samples))
+
+
+def score(config: OlmesBenchmark, item: Item, answers: Sequence[str | LikelihoodAnswer], chat: bool) -> ItemScore:
+    """Metrics of one item, by its format."""
+    if config.format == "generate":
+        (text,) = answers
+        assert isinstance(text, str)
+        metrics, extracted = config.facts.score(item.data["document"], text)
+        return ItemScore(metrics, text, extracted)
+    ranked = [answer for answer in answers if isinstance(answer, LikelihoodAnswer)]
+    continuations = [continuation for _, continuation in item.data["pairs"]]
+    if config.format == "bits_per_byte":
+        return score_bits(continuations[0], ranked[0])
+    count = len(continuations)
+    return score_ranked(continuations, item.data["gold"], ranked[:count], ranked[count:] or None, config.ranked_by)

@@ -1,0 +1,96 @@
+"""MMLU: 57 subjects with four choices, test split; and MMLU CoT of the instruct suite (RECIPE I.2, I.4).
+
+Shots are the first five rows of the subject's dev split. The score is the mean over subjects. MMLU CoT is zero-shot: the
+model reasons and ends "Therefore, the answer is (X)"; the instruction is the one that the Tülu 3 paper prints
+(arXiv 2411.15124). No rendered oracle of MMLU is at hand.
+"""
+
+import re
+
+from tasks.evaluation.benchmarks.task import LETTERS, Document, Format, Row, Task
+
+ANSWERS = (
+    re.compile(r"[Tt]herefore, the answer is \(([A-J])\)"),
+    re.compile(r"answer is:? \(?([A-J])\b"),
+    re.compile(r"\(?\b([A-J])\)? is (?:the )?correct"),
+    re.compile(r"\(([A-J])\)"),
+    re.compile(r"\b([A-J])\b"),
+)
+"""From the asked form, whose last match counts, to any letter that stands alone, whose first match counts."""
+
+
+def read_row(row: Row, place: int) -> Document:
+    """A row of `cais/mmlu`, subset all."""
+    choices = tuple(row["choices"])
+    gold = int(row["answer"])
+    subject = row["subject"]
+    id = f"{subject}-{place}"
+    return Document(id, f"Question: {row['question']}", choices[gold], choices, gold, (LETTERS[gold],), subject)
+
+
+def description(subject: str) -> str:
+    """The line before the shots, underscores of the subject as spaces."""
+    return f"The following are multiple choice questions (with answers) about {subject.replace('_', ' ')}.\n\n"
+
+
+CHAIN_ENDING = (
+    '"Therefore, the answer is (ANSWER_LETTER)" where (ANSWER_LETTER) is one of (A), (B), (C), (D), (E), etc.'
+)
+
+
+def chain_query(document: Document, format: Format = "generate") -> str:
+    """The question with its options in parentheses, and what form the answer must have."""
+    options = "".join(f" ({letter}) {text}\n" for letter, text in zip(LETTERS, document.choices, strict=False))
+    return (
+        "Answer the following multiple-choice question by giving the correct answer letter in parentheses. Provide CONCISE "
+        f"reasoning for the answer, and make sure to finish the response with {CHAIN_ENDING}\n\n"
+        f"{document.question}\n{options}\n"
+        f"Answer the above question and REMEMBER to finish your response with the exact phrase {CHAIN_ENDING}"
+    )
+
+
+def extract_letter(text: str) -> str:
+    """The answer's letter by progressively looser patterns, or an empty text."""
+    for place, pattern in enumerate(ANSWERS):
+        if found := pattern.findall(text):
+            return found[-1] if place == 0 else found[0]
+    return ""
+
+
+def score_chain(document: Document, text: str) -> tuple[dict[str, float], str]:
+    """Whether the extracted letter is the gold one."""
+    letter = extract_letter(text)
+    return {"exact_match": float(letter == document.references[0])}, letter
+
+
+TASKS = (
+    Task(
+        name="mmlu",
+        dataset="cais/mmlu",
+        subset="all",
+        split="test",
+        count=14042,
+        read=read_row,
+        formats=("multiple_choice", "cloze", "bits_per_byte"),
+        normalisation="per_char",
+        average="macro",
+        shots=5,
+        shot_split="dev",
+        description=description,
+    ),
+    Task(
+        name="mmlu_cot",
+        dataset="cais/mmlu",
+        subset="all",
+        split="test",
+        count=14042,
+        read=read_row,
+        formats=("generate",),
+        average="macro",
+        query=chain_query,
+        score=score_chain,
+        max_new_tokens=2048,
+        max_context=4096,
+        chat="turns",
+    ),
+)

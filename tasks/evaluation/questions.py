@@ -1,0 +1,42 @@
+"""What an evaluation asks: its benchmarks and suites, and how the model is addressed (RECIPE I)."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from model.config import Config
+from tasks.evaluation.benchmarks import Benchmark, BenchmarkConfig
+from tasks.evaluation.benchmarks.olmes import OlmesBenchmark
+from tasks.evaluation.suites import SuiteConfig, check_suites
+
+
+class EvaluateConfig(Config):
+    """What to ask, and how the model is addressed."""
+
+    label: str
+    """What is evaluated, as the report names it."""
+    benchmarks: tuple[BenchmarkConfig, ...]
+    """Benchmarks in the order they are run and reported."""
+    suites: tuple[SuiteConfig, ...] = ()
+    """Averages over benchmarks."""
+    chat: bool = False
+    """Address the model through the chat template (instruct models) or as a text to continue (base models)."""
+    max_context: int = Field(default=2048, ge=2)
+    """Tokens of prompt and answer together, of benchmarks that do not say so themselves; longer prompts are cut on the left
+    (RECIPE I.1). Never more than the model's."""
+    batch_size: int = Field(default=64, ge=1)
+    """Answers generated at once. Batching changes sums in the last bits, so it is part of the result."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the model's arithmetic; log-likelihoods in fp32 equal transformers' to 1e-4."""
+
+
+def check_names(config: EvaluateConfig) -> None:
+    """Names are unique, and suites name benchmarks or suites that are there."""
+    check_suites([benchmark.name for benchmark in config.benchmarks], config.suites)
+
+
+def context_of(config: EvaluateConfig, benchmark: Benchmark) -> int:
+    """Tokens of prompt and answer: what the benchmark asks for, else what the task publishes, else the evaluation's."""
+    if benchmark.max_context is not None:
+        return benchmark.max_context
+    return benchmark.facts.max_context if isinstance(benchmark, OlmesBenchmark) else config.max_context

@@ -1,0 +1,115 @@
+"""Which benchmarks and suites a word stands for: a task, a task in one format, or a published table (RECIPE I.1).
+
+`arc_challenge` asks every ranked format and counts the best; `arc_challenge:cloze` asks one; `gsm8k:bits_per_byte` scores the
+gold answer. `olmes` is the development half of Table 20, `olmes_held_out` the other half.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tasks.evaluation.benchmarks import Benchmark
+from tasks.evaluation.benchmarks.ifeval import IFEvalBenchmark
+from tasks.evaluation.benchmarks.local_copy import find_copy
+from tasks.evaluation.benchmarks.olmes import OlmesBenchmark
+from tasks.evaluation.benchmarks.tasks import all_tasks, find_task
+from tasks.evaluation.suites import SuiteConfig
+
+TABLES: dict[str, tuple[str, ...]] = {
+    "olmes": (
+        "arc_challenge", "arc_easy", "boolq", "csqa", "hellaswag", "openbookqa", "piqa", "socialiqa", "winogrande", "mmlu",
+        "naturalqs", "drop", "squad", "coqa", "jeopardy",
+    ),
+    "olmes_held_out": ("agi_eval", "gsm8k", "mmlu_pro", "triviaqa", "bbh", "minerva_math"),
+    "olmes_bits": (
+        "arc_challenge:bits_per_byte", "arc_easy:bits_per_byte", "boolq:bits_per_byte", "csqa:bits_per_byte",
+        "hellaswag:bits_per_byte", "openbookqa:bits_per_byte", "piqa:bits_per_byte", "socialiqa:bits_per_byte",
+        "winogrande:bits_per_byte", "mmlu:bits_per_byte", "naturalqs:bits_per_byte", "drop:bits_per_byte",
+        "squad:bits_per_byte", "coqa:bits_per_byte", "jeopardy:bits_per_byte", "lambada:bits_per_byte",
+    ),
+    "instruct": (
+        "mmlu_cot", "popqa", "truthfulqa", "bbh_chat", "drop_3shot", "gsm8k", "minerva_math", "humaneval",
+        "humaneval_plus", "ifeval",
+    ),
+    "unseen": ("agi_eval", "deepmind_math", "gpqa", "mmlu_pro"),
+}  # fmt: skip
+"""AlpacaEval 2 and the Tülu 3 safety suite need a judge; IFEval-OOD has no public set at hand: see `NOT_COMPUTED`."""
+
+NOT_COMPUTED: dict[str, dict[str, str]] = {
+    "instruct": {
+        "alpaca_eval_2": "its score is a judgement by GPT-4-Turbo, and no judge's endpoint is connected",
+        "safety": "its six sets need a classifier of harm, and none is connected",
+    },
+    "unseen": {"ifeval_ood": "its prompts are in no public data set that this project knows by name"},
+}
+"""What a table has and this project does not compute, with the reason."""
+FORMATS = {"rc": "cloze", "mc": "multiple_choice", "bpb": "bits_per_byte", "gen": "generate"}
+
+
+@dataclass
+class Selection:
+    """What is asked and averaged, and what is left out with the reason."""
+
+    benchmarks: list[Benchmark] = field(default_factory=list)
+    suites: list[SuiteConfig] = field(default_factory=list)
+    not_computed: dict[str, str] = field(default_factory=dict)
+
+
+def select(names: Sequence[str], *, copies: str = "", limit: int | None = None) -> Selection:
+    """The benchmarks that the words stand for, each once. `copies` is a folder of local copies of the data sets.
+
+    Raises ValueError for a word that is no task, format or table, and where a copy is missing.
+    """
+    chosen = Selection()
+    for name in names:
+        if name not in TABLES:
+            add_task(chosen, name, copies, limit)
+            continue
+        members = [add_task(chosen, member, copies, limit) for member in TABLES[name]]
+        macro = [member for member in members if not member.endswith("_bpb")] or members
+        add_suite(chosen, SuiteConfig(name=name, tasks=tuple((member,) for member in macro)))
+        chosen.not_computed |= NOT_COMPUTED.get(name, {})
+    return chosen
+
+
+def add_task(chosen: Selection, word: str, copies: str, limit: int | None) -> str:
+    """Add a task's benchmarks; returns the name under which its score stands."""
+    name, _, wanted = word.partition(":")
+    if name == "ifeval":
+        return add_benchmark(chosen, ifeval(copies, limit))
+    if name not in all_tasks():
+        known = ", ".join(sorted([*all_tasks(), *TABLES, "ifeval"]))
+        raise ValueError(
+            f"{word!r} is no task and no table; there are {known}; a format follows a colon, as in piqa:cloze"
+        )
+    task = find_task(name)
+    path = find_copy(copies, task.dataset, name) if copies else ""
+    ranked = [format for format in task.formats if format in ("cloze", "multiple_choice")]
+    formats = [FORMATS.get(wanted, wanted)] if wanted else ranked or [task.formats[0]]
+    names = []
+    for format in formats:
+        fields = {"task": name, "format": format, "path": path, "limit": limit}
+        names.append(add_benchmark(chosen, OlmesBenchmark.model_validate(fields)))
+    if len(names) == 1:
+        return names[0]
+    return add_suite(chosen, SuiteConfig(name=name, tasks=(tuple(names),)))
+
+
+def ifeval(copies: str, limit: int | None) -> IFEvalBenchmark:
+    """IFEval from the hub or its local copy."""
+    fields: dict[str, Any] = {"limit": limit}
+    if copies:
+        fields["rows"] = {"paths": [find_copy(copies, "google/IFEval", "ifeval")]}
+    return IFEvalBenchmark.model_validate(fields)
+
+
+def add_benchmark(chosen: Selection, benchmark: Benchmark) -> str:
+    if benchmark.name not in {known.name for known in chosen.benchmarks}:
+        chosen.benchmarks.append(benchmark)
+    return benchmark.name
+
+
+def add_suite(chosen: Selection, suite: SuiteConfig) -> str:
+    if suite.name not in {known.name for known in chosen.suites}:
+        chosen.suites.append(suite)
+    return suite.name

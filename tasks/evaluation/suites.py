@@ -1,0 +1,117 @@
+"""Averages over benchmarks: best of formats, macro or micro, suites of suites, and means over subjects (RECIPE I.1)."""
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from math import sqrt
+from typing import Any, Literal
+
+from model.config import Config
+from tasks.evaluation.benchmarks import ItemScore
+from tasks.evaluation.benchmarks.items import Estimate, Item, estimate_mean, macro_average
+
+Row = dict[str, Any]
+"""A row of `scores.json`."""
+
+
+class SuiteConfig(Config):
+    """A mean over tasks, each the best of its formats (RECIPE I.1: max of MCF and CF, then macro)."""
+
+    name: str
+    """Name in scores and reports."""
+    tasks: tuple[tuple[str, ...], ...]
+    """Per task, the names of the benchmarks that are its formats, or of other suites."""
+    average: Literal["macro", "micro"] = "macro"
+    """`macro`: every task counts the same. `micro`: every item does."""
+
+
+def check_suites(names: Sequence[str], suites: Sequence[SuiteConfig]) -> None:
+    """Raise ValueError for a name that is used twice, a suite of unknown tasks, or suites that hold each other."""
+    every = [*names, *(suite.name for suite in suites)]
+    twice = sorted({name for name in every if every.count(name) > 1})
+    if twice:
+        raise ValueError(f"benchmark names {twice} are used twice; give each its own name")
+    for suite in suites:
+        unknown = sorted(set(chain(*suite.tasks)) - set(every))
+        if unknown or not suite.tasks or not all(suite.tasks):
+            raise ValueError(
+                f"suite {suite.name!r} names {unknown or 'no tasks'}; the benchmarks are {', '.join(sorted(names))}"
+            )
+    ordered(suites)
+
+
+def ordered(suites: Sequence[SuiteConfig]) -> list[SuiteConfig]:
+    """The suites, each after those that it holds. Raises ValueError when they hold each other in a circle."""
+    waiting, done = list(suites), []
+    names = {suite.name for suite in suites}
+    while waiting:
+        held = {suite.name for suite in waiting}
+        ready = [suite for suite in waiting if not set(chain(*suite.tasks)) & held & names]
+        if not ready:
+            raise ValueError(
+                f"suites {', '.join(sorted(held))} hold each other; a suite holds benchmarks and other suites only"
+            )
+        done += ready
+        waiting = [suite for suite in waiting if suite not in ready]
+    return done
+
+
+def score_suites(suites: Sequence[SuiteConfig], rows: Sequence[Row]) -> list[Row]:
+    """The rows of the suites, in the order in which the suites are given."""
+    known = {row["name"]: row for row in rows}
+    for suite in ordered(suites):
+        known[suite.name] = score_suite(suite, known)
+    return [known[suite.name] for suite in suites]
+
+
+def score_suite(suite: SuiteConfig, by_name: Mapping[str, Row]) -> Row:
+    """Best format of each task, then the mean; the error is that of the chosen formats."""
+    lower = {by_name[name]["lower_is_better"] for task in suite.tasks for name in task}
+    if len(lower) > 1:
+        raise ValueError(f"suite {suite.name!r} mixes accuracies with bits per byte, which have no common mean")
+    direction = -1 if True in lower else 1
+    chosen = [max((by_name[name] for name in task), key=lambda row: direction * row["score"]) for task in suite.tasks]
+    estimates = [Estimate(row["score"], row["stderr"], row["n"]) for row in chosen]
+    average = macro_average(estimates) if suite.average == "macro" else micro_average(estimates)
+    return {
+        "name": suite.name,
+        "primary": f"{suite.average}_average",
+        "score": average.value,
+        "stderr": average.stderr,
+        "n": average.n,
+        "lower_is_better": True in lower,
+        "role": "held_out" if any(row.get("role") == "held_out" for row in chosen) else "dev",
+        "truncated_prompts": sum(row["truncated_prompts"] for row in chosen),
+        "metrics": {},
+        "formats": [row["name"] for row in chosen],
+    }
+
+
+def micro_average(estimates: Sequence[Estimate]) -> Estimate:
+    """Mean over all items of independent estimates."""
+    total = sum(estimate.n for estimate in estimates)
+    value = sum(estimate.value * estimate.n for estimate in estimates) / total
+    stderr = sqrt(sum((estimate.stderr * estimate.n) ** 2 for estimate in estimates)) / total
+    return Estimate(value, stderr, total)
+
+
+def over_groups(row: Row, items: Sequence[Item], scored: Sequence[ItemScore]) -> Row:
+    """The row with the mean over groups (subjects, types) as its score, and every group's own mean."""
+    by_group: dict[str, list[ItemScore]] = {}
+    for item, score in zip(items, scored, strict=True):
+        by_group.setdefault(item.data["group"], []).append(score)
+    metrics = {}
+    for metric in row["metrics"]:
+        means = [estimate_mean([score.metrics[metric] for score in group]) for group in by_group.values()]
+        average = macro_average(means)
+        metrics[metric] = {"value": average.value, "stderr": average.stderr}
+    primary = row["primary"]
+    groups = {
+        name: {"score": sum(score.metrics[primary] for score in group) / len(group), "n": len(group)}
+        for name, group in sorted(by_group.items())
+    }
+    return row | {
+        "score": metrics[primary]["value"],
+        "stderr": metrics[primary]["stderr"],
+        "metrics": metrics,
+        "groups": groups,
+    }
