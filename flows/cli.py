@@ -24,6 +24,7 @@ from flows.options import (
     open_store,
     print_json,
 )
+from flows.rehearse_cli import rehearse
 
 if TYPE_CHECKING:
     from infra.session import PlanRow
@@ -35,6 +36,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(data_app, name="data")
+app.command()(rehearse)
 
 
 @app.command()

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from flows.config import RecipeConfig, Reinforcement, StartPoint
 from flows.cost_memory import Memory, Precision, memory_of
+from flows.known_sizes import prompts_of, rows_of, total_of
 from infra.settings import SiteSettings
 from model.chat_batches import steps_for
 from model.config import ModelConfig
@@ -22,25 +23,18 @@ from model.shares import Shape, cut
 from model.throughput import PEAK_FLOPS
 from tasks.data.chats import SyntheticChats
 from tasks.data.mix import MixConfig
-from tasks.data.prompts import PromptsConfig, SyntheticPrompts
-from tasks.data.rows import RowSource
 from tasks.training.anneal import AnnealConfig
 from tasks.training.ppo import PPOConfig, ppo_rollouts
 from tasks.training.pretrain import PretrainConfig
 from tasks.training.rlvr import rollouts_of
-
-DATASET_ROWS = {
-    "allenai/tulu-3-sft-olmo-2-mixture": 939_104,
-    "allenai/tulu-3-sft-olmo-2-mixture-0225": 866_138,
-    "allenai/RLVR-GSM-MATH-IF-Mixed-Constraints": 29_946,
-}
-"""Rows of released datasets (paper section 5; the third from its card), so that a plan needs no network."""
 
 BEFORE: dict[StartPoint, tuple[str, ...]] = {
     "base": ("pretrain",),
     "soup": ("pretrain", "anneal"),
     "sft": ("pretrain", "anneal", "sft"),
     "dpo": ("pretrain", "anneal", "sft", "dpo", "reward"),
+    "reward": ("reward",),
+    "rlvr": ("pretrain", "anneal", "sft", "dpo", "reward"),
 }
 """Stages that a recipe which starts at a given checkpoint does not run."""
 
@@ -216,7 +210,8 @@ def environment(megawatt_hours: float, site: SiteSettings) -> tuple[float, float
 def training_runs(config: RecipeConfig) -> Iterator[Run]:
     """The training stages of a recipe under the labels that its plan has; those before its `start` are left out."""
     given = {name for place in config.start for name in BEFORE[place]}
-    yield from (run for run in _all_runs(config) if run.label.partition(":")[0] not in given)
+    first = {"rlvr", "ppo"} if "rlvr" in config.start else set()
+    yield from (run for run in _all_runs(config) if run.label.partition(":")[0] not in given and run.label not in first)
 
 
 def _all_runs(config: RecipeConfig) -> Iterator[Run]:
@@ -243,7 +238,7 @@ def _window_run(label: str, stage: PretrainConfig | AnnealConfig, mix: MixConfig
 def _tuning_runs(config: RecipeConfig) -> Iterator[Run]:
     window = config.pretrain.model.max_sequence_length
     sft, dpo, reward = config.sft, config.dpo, config.reward
-    chats = _total(
+    chats = total_of(
         source.count if isinstance(source, SyntheticChats) else rows_of(source.rows) for source in config.chats.sources
     )
     steps = None if chats is None else steps_for(chats, sft.batch, sft.epochs)
@@ -274,21 +269,3 @@ def _reinforcement_run(name: str, how: Reinforcement, window: int) -> Run:
         label, updates, answers // how.mini_batches, longest, how.pass_tokens, how.precision,
         at_most=True, work=work, trained_models=models, frozen_models=1, samples=True,
     )  # fmt: skip
-
-
-def rows_of(source: RowSource) -> int | None:
-    """Rows of a source where they are known beforehand."""
-    known = DATASET_ROWS.get(source.dataset)
-    return min((count for count in (known, source.limit) if count is not None), default=None)
-
-
-def prompts_of(config: PromptsConfig) -> int | None:
-    """Prompts of a mix where they are known beforehand."""
-    return _total(
-        source.count if isinstance(source, SyntheticPrompts) else rows_of(source.rows) for source in config.sources
-    )
-
-
-def _total(counts: Iterator[int | None]) -> int | None:
-    found = list(counts)
-    return None if None in found else sum(count for count in found if count is not None)
