@@ -43,7 +43,6 @@ def check_recipe(config: "RecipeConfig") -> None:
     _check_execution(config.execution)
     config.evaluation.only(config.microanneal.rank_by)
     check_names(config.evaluation.of("recipe"))
-    check_limits(config)
     if not begins_at(config, ("base", *PAST_MIDTRAINING)):
         _check_model(config)
     for name, training in _trainings(config):
@@ -58,6 +57,7 @@ def check_recipe(config: "RecipeConfig") -> None:
     mixes |= {f"further_ingredients.{item.name}.mix": item.mix for item in config.further_ingredients}
     for name, mix in mixes.items():
         _check_sources(name, mix, {*made, *candidates}, candidates)
+    check_limits(config)
 
 
 def _check_names(config: "RecipeConfig") -> None:

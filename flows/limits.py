@@ -26,7 +26,7 @@ def check_limits(config: "RecipeConfig") -> None:
     window = model_window(config)
     for benchmark in config.evaluation.benchmarks:
         context = context_of(benchmark, config.evaluation.max_context, window)
-        _check_room(f"evaluation.benchmarks, {benchmark.name}", longest_answer(benchmark), context, window)
+        _check_room(f"evaluation.benchmarks.{benchmark.name}", longest_answer(benchmark), context, window)
     if not begins_at(config, ("dpo", "rlvr")):
         _check_room("preferences", config.preferences.max_new_tokens, window, window)
     for name, how, asked in _reinforcements(config):
@@ -47,7 +47,7 @@ def _check_room(name: str, max_new_tokens: int, context: int, window: int) -> No
         prompt_room(max_new_tokens, context)
     except ValueError as error:
         bound = f" (pretrain.model.max_sequence_length={window:,} bounds it)" if context == window else ""
-        raise ValueError(f"{name}: {error}{bound}, or raise its context") from error
+        raise ValueError(f"{name}.{error}{bound}, or raise the context") from error
 
 
 def _reinforcements(config: "RecipeConfig") -> Iterator[tuple[str, RLVRConfig | PPOConfig, PromptsConfig]]:

@@ -1,6 +1,6 @@
-"""Writes the samples beside this file: rows of our own in the schemas and layouts of the data sets that the published recipes read.
+"""Writes the samples beside this file: rows of our own in the schemas and layouts of the data sets of the published recipes.
 
-Column names, types, nesting, file names and compressions follow the data set cards and converters (RECIPE C.1, C.2, C.7, F, G, H).
+Column names, types, nesting, file names and compressions follow data set cards and converters (RECIPE C.1, C.2, C.7, F, G, H).
 Run `python -m tests.samples.make_samples` to write them again; a test checks that the committed files are what this writes.
 """
 
@@ -19,19 +19,26 @@ import zstandard
 Row = dict[str, Any]
 FOLDER = Path(__file__).parent / "hub"
 
-NOUNS = """river bridge garden orchard harbour lantern kettle ladder violin meadow engine glacier market canal library
-telescope furnace compass vineyard windmill quarry lighthouse workshop granary tunnel ferry pottery carpet chimney balcony
-courtyard cellar stable footpath reservoir turbine archive notebook microscope thermometer balance barometer pendulum""".split()
-VERBS = "carries shelters measures repairs follows paints records weighs crosses observes describes surrounds warms cools".split()
-ADJECTIVES = (
-    "old narrow quiet bright wooden distant heavy gentle broken careful early northern hollow steep polished".split()
+
+def words(text: str, separator: str | None = None) -> list[str]:
+    return text.split(separator)
+
+
+NOUNS = words(
+    """river bridge garden orchard harbour lantern kettle ladder violin meadow engine glacier market canal library telescope
+    furnace compass vineyard windmill quarry lighthouse workshop granary tunnel ferry pottery carpet chimney balcony courtyard
+    cellar stable footpath reservoir turbine archive notebook microscope thermometer balance barometer pendulum"""
 )
-PLACES = (
-    "the village,the northern coast,a small island,the upper valley,the old town,the university,the railway yard".split(
-        ","
-    )
+VERBS = words(
+    "carries shelters measures repairs follows paints records weighs crosses observes describes surrounds warms cools"
 )
-NAMES = "Ada Bruno Clara Dmitri Elena Farid Greta Hassan Ines Jonas Kira Liam Mara Nils Olga Pavel".split()
+ADJECTIVES = words(
+    "old narrow quiet bright wooden distant heavy gentle broken careful early northern hollow steep polished"
+)
+PLACES = words(
+    "the village,the northern coast,a small island,the upper valley,the old town,the university,the railway yard", ","
+)
+NAMES = words("Ada Bruno Clara Dmitri Elena Farid Greta Hassan Ines Jonas Kira Liam Mara Nils Olga Pavel")
 LINES = [
     "def area(width, height):\n    return width * height\n",
     "class Counter:\n    def __init__(self):\n        self.total = 0\n\n    def add(self, value):\n        self.total += value\n",
