@@ -87,11 +87,14 @@ def plan(
     ] = None,
     carbon: Annotated[float | None, typer.Option("--carbon", help="kg CO2 per kWh; else the recipe's.")] = None,
     water: Annotated[float | None, typer.Option("--water", help="Litres of water per kWh; else the recipe's.")] = None,
+    node_factor: Annotated[
+        float | None, typer.Option("--node-factor", help="Power of a node over its GPUs' rated power; else Table 19's.")
+    ] = None,
 ) -> None:
     """Say what a run would do with each stage, and why; with --gpus, what its training would cost. Runs nothing."""
     asked = {
         "gpu": gpu, "mfu": mfu, "price": price, "peak_flops": peak_flops, "watts": watts,
-        "pue": pue, "carbon": carbon, "water": water,
+        "pue": pue, "carbon": carbon, "water": water, "node_factor": node_factor,
     }  # fmt: skip
     if gpus is not None:
         from flows.cost_table import plan_costs

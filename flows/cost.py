@@ -4,7 +4,7 @@ stage.
 Source: FLOPs per token RECIPE A.7; energy, CO2 and water RECIPE J, paper section 6.5 and Table 19 (oracle
 tests/golden/environment_table19.json). Everything follows from the recipe alone, so no store and no network is needed.
 
-Simplifications: electricity is the devices' rated power over the whole time (the paper measured whole nodes); where the length
+Simplifications: electricity is the devices' rated power over the whole time, times what a node draws over it; where the length
 of texts is not known before they exist, tokens are the most there can be; sampling runs at the same MFU as training, which
 flatters reinforcement learning.
 """
@@ -43,6 +43,10 @@ DEFAULT_GPU = "h100"
 DEFAULT_MFU = 0.4
 """Share of the peak FLOP/s that training reaches, where a plan names none."""
 
+NODE_FACTOR = 1.38
+"""Electricity of whole nodes over the rated power of their GPUs: Table 19's 131 MWh for the 7B, which was measured at the nodes,
+over the 95 MWh that its pre-training and mid-training are at rated power and an MFU of 0.4 on H100."""
+
 FORWARD = 1 / 3
 """Share of the forward pass in a training step's FLOPs."""
 
@@ -79,6 +83,8 @@ class Hardware:
     """Where."""
     price: float | None = None
     """Money per GPU and hour."""
+    node_factor: float = NODE_FACTOR
+    """What a node draws, over the rated power of its GPUs."""
 
     def __post_init__(self) -> None:
         """Raises ValueError for values that mean nothing."""
@@ -89,8 +95,11 @@ class Hardware:
         for name, value in (("peak_flops", self.device.peak_flops), ("watts", self.device.watts)):
             if not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"{name}={value:g}: give a number above 0")
-        least = {"pue": 1, "carbon": 0, "water": 0, "price": 0}
-        given = self.site.model_dump() | {"price": 0 if self.price is None else self.price}
+        least = {"pue": 1, "carbon": 0, "water": 0, "price": 0, "node_factor": 1}
+        given = self.site.model_dump() | {
+            "price": 0 if self.price is None else self.price,
+            "node_factor": self.node_factor,
+        }
         for name, value in given.items():
             if not (value >= least[name] and math.isfinite(value)):
                 why = ", since a building draws at least what its machines do" if name == "pue" else ""
@@ -156,7 +165,7 @@ class Cost:
     flops: float | None
     hours: float | None
     kwh: float | None
-    """Electricity of the GPUs; PUE is applied to CO2 and water, as in the paper's table."""
+    """Electricity of the nodes; PUE is applied to CO2 and water, as in the paper's table."""
     co2_tonnes: float | None
     water_kilolitres: float | None
     money: float | None
@@ -174,7 +183,7 @@ def cost(run: Run, model: ModelConfig, hardware: Hardware) -> Cost:
     if run.tokens is not None:
         flops = run.work * run.tokens * model.flops_per_token(run.longest)
         hours = flops / (gpus * hardware.device.peak_flops * hardware.mfu) / 3600
-        kwh = hardware.device.watts * hours * gpus / 1000
+        kwh = hardware.device.watts * hardware.node_factor * hours * gpus / 1000
         co2, water = environment(kwh / 1000, hardware.site)
         money = None if hardware.price is None else hardware.price * hours * gpus
     return Cost(
