@@ -14,6 +14,7 @@ from flows.data_cli import app as data_app
 from flows.options import (
     IdArgument,
     JsonOption,
+    NoRehearsalOption,
     RecipeArgument,
     RerunOption,
     SetOption,
@@ -24,7 +25,7 @@ from flows.options import (
     open_store,
     print_json,
 )
-from flows.rehearse_cli import rehearse
+from flows.rehearse_cli import conformance, rehearse
 
 if TYPE_CHECKING:
     from infra.session import PlanRow
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.command()(rehearse)
+app.command()(conformance)
 
 
 @app.command()
@@ -46,9 +48,10 @@ def run(
     until: UntilOption = None,
     rerun: RerunOption = None,
     set: SetOption = None,
+    no_rehearsal: NoRehearsalOption = False,
 ) -> None:
     """Run a recipe: what exists is reused, what was interrupted is resumed, what changed is rerun."""
-    _run(recipe, store, until, rerun or [], set or [], cascade=False)
+    _run(recipe, store, until, rerun or [], set or [], cascade=False, no_rehearsal=no_rehearsal)
 
 
 @app.command()
@@ -59,9 +62,10 @@ def rerun(
     ],
     store: StoreOption = None,
     set: SetOption = None,
+    no_rehearsal: NoRehearsalOption = False,
 ) -> None:
     """Make a stage and everything below it anew; what was there stays as an earlier generation."""
-    _run(recipe, store, None, [stage], set or [], cascade=True)
+    _run(recipe, store, None, [stage], set or [], cascade=True, no_rehearsal=no_rehearsal)
 
 
 @app.command()
@@ -310,8 +314,14 @@ def _run(
     overrides: list[str],
     *,
     cascade: bool,
+    no_rehearsal: bool,
 ) -> None:
+    from flows.config import RecipeConfig
+    from flows.loading import load
     from flows.prefect_home import prepare_prefect
+    from flows.rehearsal_record import check_rehearsed
+
+    check_rehearsed(load(RecipeConfig, recipe, overrides), recipe, skip=no_rehearsal)
 
     prepare_prefect()
     from flows.terminal import run_in_terminal

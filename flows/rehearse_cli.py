@@ -38,15 +38,19 @@ def rehearse(
     from flows.loading import find_recipe, load
     from flows.prefect_home import prepare_prefect
     from flows.rehearsal import rehearsed
+    from flows.rehearsal_record import remember
 
     root = store or f"rehearsals/{find_recipe(recipe).stem}"
-    small = rehearsed(load(RecipeConfig, recipe, set), rows, root)
+    full = load(RecipeConfig, recipe, set)
+    small = rehearsed(full, rows, root)
     prepare_prefect()
     with _written(small, root) as path:
         from flows.terminal import run_in_terminal
 
         code = run_in_terminal(errors if as_json else console, errors, str(path), root, None, [], [], cascade=False)
         _tell(path, root, as_json=as_json)
+    if code == 0:
+        remember(full, how=f"rehearsed in {root}")
     raise typer.Exit(code)
 
 
@@ -88,3 +92,19 @@ def _tell(path: Path, root: str, *, as_json: bool) -> None:
         print_json(as_rows(found))
     else:
         print_findings(console, found)
+
+
+def conformance(
+    size: Annotated[str, typer.Argument(metavar="SIZE", help="1b, 7b, 13b or 32b.")],
+    set: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare a published recipe with the paper and the released code, value by value, with the reason of each choice."""
+    from flows.conformance import as_rows, print_conformance
+    from flows.conformance import conformance as compare
+
+    rows = compare(size, set)
+    if as_json:
+        print_json(as_rows(rows))
+    else:
+        print_conformance(console, rows)
