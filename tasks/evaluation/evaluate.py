@@ -33,6 +33,7 @@ from tasks.evaluation.benchmarks import (
 )
 from tasks.evaluation.benchmarks.asking import Asked, ask
 from tasks.evaluation.benchmarks.items import Estimate, Item, Likelihood, estimate_mean, macro_average
+from tasks.evaluation.room import context_of
 from tasks.generation import checkpoint_generator
 
 
@@ -57,7 +58,8 @@ class EvaluateConfig(Config):
     chat: bool = False
     """Address the model through the chat template (instruct models) or as a text to continue (base models)."""
     max_context: int = Field(default=2048, ge=2)
-    """Tokens of prompt and answer together; longer prompts are cut on the left (RECIPE I.1). Never more than the model's."""
+    """Tokens of prompt and answer together, for benchmarks without a `context` of their own; longer prompts are cut on the
+    left (RECIPE I.1). Never more than the model's."""
     batch_size: int = Field(default=64, ge=1)
     """Answers generated at once. Batching changes sums in the last bits, so it is part of the result."""
 
@@ -135,7 +137,7 @@ def evaluate_benchmark(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
             tokenizer,
             flat,
             generator=generator,
-            max_context=min(config.max_context, model.config.max_sequence_length),
+            max_context=context_of(benchmark, config.max_context, model.config.max_sequence_length),
             progress=bar.advance,
         )
     answers = iter(asked.answers)
@@ -207,4 +209,4 @@ def score_suite(suite: SuiteConfig, rows: Sequence[dict[str, Any]]) -> dict[str,
     }
 
 
-evaluate = stage(evaluate_checkpoint, name="evaluate", version=1, process=True)
+evaluate = stage(evaluate_checkpoint, name="evaluate", version=2, process=True)
