@@ -7,6 +7,7 @@ so a changed one leaves the scores as they are.
 from typing import NamedTuple
 
 from flows.config.recipe_config import RecipeConfig
+from flows.needed import needed_classifiers, needed_sources
 from flows.synthesis import make_documents
 from infra.phase import Phase
 from tasks.artifacts import Classifier, Documents, Tokens
@@ -33,17 +34,23 @@ class Corpus(NamedTuple):
 
 @Phase
 def curation(config: RecipeConfig) -> Corpus:
-    """Collect, filter, deduplicate, decontaminate and encode every source; synthetic ones are clean by construction."""
-    raw = {name: collect.labelled(name)(source) for name, source in config.collect.items()}
-    made = {name: make_documents(name, source) for name, source in config.synthesize.items()}
+    """Collect, filter, deduplicate, decontaminate and encode every source that is still read; synthetic ones are clean by
+    construction.
+    """
+    read = needed_sources(config)
+    raw = {name: collect.labelled(name)(source) for name, source in config.collect.items() if name in read}
+    made = {name: make_documents(name, source) for name, source in config.synthesize.items() if name in read}
     known = raw | made
-    examples = {name: [known[source] for source in config.classifier_sources(name)] for name in config.classifiers}
-    examples |= {name: [label.labelled(name)(examples[name], labels)] for name, labels in config.label.items()}
-    classifiers = {name: classifier.labelled(name)(examples[name], asked) for name, asked in config.classifiers.items()}
-    kept = {name: filtered(name, raw[name], rules, classifiers) for name, rules in config.filter.items()}
+    asked = {name: config.classifiers[name] for name in needed_classifiers(config, read)}
+    examples = {name: [known[source] for source in config.classifier_sources(name)] for name in asked}
+    examples |= {
+        name: [label.labelled(name)(examples[name], config.label[name])] for name in asked if name in config.label
+    }
+    classifiers = {name: classifier.labelled(name)(examples[name], how) for name, how in asked.items()}
+    kept = {name: filtered(name, raw[name], config.filter[name], classifiers) for name in raw}
     unique = dedup(list(kept.values()), config.dedup)
     clean = decontaminate(unique, config.decontaminate)
-    tokens = {name: encode.labelled(name)(clean, config.encode_source(name)) for name in config.collect}
+    tokens = {name: encode.labelled(name)(clean, config.encode_source(name)) for name in raw}
     tokens |= {name: encode.labelled(name)(documents, config.encode_source(name)) for name, documents in made.items()}
     funnel = {f"collect {name}": documents for name, documents in raw.items()}
     funnel |= {f"filter {name}": documents for name, documents in kept.items()}

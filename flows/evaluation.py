@@ -25,7 +25,8 @@ def evaluation(
     texts |= soup.models if soup else {}
     chats = {"sft": tuned.sft} if tuned.sft else {}
     # The last stage of reinforcement makes the instruct model.
-    chats |= {"dpo": tuned.dpo, **dict(list(tuned.reinforced.items())[:-1]), "instruct": tuned.instruct}
+    chats |= {"dpo": tuned.dpo} if tuned.dpo else {}
+    chats |= {**dict(list(tuned.reinforced.items())[:-1]), "instruct": tuned.instruct}
     scores = {name: evaluate.labelled(slug(name))(model, config.evaluation.of(name)) for name, model in texts.items()}
     scores |= {
         name: evaluate.labelled(slug(name))(model, config.evaluation.of(name, chat=True))

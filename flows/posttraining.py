@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from flows.config.recipe_config import RecipeConfig, Reinforcement
-from flows.starting import starting_point
+from flows.starting import given_reward_model, starting_point
 from infra.phase import Phase
 from tasks.artifacts import Checkpoint, Preferences, RewardModel
 from tasks.data.chats import chats
@@ -21,7 +21,7 @@ class Tuned(NamedTuple):
 
     sft: Checkpoint | None
     preferences: Preferences | None
-    dpo: Checkpoint
+    dpo: Checkpoint | None
     reward: RewardModel | None
     reinforced: dict[str, Checkpoint]
     """Every RLVR stage's, by its label."""
@@ -35,13 +35,16 @@ class Tuned(NamedTuple):
 @Phase
 def posttraining(soup: Checkpoint | None, config: RecipeConfig) -> Tuned:
     """Each stage starts from the one before; the reward model stands beside DPO. `soup` is None past it."""
+    given_judge = given_reward_model(config)
+    if given := starting_point(config, "rlvr"):
+        return Tuned(None, None, None, given_judge, reinforce_further(given, given_judge, config))
     if given := starting_point(config, "dpo"):
-        return Tuned(None, None, given, None, reinforce(given, None, config))
+        return Tuned(None, None, given, given_judge, reinforce(given, given_judge, config))
     finetuned = starting_point(config, "sft") or finetune(soup, config)
     asked = prompts.labelled("preference")(config.preference_prompts)
     pairs = preferences(finetuned, asked, config.preferences)
     preferred = dpo(finetuned, pairs, config.dpo)
-    judge = reward(finetuned, pairs, config.reward)
+    judge = given_judge or reward(finetuned, pairs, config.reward)
     return Tuned(finetuned, pairs, preferred, judge, reinforce(preferred, judge, config))
 
 
@@ -53,7 +56,11 @@ def finetune(soup: Checkpoint | None, config: RecipeConfig) -> Checkpoint:
 
 def reinforce(preferred: Checkpoint, judge: RewardModel | None, config: RecipeConfig) -> dict[str, Checkpoint]:
     """The last steps, on prompts whose answers can be verified; each goes on from the one before."""
-    policy = improve(preferred, judge, "rlvr", config.rlvr_prompts, config.rlvr)
+    return reinforce_further(improve(preferred, judge, "rlvr", config.rlvr_prompts, config.rlvr), judge, config)
+
+
+def reinforce_further(policy: Checkpoint, judge: RewardModel | None, config: RecipeConfig) -> dict[str, Checkpoint]:
+    """The stages after the first, each from where the one before ended."""
     made = {"rlvr": policy}
     for item in config.further_rlvr:
         policy = made[f"rlvr {item.name}"] = improve(policy, judge, f"rlvr-{item.name}", item.prompts, item.rlvr)

@@ -9,18 +9,21 @@ import yaml
 from flows.config.files import RecipeError, find_recipe, load, nearest, read_recipe
 from flows.config.recipe_config import RecipeConfig, StartPoint
 from flows.inspection.artifacts import find_record
+from flows.needed import PAST_MIDTRAINING
 from infra.events import Listener
 from infra.execution.attempt import Outcome, run_stage
+from infra.records.artifact import Artifact
 from infra.records.record import Record
 from infra.session import PlanRow, Session, current_session
 from infra.settings import Execution
 from infra.storage.store import Store
-from tasks.artifacts import Checkpoint
+from tasks.artifacts import Checkpoint, RewardModel
 from tasks.training.adopt import AdoptConfig, adopt, resolve
 from tasks.training.adopt_step import adopt_step, resolve_step
 from tasks.training.fitting.fit import MOMENTS
 
-PLACES: tuple[StartPoint, ...] = get_args(StartPoint)
+PLACES: tuple[StartPoint, ...] = tuple(place for place in get_args(StartPoint) if place != "reward")
+"""What an adopted checkpoint may stand for; a reward model is one that a recipe made in this store."""
 GIVEN = "start:"
 """How labels of given checkpoints begin; the place follows."""
 SAVE_POINT = re.compile(r"(?P<id>[0-9a-f]{4,16})@(?P<step>\d+)")
@@ -67,12 +70,24 @@ def adopt_command(store: Store, source: str, revision: str, place: str, into: st
 
 def starting_point(config: RecipeConfig, place: StartPoint) -> Checkpoint | None:
     """The checkpoint that the recipe's `start` puts at this place, None where the recipe makes its own."""
+    artifact = _given(config, place)
+    assert artifact is None or isinstance(artifact, Checkpoint), artifact
+    return artifact
+
+
+def given_reward_model(config: RecipeConfig) -> RewardModel | None:
+    """The reward model that the recipe's `start` gives, None where the recipe makes its own or none."""
+    artifact = _given(config, "reward")
+    assert artifact is None or isinstance(artifact, RewardModel), artifact
+    return artifact
+
+
+def _given(config: RecipeConfig, place: StartPoint) -> Artifact | None:
     if place not in config.start:
         return None
     session = current_session()
     record = find_record(session.store, config.start[place])
     artifact = record.artifact()
-    assert isinstance(artifact, Checkpoint), artifact.kind
     session.origins[artifact.address] = label = f"{GIVEN}{place}"
     if session.planning:
         session.rows.append(
@@ -85,22 +100,23 @@ def checked_start(config: RecipeConfig, store: Store) -> RecipeConfig:
     """The recipe with the full id of its starting point. Raises RecipeError when the recipe cannot go on from there."""
     for place, id in config.start.items():
         record = find_record(store, id)
-        if record.kind != Checkpoint.__name__:
+        wanted = RewardModel if place == "reward" else Checkpoint
+        if record.kind != wanted.__name__:
             raise RecipeError(
-                f"start.{place}={id} is a {record.kind} ({record.label}), not a checkpoint; see: olmo2 ls"
+                f"start.{place}={id} is a {record.kind} ({record.label}), not a {wanted.__name__}; see: olmo2 ls"
             )
         wanting = base_settings(config, record) if place == "base" else {}
         if wanting:
             changes = " ".join(f"--set {name}={value}" for name, value in wanting.items())
             raise RecipeError(f"start.base={id} ({record.label}) does not fit the recipe as it is; add {changes}")
-        config = config.model_copy(update={"start": {place: record.id}})
+        config = config.model_copy(update={"start": config.start | {place: record.id}})
     return config
 
 
 def check_base(config: RecipeConfig) -> None:
     """Raise RecipeError unless the recipe makes or is given the base checkpoint that micro-anneals start from."""
     if config.starts_after_midtraining:
-        ((place, id),) = config.start.items()
+        place, id = next((place, id) for place, id in config.start.items() if place in PAST_MIDTRAINING)
         raise RecipeError(
             f"recipe {config.name} starts at start.{place}={id}, past the base checkpoint that micro-anneals start from; "
             "give a base with the override start={base: ID}, or pre-train one with start={}"

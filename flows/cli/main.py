@@ -14,6 +14,7 @@ from flows.cli.data import app as data_app
 from flows.cli.options import (
     IdArgument,
     JsonOption,
+    NoRehearsalOption,
     RecipeArgument,
     RerunOption,
     SetOption,
@@ -25,6 +26,7 @@ from flows.cli.options import (
     print_json,
 )
 from flows.evaluation_cli import add_commands
+from flows.rehearse_cli import conformance, rehearse
 
 if TYPE_CHECKING:
     from infra.session import PlanRow
@@ -37,6 +39,8 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 add_commands(app)
+app.command()(rehearse)
+app.command()(conformance)
 
 
 @app.command()
@@ -46,9 +50,10 @@ def run(
     until: UntilOption = None,
     rerun: RerunOption = None,
     set: SetOption = None,
+    no_rehearsal: NoRehearsalOption = False,
 ) -> None:
     """Run a recipe: what exists is reused, what was interrupted is resumed, what changed is rerun."""
-    _run(recipe, store, until, rerun or [], set or [], cascade=False)
+    _run(recipe, store, until, rerun or [], set or [], cascade=False, no_rehearsal=no_rehearsal)
 
 
 @app.command()
@@ -59,9 +64,10 @@ def rerun(
     ],
     store: StoreOption = None,
     set: SetOption = None,
+    no_rehearsal: NoRehearsalOption = False,
 ) -> None:
     """Make a stage and everything below it anew; what was there stays as an earlier generation."""
-    _run(recipe, store, None, [stage], set or [], cascade=True)
+    _run(recipe, store, None, [stage], set or [], cascade=True, no_rehearsal=no_rehearsal)
 
 
 @app.command()
@@ -87,11 +93,14 @@ def plan(
     ] = None,
     carbon: Annotated[float | None, typer.Option("--carbon", help="kg CO2 per kWh; else the recipe's.")] = None,
     water: Annotated[float | None, typer.Option("--water", help="Litres of water per kWh; else the recipe's.")] = None,
+    node_factor: Annotated[
+        float | None, typer.Option("--node-factor", help="Power of a node over its GPUs' rated power; else Table 19's.")
+    ] = None,
 ) -> None:
     """Say what a run would do with each stage, and why; with --gpus, what its training would cost. Runs nothing."""
     asked = {
         "gpu": gpu, "mfu": mfu, "price": price, "peak_flops": peak_flops, "watts": watts,
-        "pue": pue, "carbon": carbon, "water": water,
+        "pue": pue, "carbon": carbon, "water": water, "node_factor": node_factor,
     }  # fmt: skip
     if gpus is not None:
         from flows.inspection.cost_table import plan_costs
@@ -310,8 +319,14 @@ def _run(
     overrides: list[str],
     *,
     cascade: bool,
+    no_rehearsal: bool,
 ) -> None:
+    from flows.config.files import load
+    from flows.config.recipe_config import RecipeConfig
+    from flows.rehearsal_record import check_rehearsed
     from flows.running.prefect_server import prepare_prefect
+
+    check_rehearsed(load(RecipeConfig, recipe, overrides), recipe, skip=no_rehearsal)
 
     prepare_prefect()
     from flows.cli.terminal import run_in_terminal

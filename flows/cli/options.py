@@ -33,6 +33,9 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="Change a recipe value (YAML); repeatable."),
 ]
+NoRehearsalOption = Annotated[
+    bool, typer.Option("--no-rehearsal", help="Run an expensive recipe that was not rehearsed; see olmo2 rehearse.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BeforeValidator, Field, model_validator
 
 from flows.config.rules import check_recipe
+from flows.needed import PAST_FINETUNING, PAST_MIDTRAINING, PAST_PREFERENCES, begins_at, needed_sources
 from flows.synthesis import AnySynthesis, Synthesis, resolve_synthesis
 from infra.settings import Execution
 from model.config import Config
@@ -40,8 +41,8 @@ from tasks.training.sft import SFTConfig
 from tasks.training.soup import SoupConfig
 
 Training = TypeVar("Training", PretrainConfig, AnnealConfig)
-StartPoint = Literal["base", "soup", "sft", "dpo"]
-"""Where a recipe may begin with a checkpoint that it does not make itself."""
+StartPoint = Literal["base", "soup", "sft", "dpo", "reward", "rlvr"]
+"""Where a recipe may begin with a model that it does not make itself: a checkpoint, or (`reward`) a reward model beside one."""
 
 
 def _grpo_unless_said(value: Any) -> Any:
@@ -69,7 +70,10 @@ class CandidateConfig(Config):
     filter: FilterConfig = FilterConfig(rules=())
     """Rules that its documents must pass, such as the maths classifier (RECIPE C.7); none keeps everything."""
     ratio: float = Field(default=0.5, gt=0, lt=1)
-    """Share of the candidate in its mix; the rest is web text (published micro-anneals: half and half)."""
+    """Share of the candidate in its mix; the rest is web text (published micro-anneals: half and half). A candidate that is
+    too small for it, even read `max_repetition` times, gives what it has, and the share of the web grows."""
+    expected_tokens: int | None = Field(default=None, ge=1)
+    """Tokens that it will have, as far as that is known (Table 5): for what a plan says of its mix; changes no result."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -165,8 +169,9 @@ class RecipeConfig(Config):
     """Name of the recipe; the file's name when not given."""
     execution: Execution = Execution()
     """Where and how: never part of an identity."""
-    start: dict[StartPoint, str] = Field(default_factory=dict, max_length=1)
-    """Begin at a checkpoint of the store, such as {base: ID}: it takes that place, and what only leads there is not run."""
+    start: dict[StartPoint, str] = Field(default_factory=dict, max_length=2)
+    """Begin at a checkpoint of the store, such as {base: ID}: it takes that place, and what only leads there is not run. A
+    reward model may be given beside it, {dpo: ID, reward: ID}, or alone."""
     collect: dict[str, Source] = Field(min_length=1)
     """Raw sources by name."""
     classifiers: dict[str, ClassifierConfig] = Field(default_factory=dict)
@@ -235,7 +240,7 @@ class RecipeConfig(Config):
     @property
     def starts_after_midtraining(self) -> bool:
         """Whether the recipe begins with a checkpoint that is ready for post-training, or past its beginning."""
-        return not self.start.keys().isdisjoint(("soup", "sft", "dpo"))
+        return begins_at(self, PAST_MIDTRAINING)
 
     def encode_source(self, name: str) -> EncodeConfig:
         """How one source is encoded."""
@@ -252,6 +257,7 @@ class RecipeConfig(Config):
             requested_tokens=sweep.tokens,
             sequence_length=shape.sequence_length,
             batch_tokens=shape.sequence_length * shape.batch_instances,
+            fill=sweep.web,
         )
 
     def rank(self) -> RankConfig:
@@ -264,15 +270,25 @@ class RecipeConfig(Config):
         evaluation = self.evaluation.model_copy(
             update={"benchmarks": tuple(resolve_benchmark(item) for item in self.evaluation.benchmarks)}
         )
+        read = needed_sources(self)
+        late, tuned = self.starts_after_midtraining, begins_at(self, PAST_FINETUNING)
         return self.model_copy(
             update={
-                "collect": {name: collect_stage.resolve(source) for name, source in self.collect.items()},
+                "collect": {
+                    name: collect_stage.resolve(source) if name in read else source
+                    for name, source in self.collect.items()
+                },
                 "filter": {name: resolved_filter(rules) for name, rules in self.filter.items()},
-                "synthesize": {name: resolve_synthesis(source) for name, source in self.synthesize.items()},
-                "candidates": tuple(resolved_candidate(item) for item in self.candidates),
-                "chats": chats_stage.resolve(self.chats),
-                "preference_prompts": prompts_stage.resolve(self.preference_prompts),
-                "rlvr_prompts": prompts_stage.resolve(self.rlvr_prompts),
+                "synthesize": {
+                    name: resolve_synthesis(source) if name in read else source
+                    for name, source in self.synthesize.items()
+                },
+                "candidates": self.candidates if late else tuple(resolved_candidate(item) for item in self.candidates),
+                "chats": self.chats if tuned else chats_stage.resolve(self.chats),
+                "preference_prompts": self.preference_prompts
+                if begins_at(self, PAST_PREFERENCES)
+                else prompts_stage.resolve(self.preference_prompts),
+                "rlvr_prompts": self.rlvr_prompts if "rlvr" in self.start else prompts_stage.resolve(self.rlvr_prompts),
                 "further_rlvr": tuple(
                     item.model_copy(update={"prompts": prompts_stage.resolve(item.prompts)})
                     for item in self.further_rlvr

@@ -12,6 +12,8 @@ from pydantic import ValidationError
 
 from flows.config.files import nearest
 from flows.config.stages import IN_SHARDS, NAMES, unknown_stages
+from flows.limits import check_limits, mix_notes
+from flows.needed import PAST_MIDTRAINING, begins_at
 from infra.session import PlanRow
 from infra.settings import Execution
 from model.config import Parallel
@@ -37,11 +39,12 @@ def check_recipe(config: "RecipeConfig") -> None:
     What concerns the model is not asked of a recipe that starts at a checkpoint: that has a model of its own.
     """
     _check_names(config)
+    _check_start(config)
     _check_classifiers(config)
     _check_execution(config.execution)
     refuse_held_out("microanneal.rank_by", config.evaluation.only(config.microanneal.rank_by).benchmarks)
     check_names(config.evaluation.of("recipe"))
-    if not config.start:
+    if not begins_at(config, ("base", *PAST_MIDTRAINING)):
         _check_model(config)
     for name, training in _trainings(config):
         _check_windows(name, training)
@@ -55,6 +58,7 @@ def check_recipe(config: "RecipeConfig") -> None:
     mixes |= {f"further_ingredients.{item.name}.mix": item.mix for item in config.further_ingredients}
     for name, mix in mixes.items():
         _check_sources(name, mix, {*made, *candidates}, candidates)
+    check_limits(config)
 
 
 def _check_names(config: "RecipeConfig") -> None:
@@ -97,6 +101,15 @@ def _repeated(names: list[str]) -> str:
     return ", ".join(sorted({name for name in names if names.count(name) > 1}))
 
 
+def _check_start(config: "RecipeConfig") -> None:
+    places = [place for place in config.start if place != "reward"]
+    if len(places) > 1:
+        raise ValueError(
+            f"start names {' and '.join(places)}, but a recipe begins at one checkpoint; give one of them (a reward model may "
+            "stand beside it)"
+        )
+
+
 def _check_classifiers(config: "RecipeConfig") -> None:
     known = ", ".join(config.classifiers) or "there are none"
     if unasked := sorted(config.label.keys() - config.classifiers.keys()):
@@ -133,11 +146,13 @@ def _check_execution(execution: Execution) -> None:
 
 
 def _check_value_model(name: str, how: RLVRConfig | PPOConfig, config: "RecipeConfig") -> None:
-    if "dpo" in config.start and isinstance(how, PPOConfig):
+    made_before = {"dpo", "rlvr"} if name != "rlvr" else {"dpo"}
+    place = next((place for place in config.start if place in made_before), None)
+    if place and "reward" not in config.start and isinstance(how, PPOConfig):
         field = name.removesuffix(".rlvr")
         raise ValueError(
-            f"{field}.algorithm=ppo needs the reward model, which a recipe that starts at a dpo checkpoint does not "
-            "make; start at sft, or use algorithm: grpo"
+            f"{field}.algorithm=ppo needs the reward model, which a recipe that starts at a {place} checkpoint does not "
+            f"make; give one too, start: {{{place}: ID, reward: ID}}, start at sft, or use algorithm: grpo"
         )
 
 
@@ -168,13 +183,6 @@ def _check_model(config: "RecipeConfig") -> None:
             raise ValueError(
                 f"{name}.sequence_length={training.sequence_length:,} exceeds pretrain.model.max_sequence_length={window:,}; "
                 "lower the first or raise the second"
-            )
-    answers = {name: how.max_new_tokens for name, how in _rlvrs(config)}
-    for name, length in ({"preferences": config.preferences.max_new_tokens} | answers).items():
-        if length >= window:
-            raise ValueError(
-                f"{name}.max_new_tokens={length:,} leaves no room for a prompt in pretrain.model.max_sequence_length="
-                f"{window:,}; lower it"
             )
 
 
@@ -218,17 +226,24 @@ def _check_sources(name: str, mix: MixConfig, known: set[str], candidates: list[
 
 
 def doubts(config: "RecipeConfig") -> dict[str, str]:
-    """What is allowed and rarely meant, by the label of its stage: a pre-training that is long past its schedule's end."""
+    """What is allowed and rarely meant, by the label of its stage: a pre-training that is long past its schedule's end, a
+    micro-anneal whose candidate is too small for its share.
+    """
     training, schedule = config.pretrain, config.pretrain.schedule
-    if config.start or not training.steps or not schedule.length or schedule.kind == "constant":
-        return {}
+    if (
+        begins_at(config, ("base", *PAST_MIDTRAINING))
+        or not training.steps
+        or not schedule.length
+        or schedule.kind == "constant"
+    ):
+        return mix_notes(config)
     of_step = 1 if schedule.unit == "steps" else training.batch_instances * training.sequence_length
     decaying = schedule.length // of_step
     late = 1 - decaying / training.steps
     if late < LATE_SHARE:
-        return {}
+        return mix_notes(config)
     floor = f"{schedule.final_ratio:g} of its peak" if schedule.kind == "cosine" else "0"
-    return {
+    return mix_notes(config) | {
         "pretrain": f"pretrain.schedule.length={schedule.length:,} {schedule.unit} ends at step {decaying:,} of "
         f"pretrain.steps={training.steps:,}: {late:.0%} of the run trains at a learning rate of {floor}; set the length too"
     }

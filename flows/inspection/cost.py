@@ -4,7 +4,7 @@ stage.
 Source: FLOPs per token RECIPE A.7; energy, CO2 and water RECIPE J, paper section 6.5 and Table 19 (oracle
 tests/golden/environment_table19.json). Everything follows from the recipe alone, so no store and no network is needed.
 
-Simplifications: electricity is the devices' rated power over the whole time (the paper measured whole nodes); where the length
+Simplifications: electricity is the devices' rated power over the whole time, times what a node draws over it; where the length
 of texts is not known before they exist, tokens are the most there can be; sampling runs at the same MFU as training, which
 flatters reinforcement learning.
 """
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from flows.config.recipe_config import RecipeConfig, Reinforcement, StartPoint
+from flows.known_sizes import prompts_of, rows_of, total_of
 from infra.settings import SiteSettings
 from model.config import ModelConfig
 from model.data.chat_batches import steps_for
@@ -22,25 +23,18 @@ from model.training.memory import Memory, Precision, memory_of
 from model.training.throughput import PEAK_FLOPS
 from tasks.data.chats import SyntheticChats
 from tasks.data.mix import MixConfig
-from tasks.data.prompts import PromptsConfig, SyntheticPrompts
-from tasks.data.sources.rows import RowSource
 from tasks.training.anneal import AnnealConfig
 from tasks.training.ppo import PPOConfig, ppo_rollouts
 from tasks.training.pretrain import PretrainConfig
 from tasks.training.rlvr import rollouts_of
-
-DATASET_ROWS = {
-    "allenai/tulu-3-sft-olmo-2-mixture": 939_104,
-    "allenai/tulu-3-sft-olmo-2-mixture-0225": 866_138,
-    "allenai/RLVR-GSM-MATH-IF-Mixed-Constraints": 29_946,
-}
-"""Rows of released datasets (paper section 5; the third from its card), so that a plan needs no network."""
 
 BEFORE: dict[StartPoint, tuple[str, ...]] = {
     "base": ("pretrain",),
     "soup": ("pretrain", "anneal"),
     "sft": ("pretrain", "anneal", "sft"),
     "dpo": ("pretrain", "anneal", "sft", "dpo", "reward"),
+    "reward": ("reward",),
+    "rlvr": ("pretrain", "anneal", "sft", "dpo", "reward"),
 }
 """Stages that a recipe which starts at a given checkpoint does not run."""
 
@@ -48,6 +42,10 @@ DEFAULT_GPU = "h100"
 """GPU of a plan that names none."""
 DEFAULT_MFU = 0.4
 """Share of the peak FLOP/s that training reaches, where a plan names none."""
+
+NODE_FACTOR = 1.38
+"""Electricity of whole nodes over the rated power of their GPUs: Table 19's 131 MWh for the 7B, which was measured at the nodes,
+over the 95 MWh that its pre-training and mid-training are at rated power and an MFU of 0.4 on H100."""
 
 FORWARD = 1 / 3
 """Share of the forward pass in a training step's FLOPs."""
@@ -85,6 +83,8 @@ class Hardware:
     """Where."""
     price: float | None = None
     """Money per GPU and hour."""
+    node_factor: float = NODE_FACTOR
+    """What a node draws, over the rated power of its GPUs."""
 
     def __post_init__(self) -> None:
         """Raises ValueError for values that mean nothing."""
@@ -95,8 +95,11 @@ class Hardware:
         for name, value in (("peak_flops", self.device.peak_flops), ("watts", self.device.watts)):
             if not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"{name}={value:g}: give a number above 0")
-        least = {"pue": 1, "carbon": 0, "water": 0, "price": 0}
-        given = self.site.model_dump() | {"price": 0 if self.price is None else self.price}
+        least = {"pue": 1, "carbon": 0, "water": 0, "price": 0, "node_factor": 1}
+        given = self.site.model_dump() | {
+            "price": 0 if self.price is None else self.price,
+            "node_factor": self.node_factor,
+        }
         for name, value in given.items():
             if not (value >= least[name] and math.isfinite(value)):
                 why = ", since a building draws at least what its machines do" if name == "pue" else ""
@@ -162,7 +165,7 @@ class Cost:
     flops: float | None
     hours: float | None
     kwh: float | None
-    """Electricity of the GPUs; PUE is applied to CO2 and water, as in the paper's table."""
+    """Electricity of the nodes; PUE is applied to CO2 and water, as in the paper's table."""
     co2_tonnes: float | None
     water_kilolitres: float | None
     money: float | None
@@ -180,7 +183,7 @@ def cost(run: Run, model: ModelConfig, hardware: Hardware) -> Cost:
     if run.tokens is not None:
         flops = run.work * run.tokens * model.flops_per_token(run.longest)
         hours = flops / (gpus * hardware.device.peak_flops * hardware.mfu) / 3600
-        kwh = hardware.device.watts * hours * gpus / 1000
+        kwh = hardware.device.watts * hardware.node_factor * hours * gpus / 1000
         co2, water = environment(kwh / 1000, hardware.site)
         money = None if hardware.price is None else hardware.price * hours * gpus
     return Cost(
@@ -216,7 +219,8 @@ def environment(megawatt_hours: float, site: SiteSettings) -> tuple[float, float
 def training_runs(config: RecipeConfig) -> Iterator[Run]:
     """The training stages of a recipe under the labels that its plan has; those before its `start` are left out."""
     given = {name for place in config.start for name in BEFORE[place]}
-    yield from (run for run in _all_runs(config) if run.label.partition(":")[0] not in given)
+    first = {"rlvr", "ppo"} if "rlvr" in config.start else set()
+    yield from (run for run in _all_runs(config) if run.label.partition(":")[0] not in given and run.label not in first)
 
 
 def _all_runs(config: RecipeConfig) -> Iterator[Run]:
@@ -243,7 +247,7 @@ def _window_run(label: str, stage: PretrainConfig | AnnealConfig, mix: MixConfig
 def _tuning_runs(config: RecipeConfig) -> Iterator[Run]:
     window = config.pretrain.model.max_sequence_length
     sft, dpo, reward = config.sft, config.dpo, config.reward
-    chats = _total(
+    chats = total_of(
         source.count if isinstance(source, SyntheticChats) else rows_of(source.rows) for source in config.chats.sources
     )
     steps = None if chats is None else steps_for(chats, sft.batch, sft.epochs)
@@ -274,21 +278,3 @@ def _reinforcement_run(name: str, how: Reinforcement, window: int) -> Run:
         label, updates, answers // how.mini_batches, longest, how.pass_tokens, how.precision,
         at_most=True, work=work, trained_models=models, frozen_models=1, samples=True,
     )  # fmt: skip
-
-
-def rows_of(source: RowSource) -> int | None:
-    """Rows of a source where they are known beforehand."""
-    known = DATASET_ROWS.get(source.dataset)
-    return min((count for count in (known, source.limit) if count is not None), default=None)
-
-
-def prompts_of(config: PromptsConfig) -> int | None:
-    """Prompts of a mix where they are known beforehand."""
-    return _total(
-        source.count if isinstance(source, SyntheticPrompts) else rows_of(source.rows) for source in config.sources
-    )
-
-
-def _total(counts: Iterator[int | None]) -> int | None:
-    found = list(counts)
-    return None if None in found else sum(count for count in found if count is not None)

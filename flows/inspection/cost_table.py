@@ -1,5 +1,6 @@
 """The costs of a recipe as a table for people and as JSON, and the GPU that the command line names."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -9,7 +10,10 @@ from rich.table import Table
 from flows.cli.options import print_whole
 from flows.config.files import load
 from flows.config.recipe_config import RecipeConfig
-from flows.inspection.cost import DEFAULT_GPU, DEFAULT_MFU, DEVICES, Cost, Device, Hardware, recipe_costs
+from flows.cost_other import OtherCost, other_costs, plan_labels, stored_by_training
+from flows.inspection.cost import DEFAULT_GPU, DEFAULT_MFU, DEVICES, NODE_FACTOR, Cost, Device, Hardware, recipe_costs
+from flows.limits import mix_notes
+from infra.execution.plan import some
 from infra.settings import SiteSettings
 from model.training.memory import Memory
 
@@ -28,9 +32,25 @@ def plan_costs(
     config = load(RecipeConfig, recipe, overrides)
     hardware = ask_hardware(config.execution.site, gpus, **asked)
     costs = recipe_costs(config, hardware)
+    rows = plan_labels(config)
+    others = other_costs(config, hardware, rows)
     if console is not None:
-        print_costs(console, costs, hardware)
-    return as_json(costs, hardware)
+        print_costs(console, costs, hardware, others, [row.label for row in rows], stored_bytes(config, costs))
+        for label, text in mix_notes(config).items():
+            console.print(f"{label}: {text}.", style="dim", highlight=False, markup=False)
+    return as_json(costs, hardware, others, stored_bytes(config, costs))
+
+
+def stored_bytes(config: RecipeConfig, costs: list[Cost]) -> dict[str, float]:
+    """Bytes that each training leaves in the store: weights, moments where they are kept, and permanent save points."""
+    parameters, every = config.pretrain.model.parameters, config.execution.keep_every
+    found = {}
+    for item in costs:
+        first = item.label == "pretrain"
+        kept = item.steps // every if first and every and item.steps else 0
+        found[item.label] = stored_by_training(parameters, moments=first)
+        found[item.label] += kept * stored_by_training(parameters, moments=True)
+    return found
 
 
 def ask_hardware(
@@ -45,6 +65,7 @@ def ask_hardware(
     pue: float | None = None,
     carbon: float | None = None,
     water: float | None = None,
+    node_factor: float | None = None,
 ) -> Hardware:
     """What the command line says, at the recipe's site where it says nothing else.
 
@@ -53,7 +74,8 @@ def ask_hardware(
     said = {"pue": pue, "carbon": carbon, "water": water}
     site = site.model_copy(update={name: value for name, value in said.items() if value is not None})
     device = find_device(gpu or DEFAULT_GPU, peak_flops, watts)
-    return Hardware(gpus, device, DEFAULT_MFU if mfu is None else mfu, site, price)
+    factor = NODE_FACTOR if node_factor is None else node_factor
+    return Hardware(gpus, device, DEFAULT_MFU if mfu is None else mfu, site, price, factor)
 
 
 def find_device(name: str, peak_flops: float | None, watts: float | None) -> Device:
@@ -74,7 +96,7 @@ def find_device(name: str, peak_flops: float | None, watts: float | None) -> Dev
     )
 
 
-def total(costs: list[Cost]) -> dict[str, float | None]:
+def total(costs: Sequence[Cost | OtherCost]) -> dict[str, float | None]:
     """Sums over the stages whose steps are known; None for what no stage has."""
     sums: dict[str, float | None] = {}
     for name in SUMS:
@@ -83,33 +105,65 @@ def total(costs: list[Cost]) -> dict[str, float | None]:
     return sums
 
 
-def as_json(costs: list[Cost], hardware: Hardware) -> dict[str, Any]:
+def as_json(costs: list[Cost], hardware: Hardware, others: list[OtherCost], stored: dict[str, float]) -> dict[str, Any]:
     """Everything, in bytes, FLOPs, hours, kWh, tonnes, kilolitres and money."""
     stages = [
-        asdict(item) | {"memory": asdict(item.memory) | {"most": item.memory.most, "least": item.memory.least}}
+        asdict(item)
+        | {"stored_bytes": stored[item.label]}
+        | {"memory": asdict(item.memory) | {"most": item.memory.most, "least": item.memory.least}}
         for item in costs
     ]
     described = asdict(hardware) | {"site": hardware.site.model_dump()}
-    return {"hardware": described, "stages": stages, "total": total(costs)}
+    return {
+        "hardware": described,
+        "stages": stages,
+        "others": [asdict(item) for item in others],
+        "total": total([*costs, *others]) | {"stored_bytes": all_stored(others, stored)},
+    }
 
 
-def print_costs(console: Console, costs: list[Cost], hardware: Hardware) -> None:
-    """A line per stage and the total, the memory of a GPU in each, and what the columns mean."""
-    priced = ["money"] if hardware.price is not None else []
-    table = _table("steps", "tokens", "FLOPs", "GPUs", "hours", "kWh", "t CO2", "kL water", *priced)
-    for item in costs:
-        table.add_row(*_cells(item, hardware))
-    sums = total(costs)
-    cells = ["total", "", "", scientific(sums["flops"]), ""]
-    cells += [plain(sums[name]) for name in SUMS[1:] if name != "money" or hardware.price is not None]
-    table.add_row(*cells, style="bold")
+def all_stored(others: list[OtherCost], stored: dict[str, float]) -> float:
+    """Bytes of all that is known to be stored."""
+    return sum(stored.values()) + sum(item.stored_bytes for item in others if item.stored_bytes is not None)
+
+
+def print_costs(
+    console: Console,
+    costs: list[Cost],
+    hardware: Hardware,
+    others: list[OtherCost],
+    order: list[str],
+    stored: dict[str, float],
+) -> None:
+    """A line per stage in the flow's order and the total, the memory of a GPU in trainings, and what the columns mean."""
+    table = _table(
+        "steps", "tokens", "FLOPs", "GPUs", "hours", "kWh", "t CO2", "kL water", "money", "calls", "GB stored"
+    )
+    cells = {item.label: [*_cells(item), "", plain(stored[item.label] / 1e9)] for item in costs}
+    cells |= {item.label: _other_cells(item) for item in others}
+    for label in order:
+        if label in cells:
+            table.add_row(*cells[label])
+    sums = total([*costs, *others])
+    calls = sum(item.calls for item in others if item.calls)
+    summed = ["total", "", "", scientific(sums["flops"]), "", *(plain(sums[name]) for name in SUMS[1:-1])]
+    summed.append("" if sums["money"] is None else plain(sums["money"]))
+    table.add_row(*summed, f"{calls:,}" if calls else "", plain(all_stored(others, stored) / 1e9), style="bold")
     memory = _table("parameters", "gradients", "moments", "activations", "working", "GB/GPU")
     for item in costs:
         memory.add_row(item.label, *memory_cells(item.memory))
     for drawn in (table, memory):
         print_whole(console, drawn)
         console.print()
-    console.print(*_notes(costs, hardware), sep="\n", style="dim", highlight=False, markup=False)
+    console.print(*_notes(costs, hardware), *assumptions(others), sep="\n", style="dim", highlight=False, markup=False)
+
+
+def assumptions(others: list[OtherCost]) -> list[str]:
+    """What the rows of stages that do not train assume, one line for rows that assume the same."""
+    alike: dict[str, list[str]] = {}
+    for item in others:
+        alike.setdefault(item.assumption, []).append(item.label)
+    return [f"{some(labels)}: {assumption}." for assumption, labels in alike.items()]
 
 
 def _table(*titles: str) -> Table:
@@ -120,7 +174,17 @@ def _table(*titles: str) -> Table:
     return table
 
 
-def _cells(item: Cost, hardware: Hardware) -> list[str]:
+def _other_cells(item: OtherCost) -> list[str]:
+    amounts = [item.hours, item.kwh, item.co2_tonnes, item.water_kilolitres]
+    shown = ["" if item.tokens == 0 else scaled(item.tokens), "" if item.flops == 0 else scientific(item.flops)]
+    shown += ["" if amount == 0 else plain(amount) for amount in amounts]
+    shown.append("" if item.money is None else plain(item.money))
+    calls = "?" if item.calls is None else f"{item.calls:,}" if item.calls else ""
+    stored = plain(None if item.stored_bytes is None else item.stored_bytes / 1e9) if item.stored_bytes != 0 else ""
+    return [item.label, "", *shown[:2], f"{item.gpus:,}" if item.gpus else "", *shown[2:], calls, stored]
+
+
+def _cells(item: Cost) -> list[str]:
     bound = "≤ " if item.at_most and item.tokens is not None else ""
     cells = [
         item.label,
@@ -129,8 +193,8 @@ def _cells(item: Cost, hardware: Hardware) -> list[str]:
         scientific(item.flops),
         f"{item.gpus:,}",
     ]
-    cells += [plain(getattr(item, name)) for name in SUMS[1:] if name != "money" or hardware.price is not None]
-    return cells
+    money = "" if item.money is None else plain(item.money)
+    return [*cells, *(plain(getattr(item, name)) for name in SUMS[1:-1]), money]
 
 
 def memory_cells(memory: Memory) -> list[str]:
@@ -147,7 +211,8 @@ def _notes(costs: list[Cost], hardware: Hardware) -> list[str]:
     device, site = hardware.device, hardware.site
     notes = [
         f"{hardware.gpus:,} GPUs of {device.peak_flops / 1e12:,.4g} TFLOP/s and {device.watts:,.4g} W at MFU "
-        f"{hardware.mfu:g}; PUE {site.pue:g}, {site.carbon:g} kg CO2 and {site.water:g} L water per kWh. kWh is before PUE.",
+        f"{hardware.mfu:g}; PUE {site.pue:g}, {site.carbon:g} kg CO2 and {site.water:g} L water per kWh. kWh is of whole nodes, "
+        f"{hardware.node_factor:g} times the GPUs' rated power (Table 19: 131 MWh for the 7B), before PUE.",
         "GB of a GPU when most is in use: fp32 parameters, gradients and moments are sharded over the GPUs; working is gathered "
         "weights, gradients on their way, the loss, and weights to sample with. Before the stroke blocks are recomputed in "
         "backward, after it everything is kept.",

@@ -11,6 +11,7 @@ A repeated source is listed once per pass. Part of a source is either the first 
 (C.9) or a seeded random choice of whole files (how the published mixes were made, C.8).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any, Literal, Self, get_args
@@ -63,6 +64,9 @@ class MixConfig(Config):
     """What part of a source means: the head of each file (C.9), or a random choice of whole files (C.8)."""
     seed: int = 42
     """Seed of that choice (RECIPE C.9: default 42)."""
+    fill: str = ""
+    """With ratios: the source that also takes the tokens that smaller ones cannot give within their limits; empty: too small
+    a source is an error."""
     winner: str = RANKED_FIRST
     """What `winner` stands for: the name of a source, or `ranked-first` for the first of the ranking."""
 
@@ -85,6 +89,11 @@ class MixConfig(Config):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"sources are named twice: {', '.join(twice)}; raise `passes` to repeat one")
+        if self.fill and (self.fill not in names or self.requested_tokens is None):
+            raise ValueError(
+                f"fill={self.fill!r} takes what other sources of the mix cannot give: name one of {', '.join(names)}, and "
+                "give requested_tokens"
+            )
         ratios = [source.ratio for source in self.sources]
         if self.requested_tokens is None and any(ratio is not None for ratio in ratios):
             raise ValueError("a ratio needs requested_tokens; give it, or use `passes`")
@@ -180,9 +189,10 @@ def plan_mix(sources: dict[str, Tokens], config: MixConfig, ranking: Ranking | N
     if len(set(names)) < len(names):
         raise ValueError(f"the winner is also named as a source of its own: {', '.join(names)}; name it once")
     entries: list[Entry] = []
+    given = granted({name: tokens.tokens for name, tokens in sources.items()}, wanted, config)
     for wish in wanted:
         tokens = sources[wish.source]
-        passes = wish.passes if config.requested_tokens is None else _passes(tokens, wish, config.requested_tokens)
+        passes = given[wish.source] / max(1, tokens.tokens) if given else wish.passes
         entries += take_passes(tokens, passes, config.part, config.seed)
     if config.requested_tokens is None:
         return entries
@@ -202,19 +212,35 @@ def _resolve_name(name: str, sources: dict[str, Tokens], config: MixConfig, rank
     return name
 
 
-def _passes(tokens: Tokens, wish: MixSource, requested: int) -> float:
-    """Passes over a source that give it its ratio. Raises ValueError where its limits do not allow that."""
-    assert wish.ratio is not None
-    needed = int(requested * wish.ratio)
-    allowed = int(tokens.tokens * wish.max_source_fraction * wish.max_repetition_ratio)
-    if allowed < needed:
-        raise ValueError(
-            f"source {wish.source!r} needs {needed:,} tokens ({wish.ratio:g} of {requested:,}), but its {tokens.tokens:,} tokens "
-            f"allow {allowed:,} (max_source_fraction={wish.max_source_fraction:g}, max_repetition_ratio="
-            f"{wish.max_repetition_ratio:g}); use max_repetition_ratio={ceil(needed / max(1, tokens.tokens) * 100) / 100:g}, "
-            "a smaller ratio or more data"
-        )
-    return needed / tokens.tokens
+def granted(sizes: dict[str, int], wishes: Sequence[MixSource], config: MixConfig) -> dict[str, int]:
+    """Tokens of each source in a mix of ratios, given how many each has; empty without `requested_tokens`.
+
+    Raises ValueError where a source's limits do not allow its ratio and no other fills the mix, or where that one is too
+    small as well.
+    """
+    if config.requested_tokens is None:
+        return {}
+    needed = {wish.source: int(config.requested_tokens * (wish.ratio or 0.0)) for wish in wishes}
+    allowed = {
+        wish.source: int(sizes[wish.source] * wish.max_source_fraction * wish.max_repetition_ratio) for wish in wishes
+    }
+    if config.fill:
+        given = {name: min(count, allowed[name]) for name, count in needed.items()}
+        needed = given | {config.fill: given[config.fill] + sum(needed.values()) - sum(given.values())}
+    for wish in wishes:
+        if allowed[wish.source] < needed[wish.source]:
+            raise ValueError(_too_small(wish, sizes[wish.source], needed[wish.source], allowed[wish.source], config))
+    return needed
+
+
+def _too_small(wish: MixSource, size: int, needed: int, allowed: int, config: MixConfig) -> str:
+    return (
+        f"source {wish.source!r} needs {needed:,} tokens ({wish.ratio:g} of {config.requested_tokens:,}"
+        f"{', and what others lack' if wish.source == config.fill else ''}), but its {size:,} tokens "
+        f"allow {allowed:,} (max_source_fraction={wish.max_source_fraction:g}, max_repetition_ratio="
+        f"{wish.max_repetition_ratio:g}); use max_repetition_ratio={ceil(needed / max(1, size) * 100) / 100:g}, "
+        "a smaller ratio, more data, or another source as `fill`"
+    )
 
 
 def take_passes(
@@ -294,4 +320,4 @@ def estimate_mix(config: dict[str, Any], sources: list[Any], ranking: Any = None
     return {"tokens": sum(known)} if not parsed.sources and len(known) == len(sources) else {}
 
 
-mix = stage(mix_tokens, name="mix", version=1, estimate=estimate_mix)
+mix = stage(mix_tokens, name="mix", version=2, estimate=estimate_mix)

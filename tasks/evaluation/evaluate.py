@@ -21,8 +21,9 @@ from tasks.artifacts import Checkpoint, Scores
 from tasks.evaluation.benchmarks import load_items, make_requests, resolve_benchmark, score_item
 from tasks.evaluation.benchmarks.asking import ask, request_names
 from tasks.evaluation.benchmarks.items import Likelihood
-from tasks.evaluation.questions import EvaluateConfig, check_names, context_of
+from tasks.evaluation.questions import EvaluateConfig, check_names
 from tasks.evaluation.results import benchmark_row, item_rows
+from tasks.evaluation.room import context_of
 from tasks.evaluation.suites import SuiteConfig, score_suites
 from tasks.generation import checkpoint_generator
 
@@ -89,7 +90,7 @@ def evaluate_benchmark(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
             tokenizer,
             flat,
             generator=generator,
-            max_context=min(context_of(config, benchmark), model.config.max_sequence_length),
+            max_context=context_of(benchmark, config.max_context, model.config.max_sequence_length),
             progress=bar.advance,
             names=names,
         )

@@ -5,8 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from model.config import Config
-from tasks.evaluation.benchmarks import Benchmark, BenchmarkConfig
-from tasks.evaluation.benchmarks.olmes import OlmesBenchmark
+from tasks.evaluation.benchmarks import BenchmarkConfig
 from tasks.evaluation.suites import SuiteConfig, check_suites
 
 
@@ -33,10 +32,3 @@ class EvaluateConfig(Config):
 def check_names(config: EvaluateConfig) -> None:
     """Names are unique, and suites name benchmarks or suites that are there."""
     check_suites([benchmark.name for benchmark in config.benchmarks], config.suites)
-
-
-def context_of(config: EvaluateConfig, benchmark: Benchmark) -> int:
-    """Tokens of prompt and answer: what the benchmark asks for, else what the task publishes, else the evaluation's."""
-    if benchmark.max_context is not None:
-        return benchmark.max_context
-    return benchmark.facts.max_context if isinstance(benchmark, OlmesBenchmark) else config.max_context

@@ -4,15 +4,17 @@ whole recipe.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from flows.config.files import RecipeError, read_recipe
+from flows.config.files import RecipeError, load, read_recipe
 from flows.config.recipe_config import RecipeConfig
 from flows.deployments import shown_ranking
 from flows.inspection.artifacts import find_record
 from flows.microanneal import sweep
+from flows.needed import needed_classifiers, needed_sources
 from flows.running.run import (
     StageError,
     listening,
@@ -26,15 +28,21 @@ from flows.running.run import (
 )
 from flows.starting import adopt_command
 from infra.compute.processes import Interrupted
+from infra.execution.attempt import run_stage
 from infra.records.record import all_records
+from infra.session import Session
+from infra.settings import Execution
+from infra.stage import stage
 from infra.storage.store import Store
-from model.config import ModelConfig
+from infra.workspace import Workspace
+from model.config import Config, ModelConfig
 from model.files.weights import save_hf
 from model.network.transformer import Transformer
 from model.tokens.tokenizer import Tokenizer
-from tasks.artifacts import Ranking
+from tasks.artifacts import Preferences, Ranking
 from tasks.data.rewrite import RewriteConfig
 from tasks.prompting import LanguageModelConfig
+from tasks.training.reward import RewardConfig, reward
 
 RANKS = 490
 TOKENIZER = Tokenizer(RANKS)
@@ -79,7 +87,7 @@ def planned(store: Store, *overrides: str) -> dict[str, str]:
 
 def test_a_base_replaces_pre_training_alone(store: Store, id: str, whole: set[str]):
     rows = planned(store, f"start.base={id[:8]}", *FRESH)
-    assert whole - rows.keys() == {"pretrain", "mix:pretrain"}
+    assert whole - rows.keys() == {"pretrain", "mix:pretrain", "synthesize:maths", "encode:maths"}, "maths is stage 1's"
     assert rows.keys() - whole == {"start:base"}
     assert rows["start:base"] == "reused"
 
@@ -191,7 +199,7 @@ def test_a_start_that_does_not_fit_says_what_to_change(root: Path, store: Store,
         load_recipe("smoke", [f"start.base={other}", *FRESH], store.url)
     with pytest.raises(ValueError, match="no artifact with id 'abc'"):
         load_recipe("smoke", ["start.sft=abc"], store.url)
-    with pytest.raises(RecipeError, match="at most 1"):
+    with pytest.raises(RecipeError, match="start names sft and dpo, but a recipe begins at one checkpoint"):
         load_recipe("smoke", [f"start.sft={id}", f"start.dpo={id}"], store.url)
 
 
@@ -233,3 +241,98 @@ def test_adopting_again_reuses(root: Path, store: Store, id: str):
     assert again["id"] == id
     assert find_record(store, id).facts["ranks"] == RANKS
     assert "start" in RecipeConfig.model_fields
+
+
+@pytest.mark.parametrize(
+    ("places", "made", "absent"),
+    [
+        ({"rlvr": "id"}, set(), {"rlvr", "dpo", "reward", "prompts:rlvr", "evaluate:dpo"}),
+        ({"reward": "judge"}, {"pretrain", "sft", "preferences", "dpo", "rlvr"}, {"reward"}),
+        ({"dpo": "id", "reward": "judge"}, {"rlvr", "prompts:rlvr"}, {"reward", "preferences", "sft"}),
+    ],
+)
+def test_a_recipe_starts_at_a_reward_model_or_after_reinforcement(
+    store: Store, id: str, judge: str, whole: set[str], places: dict[str, str], made: set[str], absent: set[str]
+):
+    start = {place: {"id": id, "judge": judge}[what] for place, what in places.items()}
+    rows = planned(store, f"start={json.dumps(start)}")
+    assert not absent & rows.keys()
+    assert made | {"evaluate:instruct", "report"} <= rows.keys()
+    assert rows.keys() - whole == {f"start:{place}" for place in places}
+
+
+def test_ppo_goes_on_from_a_given_dpo_model_with_a_given_reward_model(store: Store, id: str, judge: str):
+    ppo = "rlvr={algorithm: ppo, episodes: 8, prompts_per_rollout: 8, max_new_tokens: 8}"
+    with pytest.raises(RecipeError, match=r"give one too, start: \{dpo: ID, reward: ID\}"):
+        load_recipe("smoke", [f"start.dpo={id}", ppo], store.url)
+    config = load_recipe("smoke", [f"start={{dpo: {id}, reward: {judge}}}", ppo], store.url)
+    rows = {row.label: row for row in plan(config)}
+    assert rows["ppo"].inputs == ("start:dpo", "start:reward", "prompts:rlvr")
+    with pytest.raises(RecipeError, match=rf"start\.dpo={judge} is a RewardModel .*, not a Checkpoint"):
+        load_recipe("smoke", [f"start.dpo={judge}"], store.url)
+    with pytest.raises(RecipeError, match=rf"start\.reward={id} is a Checkpoint .*, not a RewardModel"):
+        load_recipe("smoke", [f"start.reward={id}"], store.url)
+
+
+@pytest.fixture(scope="module")
+def judge(store: Store, id: str) -> str:
+    """A reward model of the smoke recipe's shape, trained on two pairs made here."""
+    message = [{"role": "user", "content": "2 + 2?"}]
+    rows = [
+        {
+            "id": str(number),
+            "chosen": [*message, {"role": "assistant", "content": "4"}],
+            "rejected": [*message, {"role": "assistant", "content": "5"}],
+            "chosen_rating": 2.0,
+            "rejected_rating": 1.0,
+        }
+        for number in range(4)
+    ]
+    session = Session(store, Execution(store=store.url, ray="off"))
+    pairs = run_stage(
+        stage(write_pairs, name="preferences", version=1), session, {"config": Pairs(rows=rows)}, lambda *event: None
+    )
+    policy = find_record(store, id).artifact()
+    arguments = {"parent": policy, "pairs": pairs.artifact, "config": RewardConfig(batch=2, held_out=0.5)}
+    return run_stage(reward, session, arguments, lambda *event: None).record.id
+
+
+class Pairs(Config):
+    rows: list[dict[str, Any]]
+
+
+def write_pairs(ws: Workspace, config: Pairs) -> Preferences:
+    ws.write_jsonl("preferences.jsonl.zst", config.rows)
+    return ws.artifact(Preferences, pairs=len(config.rows), ties=0, mean_chosen=2.0, mean_rejected=1.0)
+
+
+def test_a_recipe_from_a_base_reads_only_what_later_stages_read(store: Store, tmp_path: Path):
+    """Case: olmo2-7b from a base must not plan pre-training's 22 TB. Oracle: Table 13's sources."""
+    tokenizer, shape = (
+        Tokenizer(),
+        ModelConfig(d_model=32, n_layers=1, n_heads=2, n_kv_heads=2, head_dim=16, mlp_hidden=64),
+    )
+    save_hf(Transformer(shape, seed=1), shape, tokenizer, tmp_path / "hf")
+    base = adopt_command(store, str(tmp_path / "hf"), "", "base", None)["id"]
+    config = load(RecipeConfig, "olmo2-7b", [f"start.base={base}", *FRESH])
+    assert needed_sources(config) == {"filtered_web", "papers", "wiki"}
+    config = config.model_copy(update={"execution": Execution(store=store.url)})
+    collected = {row.label for row in plan(config) if row.stage == "collect"}
+    assert collected == {
+        f"collect:{name}" for name in ("filtered_web", "papers", "wiki", "flan", "stackexchange", "math")
+    }
+    late = load(RecipeConfig, "olmo2-7b", ["start.soup=0123456789abcdef"])
+    assert needed_sources(late) == set()
+    whole = load(RecipeConfig, "olmo2-7b")
+    assert needed_sources(whole) == set(whole.collect)
+
+
+def test_a_classifier_that_a_later_rule_asks_keeps_its_sources():
+    rule = "[{kind: quality, threshold: 0.5}]"
+    config = load(RecipeConfig, "laptop", ["start.base=0123456789abcdef", f"candidates.0.filter={{rules: {rule}}}"])
+    assert needed_classifiers(config, needed_sources(config)) == ["quality"]
+    assert needed_sources(config) == {"web", "code"}
+    only_code = ["anneal_mix.sources=[{source: code, ratio: 1}]", "microanneal.web=code"]
+    config = load(RecipeConfig, "laptop", ["start.base=0123456789abcdef", *only_code])
+    assert needed_sources(config) == {"code"}
+    assert needed_classifiers(config, needed_sources(config)) == []

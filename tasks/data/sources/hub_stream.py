@@ -32,6 +32,10 @@ def stream_rows(dataset: str, *, subset: str, split: str, revision: str, data_fi
     """A `datasets.IterableDataset`; nothing is read before it is iterated. Empty strings stand for the defaults."""
     # `datasets` takes seconds to import.
     from datasets import load_dataset
+    from tqdm import tqdm
+
+    # Sources are opened side by side, and who finds no lock of the bars makes one and deletes it again, under the others' hands.
+    tqdm.get_lock()
 
     return load_dataset(
         str(Path(dataset).expanduser()) if Path(dataset).expanduser().is_dir() else dataset,

@@ -16,6 +16,7 @@ from model.parallel.group import Group
 from model.tokens.chat import encode_prompt
 from model.tokens.tokenizer import Tokenizer
 from tasks.evaluation.benchmarks.items import Generation, Item, Likelihood, LikelihoodAnswer, Prompt
+from tasks.evaluation.room import prompt_room
 
 EMPTY = (
     "has an empty continuation, whose likelihood is 1 for every model; leave the item out, or give the choice a text"
@@ -63,12 +64,7 @@ def ask(
     truncated = 0
     for max_new_tokens, stop in sorted({(r.max_new_tokens, r.stop) for _, r in generations}):
         alike = [(p, r) for p, r in generations if (r.max_new_tokens, r.stop) == (max_new_tokens, stop)]
-        room = max_context - max_new_tokens
-        if room < 1:
-            raise ValueError(
-                f"max_new_tokens={max_new_tokens:,} leaves no room for a prompt in a context of {max_context:,} tokens; "
-                f"use at most {max_context - 1:,}"
-            )
+        room = prompt_room(max_new_tokens, max_context)
         prompts = [encode(tokenizer, request.prompt) for _, request in alike]
         truncated += sum(len(ids) > room for ids in prompts)
         sampling = Sampling(max_new_tokens=max_new_tokens, temperature=0.0, stop=stop)

@@ -37,7 +37,7 @@ class GSM8KBenchmark(Config):
     limit: int | None = Field(default=None, ge=1)
     """Items to evaluate; None for all 1,319."""
     max_new_tokens: int = Field(default=512, ge=1)
-    max_context: int | None = Field(default=None, ge=2)
+    context: int | None = Field(default=None, ge=2)
     """Tokens of prompt and answer together; None for the evaluation's."""
 
     role: Role = "held_out"

@@ -28,8 +28,8 @@ class IFEvalBenchmark(Config):
     limit: int | None = Field(default=None, ge=1)
     """Prompts to evaluate; None for all 541."""
     max_new_tokens: int = Field(default=2048, ge=1)
-    max_context: int = Field(default=4096, ge=2)
-    """Tokens of prompt and answer together: 2,048 new tokens do not fit in the 2,048 of base tasks."""
+    context: int = Field(default=4096, ge=2)
+    """Tokens of prompt and answer together: answers of 2,048 (RECIPE I.4) leave the other half of the window to prompts."""
 
     @property
     def primary(self) -> str:

@@ -57,7 +57,7 @@ class OlmesBenchmark(Config):
     """Items to evaluate; None for the published number, which is the whole split unless OLMES draws 1,000."""
     max_new_tokens: int | None = Field(default=None, ge=1)
     """Of a written answer; None for the published number."""
-    max_context: int | None = Field(default=None, ge=2)
+    context: int | None = Field(default=None, ge=2)
     """Tokens of prompt and answer together; None for the task's own."""
     pinned: dict[str, RowSource] = Field(default_factory=dict)
     """What is read, pinned by content or commit; `resolve` fills it in."""

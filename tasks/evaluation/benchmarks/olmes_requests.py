@@ -69,7 +69,7 @@ class OlmesRequestsBenchmark(Config):
     """Of ranked choices; `published` follows RECIPE I.2, raw for lettered choices."""
     limit: int | None = Field(default=None, ge=1)
     """Items to evaluate; None evaluates all, but 1,000 of the sets that OLMES draws from (RECIPE I.2, I.3)."""
-    max_context: int | None = Field(default=None, ge=2)
+    context: int | None = Field(default=None, ge=2)
     """Tokens of prompt and answer together; None for the evaluation's."""
     role: Role | None = None
     """`dev` or `held_out` (Table 20); None judges by the folder's name."""

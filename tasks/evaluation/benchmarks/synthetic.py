@@ -49,7 +49,7 @@ class SyntheticBenchmark(Config):
     choices: int = Field(default=4, ge=2, le=len(LETTERS))
     """Options of the ranked formats."""
     max_new_tokens: int = Field(default=64, ge=1)
-    max_context: int | None = Field(default=None, ge=2)
+    context: int | None = Field(default=None, ge=2)
     """Tokens of prompt and answer together; None for the evaluation's."""
 
     @property

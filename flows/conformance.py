@@ -1,0 +1,99 @@
+"""Paper, released code and this project side by side: which value each says, and why ours is what it is.
+
+Ours is read from the recipe, the other two from published_values.yaml beside this file, which a test compares with the golden
+files. A value of ours that is neither the paper's nor the code's is marked, and so is one without a reason where both disagree.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from flows.cli.options import print_whole
+from flows.config.files import RecipeError, load
+from flows.config.recipe_config import RecipeConfig
+
+FILE = Path(__file__).with_name("published_values.yaml")
+SIZES = ("1b", "7b", "13b", "32b")
+Verdict = Literal["as both", "as the paper", "as the code", "ours", "not published"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One value. None where a source does not say it."""
+
+    topic: str
+    field: str
+    paper: Any
+    code: Any
+    ours: Any
+    verdict: Verdict
+    why: str
+
+
+def conformance(size: str, overrides: list[str] | None = None) -> list[Row]:
+    """The rows of a size. Raises RecipeError for one that is not published."""
+    if size not in SIZES:
+        raise RecipeError(f"{size!r} is not a published size; they are {', '.join(SIZES)}")
+    config = load(RecipeConfig, f"olmo2-{size}", overrides)
+    return [_row(entry, size, config) for entry in published_values()]
+
+
+def published_values() -> list[dict[str, Any]]:
+    """The entries of the file."""
+    return yaml.safe_load(FILE.read_text(encoding="utf-8"))
+
+
+def of_size(value: Any, size: str) -> Any:
+    """A value of the file for one size; None where it has none."""
+    return value.get(size) if isinstance(value, dict) else value
+
+
+def _row(entry: dict[str, Any], size: str, config: RecipeConfig) -> Row:
+    paper, code = of_size(entry["paper"], size), of_size(entry["code"], size)
+    ours = _at(config.model_dump(mode="json"), entry["field"])
+    return Row(entry["topic"], entry["field"], paper, code, ours, _verdict(paper, code, ours), entry.get("why", ""))
+
+
+def _at(data: dict[str, Any], field: str) -> Any:
+    """The value at a dotted path; members of a list are told apart by their names."""
+    value: Any = data
+    for part in field.split("."):
+        value = next(member for member in value if member["name"] == part) if isinstance(value, list) else value[part]
+    return value
+
+
+def _verdict(paper: Any, code: Any, ours: Any) -> Verdict:
+    if paper is None and code is None:
+        return "not published"
+    if ours in (paper, code) and (paper is None or code is None or paper == code):
+        return "as both" if paper == code else "as the code" if paper is None else "as the paper"
+    return "as the paper" if ours == paper else "as the code" if ours == code else "ours"
+
+
+def print_conformance(console: Console, rows: list[Row]) -> None:
+    """The table."""
+    table = Table("value", "paper", "code", "ours", "", "why", box=None, pad_edge=False)
+    for row in rows:
+        cells = [_shown(value) for value in (row.paper, row.code, row.ours)]
+        style = "yellow" if row.verdict == "ours" else None
+        table.add_row(row.topic, *cells, row.verdict, row.why if row.paper != row.code else "", style=style)
+    print_whole(console, table)
+
+
+def as_rows(rows: list[Row]) -> list[dict[str, Any]]:
+    """The table as JSON values."""
+    return [asdict(row) for row in rows]
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "—"
+    if isinstance(value, list):
+        return ", ".join(_shown(member) for member in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"

@@ -1,0 +1,49 @@
+"""What a recipe that starts at a given checkpoint still reads: the sources of its later stages, and no others.
+
+Pre-training's 22 TB are not collected for a mid-training that begins at a released base (RECIPE E reads six of the sources).
+Deviation: duplicates are then looked for among the sources that are read, so the first copy of a text may be another one.
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from tasks.data.filter import FilterConfig
+from tasks.data.filters.rules import classifier_of
+
+if TYPE_CHECKING:
+    from flows.config.recipe_config import RecipeConfig
+
+PAST_MIDTRAINING = ("soup", "sft", "dpo", "rlvr")
+PAST_FINETUNING = ("sft", "dpo", "rlvr")
+PAST_PREFERENCES = ("dpo", "rlvr")
+
+
+def needed_sources(config: "RecipeConfig") -> set[str]:
+    """Names of the collected and made sources that a stage still reads."""
+    made = {*config.collect, *config.synthesize}
+    if begins_at(config, PAST_MIDTRAINING):
+        return set()
+    mixes = [config.anneal_mix, *(item.mix for item in config.further_ingredients)]
+    if "base" not in config.start or not all(mix.sources for mix in mixes):
+        return made
+    names = {wish.source for mix in mixes for wish in mix.sources} | {mix.winner for mix in mixes}
+    names = (names | {config.microanneal.web}) & made
+    for name in needed_classifiers(config, names):
+        names |= set(config.classifier_sources(name))
+    return names
+
+
+def needed_classifiers(config: "RecipeConfig", sources: Iterable[str]) -> list[str]:
+    """Classifiers that are trained: all of them from raw text on, else those that the rules of these sources or of a
+    candidate ask."""
+    if "base" not in config.start:
+        return list(config.classifiers)
+    rules: list[FilterConfig] = [config.filter[name] for name in sources if name in config.filter]
+    rules += [candidate.filter for candidate in config.candidates]
+    asked = {classifier_of(scorer) for rule in rules for scorer in rule.scorers}
+    return [name for name in config.classifiers if name in asked]
+
+
+def begins_at(config: "RecipeConfig", places: Iterable[str]) -> bool:
+    """Whether one of these places is given."""
+    return not config.start.keys().isdisjoint(places)

@@ -1,0 +1,202 @@
+"""The rule that makes a rehearsal of a recipe: the same graph, kinds and settings, at sizes that two cores finish in minutes.
+
+A rehearsal has every stage of its recipe with the stage's own kind of source, format, filter, mix, optimizer, algorithm and
+benchmark. Only amounts change, by the rules below: the model, rows, lengths, batches, steps, episodes and items. Lengths are all
+divided by one number, so what does not fit in its context at full size does not fit here either.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from flows.config.recipe_config import RecipeConfig
+from flows.rehearsal_rows import with_local_rows
+from model.config import ModelConfig
+from model.tokens.tokenizer import Tokenizer
+
+RANKS = 1_500
+"""Ordinary tokens of the vocabulary."""
+HEADS, HEAD_DIM, LAYERS = 4, 16, 3
+"""Query heads where queries are not grouped; width of a head; blocks."""
+LENGTHS = 8
+"""Every length in tokens is divided by this."""
+ROWS = 48
+"""Rows read of each source, from the first."""
+WINDOWS = 4
+"""Windows of a training step."""
+STEPS = {"pretrain": 8, "anneal": 4, "microanneal": 2}
+"""Updates of trainings on a mix."""
+BATCH = 8
+"""Chats or pairs of an update at most."""
+PROMPTS = 8
+"""Prompts of a rollout at most."""
+SAMPLES = 2
+"""Answers to a prompt at most."""
+ROLLOUTS = 2
+"""Rounds of sampling and updates in a stage of reinforcement."""
+ENDLESS = 4
+"""A model of a few steps does not end its answers: those of preference pairs have this part of what a pair may have."""
+ITEMS = 4
+"""Items of each benchmark."""
+
+LENGTH_FIELDS = {
+    "sequence_length", "target_length", "max_sequence_length", "max_tokens", "max_prompt_tokens", "max_new_tokens",
+    "max_context", "context", "pass_tokens",
+}  # fmt: skip
+MOST = {
+    "batch": BATCH, "micro_batch": BATCH, "samples": SAMPLES, "prompts_per_rollout": PROMPTS, "items": ITEMS, "windows": 1,
+    "count": ROWS, "max_documents": ROWS,
+}  # fmt: skip
+"""Fields that are cut to a most, wherever they stand outside of `KEPT`."""
+KEPT = {"execution", "filter", "classifiers", "dedup", "decontaminate", "writer", "model", "problems"}
+"""Below these nothing is changed by the name of a field: rules, thresholds, prompts and language models are the recipe's."""
+
+
+def rehearsed(config: RecipeConfig, rows: Path | None, store: str) -> RecipeConfig:
+    """The recipe of a rehearsal. `rows`: a folder of samples in the layout of the hub, instead of the hub.
+
+    Raises ValueError where the folder lacks something that the recipe reads.
+    """
+    full = config.model_dump(mode="json")
+    data = _scaled(full)
+    data["name"] = f"{config.name}-rehearsal"
+    data["pretrain"]["model"] = model_of(config.pretrain.model)
+    data["encode"]["ranks"] = RANKS
+    _scale_trainings(data, full)
+    _scale_reinforcement(data, config)
+    tuned = min(data["dpo"]["max_tokens"], data["reward"]["max_tokens"])
+    data["preferences"]["max_new_tokens"] = min(data["preferences"]["max_new_tokens"], tuned // ENDLESS)
+    for benchmark in data["evaluation"]["benchmarks"]:
+        if "limit" in benchmark:
+            benchmark["limit"] = ITEMS
+    data["execution"] = _execution(config, store)
+    if rows is not None:
+        data = with_local_rows(data, rows)
+    return RecipeConfig.model_validate(_limited(data))
+
+
+def model_of(model: ModelConfig) -> dict[str, Any]:
+    """The variant's small model: its norms and initialisation, its queries per key, its ratio of MLP to width."""
+    group = model.n_heads // model.n_kv_heads
+    heads = HEADS if group == 1 else group * max(1, HEADS // group)
+    width = heads * HEAD_DIM
+    shape = {
+        "d_model": width,
+        "n_layers": LAYERS,
+        "n_heads": heads,
+        "n_kv_heads": heads // group,
+        "head_dim": HEAD_DIM,
+        "mlp_hidden": round(model.mlp_hidden / model.d_model * width / 16) * 16,
+        "vocab_size": Tokenizer(RANKS).padded_vocab_size,
+        "max_sequence_length": model.max_sequence_length // LENGTHS,
+    }
+    return model.model_dump(mode="json") | shape
+
+
+def _scaled(value: Any) -> Any:
+    """Lengths divided and amounts cut, by the names of fields."""
+    if isinstance(value, list):
+        return [_scaled(member) for member in value]
+    if not isinstance(value, dict):
+        return value
+    return {key: member if key in KEPT else _changed(key, member) for key, member in value.items()}
+
+
+def _changed(key: str, value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool):
+        if key in LENGTH_FIELDS:
+            return max(min(value, 1), value // LENGTHS)
+        return min(value, MOST[key]) if key in MOST else value
+    return _scaled(value)
+
+
+def _limited(value: Any) -> Any:
+    """Only the first rows of every source: hub data sets and rows have a limit of their own."""
+    if isinstance(value, list):
+        return [_limited(member) for member in value]
+    if not isinstance(value, dict):
+        return value
+    found = {key: _limited(member) for key, member in value.items()}
+    if found.get("kind") == "hub":
+        found["max_documents"] = min(found["max_documents"] or ROWS, ROWS)
+    if {"paths", "dataset", "limit"} <= found.keys():
+        found["limit"] = min(found["limit"] or ROWS, ROWS)
+    if "max_bytes" in found and isinstance(found["max_bytes"], int):
+        found["max_bytes"] = min(found["max_bytes"], ROWS * 8_192)
+    return found
+
+
+def _scale_trainings(data: dict[str, Any], full: dict[str, Any]) -> None:
+    """Windows of a step, steps, schedules, and the sizes of mixes that are asked for in tokens."""
+    pretrain, sweep = data["pretrain"], data["microanneal"]
+    trainings = {"pretrain": pretrain, "anneal": data["anneal"], "microanneal": sweep["anneal"]}
+    for name, training in trainings.items():
+        training["batch_instances"] = WINDOWS
+        training["micro_instances"] = min(training["micro_instances"], 1)
+        training["steps"] = STEPS[name] if training["steps"] else None
+        training["in_loop"] |= {"every": max(1, STEPS[name] // 2)}
+    of_step = {name: WINDOWS * training["sequence_length"] for name, training in trainings.items()}
+    sweep["tokens"] = STEPS["microanneal"] * of_step["microanneal"]
+    _scale_mix(data["pretrain_mix"], of_step["pretrain"], STEPS["pretrain"])
+    _scale_mix(data["anneal_mix"], of_step["anneal"], STEPS["anneal"])
+    for item in data["further_ingredients"]:
+        item["steps"] = STEPS["anneal"] if item["steps"] else None
+        _scale_mix(item["mix"], of_step["anneal"], STEPS["anneal"])
+    _scale_schedule(pretrain, full["pretrain"], full["pretrain_mix"])
+
+
+def _scale_mix(mix: dict[str, Any], of_step: int, steps: int) -> None:
+    mix["batch_tokens"] = of_step
+    if mix["requested_tokens"] is not None:
+        mix["requested_tokens"] = of_step * steps
+
+
+def _scale_schedule(pretrain: dict[str, Any], full: dict[str, Any], mix: dict[str, Any]) -> None:
+    """The schedule's parts keep their shares of the run."""
+    of_step = full["batch_instances"] * full["sequence_length"]
+    steps = full["steps"] or (mix["requested_tokens"] // of_step if mix["requested_tokens"] else 0)
+    schedule = pretrain["schedule"]
+    in_tokens = schedule["unit"] == "tokens"
+    run = STEPS["pretrain"] * (WINDOWS * pretrain["sequence_length"] if in_tokens else 1)
+    whole = steps * of_step if in_tokens else steps
+    if whole:
+        pretrain["schedule"] = schedule | {
+            "length": round(schedule["length"] / whole * run),
+            "warmup": round(schedule["warmup"] / whole * run),
+        }
+
+
+def _scale_reinforcement(data: dict[str, Any], config: RecipeConfig) -> None:
+    """Whole rollouts, with no fewer answers than updates."""
+    stages = [(data["rlvr"], config.rlvr), *zip(
+        (item["rlvr"] for item in data["further_rlvr"]), (item.rlvr for item in config.further_rlvr), strict=True
+    )]  # fmt: skip
+    for stage, full in stages:
+        prompts = min(full.prompts_per_rollout, max(PROMPTS, full.mini_batches))
+        stage["prompts_per_rollout"] = prompts
+        stage["episodes"] = ROLLOUTS * prompts * stage.get("samples", 1)
+
+
+def _execution(config: RecipeConfig, store: str) -> dict[str, Any]:
+    """Here, on CPU, in one process, without compiling; a language model is asked where the recipe says."""
+    execution = config.execution.model_dump(mode="json")
+    here = {"device": "cpu", "ray": "off", "compile": {}, "parallel": {}, "generation": {}, "threads": {}}
+    return execution | here | {"store": store, "cores": 2, "save_every": 2, "keep_every": 0}
+
+
+def explain() -> list[str]:
+    """The rule in words, with its numbers."""
+    return [
+        f"model: {HEADS} heads of {HEAD_DIM} (grouped queries keep their group), {LAYERS} blocks, the size's ratio of MLP to "
+        f"width, {RANKS:,} ranks; norms, initialisation and rotary base are the recipe's",
+        f"lengths ({', '.join(sorted(LENGTH_FIELDS))}): divided by {LENGTHS}",
+        f"every source: its first {ROWS} rows (dealt to its files); at most {ROWS} made problems",
+        f"trainings on a mix: {WINDOWS} windows a step; steps {', '.join(f'{name} {count}' for name, count in STEPS.items())}; "
+        "warm-up and decay keep their shares of the run; mixes keep passes and ratios",
+        f"finetuning: {BATCH} chats or pairs an update at most; preferences: {SAMPLES} answers a prompt at most, of a "
+        f"{ENDLESS}th of a pair's tokens, since so small a model does not end its answers",
+        f"reinforcement: {ROLLOUTS} rollouts of {PROMPTS} prompts, or as many as there are mini-batches",
+        f"evaluation: {ITEMS} items of each benchmark; every checkpoint, benchmark and suite of the recipe",
+        "kept as they are: rules and thresholds, duplicates, decontamination, optimizers, losses, orders, seeds, algorithms, "
+        "prompts and language models",
+        "execution: CPU, one process a stage, a store of its own",
+    ]

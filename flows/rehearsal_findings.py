@@ -1,0 +1,152 @@
+"""What a rehearsal found: per stage, what was read, what was dropped and why, and what was made.
+
+All of it is in the records and files that the stages leave; nothing is measured again.
+"""
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from flows.cli.options import print_whole
+from infra.records.artifact import Artifact
+from infra.records.record import Record, record_of
+from infra.session import PlanRow
+from infra.storage.store import Store
+from infra.workspace import Workspace, open_artifact
+from tasks.artifacts import (
+    Attributes,
+    Chats,
+    Checkpoint,
+    Classifier,
+    Documents,
+    Mix,
+    Preferences,
+    Prompts,
+    Ranking,
+    Report,
+    RewardModel,
+    Scores,
+    Tokens,
+)
+
+DROPPED_NOTES = ("chats_without_answer", "prompts_too_long", "pairs_dropped", "unrated")
+"""Notes of a record that count what a stage left out."""
+KEPT_ASIDE = ("bad/chats.jsonl.zst", "bad/prompts.jsonl.zst")
+"""Files of rows that a stage could not use, with their reasons."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One stage of a rehearsal."""
+
+    label: str
+    action: str
+    """reused (it is there), or what a run would still do."""
+    read: str
+    dropped: dict[str, int]
+    """How much by reason."""
+    made: str
+
+
+def findings(store: Store, rows: list[PlanRow]) -> list[Finding]:
+    """A finding per stage in the order of the flow; `rows` is the plan after the rehearsal."""
+    ws = open_artifact(store)
+    artifacts = {row.label: row.artifact for row in rows}
+    return [_finding(ws, store, row, artifacts) for row in rows]
+
+
+def _finding(ws: Workspace, store: Store, row: PlanRow, artifacts: dict[str, Artifact | None]) -> Finding:
+    artifact = row.artifact
+    if artifact is None:
+        return Finding(row.label, row.action, "", {}, "")
+    record = record_of(store, artifact)
+    inputs = [(label, found) for label in row.inputs if (found := artifacts.get(label))]
+    dropped = _dropped(ws, artifact, record)
+    read = "; ".join(f"{amount(found)} of {label}" for label, found in inputs[:3])
+    read += f" and {len(inputs) - 3} more" if len(inputs) > 3 else ""
+    return Finding(row.label, row.action, read or _source(ws, artifact, dropped, record), dropped, amount(artifact))
+
+
+def _dropped(ws: Workspace, artifact: Artifact, record: Record) -> dict[str, int]:
+    found: Counter[str] = Counter(artifact.dropped if isinstance(artifact, Documents) else {})
+    found.update({name: record.notes[name] for name in DROPPED_NOTES if record.notes.get(name)})
+    for name in KEPT_ASIDE:
+        if name in record.files:
+            found.update(row["reason"] for row in ws.read_jsonl(artifact, name))
+    if isinstance(artifact, Scores):
+        rows = ws.read_json(artifact, "scores.json")["benchmarks"]
+        found.update(
+            {f"{row['name']}: prompts cut": row["truncated_prompts"] for row in rows if row["truncated_prompts"]}
+        )
+    return {name: count for name, count in found.items() if count}
+
+
+def _source(ws: Workspace, artifact: Artifact, dropped: dict[str, int], record: Record) -> str:
+    """Rows and columns of a stage that reads from outside."""
+    made = {Documents: "documents", Chats: "chats", Prompts: "prompts"}.get(type(artifact))
+    if made is None:
+        return ""
+    rows = artifact.facts()[made] + sum(dropped.values())
+    return f"{rows:,} rows{_columns(ws, artifact, record)}"
+
+
+def _columns(ws: Workspace, artifact: Artifact, record: Record) -> str:
+    files = sorted(
+        name for name in record.files if name.endswith(".jsonl.zst") and not name.startswith(("bad/", "dropped/"))
+    )
+    first: dict[str, Any] = next(iter(ws.read_jsonl(artifact, files[0])), {}) if files else {}
+    names = [name for name in first if name != "metadata"] + [
+        f"metadata.{name}" for name in first.get("metadata") or {}
+    ]
+    return f" ({', '.join(names)})" if names else ""
+
+
+def amount(artifact: Artifact) -> str:
+    """What an artifact is, in a few words and numbers."""
+    match artifact:
+        case Documents():
+            return f"{artifact.documents:,} documents, {artifact.bytes:,} bytes"
+        case Attributes():
+            return f"scores of {artifact.documents:,} documents ({', '.join(artifact.names)})"
+        case Classifier():
+            return f"a classifier from {artifact.examples:,} examples"
+        case Tokens():
+            return f"{artifact.tokens:,} tokens"
+        case Mix():
+            return f"{artifact.tokens:,} tokens: " + ", ".join(
+                f"{name} {part:.0%}" for name, part in artifact.shares.items()
+            )
+        case Checkpoint() | RewardModel():
+            return f"{artifact.steps:,} steps, loss {artifact.loss:.3f}"
+        case Chats():
+            return f"{artifact.chats:,} chats"
+        case Preferences():
+            return f"{artifact.pairs:,} pairs"
+        case Prompts():
+            return f"{artifact.prompts:,} prompts ({', '.join(artifact.datasets)})"
+        case Scores():
+            return ", ".join(f"{name} {score:.2f}" for name, score in artifact.primary.items())
+        case Ranking():
+            return f"{artifact.order[0]} first of {len(artifact.order)}"
+        case Report():
+            return "the report"
+    return artifact.kind
+
+
+def print_findings(console: Console, found: list[Finding]) -> None:
+    """The list as a table."""
+    table = Table("stage", "read", "dropped and why", "made", box=None, pad_edge=False)
+    for item in found:
+        dropped = ", ".join(f"{count:,} {reason}" for reason, count in item.dropped.items())
+        table.add_row(
+            item.label, item.read, dropped, item.made or f"({item.action})", style=None if item.made else "yellow"
+        )
+    print_whole(console, table)
+
+
+def as_rows(found: list[Finding]) -> list[dict[str, Any]]:
+    """The list as JSON values."""
+    return [asdict(item) for item in found]

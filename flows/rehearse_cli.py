@@ -1,0 +1,110 @@
+"""`olmo2 rehearse` and what belongs to it. Imports that take time happen inside the commands, so that help is quick."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.cli.options import JsonOption, RecipeArgument, SetOption, console, errors, print_json
+
+if TYPE_CHECKING:
+    from flows.config.recipe_config import RecipeConfig
+
+RowsOption = Annotated[
+    Path | None,
+    typer.Option("--rows", metavar="FOLDER", help="Samples in place of the hub's data sets; see olmo2 sample."),
+]
+
+
+def rehearse(
+    recipe: RecipeArgument,
+    rows: RowsOption = None,
+    store: Annotated[
+        str | None, typer.Option("--store", help="Root of the rehearsal's artifacts; else rehearsals/RECIPE here.")
+    ] = None,
+    set: SetOption = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Print the rule that scales a recipe down.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the recipe's whole graph in minutes: every stage as it is, the first rows of every source, a tiny model."""
+    from flows.rehearsal import explain as rules
+
+    if explain:
+        console.print("\n".join(rules()), highlight=False, markup=False, soft_wrap=True)
+        return
+    from flows.config.files import find_recipe, load
+    from flows.config.recipe_config import RecipeConfig
+    from flows.rehearsal import rehearsed
+    from flows.rehearsal_record import remember
+    from flows.running.prefect_server import prepare_prefect
+
+    root = store or f"rehearsals/{find_recipe(recipe).stem}"
+    full = load(RecipeConfig, recipe, set)
+    small = rehearsed(full, rows, root)
+    prepare_prefect()
+    with _written(small, root) as path:
+        from flows.cli.terminal import run_in_terminal
+
+        code = run_in_terminal(errors if as_json else console, errors, str(path), root, None, [], [], cascade=False)
+        _tell(path, root, as_json=as_json)
+    if code == 0:
+        remember(full, how=f"rehearsed in {root}")
+    raise typer.Exit(code)
+
+
+@contextmanager
+def _written(small: "RecipeConfig", root: str) -> Iterator[Path]:
+    """The rehearsal's recipe as a file, where a person may read it and run it again; language models that it names no
+    endpoint for are stood in for as long as it runs."""
+    import yaml
+
+    from flows.running.readiness import asked_models
+    from flows.stand_in_writer import stand_in_writer
+    from infra.settings import EndpointSettings
+
+    folder = Path.cwd() if "://" in root else Path(root)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{small.name}.yaml"
+    execution = small.execution
+    unknown = {*asked_models(small).values()} - execution.endpoints.keys()
+    with stand_in_writer() as url:
+        if unknown and "default" not in execution.endpoints:
+            console.print(
+                f"no endpoint is named for {', '.join(sorted(unknown))}: a stand-in answers by rule", style="dim"
+            )
+            stand_in = {name: EndpointSettings(url=url) for name in unknown}
+            small = small.model_copy(
+                update={"execution": execution.model_copy(update={"endpoints": execution.endpoints | stand_in})}
+            )
+        path.write_text(yaml.safe_dump(small.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+        yield path
+
+
+def _tell(path: Path, root: str, *, as_json: bool) -> None:
+    from flows.rehearsal_findings import as_rows, findings, print_findings
+    from flows.running.run import load_recipe, plan
+    from infra.storage.store import Store
+
+    found = findings(Store(root), plan(load_recipe(str(path), store=root)))
+    if as_json:
+        print_json(as_rows(found))
+    else:
+        print_findings(console, found)
+
+
+def conformance(
+    size: Annotated[str, typer.Argument(metavar="SIZE", help="1b, 7b, 13b or 32b.")],
+    set: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare a published recipe with the paper and the released code, value by value, with the reason of each choice."""
+    from flows.conformance import as_rows, print_conformance
+    from flows.conformance import conformance as compare
+
+    rows = compare(size, set)
+    if as_json:
+        print_json(as_rows(rows))
+    else:
+        print_conformance(console, rows)

@@ -1,0 +1,34 @@
+"""How many tokens a benchmark's prompts and answers have together, and what that leaves for a prompt (RECIPE I.1, I.4).
+
+Base tasks have a context of 2,048 tokens, which a task may say otherwise in its field `context` (IFEval's answers alone have
+2,048). The model's window bounds every context. The stage and the check before a run both ask here.
+"""
+
+from pydantic import BaseModel
+
+from tasks.evaluation.benchmarks import Benchmark
+from tasks.evaluation.benchmarks.olmes import OlmesBenchmark
+
+
+def context_of(benchmark: Benchmark, max_context: int, window: int) -> int:
+    """Tokens of prompt and answer together: the benchmark's own `context`, else the task's published one, else `max_context`.
+
+    It is never more than the model's window.
+    """
+    published = benchmark.facts.max_context if isinstance(benchmark, OlmesBenchmark) else max_context
+    return min(benchmark.context or published, window)
+
+
+def longest_answer(benchmark: BaseModel) -> int:
+    """Tokens of the longest answer that the config asks for; 0 where only the benchmark's files say it."""
+    return benchmark.model_dump(include={"max_new_tokens"}).get("max_new_tokens", 0)
+
+
+def prompt_room(max_new_tokens: int, context: int) -> int:
+    """Tokens that are left for a prompt. Raises ValueError where there are none."""
+    if max_new_tokens >= context:
+        raise ValueError(
+            f"max_new_tokens={max_new_tokens:,} leaves no room for a prompt in a context of {context:,} tokens; "
+            f"use at most {context - 1:,}"
+        )
+    return context - max_new_tokens
