@@ -4,8 +4,6 @@ Base tasks have a context of 2,048 tokens, which a task may say otherwise in its
 2,048). The model's window bounds every context. The stage and the check before a run both ask here.
 """
 
-from pydantic import BaseModel
-
 from tasks.evaluation.benchmarks import Benchmark
 from tasks.evaluation.benchmarks.olmes import OlmesBenchmark
 
@@ -19,8 +17,10 @@ def context_of(benchmark: Benchmark, max_context: int, window: int) -> int:
     return min(benchmark.context or published, window)
 
 
-def longest_answer(benchmark: BaseModel) -> int:
-    """Tokens of the longest answer that the config asks for; 0 where only the benchmark's files say it."""
+def longest_answer(benchmark: Benchmark) -> int:
+    """Tokens of the longest answer that is written; 0 where only choices are scored or the benchmark's files say it."""
+    if isinstance(benchmark, OlmesBenchmark):
+        return (benchmark.max_new_tokens or benchmark.facts.max_new_tokens) if benchmark.format == "generate" else 0
     return benchmark.model_dump(include={"max_new_tokens"}).get("max_new_tokens", 0)
 
 

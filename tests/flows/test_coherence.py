@@ -23,7 +23,9 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 def test_shipped_recipes_have_none(name: str) -> None:
     config = load(RecipeConfig, name)
     assert config.name == name
-    assert not doubts(config)
+    # The published candidates of the synthesis sweep are smaller than half of a mix; the plan says so (test_limits.py).
+    expected = {"mix:"} if name == "olmo2-7b-synthesis" else set()
+    assert {label[: label.index(":") + 1] for label in doubts(config)} == expected
 
 
 @pytest.mark.parametrize(

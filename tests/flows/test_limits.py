@@ -34,25 +34,25 @@ def test_every_answer_of_a_published_recipe_leaves_room_for_its_prompt(name: str
         for item in config.evaluation.benchmarks
     }
     assert rooms["ifeval"] == 2048
-    assert rooms["gsm8k"] == 2048 - 512
+    assert rooms["gsm_star"] == 2048 - 512
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (
-            "evaluation.benchmarks.1.context=2048",
+            "evaluation.benchmarks.2.context=2048",
             r"evaluation\.benchmarks\.ifeval\.max_new_tokens=2,048 leaves no room",
         ),
         (
-            "evaluation.benchmarks.1.max_new_tokens=4096",
+            "evaluation.benchmarks.2.max_new_tokens=4096",
             r"ifeval\.max_new_tokens=4,096 .*max_sequence_length=4,096 bounds it",
         ),
         (
             "evaluation.benchmarks.0.max_new_tokens=2048",
-            r"gsm8k\.max_new_tokens=2,048 leaves no room .* context of 2,048",
+            r"gsm_star\.max_new_tokens=2,048 leaves no room .* context of 2,048",
         ),
-        ("evaluation.max_context=512", r"gsm8k\.max_new_tokens=512 leaves no room"),
+        ("evaluation.benchmarks.0.context=512", r"gsm_star\.max_new_tokens=512 leaves no room"),
         ("preferences.max_new_tokens=4096", r"preferences\.max_new_tokens=4,096 leaves no room"),
         ("rlvr.max_new_tokens=5000", r"rlvr\.max_new_tokens=5,000 leaves no room"),
         ("rlvr_prompts.sources.0.rows.limit=1", r"rlvr: its 1 prompts make rollouts of 1 answers"),
