@@ -226,9 +226,9 @@ DEEP = {
 
 
 def test_depth_is_that_of_the_tree_a_browser_builds(bench, tmp_path):
-    for folder, pages in (("shallow", SHALLOW), ("deep", DEEP)):
+    for folder, bodies in (("shallow", SHALLOW), ("deep", DEEP)):
         (tmp_path / folder).mkdir()
-        for name, body in pages.items():
+        for name, body in bodies.items():
             html = f"<html><body><p>{GERMAN}</p>{body}</body></html>"
             (tmp_path / folder / f"{name}.html").write_text(html)
     made = bench.run(collect, local(tmp_path / "shallow", tmp_path / "deep"))
