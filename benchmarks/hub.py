@@ -24,7 +24,12 @@ def main() -> None:
     parser.add_argument("--read", type=int, default=40, help="files to read, each as an item of its own")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, CountingHub(options.files) as hub:
-        os.environ |= {"HF_ENDPOINT": hub.url, "XDG_CACHE_HOME": folder, "HF_HOME": f"{folder}/hf", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        os.environ |= {
+            "HF_ENDPOINT": hub.url,
+            "XDG_CACHE_HOME": folder,
+            "HF_HOME": f"{folder}/hf",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+        }
         measure(hub, Path(folder), options.read)
 
 
@@ -51,7 +56,9 @@ def measure(hub: CountingHub, folder: Path, read: int) -> None:
     with Phase(f"reading {len(names)} files", hub, len(names)):
         some = config.model_copy(update={"data_files": names})
         made = run_stage(collect, session, collect.bind(some), lambda *event: None).artifact
-    print(f"  {made.documents:,} documents; peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MiB")
+    print(
+        f"  {made.documents:,} documents; peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MiB"
+    )
 
 
 class Phase:

@@ -45,7 +45,9 @@ class CountingHub:
 
     def __enter__(self) -> Self:
         context = multiprocessing.get_context("spawn")
-        self._process = context.Process(target=serve, args=(self.files, self.counts, self._port, self._ready), daemon=True)
+        self._process = context.Process(
+            target=serve, args=(self.files, self.counts, self._port, self._ready), daemon=True
+        )
         self._process.start()
         assert self._ready.wait(60), "the counting server did not start"
         return self
@@ -60,7 +62,9 @@ def serve(files: int, counts: Any, port: Any, ready: Any) -> None:
     """Answer until terminated."""
     names = {f"data/dclm/{number // 1000:04d}/dclm-{number:05d}.json.gz": number for number in range(files)}
     size = len(content(0))
-    entries = [{"type": "file", "path": name, "size": size, "oid": hashlib.sha1(name.encode()).hexdigest()} for name in names]
+    entries = [
+        {"type": "file", "path": name, "size": size, "oid": hashlib.sha1(name.encode()).hexdigest()} for name in names
+    ]
     handler = type("Handler", (_Handler,), {"names": names, "entries": entries, "counts": counts})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     port.value = server.server_address[1]

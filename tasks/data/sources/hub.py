@@ -79,14 +79,14 @@ def hub_items(config: HubSource) -> list[dict[str, Any]]:
             f"source {config.name!r} has no `revision`; call tasks.data.collect.resolve on it, so that "
             "the artifact's identity covers what is read"
         )
-    files = config.files or _hub_files(config)
+    files = config.files or hub_files(config)
     limit, count = config.max_documents, len(files)
     # Earlier files take the remainder; a file without a share is not read.
     limits = () if limit is None else [limit // count + (index < limit % count) for index in range(count)]
     return file_items(files, config.shard_bytes, limits)
 
 
-def _hub_files(config: HubSource) -> list[SourceFile]:
+def hub_files(config: HubSource) -> list[SourceFile]:
     """The files at the pinned commit: it fixes their content, so they need no pin of their own."""
     listing = list_hub(config.path, config.revision)
     root = hub_root(config.path, config.revision)

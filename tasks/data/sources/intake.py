@@ -116,23 +116,9 @@ class Intake:
 
     def parse(self, line: bytes) -> tuple[Any, str]:
         """(the value of one JSON line, ""), or (None, `reason: detail`) when it has none."""
-        try:
-            return orjson.loads(line), ""
-        except orjson.JSONDecodeError as error:
-            return self._parse_tolerantly(line, str(error))
-
-    def _parse_tolerantly(self, line: bytes, error: str) -> tuple[Any, str]:
-        """What the fast parser refuses although JSON readers commonly take it: lone surrogates, NaN."""
-        try:
-            text = line.decode("utf-8")
-        except UnicodeDecodeError as decode_error:
-            return None, f"not_utf8: {decode_error}"
-        try:
-            row = writable(json.loads(text))
-        except (ValueError, RecursionError):
-            return None, f"not_json: {error}"
-        self.repaired += 1
-        return row, ""
+        row, problem, repaired = parse_line(line)
+        self.repaired += repaired
+        return row, problem
 
     def accept(self, row: Any, *, file: str, line_number: int, fallback_id: str, group: int | None = None) -> None:
         """One parsed row; `fallback_id` names it when it has no id of its own."""
@@ -257,6 +243,23 @@ class Intake:
             "files": {url: list(counts) for url, counts in self.counts.items()},
             "ids": self._ids.close(),
         }
+
+
+def parse_line(line: bytes) -> tuple[Any, str, bool]:
+    """(value, problem, whether it was repaired) of a JSON line: what the fast parser refuses although JSON readers commonly take
+    it (lone surrogates, NaN) is repaired."""
+    try:
+        return orjson.loads(line), "", False
+    except orjson.JSONDecodeError as error:
+        refused = str(error)
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return None, f"not_utf8: {error}", False
+    try:
+        return writable(json.loads(text)), "", True
+    except (ValueError, RecursionError):
+        return None, f"not_json: {refused}", False
 
 
 def part_name(item: int, part: int) -> str:

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 from tasks.data.dolma import open_lines
-from tasks.data.sources.intake import Intake
+from tasks.data.sources.intake import Intake, parse_line
 from tasks.data.sources.listing import BrokenFileError, SourceFile
 
 MAX_EXPANSION = 1000
@@ -60,10 +60,32 @@ def read_lines(
     intake.begin()
 
 
+def line_rows(file: SourceFile, limit: int) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """(line, row) of a file of JSON lines; None for each row that is unusable. BrokenFileError as `read_lines`."""
+    damage = _Damage()
+    with file.open() as raw:
+        stream = open_lines(raw, file.name)
+        for number, (offset, line, problem) in enumerate(cut_lines(stream, 0, None, limit, most_bytes(file)), 1):
+            if offset == 0:
+                line = _beginning(line, file)
+            if problem.startswith(ENDS):
+                raise BrokenFileError(file.url, problem, number)
+            if not problem and not line.strip():
+                continue
+            value, problem, _ = (None, problem, False) if problem else parse_line(line)
+            if problem and is_cut_off(line) and not problem.startswith("too_long"):
+                raise BrokenFileError(file.url, f"its last line is cut off, {problem}", number)
+            if problem:
+                yield from ((number, None) for _ in range(damage.rows(line)))
+                continue
+            damage.open = False
+            yield from ((number, row if isinstance(row, dict) else None) for _, row in _rows(value))
+
+
 ENDS = ("unreadable", "archive_bomb")
 """Problems after which a stream gives nothing more."""
-_GLUED = re.compile(rb"\}[^,\[\]:\"{}]?\{\"")
-"""The end of an object and the beginning of another with at most one byte that is no separator of JSON: two rows."""
+_GLUED = re.compile(rb"\}[^,\[\]:\"{}]?\{\"[^\"\\]*\"\s*:")
+"""The end of an object and the beginning of another with at most one byte between that is no separator of JSON: two rows."""
 
 
 class _Damage:
@@ -93,8 +115,8 @@ def _beginning(line: bytes, file: SourceFile) -> bytes:
     ):
         raise BrokenFileError(file.url, "its text is UTF-16 or UTF-32, and JSON lines are UTF-8; convert it", 1)
     line = line.removeprefix(codecs.BOM_UTF8)
-    if line.strip() in (b"[", b"{"):
-        raise BrokenFileError(file.url, "it is one JSON value over several lines; write one object a line", 1)
+    if line.strip() == b"[":
+        raise BrokenFileError(file.url, "it is one JSON list over several lines; write one object a line", 1)
     return line
 
 
