@@ -29,6 +29,10 @@ from tasks.data.documents.dolma_files import read_lines
 from tasks.data.filters.attributes import highest_scores
 
 DOCUMENTS, DROPPED, ATTRIBUTES, TOKENS = "documents/", "dropped/", "attributes/", "tokens/"
+READING = "collect.json"
+"""What a source's files held and what of it was read."""
+WHOLE = 0.999
+"""Share of a source's rows below which its reading is told in red."""
 EXCERPT_CHARACTERS = 240
 """Shown on each side of what matched."""
 SAMPLED_FROM = 50
@@ -126,6 +130,7 @@ def _step(asked: Curated, record: Record) -> dict[str, Any]:
         "inputs": [item.label for item in map(asked.ws.record, given)],
         **coming,
         **out,
+        "reading": asked.ws.read_json(record.artifact(), READING) if READING in record.files else None,
         "dropped": dict(sorted(dropped.items(), key=lambda item: (-item[1], item[0]))),
     }
 
@@ -147,15 +152,40 @@ def print_funnel(console: Console, steps: Sequence[dict[str, Any]]) -> None:
     table.columns[0].no_wrap = True
     for column in table.columns[1:]:
         column.justify = "right"
+    told: list[Text] = []
     for step in steps:
         kept = step["documents"] / step["documents_in"] if step["documents_in"] else None
         table.add_row(
             step["step"], _number(step["documents_in"]), _number(step["documents"]),
             "" if kept is None else f"{kept:.1%}", _number(step["bytes_in"]), _number(step["bytes"]), _number(step["tokens"]),
         )  # fmt: skip
+        if step["reading"]:
+            text, style = reading_line(step["reading"])
+            told.append(Text(f"{step['step']}: {text}", style=style))
         for reason, count in step["dropped"].items():
             table.add_row(f"  dropped: {reason}", "", f"-{count:,}", style="dim")
     console.print(table, highlight=False)
+    if told:
+        console.print("\nRead from the sources' files:", style="bold")
+        for line in told:
+            console.print(line, highlight=False)
+
+
+def reading_line(reading: dict[str, Any]) -> tuple[str, str]:
+    """(sentence, style) on what was listed, read, unusable and kept of a source; red below WHOLE."""
+    share = reading["read"] / reading["rows"] if reading["rows"] else 1.0
+    unusable = ", ".join(f"{reason} {count:,}" for reason, count in reading["bad"].items())
+    files = f"{reading['files']:,} files" + (f" ({reading['bad_files']:,} unusable)" if reading["bad_files"] else "")
+    text = (
+        f"{files}, {reading['rows']:,} rows listed, {reading['read']:,} read ({floor_percent(share)}), "
+        f"{reading['documents']:,} kept" + (f"; unusable: {unusable}" if unusable else "")
+    )
+    return text, "" if share >= WHOLE else "bold red"
+
+
+def floor_percent(share: float) -> str:
+    """A share in percent, cut to two decimals, so that less than everything never shows as 100 %."""
+    return f"{int(share * 10_000) / 100:.2f} %"
 
 
 def _number(value: int | None) -> str:

@@ -128,4 +128,4 @@ def any_answer(messages: list[dict[str, str]]) -> bool:
     return any(message["role"] == "assistant" and message["content"].strip() for message in messages)
 
 
-chats = stage(build_chats, name="chats", version=1)
+chats = stage(build_chats, name="chats", version=2)

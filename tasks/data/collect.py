@@ -7,7 +7,7 @@ file and line; above the source's share of them the stage fails. A stage's ident
 `resolve` first writes into the config what will be read: package versions, file hashes, or a commit.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -45,7 +45,8 @@ def resolve(config: AnySource) -> AnySource:
 def collect_documents(ws: Workspace, config: AnySource) -> Documents:
     """Read one resolved source into document shards.
 
-    Raises ValueError if it holds no document, or if more than `max_bad_fraction` of its rows are unusable.
+    Raises ValueError if it holds no document, if more than `max_bad_fraction` of its rows or `max_bad_file_fraction` of its
+    files are unusable, or, with its name, for a file that breaks where the number of its rows is unknown or that changes.
     """
     if isinstance(config, LocalSource):
         function, items = collect_local, local_items(config)
@@ -55,16 +56,18 @@ def collect_documents(ws: Workspace, config: AnySource) -> Documents:
         function, items = collect_stackexchange, stackexchange_items(config)
     else:
         function, items = collect_python, python_items(config)
-    plain = config.model_dump(mode="json")
+    # An item carries its own files; with the list of all in each, the work would grow with its square.
+    own = config if isinstance(config, PythonSource) else config.model_copy(update={"files": ()})
+    plain = own.model_dump(mode="json")
     results = ws.map(function, [{**item, "config": plain} for item in items], description=f"collect {config.name}")
-    files = config.files if isinstance(config, LocalSource | StackExchangeSource) else ()
-    results += set_repeated_ids_aside(ws, results, files)
+    results += set_repeated_ids_aside(ws, results)
     documents = sum(result["documents"] for result in results)
     bad = add_counts(results, "bad")
     examples = [example for result in results for example in result["examples"]][:3]
+    files = file_counts(results)
     _check(config.name, documents, bad, config.max_bad_fraction, examples)
-    repaired = sum(result["repaired"] for result in results)
-    ws.write_json("collect.json", {"documents": documents, "bad": bad, "repaired": repaired, "examples": examples})
+    _check_files(config.name, files, config.max_bad_file_fraction)
+    ws.write_json("collect.json", {**reading(files, documents, bad), **facts_of(results), "examples": examples})
     return ws.artifact(
         Documents,
         documents=documents,
@@ -72,6 +75,49 @@ def collect_documents(ws: Workspace, config: AnySource) -> Documents:
         sources={config.name: documents},
         dropped=bad,
     )
+
+
+def file_counts(results: list[dict[str, Any]]) -> dict[str, tuple[int, int, bool]]:
+    """Rows kept and unusable of each file, and whether a part of it broke, over the items that read parts of it."""
+    found: dict[str, tuple[int, int, bool]] = {}
+    for result in results:
+        for url, (kept, unusable, broke) in result["files"].items():
+            before = found.get(url, (0, 0, False))
+            found[url] = (before[0] + kept, before[1] + unusable, before[2] or bool(broke))
+    return found
+
+
+def bad_files(files: dict[str, tuple[int, int, bool]]) -> list[str]:
+    """Files of which a part broke, or of whose rows none is usable."""
+    return [url for url, (kept, unusable, broke) in files.items() if broke or (unusable and not kept)]
+
+
+def reading(files: dict[str, tuple[int, int, bool]], documents: int, bad: dict[str, int]) -> dict[str, Any]:
+    """What was listed, read and kept: `read` are the rows that had a usable text, repeated ids among them."""
+    unusable = sum(count for reason, count in bad.items() if reason != REPEATED)
+    listed = documents + sum(bad.values())
+    bad_ones = bad_files(files)
+    counts = {"files": len(files), "bad_files": len(bad_ones), "rows": listed, "read": listed - unusable}
+    return {**counts, "documents": documents, "bad": bad, "first_bad_files": bad_ones[:10]}
+
+
+def facts_of(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Repaired rows, and records that are no documents by their kind."""
+    return {
+        "repaired": sum(result["repaired"] for result in results),
+        "passed_over": add_counts(results, "passed_over"),
+    }
+
+
+def _check_files(name: str, files: dict[str, tuple[int, int, bool]], allowed: float) -> None:
+    bad = bad_files(files)
+    if len(bad) > allowed * len(files):
+        shown = ", ".join(bad[:3]) + (f" and {len(bad) - 3:,} more" if len(bad) > 3 else "")
+        raise ValueError(
+            f"source {name!r}: {len(bad):,} of {len(files):,} files are unusable in part or whole, more than "
+            f"max_bad_file_fraction={allowed}: {shown}. Repair them, leave them out with `exclude`, or raise "
+            "max_bad_file_fraction"
+        )
 
 
 def _check(name: str, documents: int, bad: dict[str, int], allowed: float, examples: list[str]) -> None:
@@ -88,4 +134,4 @@ def _check(name: str, documents: int, bad: dict[str, int], allowed: float, examp
         raise ValueError(f"source {name!r} holds no usable document: {bad}; the first: {'; '.join(examples)}")
 
 
-collect = stage(collect_documents, name="collect", version=2)
+collect = stage(collect_documents, name="collect", version=3)

@@ -139,4 +139,4 @@ def read_solution(answer: Answer) -> tuple[str, str, str]:
     return "", solution, found[1].strip()
 
 
-personas = stage(write_persona_problems, name="personas", version=1, waits=True)
+personas = stage(write_persona_problems, name="personas", version=2, waits=True)

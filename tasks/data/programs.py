@@ -99,4 +99,4 @@ def solved(row: dict[str, Any] | None, config: ProgramsConfig) -> tuple[str, str
     return f"{question.strip()}\n\n{run.annotated}", run.answer, ""
 
 
-programs = stage(run_programs, name="programs", version=1)
+programs = stage(run_programs, name="programs", version=2)

@@ -132,4 +132,4 @@ def clean_row(row: Row) -> Row:
     return {"messages": messages, "ground_truth": row["ground_truth"], "dataset": row["dataset"]}
 
 
-prompts = stage(build_prompts, name="prompts", version=1)
+prompts = stage(build_prompts, name="prompts", version=2)

@@ -22,6 +22,7 @@ from tasks.evaluation.reporting import report_values as numbers
 from tasks.evaluation.reporting.page import render_page
 
 HISTOGRAMS = "histograms.json"
+READING = "collect.json"
 
 
 class ReportConfig(Config):
@@ -81,7 +82,9 @@ def write_report(
         "preferences": preferences.facts() if preferences else None,
         "reward": reward.facts() if reward else None,
         "funnel": [
-            numbers.funnel_step(label, item, ws.record(item), ancestors, step_labels, _histograms(ws, item))
+            numbers.funnel_step(
+                label, item, ws.record(item), ancestors, step_labels, _histograms(ws, item), _reading(ws, item)
+            )
             for label, item in steps
         ],
         "mixes": [{"label": label, "tokens": mix.tokens, "shares": mix.shares} for label, mix in named_mixes],
@@ -116,6 +119,11 @@ def _ancestors(ws: Workspace, artifacts: list[Artifact]) -> dict[str, Record]:
 def _histograms(ws: Workspace, documents: Documents) -> list[dict[str, Any]]:
     """The distributions of the scores that decided, where the step has any."""
     return ws.read_json(documents, HISTOGRAMS) if HISTOGRAMS in ws.files(documents) else []
+
+
+def _reading(ws: Workspace, documents: Documents) -> dict[str, Any] | None:
+    """What a source's files held and what of it was read; None for a step that reads none."""
+    return ws.read_json(documents, READING) if READING in ws.files(documents) else None
 
 
 def _headline(checkpoints: list[Checkpoint], records: list[Record], cost: list[report_costs.Cost]) -> dict[str, Any]:
@@ -187,4 +195,4 @@ def _summary(plain: dict[str, Any]) -> dict[str, float]:
     return totals | {f"score/{name}": value for name, value in final["primary"].items()}
 
 
-report = stage(write_report, name="report", version=3)
+report = stage(write_report, name="report", version=4)

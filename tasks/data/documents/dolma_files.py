@@ -7,6 +7,7 @@ sorted, nothing is stamped.
 """
 
 import io
+import lzma
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -14,6 +15,7 @@ from typing import IO, Any
 import orjson
 import pyarrow as pa
 import zstandard
+from backports import zstd
 
 from infra.workspace import Workspace
 from tasks.artifacts import Documents
@@ -24,7 +26,9 @@ more bytes. At 3 compressing took a quarter of the filter's time."""
 
 _BUFFER_BYTES = 1 << 20
 _BATCH_CHARACTERS = 1_000_000
-_CODECS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+_CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".zstd": "zstd", ".xz": "xz"}
+_LARGEST_WINDOW = {zstd.DecompressionParameter.window_log_max: zstd.DecompressionParameter.window_log_max.bounds()[1]}
+"""`zstd --long=31` and less. pyarrow's own reader, and zstd's default, refuse windows above 128 MiB."""
 _OPTIONS = orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
 
 Row = dict[str, Any]
@@ -78,16 +82,43 @@ class LineWriter:
 
 
 def open_lines(raw: IO[bytes], name: str) -> io.BufferedReader:
-    """A buffered stream of the decompressed bytes of a file; the ending of `name` tells the compression.
+    """A buffered stream of the decompressed bytes of a file; the ending of `name`, in any case, tells the compression.
 
     Reading raises OSError at the place where a compressed file is truncated or corrupt.
     """
-    codec = next((codec for ending, codec in _CODECS.items() if name.endswith(ending)), None)
+    lower = name.lower()
+    codec = next((codec for ending, codec in _CODECS.items() if lower.endswith(ending)), None)
     if codec is None:
         return io.BufferedReader(raw, _BUFFER_BYTES)  # type: ignore[arg-type]
-    stream = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), codec)
+    if codec == "zstd":
+        stream = _Unpacked(zstd.ZstdFile(raw, options=_LARGEST_WINDOW))
+    elif codec == "xz":
+        stream = _Unpacked(lzma.LZMAFile(raw))  # noqa: SIM115 - the caller closes what it reads
+    else:
+        stream = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), codec)
     # A small buffer, because lines that share a buffer with the break of a truncated file are lost with it.
-    return io.BufferedReader(stream, 1 << 16)
+    return io.BufferedReader(stream, 1 << 16)  # type: ignore[arg-type]
+
+
+class _Unpacked(io.RawIOBase):
+    """A decompressor's bytes; what is truncated or corrupt is an OSError, as it is for the decompressors of pyarrow."""
+
+    def __init__(self, stream: IO[bytes]):
+        self._stream = stream
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            data = self._stream.read(len(buffer))
+        except (EOFError, lzma.LZMAError, zstd.ZstdError) as error:
+            raise OSError(f"{type(error).__name__}: {error}") from error
+        buffer[: len(data)] = data
+        return len(data)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return False
 
 
 def read_lines(path: Path) -> Iterator[bytes]:

@@ -1,12 +1,16 @@
 """The popularity rule for code: files of repositories with too few stars (RECIPE C.3; paper section 2.4.1)."""
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Any, Literal
 
 from pydantic import Field
 
 from model.config import Config
 from tasks.data.filters.attributes import Limit, Scores
+
+_NO_COUNT = ("", "nan", "none", "null")
+"""How tables that went through text write that there is no count."""
 
 
 class StarsScorer(Config):
@@ -32,11 +36,18 @@ class StarsRule(Config):
 
 
 def score_stars(documents: Sequence[Mapping[str, Any]], scorer: StarsScorer) -> Scores:
-    """`count`: stars of each document's repository. Raises ValueError for a count that is not a number."""
-    counts = []
-    for document in documents:
-        count = (document.get("metadata") or {}).get(scorer.field)
-        if count is not None and not isinstance(count, int | float):
-            raise ValueError(f"document {document['id']!r}: metadata {scorer.field}={count!r} is not a number")
-        counts.append(float(count or 0))
-    return Scores({"count": counts})
+    """`count`: stars of each document's repository; a count may be written as text. ValueError for one that is no number."""
+    return Scores({"count": [_count(document, scorer.field) for document in documents]})
+
+
+def _count(document: Mapping[str, Any], field: str) -> float:
+    count = (document.get("metadata") or {}).get(field)
+    try:
+        number = float(count.replace(",", "") if isinstance(count, str) else count or 0)
+    except (ValueError, TypeError):
+        number = float("nan")
+    if not isfinite(number):
+        if isinstance(count, str) and count.strip().lower() in _NO_COUNT:
+            return 0.0
+        raise ValueError(f"document {document['id']!r}: metadata {field}={count!r} is not a number")
+    return number

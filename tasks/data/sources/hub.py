@@ -1,43 +1,22 @@
-"""Documents from a dataset that `datasets` can stream: a hub id, or a local folder of Parquet or JSON files
-in the same layout.
+"""Documents from a dataset of the Hugging Face hub, or from a local folder in the same layout.
 
-The dataset is read shard by shard as it is published, nothing is stored but the documents. `resolve` pins a
-hub id to a commit, so that the identity covers its content; a local folder is pinned by the content of its
-files.
+The files are read one by one by this project's reader (`pieces.py`), so rows of any shapes stand beside each other; of `datasets`
+only the rules are taken by which a subset and a split stand for files. `resolve` pins a hub id to a commit, so that the identity
+covers its content; a local folder is pinned by the content of its files. Nothing is stored but the documents.
 """
 
-import gzip
-import zlib
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
-import zstandard
 from pydantic import Field
 
 from infra.workspace import Workspace
-from tasks.data.sources.hub_stream import pin_revision, stream_rows
-from tasks.data.sources.intake import Intake, SourceConfig
-from tasks.data.sources.lines import table_row
-from tasks.data.sources.listing import SourceFile, find_files
-
-DATA_SUFFIXES = (
-    ".parquet",
-    ".jsonl",
-    ".json",
-    ".jsonl.gz",
-    ".json.gz",
-    ".jsonl.zst",
-    ".json.zst",
-    ".csv",
-    ".txt",
-    ".arrow",
-)
-
-BROKEN = (pa.ArrowException, EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError, ValueError)
-"""What `datasets` raises for content that it cannot read; ValueError is its own kind for rows that do not fit."""
+from tasks.data.sources.formats import SUFFIXES
+from tasks.data.sources.hub_listing import Listing, choose_files, list_folder, list_hub
+from tasks.data.sources.hub_stream import hub_root, pin_revision
+from tasks.data.sources.intake import SourceConfig
+from tasks.data.sources.listing import SourceFile, check_endings, chosen, pin_files
+from tasks.data.sources.pieces import collect_pieces, file_items
 
 
 class HubSource(SourceConfig):
@@ -51,13 +30,18 @@ class HubSource(SourceConfig):
     split: str = "train"
     """Split to read."""
     data_files: tuple[str, ...] = ()
-    """Only these files (globs) of the dataset; empty for all."""
+    """Only these files (globs) of the dataset, instead of those of a subset and split; empty for these."""
+    include: tuple[str, ...] = ()
+    """Of those, only files whose path matches one of these globs; empty for all. A glob without a slash is compared with the
+    name alone."""
+    exclude: tuple[str, ...] = ()
+    """No files that match one of these globs, such as `**/test/**`."""
     text_field: str = "text"
     """Column that holds the text."""
     id_field: str = "id"
-    """Column that holds the id; rows without one are named after shard and position."""
+    """Column that holds the id; rows without one are named after file and position."""
     max_documents: int | None = Field(default=None, gt=0)
-    """Rows to read at most, dealt evenly to the dataset's shards; None for all."""
+    """Rows to read at most, dealt evenly to the dataset's files; None for all."""
     revision: str = ""
     """Commit of the hub repository; `resolve` fills it in."""
     files: tuple[SourceFile, ...] = ()
@@ -66,62 +50,50 @@ class HubSource(SourceConfig):
 
 def resolve_hub(config: HubSource) -> HubSource:
     """The config pinned to a commit, or to the files of a local folder. Asks the hub for the commit of an id."""
-    if Path(config.path).expanduser().is_dir():
-        return config.model_copy(update={"files": find_files((config.path,), DATA_SUFFIXES)})
+    folder = Path(config.path).expanduser()
+    if folder.is_dir():
+        root = str(folder.absolute())
+        names = _names(config, list_folder(root))
+        return config.model_copy(update={"files": pin_files((root, name) for name in names)})
     return config.model_copy(update={"revision": pin_revision(config.path, config.revision)})
 
 
+def _names(config: HubSource, listing: Listing) -> list[str]:
+    """The files that are read. ValueError when there are none, or one that no reader knows."""
+    try:
+        names = chosen(
+            choose_files(listing, config.subset, config.split, config.data_files), config.include, config.exclude
+        )
+    except ValueError as error:
+        raise ValueError(f"source {config.name!r}, dataset {config.path}: {error}") from error
+    if not names:
+        raise ValueError(f"source {config.name!r}: no file of {config.path} is meant by its subset, split and globs")
+    check_endings(config.path, names, SUFFIXES)
+    return names
+
+
 def hub_items(config: HubSource) -> list[dict[str, Any]]:
-    """One item per published shard. Raises ValueError if the config was not resolved."""
+    """Items of about `shard_bytes` each, from one listing. Raises ValueError if the config was not resolved."""
     if not config.revision and not config.files:
         raise ValueError(
             f"source {config.name!r} has no `revision`; call tasks.data.collect.resolve on it, so that "
             "the artifact's identity covers what is read"
         )
-    try:
-        shards = _stream(config).num_shards
-    except BROKEN as error:
-        raise ValueError(
-            f"source {config.name!r}: `datasets` cannot open {config.path} ({type(error).__name__}: {error}). Repair its "
-            "first file, or read the files as a source of kind local, which keeps what is broken aside"
-        ) from error
-    limit = config.max_documents
-    # Earlier shards take the remainder; a shard without a share is not read.
-    shares = [None if limit is None else limit // shards + (index < limit % shards) for index in range(shards)]
-    return [{"item": index, "shards": shards, "limit": share} for index, share in enumerate(shares) if share != 0]
+    files = config.files or hub_files(config)
+    limit, count = config.max_documents, len(files)
+    # Earlier files take the remainder; a file without a share is not read.
+    limits = () if limit is None else [limit // count + (index < limit % count) for index in range(count)]
+    return file_items(files, config.shard_bytes, limits)
+
+
+def hub_files(config: HubSource) -> list[SourceFile]:
+    """The files at the pinned commit: it fixes their content, so they need no pin of their own."""
+    listing = list_hub(config.path, config.revision)
+    root = hub_root(config.path, config.revision)
+    return [SourceFile(root=root, name=name, size=listing.sizes[name]) for name in _names(config, listing)]
 
 
 def collect_hub(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
-    """Shard function: stream one shard of the dataset."""
+    """Shard function: read the item's pieces."""
     config = HubSource.model_validate(item["config"])
-    intake = Intake(ws, item["item"], config)
-    file = f"{config.path}:{config.split}:shard {item['item']}"
-    for number, (row, problem) in enumerate(_rows(config, item), start=1):
-        if problem:
-            intake.reject("unreadable", problem, b"", file=file, line_number=number)
-            continue
-        document = table_row(row, (config.text_field, config.id_field))
-        intake.accept(document, file=file, line_number=number, fallback_id=f"{item['item']}:{number}")
-    return intake.finish()
-
-
-def _rows(config: HubSource, item: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
-    """(row, "") of each row of the shard; the rest of a file whose content cannot be read is one row, (nothing, problem).
-
-    Failures of the connection are not among these: they fail the stage, which is then run again.
-    """
-    rows = iter(_stream(config).shard(item["shards"], item["item"]))
-    try:
-        yield from ((row, "") for row in islice(rows, item["limit"]))
-    except BROKEN as error:
-        yield {}, f"{type(error).__name__}: {error}"
-
-
-def _stream(config: HubSource) -> Any:
-    return stream_rows(
-        config.path,
-        subset=config.subset,
-        split=config.split,
-        revision=config.revision,
-        data_files=config.data_files,
-    )
+    return collect_pieces(ws, item, config, (config.text_field, config.id_field), "")

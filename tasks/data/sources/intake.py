@@ -9,8 +9,9 @@ come, and of each document only the hash of its id and its place are noted, for 
 """
 
 import json
-from collections.abc import Callable, Mapping
-from datetime import date
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
 from hashlib import blake2b
 from typing import Any
 
@@ -22,11 +23,14 @@ from infra.workspace import Workspace
 from model.config import Config
 from tasks.data.documents.dolma_files import LineWriter
 from tasks.data.documents.partitions import KeySpill, put_work
+from tasks.data.sources.listing import SourceFile
 
 SCHEMA = ("id", "text", "source", "added", "created", "metadata")
-PLACE = np.dtype([("part", "<u4"), ("file", "<u4"), ("first", "<u8"), ("line", "<u8")])
+PLACE = np.dtype([("part", "<u4"), ("file", "<u4"), ("first", "<u8"), ("line", "<u8"), ("group", "<i4")])
 """Where a document went and came from: its part, the index of its file in the item's list, and its line, counted
-from byte `first` of that file."""
+from byte `first` of that file, or its row, counted from the beginning of the row group (-1 in a file without)."""
+_NESTED = 3
+"""Objects inside each other under `metadata` whose fields are the document's."""
 _KEPT_RAW_CHARS = 2000
 EXAMPLES = 3
 """Rows kept aside that an item names in messages."""
@@ -44,6 +48,21 @@ class SourceConfig(Config):
     """A longer line, text or page is kept aside as unusable, bytes: it bounds the memory of a worker."""
     max_bad_fraction: float = Field(default=0.001, ge=0, le=1)
     """The stage fails when a larger share of rows is unusable."""
+    max_bad_file_fraction: float = Field(default=0.001, ge=0, le=1)
+    """The stage fails when a larger share of files is unusable: a part of the file broke, or no row of it is usable."""
+
+
+@dataclass
+class FileCounts:
+    """What became of one file's rows."""
+
+    kept: int = 0
+    unusable: int = 0
+    broke: bool = False
+    """Whether a part of the file could not be read."""
+
+    def __iter__(self) -> Iterator[int]:
+        return iter((self.kept, self.unusable, int(self.broke)))
 
 
 class Intake:
@@ -58,6 +77,9 @@ class Intake:
         self.bytes = 0
         self.repaired = 0
         self.bad: dict[str, int] = {}
+        self.passed_over: dict[str, int] = {}
+        """Records that are no documents by their kind, such as the requests of a crawl."""
+        self.counts: dict[str, FileCounts] = {}
         self.examples: list[str] = []
         self.first = 0
         """Byte of the present file from which lines are counted, and how many lines come before it."""
@@ -68,63 +90,65 @@ class Intake:
         self._bad_writer: LineWriter | None = None
         self._ids = KeySpill(ws, "ids", item)
         self._files: dict[str, int] = {}
+        self._pinned: dict[str, dict[str, Any]] = {}
+        self._room: float = float("inf")
         self._places = (ws.scratch / f"places-{item:05d}").open("w+b")
+
+    def reading(self, file: SourceFile, limit: int | None = None) -> None:
+        """The file that rows come from now, and how many rows of it are wanted at most."""
+        self.counts.setdefault(file.url, FileCounts())
+        self._pinned[file.url] = file.model_dump(mode="json")
+        self._room = float("inf") if limit is None else limit
+
+    @property
+    def full(self) -> bool:
+        """Whether as many rows of the file were read as are wanted."""
+        return self._room <= 0
+
+    def pass_over(self, kind: str) -> None:
+        """Count a record that is no document by its kind."""
+        self.passed_over[kind] = self.passed_over.get(kind, 0) + 1
 
     def begin(self, first: int = 0, lines_before: Callable[[], int] | None = None) -> None:
         """From now on, lines count from byte `first` of a file; `lines_before` is asked when a line must be named."""
         self.first = first
         self.lines_before = lines_before or _none_before
 
-    def parse(self, line: bytes, *, file: str, line_number: int) -> Any:
-        """The value of one JSON line; None, and the line kept aside, when it has none."""
-        try:
-            return orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            return self._parse_tolerantly(line, str(error), file, line_number)
+    def parse(self, line: bytes) -> tuple[Any, str]:
+        """(the value of one JSON line, ""), or (None, `reason: detail`) when it has none."""
+        row, problem, repaired = parse_line(line)
+        self.repaired += repaired
+        return row, problem
 
-    def _parse_tolerantly(self, line: bytes, error: str, file: str, line_number: int) -> Any:
-        """What the fast parser refuses although JSON readers commonly take it: lone surrogates, NaN."""
-        try:
-            text = line.decode("utf-8")
-        except UnicodeDecodeError as decode_error:
-            self.reject("not_utf8", str(decode_error), line, file=file, line_number=line_number)
-            return None
-        try:
-            row = writable(json.loads(text))
-        except (ValueError, RecursionError):
-            self.reject("not_json", error, line, file=file, line_number=line_number)
-            return None
-        self.repaired += 1
-        return row
-
-    def accept(self, row: Any, *, file: str, line_number: int, fallback_id: str) -> None:
+    def accept(self, row: Any, *, file: str, line_number: int, fallback_id: str, group: int | None = None) -> None:
         """One parsed row; `fallback_id` names it when it has no id of its own."""
+        place: dict[str, Any] = {"file": file, "line_number": line_number, "group": group}
         if not isinstance(row, dict):
-            kind = type(row).__name__
-            self.reject("not_object", f"a JSON {kind}", _shown(row), file=file, line_number=line_number)
+            self.reject("not_object", f"a JSON {type(row).__name__}", _shown(row), **place)
             return
         text = row.get("text")
         if not isinstance(text, str):
             keys = ", ".join(sorted(map(str, row))[:8])
-            self.reject("no_text", f"fields: {keys}", _shown(row), file=file, line_number=line_number)
+            self.reject("no_text", f"fields: {keys}", _shown(row), **place)
             return
         text = self._clean(text)
         size = len(text) if text.isascii() else len(text.encode())
         limit = self.config.max_document_bytes
         if size > limit:
             shown = text[:_KEPT_RAW_CHARS].encode()
-            self.reject("too_long", f"{size:,} bytes, over {limit:,}", shown, file=file, line_number=line_number)
+            self.reject("too_long", f"{size:,} bytes, over {limit:,}", shown, **place)
             return
-        document = {key: row[key] for key in SCHEMA if row.get(key) is not None}
+        document = {key: row[key] for key in ("added", "created") if row.get(key) is not None}
         document["text"] = text
         document["id"] = self._clean(str(row["id"])) if row.get("id") not in (None, "") else fallback_id
         document["source"] = self.config.name
-        metadata = document.get("metadata")
-        document["metadata"] = metadata if isinstance(metadata, dict) else {}
+        document["metadata"] = metadata_of(row)
         if row.get("source") not in (None, self.config.name):
-            document["metadata"] = {**document["metadata"], "original_source": row["source"]}
+            document["metadata"]["original_source"] = row["source"]
         self._write(document, size)
-        self._note(document["id"], file, line_number)
+        self.counts.setdefault(file, FileCounts()).kept += 1
+        self._room -= 1
+        self._note(document["id"], file, line_number, group)
 
     def _clean(self, text: str) -> str:
         clean = clean_text(text)
@@ -142,11 +166,12 @@ class Intake:
         self.bytes += size
         self.documents += 1
 
-    def _note(self, id: str, file: str, line_number: int) -> None:
+    def _note(self, id: str, file: str, line_number: int, group: int | None) -> None:
         """Keep the hash of a written document's id, and its place."""
         self._ids.add(blake2b(id.encode(), digest_size=16).digest(), self.documents - 1)
         index = self._files.setdefault(file, len(self._files))
-        self._places.write(np.array((self._part, index, self.first, line_number), dtype=PLACE).tobytes())
+        place = -1 if group is None else group
+        self._places.write(np.array((self._part, index, self.first, line_number, place), dtype=PLACE).tobytes())
 
     def _close_part(self) -> None:
         assert self._writer is not None
@@ -155,9 +180,27 @@ class Intake:
         self._part += 1
         self._part_bytes = 0
 
-    def reject(self, reason: str, detail: str, raw: bytes, *, file: str, line_number: int) -> None:
-        """Keep an unusable row aside. Lines count from 1."""
-        self.bad[reason] = self.bad.get(reason, 0) + 1
+    def reject(
+        self,
+        reason: str,
+        detail: str,
+        raw: bytes,
+        *,
+        file: str,
+        line_number: int,
+        group: int | None = None,
+        rows: int = 1,
+        broke: bool = False,
+    ) -> None:
+        """Keep unusable rows aside: one, or all those that a broken part of a file held. Lines count from 1.
+
+        A line that goes on with a row that is counted already has 0 `rows`.
+        """
+        self.bad[reason] = self.bad.get(reason, 0) + rows
+        counts = self.counts.setdefault(file, FileCounts())
+        counts.unusable += rows
+        counts.broke |= broke
+        self._room -= rows
         if self._bad_writer is None:
             self._bad_writer = LineWriter(self.ws, f"bad/{self.item:05d}.jsonl.zst").__enter__()
         row = {
@@ -167,14 +210,16 @@ class Intake:
             "detail": clean_text(detail),
             "raw": clean_text(raw[:_KEPT_RAW_CHARS].decode("utf-8", errors="replace")),
         }
+        row |= {} if group is None else {"group": group}
+        row |= {} if rows == 1 else {"rows": rows}
         self._bad_writer.write(row)
         if len(self.examples) < EXAMPLES:
             self.examples.append(example(row))
 
-    def reject_problem(self, problem: str, raw: bytes, *, file: str, line_number: int) -> None:
+    def reject_problem(self, problem: str, raw: bytes, **place: Any) -> None:
         """Keep aside what a reader could not give, with its `reason: detail`."""
         reason, _, detail = problem.partition(": ")
-        self.reject(reason, detail, raw, file=file, line_number=line_number)
+        self.reject(reason, detail, raw, **place)
 
     def finish(self) -> dict[str, Any]:
         """Close the files and return the counts as the item's result."""
@@ -184,7 +229,9 @@ class Intake:
             self._bad_writer.__exit__(None)
         self._places.seek(0)
         put_work(self.ws, f"places/{self.item:05d}.bin", self._places.read())
-        put_work(self.ws, f"places/{self.item:05d}.json", orjson.dumps(list(self._files)))
+        put_work(
+            self.ws, f"places/{self.item:05d}.json", orjson.dumps([[url, self._pinned.get(url)] for url in self._files])
+        )
         self._places.close()
         return {
             "documents": self.documents,
@@ -192,8 +239,27 @@ class Intake:
             "repaired": self.repaired,
             "bad": self.bad,
             "examples": self.examples,
+            "passed_over": self.passed_over,
+            "files": {url: list(counts) for url, counts in self.counts.items()},
             "ids": self._ids.close(),
         }
+
+
+def parse_line(line: bytes) -> tuple[Any, str, bool]:
+    """(value, problem, whether it was repaired) of a JSON line: what the fast parser refuses although JSON readers commonly take
+    it (lone surrogates, NaN) is repaired."""
+    try:
+        return orjson.loads(line), "", False
+    except orjson.JSONDecodeError as error:
+        refused = str(error)
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return None, f"not_utf8: {error}", False
+    try:
+        return writable(json.loads(text)), "", True
+    except (ValueError, RecursionError):
+        return None, f"not_json: {refused}", False
 
 
 def part_name(item: int, part: int) -> str:
@@ -203,7 +269,35 @@ def part_name(item: int, part: int) -> str:
 
 def example(row: dict[str, Any]) -> str:
     """A row that was kept aside, for a message."""
-    return f"{row['file']}:{row['line']}: {row['reason']} ({row['detail']})"
+    group = f" row group {row['group']} row " if "group" in row else ""
+    many = f" of {row['rows']:,} rows" if row.get("rows", 1) > 1 else ""
+    return f"{row['file']}:{group}{row['line']}: {row['reason']}{many} ({row['detail']})"
+
+
+def metadata_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row says beside the schema, in one object: its fields at the top level, those of its `metadata` (an object, or a
+    JSON string that holds one) and those of a `metadata` in that; the inner ones win."""
+    found = {key: value for key, value in row.items() if key not in SCHEMA}
+    inner = row.get("metadata")
+    for _ in range(_NESTED):
+        fields = _object(inner)
+        if fields is None:
+            break
+        found |= {key: value for key, value in fields.items() if key != "metadata"}
+        inner = fields.get("metadata")
+    if inner is not None:
+        found["metadata"] = inner
+    return found
+
+
+def _object(value: Any) -> dict[str, Any] | None:
+    """An object, or the one that a JSON string holds."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            value = writable(json.loads(value))
+        except (ValueError, RecursionError):
+            return None
+    return value if isinstance(value, dict) else None
 
 
 def _none_before() -> int:
@@ -243,6 +337,9 @@ def writable(value: Any) -> Any:
         return {clean_text(str(key)): writable(item) for key, item in value.items()}
     if isinstance(value, int) and not -(2**63) <= value < 2**64:
         return str(value)
+    if isinstance(value, datetime):
+        # A subclass too, such as a time stamp of nanoseconds, which keeps its digits.
+        return value.isoformat()
     if isinstance(value, bytes):
         return clean_text(value.decode("utf-8", errors="replace"))
     return value if value is None or isinstance(value, bool | int | float | date) else clean_text(str(value))

@@ -1,16 +1,20 @@
 """JSON-lines files (Dolma's format), compressed or not, read as a stream: a line, or a range of lines, at a time.
 
-A line belongs to the byte range in which it begins. What cannot be decompressed ends the file; what came before is kept.
+A line belongs to the byte range in which it begins. A file that cannot be decompressed to its end, or whose last line is cut
+off, ends the stage by name: how many rows it lacks is unknown. Damage within a line counts the rows it made unusable: two rows
+whose line feed was lost are two, one row that a stray line feed cut is one.
 """
 
+import codecs
 import io
+import re
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 from tasks.data.documents.dolma_files import open_lines
-from tasks.data.sources.intake import Intake, writable
-from tasks.data.sources.listing import SourceFile
+from tasks.data.sources.intake import Intake, parse_line
+from tasks.data.sources.listing import BrokenFileError, SourceFile
 
 MAX_EXPANSION = 1000
 """A compressed file that grows beyond this factor (and 64 MiB) is an archive bomb: reading stops there."""
@@ -28,20 +32,100 @@ def read_lines(
     """Rows whose lines begin in bytes [start, end) of the decompressed file; `fields` are those of text and id."""
     limit = intake.config.max_document_bytes
     with file.open() as raw:
-        stream = open_lines(raw, file.name.lower())
+        stream = open_lines(raw, file.name)
         first = _seek_line(stream, start) if start else 0
         intake.begin(first, cache(lambda: count_lines(file, first)))
-        place = {"file": file.url, "line_number": 0}
+        damage = _Damage()
+        place: dict[str, Any] = {"file": file.url}
         for number, (offset, line, problem) in enumerate(cut_lines(stream, first, end, limit, most_bytes(file)), 1):
             place["line_number"] = number
+            if offset == 0:
+                line = _beginning(line, file)
+            if problem.startswith(ENDS):
+                raise BrokenFileError(file.url, problem, number)
             if problem:
                 intake.reject_problem(problem, line, **place)
             elif line.strip():
-                row = intake.parse(line, **place)
-                if row is not None:
-                    row = row if fields == ("text", "id") else renamed(row, *fields)
-                    intake.accept(row, **place, fallback_id=f"{name}:{offset}")
+                row, problem = intake.parse(line)
+                if problem:
+                    if is_cut_off(line):
+                        raise BrokenFileError(file.url, f"its last line is cut off, {problem}", number)
+                    intake.reject_problem(problem, line, **place, rows=damage.rows(line))
+                    continue
+                damage.open = False
+                for part, one in _rows(row):
+                    intake.accept(renamed(one, *fields), **place, fallback_id=f"{name}:{offset}{part}")
+            if intake.full:
+                break
     intake.begin()
+
+
+def line_rows(file: SourceFile, limit: int) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """(line, row) of a file of JSON lines; None for each row that is unusable. BrokenFileError as `read_lines`."""
+    damage = _Damage()
+    with file.open() as raw:
+        stream = open_lines(raw, file.name)
+        for number, (offset, line, problem) in enumerate(cut_lines(stream, 0, None, limit, most_bytes(file)), 1):
+            if offset == 0:
+                line = _beginning(line, file)
+            if problem.startswith(ENDS):
+                raise BrokenFileError(file.url, problem, number)
+            if not problem and not line.strip():
+                continue
+            value, problem, _ = (None, problem, False) if problem else parse_line(line)
+            if problem and is_cut_off(line) and not problem.startswith("too_long"):
+                raise BrokenFileError(file.url, f"its last line is cut off, {problem}", number)
+            if problem:
+                yield from ((number, None) for _ in range(damage.rows(line)))
+                continue
+            damage.open = False
+            yield from ((number, row if isinstance(row, dict) else None) for _, row in _rows(value))
+
+
+ENDS = ("unreadable", "archive_bomb")
+"""Problems after which a stream gives nothing more."""
+_GLUED = re.compile(rb"\}[^,\[\]:\"{}]?\{\"[^\"\\]*\"\s*:")
+"""The end of an object and the beginning of another with at most one byte between that is no separator of JSON: two rows."""
+
+
+class _Damage:
+    """How many rows were lost in lines that are no JSON."""
+
+    def __init__(self) -> None:
+        self.open = False
+        """Whether the line before was broken within a row, so that this one may go on with it."""
+
+    def rows(self, line: bytes) -> int:
+        """The rows that begin in a broken line."""
+        line = line.strip()
+        goes_on = self.open and not line.startswith(b"{")
+        self.open = (goes_on or line.startswith(b"{")) and not line.endswith(b"}")
+        return 1 - goes_on + len(_GLUED.findall(line))
+
+
+def is_cut_off(line: bytes) -> bool:
+    """Whether a line that is no JSON is the last one of a file that lacks its end."""
+    return not line.endswith(b"\n") and line.lstrip().startswith(b"{") and not line.rstrip().endswith(b"}")
+
+
+def _beginning(line: bytes, file: SourceFile) -> bytes:
+    """A file's first line without its byte order mark. BrokenFileError for files that are no JSON lines in UTF-8 at all."""
+    if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or (
+        b"\x00" in line[:4] and line.strip(b"\x00\r\n ")
+    ):
+        raise BrokenFileError(file.url, "its text is UTF-16 or UTF-32, and JSON lines are UTF-8; convert it", 1)
+    line = line.removeprefix(codecs.BOM_UTF8)
+    if line.strip() == b"[":
+        raise BrokenFileError(file.url, "it is one JSON list over several lines; write one object a line", 1)
+    return line
+
+
+def _rows(value: Any) -> Iterator[tuple[str, Any]]:
+    """(suffix of the id, row) of a line: a list of objects holds several."""
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        yield from ((f":{index}", item) for index, item in enumerate(value))
+    else:
+        yield "", value
 
 
 def cut_lines(
@@ -96,24 +180,11 @@ def count_lines(file: SourceFile, end: int) -> int:
     return count
 
 
-def renamed(row: object, text_field: str, id_field: str) -> object:
-    """A row with its text and id under the schema's names; other columns that the schema lacks go into
-    metadata."""
-    if not isinstance(row, dict):
+def renamed(row: Any, text_field: str, id_field: str) -> Any:
+    """A row with its text and id under the schema's names; other fields keep theirs, for the metadata."""
+    if not isinstance(row, dict) or (text_field, id_field) == ("text", "id"):
         return row
-    known = {"source", "added", "created", "metadata"}
-    rest = {key: value for key, value in row.items() if key not in {text_field, id_field, *known}}
-    result = {key: row[key] for key in known if key in row}
-    result |= {"text": row.get(text_field), "id": row.get(id_field)}
-    if rest:
-        metadata = row.get("metadata")
-        result["metadata"] = rest | (metadata if isinstance(metadata, dict) else {})
-    return result
-
-
-def table_row(row: dict[str, Any], fields: tuple[str, str]) -> dict[str, Any]:
-    """A row of a table under the schema's names, in values that JSON has; the text is left for the intake to repair."""
-    named = renamed(row, *fields)
-    assert isinstance(named, dict)
-    text = named.pop("text")
-    return {**writable(named), "text": text}
+    result = {key: value for key, value in row.items() if key not in {text_field, id_field}}
+    # A field of the row that has a name of the schema, but is not what the recipe says, keeps its word in the metadata.
+    spare = {f"original_{key}": result.pop(key) for key in ("text", "id") if key in result}
+    return spare | result | {"text": row.get(text_field), "id": row.get(id_field)}

@@ -1,40 +1,37 @@
 """Web pages: HTML files, and WARC and WET archives as crawls publish them (the web data that the recipe starts from,
 RECIPE C.1; paper section 2.4).
 
-Archives are read by FastWARC and text is taken out of HTML by Resiliparse, the extractor of DCLM, both Apache-2.0. The
-charset is the server's, else UTF-8 where the bytes are valid UTF-8, else what the page declares, else what its bytes
-look like; it, the language that Resiliparse guesses, address, date and content type are kept in the metadata. Bytes that
-the charset cannot read become U+FFFD, as in a browser. Records that are no pages (requests, images, redirects) are passed
-over; broken ones are kept aside, named by their number in the file.
+Archives are framed by `records.py`; a record's head is read by FastWARC and text is taken out of HTML by Resiliparse, the
+extractor of DCLM, both Apache-2.0. Charset (`charset.py`), the language that Resiliparse guesses, address, date and content type
+are kept in the metadata. Records that are no pages (requests, images, redirects) are counted and passed over; a page that cannot
+be read, whatever it makes a library raise, is one row kept aside, named by its number in the file.
 """
 
-import codecs
 import io
-import re
 import zlib
-from collections.abc import Iterator
 from typing import Any
 
 from fastwarc.stream_io import BrotliReader, ChunkedReader
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 from resiliparse.extract.html2text import extract_plain_text
-from resiliparse.parse.encoding import detect_encoding
+from resiliparse.parse.html import HTMLTree
 from resiliparse.parse.lang import detect_fast
 
 from tasks.data.documents.dolma_files import open_lines
+from tasks.data.sources.charset import charset_of, decode
 from tasks.data.sources.intake import Intake
 from tasks.data.sources.lines import most_bytes
 from tasks.data.sources.listing import SourceFile
+from tasks.data.sources.page_depth import MAX_DEPTH, is_too_deep
+from tasks.data.sources.records import MAX_RECORD_BYTES, Record, records_of
 
 MAX_PAGE_BYTES = 16 << 20
 """A longer page is kept aside: its parsed tree takes about twenty times its bytes."""
-MAX_DEPTH = 1000
-"""Elements inside each other beyond which a page is kept aside: extraction time grows with the square of the depth."""
 _LANGUAGE_CHARACTERS = 10_000
 _KEPT_RAW_BYTES = 2000
 _HTML_TYPES = ("text/html", "application/xhtml+xml")
-_NESTING = re.compile(rb"<(/?)(?!(?:p|li|br|img|t[dhr]|option|input|meta|link|hr|d[dt])\b)[a-zA-Z]")
-_NO_PAGE = (b"", "", {})
+_OTHER_TYPES = ("warcinfo", "resource", "request", "metadata", "revisit", "continuation")
+"""Types of records in the standard that hold no page as a server gave it."""
 
 
 Facts = dict[str, Any]
@@ -47,7 +44,7 @@ def read_page(intake: Intake, file: SourceFile, name: str) -> None:
     place = {"file": file.url, "line_number": 1}
     with file.open() as raw:
         try:
-            data = open_lines(raw, file.name.lower()).read(MAX_PAGE_BYTES + 1)
+            data = open_lines(raw, file.name).read(MAX_PAGE_BYTES + 1)
         except OSError as error:
             data, problem = b"", f"unreadable: {error}"
         else:
@@ -57,84 +54,85 @@ def read_page(intake: Intake, file: SourceFile, name: str) -> None:
 
 def read_archive(intake: Intake, file: SourceFile, name: str) -> None:
     """The pages (WARC `response` records with HTML) and extracted texts (WET `conversion` records) of an archive."""
-    for number, page, problem in _pages(file):
-        _take(intake, page, problem, f"{name}:{number}", {"file": file.url, "line_number": number})
+    with file.open() as raw:
+        stream = open_lines(raw, file.name)
+        for record in records_of(stream, file, most_bytes(file)):
+            place = {"file": file.url, "line_number": record.number}
+            kind = record.type
+            if kind in _OTHER_TYPES:
+                intake.pass_over(kind)
+            elif kind not in ("response", "conversion"):
+                intake.reject("unknown_record", f"WARC-Type {kind!r}", record.head, **place)
+            elif len(record.body) < record.length:
+                intake.reject("too_long", f"{record.length:,} bytes, over {MAX_RECORD_BYTES:,}", record.head, **place)
+            else:
+                _take_record(intake, record, f"{name}:{record.number}", place)
+            if intake.full:
+                return
+
+
+def _take_record(intake: Intake, record: Record, name: str, place: dict[str, Any]) -> None:
+    try:
+        page, other, problem = _page_of(record)
+    except Exception as error:  # A record may make a library raise anything; it is one row all the same.
+        page, other, problem = (record.body, "", {}), "", f"unreadable: {type(error).__name__}: {error}"
+    if other:
+        intake.pass_over(other)
+    else:
+        _take(intake, page, problem, name, place)
 
 
 def _take(intake: Intake, page: Page, problem: str, name: str, place: dict[str, Any]) -> None:
     """Hand one page's text to the intake, or the page to those kept aside; a problem is `reason: detail`."""
-    data, charset, facts = page
+    row: dict[str, Any] = {}
+    if not problem:
+        try:
+            row, problem = _row_of(page)
+        except Exception as error:  # A page may make a library raise anything; it is one row all the same.
+            problem = f"page_error: {type(error).__name__}: {error}"
     if problem:
-        intake.reject_problem(problem, data[:_KEPT_RAW_BYTES], **place)
-        return
+        intake.reject_problem(problem, page[0][:_KEPT_RAW_BYTES], **place)
+    else:
+        intake.accept(row, **place, fallback_id=name)
+
+
+def _row_of(page: Page) -> tuple[dict[str, Any], str]:
+    """(document, problem) of a page."""
+    data, named, facts = page
     # WET records are text, not HTML.
     plain = facts.get("content_type") == "text/plain"
-    charset = charset if _known(charset) else _charset(data)
-    decoded = data.decode(charset, errors="replace")
-    text = decoded if plain else extract_plain_text(decoded, main_content=True, alt_texts=False)
+    charset = charset_of(data, named)
+    text = decode(data, charset)
+    if not plain:
+        tree = HTMLTree.parse(text)
+        if is_too_deep(text, tree):
+            return {}, f"too_deep: over {MAX_DEPTH:,} elements inside each other"
+        text = extract_plain_text(tree, main_content=True, alt_texts=False)
     if not text.strip():
-        intake.reject("no_text", "the page holds no text", data[:_KEPT_RAW_BYTES], **place)
-        return
+        return {}, "no_text: the page holds no text"
     language, _ = detect_fast(text[:_LANGUAGE_CHARACTERS])
     kept = {key: value for key, value in facts.items() if key not in ("record", "date")}
-    row = {"text": text, "metadata": {**kept, "charset": codecs.lookup(charset).name, "language": language}}
-    row |= {"id": facts.get("record"), "created": facts.get("date")}
-    intake.accept(row, **place, fallback_id=name)
-
-
-def _charset(data: bytes) -> str:
-    """The charset of a page whose server named none that is known."""
-    # Text that is valid UTF-8 by chance is rare, except in charsets of 7 bits, which shift by escapes.
-    if b"\x1b" not in data:
-        try:
-            data.decode("utf-8")
-        except UnicodeDecodeError:
-            pass
-        else:
-            return "utf-8"
-    found = detect_encoding(data, from_html_meta=True) or "utf-8"
-    return found if _known(found) else "utf-8"
-
-
-def _known(charset: str) -> bool:
-    try:
-        codecs.lookup(charset)
-    except LookupError:
-        return False
-    return bool(charset)
+    row = {"text": text, "metadata": {**kept, "charset": charset, "language": language}}
+    return row | {"id": facts.get("record"), "created": facts.get("date")}, ""
 
 
 def _unfit(data: bytes) -> str:
-    """Why a page cannot be parsed in bounded time and memory, or ""."""
-    if len(data) > MAX_PAGE_BYTES:
-        return f"too_long: over {MAX_PAGE_BYTES:,} bytes"
-    if data.count(b"<") <= MAX_DEPTH:
-        return ""
-    depth = 0
-    for match in _NESTING.finditer(data):
-        depth += -1 if match[1] else 1
-        if depth > MAX_DEPTH:
-            return f"too_deep: over {MAX_DEPTH:,} elements inside each other"
-    return ""
+    """Why a page cannot be parsed in bounded memory, or ""."""
+    return f"too_long: over {MAX_PAGE_BYTES:,} bytes" if len(data) > MAX_PAGE_BYTES else ""
 
 
-def _pages(file: SourceFile) -> Iterator[tuple[int, Page, str]]:
-    """(number of the record, page, problem) of the records that hold text; the last problem ends the file."""
-    number, size, most = 0, 0, most_bytes(file)
-    with file.open() as raw:
-        try:
-            for record in ArchiveIterator(raw, parse_http=True, auto_decode="none"):
-                number, size = number + 1, size + record.content_length
-                if size > most:
-                    yield number, _NO_PAGE, f"archive_bomb: more than {most:,} bytes"
-                    return
-                if record.record_type == WarcRecordType.conversion or _is_page(record):
-                    yield (number, *_read_record(record))
-        except OSError as error:
-            yield number + 1, _NO_PAGE, f"unreadable: {error}"
-            return
-    if number == 0 and file.size:
-        yield 1, _NO_PAGE, "unreadable: no record in it"
+def _page_of(record: Record) -> tuple[Page, str, str]:
+    """(page, why it is no page or "", problem with it or "") of a response or a conversion."""
+    archive = ArchiveIterator(io.BytesIO(record.whole()), parse_http=True, auto_decode="none")
+    # A record's reader ends when the next record is asked for.
+    parsed = next(iter(archive))
+    if parsed.record_type == WarcRecordType.response and not _is_page(parsed):
+        if parsed.http_headers is None:
+            return (b"", "", {}), "not HTTP", ""
+        ok = parsed.http_headers.status_code == 200
+        return (b"", "", {}), "not HTML" if ok else "status other than 200", ""
+    page, problem = _read_record(parsed)
+    return page, "", problem
 
 
 def _is_page(record: Any) -> bool:
@@ -155,8 +153,6 @@ def _read_record(record: Any) -> tuple[Page, str]:
         "date": record.headers.get("WARC-Date"),
         "content_type": record.http_content_type or record.headers.get("Content-Type", "").split(";")[0].strip(),
     }
-    if length > MAX_PAGE_BYTES:
-        return (b"", "", facts), f"too_long: {length:,} bytes, over {MAX_PAGE_BYTES:,}"
     data = record.reader.read(length)
     if len(data) < length or (record.record_type == WarcRecordType.response and record.http_headers is None):
         return (data, "", facts), f"cut_off: {len(data):,} of {length:,} bytes, or without an HTTP head"

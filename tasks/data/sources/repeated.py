@@ -21,9 +21,7 @@ from tasks.data.sources.listing import SourceFile
 REPEATED = "repeated_id"
 
 
-def set_repeated_ids_aside(
-    ws: Workspace, results: list[dict[str, Any]], files: tuple[SourceFile, ...]
-) -> list[dict[str, Any]]:
+def set_repeated_ids_aside(ws: Workspace, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Take the documents whose id came before out of the payload. Returns, per item that has any, their counts as
     `Intake.finish` does, with negative `documents` and `bytes`."""
     ids = [result["ids"] for result in results]
@@ -31,11 +29,7 @@ def set_repeated_ids_aside(
     shards = len(results)
     found = np.array([result["repeats"] for result in ids])
     found += group_sizes(ws, [f"ids/repeats-{number:05d}.bin" for number in range(partitions)], 0, shards)
-    by_url = {file.url: file.model_dump(mode="json") for file in files}
-    items = [
-        {"item": item, "shards": shards, "partitions": partitions, "files": by_url}
-        for item in np.flatnonzero(found).tolist()
-    ]
+    items = [{"item": item, "shards": shards, "partitions": partitions} for item in np.flatnonzero(found).tolist()]
     removed = ws.map(set_aside, items, description="repeated ids") if items else []
     for result in removed:
         for name in result["replaced"]:
@@ -49,10 +43,11 @@ def set_aside(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     number = item["item"]
     rows = read_repeats(ws, "ids", number, item["shards"], item["partitions"])["row"]
     places = np.frombuffer(read_work(ws, f"places/{number:05d}.bin"), dtype=PLACE)
-    urls = orjson.loads(read_work(ws, f"places/{number:05d}.json"))
+    pinned = orjson.loads(read_work(ws, f"places/{number:05d}.json"))
+    urls, files = [url for url, _ in pinned], dict(pinned)
     repeated = set(rows.tolist())
     # A byte range's rows share what stands before it, which may be most of a large file.
-    lines_before = cache(lambda url, first: count_lines(SourceFile.model_validate(item["files"][url]), first))
+    lines_before = cache(lambda url, first: count_lines(SourceFile.model_validate(files[url]), first))
     size, examples, replaced = 0, [], []
     with LineWriter(ws, f"bad/{number:05d}-ids.jsonl.zst") as bad:
         for part in np.unique(places["part"][rows]).tolist():
@@ -71,7 +66,7 @@ def set_aside(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
                     size += len(document["text"].encode())
     count = len(repeated)
     counts = {"documents": -count, "bytes": -size, "repaired": 0, "bad": {REPEATED: count}}
-    return {**counts, "examples": examples, "replaced": replaced}
+    return {**counts, "examples": examples, "passed_over": {}, "files": {}, "replaced": replaced}
 
 
 def _bad_row(
@@ -82,4 +77,5 @@ def _bad_row(
     if place["first"]:
         line += lines_before(url, int(place["first"]))
     detail = f"id {document['id'][:200]!r} came before; the whole document is here"
-    return {"file": url, "line": line, "reason": REPEATED, "detail": detail, "document": document}
+    group = {"group": int(place["group"])} if place["group"] >= 0 else {}
+    return {"file": url, "line": line, **group, "reason": REPEATED, "detail": detail, "document": document}

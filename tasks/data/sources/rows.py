@@ -1,33 +1,37 @@
-"""JSON-lines, Parquet or Arrow rows from files or a hub dataset: chats, prompts, benchmarks, seeds of synthetic documents.
+"""JSON-lines, Parquet or Arrow rows from files or a hub dataset: chats, prompts, benchmarks, and what synthetic documents are
+made of. The reading is that of document sources (`sources/`): row by row, whatever shapes they have.
 
 As with document sources, `resolve_rows` first writes into the config what will be read (file hashes, or a commit), so that
 the identity of a stage covers it.
 """
 
-import io
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
-import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
 from model.config import Config
-from tasks.data.documents.dolma_files import open_lines
-from tasks.data.sources.hub_stream import pin_revision, stream_rows
+from tasks.data.sources.formats import ROW_SUFFIXES, format_of
+from tasks.data.sources.hub import HubSource, hub_files
+from tasks.data.sources.hub_stream import pin_revision
+from tasks.data.sources.lines import line_rows
 from tasks.data.sources.listing import SourceFile, find_files
+from tasks.data.sources.tables import table_rows
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".parquet", ".arrow")
-PARQUET_BATCH = 256
+MAX_ROW_BYTES = 64_000_000
+"""A longer line is no usable row; it bounds memory."""
 
 
 class RowSource(Config):
     """Rows of files, or of a dataset on the Hugging Face hub; one of `paths` and `dataset` is given."""
 
     paths: tuple[str, ...] = ()
-    """Files, folders, globs or URLs of JSON lines (`.gz` and `.zst` too), Parquet or Arrow."""
+    """Files, folders, globs or URLs of JSON lines (`.gz`, `.zst`, `.xz` and `.bz2` too), Parquet or Arrow."""
+    include: tuple[str, ...] = ()
+    """Only files whose path matches one of these globs; empty for all. A glob without a slash is compared with the name alone."""
+    exclude: tuple[str, ...] = ()
+    """No files that match one of these globs."""
     dataset: str = ""
     """Hub id, such as `allenai/tulu-3-sft-olmo-2-mixture`."""
     subset: str = ""
@@ -51,21 +55,31 @@ class RowSource(Config):
 def resolve_rows(source: RowSource) -> RowSource:
     """The source pinned. ValueError when a path matches nothing or the hub does not answer."""
     if source.paths:
-        return source.model_copy(update={"files": find_files(source.paths, SUFFIXES)})
+        return source.model_copy(update={"files": _found(source)})
     return source.model_copy(update={"revision": pin_revision(source.dataset, source.revision)})
 
 
-def read_rows(source: RowSource) -> Iterator[tuple[str, dict[str, Any] | None]]:
-    """(place, row) of a pinned source in order; the row is None where a line is not a JSON object.
+def _found(source: RowSource) -> tuple[SourceFile, ...]:
+    """The files of `paths`. ValueError for one of no format that has rows."""
+    files = find_files(source.paths, ROW_SUFFIXES, include=source.include, exclude=source.exclude, strict=True)
+    for file in files:
+        if not file.name.lower().endswith(ROW_SUFFIXES):
+            raise ValueError(f"{file.url}: no known format of rows; files must end in one of {', '.join(ROW_SUFFIXES)}")
+    return files
 
-    Raises ValueError when the source is not pinned.
+
+def read_rows(source: RowSource) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    """(place, row) of a pinned source in order; the row is None where a line is not a JSON object, or where a broken part of a
+    table held one.
+
+    Raises ValueError when the source is not pinned, and by name for a file that breaks or changes.
     """
     if not source.files and not source.revision:
         raise ValueError(
             f"rows of {source.paths or source.dataset} are not pinned; call tasks.data.sources.rows.resolve_rows first, "
             "so that the artifact's identity covers what is read"
         )
-    rows = _file_rows(source) if source.files else _hub_rows(source)
+    rows = _file_rows(source.files or _hub_files(source))
     for number, pair in enumerate(rows):
         if source.limit is not None and number >= source.limit:
             return
@@ -99,53 +113,33 @@ def field_of(row: dict[str, Any], name: str, place: str) -> Any:
     return row[name]
 
 
-def _file_rows(source: RowSource) -> Iterator[tuple[str, dict[str, Any] | None]]:
-    for file in source.files:
-        with file.open() as raw:
-            if file.name.endswith(".parquet"):
-                yield from _parquet_rows(file, raw)
-                continue
-            if file.name.endswith(".arrow"):
-                yield from _arrow_rows(file, raw)
-                continue
-            for number, line in enumerate(open_lines(raw, file.name), 1):
-                if line.strip():
-                    yield f"{file.url}:{number}", _object(line)
-
-
-def _parquet_rows(file: SourceFile, raw: io.BufferedReader) -> Iterator[tuple[str, dict[str, Any] | None]]:
-    number = 0
-    # A buffer: without one pyarrow reads whole columns of a row group at once.
-    for batch in pq.ParquetFile(raw, buffer_size=1 << 20).iter_batches(batch_size=PARQUET_BATCH):
-        for row in batch.to_pylist():
-            number += 1
-            yield f"{file.url}:{number}", row
-
-
-def _arrow_rows(file: SourceFile, raw: io.BufferedReader) -> Iterator[tuple[str, dict[str, Any] | None]]:
-    number = 0
-    # `datasets` writes streams; other tools write files of random access, which begin with this word.
-    reader = pa.ipc.open_file(raw) if raw.peek(6)[:6] == b"ARROW1" else pa.ipc.open_stream(raw)
-    batches = (
-        (reader.get_batch(place) for place in range(reader.num_record_batches))
-        if isinstance(reader, pa.ipc.RecordBatchFileReader)
-        else iter(reader)
+def _hub_files(source: RowSource) -> Sequence[SourceFile]:
+    """The files of a dataset at its commit."""
+    return hub_files(
+        HubSource(
+            name="rows",
+            path=source.dataset,
+            subset=source.subset,
+            split=source.split,
+            revision=source.revision,
+            include=source.include,
+            exclude=source.exclude,
+        )
     )
-    for batch in batches:
-        for row in batch.to_pylist():
+
+
+def _file_rows(files: Sequence[SourceFile]) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    for file in files:
+        if format_of(file.name) == "lines":
+            for number, row in line_rows(file, MAX_ROW_BYTES):
+                yield f"{file.url}:{number}", row
+        else:
+            yield from _table_rows(file)
+
+
+def _table_rows(file: SourceFile) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    number = 0
+    for _, _, row, problem, rows in table_rows(file):
+        for _ in range(rows):
             number += 1
-            yield f"{file.url}:{number}", row
-
-
-def _object(line: bytes) -> dict[str, Any] | None:
-    try:
-        value = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _hub_rows(source: RowSource) -> Iterator[tuple[str, dict[str, Any] | None]]:
-    stream = stream_rows(source.dataset, subset=source.subset, split=source.split, revision=source.revision)
-    for number, row in enumerate(stream, 1):
-        yield f"{source.dataset}:{source.split}:{number}", dict(row)
+            yield f"{file.url}:{number}", None if problem else row

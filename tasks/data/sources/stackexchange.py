@@ -17,11 +17,12 @@ from resiliparse.extract.html2text import extract_plain_text
 from infra.workspace import Workspace
 from tasks.data.documents.dolma_files import open_lines
 from tasks.data.filters.stackexchange import MIN_ANSWER_VOTES, MIN_QUESTION_VOTES, is_good_pair, join_pair
+from tasks.data.sources.formats import COMPRESSIONS
 from tasks.data.sources.intake import Intake, SourceConfig
-from tasks.data.sources.lines import cut_lines, most_bytes
-from tasks.data.sources.listing import SourceFile, find_files
+from tasks.data.sources.lines import ENDS, cut_lines, most_bytes
+from tasks.data.sources.listing import BrokenFileError, SourceFile, find_files
 
-SUFFIXES = tuple(f"Posts.xml{compression}" for compression in ("", ".gz", ".zst", ".bz2"))
+SUFFIXES = tuple(f"Posts.xml{compression}" for compression in ("", *COMPRESSIONS))
 QUESTION, ANSWER = "1", "2"
 """Values of PostTypeId."""
 
@@ -62,14 +63,15 @@ def stackexchange_items(config: StackExchangeSource) -> list[dict[str, Any]]:
             f"source {config.name!r} has no `files`; call tasks.data.collect.resolve on it, so that the "
             "artifact's identity covers what is read"
         )
-    return [{"item": number} for number in range(len(config.files))]
+    return [{"item": number, "file": file.model_dump(mode="json")} for number, file in enumerate(config.files)]
 
 
 def collect_stackexchange(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     """Shard function: one site. `selection/<item>.json` says how many posts were left out, and why."""
     config = StackExchangeSource.model_validate(item["config"])
-    file = config.files[item["item"]]
+    file = SourceFile.model_validate(item["file"])
     intake = Intake(ws, item["item"], config)
+    intake.reading(file)
     counts: Counter[str] = Counter()
     waiting: dict[str, Question] = {}
     for number, post in _posts(intake, file):
@@ -90,10 +92,12 @@ def collect_stackexchange(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]
 def _posts(intake: Intake, file: SourceFile) -> Any:
     """(line number, attributes) of every row; lines that cannot be read are kept aside."""
     with file.open() as raw:
-        stream = open_lines(raw, file.name.lower())
+        stream = open_lines(raw, file.name)
         lines = cut_lines(stream, 0, None, intake.config.max_document_bytes, most_bytes(file))
         for number, (_, line, problem) in enumerate(lines, start=1):
-            place = {"file": file.url, "line_number": number}
+            place: dict[str, Any] = {"file": file.url, "line_number": number}
+            if problem.startswith(ENDS):
+                raise BrokenFileError(file.url, problem, number)
             if problem:
                 intake.reject_problem(problem, line, **place)
             elif line.lstrip().startswith(b"<row"):

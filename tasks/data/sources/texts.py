@@ -1,12 +1,16 @@
-"""Plain-text files: one document each, or cut at a separator while they are read."""
+"""Plain-text files: one document each, or cut at a separator while they are read.
+
+A file that breaks is one unusable document without a separator; with one it ends the stage, because nobody knows how many it
+still holds.
+"""
 
 import io
 from collections.abc import Iterator
 
 from tasks.data.documents.dolma_files import open_lines
 from tasks.data.sources.intake import Intake
-from tasks.data.sources.lines import most_bytes
-from tasks.data.sources.listing import SourceFile
+from tasks.data.sources.lines import ENDS, most_bytes
+from tasks.data.sources.listing import BrokenFileError, SourceFile
 
 _BLOCK_BYTES = 1 << 20
 
@@ -15,11 +19,16 @@ def read_text(intake: Intake, file: SourceFile, name: str, separator: str) -> No
     """The documents of a file; without a separator the file is one."""
     limit = intake.config.max_document_bytes
     with file.open() as raw:
-        stream = open_lines(raw, file.name.lower())
+        stream = open_lines(raw, file.name)
         parts = cut_parts(stream, separator.encode(), limit, most_bytes(file))
         for index, (line, data, problem) in enumerate(parts):
+            if intake.full:
+                return
+            if problem.startswith(ENDS) and separator:
+                raise BrokenFileError(file.url, problem, index + 1)
             if problem:
-                intake.reject_problem(problem, data, file=file.url, line_number=line)
+                broke = problem.startswith(ENDS)
+                intake.reject_problem(problem, data, file=file.url, line_number=line, broke=broke)
                 continue
             try:
                 text = data.decode("utf-8-sig" if index == 0 else "utf-8")

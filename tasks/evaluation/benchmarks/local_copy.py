@@ -5,8 +5,8 @@ A copy is the repository as downloaded (`data/test-00000-of-00001.parquet`, `sub
 """
 
 from infra.storage.store import Store
+from tasks.data.sources.formats import ROW_SUFFIXES as SUFFIXES
 from tasks.data.sources.listing import list_names
-from tasks.data.sources.rows import SUFFIXES
 
 DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 """What `save_to_disk` writes about the data."""

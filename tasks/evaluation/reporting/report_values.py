@@ -77,6 +77,8 @@ class FunnelStep:
     sources: dict[str, int]
     histograms: list[dict[str, Any]]
     """Per limit of a rule: how its score is distributed over kept and dropped documents."""
+    reading: dict[str, Any] | None = None
+    """Of a source: files and rows listed, read, unusable by reason and kept."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,7 @@ def funnel_step(
     ancestors: dict[str, Record],
     labels: dict[str, str],
     histograms: list[dict[str, Any]],
+    reading: dict[str, Any] | None,
 ) -> FunnelStep:
     """One step's account; bytes that came in are those of its input documents. `labels` names steps by address."""
     before = [ancestors[item.address].facts["bytes"] for item in record.inputs if item.kind == Documents.__name__]
@@ -199,6 +202,7 @@ def funnel_step(
         dropped=dict(sorted(documents.dropped.items(), key=lambda item: (-item[1], item[0]))),
         sources=documents.sources,
         histograms=histograms,
+        reading=reading,
     )
 
 

@@ -5,6 +5,7 @@ import bz2
 import errno
 import gzip
 import io
+import lzma
 import random
 import subprocess
 import sys
@@ -24,13 +25,13 @@ from tasks.data.sources import lines as lines_module
 from tasks.data.sources import repeated
 from tasks.data.sources.hub import HubSource
 from tasks.data.sources.lines import count_lines
-from tasks.data.sources.listing import SourceFailureError
+from tasks.data.sources.listing import BrokenFileError, SourceFailureError
 from tasks.data.sources.local import LocalSource
 from tasks.data.sources.texts import cut_parts
 
 
 def local(*paths: Path, **options) -> LocalSource:
-    options = {"name": "web", "max_bad_fraction": 0.9, **options}
+    options = {"name": "web", "max_bad_fraction": 0.9, "max_bad_file_fraction": 1.0, **options}
     return resolve(LocalSource(paths=tuple(map(str, paths)), **options))  # type: ignore[return-value]
 
 
@@ -88,7 +89,13 @@ def test_too_many_repeated_ids_say_how_to_name_documents(bench, tmp_path):
     ]
 
 
-PACKED = {".gz": gzip.compress, ".zst": zstandard.compress, ".bz2": bz2.compress}
+PACKED = {
+    ".gz": gzip.compress,
+    ".zst": zstandard.compress,
+    ".zstd": zstandard.compress,
+    ".XZ": lzma.compress,
+    ".bz2": bz2.compress,
+}
 
 
 @pytest.mark.parametrize("suffix", PACKED)
@@ -103,15 +110,20 @@ def test_compressed_files_cut_corrupt_or_in_several_streams(bench, tmp_path, suf
     half.write_bytes(pack(lines(*rows))[:-2000])
     junk.write_bytes(b"this is no archive at all" * 10)
     empty.write_bytes(pack(b""))
-    made = bench.run(collect, local(whole, half, junk, empty))
-    assert made.dropped == {"unreadable": 2}
-    assert [Path(row["file"]).name.split(".")[0] for row in bench.rows(made, "bad/")] == ["half", "junk"]
-    documents = bench.rows(made, "documents/")
     if kind == ".txt":
-        assert [row["text"] for row in documents] == [lines(*rows).decode()]
-    else:
-        assert [row["text"] for row in documents[:6000]] == [row["text"] for row in rows]
-        assert bench.rows(made, "bad/")[0]["line"] == len(documents) - 6000 + 1
+        # A text is one document, so a broken one is one row that is known to be lost.
+        made = bench.run(collect, local(whole, half, junk, empty))
+        assert made.dropped == {"unreadable": 2}
+        assert [Path(row["file"]).name.split(".")[0] for row in bench.rows(made, "bad/")] == ["half", "junk"]
+        assert [row["text"] for row in bench.rows(made, "documents/")] == [lines(*rows).decode()]
+        with pytest.raises(ValueError, match="2 of 4 files are unusable in part or whole"):
+            bench.run(collect, local(whole, half, junk, empty, max_bad_file_fraction=0.4))
+        return
+    made = bench.run(collect, local(whole, empty))
+    assert [row["text"] for row in bench.rows(made, "documents/")] == [row["text"] for row in rows]
+    for broken in (half, junk):
+        with pytest.raises(BrokenFileError, match=f"{broken.name} breaks at row .* rows it still holds is unknown"):
+            bench.run(collect, local(whole, broken, empty))
 
 
 def test_a_full_disk_fails_the_stage_and_is_no_bad_row(bench, tmp_path, monkeypatch):
@@ -150,13 +162,36 @@ def test_parquet_rows_that_are_broken_odd_or_cut_off(bench, tmp_path):
     pq.write_table(pa.table({"text": texts, "raw": raw, "price": number}), odd)
     pq.write_table(pa.table({"text": ["a"] * 10_000}), cut)
     cut.write_bytes(cut.read_bytes()[:-10])
-    made = bench.run(collect, local(odd, cut))
-    assert made.dropped == {"no_text": 1, "not_utf8": 1, "unreadable": 1}
+    with pytest.raises(BrokenFileError, match=r"cut\.parquet breaks at row 1: its footer cannot be read"):
+        bench.run(collect, local(odd, cut))
+    made = bench.run(collect, local(odd))
+    assert made.dropped == {"no_text": 1, "not_utf8": 1}
     assert [(row["text"], row["metadata"]) for row in bench.rows(made, "documents/")] == [
         ("good", {"raw": "\ufffd", "price": "1.00"}),
         ("also good", {"raw": "x", "price": "4.00"}),
     ]
-    assert [row["line"] for row in bench.rows(made, "bad/")] == [2, 3, 1]
+    assert [(row["group"], row["line"]) for row in bench.rows(made, "bad/")] == [(0, 2), (0, 3)]
+
+
+def test_all_rows_of_a_broken_row_group_are_unusable_and_the_others_are_read(bench, tmp_path):
+    path = tmp_path / "rows.parquet"
+    rng = random.Random(5)
+    texts = [f"{rng.random()} {number}" for number in range(3000)]
+    pq.write_table(pa.table({"text": texts}), path, row_group_size=1000, compression="snappy")
+    column = pq.ParquetFile(path).metadata.row_group(1).column(0)
+    data = bytearray(path.read_bytes())
+    at = column.data_page_offset
+    data[at : at + 40] = bytes(40)
+    path.write_bytes(data)
+    made = bench.run(collect, local(path))
+    assert made.documents + sum(made.dropped.values()) == 3000
+    assert made.dropped["unreadable"] == 1000
+    (bad,) = bench.rows(made, "bad/")
+    assert (bad["group"], bad["line"], bad["rows"]) == (1, 1, 1000)
+    facts = bench.json(made, "collect.json")
+    assert (facts["files"], facts["bad_files"], facts["rows"], facts["read"]) == (1, 1, 3000, 2000)
+    with pytest.raises(ValueError, match=r"1 of 1 files are unusable.*rows\.parquet"):
+        bench.run(collect, local(path, max_bad_file_fraction=0.5))
 
 
 def test_bombs_end_at_a_bounded_size(bench, tmp_path, monkeypatch):
@@ -166,15 +201,14 @@ def test_bombs_end_at_a_bounded_size(bench, tmp_path, monkeypatch):
     for name in ("line.jsonl.zst", "text.txt.zst", "page.html.zst"):
         (tmp_path / name).write_bytes(zeros)
     pq.write_table(pa.table({"text": ["x" * 100_000] * 300}), tmp_path / "rows.parquet")
-    made = bench.run(collect, local(tmp_path, max_document_bytes=500_000, max_bad_fraction=1.0))
+    for name in ("line.jsonl.zst", "rows.parquet"):
+        with pytest.raises(BrokenFileError, match=f"{name} breaks at row .*archive_bomb"):
+            bench.run(collect, local(tmp_path / name, max_document_bytes=500_000, max_bad_fraction=1.0))
+    (tmp_path / "good.txt").write_text("a text")
+    paths = [tmp_path / name for name in ("text.txt.zst", "page.html.zst", "good.txt")]
+    made = bench.run(collect, local(*paths, max_document_bytes=500_000, max_bad_fraction=1.0))
     reasons = {Path(row["file"]).name: row["reason"] for row in bench.rows(made, "bad/")}
-    assert reasons == {
-        "line.jsonl.zst": "archive_bomb",
-        "page.html.zst": "too_long",
-        "rows.parquet": "archive_bomb",
-        "text.txt.zst": "archive_bomb",
-    }
-    assert made.documents == 11, "rows of the table up to a MiB"
+    assert reasons == {"page.html.zst": "too_long", "text.txt.zst": "archive_bomb"}
 
 
 @pytest.mark.parametrize("separator", [b"\n\n", b"<cut>", b""])
@@ -216,19 +250,17 @@ class _Slow(io.BytesIO):
         return len(data)
 
 
-def test_hub_rows_after_broken_content_are_one_bad_row(bench, tmp_path):
+def test_a_hub_file_that_breaks_ends_the_stage_by_name(bench, tmp_path):
     folder = tmp_path / "dataset"
     folder.mkdir()
     rng = random.Random(0)
     packed = gzip.compress(lines(*({"text": f"{number} {rng.random()}"} for number in range(3000))))
     (folder / "train-0.jsonl.gz").write_bytes(packed)
     (folder / "train-1.jsonl.gz").write_bytes(packed[:-100])
-    made = bench.run(collect, resolve(HubSource(name="hub", path=str(folder), max_bad_fraction=1.0)))
-    assert made.dropped == {"unreadable": 1}
-    assert made.documents >= 3000
-    (folder / "train-0.jsonl.gz").write_bytes(packed[:-100])
-    with pytest.raises(ValueError, match=r"cannot open .* source of kind local"):
-        bench.run(collect, resolve(HubSource(name="hub", path=str(folder))))
+    with pytest.raises(BrokenFileError, match=r"train-1\.jsonl\.gz breaks at row"):
+        bench.run(collect, resolve(HubSource(name="hub", path=str(folder), max_bad_fraction=1.0)))
+    made = bench.run(collect, resolve(HubSource(name="hub", path=str(folder), exclude=("train-1*",))))
+    assert made.documents == 3000
 
 
 PEAK = """
@@ -242,7 +274,7 @@ from tasks.data.collect import collect, resolve
 from tasks.data.sources.local import LocalSource
 root = Path(sys.argv[1])
 session = Session(Store(str(root / "store")), Execution(store=str(root / "store"), ray="off"))
-config = resolve(LocalSource(name="web", paths=(str(root / "in"),), max_bad_fraction=0.9))
+config = resolve(LocalSource(name="web", paths=(str(root / "in"),), max_bad_fraction=0.9, max_bad_file_fraction=1.0))
 made = run_stage(collect, session, collect.bind(config), lambda *event: None).artifact
 status = Path("/proc/self/status")
 if status.exists():

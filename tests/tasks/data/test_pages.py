@@ -1,6 +1,7 @@
 """HTML files, WARC and WET archives. Oracles: the texts and charsets that the pages were made from; the archives
 are written here by the WARC 1.0 standard."""
 
+import codecs
 import gzip
 import zlib
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 import zstandard
 
 from tasks.data.collect import collect, resolve
+from tasks.data.sources import pages
+from tasks.data.sources.listing import BrokenFileError
 from tasks.data.sources.local import LocalSource
 
 SENTENCE = "The quick brown fox jumps over the lazy dog and goes home to sleep in the forest, number {}. "
@@ -38,7 +41,7 @@ def record(body: bytes, number: int, *, head: str = "Content-Type: text/html", k
 
 
 def local(*paths: Path, **options) -> LocalSource:
-    options = {"name": "web", "max_bad_fraction": 1.0, **options}
+    options = {"name": "web", "max_bad_fraction": 1.0, "max_bad_file_fraction": 1.0, **options}
     return resolve(LocalSource(paths=tuple(map(str, paths)), **options))  # type: ignore[return-value]
 
 
@@ -129,35 +132,127 @@ def test_bodies_are_decoded_and_broken_ones_kept_aside_by_record(bench, tmp_path
     ]
 
 
-def test_garbage_ends_an_archive_and_what_came_before_is_kept(bench, tmp_path):
+def test_an_archive_whose_framing_breaks_ends_the_stage_by_name(bench, tmp_path):
     gz = PACK[".warc.gz"](ENGLISH)
     flipped = bytearray(gz)
     flipped[len(gz) // 2] ^= 255
     negative = ENGLISH[1].replace(b"Content-Length: ", b"Content-Length: -", 1)
     long = ENGLISH[1].replace(b"Content-Length: ", b"Content-Length: 9", 1)
     files = {
-        "garbage.warc": (b"hello world\n" * 100, 0),
-        "packed_garbage.warc.gz": (gzip.compress(b"hello"), 0),
-        "between.warc": (ENGLISH[0] + b"GARBAGE\r\n\r\n" + ENGLISH[1], 1),
-        "negative_length.warc": (ENGLISH[0] + negative + ENGLISH[2], 1),
-        "length_beyond_the_end.warc": (ENGLISH[0] + long, 1),
-        "cut.warc": (b"".join(ENGLISH)[:-100], 5),
-        "cut.warc.gz": (gz[:-100], 5),
-        "flipped.warc.gz": (bytes(flipped), 3),
-        "empty.warc.gz": (b"", 0),
+        "garbage.warc": b"hello world\n" * 100,
+        "packed_garbage.warc.gz": gzip.compress(b"hello"),
+        "between.warc": ENGLISH[0] + b"GARBAGE\r\n\r\n" + ENGLISH[1],
+        "negative_length.warc": ENGLISH[0] + negative + ENGLISH[2],
+        "length_beyond_the_end.warc": ENGLISH[0] + long,
+        "cut.warc": b"".join(ENGLISH)[:-100],
+        "cut.warc.gz": gz[:-100],
+        "flipped.warc.gz": bytes(flipped),
+        "no_archive.warc.gz": b"hello world\n" * 100,
     }
-    for name, (data, expected) in files.items():
+    for name, data in files.items():
         (tmp_path / name).write_bytes(data)
-        intact = tmp_path / f"intact-{name}.warc"
-        intact.write_bytes(record(page("A page that is whole.").encode(), 99))
-        made = bench.run(collect, local(tmp_path / name, intact, id_field=""))
-        intact.unlink()
-        found = [row["id"] for row in bench.rows(made, "documents/")]
-        assert len(found) == expected + 1, name
-        bad = [(Path(row["file"]).name, row["line"]) for row in bench.rows(made, "bad/")]
-        # A record whose length makes no sense is told when the next one is looked for.
-        line = expected + 2 if name == "negative_length.warc" else expected + 1
-        assert bad == ([] if name == "empty.warc.gz" else [(name, line)])
+        with pytest.raises(BrokenFileError, match=f"{name} breaks at row"):
+            bench.run(collect, local(tmp_path / name))
+    (tmp_path / "empty.warc.gz").write_bytes(b"")
+    (tmp_path / "whole.warc").write_bytes(b"".join(ENGLISH))
+    assert bench.run(collect, local(tmp_path / "empty.warc.gz", tmp_path / "whole.warc")).documents == 6
+
+
+def test_a_record_of_no_known_type_is_told_and_others_are_counted(bench, tmp_path):
+    path = tmp_path / "crawl.warc"
+    odd = ENGLISH[1].replace(b"WARC-Type: response", b"WARC-Type: sesponse")
+    image = record(b"\x89PNG", 51, head="Content-Type: image/png")
+    path.write_bytes(ENGLISH[0] + odd + record(b"q=1", 50, kind="request") + image)
+    made = bench.run(collect, local(path))
+    assert (made.documents, made.dropped) == (1, {"unknown_record": 1})
+    assert bench.json(made, "collect.json")["passed_over"] == {"not HTML": 1, "request": 1}
+
+
+@pytest.mark.parametrize(
+    "label", ["base64", "hex", "zip", "rot13", "idna", "undefined", "a\x00b", "unicode_escape", "\u00fc"]
+)
+def test_a_label_that_is_no_charset_falls_through(bench, tmp_path, label):
+    path = tmp_path / "crawl.warc"
+    page_ = page(GERMAN, "windows-1252").encode("cp1252")
+    path.write_bytes(ENGLISH[0] + record(page_, 1, head=f"Content-Type: text/html; charset={label}") + ENGLISH[2])
+    rows = bench.rows(bench.run(collect, local(path)), "documents/")
+    assert [row["text"] for row in rows] == [SENTENCE.format(0).strip(), GERMAN.strip(), SENTENCE.format(2).strip()]
+
+
+@pytest.mark.parametrize(
+    ("label", "written", "text"),
+    [
+        ("iso-8859-1", "cp1252", "“Quotes” cost 5 € — and dashes"),
+        ("gb2312", "gbk", "朱镕基 在 會議 上 講話"),
+        ("shift_jis", "cp932", "①番 髙島屋 の 商品"),
+        ("euc-kr", "cp949", "똠방각하 펲시콜라"),
+        ("tis-620", "cp874", "ภาษาไทย … ไทย"),
+    ],
+)
+def test_labels_mean_what_the_standard_says(bench, tmp_path, label, written, text):
+    path = tmp_path / "crawl.warc"
+    head = f"Content-Type: text/html; charset={label}"
+    path.write_bytes(record(page(text).encode(written), 1, head=head) + record(page(text, label).encode(written), 2))
+    rows = bench.rows(bench.run(collect, local(path)), "documents/")
+    assert [row["text"] for row in rows] == [text, text]
+
+
+def test_a_byte_order_mark_is_above_the_servers_word(bench, tmp_path):
+    path = tmp_path / "crawl.warc"
+    head = "Content-Type: text/html; charset=iso-8859-1"
+    marked = [codecs.BOM_UTF8 + page(GERMAN).encode(), codecs.BOM_UTF16_BE + page(GERMAN).encode("utf-16-be")]
+    path.write_bytes(b"".join(record(body, number, head=head) for number, body in enumerate(marked)))
+    rows = bench.rows(bench.run(collect, local(path)), "documents/")
+    assert [row["text"] for row in rows] == [GERMAN.strip()] * 2
+
+
+SHALLOW = {
+    "script": "<script>" + "<div>" * 600 + "</script>",
+    "comment": "<!--" + "<div>" * 600 + "-->",
+    "svg": "<svg>" + "<path d='M0'/>" * 600 + "</svg>",
+    "links": "<a href=x>word " * 600,
+    "fonts": "<font color=red>word " * 600,
+    "paragraphs": "<p><font size=2>word " * 600,
+    "closed": "<div><div>word</div></div>" * 600,
+    "attribute": f"<img alt='{'<div>' * 600}'>",
+}
+DEEP = {
+    "div": "<div>" * 600 + "word",
+    "closed": "<section>" * 600 + "word" + "</section>" * 600,
+    "cells": "<div><table><tr><td></div>" * 150 + "word",
+    "lists": "<ul><li>" * 300 + "word",
+    "stray ends": "<div></section></article>" * 600 + "word",
+}
+
+
+def test_depth_is_that_of_the_tree_a_browser_builds(bench, tmp_path):
+    for folder, bodies in (("shallow", SHALLOW), ("deep", DEEP)):
+        (tmp_path / folder).mkdir()
+        for name, body in bodies.items():
+            html = f"<html><body><p>{GERMAN}</p>{body}</body></html>"
+            (tmp_path / folder / f"{name}.html").write_text(html)
+    made = bench.run(collect, local(tmp_path / "shallow", tmp_path / "deep"))
+    assert sorted(Path(row["file"]).stem for row in bench.rows(made, "bad/")) == sorted(DEEP)
+    assert made.dropped == {"too_deep": len(DEEP)}
+    assert made.documents == len(SHALLOW)
+
+
+def test_a_page_may_make_a_library_raise_anything(bench, tmp_path, monkeypatch):
+    path = tmp_path / "crawl.warc"
+    path.write_bytes(b"".join(ENGLISH))
+    extract = pages.extract_plain_text
+    calls = iter(range(10))
+
+    def failing(*args, **options):
+        if next(calls) == 2:
+            raise AssertionError("broken inside")
+        return extract(*args, **options)
+
+    monkeypatch.setattr(pages, "extract_plain_text", failing)
+    made = bench.run(collect, local(path))
+    assert (made.documents, made.dropped) == (5, {"page_error": 1})
+    (bad,) = bench.rows(made, "bad/")
+    assert (bad["line"], bad["detail"]) == (3, "AssertionError: broken inside")
 
 
 def test_html_files_are_documents(bench, tmp_path):
