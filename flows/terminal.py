@@ -14,6 +14,7 @@ from flows.prefect_home import start_own_server
 from flows.run import listening, load_recipe, new_session, plan
 from flows.trace import TRAININGS
 from infra.processes import Interrupted, stop_stages, wait_for_stop
+from infra.record import payload_at
 from infra.session import PlanRow, matches
 from infra.store import Store
 from tasks.artifacts import Report
@@ -94,7 +95,8 @@ def tell_all_reused(console: Console, rows: list[PlanRow], store: str) -> int:
 
 def report_path(store: Store, address: str) -> str:
     """Where a person finds the report's page."""
-    return store.full(f"{address}/report.html") if store.is_local else f"{store.url}/{address}/report.html"
+    file = f"{payload_at(store, address)}/report.html"
+    return store.full(file) if store.is_local else f"{store.url}/{file}"
 
 
 ENDING = (signal.SIGINT, signal.SIGTERM)

@@ -19,7 +19,7 @@ from infra.artifact import Artifact
 from infra.energy import joules_between, read_joules
 from infra.events import Events, Listener
 from infra.lease import Lease, acquire
-from infra.processes import run_in_process
+from infra.processes import fenced, run_in_process
 from infra.record import (
     Record,
     Started,
@@ -124,13 +124,18 @@ def reusable(store: Store, stage: str, id: str) -> Record | None:
     record = load_record(store, stage, id)
     if record is None:
         return None
+    check_sizes(store, record)
+    return record
+
+
+def check_sizes(store: Store, record: Record) -> None:
+    """Raise StoreError unless the files of a record are there with the sizes it names."""
     with ThreadPoolExecutor(SIZES_AT_ONCE) as pool:
-        sizes = list(pool.map(lambda name: store.size(f"{record.address}/{name}"), record.files))
+        sizes = list(pool.map(lambda name: store.size(f"{record.payload}/{name}"), record.files))
     for (name, entry), size in zip(record.files.items(), sizes, strict=True):
         if size != entry.size:
             found = "the file is missing" if size is None else f"it has {size:,} bytes, its record says {entry.size:,}"
             raise corrupt_file(store, record, name, found)
-    return record
 
 
 def _run_and_commit(
@@ -157,6 +162,7 @@ def _run_and_commit(
         keep_every=execution.keep_every,
         endpoints=execution.endpoints,
         generation=execution.stage_generation(stage.name),
+        attempt=lease.number,
     )
     started = Started(
         stage=stage.name,
@@ -171,7 +177,13 @@ def _run_and_commit(
     session.store.write(started_path(stage.name, id, generation), started.model_dump_json(indent=2).encode())
     created = datetime.now(UTC).isoformat(timespec="seconds")
     began, energy = time.monotonic(), read_joules()
-    finished = _run_somewhere(stage, workspace, arguments, listener, execution.ray)
+
+    def tell(kind: str, *values: Any) -> None:
+        lease.check_alive()
+        listener(kind, *values)
+
+    with fenced(lease.check_alive):
+        finished = _run_somewhere(stage, workspace, arguments, tell, execution.ray)
     record = Record(
         **dict(started),
         kind=finished.artifact.kind,
@@ -187,6 +199,8 @@ def _run_and_commit(
         energy_joules=joules_between(energy, read_joules()),
         notes=finished.notes,
         flow_run=flow_run,
+        folder=workspace.folder,
+        token=lease.token,
         **_surroundings(workspace.compute),
     )
     return commit(session.store, record, lease.check)
@@ -226,15 +240,28 @@ def _surroundings(compute: ComputeSettings) -> dict[str, Any]:
 
 
 def commit(store: Store, record: Record, check: Callable[[], None]) -> Record:
-    """Write the record, the act that makes the artifact exist. `check` raises if this attempt was superseded."""
+    """Write the record, the act that makes the artifact exist. `check` raises if this attempt was superseded.
+
+    Payload and record are on the disk, not only on their way there, when this returns. Raises StoreError if a file that the
+    record lists is not there.
+    """
+    record = record.sealed()
+    if record.attempts > 1:
+        check_sizes(store, record)  # files of shards that earlier attempts ran were taken over
+    store.settle([f"{record.payload}/{name}" for name in record.files])
     check()
+    path = record_path(record.stage, record.id, record.generation)
     data = orjson.dumps(record.model_dump(mode="json"), option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS)
-    store.create(record_path(record.stage, record.id, record.generation), data)
+    store.create(path, data)
+    store.settle([path])
     # Whoever won the creation, what is in the store is what counts.
     winner = load_record(store, record.stage, record.id, record.generation)
     assert winner is not None
     folder = progress_folder(record.stage, record.id, record.generation)
-    for leftover in (ephemeral_area(folder), f"{folder}/shards"):
+    leftovers = [ephemeral_area(folder), f"{folder}/shards"]
+    if winner.payload != record.payload:
+        leftovers.append(record.payload)
+    for leftover in leftovers:
         # The artifact exists. What a last straggler still writes there, or a store just now gone, must not deny that.
         with suppress(StoreError):
             store.remove(leftover)

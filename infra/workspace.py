@@ -18,7 +18,7 @@ from infra.artifact import Artifact
 from infra.events import Events
 from infra.inputs import Inputs
 from infra.kept import Kept
-from infra.record import FileEntry, Record, lineage
+from infra.record import FileEntry, Record, attempt_folder, lineage
 from infra.save_points import ephemeral_area, read_newest, read_save_point, write_save_point
 from infra.scratch import Scratch
 from infra.settings import ComputeSettings, EndpointSettings, Generation, settings_of
@@ -52,11 +52,13 @@ class Workspace:
         keep_every: int = 0,
         endpoints: Mapping[str, EndpointSettings] | None = None,
         generation: Generation = "local",
+        attempt: int = 1,
     ):
         self.store = store
         self.stage = stage
         self.id = id
         self.payload = payload
+        self.folder = attempt_folder(payload, attempt)
         self.progress_folder = progress_folder
         self.compute = compute
         self.save_every = save_every
@@ -79,7 +81,7 @@ class Workspace:
 
     def address(self, name: str, area: Area = "payload") -> str:
         """Where in the store a file of this stage lies, for its own later steps to read."""
-        return f"{self.payload}/{name}" if area == "payload" else f"{self.progress_folder}/shards/work/{name}"
+        return f"{self.folder}/{name}" if area == "payload" else f"{self.progress_folder}/shards/work/{name}"
 
     def write(self, name: str, data: bytes) -> None:
         """Put one payload file."""
@@ -147,7 +149,7 @@ class Workspace:
         if name:
             return self._inputs.path(artifact, name)
         paths = {file: self._inputs.path(artifact, file) for file in self.record(artifact).files if wanted(file)}
-        return self._folder_of(artifact.address, paths)
+        return self._folder_of(self.record(artifact).payload, paths)
 
     def _folder_of(self, address: str, paths: Mapping[str, Path]) -> Path:
         """A folder of the store as a local one, with at least the files whose local paths are given by name."""
