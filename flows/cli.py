@@ -12,6 +12,7 @@ import typer
 
 from flows.data_cli import app as data_app
 from flows.options import (
+    AcceptOption,
     IdArgument,
     JsonOption,
     RecipeArgument,
@@ -19,6 +20,7 @@ from flows.options import (
     SetOption,
     StoreOption,
     UntilOption,
+    accepting,
     console,
     errors,
     open_store,
@@ -44,9 +46,10 @@ def run(
     until: UntilOption = None,
     rerun: RerunOption = None,
     set: SetOption = None,
+    accept: AcceptOption = None,
 ) -> None:
     """Run a recipe: what exists is reused, what was interrupted is resumed, what changed is rerun."""
-    _run(recipe, store, until, rerun or [], set or [], cascade=False)
+    _run(recipe, store, until, rerun or [], accepting(set, accept), cascade=False)
 
 
 @app.command()
@@ -57,9 +60,10 @@ def rerun(
     ],
     store: StoreOption = None,
     set: SetOption = None,
+    accept: AcceptOption = None,
 ) -> None:
     """Make a stage and everything below it anew; what was there stays as an earlier generation."""
-    _run(recipe, store, None, [stage], set or [], cascade=True)
+    _run(recipe, store, None, [stage], accepting(set, accept), cascade=True)
 
 
 @app.command()
@@ -317,7 +321,7 @@ def _run(
 def _print_plan(rows: "list[PlanRow]") -> None:
     from rich.table import Table
 
-    styles = {"reused": "dim", "run": "green", "resume": "yellow", "left out": "dim", "corrupt": "red"}
+    styles = {"reused": "dim", "run": "green", "resume": "yellow", "left out": "dim", "corrupt": "red", "stale": "red"}
     table = Table("stage", "action", "why", "tokens", "FLOPs", box=None, pad_edge=False)
     for row in rows:
         tokens, flops = row.estimate.get("tokens"), row.estimate.get("flops")

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from flows.display import Display, reused_line
 from flows.prefect_home import start_own_server
-from flows.run import listening, load_recipe, new_session, plan
+from flows.run import listening, load_recipe, new_session, plan, refuse_stale
 from flows.trace import TRAININGS
 from infra.processes import Interrupted, stop_stages, wait_for_stop
 from infra.record import payload_at
@@ -42,6 +42,7 @@ def run_in_terminal(
     began = time.monotonic()
     if not rerun and "PREFECT_API_URL" not in os.environ:
         rows = plan(config, until)
+        refuse_stale(rows)
         if all(row.action in ("reused", "left out") for row in rows):
             return tell_all_reused(console, rows, config.execution.store)
     new_session(config, until, rerun, cascade=cascade)  # refuses a stage that the recipe does not have

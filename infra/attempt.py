@@ -18,6 +18,7 @@ import orjson
 from infra.artifact import Artifact
 from infra.energy import joules_between, read_joules
 from infra.events import Events, Listener
+from infra.fingerprint import fingerprint_of
 from infra.lease import Lease, acquire
 from infra.processes import fenced, run_in_process
 from infra.record import (
@@ -39,6 +40,7 @@ from infra.save_points import ephemeral_area
 from infra.session import Session
 from infra.settings import ComputeSettings, Execution
 from infra.stage import Call, Stage
+from infra.stale import accept, changes_since, stale_error
 from infra.store import Store, StoreError
 from infra.train_group import run_in_group
 from infra.workspace import Workspace
@@ -79,6 +81,8 @@ def run_stage(
     id = identity(stage.name, stage.version, call.config, call.records())
     forced = session.is_forced(stage.name, stage.label)
     found = None if forced else reusable(store, stage.name, id)
+    if found is not None and (changed := changes_since(store, stage, found)):
+        found = _judge_stale(stage, session, found, changed)
     if found is not None:
         return Outcome(found.artifact(), found, reused=True)
     generation = max(generations(store, stage.name, id), default=0) + 1
@@ -108,6 +112,16 @@ def run_stage(
             keep_log(store, f"{folder}/error-{lease.number:06d}.txt", error, listener)
             raise
     return Outcome(record.artifact(), record, reused=False)
+
+
+def _judge_stale(stage: Stage, session: Session, record: Record, changed: list[str]) -> Record | None:
+    """A stale artifact's record if it is accepted, None if it is to be made anew. Raises StaleError if nothing was said."""
+    if session.execution.accept:
+        accept(session.store, stage, record, session.execution.accept)
+        return record
+    if session.execution.stale == "rerun":
+        return None
+    raise stale_error([(stage.label, stage.function.__module__, "; ".join(changed))])
 
 
 def keep_log(store: Store, path: str, error: Exception, listener: Listener) -> None:
@@ -172,6 +186,7 @@ def _run_and_commit(
         generation=generation,
         config=call.config,
         inputs=call.records(),
+        fingerprint=fingerprint_of(stage.function),
     )
     # For people who ask before there is a record.
     session.store.write(started_path(stage.name, id, generation), started.model_dump_json(indent=2).encode())

@@ -68,6 +68,8 @@ class Started(BaseModel):
     generation: int
     config: dict[str, Any]
     inputs: list[Input]
+    fingerprint: dict[str, dict[str, str]] = {}
+    """The code behind the stage (`infra/fingerprint.py`): file -> definition -> hash. Empty in older records."""
 
 
 class Record(BaseModel):
@@ -87,6 +89,7 @@ class Record(BaseModel):
     facts: dict[str, Any]
     config: dict[str, Any]
     inputs: list[Input]
+    fingerprint: dict[str, dict[str, str]] = {}
     files: dict[str, FileEntry]
     created: str
     seconds: float

@@ -154,6 +154,10 @@ class Execution(BaseModel):
     """Who answers prompts with a checkpoint, per stage name; `default` for the others (local when absent)."""
     endpoints: dict[str, EndpointSettings] = {}
     """Where language models answer, per model name; `default` for the others."""
+    stale: Literal["refuse", "rerun"] = "refuse"
+    """What to do with an artifact whose stage's code has changed at the same version: refuse to run, or make it anew."""
+    accept: str = ""
+    """Why such artifacts are good all the same (`--accept`): they are used, and who said so, when and why is kept."""
     site: SiteSettings = SiteSettings()
     """The place, for what a plan says of CO2 and water."""
 
