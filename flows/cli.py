@@ -26,6 +26,7 @@ from flows.options import (
     open_store,
     print_json,
 )
+from flows.store_cli import add_to as add_store_commands
 
 if TYPE_CHECKING:
     from infra.session import PlanRow
@@ -37,6 +38,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(data_app, name="data")
+add_store_commands(app)
 
 
 @app.command()

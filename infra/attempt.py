@@ -173,7 +173,7 @@ def _run_and_commit(
         compute=execution.compute(stage.name),
         ray=_ray_of(stage, execution),
         save_every=execution.save_every,
-        keep_every=execution.keep_every,
+        keep_every=execution.keep_every or 0,
         endpoints=execution.endpoints,
         generation=execution.stage_generation(stage.name),
         attempt=lease.number,
