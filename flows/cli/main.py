@@ -12,6 +12,7 @@ import typer
 
 from flows.cli.data import app as data_app
 from flows.cli.options import (
+    AcceptOption,
     IdArgument,
     JsonOption,
     RecipeArgument,
@@ -19,11 +20,13 @@ from flows.cli.options import (
     SetOption,
     StoreOption,
     UntilOption,
+    accepting,
     console,
     errors,
     open_store,
     print_json,
 )
+from flows.store_cli import add_to as add_store_commands
 
 if TYPE_CHECKING:
     from infra.session import PlanRow
@@ -35,6 +38,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(data_app, name="data")
+add_store_commands(app)
 
 
 @app.command()
@@ -44,9 +48,10 @@ def run(
     until: UntilOption = None,
     rerun: RerunOption = None,
     set: SetOption = None,
+    accept: AcceptOption = None,
 ) -> None:
     """Run a recipe: what exists is reused, what was interrupted is resumed, what changed is rerun."""
-    _run(recipe, store, until, rerun or [], set or [], cascade=False)
+    _run(recipe, store, until, rerun or [], accepting(set, accept), cascade=False)
 
 
 @app.command()
@@ -57,9 +62,10 @@ def rerun(
     ],
     store: StoreOption = None,
     set: SetOption = None,
+    accept: AcceptOption = None,
 ) -> None:
     """Make a stage and everything below it anew; what was there stays as an earlier generation."""
-    _run(recipe, store, None, [stage], set or [], cascade=True)
+    _run(recipe, store, None, [stage], accepting(set, accept), cascade=True)
 
 
 @app.command()
@@ -317,7 +323,7 @@ def _run(
 def _print_plan(rows: "list[PlanRow]") -> None:
     from rich.table import Table
 
-    styles = {"reused": "dim", "run": "green", "resume": "yellow", "left out": "dim", "corrupt": "red"}
+    styles = {"reused": "dim", "run": "green", "resume": "yellow", "left out": "dim", "corrupt": "red", "stale": "red"}
     table = Table("stage", "action", "why", "tokens", "FLOPs", box=None, pad_edge=False)
     for row in rows:
         tokens, flops = row.estimate.get("tokens"), row.estimate.get("flops")
