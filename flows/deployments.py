@@ -12,6 +12,7 @@ from prefect.artifacts import create_table_artifact
 from flows.config.recipe_config import RecipeConfig
 from flows.running.forms import CandidateForm
 from flows.running.run import load_recipe, naming_failures, run, run_evaluation, run_sweep
+from infra.records.record import payload_at
 from infra.storage.store import Store
 from tasks.artifacts import Ranking, Report
 
@@ -111,7 +112,8 @@ def evaluation(
 
 def shown_ranking(config: RecipeConfig, ranking: Ranking) -> tuple[list[dict[str, Any]], str]:
     """The ranking's table, the candidates tied with the best told apart, and where it is."""
-    store, file = Store(config.execution.store), f"{ranking.address}/ranking.json"
+    store = Store(config.execution.store)
+    file = f"{payload_at(store, ranking.address)}/ranking.json"
     text = (
         f"Best first on {config.microanneal.rank_by}; the order among those tied with the best is no evidence. "
         f"All figures: {store.url}/{file}"
@@ -124,6 +126,7 @@ def shown_report(config: RecipeConfig, report: Report | None) -> str | None:
     if report is None:
         return None
     rows = [{"figure": name, "value": value} for name, value in report.summary.items()]
-    text = f"{Store(config.execution.store).url}/{report.address}/report.html"
+    store = Store(config.execution.store)
+    text = f"{store.url}/{payload_at(store, report.address)}/report.html"
     create_table_artifact(rows, key="recipe-report", description=text)
     return report.address

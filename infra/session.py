@@ -54,7 +54,7 @@ class PlanRow:
     label: str
     stage: str
     action: str
-    """reused, resume, run or left out"""
+    """reused, stale (made by other code), corrupt, resume, run or left out"""
     reason: str
     id: str
     inputs: tuple[str, ...]

@@ -137,8 +137,8 @@ class Execution(BaseModel):
     save_every: int = Field(default=200, ge=1)
     """Training steps between two save points: what a kill can cost. Only the newest is there (1B 1000, 7B and 13B 250,
     32B 200; RECIPE D)."""
-    keep_every: int = Field(default=0, ge=0)
-    """Training steps between two save points that stay, beside the newest; a multiple of `save_every`, 0 for none
+    keep_every: int | None = Field(default=None, ge=1)
+    """Training steps between two save points that stay, beside the newest; a multiple of `save_every`, null for none
     (published: 1000)."""
     gc_every: int = Field(default=10, ge=1)
     """Training steps between two collections of Python's garbage; there are no others meanwhile (7B and 13B 1, 1B 10, 32B
@@ -154,12 +154,16 @@ class Execution(BaseModel):
     """Who answers prompts with a checkpoint, per stage name; `default` for the others (local when absent)."""
     endpoints: dict[str, EndpointSettings] = {}
     """Where language models answer, per model name; `default` for the others."""
+    stale: Literal["refuse", "rerun"] = "refuse"
+    """What to do with an artifact whose stage's code has changed at the same version: refuse to run, or make it anew."""
+    accept: str = ""
+    """Why such artifacts are good all the same (`--accept`): they are used, and who said so, when and why is kept."""
     site: SiteSettings = SiteSettings()
     """The place, for what a plan says of CO2 and water."""
 
     @model_validator(mode="after")
     def _kept_save_points_are_save_points(self) -> Self:
-        if self.keep_every % self.save_every:
+        if self.keep_every is not None and self.keep_every % self.save_every:
             raise ValueError(
                 f"keep_every={self.keep_every} is not a multiple of save_every={self.save_every}; "
                 f"use {-(-self.keep_every // self.save_every) * self.save_every}"

@@ -18,7 +18,7 @@ from infra.events import Events
 from infra.records.artifact import Artifact
 from infra.records.permanent_save_points import Kept
 from infra.records.reader import Inputs
-from infra.records.record import FileEntry, Record, lineage
+from infra.records.record import FileEntry, Record, attempt_folder, lineage
 from infra.records.save_points import ephemeral_area, read_newest, read_save_point, write_save_point
 from infra.settings import ComputeSettings, EndpointSettings, Generation, settings_of
 from infra.storage.scratch import Scratch
@@ -52,11 +52,13 @@ class Workspace:
         keep_every: int = 0,
         endpoints: Mapping[str, EndpointSettings] | None = None,
         generation: Generation = "local",
+        attempt: int = 1,
     ):
         self.store = store
         self.stage = stage
         self.id = id
         self.payload = payload
+        self.folder = attempt_folder(payload, attempt)
         self.progress_folder = progress_folder
         self.compute = compute
         self.save_every = save_every
@@ -79,7 +81,7 @@ class Workspace:
 
     def address(self, name: str, area: Area = "payload") -> str:
         """Where in the store a file of this stage lies, for its own later steps to read."""
-        return f"{self.payload}/{name}" if area == "payload" else f"{self.progress_folder}/shards/work/{name}"
+        return f"{self.folder}/{name}" if area == "payload" else f"{self.progress_folder}/shards/work/{name}"
 
     def write(self, name: str, data: bytes) -> None:
         """Put one payload file."""
@@ -147,7 +149,7 @@ class Workspace:
         if name:
             return self._inputs.path(artifact, name)
         paths = {file: self._inputs.path(artifact, file) for file in self.record(artifact).files if wanted(file)}
-        return self._folder_of(artifact.address, paths)
+        return self._folder_of(self.record(artifact).payload, paths)
 
     def _folder_of(self, address: str, paths: Mapping[str, Path]) -> Path:
         """A folder of the store as a local one, with at least the files whose local paths are given by name."""

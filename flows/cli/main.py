@@ -12,6 +12,7 @@ import typer
 
 from flows.cli.data import app as data_app
 from flows.cli.options import (
+    AcceptOption,
     IdArgument,
     JsonOption,
     NoRehearsalOption,
@@ -20,6 +21,7 @@ from flows.cli.options import (
     SetOption,
     StoreOption,
     UntilOption,
+    accepting,
     console,
     errors,
     open_store,
@@ -27,6 +29,7 @@ from flows.cli.options import (
 )
 from flows.evaluation_cli import add_commands
 from flows.rehearse_cli import conformance, rehearse
+from flows.store_cli import add_to as add_store_commands
 
 if TYPE_CHECKING:
     from infra.session import PlanRow
@@ -41,6 +44,7 @@ app.add_typer(data_app, name="data")
 add_commands(app)
 app.command()(rehearse)
 app.command()(conformance)
+add_store_commands(app)
 
 
 @app.command()
@@ -51,9 +55,10 @@ def run(
     rerun: RerunOption = None,
     set: SetOption = None,
     no_rehearsal: NoRehearsalOption = False,
+    accept: AcceptOption = None,
 ) -> None:
     """Run a recipe: what exists is reused, what was interrupted is resumed, what changed is rerun."""
-    _run(recipe, store, until, rerun or [], set or [], cascade=False, no_rehearsal=no_rehearsal)
+    _run(recipe, store, until, rerun or [], accepting(set, accept), cascade=False, no_rehearsal=no_rehearsal)
 
 
 @app.command()
@@ -65,9 +70,10 @@ def rerun(
     store: StoreOption = None,
     set: SetOption = None,
     no_rehearsal: NoRehearsalOption = False,
+    accept: AcceptOption = None,
 ) -> None:
     """Make a stage and everything below it anew; what was there stays as an earlier generation."""
-    _run(recipe, store, None, [stage], set or [], cascade=True, no_rehearsal=no_rehearsal)
+    _run(recipe, store, None, [stage], accepting(set, accept), cascade=True, no_rehearsal=no_rehearsal)
 
 
 @app.command()
@@ -337,7 +343,7 @@ def _run(
 def _print_plan(rows: "list[PlanRow]") -> None:
     from rich.table import Table
 
-    styles = {"reused": "dim", "run": "green", "resume": "yellow", "left out": "dim", "corrupt": "red"}
+    styles = {"reused": "dim", "run": "green", "resume": "yellow", "left out": "dim", "corrupt": "red", "stale": "red"}
     table = Table("stage", "action", "why", "tokens", "FLOPs", box=None, pad_edge=False)
     for row in rows:
         tokens, flops = row.estimate.get("tokens"), row.estimate.get("flops")

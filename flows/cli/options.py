@@ -1,5 +1,6 @@
 """What the commands of `olmo2` share: options, consoles, and how JSON is printed. Light to import: help must be quick."""
 
+import json
 import os
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -36,7 +37,20 @@ SetOption = Annotated[
 NoRehearsalOption = Annotated[
     bool, typer.Option("--no-rehearsal", help="Run an expensive recipe that was not rehearsed; see olmo2 rehearse.")
 ]
+AcceptOption = Annotated[
+    str | None,
+    typer.Option("--accept", metavar="WHY", help="Use what was made by earlier code; who, when and why is kept."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def accepting(overrides: list[str] | None, why: str | None) -> list[str]:
+    """Overrides with the reason of `--accept`, so that it travels with the run. Raises ValueError for an empty one."""
+    if why is None:
+        return overrides or []
+    if not why.strip():
+        raise ValueError("--accept is kept with its reason; give one, such as --accept 'only a message changed'")
+    return [*(overrides or []), f"execution.accept={json.dumps(why)}"]
 
 
 def open_store(url: str | None) -> "Store":

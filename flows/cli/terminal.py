@@ -12,8 +12,9 @@ from rich.console import Console
 from flows.cli.display import Display, reused_line
 from flows.inspection.steps import TRAININGS
 from flows.running.prefect_server import start_own_server
-from flows.running.run import listening, load_recipe, new_session, plan
+from flows.running.run import listening, load_recipe, new_session, plan, refuse_stale
 from infra.compute.processes import Interrupted, stop_stages, wait_for_stop
+from infra.records.record import payload_at
 from infra.session import PlanRow, matches
 from infra.storage.store import Store
 from tasks.artifacts import Report
@@ -41,6 +42,7 @@ def run_in_terminal(
     began = time.monotonic()
     if not rerun and "PREFECT_API_URL" not in os.environ:
         rows = plan(config, until)
+        refuse_stale(rows)
         if all(row.action in ("reused", "left out") for row in rows):
             return tell_all_reused(console, rows, config.execution.store)
     new_session(config, until, rerun, cascade=cascade)  # refuses a stage that the recipe does not have
@@ -94,7 +96,8 @@ def tell_all_reused(console: Console, rows: list[PlanRow], store: str) -> int:
 
 def report_path(store: Store, address: str) -> str:
     """Where a person finds the report's page."""
-    return store.full(f"{address}/report.html") if store.is_local else f"{store.url}/{address}/report.html"
+    file = f"{payload_at(store, address)}/report.html"
+    return store.full(file) if store.is_local else f"{store.url}/{file}"
 
 
 ENDING = (signal.SIGINT, signal.SIGTERM)

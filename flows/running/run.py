@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from flows.config.files import RecipeError, explain, load, nearest
 from flows.config.recipe_config import CandidateConfig, RecipeConfig, resolved_candidate
 from flows.config.rules import check_device, doubts
-from flows.config.stages import COMPUTING
+from flows.config.stages import COMPUTING, STAGES
 from flows.evaluation import evaluate_some
 from flows.inspection.artifacts import find_record
 from flows.microanneal import sweep
@@ -22,8 +22,9 @@ from flows.starting import GIVEN, check_base, checked_start
 from infra.compute.processes import Interrupted
 from infra.events import Listener
 from infra.execution.plan import above, below
-from infra.ray_address import check_ray, parsed_address
+from infra.ray_address import check_ray
 from infra.session import PlanRow, Session, matches, open_session
+from infra.stale import stale_error
 from infra.storage.store import Store
 from tasks.artifacts import Checkpoint, Ranking, Report, Scores
 
@@ -120,15 +121,22 @@ def _check_ready(config: RecipeConfig, session: Session, flow: Callable[[RecipeC
         if session.listener:
             session.listener(label, "warning", text)
     models, on_cpu = asked_models(config), config.execution.device == "cpu"
-    served = "endpoint" in config.execution.generation.values()
-    away = parsed_address(config.execution.ray) is not None
-    rows = plan_rows(config, session, flow) if models or served or away or not on_cpu else []
+    rows = plan_rows(config, session, flow)
+    refuse_stale(rows)
     if models:
         check_endpoints(models, rows, config.execution)
     check_generation(rows, config.execution)
     if not on_cpu:
         check_device(config.execution, rows, COMPUTING)
     check_ray(config.execution.ray, rows)
+
+
+def refuse_stale(rows: list[PlanRow]) -> None:
+    """Raise StaleError, which names the ways out, when an artifact that the run would use was made by other code."""
+    stale = [row for row in rows if row.action == "stale"]
+    if stale:
+        modules = {stage.name: stage.function.__module__ for stage in STAGES}
+        raise stale_error((row.label, modules[row.stage], row.reason) for row in stale)
 
 
 def run_evaluation(config: RecipeConfig, ids: list[str], *, chat: bool) -> list[Scores]:

@@ -13,7 +13,9 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
@@ -40,6 +42,10 @@ class StageFailed(Exception):
 
 _stopping = threading.Event()
 _running: set[BaseProcess] = set()
+_fence: ContextVar[Callable[[], None] | None] = ContextVar("olmo2_fence", default=None)
+
+POLL_SECONDS = 0.5
+"""How often a stage's process is looked after while it tells nothing."""
 
 
 def stop_stages() -> None:
@@ -55,9 +61,22 @@ def wait_for_stop(seconds: float | None = None) -> bool:
 
 
 def check_stopping() -> None:
-    """Raise Interrupted once the run was asked to stop."""
+    """Raise Interrupted once the run was asked to stop; and what the fence of this attempt raises, if it has one."""
     if _stopping.is_set():
         raise Interrupted("stopped on request; the same command resumes")
+    fence = _fence.get()
+    if fence is not None:
+        fence()
+
+
+@contextmanager
+def fenced(fence: Callable[[], None]) -> Iterator[None]:
+    """Whatever this attempt does inside ends when `fence`, asked every second or more often, raises."""
+    token = _fence.set(fence)
+    try:
+        yield
+    finally:
+        _fence.reset(token)
 
 
 def run_in_process(function: Callable[..., R], arguments: tuple[str, Any, dict[str, Any]], listener: Listener) -> R:
@@ -82,6 +101,8 @@ def run_in_process(function: Callable[..., R], arguments: tuple[str, Any, dict[s
     try:
         check_stopping()  # a request that came while the process was started
         while True:
+            while not here.poll(POLL_SECONDS):
+                check_stopping()
             kind, *values = here.recv()
             if kind == "result":
                 process.join()

@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -73,8 +73,23 @@ def committed_shards(ws: "Workspace", keys: list[str]) -> dict[str, dict[str, An
     names = set(ws.store.names(f"{ws.progress_folder}/shards"))
     found = [key for key in keys if f"{key}.json" in names]
     with ThreadPoolExecutor(READ_AT_ONCE) as pool:
-        markers = pool.map(lambda key: ws.store.read_json(marker_path(ws, key)), found)
-        return dict(zip(found, markers, strict=True))
+        markers = dict(zip(found, pool.map(lambda key: ws.store.read_json(marker_path(ws, key)), found), strict=True))
+        for taken in pool.map(lambda key: take_over(ws, markers[key]), found):
+            assert taken is None
+    return markers
+
+
+def take_over(ws: "Workspace", marker: dict[str, Any]) -> None:
+    """Bring the files of a shard that an earlier attempt ran into this attempt's own folder.
+
+    A file that is gone was removed by a later step of that attempt, which this one comes to as well.
+    """
+    folder = marker.get("folder", ws.payload)
+    if folder == ws.folder:
+        return
+    for name in marker["files"]:
+        with suppress(FileNotFoundError):
+            ws.store.link(f"{folder}/{name}", f"{ws.folder}/{name}")
 
 
 def marker_path(ws: "Workspace", key: str) -> str:
@@ -89,7 +104,9 @@ def run_shard(ws: "Workspace", function: Callable[["Workspace", Any], Any], key:
     path = marker_path(ws, key)
     # Ray runs a task again whose worker died, which may have been after its commit.
     if ws.store.exists(path):
-        return ws.store.read_json(path)
+        marker = ws.store.read_json(path)
+        take_over(ws, marker)
+        return marker
     shard = ws.for_shard()
     began = time.monotonic()
     try:
@@ -100,6 +117,7 @@ def run_shard(ws: "Workspace", function: Callable[["Workspace", Any], Any], key:
         "files": {name: entry.model_dump() for name, entry in shard.written.items()},
         "result": result,
         "seconds": time.monotonic() - began,
+        "folder": ws.folder,
     }
     data = orjson.dumps(marker, option=orjson.OPT_SERIALIZE_NUMPY)
     ws.store.create(path, data)

@@ -15,10 +15,11 @@ from typing import Any
 
 import orjson
 
-from infra.compute.processes import run_in_process
+from infra.compute.processes import fenced, run_in_process
 from infra.compute.train_group import run_in_group
 from infra.events import Events, Listener
 from infra.execution.energy import joules_between, read_joules
+from infra.fingerprint import fingerprint_of
 from infra.records.artifact import Artifact
 from infra.records.lease import Lease, acquire
 from infra.records.record import (
@@ -40,6 +41,7 @@ from infra.records.save_points import ephemeral_area
 from infra.session import Session
 from infra.settings import ComputeSettings, Execution
 from infra.stage import Call, Stage
+from infra.stale import accept, changes_since, stale_error
 from infra.storage.store import Store, StoreError
 from infra.workspace import Workspace
 
@@ -79,6 +81,8 @@ def run_stage(
     id = identity(stage.name, stage.version, call.config, call.records())
     forced = session.is_forced(stage.name, stage.label)
     found = None if forced else reusable(store, stage.name, id)
+    if found is not None and (changed := changes_since(store, stage, found)):
+        found = _judge_stale(stage, session, found, changed)
     if found is not None:
         return Outcome(found.artifact(), found, reused=True)
     generation = max(generations(store, stage.name, id), default=0) + 1
@@ -110,6 +114,16 @@ def run_stage(
     return Outcome(record.artifact(), record, reused=False)
 
 
+def _judge_stale(stage: Stage, session: Session, record: Record, changed: list[str]) -> Record | None:
+    """A stale artifact's record if it is accepted, None if it is to be made anew. Raises StaleError if nothing was said."""
+    if session.execution.accept:
+        accept(session.store, stage, record, session.execution.accept)
+        return record
+    if session.execution.stale == "rerun":
+        return None
+    raise stale_error([(stage.label, stage.function.__module__, "; ".join(changed))])
+
+
 def keep_log(store: Store, path: str, error: Exception, listener: Listener) -> None:
     """Leave the whole traceback in the progress area and tell where; a store that cannot be written is told instead."""
     try:
@@ -124,13 +138,18 @@ def reusable(store: Store, stage: str, id: str) -> Record | None:
     record = load_record(store, stage, id)
     if record is None:
         return None
+    check_sizes(store, record)
+    return record
+
+
+def check_sizes(store: Store, record: Record) -> None:
+    """Raise StoreError unless the files of a record are there with the sizes it names."""
     with ThreadPoolExecutor(SIZES_AT_ONCE) as pool:
-        sizes = list(pool.map(lambda name: store.size(f"{record.address}/{name}"), record.files))
+        sizes = list(pool.map(lambda name: store.size(f"{record.payload}/{name}"), record.files))
     for (name, entry), size in zip(record.files.items(), sizes, strict=True):
         if size != entry.size:
             found = "the file is missing" if size is None else f"it has {size:,} bytes, its record says {entry.size:,}"
             raise corrupt_file(store, record, name, found)
-    return record
 
 
 def _run_and_commit(
@@ -154,9 +173,10 @@ def _run_and_commit(
         compute=execution.compute(stage.name),
         ray=_ray_of(stage, execution),
         save_every=execution.save_every,
-        keep_every=execution.keep_every,
+        keep_every=execution.keep_every or 0,
         endpoints=execution.endpoints,
         generation=execution.stage_generation(stage.name),
+        attempt=lease.number,
     )
     started = Started(
         stage=stage.name,
@@ -166,12 +186,19 @@ def _run_and_commit(
         generation=generation,
         config=call.config,
         inputs=call.records(),
+        fingerprint=fingerprint_of(stage.function),
     )
     # For people who ask before there is a record.
     session.store.write(started_path(stage.name, id, generation), started.model_dump_json(indent=2).encode())
     created = datetime.now(UTC).isoformat(timespec="seconds")
     began, energy = time.monotonic(), read_joules()
-    finished = _run_somewhere(stage, workspace, arguments, listener, execution.ray)
+
+    def tell(kind: str, *values: Any) -> None:
+        lease.check_alive()
+        listener(kind, *values)
+
+    with fenced(lease.check_alive):
+        finished = _run_somewhere(stage, workspace, arguments, tell, execution.ray)
     record = Record(
         **dict(started),
         kind=finished.artifact.kind,
@@ -187,6 +214,8 @@ def _run_and_commit(
         energy_joules=joules_between(energy, read_joules()),
         notes=finished.notes,
         flow_run=flow_run,
+        folder=workspace.folder,
+        token=lease.token,
         **_surroundings(workspace.compute),
     )
     return commit(session.store, record, lease.check)
@@ -226,15 +255,28 @@ def _surroundings(compute: ComputeSettings) -> dict[str, Any]:
 
 
 def commit(store: Store, record: Record, check: Callable[[], None]) -> Record:
-    """Write the record, the act that makes the artifact exist. `check` raises if this attempt was superseded."""
+    """Write the record, the act that makes the artifact exist. `check` raises if this attempt was superseded.
+
+    Payload and record are on the disk, not only on their way there, when this returns. Raises StoreError if a file that the
+    record lists is not there.
+    """
+    record = record.sealed()
+    if record.attempts > 1:
+        check_sizes(store, record)  # files of shards that earlier attempts ran were taken over
+    store.settle([f"{record.payload}/{name}" for name in record.files])
     check()
+    path = record_path(record.stage, record.id, record.generation)
     data = orjson.dumps(record.model_dump(mode="json"), option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS)
-    store.create(record_path(record.stage, record.id, record.generation), data)
+    store.create(path, data)
+    store.settle([path])
     # Whoever won the creation, what is in the store is what counts.
     winner = load_record(store, record.stage, record.id, record.generation)
     assert winner is not None
     folder = progress_folder(record.stage, record.id, record.generation)
-    for leftover in (ephemeral_area(folder), f"{folder}/shards"):
+    leftovers = [ephemeral_area(folder), f"{folder}/shards"]
+    if winner.payload != record.payload:
+        leftovers.append(record.payload)
+    for leftover in leftovers:
         # The artifact exists. What a last straggler still writes there, or a store just now gone, must not deny that.
         with suppress(StoreError):
             store.remove(leftover)

@@ -6,6 +6,7 @@ from infra.execution.attempt import reusable
 from infra.records.record import Input, Record, generations, identity, progress_folder, stage_records
 from infra.records.save_points import newest_save_point
 from infra.session import Pending, PlanRow, Session
+from infra.stale import changes_since, other_packages
 from infra.storage.store import CorruptObject, Store
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ def plan_stage(stage: "Stage", call: "Call", session: Session) -> "Artifact | Pe
     facts = dict(stage.estimate(call.config, **call.inputs)) if stage.estimate else {}
     row = _decide(stage, call, session, facts)
     session.rows.append(row)
-    if row.artifact is not None:
+    if row.artifact is not None and row.action != "run":
         session.origins[row.artifact.address] = stage.label
         return row.artifact
     return Pending(stage.label, stage.result_kind, facts)
@@ -40,11 +41,26 @@ def _decide(stage: "Stage", call: "Call", session: Session, facts: dict[str, Any
     except CorruptObject as error:
         return row("corrupt", str(error), id)
     if record is not None:
-        return row("reused", f"made {record.created[:16]}", id, record.artifact())
+        return row(*_known(stage, record, session), id, record.artifact())
     started = started_work(session.store, stage.name, id)
     if started:
         return row("resume", started, id)
     return row("run", why(session.store, stage, call), id)
+
+
+def _known(stage: "Stage", record: Record, session: Session) -> tuple[str, str]:
+    """Action and reason for an artifact that exists: reused, or stale when the code behind it has changed."""
+    made = f"made {record.created[:16]}"
+    packages = other_packages(record)
+    with_packages = f"{made}; {packages} since" if packages else made
+    changed = changes_since(session.store, stage, record)
+    if not changed:
+        return "reused", with_packages
+    if session.execution.accept:
+        return "reused", f"{with_packages}; accepted, though changed since: {'; '.join(changed)}"
+    if session.execution.stale == "rerun":
+        return "run", f"code changed since: {'; '.join(changed)}"
+    return "stale", f"{with_packages}; changed since: {'; '.join(changed)}"
 
 
 def some(labels: list[str], most: int = 3) -> str:

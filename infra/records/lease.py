@@ -3,19 +3,23 @@
 Leases are numbered, create-only objects in the id's own progress folder; the highest number is current and is the
 attempt's fencing token. A heartbeat object beside it changes every few seconds. Nobody compares clocks: a waiter
 takes over when the heartbeat has not changed while the waiter's own clock measured `stale_seconds`, or at once when
-the holder was a process of this same machine and boot that no longer lives.
+the holder was a process of this same boot of this machine that no longer lives.
+
+Numbers have no gaps, so whether a lease was lost is one question for the next number, not a listing, which may lag.
 """
 
 import os
+import random
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import orjson
-import psutil
 
 from infra.compute.processes import check_stopping
 from infra.storage.store import Store, StoreError
@@ -23,54 +27,83 @@ from infra.storage.store import Store, StoreError
 Holder = Literal["none", "dead", "alive"]
 """Who has a lease: nobody, a process that certainly lives no longer, or one that may live."""
 
+BACK_OFF_SECONDS = 0.05
+"""Pause after a first lost race for a number, doubled with each further one up to 3 s; a random part of it is waited."""
+
 
 class LeaseLost(Exception):
     """Another attempt has taken this id over: this attempt must not commit."""
 
 
-def process_identity() -> dict[str, str | int | float]:
-    """Who holds a lease: enough to prove, on the same machine and boot, that the holder is dead."""
-    process = psutil.Process()
-    try:
-        namespace = os.readlink("/proc/self/ns/pid")
-    except OSError:
-        namespace = ""
+def process_identity() -> dict[str, str | int]:
+    """Who holds a lease: enough to prove, on the same machine and boot, that the holder is dead.
+
+    The kernel's boot id and the start in clock ticks since boot do not move when a clock is set; a host name and a boot
+    time may be those of another machine. Where the kernel gives none, nobody is ever proven dead.
+    """
     return {
         "host": socket.gethostname(),
-        "boot": round(psutil.boot_time()),
-        "namespace": namespace,
-        "pid": process.pid,
-        "started": process.create_time(),
+        "boot_id": _text("/proc/sys/kernel/random/boot_id"),
+        "namespace": _pid_namespace(),
+        "pid": os.getpid(),
+        "start_ticks": _state_and_start(os.getpid())[1],
     }
 
 
-def is_dead(holder: dict) -> bool:
-    """True only if the holder certainly no longer lives: same host, boot and pid namespace, and no such process."""
-    me = process_identity()
-    # The boot time is derived from clocks and may wobble by a second between two readings.
-    if (holder["host"], holder["namespace"]) != (me["host"], me["namespace"]) or abs(holder["boot"] - me["boot"]) > 2:
+def is_dead(holder: dict[str, Any]) -> bool:
+    """True only if the holder certainly no longer lives: same boot and pid namespace, and no such process."""
+    here = (_text("/proc/sys/kernel/random/boot_id"), _pid_namespace())
+    if not all(here) or (holder.get("boot_id"), holder.get("namespace")) != here:
         return False
     try:
-        process = psutil.Process(holder["pid"])
-        alive = abs(process.create_time() - holder["started"]) < 1 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+        os.kill(holder["pid"], 0)
+    except ProcessLookupError:
         return True
-    return not alive
+    except PermissionError:
+        pass  # it lives, and belongs to somebody else
+    state, start = _state_and_start(holder["pid"])
+    # A process that may not be looked at is taken for the holder.
+    return state in ("Z", "X") or (start > 0 and start != holder.get("start_ticks"))
+
+
+def _pid_namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _state_and_start(pid: int) -> tuple[str, int]:
+    """State letter and start in clock ticks since boot of a process (proc(5), fields 3 and 22); ("", 0) if not told."""
+    # The name, field 2, is in parentheses and may have any character.
+    fields = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return (fields[0], int(fields[19])) if len(fields) > 19 else ("", 0)
 
 
 class Lease:
     """One attempt's hold on a progress folder; use as a context manager.
 
-    Raises LeaseLost from `check` once a higher number exists.
+    `check` asks the store whether a higher number exists, `check_alive` whether the heartbeat has found so or has died.
+    Both raise LeaseLost.
     """
 
-    def __init__(self, store: Store, folder: str, number: int, beat_seconds: float):
+    def __init__(self, store: Store, folder: str, number: int, beat_seconds: float, token: str = ""):
         self.store = store
         self.folder = folder
         self.number = number
+        self.token = token
+        """What this attempt writes into its objects, to know them again when the reply to a creation is lost."""
         self._beat_seconds = beat_seconds
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name=f"lease {folder}", daemon=True)
+        self._failure = ""
+        self._thread = threading.Thread(target=self._watch, name=f"lease {folder}", daemon=True)
 
     def __enter__(self) -> "Lease":
         self._thread.start()
@@ -85,9 +118,27 @@ class Lease:
 
     def check(self) -> None:
         """Raise LeaseLost unless this attempt still has the highest number."""
-        highest = highest_lease(self.store, self.folder)
-        if highest != self.number:
-            raise LeaseLost(f"{self.folder}: attempt {self.number} was superseded by attempt {highest}")
+        self.check_alive()
+        if self.store.exists(lease_path(self.folder, self.number + 1)):
+            raise LeaseLost(f"{self.folder}: attempt {self.number} was superseded by attempt {self.number + 1}")
+
+    def check_alive(self) -> None:
+        """Raise LeaseLost once the heartbeat has ended, of whatever; asks nobody."""
+        if self._failure:
+            raise LeaseLost(self._failure)
+
+    def _watch(self) -> None:
+        """Beat until the attempt ends; whatever ends the beat before that ends the attempt."""
+        try:
+            self._beat()
+        except LeaseLost as error:
+            self._failure = str(error)
+        except BaseException as error:
+            self._failure = (
+                f"{self.folder}: the heartbeat of attempt {self.number} ended with {type(error).__name__}: {error}. Others "
+                "would take the attempt for dead, so it ends. Run the same command again: it resumes."
+            )
+            raise
 
     def _beat(self) -> None:
         count = 0
@@ -95,7 +146,12 @@ class Lease:
             count += 1
             # A beat that a full or unreachable store missed is made up by the next; `check` tells if it came too late.
             with suppress(StoreError):
+                self.check()
                 self.store.write(f"{self.folder}/lease-{self.number:06d}.beat", str(count).encode())
+
+
+def lease_path(folder: str, number: int) -> str:
+    return f"{folder}/lease-{number:06d}.json"
 
 
 def highest_lease(store: Store, folder: str) -> int:
@@ -117,27 +173,32 @@ def acquire(
     None is returned. `waiting` is told once who holds the lease. Raises Interrupted when the run was asked to stop.
     """
     beat_seconds = min(10.0, stale_seconds / 4)
+    token = uuid.uuid4().hex
+    body = orjson.dumps(process_identity() | {"token": token})
     seen: tuple[int, bytes] | None = None
     seen_at = time.monotonic()
+    highest = pause = 0
     while True:
         check_stopping()
-        highest = highest_lease(store, folder)
+        # A listing may lag behind a creation; what is known to be taken stays so.
+        highest = max(highest, highest_lease(store, folder))
         if highest == 0 or _holder(store, folder, highest) != "alive":
-            body = orjson.dumps(process_identity())
-            if store.create(f"{folder}/lease-{highest + 1:06d}.json", body):
-                return Lease(store, folder, highest + 1, beat_seconds)
+            if store.create(lease_path(folder, highest + 1), body):
+                return Lease(store, folder, highest + 1, beat_seconds, token)
+            highest, pause = highest + 1, min(pause + 1, 6)
+            time.sleep(random.uniform(0, BACK_OFF_SECONDS * 2**pause))
             continue
         beat = (highest, _read_or_empty(store, f"{folder}/lease-{highest:06d}.beat"))
         if beat != seen:
             if seen is None:
-                waiting(store.read_json(f"{folder}/lease-{highest:06d}.json"))
+                waiting(store.read_json(lease_path(folder, highest)))
             seen, seen_at = beat, time.monotonic()
         elif time.monotonic() - seen_at > stale_seconds:
             store.create(f"{folder}/lease-{highest:06d}.released", b"stale")
             continue
         if finished():
             return None
-        time.sleep(min(1.0, beat_seconds))
+        time.sleep(min(1.0, beat_seconds) * random.uniform(0.75, 1.25))
 
 
 def holder_of(store: Store, folder: str) -> Holder:
@@ -155,7 +216,7 @@ def sign_of_life(store: Store, folder: str) -> str:
 def _holder(store: Store, folder: str, number: int) -> Holder:
     if store.exists(f"{folder}/lease-{number:06d}.released"):
         return "none"
-    return "dead" if is_dead(store.read_json(f"{folder}/lease-{number:06d}.json")) else "alive"
+    return "dead" if is_dead(store.read_json(lease_path(folder, number))) else "alive"
 
 
 def _read_or_empty(store: Store, path: str) -> bytes:

@@ -8,12 +8,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from infra.records.artifact import Artifact
-from infra.records.record import Record, corrupt_file, load_record, record_of
+from infra.records.record import Record, corrupt_file, record_at, record_of
 from infra.storage.store import Store, StoreError, sha256_file
 
 RECENT_RECORDS = 8
 """Records kept by a process: a worker reads the same input's for shard after shard, and one of 100,000 files takes a second."""
 _recent_records: dict[tuple[str, str], Record] = {}
+_payloads: dict[tuple[str, str], str] = {}
 
 
 class Inputs:
@@ -37,20 +38,23 @@ class Inputs:
                 _recent_records.pop(next(iter(_recent_records)), None)
         return record
 
+    def payload(self, artifact: Artifact) -> str:
+        """The folder of an artifact's files. Remembered apart from its record, which may be large."""
+        key = (self.store.url, artifact.address)
+        if key not in _payloads:
+            _payloads[key] = self.record(artifact).payload
+        return _payloads[key]
+
     def at(self, address: str) -> Artifact:
         """The artifact at an address that a payload names. Raises StoreError if there is none."""
-        stage, id, generation = address.split("/")
-        record = load_record(self.store, stage, id, int(generation[1:]))
-        if record is None:
-            raise StoreError(f"{address} is named by an input but is not in store {self.store.url}; rerun that input")
-        return record.artifact()
+        return record_at(self.store, address).artifact()
 
     def path(self, artifact: Artifact, name: str) -> Path:
         """A verified local path of one file. Raises StoreError when it is missing or not what the record says."""
         record = self.record(artifact)
         if name not in record.files:
             raise StoreError(f"{artifact.address} has no file {name!r}; it has {', '.join(sorted(record.files))}")
-        address, entry = f"{record.address}/{name}", record.files[name]
+        address, entry = f"{record.payload}/{name}", record.files[name]
         if (address, entry.sha256) in self._verified:
             return self.store.local(address, entry.sha256)
         size = self.store.size(address)
@@ -70,7 +74,9 @@ class Inputs:
 
     def read_ranges(self, ranges: Sequence[tuple[Artifact, str, int, int]]) -> list[bytes]:
         """Bytes [start, end) of files. Raises StoreError when one is missing or ends before what is asked for."""
-        parts = self.store.read_ranges([(f"{artifact.address}/{name}", at, to) for artifact, name, at, to in ranges])
+        parts = self.store.read_ranges(
+            [(f"{self.payload(artifact)}/{name}", at, to) for artifact, name, at, to in ranges]
+        )
         for (artifact, name, start, end), part in zip(ranges, parts, strict=True):
             if len(part) != end - start:
                 said = f"bytes {start:,} to {end:,} are not all there"

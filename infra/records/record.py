@@ -4,14 +4,15 @@ Written last, by a create-only object numbered by generation. No record: the art
 """
 
 import hashlib
+import re
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from subprocess import run
-from typing import Any
+from typing import Any, Self
 
 import orjson
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from infra.records.artifact import Artifact
 from infra.storage.store import CorruptObject, Store, StoreError
@@ -67,6 +68,8 @@ class Started(BaseModel):
     generation: int
     config: dict[str, Any]
     inputs: list[Input]
+    fingerprint: dict[str, dict[str, str]] = {}
+    """The code behind the stage (`infra/fingerprint.py`): file -> definition -> hash. Empty in older records."""
 
 
 class Record(BaseModel):
@@ -86,6 +89,7 @@ class Record(BaseModel):
     facts: dict[str, Any]
     config: dict[str, Any]
     inputs: list[Input]
+    fingerprint: dict[str, dict[str, str]] = {}
     files: dict[str, FileEntry]
     created: str
     seconds: float
@@ -102,6 +106,44 @@ class Record(BaseModel):
     python: str
     notes: dict[str, Any]
     flow_run: str
+    folder: str = ""
+    """Where the payload lies: each attempt has a folder of its own. Empty in older records: the address itself."""
+    token: str = ""
+    """Of the attempt that wrote it."""
+    seal: str = ""
+    """Hash of all other fields; records of schema 1 have none."""
+
+    @field_validator("files")
+    @classmethod
+    def _names_stay_inside(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
+        wrong = [name for name in files if not is_inside(name)]
+        if wrong:
+            raise ValueError(
+                f"file name {wrong[0]!r} is absolute, empty or leads out of its folder; names are relative paths"
+            )
+        return files
+
+    @model_validator(mode="after")
+    def _lies_where_its_stage_and_id_say(self) -> Self:
+        address = payload_address(self.stage, self.id, self.generation)
+        if self.address != address or not re.fullmatch(rf"({re.escape(address)}(-a\d{{6}})?)?", self.folder):
+            raise ValueError(f"address {self.address!r} or folder {self.folder!r} is not below {self.stage}/{self.id}")
+        return self
+
+    @property
+    def payload(self) -> str:
+        """The folder of its files, relative to the store's root."""
+        return self.folder or self.address
+
+    def sealed(self) -> "Record":
+        """The same as schema 2, with a hash over all of it, by which `load_record` finds an edit."""
+        unsealed = self.model_copy(update={"schema_version": 2})
+        return unsealed.model_copy(update={"seal": unsealed.expected_seal()})
+
+    def expected_seal(self) -> str:
+        """Hash over all fields but the seal."""
+        body = self.model_dump(mode="json", exclude={"seal"})
+        return hashlib.sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
     def artifact(self) -> Artifact:
         """The typed value that stages hand on."""
@@ -112,6 +154,12 @@ class Record(BaseModel):
                 f"{', '.join(sorted(Artifact.kinds))}. It was written by other code: update, or use another store."
             )
         return cls(stage=self.stage, id=self.id, address=self.address, digest=self.digest, **self.facts)
+
+
+def is_inside(name: str) -> bool:
+    """Whether a relative path with forward slashes stays in its folder on every system."""
+    parts = name.split("/")
+    return not any(part in ("", ".", "..") for part in parts) and not any(char in name for char in "\\\0\n\r")
 
 
 def content_digest(files: dict[str, FileEntry]) -> str:
@@ -137,6 +185,14 @@ def record_path(stage: str, id: str, generation: int) -> str:
 
 def payload_address(stage: str, id: str, generation: int) -> str:
     return f"{stage}/{id}/g{generation:04d}"
+
+
+def attempt_folder(address: str, attempt: int) -> str:
+    """Where an attempt writes its payload: the address for the first, a folder beside it for each later one.
+
+    So an attempt that lost its lease cannot change what a later one has committed.
+    """
+    return address if attempt == 1 else f"{address}-a{attempt:06d}"
 
 
 def progress_folder(stage: str, id: str, generation: int) -> str:
@@ -170,7 +226,9 @@ def load_record(store: Store, stage: str, id: str, generation: int | None = None
         generation = max(generations(store, stage, id), default=0)
     path = record_path(stage, id, generation)
     try:
-        return Record.model_validate(store.read_json(path))
+        record = Record.model_validate(store.read_json(path))
+        _check_record(store, record, path)
+        return record
     except FileNotFoundError:
         return None
     except ValidationError as error:
@@ -180,6 +238,22 @@ def load_record(store: Store, stage: str, id: str, generation: int | None = None
             f"{first['msg']}. It was written by other code or changed from outside: restore it, or remove it to make "
             "the artifact anew."
         ) from error
+
+
+def _check_record(store: Store, record: Record, path: str) -> None:
+    """Raise CorruptObject for a record that was edited, or that belongs to another artifact."""
+    if record_path(record.stage, record.id, record.generation) != path:
+        finding = f"it is the record of {record.stage}/{record.id}, generation {record.generation}"
+    elif record.schema_version > 1 and record.seal != record.expected_seal():
+        finding = "its fields are not those that were sealed; it was edited, or damaged"
+    elif record.schema_version > 1 and record.digest != content_digest(record.files):
+        finding = "its digest is not that of its files"
+    else:
+        return
+    raise CorruptObject(
+        f"{path} in store {store.url} is not what was committed: {finding}. "
+        f"Mend it with: olmo2 repair {path.split('/')[1]} --store {store.url}"
+    )
 
 
 def record_of(store: Store, artifact: Artifact) -> Record:
@@ -192,6 +266,20 @@ def record_of(store: Store, artifact: Artifact) -> Record:
             f"Run the recipe again to make it anew."
         )
     return record
+
+
+def record_at(store: Store, address: str) -> Record:
+    """The record of an address that somebody names. Raises StoreError if there is none."""
+    stage, id, generation = address.split("/")
+    record = load_record(store, stage, id, int(generation[1:]))
+    if record is None:
+        raise StoreError(f"{address} is named by an input but is not in store {store.url}; rerun that input")
+    return record
+
+
+def payload_at(store: Store, address: str) -> str:
+    """The folder with the files of the artifact at an address."""
+    return record_at(store, address).payload
 
 
 def all_records(store: Store) -> list[Record]:
@@ -235,8 +323,9 @@ def lineage(store: Store, record: Record) -> list[Record]:
 def corrupt_file(store: Store, record: Record, name: str, finding: str) -> CorruptObject:
     """The error for a committed artifact whose bytes no longer agree with its record."""
     return CorruptObject(
-        f"{record.address}/{name} in store {store.url} is corrupt: {finding}. "
-        f"Make it anew with: olmo2 rerun RECIPE {record.label} --store {store.url}"
+        f"{record.payload}/{name} in store {store.url} is corrupt: {finding}. "
+        f"Mend it with: olmo2 repair {record.id} --store {store.url}, or make it anew with: "
+        f"olmo2 rerun RECIPE {record.label} --store {store.url}"
     )
 
 

@@ -97,6 +97,8 @@ def write_save_point(
         return
     marker = {name: entry for part in parts for name, entry in part.items()}
     store.write(point.marker, orjson.dumps(marker, option=orjson.OPT_SORT_KEYS))
+    # Before an older one goes: a power cut must not leave neither.
+    store.settle([point.marker, *(f"{point.folder}/{name}" for name in marker)])
     _remove_older(store, progress_folder, step)
 
 

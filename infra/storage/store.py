@@ -11,22 +11,29 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import fsspec
 import orjson
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
+from infra.retries import PATIENCE_SECONDS, http_status, s3_options, with_retries
 from infra.storage.scratch import Scratch, locked
+
+R = TypeVar("R")
 
 TEMPORARY = ".tmp-"
 """How names begin that are no objects yet."""
 TEMPORARY_NAME = re.compile(rf"{re.escape(TEMPORARY)}([0-9a-f]{{32}}|[a-z0-9_]{{8}})")
 """The names that a store gives, to files and to folders; a cleaner touches no others."""
+
+WRITING = ("write", "create", "remove")
+"""What needs a right to write, and where something absent is an error."""
 
 
 class StoreError(OSError):
@@ -55,6 +62,8 @@ class Store:
         self.url = url.rstrip("/")
         # A listing cache would hide what other processes wrote.
         options: dict[str, Any] = {} if "://" not in url else {"use_listings_cache": False}
+        if self.url.startswith(("s3://", "s3a://")):
+            options |= s3_options()
         try:
             self.fs, root = fsspec.core.url_to_fs(self.url, **options)
         except (ValueError, ImportError) as error:
@@ -62,6 +71,8 @@ class Store:
         self.root = root.rstrip("/")
         self.is_local = isinstance(self.fs, LocalFileSystem)
         self._failures = _failures(self.fs)
+        self.patience_seconds = PATIENCE_SECONDS
+        self._answered = False
         self.cache = cache or default_cache(self.url)
 
     def __reduce__(self):
@@ -79,28 +90,35 @@ class Store:
     def write(self, path: str, data: bytes) -> None:
         """Write an object whole, replacing what was there."""
         target = self.full(path)
-        with self._telling("write", path):
-            if self.is_local:
-                with self._temporary(target) as temporary:
-                    temporary.write_bytes(data)
-                    os.replace(temporary, target)
-            else:
-                self.fs.pipe_file(target, data)
+        if not self.is_local:
+            self._ask("write", path, partial(self.fs.pipe_file, target, data))
+            return
+        with self._telling("write", path), self._temporary(target) as temporary:
+            temporary.write_bytes(data)
+            os.replace(temporary, target)
 
     def create(self, path: str, data: bytes) -> bool:
-        """Write an object only if it is absent. True for the one caller that made it, False for all others."""
+        """Write an object only if it is absent. True for the one caller that made it, False for all others.
+
+        A caller whose reply was lost finds its own body there and is told True; so a body that must have one winner has
+        something in it that no other's has.
+        """
         target = self.full(path)
-        try:
-            if self.is_local:
+        if self.is_local:
+            with self._telling("create", path):
                 return self._create_local(target, data)
+        return self._ask("create", path, partial(self._create_remote, target, data))
+
+    def _create_remote(self, target: str, data: bytes) -> bool:
+        try:
             self.fs.pipe_file(target, data, mode="create")
             return True
         except FileExistsError:
-            return False
+            pass
         except self._failures as error:
-            if _refused_by_condition(error):
-                return False
-            raise self._failed("create", path, error) from error
+            if http_status(error) != 412:
+                raise
+        return self.fs.cat_file(target) == data
 
     def _create_local(self, target: str, data: bytes) -> bool:
         with self._temporary(target) as temporary:
@@ -108,8 +126,12 @@ class Store:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            # A hard link fails if the name exists, and the name appears with its whole content.
-            os.link(temporary, target)
+            try:
+                # A hard link fails if the name exists, and the name appears with its whole content.
+                os.link(temporary, target)
+            except FileExistsError:
+                # Two names: the link was made, and a network file system lost the reply.
+                return temporary.stat().st_nlink == 2
             return True
 
     @contextmanager
@@ -126,13 +148,33 @@ class Store:
     def put(self, local: Path, path: str) -> None:
         """Copy a local file into the store."""
         target = self.full(path)
-        with self._telling("write", path):
-            if self.is_local:
-                with self._temporary(target) as temporary:
-                    shutil.copyfile(local, temporary)
-                    os.replace(temporary, target)
-            else:
-                self.fs.put_file(str(local), target)
+        if not self.is_local:
+            self._ask("write", path, partial(self.fs.put_file, str(local), target))
+            return
+        with self._telling("write", path), self._temporary(target) as temporary:
+            shutil.copyfile(local, temporary)
+            os.replace(temporary, target)
+
+    def link(self, source: str, path: str) -> None:
+        """Give an object a second name whose content no later write to the first changes. FileNotFoundError if it is absent."""
+        target = self.full(path)
+        if not self.is_local:
+            self._ask("copy", source, partial(self.fs.cp_file, self.full(source), target))
+            return
+        with self._telling("copy", source), self._temporary(target) as temporary:
+            os.link(self.full(source), temporary)
+            os.replace(temporary, target)
+
+    def settle(self, paths: Sequence[str]) -> None:
+        """Return when objects and their folders survive a power cut. An object store promises that at each write."""
+        if not self.is_local or not paths:
+            return
+        files = [Path(self.full(path)) for path in paths]
+        root = Path(self.root)
+        folders = {folder for file in files for folder in file.parents if folder == root or root in folder.parents}
+        with self._telling("write", f"{paths[0]}{' and others' if paths[1:] else ''}"), ThreadPoolExecutor(8) as pool:
+            for settled in (pool.map(_fsync, files), pool.map(_fsync, sorted(folders, reverse=True))):
+                list(settled)
 
     @contextmanager
     def staging(self, folder: str) -> Iterator[Path]:
@@ -170,8 +212,7 @@ class Store:
 
     def read(self, path: str) -> bytes:
         """The whole object. FileNotFoundError if it is absent, StoreError if the store does not answer."""
-        with self._telling("read", path):
-            return self.fs.cat_file(self.full(path))
+        return self._ask("read", path, partial(self.fs.cat_file, self.full(path)))
 
     def read_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
         """Bytes [start, end) of objects, in the order asked; a remote store is asked for all of them at once."""
@@ -179,8 +220,8 @@ class Store:
             return []
         paths = [self.full(path) for path, _, _ in ranges]
         starts, ends = [start for _, start, _ in ranges], [end for _, _, end in ranges]
-        with self._telling("read", f"{len(ranges):,} ranges of {ranges[0][0]} and others"):
-            return self.fs.cat_ranges(paths, starts, ends, on_error="raise")
+        told = f"{len(ranges):,} ranges of {ranges[0][0]} and others"
+        return self._ask("read", told, partial(self.fs.cat_ranges, paths, starts, ends, on_error="raise"))
 
     def read_json(self, path: str) -> Any:
         """The JSON value of an object. FileNotFoundError if it is absent, StoreError if it is something else."""
@@ -194,14 +235,12 @@ class Store:
 
     def open(self, path: str) -> IO[bytes]:
         """A seekable stream on the object."""
-        with self._telling("read", path):
-            return self.fs.open(self.full(path), "rb")
+        return self._ask("read", path, partial(self.fs.open, self.full(path), "rb"))
 
     def size(self, path: str) -> int | None:
         """Bytes of the object, None if it is absent."""
         try:
-            with self._telling("look at", path):
-                return int(self.fs.info(self.full(path))["size"])
+            return int(self._ask("look at", path, partial(self.fs.info, self.full(path)))["size"])
         except FileNotFoundError:
             return None
 
@@ -212,8 +251,7 @@ class Store:
         """Names directly below a folder, sorted; empty if there is none. Temporary names are left out."""
         full = self.full(folder) if folder else self.root
         try:
-            with self._telling("list", folder):
-                found = self.fs.ls(full, detail=False)
+            found = self._ask("list", folder, partial(self.fs.ls, full, detail=False))
         except (FileNotFoundError, NotADirectoryError):
             return []
         names = sorted(str(name).rstrip("/").rsplit("/", 1)[-1] for name in found)
@@ -222,14 +260,16 @@ class Store:
     def remove(self, folder: str) -> None:
         """Delete an object or everything below a folder; nothing happens if it is absent."""
         full = self.full(folder)
-        with self._telling("remove", folder):
+
+        def remove() -> None:
             if self.fs.exists(full):
                 self.fs.rm(full, recursive=True)
 
+        self._ask("remove", folder, remove)
+
     def walk(self, folder: str) -> Iterator[str]:
         """Relative paths of all objects below a folder, sorted."""
-        with self._telling("list", folder):
-            found = self.fs.find(self.full(folder) if folder else self.root)
+        found = self._ask("list", folder, partial(self.fs.find, self.full(folder) if folder else self.root))
         for full in sorted(found):
             yield str(full)[len(self.root) + 1 :]
 
@@ -243,7 +283,7 @@ class Store:
             # The workers of a node ask at once for the same tens of gigabytes: the first to come fetches them for all.
             with self._telling("copy", path), locked(cached.parent), self._temporary(str(cached)) as temporary:
                 if not cached.exists():
-                    self.fs.get_file(self.full(path), str(temporary))
+                    self._ask("copy", path, partial(self.fs.get_file, self.full(path), str(temporary)))
                     os.replace(temporary, cached)
         return cached
 
@@ -253,40 +293,66 @@ class Store:
         self.write(probe, b"")
         self.remove(probe)
 
+    def _ask(self, verb: str, path: str, call: Callable[[], R]) -> R:
+        """Do one thing with the file system; a remote one is asked again while its faults are of the passing kind."""
+        with self._telling(verb, path):
+            if self.is_local or "s3" not in self.fs.protocol:
+                return call()
+            answer = with_retries(call, self.patience_seconds, retry_refused=self._answered)
+            self._answered = True
+            return answer
+
     @contextmanager
     def _telling(self, verb: str, path: str) -> Iterator[None]:
         """What the file system raises becomes a StoreError with a way out; only absence of what is read keeps its own."""
         try:
             yield
         except self._failures as error:
-            if verb != "write" and isinstance(error, FileNotFoundError | NotADirectoryError):
+            if verb not in WRITING and isinstance(error, FileNotFoundError | NotADirectoryError):
                 raise
             raise self._failed(verb, path, error) from error
 
     def _failed(self, verb: str, path: str, error: Exception) -> StoreError:
+        if isinstance(error, StoreError):
+            return error
+        writing = "has room and that you may write to it" if verb in WRITING else "that you may read it"
         return StoreError(
-            f"cannot {verb} {path or 'what is'} in store {self.url}: {type(error).__name__}: {error}. "
-            "Check that the store exists, has room and that you may write to it, then run the same command again."
+            f"cannot {verb} {path or 'what is'} in store {self.url}{self._endpoint()}: {type(error).__name__}: {error}. "
+            f"Check that the store exists, {writing}, then run the same command again."
         )
+
+    def _endpoint(self) -> str:
+        """Which server a remote store is on, where that is not its vendor's."""
+        if self.is_local or "s3" not in self.fs.protocol:
+            return ""
+        url = (
+            getattr(self.fs, "endpoint_url", None)
+            or os.environ.get("AWS_ENDPOINT_URL_S3")
+            or os.environ.get("AWS_ENDPOINT_URL")
+        )
+        # A name and password in it are nobody's affair.
+        return f" at {url.rpartition('@')[2] if '@' in url else url}" if url else ""
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _failures(fs: AbstractFileSystem) -> tuple[type[Exception], ...]:
     """What a file system raises when it cannot do its work; S3's transport has errors that are no OSError."""
     if "s3" not in fs.protocol:
         return (OSError,)
+    import http.client
+
+    import aiohttp
     from botocore.exceptions import BotoCoreError
+    from botocore.parsers import ResponseParserError
 
-    return (OSError, BotoCoreError)
-
-
-def _refused_by_condition(error: Exception) -> bool:
-    """Whether an S3 server answered that the object exists (HTTP 412).
-
-    s3fs says FileExistsError only for servers that name the condition in their answer; Ceph's gateway does not, and
-    the error is then an EINVAL without a word.
-    """
-    response = getattr(error.__cause__, "response", None) or {}
-    return response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 412
+    return (OSError, BotoCoreError, aiohttp.ClientError, ResponseParserError, http.client.IncompleteRead)
 
 
 def default_cache(url: str) -> Path:

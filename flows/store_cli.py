@@ -1,0 +1,154 @@
+"""Commands for a store's day two: verify, repair, gc, cp, diff and the list of what was accepted."""
+
+from typing import Annotated
+
+import typer
+
+from flows.cli.options import IdArgument, JsonOption, StoreOption, console, errors, open_store, print_json
+
+DoOption = Annotated[bool, typer.Option("--yes", help="Do it; without this it is only shown.")]
+
+
+def verify(
+    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Only these; all when left out.")] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Hash every file of every artifact again and name what is damaged (exit 1). Interrupted, it goes on where it was."""
+    from dataclasses import asdict
+
+    from infra.upkeep import verify as check
+
+    found = open_store(store)
+
+    def tell(name: str, number: int, count: int) -> None:
+        if errors.is_terminal:
+            errors.print(f"{number}/{count} {name}", style="dim", markup=False, highlight=False, end="\r")
+
+    count, damage = check(found, ids or [], tell)
+    if ids and not count:
+        raise ValueError(f"store {found.url} has no artifact with id {', '.join(ids)}; see: olmo2 ls")
+    if as_json:
+        print_json({"artifacts": count, "damage": [asdict(item) for item in damage]})
+    else:
+        for item in damage:
+            where = f"{item.stage}/{item.id} generation {item.generation}"
+            console.print(f"{where}: {item.file}: {item.finding}", style="red", markup=False, highlight=False)
+        console.print(f"{count:,} artifacts verified, {len(damage):,} files damaged", highlight=False)
+        for id in dict.fromkeys(item.id for item in damage):
+            console.print(f"olmo2 repair {id} --store {found.url}", highlight=False, markup=False)
+    raise typer.Exit(1 if damage else 0)
+
+
+def repair(
+    id: IdArgument,
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="STORE", help="Take it from this store; else it is made anew.")
+    ] = None,
+    ray: Annotated[str, typer.Option("--ray", help="Where shards run: off, local or a cluster's address.")] = "off",
+    store: StoreOption = None,
+) -> None:
+    """Mend a damaged artifact where it is, so that what was made from it stays as it is."""
+    from flows.repair import repair as mend
+    from infra.storage.store import Store
+
+    def tell(text: str) -> None:
+        console.print(text, markup=False, highlight=False)
+
+    mended = mend(open_store(store), id, Store(source) if source else None, tell, ray)
+    tell(f"mended: {', '.join(mended)}" if mended else "nothing of it is damaged")
+
+
+def gc(
+    recipes: Annotated[
+        list[str] | None, typer.Option("--recipe", metavar="RECIPE", help="Keep what this recipe uses; repeatable.")
+    ] = None,
+    keep: Annotated[list[str] | None, typer.Option("--keep", metavar="ID", help="Keep this too; repeatable.")] = None,
+    store: StoreOption = None,
+    yes: DoOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show (with --yes, remove) what nobody reaches: leftovers of attempts and old generations; with --recipe or --keep,
+    everything that these were not made from.
+    """
+    from flows.inspection.artifacts import find_record
+    from flows.running.run import load_recipe, plan
+    from infra.records.record import record_of
+    from infra.upkeep import garbage, remove
+
+    target = open_store(store)
+    roots = [find_record(target, id) for id in keep or []]
+    for recipe in recipes or []:
+        rows = plan(load_recipe(recipe, None, target.url))
+        roots += [record_of(target, row.artifact) for row in rows if row.artifact is not None]
+    found = garbage(target, roots, everything_else=bool(recipes or keep))
+    if yes:
+        remove(target, found)
+    if as_json:
+        print_json({"removed": yes, "objects": found.folders, "bytes": found.bytes})
+        return
+    for folder in found.folders:
+        console.print(folder, markup=False, highlight=False)
+    said = "removed" if yes else "could go; remove it with --yes" if found.folders else "could go"
+    console.print(f"{found.bytes:,} bytes {said}", highlight=False)
+
+
+def cp(
+    id: IdArgument,
+    target: Annotated[str, typer.Argument(metavar="STORE", help="Folder or fsspec URL.")],
+    store: StoreOption = None,
+) -> None:
+    """Copy an artifact with its whole lineage to another store, every file verified. Interrupted, it goes on where it was."""
+    from flows.inspection.artifacts import find_record
+    from infra.storage.store import Store
+    from infra.upkeep import copy_lineage
+
+    source = open_store(store)
+    for record, copied in copy_lineage(source, Store(target), find_record(source, id)):
+        console.print(
+            f"{record.label} {record.id} {'copied' if copied else 'was there'}", markup=False, highlight=False
+        )
+
+
+def diff(
+    first: Annotated[str, typer.Argument(metavar="A", help="Artifact id, or its beginning.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another.")],
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how two artifacts differ: version, config, inputs, code, packages, facts, files."""
+    from flows.inspection.artifacts import find_record
+    from infra.compare import record_differences
+
+    found = open_store(store)
+    differences = record_differences(find_record(found, first), find_record(found, second))
+    if as_json:
+        print_json(differences)
+        return
+    for section, lines in differences.items():
+        for line in lines:
+            console.print(f"{section}: {line}", markup=False, highlight=False)
+    if not any(differences.values()):
+        console.print("they do not differ", highlight=False)
+
+
+def accepted(store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """List what was accepted though its code had changed: who, when, why."""
+    from infra.stale import acceptances
+
+    rows = acceptances(open_store(store))
+    if as_json:
+        print_json(rows)
+        return
+    for said in rows:
+        console.print(
+            f"{said['when']} {said['who']} {said['label']}: {said['why']} ({'; '.join(said['changed'])})",
+            markup=False,
+            highlight=False,
+        )
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands to `olmo2`."""
+    for command in (verify, repair, gc, cp, diff, accepted):
+        app.command()(command)
