@@ -74,6 +74,8 @@ def serve(files: int, counts: Any, port: Any, ready: Any) -> None:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1
     names: dict[str, int]
     entries: list[dict[str, Any]]
     counts: Any
