@@ -52,13 +52,13 @@ class BrokenFileError(ValueError):
 class _Medium(io.RawIOBase):
     """The raw bytes of an input file; its failures do not look like those of a decompressor."""
 
-    def __init__(self, stream: IO[bytes], url: str):
+    def __init__(self, stream: IO[bytes] | io.RawIOBase, url: str):
         self._stream = stream
         self._url = url
 
     def readinto(self, buffer: Any) -> int:
         try:
-            data = self._stream.read(len(buffer))
+            data = self._stream.read(len(buffer)) or b""
         except OSError as error:
             raise SourceFailureError(
                 f"cannot read {self._url}: {type(error).__name__}: {error}. Check that it is still there and may be read, "
@@ -104,7 +104,7 @@ class SourceFile(Config):
         return f"{self.root}/{self.name}"
 
     @contextmanager
-    def open(self) -> Iterator[io.BufferedReader]:
+    def open(self) -> "Iterator[io.BufferedReader[Any]]":
         """A seekable stream on the bytes of the file.
 
         Raises ChangedFileError when the file is not, or at the end is no longer, the one that was pinned; reading raises
