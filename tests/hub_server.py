@@ -74,6 +74,8 @@ def serve(files: int, counts: Any, port: Any, ready: Any) -> None:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1
     names: dict[str, int]
     entries: list[dict[str, Any]]
     counts: Any
@@ -98,7 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
         more = {}
         if start + PAGE < len(self.entries):
             rest = urlencode({key: values[0] for key, values in query.items()} | {"cursor": start + PAGE})
-            more = {"Link": f'<http://127.0.0.1:{self.server.server_address[1]}{path}?{rest}>; rel="next"'}
+            more = {"Link": f'<http://{self.headers["Host"]}{path}?{rest}>; rel="next"'}
         self._send(200, json.dumps(self.entries[start : start + PAGE]).encode(), more.items())
 
     def _file(self, name: str) -> None:

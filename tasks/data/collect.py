@@ -65,9 +65,12 @@ def collect_documents(ws: Workspace, config: AnySource) -> Documents:
     bad = add_counts(results, "bad")
     examples = [example for result in results for example in result["examples"]][:3]
     files = file_counts(results)
+    facts = facts_of(results)
+    if documents == 0 and not bad:
+        raise ValueError(_empty(config.name, list(files), facts["passed_over"]))
     _check(config.name, documents, bad, config.max_bad_fraction, examples)
     _check_files(config.name, files, config.max_bad_file_fraction)
-    ws.write_json("collect.json", {**reading(files, documents, bad), **facts_of(results), "examples": examples})
+    ws.write_json("collect.json", {**reading(files, documents, bad), **facts, "examples": examples})
     return ws.artifact(
         Documents,
         documents=documents,
@@ -120,10 +123,15 @@ def _check_files(name: str, files: dict[str, tuple[int, int, bool]], allowed: fl
         )
 
 
+def _empty(name: str, files: list[str], passed_over: dict[str, int]) -> str:
+    """The message on a source without any row."""
+    others = f" but records that are no documents ({passed_over})" if passed_over else ""
+    shown = ", ".join(files[:3]) or "none"
+    return f"source {name!r} is empty: its files ({shown}) hold no rows{others}; check its paths and filters"
+
+
 def _check(name: str, documents: int, bad: dict[str, int], allowed: float, examples: list[str]) -> None:
     rows = documents + sum(bad.values())
-    if rows == 0:
-        raise ValueError(f"source {name!r} is empty: its files hold no rows; check its paths and filters")
     if sum(bad.values()) > allowed * rows:
         raise ValueError(
             f"source {name!r}: {sum(bad.values()):,} of {rows:,} rows are unusable ({bad}), more than "

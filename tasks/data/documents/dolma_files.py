@@ -27,7 +27,9 @@ more bytes. At 3 compressing took a quarter of the filter's time."""
 _BUFFER_BYTES = 1 << 20
 _BATCH_CHARACTERS = 1_000_000
 _CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".zstd": "zstd", ".xz": "xz"}
-_LARGEST_WINDOW = {zstd.DecompressionParameter.window_log_max: zstd.DecompressionParameter.window_log_max.bounds()[1]}
+_LARGEST_WINDOW: dict[int, int] = {
+    zstd.DecompressionParameter.window_log_max: zstd.DecompressionParameter.window_log_max.bounds()[1]
+}
 """`zstd --long=31` and less. pyarrow's own reader, and zstd's default, refuse windows above 128 MiB."""
 _OPTIONS = orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
 
@@ -103,7 +105,7 @@ def open_lines(raw: IO[bytes], name: str) -> io.BufferedReader:
 class _Unpacked(io.RawIOBase):
     """A decompressor's bytes; what is truncated or corrupt is an OSError, as it is for the decompressors of pyarrow."""
 
-    def __init__(self, stream: IO[bytes]):
+    def __init__(self, stream: IO[bytes] | zstd.ZstdFile):
         self._stream = stream
 
     def readinto(self, buffer: Any) -> int:

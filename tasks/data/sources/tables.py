@@ -18,8 +18,8 @@ from tasks.data.sources.listing import BrokenFileError, SourceFile
 _BATCH_BYTES = 8 << 20
 """Text of a batch on average, bytes."""
 _BATCH_ROWS = 64
-_UNREADABLE = (pa.ArrowException, OSError, OverflowError, ValueError)
-"""What pyarrow raises for content that it cannot read."""
+_UNREADABLE = (pa.ArrowException, OSError, OverflowError, ValueError, MemoryError)
+"""What pyarrow raises for content that it cannot read; a damaged length asks for more memory than there is."""
 _ARROW_FILE = b"ARROW1"
 
 Found = tuple[int, int, dict[str, Any], str, int]
