@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 a stage failed, 2 bad input, 130 interrupted (Ctrl-C), 143
 happen inside the commands, so that help is quick.
 """
 
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -338,7 +339,9 @@ def _print_plan(rows: "list[PlanRow]") -> None:
 
 
 def main() -> None:
-    """Entry point: turns the errors that users can cause into a message and exit code 2."""
+    """Entry point: turns the errors that users can cause into a message and exit code 2, Ctrl-C into 130."""
+    # Commands with something to end in order set handlers of their own.
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(128 + signal.SIGINT))
     try:
         app()
     except (ValueError, OSError) as error:
