@@ -22,6 +22,7 @@ from flows.options import (
     UntilOption,
     console,
     errors,
+    existing_store,
     open_store,
     print_json,
 )
@@ -36,6 +37,23 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(data_app, name="data")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        console.print(f"olmo2 {version('olmo2-recipe')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -143,7 +161,7 @@ def list_artifacts(
     """List the artifacts of a store, oldest first."""
     from flows.look import kept_rows, list_rows, print_kept, print_list
 
-    found = open_store(store)
+    found = existing_store(store)
     if save_points:
         kept = kept_rows(found, stage)
         nothing = f"store {found.url} has no permanent save points; execution.keep_every says how often one is kept"
@@ -168,7 +186,7 @@ def show(
     """Show an artifact: its record, metrics, and lineage up to the raw inputs."""
     from flows.look import print_record, show_record
 
-    shown = show_record(open_store(store), id)
+    shown = show_record(existing_store(store), id)
     if as_json:
         print_json(shown)
     else:
@@ -184,7 +202,7 @@ def export(
     """Copy a checkpoint out as a Hugging Face folder."""
     from flows.look import export_checkpoint
 
-    written = export_checkpoint(open_store(store), id, folder)
+    written = export_checkpoint(existing_store(store), id, folder)
     console.print(f"{folder}: {', '.join(written)}", highlight=False)
 
 

@@ -70,6 +70,11 @@ class Store:
     """
 
     def __init__(self, url: str, cache: Path | None = None):
+        if re.match(r"[A-Za-z][\w+.-]+:/?[^/]", url) and "://" not in url:
+            scheme, _, rest = url.partition(":")
+            raise ValueError(
+                f"store {url!r} is neither a folder nor a URL; a URL has two slashes, such as {scheme}://{rest.lstrip('/')}"
+            )
         if "://" not in url:
             url = str(Path(url).expanduser().absolute())
         self.url = url.rstrip("/")
@@ -224,6 +229,18 @@ class Store:
                 return int(self.fs.info(self.full(path))["size"])
         except FileNotFoundError:
             return None
+
+    def is_there(self) -> bool:
+        """Whether the folder, or the bucket of a URL, exists. StoreError if the store does not answer."""
+        bucket = self.root if self.is_local else self.root.split("/", 1)[0]
+        try:
+            with self._telling("look at", ""):
+                if self.is_local:
+                    return Path(self.root).is_dir()
+                self.fs.ls(bucket, detail=False)
+                return True
+        except FileNotFoundError:
+            return False
 
     def exists(self, path: str) -> bool:
         return self.size(path) is not None
