@@ -51,9 +51,12 @@ def address(host: str, port: int) -> str:
 
 def guard(app: "ASGIApp", host: str, port: int) -> OriginGuard:
     """An app behind the guard for the address it is bound to."""
+    # Imported here, since it takes a while and the command line imports this module.
+    from flows.busy_retry import BusyRetry
+
     names = None if _is_wildcard(host) else {*LOOPBACK_NAMES, host} if is_loopback(host) else {host}
     hosts = None if names is None else host_headers(names, port)
-    return OriginGuard(app, hosts, address(host, port))
+    return OriginGuard(BusyRetry(app), hosts, address(host, port))
 
 
 def _is_wildcard(host: str) -> bool:

@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 a stage failed, 2 bad input, 130 interrupted (Ctrl-C), 143
 happen inside the commands, so that help is quick.
 """
 
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,6 +25,7 @@ from flows.cli.options import (
     accepting,
     console,
     errors,
+    existing_store,
     open_store,
     print_json,
 )
@@ -45,6 +47,23 @@ add_commands(app)
 app.command()(rehearse)
 app.command()(conformance)
 add_store_commands(app)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        console.print(f"olmo2 {version('olmo2-recipe')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -159,7 +178,7 @@ def list_artifacts(
     """List the artifacts of a store, oldest first."""
     from flows.inspection.artifacts import kept_rows, list_rows, print_kept, print_list
 
-    found = open_store(store)
+    found = existing_store(store)
     if save_points:
         kept = kept_rows(found, stage)
         nothing = f"store {found.url} has no permanent save points; execution.keep_every says how often one is kept"
@@ -184,7 +203,7 @@ def show(
     """Show an artifact: its record, metrics, and lineage up to the raw inputs."""
     from flows.inspection.artifacts import print_record, show_record
 
-    shown = show_record(open_store(store), id)
+    shown = show_record(existing_store(store), id)
     if as_json:
         print_json(shown)
     else:
@@ -200,7 +219,7 @@ def export(
     """Copy a checkpoint out as a Hugging Face folder."""
     from flows.inspection.artifacts import export_checkpoint
 
-    written = export_checkpoint(open_store(store), id, folder)
+    written = export_checkpoint(existing_store(store), id, folder)
     console.print(f"{folder}: {', '.join(written)}", highlight=False)
 
 
@@ -361,7 +380,9 @@ def _print_plan(rows: "list[PlanRow]") -> None:
 
 
 def main() -> None:
-    """Entry point: turns the errors that users can cause into a message and exit code 2."""
+    """Entry point: turns the errors that users can cause into a message and exit code 2, Ctrl-C into 130."""
+    # Commands with something to end in order set handlers of their own.
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(128 + signal.SIGINT))
     try:
         app()
     except (ValueError, OSError) as error:

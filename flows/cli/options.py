@@ -20,8 +20,19 @@ errors = Console(stderr=True, soft_wrap=True)
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="Name in recipes/ or path of a YAML file.")]
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="Artifact id, or its beginning; see olmo2 ls.")]
+
+
+def _only_once(context: typer.Context, option: typer.CallbackParam, value: str | None) -> str | None:
+    """Refuse a second `--store`, of which the last would count in silence."""
+    given = sum(word == "--store" or word.startswith("--store=") for word in sys.argv[1:])
+    if given > 1:
+        raise typer.BadParameter(f"--store is given {given} times; give one")
+    return value
+
+
 StoreOption = Annotated[
-    str | None, typer.Option("--store", help="Root of the artifacts: folder or fsspec URL; else OLMO2_STORE.")
+    str | None,
+    typer.Option("--store", help="Root of the artifacts: folder or fsspec URL; else OLMO2_STORE.", callback=_only_once),
 ]
 UntilOption = Annotated[
     str | None, typer.Option("--until", metavar="STAGE", help="Run only this stage and what it needs.")
@@ -58,6 +69,14 @@ def open_store(url: str | None) -> "Store":
     from infra.storage.store import Store
 
     return Store(url or os.environ.get("OLMO2_STORE") or "store")
+
+
+def existing_store(url: str | None) -> "Store":
+    """The same for a command that only reads. Raises ValueError where there is none: a typo is no empty store."""
+    store = open_store(url)
+    if not store.is_there():
+        raise ValueError(f"there is no store {store.url}; check --store (or OLMO2_STORE), or make one with olmo2 run")
+    return store
 
 
 def print_whole(console: Console, table: "Table") -> None:

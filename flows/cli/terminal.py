@@ -103,8 +103,8 @@ def report_path(store: Store, address: str) -> str:
 ENDING = (signal.SIGINT, signal.SIGTERM)
 """Ctrl-C, and what kill, timeout and batch systems send. While a flow runs Prefect takes SIGTERM, ends the stages
 (`infra.execution.prefect_engine`) and hands it on to us."""
-ENDING_SECONDS = 20.0
-"""After SIGTERM, an end that takes longer is cut short; Slurm kills after 30 s."""
+ENDING_SECONDS = 15.0
+"""After a signal, an end that takes longer is cut short; Slurm kills 30 s after SIGTERM, and a person at a terminal waits."""
 _interrupted: list[int] = []
 
 
@@ -125,12 +125,15 @@ def _exit_code() -> int:
 
 
 def _end_in_time(errors: Console, interrupted: str) -> None:
-    """See to the end after SIGTERM: sent to a whole group it ends our Prefect server too, which Prefect asks on for minutes."""
+    """See to the end after a signal: one that goes to a whole group may end what Prefect then asks on for minutes.
+
+    What is committed is safe at any moment, and what this process started ends with it.
+    """
     wait_for_stop()
     time.sleep(ENDING_SECONDS)
-    if signal.SIGINT not in _interrupted:
-        errors.print(interrupted, style="yellow")
-        os._exit(_exit_code())
+    errors.print(interrupted, style="yellow")
+    Console().show_cursor()
+    os._exit(_exit_code())
 
 
 def resume_command(

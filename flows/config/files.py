@@ -19,6 +19,16 @@ NAMED = ("start", "collect", "classifiers", "label", "synthesize", "filter")
 """Fields whose keys are names of the recipe's own choosing: a null below them takes out what is of that name."""
 
 
+DEEPEST = 64
+"""Levels of lists and maps in a recipe; the deepest of ours has nine."""
+MOST_VALUES = 100_000
+"""Values of a recipe with its aliases written out: nine levels of aliases in nine lines would be a billion."""
+LARGEST_BYTES = 10 << 20
+"""Of a recipe file."""
+LONGEST_NUMBER = 40
+"""Characters of a whole number."""
+
+
 class RecipeError(ValueError):
     """A recipe or an override that cannot be used; the text is meant for the person who wrote it."""
 
@@ -64,6 +74,8 @@ def _read(path: Path, above: list[Path]) -> dict[str, Any]:
         chain = " → ".join(str(file) for file in [*above, path])
         raise RecipeError(f"recipes extend each other in a loop: {chain}; let one of them extend something else")
     try:
+        if path.stat().st_size > LARGEST_BYTES:
+            raise RecipeError(f"{path.stat().st_size:,} bytes are no recipe; the most is {LARGEST_BYTES:,}")
         data = parse(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not YAML: {error}") from error
@@ -116,17 +128,85 @@ def taken_out(below: dict[str, Any], above: dict[str, Any], where: str) -> dict[
 def parse(text: str) -> Any:
     """YAML, strict about keys: one that a mapping has twice, of which YAML would keep the last, is refused.
 
-    Raises RecipeError for that and yaml.YAMLError for other mistakes.
+    Raises RecipeError for that and for what is too deep, too large or has a number too long, before any of it is built;
+    yaml.YAMLError for other mistakes.
     """
+    _refuse_depth(text)
     loader = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()
         if node is None:
             return None
         _refuse_repeated_keys(node, "", set())
-        return loader.construct_document(node)
+        _refuse_size(node, loader)
+        try:
+            return loader.construct_document(node)
+        except (ValueError, OverflowError, AttributeError, KeyError) as error:
+            # A date or a number that only looks like one, such as 2024-99-99.
+            raise RecipeError(f"a value is none that YAML knows: {error}; put it in quotes if it is a text") from error
     finally:
         loader.dispose()
+
+
+def _refuse_depth(text: str) -> None:
+    """Raise RecipeError for deep nesting. Events come one by one, whereas building values recurses."""
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > DEEPEST:
+                line = event.start_mark.line + 1
+                raise RecipeError(f"line {line} lies {depth} levels deep in lists and maps; the most is {DEEPEST}")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+
+
+def _refuse_size(root: yaml.Node, loader: yaml.SafeLoader) -> None:
+    """Raise RecipeError where aliases grow beyond bounds, lead into themselves, or a whole number is endless."""
+    known: dict[int, tuple[int, int]] = {}
+    around: set[int] = set()
+
+    def measure(node: yaml.Node, path: str) -> tuple[int, int]:
+        """Values and levels of a node with its aliases written out; an alias stands behind what it names, so is known."""
+        line = node.start_mark.line + 1
+        if isinstance(node, yaml.ScalarNode):
+            if node.tag.endswith(":int") and len(node.value) > LONGEST_NUMBER:
+                said = f"{node.value[:20]}… is a whole number of {len(node.value):,} characters; the most is {LONGEST_NUMBER}"
+                raise RecipeError(f"{path or 'the value'}, line {line}: {said}")
+            if node.tag.endswith(":int") and abs(_whole_number(loader, node, path)) >= 2**63:
+                raise RecipeError(f"{path or 'the value'}, line {line}: {node.value} is beyond 64 bits")
+            return 1, 0
+        if id(node) in around:
+            raise RecipeError(f"{path}, line {line}: an alias leads into what it stands in")
+        if id(node) not in known:
+            around.add(id(node))
+            members = [measure(member, f"{path}.{name}".lstrip(".")) for name, member in _members(node)]
+            around.discard(id(node))
+            known[id(node)] = 1 + sum(size for size, _ in members), 1 + max((depth for _, depth in members), default=0)
+            if known[id(node)][0] > MOST_VALUES or known[id(node)][1] > DEEPEST:
+                raise RecipeError(
+                    f"{path}, line {line}: with aliases written out there are {known[id(node)][0]:,} values in "
+                    f"{known[id(node)][1]} levels; the most is {MOST_VALUES:,} in {DEEPEST}"
+                )
+        return known[id(node)]
+
+    measure(root, "")
+
+
+def _whole_number(loader: yaml.SafeLoader, node: yaml.ScalarNode, path: str) -> int:
+    try:
+        return loader.construct_yaml_int(node)
+    except ValueError as error:
+        raise RecipeError(f"{path}, line {node.start_mark.line + 1}: {node.value!r} is no whole number") from error
+
+
+def _members(node: yaml.Node) -> list[tuple[str, yaml.Node]]:
+    """The nodes in a list or map, keys too, with what to call them."""
+    if isinstance(node, yaml.SequenceNode):
+        return [(str(place), member) for place, member in enumerate(node.value)]
+    # A key that is a list or map is not written out here: it may be the bomb.
+    names = [key.value[:100] if isinstance(key, yaml.ScalarNode) else "?" for key, _ in node.value]
+    return [(name, one) for name, pair in zip(names, node.value, strict=True) for one in pair]
 
 
 def _refuse_repeated_keys(node: yaml.Node, path: str, seen: set[int]) -> None:
@@ -182,7 +262,9 @@ def apply_override(data: dict[str, Any], override: str) -> None:
     """Set one `stage.field=value` in place; the value is read as YAML. As in a file, `collect.web=null` takes `web` out."""
     path, equals, text = override.partition("=")
     if not equals or not path.strip():
-        raise RecipeError(f"override {override!r} is not of the form stage.field=value, such as dpo.beta=1")
+        raise RecipeError(f"override {override[:200]!r} is not of the form stage.field=value, such as dpo.beta=1")
+    if path.count(".") >= DEEPEST:
+        raise RecipeError(f"override {override[:200]!r}: {path.count('.') + 1:,} levels; the most is {DEEPEST}")
     *parents, last = path.strip().split(".")
     target: Any = data
     for depth, name in enumerate(parents):

@@ -76,6 +76,8 @@ def kept_rows(store: Store, stage: str | None = None) -> list[dict[str, Any]]:
 
 def find_record(store: Store, id: str) -> Record:
     """The newest record whose id begins so. Raises ValueError when none or several do."""
+    if not id:
+        raise ValueError("the id is empty; give an id or its beginning, see: olmo2 ls")
     found = [record for record in all_records(store) if record.id.startswith(id)]
     ids = sorted({f"{record.stage}/{record.id}" for record in found})
     if not ids:

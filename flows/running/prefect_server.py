@@ -67,14 +67,14 @@ def start_own_server() -> None:
 
         def _run_uvicorn_command(self) -> "subprocess.Popen[bytes]":
             temporary = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "-m", "flows.guarded_server", "--port", str(self.port)],
                 env=os.environ | temporary | get_current_settings().to_environment_variables(exclude_unset=True),
                 # In a session of its own: the terminal's Ctrl-C would end it before the run has told it how it ended.
                 start_new_session=True,
             )
+            # At once: a run that is ended while the server starts must not leave it behind.
+            end_with_this_process(process.pid)
+            return process
 
-    server = GuardedServer()
-    server.start()
-    assert server.server_process is not None
-    end_with_this_process(server.server_process.pid)
+    GuardedServer().start()

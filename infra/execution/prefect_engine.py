@@ -20,13 +20,14 @@ from prefect.artifacts import (
 )
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
+from prefect.events.worker import EventsWorker
 from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-from prefect.states import Completed
+from prefect.states import Cancelled, Completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from infra.compute.processes import check_stopping, stop_stages
+from infra.compute.processes import Interrupted, check_stopping, stop_stages
 from infra.events import Listener
 from infra.execution.attempt import Outcome, run_stage
 from infra.records.record import Record
@@ -37,6 +38,8 @@ R = TypeVar("R")
 
 PUBLISH_SECONDS = 2.0
 """At most this often does a progress bar go to the dashboard."""
+TELL_SECONDS = 10.0
+"""How long a cancelled run waits for its stages to end, and for the news of it to be sent."""
 
 
 def submit(stage: Stage, session: Session, arguments: dict[str, Any]) -> PrefectFuture:
@@ -53,10 +56,13 @@ def _stage_task(stage: Stage, session: Session, arguments: dict[str, Any]):
     flow_run = str(context.flow_run.id) if context is not None and context.flow_run is not None else ""
     slots, count = (session.waiting, 1) if stage.waits else (session.cores, session.execution.stage_cores(stage.name))
     with slots.take(count):
-        check_stopping()  # a request may have come while this waited
-        reporter("begin")
         try:
+            check_stopping()  # a request may have come while this waited
+            reporter("begin")
             outcome = run_stage(stage, session, arguments, reporter, flow_run)
+        except Interrupted as error:
+            reporter("failed", error)
+            return Cancelled(message=str(error))
         except BaseException as error:  # whatever ends a stage, interrupts too, is told and goes on to Prefect
             reporter("failed", error)
             raise
@@ -184,6 +190,7 @@ def run_as_flow(name: str, function: Callable[[], R]) -> R:
         except TerminationSignal:
             # So Prefect tells a SIGTERM. It waits for the stages' threads next, so they have to be told too.
             stop_stages()
+            _tell_ends(_submitted.get())
             raise
         finally:
             _submitted.reset(token)
@@ -194,6 +201,17 @@ def run_as_flow(name: str, function: Callable[[], R]) -> R:
     # A heartbeat thread would add a second to the end of each phase; our leases tell who lives.
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         return phase(run)()
+
+
+def _tell_ends(futures: list[PrefectFuture]) -> None:
+    """Wait until the server knows how the stages ended: Prefect ends this process next, and what is not sent is lost.
+
+    Without this a stage of a cancelled run would be shown as running for ever.
+    """
+    deadline = time.monotonic() + TELL_SECONDS
+    for future in futures:
+        future.wait(timeout=max(0.0, deadline - time.monotonic()))
+    EventsWorker.drain_all(timeout=TELL_SECONDS)
 
 
 def wait_for_all(futures: list[PrefectFuture]) -> None:

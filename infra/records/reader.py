@@ -4,11 +4,12 @@ A file is checked once per process and shard: size and hash, or for ranges of a 
 (docs/decisions.md, 16). What does not agree is an error that names the file, the finding and the way out.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from infra.records.artifact import Artifact
-from infra.records.record import Record, corrupt_file, record_at, record_of
+from infra.records.record import ADDRESS, Record, corrupt_file, record_at, record_of
 from infra.storage.store import Store, StoreError, sha256_file
 
 RECENT_RECORDS = 8
@@ -47,6 +48,10 @@ class Inputs:
 
     def at(self, address: str) -> Artifact:
         """The artifact at an address that a payload names. Raises StoreError if there is none."""
+        if re.fullmatch(ADDRESS, address) is None:
+            raise StoreError(
+                f"an input names {address[:200]!r}, which is no address (stage/id/g0001); rerun that input"
+            )
         return record_at(self.store, address).artifact()
 
     def path(self, artifact: Artifact, name: str) -> Path:

@@ -9,13 +9,21 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 from subprocess import run
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import orjson
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from infra.records.artifact import Artifact
-from infra.storage.store import CorruptObject, Store, StoreError
+from infra.storage.store import CorruptObject, Store, StoreError, checked_name
 
 RECORDED_PACKAGES = [
     "torch",
@@ -34,6 +42,15 @@ RECORDED_PACKAGES = [
 ]
 
 
+FileName = Annotated[str, AfterValidator(checked_name)]
+"""Below the payload's folder: a record in a shared bucket must not name files elsewhere."""
+Component = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][\w.-]*$")]
+"""One part of an address."""
+ADDRESS = r"^[A-Za-z0-9_][\w.-]*/[\w-]+/g\d{4,}$"
+"""stage/id/generation."""
+Address = Annotated[str, StringConstraints(pattern=ADDRESS)]
+
+
 class FileEntry(BaseModel):
     """One payload file."""
 
@@ -50,10 +67,10 @@ class Input(BaseModel):
 
     name: str
     kind: str
-    stage: str
-    id: str
+    stage: Component
+    id: Component
     digest: str
-    address: str
+    address: Address
 
 
 class Started(BaseModel):
@@ -61,9 +78,9 @@ class Started(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    stage: str
+    stage: Component
     version: int
-    id: str
+    id: Component
     label: str
     generation: int
     config: dict[str, Any]
@@ -79,18 +96,18 @@ class Record(BaseModel):
 
     schema_version: int = 1
     kind: str
-    stage: str
+    stage: Component
     version: int
-    id: str
+    id: Component
     label: str
     generation: int
-    address: str
+    address: Address
     digest: str
     facts: dict[str, Any]
     config: dict[str, Any]
     inputs: list[Input]
     fingerprint: dict[str, dict[str, str]] = {}
-    files: dict[str, FileEntry]
+    files: dict[FileName, FileEntry]
     created: str
     seconds: float
     attempts: int
@@ -227,8 +244,6 @@ def load_record(store: Store, stage: str, id: str, generation: int | None = None
     path = record_path(stage, id, generation)
     try:
         record = Record.model_validate(store.read_json(path))
-        _check_record(store, record, path)
-        return record
     except FileNotFoundError:
         return None
     except ValidationError as error:
@@ -238,6 +253,14 @@ def load_record(store: Store, stage: str, id: str, generation: int | None = None
             f"{first['msg']}. It was written by other code or changed from outside: restore it, or remove it to make "
             "the artifact anew."
         ) from error
+    _check_record(store, record, path)
+    place = payload_address(stage, id, generation)
+    if (record.stage, record.id, record.generation, record.address) != (stage, id, generation, place):
+        raise CorruptObject(
+            f"{path} in store {store.url} is the record of {record.stage}/{record.id}, generation {record.generation}, at "
+            f"{record.address}: it was copied or changed from outside. Restore it, or remove it to make the artifact anew."
+        )
+    return record
 
 
 def _check_record(store: Store, record: Record, path: str) -> None:

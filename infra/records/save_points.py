@@ -8,6 +8,7 @@ saved is passed over for an older one, which is told; where no whole one is left
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any
 import orjson
 import xxhash
 
-from infra.storage.store import Store, StoreError
+from infra.storage.store import Store, StoreError, is_name
 
 FILES_AT_ONCE = 4
 """Files of a save point that are brought to the disk, or verified, side by side."""
@@ -168,6 +169,9 @@ def read_marker(store: Store, point: SavePoint, owner: str) -> dict[str, dict[st
     entries = marker.values() if isinstance(marker, dict) else [None]
     if not all(isinstance(entry, dict) and {"size", HASH} <= entry.keys() for entry in entries):
         raise _damaged(store, point, owner, "its marker has no sizes and hashes of files, or is of an older version")
+    for name, entry in marker.items():
+        if "/" in name or not is_name(name) or not re.fullmatch(r"[0-9a-f]+", str(entry[HASH])):
+            raise _damaged(store, point, owner, f"its marker names {name[:200]!r} with hash {str(entry[HASH])[:80]!r}")
     return marker
 
 

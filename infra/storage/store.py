@@ -31,6 +31,8 @@ TEMPORARY = ".tmp-"
 """How names begin that are no objects yet."""
 TEMPORARY_NAME = re.compile(rf"{re.escape(TEMPORARY)}([0-9a-f]{{32}}|[a-z0-9_]{{8}})")
 """The names that a store gives, to files and to folders; a cleaner touches no others."""
+UNSAFE_NAME = re.compile(r"[\\\x00-\x1f\x7f]")
+"""Characters that no name has: Windows reads a backslash as a slash, and control characters mislead terminals and logs."""
 
 WRITING = ("write", "create", "remove")
 """What needs a right to write, and where something absent is an error."""
@@ -42,6 +44,24 @@ class StoreError(OSError):
 
 class CorruptObject(StoreError):
     """An object that is there, or should be, and is not what was written."""
+
+
+def is_name(name: str) -> bool:
+    """Whether a name is relative and stays below its folder."""
+    return UNSAFE_NAME.search(name) is None and not any(part in ("", ".", "..") for part in name.split("/"))
+
+
+def checked_name(name: str) -> str:
+    """A relative name that stays below its folder, with forward slashes.
+
+    Raises ValueError for one that leads elsewhere: records, listings and recipes give names, and anybody may write those.
+    """
+    if not is_name(name):
+        raise ValueError(
+            f"{name[:200]!r} is no name of a file below a folder: it must be relative, with / between its parts and none of "
+            "them empty, . or .."
+        )
+    return name
 
 
 def sha256_file(path: Path) -> str:
@@ -57,6 +77,11 @@ class Store:
     """
 
     def __init__(self, url: str, cache: Path | None = None):
+        if re.match(r"[A-Za-z][\w+.-]+:/?[^/]", url) and "://" not in url:
+            scheme, _, rest = url.partition(":")
+            raise ValueError(
+                f"store {url!r} is neither a folder nor a URL; a URL has two slashes, such as {scheme}://{rest.lstrip('/')}"
+            )
         if "://" not in url:
             url = str(Path(url).expanduser().absolute())
         self.url = url.rstrip("/")
@@ -82,9 +107,9 @@ class Store:
         return f"Store({self.url!r})"
 
     def full(self, path: str) -> str:
-        """The file system's own name of an object."""
-        assert path and not path.startswith("/"), path
-        assert ".." not in path.split("/"), path
+        """The file system's own name of an object. Raises ValueError for a name that leads out of the store."""
+        if not path or path.startswith("/") or ".." in path.split("/"):
+            raise ValueError(f"{path[:200]!r} leads out of store {self.url}; names are relative to it and have no ..")
         return f"{self.root}/{path}"
 
     def write(self, path: str, data: bytes) -> None:
@@ -243,6 +268,18 @@ class Store:
             return int(self._ask("look at", path, partial(self.fs.info, self.full(path)))["size"])
         except FileNotFoundError:
             return None
+
+    def is_there(self) -> bool:
+        """Whether the folder, or the bucket of a URL, exists. StoreError if the store does not answer."""
+        bucket = self.root if self.is_local else self.root.split("/", 1)[0]
+        try:
+            with self._telling("look at", ""):
+                if self.is_local:
+                    return Path(self.root).is_dir()
+                self.fs.ls(bucket, detail=False)
+                return True
+        except FileNotFoundError:
+            return False
 
     def exists(self, path: str) -> bool:
         return self.size(path) is not None

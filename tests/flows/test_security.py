@@ -14,6 +14,7 @@ import sys
 import threading
 from base64 import b64encode
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -214,6 +215,21 @@ def test_an_honest_run_starts(dashboard: RunningDashboard):
     run = dashboard.ended(start(dashboard, dashboard.deployment("recipe")))
     assert run["state_type"] == "FAILED"
     assert "the recipe has no stage 'none'" in run["state"]["message"]
+
+
+def test_runs_that_are_asked_for_at_once_are_all_taken(dashboard: RunningDashboard):
+    """SQLite has one writer; Prefect alone answers 503 to most of these."""
+    recipe = dashboard.deployment("recipe")
+    good = {"parameters": {"recipe": "smoke", "until": "none", "store": str(dashboard.folder / "none")}}
+    # They are due in a year, so that the worker does not start them.
+    good["state"] = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2099-01-01T00:00:00Z"}}
+    bodies = [good, {"parameters": {"recipe": 1}}] * 8
+
+    def create(body: dict[str, Any]) -> int:
+        return dashboard.request("POST", f"/api/deployments/{recipe}/create_flow_run", body).status
+
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        assert list(pool.map(create, bodies)) == [201, 409] * 8
 
 
 PAGE = """<!doctype html><title>another website</title><script>

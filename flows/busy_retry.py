@@ -1,0 +1,86 @@
+"""ASGI middleware that asks Prefect's app again when its SQLite database was locked.
+
+SQLite has one writer: a transaction that read before another one wrote is rolled back, and Prefect answers 503. Its Python
+client tries again, but a browser's form and a script are simply refused. Nothing was kept, so asking again is safe.
+"""
+
+import asyncio
+import random
+import time
+
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+PATIENCE_SECONDS = 20.0
+"""How long a request is tried for before its caller gets the 503."""
+FIRST_WAIT_SECONDS = 0.05
+LONGEST_WAIT_SECONDS = 1.0
+LARGEST_BODY = 4 << 20
+"""Bytes of a request that are kept for another try; a larger one is passed on and tried once."""
+
+
+class BusyRetry:
+    """Answers 503 only when the app still does after `PATIENCE_SECONDS`."""
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        body, whole = await _read(receive)
+        deadline, wait = time.monotonic() + PATIENCE_SECONDS, FIRST_WAIT_SECONDS
+        while True:
+            last = not whole or time.monotonic() + wait > deadline
+            busy = _Busy(send, pass_on=last)
+            # Each try gets a scope of its own, which the app's routers write into.
+            try:
+                await self._app(dict(scope), _replay(body, receive), busy)
+            except SQLAlchemyError:
+                # Starlette answers an error and then raises it as well, for the server's log.
+                if last or not busy.found:
+                    raise
+            if last or not busy.found:
+                return
+            await asyncio.sleep(wait * random.uniform(0.5, 1.5))
+            wait = min(2 * wait, LONGEST_WAIT_SECONDS)
+
+
+class _Busy:
+    """Passes an answer on, unless it is a 503 and there is another try."""
+
+    def __init__(self, send: Send, *, pass_on: bool):
+        self._send = send
+        self._pass_on = pass_on
+        self.found = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.found = message["status"] == 503
+        if self._pass_on or not self.found:
+            await self._send(message)
+
+
+async def _read(receive: Receive) -> tuple[list[Message], bool]:
+    """The messages of a request's body so far, and whether they are all of it."""
+    messages, size = [], 0
+    while size <= LARGEST_BODY:
+        message = await receive()
+        messages.append(message)
+        size += len(message.get("body", b""))
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            return messages, True
+    return messages, False
+
+
+def _replay(messages: list[Message], receive: Receive) -> Receive:
+    """A receive that gives these messages first."""
+    left = iter(messages)
+
+    async def replayed() -> Message:
+        for message in left:
+            return message
+        return await receive()
+
+    return replayed
