@@ -109,7 +109,8 @@ def _is_read(name: str) -> bool:
 
 def _open(dataset: str, commit: str, name: str) -> IO[bytes]:
     url = hf_hub_url(dataset, name, repo_type="dataset", revision=commit)
-    return fsspec.open(url, "rb", headers=build_hf_headers()).open()
+    files, path = fsspec.url_to_fs(url, headers=build_hf_headers())
+    return files.open(path, "rb")
 
 
 def _copy(dataset: str, commit: str, name: str, target: Path, rows: int) -> int:
