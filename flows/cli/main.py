@@ -25,7 +25,7 @@ from flows.cli.options import (
     open_store,
     print_json,
 )
-from flows.rehearse_cli import conformance, rehearse
+from flows.rehearse_cli import conformance, rehearse, sample
 
 if TYPE_CHECKING:
     from infra.session import PlanRow
@@ -38,6 +38,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.command()(rehearse)
+app.command()(sample)
 app.command()(conformance)
 
 
