@@ -108,3 +108,24 @@ def conformance(
         print_json(as_rows(rows))
     else:
         print_conformance(console, rows)
+
+
+def sample(
+    recipe: RecipeArgument,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the samples go, a folder per data set.")],
+    rows: Annotated[int, typer.Option("-n", min=1, help="Rows of each file.")] = 100,
+    set: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Download the first rows of all that a recipe reads from the hub, for rehearsals with --rows FOLDER."""
+    from flows.config.files import load
+    from flows.config.recipe_config import RecipeConfig
+    from flows.sample_rows import sample as download
+
+    written = download(load(RecipeConfig, recipe, set), folder, rows)
+    if as_json:
+        print_json(written)
+        return
+    for name, count in written.items():
+        console.print(f"{count:>6,} rows  {name}", highlight=False, markup=False)
+    console.print(f"{len(written):,} files; olmo2 rehearse {recipe} --rows {folder}", highlight=False, markup=False)

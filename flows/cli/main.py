@@ -30,7 +30,7 @@ from flows.cli.options import (
     print_json,
 )
 from flows.evaluation_cli import add_commands
-from flows.rehearse_cli import conformance, rehearse
+from flows.rehearse_cli import conformance, rehearse, sample
 from flows.store_cli import add_to as add_store_commands
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 add_commands(app)
 app.command()(rehearse)
+app.command()(sample)
 app.command()(conformance)
 add_store_commands(app)
 
