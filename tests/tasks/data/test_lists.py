@@ -181,3 +181,11 @@ def test_entries_take_little_memory():
 def test_star_counts_may_be_text(stars, read):
     document = {"id": "", "metadata": {"max_stars_count": stars}}
     assert score_stars([document], StarsScorer()).values["count"] == [read]
+
+
+def test_a_hash_sign_belongs_to_a_word(bench, tmp_path):
+    (tmp_path / "list").write_text("C#\nc++  # both of them\n# none\n")
+    rule = resolved_rule(WordListRule(scorer=WordListScorer(lists=(PinnedFile(path=str(tmp_path / "list")),))))
+    model = load_model(bench.reader(), rule.scorer, {})
+    texts = ["written in C#.", "written in C.", "C++ and others", "C #1", "item c#4", "Bc#"]
+    assert [bool(detail) for detail in refusals(rule, texts, model)] == [True, False, True, False, False, False]
