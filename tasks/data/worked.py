@@ -94,4 +94,4 @@ def document(id: str, question: str, solution: str, answer: str, config: WorkedC
     }
 
 
-worked = stage(write_worked_problems, name="worked", version=1)
+worked = stage(write_worked_problems, name="worked", version=2)

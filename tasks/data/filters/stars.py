@@ -7,6 +7,7 @@ from pydantic import Field
 
 from model.config import Config
 from tasks.data.filters.attributes import Limit, Scores
+from tasks.data.filters.fields import field_of
 
 
 class StarsScorer(Config):
@@ -35,8 +36,9 @@ def score_stars(documents: Sequence[Mapping[str, Any]], scorer: StarsScorer) -> 
     """`count`: stars of each document's repository. Raises ValueError for a count that is not a number."""
     counts = []
     for document in documents:
-        count = (document.get("metadata") or {}).get(scorer.field)
-        if count is not None and not isinstance(count, int | float):
-            raise ValueError(f"document {document['id']!r}: metadata {scorer.field}={count!r} is not a number")
-        counts.append(float(count or 0))
+        count = field_of(document, scorer.field)
+        try:
+            counts.append(float(count.replace(",", "") or 0) if isinstance(count, str) else float(count or 0))
+        except (TypeError, ValueError):
+            raise ValueError(f"document {document['id']!r}: {scorer.field}={count!r} is not a number") from None
     return Scores({"count": counts})
