@@ -7,6 +7,7 @@ so a changed one leaves the scores as they are.
 from typing import NamedTuple
 
 from flows.config.recipe_config import RecipeConfig
+from flows.leakage import clean_documents
 from flows.needed import needed_classifiers, needed_sources
 from flows.synthesis import make_documents
 from infra.phase import Phase
@@ -51,8 +52,10 @@ def curation(config: RecipeConfig) -> Corpus:
     unique = dedup(list(kept.values()), config.dedup)
     clean = decontaminate(unique, config.decontaminate)
     tokens = {name: encode.labelled(name)(clean, config.encode_source(name)) for name in raw}
-    tokens |= {name: encode.labelled(name)(documents, config.encode_source(name)) for name, documents in made.items()}
+    safe = {name: clean_documents(name, documents, config.synthesize[name], config) for name, documents in made.items()}
+    tokens |= {name: encode.labelled(name)(documents, config.encode_source(name)) for name, documents in safe.items()}
     funnel = {f"collect {name}": documents for name, documents in raw.items()}
+    funnel |= {f"decontaminate {name}": documents for name, documents in safe.items() if documents is not made[name]}
     funnel |= {f"filter {name}": documents for name, documents in kept.items()}
     return Corpus(funnel | {"dedup": unique, "decontaminate": clean}, tokens, classifiers)
 

@@ -4,11 +4,13 @@ from typing import NamedTuple
 
 from flows.config.recipe_config import CandidateConfig, RecipeConfig
 from flows.curation import Corpus, curation, filtered
+from flows.leakage import clean_documents
 from flows.pretraining import pretraining
 from flows.synthesis import AnySynthesis, make_documents
 from infra.phase import Phase
 from tasks.artifacts import Checkpoint, Documents, Mix, Ranking, Scores, Tokens
 from tasks.data.collect import collect
+from tasks.data.decontaminate import decontaminate
 from tasks.data.encode import encode
 from tasks.data.mix import mix
 from tasks.data.rewrite import rewrite
@@ -34,7 +36,7 @@ def microanneal(corpus: Corpus, base: Checkpoint, config: RecipeConfig) -> Sweep
     evaluation = config.evaluation.only(config.microanneal.rank_by)
     web = corpus.tokens[config.microanneal.web]
     kept = {
-        name: filtered(name, candidate_documents(candidate), candidate.filter, corpus.classifiers)
+        name: filtered(name, candidate_documents(candidate, config), candidate.filter, corpus.classifiers)
         for name, candidate in candidates.items()
     }
     tokens = {name: encode.labelled(name)(kept[name], config.encode_source(name)) for name in candidates}
@@ -53,9 +55,17 @@ def sweep(config: RecipeConfig) -> Ranking:
     return microanneal(corpus, pretraining(corpus, config).checkpoint, config).ranking
 
 
-def candidate_documents(candidate: CandidateConfig) -> Documents:
-    """A candidate's documents, made or read, and perhaps rewritten, as its config says."""
+def candidate_documents(candidate: CandidateConfig, config: RecipeConfig) -> Documents:
+    """A candidate's documents, made or read, and perhaps rewritten, as its config says, without evaluation items.
+
+    What is rewritten is cleaned before, so that no seed leaks, and after, as a language model wrote it.
+    """
     origin, rewriting = candidate.origin, candidate.rewriting
     made = isinstance(origin, AnySynthesis)
     documents = make_documents(candidate.name, origin) if made else collect.labelled(candidate.name)(origin)
-    return rewrite.labelled(candidate.name)(documents, rewriting) if rewriting else documents
+    if not rewriting:
+        return clean_documents(candidate.name, documents, origin, config)
+    seeds = clean_documents(f"{candidate.name}-seeds", documents, origin, config)
+    return decontaminate.labelled(candidate.name)(
+        rewrite.labelled(candidate.name)(seeds, rewriting), config.decontaminate
+    )

@@ -3,11 +3,10 @@
 from typing import NamedTuple
 
 from flows.config.recipe_config import RecipeConfig, Reinforcement
+from flows.leakage import clean_chats, clean_prompts
 from flows.starting import given_reward_model, starting_point
 from infra.phase import Phase
-from tasks.artifacts import Checkpoint, Preferences, RewardModel
-from tasks.data.chats import chats
-from tasks.data.prompts import PromptsConfig, prompts
+from tasks.artifacts import Checkpoint, Preferences, Prompts, RewardModel
 from tasks.training.dpo import dpo
 from tasks.training.ppo import PPOConfig, ppo
 from tasks.training.preferences import preferences
@@ -41,7 +40,7 @@ def posttraining(soup: Checkpoint | None, config: RecipeConfig) -> Tuned:
     if given := starting_point(config, "dpo"):
         return Tuned(None, None, given, given_judge, reinforce(given, given_judge, config))
     finetuned = starting_point(config, "sft") or finetune(soup, config)
-    asked = prompts.labelled("preference")(config.preference_prompts)
+    asked = clean_prompts("preference", config.preference_prompts, config)
     pairs = preferences(finetuned, asked, config.preferences)
     preferred = dpo(finetuned, pairs, config.dpo)
     judge = given_judge or reward(finetuned, pairs, config.reward)
@@ -51,28 +50,28 @@ def posttraining(soup: Checkpoint | None, config: RecipeConfig) -> Tuned:
 def finetune(soup: Checkpoint | None, config: RecipeConfig) -> Checkpoint:
     """Supervised finetuning on the recipe's chats."""
     assert soup is not None, config.start
-    return sft(soup, chats(config.chats), config.sft)
+    return sft(soup, clean_chats(config), config.sft)
 
 
 def reinforce(preferred: Checkpoint, judge: RewardModel | None, config: RecipeConfig) -> dict[str, Checkpoint]:
     """The last steps, on prompts whose answers can be verified; each goes on from the one before."""
-    return reinforce_further(improve(preferred, judge, "rlvr", config.rlvr_prompts, config.rlvr), judge, config)
+    questions = clean_prompts("rlvr", config.rlvr_prompts, config)
+    return reinforce_further(improve(preferred, judge, "", questions, config.rlvr), judge, config)
 
 
 def reinforce_further(policy: Checkpoint, judge: RewardModel | None, config: RecipeConfig) -> dict[str, Checkpoint]:
     """The stages after the first, each from where the one before ended."""
     made = {"rlvr": policy}
     for item in config.further_rlvr:
-        policy = made[f"rlvr {item.name}"] = improve(policy, judge, f"rlvr-{item.name}", item.prompts, item.rlvr)
+        questions = clean_prompts(f"rlvr-{item.name}", item.prompts, config)
+        policy = made[f"rlvr {item.name}"] = improve(policy, judge, item.name, questions, item.rlvr)
     return made
 
 
 def improve(
-    policy: Checkpoint, judge: RewardModel | None, label: str, asked: PromptsConfig, how: Reinforcement
+    policy: Checkpoint, judge: RewardModel | None, name: str, questions: Prompts, how: Reinforcement
 ) -> Checkpoint:
     """One stage of it; with PPO, the value model begins as the reward model each time."""
-    questions = prompts.labelled(label)(asked)
-    name = label.removeprefix("rlvr").removeprefix("-")
     if isinstance(how, PPOConfig):
         assert judge is not None, how
         return (ppo.labelled(name) if name else ppo)(policy, judge, questions, how)

@@ -106,6 +106,8 @@ class Chats(Artifact):
 
     chats: int
     sources: dict[str, int]
+    dropped: dict[str, int] = Field(default_factory=dict)
+    """Chats removed by this stage, per reason."""
 
 
 class Preferences(Artifact):
@@ -115,6 +117,8 @@ class Preferences(Artifact):
     ties: int
     mean_chosen: float
     mean_rejected: float
+    dropped: dict[str, int] = Field(default_factory=dict)
+    """Pairs removed by this stage, per reason."""
 
 
 class Prompts(Artifact):
@@ -122,6 +126,8 @@ class Prompts(Artifact):
 
     prompts: int
     datasets: dict[str, int]
+    dropped: dict[str, int] = Field(default_factory=dict)
+    """Prompts removed by this stage, per reason."""
 
 
 class Scores(Artifact):

@@ -18,10 +18,10 @@ from tasks.data import prompts as prompts_stage
 from tasks.data.chats import ChatsConfig
 from tasks.data.classifier import ClassifierConfig
 from tasks.data.collect import Source
-from tasks.data.decontaminate import DecontaminateConfig
 from tasks.data.dedup import DedupConfig
 from tasks.data.encode import EncodeConfig
 from tasks.data.filter import FilterConfig
+from tasks.data.filters.overlap import DecontaminateConfig
 from tasks.data.filters.rules import resolved_rule
 from tasks.data.label import LabelConfig
 from tasks.data.mix import MixConfig, MixSource
@@ -186,6 +186,8 @@ class RecipeConfig(Config):
     """Duplicates over all sources."""
     decontaminate: DecontaminateConfig = DecontaminateConfig()
     """Overlap with the evaluation sets; which sets is filled in from `evaluation`."""
+    decontaminate_messages: DecontaminateConfig = DecontaminateConfig(direction="item", max_overlap=0.5)
+    """The same for chats, prompts and preference pairs (not published for them; half of an item's n-grams is our choice)."""
     encode: EncodeConfig = EncodeConfig()
     """Vocabulary of all token files."""
     pretrain_mix: MixConfig = MixConfig()
@@ -300,6 +302,9 @@ class RecipeConfig(Config):
                 ),
                 "evaluation": evaluation,
                 "decontaminate": self.decontaminate.model_copy(update={"benchmarks": evaluation.benchmarks}),
+                "decontaminate_messages": self.decontaminate_messages.model_copy(
+                    update={"benchmarks": evaluation.benchmarks}
+                ),
             }
         )
 

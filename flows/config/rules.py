@@ -87,6 +87,15 @@ def _check_names(config: "RecipeConfig") -> None:
         )
     if twice := _repeated(names):
         raise ValueError(f"sources and candidates share the names {twice}; every source needs its own")
+    chats = [source.name for source in config.chats.sources]
+    asked = [config.preference_prompts, config.rlvr_prompts, *(item.prompts for item in config.further_rlvr)]
+    messages = [*chats, *(source.name for prompts in asked for source in prompts.sources), "pairs"]
+    for field, ruled, known in (
+        ("decontaminate", config.decontaminate.sources, names),
+        ("decontaminate_messages", config.decontaminate_messages.sources, messages),
+    ):
+        if unknown := sorted(ruled.keys() - set(known)):
+            raise ValueError(f"{field}.sources has a rule for {unknown[0]!r}, which is none of {', '.join(known)}")
     labels = {
         "anneal_seeds": [str(seed) for seed in config.anneal_seeds],
         "further_ingredients": [item.name for item in config.further_ingredients],

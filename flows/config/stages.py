@@ -5,6 +5,7 @@ from tasks.data.chats import chats
 from tasks.data.classifier import classifier
 from tasks.data.collect import collect
 from tasks.data.decontaminate import decontaminate
+from tasks.data.decontaminate_messages import decontaminate_chats, decontaminate_pairs, decontaminate_prompts
 from tasks.data.dedup import dedup
 from tasks.data.encode import encode
 from tasks.data.filter import filter
@@ -33,8 +34,8 @@ from tasks.training.soup import soup
 
 STAGES = (
     collect, synthesize, worked, programs, personas, rewrite, label, classifier, score, filter, dedup, decontaminate, encode,
-    mix, chats, prompts, pretrain, anneal, soup, sft, preferences, dpo, reward, rlvr, ppo, evaluate, rescore, rank,
-    report,
+    mix, chats, prompts, decontaminate_chats, decontaminate_prompts, decontaminate_pairs,
+    pretrain, anneal, soup, sft, preferences, dpo, reward, rlvr, ppo, evaluate, rescore, rank, report,
 )  # fmt: skip
 NAMES = tuple(stage.name for stage in STAGES)
 COMPUTING = {stage.name for stage in STAGES if stage.process}

@@ -67,7 +67,12 @@ def _source(documents: Documents, name: str) -> str:
     if not name and len(documents.sources) == 1:
         return next(iter(documents.sources))
     if name not in documents.sources:
-        raise ValueError(f"source {name!r} is not in {documents.address}; choose one of {', '.join(documents.sources)}")
+        emptied = (
+            f"; if it was emptied, what that stage dropped says why: {documents.dropped}" if documents.dropped else ""
+        )
+        raise ValueError(
+            f"source {name!r} is not in {documents.address}; choose one of {', '.join(documents.sources) or 'none'}{emptied}"
+        )
     return name
 
 

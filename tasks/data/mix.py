@@ -193,11 +193,26 @@ def plan_mix(sources: dict[str, Tokens], config: MixConfig, ranking: Ranking | N
     for wish in wanted:
         tokens = sources[wish.source]
         passes = given[wish.source] / max(1, tokens.tokens) if given else wish.passes
+        if config.requested_tokens and max(tokens.files.values(), default=0) < config.sequence_length:
+            raise ValueError(
+                f"source {wish.source!r} has no file of one window of sequence_length={config.sequence_length:,} tokens (its "
+                f"{tokens.tokens:,} tokens are in {len(tokens.files):,} files); give it more text or longer files, or take it "
+                "out of the mix"
+            )
         entries += take_passes(tokens, passes, config.part, config.seed)
     if config.requested_tokens is None:
         return entries
     batches = ceil(config.requested_tokens / config.batch_tokens)
-    return fill_windows(entries, batches * config.batch_tokens // config.sequence_length, config.sequence_length)
+    filled = fill_windows(entries, batches * config.batch_tokens // config.sequence_length, config.sequence_length)
+    taken = {entry.source for entry in filled}
+    for wish in wanted:
+        if wish.source not in taken:
+            raise ValueError(
+                f"source {wish.source!r} has a ratio of {wish.ratio:g} of {config.requested_tokens:,} tokens, which rounds to no "
+                f"window of sequence_length={config.sequence_length:,}; raise its ratio to "
+                f"{config.sequence_length / config.requested_tokens:.2g} or request more tokens"
+            )
+    return filled
 
 
 def _resolve_name(name: str, sources: dict[str, Tokens], config: MixConfig, ranking: Ranking | None) -> str:

@@ -45,6 +45,7 @@ def synthesize_documents(ws: Workspace, config: SynthesizeConfig) -> Documents:
     ]
     results = ws.map(synthesize_shard, items, description=f"synthesize {config.name}")
     documents = sum(result["documents"] for result in results)
+    ws.note(decontamination="exempt: made from problems of the training split, held apart from those of evaluation")
     return ws.artifact(
         Documents,
         documents=documents,

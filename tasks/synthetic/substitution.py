@@ -21,6 +21,11 @@ ANNOTATION = re.compile(r"<<([^<>=]+)=([^<>=]+)>>")
 FINAL = re.compile(r"\n####\s*(\S+)\s*$")
 ARITHMETIC = re.compile(r"[-+*/(). \d]+")
 
+_TERM = r"\(*\s*\$?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)%?\s*\)*"
+EQUATION = re.compile(
+    rf"(?<![\w.])({_TERM}(?:\s*[-+*/x×÷]\s*{_TERM})+)\s*=\s*(\$?\d+(?:,\d{{3}})*(?:\.\d+)?)(?![\w/]|[.,]\d|\s*[-+*/x×÷]\s*\d)"
+)
+"""Arithmetic that a solution writes out with its result, not one that goes on."""
 FRACTION = re.compile(r"(?<![\w./])(\d{1,3})/(\d{1,3})(?![\w/])")
 
 IMPLIED: dict[str, tuple[Number, ...]] = {
@@ -198,8 +203,32 @@ def substitute(worked: Worked, rng: Random) -> Variant:
         if replaced is not None:
             question = replace(NUMBER, worked.question, replaced)
             solution = replace(ANY_NUMBER, worked.solution, replaced)
+            if not still_right(worked.solution, solution):
+                continue
             return Variant(question, solution, written(value_of(replaced[worked.steps[-1].result])))
     raise Refused("no numbers fit")
+
+
+def still_right(original: str, solution: str) -> bool:
+    """Whether every equation that a solution writes out holds, where the original's at its place does."""
+    before, after = equations(original), equations(solution)
+    return len(before) == len(after) and all(now or not then for then, now in zip(before, after, strict=True))
+
+
+def equations(solution: str) -> list[bool]:
+    """Of every equation in the text, such as `$3 x 4 = $12`, whether it holds to the digits that it writes."""
+    found = []
+    for match in EQUATION.finditer(solution):
+        left, right = (re.sub(r"[$,\s]", "", side) for side in match.groups())
+        left = re.sub(r"[x×]", "*", left).replace("÷", "/")
+        left = re.sub(r"(\d+(?:\.\d+)?)%", r"(\1/100)", left)
+        places = len(right.partition(".")[2])
+        try:
+            found.append(abs(evaluate(left) - float(right)) <= 0.5 * 10.0**-places * bool(places) + 1e-9)
+        except Refused:
+            # No arithmetic after all, such as unbalanced brackets of a sentence.
+            found.append(False)
+    return found
 
 
 def replace(numbers: re.Pattern[str], text: str, replaced: Mapping[str, str]) -> str:

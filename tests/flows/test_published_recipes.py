@@ -165,17 +165,17 @@ def test_ingredients_of_each_soup() -> None:
 def test_soups_and_stages_of_reinforcement_stand_in_the_plan(tmp_path: Path) -> None:
     small = planned("1b", tmp_path)
     assert "soup" not in small
-    assert small["sft"].inputs == ("anneal:42", "chats")
+    assert small["sft"].inputs == ("anneal:42", "decontaminate_chats")
     assert "ppo" not in small
-    assert small["rlvr:math"].inputs == ("rlvr", "prompts:rlvr-math")
+    assert small["rlvr:math"].inputs == ("rlvr", "decontaminate_prompts:rlvr-math")
     assert small["evaluate:instruct"].inputs == ("rlvr:math",)
     assert small["evaluate:rlvr"].inputs == ("rlvr",)
     large = planned("13b", tmp_path)
     assert large["soup"].inputs == ("anneal:1110", "anneal:2662", "anneal:6209", "anneal:300b")
     assert {"pretrain", "mix:anneal-300b"} == set(large["anneal:300b"].inputs)
-    assert large["sft"].inputs == ("soup", "chats")
-    assert large["ppo"].inputs == ("dpo", "reward", "prompts:rlvr")
-    assert large["ppo:math"].inputs == ("ppo:gsm8k", "reward", "prompts:rlvr-math")
+    assert large["sft"].inputs == ("soup", "decontaminate_chats")
+    assert large["ppo"].inputs == ("dpo", "reward", "decontaminate_prompts:rlvr")
+    assert large["ppo:math"].inputs == ("ppo:gsm8k", "reward", "decontaminate_prompts:rlvr-math")
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -18,6 +18,9 @@ from tasks.data.filters.ngrams import span_hashes
 _LAST_SPACE = 0x3000
 _SPACE = np.array([chr(code).isspace() for code in range(_LAST_SPACE + 2)])
 _SALT = 0x9E3779B97F4A7C15
+_PIECE = 1 << 22
+"""Characters worked on at once, so that a long text takes the memory of its words and not that of its temporaries."""
+_NATIVE_UTF16 = "utf-16-le" if sys.byteorder == "little" else "utf-16-be"
 _NATIVE_UTF32 = "utf-32-le" if sys.byteorder == "little" else "utf-32-be"
 
 
@@ -49,9 +52,15 @@ class TextBatch:
     @cached_property
     def codes(self) -> np.ndarray:
         """Code points of the texts, joined by newlines."""
-        joined = "\n".join(self.texts)
+        joined = "\n".join(self.texts) if len(self.texts) != 1 else self.texts[0]
         if joined.isascii():
             return np.frombuffer(joined.encode("ascii"), dtype=np.uint8)
+        if len(joined) > _PIECE:
+            narrow = joined.encode(_NATIVE_UTF16, errors="surrogatepass")
+            if len(narrow) == 2 * len(joined):
+                # No character needs a pair: half the memory of a long text.
+                return np.frombuffer(narrow, dtype=np.uint16)
+            del narrow
         return np.frombuffer(joined.encode(_NATIVE_UTF32, errors="surrogatepass"), dtype=np.uint32)
 
     @cached_property
@@ -63,12 +72,23 @@ class TextBatch:
     @cached_property
     def words(self) -> Words:
         """All words."""
-        inside = np.zeros(len(self.codes) + 2, dtype=np.int8)
-        inside[1:-1] = ~_is_space(self.codes)
-        steps = np.diff(inside)
-        start, end = np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)
+        codes = self.codes
+        starts, ends = [], []
+        before = False
+        for begin in range(0, len(codes), _PIECE):
+            inside = ~_is_space(codes[begin : begin + _PIECE])
+            steps = np.diff(inside.view(np.int8), prepend=np.int8(before))
+            # 32 bits hold every place: a text of 2 billion characters is refused before.
+            starts.append((np.flatnonzero(steps == 1) + begin).astype(np.int32))
+            ends.append((np.flatnonzero(steps == -1) + begin).astype(np.int32))
+            before = bool(inside[-1])
+        if before:
+            ends.append(np.array([len(codes)], dtype=np.int32))
+        none = np.zeros(0, dtype=np.int32)
+        start, end = np.concatenate([none, *starts]), np.concatenate([none, *ends])
         first = np.searchsorted(start, self.starts)
-        return Words(start, end, np.repeat(np.arange(len(self)), np.diff([*first.tolist(), len(start)])))
+        counts = np.diff([*first.tolist(), len(start)])
+        return Words(start, end, np.repeat(np.arange(len(self), dtype=np.int32), counts))
 
     @cached_property
     def word_counts(self) -> Int[np.ndarray, " texts"]:

@@ -16,7 +16,7 @@ from tasks.data.filters.attributes import Limit, Scores
 from tasks.data.filters.batch import TextBatch
 
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
-BULLETS = frozenset("•‣▶◀◦■□▪▫–-*")
+BULLETS = frozenset("•‣▶◀◦●○■□▪▫–-*")
 
 _AROUND_WORDS = b" \t\n\r\x0b\x0c.,;:!?\"'()"
 _UPPER = bytes(range(ord("A"), ord("Z") + 1))

@@ -17,6 +17,8 @@ from tasks.data.filters.attributes import Limit, Scores
 from tasks.data.filters.batch import TextBatch
 from tasks.data.filters.ngrams import WORD_BASE, scramble
 
+_PIECE_NGRAMS = 1 << 20
+"""N-grams worked on at once; batches of ordinary documents have fewer."""
 _BLANK_LINES = re.compile(r"\n\s*\n")
 
 
@@ -125,18 +127,21 @@ def repeated_ngrams(batch: TextBatch, lengths: set[int]) -> dict[int, Repeats]:
     if not lengths:
         return found
     text, words = batch.words.text, batch.word_hashes
-    start = np.arange(len(text))
+    start = np.arange(len(text), dtype=np.int32)
     with np.errstate(over="ignore"):
-        sums = words + batch.salts
+        # One text needs no salt to be kept apart from others.
+        sums = words + batch.salts if len(batch) > 1 else words.copy()
         factor = np.uint64(1)
         for n in range(1, max(lengths) + 1):
             if n > 1:
                 factor *= np.uint64(WORD_BASE)
-                fits = start + (n - 1) < len(text)
-                start, sums = start[fits], sums[fits]
-                fits = text[start + (n - 1)] == text[start]
-                start, sums = start[fits], sums[fits]
-                sums = sums + words[start + (n - 1)] * factor
+                # Places ascend, so those that no longer fit are the last.
+                count = int(np.searchsorted(start, len(text) - (n - 1)))
+                start, sums = start[:count], sums[:count]
+                if len(batch) > 1:
+                    fits = text[start + (n - 1)] == text[start]
+                    start, sums = start[fits], sums[fits]
+                sums = _added(sums, words, start, n - 1, factor)
             if n < min(lengths):
                 continue
             start, sums, group, again = _repeated(start, sums)
@@ -145,7 +150,54 @@ def repeated_ngrams(batch: TextBatch, lengths: set[int]) -> dict[int, Repeats]:
     return found
 
 
+def _added(
+    sums: UInt64[np.ndarray, " ngrams"],
+    words: UInt64[np.ndarray, " words"],
+    start: Int[np.ndarray, " ngrams"],
+    offset: int,
+    factor: np.uint64,
+) -> UInt64[np.ndarray, " ngrams"]:
+    """The sums with one more word each, piece by piece."""
+    longer = np.empty(len(sums), dtype=np.uint64)
+    for begin in range(0, len(sums), _PIECE_NGRAMS):
+        piece = slice(begin, begin + _PIECE_NGRAMS)
+        np.multiply(words[start[piece] + offset], factor, out=longer[piece])
+        longer[piece] += sums[piece]
+    return longer
+
+
 def _repeated(
+    start: Int[np.ndarray, " ngrams"], sums: UInt64[np.ndarray, " ngrams"]
+) -> tuple[
+    Int[np.ndarray, " repeats"],
+    UInt64[np.ndarray, " repeats"],
+    Int[np.ndarray, " repeats"],
+    Bool[np.ndarray, " repeats"],
+]:
+    """As `_repeated_part`, for many n-grams in parts by their sum: equal ones are in the same part, so memory is that of one."""
+    parts = len(sums) // _PIECE_NGRAMS + 1
+    if parts == 1:
+        return _repeated_part(start, sums)
+    part = np.empty(len(sums), dtype=np.uint8)
+    for begin in range(0, len(sums), _PIECE_NGRAMS):
+        piece = slice(begin, begin + _PIECE_NGRAMS)
+        part[piece] = (scramble(sums[piece]) >> np.uint64(40)) % np.uint64(min(parts, 256))
+    # Written to their places in the text's order, as a single part has them.
+    repeated = np.zeros(len(sums), dtype=bool)
+    again = np.zeros(len(sums), dtype=bool)
+    group = np.zeros(len(sums), dtype=np.int32)
+    groups = 0
+    for number in range(min(parts, 256)):
+        places = np.flatnonzero(part == number).astype(np.int32)
+        found, _, numbers, second = _repeated_part(places, sums[places])
+        if len(found):
+            repeated[found] = True
+            again[found], group[found] = second, numbers + groups
+            groups += int(numbers.max()) + 1
+    return start[repeated], sums[repeated], group[repeated], again[repeated]
+
+
+def _repeated_part(
     start: Int[np.ndarray, " ngrams"], sums: UInt64[np.ndarray, " ngrams"]
 ) -> tuple[
     Int[np.ndarray, " repeats"],

@@ -8,6 +8,8 @@ step per word. Two different n-grams have the same hash with a chance of about 1
 """
 
 import re
+import sys
+import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -17,6 +19,8 @@ import numpy as np
 from jaxtyping import Int, UInt64
 
 _PUNCTUATION = re.compile("[\u00a0-\u00bf\u2000-\u206f\u3000-\u303f\uff00-\uff0f]")
+_UNSEEN = {0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0, *range(0xFE00, 0xFE10), *range(0x180B, 0x1810)}
+"""Not in Unicode's category of format characters, and not drawn either (Default_Ignorable_Code_Point)."""
 _WORD_BYTES = np.zeros(256, dtype=bool)
 _WORD_BYTES[[*b"abcdefghijklmnopqrstuvwxyz0123456789"]] = True
 _WORD_BYTES[128:] = True
@@ -46,9 +50,12 @@ class NGrams(NamedTuple):
         return self.normalised[self.start[index] : self.end[index]].decode("utf-8", errors="replace")
 
 
-def word_ngrams(texts: Sequence[str], n: int) -> NGrams:
-    """All n-grams of `n` words of each text, repeated ones repeated."""
-    data = b"\n".join(_normalise(text) for text in texts) if texts else b""
+def word_ngrams(texts: Sequence[str], n: int, *, fold: bool = False) -> NGrams:
+    """All n-grams of `n` words of each text, repeated ones repeated.
+
+    With `fold`, spellings that look alike are alike: `folded` first.
+    """
+    data = b"\n".join(_normalise(folded(text) if fold else text) for text in texts) if texts else b""
     starts, ends = _words(data)
     count = len(starts)
     if count == 0:
@@ -72,6 +79,39 @@ def word_ngrams(texts: Sequence[str], n: int) -> NGrams:
     first_of_text = np.concatenate([[True], text[1:] != text[:-1]])
     valid = (last - np.arange(count) == n - 1) | first_of_text
     return NGrams(hashes[valid], text[valid], starts[valid], ends[last[valid]], data)
+
+
+def folded(text: str) -> str:
+    """The text in NFKC and without case, invisible characters and punctuation outside ASCII, which `_WORD_BYTES` has."""
+    if text.isascii():
+        return text
+    invisible, separating = _character_classes()
+    visible = invisible.sub("", unicodedata.normalize("NFKC", text))
+    # Case folding may leave what composes anew.
+    return separating.sub(" ", unicodedata.normalize("NFKC", visible.casefold()))
+
+
+@lru_cache(maxsize=1)
+def _character_classes() -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """Characters that are not seen (format characters, variation selectors, fillers), and those that separate words."""
+    invisible, separating = [], []
+    for code in range(128, sys.maxunicode + 1):
+        category = unicodedata.category(chr(code))
+        if category == "Cf" or code in _UNSEEN:
+            invisible.append(code)
+        elif category[0] in "PSZ" or category == "Cc":
+            separating.append(code)
+    return _class_of(invisible), _class_of(separating)
+
+
+def _class_of(codes: list[int]) -> re.Pattern[str]:
+    ranges: list[list[int]] = []
+    for code in codes:
+        if ranges and ranges[-1][1] == code - 1:
+            ranges[-1][1] = code
+        else:
+            ranges.append([code, code])
+    return re.compile("[" + "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in ranges) + "]+")
 
 
 def _normalise(text: str) -> bytes:

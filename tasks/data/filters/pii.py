@@ -1,11 +1,11 @@
 """Personal data: e-mail addresses, telephone numbers and IP addresses give way to OLMo 2's marker tokens
 (RECIPE B).
 
-What a pattern finds is validated: a domain must look like one, an address must be a routable IPv4 or IPv6
-address, a telephone number must have a country code or the North American form with valid area and exchange
-codes. Documents with few spans are masked, with many removed; the limit of five is that of Dolma (Soldaini et
-al. 2024, section 4). Recall is traded for precision: version numbers, dates, prices and plain digit runs
-stay.
+What a pattern finds is validated: a domain must look like one, an address must be a routable IPv4 or IPv6 address that is not
+called a version, a telephone number must be a valid one of its country's plan (libphonenumber) or have the North American form
+with valid area and exchange codes, and not be called an id. Documents with few spans are masked, with many removed; the limit
+of five is that of Dolma (Soldaini et al. 2024, section 4). Recall is traded for precision: version numbers, dates, prices, code
+and plain digit runs stay.
 
 Patterns are tried only near the characters that every match has (an @, a digit after a plus, digits around dots or colons),
 which a few passes over the whole batch find.
@@ -18,6 +18,7 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Int
+from phonenumbers import PhoneNumberMatcher
 from pydantic import Field
 
 from model.config import Config
@@ -31,17 +32,36 @@ MARKERS: dict[Kind, str] = {
     "email": "|||EMAIL_ADDRESS|||",
     "ip": "|||IP_ADDRESS|||",
 }
+_LETTER = r"0-9A-Za-z_\u00aa-\u02af\u0370-\u1fff"
+"""What joins onto a number or an address in a script with spaces between words; Chinese, Japanese and Korean text does not."""
 _EMAIL = re.compile(
-    r"(?<![\w.+%-])[A-Za-z0-9][\w.+%-]{0,63}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,24}(?![\w-])"
+    rf"(?<![{_LETTER}.+%-])[A-Za-z0-9][A-Za-z0-9_.+%-]{{0,63}}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{{0,61}}[A-Za-z0-9])?\.)+[A-Za-z]{{2,24}}"
+    rf"(?![{_LETTER}-])"
 )
+_COUNTRY_PHONE = re.compile(rf"(?<![{_LETTER}.+/-])\+[1-9][0-9 ().\u00a0/-]{{5,22}}[0-9](?![{_LETTER}])")
 _PHONE = re.compile(
-    r"(?<![\w.+/-])(?:\+(?P<country>[1-9][0-9]{0,2})[ .-]?(?:\([0-9]{1,4}\)[ .-]?)?[0-9]{2,4}(?:[ .-]?[0-9]{2,4}){1,4}"
-    r"|(?:1[ .-])?(?:\((?P<area>[0-9]{3})\) ?|(?P<area2>[0-9]{3})[ .-])(?P<exchange>[0-9]{3})[ .-][0-9]{4})"
-    r"(?![\w/]|[.-][0-9])"
+    rf"(?<![{_LETTER}.+/-])(?:1[ .-])?(?:\((?P<area>[0-9]{{3}})\) ?|(?P<area2>[0-9]{{3}})[ .-])"
+    rf"(?P<exchange>[0-9]{{3}})[ .-][0-9]{{4}}(?![{_LETTER}/]|[.-][0-9])"
 )
-_IPV4 = re.compile(r"(?<![\w.+/-])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![\w-]|\.[0-9])")
-_IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{1,4}:){2,7}(?::?[0-9A-Fa-f]{1,4}){0,6}(?:::)?(?![\w:])")
-_EXAMPLE_DOMAINS = ("example.com", "example.org", "example.net", ".invalid", ".test", ".example")
+_IPV4 = re.compile(rf"(?<![{_LETTER}.+/-])(?:[0-9]{{1,3}}\.){{3}}[0-9]{{1,3}}(?![{_LETTER}-]|\.[0-9])")
+_IPV6 = re.compile(
+    rf"(?<![{_LETTER}:.])(?:[0-9A-Fa-f]{{1,4}}:){{2,7}}(?::?[0-9A-Fa-f]{{1,4}}){{0,6}}(?:::)?(?![{_LETTER}:])"
+)
+_VERSION = re.compile(
+    r"(?:\b(?:versions?|ver|v|release|build|revision|rev|firmware|driver|kernel|patch|section|sec|chapter|clause|figure|table|"
+    r"upgraded? to|updated? to|api|sdk|dll)\b\.?|§|[<>=~^]=?)\s*[:=#(]?\s*$",
+    re.IGNORECASE,
+)
+_NUMBER_OF_A_THING = re.compile(
+    r"\b(?:ids?|uuid|guid|isbn|issn|doi|pmid|pmc|arxiv|sku|serial|order|invoice|case|ticket|ref|reference|part|item|model|patent|"
+    r"tracking|account|policy|docket|version|checksum|hash|build)(?:\s?(?:number|num|no|nr|id|code))?\.?\s*[:=#]*\s*$",
+    re.IGNORECASE,
+)
+_EXPRESSION = re.compile(r"(?:[=*/<>+,(\[]\s*[\w.\[\]]+\s*|[)\]=*<>]\s*|\breturn\s+\w+\s*)$")
+"""Code before a plus: the number is added to something."""
+_BEFORE = 40
+"""Characters before a match that may say what it is."""
+_EXAMPLE_DOMAINS = ("example.com", "example.org", "example.net", "invalid", "test", "example")
 
 _LONGEST_MATCH = 400
 """Characters after which no pattern goes on: a domain name has at most 253."""
@@ -86,13 +106,15 @@ def find_pii(batch: TextBatch) -> list[list[tuple[int, int, Kind]]]:
             found[index].append((*match.span(), "email"))
     for pattern, places, before in ((_IPV4, dots, 4), (_IPV6, colons, 5)):
         for index, match in _matches(batch, pattern, places, before):
-            if _is_public(match.group()):
+            if _is_public(match.group()) and not _VERSION.search(_said_before(match)):
                 found[index].append((*match.span(), "ip"))
-    # A country code begins at its plus; the North American form up to eleven characters before its last separator.
-    for places, before in ((pluses, 0), (numbers, 12)):
-        for index, match in _matches(batch, _PHONE, places, before):
-            if _is_phone(match):
-                found[index].append((*match.span(), "phone"))
+    for index, match in _matches(batch, _COUNTRY_PHONE, pluses, 0):
+        if end := _international(match):
+            found[index].append((match.start(), end, "phone"))
+    # The North American form begins up to eleven characters before its last separator.
+    for index, match in _matches(batch, _PHONE, numbers, 12):
+        if _is_phone(match):
+            found[index].append((*match.span(), "phone"))
     return [_without_overlap(row) for row in found]
 
 
@@ -154,7 +176,8 @@ def _matches(
 
 def _is_email(address: str) -> bool:
     local, domain = address.rsplit("@", 1)
-    return ".." not in local and not local.endswith(".") and not domain.lower().endswith(_EXAMPLE_DOMAINS)
+    example = any(f".{domain.lower()}".endswith(f".{name}") for name in _EXAMPLE_DOMAINS)
+    return ".." not in local and not local.endswith(".") and not example
 
 
 def _is_public(address: str) -> bool:
@@ -165,10 +188,21 @@ def _is_public(address: str) -> bool:
         return False
 
 
+def _said_before(match: re.Match[str]) -> str:
+    return match.string[max(0, match.start() - _BEFORE) : match.start()]
+
+
+def _international(match: re.Match[str]) -> int:
+    """Where a valid number with a country code ends; 0 where none begins here."""
+    if _NUMBER_OF_A_THING.search(before := _said_before(match)) or _EXPRESSION.search(before):
+        return 0
+    number = next(iter(PhoneNumberMatcher(match.group(), None)), None)
+    return match.start() + number.end if number is not None and number.start == 0 else 0
+
+
 def _is_phone(match: re.Match[str]) -> bool:
-    digits = sum(character.isdigit() for character in match.group())
-    if match["country"]:
-        return 8 <= digits <= 15
+    if _NUMBER_OF_A_THING.search(_said_before(match)):
+        return False
     area = match["area"] or match["area2"]
     # North American plan: neither code begins with 0 or 1, and no area code ends in 11.
     return area[0] in "23456789" and match["exchange"][0] in "23456789" and not area.endswith("11")

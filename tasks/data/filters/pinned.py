@@ -5,12 +5,15 @@ later gets those bytes or an error.
 """
 
 import hashlib
+import re
 from pathlib import Path
 
 from pydantic import Field
 
 from infra.storage.store import Store
 from model.config import Config
+
+_COMMENT = re.compile(r"(?:^|\s)#.*")
 
 
 class PinnedFile(Config):
@@ -43,9 +46,9 @@ def read_pinned(file: PinnedFile) -> bytes:
 
 
 def read_lines(files: tuple[PinnedFile, ...]) -> list[str]:
-    """The entries of lists: lines without comments (#), stripped; empty ones left out."""
+    """The entries of lists: lines without comments (# behind white space), stripped; empty ones left out."""
     lines = [line for file in files for line in read_pinned(file).decode("utf-8-sig").splitlines()]
-    entries = [line.split("#", 1)[0].strip() for line in lines]
+    entries = [_COMMENT.sub("", line).strip() for line in lines]
     return [entry for entry in entries if entry]
 
 

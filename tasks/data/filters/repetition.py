@@ -31,6 +31,9 @@ _DENSE_PERIODS = 16
 # points longer, than most of its periods need.
 _SPARSE_FACTOR = 4
 _WINDOW = 16
+# Most places that look like a period are told apart within so many bytes.
+_GLANCE = 64
+_BLOCK = 1024
 _ALL_EQUAL = np.uint64(0x0101010101010101)
 
 # After the last newline of a run of white space the split expression always cuts, whatever stands around it: only spaces
@@ -111,6 +114,7 @@ def repeated_spans(
 ) -> list[RepeatedSpan]:
     """Every repetition of at least `min_times` in a UTF-8 document, given the byte runs where one may be."""
     found = []
+    characters = Characters(data)
     for start, end in _token_aligned(data, runs):
         ids = tokenizer.encode_array(data[start:end].decode("utf-8"))
         if ids.size < scorer.min_times:
@@ -119,14 +123,35 @@ def repeated_spans(
         # A longer period does not fit in so often.
         for hit in find_repetitions(ids, 1, min(scorer.max_period, ids.size // scorer.min_times)):
             if hit.times >= scorer.min_times:
-                first, last = _characters(data, offsets[hit.start]), _characters(data, offsets[hit.end])
+                first, last = characters.before(int(offsets[hit.start])), characters.before(int(offsets[hit.end]))
                 found.append(RepeatedSpan(first, last, hit.period, hit.times))
     return found
 
 
-def _characters(data: bytes, end: int) -> int:
-    """Whole characters in the first `end` bytes."""
-    return len(data[:end].decode("utf-8", errors="ignore"))
+class Characters:
+    """Characters of a UTF-8 text by their bytes, in a time that does not grow with the place."""
+
+    def __init__(self, data: bytes):
+        self._bytes = np.frombuffer(data, dtype=np.uint8)
+        self._blocks: np.ndarray | None = None
+
+    def before(self, end: int) -> int:
+        """Whole characters in the first `end` bytes."""
+        if self._blocks is None:
+            whole = self._bytes[: len(self._bytes) // _BLOCK * _BLOCK].reshape(-1, _BLOCK)
+            counts = [0, *(int(_begun(block)) for block in whole)]
+            self._blocks = np.cumsum(counts)
+        # A character that begins before the end and goes on after it is not whole.
+        first = end
+        while first > 0 and first < len(self._bytes) and self._bytes[first] & 0xC0 == 0x80:
+            first -= 1
+        block = first // _BLOCK
+        return int(self._blocks[block]) + int(_begun(self._bytes[block * _BLOCK : first]))
+
+
+def _begun(data: UInt8[np.ndarray, " bytes"]) -> np.integer:
+    """How many of the bytes begin a character."""
+    return np.count_nonzero((data & 0xC0) != 0x80)
 
 
 def _token_aligned(data: bytes, runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -221,7 +246,10 @@ def _sparse_runs(
             period = again - point
             # The run goes on for this long after the grid point, at least.
             ahead = max(_WINDOW, equal_periods * period - stride + 1)
-            if data[point : point + ahead] == data[again : again + ahead]:
+            glance = min(ahead, _GLANCE)
+            if data[point : point + glance] == data[again : again + glance] and (
+                data[point : point + ahead] == data[again : again + ahead]
+            ):
                 start, end = _extent(array, point, period)
                 if end - start >= (equal_periods + 1) * period:
                     runs.append((start, end))
@@ -233,9 +261,22 @@ def _sparse_runs(
 
 def _extent(array: UInt8[np.ndarray, " bytes"], point: int, period: int) -> tuple[int, int]:
     """The longest run around `point` in which each byte equals the one a period later."""
-    equal = array[period:] == array[:-period]
-    after = np.flatnonzero(~equal[point:])
-    before = np.flatnonzero(~equal[:point])
-    end = point + int(after[0]) if after.size else equal.size
-    start = int(before[-1]) + 1 if before.size else 0
+    count = len(array) - period
+    # Steps that double: the time is that of the run, wherever in a long text it stands.
+    end, step = point, _WINDOW
+    while end < count:
+        stop = min(count, end + step)
+        differ = array[end + period : stop + period] != array[end:stop]
+        if differ.any():
+            end += int(np.argmax(differ))
+            break
+        end, step = stop, step * 2
+    start, step = point, _WINDOW
+    while start > 0:
+        begin = max(0, start - step)
+        differ = array[begin + period : start + period] != array[begin:start]
+        if differ.any():
+            start = begin + len(differ) - int(np.argmax(differ[::-1]))
+            break
+        start, step = begin, step * 2
     return start, end + period

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from model.config import Config
 from tasks.data.filters.attributes import Limit, Scores
+from tasks.data.filters.fields import field_of
 
 _NO_COUNT = ("", "nan", "none", "null")
 """How tables that went through text write that there is no count."""
@@ -41,7 +42,7 @@ def score_stars(documents: Sequence[Mapping[str, Any]], scorer: StarsScorer) -> 
 
 
 def _count(document: Mapping[str, Any], field: str) -> float:
-    count = (document.get("metadata") or {}).get(field)
+    count = field_of(document, field)
     try:
         number = float(count.replace(",", "") if isinstance(count, str) else count or 0)
     except (ValueError, TypeError):

@@ -1,20 +1,21 @@
 """URL lists: documents of listed domains, addresses, or with listed words in their address (RefinedWeb, Penedo et al. 2023,
 appendix G.1, whose URL filter DCLM uses).
 
-Lists are files of one entry per line, given in the recipe and pinned by their hash. An entry of a domain list is a domain, which
-stands for everything below it, or an address without its scheme.
+Lists are files of one entry per line in any common format (`url_entries`), given in the recipe and pinned by their hash. An entry
+of a domain list is a domain, which stands for everything below it, or an address without its scheme.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Self
-from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
 from model.config import Config
 from tasks.data.filters.attributes import Limit, Scores
+from tasks.data.filters.fields import field_of
 from tasks.data.filters.pinned import PinnedFile, read_lines
+from tasks.data.filters.url_entries import Entries, address, read_entries
 
 _WORDS = re.compile(r"[a-z0-9]+")
 
@@ -26,9 +27,11 @@ class URLScorer(Config):
     domains: tuple[PinnedFile, ...] = ()
     """Lists of domains and addresses."""
     words: tuple[PinnedFile, ...] = ()
-    """Lists of words; whole words of an address are compared, in lower case."""
+    """Lists of words, compared in lower case."""
+    match: Literal["words", "substrings"] = "words"
+    """Whether a listed word is a whole word of an address, or any part of it (DCLM's strict list)."""
     field: str = "url"
-    """Metadata field with the address; a document without one is on no list."""
+    """Field with the address, in the metadata or beside the text; a document without one is on no list."""
 
     @model_validator(mode="after")
     def _has_lists(self) -> Self:
@@ -54,41 +57,36 @@ class URLRule(Config):
 class URLLists(NamedTuple):
     """The entries of the lists."""
 
-    domains: frozenset[str]
+    domains: Container[str]
     words: frozenset[str]
 
 
 def load_url_lists(scorer: URLScorer) -> URLLists:
     """The lists' entries in lower case. Raises ValueError for a file that changed."""
-    domains = frozenset(_address(entry) for entry in read_lines(scorer.domains))
-    return URLLists(domains, frozenset(entry.lower() for entry in read_lines(scorer.words)))
+    return URLLists(
+        Entries(read_entries(scorer.domains)), frozenset(entry.lower() for entry in read_lines(scorer.words))
+    )
 
 
-def _address(url: str) -> str:
-    """Host and path in lower case, without scheme, `www.`, query and closing slash."""
-    try:
-        parts = urlsplit(url if "://" in url else f"//{url}")
-    except ValueError:
-        # A malformed address, such as half a bracketed IPv6 host, is compared as it is written.
-        return url.lower()
-    host = parts.netloc.lower().rsplit("@", 1)[-1].removeprefix("www.")
-    return (host + parts.path.lower()).rstrip("/")
-
-
-def listed_parts(url: str, domains: frozenset[str]) -> int:
+def listed_parts(url: str, domains: Container[str]) -> int:
     """How many of the address, its host and the host's parent domains are on the list."""
-    address = _address(url)
-    host, _, path = address.partition("/")
-    labels = host.split(":")[0].split(".")
+    host, _, path = address(url).partition("/")
+    labels = host.split(".")
     names = {".".join(labels[start:]) for start in range(len(labels))}
     folders = path.split("/") if path else []
     names |= {"/".join([host, *folders[: end + 1]]) for end in range(len(folders))}
-    return len(names & domains)
+    return sum(name in domains for name in names)
 
 
 def score_urls(documents: Sequence[Mapping[str, Any]], scorer: URLScorer, lists: URLLists) -> Scores:
     """`listed`: list entries that the address falls under; `words`: listed words in it."""
-    urls = [str((document.get("metadata") or {}).get(scorer.field) or "") for document in documents]
+    urls = [str(field_of(document, scorer.field) or "") for document in documents]
     listed = [listed_parts(url, lists.domains) if url else 0 for url in urls]
-    words = [sum(word in lists.words for word in _WORDS.findall(url.lower())) if lists.words else 0 for url in urls]
+    words = [_listed_words(url.lower(), scorer, lists.words) if lists.words else 0 for url in urls]
     return Scores({"listed": listed, "words": words})
+
+
+def _listed_words(url: str, scorer: URLScorer, words: frozenset[str]) -> int:
+    if scorer.match == "substrings":
+        return sum(word in url for word in words)
+    return sum(word in words for word in _WORDS.findall(url))

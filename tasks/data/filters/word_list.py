@@ -14,7 +14,8 @@ from tasks.data.filters.attributes import Limit, Scores
 from tasks.data.filters.batch import TextBatch
 from tasks.data.filters.pinned import PinnedFile, read_lines
 
-_WORDS = re.compile(r"\w+")
+_WORDS = re.compile(r"\w+(?:\+\+|#(?!\w))?")
+"""C# and C++ are words of their own."""
 
 
 class WordListScorer(Config):

@@ -63,6 +63,12 @@ class Item:
     data: dict[str, Any] = field(default_factory=dict)
     """What the family needs to ask and to score."""
 
+    @property
+    def question(self) -> str:
+        """The question alone; the whole text where the answer cannot be told apart."""
+        asked = self.data.get("question")
+        return asked if isinstance(asked, str) else self.text.removesuffix(self.gold).strip() or self.text
+
 
 @dataclass(frozen=True, slots=True)
 class ItemScore:

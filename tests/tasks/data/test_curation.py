@@ -6,10 +6,11 @@ import random
 import pytest
 
 from tasks.data.classifier import ClassifierConfig, Selection, classifier
-from tasks.data.decontaminate import OWNED, DecontaminateConfig, Items, decontaminate, find_overlaps
+from tasks.data.decontaminate import decontaminate
 from tasks.data.dedup import DedupConfig, dedup
 from tasks.data.filters.minhash import MinHashConfig
 from tasks.data.filters.ngrams import word_ngrams
+from tasks.data.filters.overlap import OWNED, UNIT, DecontaminateConfig, Items, find_overlaps
 from tasks.data.filters.quality import QualityRule
 from tasks.evaluation.benchmarks import load_items
 from tasks.evaluation.benchmarks.synthetic import SyntheticBenchmark
@@ -81,13 +82,13 @@ def test_an_item_hidden_in_a_long_document_needs_the_item_direction(bench):
 def test_overlap_shares_equal_those_of_sets(monkeypatch):
     import numpy as np
 
-    monkeypatch.setattr("tasks.data.decontaminate._PIECE_CHARACTERS", 40)
+    monkeypatch.setattr("tasks.data.filters.overlap._PIECE_CHARACTERS", 40)
     item_texts = ["one two three four five", "six seven eight nine"]
     grams = word_ngrams(item_texts, 3)
     owned = np.zeros(len(grams.hashes), dtype=OWNED)
-    owned["hash"], owned["item"] = grams.hashes, grams.text
+    owned["hash"], owned["unit"] = grams.hashes, grams.text
     owned.sort()
-    items = Items(owned, np.array([3, 2], dtype="<u4"))
+    items = Items(owned, np.array([(3, 0), (2, 1)], dtype=UNIT))
     document = {"text": "zero one two three four and then a lot of other words before seven eight nine ten"}
     words = document["text"].split()
     all_grams = [tuple(words[i : i + 3]) for i in range(len(words) - 2)]

@@ -137,7 +137,7 @@ def test_windows_are_whole_within_capacity_and_fill_the_batches(one, two, ratio,
         message = str(error)
         entries = []
     if not entries:
-        assert "needs" in message or "whole windows" in message
+        assert any(why in message for why in ("needs", "whole windows", "no file of one window", "rounds to no window"))
         return
     assert all(entry.tokens % length == 0 and 0 < entry.tokens <= entry.capacity for entry in entries)
     assert sum(entry.tokens for entry in entries) >= ceil(requested / (4 * length)) * 4 * length
@@ -178,6 +178,22 @@ def test_mix_artifact_and_ranked_winner(bench):
     assert listed["entries"][0]["address"] == parts[0].address
     everything = bench.run(mix, parts, MixConfig())
     assert everything.tokens == sum(part.tokens for part in parts)
+
+
+def test_a_source_that_would_give_nothing_is_refused_by_name():
+    sources = {"big": tokens("big", 10_000), "short": tokens("short", 60, 63), "rare": tokens("rare", 900)}
+    shape = {"requested_tokens": 6400, "sequence_length": 64, "batch_tokens": 64}
+    few = MixConfig(
+        sources=(MixSource(source="big", ratio=0.99), MixSource(source="short", ratio=0.01, max_repetition_ratio=50)),
+        **shape,
+    )
+    with pytest.raises(
+        ValueError, match=r"'short' has no file of one window of sequence_length=64 tokens \(its 123 tokens"
+    ):
+        plan_mix(sources, few)
+    rare = MixConfig(sources=(MixSource(source="big", ratio=0.9999), MixSource(source="rare", ratio=0.0001)), **shape)
+    with pytest.raises(ValueError, match=r"'rare' has a ratio of 0\.0001 of 6,400 tokens, which rounds to no window"):
+        plan_mix(sources, rare)
 
 
 def test_mix_refuses_what_does_not_fit(bench):

@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+import tracemalloc
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -9,7 +10,9 @@ import pytest
 
 from tasks.data.filters.pinned import PinnedFile, pin, read_lines
 from tasks.data.filters.rules import load_model, resolved_rule
-from tasks.data.filters.url_list import URLRule, URLScorer, listed_parts
+from tasks.data.filters.stars import StarsScorer, score_stars
+from tasks.data.filters.url_entries import Entries, entries_of
+from tasks.data.filters.url_list import URLLists, URLRule, URLScorer, listed_parts, score_urls
 from tasks.data.filters.word_list import WordListRule, WordListScorer
 from tests.tasks.data.conftest import refusals
 
@@ -87,3 +90,102 @@ def test_a_list_that_changed_is_refused_and_urls_can_be_lists(bench, tmp_path):
         read_lines((PinnedFile(path=str(file)),))
     with pytest.raises(ValueError, match="url_list has no lists"):
         URLScorer()
+
+
+FORMATS = {
+    "plain": "bad.com",
+    "comment behind": "bad.com  # why",
+    "upper case and closing dot": "BAD.Com.",
+    "address": "https://www.bad.com/",
+    "hosts": "0.0.0.0 bad.com",
+    "hosts with tabs, names and a comment": "127.0.0.1\tother.org bad.com # ads",
+    "hosts of IPv6": "::1 bad.com",
+    "adblock": "||bad.com^",
+    "adblock with options": "||bad.com^$third-party,popup",
+    "adblock, anchored": "|https://bad.com|",
+    "wildcard": "*.bad.com",
+    "leading dot": ".bad.com",
+    "wildcard of addresses": "bad.com/*",
+    "dnsmasq": "address=/bad.com/0.0.0.0",
+    "unbound": 'local-zone: "bad.com" always_nxdomain',
+    "rpz": "bad.com CNAME .",
+    "carriage return": "bad.com\r",
+    "byte order mark": "\ufeffbad.com",
+}
+
+
+@pytest.mark.parametrize("line", FORMATS.values(), ids=FORMATS)
+def test_lists_in_every_format_mean_their_domain(bench, tmp_path, line):
+    (tmp_path / "one").write_text("! title\n[Adblock Plus 2.0]\n# comment\n\n" if "\ufeff" not in line else "")
+    with (tmp_path / "one").open("a") as file:
+        file.write(f"{line}\n@@||good.org^\ngood.org##.banner\n")
+    (tmp_path / "two").write_text("0.0.0.0 second.net\n127.0.0.1 localhost\n")
+    files = tuple(PinnedFile(path=str(tmp_path / name)) for name in ("one", "two"))
+    rule = resolved_rule(URLRule(scorer=URLScorer(domains=files)))
+    model = load_model(bench.reader(), rule.scorer, {})
+    urls = [
+        "https://bad.com/x",
+        "http://a.BAD.com.:8080/",
+        "https://second.net",
+        "https://good.org",
+        "http://localhost/",
+    ]
+    assert [bool(detail) for detail in refusals(rule, [page(url) for url in urls], model)] == [True] * 3 + [False] * 2
+
+
+@pytest.mark.parametrize("entry", ["bücher.example", "xn--bcher-kva.example", "BÜCHER.example.", "||bücher.example^"])
+@pytest.mark.parametrize(
+    "url", ["https://bücher.example/1", "https://xn--bcher-kva.example", "http://shop.BÜCHER.example."]
+)
+def test_internationalised_names_match_in_either_form(entry, url):
+    assert listed_parts(url, Entries(iter(entries_of(entry)))) == 1
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"url": "https://bad.com"},
+        {"metadata": {"url": "https://bad.com"}},
+        {"metadata": '{"url": "https://bad.com"}'},
+        {"metadata": {"metadata": '{"url": "https://bad.com"}'}},
+        {"metadata": {"warc": {"url": "https://bad.com"}}},
+        {"metadata": {"url": None}, "url": "https://bad.com"},
+    ],
+)
+def test_an_address_is_found_wherever_it_stands(fields):
+    scorer = URLScorer(domains=(PinnedFile(path="unread"),))
+    scores = score_urls([{"id": "", "text": "url", **fields}], scorer, URLLists(frozenset({"bad.com"}), frozenset()))
+    assert scores.values["listed"] == [1]
+
+
+def test_words_are_parts_of_an_address_where_asked():
+    lists = URLLists(frozenset(), frozenset({"casino"}))
+    documents = [page("https://a.org/MyCasinoS"), page("https://a.org/casino"), page("https://casa.org")]
+    for match, found in (("words", [0, 1, 0]), ("substrings", [1, 1, 0])):
+        scorer = URLScorer(words=(PinnedFile(path="unread"),), match=match)
+        assert score_urls(documents, scorer, lists).values["words"] == found
+
+
+def test_entries_take_little_memory():
+    """Sixty bytes an entry while they are read, for 300 MB at 5 million."""
+    tracemalloc.start()
+    entries = Entries(f"site-{number}.example" for number in range(400_000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(entries) == 400_000
+    assert "site-7.example" in entries and "site-x.example" not in entries
+    assert peak < 400_000 * 60
+
+
+@pytest.mark.parametrize(("stars", "read"), [("12", 12), (12, 12), ("1,204", 1204), (None, 0), ("", 0), (3.0, 3)])
+def test_star_counts_may_be_text(stars, read):
+    document = {"id": "", "metadata": {"max_stars_count": stars}}
+    assert score_stars([document], StarsScorer()).values["count"] == [read]
+
+
+def test_a_hash_sign_belongs_to_a_word(bench, tmp_path):
+    (tmp_path / "list").write_text("C#\nc++  # both of them\n# none\n")
+    rule = resolved_rule(WordListRule(scorer=WordListScorer(lists=(PinnedFile(path=str(tmp_path / "list")),))))
+    model = load_model(bench.reader(), rule.scorer, {})
+    texts = ["written in C#.", "written in C.", "C++ and others", "C #1", "item c#4", "Bc#"]
+    assert [bool(detail) for detail in refusals(rule, texts, model)] == [True, False, True, False, False, False]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.synthetic.programs import Refused
-from tasks.synthetic.substitution import NUMBER, plain, redrawn, substitute, trace
+from tasks.synthetic.substitution import NUMBER, equations, plain, redrawn, still_right, substitute, trace
 
 SHOES = (
     "Ann buys 3 pairs of shoes for $1,250 in all and 8 belts for $35 each. What does she pay?",
@@ -114,3 +114,35 @@ def test_new_numbers_are_of_the_same_size_and_roundness(value, seed):
     assert 2 <= new <= max(2 * value, 2) and 2 * new >= value
     for step in (5, 10, 100, 1000):
         assert new % step == 0 or value % step != 0 or value == step
+
+
+@pytest.mark.parametrize(
+    ("solution", "right"),
+    [
+        ("He has 3 x 4 = 12 apples.", [True]),
+        ("It costs $3.50 * 2 = $7 and 7+1 = 9.", [True, False]),
+        ("20% x 50 = 10", [True]),
+        ("10 / 3 = 3.33", [True]),
+        ("10 / 3 = 3", [False]),
+        ("(2 + 3) * 4 = 20", [True]),
+        ("1,000 - 1 = 999", [True]),
+        ("no equation on 3-4 days", []),
+    ],
+)
+def test_equations_of_a_text_are_evaluated(solution, right):
+    assert equations(solution) == right
+
+
+def test_no_variant_has_an_equation_that_no_longer_holds():
+    """The calculation is annotated with 14; the check after it means another 14, which would change with it."""
+    question = "Ann has 14 pens and Ben has 18 pens. How many do they both have after a week?"
+    answer = "14 + 18 = <<14+18=32>>32 pens. Check: 7 x 2 = 14.\n#### 32"
+    made = [substitute(trace(question, answer), Random(seed)).solution for seed in range(20)]
+    assert all("7 x 2 = 14." in solution and equations(solution) == [True, True] for solution in made)
+    unchecked = [substitute(trace(question, answer.replace("7 x 2 =", "2 weeks:")), Random(seed)) for seed in range(20)]
+    assert any("2 weeks: 14." not in variant.solution for variant in unchecked), "without the equation 14 would change"
+
+
+def test_only_what_held_must_hold():
+    assert not still_right("7 x 2 = 14 days", "7 x 2 = 16 days")
+    assert still_right("1 + 1 = 3", "1 + 1 = 4")

@@ -1,0 +1,155 @@
+"""Stages: chats, prompts and preference pairs that overlap with evaluation items are removed (RECIPE C.6, F, G, H).
+
+Each message is judged by itself, and the whole conversation. The measure is that of documents (`tasks.data.filters.overlap`);
+the recipe's default here is the share of an item, because conversations share the wording of tasks and constraints with
+evaluation sets by design. What was removed is in `dropped/`, with the item; `report.json` counts it per benchmark.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from infra.records.artifact import Artifact
+from infra.stage import stage
+from infra.workspace import Workspace
+from tasks.artifacts import Chats, Preferences, Prompts
+from tasks.data.documents.dolma_files import LineWriter, Row, batches
+from tasks.data.filters.overlap import (
+    REASON,
+    DecontaminateConfig,
+    Items,
+    benchmark_report,
+    count_values,
+    find_overlaps,
+    write_items,
+)
+
+EXAMPLES = 50
+"""Removed rows whose words the report may show."""
+
+
+def decontaminate_chat_rows(ws: Workspace, chats: Chats, config: DecontaminateConfig) -> Chats:
+    """The chats without those that overlap; sources that are exempt are kept whole.
+
+    Raises ValueError when nothing is left, or a benchmark has no items.
+    """
+    counts, dropped = _sift(ws, chats, "chats.jsonl.zst", ("messages",), config, list(chats.sources))
+    return ws.artifact(Chats, chats=counts.total(), sources=dict(counts), dropped=dropped)
+
+
+def decontaminate_prompt_rows(ws: Workspace, prompts: Prompts, config: DecontaminateConfig) -> Prompts:
+    """The prompts without those that overlap. Prompts know their verifier's name, and their source by their id."""
+    datasets: Counter[str] = Counter()
+    names = _prompt_sources(ws, prompts)
+    _, dropped = _sift(ws, prompts, "prompts.jsonl.zst", ("messages",), config, names, datasets)
+    return ws.artifact(Prompts, prompts=datasets.total(), datasets=dict(sorted(datasets.items())), dropped=dropped)
+
+
+def decontaminate_pair_rows(ws: Workspace, pairs: Preferences, config: DecontaminateConfig) -> Preferences:
+    """The preference pairs of which neither answer's conversation overlaps; the means are those of all pairs read."""
+    counts, dropped = _sift(ws, pairs, "preferences.jsonl.zst", ("chosen", "rejected"), config, ["pairs"])
+    facts = pairs.model_dump(include={"ties", "mean_chosen", "mean_rejected"})
+    return ws.artifact(Preferences, pairs=counts.total(), **facts, dropped=dropped)
+
+
+def _sift(
+    ws: Workspace,
+    artifact: Artifact,
+    name: str,
+    fields: tuple[str, ...],
+    config: DecontaminateConfig,
+    sources: list[str],
+    datasets: Counter[str] | None = None,
+) -> tuple[Counter[str], dict[str, int]]:
+    """Write the rows that stay; how many there are per source, and what was dropped."""
+    owners, ids = write_items(ws, config, config.rules_of(sources))
+    items = {rule.items_name: Items.read(ws, rule) for rule in config.rules_of(sources)}
+    kept: Counter[str] = Counter()
+    touched: Counter[str] = Counter()
+    examples: list[dict[str, Any]] = []
+    emptied: Counter[str] = Counter()
+    with LineWriter(ws, name, empty=True) as keep, LineWriter(ws, f"dropped/{name}") as drop:
+        for batch in batches(_with_text(ws.read_jsonl(artifact, name), fields)):
+            for row, source, overlap in _judge(batch, items, config, fields, sources):
+                touched.update(str(number) for number in overlap["items"])
+                limit = overlap["limit"]
+                if overlap["share"] < limit:
+                    keep.write(row)
+                    kept[source] += 1
+                    if datasets is not None:
+                        datasets[row["dataset"]] += 1
+                    continue
+                emptied[source] += 1
+                detail = f"{overlap['share']:.3f} of n-grams, limit {limit}: {overlap['shown']!r}"
+                drop.write({**row, "reason": REASON, "detail": detail})
+                example = {"document": row["id"], "share": round(overlap["share"], 4), "words": overlap["shown"]}
+                examples.append({**example, "item": overlap["items"][0]})
+    gone = sorted(source for source in emptied if source not in kept)
+    for source in gone:
+        ws.warn(
+            f"source {source!r} is emptied: each of its {emptied[source]:,} rows overlaps with an evaluation item; take it "
+            "out of the recipe, or give it another rule under decontaminate_messages.sources"
+        )
+    result = {
+        "touched": touched,
+        "examples": examples[:EXAMPLES],
+        "removed": count_values(example["item"] for example in examples),
+    }
+    report = benchmark_report(config, owners, ids, [result])
+    ws.write_json("report.json", report)
+    ws.write_json("exempt.json", {source: why for source, why in config.exempt.items() if source in sources})
+    if not kept:
+        found = ", ".join(f"{row['benchmark']} {row['documents_removed']:,}" for row in report)
+        raise ValueError(
+            f"each of the {emptied.total():,} rows of {artifact.address} overlaps with an evaluation item ({found}); give "
+            "training other data, or another rule under decontaminate_messages"
+        )
+    return kept, {REASON: emptied.total()} if emptied else {}
+
+
+def _judge(
+    batch: list[Row], items: dict[str, Items], config: DecontaminateConfig, fields: tuple[str, ...], sources: list[str]
+) -> Iterable[tuple[Row, str, dict[str, Any]]]:
+    """(row, source, its worst overlap with the limit of its source) of every row."""
+    for made in batch:
+        row = made["row"]
+        source = _source_of(row, sources)
+        rule = config.rule_of(source)
+        worst: dict[str, Any] = {"share": 0.0, "items": [], "shown": "", "limit": 2.0}
+        if rule is not None:
+            texts = [{"text": text} for text in _texts(row, fields)]
+            found = find_overlaps(texts, items[rule.items_name], rule.ngram, rule.direction).values()
+            best = max(found, key=lambda overlap: overlap["share"], default=worst)
+            worst = {**best, "limit": rule.max_overlap}
+        yield row, source, worst
+
+
+def _texts(row: Row, fields: tuple[str, ...]) -> list[str]:
+    """Each message of a row, once, and each of its conversations."""
+    texts: list[str] = []
+    for field in fields:
+        said = [message["content"] for message in row[field]]
+        texts += [*said, "\n".join(said)]
+    return list(dict.fromkeys(texts))
+
+
+def _with_text(rows: Iterable[Row], fields: tuple[str, ...]) -> Iterable[Row]:
+    """Rows as `batches` measures them."""
+    for row in rows:
+        yield {"row": row, "text": "\n".join(_texts(row, fields))}
+
+
+def _prompt_sources(ws: Workspace, prompts: Prompts) -> list[str]:
+    return sorted({row["id"].rpartition("-")[0] for row in ws.read_jsonl(prompts, "prompts.jsonl.zst")})
+
+
+def _source_of(row: Row, sources: list[str]) -> str:
+    """A chat names its source, a prompt has it in its id; pairs are one source here."""
+    if len(sources) == 1:
+        return sources[0]
+    return row["source"] if "source" in row else row["id"].rpartition("-")[0]
+
+
+decontaminate_chats = stage(decontaminate_chat_rows, name="decontaminate_chats", version=1)
+decontaminate_prompts = stage(decontaminate_prompt_rows, name="decontaminate_prompts", version=1)
+decontaminate_pairs = stage(decontaminate_pair_rows, name="decontaminate_pairs", version=1)
