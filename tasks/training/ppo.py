@@ -118,6 +118,9 @@ def train_ppo(ws: Workspace, policy: Checkpoint, judge: RewardModel, prompts: Pr
             f"{len(encoded)} of {len(encoded) + too_long:,} prompts have at most {limit:,} tokens, at least 2 are needed; "
             "raise max_prompt_tokens"
         )
+    answers = min(config.prompts_per_rollout, len(encoded))
+    if answers < config.mini_batches:
+        raise ValueError(f"a rollout has {answers} answers, too few for mini_batches={config.mini_batches}; lower it")
     ws.note(prompts_too_long=too_long)
     reference = copy.deepcopy(model).requires_grad_(False)
     pair = ActorCritic(model, critic)
@@ -294,4 +297,4 @@ def estimate_ppo(config: dict[str, Any], policy: Any, judge: Any, prompts: Any) 
     }
 
 
-ppo = stage(train_ppo, name="ppo", version=1, process=True, grouped=True, estimate=estimate_ppo)
+ppo = stage(train_ppo, name="ppo", version=2, process=True, grouped=True, estimate=estimate_ppo)

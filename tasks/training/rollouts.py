@@ -25,7 +25,7 @@ from model.row_scores import row_log_probs
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
 from tasks.generation import local_generator
-from tasks.training.sampling import Answer, Prompt, answers_in_group, mixed_seed
+from tasks.training.sampling import Answer, Prompt, answers_in_group, decoding_rows, mixed_seed
 
 
 class RolloutConfig(Protocol):
@@ -112,7 +112,8 @@ class Rollouts(ABC, Generic[How]):
             seed=mixed_seed(config.seed, rollout),
         )
         # Weights in training are nowhere but here.
-        generator = local_generator(self.policy, self.tokenizer, config.precision, group=self.group)
+        rows = decoding_rows(self.policy, self.prompts, config.max_new_tokens, config.precision)
+        generator = local_generator(self.policy, self.tokenizer, config.precision, rows, self.group)
         return answers_in_group(generator, prompts, samples, sampling, self.group)
 
     def log_probs(self, model: Transformer, rows: list[Row], group: Group) -> list[np.ndarray]:
