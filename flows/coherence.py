@@ -164,7 +164,8 @@ def _check_preferences(config: "RecipeConfig") -> None:
             "preferences are sampled, and preference_prompts is not given; name the prompts, or read released pairs with "
             "preferences: {kind: pairs, rows: {...}}"
         )
-    asked = {"preference_prompts": config.preference_prompts, **{name: prompts for name, _, prompts in _rlvrs(config)}}
+    asked = {"preference_prompts": config.preference_prompts, "rlvr_prompts": config.rlvr_prompts}
+    asked |= {f"further_rlvr.{item.name}.prompts": item.prompts for item in config.further_rlvr}
     judged = isinstance(config.preferences, PreferencesConfig) and isinstance(
         config.preferences.judge, LanguageModelJudge
     )

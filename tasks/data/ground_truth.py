@@ -33,7 +33,11 @@ def usable_truth(dataset: Any, truth: Any) -> tuple[str, Any, str]:
     dataset, truth = unwrapped(dataset), unwrapped(truth)
     for name, value in {"dataset": dataset, "ground truth": truth}.items():
         if isinstance(value, list):
-            return "", None, f"{name} is a list of {len(value)}, and one verifier judges a row" if value else f"no {name}"
+            return (
+                "",
+                None,
+                f"{name} is a list of {len(value)}, and one verifier judges a row" if value else f"no {name}",
+            )
     if truth is None or truth == "" or (isinstance(truth, str) and not truth.strip()):
         return "", None, "no ground truth"
     if not isinstance(dataset, str) or dataset.lower() not in DATASETS:

@@ -30,7 +30,7 @@ from model.row_scores import row_values
 from model.transformer import Transformer
 from tasks.artifacts import Checkpoint, Prompts, RewardModel
 from tasks.training.reward_head import open_reward_model
-from tasks.training.rollouts import Rollout, Rollouts
+from tasks.training.rollouts import Rollout, Rollouts, answer_metrics
 from tasks.training.run import (
     TrainingResult,
     adamw,
@@ -195,10 +195,8 @@ class Learner(Rollouts[PPOConfig]):
         tokens = sum(row.trained_tokens for row in rows)
         return [self.update_batches(members, rows, columns) for members in self.split(rollout, len(rows))], {
             "score": float(scores.mean()),
-            "correct": float(np.mean([answer.verdict.correct for answer in answers])),
-            "finished": float(np.mean([answer.finished for answer in answers])),
-            "answer_tokens": tokens / len(rows),
             "kl": float(ratio.sum()) / tokens,
+            **answer_metrics(list(zip(prompts, answers, strict=True)), rows, old),
         }
 
     def values(self, rows: list[Row]) -> list[np.ndarray]:

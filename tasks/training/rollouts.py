@@ -12,7 +12,7 @@ hsdp), each worker takes the decoder's copy of the policy block by block: while 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Literal, Protocol, TypeVar
 
@@ -134,3 +134,24 @@ class Rollouts(ABC, Generic[How]):
         for _ in range(self.config.epochs):
             for part in np.array_split(generator.permutation(count), self.config.mini_batches):
                 yield part.tolist()
+
+
+def answer_metrics(
+    answers: Sequence[tuple[Prompt, Answer]], rows: Sequence[Row], log_probs: Sequence[np.ndarray]
+) -> dict[str, float]:
+    """What a rollout's answers are like: verified share (by verifier where there are several), share with an end of their own,
+    lengths in tokens, and the entropy in nats per token, estimated by −log π of the sampled tokens.
+    """
+    correct: dict[str, list[bool]] = {}
+    for prompt, answer in answers:
+        correct.setdefault(str(prompt.row["dataset"]).lower(), []).append(answer.verdict.correct)
+    lengths = [row.trained_tokens for row in rows]
+    by_verifier = {f"correct/{name}": float(np.mean(found)) for name, found in sorted(correct.items())}
+    return {
+        "correct": float(np.mean([answer.verdict.correct for _, answer in answers])),
+        **(by_verifier if len(by_verifier) > 1 else {}),
+        "finished": float(np.mean([answer.finished for _, answer in answers])),
+        "answer_tokens": float(np.mean(lengths)),
+        "longest_answer_tokens": float(max(lengths)),
+        "entropy": -float(sum(values.sum() for values in log_probs)) / sum(lengths),
+    }
