@@ -39,8 +39,8 @@ def group_advantages(
 ) -> Float[Tensor, "prompts samples"]:
     """Advantage of each answer over the others to its prompt: (score − mean) / (std + 1e-8), per group.
 
-    A group whose answers all scored the same has advantage exactly 0 everywhere, whatever the score. Raises ValueError for fewer than two
-    samples, where nothing can be compared.
+    A group whose answers all scored the same has advantage exactly 0 everywhere, whatever the score. Raises
+    ValueError for fewer than two samples, where nothing can be compared.
     """
     samples = scores.shape[1]
     if samples < 2:

@@ -3,8 +3,8 @@
 Source: RECIPE H.1, H.3; paper section 5; `tests/golden/posttraining_hparams.json`. The defaults are OLMo 2
 1B's, the published GRPO run (7B and 13B used PPO, tasks/training/ppo.py). Deviations: sampling and learning take turns instead of
 overlapping by a step; the token mean is over the whole mini-batch unless `micro_batch` says otherwise. Later variants go by
-name: a higher upper clip is `clip_high` (DAPO 0.28), the mean of answers' means `loss_mean: answers` (the first GRPO), no standard
-deviation `normalization: centered`, and answers without an end may be left out of the loss (`unfinished: masked`).
+name: a higher upper clip is `clip_high` (DAPO 0.28), the mean of answers' means `loss_mean: answers` (the first GRPO), no
+standard deviation `normalization: centered`, and answers without an end may be left out of the loss (`unfinished: masked`).
 
 Sampling, exact resumes and groups of workers: `tasks/training/rollouts.py`. The reference of a group that holds parts stays in
 parts.
