@@ -5,10 +5,10 @@ cell of the table is one whole run in a store of its own. `--isa avx2` makes one
 (`ONEDNN_MAX_CPU_ISA`, `ATEN_CPU_CAPABILITY`), which stands for the other kind of processor. A seed shifts the seeds of the model,
 the data orders and the sampling. `--stores A,B` runs nothing and reads finished stores.
 
-A gain is the mean difference of two models' results on the same items over its standard error; every run keeps the results of
-its items (`evaluate/*/items/`). `soup` is against the base model, `sweep` is the best candidate against the next, `sft`, `dpo`
-and `rlvr` are against the step before, `reward` is the held-out accuracy against chance.
-The last line is one JSON object: of every step, the share of runs whose gain exceeds 3 standard errors, and the longest wall time.
+A gain is the mean difference of two models' results on the same items over its standard error; every run keeps the
+results of its items (`evaluate/*/items/`). `soup` is against the base model, `sweep` is the best candidate against the next,
+`sft`, `dpo` and `rlvr` are against the step before, `reward` is the held-out accuracy against chance. The last line is one
+JSON object: of every step, the share of runs whose gain exceeds 3 standard errors, and the longest wall time.
 """
 
 import argparse

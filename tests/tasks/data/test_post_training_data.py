@@ -3,7 +3,7 @@ which must judge any answer to a row that is kept.
 """
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -41,7 +41,7 @@ def written(tmp_path):
     return write
 
 
-def asked(bench, rows: RowSource, ground_truth="required", **options):
+def asked(bench, rows: RowSource, ground_truth: Literal["required", "optional"] = "required", **options):
     source = PromptRows(name="file", rows=rows, **options)
     return bench.run(prompts, prompts_stage.resolve(PromptsConfig(sources=(source,), ground_truth=ground_truth)))
 
