@@ -7,6 +7,7 @@ from flows.starting import starting_point
 from infra.phase import Phase
 from tasks.artifacts import Checkpoint, Preferences, RewardModel
 from tasks.data.chats import chats
+from tasks.data.pairs import PairsConfig, pairs
 from tasks.data.prompts import PromptsConfig, prompts
 from tasks.training.dpo import dpo
 from tasks.training.ppo import PPOConfig, ppo
@@ -38,17 +39,23 @@ def posttraining(soup: Checkpoint | None, config: RecipeConfig) -> Tuned:
     if given := starting_point(config, "dpo"):
         return Tuned(None, None, given, None, reinforce(given, None, config))
     finetuned = starting_point(config, "sft") or finetune(soup, config)
-    asked = prompts.labelled("preference")(config.preference_prompts)
-    pairs = preferences(finetuned, asked, config.preferences)
-    preferred = dpo(finetuned, pairs, config.dpo)
-    judge = reward(finetuned, pairs, config.reward)
-    return Tuned(finetuned, pairs, preferred, judge, reinforce(preferred, judge, config))
+    preferred_answers = compare(finetuned, config)
+    preferred = dpo(finetuned, preferred_answers, config.dpo)
+    judge = reward(finetuned, preferred_answers, config.reward)
+    return Tuned(finetuned, preferred_answers, preferred, judge, reinforce(preferred, judge, config))
 
 
 def finetune(soup: Checkpoint | None, config: RecipeConfig) -> Checkpoint:
     """Supervised finetuning on the recipe's chats."""
     assert soup is not None, config.start
     return sft(soup, chats(config.chats), config.sft)
+
+
+def compare(finetuned: Checkpoint, config: RecipeConfig) -> Preferences:
+    """Preference pairs: the finetuned model's own answers, judged, or released ones."""
+    if isinstance(config.preferences, PairsConfig):
+        return pairs(config.preferences)
+    return preferences(finetuned, prompts.labelled("preference")(config.asked_prompts), config.preferences)
 
 
 def reinforce(preferred: Checkpoint, judge: RewardModel | None, config: RecipeConfig) -> dict[str, Checkpoint]:

@@ -113,8 +113,9 @@ class Preferences(Artifact):
 
     pairs: int
     ties: int
-    mean_chosen: float
-    mean_rejected: float
+    mean_chosen: float | None
+    """Mean rating; None where released pairs have no ratings."""
+    mean_rejected: float | None
 
 
 class Prompts(Artifact):

@@ -18,9 +18,12 @@ from model.config import Parallel
 from model.tokens.tokenizer import Tokenizer
 from tasks.data.filters.rules import classifier_of
 from tasks.data.mix import RANKED_FIRST, WINNER, MixConfig
+from tasks.data.prompts import PromptsConfig
 from tasks.evaluation.evaluate import check_names
+from tasks.training.answers.model_judge import LanguageModelJudge
 from tasks.training.fitting.mix_windows import MixTrainingConfig
 from tasks.training.ppo import PPOConfig, ppo_rollouts
+from tasks.training.preferences import PreferencesConfig
 from tasks.training.rlvr import RLVRConfig, rollouts_of
 
 LATE_SHARE = 0.01
@@ -44,8 +47,9 @@ def check_recipe(config: "RecipeConfig") -> None:
         _check_model(config)
     for name, training in _trainings(config):
         _check_windows(name, training)
-    for name, how in _rlvrs(config):
-        _check_rollouts(name, how)
+    _check_preferences(config)
+    for name, how, asked in _rlvrs(config):
+        _check_rollouts(name, how, asked)
         _check_value_model(name, how, config)
     made = {*config.collect, *config.synthesize}
     candidates = [candidate.name for candidate in config.candidates]
@@ -148,10 +152,29 @@ def _trainings(config: "RecipeConfig") -> Iterator[tuple[str, MixTrainingConfig]
     )
 
 
-def _rlvrs(config: "RecipeConfig") -> Iterator[tuple[str, RLVRConfig | PPOConfig]]:
-    yield "rlvr", config.rlvr
+def _rlvrs(config: "RecipeConfig") -> Iterator[tuple[str, RLVRConfig | PPOConfig, PromptsConfig]]:
+    yield "rlvr", config.rlvr, config.rlvr_prompts
     for item in config.further_rlvr:
-        yield f"further_rlvr.{item.name}.rlvr", item.rlvr
+        yield f"further_rlvr.{item.name}.rlvr", item.rlvr, item.prompts
+
+
+def _check_preferences(config: "RecipeConfig") -> None:
+    if isinstance(config.preferences, PreferencesConfig) and config.preference_prompts is None:
+        raise ValueError(
+            "preferences are sampled, and preference_prompts is not given; name the prompts, or read released pairs with "
+            "preferences: {kind: pairs, rows: {...}}"
+        )
+    asked = {"preference_prompts": config.preference_prompts, "rlvr_prompts": config.rlvr_prompts}
+    asked |= {f"further_rlvr.{item.name}.prompts": item.prompts for item in config.further_rlvr}
+    judged = isinstance(config.preferences, PreferencesConfig) and isinstance(
+        config.preferences.judge, LanguageModelJudge
+    )
+    for name, prompts in asked.items():
+        if prompts and prompts.ground_truth == "optional" and not (judged and name == "preference_prompts"):
+            raise ValueError(
+                f"{name} may lack a ground truth (ground_truth: optional), and verifiers judge the answers; use required, or "
+                "preferences.judge: {kind: language_model}"
+            )
 
 
 def _check_model(config: "RecipeConfig") -> None:
@@ -168,8 +191,10 @@ def _check_model(config: "RecipeConfig") -> None:
                 f"{name}.sequence_length={training.sequence_length:,} exceeds pretrain.model.max_sequence_length={window:,}; "
                 "lower the first or raise the second"
             )
-    answers = {name: how.max_new_tokens for name, how in _rlvrs(config)}
-    for name, length in ({"preferences": config.preferences.max_new_tokens} | answers).items():
+    answers = {name: how.max_new_tokens for name, how, _ in _rlvrs(config)}
+    if isinstance(config.preferences, PreferencesConfig):
+        answers = {"preferences": config.preferences.max_new_tokens} | answers
+    for name, length in answers.items():
         if length >= window:
             raise ValueError(
                 f"{name}.max_new_tokens={length:,} leaves no room for a prompt in pretrain.model.max_sequence_length="
@@ -191,15 +216,17 @@ def _check_windows(name: str, training: MixTrainingConfig) -> None:
         )
 
 
-def _check_rollouts(name: str, how: RLVRConfig | PPOConfig) -> None:
+def _check_rollouts(name: str, how: RLVRConfig | PPOConfig, asked: PromptsConfig) -> None:
     try:
         ppo_rollouts(how) if isinstance(how, PPOConfig) else rollouts_of(how)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-    answers = how.prompts_per_rollout * (1 if isinstance(how, PPOConfig) else how.samples)
+    prompts = how.prompts_per_rollout if asked.most is None else min(how.prompts_per_rollout, asked.most)
+    answers = prompts * (1 if isinstance(how, PPOConfig) else how.samples)
     if answers < how.mini_batches:
         raise ValueError(
-            f"{name}.mini_batches={how.mini_batches:,} are more than the {answers:,} answers of a rollout; lower it"
+            f"{name}.mini_batches={how.mini_batches:,} are more than the {answers:,} answers of a rollout to "
+            f"{prompts:,} prompts; lower it"
         )
 
 

@@ -22,6 +22,7 @@ from model.training.memory import Memory, Precision, memory_of
 from model.training.throughput import PEAK_FLOPS
 from tasks.data.chats import SyntheticChats
 from tasks.data.mix import MixConfig
+from tasks.data.pairs import PairsConfig
 from tasks.data.prompts import PromptsConfig, SyntheticPrompts
 from tasks.data.sources.rows import RowSource
 from tasks.training.anneal import AnnealConfig
@@ -248,7 +249,7 @@ def _tuning_runs(config: RecipeConfig) -> Iterator[Run]:
     )
     steps = None if chats is None else steps_for(chats, sft.batch, sft.epochs)
     yield Run("sft", steps, sft.batch, min(sft.max_tokens, window), sft.pass_tokens, sft.precision, at_most=True)
-    pairs = prompts_of(config.preference_prompts)
+    pairs = pairs_of(config)
     trained = None if pairs is None else pairs - max(1, round(reward.held_out * pairs))
     for label, stage, count, work in (("dpo", dpo, pairs, 1 + FORWARD / dpo.epochs), ("reward", reward, trained, 1.0)):
         steps = None if count is None else steps_for(count, stage.batch, stage.epochs)
@@ -287,6 +288,14 @@ def prompts_of(config: PromptsConfig) -> int | None:
     return _total(
         source.count if isinstance(source, SyntheticPrompts) else rows_of(source.rows) for source in config.sources
     )
+
+
+def pairs_of(config: RecipeConfig) -> int | None:
+    """Preference pairs where they are known beforehand: one a prompt at most, or the rows that are read."""
+    if isinstance(config.preferences, PairsConfig):
+        return rows_of(config.preferences.rows)
+    assert config.preference_prompts is not None
+    return prompts_of(config.preference_prompts)
 
 
 def _total(counts: Iterator[int | None]) -> int | None:
