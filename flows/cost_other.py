@@ -25,6 +25,7 @@ from tasks.data.worked import WorkedConfig
 from tasks.evaluation.room import context_of, longest_answer
 from tasks.training.answers.model_judge import LanguageModelJudge
 from tasks.training.answers.rule_judge import ASPECTS
+from tasks.training.preferences import PreferencesConfig
 
 SECONDS_PER_GB = {
     "collect": 9,
@@ -201,7 +202,11 @@ def _price_said(endpoint: EndpointSettings | None) -> str:
 
 
 def _preferences(row: PlanRow, config: RecipeConfig, hardware: Hardware) -> OtherCost:
-    how, prompts = config.preferences, prompts_of(config.preference_prompts)
+    how = config.preferences
+    assert isinstance(how, PreferencesConfig) and config.preference_prompts is not None, (
+        "only sampled pairs are this stage's"
+    )
+    prompts = prompts_of(config.preference_prompts)
     if prompts is None:
         unknown = OtherCost(row.label, "how many prompts is not known", tokens=None, flops=None, hours=None, kwh=None)
         return replace(unknown, calls=None, money=None)

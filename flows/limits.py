@@ -12,6 +12,7 @@ from tasks.data.mix import MixConfig, granted
 from tasks.data.prompts import PromptsConfig
 from tasks.evaluation.room import context_of, longest_answer, prompt_room
 from tasks.training.ppo import PPOConfig
+from tasks.training.preferences import PreferencesConfig
 from tasks.training.rlvr import RLVRConfig
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def check_limits(config: "RecipeConfig") -> None:
     for benchmark in config.evaluation.benchmarks:
         context = context_of(benchmark, config.evaluation.max_context, window)
         _check_room(f"evaluation.benchmarks.{benchmark.name}", longest_answer(benchmark), context, window)
-    if not begins_at(config, ("dpo", "rlvr")):
+    if isinstance(config.preferences, PreferencesConfig) and not begins_at(config, ("dpo", "rlvr")):
         _check_room("preferences", config.preferences.max_new_tokens, window, window)
     for name, how, asked in _reinforcements(config):
         _check_room(name, how.max_new_tokens, window, window)

@@ -7,6 +7,8 @@ from flows.leakage import clean_chats, clean_prompts
 from flows.starting import given_reward_model, starting_point
 from infra.phase import Phase
 from tasks.artifacts import Checkpoint, Preferences, Prompts, RewardModel
+from tasks.data.decontaminate_messages import decontaminate_pairs
+from tasks.data.pairs import PairsConfig, pairs
 from tasks.training.dpo import dpo
 from tasks.training.ppo import PPOConfig, ppo
 from tasks.training.preferences import preferences
@@ -40,17 +42,23 @@ def posttraining(soup: Checkpoint | None, config: RecipeConfig) -> Tuned:
     if given := starting_point(config, "dpo"):
         return Tuned(None, None, given, given_judge, reinforce(given, given_judge, config))
     finetuned = starting_point(config, "sft") or finetune(soup, config)
-    asked = clean_prompts("preference", config.preference_prompts, config)
-    pairs = preferences(finetuned, asked, config.preferences)
-    preferred = dpo(finetuned, pairs, config.dpo)
-    judge = given_judge or reward(finetuned, pairs, config.reward)
-    return Tuned(finetuned, pairs, preferred, judge, reinforce(preferred, judge, config))
+    preferred_answers = compare(finetuned, config)
+    preferred = dpo(finetuned, preferred_answers, config.dpo)
+    judge = given_judge or reward(finetuned, preferred_answers, config.reward)
+    return Tuned(finetuned, preferred_answers, preferred, judge, reinforce(preferred, judge, config))
 
 
 def finetune(soup: Checkpoint | None, config: RecipeConfig) -> Checkpoint:
     """Supervised finetuning on the recipe's chats."""
     assert soup is not None, config.start
     return sft(soup, clean_chats(config), config.sft)
+
+
+def compare(finetuned: Checkpoint, config: RecipeConfig) -> Preferences:
+    """Preference pairs: the finetuned model's own answers, judged, or released ones."""
+    if isinstance(config.preferences, PairsConfig):
+        return decontaminate_pairs(pairs(config.preferences), config.decontaminate_messages)
+    return preferences(finetuned, clean_prompts("preference", config.asked_prompts, config), config.preferences)
 
 
 def reinforce(preferred: Checkpoint, judge: RewardModel | None, config: RecipeConfig) -> dict[str, Checkpoint]:

@@ -12,6 +12,7 @@ from flows.config.recipe_config import RecipeConfig
 from flows.rehearsal_rows import with_local_rows
 from model.config import ModelConfig
 from model.tokens.tokenizer import Tokenizer
+from tasks.training.preferences import PreferencesConfig
 
 RANKS = 1_500
 """Ordinary tokens of the vocabulary."""
@@ -64,7 +65,8 @@ def rehearsed(config: RecipeConfig, rows: Path | None, store: str) -> RecipeConf
     _scale_trainings(data, full)
     _scale_reinforcement(data, config)
     tuned = min(data["dpo"]["max_tokens"], data["reward"]["max_tokens"])
-    data["preferences"]["max_new_tokens"] = min(data["preferences"]["max_new_tokens"], tuned // ENDLESS)
+    if isinstance(config.preferences, PreferencesConfig):
+        data["preferences"]["max_new_tokens"] = min(data["preferences"]["max_new_tokens"], tuned // ENDLESS)
     for benchmark in data["evaluation"]["benchmarks"]:
         if "limit" in benchmark:
             benchmark["limit"] = ITEMS

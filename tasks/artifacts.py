@@ -115,8 +115,9 @@ class Preferences(Artifact):
 
     pairs: int
     ties: int
-    mean_chosen: float
-    mean_rejected: float
+    mean_chosen: float | None
+    """Mean rating; None where released pairs have no ratings."""
+    mean_rejected: float | None
     dropped: dict[str, int] = Field(default_factory=dict)
     """Pairs removed by this stage, per reason."""
 

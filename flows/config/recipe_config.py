@@ -14,6 +14,7 @@ from infra.settings import Execution
 from model.config import Config
 from tasks.data import chats as chats_stage
 from tasks.data import collect as collect_stage
+from tasks.data import pairs as pairs_stage
 from tasks.data import prompts as prompts_stage
 from tasks.data.chats import ChatsConfig
 from tasks.data.classifier import ClassifierConfig
@@ -25,12 +26,14 @@ from tasks.data.filters.overlap import DecontaminateConfig
 from tasks.data.filters.rules import resolved_rule
 from tasks.data.label import LabelConfig
 from tasks.data.mix import MixConfig, MixSource
+from tasks.data.pairs import PairsConfig
 from tasks.data.prompts import PromptsConfig
 from tasks.data.rewrite import RewriteConfig
 from tasks.evaluation.benchmarks import BenchmarkConfig, resolve_benchmark
 from tasks.evaluation.evaluate import EvaluateConfig, SuiteConfig
 from tasks.evaluation.rank import RankConfig
 from tasks.training.anneal import AnnealConfig
+from tasks.training.answers.model_judge import LanguageModelJudge
 from tasks.training.dpo import DPOConfig
 from tasks.training.ppo import PPOConfig
 from tasks.training.preferences import PreferencesConfig
@@ -53,6 +56,16 @@ Reinforcement = Annotated[
     Annotated[RLVRConfig | PPOConfig, Field(discriminator="algorithm")], BeforeValidator(_grpo_unless_said)
 ]
 """Told apart by `algorithm`; without one it is GRPO."""
+
+
+def _sampled_unless_said(value: Any) -> Any:
+    return {"kind": "sampled"} | value if isinstance(value, dict) else value
+
+
+PreferenceSource = Annotated[
+    Annotated[PreferencesConfig | PairsConfig, Field(discriminator="kind")], BeforeValidator(_sampled_unless_said)
+]
+"""Told apart by `kind`; without one they are sampled and judged here."""
 
 
 class CandidateConfig(Config):
@@ -213,10 +226,10 @@ class RecipeConfig(Config):
     """Finetuning data."""
     sft: SFTConfig = SFTConfig()
     """Supervised finetuning."""
-    preference_prompts: PromptsConfig
-    """Prompts that preference pairs are sampled for."""
-    preferences: PreferencesConfig = PreferencesConfig()
-    """Sampling, judging and pairing."""
+    preference_prompts: PromptsConfig | None = None
+    """Prompts that preference pairs are sampled for; released pairs need none."""
+    preferences: PreferenceSource = PreferencesConfig()
+    """Sampling, judging and pairing, or with `kind: pairs` the rows to read instead."""
     dpo: DPOConfig = DPOConfig()
     """Preference tuning."""
     reward: RewardConfig = RewardConfig()
@@ -234,6 +247,14 @@ class RecipeConfig(Config):
     def _parts_agree(self) -> Self:
         check_recipe(self)
         return self
+
+    @property
+    def asked_prompts(self) -> PromptsConfig:
+        """The prompts to sample preference pairs for; a language model judges answers without a ground truth too."""
+        assert self.preference_prompts is not None and isinstance(self.preferences, PreferencesConfig)
+        if isinstance(self.preferences.judge, LanguageModelJudge):
+            return self.preference_prompts.model_copy(update={"ground_truth": "optional"})
+        return self.preference_prompts
 
     def classifier_sources(self, name: str) -> list[str]:
         """The sources that a classifier's examples come from: those it names, or all collected ones where a class names none."""
@@ -288,8 +309,11 @@ class RecipeConfig(Config):
                 "candidates": self.candidates if late else tuple(resolved_candidate(item) for item in self.candidates),
                 "chats": self.chats if tuned else chats_stage.resolve(self.chats),
                 "preference_prompts": self.preference_prompts
-                if begins_at(self, PAST_PREFERENCES)
+                if begins_at(self, PAST_PREFERENCES) or self.preference_prompts is None
                 else prompts_stage.resolve(self.preference_prompts),
+                "preferences": self.preferences
+                if begins_at(self, PAST_PREFERENCES)
+                else resolved_preferences(self.preferences),
                 "rlvr_prompts": self.rlvr_prompts if "rlvr" in self.start else prompts_stage.resolve(self.rlvr_prompts),
                 "further_rlvr": tuple(
                     item.model_copy(update={"prompts": prompts_stage.resolve(item.prompts)})
@@ -321,6 +345,11 @@ def resolved_candidate(candidate: CandidateConfig) -> CandidateConfig:
         return candidate.model_copy(update={"synthesize": resolve_synthesis(candidate.synthesize)})
     assert candidate.collect is not None
     return candidate.model_copy(update={"collect": collect_stage.resolve(candidate.collect)})
+
+
+def resolved_preferences(config: PreferencesConfig | PairsConfig) -> PreferencesConfig | PairsConfig:
+    """Preferences with the rows pinned that are read instead of sampled."""
+    return pairs_stage.resolve(config) if isinstance(config, PairsConfig) else config
 
 
 def resolved_filter(config: FilterConfig) -> FilterConfig:

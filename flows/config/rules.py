@@ -20,10 +20,13 @@ from model.config import Parallel
 from model.tokens.tokenizer import Tokenizer
 from tasks.data.filters.rules import classifier_of
 from tasks.data.mix import RANKED_FIRST, WINNER, MixConfig
+from tasks.data.prompts import PromptsConfig
 from tasks.evaluation.benchmarks.roles import refuse_held_out
 from tasks.evaluation.evaluate import check_names
+from tasks.training.answers.model_judge import LanguageModelJudge
 from tasks.training.fitting.mix_windows import MixTrainingConfig
 from tasks.training.ppo import PPOConfig, ppo_rollouts
+from tasks.training.preferences import PreferencesConfig
 from tasks.training.rlvr import RLVRConfig, rollouts_of
 
 LATE_SHARE = 0.01
@@ -48,8 +51,9 @@ def check_recipe(config: "RecipeConfig") -> None:
         _check_model(config)
     for name, training in _trainings(config):
         _check_windows(name, training)
-    for name, how in _rlvrs(config):
-        _check_rollouts(name, how)
+    _check_preferences(config)
+    for name, how, asked in _rlvrs(config):
+        _check_rollouts(name, how, asked)
         _check_value_model(name, how, config)
     made = {*config.collect, *config.synthesize}
     candidates = [candidate.name for candidate in config.candidates]
@@ -89,7 +93,7 @@ def _check_names(config: "RecipeConfig") -> None:
         raise ValueError(f"sources and candidates share the names {twice}; every source needs its own")
     chats = [source.name for source in config.chats.sources]
     asked = [config.preference_prompts, config.rlvr_prompts, *(item.prompts for item in config.further_rlvr)]
-    messages = [*chats, *(source.name for prompts in asked for source in prompts.sources), "pairs"]
+    messages = [*chats, *(source.name for prompts in asked if prompts for source in prompts.sources), "pairs"]
     for field, ruled, known in (
         ("decontaminate", config.decontaminate.sources, names),
         ("decontaminate_messages", config.decontaminate_messages.sources, messages),
@@ -173,10 +177,29 @@ def _trainings(config: "RecipeConfig") -> Iterator[tuple[str, MixTrainingConfig]
     )
 
 
-def _rlvrs(config: "RecipeConfig") -> Iterator[tuple[str, RLVRConfig | PPOConfig]]:
-    yield "rlvr", config.rlvr
+def _rlvrs(config: "RecipeConfig") -> Iterator[tuple[str, RLVRConfig | PPOConfig, PromptsConfig]]:
+    yield "rlvr", config.rlvr, config.rlvr_prompts
     for item in config.further_rlvr:
-        yield f"further_rlvr.{item.name}.rlvr", item.rlvr
+        yield f"further_rlvr.{item.name}.rlvr", item.rlvr, item.prompts
+
+
+def _check_preferences(config: "RecipeConfig") -> None:
+    if isinstance(config.preferences, PreferencesConfig) and config.preference_prompts is None:
+        raise ValueError(
+            "preferences are sampled, and preference_prompts is not given; name the prompts, or read released pairs with "
+            "preferences: {kind: pairs, rows: {...}}"
+        )
+    asked = {"preference_prompts": config.preference_prompts, "rlvr_prompts": config.rlvr_prompts}
+    asked |= {f"further_rlvr.{item.name}.prompts": item.prompts for item in config.further_rlvr}
+    judged = isinstance(config.preferences, PreferencesConfig) and isinstance(
+        config.preferences.judge, LanguageModelJudge
+    )
+    for name, prompts in asked.items():
+        if prompts and prompts.ground_truth == "optional" and not (judged and name == "preference_prompts"):
+            raise ValueError(
+                f"{name} may lack a ground truth (ground_truth: optional), and verifiers judge the answers; use required, or "
+                "preferences.judge: {kind: language_model}"
+            )
 
 
 def _check_model(config: "RecipeConfig") -> None:
@@ -209,15 +232,17 @@ def _check_windows(name: str, training: MixTrainingConfig) -> None:
         )
 
 
-def _check_rollouts(name: str, how: RLVRConfig | PPOConfig) -> None:
+def _check_rollouts(name: str, how: RLVRConfig | PPOConfig, asked: PromptsConfig) -> None:
     try:
         ppo_rollouts(how) if isinstance(how, PPOConfig) else rollouts_of(how)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-    answers = how.prompts_per_rollout * (1 if isinstance(how, PPOConfig) else how.samples)
+    prompts = how.prompts_per_rollout if asked.most is None else min(how.prompts_per_rollout, asked.most)
+    answers = prompts * (1 if isinstance(how, PPOConfig) else how.samples)
     if answers < how.mini_batches:
         raise ValueError(
-            f"{name}.mini_batches={how.mini_batches:,} are more than the {answers:,} answers of a rollout; lower it"
+            f"{name}.mini_batches={how.mini_batches:,} are more than the {answers:,} answers of a rollout to "
+            f"{prompts:,} prompts; lower it"
         )
 
 

@@ -11,6 +11,7 @@ from tasks.data.encode import encode
 from tasks.data.filter import filter
 from tasks.data.label import label
 from tasks.data.mix import mix
+from tasks.data.pairs import pairs
 from tasks.data.personas import personas
 from tasks.data.programs import programs
 from tasks.data.prompts import prompts
@@ -34,7 +35,7 @@ from tasks.training.soup import soup
 
 STAGES = (
     collect, synthesize, worked, programs, personas, rewrite, label, classifier, score, filter, dedup, decontaminate, encode,
-    mix, chats, prompts, decontaminate_chats, decontaminate_prompts, decontaminate_pairs,
+    mix, chats, prompts, pairs, decontaminate_chats, decontaminate_prompts, decontaminate_pairs,
     pretrain, anneal, soup, sft, preferences, dpo, reward, rlvr, ppo, evaluate, rescore, rank, report,
 )  # fmt: skip
 NAMES = tuple(stage.name for stage in STAGES)

@@ -23,6 +23,7 @@ from model.training.memory import Memory, Precision, memory_of
 from model.training.throughput import PEAK_FLOPS
 from tasks.data.chats import SyntheticChats
 from tasks.data.mix import MixConfig
+from tasks.data.pairs import PairsConfig
 from tasks.training.anneal import AnnealConfig
 from tasks.training.ppo import PPOConfig, ppo_rollouts
 from tasks.training.pretrain import PretrainConfig
@@ -252,7 +253,7 @@ def _tuning_runs(config: RecipeConfig) -> Iterator[Run]:
     )
     steps = None if chats is None else steps_for(chats, sft.batch, sft.epochs)
     yield Run("sft", steps, sft.batch, min(sft.max_tokens, window), sft.pass_tokens, sft.precision, at_most=True)
-    pairs = prompts_of(config.preference_prompts)
+    pairs = pairs_of(config)
     trained = None if pairs is None else pairs - max(1, round(reward.held_out * pairs))
     for label, stage, count, work in (("dpo", dpo, pairs, 1 + FORWARD / dpo.epochs), ("reward", reward, trained, 1.0)):
         steps = None if count is None else steps_for(count, stage.batch, stage.epochs)
@@ -278,3 +279,11 @@ def _reinforcement_run(name: str, how: Reinforcement, window: int) -> Run:
         label, updates, answers // how.mini_batches, longest, how.pass_tokens, how.precision,
         at_most=True, work=work, trained_models=models, frozen_models=1, samples=True,
     )  # fmt: skip
+
+
+def pairs_of(config: RecipeConfig) -> int | None:
+    """Preference pairs where they are known beforehand: one a prompt at most, or the rows that are read."""
+    if isinstance(config.preferences, PairsConfig):
+        return rows_of(config.preferences.rows)
+    assert config.preference_prompts is not None
+    return prompts_of(config.preference_prompts)

@@ -9,6 +9,7 @@ from infra.session import PlanRow
 from infra.settings import Execution, read_key, settings_of
 from tasks.data.personas import PersonasConfig
 from tasks.training.answers.model_judge import LanguageModelJudge
+from tasks.training.preferences import PreferencesConfig
 
 ANSWERING = ("preferences", "evaluate")
 """Stages whose prompts a server may answer instead (`execution.generation`); the checkpoint is their first input."""
@@ -22,8 +23,9 @@ def asked_models(config: RecipeConfig) -> dict[str, str]:
     found = {f"personas:{name}": item.writer.model for name, item in made if isinstance(item, PersonasConfig)}
     found |= {f"rewrite:{item.name}": item.rewrite.writer.model for item in config.candidates if item.rewrite}
     found |= {f"label:{name}": labels.writer.model for name, labels in config.label.items()}
-    if isinstance(config.preferences.judge, LanguageModelJudge):
-        found["preferences"] = config.preferences.judge.model.model
+    sampled = config.preferences
+    if isinstance(sampled, PreferencesConfig) and isinstance(sampled.judge, LanguageModelJudge):
+        found["preferences"] = sampled.judge.model.model
     return found
 
 

@@ -39,13 +39,15 @@ def group_advantages(
 ) -> Float[Tensor, "prompts samples"]:
     """Advantage of each answer over the others to its prompt: (score − mean) / (std + 1e-8), per group.
 
-    A group whose answers all scored the same has advantage 0 everywhere. Raises ValueError for fewer than two
-    samples, where nothing can be compared.
+    A group whose answers all scored the same has advantage exactly 0 everywhere, whatever the score. Raises
+    ValueError for fewer than two samples, where nothing can be compared.
     """
     samples = scores.shape[1]
     if samples < 2:
         raise ValueError(f"samples={samples} per prompt: group advantages compare at least 2; sample more answers")
-    centred = scores - scores.mean(dim=1, keepdim=True)
+    # Eight times 0.1 has a mean that is not quite 0.1, and the rounding of that over the rounding of the std is of order 1.
+    flat = zero_std_groups(scores)[:, None]
+    centred = torch.where(flat, torch.zeros_like(scores), scores - scores.mean(dim=1, keepdim=True))
     if normalization == "centered":
         return centred
     correction = 1 if normalization == "sample_std" else 0

@@ -1,7 +1,8 @@
 """Stage: chats for supervised finetuning (RECIPE F): synthetic maths, local files and hub datasets in `messages` format.
 
 Rows that are not chats are counted by reason and kept in `bad/chats.jsonl.zst` with their place; above the source's share
-of them the stage fails.
+of them the stage fails. Chats that a source's `filter` leaves out are kept in `dropped/chats.jsonl.zst`. A system turn without
+text is left out of its chat. Roles other than system, user and assistant, and calls of tools, have no place in the chat format.
 """
 
 from collections import Counter
@@ -14,11 +15,14 @@ from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Chats
+from tasks.data.chat_filters import ChatFilterConfig, Messages, last_below_caps, order_key, unwanted
 from tasks.data.documents.dolma_files import LineWriter
 from tasks.data.sources.rows import RowSource, check_share, read_rows, resolve_rows
 from tasks.synthetic import KindConfig, generate_mixed
 
 ROLES = ("system", "user", "assistant")
+CALLS = ("tool_calls", "function_call", "function_calls")
+"""Fields of a message that hold calls of tools."""
 
 
 class SyntheticChats(Config):
@@ -43,6 +47,8 @@ class ChatRows(Config):
     rows: RowSource
     field: str = "messages"
     """Field that holds the messages."""
+    filter: ChatFilterConfig = ChatFilterConfig()
+    """Which usable chats to leave out."""
     max_bad_fraction: float = Field(default=0.01, ge=0, le=1)
     """Share of unusable rows above which the stage fails."""
 
@@ -71,37 +77,66 @@ def resolve(config: ChatsConfig) -> ChatsConfig:
 def build_chats(ws: Workspace, config: ChatsConfig) -> Chats:
     """All usable chats of all sources, in order. ValueError when a source has too many bad rows or no good one."""
     counts: dict[str, int] = {}
-    with LineWriter(ws, "chats.jsonl.zst") as good, LineWriter(ws, "bad/chats.jsonl.zst") as bad:
+    dropped: Counter[str] = Counter()
+    with (
+        LineWriter(ws, "chats.jsonl.zst") as good,
+        LineWriter(ws, "bad/chats.jsonl.zst") as bad,
+        LineWriter(ws, "dropped/chats.jsonl.zst") as out,
+    ):
         for source in config.sources:
             if source.name in counts:
                 raise ValueError(f"two chat sources are called {source.name!r}; give each its own name")
             reasons: Counter[str] = Counter()
             before = good.rows
-            for place, messages, reason in read_source(source):
+            for place, messages, reason, left_out in read_wanted(source):
                 if reason:
                     reasons[reason] += 1
                     bad.write({"place": place, "reason": reason, "source": source.name})
+                elif left_out:
+                    dropped[left_out] += 1
+                    out.write({"place": place, "reason": left_out, "source": source.name})
                 else:
                     id = f"{source.name}-{good.rows - before}"
                     good.write({"id": id, "messages": messages, "source": source.name})
             counts[source.name] = good.rows - before
             allowed = source.max_bad_fraction if isinstance(source, ChatRows) else 1.0
             check_share(f"chat source {source.name!r}", counts[source.name], reasons, allowed)
+    ws.note(chats_left_out=dict(sorted(dropped.items())))
     return ws.artifact(Chats, chats=sum(counts.values()), sources=counts)
 
 
-def read_source(source: SyntheticChats | ChatRows) -> Iterator[tuple[str, list[dict[str, str]], str]]:
-    """(place, messages, reason why not usable or "") of every row."""
+def read_wanted(source: SyntheticChats | ChatRows) -> Iterator[tuple[str, Messages, str, str]]:
+    """(place, messages, reason why not usable or "", reason why its filter leaves it out or "") of every row."""
     if isinstance(source, SyntheticChats):
         for problem in generate_mixed(source.problems, "train", source.count, source.seed):
-            yield problem.key, problem_chat(problem.question, problem.response), ""
+            yield problem.key, problem_chat(problem.question, problem.response), "", ""
         return
+    rules = source.filter
+    last: dict[str, bytes] = {}
+    if rules.caps:
+        # A first pass finds which chats stay, so that the second need not hold them.
+        wanted = (
+            (place, origin)
+            for place, messages, origin, reason in read_source(source)
+            if not reason and not unwanted(rules, messages)
+        )
+        last = last_below_caps(rules, wanted)
+    for place, messages, origin, reason in read_source(source):
+        left_out = "" if reason else unwanted(rules, messages)
+        if not reason and not left_out and origin in last and order_key(rules, place) > last[origin]:
+            left_out = f"over the cap of {origin}"
+        yield place, messages, reason, left_out
+
+
+def read_source(source: ChatRows) -> Iterator[tuple[str, Messages, str, str]]:
+    """(place, messages, origin, reason why not usable or "") of every row of files or a dataset."""
     for place, row in read_rows(source.rows):
         if row is None:
-            yield place, [], "not a JSON object"
+            yield place, [], "", "not a JSON object"
             continue
         messages, reason = clean_messages(row.get(source.field))
-        yield place, messages, reason or ("" if any_answer(messages) else "no assistant message")
+        origin = str(row.get(source.filter.origin, ""))
+        yield place, messages, origin, reason or unanswered(messages)
 
 
 def problem_chat(question: str, response: str) -> list[dict[str, str]]:
@@ -109,23 +144,32 @@ def problem_chat(question: str, response: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": question}, {"role": "assistant", "content": response}]
 
 
-def clean_messages(messages: Any) -> tuple[list[dict[str, str]], str]:
-    """Role and content of every message, or the reason why this is not a list of messages."""
+def clean_messages(messages: Any) -> tuple[Messages, str]:
+    """Role and content of every message, without empty system turns, or the reason why this is not a list of messages."""
     if not isinstance(messages, list) or not messages:
         return [], "no messages"
     cleaned = []
     for message in messages:
-        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
+        if not isinstance(message, dict):
             return [], "a message without text"
-        if message.get("role") not in ROLES:
-            return [], f"role {str(message.get('role'))[:20]!r}"
-        cleaned.append({"role": message["role"], "content": message["content"]})
-    return cleaned, ""
+        role, content = message.get("role"), message.get("content")
+        if role not in ROLES:
+            return [], f"role {str(role)[:20]!r}"
+        if called := next((name for name in CALLS if message.get(name)), ""):
+            return [], f"a message with {called}"
+        if not isinstance(content, str):
+            return [], "a message without text"
+        if role != "system" or content.strip():
+            cleaned.append({"role": role, "content": content})
+    return cleaned, "" if cleaned else "no messages"
 
 
-def any_answer(messages: list[dict[str, str]]) -> bool:
-    """Whether there is something to train on."""
-    return any(message["role"] == "assistant" and message["content"].strip() for message in messages)
+def unanswered(messages: Messages) -> str:
+    """Why there is nothing good to train on, or "". An answer without text would teach to say nothing."""
+    answers = [message["content"] for message in messages if message["role"] == "assistant"]
+    if not answers:
+        return "no assistant message"
+    return "" if all(answer.strip() for answer in answers) else "an empty answer"
 
 
 chats = stage(build_chats, name="chats", version=2)

@@ -103,7 +103,7 @@ def _batch_overlaps(
     groups: dict[OverlapRule, list[int]] = {}
     for place, row in enumerate(batch):
         if rule := config.rule_of(row["source"]):
-            groups.setdefault(OverlapRule(**rule.model_dump(include=OverlapRule.model_fields.keys())), []).append(place)
+            groups.setdefault(OverlapRule(**rule.model_dump(include=set(OverlapRule.model_fields))), []).append(place)
     found: dict[int, dict[str, Any]] = {}
     for rule, places in groups.items():
         rows = [batch[place] for place in places]

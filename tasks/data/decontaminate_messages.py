@@ -6,7 +6,7 @@ evaluation sets by design. What was removed is in `dropped/`, with the item; `re
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from infra.records.artifact import Artifact
@@ -133,7 +133,7 @@ def _texts(row: Row, fields: tuple[str, ...]) -> list[str]:
     return list(dict.fromkeys(texts))
 
 
-def _with_text(rows: Iterable[Row], fields: tuple[str, ...]) -> Iterable[Row]:
+def _with_text(rows: Iterable[Row], fields: tuple[str, ...]) -> Iterator[Row]:
     """Rows as `batches` measures them."""
     for row in rows:
         yield {"row": row, "text": "\n".join(_texts(row, fields))}

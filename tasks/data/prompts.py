@@ -1,7 +1,9 @@
 """Stage: prompts with verifiable answers (RECIPE H.1): {id, messages, ground_truth, dataset} per row.
 
 Synthetic prompts come from a split of their own, so that preference data and reinforcement see problems which finetuning
-has not. `dataset` names the verifier. Prompts are not cut here: the training stages drop those that are too long for them.
+has not. `dataset` names the verifier, and a row whose ground truth that verifier cannot use is set aside with its reason.
+Prompts for a language-model judge need no ground truth: such rows have `ground_truth` null and dataset "unverified".
+Prompts are not cut here: the training stages drop those that are too long for them.
 """
 
 from collections import Counter
@@ -15,11 +17,15 @@ from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Prompts
 from tasks.data.documents.dolma_files import LineWriter
+from tasks.data.ground_truth import usable_truth
 from tasks.data.sources.rows import RowSource, check_share, read_rows, resolve_rows
 from tasks.synthetic import KindConfig, generate_mixed
-from tasks.verifiers import DATASETS
 
 Row = dict[str, Any]
+
+UNVERIFIED = "unverified"
+"""Dataset of a prompt whose answers no verifier judges."""
+ROLES = ("system", "user", "assistant")
 
 
 class SyntheticPrompts(Config):
@@ -46,6 +52,10 @@ class PromptRows(Config):
     name: str
     """Source name, the beginning of the ids."""
     rows: RowSource
+    field: str = "messages"
+    """Field with the messages, or with the text of a single question."""
+    last_answer: Literal["cut_off", "refuse"] = "cut_off"
+    """Of a row that ends with the assistant: its last answer is cut off, or the file is refused at the first such row."""
     max_bad_fraction: float = Field(default=0.01, ge=0, le=1)
     """Share of unusable rows above which the stage fails."""
 
@@ -59,22 +69,30 @@ class PromptsConfig(Config):
     sources: tuple[PromptSource, ...] = (
         PromptRows(name="rlvr_mix", rows=RowSource(dataset="allenai/RLVR-GSM-MATH-IF-Mixed-Constraints")),
     )
+    ground_truth: Literal["required", "optional"] = "required"
+    """`optional` keeps rows that no verifier can judge; a recipe says so itself where a language model judges."""
+
+    @property
+    def most(self) -> int | None:
+        """The most prompts that these sources can give; None where only reading them would tell."""
+        known = [source.count if isinstance(source, SyntheticPrompts) else source.rows.limit for source in self.sources]
+        return None if None in known else sum(count for count in known if count is not None)
 
 
 def resolve(config: PromptsConfig) -> PromptsConfig:
     """The config with what it will read pinned."""
-    return PromptsConfig(
-        sources=tuple(
-            source.model_copy(update={"rows": resolve_rows(source.rows)}) if isinstance(source, PromptRows) else source
-            for source in config.sources
-        )
+    sources = tuple(
+        source.model_copy(update={"rows": resolve_rows(source.rows)}) if isinstance(source, PromptRows) else source
+        for source in config.sources
     )
+    return config.model_copy(update={"sources": sources})
 
 
 def build_prompts(ws: Workspace, config: PromptsConfig) -> Prompts:
     """All usable prompts of all sources, in order; bad rows are kept in `bad/prompts.jsonl.zst`."""
     datasets: Counter[str] = Counter()
     names: set[str] = set()
+    answers_cut = 0
     with LineWriter(ws, "prompts.jsonl.zst") as good, LineWriter(ws, "bad/prompts.jsonl.zst") as bad:
         for source in config.sources:
             if source.name in names:
@@ -82,20 +100,24 @@ def build_prompts(ws: Workspace, config: PromptsConfig) -> Prompts:
             names.add(source.name)
             reasons: Counter[str] = Counter()
             before = good.rows
-            for place, row, reason in read_source(source):
+            for place, row, reason in read_source(source, config.ground_truth):
                 if reason:
                     reasons[reason] += 1
                     bad.write({"place": place, "reason": reason, "source": source.name})
                 else:
+                    answers_cut += row.pop("answer_cut", False)
                     datasets[row["dataset"]] += 1
                     good.write({"id": f"{source.name}-{good.rows - before}", **row})
             allowed = source.max_bad_fraction if isinstance(source, PromptRows) else 1.0
             check_share(f"prompt source {source.name!r}", good.rows - before, reasons, allowed)
+    ws.note(last_answers_cut_off=answers_cut)
     return ws.artifact(Prompts, prompts=datasets.total(), datasets=dict(sorted(datasets.items())))
 
 
-def read_source(source: SyntheticPrompts | PromptRows) -> Iterator[tuple[str, Row, str]]:
-    """(place, row, reason why not usable or "") of every prompt."""
+def read_source(
+    source: SyntheticPrompts | PromptRows, ground_truth: Literal["required", "optional"] = "required"
+) -> Iterator[tuple[str, Row, str]]:
+    """(place, row, reason why not usable or "") of every prompt; `answer_cut` in a row says that its last answer is gone."""
     if isinstance(source, SyntheticPrompts):
         problems = generate_mixed(source.problems, source.split, source.count, source.seed, distinct=source.distinct)
         for problem in problems:
@@ -104,32 +126,44 @@ def read_source(source: SyntheticPrompts | PromptRows) -> Iterator[tuple[str, Ro
             yield problem.key, row, ""
         return
     for place, row in read_rows(source.rows):
-        reason = "not a JSON object" if row is None else reject_reason(row)
-        yield place, {} if row is None or reason else clean_row(row), reason
+        if row is None:
+            yield place, {}, "not a JSON object"
+            continue
+        messages, cut, reason = question_of(row.get(source.field))
+        if cut and source.last_answer == "refuse":
+            raise ValueError(
+                f"prompt source {source.name!r}: {place} ends with the assistant, and a prompt ends with the user; cut the "
+                "answers off the file, or use last_answer: cut_off"
+            )
+        dataset, truth, fault = usable_truth(row.get("dataset"), row.get("ground_truth"))
+        if fault and ground_truth == "optional":
+            dataset, truth, fault = UNVERIFIED, None, ""
+        clean = {"messages": messages, "ground_truth": truth, "dataset": dataset}
+        yield place, clean | ({"answer_cut": True} if cut else {}), reason or fault
 
 
-def reject_reason(row: Row) -> str:
-    """Why a row cannot be used, or ""."""
-    messages = row.get("messages")
+def question_of(messages: Any) -> tuple[list[dict[str, str]], bool, str]:
+    """(messages up to the user's last, whether an answer after it was cut off, reason why they are no prompt or "")."""
+    if isinstance(messages, str):
+        messages = [{"role": "user", "content": messages}]
     if not isinstance(messages, list) or not messages:
-        return "no messages"
-    if not all(
-        isinstance(m, dict) and isinstance(m.get("content"), str) and isinstance(m.get("role"), str) for m in messages
-    ):
-        return "a message without role or text"
-    if messages[-1]["role"] != "user":
-        return "the last message is not the user's"
-    if row.get("ground_truth") in (None, ""):
-        return "no ground truth"
-    if str(row.get("dataset")).lower() not in DATASETS:
-        return f"dataset {str(row.get('dataset'))[:40]!r} has no verifier"
-    return ""
-
-
-def clean_row(row: Row) -> Row:
-    """The row's published fields only."""
-    messages = [{"role": message["role"], "content": message["content"]} for message in row["messages"]]
-    return {"messages": messages, "ground_truth": row["ground_truth"], "dataset": row["dataset"]}
+        return [], False, "no messages"
+    found = []
+    for message in messages:
+        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
+            return [], False, "a message without role or text"
+        role = message.get("role")
+        if not isinstance(role, str):
+            return [], False, "a message without role or text"
+        if role not in ROLES:
+            return [], False, f"role {role[:20]!r}"
+        found.append({"role": role, "content": message["content"]})
+    cut = found[-1]["role"] == "assistant" and len(found) > 1
+    if cut:
+        found.pop()
+    if found[-1]["role"] != "user":
+        return [], False, "the last message is not the user's"
+    return (found, cut, "") if found[-1]["content"].strip() else ([], False, "the question is empty")
 
 
 prompts = stage(build_prompts, name="prompts", version=2)

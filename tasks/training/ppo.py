@@ -29,7 +29,7 @@ from model.training.optim import Optimizer
 from model.training.ppo import ActorCritic, Estimates, JointOptimizer, estimate, joint_flops, ppo_objective
 from model.training.reference_scores import row_values
 from tasks.artifacts import Checkpoint, Prompts, RewardModel
-from tasks.training.answers.rollouts import Rollout, Rollouts
+from tasks.training.answers.rollouts import Rollout, Rollouts, answer_metrics
 from tasks.training.answers.verified_answers import (
     Answer,
     answer_row,
@@ -118,6 +118,9 @@ def train_ppo(ws: Workspace, policy: Checkpoint, judge: RewardModel, prompts: Pr
             f"{len(encoded)} of {len(encoded) + too_long:,} prompts have at most {limit:,} tokens, at least 2 are needed; "
             "raise max_prompt_tokens"
         )
+    answers = min(config.prompts_per_rollout, len(encoded))
+    if answers < config.mini_batches:
+        raise ValueError(f"a rollout has {answers} answers, too few for mini_batches={config.mini_batches}; lower it")
     ws.note(prompts_too_long=too_long)
     reference = copy.deepcopy(model).requires_grad_(False)
     pair = ActorCritic(model, critic)
@@ -192,10 +195,8 @@ class Learner(Rollouts[PPOConfig]):
         tokens = sum(row.trained_tokens for row in rows)
         return [self.update_batches(members, rows, columns) for members in self.split(rollout, len(rows))], {
             "score": float(scores.mean()),
-            "correct": float(np.mean([answer.verdict.correct for answer in answers])),
-            "finished": float(np.mean([answer.finished for answer in answers])),
-            "answer_tokens": tokens / len(rows),
             "kl": float(ratio.sum()) / tokens,
+            **answer_metrics(list(zip(prompts, answers, strict=True)), rows, old),
         }
 
     def values(self, rows: list[Row]) -> list[np.ndarray]:
@@ -294,4 +295,4 @@ def estimate_ppo(config: dict[str, Any], policy: Any, judge: Any, prompts: Any) 
     }
 
 
-ppo = stage(train_ppo, name="ppo", version=1, process=True, grouped=True, estimate=estimate_ppo)
+ppo = stage(train_ppo, name="ppo", version=2, process=True, grouped=True, estimate=estimate_ppo)

@@ -27,6 +27,7 @@ from tasks.training.answers.rule_judge import binarise, mean_rating, observe, ra
 from tasks.training.answers.verified_answers import (
     Answer,
     Prompt,
+    decoding_rows,
     encode_prompts,
     longest_prompt,
     mixed_seed,
@@ -51,6 +52,8 @@ class VerifierJudge(Config):
 class PreferencesConfig(Config):
     """How to make preference pairs (RECIPE G)."""
 
+    kind: Literal["sampled"] = Field(default="sampled", exclude=True)
+    """Sampled and judged here; `pairs` reads released ones (tasks/data/pairs.py). It takes no part in the identity."""
     samples: int = Field(default=4, ge=2)
     """Answers per prompt."""
     temperature: float = Field(default=1.0, gt=0)
@@ -142,7 +145,8 @@ def sample_and_rate(ws: Workspace, item: dict[str, Any], loaded: tuple[Transform
         temperature=config.temperature,
         seed=mixed_seed(config.seed, start),
     )
-    with checkpoint_generator(ws, policy, model, tokenizer, config.precision) as generate:
+    together = decoding_rows(model, prompts, config.max_new_tokens, config.precision)
+    with checkpoint_generator(ws, policy, model, tokenizer, config.precision, together) as generate:
         groups = sample_answers(generate, prompts, config.samples, sampling)
     ratings, unrated, usage = rate_all(ws, config, prompts, groups)
     rated = [
@@ -208,13 +212,12 @@ def rated_by_rules(prompt: Prompt, answer: Answer) -> Ratings:
 
 
 def rated_sample(prompt: Prompt, answer: Answer, ratings: Ratings) -> dict[str, Any]:
-    """One answer with its verdict, its ratings per aspect and their mean."""
-    verdict, text = answer.verdict, answer.completion.text
+    """One answer with its verdict, if it has one, its ratings per aspect and their mean."""
     return {
         "id": prompt.row["id"],
-        "text": text,
+        "text": answer.completion.text,
         "finished": answer.finished,
-        "correct": verdict.correct,
+        "correct": answer.judged and answer.judged.correct,
         "ratings": ratings,
         "rating": mean_rating(ratings),
     }
@@ -250,4 +253,4 @@ def shown(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-preferences = stage(build_preferences, name="preferences", version=1, process=True)
+preferences = stage(build_preferences, name="preferences", version=2, process=True)

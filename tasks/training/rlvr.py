@@ -2,7 +2,9 @@
 
 Source: RECIPE H.1, H.3; paper section 5; `tests/golden/posttraining_hparams.json`. The defaults are OLMo 2
 1B's, the published GRPO run (7B and 13B used PPO, tasks/training/ppo.py). Deviations: sampling and learning take turns instead of
-overlapping by a step; the token mean is over the whole mini-batch unless `micro_batch` says otherwise.
+overlapping by a step; the token mean is over the whole mini-batch unless `micro_batch` says otherwise. Later variants go by
+name: a higher upper clip is `clip_high` (DAPO 0.28), the mean of answers' means `loss_mean: answers` (the first GRPO), no
+standard deviation `normalization: centered`, and answers without an end may be left out of the loss (`unfinished: masked`).
 
 Sampling, exact resumes and groups of workers: `tasks/training/answers/rollouts.py`. The reference of a group that holds
 parts stays in parts.
@@ -10,11 +12,11 @@ parts stays in parts.
 
 import copy
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from infra.stage import stage
 from infra.workspace import Workspace
@@ -25,7 +27,7 @@ from model.training.advantages import KLEstimator, Normalization, group_advantag
 from model.training.objectives import grpo_objective
 from model.training.schedule import ScheduleConfig
 from tasks.artifacts import Checkpoint, Prompts
-from tasks.training.answers.rollouts import Rollout, Rollouts
+from tasks.training.answers.rollouts import Rollout, Rollouts, answer_metrics
 from tasks.training.answers.verified_answers import (
     Answer,
     answer_row,
@@ -56,6 +58,8 @@ class RLVRConfig(Config):
     """Score of an answer that its verifier accepts; others get 0."""
     unfinished_score: float | None = 0.0
     """Score of an answer without an end, even a correct one; None scores it like any other (PPO used -10)."""
+    unfinished: Literal["trained", "masked"] = "trained"
+    """Answers without an end: trained on by their score, or left out of the loss (grpo_fast); their group counts their score."""
     normalization: Normalization = "sample_std"
     """Divisor of a group's advantages: std with ddof 1 (original script), with ddof 0 (grpo_fast), or none.
     """
@@ -77,6 +81,8 @@ class RLVRConfig(Config):
     """Answers are cut after this many tokens."""
     clip_norm: float = Field(default=1.0, ge=0)
     """Largest gradient norm; 0 is no clipping."""
+    loss_mean: Literal["tokens", "answers"] = "tokens"
+    """Mean over tokens, where long answers weigh more, or over answers of each one's mean."""
     micro_batch: int = Field(default=0, ge=0)
     """Answers whose token mean is one term of the loss; 0 is the whole mini-batch."""
     precision: Literal["bf16", "fp32"] = "bf16"
@@ -85,6 +91,15 @@ class RLVRConfig(Config):
     """Padded tokens that go through the model at once: bounds memory, changes results by rounding only."""
     seed: int = 1
     """Order of the prompts, sampling, and order within a rollout."""
+
+    @model_validator(mode="after")
+    def _one_mean(self) -> Self:
+        if self.loss_mean == "answers" and self.micro_batch > 1:
+            raise ValueError(
+                f"loss_mean=answers makes every answer a term of its own, micro_batch={self.micro_batch} puts several into "
+                "one; leave micro_batch at 0"
+            )
+        return self
 
 
 def train_rlvr(ws: Workspace, policy: Checkpoint, prompts: Prompts, config: RLVRConfig) -> Checkpoint:
@@ -162,26 +177,31 @@ class Actor(Rollouts[RLVRConfig]):
         scores, finished = score_groups(groups, config)
         advantages = group_advantages(scores, config.normalization).flatten().numpy().astype(np.float32)
         flat = zero_std_groups(scores)
-        keep = ~flat.repeat_interleave(config.samples) if config.zero_std_groups == "drop" else None
+        keep = torch.ones_like(finished)
+        if config.zero_std_groups == "drop":
+            keep &= ~flat[:, None]
+        if config.unfinished == "masked":
+            keep &= finished
         updates = [
             self.update_batches(members, rows, advantages, old, reference)
-            for members in self.members(rollout, keep, len(rows))
+            for members in self.members(rollout, keep.flatten())
         ]
         return updates, {
             "score": float(scores.mean()),
-            "correct": float(np.mean([answer.verdict.correct for group in groups for answer in group])),
-            "finished": float(finished.float().mean()),
-            "answer_tokens": float(np.mean([row.trained_tokens for row in rows])),
             "zero_std_groups": float(flat.float().mean()),
+            **answer_metrics(
+                [(prompt, a) for prompt, group in zip(prompts, groups, strict=True) for a in group], rows, old
+            ),
         }
 
-    def members(self, rollout: int, keep: torch.Tensor | None, count: int) -> Iterator[list[int]]:
-        """The answers of each update that are kept (None: all).
+    def members(self, rollout: int, keep: torch.Tensor) -> Iterator[list[int]]:
+        """The answers of each update that are kept.
 
-        Where nothing of an update's part is kept, its answers stay: their advantages are 0, so only the KL term remains.
+        Where nothing of an update's part is kept, its answers stay. Those of groups without differences have advantages of 0, so
+        only their KL term remains; those without an end keep the penalty that they have.
         """
-        for part in self.split(rollout, count):
-            yield [i for i in part if keep is None or keep[i]] or part
+        for part in self.split(rollout, len(keep)):
+            yield [i for i in part if keep[i]] or part
 
     def update_batches(
         self,
@@ -196,7 +216,7 @@ class Actor(Rollouts[RLVRConfig]):
             [rows[i] for i in members],
             pad_id=self.tokenizer.pad_id,
             reduction="mean",
-            micro_batch=self.config.micro_batch or len(members),
+            micro_batch=1 if self.config.loss_mean == "answers" else self.config.micro_batch or len(members),
             pass_tokens=self.config.pass_tokens,
             per_row={"advantages": advantages[members]},
             per_token={
@@ -226,4 +246,4 @@ def estimate_rlvr(config: dict[str, Any], policy: Any, prompts: Any) -> dict[str
     }
 
 
-rlvr = stage(train_rlvr, name="rlvr", version=2, process=True, grouped=True, estimate=estimate_rlvr)
+rlvr = stage(train_rlvr, name="rlvr", version=3, process=True, grouped=True, estimate=estimate_rlvr)

@@ -10,11 +10,12 @@ import pytest
 from flows.config.files import RecipeError, load
 from flows.config.recipe_config import RecipeConfig
 from flows.config.rules import check_device, doubts
-from flows.running.readiness import check_generation
+from flows.running.readiness import asked_models, check_generation
 from flows.running.run import run
 from infra.session import PlanRow
 from infra.settings import EndpointSettings, Execution
 from tasks.artifacts import Checkpoint
+from tasks.data.pairs import PairsConfig
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -43,6 +44,13 @@ def test_shipped_recipes_have_none(name: str) -> None:
         ("pretrain.target_length=100", r"pretrain\.target_length=100 is not a multiple"),
         ("rlvr.episodes=1", "rlvr: episodes=1 is less than one rollout"),
         ("rlvr.mini_batches=9999", r"rlvr\.mini_batches=9,999 are more than"),
+        (
+            "rlvr={algorithm: ppo, prompts_per_rollout: 3, episodes: 6, mini_batches: 4, max_new_tokens: 8}",
+            r"rlvr\.mini_batches=4 are more than the 3 answers of a rollout to 3 prompts",
+        ),
+        ("rlvr_prompts.ground_truth=optional", "rlvr_prompts may lack a ground truth"),
+        ("preference_prompts.ground_truth=optional", "preference_prompts may lack a ground truth"),
+        ("preference_prompts=null", "preferences are sampled, and preference_prompts is not given"),
         ("anneal_mix.winner=nothing", r"anneal_mix\.winner='nothing' is neither ranked-first nor a source"),
         ("pretrain_mix.sources=[{source: wab, ratio: 1}]", "pretrain_mix takes 'wab', which is not a source"),
         ("pretrain_mix.sources=[{source: winner, ratio: 1}]", "pretrain_mix takes 'winner'"),
@@ -62,6 +70,24 @@ def test_a_contradiction_is_refused_when_the_recipe_is_read(change: str, message
 def test_the_advice_on_rules_is_right() -> None:
     assert load(RecipeConfig, "smoke", ["filter.web={rules: []}"]).filter["web"].rules == ()
     assert [rule.kind for rule in load(RecipeConfig, "smoke", ["filter.web={}"]).filter["web"].rules] == ["repetition"]
+
+
+def test_fewer_prompts_than_a_rollout_takes_bound_its_mini_batches() -> None:
+    rlvr = "rlvr={algorithm: ppo, prompts_per_rollout: 224, episodes: 448, mini_batches: 4, max_new_tokens: 8}"
+    with pytest.raises(RecipeError, match=r"mini_batches=4 are more than the 3 answers of a rollout to 3 prompts"):
+        load(RecipeConfig, "smoke", [rlvr, "rlvr_prompts.sources.0.count=3"])
+    assert load(RecipeConfig, "smoke", [rlvr, "rlvr_prompts.sources.0.count=4"]).rlvr.mini_batches == 4
+
+
+def test_released_pairs_need_no_prompts_and_a_language_model_no_ground_truth() -> None:
+    pairs = load(
+        RecipeConfig, "smoke", ["preferences={kind: pairs, rows: {paths: [x.jsonl]}}", "preference_prompts=null"]
+    )
+    assert isinstance(pairs.preferences, PairsConfig)
+    assert not asked_models(pairs)
+    judged = load(RecipeConfig, "smoke", ["preferences.judge={kind: language_model}"])
+    assert judged.asked_prompts.ground_truth == "optional"
+    assert load(RecipeConfig, "smoke", []).asked_prompts.ground_truth == "required"
 
 
 @pytest.mark.parametrize(

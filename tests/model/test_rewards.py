@@ -46,6 +46,15 @@ def test_equal_scores_have_no_advantage_and_are_counted():
     assert zero_std_groups(scores).tolist() == [True, False]
 
 
+@pytest.mark.parametrize("normalization", ["sample_std", "population_std", "centered"])
+@pytest.mark.parametrize(("score", "samples"), [(0.1, 8), (0.7, 8), (0.2, 48), (1e-30, 5), (1e30, 7), (-3.3, 16)])
+def test_equal_scores_have_no_advantage_whatever_they_are(normalization, score, samples):
+    """The mean of eight times 0.1 is not 0.1 in fp32, and rounding divided by rounding is of order 1."""
+    for dtype in (torch.float32, torch.float64):
+        scores = torch.full((2, samples), score, dtype=dtype)
+        assert not group_advantages(scores, normalization).any()
+
+
 def test_one_sample_is_refused():
     with pytest.raises(ValueError, match="at least 2"):
         group_advantages(torch.zeros(3, 1), "sample_std")

@@ -24,10 +24,10 @@ def items_of_splits(config: Benchmark, splits: Splits) -> Iterator[tuple[Splits,
     Raises ValueError when the data are missing or there are no items.
     """
     if isinstance(config, SyntheticBenchmark):
-        yield from (("held_out", item) for item in load_items(config))
+        yield from _marked("held_out", config)
         return
     everything = config.model_copy(update={"limit": sys.maxsize})
-    yield from (("held_out", item) for item in load_items(everything))
+    yield from _marked("held_out", everything)
     if not isinstance(everything, GSM8KBenchmark):
         # IFEval has a single split, and rendered requests hold the evaluated one only.
         return
@@ -35,10 +35,15 @@ def items_of_splits(config: Benchmark, splits: Splits) -> Iterator[tuple[Splits,
         training = rows.split == TRAINING
         if splits == "all" or not training:
             named = everything.model_copy(update={"rows": rows})
-            yield from (("all" if training else "held_out", item) for item in load_items(named))
+            yield from _marked("all" if training else "held_out", named)
     if splits == "all" and everything.shot_rows and everything.shot_rows.paths:
         shots = everything.shot_rows.model_copy(update={"limit": None})
-        yield from (("all", item) for item in load_items(everything.model_copy(update={"rows": shots})))
+        yield from _marked("all", everything.model_copy(update={"rows": shots}))
+
+
+def _marked(splits: Splits, config: Benchmark) -> Iterator[tuple[Splits, Item]]:
+    for item in load_items(config):
+        yield splits, item
 
 
 def _other_splits(rows: RowSource) -> list[RowSource]:

@@ -12,7 +12,7 @@ hsdp), each worker takes the decoder's copy of the policy block by block: while 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Literal, Protocol, TypeVar
 
@@ -25,7 +25,7 @@ from model.parallel.group import Group
 from model.tokens.tokenizer import Tokenizer
 from model.training.reference_scores import row_log_probs
 from tasks.generation import local_generator
-from tasks.training.answers.verified_answers import Answer, Prompt, answers_in_group, mixed_seed
+from tasks.training.answers.verified_answers import Answer, Prompt, answers_in_group, decoding_rows, mixed_seed
 
 
 class RolloutConfig(Protocol):
@@ -112,7 +112,8 @@ class Rollouts(ABC, Generic[How]):
             seed=mixed_seed(config.seed, rollout),
         )
         # Weights in training are nowhere but here.
-        generator = local_generator(self.policy, self.tokenizer, config.precision, group=self.group)
+        rows = decoding_rows(self.policy, self.prompts, config.max_new_tokens, config.precision)
+        generator = local_generator(self.policy, self.tokenizer, config.precision, rows, self.group)
         return answers_in_group(generator, prompts, samples, sampling, self.group)
 
     def log_probs(self, model: Transformer, rows: list[Row], group: Group) -> list[np.ndarray]:
@@ -133,3 +134,24 @@ class Rollouts(ABC, Generic[How]):
         for _ in range(self.config.epochs):
             for part in np.array_split(generator.permutation(count), self.config.mini_batches):
                 yield part.tolist()
+
+
+def answer_metrics(
+    answers: Sequence[tuple[Prompt, Answer]], rows: Sequence[Row], log_probs: Sequence[np.ndarray]
+) -> dict[str, float]:
+    """What a rollout's answers are like: verified share (by verifier where there are several), share with an end of their own,
+    lengths in tokens, and the entropy in nats per token, estimated by −log π of the sampled tokens.
+    """
+    correct: dict[str, list[bool]] = {}
+    for prompt, answer in answers:
+        correct.setdefault(str(prompt.row["dataset"]).lower(), []).append(answer.verdict.correct)
+    lengths = [row.trained_tokens for row in rows]
+    by_verifier = {f"correct/{name}": float(np.mean(found)) for name, found in sorted(correct.items())}
+    return {
+        "correct": float(np.mean([answer.verdict.correct for _, answer in answers])),
+        **(by_verifier if len(by_verifier) > 1 else {}),
+        "finished": float(np.mean([answer.finished for _, answer in answers])),
+        "answer_tokens": float(np.mean(lengths)),
+        "longest_answer_tokens": float(max(lengths)),
+        "entropy": -float(sum(values.sum() for values in log_probs)) / sum(lengths),
+    }

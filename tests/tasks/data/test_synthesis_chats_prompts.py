@@ -124,7 +124,7 @@ def test_prompt_rows_are_checked(desk, tmp_path):
         good | {"dataset": "MATH"},
         good | {"dataset": "poems"},
         good | {"ground_truth": None},
-        good | {"messages": [*user, {"role": "assistant", "content": "a"}]},
+        good | {"messages": [{"role": "assistant", "content": "a"}]},
         {"messages": [{"role": "user"}]},
         [1],
     ]

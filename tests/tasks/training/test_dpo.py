@@ -5,7 +5,10 @@ import math
 
 import pytest
 
+from tasks.data.pairs import PairsConfig, build_pairs, resolve
+from tasks.data.sources.rows import RowSource
 from tasks.training.dpo import DPOConfig, train_dpo
+from tests.tasks.training.conftest import assistant, user
 
 CONFIG = DPOConfig(learning_rate=1e-3, epochs=3, batch=4, max_tokens=64, precision="fp32", pass_tokens=256)
 
@@ -46,3 +49,24 @@ def test_a_resumed_run_writes_the_same_bytes(make_bench, killed):
     resumed = run(broken)
     assert resumed.record.resumed_from == "step 4"
     assert resumed.artifact.digest == undisturbed.artifact.digest
+
+
+def test_released_pairs_train_it_and_no_judge_runs(bench, tmp_path):
+    rows = [
+        {
+            "id": f"p{i}",
+            "prompt": f"Name {i} rivers.",
+            "chosen": [user(f"Name {i} rivers."), assistant("Elbe, Rhine.")],
+            "rejected": [user(f"Name {i} rivers."), assistant("No.")],
+        }
+        for i in range(200)
+    ]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pairs = bench.run(build_pairs, config=resolve(PairsConfig(rows=RowSource(paths=(str(path),)))))
+    assert pairs.pairs == 200
+    config = DPOConfig(learning_rate=1e-3, batch=40, max_tokens=64, precision="fp32", pass_tokens=2048)
+    made = bench.run(train_dpo, policy=bench.base(), pairs=pairs, config=config)
+    log = [json.loads(line) for line in bench.read(made, "metrics.jsonl").splitlines()]
+    assert made.steps == 5
+    assert log[-1]["margin"] > 0.1

@@ -11,6 +11,7 @@ from tasks.training.answers.model_judge import LanguageModelJudge, judge_request
 from tasks.training.answers.rule_judge import ASPECTS, mean_rating
 from tasks.training.preferences import PreferencesConfig, build_preferences
 from tests.openai_server import OpenAIServer, completed
+from tests.tasks.training.conftest import Rows, make_prompts, user
 from tests.tasks.training.test_preferences import CONFIG, read_rows
 
 JUDGE = LanguageModelJudge(model=LanguageModelConfig(model="judge", temperature=0.0))
@@ -107,3 +108,19 @@ def test_pairs_follow_the_judge_and_a_rerun_asks_nothing(make_bench):
         assert row["chosen_ratings"] == {aspect: None if aspect == "honesty" else 5 for aspect in ASPECTS}
     unrated = read_rows(bench, made, "unrated/00000000.jsonl.zst")
     assert [row["reason"] for row in unrated] == ["helpfulness: no rating of text 1"]
+
+
+def test_prompts_without_ground_truth_are_judged_by_a_model_and_by_no_rules(make_bench):
+    rows = [
+        {"id": str(i), "messages": [user(f"river {i}")], "ground_truth": None, "dataset": "unverified"}
+        for i in range(3)
+    ]
+    with OpenAIServer(rater, faults=False) as server:
+        bench = make_bench("a", endpoints={"judge": EndpointSettings(url=server.url)})
+        prompts = bench.run(make_prompts, config=Rows(rows=rows))
+        config = CONFIG.model_copy(update={"judge": JUDGE})
+        made = bench.run(build_preferences, policy=bench.base(), prompts=prompts, config=config)
+    assert made.pairs == 3
+    assert {row["correct"] for row in read_rows(bench, made, "samples/00000000.jsonl.zst")} == {None}
+    with pytest.raises(ValueError, match="a prompt without ground truth has no verdict"):
+        bench.run(build_preferences, "ruled", policy=bench.base(), prompts=prompts, config=CONFIG)

@@ -64,6 +64,11 @@ def test_episodes_are_whole_rollouts():
         ppo_rollouts(CONFIG.model_copy(update={"episodes": 5}))
 
 
+def test_more_mini_batches_than_answers_are_refused(bench):
+    with pytest.raises(ValueError, match="a rollout has 6 answers, too few for mini_batches=7"):
+        run(bench, mini_batches=7, prompts_per_rollout=12, episodes=12)
+
+
 def test_metrics_steps_and_schedule(bench):
     made = run(bench).artifact
     rows = rows_of(bench, made)

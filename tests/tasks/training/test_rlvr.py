@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from model.decoding.generate import Completion
-from tasks.training.answers.verified_answers import Answer, Prompt
-from tasks.training.rlvr import RLVRConfig, answer_row, rollouts_of, score_groups, train_rlvr
+from model.network.transformer import Transformer
+from tasks.training.answers.verified_answers import Answer, Prompt, decoding_rows
+from tasks.training.rlvr import Actor, RLVRConfig, answer_row, rollouts_of, score_groups, train_rlvr
 from tasks.verifiers import Verdict
-from tests.tasks.training.conftest import TOKENIZER, user
+from tests.tasks.training.conftest import TINY, TOKENIZER, user
 
 CONFIG = RLVRConfig(
     learning_rate=1e-3,
@@ -67,7 +68,8 @@ def test_metrics_and_steps(bench):
     assert rows[0]["kl"] == pytest.approx(0, abs=1e-6)
     assert rows[0]["ratio"] == pytest.approx(1, abs=1e-5)
     assert rows[-1]["kl"] >= 0
-    assert {"score", "correct", "finished", "answer_tokens", "zero_std_groups"} <= rows[0].keys()
+    assert {"score", "correct", "finished", "answer_tokens", "entropy", "zero_std_groups"} <= rows[0].keys()
+    assert 0 < rows[0]["entropy"] < np.log(TINY.vocab_size) + 1
     assert {row["lr"] for row in rows} == {1e-3}
     assert rows[0]["score"] == rows[1]["score"]
 
@@ -91,7 +93,63 @@ def test_a_rewarded_habit_grows(bench, monkeypatch):
     assert np.mean([row["correct"] for row in rows[-6:]]) > 0.9
 
 
-@pytest.mark.parametrize("changes", [{}, {"epochs": 2, "zero_std_groups": "drop", "micro_batch": 2}])
+def members_of(keep: list[bool]) -> list[int]:
+    actor = Actor.__new__(Actor)
+    actor.config = CONFIG.model_copy(update={"mini_batches": 1})
+    return sorted(next(actor.members(0, torch.tensor(keep))))
+
+
+def test_only_kept_answers_are_trained_unless_none_is():
+    assert members_of([True, False, True, False]) == [0, 2]
+    assert members_of([False, False]) == [0, 1]
+
+
+def test_the_mean_over_answers_weighs_each_alike():
+    rows = [answer_row(Prompt({}, [5]), answer([8] * n, True, "stop"), TOKENIZER.eos_id) for n in (1, 6)]
+    weights = {}
+    for mean in ("tokens", "answers"):
+        actor = Actor.__new__(Actor)
+        actor.config, actor.tokenizer = CONFIG.model_copy(update={"loss_mean": mean}), TOKENIZER
+        zeros = [np.zeros(len(row.ids), dtype=np.float32) for row in rows]
+        (batch,) = actor.update_batches([0, 1], rows, np.ones(2, dtype=np.float32), zeros, zeros)
+        weights[mean] = sorted(batch["weights"].sum(axis=1).tolist())
+    assert weights["tokens"] == pytest.approx([2 / 9, 7 / 9])
+    assert weights["answers"] == pytest.approx([0.5, 0.5])
+    with pytest.raises(ValueError, match="leave micro_batch at 0"):
+        RLVRConfig(loss_mean="answers", micro_batch=4)
+
+
+def test_how_many_rows_decode_together_depends_on_memory_alone(bench):
+    model = Transformer(TINY, seed=0)
+    prompts = [Prompt({}, [5] * 10)]
+    row_bytes = 2 * 2 * 2 * 16 * 18 * 4  # keys and values, layers, heads, head_dim, tokens, fp32
+    assert decoding_rows(model, prompts, 8, "fp32", memory=10**12) == 1024
+    assert decoding_rows(model, prompts, 8, "fp32", memory=8 * 30 * row_bytes) == 24
+    assert decoding_rows(model, prompts, 8, "bf16", memory=8 * 30 * row_bytes) == 48
+    assert decoding_rows(model, prompts, 8, "fp32", memory=1) == 1
+
+
+def test_rows_that_decode_together_change_no_token(make_bench, monkeypatch):
+    many = run(make_bench("a")).artifact
+    monkeypatch.setattr("tasks.training.answers.rollouts.decoding_rows", lambda *arguments: 5)
+    bench = make_bench("b")
+    few = run(bench).artifact
+    first, second = (
+        [json.loads(line) for line in b.read(made, "metrics.jsonl").splitlines()]
+        for b, made in ((make_bench("a"), many), (bench, few))
+    )
+    for name in ("score", "answer_tokens", "longest_answer_tokens"):
+        assert [row[name] for row in first] == [row[name] for row in second]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"epochs": 2, "zero_std_groups": "drop", "micro_batch": 2},
+        {"unfinished": "masked", "loss_mean": "answers", "clip_high": 0.28, "kl_estimator": "k1"},
+    ],
+)
 def test_a_resumed_run_writes_the_same_bytes(make_bench, killed, changes):
     undisturbed = run(make_bench("a", save_every=3), **changes)
     broken = make_bench("b", save_every=3)

@@ -1,0 +1,83 @@
+"""Which usable chats a finetuning mix leaves out: mentions of a knowledge cut-off, other languages, lengths, and caps per origin.
+
+Source: RECIPE F (the mixes of 1B and 32B have mentions of date cut-offs removed). The wordings are ours: the published filter is
+not released. Chats are chosen for a cap by a hash of their place, so the choice is even over the file and has a seed.
+"""
+
+import heapq
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from hashlib import blake2b
+from typing import Any, Literal
+
+from pydantic import Field
+
+from model.config import Config
+from tasks.verifiers.text_units import detect_language
+
+Messages = list[dict[str, str]]
+
+DATE_CUTOFF = re.compile(
+    r"\b(?:knowledge|training|data|date|information)[ -]cut[ -]?off\b"
+    r"|\bcut[ -]?off (?:date|in (?:19|20)\d\d)\b"
+    r"|\bmy (?:training|knowledge|training data|data|information)\b[^.\n]{0,60}\b(?:ends?|ended|up to|until|through|as of|only)\b"
+    r"|\bas of my (?:last|latest|most recent)? ?(?:knowledge|training|update)\b"
+    r"|\b(?:last|most recent|latest) (?:knowledge |training )update\b",
+    re.IGNORECASE,
+)
+"""How an answer says until when its knowledge reaches."""
+
+
+class ChatFilterConfig(Config):
+    """What is left out of one source's usable chats; nothing by default."""
+
+    mentions: tuple[Literal["date_cutoff"], ...] = ()
+    """Chats with an answer that mentions this: `date_cutoff` is until when the model's knowledge reaches."""
+    languages: tuple[str, ...] = ()
+    """Languages (ISO 639-1, as langdetect names them) that the answers may have; empty for all."""
+    min_chars: int = Field(default=0, ge=0)
+    """Characters that all answers together have at least."""
+    max_chars: int | None = Field(default=None, ge=1)
+    """Characters that a whole chat has at most."""
+    caps: dict[str, int] = Field(default_factory=dict)
+    """Most chats of an origin, by what the rows' `origin` field says; origins that are not named have no cap."""
+    origin: str = "source"
+    """Field of a row that says which set it comes from."""
+    seed: int = 1
+    """Which chats stay below a cap."""
+
+
+def unwanted(config: ChatFilterConfig, messages: Messages) -> str:
+    """Why a chat is left out, whatever else there is, or ""."""
+    answers = [message["content"] for message in messages if message["role"] == "assistant"]
+    if "date_cutoff" in config.mentions and any(DATE_CUTOFF.search(answer) for answer in answers):
+        return "mentions a date cut-off"
+    if sum(map(len, answers)) < config.min_chars:
+        return "short answers"
+    if config.max_chars is not None and sum(len(message["content"]) for message in messages) > config.max_chars:
+        return "too long"
+    if config.languages and detect_language("\n".join(answers)) not in config.languages:
+        return "another language"
+    return ""
+
+
+def order_key(config: ChatFilterConfig, place: str) -> bytes:
+    """A chat's place in the seeded order in which caps take chats."""
+    return blake2b(f"{config.seed}/{place}".encode(), digest_size=12).digest()
+
+
+def last_below_caps(config: ChatFilterConfig, rows: Iterable[tuple[str, Any]]) -> dict[str, bytes]:
+    """The largest key that stays, by origin, of (place, origin) of all usable chats; origins within their cap are not in it."""
+    smallest: dict[str, list[int]] = defaultdict(list)
+    beyond: set[str] = set()
+    for place, origin in rows:
+        if origin not in config.caps:
+            continue
+        kept = smallest[origin]
+        # A heap of negated keys: its first entry is the largest key that is kept.
+        heapq.heappush(kept, -int.from_bytes(order_key(config, place), "big"))
+        if len(kept) > config.caps[origin]:
+            heapq.heappop(kept)
+            beyond.add(origin)
+    return {origin: (-smallest[origin][0]).to_bytes(12, "big") if smallest[origin] else b"" for origin in beyond}

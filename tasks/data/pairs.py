@@ -1,0 +1,143 @@
+"""Stage: preference pairs as they were released, in the place of pairs that are sampled and judged (RECIPE G).
+
+Read are rows with `chosen` and `rejected`: message lists (allenai/olmo-2-*-preference-mix, UltraFeedback binarised, with or
+without their `prompt`), single answers beside a `prompt`, `question` or `instruction`, and the transcripts of HH-RLHF. Both
+sides must answer the same question. Rows that do not are counted by reason and kept in `bad/preferences.jsonl.zst`; above
+`max_bad_fraction` of them the stage fails. Deviation: the published mixes also hold pairs of the policy's own answers, which
+the `preferences` stage makes.
+"""
+
+import re
+from collections import Counter
+from typing import Any, Literal
+
+from pydantic import Field
+
+from infra.stage import stage
+from infra.workspace import Workspace
+from model.config import Config
+from tasks.artifacts import Preferences
+from tasks.data.chat_filters import Messages
+from tasks.data.chats import clean_messages
+from tasks.data.documents.dolma_files import LineWriter
+from tasks.data.sources.rows import RowSource, check_share, read_rows, resolve_rows
+
+QUESTIONS = ("prompt", "question", "instruction")
+"""Fields that hold the question where the answers stand alone, the first that a row has."""
+RATINGS = ("{side}_rating", "score_{side}", "{side}_score")
+"""Fields that hold a side's rating, the first that a row has."""
+TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
+"""How a turn of an HH-RLHF transcript begins."""
+SPEAKERS = {"Human": "user", "Assistant": "assistant"}
+
+
+class PairsConfig(Config):
+    """Released preference pairs; no answer is sampled and no judge asked."""
+
+    kind: Literal["pairs"] = "pairs"
+    rows: RowSource = RowSource(dataset="allenai/olmo-2-1124-7b-preference-mix")
+    """Rows with `chosen` and `rejected`."""
+    ties: Literal["keep", "drop"] = "keep"
+    """Pairs whose sides have the same rating, where the rows hold ratings."""
+    max_bad_fraction: float = Field(default=0.01, ge=0, le=1)
+    """Share of unusable rows above which the stage fails."""
+
+
+def resolve(config: PairsConfig) -> PairsConfig:
+    """The config with what it will read pinned."""
+    return config.model_copy(update={"rows": resolve_rows(config.rows)})
+
+
+def build_pairs(ws: Workspace, config: PairsConfig) -> Preferences:
+    """All usable pairs in order. ValueError when too many rows are unusable, or none is left."""
+    reasons: Counter[str] = Counter()
+    ties, ratings = 0, []
+    with LineWriter(ws, "preferences.jsonl.zst") as good, LineWriter(ws, "bad/preferences.jsonl.zst") as bad:
+        for place, row in read_rows(config.rows):
+            pair, reason = ({}, "not a JSON object") if row is None else read_pair(row)
+            if reason:
+                reasons[reason] += 1
+                bad.write({"place": place, "reason": reason})
+                continue
+            rated = pair["chosen_rating"] is not None
+            tied = rated and pair["chosen_rating"] == pair["rejected_rating"]
+            ties += tied
+            if tied and config.ties == "drop":
+                continue
+            if rated:
+                ratings.append((pair["chosen_rating"], pair["rejected_rating"]))
+            good.write({"id": str(row.get("id", place)) if row else place, **pair})
+        pairs = good.rows
+    if not pairs and ties:
+        raise ValueError(f"all {ties:,} pairs are ties, and ties={config.ties!r}; use ties: keep")
+    check_share("preference pairs", pairs, reasons, config.max_bad_fraction)
+    chosen, rejected = (sum(side) / len(ratings) for side in zip(*ratings, strict=True)) if ratings else (None, None)
+    return ws.artifact(Preferences, pairs=pairs, ties=ties, mean_chosen=chosen, mean_rejected=rejected)
+
+
+def read_pair(row: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """({dataset, chosen, rejected, ratings} as the `preferences` stage writes them, reason why not usable or "")."""
+    question, reason = question_of(row)
+    if reason:
+        return {}, reason
+    sides: dict[str, Messages] = {}
+    for side in ("chosen", "rejected"):
+        sides[side], reason = conversation(row.get(side), question)
+        if reason:
+            return {}, f"{side}: {reason}"
+    chosen, rejected = sides["chosen"], sides["rejected"]
+    if chosen[:-1] != rejected[:-1]:
+        return {}, "chosen and rejected answer different questions"
+    if chosen[-1]["content"] == rejected[-1]["content"]:
+        return {}, "chosen and rejected are the same"
+    ratings = {side: rating_of(row, side) for side in sides}
+    if None in ratings.values():
+        ratings = dict.fromkeys(sides)
+    source = row.get("dataset") or row.get("source") or ""
+    return {"dataset": str(source), **sides, **{f"{side}_rating": value for side, value in ratings.items()}}, ""
+
+
+def question_of(row: dict[str, Any]) -> tuple[Messages, str]:
+    """The messages before the answers where they have a field of their own, none otherwise; or why they cannot be read."""
+    found = next((row[name] for name in QUESTIONS if row.get(name)), None)
+    if found is None:
+        return [], ""
+    if isinstance(found, str):
+        system = row.get("system")
+        before = [{"role": "system", "content": system}] if isinstance(system, str) and system.strip() else []
+        return [*before, {"role": "user", "content": found}], ""
+    messages, reason = clean_messages(found)
+    return messages, reason and f"prompt: {reason}"
+
+
+def conversation(side: Any, question: Messages) -> tuple[Messages, str]:
+    """One side with what it answers, or the reason why it is none."""
+    if isinstance(side, str):
+        messages, reason = transcript(side) if TURN.match(side) else ([{"role": "assistant", "content": side}], "")
+    else:
+        messages, reason = clean_messages(side)
+    if reason:
+        return [], reason
+    if messages[-1]["role"] != "assistant":
+        return [], "the last message is not the assistant's"
+    if not messages[-1]["content"].strip():
+        return [], "the answer is empty"
+    if all(message["role"] == "assistant" for message in messages):
+        messages = [*question, *messages]
+    return (messages, "") if len(messages) > 1 else ([], "no question")
+
+
+def transcript(text: str) -> tuple[Messages, str]:
+    """The turns of an HH-RLHF transcript: `\\n\\nHuman: …\\n\\nAssistant: …`."""
+    pieces = TURN.split(text)
+    turns = zip(pieces[1::2], pieces[2::2], strict=True)
+    return clean_messages([{"role": SPEAKERS[who], "content": said.strip()} for who, said in turns])
+
+
+def rating_of(row: dict[str, Any], side: str) -> float | None:
+    """The rating of a side, None where the row has none."""
+    found = next((row[name] for form in RATINGS if (name := form.format(side=side)) in row), None)
+    return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
+
+
+pairs = stage(build_pairs, name="pairs", version=1)

@@ -1,0 +1,279 @@
+"""Rows of post-training data as they are released. Oracles: rows written here whose fate is known, and the verifiers themselves,
+which must judge any answer to a row that is kept.
+"""
+
+import json
+from typing import Any, Literal
+
+import pytest
+
+from tasks.data import chats as chats_stage
+from tasks.data import pairs as pairs_stage
+from tasks.data import prompts as prompts_stage
+from tasks.data.chat_filters import ChatFilterConfig
+from tasks.data.chats import ChatRows, ChatsConfig, chats
+from tasks.data.ground_truth import unusable_constraint, usable_truth
+from tasks.data.pairs import PairsConfig, pairs
+from tasks.data.prompts import PromptRows, PromptsConfig, prompts
+from tasks.data.sources.rows import RowSource
+from tasks.verifiers import verify
+
+USER = [{"role": "user", "content": "q"}]
+GOOD = {"messages": USER, "ground_truth": "4", "dataset": "gsm8k"}
+BULLETS = {"func_name": "verify_bullet_points", "N": 3}
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(rows: list[Any]) -> RowSource:
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return RowSource(paths=(str(path),))
+
+    return write
+
+
+def asked(bench, rows: RowSource, ground_truth: Literal["required", "optional"] = "required", **options):
+    source = PromptRows(name="file", rows=rows, **options)
+    return bench.run(prompts, prompts_stage.resolve(PromptsConfig(sources=(source,), ground_truth=ground_truth)))
+
+
+UNUSABLE = [
+    ({"func_name": "verify_letter_frequency", "letter": "ab", "N": 1}, "letter='ab' is not a single character"),
+    ({"func_name": "verify_letter_frequency", "letter": "", "N": 1}, "letter is empty"),
+    ({"func_name": "verify_bullet_points"}, "lacks N"),
+    ({"func_name": "verify_bullet_points", "N": None}, "lacks N"),
+    ({"func_name": "verify_bullet_points", "N": True}, "N=True is not a whole number"),
+    ({"func_name": "verify_bullet_points", "N": -1}, "N=-1 is below 0"),
+    ({"func_name": "verify_bullet_points", "N": 1.5}, "N=1.5 is not a whole number"),
+    ({"func_name": "validate_word_constraint", "N": "10", "quantifier": "at least"}, "N='10' is not a whole number"),
+    ({"func_name": "validate_word_constraint", "N": 10, "quantifier": "exactly"}, "quantifier='exactly' is none of"),
+    ({"func_name": "verify_paragraph_count", "N": 0}, "N=0 is below 1"),
+    ({"func_name": "validate_paragraphs", "N": 2, "i": 3, "first_word": "so"}, "i=3 is beyond N=2"),
+    ({"func_name": "validate_paragraphs", "N": 2, "i": 0, "first_word": "so"}, "i=0 is below 1"),
+    ({"func_name": "validate_sections", "N": 2, "section_splitter": ""}, "section_splitter is empty"),
+    ({"func_name": "validate_response_language", "language": "klingon"}, "language='klingon' is not a code"),
+    ({"func_name": "verify_keywords", "keyword_list": "rain"}, "keyword_list='rain' is not a list of words"),
+    ({"func_name": "verify_keywords", "keyword_list": ["rain", 3]}, "is not a list of words"),
+    ({"func_name": "validate_choice", "options": []}, "options is empty"),
+    ({"func_name": "validate_emoji"}, "func_name 'validate_emoji' is not a constraint"),
+    ({"func_name": ["validate_title"]}, "is not a constraint"),
+    ({}, "func_name None is not a constraint"),
+    ("yes", "ground truth 'yes' is no JSON"),
+    ([1, 2], "not an object with func_name"),
+]
+
+
+@pytest.mark.parametrize(("truth", "reason"), UNUSABLE)
+def test_a_constraint_that_cannot_be_judged_has_a_reason(truth, reason):
+    text = truth if isinstance(truth, str) else json.dumps(truth)
+    assert reason in unusable_constraint(text)
+
+
+USABLE = [
+    BULLETS,
+    BULLETS | {"quantifier": None, "letter": "ab"},
+    {"func_name": "verify_letter_frequency", "letter": "a", "N": 0},
+    {"func_name": "validate_word_constraint", "N": 10, "quantifier": "around"},
+    {"func_name": "validate_paragraphs", "N": 3, "i": 3, "first_word": "so"},
+    {"func_name": "validate_response_language", "language": "de"},
+    {"func_name": "validate_forbidden_words", "forbidden_words": []},
+    {"func_name": "validate_json_format"},
+    {"func_name": "validate_sections", "N": 2, "section_splitter": "SECTION"},
+]
+
+
+@pytest.mark.parametrize("truth", USABLE)
+def test_what_passes_can_be_judged_whatever_the_answer_is(truth):
+    assert unusable_constraint(json.dumps(truth)) == ""
+    for text in ("", "a", "so\n\nit\n\ngoes", '{"a": 1}', "*" * 40, "<<x>>", "SECTION 1 SECTION 2", "\x00"):
+        assert verify("ifeval", text, json.dumps(truth)).correct in (True, False)
+
+
+def test_rows_that_no_verifier_can_use_are_set_aside_with_their_reasons(bench, written):
+    good = [GOOD | {"messages": [user(str(i))]} for i in range(40)]
+    bad = [
+        {"messages": USER, "ground_truth": t if isinstance(t, str) else json.dumps(t), "dataset": "ifeval"}
+        for t, _ in UNUSABLE
+    ]
+    with pytest.raises(ValueError, match=r"22 of 62 rows are unusable .* max_bad_fraction=0.01"):
+        asked(bench, written([*good, *bad]))
+    made = asked(bench, written([*good, *bad]), max_bad_fraction=1.0)
+    assert made.prompts == 40
+    reasons = [row["reason"] for row in bench.rows(made, "bad/")]
+    assert all(reason in found for (_, reason), found in zip(UNUSABLE, reasons, strict=True))
+
+
+def test_truth_and_dataset_may_be_lists_of_one(bench, written):
+    rows = [{"messages": USER, "ground_truth": ["4"], "dataset": ["gsm8k"]}, GOOD | {"ground_truth": 4}]
+    made = asked(bench, written(rows))
+    assert [(row["ground_truth"], row["dataset"]) for row in bench.rows(made, "prompts")] == [("4", "gsm8k")] * 2
+    assert usable_truth(["gsm8k", "math"], ["4", "4"])[2] == "dataset is a list of 2, and one verifier judges a row"
+    assert usable_truth(["gsm8k"], [])[2] == "no ground truth"
+    assert usable_truth("gsm8k", {"a": 1})[2].endswith("and gsm8k compares text")
+
+
+def test_a_language_model_needs_no_ground_truth(bench, written):
+    rows = [{"messages": [user(f"river {i}")], "source": "wildchat"} for i in range(3)] + [GOOD]
+    with pytest.raises(ValueError, match="no ground truth"):
+        asked(bench, written(rows))
+    made = asked(bench, written(rows), ground_truth="optional")
+    assert made.datasets == {"gsm8k": 1, "unverified": 3}
+    assert [row["ground_truth"] for row in bench.rows(made, "prompts")] == [None, None, None, "4"]
+
+
+def test_the_last_answer_is_cut_off_or_the_file_refused(bench, written):
+    talk = [user("a"), assistant("b"), user("c"), assistant("d")]
+    rows = written([GOOD | {"messages": talk}, GOOD])
+    made = asked(bench, rows)
+    assert [row["messages"] for row in bench.rows(made, "prompts")] == [talk[:-1], USER]
+    with pytest.raises(ValueError, match=r"'file': .*:1 ends with the assistant.*last_answer: cut_off"):
+        asked(bench, rows, last_answer="refuse")
+
+
+def read_pairs(bench, rows: RowSource, **options):
+    return bench.run(pairs, pairs_stage.resolve(PairsConfig(rows=rows, **options)))
+
+
+CHOSEN, REJECTED = [user("Name rivers."), assistant("Elbe, Rhine.")], [user("Name rivers."), assistant("No.")]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Name rivers.", "chosen": CHOSEN, "rejected": REJECTED, "source": "ultrafeedback"},
+        {"chosen": CHOSEN, "rejected": REJECTED},
+        {"prompt": "Name rivers.", "chosen": "Elbe, Rhine.", "rejected": "No."},
+        {"system": "", "question": "Name rivers.", "chosen": "Elbe, Rhine.", "rejected": "No."},
+        {"prompt": CHOSEN[:1], "chosen": CHOSEN[1:], "rejected": REJECTED[1:]},
+        {
+            "chosen": "\n\nHuman: Name rivers.\n\nAssistant: Elbe, Rhine.",
+            "rejected": "\n\nHuman: Name rivers.\n\nAssistant: No.",
+        },
+    ],
+)
+def test_released_pairs_are_read(bench, written, row):
+    made = read_pairs(bench, written([row]))
+    (read,) = bench.rows(made, "preferences")
+    assert (read["chosen"], read["rejected"]) == (CHOSEN, REJECTED)
+    assert (made.pairs, made.ties, made.mean_chosen) == (1, 0, None)
+
+
+def test_transcripts_keep_all_turns(bench, written):
+    start = "\n\nHuman: a\n\nAssistant: b\n\nHuman: Assistant: is that you?\n\nAssistant:"
+    made = read_pairs(bench, written([{"chosen": f"{start} yes\n\nindeed", "rejected": f"{start} no"}]))
+    (read,) = bench.rows(made, "preferences")
+    assert read["chosen"] == [user("a"), assistant("b"), user("Assistant: is that you?"), assistant("yes\n\nindeed")]
+
+
+def test_ratings_and_ties_are_counted(bench, written):
+    row = {"chosen": CHOSEN, "rejected": REJECTED}
+    rows = written([row | {"score_chosen": 5, "score_rejected": 2}, row | {"score_chosen": 3, "score_rejected": 3.0}])
+    made = read_pairs(bench, rows)
+    assert (made.pairs, made.ties, made.mean_chosen, made.mean_rejected) == (2, 1, 4.0, 2.5)
+    assert read_pairs(bench, rows, ties="drop").pairs == 1
+
+
+def test_pairs_that_cannot_be_compared_have_a_reason(bench, written):
+    other = [user("Name hills."), assistant("No.")]
+    rows = [
+        {"chosen": CHOSEN, "rejected": REJECTED},
+        {"chosen": CHOSEN, "rejected": other},
+        {"chosen": CHOSEN, "rejected": CHOSEN},
+        {"chosen": CHOSEN},
+        {"chosen": "Elbe.", "rejected": "No."},
+        {"chosen": CHOSEN, "rejected": [*REJECTED, user("why?")]},
+        {"chosen": [user("q"), {"role": "tool", "content": "x"}], "rejected": REJECTED},
+        {"chosen": CHOSEN, "rejected": [user("Name rivers."), assistant(" ")]},
+    ]
+    made = read_pairs(bench, written(rows), max_bad_fraction=1.0)
+    assert [row["reason"] for row in bench.rows(made, "bad/")] == [
+        "chosen and rejected answer different questions",
+        "chosen and rejected are the same",
+        "rejected: no messages",
+        "chosen: no question",
+        "rejected: the last message is not the assistant's",
+        "chosen: role 'tool'",
+        "rejected: the answer is empty",
+    ]
+
+
+def talk(bench, rows: RowSource, **options):
+    source = ChatRows(name="file", rows=rows, **options)
+    return bench.run(chats, chats_stage.resolve(ChatsConfig(sources=(source,))))
+
+
+def test_chats_of_every_shape_are_read_or_refused_by_name(bench, written):
+    system = {"role": "system", "content": "Be brief."}
+    kept = [
+        [system, user("a"), assistant("b")],
+        [user("a"), assistant("b"), assistant("c"), user("d"), assistant("e")],
+        [user(""), assistant("b")],
+    ]
+    rows = [*kept, [{"role": "system", "content": " "}, user("a"), assistant("b")]]
+    bad = {
+        "role 'tool'": [user("a"), {"role": "tool", "content": "x"}, assistant("b")],
+        "role 'function'": [user("a"), {"role": "function", "content": "x"}, assistant("b")],
+        "a message with tool_calls": [user("a"), {"role": "assistant", "content": None, "tool_calls": [{"id": 1}]}],
+        "a message without text": [user("a"), {"role": "assistant", "content": None}],
+        "an empty answer": [user("a"), assistant("b"), user("c"), assistant(" ")],
+        "no assistant message": [user("a")],
+    }
+    made = talk(bench, written([{"messages": m} for m in [*rows, *bad.values()]]), max_bad_fraction=1.0)
+    assert [row["messages"] for row in bench.rows(made, "chats")] == [*kept, [user("a"), assistant("b")]]
+    assert [row["reason"] for row in bench.rows(made, "bad/")] == list(bad)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "My knowledge cutoff is October 2023.",
+        "As of my last update in 2021, that was true.",
+        "My training data only goes up to 2022.",
+        "I have a knowledge cut-off of April 2023",
+    ],
+)
+def test_mentions_of_a_date_cutoff_are_left_out(bench, written, answer):
+    fine = "Add the trimmings and cut off the stalk; my train ends in Ulm."
+    rows = [{"messages": [user("knowledge cutoff?"), assistant(text)]} for text in (answer, fine)]
+    made = talk(bench, written(rows), filter=ChatFilterConfig(mentions=("date_cutoff",)))
+    assert [row["messages"][1]["content"] for row in bench.rows(made, "chats")] == [fine]
+    assert [row["reason"] for row in bench.rows(made, "dropped/")] == ["mentions a date cut-off"]
+    assert talk(bench, written(rows)).chats == 2
+
+
+def test_caps_take_a_seeded_choice_of_each_origin(bench, written):
+    rows = written(
+        [{"messages": [user(str(i)), assistant("x")], "source": "big" if i % 4 else "small"} for i in range(80)]
+    )
+
+    def taken(seed: int) -> list[str]:
+        made = talk(bench, rows, filter=ChatFilterConfig(caps={"big": 7, "small": 50}, seed=seed))
+        return [row["messages"][0]["content"] for row in bench.rows(made, "chats")]
+
+    first = taken(1)
+    big = [int(i) for i in first if int(i) % 4]
+    assert len(big) == 7
+    assert len(first) == 27
+    assert max(big) > 40, "not merely the first ones"
+    assert first == taken(1)
+    assert first != taken(2)
+    none = talk(bench, rows, filter=ChatFilterConfig(caps={"big": 0}))
+    assert none.chats == 20
+
+
+def test_lengths_and_languages_are_filtered(bench, written):
+    german = "Der Fluss fliesst durch das Tal und der Garten liegt an der alten Steinbruecke."
+    english = "The river flows through the valley and the garden lies by the old stone bridge."
+    rows = written([{"messages": [user("q"), assistant(text)]} for text in (german, english, "ok", english * 9)])
+    made = talk(bench, rows, filter=ChatFilterConfig(languages=("en",), min_chars=5, max_chars=300))
+    assert [row["messages"][1]["content"] for row in bench.rows(made, "chats")] == [english]
+    assert [row["reason"] for row in bench.rows(made, "dropped/")] == ["another language", "short answers", "too long"]
