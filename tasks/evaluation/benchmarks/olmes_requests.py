@@ -19,6 +19,7 @@ from tasks.data.sources.listing import SourceFile, find_files
 from tasks.evaluation.benchmarks.answers import drop_exact, drop_f1, gsm8k_match, squad_f1, squad_match
 from tasks.evaluation.benchmarks.items import (
     LARGE_SET_LIMIT,
+    Boundary,
     Generation,
     Item,
     ItemScore,
@@ -67,6 +68,8 @@ class OlmesRequestsBenchmark(Config):
     `generate` answers freely where rows carry stop sequences."""
     normalisation: Normalisation | Literal["published"] = "published"
     """Of ranked choices; `published` follows RECIPE I.2, raw for lettered choices."""
+    boundary: Boundary = "lm_eval"
+    """Whether whitespace that ends a context is encoded with the continuation (`lm_eval`) or with the context (`in_loop`)."""
     limit: int | None = Field(default=None, ge=1)
     """Items to evaluate; None evaluates all, but 1,000 of the sets that OLMES draws from (RECIPE I.2, I.3)."""
     max_context: int | None = Field(default=None, ge=2)
@@ -202,20 +205,20 @@ def requests(
     config: OlmesRequestsBenchmark, items: Sequence[Item], chat: bool
 ) -> list[tuple[Generation | Likelihood, ...]]:
     """What to ask for each item: the rendered completion prompts, of chat models too, as OLMES does for DROP."""
-    return [item_requests(item) for item in items]
+    return [item_requests(item, config.boundary) for item in items]
 
 
-def item_requests(item: Item) -> tuple[Generation | Likelihood, ...]:
+def item_requests(item: Item, boundary: Boundary) -> tuple[Generation | Likelihood, ...]:
     data = item.data
     prompts = [Prompt(text=context) for context in data["contexts"]]
     if data["scoring"] == "generate":
         return (Generation(prompts[0], data["max_new_tokens"], data["stop"]),)
     if data["scoring"] == "bits_per_byte":
         place = gold_place(data)
-        return (Likelihood(prompts[place], data["continuations"][place]),)
-    wanted = [Likelihood(prompt, text) for prompt, text in zip(prompts, data["continuations"], strict=True)]
+        return (Likelihood(prompts[place], data["continuations"][place], boundary),)
+    wanted = [Likelihood(prompt, text, boundary) for prompt, text in zip(prompts, data["continuations"], strict=True)]
     if data["normalisation"] == "pmi":
-        wanted += [Likelihood(Prompt(text=UNCONDITIONAL_CONTEXT), text) for text in data["continuations"]]
+        wanted += [Likelihood(Prompt(text=UNCONDITIONAL_CONTEXT), text, boundary) for text in data["continuations"]]
     return tuple(wanted)
 
 
