@@ -51,6 +51,7 @@ DRAWN_FROM = frozenset({"arc_easy", "boolq", "drop", "hellaswag", "naturalqs_ope
 """Tasks of which OLMES evaluates 1,000 items; every other set is whole, however large (RECIPE I.2, I.3)."""
 
 UNCONDITIONAL_CONTEXT = "Answer:"
+BITS_METRICS = ("bits_per_byte", "logits_per_byte")
 DEFAULT_NEW_TOKENS = 512
 FILES = ("config.json", "requests.jsonl", "requests.jsonl.gz")
 
@@ -135,7 +136,9 @@ def make_item(config: OlmesRequestsBenchmark, settings: dict[str, Any], group: l
     """The rows of one document as an item."""
     group = sorted(group, key=lambda row: row["idx"])
     first = group[0]
-    scoring = rendered_scoring(group) if config.scoring == "rendered" else config.scoring
+    scoring = (
+        rendered_scoring(group, asks_for_bits(config, settings)) if config.scoring == "rendered" else config.scoring
+    )
     request = first["request"]
     gold = gold_text(group, first["label"])
     core = str(settings.get("task_core") or first["task_name"].split(":")[0])
@@ -158,11 +161,25 @@ def make_item(config: OlmesRequestsBenchmark, settings: dict[str, Any], group: l
     return Item(str(first["doc_id"]), f"{question_text(first)}\n{gold}", gold, data)
 
 
-def rendered_scoring(group: Sequence[dict[str, Any]]) -> str:
+def asks_for_bits(config: OlmesRequestsBenchmark, settings: dict[str, Any]) -> bool:
+    """Whether the task was rendered for the bits per byte of its gold answers, whatever its requests' type.
+
+    Its primary metric, `compute_gold_bpb`, its alias or the name of its folder say so.
+    """
+    names = (str((settings.get("metadata") or {}).get("alias", "")), config.path.rstrip("/").rsplit("/", 1)[-1])
+    metric = str(settings.get("primary_metric", ""))
+    return (
+        metric.startswith(BITS_METRICS) or bool(settings.get("compute_gold_bpb")) or any("bpb" in one for one in names)
+    )
+
+
+def rendered_scoring(group: Sequence[dict[str, Any]], bits: bool) -> str:
     """Lettered or cloze choices are ranked, a lone continuation is scored in bits, the rest is generated."""
-    if group[0]["request_type"].startswith("generate_until"):
-        return "generate"
-    return "rank" if len(group) > 1 else "bits_per_byte"
+    if len(group) > 1:
+        return "rank"
+    alone = group[0]
+    generated = alone["request_type"].startswith("generate_until")
+    return "generate" if generated and not (bits and alone["request"].get("continuation")) else "bits_per_byte"
 
 
 def choose_normalisation(config: OlmesRequestsBenchmark, core: str, task_name: str) -> Normalisation:

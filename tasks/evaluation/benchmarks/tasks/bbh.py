@@ -8,7 +8,7 @@ hand.
 import re
 
 from tasks.evaluation.benchmarks.shots import curated_rows
-from tasks.evaluation.benchmarks.task import Document, Format, Row, Task
+from tasks.evaluation.benchmarks.task import Average, Document, Format, Row, Task
 
 THINK = "Let's think step by step."
 YES_NO = ("causal_judgement", "navigate", "web_of_lies", "sports_understanding")
@@ -79,6 +79,7 @@ def score(document: Document, text: str) -> tuple[dict[str, float], str]:
     return {"exact_match": float(normal(group, extracted) == normal(group, document.references[0]))}, extracted
 
 
+AVERAGES: tuple[tuple[str, Average], ...] = (("bbh", "macro"), ("bbh_chat", "micro"))
 TASKS = tuple(
     Task(
         name=name,
@@ -101,5 +102,5 @@ TASKS = tuple(
         role="held_out",
         chat="turns",
     )
-    for name, average in (("bbh", "macro"), ("bbh_chat", "micro"))
+    for name, average in AVERAGES
 )
