@@ -11,6 +11,7 @@ from tasks.evaluation.benchmarks.gsm8k import GSM8KBenchmark
 from tasks.evaluation.benchmarks.olmes import OlmesBenchmark
 from tasks.evaluation.benchmarks.olmes_requests import OlmesRequestsBenchmark
 from tasks.evaluation.benchmarks.task import Role
+from tasks.evaluation.benchmarks.template import TemplateBenchmark
 
 if TYPE_CHECKING:
     from tasks.evaluation.benchmarks import Benchmark
@@ -27,7 +28,7 @@ def role_of(benchmark: "Benchmark") -> Role:
     match benchmark:
         case OlmesBenchmark():
             return benchmark.role
-        case GSM8KBenchmark():
+        case GSM8KBenchmark() | TemplateBenchmark():
             return benchmark.role
         case OlmesRequestsBenchmark():
             if benchmark.role:
