@@ -25,13 +25,14 @@ class Answers(Config):
     metric: str = "exact_match"
     lower_is_better: bool = False
     items: bool = True
+    role: str = "dev"
 
 
 def make_scores(ws: Workspace, config: Answers) -> Scores:
     n = len(config.values)
     mean = sum(config.values) / n
     row = {"name": "maths", "primary": config.metric, "score": mean, "stderr": 0.05, "n": n,
-           "lower_is_better": config.lower_is_better}  # fmt: skip
+           "lower_is_better": config.lower_is_better, "role": config.role}  # fmt: skip
     ws.write_json("scores.json", {"label": config.label, "checkpoint": "", "benchmarks": [row]})
     if config.items:
         rows = [{"id": str(i), "metrics": {config.metric: v}} for i, v in enumerate(config.values)]
@@ -109,3 +110,10 @@ def test_names_must_fit(desk):
             {"scores": [one], "config": RankConfig(benchmark="physics", candidates=("a",))},
             lambda *event: None,
         )
+
+
+def test_candidates_are_not_ranked_by_a_held_out_benchmark(tmp_path):
+    desk = Desk(tmp_path)
+    scores = [desk.scores(name, values, role="held_out") for name, values in (("a", [1.0, 0.0]), ("b", [1.0, 1.0]))]
+    with pytest.raises(ValueError, match="cannot be ranked by 'maths', which is held out"):
+        desk.rank(scores, ("a", "b"))

@@ -83,6 +83,10 @@ def test_roles_are_those_of_table_20():
     assert {"agi_eval", "gsm8k", "gsm8k_held_out", "mmlu_pro", "triviaqa", "bbh", "minerva_math"} <= held_out
     assert not held_out & {"gsm_star", "arc_challenge", "mmlu", "drop", "squad", "coqa", "jeopardy", "naturalqs"}
     assert role_of(GSM8KBenchmark()) == "held_out"
+    for rows, role in (({"paths": ["/d/gsm8k/test.jsonl"]}, "held_out"), ({"paths": ["quiz.jsonl"]}, "dev"),
+                       ({"paths": ["/d/gsm8k/train.jsonl"]}, "dev")):  # fmt: skip
+        assert role_of(GSM8KBenchmark.model_validate({"rows": rows})) == role
+    assert role_of(GSM8KBenchmark(role="dev")) == "dev"
     for path, role in (
         ("/x/gsm8k__gold_bpb_5shot", "held_out"),
         ("/x/gsm8k/gold", "held_out"),
