@@ -33,6 +33,7 @@ from tasks.evaluation.benchmarks import (
 )
 from tasks.evaluation.benchmarks.items import Estimate, Item, Likelihood, estimate_mean, macro_average
 from tasks.evaluation.inference import Asked, ask, request_names
+from tasks.evaluation.paired import error_of_mean
 from tasks.generation import checkpoint_generator
 
 
@@ -149,7 +150,8 @@ def evaluate_benchmark(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
         for one, wanted in zip(items, requests, strict=True)
     ]
     ws.write_jsonl(f"items/{benchmark.name}.jsonl.zst", item_rows(items, scored))
-    return summarise(benchmark.name, primary_metric(benchmark, items), scored, asked)
+    clusters = [item.data.get("cluster") for item in items]
+    return summarise(benchmark.name, primary_metric(benchmark, items), scored, asked, clusters)
 
 
 @lru_cache(maxsize=1)
@@ -170,14 +172,22 @@ def item_rows(items: Sequence[Item], scored: Sequence[ItemScore]) -> list[dict[s
             "answer": score.answer,
             "extracted": score.extracted,
             "metrics": score.metrics,
+            "cluster": item.data.get("cluster"),
         }
         for item, score in zip(items, scored, strict=True)
     ]
 
 
-def summarise(name: str, primary: str, scored: Sequence[ItemScore], asked: Asked) -> dict[str, Any]:
-    """Means and standard errors over items."""
-    metrics = {metric: estimate_mean([score.metrics[metric] for score in scored]) for metric in scored[0].metrics}
+def summarise(
+    name: str, primary: str, scored: Sequence[ItemScore], asked: Asked, clusters: Sequence[str | None]
+) -> dict[str, Any]:
+    """Means and standard errors over items, clustered where the items name their cluster (CoQA passages, MMLU subjects)."""
+    metrics = {}
+    for metric in scored[0].metrics:
+        values = [score.metrics[metric] for score in scored]
+        plain = estimate_mean(values)
+        clustered = error_of_mean(values, clusters)
+        metrics[metric] = plain if clustered is None else Estimate(plain.value, clustered, plain.n)
     return {
         "name": name,
         "primary": primary,
