@@ -35,13 +35,12 @@ def rank_candidates(ws: Workspace, scores: list[Scores], config: RankConfig) -> 
     check_candidates(scores, config)
     rows = [benchmark_row(ws, score, config.benchmark) for score in scores]
     direction = -1 if rows[0]["lower_is_better"] else 1
-    finite = [place for place in range(len(scores)) if isfinite(rows[place]["score"])]
-    unranked = {
-        config.candidates[place]: str(rows[place]["score"]) for place in range(len(scores)) if place not in finite
-    }
+    # JSON has no NaN: it is stored as null.
+    finite = [place for place, row in enumerate(rows) if row["score"] is not None and isfinite(row["score"])]
+    unranked = [config.candidates[place] for place in range(len(rows)) if place not in finite]
     if not finite:
         raise ValueError(
-            f"no candidate has a finite score of {config.benchmark!r}: {unranked}; look at their trainings"
+            f"no candidate has a finite score of {config.benchmark!r}: {', '.join(unranked)}; look at their trainings"
         )
     order = sorted(finite, key=lambda place: (-direction * rows[place]["score"], place))
     found = [difference(ws, scores, rows, order[0], place) for place in order[1:]]
