@@ -88,7 +88,7 @@ def ours(job: dict[str, Any]) -> tuple[float, list[Any]]:
     return cpu_seconds() - begun, answers
 
 
-def no_generator(*_: Any) -> Any:
+def no_generator(prompts: Any, sampling: Any, progress: Any = None) -> Any:
     raise AssertionError("likelihoods need no generation")
 
 

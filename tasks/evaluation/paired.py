@@ -26,10 +26,12 @@ def comparer(ws: Workspace) -> Comparer:
         return known[key]
 
     def found(first: Sequence[Scores], second: Scores, benchmark: str) -> Comparison:
-        sides = [items(score, benchmark) for score in (*first, second)]
-        *before, after = [side for side in sides if side is not None] if None not in sides else [None]
-        common = {id for id in after[0] if all(id in side[0] for side in before)} if after else set()
-        if not after or not common:
+        sides = [side for score in (*first, second) if (side := items(score, benchmark)) is not None]
+        if len(sides) <= len(first):
+            return independent(first, second, benchmark)
+        *before, after = sides
+        common = {id for id in after[0] if all(id in side[0] for side in before)}
+        if not common:
             return independent(first, second, benchmark)
         mean = {id: fsum(side[0][id] for side in before) / len(before) for id in after[0] if id in common}
         return compare(mean, after[0], after[1])
