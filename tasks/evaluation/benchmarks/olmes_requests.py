@@ -16,7 +16,7 @@ from pydantic import Field
 from model.config import Config
 from tasks.data.dolma import open_lines
 from tasks.data.sources.listing import SourceFile, find_files
-from tasks.evaluation.benchmarks.answers import drop_exact, drop_f1, gsm8k_match, squad_f1, squad_match
+from tasks.evaluation.benchmarks.answers import before_stops, drop_exact, drop_f1, gsm8k_match, squad_f1, squad_match
 from tasks.evaluation.benchmarks.items import (
     LARGE_SET_LIMIT,
     Boundary,
@@ -251,7 +251,7 @@ def score(
     if data["scoring"] == "generate":
         (text,) = answers
         assert isinstance(text, str)
-        return score_generated(data["core"], text, data["references"])
+        return score_generated(data["core"], before_stops(text, data["stop"]), data["references"])
     ranked = [answer for answer in answers if isinstance(answer, LikelihoodAnswer)]
     if data["scoring"] == "bits_per_byte":
         return score_bits(data["continuations"][gold_place(data)], ranked[0])

@@ -17,7 +17,7 @@ from tasks.evaluation.benchmarks.olmes import OlmesBenchmark
 from tasks.evaluation.benchmarks.olmes_requests import OlmesRequestsBenchmark, load_items
 from tasks.evaluation.benchmarks.roles import role_of
 from tasks.evaluation.benchmarks.tasks import all_tasks
-from tasks.evaluation.comparison import paired, with_holm
+from tasks.evaluation.differences import paired, with_holm
 from tasks.evaluation.questions import EvaluateConfig, context_of
 from tasks.evaluation.selection import TABLES, select
 from tasks.evaluation.suites import SuiteConfig, check_suites, over_groups, score_suites
@@ -222,7 +222,9 @@ def test_items_of_one_passage_count_as_one_when_they_move_together():
 def test_equal_models_have_no_difference():
     values = {str(n): (float(n % 2), "") for n in range(10)}
     found = paired("b", "m", values, values)
-    assert (found.difference, found.stderr, found.discordant, found.p) == (0.0, 0.0, 0, 1.0)
+    assert (found.difference, found.discordant, found.p) == (0.0, 0, 1.0)
+    # One item either way is added: equal answers on few items prove little.
+    assert found.stderr > 0
 
 
 def test_many_benchmarks_are_corrected():
