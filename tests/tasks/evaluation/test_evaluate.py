@@ -175,7 +175,7 @@ def test_an_empty_continuation_is_refused_by_name_before_the_model_is_asked(mode
     ]
     with pytest.raises(ValueError, match="benchmark 'mine', item 'second', request 1 has an empty continuation"):
         request_names("mine", items, asked)
-    with pytest.raises(ValueError, match="^the second one has an empty continuation"):
+    with pytest.raises(ValueError, match=r"^the second one has an empty continuation"):
         encode_pairs(TOKENIZER, [*asked[0], asked[1][1]], ["the first one", "the second one"])
 
 
