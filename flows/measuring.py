@@ -19,7 +19,7 @@ from infra.settings import Execution
 from infra.storage.store import Store
 from infra.workspace import open_artifact
 from tasks.artifacts import Checkpoint, Scores
-from tasks.evaluation.comparison import Difference, compare_scores, differing_items
+from tasks.evaluation.differences import Difference, compare_scores, differing_items
 from tasks.evaluation.evaluate import EvaluateConfig, evaluate, resolve
 from tasks.evaluation.rescore import rescore
 from tasks.evaluation.selection import select

@@ -3,6 +3,8 @@
 Every payload is a folder. Names below are relative to it.
 """
 
+from typing import Any
+
 from pydantic import Field
 
 from infra.records.artifact import Artifact
@@ -150,9 +152,13 @@ class Ranking(Artifact):
     order: list[str]
     scores: dict[str, float]
     stderr: dict[str, float]
+    outcome: str = "undecided"
+    """The best candidate where it is better than all others beyond chance, else "undecided"."""
 
 
 class Report(Artifact):
     """`report.html`, one self-contained page, and `report.json`, the same figures."""
 
     summary: dict[str, float]
+    gains: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Per stage of the main line, and for the sweep: gain, stderr (paired), n, discordant, and words."""

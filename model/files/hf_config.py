@@ -46,6 +46,13 @@ class _Rope(_Read):
     rope_theta: float | None = None
 
 
+class _NoScaling(_Read):
+    """A `rope_scaling` that says none: under its present name or its former one (`type`)."""
+
+    rope_type: Literal["default"] = "default"
+    type: Literal["default"] = "default"
+
+
 class _HubConfig(_Read):
     """What of config.json the forward pass depends on. Absent fields that OLMo 2 needs are errors: readers differ in
     what they assume.
@@ -67,7 +74,7 @@ class _HubConfig(_Read):
     hidden_act: Literal["silu"] = "silu"
     attention_bias: Literal[False] = False
     tie_word_embeddings: Literal[False] = False
-    rope_scaling: None = None
+    rope_scaling: _NoScaling | None = None
     quantization_config: None = None
 
     @field_validator("architectures")

@@ -134,6 +134,11 @@ def _files(folder: Path) -> list[Path]:
         names = sorted(set(read_json(folder / INDEX, Index).weight_map.values()))
         if elsewhere := [name for name in names if Path(name).name != name]:
             raise ValueError(f"{folder / INDEX} names weight files that do not lie beside it: {elsewhere}")
+        if "model.safetensors" not in names and (folder / "model.safetensors").is_file():
+            raise ValueError(
+                f"{folder} holds model.safetensors beside an index that names {', '.join(names)}: two models may lie there; "
+                "remove the one that is wrong"
+            )
     else:
         names = ["model.safetensors"]
     missing = [name for name in names if not (folder / name).is_file()]

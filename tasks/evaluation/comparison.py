@@ -1,145 +1,110 @@
-"""Two evaluations side by side, by the items that both answered.
+"""Comparing two models on the items that both answered (Miller 2024, "Adding error bars to evals").
 
-Two models that answer the same items make errors together, so the standard error of their difference comes from the items'
-differences, not from two independent errors. `p_holm` is corrected for the number of benchmarks (Holm 1979).
+The two answer the same questions, so the errors that the questions bring cancel: what counts is the spread of the
+differences per item. Items of one cluster (a CoQA passage, an MMLU subject) are one draw and may all differ together.
+Deviation: with no two different differences the sample tells nothing of their spread; then one item either way is added.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import erfc, sqrt
-from typing import Any
 
-from infra.workspace import Workspace
-from tasks.artifacts import Scores
-
-INTERVAL_ERRORS = 1.96
-"""Standard errors on each side of a 95 % interval."""
-DETECTABLE_ERRORS = 2.8
-"""Standard errors of the smallest difference that a two-sided 5 % test finds with 80 % power: 1.96 + 0.84."""
+Z_95 = 1.959964
+"""Standard errors of a two-sided interval at 95 %."""
+Z_POWER = 2.801585
+"""Standard errors of the smallest difference found with 80 % power by a two-sided test at 5 %."""
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
-    """How much better the second evaluation is on one benchmark."""
+class Comparison:
+    """Second model minus first, over common items."""
 
-    benchmark: str
-    metric: str
-    first: float
-    second: float
     difference: float
-    """Mean of second minus first over the common items."""
     stderr: float
-    low: float
-    high: float
-    items: int
+    n: int
+    """Items that both answered."""
     discordant: int
-    """Items on which the two differ."""
-    detectable: float
-    """The smallest difference that this many such items can show."""
-    p: float
-    p_holm: float
-    lower_is_better: bool
+    """Items with different scores: only these tell the two apart."""
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % of intervals made like this hold the true difference."""
+        return self.difference - Z_95 * self.stderr, self.difference + Z_95 * self.stderr
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided, by the normal distribution."""
+        return two_sided(self.difference, self.stderr)
+
+    @property
+    def smallest_shown(self) -> float:
+        """The smallest true difference that this many items would show four times in five."""
+        return Z_POWER * self.stderr
+
+    @property
+    def words(self) -> str:
+        """What the comparison shows, in plain words."""
+        low, high = self.interval
+        if low <= 0 <= high:
+            return f"no effect shown (these {self.n:,} items would show {self.smallest_shown:.2g})"
+        return "gain" if low > 0 else "loss"
 
 
-def compare_scores(ws: Workspace, first: Scores, second: Scores) -> list[Difference]:
-    """Every benchmark that both evaluations have with items. Raises ValueError when there is none."""
-    tables = [{row["name"]: row for row in ws.read_json(one, "scores.json")["benchmarks"]} for one in (first, second)]
-    found = []
-    for name, row in tables[0].items():
-        file = f"items/{name}.jsonl.zst"
-        if name not in tables[1] or not all(file in ws.files(one) for one in (first, second)):
-            continue
-        metric = row["primary"]
-        values = [item_values(ws, one, file, metric) for one in (first, second)]
-        if values[0].keys() & values[1].keys():
-            found.append(paired(name, metric, values[0], values[1], row["lower_is_better"]))
-    if not found:
+def compare(
+    first: Mapping[str, float], second: Mapping[str, float], clusters: Mapping[str, str] | None = None
+) -> Comparison:
+    """The paired comparison of item scores by id. `clusters` names the cluster of each item (None: items are independent).
+
+    Raises ValueError where no item is common.
+    """
+    common = [item for item in first if item in second]
+    if not common:
         raise ValueError(
-            f"{first.label} and {second.label} have no benchmark with common items: {', '.join(sorted(tables[0]))} and "
-            f"{', '.join(sorted(tables[1]))}"
+            f"two models answered {len(first):,} and {len(second):,} items and none in common; evaluate them with one config"
         )
-    return with_holm(found)
-
-
-def item_values(ws: Workspace, scores: Scores, file: str, metric: str) -> dict[str, tuple[float, str]]:
-    """(value, group) of every item. ValueError when the items lack the metric."""
-    rows = list(ws.read_jsonl(scores, file))
-    if lacking := [row["id"] for row in rows if metric not in row["metrics"]]:
-        raise ValueError(f"{scores.label}: item {lacking[0]} of {file} has no metric {metric!r}; evaluate it again")
-    return {row["id"]: (row["metrics"][metric], row.get("group", "")) for row in rows}
-
-
-def paired(
-    name: str,
-    metric: str,
-    first: Mapping[str, tuple[float, str]],
-    second: Mapping[str, tuple[float, str]],
-    lower_is_better: bool = False,
-) -> Difference:
-    """The paired difference over the common items, with an error clustered by their groups where they have some."""
-    common = [id for id in first if id in second]
-    changes = [second[id][0] - first[id][0] for id in common]
-    mean = sum(changes) / len(changes)
-    stderr = clustered_error([change - mean for change in changes], [first[id][1] or id for id in common])
-    p = 1.0 if mean == 0 else erfc(abs(mean) / stderr / sqrt(2)) if stderr else 0.0
-    return Difference(
-        benchmark=name,
-        metric=metric,
-        first=sum(first[id][0] for id in common) / len(common),
-        second=sum(second[id][0] for id in common) / len(common),
+    differences = {item: second[item] - first[item] for item in common}
+    n = len(common)
+    mean = sum(differences.values()) / n
+    groups = [clusters[item] for item in common] if clusters is not None else common
+    return Comparison(
         difference=mean,
-        stderr=stderr,
-        low=mean - INTERVAL_ERRORS * stderr,
-        high=mean + INTERVAL_ERRORS * stderr,
-        items=len(common),
-        discordant=sum(change != 0 for change in changes),
-        detectable=DETECTABLE_ERRORS * stderr,
-        p=p,
-        p_holm=p,
-        lower_is_better=lower_is_better,
+        stderr=clustered_error(list(differences.values()), groups),
+        n=n,
+        discordant=sum(value != 0 for value in differences.values()),
     )
 
 
-def clustered_error(deviations: Sequence[float], clusters: Sequence[str]) -> float:
-    """Standard error of a mean whose items depend on each other within a cluster; of single items the usual one."""
-    sums: dict[str, float] = {}
-    for deviation, cluster in zip(deviations, clusters, strict=True):
-        sums[cluster] = sums.get(cluster, 0.0) + deviation
+def clustered_error(values: Sequence[float], groups: Sequence[str]) -> float:
+    """Standard error of the mean of values whose groups, not they themselves, are independent draws."""
+    n = len(values)
+    spread = [*values]
+    if len(set(values)) == 1:
+        # One more item either way: an error of 0 would make any difference certain.
+        values, groups = [*values, values[0] + 1, values[0] - 1], [*groups, "\0up", "\0down"]
+        n, spread = n + 2, [*values]
+    mean = sum(spread) / n
+    sums: dict[str, float] = defaultdict(float)
+    for value, group in zip(values, groups, strict=True):
+        sums[group] += value - mean
     count = len(sums)
     if count < 2:
-        # One cluster says nothing about how clusters differ.
-        sums, count = {str(place): deviation for place, deviation in enumerate(deviations)}, len(deviations)
-    correction = count / max(1, count - 1)
-    return sqrt(correction * sum(total**2 for total in sums.values())) / len(deviations)
+        raise ValueError(f"{n} items lie in one cluster, {groups[0]!r}; an error needs at least two")
+    return sqrt(sum(total**2 for total in sums.values()) * count / (count - 1)) / n
 
 
-def with_holm(found: Sequence[Difference]) -> list[Difference]:
-    """The same with p-values corrected for their number."""
-    order = sorted(range(len(found)), key=lambda place: found[place].p)
-    corrected, highest = {}, 0.0
-    for rank, place in enumerate(order):
-        highest = max(highest, min(1.0, (len(found) - rank) * found[place].p))
-        corrected[place] = highest
-    return [Difference(**(asdict(one) | {"p_holm": corrected[place]})) for place, one in enumerate(found)]
+def two_sided(difference: float, stderr: float) -> float:
+    """Probability of a difference at least as large by chance alone."""
+    if stderr <= 0:
+        return 1.0 if difference == 0 else 0.0
+    return erfc(abs(difference) / stderr / sqrt(2))
 
 
-def differing_items(ws: Workspace, first: Scores, second: Scores, benchmark: str) -> list[dict[str, Any]]:
-    """The items of a benchmark on which the two differ in its primary metric, with both answers."""
-    file = f"items/{benchmark}.jsonl.zst"
-    rows = {row["name"]: row for row in ws.read_json(first, "scores.json")["benchmarks"]}
-    metric = rows[benchmark]["primary"]
-    others = {row["id"]: row for row in ws.read_jsonl(second, file)}
-    return [
-        {
-            "benchmark": benchmark,
-            "id": row["id"],
-            "question": row["question"],
-            "gold": row["gold"],
-            "first": row["answer"],
-            "second": others[row["id"]]["answer"],
-            "first_score": row["metrics"][metric],
-            "second_score": others[row["id"]]["metrics"][metric],
-        }
-        for row in ws.read_jsonl(first, file)
-        if row["id"] in others and row["metrics"][metric] != others[row["id"]]["metrics"][metric]
-    ]
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values that hold for all comparisons together (Holm 1979), in the order given."""
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for place, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted

@@ -111,4 +111,4 @@ def load_model(folder: Path, device: str, threads: int) -> tuple[Transformer, To
     return model.to(device).eval(), Tokenizer.load(folder)
 
 
-evaluate = stage(evaluate_checkpoint, name="evaluate", version=3, process=True)
+evaluate = stage(evaluate_checkpoint, name="evaluate", version=4, process=True)

@@ -1,11 +1,12 @@
 """Stage: rank the candidates of a micro-anneal sweep by one benchmark (paper §4.4.2; RECIPE E).
 
 Candidates answer the same items, so two of them are compared by their paired differences where the items are stored, which
-is sharper than comparing their errors. A candidate that is not worse than the best by more than `tie_errors` standard errors
-is tied with it: the order among tied candidates is not evidence, and the ranking says so.
+is sharper than comparing their errors. A candidate is tied with the best unless the difference is significant after Holm's
+correction for the number of candidates: the order among tied candidates is not evidence, and the outcome is "undecided".
+A score that is not finite never ranks; its candidate is named in `ranking.json`.
 """
 
-from math import sqrt
+from math import hypot, isfinite
 from typing import Any
 
 from pydantic import Field
@@ -14,7 +15,7 @@ from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Ranking, Scores
-from tasks.evaluation.benchmarks.items import estimate_mean
+from tasks.evaluation.comparison import Comparison, compare, holm, two_sided
 
 
 class RankConfig(Config):
@@ -25,7 +26,8 @@ class RankConfig(Config):
     candidates: tuple[str, ...]
     """Names of the candidates, in the order of the scores given."""
     tie_errors: float = Field(default=2.0, ge=0)
-    """Standard errors of the difference within which a candidate is tied with the best."""
+    """Standard errors of a single difference within which a candidate is tied with the best; Holm's correction turns this
+    into a level for all candidates together."""
 
 
 def rank_candidates(ws: Workspace, scores: list[Scores], config: RankConfig) -> Ranking:
@@ -33,12 +35,20 @@ def rank_candidates(ws: Workspace, scores: list[Scores], config: RankConfig) -> 
     check_candidates(scores, config)
     rows = [benchmark_row(ws, score, config.benchmark) for score in scores]
     direction = -1 if rows[0]["lower_is_better"] else 1
-    order = sorted(range(len(scores)), key=lambda place: (-direction * rows[place]["score"], place))
-    best = order[0]
+    # JSON has no NaN: it is stored as null.
+    finite = [place for place, row in enumerate(rows) if row["score"] is not None and isfinite(row["score"])]
+    unranked = [config.candidates[place] for place in range(len(rows)) if place not in finite]
+    if not finite:
+        raise ValueError(
+            f"no candidate has a finite score of {config.benchmark!r}: {', '.join(unranked)}; look at their trainings"
+        )
+    order = sorted(finite, key=lambda place: (-direction * rows[place]["score"], place))
+    found = [difference(ws, scores, rows, order[0], place) for place in order[1:]]
+    adjusted = holm([two_sided(one.difference, one.stderr) for one in found])
+    alpha = two_sided(config.tie_errors, 1.0)
     table = []
     for rank, place in enumerate(order, 1):
-        behind = direction * (rows[best]["score"] - rows[place]["score"])
-        error = 0.0 if place == best else difference_error(ws, scores, rows, best, place)
+        one, p = (found[rank - 2], adjusted[rank - 2]) if rank > 1 else (None, 1.0)
         table.append(
             {
                 "rank": rank,
@@ -46,18 +56,29 @@ def rank_candidates(ws: Workspace, scores: list[Scores], config: RankConfig) -> 
                 "score": rows[place]["score"],
                 "stderr": rows[place]["stderr"],
                 "n": rows[place]["n"],
-                "behind_best": behind,
-                "behind_best_stderr": error,
-                "tied_with_best": behind <= config.tie_errors * error,
+                "behind_best": -direction * one.difference if one else 0.0,
+                "behind_best_stderr": one.stderr if one else 0.0,
+                "discordant": one.discordant if one else 0,
+                "p_holm": p,
+                "tied_with_best": p >= alpha,
             }
         )
-    ws.write_json("ranking.json", {"benchmark": config.benchmark, "metric": rows[best]["primary"], "candidates": table})
+    decided = not any(row["tied_with_best"] for row in table[1:])
+    outcome = table[0]["candidate"] if decided else "undecided"
+    facts = {
+        "benchmark": config.benchmark,
+        "metric": rows[order[0]]["primary"],
+        "outcome": outcome,
+        "unranked": unranked,
+    }
+    ws.write_json("ranking.json", facts | {"candidates": table})
     ws.table("ranking", table)
     return ws.artifact(
         Ranking,
         order=[row["candidate"] for row in table],
         scores={row["candidate"]: row["score"] for row in table},
         stderr={row["candidate"]: row["stderr"] for row in table},
+        outcome=outcome,
     )
 
 
@@ -85,12 +106,12 @@ def benchmark_row(ws: Workspace, score: Scores, benchmark: str) -> dict[str, Any
     return row
 
 
-def difference_error(ws: Workspace, scores: list[Scores], rows: list[dict[str, Any]], first: int, second: int) -> float:
-    """Standard error of the difference of two candidates: paired over items, or of independent errors for a suite."""
+def difference(ws: Workspace, scores: list[Scores], rows: list[dict[str, Any]], first: int, second: int) -> Comparison:
+    """Second candidate minus first: paired over items, or with independent errors for a suite."""
     name = f"items/{rows[first]['name']}.jsonl.zst"
-    independent = sqrt(rows[first]["stderr"] ** 2 + rows[second]["stderr"] ** 2)
     if not all(name in ws.files(scores[place]) for place in (first, second)):
-        return independent
+        value = rows[second]["score"] - rows[first]["score"]
+        return Comparison(value, hypot(rows[first]["stderr"], rows[second]["stderr"]), 0, 0)
     metric = rows[first]["primary"]
     values = [
         {row["id"]: row["metrics"][metric] for row in ws.read_jsonl(scores[place], name)} for place in (first, second)
@@ -99,9 +120,7 @@ def difference_error(ws: Workspace, scores: list[Scores], rows: list[dict[str, A
         raise ValueError(
             f"candidates answered different items of {rows[first]['name']!r}; evaluate them with one config"
         )
-    differences = [values[0][id] - values[1][id] for id in values[0]]
-    # All differences equal says nothing about their spread: fall back on the independent errors' value.
-    return estimate_mean(differences).stderr if len(set(differences)) > 1 else independent
+    return compare(values[0], values[1])
 
 
-rank = stage(rank_candidates, name="rank", version=1)
+rank = stage(rank_candidates, name="rank", version=2)

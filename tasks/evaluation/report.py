@@ -17,6 +17,7 @@ from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import METRICS, Checkpoint, Documents, Mix, Preferences, Ranking, Report, RewardModel, Scores
+from tasks.evaluation.paired import comparer
 from tasks.evaluation.reporting import costs as report_costs
 from tasks.evaluation.reporting import report_values as numbers
 from tasks.evaluation.reporting.page import render_page
@@ -92,10 +93,24 @@ def write_report(
         "lineage": [report_costs.node(record) for record in records],
         "versions": report_costs.versions(records),
     }
+    if figures["ranking"] and len(figures["ranking"]["candidates"]) > 1:
+        figures["gains"]["sweep"] = _sweep_gain(figures["ranking"])
     plain = _plain(figures)
     ws.write_json("report.json", plain)
     ws.write("report.html", render_page(plain).encode())
-    return ws.artifact(Report, summary=_summary(plain))
+    return ws.artifact(Report, summary=_summary(plain), gains=plain["gains"])
+
+
+def _sweep_gain(ranking: dict[str, Any]) -> dict[str, Any]:
+    """The best candidate over the second best, paired where the ranking was."""
+    second = ranking["candidates"][1]
+    return {
+        "gain": second["behind_best"],
+        "stderr": second["behind_best_stderr"],
+        "n": second["n"],
+        "discordant": second.get("discordant", 0),
+        "words": "no effect shown" if second["tied_with_best"] else "gain",
+    }
 
 
 def _labelled(field: str, labels: list[str], artifacts: list[Any]) -> list[tuple[str, Any]]:
@@ -159,11 +174,13 @@ def _score_figures(
     ]
     tables = [ws.read_json(score, "scores.json")["benchmarks"] for score in matched.values()]
     benchmarks = numbers.benchmarks_of(tables)
+    compared = comparer(ws)
     return {
         "benchmarks": list(benchmarks.values()),
         "scores": rows,
-        "changes": numbers.step_changes(main_line, matched, benchmarks, bounds),
-        "soup": numbers.soup_rows(soup, ingredients, matched, benchmarks, bounds),
+        "changes": numbers.step_changes(main_line, matched, benchmarks, bounds, compared),
+        "soup": numbers.soup_rows(soup, ingredients, matched, benchmarks, bounds, compared),
+        "gains": numbers.stage_gains(main_line, stages, ingredients, matched, benchmarks, compared),
     }
 
 

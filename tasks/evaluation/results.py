@@ -8,9 +8,10 @@ import orjson
 
 from tasks.evaluation.benchmarks import LOWER_IS_BETTER, Benchmark, ItemScore, primary_metric
 from tasks.evaluation.benchmarks.asking import Answer
-from tasks.evaluation.benchmarks.items import Generation, Item, Likelihood, estimate_mean
+from tasks.evaluation.benchmarks.items import Estimate, Generation, Item, Likelihood, estimate_mean
 from tasks.evaluation.benchmarks.olmes import OlmesBenchmark
 from tasks.evaluation.benchmarks.roles import role_of
+from tasks.evaluation.paired import error_of_mean
 from tasks.evaluation.suites import over_groups
 
 Request = Generation | Likelihood
@@ -20,7 +21,9 @@ def benchmark_row(
     benchmark: Benchmark, items: Sequence[Item], scored: Sequence[ItemScore], truncated: int
 ) -> dict[str, Any]:
     """The benchmark's row of `scores.json`."""
-    row = summarise(benchmark.name, primary_metric(benchmark, items), scored, truncated) | {"role": role_of(benchmark)}
+    groups = [item.data.get("group") or None for item in items]
+    row = summarise(benchmark.name, primary_metric(benchmark, items), scored, truncated, groups)
+    row["role"] = role_of(benchmark)
     macro = isinstance(benchmark, OlmesBenchmark) and benchmark.average == "macro"
     return over_groups(row, items, scored) if macro else row
 
@@ -59,9 +62,16 @@ def stored_answer(request: Request, answer: Answer) -> dict[str, Any]:
     return row | {"continuation": request.continuation, "logprob": answer.logprob, "tokens": answer.tokens}
 
 
-def summarise(name: str, primary: str, scored: Sequence[ItemScore], truncated: int) -> dict[str, Any]:
-    """Means and standard errors over items."""
-    metrics = {metric: estimate_mean([score.metrics[metric] for score in scored]) for metric in scored[0].metrics}
+def summarise(
+    name: str, primary: str, scored: Sequence[ItemScore], truncated: int, groups: Sequence[str | None]
+) -> dict[str, Any]:
+    """Means and standard errors over items, clustered where the items name their group (a CoQA passage, a subject)."""
+    metrics = {}
+    for metric in scored[0].metrics:
+        values = [score.metrics[metric] for score in scored]
+        plain = estimate_mean(values)
+        clustered = error_of_mean(values, groups)
+        metrics[metric] = plain if clustered is None else Estimate(plain.value, clustered, plain.n)
     return {
         "name": name,
         "primary": primary,

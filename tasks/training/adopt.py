@@ -124,4 +124,4 @@ def adopt_checkpoint(ws: Workspace, config: AdoptConfig) -> Checkpoint:
     )
 
 
-adopt = stage(adopt_checkpoint, name="adopt", version=1)
+adopt = stage(adopt_checkpoint, name="adopt", version=2)

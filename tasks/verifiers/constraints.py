@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from tasks.verifiers.text_units import detect_language
-from tasks.verifiers.verdict import Verdict
+from tasks.verifiers.text_units import count_spans, detect_language
+from tasks.verifiers.verdict import Rules, Verdict, is_blank
 
 WORD = re.compile(r"\b\w+\b")
 CAPITALS = re.compile(r"\b[A-Z]+\b")
@@ -88,7 +88,7 @@ def verify_postscript(text: str, postscript_marker: str) -> bool:
 
 def validate_placeholders(text: str, N: int) -> bool:
     """At least N square-bracket placeholders on one line each."""
-    return len(re.findall(r"\[.*?\]", text)) >= N
+    return count_spans(text, "[", "]") >= N
 
 
 def verify_bullet_points(text: str, N: int) -> bool:
@@ -98,7 +98,7 @@ def verify_bullet_points(text: str, N: int) -> bool:
 
 def validate_title(text: str) -> bool:
     """A title in double angle brackets on one line."""
-    return re.search(r"<<.*?>>", text) is not None
+    return count_spans(text, "<<", ">>") > 0
 
 
 def validate_choice(text: str, options: list[str]) -> bool:
@@ -201,11 +201,12 @@ CONSTRAINTS: dict[str, Callable[..., bool]] = {
 }
 
 
-def verify_constraint(text: str, ground_truth: str | dict[str, Any]) -> Verdict:
+def verify_constraint(text: str, ground_truth: str | dict[str, Any], rules: Rules = "correct") -> Verdict:
     """Judge a text by `{"func_name": …, argument: value, …}`, given as JSON or as a dict; None arguments are dropped.
 
     Arguments which the named function does not have are ignored, because the published rows carry those of all functions.
-    Raises ValueError for an unknown function or a missing argument.
+    An empty answer meets nothing; under the published rules it meets 8 of the 25. Raises ValueError for an unknown function
+    or a missing argument.
     """
     truth = json.loads(ground_truth) if isinstance(ground_truth, str) else ground_truth
     name = truth.get("func_name")
@@ -216,5 +217,7 @@ def verify_constraint(text: str, ground_truth: str | dict[str, Any]) -> Verdict:
     missing = [key for key in wanted if key not in arguments]
     if missing:
         raise ValueError(f"constraint {name} lacks {', '.join(missing)}; its row gives {sorted(truth)}")
+    if rules == "correct" and is_blank(text):
+        return Verdict(False, "", f"{name}: the answer is empty")
     text = text.strip()
     return Verdict(CONSTRAINTS[name](text, **arguments), text, f"{name} {arguments}")

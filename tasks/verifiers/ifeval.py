@@ -10,12 +10,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.verifiers.text_units import count_capital_words, count_sentences, count_words, detect_language
+from tasks.verifiers.text_units import (
+    count_capital_words,
+    count_sentences,
+    count_spans,
+    count_words,
+    detect_language,
+)
+from tasks.verifiers.verdict import is_blank
 
 FIXED_ANSWERS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 POSTSCRIPTS = {
-    "P.P.S": r"\s*p\.\s?p\.\s?s.*$",
-    "P.S.": r"\s*p\.\s?s\..*$",
+    "P.P.S": r"p\.\s?p\.\s?s",
+    "P.S.": r"p\.\s?s\.",
 }
 Arguments = dict[str, Any]
 
@@ -27,6 +34,14 @@ def related(count: int, relation: str, target: int) -> bool:
     if relation == "at least":
         return count >= target
     raise ValueError(f"relation {relation!r} is neither 'less than' nor 'at least'")
+
+
+def pattern(word: str, border: str = "") -> re.Pattern[str]:
+    """A keyword as a regular expression, as the official checks read it; one that is none ("(c") stands for itself."""
+    try:
+        return re.compile(border + word + border, re.IGNORECASE)
+    except re.error:
+        return re.compile(border + re.escape(word) + border, re.IGNORECASE)
 
 
 def in_language(text: str, code: str) -> bool:
@@ -58,9 +73,8 @@ def nth_paragraph_begins(text: str, count: int, nth: int, first_word: str) -> bo
 
 
 def has_postscript(text: str, marker: str) -> bool:
-    """A line from the marker on, with optional spaces inside P.S. and P.P.S."""
-    pattern = POSTSCRIPTS.get(marker, r"\s*" + re.escape(marker.lower()) + r".*$")
-    return re.search(pattern, text.lower(), re.MULTILINE) is not None
+    """The marker occurs, with optional spaces inside P.S. and P.P.S."""
+    return re.search(POSTSCRIPTS.get(marker, re.escape(marker.lower())), text.lower()) is not None
 
 
 def count_highlights(text: str) -> int:
@@ -93,12 +107,24 @@ def has_two_responses(text: str) -> bool:
 
 def has_title(text: str) -> bool:
     """`<<…>>` with something inside, on one line."""
-    return any(found.lstrip("<").rstrip(">").strip() for found in re.findall(r"<<[^\n]+>>", text))
+    for line in text.split("\n"):
+        start, end = line.find("<<"), line.rfind(">>")
+        if 0 <= start < end - 2 and line[start : end + 2].lstrip("<").rstrip(">").strip():
+            return True
+    return False
 
 
 def count_bullets(text: str) -> int:
     """Lines beginning with `* ` (not `**`) or with `-`."""
-    return len(re.findall(r"^\s*\*[^\*].*$", text, re.MULTILINE)) + len(re.findall(r"^\s*-.*$", text, re.MULTILINE))
+    lines = [line.lstrip() for line in text.split("\n")]
+    stars, place = 0, 0
+    while place < len(lines):
+        line = lines[place]
+        # A lone star takes the line after it: the official pattern lets a line break stand where no second star may.
+        lone = line == "*" and place + 1 < len(lines)
+        stars += lone or (line[:1] == "*" and line[1:2] not in ("", "*"))
+        place += 2 if lone else 1
+    return stars + sum(line.startswith("-") for line in lines)
 
 
 def letter_count_related(text: str, arguments: Arguments) -> bool:
@@ -109,13 +135,13 @@ def letter_count_related(text: str, arguments: Arguments) -> bool:
 
 def has_no_forbidden(text: str, words: Sequence[str]) -> bool:
     """None as a whole word, in any case."""
-    return not any(re.search(r"\b" + word + r"\b", text, re.IGNORECASE) for word in words)
+    return not any(pattern(word, r"\b").search(text) for word in words)
 
 
 CHECKS: dict[str, Callable[[str, Arguments], bool]] = {
-    "keywords:existence": lambda text, a: all(re.search(word, text, re.IGNORECASE) for word in a["keywords"]),
+    "keywords:existence": lambda text, a: all(pattern(word).search(text) for word in a["keywords"]),
     "keywords:frequency": lambda text, a: related(
-        len(re.findall(a["keyword"], text, re.IGNORECASE)), a["relation"], a["frequency"]
+        len(pattern(a["keyword"]).findall(text)), a["relation"], a["frequency"]
     ),
     "keywords:forbidden_words": lambda text, a: has_no_forbidden(text, a["forbidden_words"]),
     "keywords:letter_frequency": letter_count_related,
@@ -128,9 +154,7 @@ CHECKS: dict[str, Callable[[str, Arguments], bool]] = {
     "length_constraints:nth_paragraph_first_word": lambda text, a: nth_paragraph_begins(
         text, a["num_paragraphs"], a["nth_paragraph"], a["first_word"]
     ),
-    "detectable_content:number_placeholders": lambda text, a: (
-        len(re.findall(r"\[.*?\]", text)) >= a["num_placeholders"]
-    ),
+    "detectable_content:number_placeholders": lambda text, a: count_spans(text, "[", "]") >= a["num_placeholders"],
     "detectable_content:postscript": lambda text, a: has_postscript(text, a["postscript_marker"]),
     "detectable_format:number_bullet_lists": lambda text, a: count_bullets(text) == a["num_bullets"],
     "detectable_format:constrained_response": lambda text, a: any(answer in text.strip() for answer in FIXED_ANSWERS),
@@ -171,12 +195,12 @@ class Judgement:
 
 
 def check(instruction: str, arguments: Arguments, text: str) -> bool:
-    """One instruction. A blank text fails everything; arguments that are None or otherwise falsy are dropped."""
+    """One instruction. A blank text fails everything; arguments that are None or empty are dropped, 0 is a number."""
     if instruction not in CHECKS:
         raise ValueError(f"instruction {instruction!r} is unknown; known are {', '.join(CHECKS)}")
-    given = {key: value for key, value in arguments.items() if value}
+    given = {key: value for key, value in arguments.items() if value not in (None, "", [], {})}
     try:
-        return bool(text.strip()) and CHECKS[instruction](text, given)
+        return not is_blank(text) and CHECKS[instruction](text, given)
     except KeyError as missing:
         raise ValueError(f"instruction {instruction} lacks argument {missing}; it was given {sorted(given)}") from None
 

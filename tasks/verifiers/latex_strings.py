@@ -20,18 +20,7 @@ MINERVA_REMOVED: tuple[str, ...] = (
     "childrentickets", "multiples", "\\text{s}", "\\text{.}", "\\text{\ns}", "\\text{}^2", "\\text{}^3", "\\text{\n}",
     "\\text{}", r"\mathrm{th}", r"^\circ", r"^{\circ}", r"\;", r",\!", "{,}", '"', "\\dots",
 )  # fmt: skip
-MINERVA_UNWRAPPED: tuple[tuple[re.Pattern[str], str], ...] = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"(.*?)(\$)(.*?)(\$)(.*)", r"$\3$"),
-        (r"(\\text\{)(.*?)(\})", r"\2"),
-        (r"(\\textbf\{)(.*?)(\})", r"\2"),
-        (r"(\\overline\{)(.*?)(\})", r"\2"),
-        (r"(\\boxed\{)(.*)(\})", r"\2"),
-        (r"(frac)([^{])(.)", r"frac{\2}{\3}"),
-        (r"(sqrt)([^{])", r"sqrt{\2}"),
-    )
-)
+MINERVA_WRAPPERS = ("\\text{", "\\textbf{", "\\overline{")
 
 TEXT_UNITS = re.compile(r"\\text\{ .*$", re.DOTALL)
 
@@ -43,11 +32,41 @@ def normalise_minerva(answer: str) -> str:
         answer = answer.replace(old, new)
     for removed in MINERVA_REMOVED:
         answer = answer.replace(removed, "")
-    for pattern, replacement in MINERVA_UNWRAPPED:
-        answer = pattern.sub(replacement, answer)
+    answer = "\n".join(_unwrapped(line) for line in answer.split("\n"))
+    answer = re.sub(r"(frac)([^{])(.)", r"frac{\2}{\3}", answer)
+    answer = re.sub(r"(sqrt)([^{\[])", r"sqrt{\2}", answer)
     answer = answer.replace("$", "")
     without_commas = answer.replace(",", "")
     return without_commas if without_commas.isdigit() else answer
+
+
+def _unwrapped(line: str) -> str:
+    """A line's first formula between dollars, without wrappers. Scans, because Minerva's patterns (`(.*?)(\\$)(.*?)…`) take
+    time quadratic in the length where nothing matches.
+    """
+    pieces = line.split("$", 2)
+    if len(pieces) == 3:
+        line = f"${pieces[1]}$"
+    for wrapper in MINERVA_WRAPPERS:
+        line = _without(line, wrapper)
+    opening, end = line.find("\\boxed{"), line.rfind("}")
+    if 0 <= opening < end:
+        line = line[:opening] + line[opening + len("\\boxed{") : end] + line[end + 1 :]
+    return line
+
+
+def _without(line: str, wrapper: str) -> str:
+    """A line with every wrapper and the first closing brace after it taken away."""
+    kept, start = [], 0
+    while (opening := line.find(wrapper, start)) >= 0 and (end := line.find("}", opening + len(wrapper))) >= 0:
+        kept += [line[start:opening], line[opening + len(wrapper) : end]]
+        start = end + 1
+    return "".join([*kept, line[start:]])
+
+
+def with_braces(answer: str) -> str:
+    r"""`\sqrt 2` as `\sqrt{2}` and `\frac 12` as `\frac{1}{2}`, white space kept elsewhere: for a parser."""
+    return brace_fractions(brace_roots(answer))
 
 
 def normalise_hendrycks(answer: str) -> str:
@@ -74,18 +93,22 @@ def lead_decimals(answer: str) -> str:
     return "0" + answer if answer.startswith(".") else answer
 
 
+TOKEN = r"(\\[A-Za-z]+|[^\s{}\[\\])"
+"""What a LaTeX command without braces takes: one command or one character."""
+
+
 def brace_roots(answer: str) -> str:
-    r"""`\sqrt3` as `\sqrt{3}`."""
-    return re.sub(r"\\sqrt([^{])", r"\\sqrt{\1}", answer)
+    r"""`\sqrt3` and `\sqrt 3` as `\sqrt{3}`."""
+    return re.sub(r"\\sqrt\s*" + TOKEN, r"\\sqrt{\1}", answer)
 
 
 def brace_fractions(answer: str) -> str:
     r"""`\frac12` as `\frac{1}{2}` and `\frac1{72}` as `\frac{1}{72}`."""
-    answer = re.sub(r"\\frac([^{])([^{])", r"\\frac{\1}{\2}", answer)
-    return re.sub(r"\\frac([^{])\{", r"\\frac{\1}{", answer)
+    answer = re.sub(r"\\frac\s*" + TOKEN + r"\s*" + TOKEN, r"\\frac{\1}{\2}", answer)
+    return re.sub(r"\\frac\s*" + TOKEN + r"\s*\{", r"\\frac{\1}{", answer)
 
 
 def stack_fraction(answer: str) -> str:
     r"""A whole answer `a/b` of integers as `\frac{a}{b}`."""
-    match = re.fullmatch(r"(-?\d+)/(-?\d+)", answer)
-    return f"\\frac{{{int(match[1])}}}{{{int(match[2])}}}" if match else answer
+    match = re.fullmatch(r"(-?)0*(\d+)/(-?)0*(\d+)", answer)
+    return f"\\frac{{{match[1]}{match[2]}}}{{{match[3]}{match[4]}}}" if match else answer

@@ -19,7 +19,16 @@ ABBREVIATIONS = frozenset({
 })  # fmt: skip
 """Words whose full stop does not end a sentence."""
 
-SENTENCE_END = re.compile(r"""(?P<word>\S*?)(?P<mark>[.!?]+)["'”’)\]]*\s+(?=["'“‘(\[]*[A-Z0-9*#\-•])""")
+MARKS = re.compile(r"[.!?]+")
+CLOSING = re.compile(r"""["'”’)\]]*""")
+BLANKS = re.compile(r"\s*")
+OPENING = re.compile(r"""["'“‘(\[]*""")
+BEGINS = re.compile(r"[A-Z0-9*#\-•]")
+"""What a sentence begins with."""
+LONGEST_WORD = 16
+"""Letters looked at before a full stop: longer words are no abbreviations."""
+LANGUAGE_CHARACTERS = 10_000
+"""langdetect judges by no more."""
 WORD = re.compile(r"\w+")
 CASED_WORD = re.compile(r"[^\W_]+(?:[-'’.][^\W_]+)*")
 
@@ -30,11 +39,32 @@ def count_sentences(text: str) -> int:
     if not text:
         return 0
     count = 1
-    for match in SENTENCE_END.finditer(text):
-        word = match["word"].lstrip("\"'“‘([").lower()
-        initial = len(word) == 1 and word.isalpha() and word != "i"
-        if match["mark"] != "." or not (word in ABBREVIATIONS or initial):
+    for marks in MARKS.finditer(text):
+        # Each scan goes on where the last one ended, so that the time is linear in the length.
+        place = CLOSING.match(text, marks.end()).end()  # type: ignore[union-attr] # matches nothing at least
+        begin = BLANKS.match(text, place).end()  # type: ignore[union-attr]
+        follows = OPENING.match(text, begin).end()  # type: ignore[union-attr]
+        if begin > place and BEGINS.match(text, follows) and not _abbreviates(text, marks):
             count += 1
+    return count
+
+
+def _abbreviates(text: str, marks: re.Match[str]) -> bool:
+    """Whether the marks are the full stop of an abbreviation or an initial."""
+    before = text[max(0, marks.start() - LONGEST_WORD) : marks.start()]
+    word = "" if not before or before[-1].isspace() else before.split()[-1].lstrip("\"'“‘([").lower()
+    return marks[0] == "." and (word in ABBREVIATIONS or (len(word) == 1 and word.isalpha() and word != "i"))
+
+
+def count_spans(text: str, opening: str, closing: str) -> int:
+    """Stretches from an opening to the next closing text on the same line; they do not overlap."""
+    return sum(_spans(line, opening, closing) for line in text.split("\n"))
+
+
+def _spans(line: str, opening: str, closing: str) -> int:
+    count = end = 0
+    while (start := line.find(opening, end)) >= 0 and (end := line.find(closing, start + len(opening))) >= 0:
+        count, end = count + 1, end + len(closing)
     return count
 
 
@@ -51,6 +81,6 @@ def count_capital_words(text: str) -> int:
 def detect_language(text: str) -> str | None:
     """ISO 639-1 code by langdetect with a fixed seed; None when the text has no features to judge by."""
     try:
-        return detect(text)
+        return detect(text[:LANGUAGE_CHARACTERS])
     except LangDetectException:
         return None

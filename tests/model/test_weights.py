@@ -131,6 +131,7 @@ def change(path: Path, **fields: object) -> None:
         ({"architectures": ["Olmo2VariantForCausalLM"]}, "architectures is Olmo2VariantForCausalLM and OLMo 2"),
         ({"tie_word_embeddings": True}, r"config\.json cannot be used: tie_word_embeddings: .*given: True"),
         ({"attention_bias": True, "hidden_act": "gelu"}, "hidden_act: .*gelu.*; attention_bias: "),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, r"config\.json cannot be used: rope_scaling"),
         ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, r"config\.json cannot be used: rope_scaling"),
         ({"rope_parameters": {"rope_type": "yarn"}}, r"rope_parameters\.rope_type: .*yarn"),
         ({"quantization_config": {"bits": 8}}, "quantization_config"),
@@ -240,3 +241,28 @@ def test_causal(model: Transformer) -> None:
 def test_window_is_a_limit(model: Transformer) -> None:
     with pytest.raises(ValueError, match="65 tokens exceeds max_sequence_length 64"):
         model(torch.zeros(1, 65, dtype=torch.long))
+
+
+@pytest.mark.parametrize("scaling", [None, {"rope_type": "default"}, {"type": "default"}, {}])
+def test_rope_scaling_that_means_none_is_accepted(tmp_path, scaling):
+    folder = tmp_path / "model"
+    save_hf(Transformer(ROPE_TINY, seed=0), ROPE_TINY, None, folder)
+    (folder / "olmo2.json").unlink()
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"rope_scaling": scaling}))
+    assert load_hf(folder)[1].rope_theta == ROPE_TINY.rope_theta
+
+
+def test_one_file_beside_an_index_of_others_is_ambiguous(tmp_path):
+    folder = tmp_path / "model"
+    save_hf(Transformer(ROPE_TINY, seed=0), ROPE_TINY, None, folder, max_shard_bytes=20_000)
+    load_hf(folder)
+    save_hf(Transformer(ROPE_TINY, seed=1), ROPE_TINY, None, tmp_path / "other")
+    (folder / "model.safetensors").write_bytes((tmp_path / "other" / "model.safetensors").read_bytes())
+    with pytest.raises(ValueError, match=r"holds model\.safetensors beside an index that names model-00001"):
+        load_hf(folder)
+
+
+ROPE_TINY = ModelConfig(
+    d_model=16, n_layers=1, n_heads=2, n_kv_heads=2, head_dim=8, mlp_hidden=32, vocab_size=128, max_sequence_length=32
+)

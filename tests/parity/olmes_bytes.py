@@ -195,6 +195,7 @@ ORACLES = (
     Oracle("lambada/bpb_0shot", "lambada", "bits_per_byte"),
     Oracle("gsm8k/gold_bpb_5shot", "gsm8k", "bits_per_byte"),
     Oracle("minerva_math_500/gold_bpb_0shot", "math_500", "bits_per_byte"),
+    Oracle("codex_humaneval/gold_bpb_0shot", "humaneval", "bits_per_byte"),
     *(Oracle(f"minerva_math_{kind}/gold_bpb_0shot", "minerva_math", "bits_per_byte", kind) for kind in MINERVA),
 )
 

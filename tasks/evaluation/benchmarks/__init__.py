@@ -8,13 +8,14 @@ from typing import Annotated
 
 from pydantic import Field
 
-from tasks.evaluation.benchmarks import gsm8k, ifeval, olmes, olmes_requests, synthetic
+from tasks.evaluation.benchmarks import gsm8k, ifeval, olmes, olmes_requests, synthetic, template
 from tasks.evaluation.benchmarks.gsm8k import GSM8KBenchmark
 from tasks.evaluation.benchmarks.ifeval import IFEvalBenchmark
 from tasks.evaluation.benchmarks.items import Generation, Item, ItemScore, Likelihood, LikelihoodAnswer
 from tasks.evaluation.benchmarks.olmes import OlmesBenchmark
 from tasks.evaluation.benchmarks.olmes_requests import OlmesRequestsBenchmark
 from tasks.evaluation.benchmarks.synthetic import SyntheticBenchmark
+from tasks.evaluation.benchmarks.template import TemplateBenchmark
 
 __all__ = [
     "LOWER_IS_BETTER",
@@ -29,7 +30,9 @@ __all__ = [
     "score_item",
 ]
 
-Benchmark = SyntheticBenchmark | OlmesBenchmark | OlmesRequestsBenchmark | GSM8KBenchmark | IFEvalBenchmark
+Benchmark = (
+    SyntheticBenchmark | OlmesBenchmark | OlmesRequestsBenchmark | GSM8KBenchmark | IFEvalBenchmark | TemplateBenchmark
+)
 BenchmarkConfig = Annotated[Benchmark, Field(discriminator="kind")]
 
 LOWER_IS_BETTER = frozenset({"bits_per_byte"})
@@ -49,6 +52,8 @@ def resolve_benchmark(config: Benchmark) -> Benchmark:
             return gsm8k.resolve(config)
         case IFEvalBenchmark():
             return ifeval.resolve(config)
+        case TemplateBenchmark():
+            return template.resolve(config)
 
 
 def load_items(config: Benchmark) -> list[Item]:
@@ -67,6 +72,8 @@ def load_items(config: Benchmark) -> list[Item]:
             items = gsm8k.load_items(config)
         case IFEvalBenchmark():
             items = ifeval.load_items(config)
+        case TemplateBenchmark():
+            items = template.load_items(config)
     if not items:
         raise ValueError(f"benchmark {config.name!r} has no items")
     return items
@@ -87,6 +94,8 @@ def make_requests(
             return gsm8k.requests(config, items, chat)
         case IFEvalBenchmark():
             return ifeval.requests(config, items, chat)
+        case TemplateBenchmark():
+            return template.requests(config, items, chat)
 
 
 def score_item(config: Benchmark, item: Item, answers: Sequence[str | LikelihoodAnswer], chat: bool) -> ItemScore:
@@ -102,6 +111,8 @@ def score_item(config: Benchmark, item: Item, answers: Sequence[str | Likelihood
             return gsm8k.score(config, item, answers, chat)
         case IFEvalBenchmark():
             return ifeval.score(config, item, answers, chat)
+        case TemplateBenchmark():
+            return template.score(config, item, answers, chat)
 
 
 def primary_metric(config: Benchmark, items: Sequence[Item]) -> str:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import permutations
 
-from tasks.verifiers.gsm8k import extract_number
+from tasks.verifiers.gsm8k import extract_number, same_number
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 PUNCTUATION = frozenset(string.punctuation)
@@ -14,12 +14,20 @@ GSM8K_IGNORED = (re.compile(r","), re.compile(r"\$"), re.compile(r"(?s).*#### ")
 
 
 def gsm8k_match(text: str, truth: str) -> tuple[bool, str]:
-    """Whether the last number equals the truth after deleting commas, dollars, all up to "#### " and a final full stop."""
+    """Whether the last number equals the truth after deleting commas, dollars, all up to "#### " and a final full stop.
+
+    Numbers are compared as numbers, so that "-5", "$29.00" and "1,029" are read as written.
+    """
     extracted = extract_number(text)
     given, wanted = extracted, truth
     for pattern in GSM8K_IGNORED:
         given, wanted = pattern.sub("", given), pattern.sub("", wanted)
-    return given.strip().lower() == wanted.strip().lower(), extracted
+    return same_number(given, wanted), extracted
+
+
+def before_stops(text: str, stops: Sequence[str]) -> str:
+    """An answer up to the first of the task's stop texts, whoever generated it."""
+    return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]
 
 
 def squad_words(text: str) -> list[str]:

@@ -1,8 +1,9 @@
 """Running a benchmark's requests on a checkpoint: prompts to ids, generation, log-likelihoods.
 
-Context and continuation are encoded apart, with the context's trailing spaces moved to the continuation, so that the split
-between them never depends on the pair. Deviation: OLMES encodes the pair and cuts at the context's length; ids differ only
-where a token would span the border, which a continuation that begins with a space or a letter after "Answer:" does not.
+Context and continuation are encoded apart, so that the split between them never depends on the pair. Whitespace that ends the
+context goes to the continuation, unless the request's `boundary` is `in_loop`. Deviation: OLMES encodes the pair and cuts at
+the context's length; ids differ only where a token would span the border, which a continuation that begins with a space or a
+letter after "Answer:" does not.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -62,12 +63,13 @@ def ask(
     generations = [(place, request) for place, request in enumerate(requests) if isinstance(request, Generation)]
     likelihoods = [(place, request) for place, request in enumerate(requests) if isinstance(request, Likelihood)]
     truncated = 0
-    for max_new_tokens, stop in sorted({(r.max_new_tokens, r.stop) for _, r in generations}):
-        alike = [(p, r) for p, r in generations if (r.max_new_tokens, r.stop) == (max_new_tokens, stop)]
+    for way in sorted({way_of(request) for _, request in generations}):
+        max_new_tokens, stop, temperature, top_p = way
+        alike = [(place, request) for place, request in generations if way_of(request) == way]
         room = prompt_room(max_new_tokens, max_context)
         prompts = [encode(tokenizer, request.prompt) for _, request in alike]
         truncated += sum(len(ids) > room for ids in prompts)
-        sampling = Sampling(max_new_tokens=max_new_tokens, temperature=0.0, stop=stop)
+        sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, stop=stop)
         with named([names[place] for place, _ in alike]):
             completions = generator([ids[-room:] for ids in prompts], sampling, progress)
         for (place, _), completion in zip(alike, completions, strict=True):
@@ -81,6 +83,11 @@ def ask(
         for (place, _), (_, continuation), logprob in zip(likelihoods, pairs, sums, strict=True):
             answers[place] = LikelihoodAnswer(logprob, len(continuation))
     return Asked([answers[place] for place in range(len(requests))], truncated)
+
+
+def way_of(request: Generation) -> tuple[int, tuple[str, ...], float, float]:
+    """How a request is answered: length, stops, temperature and top-p. Those alike are answered together."""
+    return request.max_new_tokens, request.stop, request.temperature, request.top_p
 
 
 def request_names(
@@ -132,10 +139,10 @@ def encode_pair(tokenizer: Tokenizer, request: Likelihood) -> tuple[list[int], l
 
 
 def split(request: Likelihood) -> tuple[Prompt, str]:
-    """The prompt without trailing spaces, and the continuation that begins with them."""
-    if request.prompt.messages:
+    """The prompt and the continuation as encoded; whitespace between them is moved where the rule says so."""
+    if request.prompt.messages or request.boundary == "in_loop":
         return request.prompt, request.continuation
-    kept = request.prompt.text.rstrip(" ")
+    kept = request.prompt.text.rstrip()
     return Prompt(text=kept), request.prompt.text[len(kept) :] + request.continuation
 
 

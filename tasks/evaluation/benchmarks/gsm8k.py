@@ -40,8 +40,9 @@ class GSM8KBenchmark(Config):
     context: int | None = Field(default=None, ge=2)
     """Tokens of prompt and answer together; None for the evaluation's."""
 
-    role: Role = "held_out"
-    """GSM8K is held out (Table 20); `dev` for a file of GSM*, on which decisions may be made."""
+    role: Role | None = None
+    """`held_out` or `dev`; None is held out for GSM8K's own test questions (Table 20), by the name of the data set or the path,
+    and `dev` for other rows."""
 
     @property
     def primary(self) -> str:

@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import sqrt
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from model.tokens.chat import Message
 
@@ -15,6 +15,11 @@ SAMPLE_SEED = 1234
 LARGE_SET = 1_500
 """OLMES evaluates 1,000 items of any set larger than this."""
 LARGE_SET_LIMIT = 1_000
+
+
+Boundary = Literal["lm_eval", "in_loop"]
+"""Where the tokens of a continuation begin: `lm_eval` gives it the whitespace that ends the context, as lm-evaluation-harness
+and OLMES do; `in_loop` encodes both as they are, as OLMo's evaluation during training does. They differ for code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +34,13 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """Greedy continuation until a stop string or the length limit."""
+    """A continuation until a stop string or the length limit: greedy, or sampled at a temperature above 0."""
 
     prompt: Prompt
     max_new_tokens: int
     stop: tuple[str, ...] = ()
+    temperature: float = 0.0
+    top_p: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,7 @@ class Likelihood:
 
     prompt: Prompt
     continuation: str
+    boundary: Boundary = "lm_eval"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ Example: `{kind: olmes, task: arc_challenge, format: cloze, path: /data/ai2_arc}
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import comb
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -16,6 +17,7 @@ from model.config import Config
 from model.tokens.chat import Message
 from tasks.data.sources.rows import RowSource, read_good_rows, resolve_rows
 from tasks.evaluation.benchmarks.items import (
+    Boundary,
     Generation,
     Item,
     ItemScore,
@@ -32,6 +34,8 @@ from tasks.evaluation.benchmarks.tasks import find_task
 
 SUFFIXES: dict[Format, str] = {"cloze": "rc", "multiple_choice": "mc", "bits_per_byte": "bpb", "generate": "gen"}
 UNCONDITIONAL_CONTEXT = "Answer:"
+PASS_AT = (1, 10)
+"""Draws of pass@k."""
 
 
 class OlmesBenchmark(Config):
@@ -53,6 +57,8 @@ class OlmesBenchmark(Config):
     """Of cloze choices; `published` follows RECIPE I.2."""
     shots: int | None = Field(default=None, ge=0)
     """Worked examples; None for the published number."""
+    boundary: Boundary = "lm_eval"
+    """Whether whitespace that ends a context is encoded with the continuation (`lm_eval`) or with the context (`in_loop`)."""
     limit: int | None = Field(default=None, ge=1)
     """Items to evaluate; None for the published number, which is the whole split unless OLMES draws 1,000."""
     max_new_tokens: int | None = Field(default=None, ge=1)
@@ -92,7 +98,7 @@ class OlmesBenchmark(Config):
             case "bits_per_byte":
                 return "bits_per_byte"
             case _:
-                return f"acc_{self.ranked_by}"
+                return self.facts.rank_metric or f"acc_{self.ranked_by}"
 
     @property
     def ranked_by(self) -> Normalisation:
@@ -170,7 +176,7 @@ def in_group(document: Document, group: str) -> Document:
 
 def make_item(config: OlmesBenchmark, task: Task, document: Document, shots: dict[str, list[Document]]) -> Item:
     """A document with the requests that it needs."""
-    examples = shots.get(document.group) or shots.get("", [])
+    examples = examples_of(task, document, shots)
     if config.shot_count and not examples:
         raise ValueError(
             f"{task.name}: group {document.group!r} has no shots; the groups with shots are {sorted(shots)}"
@@ -190,6 +196,13 @@ def make_item(config: OlmesBenchmark, task: Task, document: Document, shots: dic
         "turns": chat_turns(task, document, examples),
     }
     return Item(document.id, f"{document.question}\n{document.answer}", document.answer, data)
+
+
+def examples_of(task: Task, document: Document, shots: dict[str, list[Document]]) -> list[Document]:
+    """The shots of a document: those of its group, of all other groups, or the same for all."""
+    if task.other_groups:
+        return [example for group, examples in shots.items() if group != document.group for example in examples]
+    return shots.get(document.group) or shots.get("", [])
 
 
 def gold_pair(task: Task, document: Document) -> tuple[str, str]:
@@ -227,11 +240,14 @@ def item_requests(config: OlmesBenchmark, item: Item, chat: bool) -> tuple[Gener
         return generations(config, task, item, chat)
     if chat and task.chat == "one_turn":
         prompt = Prompt(messages=tuple(item.data["turns"]))
-        return tuple(Likelihood(prompt, continuation) for _, continuation in item.data["pairs"])
-    wanted = [Likelihood(Prompt(text=context), continuation) for context, continuation in item.data["pairs"]]
+        return tuple(Likelihood(prompt, continuation, config.boundary) for _, continuation in item.data["pairs"])
+    wanted = [
+        Likelihood(Prompt(text=context), continuation, config.boundary) for context, continuation in item.data["pairs"]
+    ]
     if config.ranked_by == "pmi" and config.format == "cloze":
         wanted += [
-            Likelihood(Prompt(text=UNCONDITIONAL_CONTEXT), continuation) for _, continuation in item.data["pairs"]
+            Likelihood(Prompt(text=UNCONDITIONAL_CONTEXT), continuation, config.boundary)
+            for _, continuation in item.data["pairs"]
         ]
     return tuple(wanted)
 
@@ -243,19 +259,31 @@ def generations(config: OlmesBenchmark, task: Task, item: Item, chat: bool) -> t
         prompt, stop = Prompt(messages=tuple(item.data["turns"]), cue=task.chat_cue), task.chat_stop
     else:
         prompt, stop = Prompt(text=item.data["prefix"] + item.data["query"]), task.stop
-    return tuple(Generation(prompt, length, stop) for _ in range(task.samples))
+    return tuple(Generation(prompt, length, stop, task.temperature, task.top_p) for _ in range(task.samples))
 
 
 def score(config: OlmesBenchmark, item: Item, answers: Sequence[str | LikelihoodAnswer], chat: bool) -> ItemScore:
     """Metrics of one item, by its format."""
     if config.format == "generate":
-        (text,) = answers
-        assert isinstance(text, str)
-        metrics, extracted = config.facts.score(item.data["document"], text)
-        return ItemScore(metrics, text, extracted)
+        texts = [text for text in answers if isinstance(text, str)]
+        results = [config.facts.score(item.data["document"], text) for text in texts]
+        metrics = (
+            results[0][0] if len(results) == 1 else pass_at([found[config.facts.sample_metric] for found, _ in results])
+        )
+        return ItemScore(metrics, texts[0], results[0][1])
     ranked = [answer for answer in answers if isinstance(answer, LikelihoodAnswer)]
     continuations = [continuation for _, continuation in item.data["pairs"]]
     if config.format == "bits_per_byte":
         return score_bits(continuations[0], ranked[0])
     count = len(continuations)
-    return score_ranked(continuations, item.data["gold"], ranked[:count], ranked[count:] or None, config.ranked_by)
+    found = score_ranked(continuations, item.data["gold"], ranked[:count], ranked[count:] or None, config.ranked_by)
+    if config.facts.rank is None:
+        return found
+    further = config.facts.rank(item.data["document"], [answer.logprob for answer in ranked[:count]])
+    return replace(found, metrics=found.metrics | further)
+
+
+def pass_at(right: Sequence[float]) -> dict[str, float]:
+    """pass@1 and pass@10 of samples, without bias: the chance that k of them drawn without return hold a right one."""
+    count, correct = len(right), int(sum(right))
+    return {f"pass_at_{k}": 1 - comb(count - correct, k) / comb(count, k) for k in PASS_AT if k <= count}

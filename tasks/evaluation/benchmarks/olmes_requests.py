@@ -16,9 +16,10 @@ from pydantic import Field
 from model.config import Config
 from tasks.data.documents.dolma_files import open_lines
 from tasks.data.sources.listing import SourceFile, find_files
-from tasks.evaluation.benchmarks.answers import drop_exact, drop_f1, gsm8k_match, squad_f1, squad_match
+from tasks.evaluation.benchmarks.answers import before_stops, drop_exact, drop_f1, gsm8k_match, squad_f1, squad_match
 from tasks.evaluation.benchmarks.items import (
     LARGE_SET_LIMIT,
+    Boundary,
     Generation,
     Item,
     ItemScore,
@@ -50,6 +51,7 @@ DRAWN_FROM = frozenset({"arc_easy", "boolq", "drop", "hellaswag", "naturalqs_ope
 """Tasks of which OLMES evaluates 1,000 items; every other set is whole, however large (RECIPE I.2, I.3)."""
 
 UNCONDITIONAL_CONTEXT = "Answer:"
+BITS_METRICS = ("bits_per_byte", "logits_per_byte")
 DEFAULT_NEW_TOKENS = 512
 FILES = ("config.json", "requests.jsonl", "requests.jsonl.gz")
 
@@ -67,6 +69,8 @@ class OlmesRequestsBenchmark(Config):
     `generate` answers freely where rows carry stop sequences."""
     normalisation: Normalisation | Literal["published"] = "published"
     """Of ranked choices; `published` follows RECIPE I.2, raw for lettered choices."""
+    boundary: Boundary = "lm_eval"
+    """Whether whitespace that ends a context is encoded with the continuation (`lm_eval`) or with the context (`in_loop`)."""
     limit: int | None = Field(default=None, ge=1)
     """Items to evaluate; None evaluates all, but 1,000 of the sets that OLMES draws from (RECIPE I.2, I.3)."""
     context: int | None = Field(default=None, ge=2)
@@ -132,7 +136,9 @@ def make_item(config: OlmesRequestsBenchmark, settings: dict[str, Any], group: l
     """The rows of one document as an item."""
     group = sorted(group, key=lambda row: row["idx"])
     first = group[0]
-    scoring = rendered_scoring(group) if config.scoring == "rendered" else config.scoring
+    scoring = (
+        rendered_scoring(group, asks_for_bits(config, settings)) if config.scoring == "rendered" else config.scoring
+    )
     request = first["request"]
     gold = gold_text(group, first["label"])
     core = str(settings.get("task_core") or first["task_name"].split(":")[0])
@@ -155,11 +161,25 @@ def make_item(config: OlmesRequestsBenchmark, settings: dict[str, Any], group: l
     return Item(str(first["doc_id"]), f"{question_text(first)}\n{gold}", gold, data)
 
 
-def rendered_scoring(group: Sequence[dict[str, Any]]) -> str:
+def asks_for_bits(config: OlmesRequestsBenchmark, settings: dict[str, Any]) -> bool:
+    """Whether the task was rendered for the bits per byte of its gold answers, whatever its requests' type.
+
+    Its primary metric, `compute_gold_bpb`, its alias or the name of its folder say so.
+    """
+    names = (str((settings.get("metadata") or {}).get("alias", "")), config.path.rstrip("/").rsplit("/", 1)[-1])
+    metric = str(settings.get("primary_metric", ""))
+    return (
+        metric.startswith(BITS_METRICS) or bool(settings.get("compute_gold_bpb")) or any("bpb" in one for one in names)
+    )
+
+
+def rendered_scoring(group: Sequence[dict[str, Any]], bits: bool) -> str:
     """Lettered or cloze choices are ranked, a lone continuation is scored in bits, the rest is generated."""
-    if group[0]["request_type"].startswith("generate_until"):
-        return "generate"
-    return "rank" if len(group) > 1 else "bits_per_byte"
+    if len(group) > 1:
+        return "rank"
+    alone = group[0]
+    generated = alone["request_type"].startswith("generate_until")
+    return "generate" if generated and not (bits and alone["request"].get("continuation")) else "bits_per_byte"
 
 
 def choose_normalisation(config: OlmesRequestsBenchmark, core: str, task_name: str) -> Normalisation:
@@ -202,20 +222,20 @@ def requests(
     config: OlmesRequestsBenchmark, items: Sequence[Item], chat: bool
 ) -> list[tuple[Generation | Likelihood, ...]]:
     """What to ask for each item: the rendered completion prompts, of chat models too, as OLMES does for DROP."""
-    return [item_requests(item) for item in items]
+    return [item_requests(item, config.boundary) for item in items]
 
 
-def item_requests(item: Item) -> tuple[Generation | Likelihood, ...]:
+def item_requests(item: Item, boundary: Boundary) -> tuple[Generation | Likelihood, ...]:
     data = item.data
     prompts = [Prompt(text=context) for context in data["contexts"]]
     if data["scoring"] == "generate":
         return (Generation(prompts[0], data["max_new_tokens"], data["stop"]),)
     if data["scoring"] == "bits_per_byte":
         place = gold_place(data)
-        return (Likelihood(prompts[place], data["continuations"][place]),)
-    wanted = [Likelihood(prompt, text) for prompt, text in zip(prompts, data["continuations"], strict=True)]
+        return (Likelihood(prompts[place], data["continuations"][place], boundary),)
+    wanted = [Likelihood(prompt, text, boundary) for prompt, text in zip(prompts, data["continuations"], strict=True)]
     if data["normalisation"] == "pmi":
-        wanted += [Likelihood(Prompt(text=UNCONDITIONAL_CONTEXT), text) for text in data["continuations"]]
+        wanted += [Likelihood(Prompt(text=UNCONDITIONAL_CONTEXT), text, boundary) for text in data["continuations"]]
     return tuple(wanted)
 
 
@@ -231,7 +251,7 @@ def score(
     if data["scoring"] == "generate":
         (text,) = answers
         assert isinstance(text, str)
-        return score_generated(data["core"], text, data["references"])
+        return score_generated(data["core"], before_stops(text, data["stop"]), data["references"])
     ranked = [answer for answer in answers if isinstance(answer, LikelihoodAnswer)]
     if data["scoring"] == "bits_per_byte":
         return score_bits(data["continuations"][gold_place(data)], ranked[0])

@@ -11,6 +11,7 @@ from tasks.evaluation.benchmarks.gsm8k import GSM8KBenchmark
 from tasks.evaluation.benchmarks.olmes import OlmesBenchmark
 from tasks.evaluation.benchmarks.olmes_requests import OlmesRequestsBenchmark
 from tasks.evaluation.benchmarks.task import Role
+from tasks.evaluation.benchmarks.template import TemplateBenchmark
 
 if TYPE_CHECKING:
     from tasks.evaluation.benchmarks import Benchmark
@@ -27,8 +28,10 @@ def role_of(benchmark: "Benchmark") -> Role:
     match benchmark:
         case OlmesBenchmark():
             return benchmark.role
-        case GSM8KBenchmark():
+        case TemplateBenchmark():
             return benchmark.role
+        case GSM8KBenchmark():
+            return benchmark.role or gsm8k_role(benchmark)
         case OlmesRequestsBenchmark():
             if benchmark.role:
                 return benchmark.role
@@ -36,6 +39,14 @@ def role_of(benchmark: "Benchmark") -> Role:
             return "held_out" if any(name.startswith(HELD_OUT_NAMES) for name in names) else "dev"
         case _:
             return "dev"
+
+
+def gsm8k_role(benchmark: GSM8KBenchmark) -> Role:
+    """Held out where the rows are GSM8K's test questions, as far as their names tell."""
+    rows = benchmark.rows
+    names = " ".join([rows.dataset, *rows.paths]).lower()
+    train = rows.split == "train" if rows.dataset else all("train" in path for path in rows.paths)
+    return "held_out" if "gsm8k" in names and not train else "dev"
 
 
 def refuse_held_out(use: str, benchmarks: "Iterable[Benchmark]") -> None:

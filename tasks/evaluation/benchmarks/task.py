@@ -111,6 +111,8 @@ class Task:
     """Shots of the published setting."""
     shot_split: str = ""
     """Split whose first rows are the shots; empty for the curated rows in `tasks/shots`."""
+    other_groups: bool = False
+    """Whether an item's shots are the first rows of every group but its own."""
     description: Callable[[str], str] = lambda group: ""
     """Text before the shots, by group, with the blank line after it."""
     query: Callable[[Document, Format], str] = plain_query
@@ -119,6 +121,10 @@ class Task:
     bits_answer: Callable[[Document], str] = lambda document: document.answer
     """The text whose bits are counted, after a space."""
     score: Score = no_score
+    rank: Callable[[Document, Sequence[float]], dict[str, float]] | None = None
+    """Further metrics of ranked choices from their log-likelihoods."""
+    rank_metric: str = ""
+    """The one of them that stands for the task."""
     primary: str = "exact_match"
     """The metric of written answers."""
     max_new_tokens: int = 512
@@ -126,7 +132,9 @@ class Task:
     temperature: float = 0.0
     top_p: float = 1.0
     samples: int = 1
-    """Answers per item; more than one needs a temperature."""
+    """Answers per item; more than one needs a temperature, and its metrics are pass@1 and pass@10."""
+    sample_metric: str = "passed"
+    """The metric of one sample that says whether it is right."""
     max_context: int = 2048
     """Tokens of prompt and answer together (RECIPE I.1)."""
     role: Role = "dev"

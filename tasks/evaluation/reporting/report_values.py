@@ -13,6 +13,8 @@ from typing import Any
 from infra.records.artifact import Artifact
 from infra.records.record import Record
 from tasks.artifacts import PERPLEXITY, TASK, Checkpoint, Documents, Scores
+from tasks.evaluation.comparison import Comparison
+from tasks.evaluation.paired import Comparer, macro_gain
 
 SOUP = "soup"
 """Stage that averages checkpoints; the checkpoints it was made from are its ingredients."""
@@ -47,6 +49,13 @@ class Difference:
     stderr: float
     ratio: float | None
     verdict: str
+    low: float
+    high: float
+    """The interval that holds the true difference at 95 %."""
+    n: int
+    """Items that both answered; 0 where none are kept and the errors were taken as independent."""
+    discordant: int
+    """Items that the two scored differently."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,10 @@ class SoupRow:
     ingredients: dict[str, float]
     ingredient_stderr: dict[str, float]
     gain: Difference
+    each: list[Difference]
+    """Against every ingredient by itself."""
+    best: str
+    """The ingredient with the best score."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +157,11 @@ def ingredients_of(records: dict[str, Record]) -> tuple[str, list[str]]:
 
 
 def step_changes(
-    main_line: Sequence[str], scores: dict[str, Scores], benchmarks: dict[str, Benchmark], bounds: Bounds
+    main_line: Sequence[str],
+    scores: dict[str, Scores],
+    benchmarks: dict[str, Benchmark],
+    bounds: Bounds,
+    compared: Comparer,
 ) -> list[Difference]:
     """Every benchmark's difference between neighbours on the main line (base, soup, sft, ...)."""
     changes = []
@@ -152,9 +169,7 @@ def step_changes(
         before, after = scores[start], scores[end]
         for name in after.primary:
             if name in before.primary:
-                value = after.primary[name] - before.primary[name]
-                stderr = math.hypot(before.stderr[name], after.stderr[name])
-                changes.append(_difference(start, end, benchmarks[name], value, stderr, bounds))
+                changes.append(_difference(start, end, benchmarks[name], compared([before], after, name), bounds))
     return changes
 
 
@@ -164,8 +179,9 @@ def soup_rows(
     scores: dict[str, Scores],
     benchmarks: dict[str, Benchmark],
     bounds: Bounds,
+    compared: Comparer,
 ) -> list[SoupRow]:
-    """The soup against the mean of its ingredients, whose errors are taken as independent."""
+    """The soup against the mean of its ingredients, each of them, and the best one, on the items that all answered."""
     parts = [label for label in ingredients if label in scores]
     if soup not in scores or not parts:
         return []
@@ -173,10 +189,15 @@ def soup_rows(
     for name, value in scores[soup].primary.items():
         values = {label: scores[label].primary[name] for label in parts}
         errors = {label: scores[label].stderr[name] for label in parts}
-        mean = math.fsum(values.values()) / len(parts)
-        stderr = math.hypot(scores[soup].stderr[name], math.hypot(*errors.values()) / len(parts))
-        gain = _difference("ingredients' mean", soup, benchmarks[name], value - mean, stderr, bounds)
-        rows.append(SoupRow(name, value, scores[soup].stderr[name], values, errors, gain))
+        whole = compared([scores[label] for label in parts], scores[soup], name)
+        gain = _difference("ingredients' mean", soup, benchmarks[name], whole, bounds)
+        each = [
+            _difference(label, soup, benchmarks[name], compared([scores[label]], scores[soup], name), bounds)
+            for label in parts
+        ]
+        sign = -1 if benchmarks[name].lower_is_better else 1
+        best = max(parts, key=lambda label: sign * values[label])
+        rows.append(SoupRow(name, value, scores[soup].stderr[name], values, errors, gain, each, best))
     return rows
 
 
@@ -234,6 +255,36 @@ def curve(label: str, artifact: Artifact, rows: Iterable[dict[str, Any]], parent
     return Curve(label, artifact.stage, artifact.id, not parent, steps, series, in_loop)
 
 
-def _difference(start: str, end: str, benchmark: Benchmark, value: float, stderr: float, bounds: Bounds) -> Difference:
-    ratio, verdict = judge(value, stderr, bounds, benchmark.lower_is_better)
-    return Difference(start, end, benchmark.name, value, stderr, ratio, verdict)
+def stage_gains(
+    main_line: Sequence[str],
+    stages: dict[str, str],
+    ingredients: Sequence[str],
+    scores: dict[str, Scores],
+    benchmarks: dict[str, Benchmark],
+    compared: Comparer,
+) -> dict[str, dict[str, Any]]:
+    """Per stage of the main line the mean improvement over what it began with: a soup over its best ingredient, any other over
+    the step before. {gain, stderr, n, discordant, words}; positive is better.
+    """
+    gains: dict[str, dict[str, Any]] = {}
+    line = [label for label in main_line if label in scores]
+    for place, label in enumerate(line):
+        after, soup = scores[label], stages[label] == SOUP
+        before = (
+            [scores[one] for one in ingredients if one in scores] if soup else [scores[line[place - 1]]] * (place > 0)
+        )
+        names = [name for name in after.primary if before and all(name in score.primary for score in before)]
+        if not names:
+            continue
+        lower = [benchmarks[name].lower_is_better for name in names]
+        each = [macro_gain([compared([one], after, name) for name in names], lower) for one in before]
+        gains[stages[label]] = min(each, key=lambda gain: gain["gain"])
+    return gains
+
+
+def _difference(start: str, end: str, benchmark: Benchmark, found: Comparison, bounds: Bounds) -> Difference:
+    ratio, verdict = judge(found.difference, found.stderr, bounds, benchmark.lower_is_better)
+    low, high = found.interval
+    return Difference(
+        start, end, benchmark.name, found.difference, found.stderr, ratio, verdict, low, high, found.n, found.discordant
+    )

@@ -17,6 +17,7 @@ from tasks.evaluation.benchmarks import (
     resolve_benchmark,
     score_item,
 )
+from tasks.evaluation.benchmarks import answers as answer_rules
 from tasks.evaluation.benchmarks.answers import drop_f1, gsm8k_match, squad_f1, squad_match
 from tasks.evaluation.benchmarks.items import (
     Estimate,
@@ -285,3 +286,23 @@ def test_ifeval_family_from_a_file(tmp_path):
     assert score_item(config, items[0], ["fine"], True).metrics["prompt_loose"] == 1.0
     assert score_item(config, items[0], ["a, b"], True).metrics["prompt_loose"] == 0.0
     assert primary_metric(config, items) == "prompt_loose"
+
+
+@pytest.mark.parametrize(
+    ("text", "stops", "kept"),
+    [
+        ("10\n\nPassage: The 2011 census", ("Passage:", "Question:", "\n\n"), "10"),
+        (" 10 Question: 3", ("Passage:", "Question:"), " 10 "),
+        ("10", (), "10"),
+    ],
+)
+def test_stops_are_applied_to_an_answer(text, stops, kept):
+    assert answer_rules.before_stops(text, stops) == kept
+    assert answer_rules.drop_f1(answer_rules.before_stops(text, stops).strip(), [["10"]]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "truth"), [("x \u22125", "\u22125"), ("It costs $29.00", "29"), ("$1,029", "1029"), ("is -5.", "#### -5")]
+)
+def test_gsm8k_reads_numbers_as_numbers(text, truth):
+    assert answer_rules.gsm8k_match(text, truth)[0]

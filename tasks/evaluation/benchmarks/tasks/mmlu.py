@@ -10,11 +10,11 @@ import re
 from tasks.evaluation.benchmarks.task import LETTERS, Document, Format, Row, Task
 
 ANSWERS = (
-    re.compile(r"[Tt]herefore, the answer is \(([A-J])\)"),
-    re.compile(r"answer is:? \(?([A-J])\b"),
-    re.compile(r"\(?\b([A-J])\)? is (?:the )?correct"),
-    re.compile(r"\(([A-J])\)"),
-    re.compile(r"\b([A-J])\b"),
+    r"[Tt]herefore, the answer is \(([A-{last}])\)",
+    r"answer is:? \(?([A-{last}])\b",
+    r"\(?\b([A-{last}])\)? is (?:the )?correct",
+    r"\(([A-{last}])\)",
+    r"\b([A-{last}])\b",
 )
 """From the asked form, whose last match counts, to any letter that stands alone, whose first match counts."""
 
@@ -49,17 +49,17 @@ def chain_query(document: Document, format: Format = "generate") -> str:
     )
 
 
-def extract_letter(text: str) -> str:
-    """The answer's letter by progressively looser patterns, or an empty text."""
+def extract_letter(text: str, choices: int) -> str:
+    """The answer's letter among as many by progressively looser patterns, or an empty text."""
     for place, pattern in enumerate(ANSWERS):
-        if found := pattern.findall(text):
+        if found := re.findall(pattern.replace("{last}", LETTERS[choices - 1]), text):
             return found[-1] if place == 0 else found[0]
     return ""
 
 
 def score_chain(document: Document, text: str) -> tuple[dict[str, float], str]:
     """Whether the extracted letter is the gold one."""
-    letter = extract_letter(text)
+    letter = extract_letter(text, len(document.choices))
     return {"exact_match": float(letter == document.references[0])}, letter
 
 

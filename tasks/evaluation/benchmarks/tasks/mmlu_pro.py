@@ -1,0 +1,33 @@
+"""MMLU-Pro: 14 categories with up to ten choices, all 12,032 of the test split, mean over items (RECIPE I.2). Held out.
+
+Shots are the first five validation rows of the category. No rendered oracle is at hand: the line before the shots is MMLU's,
+with the category in place of the subject.
+"""
+
+from tasks.evaluation.benchmarks.task import Document, Row, Task
+
+
+def read_row(row: Row, place: int) -> Document:
+    """A row of `TIGER-Lab/MMLU-Pro`."""
+    choices = tuple(row["options"])
+    gold = int(row["answer_index"])
+    id, category = str(row.get("question_id", place)), row["category"]
+    return Document(id, f"Question: {row['question']}", choices[gold], choices, gold, group=category)
+
+
+TASKS = (
+    Task(
+        name="mmlu_pro",
+        dataset="TIGER-Lab/MMLU-Pro",
+        split="test",
+        count=12032,
+        read=read_row,
+        formats=("multiple_choice", "bits_per_byte"),
+        shots=5,
+        shot_split="validation",
+        description=lambda category: (
+            f"The following are multiple choice questions (with answers) about {category}.\n\n"
+        ),
+        role="held_out",
+    ),
+)

@@ -1,0 +1,87 @@
+"""Comparisons of stored scores: paired over the items that both models answered, wherever both kept their items."""
+
+from collections.abc import Callable, Sequence
+from math import fsum, hypot, sqrt
+from typing import Any
+
+from infra.workspace import Workspace
+from tasks.artifacts import Scores
+from tasks.evaluation.comparison import Comparison, clustered_error, compare
+
+Items = dict[str, float]
+Comparer = Callable[[Sequence[Scores], Scores, str], Comparison]
+"""(first models, second model, benchmark) -> second minus the mean of the first ones"""
+
+
+def comparer(ws: Workspace) -> Comparer:
+    """Comparisons by benchmark name. Items are read once. Where one side kept none (a suite), or none is common, the errors
+    are taken as independent, and `n` is 0.
+    """
+    known: dict[tuple[str, str], tuple[Items, dict[str, str] | None] | None] = {}
+
+    def items(score: Scores, benchmark: str) -> tuple[Items, dict[str, str] | None] | None:
+        key = (score.address, benchmark)
+        if key not in known:
+            known[key] = read_items(ws, score, benchmark)
+        return known[key]
+
+    def found(first: Sequence[Scores], second: Scores, benchmark: str) -> Comparison:
+        sides = [side for score in (*first, second) if (side := items(score, benchmark)) is not None]
+        if len(sides) <= len(first):
+            return independent(first, second, benchmark)
+        *before, after = sides
+        common = {id for id in after[0] if all(id in side[0] for side in before)}
+        if not common:
+            return independent(first, second, benchmark)
+        mean = {id: fsum(side[0][id] for side in before) / len(before) for id in after[0] if id in common}
+        return compare(mean, after[0], after[1])
+
+    return found
+
+
+def read_items(ws: Workspace, score: Scores, benchmark: str) -> tuple[Items, dict[str, str] | None] | None:
+    """Primary metric per item, and the cluster of each where the benchmark has clusters; None where no items are kept."""
+    name = f"items/{benchmark}.jsonl.zst"
+    if name not in ws.files(score):
+        return None
+    metric = next(
+        row["primary"] for row in ws.read_json(score, "scores.json")["benchmarks"] if row["name"] == benchmark
+    )
+    rows = list(ws.read_jsonl(score, name))
+    clusters = {row["id"]: row["group"] for row in rows if row.get("group")}
+    return {row["id"]: row["metrics"][metric] for row in rows}, clusters if len(clusters) == len(rows) else None
+
+
+def independent(first: Sequence[Scores], second: Scores, benchmark: str) -> Comparison:
+    """From means and their errors alone."""
+    mean = fsum(score.primary[benchmark] for score in first) / len(first)
+    error = hypot(*(score.stderr[benchmark] for score in first)) / len(first)
+    return Comparison(second.primary[benchmark] - mean, hypot(error, second.stderr[benchmark]), 0, 0)
+
+
+def macro_gain(comparisons: Sequence[Comparison], lower_is_better: Sequence[bool]) -> dict[str, Any]:
+    """The plain mean of improvements over benchmarks (positive is better), with its error, in numbers and in words."""
+    signed = [
+        -one.difference if lower else one.difference for one, lower in zip(comparisons, lower_is_better, strict=True)
+    ]
+    total = Comparison(
+        fsum(signed) / len(signed),
+        sqrt(fsum(one.stderr**2 for one in comparisons)) / len(signed),
+        sum(one.n for one in comparisons),
+        sum(one.discordant for one in comparisons),
+    )
+    return {
+        "gain": total.difference,
+        "stderr": total.stderr,
+        "n": total.n,
+        "discordant": total.discordant,
+        "words": total.words if total.n else total.words.partition(" (")[0],
+    }
+
+
+def error_of_mean(values: Sequence[float], clusters: Sequence[str | None]) -> float | None:
+    """The clustered error of a benchmark's mean; None where its items name no clusters or all lie in one."""
+    named = [cluster for cluster in clusters if cluster is not None]
+    if len(named) < len(values) or len(set(named)) < 2 or len(set(named)) == len(values):
+        return None
+    return clustered_error(values, named)

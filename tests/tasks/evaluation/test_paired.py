@@ -1,0 +1,82 @@
+"""Oracle: the item scores from which stored artifacts are made; hand-computed paired means."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.workspace import Workspace
+from tasks.artifacts import Scores
+from tasks.evaluation.comparison import compare
+from tasks.evaluation.paired import comparer, error_of_mean
+from tasks.evaluation.reporting.report_values import Benchmark, Bounds, soup_rows, stage_gains, step_changes
+from tests.tasks.evaluation.test_rank import Desk
+
+BENCHMARKS = {"maths": Benchmark("maths", "exact_match", 400, False)}
+BASE = [float(n % 2) for n in range(400)]
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> tuple[Workspace, dict[str, Scores]]:
+    desk = Desk(tmp_path / "store")
+    better = [1.0 if n < 60 else value for n, value in enumerate(BASE)]
+    other = [0.0 if n % 40 == 1 else value for n, value in enumerate(BASE)]
+    scores = {
+        "base": desk.scores("base", BASE), "first": desk.scores("first", other), "second": desk.scores("second", BASE),
+        "soup": desk.scores("soup", better), "sft": desk.scores("sft", better), "suite": desk.scores("suite", BASE, items=False),
+    }  # fmt: skip
+    return workspace(desk), scores
+
+
+def workspace(desk: Desk) -> Workspace:
+    from infra.settings import ComputeSettings
+
+    return Workspace(
+        desk.session.store, stage="report", id="0" * 16, payload="report/0", progress_folder="_progress/report/0",
+        compute=ComputeSettings(),
+    )  # fmt: skip
+
+
+def test_steps_are_compared_on_their_items(made):
+    ws, scores = made
+    (change,) = step_changes(["base", "soup"], scores, BENCHMARKS, Bounds(2, 3), comparer(ws))
+    expected = compare(dict(enumerate_items(BASE)), {str(n): 1.0 if n < 60 else v for n, v in enumerate(BASE)})
+    assert (change.difference, change.stderr) == (expected.difference, expected.stderr)
+    assert (change.n, change.discordant, change.verdict) == (400, 30, "clear gain")
+    assert change.low == pytest.approx(0.075 - 1.959964 * change.stderr)
+
+
+def enumerate_items(values: list[float]) -> list[tuple[str, float]]:
+    return [(str(n), value) for n, value in enumerate(values)]
+
+
+def test_a_soup_is_compared_with_each_ingredient_and_its_gain_is_over_the_best(made):
+    ws, scores = made
+    (row,) = soup_rows("soup", ["first", "second"], scores, BENCHMARKS, Bounds(2, 3), comparer(ws))
+    assert row.best == "second"
+    assert [one.difference for one in row.each] == pytest.approx([0.1, 0.075])
+    assert row.gain.difference == pytest.approx(0.0875)
+    gains: dict[str, dict[str, Any]] = stage_gains(
+        ["base", "soup", "sft"], {"base": "pretrain", "soup": "soup", "sft": "sft"}, ["first", "second"], scores, BENCHMARKS,
+        comparer(ws),
+    )  # fmt: skip
+    assert gains["soup"]["gain"] == pytest.approx(0.075)
+    assert gains["soup"]["words"] == "gain"
+    assert gains["sft"]["gain"] == 0
+    assert gains["sft"]["words"].startswith("no effect shown")
+    assert set(gains["sft"]) == {"gain", "stderr", "n", "discordant", "words"}
+
+
+def test_without_items_errors_are_independent(made):
+    ws, scores = made
+    found = comparer(ws)([scores["base"]], scores["suite"], "maths")
+    assert (found.n, found.difference) == (0, 0)
+    assert found.stderr == pytest.approx(0.05 * 2**0.5)
+
+
+def test_the_error_of_a_mean_is_clustered_where_items_say_so():
+    values = [1.0] * 10 + [0.0] * 10
+    assert error_of_mean(values, [None] * 20) is None
+    assert error_of_mean(values, ["one"] * 20) is None
+    clustered = error_of_mean(values, [str(n // 5) for n in range(20)])
+    assert clustered == pytest.approx((4 * 2.5**2 * 4 / 3) ** 0.5 / 20)
