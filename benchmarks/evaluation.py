@@ -30,9 +30,9 @@ from peers.evaluation_texts import ranked_requests, worked_problems
 from model.config import ModelConfig
 from model.decoding.decoder import Prepared
 from model.decoding.generate import Sampling, generate
+from model.decoding.prefix_tree import build
 from model.files.weights import load_hf, save_hf
 from model.network.transformer import Transformer
-from model.prefix_tree import build
 from model.tokens.tokenizer import Tokenizer
 from tasks.evaluation.benchmarks.asking import Asked, ask, encode_pair
 from tasks.evaluation.benchmarks.items import Likelihood, Prompt

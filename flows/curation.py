@@ -6,9 +6,9 @@ so a changed one leaves the scores as they are.
 
 from typing import NamedTuple
 
+from flows.config.needed import needed_classifiers, needed_sources
 from flows.config.recipe_config import RecipeConfig
 from flows.leakage import clean_documents
-from flows.needed import needed_classifiers, needed_sources
 from flows.synthesis import make_documents
 from infra.phase import Phase
 from tasks.artifacts import Classifier, Documents, Tokens

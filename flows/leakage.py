@@ -9,7 +9,8 @@ from tasks.artifacts import Chats, Documents, Prompts
 from tasks.data.chats import SyntheticChats, chats
 from tasks.data.collect import Source
 from tasks.data.decontaminate import decontaminate
-from tasks.data.decontaminate_messages import decontaminate_chats, decontaminate_prompts
+from tasks.data.decontaminate_chats import decontaminate_chats
+from tasks.data.decontaminate_prompts import decontaminate_prompts
 from tasks.data.filters.overlap import DecontaminateConfig
 from tasks.data.prompts import PromptsConfig, SyntheticPrompts, prompts
 from tasks.data.synthesize import SynthesizeConfig

@@ -7,7 +7,7 @@ from flows.leakage import clean_chats, clean_prompts
 from flows.starting import given_reward_model, starting_point
 from infra.phase import Phase
 from tasks.artifacts import Checkpoint, Preferences, Prompts, RewardModel
-from tasks.data.decontaminate_messages import decontaminate_pairs
+from tasks.data.decontaminate_pairs import decontaminate_pairs
 from tasks.data.pairs import PairsConfig, pairs
 from tasks.training.dpo import dpo
 from tasks.training.ppo import PPOConfig, ppo

@@ -7,9 +7,9 @@ from typing import Any, get_args
 import yaml
 
 from flows.config.files import RecipeError, find_recipe, load, nearest, read_recipe
+from flows.config.needed import PAST_MIDTRAINING
 from flows.config.recipe_config import RecipeConfig, StartPoint
 from flows.inspection.artifacts import find_record
-from flows.needed import PAST_MIDTRAINING
 from infra.events import Listener
 from infra.execution.attempt import Outcome, run_stage
 from infra.records.artifact import Artifact

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.data import app as data_app
+from flows.cli.evaluation import add_commands
 from flows.cli.options import (
     AcceptOption,
     IdArgument,
@@ -29,9 +30,8 @@ from flows.cli.options import (
     open_store,
     print_json,
 )
-from flows.evaluation_cli import add_commands
-from flows.rehearse_cli import conformance, rehearse, sample
-from flows.store_cli import add_to as add_store_commands
+from flows.cli.rehearse import conformance, rehearse, sample
+from flows.cli.store import add_to as add_store_commands
 
 if TYPE_CHECKING:
     from infra.session import PlanRow
@@ -349,7 +349,7 @@ def _run(
 ) -> None:
     from flows.config.files import load
     from flows.config.recipe_config import RecipeConfig
-    from flows.rehearsal_record import check_rehearsed
+    from flows.rehearsing.rehearsal_record import check_rehearsed
     from flows.running.prefect_server import prepare_prefect
 
     check_rehearsed(load(RecipeConfig, recipe, overrides), recipe, skip=no_rehearsal)

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from flows.config.needed import PAST_FINETUNING, PAST_MIDTRAINING, PAST_PREFERENCES, begins_at, needed_sources
 from flows.config.rules import check_recipe
-from flows.needed import PAST_FINETUNING, PAST_MIDTRAINING, PAST_PREFERENCES, begins_at, needed_sources
 from flows.synthesis import AnySynthesis, Synthesis, resolve_synthesis
 from infra.settings import Execution
 from model.config import Config

@@ -11,9 +11,9 @@ import torch
 from pydantic import ValidationError
 
 from flows.config.files import nearest
+from flows.config.limits import check_limits, mix_notes
+from flows.config.needed import PAST_MIDTRAINING, begins_at
 from flows.config.stages import IN_SHARDS, NAMES, unknown_stages
-from flows.limits import check_limits, mix_notes
-from flows.needed import PAST_MIDTRAINING, begins_at
 from infra.session import PlanRow
 from infra.settings import Execution
 from model.config import Parallel

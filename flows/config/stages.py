@@ -5,7 +5,9 @@ from tasks.data.chats import chats
 from tasks.data.classifier import classifier
 from tasks.data.collect import collect
 from tasks.data.decontaminate import decontaminate
-from tasks.data.decontaminate_messages import decontaminate_chats, decontaminate_pairs, decontaminate_prompts
+from tasks.data.decontaminate_chats import decontaminate_chats
+from tasks.data.decontaminate_pairs import decontaminate_pairs
+from tasks.data.decontaminate_prompts import decontaminate_prompts
 from tasks.data.dedup import dedup
 from tasks.data.encode import encode
 from tasks.data.filter import filter

@@ -13,8 +13,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from flows.config.known_sizes import prompts_of, rows_of, total_of
 from flows.config.recipe_config import RecipeConfig, Reinforcement, StartPoint
-from flows.known_sizes import prompts_of, rows_of, total_of
 from infra.settings import SiteSettings
 from model.config import ModelConfig
 from model.data.chat_batches import steps_for

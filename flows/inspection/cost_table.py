@@ -9,10 +9,10 @@ from rich.table import Table
 
 from flows.cli.options import print_whole
 from flows.config.files import load
+from flows.config.limits import mix_notes
 from flows.config.recipe_config import RecipeConfig
-from flows.cost_other import OtherCost, other_costs, plan_labels, stored_by_training
 from flows.inspection.cost import DEFAULT_GPU, DEFAULT_MFU, DEVICES, NODE_FACTOR, Cost, Device, Hardware, recipe_costs
-from flows.limits import mix_notes
+from flows.inspection.cost_other import OtherCost, other_costs, plan_labels, stored_by_training
 from infra.execution.plan import some
 from infra.settings import SiteSettings
 from model.training.memory import Memory

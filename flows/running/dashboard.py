@@ -24,9 +24,9 @@ from urllib.request import urlopen
 import psutil
 from rich.console import Console
 
-from flows.guarded_server import CLIENT_PASSWORD, PASSWORD, address, check_host, own_settings
+from flows.running.guarded_server import CLIENT_PASSWORD, PASSWORD, address, check_host, own_settings
 from flows.running.prefect_server import QUIET, dashboard_file, running_dashboard
-from flows.work_pool import JOB_TEMPLATE, POOL
+from flows.running.work_pool import JOB_TEMPLATE, POOL
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, a polite kill, and a terminal that was closed."""
@@ -56,13 +56,13 @@ def serve(console: Console, port: int, host: str = "127.0.0.1") -> None:
     logs = dashboard_file().parent / "olmo2-logs"
     logs.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
-        command = ["flows.guarded_server", "--host", host, "--port", str(port)]
+        command = ["flows.running.guarded_server", "--host", host, "--port", str(port)]
         server = stack.enter_context(started(command, environment, logs / "server.log"))
         with console.status("starting the server"):
             wait_for_server(api, server, logs / "server.log")
         with console.status("registering deployments"):
             register(environment)
-        worker_command = ["flows.worker", f"olmo2-{os.getpid()}"]
+        worker_command = ["flows.running.worker", f"olmo2-{os.getpid()}"]
         worker = stack.enter_context(started(worker_command, environment, logs / "worker.log"))
         dashboard_file().write_text(json.dumps({"api": api, "pid": os.getpid()}))
         stack.callback(dashboard_file().unlink, missing_ok=True)

@@ -23,8 +23,8 @@ from infra.compute.processes import Interrupted
 from infra.events import Listener
 from infra.execution.plan import above, below
 from infra.ray_address import check_ray
+from infra.records.stale import stale_error
 from infra.session import PlanRow, Session, matches, open_session
-from infra.stale import stale_error
 from infra.storage.store import Store
 from tasks.artifacts import Checkpoint, Ranking, Report, Scores
 

@@ -19,8 +19,8 @@ from infra.compute.processes import fenced, run_in_process
 from infra.compute.train_group import run_in_group
 from infra.events import Events, Listener
 from infra.execution.energy import joules_between, read_joules
-from infra.fingerprint import fingerprint_of
 from infra.records.artifact import Artifact
+from infra.records.fingerprint import fingerprint_of
 from infra.records.lease import Lease, acquire
 from infra.records.record import (
     Record,
@@ -38,10 +38,10 @@ from infra.records.record import (
     started_path,
 )
 from infra.records.save_points import ephemeral_area
+from infra.records.stale import accept, changes_since, stale_error
 from infra.session import Session
 from infra.settings import ComputeSettings, Execution
 from infra.stage import Call, Stage
-from infra.stale import accept, changes_since, stale_error
 from infra.storage.store import Store, StoreError
 from infra.workspace import Workspace
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 from infra.execution.attempt import reusable
 from infra.records.record import Input, Record, generations, identity, progress_folder, stage_records
 from infra.records.save_points import newest_save_point
+from infra.records.stale import changes_since, other_packages
 from infra.session import Pending, PlanRow, Session
-from infra.stale import changes_since, other_packages
 from infra.storage.store import CorruptObject, Store
 
 if TYPE_CHECKING:

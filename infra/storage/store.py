@@ -22,7 +22,7 @@ import orjson
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from infra.retries import PATIENCE_SECONDS, http_status, s3_options, with_retries
+from infra.storage.retries import PATIENCE_SECONDS, http_status, s3_options, with_retries
 from infra.storage.scratch import Scratch, locked
 
 R = TypeVar("R")

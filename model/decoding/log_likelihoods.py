@@ -1,6 +1,6 @@
 """Log-likelihoods of given continuations, for ranked classification (RECIPE I.1).
 
-Where weights are whole, the requests form one tree and each distinct token is read once (`model/prefix_scoring.py`).
+Where weights are whole, the requests form one tree and each distinct token is read once (`model/decoding/prefix_scoring.py`).
 Where they are sharded, every product gathers them, so all workers go together through batches of similar length, padded on
 the right; attention is causal, so padding changes nothing. The workers of a group divide the requests and exchange results.
 """
@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.decoding.prefix_scoring import tree_log_likelihoods
 from model.network.sharded_tensors import is_sharded
 from model.network.transformer import Transformer
 from model.parallel.group import Group
-from model.prefix_scoring import tree_log_likelihoods
 
 Request = tuple[Sequence[int], Sequence[int]]
 """(context ids, continuation ids)"""

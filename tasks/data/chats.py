@@ -15,8 +15,8 @@ from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Chats
-from tasks.data.chat_filters import ChatFilterConfig, Messages, last_below_caps, order_key, unwanted
 from tasks.data.documents.dolma_files import LineWriter
+from tasks.data.filters.chat_filters import ChatFilterConfig, Messages, last_below_caps, order_key, unwanted
 from tasks.data.sources.rows import RowSource, check_share, read_rows, resolve_rows
 from tasks.synthetic import KindConfig, generate_mixed
 

@@ -17,9 +17,9 @@ from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Preferences
-from tasks.data.chat_filters import Messages
 from tasks.data.chats import clean_messages
 from tasks.data.documents.dolma_files import LineWriter
+from tasks.data.filters.chat_filters import Messages
 from tasks.data.sources.rows import RowSource, check_share, read_rows, resolve_rows
 
 QUESTIONS = ("prompt", "question", "instruction")

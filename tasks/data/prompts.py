@@ -17,9 +17,9 @@ from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Prompts
 from tasks.data.documents.dolma_files import LineWriter
-from tasks.data.ground_truth import usable_truth
 from tasks.data.sources.rows import RowSource, check_share, read_rows, resolve_rows
 from tasks.synthetic import KindConfig, generate_mixed
+from tasks.verifiers.ground_truth import usable_truth
 
 Row = dict[str, Any]
 

@@ -21,10 +21,10 @@ from tasks.artifacts import Checkpoint, Scores
 from tasks.evaluation.benchmarks import load_items, make_requests, resolve_benchmark, score_item
 from tasks.evaluation.benchmarks.asking import ask, request_names
 from tasks.evaluation.benchmarks.items import Likelihood
-from tasks.evaluation.questions import EvaluateConfig, check_names
-from tasks.evaluation.results import benchmark_row, item_rows
-from tasks.evaluation.room import context_of
-from tasks.evaluation.suites import SuiteConfig, score_suites
+from tasks.evaluation.scoring.questions import EvaluateConfig, check_names
+from tasks.evaluation.scoring.results import benchmark_row, item_rows
+from tasks.evaluation.scoring.room import context_of
+from tasks.evaluation.scoring.suites import SuiteConfig, score_suites
 from tasks.generation import checkpoint_generator
 
 __all__ = ["EvaluateConfig", "SuiteConfig", "check_names", "evaluate", "evaluate_checkpoint", "resolve"]

@@ -15,7 +15,7 @@ from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Ranking, Scores
-from tasks.evaluation.comparison import Comparison, compare, holm, two_sided
+from tasks.evaluation.comparing.comparison import Comparison, compare, holm, two_sided
 
 
 class RankConfig(Config):

@@ -17,7 +17,7 @@ from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import METRICS, Checkpoint, Documents, Mix, Preferences, Ranking, Report, RewardModel, Scores
-from tasks.evaluation.paired import comparer
+from tasks.evaluation.comparing.paired import comparer
 from tasks.evaluation.reporting import costs as report_costs
 from tasks.evaluation.reporting import report_values as numbers
 from tasks.evaluation.reporting.page import render_page

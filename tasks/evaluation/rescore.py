@@ -12,9 +12,9 @@ from tasks.artifacts import Scores
 from tasks.evaluation.benchmarks import Benchmark, load_items, make_requests, score_item
 from tasks.evaluation.benchmarks.asking import Answer
 from tasks.evaluation.benchmarks.items import LikelihoodAnswer
-from tasks.evaluation.questions import EvaluateConfig
-from tasks.evaluation.results import benchmark_row, item_rows, stored_answer
-from tasks.evaluation.suites import score_suites
+from tasks.evaluation.scoring.questions import EvaluateConfig
+from tasks.evaluation.scoring.results import benchmark_row, item_rows, stored_answer
+from tasks.evaluation.scoring.suites import score_suites
 
 
 def rescore_answers(ws: Workspace, scores: Scores, config: EvaluateConfig) -> Scores:

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from flows.cli.main import app
 from flows.config.files import RecipeError
-from flows.conformance import SIZES, Row, conformance, of_size, published_values
+from flows.inspection.conformance import SIZES, Row, conformance, of_size, published_values
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from flows.config.files import RecipeError, load
+from flows.config.known_sizes import source_tokens
+from flows.config.limits import check_mix, known_tokens, mix_notes
 from flows.config.recipe_config import RecipeConfig
-from flows.known_sizes import source_tokens
-from flows.limits import check_mix, known_tokens, mix_notes
 from tasks.artifacts import Tokens
 from tasks.data.mix import MixConfig, MixSource, plan_mix
 from tasks.evaluation.benchmarks.gsm8k import GSM8KBenchmark
 from tasks.evaluation.benchmarks.ifeval import IFEvalBenchmark
-from tasks.evaluation.room import context_of, longest_answer, prompt_room
+from tasks.evaluation.scoring.room import context_of, longest_answer, prompt_room
 
 PUBLISHED = ("olmo2-1b", "olmo2-7b", "olmo2-13b", "olmo2-32b", "olmo2-7b-synthesis")
 TABLE_5 = {

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 from flows.cli.main import app
 from flows.config.files import load
 from flows.config.recipe_config import RecipeConfig
-from flows.rehearsal import LENGTH_FIELDS, LENGTHS, MOST, ROWS, rehearsed
-from flows.rehearsal_rows import sample_files, split_patterns
+from flows.rehearsing.local_rows import sample_files, split_patterns
+from flows.rehearsing.rehearsal import LENGTH_FIELDS, LENGTHS, MOST, ROWS, rehearsed
+from flows.rehearsing.stand_in_writer import answer, completion, stand_in_writer
 from flows.running.run import plan
-from flows.stand_in_writer import answer, completion, stand_in_writer
 from infra.execution.plan import flatten
 from infra.language_models.protocol import Answer
 from tasks.data.label import VERDICTS

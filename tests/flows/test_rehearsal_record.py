@@ -7,7 +7,7 @@ import pytest
 from flows.config.files import RecipeError, load
 from flows.config.recipe_config import RecipeConfig
 from flows.inspection.cost import DEVICES, Hardware, recipe_costs
-from flows.rehearsal_record import ASKED_ABOVE, GPU_HOUR, check_rehearsed, digest, price, remember
+from flows.rehearsing.rehearsal_record import ASKED_ABOVE, GPU_HOUR, check_rehearsed, digest, price, remember
 
 
 @pytest.fixture(autouse=True)

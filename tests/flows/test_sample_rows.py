@@ -18,8 +18,8 @@ import pytest
 
 from flows.config.files import load
 from flows.config.recipe_config import RecipeConfig
-from flows.rehearsal import rehearsed
-from flows.sample_rows import wanted
+from flows.rehearsing.rehearsal import rehearsed
+from flows.rehearsing.sample_rows import wanted
 
 HUB = Path(__file__).parents[1] / "samples" / "hub"
 COMMIT = "a" * 40

@@ -199,7 +199,7 @@ def test_code_from_elsewhere_is_refused(dashboard: RunningDashboard):
         "entrypoint": [
             {"entrypoint": "planted.flow"},
             {"entrypoint": f"{module}:flow"},
-            {"entrypoint": "flows.worker.main"},
+            {"entrypoint": "flows.running.worker.main"},
         ],
         "place to take code from": [{"path": str(dashboard.folder)}],
     }

@@ -10,11 +10,11 @@ import pytest
 import yaml
 
 from flows.config.files import RecipeError, load, read_recipe
+from flows.config.needed import needed_classifiers, needed_sources
 from flows.config.recipe_config import RecipeConfig
 from flows.deployments import shown_ranking
 from flows.inspection.artifacts import find_record
 from flows.microanneal import sweep
-from flows.needed import needed_classifiers, needed_sources
 from flows.running.run import (
     StageError,
     listening,

@@ -7,15 +7,15 @@ from pathlib import Path
 import orjson
 import pytest
 
-from flows import repair as repairing
-from flows.repair import repair
-from infra.compare import record_differences
+from flows.running import repair as repairing
+from flows.running.repair import repair
 from infra.execution.attempt import Outcome, run_stage
+from infra.records.compare import record_differences
 from infra.records.record import load_record, record_path
+from infra.records.upkeep import copy_lineage, garbage, remove, verify
 from infra.session import Session
 from infra.settings import Execution
 from infra.storage.store import CorruptObject, Store
-from infra.upkeep import copy_lineage, garbage, remove, verify
 from infra.workspace import open_artifact
 from tests.infra.stages_for_tests import NumberConfig, number, squares, total
 

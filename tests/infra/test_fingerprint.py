@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from infra import fingerprint
-from infra.fingerprint import BODY, differences, digest_of, fingerprint_of
-from infra.syntax import Scope, definitions
+from infra.records import fingerprint
+from infra.records.fingerprint import BODY, differences, digest_of, fingerprint_of
+from infra.records.syntax import Scope, definitions
 
 ROOT = Path(fingerprint.__file__).parent.parent
 FILES = [

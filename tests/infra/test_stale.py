@@ -8,14 +8,14 @@ from pathlib import Path
 import orjson
 import pytest
 
-from infra import fingerprint
 from infra.execution.attempt import Outcome, run_stage
 from infra.execution.plan import plan_stage
+from infra.records import fingerprint
 from infra.records.record import load_record, record_path
+from infra.records.stale import StaleError, acceptances
 from infra.session import PlanRow, Session
 from infra.settings import Execution
 from infra.stage import Stage
-from infra.stale import StaleError, acceptances
 from infra.storage.store import Store
 from tests.infra.stages_for_tests import NumberConfig
 

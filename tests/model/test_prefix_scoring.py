@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from model import prefix_scoring, prefix_tree
 from model.config import ModelConfig
+from model.decoding import prefix_scoring, prefix_tree
 from model.decoding.decoder import Prepared
 from model.decoding.log_likelihoods import NonFiniteOutput, log_likelihoods
+from model.decoding.prefix_tree import build, preorder, schedule, sees
 from model.network.transformer import Transformer
-from model.prefix_tree import build, preorder, schedule, sees
 
 SHAPE = {
     "d_model": 32, "n_layers": 2, "n_heads": 4, "head_dim": 8, "mlp_hidden": 48, "vocab_size": 128, "max_sequence_length": 96,

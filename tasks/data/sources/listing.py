@@ -104,7 +104,7 @@ class SourceFile(Config):
         return f"{self.root}/{self.name}"
 
     @contextmanager
-    def open(self) -> Iterator[io.BufferedReader[Any]]:
+    def open(self) -> "Iterator[io.BufferedReader[Any]]":
         """A seekable stream on the bytes of the file.
 
         Raises ChangedFileError when the file is not, or at the end is no longer, the one that was pinned; reading raises

@@ -17,7 +17,7 @@ from model.parallel.group import Group
 from model.tokens.chat import encode_prompt
 from model.tokens.tokenizer import Tokenizer
 from tasks.evaluation.benchmarks.items import Generation, Item, Likelihood, LikelihoodAnswer, Prompt
-from tasks.evaluation.room import prompt_room
+from tasks.evaluation.scoring.room import prompt_room
 
 EMPTY = (
     "has an empty continuation, whose likelihood is 1 for every model; leave the item out, or give the choice a text"

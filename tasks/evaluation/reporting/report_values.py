@@ -13,8 +13,8 @@ from typing import Any
 from infra.records.artifact import Artifact
 from infra.records.record import Record
 from tasks.artifacts import PERPLEXITY, TASK, Checkpoint, Documents, Scores
-from tasks.evaluation.comparison import Comparison
-from tasks.evaluation.paired import Comparer, macro_gain
+from tasks.evaluation.comparing.comparison import Comparison
+from tasks.evaluation.comparing.paired import Comparer, macro_gain
 
 SOUP = "soup"
 """Stage that averages checkpoints; the checkpoints it was made from are its ingredients."""

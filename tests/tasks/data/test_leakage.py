@@ -14,7 +14,9 @@ from tasks.data import chats as chats_stage
 from tasks.data import prompts as prompts_stage
 from tasks.data.chats import ChatRows, ChatsConfig, SyntheticChats, chats
 from tasks.data.decontaminate import decontaminate
-from tasks.data.decontaminate_messages import decontaminate_chats, decontaminate_pairs, decontaminate_prompts
+from tasks.data.decontaminate_chats import decontaminate_chats
+from tasks.data.decontaminate_pairs import decontaminate_pairs
+from tasks.data.decontaminate_prompts import decontaminate_prompts
 from tasks.data.encode import EncodeConfig, encode
 from tasks.data.filters.ngrams import word_ngrams
 from tasks.data.filters.overlap import DecontaminateConfig, OverlapRule

@@ -10,13 +10,13 @@ import pytest
 from tasks.data import chats as chats_stage
 from tasks.data import pairs as pairs_stage
 from tasks.data import prompts as prompts_stage
-from tasks.data.chat_filters import ChatFilterConfig
 from tasks.data.chats import ChatRows, ChatsConfig, chats
-from tasks.data.ground_truth import unusable_constraint, usable_truth
+from tasks.data.filters.chat_filters import ChatFilterConfig
 from tasks.data.pairs import PairsConfig, pairs
 from tasks.data.prompts import PromptRows, PromptsConfig, prompts
 from tasks.data.sources.rows import RowSource
 from tasks.verifiers import verify
+from tasks.verifiers.ground_truth import unusable_constraint, usable_truth
 
 USER = [{"role": "user", "content": "q"}]
 GOOD = {"messages": USER, "ground_truth": "4", "dataset": "gsm8k"}

@@ -6,7 +6,7 @@ from math import sqrt
 import pytest
 
 from tasks.evaluation.benchmarks.items import estimate_mean
-from tasks.evaluation.comparison import Z_95, clustered_error, compare, holm, two_sided
+from tasks.evaluation.comparing.comparison import Z_95, clustered_error, compare, holm, two_sided
 
 
 def planted(items: int, gained: int, lost: int) -> tuple[dict[str, float], dict[str, float]]:

@@ -7,8 +7,8 @@ import pytest
 
 from infra.workspace import Workspace
 from tasks.artifacts import Scores
-from tasks.evaluation.comparison import compare
-from tasks.evaluation.paired import comparer, error_of_mean
+from tasks.evaluation.comparing.comparison import compare
+from tasks.evaluation.comparing.paired import comparer, error_of_mean
 from tasks.evaluation.reporting.report_values import Benchmark, Bounds, soup_rows, stage_gains, step_changes
 from tests.tasks.evaluation.test_rank import Desk
 

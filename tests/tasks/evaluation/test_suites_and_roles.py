@@ -17,10 +17,11 @@ from tasks.evaluation.benchmarks.olmes import OlmesBenchmark
 from tasks.evaluation.benchmarks.olmes_requests import OlmesRequestsBenchmark, load_items
 from tasks.evaluation.benchmarks.roles import role_of
 from tasks.evaluation.benchmarks.tasks import all_tasks
-from tasks.evaluation.differences import paired, with_holm
-from tasks.evaluation.questions import EvaluateConfig, context_of
-from tasks.evaluation.selection import TABLES, select
-from tasks.evaluation.suites import SuiteConfig, check_suites, over_groups, score_suites
+from tasks.evaluation.comparing.differences import paired, with_holm
+from tasks.evaluation.scoring.questions import EvaluateConfig
+from tasks.evaluation.scoring.room import context_of
+from tasks.evaluation.scoring.selection import TABLES, select
+from tasks.evaluation.scoring.suites import SuiteConfig, check_suites, over_groups, score_suites
 from tasks.training.fitting.in_loop_evaluation import InLoopConfig
 
 
@@ -117,8 +118,8 @@ def test_a_sweep_that_ranks_by_a_held_out_benchmark_is_refused():
 
 def test_ifeval_has_room_for_its_answers():
     config = EvaluateConfig(label="x", benchmarks=(IFEvalBenchmark(), of("mmlu_cot"), of("piqa")), max_context=512)
-    assert [context_of(config, one) for one in config.benchmarks] == [4096, 4096, 2048]
-    assert context_of(config, of("piqa", max_context=100)) == 100
+    assert [context_of(one, config.max_context, 4096) for one in config.benchmarks] == [4096, 4096, 2048]
+    assert context_of(of("piqa", context=100), config.max_context, 4096) == 100
 
 
 @pytest.mark.parametrize("table", sorted(TABLES))

@@ -1,7 +1,7 @@
 """Log-probabilities of many continuations with every distinct token read once (RECIPE I.1).
 
-All sequences form one tree of shared prefixes (`model/prefix_tree.py`): few-shot examples, questions and the first letters
-that choices share go through the model once. Small subtrees are flattened into rows whose mask lets a token see its own
+All sequences form one tree of shared prefixes (`model/decoding/prefix_tree.py`): few-shot examples, questions and the first
+letters that choices share go through the model once. Small subtrees are flattened into rows whose mask lets a token see its own
 ancestors only; the prefix before them is read from kept keys and values, by one matmul for all rows. The head is applied to
 scored places only, once per place: choices of one token are read off the same logits.
 """
@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from model.decoding.decoder import Prepared
+from model.decoding.prefix_tree import Node, Step, build, schedule, sees
 from model.network.transformer import Transformer
-from model.prefix_tree import Node, Step, build, schedule, sees
 
 Scored = tuple[Sequence[int], int]
 """Ids of context and continuation joined, and how many at their end are scored."""

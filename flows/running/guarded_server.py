@@ -1,4 +1,4 @@
-"""Prefect's server behind our guard: `python -m flows.guarded_server --host HOST --port PORT`.
+"""Prefect's server behind our guard: `python -m flows.running.guarded_server --host HOST --port PORT`.
 
 Prefect alone answers every website that the user's browser has open. The dashboard and the temporary server of a run are
 both started through this module.
@@ -9,7 +9,7 @@ import ipaddress
 import os
 from typing import TYPE_CHECKING
 
-from flows.origin_guard import LOOPBACK_NAMES, OriginGuard, host_headers
+from flows.running.origin_guard import LOOPBACK_NAMES, OriginGuard, host_headers
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -52,7 +52,7 @@ def address(host: str, port: int) -> str:
 def guard(app: "ASGIApp", host: str, port: int) -> OriginGuard:
     """An app behind the guard for the address it is bound to."""
     # Imported here, since it takes a while and the command line imports this module.
-    from flows.busy_retry import BusyRetry
+    from flows.running.busy_retry import BusyRetry
 
     names = None if _is_wildcard(host) else {*LOOPBACK_NAMES, host} if is_loopback(host) else {host}
     hosts = None if names is None else host_headers(names, port)

@@ -19,10 +19,10 @@ from infra.settings import Execution
 from infra.storage.store import Store
 from infra.workspace import open_artifact
 from tasks.artifacts import Checkpoint, Scores
-from tasks.evaluation.differences import Difference, compare_scores, differing_items
+from tasks.evaluation.comparing.differences import Difference, compare_scores, differing_items
 from tasks.evaluation.evaluate import EvaluateConfig, evaluate, resolve
 from tasks.evaluation.rescore import rescore
-from tasks.evaluation.selection import select
+from tasks.evaluation.scoring.selection import select
 
 ID = re.compile(r"[0-9a-f]{4,16}")
 SERVED = re.compile(r"https?://")

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from model.config import Config
 from tasks.evaluation.benchmarks import BenchmarkConfig
-from tasks.evaluation.suites import SuiteConfig, check_suites
+from tasks.evaluation.scoring.suites import SuiteConfig, check_suites
 
 
 class EvaluateConfig(Config):

@@ -23,11 +23,7 @@ from infra.records.record import (
     record_path,
     started_path,
 )
-from infra.session import Session
-from infra.settings import Execution
-from infra.stage import Stage
-from infra.storage.store import CorruptObject, Store, StoreError
-from infra.upkeep import (
+from infra.records.upkeep import (
     Garbage,
     artifacts,
     damaged_files,
@@ -37,6 +33,10 @@ from infra.upkeep import (
     set_record_aside,
     told_digest,
 )
+from infra.session import Session
+from infra.settings import Execution
+from infra.stage import Stage
+from infra.storage.store import CorruptObject, Store, StoreError
 
 
 def repair(store: Store, id: str, other: Store | None, tell: Callable[[str], None], ray: str = "off") -> list[str]:

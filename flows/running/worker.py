@@ -1,4 +1,4 @@
-"""The dashboard's worker: `python -m flows.worker NAME`. It starts the flows of prefect.yaml and nothing else.
+"""The dashboard's worker: `python -m flows.running.worker NAME`. It starts the flows of prefect.yaml and nothing else.
 
 Prefect's process worker runs any command that a run's job variables, its deployment or its pool carries. This one refuses
 such a run, whoever asked for it, and says so in the run's state.
@@ -15,7 +15,7 @@ from prefect.settings import PREFECT_WORKER_HEARTBEAT_SECONDS, PREFECT_WORKER_PR
 from prefect.utilities.processutils import setup_signal_handlers_worker
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker
 
-from flows.work_pool import ENTRYPOINTS, JOB_TEMPLATE, POOL, STEP
+from flows.running.work_pool import ENTRYPOINTS, JOB_TEMPLATE, POOL, STEP
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.config.recipe_config import RecipeConfig
-from flows.rehearsal_rows import with_local_rows
+from flows.rehearsing.local_rows import with_local_rows
 from model.config import ModelConfig
 from model.tokens.tokenizer import Tokenizer
 from tasks.training.preferences import PreferencesConfig

@@ -17,7 +17,7 @@ def verify(
     """Hash every file of every artifact again and name what is damaged (exit 1). Interrupted, it goes on where it was."""
     from dataclasses import asdict
 
-    from infra.upkeep import verify as check
+    from infra.records.upkeep import verify as check
 
     found = open_store(store)
 
@@ -49,7 +49,7 @@ def repair(
     store: StoreOption = None,
 ) -> None:
     """Mend a damaged artifact where it is, so that what was made from it stays as it is."""
-    from flows.repair import repair as mend
+    from flows.running.repair import repair as mend
     from infra.storage.store import Store
 
     def tell(text: str) -> None:
@@ -74,7 +74,7 @@ def gc(
     from flows.inspection.artifacts import find_record
     from flows.running.run import load_recipe, plan
     from infra.records.record import record_of
-    from infra.upkeep import garbage, remove
+    from infra.records.upkeep import garbage, remove
 
     target = open_store(store)
     roots = [find_record(target, id) for id in keep or []]
@@ -100,8 +100,8 @@ def cp(
 ) -> None:
     """Copy an artifact with its whole lineage to another store, every file verified. Interrupted, it goes on where it was."""
     from flows.inspection.artifacts import find_record
+    from infra.records.upkeep import copy_lineage
     from infra.storage.store import Store
-    from infra.upkeep import copy_lineage
 
     source = open_store(store)
     for record, copied in copy_lineage(source, Store(target), find_record(source, id)):
@@ -118,7 +118,7 @@ def diff(
 ) -> None:
     """Say how two artifacts differ: version, config, inputs, code, packages, facts, files."""
     from flows.inspection.artifacts import find_record
-    from infra.compare import record_differences
+    from infra.records.compare import record_differences
 
     found = open_store(store)
     differences = record_differences(find_record(found, first), find_record(found, second))
@@ -134,7 +134,7 @@ def diff(
 
 def accepted(store: StoreOption = None, as_json: JsonOption = False) -> None:
     """List what was accepted though its code had changed: who, when, why."""
-    from infra.stale import acceptances
+    from infra.records.stale import acceptances
 
     rows = acceptances(open_store(store))
     if as_json:

@@ -2,19 +2,19 @@
 what every stage stores.
 
 Source: seconds per GB are this project's measurements (docs/data-at-scale.md, benchmarks/data_plan.py); sizes of released data
-sets are the paper's (flows/known_sizes.py). What follows from neither is an assumption, which its row states; what is not known
-before data exist is None.
+sets are the paper's (flows/config/known_sizes.py). What follows from neither is an assumption, which its row states; what is
+not known before data exist is None.
 """
 
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from flows.config.known_sizes import BYTES_PER_TOKEN, prompts_of, rows_of, source_tokens, total_of
+from flows.config.limits import candidate_tokens
+from flows.config.needed import needed_sources
 from flows.config.recipe_config import CandidateConfig, RecipeConfig
 from flows.inspection.cost import FORWARD, Hardware, environment, training_runs
-from flows.known_sizes import BYTES_PER_TOKEN, prompts_of, rows_of, source_tokens, total_of
-from flows.limits import candidate_tokens
-from flows.needed import needed_sources
 from infra.session import PlanRow, Session
 from infra.settings import EndpointSettings
 from infra.storage.store import Store
@@ -22,7 +22,7 @@ from tasks.data.personas import PersonasConfig
 from tasks.data.programs import ProgramsConfig
 from tasks.data.synthesize import SynthesizeConfig
 from tasks.data.worked import WorkedConfig
-from tasks.evaluation.room import context_of, longest_answer
+from tasks.evaluation.scoring.room import context_of, longest_answer
 from tasks.training.answers.model_judge import LanguageModelJudge
 from tasks.training.answers.rule_judge import ASPECTS
 from tasks.training.preferences import PreferencesConfig

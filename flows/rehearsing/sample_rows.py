@@ -22,7 +22,7 @@ from huggingface_hub import HfApi, hf_hub_url
 from huggingface_hub.utils import build_hf_headers
 
 from flows.config.recipe_config import RecipeConfig
-from flows.rehearsal_rows import split_patterns
+from flows.rehearsing.local_rows import split_patterns
 
 ROWS = 100
 """Rows of each file."""

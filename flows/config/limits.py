@@ -6,11 +6,11 @@ The arithmetic is the stages' own, called here with what is known of their input
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from flows.known_sizes import prompts_of, source_tokens
-from flows.needed import PAST_MIDTRAINING, begins_at
+from flows.config.known_sizes import prompts_of, source_tokens
+from flows.config.needed import PAST_MIDTRAINING, begins_at
 from tasks.data.mix import MixConfig, granted
 from tasks.data.prompts import PromptsConfig
-from tasks.evaluation.room import context_of, longest_answer, prompt_room
+from tasks.evaluation.scoring.room import context_of, longest_answer, prompt_room
 from tasks.training.ppo import PPOConfig
 from tasks.training.preferences import PreferencesConfig
 from tasks.training.rlvr import RLVRConfig

@@ -29,15 +29,15 @@ def rehearse(
     as_json: JsonOption = False,
 ) -> None:
     """Run the recipe's whole graph in minutes: every stage as it is, the first rows of every source, a tiny model."""
-    from flows.rehearsal import explain as rules
+    from flows.rehearsing.rehearsal import explain as rules
 
     if explain:
         console.print("\n".join(rules()), highlight=False, markup=False, soft_wrap=True)
         return
     from flows.config.files import find_recipe, load
     from flows.config.recipe_config import RecipeConfig
-    from flows.rehearsal import rehearsed
-    from flows.rehearsal_record import remember
+    from flows.rehearsing.rehearsal import rehearsed
+    from flows.rehearsing.rehearsal_record import remember
     from flows.running.prefect_server import prepare_prefect
 
     root = store or f"rehearsals/{find_recipe(recipe).stem}"
@@ -60,8 +60,8 @@ def _written(small: "RecipeConfig", root: str) -> Iterator[Path]:
     endpoint for are stood in for as long as it runs."""
     import yaml
 
+    from flows.rehearsing.stand_in_writer import stand_in_writer
     from flows.running.readiness import asked_models
-    from flows.stand_in_writer import stand_in_writer
     from infra.settings import EndpointSettings
 
     folder = Path.cwd() if "://" in root else Path(root)
@@ -83,7 +83,7 @@ def _written(small: "RecipeConfig", root: str) -> Iterator[Path]:
 
 
 def _tell(path: Path, root: str, *, as_json: bool) -> None:
-    from flows.rehearsal_findings import as_rows, findings, print_findings
+    from flows.rehearsing.findings import as_rows, findings, print_findings
     from flows.running.run import load_recipe, plan
     from infra.storage.store import Store
 
@@ -100,8 +100,8 @@ def conformance(
     as_json: JsonOption = False,
 ) -> None:
     """Compare a published recipe with the paper and the released code, value by value, with the reason of each choice."""
-    from flows.conformance import as_rows, print_conformance
-    from flows.conformance import conformance as compare
+    from flows.inspection.conformance import as_rows, print_conformance
+    from flows.inspection.conformance import conformance as compare
 
     rows = compare(size, set)
     if as_json:
@@ -120,7 +120,7 @@ def sample(
     """Download the first rows of all that a recipe reads from the hub, for rehearsals with --rows FOLDER."""
     from flows.config.files import load
     from flows.config.recipe_config import RecipeConfig
-    from flows.sample_rows import sample as download
+    from flows.rehearsing.sample_rows import sample as download
 
     written = download(load(RecipeConfig, recipe, set), folder, rows)
     if as_json:

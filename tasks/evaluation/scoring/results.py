@@ -11,8 +11,8 @@ from tasks.evaluation.benchmarks.asking import Answer
 from tasks.evaluation.benchmarks.items import Estimate, Generation, Item, Likelihood, estimate_mean
 from tasks.evaluation.benchmarks.olmes import OlmesBenchmark
 from tasks.evaluation.benchmarks.roles import role_of
-from tasks.evaluation.paired import error_of_mean
-from tasks.evaluation.suites import over_groups
+from tasks.evaluation.comparing.paired import error_of_mean
+from tasks.evaluation.scoring.suites import over_groups
 
 Request = Generation | Likelihood
 

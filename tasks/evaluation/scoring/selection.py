@@ -13,7 +13,7 @@ from tasks.evaluation.benchmarks.ifeval import IFEvalBenchmark
 from tasks.evaluation.benchmarks.local_copy import find_copy
 from tasks.evaluation.benchmarks.olmes import OlmesBenchmark
 from tasks.evaluation.benchmarks.tasks import all_tasks, find_task
-from tasks.evaluation.suites import SuiteConfig
+from tasks.evaluation.scoring.suites import SuiteConfig
 
 TABLES: dict[str, tuple[str, ...]] = {
     "olmes": (

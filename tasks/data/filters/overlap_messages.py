@@ -1,4 +1,4 @@
-"""Stages: chats, prompts and preference pairs that overlap with evaluation items are removed (RECIPE C.6, F, G, H).
+"""Chats, prompts and preference pairs that overlap with evaluation items are removed (RECIPE C.6, F, G, H).
 
 Each message is judged by itself, and the whole conversation. The measure is that of documents (`tasks.data.filters.overlap`);
 the recipe's default here is the share of an item, because conversations share the wording of tasks and constraints with
@@ -10,9 +10,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from infra.records.artifact import Artifact
-from infra.stage import stage
 from infra.workspace import Workspace
-from tasks.artifacts import Chats, Preferences, Prompts
+from tasks.artifacts import Prompts
 from tasks.data.documents.dolma_files import LineWriter, Row, batches
 from tasks.data.filters.overlap import (
     REASON,
@@ -28,31 +27,7 @@ EXAMPLES = 50
 """Removed rows whose words the report may show."""
 
 
-def decontaminate_chat_rows(ws: Workspace, chats: Chats, config: DecontaminateConfig) -> Chats:
-    """The chats without those that overlap; sources that are exempt are kept whole.
-
-    Raises ValueError when nothing is left, or a benchmark has no items.
-    """
-    counts, dropped = _sift(ws, chats, "chats.jsonl.zst", ("messages",), config, list(chats.sources))
-    return ws.artifact(Chats, chats=counts.total(), sources=dict(counts), dropped=dropped)
-
-
-def decontaminate_prompt_rows(ws: Workspace, prompts: Prompts, config: DecontaminateConfig) -> Prompts:
-    """The prompts without those that overlap. Prompts know their verifier's name, and their source by their id."""
-    datasets: Counter[str] = Counter()
-    names = _prompt_sources(ws, prompts)
-    _, dropped = _sift(ws, prompts, "prompts.jsonl.zst", ("messages",), config, names, datasets)
-    return ws.artifact(Prompts, prompts=datasets.total(), datasets=dict(sorted(datasets.items())), dropped=dropped)
-
-
-def decontaminate_pair_rows(ws: Workspace, pairs: Preferences, config: DecontaminateConfig) -> Preferences:
-    """The preference pairs of which neither answer's conversation overlaps; the means are those of all pairs read."""
-    counts, dropped = _sift(ws, pairs, "preferences.jsonl.zst", ("chosen", "rejected"), config, ["pairs"])
-    facts = pairs.model_dump(include={"ties", "mean_chosen", "mean_rejected"})
-    return ws.artifact(Preferences, pairs=counts.total(), **facts, dropped=dropped)
-
-
-def _sift(
+def sift(
     ws: Workspace,
     artifact: Artifact,
     name: str,
@@ -139,7 +114,7 @@ def _with_text(rows: Iterable[Row], fields: tuple[str, ...]) -> Iterator[Row]:
         yield {"row": row, "text": "\n".join(_texts(row, fields))}
 
 
-def _prompt_sources(ws: Workspace, prompts: Prompts) -> list[str]:
+def prompt_sources(ws: Workspace, prompts: Prompts) -> list[str]:
     return sorted({row["id"].rpartition("-")[0] for row in ws.read_jsonl(prompts, "prompts.jsonl.zst")})
 
 
@@ -148,8 +123,3 @@ def _source_of(row: Row, sources: list[str]) -> str:
     if len(sources) == 1:
         return sources[0]
     return row["source"] if "source" in row else row["id"].rpartition("-")[0]
-
-
-decontaminate_chats = stage(decontaminate_chat_rows, name="decontaminate_chats", version=1)
-decontaminate_prompts = stage(decontaminate_prompt_rows, name="decontaminate_prompts", version=1)
-decontaminate_pairs = stage(decontaminate_pair_rows, name="decontaminate_pairs", version=1)

@@ -24,7 +24,7 @@ def eval_command(
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate a checkpoint on tasks of OLMES, without a recipe."""
-    from flows.measuring import compare_command, evaluate_command, print_differences, print_scores
+    from flows.running.measuring import compare_command, evaluate_command, print_differences, print_scores
 
     found = open_store(store)
     words = [word.strip() for word in tasks.split(",") if word.strip()]
@@ -40,7 +40,7 @@ def eval_command(
 
 def rescore_command(id: IdArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
     """Score the stored answers of an evaluation with today's metrics; no model is loaded."""
-    from flows.measuring import print_scores, rescore_command
+    from flows.running.measuring import print_scores, rescore_command
 
     shown = rescore_command(open_store(store), id)
     if as_json:
@@ -57,7 +57,7 @@ def compare_command(
     as_json: JsonOption = False,
 ) -> None:
     """Paired differences of two evaluations, over the items that both answered."""
-    from flows.measuring import compare_command, print_differences
+    from flows.running.measuring import compare_command, print_differences
 
     rows = compare_command(open_store(store), first, second, page)
     if as_json:

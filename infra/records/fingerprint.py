@@ -29,8 +29,8 @@ from typing import Any
 
 import orjson
 
-from infra.syntax import Definition, Scope, definitions, imported_names
-from infra.syntax import __file__ as syntax_file
+from infra.records.syntax import Definition, Scope, definitions, imported_names
+from infra.records.syntax import __file__ as syntax_file
 
 PACKAGES = ("tasks", "model")
 WRITERS = ("Workspace.write", "Workspace.write_json", "Workspace.write_jsonl", "ZSTD_LEVEL")
@@ -233,7 +233,7 @@ def _data_files(module: Module, definition: Definition) -> list[str]:
 @cache
 def _root() -> Path:
     """The folder that our packages are in."""
-    return Path(__file__).resolve().parent.parent
+    return Path(__file__).resolve().parents[2]
 
 
 @cache

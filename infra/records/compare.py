@@ -3,7 +3,7 @@
 from typing import Any
 
 from infra.execution.plan import flatten
-from infra.fingerprint import differences
+from infra.records.fingerprint import differences
 from infra.records.record import Input, Record
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from infra.workspace import Workspace
 from tasks.artifacts import Scores
-from tasks.evaluation.comparison import Comparison, clustered_error, compare
+from tasks.evaluation.comparing.comparison import Comparison, clustered_error, compare
 
 Items = dict[str, float]
 Comparer = Callable[[Sequence[Scores], Scores, str], Comparison]

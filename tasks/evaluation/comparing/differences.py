@@ -10,7 +10,7 @@ from typing import Any
 
 from infra.workspace import Workspace
 from tasks.artifacts import Scores
-from tasks.evaluation.comparison import compare, holm
+from tasks.evaluation.comparing.comparison import compare, holm
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""A recipe at small size: its rule, its samples, what a rehearsal found."""

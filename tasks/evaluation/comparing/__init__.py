@@ -1,0 +1,1 @@
+"""Two models on the items that both answered."""
