@@ -53,4 +53,4 @@ def test_no_folder_grows_beyond_what_one_can_see(package: str):
         rooms = [
             path for path in folder.iterdir() if path.suffix == ".py" or (path.is_dir() and path.name[0] not in "_.")
         ]
-        assert len(rooms) <= 26, f"{folder.relative_to(ROOT)} has {len(rooms)} files and folders"
+        assert len(rooms) <= 30, f"{folder.relative_to(ROOT)} has {len(rooms)} files and folders"

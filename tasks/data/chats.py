@@ -7,7 +7,7 @@ text is left out of its chat. Roles other than system, user and assistant, and c
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -16,13 +16,10 @@ from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Chats
 from tasks.data.documents.dolma_files import LineWriter
+from tasks.data.documents.messages import clean_messages, unanswered
 from tasks.data.filters.chat_filters import ChatFilterConfig, Messages, last_below_caps, order_key, unwanted
 from tasks.data.sources.rows import RowSource, check_share, read_rows, resolve_rows
 from tasks.synthetic import KindConfig, generate_mixed
-
-ROLES = ("system", "user", "assistant")
-CALLS = ("tool_calls", "function_call", "function_calls")
-"""Fields of a message that hold calls of tools."""
 
 
 class SyntheticChats(Config):
@@ -142,34 +139,6 @@ def read_source(source: ChatRows) -> Iterator[tuple[str, Messages, str, str]]:
 def problem_chat(question: str, response: str) -> list[dict[str, str]]:
     """One question with its answer."""
     return [{"role": "user", "content": question}, {"role": "assistant", "content": response}]
-
-
-def clean_messages(messages: Any) -> tuple[Messages, str]:
-    """Role and content of every message, without empty system turns, or the reason why this is not a list of messages."""
-    if not isinstance(messages, list) or not messages:
-        return [], "no messages"
-    cleaned = []
-    for message in messages:
-        if not isinstance(message, dict):
-            return [], "a message without text"
-        role, content = message.get("role"), message.get("content")
-        if role not in ROLES:
-            return [], f"role {str(role)[:20]!r}"
-        if called := next((name for name in CALLS if message.get(name)), ""):
-            return [], f"a message with {called}"
-        if not isinstance(content, str):
-            return [], "a message without text"
-        if role != "system" or content.strip():
-            cleaned.append({"role": role, "content": content})
-    return cleaned, "" if cleaned else "no messages"
-
-
-def unanswered(messages: Messages) -> str:
-    """Why there is nothing good to train on, or "". An answer without text would teach to say nothing."""
-    answers = [message["content"] for message in messages if message["role"] == "assistant"]
-    if not answers:
-        return "no assistant message"
-    return "" if all(answer.strip() for answer in answers) else "an empty answer"
 
 
 chats = stage(build_chats, name="chats", version=2)

@@ -17,8 +17,8 @@ from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Preferences
-from tasks.data.chats import clean_messages
 from tasks.data.documents.dolma_files import LineWriter
+from tasks.data.documents.messages import clean_messages
 from tasks.data.filters.chat_filters import Messages
 from tasks.data.sources.rows import RowSource, check_share, read_rows, resolve_rows
 
