@@ -270,13 +270,12 @@ class Store:
             return None
 
     def is_there(self) -> bool:
-        """Whether the folder, or the bucket of a URL, exists. StoreError if the store does not answer."""
-        bucket = self.root if self.is_local else self.root.split("/", 1)[0]
+        """Whether the folder is there, or below a URL an object. StoreError if the store does not answer."""
         try:
-            with self._telling("look at", ""):
+            with self._telling("read", ""):
                 if self.is_local:
                     return Path(self.root).is_dir()
-                self.fs.ls(bucket, detail=False)
+                self.fs.ls(self.root, detail=False)
                 return True
         except FileNotFoundError:
             return False
@@ -325,10 +324,15 @@ class Store:
         return cached
 
     def check_writable(self) -> None:
-        """Fail early, with a clear message, when nothing can be written here."""
-        probe = f"_progress/probe-{uuid.uuid4().hex}"
-        self.write(probe, b"")
-        self.remove(probe)
+        """Fail early, with a clear message, when nothing can be written here; leave nothing, not even the store's folder."""
+        name = f"_progress/probe-{uuid.uuid4().hex}"
+        if not self.is_local:
+            self.write(name, b"")
+            self.remove(name)
+            return
+        with self._telling("write", name):
+            with tempfile.TemporaryFile(dir=_nearest(Path(self.full(name)).parent)) as probe:
+                probe.write(b"0")
 
     def _ask(self, verb: str, path: str, call: Callable[[], R]) -> R:
         """Do one thing with the file system; a remote one is asked again while its faults are of the passing kind."""
@@ -369,6 +373,16 @@ class Store:
         )
         # A name and password in it are nobody's affair.
         return f" at {url.rpartition('@')[2] if '@' in url else url}" if url else ""
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there. OSError where no folder can be made."""
+    while True:
+        try:
+            folder.lstat()
+            return folder
+        except FileNotFoundError:
+            folder = folder.parent
 
 
 def _fsync(path: Path) -> None:

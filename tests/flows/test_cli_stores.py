@@ -27,6 +27,9 @@ def olmo2(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
         (("ls", "--store", "s3:/bucket/p"), "two slashes"),
         (("plan", "smoke", "--store", "gs:/bucket"), "two slashes"),
         (("ls", "--store", "a", "--store=b"), "--store is given 2 times"),
+        (("run", "smoke", "--store", "new", "--until", "nosuch"), "no stage 'nosuch'"),
+        (("rerun", "smoke", "nosuch", "--store", "new"), "no stage 'nosuch'"),
+        (("run", "smoke", "--store", "new", "--set", "dpo.nosuch=1"), "there is no such field"),
     ],
 )
 def test_stores_that_are_none_are_refused(tmp_path: Path, words: tuple[str, ...], said: str):

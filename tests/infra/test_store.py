@@ -65,6 +65,30 @@ def test_unwritable_root_is_told(tmp_path):
         Store(str(tmp_path / "file")).check_writable()
 
 
+def test_a_probe_leaves_nothing(tmp_path):
+    (tmp_path / "there").mkdir()
+    for name in ("there", "new", "new/below"):
+        Store(str(tmp_path / name)).check_writable()
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+
+
+@pytest.mark.parametrize("name", ["file/store", "n" * 300, "dangling"])
+def test_a_root_that_cannot_be_made_is_told(name, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(StoreError, match="cannot write "):
+        Store(str(tmp_path / name)).check_writable()
+
+
+def test_a_root_without_an_object_is_no_store():
+    """Object stores have no folders: a mistyped prefix of a bucket that exists is not there either."""
+    store = Store("memory://bucket-of-is-there/prefix")
+    assert not store.is_there()
+    store.write("a/b", b"1")
+    assert store.is_there()
+    assert not Store("memory://bucket-of-is-there/prefiks").is_there()
+
+
 def test_unknown_protocol_is_told():
     with pytest.raises(ValueError, match="not a folder or a known fsspec URL"):
         Store("nosuch://bucket/x")
