@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import IdArgument, JsonOption, StoreOption, console, open_store, print_json
+from flows.cli.options import IdArgument, JsonOption, StoreOption, console, existing_store, open_store, print_json
 
 
 def eval_command(
@@ -26,6 +26,8 @@ def eval_command(
     """Evaluate a checkpoint on tasks of OLMES, without a recipe."""
     from flows.running.measuring import compare_command, evaluate_command, print_differences, print_scores
 
+    if not target:
+        raise ValueError("the checkpoint is empty; give an id (see: olmo2 ls), a folder or a hub id")
     found = open_store(store)
     words = [word.strip() for word in tasks.split(",") if word.strip()]
     shown = evaluate_command(found, target, words, copies=data, limit=limit, chat=chat, device=device)
@@ -42,7 +44,7 @@ def rescore_command(id: IdArgument, store: StoreOption = None, as_json: JsonOpti
     """Score the stored answers of an evaluation with today's metrics; no model is loaded."""
     from flows.running.measuring import print_scores, rescore_command
 
-    shown = rescore_command(open_store(store), id)
+    shown = rescore_command(existing_store(store), id)
     if as_json:
         print_json(shown)
     else:
@@ -59,7 +61,7 @@ def compare_command(
     """Paired differences of two evaluations, over the items that both answered."""
     from flows.running.measuring import compare_command, print_differences
 
-    rows = compare_command(open_store(store), first, second, page)
+    rows = compare_command(existing_store(store), first, second, page)
     if as_json:
         print_json(rows)
     else:

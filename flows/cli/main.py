@@ -245,6 +245,8 @@ def adopt(
     """Make any Olmo2 checkpoint an artifact that mid-training, post-training or evaluation can start from."""
     from flows.starting import adopt_command
 
+    if not source:
+        raise ValueError("the source is empty; give a folder, a hub id, or ID@STEP (see: olmo2 ls --save-points)")
     adopted = adopt_command(open_store(store), source, revision, place, into)
     if as_json:
         print_json(adopted)
@@ -297,7 +299,7 @@ def diagnose(
 
     if not ids and not init:
         raise ValueError("give checkpoint ids, or --init with variants such as olmo2,olmo-0424")
-    found = diagnose_runs(open_store(store), ids, out, window) if ids else {}
+    found = diagnose_runs(existing_store(store), ids, out, window) if ids else {}
     found |= diagnose_initialisation(init, widths, layers, out) if init else {}
     if as_json:
         print_json(found)
@@ -317,7 +319,7 @@ def clean(
     """
     from flows.inspection.artifacts import clean_rows, print_cleaned
 
-    rows = clean_rows(open_store(store), hours)
+    rows = clean_rows(existing_store(store), hours)
     if as_json:
         print_json(rows)
     else:
@@ -361,10 +363,14 @@ def _run(
 
 
 def _print_plan(rows: "list[PlanRow]") -> None:
-    from rich.table import Table
+    from rich.table import Column, Table
+
+    from flows.cli.options import print_folded
 
     styles = {"reused": "dim", "run": "green", "resume": "yellow", "left out": "dim", "corrupt": "red", "stale": "red"}
-    table = Table("stage", "action", "why", "tokens", "FLOPs", box=None, pad_edge=False)
+    whole = {"no_wrap": True, "overflow": "ignore"}
+    heads = Column("stage", **whole), Column("action", **whole), Column("why", overflow="fold")
+    table = Table(*heads, Column("tokens", **whole), Column("FLOPs", **whole), box=None, pad_edge=False)
     for row in rows:
         tokens, flops = row.estimate.get("tokens"), row.estimate.get("flops")
         table.add_row(
@@ -375,7 +381,7 @@ def _print_plan(rows: "list[PlanRow]") -> None:
             f"{flops:.3g}" if flops else "",
             style=styles[row.action],
         )
-    console.print(table)
+    print_folded(console, table)
     counts = {action: sum(row.action == action for row in rows) for action in styles}
     console.print(", ".join(f"{count} {action}" for action, count in counts.items() if count), highlight=False)
 

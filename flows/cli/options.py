@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 WIDE = 1000
 """Columns of what goes to a file or a pipe: nothing is cut there."""
+FOLDED = 120
+"""Columns of a table with sentences in it where there is no terminal; COLUMNS says otherwise."""
 console = Console(soft_wrap=True, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE)
 errors = Console(stderr=True, soft_wrap=True)
 
@@ -27,6 +29,8 @@ def _only_once(context: typer.Context, option: typer.CallbackParam, value: str |
     given = sum(word == "--store" or word.startswith("--store=") for word in sys.argv[1:])
     if given > 1:
         raise typer.BadParameter(f"--store is given {given} times; give one")
+    if value == "":
+        raise typer.BadParameter("--store is empty; give a folder or a URL, or leave it out")
     return value
 
 
@@ -85,6 +89,17 @@ def print_whole(console: Console, table: "Table") -> None:
 
     table.width = Measurement.get(console, console.options.update(max_width=WIDE), table).maximum
     console.print(table, crop=False)
+
+
+def print_folded(console: Console, table: "Table") -> None:
+    """Print a table that folds what is long to fit; where there is no terminal, without the spaces that fill a row."""
+    if console.is_terminal:
+        console.print(table)
+        return
+    with console.capture() as captured:
+        console.print(table, width=FOLDED if console.width == WIDE else console.width)
+    for line in captured.get().splitlines():
+        console.print(line.rstrip(), markup=False, highlight=False)
 
 
 def print_json(value: object) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import IdArgument, JsonOption, StoreOption, console, errors, open_store, print_json
+from flows.cli.options import IdArgument, JsonOption, StoreOption, console, errors, existing_store, print_json
 
 DoOption = Annotated[bool, typer.Option("--yes", help="Do it; without this it is only shown.")]
 
@@ -19,7 +19,9 @@ def verify(
 
     from infra.records.upkeep import verify as check
 
-    found = open_store(store)
+    found = existing_store(store)
+    if "" in (ids or []):
+        raise ValueError("an id is empty, which would mean every artifact; leave ids out for that")
 
     def tell(name: str, number: int, count: int) -> None:
         if errors.is_terminal:
@@ -55,7 +57,7 @@ def repair(
     def tell(text: str) -> None:
         console.print(text, markup=False, highlight=False)
 
-    mended = mend(open_store(store), id, Store(source) if source else None, tell, ray)
+    mended = mend(existing_store(store), id, Store(source) if source else None, tell, ray)
     tell(f"mended: {', '.join(mended)}" if mended else "nothing of it is damaged")
 
 
@@ -76,7 +78,7 @@ def gc(
     from infra.records.record import record_of
     from infra.records.upkeep import garbage, remove
 
-    target = open_store(store)
+    target = existing_store(store)
     roots = [find_record(target, id) for id in keep or []]
     for recipe in recipes or []:
         rows = plan(load_recipe(recipe, None, target.url))
@@ -103,7 +105,7 @@ def cp(
     from infra.records.upkeep import copy_lineage
     from infra.storage.store import Store
 
-    source = open_store(store)
+    source = existing_store(store)
     for record, copied in copy_lineage(source, Store(target), find_record(source, id)):
         console.print(
             f"{record.label} {record.id} {'copied' if copied else 'was there'}", markup=False, highlight=False
@@ -120,7 +122,7 @@ def diff(
     from flows.inspection.artifacts import find_record
     from infra.records.compare import record_differences
 
-    found = open_store(store)
+    found = existing_store(store)
     differences = record_differences(find_record(found, first), find_record(found, second))
     if as_json:
         print_json(differences)
@@ -136,7 +138,7 @@ def accepted(store: StoreOption = None, as_json: JsonOption = False) -> None:
     """List what was accepted though its code had changed: who, when, why."""
     from infra.records.stale import acceptances
 
-    rows = acceptances(open_store(store))
+    rows = acceptances(existing_store(store))
     if as_json:
         print_json(rows)
         return

@@ -48,6 +48,8 @@ def list_rows(store: Store, stage: str | None = None) -> list[dict[str, Any]]:
 
 
 def _check_stage(stage: str | None, records: Sequence[Record | Started]) -> None:
+    if stage == "":
+        raise ValueError("--stage is empty; give a stage, a label such as anneal:42, or a pattern")
     if stage is None or not records or stage in NAMES:
         return
     there = sorted({record.stage for record in records} | {record.label for record in records})

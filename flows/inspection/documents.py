@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flows.cli.options import open_store
+from flows.cli.options import existing_store
 from flows.config.files import RecipeError, names_recipe
 from flows.inspection.artifacts import find_record
 from flows.running.run import load_recipe, plan
@@ -69,8 +69,8 @@ def curated(target: str | None, store: str | None) -> Curated:
         rows = [row.artifact for row in plan(config) if row.artifact is not None]
         records = [record_of(found, artifact) for artifact in rows]
     else:
-        found = open_store(store)
-        records = lineage(found, find_record(found, target)) if target else newest(found)
+        found = existing_store(store)
+        records = lineage(found, find_record(found, target)) if target is not None else newest(found)
     records = [
         record for record in records if any(name.startswith((DOCUMENTS, ATTRIBUTES, TOKENS)) for name in record.files)
     ]

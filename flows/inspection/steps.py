@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flows.cli.options import open_store, print_whole
+from flows.cli.options import existing_store, print_whole
 from flows.config.files import RecipeError, names_recipe
 from flows.running.run import find_labels, load_recipe, plan
 from infra.records.artifact import Artifact
@@ -79,7 +79,9 @@ def trained(target: str, stage: str, store: str | None, overrides: list[str] | N
 
 
 def _of_id(id: str, store: str | None) -> tuple[Started, Store]:
-    found = open_store(store)
+    if not id:
+        raise ValueError("the id is empty; give an id or its beginning, see: olmo2 ls")
+    found = existing_store(store)
     stages = [name for name in found.names("") if not name.startswith("_")]
     places = {(stage, name) for stage in stages for name in found.names(stage)}
     places |= {(stage, name) for stage in TRAININGS for name in found.names(f"_progress/{stage}")}

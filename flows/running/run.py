@@ -165,7 +165,7 @@ def new_session(
     forced = {label for name in rerun for label in made_labels(rows, name)}
     if cascade:
         forced = below(rows, forced)
-    only = frozenset(above(rows, find_labels(rows, until))) if until else None
+    only = frozenset(above(rows, find_labels(rows, until))) if until is not None else None
     return replace(session, force=frozenset(forced), only=only)
 
 

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from infra.records.artifact import Artifact
     from infra.stage import Call, Stage
 
+TOLD_OF_A_FIELD = 3
+"""So many values of one config field are named where it differs from an earlier record; `olmo2 diff` names all."""
+TOLD_OF_A_VALUE = 80
+"""Characters of a value that are told."""
+
 
 def plan_stage(stage: "Stage", call: "Call", session: Session) -> "Artifact | Pending":
     """Add the stage's row to the session's plan; returns its artifact if it exists, else what is known of it."""
@@ -97,18 +102,43 @@ def why(store: Store, stage: "Stage", call: "Call") -> str:
         return "first run of this stage"
     differences = [_differences(stage, call, record) for record in reversed(records)]
     nearest = min(differences, key=len)
-    return "; ".join(nearest) or "the earlier record was removed"
+    return "; ".join(shortened(nearest)) or "the earlier record was removed"
 
 
-def _differences(stage: "Stage", call: "Call", record: Record) -> list[str]:
-    found = []
-    if record.version != stage.version:
-        found.append(f"version {record.version} → {stage.version}")
-    before, now = flatten(record.config), flatten(call.config)
-    for path in sorted(before.keys() | now.keys()):
-        if before.get(path, "absent") != now.get(path, "absent"):
-            found.append(f"{path}: {before.get(path, 'absent')} → {now.get(path, 'absent')}")
-    return found + _input_differences(record.inputs, call.records())
+def _differences(stage: "Stage", call: "Call", record: Record) -> list[tuple[str, str]]:
+    """(field of the config or "", what differs) for each value."""
+    found = [("", f"version {record.version} → {stage.version}")] if record.version != stage.version else []
+    found += config_differences(record.config, call.config)
+    return found + [("", text) for text in _input_differences(record.inputs, call.records())]
+
+
+def config_differences(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, str]]:
+    """(field, path of the value: what it was → what it is) for each value that differs."""
+    had, has = flatten(before), flatten(now)
+    return [
+        (path.partition(".")[0], f"{path}: {_short(had.get(path, 'absent'))} → {_short(has.get(path, 'absent'))}")
+        for path in sorted(had.keys() | has.keys())
+        if had.get(path, "absent") != has.get(path, "absent")
+    ]
+
+
+def shortened(differences: list[tuple[str, str]]) -> list[str]:
+    """The texts, but of one field (a list of sources, the versions of packages) only the first few."""
+    by_field: dict[str, list[str]] = {}
+    for field, text in differences:
+        by_field.setdefault(field, []).append(text)
+    told = []
+    for field, texts in by_field.items():
+        most = len(texts) if not field or len(texts) <= TOLD_OF_A_FIELD else TOLD_OF_A_FIELD - 1
+        told += texts[:most]
+        if texts[most:]:
+            told.append(f"and {len(texts) - most} more values of {field}")
+    return told
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= TOLD_OF_A_VALUE else f"{text[:TOLD_OF_A_VALUE]}…"
 
 
 def _input_differences(before: list[Input], now: list[Input]) -> list[str]:

@@ -20,6 +20,8 @@ from typing import IO, Any, TypeVar
 import fsspec
 import orjson
 from fsspec import AbstractFileSystem
+from fsspec.asyn import sync
+from fsspec.exceptions import FSTimeoutError
 from fsspec.implementations.local import LocalFileSystem
 
 from infra.storage.retries import PATIENCE_SECONDS, http_status, s3_options, with_retries
@@ -34,6 +36,8 @@ TEMPORARY_NAME = re.compile(rf"{re.escape(TEMPORARY)}([0-9a-f]{{32}}|[a-z0-9_]{{
 UNSAFE_NAME = re.compile(r"[\\\x00-\x1f\x7f]")
 """Characters that no name has: Windows reads a backslash as a slash, and control characters mislead terminals and logs."""
 
+FIRST_ANSWER_SECONDS = 15
+"""A store that has not said whether it is there after so long is told as one that does not answer."""
 WRITING = ("write", "create", "remove")
 """What needs a right to write, and where something absent is an error."""
 
@@ -275,10 +279,21 @@ class Store:
             with self._telling("read", ""):
                 if self.is_local:
                     return Path(self.root).is_dir()
-                self.fs.ls(self.root, detail=False)
+                self._first_listing()
                 return True
         except FileNotFoundError:
             return False
+
+    def _first_listing(self) -> None:
+        """List the root once. FileNotFoundError if nothing is below it, TimeoutError if no answer comes in time."""
+        if not self.fs.async_impl:
+            self.fs.ls(self.root, detail=False)
+            return
+        # s3fs tries again by itself for minutes where a server takes connections and never answers.
+        try:
+            sync(self.fs.loop, self.fs._ls, self.root, detail=False, timeout=FIRST_ANSWER_SECONDS)
+        except FSTimeoutError as error:
+            raise TimeoutError(f"no answer within {FIRST_ANSWER_SECONDS} s") from error
 
     def exists(self, path: str) -> bool:
         return self.size(path) is not None
@@ -330,9 +345,8 @@ class Store:
             self.write(name, b"")
             self.remove(name)
             return
-        with self._telling("write", name):
-            with tempfile.TemporaryFile(dir=_nearest(Path(self.full(name)).parent)) as probe:
-                probe.write(b"0")
+        with self._telling("write", name), tempfile.TemporaryFile(dir=_nearest(Path(self.full(name)).parent)) as probe:
+            probe.write(b"0")
 
     def _ask(self, verb: str, path: str, call: Callable[[], R]) -> R:
         """Do one thing with the file system; a remote one is asked again while its faults are of the passing kind."""

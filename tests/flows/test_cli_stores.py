@@ -6,8 +6,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from flows.cli.main import _print_plan, app
+from flows.cli.options import FOLDED
+from flows.config.files import RecipeError
+from flows.running.run import load_recipe, new_session
+from infra.execution.plan import config_differences, shortened
+from infra.session import PlanRow
+from infra.storage.store import Store
 from tests.flows.dashboards import REPOSITORY
+from tests.flows.test_terminal import add_record
 
 
 def olmo2(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -44,6 +53,66 @@ def test_an_empty_id_is_refused(tmp_path: Path):
     done = olmo2(tmp_path, "show", "")
     assert done.returncode == 2
     assert "the id is empty" in done.stderr
+
+
+IDS = [
+    ("show", ""), ("export", "", "out"), ("repair", ""), ("cp", "", "other"), ("diff", "", ""), ("gc", "--keep", ""),
+    ("verify", ""), ("rescore", ""), ("compare", "", ""), ("eval", ""), ("trace", "", "--step", "1"), ("diagnose", ""),
+    ("data", "funnel", ""), ("adopt", "", "--as", "base"), ("ls", "--stage", ""),
+]  # fmt: skip
+OF_A_STORE = [
+    ("ls",), ("show", "a"), ("export", "a", "out"), ("verify",), ("repair", "a"), ("cp", "a", "other"), ("diff", "a", "b"),
+    ("gc",), ("accepted",), ("clean",), ("rescore", "a"), ("compare", "a", "b"), ("trace", "a", "--step", "1"),
+    ("diagnose", "a"), ("data", "funnel", "a"), ("data", "why", "a"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", IDS, ids=lambda words: " ".join(words[:2]))
+def test_no_command_takes_an_empty_word(words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The store has one artifact, which an empty beginning of an id would mean."""
+    monkeypatch.chdir(tmp_path)
+    store = Store(str(tmp_path / "store"))
+    add_record(store, "soup")
+    before = sorted(tmp_path.rglob("*"))
+    done = CliRunner().invoke(app, [*words, "--store", store.url])
+    assert isinstance(done.exception, ValueError)
+    assert "is empty" in str(done.exception) or "id ''" in str(done.exception)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("words", OF_A_STORE, ids=" ".join)
+def test_no_command_that_reads_takes_a_mistyped_store_for_an_empty_one(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, [*words, "--store", "typo"])
+    assert isinstance(done.exception, ValueError)
+    assert f"there is no store {tmp_path / 'typo'}" in str(done.exception)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_stage_or_store_is_refused(tmp_path: Path):
+    with pytest.raises(RecipeError, match="no stage ''"):
+        new_session(load_recipe("smoke", store=str(tmp_path)), until="")
+    done = CliRunner().invoke(app, ["ls", "--store", ""])
+    assert done.exit_code == 2
+    assert "--store is empty" in done.output
+
+
+def test_a_plan_of_another_recipe_in_a_pipe_is_folded_and_not_padded(capsys: pytest.CaptureFixture[str]):
+    names = [f"p{number}" for number in range(21)]
+    before = {"packages": [], "versions": {}, "path": "x" * 900}
+    now = {"packages": names, "versions": dict.fromkeys(names, "1.0"), "path": "y"}
+    reason = "; ".join(shortened(config_differences(before, now)))
+    assert "packages.0: absent → p0" in reason
+    assert "and 20 more values of packages" in reason
+    assert "and 20 more values of versions" in reason
+    assert len(reason) < 500
+    _print_plan([PlanRow("collect:web", "collect", "run", reason, "", (), {"tokens": 5}, None)])
+    output = capsys.readouterr().out
+    assert max(map(len, output.splitlines())) <= FOLDED
+    assert [line for line in output.splitlines() if line != line.rstrip()] == []
+    assert "and20morevaluesofversions" in "".join(output.split()), "folded, not cut"
 
 
 def test_the_version_is_told(tmp_path: Path):
