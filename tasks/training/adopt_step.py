@@ -148,4 +148,4 @@ def adopt_save_point(ws: Workspace, config: AdoptStepConfig) -> Checkpoint:
     )
 
 
-adopt_step = stage(adopt_save_point, name="adopt_step", version=1)
+adopt_step = stage(adopt_save_point, name="adopt_step", version=2)

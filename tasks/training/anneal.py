@@ -82,4 +82,4 @@ def training_flops_per_token(parent: Any) -> float | None:
     return parent.flops / parent.tokens if parent.tokens else None
 
 
-anneal = stage(anneal_checkpoint, name="anneal", version=2, process=True, grouped=True, estimate=estimate_anneal)
+anneal = stage(anneal_checkpoint, name="anneal", version=3, process=True, grouped=True, estimate=estimate_anneal)
