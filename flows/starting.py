@@ -17,10 +17,9 @@ from infra.records.record import Record
 from infra.session import PlanRow, Session, current_session
 from infra.settings import Execution
 from infra.storage.store import Store
-from tasks.artifacts import Checkpoint, RewardModel
+from tasks.artifacts import MOMENTS, Checkpoint, RewardModel
 from tasks.training.adopt import AdoptConfig, adopt, resolve
 from tasks.training.adopt_step import adopt_step, resolve_step
-from tasks.training.fitting.fit import MOMENTS
 
 PLACES: tuple[StartPoint, ...] = tuple(place for place in get_args(StartPoint) if place != "reward")
 """What an adopted checkpoint may stand for; a reward model is one that a recipe made in this store."""

@@ -11,6 +11,8 @@ from infra.records.artifact import Artifact
 
 METRICS = "metrics.jsonl"
 """The log of a training: a line per step, with all metrics where the step was logged, else those of every step."""
+MOMENTS = "optimizer.safetensors"
+"""Adam's moments of a training, twice the size of its weights: an anneal that goes on with them reads them, nothing else."""
 PERPLEXITY, TASK = "perplexity/", "task/"
 """How names in it begin of what was evaluated on the way: held-out windows of a source, items of a benchmark."""
 
@@ -86,6 +88,11 @@ class Checkpoint(Artifact):
     """Digest of the checkpoint that training started from; empty when it started from an initialisation."""
     flops: float = 0.0
     """Training FLOPs of this stage (RECIPE A.7)."""
+
+
+def is_of_model(name: str) -> bool:
+    """Whether a checkpoint's file belongs to its model: all but Adam's moments."""
+    return name != MOMENTS
 
 
 class RewardModel(Artifact):

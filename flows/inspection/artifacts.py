@@ -18,7 +18,7 @@ from infra.records.save_points import DamagedSavePoint
 from infra.session import matches
 from infra.storage.store import Store
 from infra.workspace import open_artifact
-from tasks.artifacts import Checkpoint, RewardModel
+from tasks.artifacts import Checkpoint, RewardModel, is_of_model
 
 
 def list_rows(store: Store, stage: str | None = None) -> list[dict[str, Any]]:
@@ -176,7 +176,7 @@ def export_checkpoint(store: Store, id: str, folder: Path) -> list[str]:
         raise ValueError(f"{folder} is {'not empty' if folder.is_dir() else 'a file'}: give a new folder")
     workspace = open_artifact(store)
     artifact = record.artifact()
-    names = [name for name in record.files if not name.startswith("optimizer")]
+    names = [name for name in record.files if is_of_model(name)]
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -60,6 +60,8 @@ class SavedTokenizer(Protocol):
     @property
     def ranks(self) -> int: ...
     @property
+    def vocab_size(self) -> int: ...
+    @property
     def eos_id(self) -> int: ...
     @property
     def pad_id(self) -> int: ...
@@ -103,13 +105,16 @@ def save_hf(
     dtype: torch.dtype = torch.float32,
 ) -> None:
     """Write config, weights and tokenizer. `bos="eos"` is for chat models, whose text begins with the EOS
-    token (RECIPE B).
+    token (RECIPE B). generation_config.json keeps the rows that pad the vocabulary from being sampled.
     """
     folder.mkdir(parents=True, exist_ok=True)
     eos_id, pad_id = (tokenizer.eos_id, tokenizer.pad_id) if tokenizer else (None, None)
     bos_id = eos_id if bos == "eos" else None
     _write_json(folder / FILE, hf_config(config, eos_id, pad_id, bos_id, str(dtype).removeprefix("torch.")))
-    special = {"bos_token_id": bos_id, "eos_token_id": eos_id, "pad_token_id": pad_id}
+    special: dict[str, Any] = {"bos_token_id": bos_id, "eos_token_id": eos_id, "pad_token_id": pad_id}
+    if tokenizer and tokenizer.vocab_size < config.vocab_size:
+        # Rows that pad the vocabulary have logits like any other, and no token: whoever samples has to leave them out.
+        special["suppress_tokens"] = list(range(tokenizer.vocab_size, config.vocab_size))
     _write_json(folder / "generation_config.json", special)
     extra = Extra(model=config, ranks=tokenizer.ranks if tokenizer else None)
     _write_json(folder / EXTRA, extra.model_dump(mode="json"))

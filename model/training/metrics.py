@@ -139,11 +139,12 @@ class Crossing:
         self.values = torch.stack(scalars) if scalars else torch.empty(0)
         self.copied: torch.cuda.Event | None = None
         if self.values.is_cuda:
-            # Only into pinned memory does a copy run beside the host; its event comes before what is launched later.
+            # Only into pinned memory does a copy run beside the host; its event comes before what is launched later. The copy
+            # is queued on the stream of the values' device, which need not be the current one.
             host = torch.empty(self.values.shape, pin_memory=True)
             host.copy_(self.values, non_blocking=True)
-            self.values, self.copied = host, torch.cuda.Event()
-            self.copied.record()
+            device, self.values, self.copied = self.values.device, host, torch.cuda.Event()
+            self.copied.record(torch.cuda.current_stream(device))
 
     def end(self) -> tuple[list[dict[str, float]], float]:
         """Wait for the copy; every step's metrics as floats, and when they were there."""

@@ -17,7 +17,7 @@ from infra.workspace import Workspace
 from model.files.weights import load_hf
 from model.network.transformer import Transformer
 from model.tokens.tokenizer import Tokenizer
-from tasks.artifacts import Checkpoint, Scores
+from tasks.artifacts import Checkpoint, Scores, is_of_model
 from tasks.evaluation.benchmarks import load_items, make_requests, resolve_benchmark, score_item
 from tasks.evaluation.benchmarks.asking import ask, request_names
 from tasks.evaluation.benchmarks.items import Likelihood
@@ -79,7 +79,7 @@ def evaluate_benchmark(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     # Where a server answers all there is, the device may be the server's.
     computing = ws.generation == "local" or any(isinstance(request, Likelihood) for request in flat)
     device = ws.compute.device if computing else "cpu"
-    model, tokenizer = load_model(ws.path(checkpoint), device, ws.compute.threads)
+    model, tokenizer = load_model(ws.path(checkpoint, wanted=is_of_model), device, ws.compute.threads)
     with (
         ws.progress(f"{config.label}: {benchmark.name}", len(flat), "requests") as bar,
         checkpoint_generator(ws, checkpoint, model, tokenizer, config.precision, config.batch_size) as generator,

@@ -2,7 +2,8 @@
 
 Source: RECIPE A.6 (folder layout). The files are kept byte for byte. `resolve` pins them by hash (and a hub
 repository by commit), so that the identity covers the content; the record's config is the provenance. Before
-anything is kept, the folder is loaded as a training stage would load it. Adam's moments are not adopted: no
+anything is kept, the folder is loaded as a training stage would load it, and its tokenizer has to give the ids that ours
+gives: it is ours that every later stage encodes with. Adam's moments are not adopted: no
 published folder has them.
 """
 
@@ -14,8 +15,10 @@ from infra.stage import stage
 from infra.storage.store import sha256_file
 from infra.workspace import Workspace
 from model.config import Config
+from model.files.hf_config import read_config
 from model.files.weights import load_hf
 from model.tokens.tokenizer import Tokenizer
+from model.tokens.tokenizer_check import check_encodings
 from tasks.artifacts import Checkpoint
 
 KEPT = ("*.json", "*.safetensors", "*.jinja", "merges.txt")
@@ -104,12 +107,9 @@ def adopt_checkpoint(ws: Workspace, config: AdoptConfig) -> Checkpoint:
         raise ValueError(f"{config.source} is not pinned; call tasks.training.adopt.resolve on the config")
     folder = fetch(config) if config.revision else Path(config.source)
     tokenizer = Tokenizer.load(folder)
+    _check_rows(ws, config.source, read_config(folder).vocab_size, tokenizer)
+    check_encodings(folder, tokenizer)
     model, shape = load_hf(folder, ranks=tokenizer.ranks)
-    if shape.vocab_size < tokenizer.vocab_size:
-        raise ValueError(
-            f"{config.source} has {shape.vocab_size:,} embedding rows for {tokenizer.vocab_size:,} token ids; "
-            "it is not an OLMo 2 checkpoint with its own tokenizer"
-        )
     broken = [name for name, tensor in model.named_parameters() if not tensor.isfinite().all()]
     if broken:
         raise ValueError(f"{config.source} has values that are not finite in {', '.join(broken)}; fetch it again")
@@ -124,4 +124,16 @@ def adopt_checkpoint(ws: Workspace, config: AdoptConfig) -> Checkpoint:
     )
 
 
-adopt = stage(adopt_checkpoint, name="adopt", version=2)
+def _check_rows(ws: Workspace, source: str, rows: int, tokenizer: Tokenizer) -> None:
+    """Every id needs its row, and no row beyond the padding has a text. The files are kept as they are, padded or not."""
+    ids, padded = tokenizer.vocab_size, tokenizer.padded_vocab_size
+    if not ids <= rows <= padded:
+        raise ValueError(
+            f"{source} has vocab_size {rows:,}, but its tokenizer has {ids:,} ids, padded to {padded:,} rows; anything from "
+            f"{ids:,} to {padded:,} can be adopted. It is not an OLMo 2 checkpoint with its own tokenizer"
+        )
+    if rows < padded:
+        ws.warn(f"{source} has vocab_size {rows:,}, not padded to {padded:,}; it is kept with the rows that it has")
+
+
+adopt = stage(adopt_checkpoint, name="adopt", version=3)

@@ -24,8 +24,8 @@ from model.files.hf_config import EXTRA, FILE, read_config
 from model.tokens.tokenizer import Tokenizer
 from model.training.ppo import joint_flops
 from model.training.state_files import load_whole, write_moments
-from tasks.artifacts import METRICS, Checkpoint, Mix
-from tasks.training.fitting.fit import MOMENTS, export
+from tasks.artifacts import METRICS, MOMENTS, Checkpoint, Mix
+from tasks.training.fitting.fit import export
 from tasks.training.fitting.save_points import Journal
 
 BOS: dict[str, Literal["none", "eos"]] = {
@@ -148,4 +148,4 @@ def adopt_save_point(ws: Workspace, config: AdoptStepConfig) -> Checkpoint:
     )
 
 
-adopt_step = stage(adopt_save_point, name="adopt_step", version=1)
+adopt_step = stage(adopt_save_point, name="adopt_step", version=2)

@@ -13,8 +13,8 @@ from infra.session import Pending
 from infra.stage import stage
 from infra.workspace import Workspace
 from model.training.schedule import ScheduleConfig
-from tasks.artifacts import Checkpoint, Mix
-from tasks.training.fitting.fit import MOMENTS, open_checkpoint
+from tasks.artifacts import MOMENTS, Checkpoint, Mix
+from tasks.training.fitting.fit import open_checkpoint
 from tasks.training.fitting.mix_windows import MixTrainingConfig, check_vocabulary, expected_steps
 from tasks.training.fitting.train_on_mix import train_on_mix
 
@@ -82,4 +82,4 @@ def training_flops_per_token(parent: Any) -> float | None:
     return parent.flops / parent.tokens if parent.tokens else None
 
 
-anneal = stage(anneal_checkpoint, name="anneal", version=2, process=True, grouped=True, estimate=estimate_anneal)
+anneal = stage(anneal_checkpoint, name="anneal", version=3, process=True, grouped=True, estimate=estimate_anneal)

@@ -116,4 +116,4 @@ def estimate_dpo(config: dict[str, Any], policy: Any, pairs: Any) -> dict[str, A
     return {"steps": steps, "tokens_at_most": 2 * steps * min(parsed.batch, pairs.pairs) * parsed.max_tokens}
 
 
-dpo = stage(train_dpo, name="dpo", version=2, process=True, grouped=True, estimate=estimate_dpo)
+dpo = stage(train_dpo, name="dpo", version=3, process=True, grouped=True, estimate=estimate_dpo)

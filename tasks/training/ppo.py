@@ -295,4 +295,4 @@ def estimate_ppo(config: dict[str, Any], policy: Any, judge: Any, prompts: Any) 
     }
 
 
-ppo = stage(train_ppo, name="ppo", version=2, process=True, grouped=True, estimate=estimate_ppo)
+ppo = stage(train_ppo, name="ppo", version=3, process=True, grouped=True, estimate=estimate_ppo)

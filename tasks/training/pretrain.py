@@ -63,4 +63,4 @@ def estimate_pretrain(config: dict[str, Any], mix: Any) -> dict[str, Any]:
     return known | ({"tokens": steps * batch, "flops": float(steps * batch * per_token)} if steps else {})
 
 
-pretrain = stage(train_base, name="pretrain", version=2, process=True, grouped=True, estimate=estimate_pretrain)
+pretrain = stage(train_base, name="pretrain", version=3, process=True, grouped=True, estimate=estimate_pretrain)

@@ -156,4 +156,4 @@ def estimate_reward(config: dict[str, Any], parent: Any, pairs: Any) -> dict[str
     return {"steps": steps, "tokens_at_most": 2 * steps * min(parsed.batch, pairs.pairs) * parsed.max_tokens}
 
 
-reward = stage(train_reward, name="reward", version=2, process=True, grouped=True, estimate=estimate_reward)
+reward = stage(train_reward, name="reward", version=3, process=True, grouped=True, estimate=estimate_reward)

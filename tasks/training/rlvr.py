@@ -246,4 +246,4 @@ def estimate_rlvr(config: dict[str, Any], policy: Any, prompts: Any) -> dict[str
     }
 
 
-rlvr = stage(train_rlvr, name="rlvr", version=3, process=True, grouped=True, estimate=estimate_rlvr)
+rlvr = stage(train_rlvr, name="rlvr", version=4, process=True, grouped=True, estimate=estimate_rlvr)

@@ -113,4 +113,4 @@ def estimate_sft(config: dict[str, Any], parent: Any, chats: Any) -> dict[str, A
     return {"steps": steps, "tokens_at_most": steps * min(parsed.batch, chats.chats) * parsed.max_tokens}
 
 
-sft = stage(train_sft, name="sft", version=2, process=True, grouped=True, estimate=estimate_sft)
+sft = stage(train_sft, name="sft", version=3, process=True, grouped=True, estimate=estimate_sft)

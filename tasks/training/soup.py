@@ -66,4 +66,4 @@ def check_ingredients(ingredients: list[Checkpoint]) -> None:
                 )
 
 
-soup = stage(make_soup, name="soup", version=1)
+soup = stage(make_soup, name="soup", version=2)

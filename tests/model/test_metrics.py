@@ -160,3 +160,14 @@ def test_a_long_list_of_examples_is_cut() -> None:
         metrics.send(0, {}, logged=False)
         with pytest.raises(FloatingPointError, match=r"which holds 0, 1, .*, 63 and 936 more$"):
             metrics.deliver(wait=True)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_values_of_a_device_that_is_not_the_current_one_are_waited_for() -> None:
+    """An event on the current device's stream would be there at once, before the copy."""
+    with torch.cuda.device(1):
+        torch.cuda._sleep(1_000_000_000)
+        loss = torch.full((), 2.5, device="cuda:1") * 2
+    with torch.cuda.device(0):
+        ((found,), _) = Crossing([{"loss": loss}]).end()
+    assert found == {"loss": 5.0}

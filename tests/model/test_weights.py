@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from model.config import OLMO_0424, ModelConfig
 from model.files.weights import load_hf, save_hf
 from model.network.transformer import Transformer, apply_rope, rope_tables
+from model.tokens.tokenizer import Tokenizer
 
 CONFIG = ModelConfig(
     d_model=64, n_layers=3, n_heads=4, n_kv_heads=2, head_dim=16, mlp_hidden=96, vocab_size=256, max_sequence_length=64
@@ -23,6 +24,7 @@ class Words:
     """A tokenizer as `save_hf` sees it."""
 
     ranks: int = 200
+    vocab_size: int = 222
     eos_id: int = 201
     pad_id: int = 221
 
@@ -54,6 +56,35 @@ def test_transformers_computes_the_same_logits(model: Transformer, tmp_path: Pat
     ids = torch.randint(0, 256, (2, 50), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         torch.testing.assert_close(model(ids), theirs(ids).logits, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parity
+def test_transformers_samples_no_row_that_pads_the_vocabulary(tmp_path: Path) -> None:
+    """Also of a model that likes these rows: they are trained like any other, only never chosen."""
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = Tokenizer(300)
+    config = CONFIG.model_copy(update={"vocab_size": tokenizer.padded_vocab_size})
+    model = Transformer(config, seed=7)
+    with torch.no_grad():
+        model.head.weight[tokenizer.vocab_size :] *= 100
+    save_hf(model, config, tokenizer, tmp_path)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    prompts = torch.randint(0, 300, (64, 4), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert (theirs(prompts).logits[:, -1].argmax(-1) >= tokenizer.vocab_size).any()
+    for how in ({"do_sample": True, "temperature": 1.0, "top_k": 0}, {"do_sample": False}):
+        torch.manual_seed(2)
+        answers = theirs.generate(prompts, max_new_tokens=16, **how)[:, 4:]
+        assert int(answers.max()) < tokenizer.vocab_size
+
+
+@pytest.mark.parametrize("rows", [322, 384])
+def test_only_rows_that_have_no_id_are_suppressed(tmp_path: Path, rows: int) -> None:
+    config = CONFIG.model_copy(update={"vocab_size": rows})
+    save_hf(Transformer(config, seed=7), config, Tokenizer(300), tmp_path)
+    said = json.loads((tmp_path / "generation_config.json").read_text())
+    assert said.get("suppress_tokens", []) == list(range(322, rows))
 
 
 @pytest.mark.parity

@@ -30,10 +30,8 @@ from model.training.optim import OptimConfig
 from model.training.schedule import ScheduleConfig
 from model.training.state_files import load_moments, save_moments
 from model.training.throughput import peak_flops, speed
-from tasks.artifacts import METRICS, Checkpoint, RewardModel
+from tasks.artifacts import METRICS, MOMENTS, Checkpoint, RewardModel, is_of_model
 from tasks.training.fitting.save_points import Journal, Mark, SavePoints, resume
-
-MOMENTS = "optimizer.safetensors"
 
 Batches = Callable[[int], Sequence[Batch]]
 
@@ -84,12 +82,13 @@ def linear_schedule(learning_rate: float, warmup_ratio: float) -> ScheduleConfig
 
 
 def load_checkpoint(ws: Workspace, checkpoint: Checkpoint | RewardModel) -> tuple[Transformer, Tokenizer]:
-    """Model (fp32, on the CPU) and tokenizer of an input.
+    """Model (fp32, on the CPU) and tokenizer of an input, of which Adam's moments are not fetched.
 
     Raises ValueError when its weights, its tokenizer and its record do not have the same vocabulary.
     """
-    tokenizer = _tokenizer(ws.path(checkpoint), checkpoint)
-    model, config = load_hf(ws.path(checkpoint), ranks=checkpoint.ranks)
+    folder = ws.path(checkpoint, wanted=is_of_model)
+    tokenizer = _tokenizer(folder, checkpoint)
+    model, config = load_hf(folder, ranks=checkpoint.ranks)
     _check_rows(checkpoint, config.vocab_size, tokenizer)
     return model, tokenizer
 
@@ -99,8 +98,9 @@ def open_checkpoint(ws: Workspace, checkpoint: Checkpoint | RewardModel) -> tupl
 
     Raises ValueError as `load_checkpoint` does.
     """
-    tokenizer = _tokenizer(ws.path(checkpoint), checkpoint)
-    weights = SavedWeights(ws.path(checkpoint), ranks=checkpoint.ranks)
+    folder = ws.path(checkpoint, wanted=is_of_model)
+    tokenizer = _tokenizer(folder, checkpoint)
+    weights = SavedWeights(folder, ranks=checkpoint.ranks)
     _check_rows(checkpoint, weights.config.vocab_size, tokenizer)
     return unfilled(weights.config), weights, tokenizer
 

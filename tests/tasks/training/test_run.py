@@ -12,11 +12,9 @@ from model.data.labels import next_token_labels
 from model.network.transformer import Transformer
 from model.training.losses import LossConfig, language_model_objective
 from model.training.metrics import EVERY_STEP
-from tasks.artifacts import Checkpoint
+from tasks.artifacts import METRICS, MOMENTS, Checkpoint
 from tasks.training.dpo import estimate_dpo
 from tasks.training.fitting.fit import (
-    METRICS,
-    MOMENTS,
     Journal,
     adamw,
     begin,
