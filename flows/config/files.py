@@ -7,6 +7,7 @@ thing of that name out; everywhere else null is a value.
 """
 
 import difflib
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,6 +43,10 @@ def recipe_folder() -> Path:
 def recipe_names() -> list[str]:
     """Names that may be given in place of a path."""
     return sorted(path.stem for path in recipe_folder().glob("*.yaml"))
+
+
+PASSWORD_OF_URL = re.compile(r"://[^/\s'\"]*@")
+"""What stands before a URL's host: a name and a password, which no message repeats."""
 
 
 def names_recipe(target: str) -> bool:
@@ -312,7 +317,8 @@ def explain(error: ValidationError, model: type[BaseModel], recipe: str) -> str:
             continue
         # Of a whole mapping, the message names what is wrong.
         shown = problem["type"] != "missing" and not isinstance(problem["input"], dict)
-        value = f" (given: {problem['input']!r:.200})" if shown else ""
+        given = PASSWORD_OF_URL.sub("://***@", repr(problem["input"]))
+        value = f" (given: {given:.200})" if shown else ""
         lines.append(f"  {path or 'recipe'}: {problem['msg'].removeprefix('Value error, ')}{value}")
     return "\n".join(lines)
 

@@ -115,6 +115,14 @@ def test_a_plan_of_another_recipe_in_a_pipe_is_folded_and_not_padded(capsys: pyt
     assert "and20morevaluesofversions" in "".join(output.split()), "folded, not cut"
 
 
+@pytest.mark.parametrize("url", ["ftp://user:planted@host/v1", "HTTP://user:pl@anted@host", "://planted@host"])
+def test_a_refused_endpoint_does_not_repeat_its_password(url: str):
+    with pytest.raises(RecipeError, match="execution.endpoints.a.url") as refused:
+        load_recipe("smoke", [f"execution.endpoints={{a: {{url: '{url}'}}}}"])
+    assert "planted" not in str(refused.value)
+    assert "anted" not in str(refused.value)
+
+
 def test_the_version_is_told(tmp_path: Path):
     done = olmo2(tmp_path, "--version")
     assert (done.returncode, done.stdout.split()[0]) == (0, "olmo2")
