@@ -1,6 +1,7 @@
 """What reads a training's model leaves Adam's moments where they are. Oracle: every name that a remote store is asked for."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ from tasks.training.sft import SFTConfig, train_sft
 from tests.tasks.training.conftest import TINY, Bench
 from tests.tasks.training.test_adopt import tiny_mix
 
-SMALL = {"sequence_length": 32, "batch_instances": 2, "steps": 2, "log_every": 1}
+SMALL: dict[str, Any] = {"sequence_length": 32, "batch_instances": 2, "steps": 2, "log_every": 1}
 
 
 class Remote(Bench):

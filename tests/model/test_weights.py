@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -69,7 +70,7 @@ def test_transformers_samples_no_row_that_pads_the_vocabulary(tmp_path: Path) ->
     with torch.no_grad():
         model.head.weight[tokenizer.vocab_size :] *= 100
     save_hf(model, config, tokenizer, tmp_path)
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    theirs: Any = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     prompts = torch.randint(0, 300, (64, 4), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         assert (theirs(prompts).logits[:, -1].argmax(-1) >= tokenizer.vocab_size).any()
