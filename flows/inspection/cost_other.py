@@ -22,6 +22,8 @@ from tasks.data.personas import PersonasConfig
 from tasks.data.programs import ProgramsConfig
 from tasks.data.synthesize import SynthesizeConfig
 from tasks.data.worked import WorkedConfig
+from tasks.evaluation.benchmarks import Benchmark
+from tasks.evaluation.benchmarks.olmes import OlmesBenchmark
 from tasks.evaluation.scoring.room import context_of, longest_answer
 from tasks.training.answers.model_judge import LanguageModelJudge
 from tasks.training.answers.rule_judge import ASPECTS
@@ -227,8 +229,7 @@ def _evaluation(row: PlanRow, config: RecipeConfig, hardware: Hardware) -> Other
     window = config.pretrain.model.max_sequence_length
     counts: list[int | None] = []
     for benchmark in asked.benchmarks:
-        fields = benchmark.model_dump(include={"limit", "items", "kind"})
-        count = fields.get("limit") or fields.get("items") or ITEMS.get(fields["kind"])
+        count = _items_of(benchmark)
         context = context_of(benchmark, asked.max_context, window)
         counts.append(None if count is None else count * max(context, longest_answer(benchmark)))
     tokens = total_of(counts)
@@ -236,6 +237,13 @@ def _evaluation(row: PlanRow, config: RecipeConfig, hardware: Hardware) -> Other
         return OtherCost(row.label, "how many items is not known", tokens=None, flops=None, hours=None, kwh=None)
     said = "≤: every item fills its context, read and written at the MFU"
     return replace(_sampled(row, tokens, asked.max_context, config, hardware), assumption=said)
+
+
+def _items_of(benchmark: Benchmark) -> int | None:
+    """Items where they are known before the benchmark's files are read."""
+    fields = benchmark.model_dump(include={"limit", "items", "kind"})
+    published = benchmark.facts.count if isinstance(benchmark, OlmesBenchmark) else ITEMS.get(fields["kind"])
+    return fields.get("limit") or fields.get("items") or published
 
 
 def _sampled(row: PlanRow, tokens: int, longest: int, config: RecipeConfig, hardware: Hardware) -> OtherCost:

@@ -109,7 +109,7 @@ def test_later_starts_leave_out_all_that_leads_there(
 def test_until_and_rerun_know_the_shortened_recipe(store: Store, id: str):
     config = load_recipe("smoke", [f"start.sft={id}"], store.url)
     assert {row.label for row in plan(config, until="dpo") if row.action != "left out"} == {
-        "start:sft", "prompts:preference", "preferences", "dpo",
+        "start:sft", "prompts:preference", "decontaminate_prompts:preference", "preferences", "dpo",
     }  # fmt: skip
     with pytest.raises(RecipeError, match=r"no stage 'pretrain' \(it begins at start:sft, and what only leads there"):
         plan(config, until="pretrain")
@@ -156,6 +156,8 @@ def test_a_sweep_s_table_is_that_of_its_ranking_and_says_where_it_is(root: Path,
     ]
     ranking = Ranking(stage="rank", id="0", address="rank/0/g0001", digest="", order=["a", "b"], scores={}, stderr={})
     Store("ranked").write(f"{ranking.address}/ranking.json", json.dumps({"candidates": rows}).encode())
+    # Where a payload lies is its record's to say (tests/infra/test_one_writer.py); here only the table is looked at.
+    monkeypatch.setattr("flows.deployments.payload_at", lambda store, address: address)
     shown, text = shown_ranking(load_recipe("smoke", None, "ranked"), ranking)
     assert shown == rows
     assert text.endswith(f" {root}/ranked/{ranking.address}/ranking.json")
@@ -267,7 +269,7 @@ def test_ppo_goes_on_from_a_given_dpo_model_with_a_given_reward_model(store: Sto
         load_recipe("smoke", [f"start.dpo={id}", ppo], store.url)
     config = load_recipe("smoke", [f"start={{dpo: {id}, reward: {judge}}}", ppo], store.url)
     rows = {row.label: row for row in plan(config)}
-    assert rows["ppo"].inputs == ("start:dpo", "start:reward", "prompts:rlvr")
+    assert rows["ppo"].inputs == ("start:dpo", "start:reward", "decontaminate_prompts:rlvr")
     with pytest.raises(RecipeError, match=rf"start\.dpo={judge} is a RewardModel .*, not a Checkpoint"):
         load_recipe("smoke", [f"start.dpo={judge}"], store.url)
     with pytest.raises(RecipeError, match=rf"start\.reward={id} is a Checkpoint .*, not a RewardModel"):
