@@ -242,7 +242,11 @@ def _evaluation(row: PlanRow, config: RecipeConfig, hardware: Hardware) -> Other
 def _items_of(benchmark: Benchmark) -> int | None:
     """Items where they are known before the benchmark's files are read."""
     fields = benchmark.model_dump(include={"limit", "items", "kind"})
-    published = benchmark.facts.count if isinstance(benchmark, OlmesBenchmark) else ITEMS.get(fields["kind"])
+    if isinstance(benchmark, OlmesBenchmark):
+        facts = benchmark.facts
+        published = facts.limit or (len(facts.places) if facts.places is not None else facts.count)
+    else:
+        published = ITEMS.get(fields["kind"])
     return fields.get("limit") or fields.get("items") or published
 
 

@@ -182,7 +182,7 @@ def _execution(config: RecipeConfig, store: str) -> dict[str, Any]:
     """Here, on CPU, in one process, without compiling; a language model is asked where the recipe says."""
     execution = config.execution.model_dump(mode="json")
     here = {"device": "cpu", "ray": "off", "compile": {}, "parallel": {}, "generation": {}, "threads": {}}
-    return execution | here | {"store": store, "cores": 2, "save_every": 2, "keep_every": 0}
+    return execution | here | {"store": store, "cores": 2, "save_every": 2, "keep_every": None}
 
 
 def explain() -> list[str]:

@@ -117,7 +117,7 @@ def test_a_plan_of_another_recipe_in_a_pipe_is_folded_and_not_padded(capsys: pyt
 
 @pytest.mark.parametrize("url", ["ftp://user:planted@host/v1", "HTTP://user:pl@anted@host", "://planted@host"])
 def test_a_refused_endpoint_does_not_repeat_its_password(url: str):
-    with pytest.raises(RecipeError, match="execution.endpoints.a.url") as refused:
+    with pytest.raises(RecipeError, match=r"execution\.endpoints\.a\.url") as refused:
         load_recipe("smoke", [f"execution.endpoints={{a: {{url: '{url}'}}}}"])
     assert "planted" not in str(refused.value)
     assert "anted" not in str(refused.value)

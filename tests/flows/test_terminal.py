@@ -129,7 +129,7 @@ from flows.running.prefect_server import prepare_prefect
 prepare_prefect()
 from rich.console import Console
 from flows import deployments
-from flows.cli.main import terminal
+from flows.cli import terminal
 terminal.ENDING_SECONDS = 0.5
 def recipe(*_):
     from infra.compute.processes import stop_stages

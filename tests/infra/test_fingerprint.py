@@ -13,7 +13,7 @@ from infra.records import fingerprint
 from infra.records.fingerprint import BODY, differences, digest_of, fingerprint_of
 from infra.records.syntax import Scope, definitions
 
-ROOT = Path(fingerprint.__file__).parent.parent
+ROOT = Path(fingerprint.__file__).parents[2]
 FILES = [
     "model/training/losses.py",
     "model/training/objectives.py",

@@ -290,7 +290,9 @@ def test_decoding_in_parts_says_what_one_process_says_with_one_block_whole_at_a_
         assert found.single == generator(PROMPTS[:1], SAMPLING)
         assert found.held == 2 * [table, table + TINY.d_model, *(TINY.n_layers * [block])]
         assert found.whole_after == 0
-        assert found.likelihoods == pytest.approx(likelihoods, rel=1e-2 if precision == "bf16" else 1e-5)
+        # Whole weights are read as a tree, sharded ones in padded rows: other orders of sums, which half precision shows.
+        half = precision == "bf16" or dtype == torch.float16
+        assert found.likelihoods == pytest.approx(likelihoods, rel=1e-2 if half else 1e-5)
     assert len({answer.text for answer in alone}) > 2
 
 
