@@ -12,6 +12,8 @@ from flows.config.recipe_config import RecipeConfig
 from flows.rehearsing.local_rows import with_local_rows
 from model.config import ModelConfig
 from model.tokens.tokenizer import Tokenizer
+from tasks.evaluation.benchmarks.olmes import OlmesBenchmark
+from tasks.evaluation.scoring.room import context_of, longest_answer
 from tasks.training.preferences import PreferencesConfig
 
 RANKS = 1_500
@@ -58,6 +60,12 @@ def rehearsed(config: RecipeConfig, rows: Path | None, store: str) -> RecipeConf
     Raises ValueError where the folder lacks something that the recipe reads.
     """
     full = config.model_dump(mode="json")
+    for benchmark, item in zip(config.evaluation.benchmarks, full["evaluation"]["benchmarks"], strict=True):
+        if isinstance(benchmark, OlmesBenchmark):
+            # What the task publishes is written out, so that it shrinks with the rest.
+            window = config.pretrain.model.max_sequence_length
+            item["max_new_tokens"] = longest_answer(benchmark) or None
+            item["context"] = context_of(benchmark, config.evaluation.max_context, window)
     data = _scaled(full)
     data["name"] = f"{config.name}-rehearsal"
     data["pretrain"]["model"] = model_of(config.pretrain.model)

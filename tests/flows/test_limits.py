@@ -77,7 +77,7 @@ def test_a_mini_batch_more_than_a_rollouts_answers_is_refused() -> None:
     changes = ["rlvr.mini_batches=20", "rlvr_prompts.sources.0.rows.limit=16"]
     rows = "rlvr_prompts.sources=[{kind: rows, name: r, rows: {dataset: allenai/RLVR-GSM}}]"
     with pytest.raises(
-        RecipeError, match=r"rlvr: its 16 prompts make rollouts of 16 answers, too few for mini_batches=20"
+        RecipeError, match=r"rlvr\.mini_batches=20 are more than the 16 answers of a rollout to 16 prompts"
     ):
         load(RecipeConfig, "olmo2-7b", [rows, *changes])
 

@@ -88,7 +88,8 @@ def test_the_schedule_keeps_its_shares_and_the_sizes_are_the_rules() -> None:
     assert whole / (tiny.pretrain.steps or 0) == pytest.approx(steps / (full.pretrain.steps or 0), rel=0.01)
     assert all(getattr(source, "max_documents", None) == ROWS for source in tiny.collect.values())
     assert {item.name: item.model_dump().get("limit") for item in tiny.evaluation.benchmarks} == {
-        "gsm8k": 4,
+        "gsm_star": 4,
+        "gsm8k_held_out": 4,
         "ifeval": 4,
     }
     assert tiny.execution.ray == "off"

@@ -176,7 +176,9 @@ def test_a_dashboard_does_not_take_somebody_elses_port(tmp_path, monkeypatch):
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(DashboardError, match=rf"port {port} cannot be used \(Address already in use\).*--port"):
+        with pytest.raises(
+            DashboardError, match=rf"port {port} of 127\.0\.0\.1 cannot be used \(Address already in use\).*--port"
+        ):
             serve(Console(file=StringIO()), port)
 
 

@@ -266,7 +266,7 @@ def test_a_record_that_lists_a_file_outside_its_folder_is_refused_when_it_is_loa
     body = orjson.loads(store.read(path))
     entry = next(iter(body["files"].values()))
     store.write(path, orjson.dumps(body | {"files": {name: entry}, "schema_version": 1, "seal": ""}))
-    with pytest.raises(CorruptObject, match="leads out of its folder"):
+    with pytest.raises(CorruptObject, match="is no name of a file below a folder"):
         load_record(store, made.stage, made.id)
 
 

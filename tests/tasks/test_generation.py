@@ -133,7 +133,7 @@ def test_execution_chooses_who_answers_and_the_digest_names_the_weights(tmp_path
         )
         arguments = {"checkpoint": made.artifact, "config": Config()}
         answered = run_stage(stage(write_answers, name=name, version=1), session, arguments, lambda *event: None)
-        return made.artifact, session.store.read_json(f"{answered.artifact.address}/answers.json")
+        return made.artifact, session.store.read_json(f"{answered.record.payload}/answers.json")
 
     here = Execution(store=str(tmp_path), ray="off", cores=1)
     checkpoint, local = run(here)

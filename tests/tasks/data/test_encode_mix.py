@@ -77,7 +77,7 @@ def tokens(source: str, *counts: int, ranks: int = 100_256) -> Tokens:
     return Tokens(
         stage="encode",
         id=source,
-        address=f"encode/{source}",
+        address=f"encode/{source}/g0001",
         digest=source,
         source=source,
         tokens=sum(counts),

@@ -9,6 +9,7 @@ import pytest
 
 from infra.execution.attempt import Outcome, run_stage
 from infra.records.artifact import Artifact
+from infra.records.record import payload_at
 from infra.session import Session
 from infra.settings import Execution
 from infra.stage import stage
@@ -92,7 +93,7 @@ class Bench:
         return self.outcome(function, name, **arguments).artifact
 
     def read(self, artifact: Artifact, name: str) -> bytes:
-        return self.session.store.read(f"{artifact.address}/{name}")
+        return self.session.store.read(f"{payload_at(self.session.store, artifact.address)}/{name}")
 
     def base(self, seed: int = 0) -> Checkpoint:
         return self.run(make_checkpoint, config=Seed(seed=seed))

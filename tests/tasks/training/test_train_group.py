@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+import torch
 from ray.train import FailureConfig
 
 from infra.compute.train_group import GroupFailed, group_failed
