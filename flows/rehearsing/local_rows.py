@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from tasks.evaluation.benchmarks.tasks import find_task
+
 ALL_FILES = "**/*"
 
 
@@ -20,6 +22,11 @@ def with_local_rows(value: Any, folder: Path) -> Any:
     found = {key: with_local_rows(member, folder) for key, member in value.items()}
     if found.get("kind") == "hub" and not Path(found["path"]).expanduser().is_dir():
         return found | {"path": str(sample_folder(folder, found["path"]))}
+    if found.get("kind") == "olmes" and not found["path"]:
+        dataset = find_task(found["task"]).dataset
+        # A task of several data sets has them side by side.
+        place = folder / dataset.partition("/")[0] if "{group}" in dataset else sample_folder(folder, dataset)
+        return found | {"path": str(place.absolute())}
     if found.get("dataset") and "paths" in found:
         files = sample_files(folder, found["dataset"], found["subset"], found["split"])
         return found | {"dataset": "", "subset": "", "split": "train", "paths": [str(file) for file in files]}

@@ -23,6 +23,7 @@ from huggingface_hub.utils import build_hf_headers
 
 from flows.config.recipe_config import RecipeConfig
 from flows.rehearsing.local_rows import split_patterns
+from tasks.evaluation.benchmarks.tasks import find_task
 
 ROWS = 100
 """Rows of each file."""
@@ -56,6 +57,12 @@ def _wanted(value: Any) -> Iterator[Wanted]:
         return
     if value.get("kind") == "hub" and not Path(value["path"]).expanduser().is_dir():
         yield Wanted(value["path"], value["subset"], value["split"], value["revision"], tuple(value["data_files"]))
+    elif value.get("kind") == "olmes" and not value["path"]:
+        task = find_task(value["task"])
+        splits = [task.split, *([task.shot_split] if task.shot_split else [])]
+        for _, dataset, subset in task.sources():
+            for split in splits:
+                yield Wanted(dataset, subset, split, value["revision"])
     elif value.get("dataset") and "paths" in value:
         yield Wanted(value["dataset"], value["subset"], value["split"], value["revision"])
     for member in value.values():
