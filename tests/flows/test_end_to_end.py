@@ -107,7 +107,7 @@ def test_clean_removes_what_a_killed_process_left_and_nothing_else(store: Path):
     found = json.loads(olmo2("clean", "--json", store=store))
     assert (found[0]["removed"], found[0]["freed_bytes"]) == (1, 11)
     assert sorted(path for path in store.rglob("*") if path.is_file()) == before
-    assert "nothing was ever made in store" in olmo2("clean", store=store / "elsewhere", code=2)
+    assert "there is no store" in olmo2("clean", store=store / "elsewhere", code=2)
 
 
 def test_an_unwritable_store_exits_2_before_anything_starts(tmp_path: Path):
