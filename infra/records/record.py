@@ -18,7 +18,6 @@ from pydantic import (
     ConfigDict,
     StringConstraints,
     ValidationError,
-    field_validator,
     model_validator,
 )
 
@@ -130,16 +129,6 @@ class Record(BaseModel):
     seal: str = ""
     """Hash of all other fields; records of schema 1 have none."""
 
-    @field_validator("files")
-    @classmethod
-    def _names_stay_inside(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
-        wrong = [name for name in files if not is_inside(name)]
-        if wrong:
-            raise ValueError(
-                f"file name {wrong[0]!r} is absolute, empty or leads out of its folder; names are relative paths"
-            )
-        return files
-
     @model_validator(mode="after")
     def _lies_where_its_stage_and_id_say(self) -> Self:
         address = payload_address(self.stage, self.id, self.generation)
@@ -171,12 +160,6 @@ class Record(BaseModel):
                 f"{', '.join(sorted(Artifact.kinds))}. It was written by other code: update, or use another store."
             )
         return cls(stage=self.stage, id=self.id, address=self.address, digest=self.digest, **self.facts)
-
-
-def is_inside(name: str) -> bool:
-    """Whether a relative path with forward slashes stays in its folder on every system."""
-    parts = name.split("/")
-    return not any(part in ("", ".", "..") for part in parts) and not any(char in name for char in "\\\0\n\r")
 
 
 def content_digest(files: dict[str, FileEntry]) -> str:
