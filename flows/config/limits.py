@@ -30,7 +30,7 @@ def check_limits(config: "RecipeConfig") -> None:
         _check_room(f"evaluation.benchmarks.{benchmark.name}", longest_answer(benchmark), context, window)
     if isinstance(config.preferences, PreferencesConfig) and not begins_at(config, ("dpo", "rlvr")):
         _check_room("preferences", config.preferences.max_new_tokens, window, window)
-    for name, how, asked in _reinforcements(config):
+    for name, how, asked in reinforcements(config):
         _check_room(name, how.max_new_tokens, window, window)
         _check_prompts(name, how, asked)
     for name, mix in _mixes(config):
@@ -51,9 +51,9 @@ def _check_room(name: str, max_new_tokens: int, context: int, window: int) -> No
         raise ValueError(f"{name}.{error}{bound}, or raise the context") from error
 
 
-def _reinforcements(config: "RecipeConfig") -> Iterator[tuple[str, RLVRConfig | PPOConfig, PromptsConfig]]:
-    if "rlvr" not in config.start:
-        yield "rlvr", config.rlvr, config.rlvr_prompts
+def reinforcements(config: "RecipeConfig") -> Iterator[tuple[str, RLVRConfig | PPOConfig, PromptsConfig]]:
+    """(name of the section, how, on which prompts) of every stage of reinforcement."""
+    yield "rlvr", config.rlvr, config.rlvr_prompts
     for item in config.further_rlvr:
         yield f"further_rlvr.{item.name}.rlvr", item.rlvr, item.prompts
 
@@ -61,14 +61,15 @@ def _reinforcements(config: "RecipeConfig") -> Iterator[tuple[str, RLVRConfig | 
 def _check_prompts(name: str, how: RLVRConfig | PPOConfig, asked: PromptsConfig) -> None:
     """A rollout has no more prompts than there are, so fewer answers than updates may be left."""
     count = prompts_of(asked)
-    if count is None:
-        return
-    answers = min(how.prompts_per_rollout, count) * (1 if isinstance(how, PPOConfig) else how.samples)
-    if answers < max(how.mini_batches, 2):
+    prompts = how.prompts_per_rollout if count is None else min(how.prompts_per_rollout, count)
+    answers = prompts * (1 if isinstance(how, PPOConfig) else how.samples)
+    if answers < how.mini_batches:
         raise ValueError(
-            f"{name}: its {count:,} prompts make rollouts of {answers:,} answers, too few for mini_batches="
-            f"{how.mini_batches:,}; give more prompts, or lower it"
+            f"{name}.mini_batches={how.mini_batches:,} are more than the {answers:,} answers of a rollout to {prompts:,} "
+            "prompts; lower it, or give more prompts"
         )
+    if answers < 2:
+        raise ValueError(f"{name}: rollouts of {answers:,} answer show no difference; give more prompts or samples")
 
 
 def _mixes(config: "RecipeConfig") -> Iterator[tuple[str, MixConfig]]:

@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from flows.config.files import nearest
-from flows.config.limits import check_limits, mix_notes
+from flows.config.limits import check_limits, mix_notes, reinforcements
 from flows.config.needed import PAST_MIDTRAINING, begins_at
 from flows.config.stages import IN_SHARDS, NAMES, unknown_stages
 from infra.session import PlanRow
@@ -20,7 +20,6 @@ from model.config import Parallel
 from model.tokens.tokenizer import Tokenizer
 from tasks.data.filters.rules import classifier_of
 from tasks.data.mix import RANKED_FIRST, WINNER, MixConfig
-from tasks.data.prompts import PromptsConfig
 from tasks.evaluation.benchmarks.roles import refuse_held_out
 from tasks.evaluation.evaluate import check_names
 from tasks.training.answers.model_judge import LanguageModelJudge
@@ -52,8 +51,8 @@ def check_recipe(config: "RecipeConfig") -> None:
     for name, training in _trainings(config):
         _check_windows(name, training)
     _check_preferences(config)
-    for name, how, asked in _rlvrs(config):
-        _check_rollouts(name, how, asked)
+    for name, how, _ in reinforcements(config):
+        _check_rollouts(name, how)
         _check_value_model(name, how, config)
     made = {*config.collect, *config.synthesize}
     candidates = [candidate.name for candidate in config.candidates]
@@ -177,12 +176,6 @@ def _trainings(config: "RecipeConfig") -> Iterator[tuple[str, MixTrainingConfig]
     )
 
 
-def _rlvrs(config: "RecipeConfig") -> Iterator[tuple[str, RLVRConfig | PPOConfig, PromptsConfig]]:
-    yield "rlvr", config.rlvr, config.rlvr_prompts
-    for item in config.further_rlvr:
-        yield f"further_rlvr.{item.name}.rlvr", item.rlvr, item.prompts
-
-
 def _check_preferences(config: "RecipeConfig") -> None:
     if isinstance(config.preferences, PreferencesConfig) and config.preference_prompts is None:
         raise ValueError(
@@ -232,18 +225,11 @@ def _check_windows(name: str, training: MixTrainingConfig) -> None:
         )
 
 
-def _check_rollouts(name: str, how: RLVRConfig | PPOConfig, asked: PromptsConfig) -> None:
+def _check_rollouts(name: str, how: RLVRConfig | PPOConfig) -> None:
     try:
         ppo_rollouts(how) if isinstance(how, PPOConfig) else rollouts_of(how)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-    prompts = how.prompts_per_rollout if asked.most is None else min(how.prompts_per_rollout, asked.most)
-    answers = prompts * (1 if isinstance(how, PPOConfig) else how.samples)
-    if answers < how.mini_batches:
-        raise ValueError(
-            f"{name}.mini_batches={how.mini_batches:,} are more than the {answers:,} answers of a rollout to "
-            f"{prompts:,} prompts; lower it"
-        )
 
 
 def _check_sources(name: str, mix: MixConfig, known: set[str], candidates: list[str]) -> None:

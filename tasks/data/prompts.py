@@ -72,12 +72,6 @@ class PromptsConfig(Config):
     ground_truth: Literal["required", "optional"] = "required"
     """`optional` keeps rows that no verifier can judge; a recipe says so itself where a language model judges."""
 
-    @property
-    def most(self) -> int | None:
-        """The most prompts that these sources can give; None where only reading them would tell."""
-        known = [source.count if isinstance(source, SyntheticPrompts) else source.rows.limit for source in self.sources]
-        return None if None in known else sum(count for count in known if count is not None)
-
 
 def resolve(config: PromptsConfig) -> PromptsConfig:
     """The config with what it will read pinned."""

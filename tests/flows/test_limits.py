@@ -55,7 +55,10 @@ def test_every_answer_of_a_published_recipe_leaves_room_for_its_prompt(name: str
         ("evaluation.benchmarks.0.context=512", r"gsm_star\.max_new_tokens=512 leaves no room"),
         ("preferences.max_new_tokens=4096", r"preferences\.max_new_tokens=4,096 leaves no room"),
         ("rlvr.max_new_tokens=5000", r"rlvr\.max_new_tokens=5,000 leaves no room"),
-        ("rlvr_prompts.sources.0.rows.limit=1", r"rlvr: its 1 prompts make rollouts of 1 answers"),
+        (
+            "rlvr_prompts.sources.0.rows.limit=1",
+            r"rlvr: rollouts of 1 answer show no difference",
+        ),
     ],
 )
 def test_answers_and_prompts_that_do_not_fit_are_refused_at_load(change: str, message: str) -> None:
