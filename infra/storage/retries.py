@@ -7,10 +7,11 @@ A server that has refused the very first connection is not there; nobody waits f
 
 import errno
 import http.client
-import random
-import time
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
+
+from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
 R = TypeVar("R")
 
@@ -30,18 +31,17 @@ def with_retries(call: Callable[[], R], patience: float, *, retry_refused: bool 
 
     `retry_refused` says whether an endpoint that takes no connection is waited for as well.
     """
-    deadline = time.monotonic() + patience
-    pause = FIRST_PAUSE_SECONDS
-    while True:
-        try:
-            return call()
-        except Exception as error:  # every kind is looked at, and raised unless it is known to be transient
-            wait = random.uniform(0, pause)
-            refused = is_refused(error) and not retry_refused
-            if refused or not is_transient(error) or time.monotonic() + wait > deadline:
-                raise
-        time.sleep(wait)
-        pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+
+    def passes(error: BaseException) -> bool:
+        return is_transient(error) and (retry_refused or not is_refused(error))
+
+    attempts = Retrying(
+        retry=retry_if_exception(passes),
+        wait=wait_random_exponential(multiplier=FIRST_PAUSE_SECONDS, max=LONGEST_PAUSE_SECONDS),
+        stop=stop_before_delay(patience),
+        reraise=True,
+    )
+    return attempts(call)
 
 
 def is_transient(error: BaseException) -> bool:
@@ -85,7 +85,9 @@ def s3_options() -> dict[str, Any]:
     import s3fs.core
 
     s3fs.core.set_custom_error_handler(lambda error: is_transient(error) and not is_refused(error))
-    return {
+    # Said here, not left to botocore: fsspec hands out one client for equal options, whatever the environment says by then.
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return ({"endpoint_url": endpoint} if endpoint else {}) | {
         "config_kwargs": {
             "retries": {"total_max_attempts": 1},
             "connect_timeout": CONNECT_SECONDS,

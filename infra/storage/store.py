@@ -380,11 +380,7 @@ class Store:
         """Which server a remote store is on, where that is not its vendor's."""
         if self.is_local or "s3" not in self.fs.protocol:
             return ""
-        url = (
-            getattr(self.fs, "endpoint_url", None)
-            or os.environ.get("AWS_ENDPOINT_URL_S3")
-            or os.environ.get("AWS_ENDPOINT_URL")
-        )
+        url = self.fs.endpoint_url
         # A name and password in it are nobody's affair.
         return f" at {url.rpartition('@')[2] if '@' in url else url}" if url else ""
 

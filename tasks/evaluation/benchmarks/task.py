@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tasks.evaluation.benchmarks.answers import squad_f1, squad_match
 from tasks.evaluation.benchmarks.ranked import Normalisation
 
 Row = Mapping[str, Any]
@@ -76,6 +77,12 @@ def plain_pairs(task: "Task", document: Document, format: Format) -> list[tuple[
 
 Score = Callable[[Document, str], tuple[dict[str, float], str]]
 """Metrics and the extracted answer of a generated text."""
+
+
+def squad_score(document: Document, text: str) -> tuple[dict[str, float], str]:
+    """SQuAD's F1 and exact match, the best over the accepted answers."""
+    accepted = document.references
+    return {"f1": squad_f1(text, accepted), "exact_match": squad_match(text, accepted)}, text.strip()
 
 
 def no_score(document: Document, text: str) -> tuple[dict[str, float], str]:

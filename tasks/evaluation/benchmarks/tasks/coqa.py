@@ -4,8 +4,7 @@ Every turn shows the passage's earlier gold answers. No shots. All turns are ask
 not independent.
 """
 
-from tasks.evaluation.benchmarks.answers import squad_f1, squad_match
-from tasks.evaluation.benchmarks.task import Document, Format, Row, Task
+from tasks.evaluation.benchmarks.task import Document, Format, Row, Task, squad_score
 
 DESCRIPTION = (
     "Below is a passage followed by a conversation so far, where each turn in the conversation contains a question and an "
@@ -36,12 +35,6 @@ def query(document: Document, format: Format) -> str:
     return f"{document.question}\nAnswer:"
 
 
-def score(document: Document, text: str) -> tuple[dict[str, float], str]:
-    """SQuAD's F1 and exact match, the best over the accepted answers."""
-    accepted = document.references
-    return {"f1": squad_f1(text, accepted), "exact_match": squad_match(text, accepted)}, text.strip()
-
-
 TASKS = (
     Task(
         name="coqa",
@@ -52,7 +45,7 @@ TASKS = (
         formats=("generate", "bits_per_byte"),
         description=lambda group: DESCRIPTION,
         query=query,
-        score=score,
+        score=squad_score,
         primary="f1",
         max_new_tokens=50,
         stop=("\n\n",),

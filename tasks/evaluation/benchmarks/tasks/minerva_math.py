@@ -32,8 +32,8 @@ def query(document: Document, format: Format) -> str:
 
 
 def score(document: Document, text: str) -> tuple[dict[str, float], str]:
-    """Whether an extracted answer equals the gold one."""
-    verdict = verify("math", text, document.references[0])
+    """Whether any extracted candidate equals the gold answer ("flex")."""
+    verdict = verify("math", text, document.references[0], rules="published")
     return {"exact_match": float(verdict.correct)}, verdict.extracted
 
 

@@ -4,8 +4,7 @@ No rendered oracle is at hand. The format follows RECIPE I.3; the five shots are
 its shot source `OLMES:triviaqa`, in their order.
 """
 
-from tasks.evaluation.benchmarks.answers import squad_f1, squad_match
-from tasks.evaluation.benchmarks.task import Document, Row, Task
+from tasks.evaluation.benchmarks.task import Document, Row, Task, squad_score
 
 
 def read_row(row: Row, place: int) -> Document:
@@ -14,12 +13,6 @@ def read_row(row: Row, place: int) -> Document:
     references = dict.fromkeys([*answer.get("aliases", ()), *answer.get("normalized_aliases", ())])
     accepted = tuple(references) or (answer["value"],)
     return Document(row["question_id"], f"Question: {row['question']}", answer["value"], references=accepted)
-
-
-def score(document: Document, text: str) -> tuple[dict[str, float], str]:
-    """SQuAD's F1 and exact match, the best over the aliases."""
-    accepted = document.references
-    return {"f1": squad_f1(text, accepted), "exact_match": squad_match(text, accepted)}, text.strip()
 
 
 TASKS = (
@@ -32,7 +25,7 @@ TASKS = (
         read=read_row,
         formats=("generate", "bits_per_byte"),
         shots=5,
-        score=score,
+        score=squad_score,
         primary="f1",
         max_new_tokens=50,
         stop=("\n\n", "Question:", "</s>", "<|im_end|>"),
