@@ -2,8 +2,8 @@
 
 `report.html` is one self-contained file (styles and figures inline, nothing fetched); `report.json` holds the
 same figures. Everything comes from artifacts and their records: no clock, no host, no folder is looked at.
-Differences are judged by the combined standard error of two scores, which is cautious here: both were scored on
-the same items. The paper prints no errors; they are ours.
+Differences are judged by the standard error of the differences item by item (`comparing/paired.py`), where both sides kept
+the items that both answered; else by that of two independent scores. The paper prints no errors; they are ours.
 """
 
 import dataclasses
@@ -38,9 +38,9 @@ class ReportConfig(Config):
     mix_labels: list[str] = Field(default_factory=list)
     """Name of every mix, in the order given."""
     likely_stderrs: float = Field(default=2.0, gt=0)
-    """Below this many combined standard errors a difference is called noise (about 1 in 20 by chance)."""
+    """Below this many standard errors a difference is called noise (about 1 in 20 by chance)."""
     clear_stderrs: float = Field(default=3.0, gt=0)
-    """From this many combined standard errors on a difference is called clear (about 1 in 370 by chance)."""
+    """From this many standard errors on a difference is called clear (about 1 in 370 by chance)."""
     curve_points: int = Field(default=400, ge=2)
     """Most logged steps shown per curve."""
 
@@ -212,4 +212,4 @@ def _summary(plain: dict[str, Any]) -> dict[str, float]:
     return totals | {f"score/{name}": value for name, value in final["primary"].items()}
 
 
-report = stage(write_report, name="report", version=4)
+report = stage(write_report, name="report", version=5)
