@@ -53,6 +53,7 @@ UNSETTLED = (
     StaleElementReferenceException,
 )
 CLICK_SECONDS = 20
+ANSWER_SECONDS = 120
 RUN_SECONDS = 400
 
 
@@ -68,9 +69,9 @@ class Dashboard:
 
     def api(self, path: str, body: dict[str, Any] | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        with urlopen(
-            Request(self.base + "/api" + path, data, {"content-type": "application/json"}), timeout=30
-        ) as answer:
+        request = Request(self.base + "/api" + path, data, {"content-type": "application/json"})
+        # One server, its SQLite file and a whole recipe share two cores here: an answer may take a minute.
+        with urlopen(request, timeout=ANSWER_SECONDS) as answer:
             return json.load(answer)
 
     def open(self, path: str) -> None:
