@@ -14,7 +14,7 @@ from infra.events import Listener
 from infra.execution.attempt import Outcome, run_stage
 from infra.records.artifact import Artifact
 from infra.records.record import Record
-from infra.session import PlanRow, Session, current_session
+from infra.session import Session, current_session
 from infra.settings import Execution
 from infra.storage.store import Store
 from tasks.artifacts import MOMENTS, Checkpoint, RewardModel
@@ -87,11 +87,7 @@ def _given(config: RecipeConfig, place: StartPoint) -> Artifact | None:
     session = current_session()
     record = find_record(session.store, config.start[place])
     artifact = record.artifact()
-    session.origins[artifact.address] = label = f"{GIVEN}{place}"
-    if session.planning:
-        session.rows.append(
-            PlanRow(label, record.stage, "reused", f"given by start.{place}", record.id, (), {}, artifact)
-        )
+    session.in_charge.given(f"{GIVEN}{place}", record)
     return artifact
 
 

@@ -34,7 +34,7 @@ from flows.cli.rehearse import conformance, rehearse, sample
 from flows.cli.store import add_to as add_store_commands
 
 if TYPE_CHECKING:
-    from infra.session import PlanRow
+    from infra.execution.plan import PlanRow
 
 app = typer.Typer(
     help="The OLMo 2 training recipe: run it whole, rerun a stage, look at what was made.",

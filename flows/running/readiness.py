@@ -15,9 +15,10 @@ from flows.config.needed import PAST_MIDTRAINING, begins_at
 from flows.config.recipe_config import RecipeConfig
 from flows.config.stages import COMPUTING, IN_SHARDS, STAGES
 from flows.running.sessions import plan_rows
+from infra.execution.plan import PlanRow
+from infra.execution.stale import stale_error
 from infra.records.artifact import Artifact
-from infra.records.stale import stale_error
-from infra.session import PlanRow, Session
+from infra.session import Session
 from infra.settings import Execution, parsed_address, read_key, settings_of
 from tasks.data.personas import PersonasConfig
 from tasks.training.answers.model_judge import LanguageModelJudge

@@ -1,6 +1,7 @@
 """Runs and plans of a recipe: each opens a session and calls the flows inside it."""
 
 import os
+from dataclasses import replace
 
 from pydantic import ValidationError
 
@@ -13,7 +14,8 @@ from flows.recipe import recipe
 from flows.running.readiness import check_ready
 from flows.running.sessions import new_session, plan_rows
 from flows.starting import check_base, checked_start
-from infra.session import PlanRow, open_session
+from infra.execution.plan import PlanRow
+from infra.session import Session, open_session
 from infra.storage.store import Store
 from tasks.artifacts import Checkpoint, Ranking, Report, Scores
 
@@ -38,10 +40,17 @@ def run(
 
     `rerun` gives the named stages a new generation; with `cascade`, everything below them too.
     """
-    with open_session(new_session(config, until, rerun or [], cascade=cascade)) as session:
+    with open_session(_with_engine(new_session(config, until, rerun or [], cascade=cascade))) as session:
         check_ready(config, session, recipe)
         result = recipe(config)
     return result if isinstance(result, Report) else None
+
+
+def _with_engine(session: Session) -> Session:
+    """The session, to run in. Prefect is imported here: it takes seconds, which no plan has to wait for."""
+    from infra.execution.prefect_engine import PrefectEngine
+
+    return replace(session, engine=PrefectEngine())
 
 
 def run_sweep(config: RecipeConfig, candidates: list[CandidateConfig]) -> Ranking:
@@ -57,7 +66,7 @@ def run_sweep(config: RecipeConfig, candidates: list[CandidateConfig]) -> Rankin
     except ValidationError as error:
         raise RecipeError(explain(error, RecipeConfig, f"{config.name} with these candidates")) from error
     changed = changed.model_copy(update={"candidates": tuple(resolved_candidate(item) for item in changed.candidates)})
-    with open_session(new_session(config)) as session:
+    with open_session(_with_engine(new_session(config))) as session:
         check_ready(changed, session, sweep)
         return sweep(changed)
 
@@ -69,7 +78,7 @@ def run_evaluation(config: RecipeConfig, ids: list[str], *, chat: bool) -> list[
     """
     if not ids:
         raise ValueError("no checkpoint is given; give the ids of one or more (olmo2 ls shows them)")
-    with open_session(new_session(config)) as session:
+    with open_session(_with_engine(new_session(config))) as session:
         found = [find_record(session.store, id).artifact() for id in ids]
         wrong = [f"{item.stage}/{item.id} ({item.kind})" for item in found if not isinstance(item, Checkpoint)]
         if wrong:

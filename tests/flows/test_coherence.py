@@ -11,7 +11,7 @@ from flows.config.files import RecipeError, load
 from flows.config.recipe_config import RecipeConfig
 from flows.running.readiness import asked_models, check_device, check_generation, doubts
 from flows.running.run import run
-from infra.session import PlanRow
+from infra.execution.plan import PlanRow
 from infra.settings import EndpointSettings, Execution
 from tasks.artifacts import Checkpoint
 from tasks.data.pairs import PairsConfig

@@ -13,7 +13,7 @@ from flows.config.files import load
 from flows.config.recipe_config import RecipeConfig
 from flows.inspection.cost import training_runs
 from flows.running.run import plan
-from infra.session import PlanRow
+from infra.execution.plan import PlanRow
 from model.network.transformer import Transformer
 from model.training.schedule import ScheduleConfig, learning_rate
 from tasks.data.chats import ChatRows

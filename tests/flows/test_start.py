@@ -18,12 +18,12 @@ from flows.microanneal import sweep
 from flows.running.run import load_recipe, plan, run_evaluation, run_sweep
 from flows.running.sessions import StageError, listening, naming_failures, new_session, plan_rows
 from flows.starting import adopt_command
-from infra.compute.processes import Interrupted
 from infra.execution.attempt import run_stage
 from infra.records.record import all_records
 from infra.session import Session
 from infra.settings import Execution
 from infra.stage import stage
+from infra.stopping import Interrupted
 from infra.storage.store import Store
 from infra.workspace import Workspace
 from model.config import Config, ModelConfig

@@ -13,7 +13,7 @@ from flows.microanneal import candidate_documents
 from flows.running.readiness import asked_models
 from flows.running.run import plan, run
 from infra.execution.attempt import run_stage
-from infra.execution.plan import above
+from infra.execution.plan import Plan, above
 from infra.session import Session, current_session, open_session
 from infra.settings import EndpointSettings, Execution
 from infra.storage.store import Store
@@ -85,26 +85,27 @@ def test_a_missing_endpoint_is_found_before_the_run_begins(tmp_path, monkeypatch
 
 
 def refuse_to_begin(config: RecipeConfig) -> None:
-    assert current_session().planning, "a stage was called in earnest"
+    assert isinstance(current_session().engine, Plan), "a stage was called in earnest"
     from flows.recipe import recipe
 
     recipe(config)
 
 
-@pytest.fixture
-def run_at_once(monkeypatch, tmp_path):
-    """Stages run as they are called, in a session of their own, as Prefect would run them."""
-    from infra.execution import prefect_engine as prefect_tasks
+class AtOnce(Plan):
+    """An engine that runs each stage as it is called."""
 
-    def submit(stage, session, arguments):
+    def stage(self, stage, session, arguments):
         return run_stage(stage, session, arguments, lambda *event: None).artifact
 
-    monkeypatch.setattr(prefect_tasks, "submit", submit)
+
+@pytest.fixture
+def run_at_once(tmp_path):
+    """Stages run as they are called, in a session of their own."""
 
     def run(candidate: dict[str, Any], server: OpenAIServer | None = None) -> list[dict[str, Any]]:
         endpoints = {"default": EndpointSettings(url=server.url)} if server else {}
         store = Store(str(tmp_path / "store"))
-        session = Session(store, Execution(store=store.url, ray="off", endpoints=endpoints))
+        session = Session(store, Execution(store=store.url, ray="off", endpoints=endpoints), engine=AtOnce())
         recipe = load(RecipeConfig, "smoke", [f"candidates={json.dumps([candidate])}"])
         with open_session(session):
             pinned = recipe.resolved()
