@@ -209,11 +209,11 @@ def _check_model(config: "RecipeConfig") -> None:
 
 
 def _check_windows(name: str, training: MixTrainingConfig) -> None:
-    batch, micro = training.batch_instances, training.micro_instances
+    batch, micro = training.batch_size, training.micro_instances
     if micro and batch % micro:
         fitting = max(size for size in range(1, min(micro, batch) + 1) if batch % size == 0)
         raise ValueError(
-            f"{name}.micro_instances={micro:,} does not divide {name}.batch_instances={batch:,}; use {fitting:,}"
+            f"{name}.micro_instances={micro:,} does not divide {name}.batch_size={batch:,}; use {fitting:,}"
         )
     if training.target_length % training.sequence_length:
         raise ValueError(

@@ -109,7 +109,7 @@ def doubts(config: RecipeConfig) -> dict[str, str]:
         or schedule.kind == "constant"
     ):
         return mix_notes(config)
-    of_step = 1 if schedule.unit == "steps" else training.batch_instances * training.sequence_length
+    of_step = 1 if schedule.unit == "steps" else training.batch_size * training.sequence_length
     decaying = schedule.length // of_step
     late = 1 - decaying / training.steps
     if late < LATE_SHARE:

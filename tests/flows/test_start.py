@@ -286,7 +286,7 @@ def judge(store: Store, id: str) -> str:
         stage(write_pairs, name="preferences", version=1), session, {"config": Pairs(rows=rows)}, lambda *event: None
     )
     policy = find_record(store, id).artifact()
-    arguments = {"parent": policy, "pairs": pairs.artifact, "config": RewardConfig(batch=2, held_out=0.5)}
+    arguments = {"parent": policy, "pairs": pairs.artifact, "config": RewardConfig(batch_size=2, held_out=0.5)}
     return run_stage(reward, session, arguments, lambda *event: None).record.id
 
 
