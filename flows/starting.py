@@ -6,9 +6,10 @@ from typing import Any, get_args
 
 import yaml
 
-from flows.config.files import RecipeError, find_recipe, load, nearest, read_recipe
-from flows.config.needed import PAST_MIDTRAINING
-from flows.config.recipe_config import RecipeConfig, StartPoint
+from flows.config.errors import RecipeError, nearest
+from flows.config.files import find_recipe, load, read_recipe
+from flows.config.parts import PAST_MIDTRAINING, StartPoint
+from flows.config.recipe_config import RecipeConfig
 from flows.inspection.artifacts import find_record
 from infra.events import Listener
 from infra.execution.attempt import Outcome, run_stage
@@ -53,7 +54,7 @@ def adopt_command(store: Store, source: str, revision: str, place: str, into: st
     """
     if place not in PLACES:
         raise RecipeError(f"--as {place!r} is not a place to start at{nearest(place, list(PLACES))}")
-    config = load(RecipeConfig, into) if into else None
+    config = load(into) if into else None
     outcome = adopt_into(store, source, revision, place, lambda *event: None)
     path = write_recipe(into, place, outcome.record, config) if into and config else None
     return {

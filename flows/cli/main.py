@@ -350,11 +350,10 @@ def _run(
     no_rehearsal: bool,
 ) -> None:
     from flows.config.files import load
-    from flows.config.recipe_config import RecipeConfig
     from flows.rehearsing.rehearsal_record import check_rehearsed
     from flows.running.prefect_server import prepare_prefect
 
-    check_rehearsed(load(RecipeConfig, recipe, overrides), recipe, skip=no_rehearsal)
+    check_rehearsed(load(recipe, overrides), recipe, skip=no_rehearsal)
 
     prepare_prefect()
     from flows.cli.terminal import run_in_terminal

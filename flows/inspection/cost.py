@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from flows.config.known_sizes import prompts_of, rows_of, total_of
-from flows.config.recipe_config import RecipeConfig, Reinforcement, StartPoint
+from flows.config.parts import Reinforcement, StartPoint
+from flows.config.recipe_config import RecipeConfig
 from infra.settings import SiteSettings
 from model.config import ModelConfig, Precision
 from model.data.chat_batches import steps_for

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from flows.config.known_sizes import BYTES_PER_TOKEN, prompts_of, rows_of, source_tokens, total_of
 from flows.config.limits import candidate_tokens
 from flows.config.needed import needed_sources
-from flows.config.recipe_config import CandidateConfig, RecipeConfig
+from flows.config.parts import CandidateConfig
+from flows.config.recipe_config import RecipeConfig
 from flows.inspection.cost import FORWARD, Hardware, environment, training_runs
 from flows.running.sessions import plan_rows
 from infra.execution.plan import PlanRow

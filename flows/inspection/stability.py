@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from flows.config.files import nearest
+from flows.config.errors import nearest
 from flows.inspection.artifacts import find_record
 from flows.inspection.plots import fit_scale, inks, legend, panels, shades, write
 from infra.records.record import Record

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 import torch
 
 from flows.config.limits import mix_notes
-from flows.config.needed import PAST_MIDTRAINING, begins_at
+from flows.config.parts import PAST_MIDTRAINING
 from flows.config.recipe_config import RecipeConfig
 from flows.config.stages import COMPUTING, IN_SHARDS, STAGES
 from flows.running.sessions import plan_rows
@@ -104,7 +104,7 @@ def doubts(config: RecipeConfig) -> dict[str, str]:
     """
     training, schedule = config.pretrain, config.pretrain.schedule
     if (
-        begins_at(config, ("base", *PAST_MIDTRAINING))
+        config.begins_at(("base", *PAST_MIDTRAINING))
         or not training.steps
         or not schedule.length
         or schedule.kind == "constant"

@@ -3,10 +3,10 @@
 import os
 from dataclasses import replace
 
-from pydantic import ValidationError
-
-from flows.config.files import RecipeError, explain, load
-from flows.config.recipe_config import CandidateConfig, RecipeConfig, resolved_candidate
+from flows.config.files import checked_recipe, load
+from flows.config.parts import CandidateConfig
+from flows.config.pinning import resolved, resolved_candidate
+from flows.config.recipe_config import RecipeConfig
 from flows.evaluation import evaluate_some
 from flows.inspection.artifacts import find_record
 from flows.microanneal import sweep
@@ -22,7 +22,7 @@ from tasks.artifacts import Checkpoint, Ranking, Report, Scores
 
 def load_recipe(recipe: str, overrides: list[str] | None = None, store: str | None = None) -> RecipeConfig:
     """A validated recipe. The store is, in this order: the argument, OLMO2_STORE, the recipe's `execution.store`."""
-    config = load(RecipeConfig, recipe, overrides).resolved()
+    config = resolved(load(recipe, overrides))
     url = store or os.environ.get("OLMO2_STORE") or config.execution.store
     config = config.model_copy(update={"execution": config.execution.model_copy(update={"store": url})})
     return checked_start(config, Store(url)) if config.start else config
@@ -59,12 +59,8 @@ def run_sweep(config: RecipeConfig, candidates: list[CandidateConfig]) -> Rankin
     Raises RecipeError when the recipe starts past the base, from which a sweep anneals, or cannot have these candidates.
     """
     check_base(config)
-    try:
-        changed = RecipeConfig.model_validate(
-            config.model_dump() | {"candidates": [item.model_dump() for item in candidates]}
-        )
-    except ValidationError as error:
-        raise RecipeError(explain(error, RecipeConfig, f"{config.name} with these candidates")) from error
+    data = config.model_dump() | {"candidates": [item.model_dump() for item in candidates]}
+    changed = checked_recipe(data, f"{config.name} with these candidates")
     changed = changed.model_copy(update={"candidates": tuple(resolved_candidate(item) for item in changed.candidates)})
     with open_session(_with_engine(new_session(config))) as session:
         check_ready(changed, session, sweep)

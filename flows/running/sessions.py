@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
-from flows.config.files import RecipeError, nearest
+from flows.config.errors import RecipeError, nearest
 from flows.config.recipe_config import RecipeConfig
 from flows.recipe import recipe
 from flows.starting import GIVEN

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from flows.cli.main import app
 from flows.cli.terminal import resume_command
-from flows.config.files import RecipeError
+from flows.config.errors import RecipeError
 from flows.inspection.artifacts import list_rows, print_list
 from flows.running.dashboard import DashboardError, serve
 from flows.running.readiness import check_ray
