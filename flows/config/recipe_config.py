@@ -159,8 +159,6 @@ class EvaluationConfig(Config):
     """Averages over benchmarks."""
     max_context: int = Field(default=2048, ge=2)
     """Tokens of prompt and answer together (RECIPE I.1)."""
-    batch_size: int = Field(default=64, ge=1)
-    """Answers generated at once."""
 
     def of(self, label: str, *, chat: bool = False) -> EvaluateConfig:
         """The evaluation of one checkpoint."""

@@ -43,8 +43,8 @@ def check_recipe(config: "RecipeConfig") -> None:
     check_names(config.evaluation.of("recipe"))
     if not begins_at(config, ("base", *PAST_MIDTRAINING)):
         _check_model(config)
-    for name, training in _trainings(config):
-        _check_windows(name, training)
+    for name, stage, training in _trainings(config):
+        _check_windows(name, stage, training, config.execution)
     _check_preferences(config)
     for name, how, _ in reinforcements(config):
         _check_rollouts(name, how)
@@ -163,11 +163,12 @@ def _check_value_model(name: str, how: RLVRConfig | PPOConfig, config: "RecipeCo
         )
 
 
-def _trainings(config: "RecipeConfig") -> Iterator[tuple[str, MixTrainingConfig]]:
+def _trainings(config: "RecipeConfig") -> Iterator[tuple[str, str, MixTrainingConfig]]:
+    """(field, stage, config) of every training on a mix."""
     yield from (
-        ("pretrain", config.pretrain),
-        ("anneal", config.anneal),
-        ("microanneal.anneal", config.microanneal.anneal),
+        ("pretrain", "pretrain", config.pretrain),
+        ("anneal", "anneal", config.anneal),
+        ("microanneal.anneal", "anneal", config.microanneal.anneal),
     )
 
 
@@ -198,7 +199,7 @@ def _check_model(config: "RecipeConfig") -> None:
             f"encode.ranks={config.encode.ranks:,}; use {tokenizer.padded_vocab_size:,}"
         )
     window = model.max_sequence_length
-    for name, training in _trainings(config):
+    for name, _, training in _trainings(config):
         if training.sequence_length > window:
             raise ValueError(
                 f"{name}.sequence_length={training.sequence_length:,} exceeds pretrain.model.max_sequence_length={window:,}; "
@@ -206,12 +207,12 @@ def _check_model(config: "RecipeConfig") -> None:
             )
 
 
-def _check_windows(name: str, training: MixTrainingConfig) -> None:
-    batch, micro = training.batch_size, training.micro_instances
+def _check_windows(name: str, stage: str, training: MixTrainingConfig, execution: Execution) -> None:
+    batch, micro = training.batch_size, execution.compute(stage).micro_instances
     if micro and batch % micro:
         fitting = max(size for size in range(1, min(micro, batch) + 1) if batch % size == 0)
         raise ValueError(
-            f"{name}.micro_instances={micro:,} does not divide {name}.batch_size={batch:,}; use {fitting:,}"
+            f"execution.micro_instances.{stage}={micro:,} does not divide {name}.batch_size={batch:,}; use {fitting:,}"
         )
     if training.target_length % training.sequence_length:
         raise ValueError(
