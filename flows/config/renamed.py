@@ -21,6 +21,8 @@ MOVED = {
     ("evaluation", "batch_size"): "execution.answers_at_once.evaluate",
 }
 """(Section or algorithm, field) -> the setting that it has become: it changes speed, memory and rounding, and no identity."""
+GONE = {"batch_tokens": "it is the batch of the training that reads the mix, so leave it out"}
+"""Old name -> why there is nothing to write in its place."""
 
 
 def new_name(section: str, field: str, known: list[str]) -> str:
@@ -30,5 +32,7 @@ def new_name(section: str, field: str, known: list[str]) -> str:
     """
     if setting := MOVED.get((section, field)):
         return f"; it is now the setting {setting}"
+    if reason := GONE.get(field):
+        return f"; {reason}"
     name = RENAMED.get(field)
     return f"; it is now called {name!r}" if name in known else ""

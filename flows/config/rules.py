@@ -56,6 +56,9 @@ def check_recipe(config: "RecipeConfig") -> None:
     mixes |= {f"further_ingredients.{item.name}.mix": item.mix for item in config.further_ingredients}
     for name, mix in mixes.items():
         _check_sources(name, mix, {*made, *candidates}, candidates)
+    _check_shape("pretrain_mix", config.pretrain_mix, "pretrain", config.pretrain)
+    for name, mix in mixes.items():
+        _check_shape(name, mix, "anneal", config.anneal)
     check_limits(config)
 
 
@@ -219,6 +222,17 @@ def _check_windows(name: str, stage: str, training: MixTrainingConfig, execution
             f"{name}.target_length={training.target_length:,} is not a multiple of {name}.sequence_length="
             f"{training.sequence_length:,}; use 0, or a multiple"
         )
+
+
+def _check_shape(name: str, mix: MixConfig, field: str, training: MixTrainingConfig) -> None:
+    """A mix is cut into the windows and batches of its training, so what it says of them may not be something else."""
+    for shape in ("sequence_length", "batch_size"):
+        said, meant = getattr(mix, shape), getattr(training, shape)
+        if said not in (None, meant):
+            raise ValueError(
+                f"{name}.{shape}={said:,} disagrees with {field}.{shape}={meant:,}, the training that reads the mix; leave it "
+                f"out of {name}, since the training's holds"
+            )
 
 
 def _check_rollouts(name: str, how: RLVRConfig | PPOConfig) -> None:

@@ -226,22 +226,21 @@ def training_runs(config: RecipeConfig) -> Iterator[Run]:
 
 def _all_runs(config: RecipeConfig) -> Iterator[Run]:
     pretraining, annealing = config.execution.compute("pretrain"), config.execution.compute("anneal")
-    yield _window_run("pretrain", config.pretrain, config.pretrain_mix, pretraining)
+    yield _window_run("pretrain", config.pretrain, config.pretraining_mix, pretraining)
     shape = config.microanneal.anneal
     for candidate in config.candidates:
         yield _window_run(f"anneal:try-{candidate.name}", shape, config.candidate_mix(candidate), annealing)
     for seed in config.anneal_seeds:
-        yield _window_run(f"anneal:{seed}", config.anneal, config.anneal_mix, annealing)
+        yield _window_run(f"anneal:{seed}", config.anneal, config.annealing_mix(config.anneal_mix), annealing)
     for item in config.further_ingredients:
-        yield _window_run(f"anneal:{item.name}", item.anneal(config.anneal), item.mix, annealing)
+        yield _window_run(f"anneal:{item.name}", item.anneal(config.anneal), config.annealing_mix(item.mix), annealing)
     yield from _tuning_runs(config)
 
 
 def _window_run(label: str, stage: PretrainConfig | AnnealConfig, mix: MixConfig, compute: ComputeSettings) -> Run:
     steps = stage.steps
-    if steps is None and mix.requested_tokens is not None:
-        tokens = math.ceil(mix.requested_tokens / mix.batch_tokens) * mix.batch_tokens
-        steps = tokens // (stage.batch_size * stage.sequence_length)
+    if steps is None and mix.rounded_tokens is not None:
+        steps = mix.rounded_tokens // (stage.batch_size * stage.sequence_length)
     limit = compute.micro_instances * stage.sequence_length
     return Run(label, steps, stage.batch_size, stage.sequence_length, limit, stage.optim.precision)
 

@@ -154,7 +154,6 @@ def _scale_trainings(data: dict[str, Any], full: dict[str, Any]) -> None:
 
 
 def _scale_mix(mix: dict[str, Any], of_step: int, steps: int) -> None:
-    mix["batch_tokens"] = of_step
     if mix["requested_tokens"] is not None:
         mix["requested_tokens"] = of_step * steps
 
