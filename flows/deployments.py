@@ -11,7 +11,8 @@ from prefect.artifacts import create_table_artifact
 
 from flows.config.recipe_config import RecipeConfig
 from flows.running.forms import CandidateForm
-from flows.running.run import load_recipe, naming_failures, run, run_evaluation, run_sweep
+from flows.running.run import load_recipe, run, run_evaluation, run_sweep
+from flows.running.sessions import naming_failures
 from infra.records.record import payload_at
 from infra.storage.store import Store
 from tasks.artifacts import Ranking, Report

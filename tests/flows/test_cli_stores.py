@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from flows.cli.main import _print_plan, app
 from flows.cli.options import FOLDED
 from flows.config.files import RecipeError
-from flows.running.run import load_recipe, new_session
+from flows.running.run import load_recipe
+from flows.running.sessions import new_session
 from infra.execution.plan import config_differences, shortened
 from infra.session import PlanRow
 from infra.storage.store import Store

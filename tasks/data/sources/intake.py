@@ -101,6 +101,11 @@ class Intake:
         self._room = float("inf") if limit is None else limit
 
     @property
+    def room(self) -> float:
+        """Rows of the file that are still wanted; infinite without a limit."""
+        return self._room
+
+    @property
     def full(self) -> bool:
         """Whether as many rows of the file were read as are wanted."""
         return self._room <= 0
