@@ -3,8 +3,8 @@ I.3, I.4).
 
 `Generator` is deliberately narrow, so that a server speaking another protocol can take this module's place: ids
 in, completions out (`tasks/generation.py` has both). Details are in `model/decoding/decoder.py` and `model/decoding/kv_cache.py`
-(arithmetic), `model/decoding/shared_prefix.py` (what
-prompts share), `model/decoding/sampling.py` (choice and noise), `model/decoding/log_likelihoods.py` (given texts).
+(arithmetic), `model/decoding/shared_prefix.py` (what prompts share), `model/decoding/sampling.py` (choice and noise),
+`model/decoding/log_likelihoods.py` (given texts).
 """
 
 import math
