@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from flows.config.files import nearest
 from flows.config.limits import check_limits, reinforcements
 from flows.config.needed import PAST_MIDTRAINING, begins_at
+from flows.config.passwords import check_passwords
 from flows.config.stages import NAMES, unknown_stages
 from infra.settings import Execution
 from model.config import Parallel
@@ -57,6 +58,7 @@ def check_recipe(config: "RecipeConfig") -> None:
     for name, mix in mixes.items():
         _check_sources(name, mix, {*made, *candidates}, candidates)
     check_limits(config)
+    check_passwords(config)
 
 
 def _check_names(config: "RecipeConfig") -> None:

@@ -217,8 +217,16 @@ def _single_row(batch: pa.RecordBatch) -> tuple[dict[str, Any], str]:
         except UnicodeDecodeError as error:
             return {}, f"not_utf8: column {name}: {error}"
         except _NO_VALUE:
-            row[name] = str(column[0])
+            row[name] = _as_text(column)
     return row, ""
+
+
+def _as_text(column: pa.Array) -> str:
+    """The only value of a column as Arrow itself writes it, such as `15659-07-15`."""
+    try:
+        return str(column.cast(pa.string())[0].as_py())
+    except pa.ArrowException:
+        return column.to_string(skip_new_lines=True)
 
 
 def _rows_at_once(metadata: pq.FileMetaData, group: int) -> int:
