@@ -19,12 +19,12 @@ from tasks.training.ppo import PPOConfig
 from tasks.training.preferences import PreferencesConfig
 from tasks.training.rlvr import RLVRConfig
 
-StartPoint = Literal["base", "soup", "sft", "dpo", "reward", "rlvr"]
-"""Where a recipe may begin with a model that it does not make itself: a checkpoint, or (`reward`) a reward model beside one."""
-
 PAST_MIDTRAINING = ("soup", "sft", "dpo", "rlvr")
 PAST_FINETUNING = ("sft", "dpo", "rlvr")
 PAST_PREFERENCES = ("dpo", "rlvr")
+"""Start points behind a phase: a recipe that begins there has no need of it."""
+StartPoint = Literal["base", "soup", "sft", "dpo", "reward", "rlvr"]
+"""Where a recipe may begin with a model that it does not make itself: a checkpoint, or (`reward`) a reward model beside one."""
 
 
 def _grpo_unless_said(value: Any) -> Any:
@@ -47,6 +47,18 @@ PreferenceSource = Annotated[
 """Told apart by `kind`; without one they are sampled and judged here."""
 
 
+def named_by_key(sources: Any) -> Any:
+    """A mapping of sources whose names are their keys. ValueError for a source that is given another name inside."""
+    if not isinstance(sources, dict):
+        return sources
+    for key, source in sources.items():
+        if isinstance(source, dict) and source.get("name", key) != key:
+            raise ValueError(
+                f"{key} has name={source['name']!r}, but a source is called what its key is; leave name out"
+            )
+    return {key: source | {"name": key} if isinstance(source, dict) else source for key, source in sources.items()}
+
+
 class CandidateConfig(Config):
     """One source that a micro-anneal tries; exactly one of `synthesize` and `collect` says where it comes from."""
 
@@ -66,6 +78,22 @@ class CandidateConfig(Config):
     too small for it, even read `max_repetition` times, gives what it has, and the share of the web grows."""
     expected_tokens: int | None = Field(default=None, ge=1)
     """Tokens that it will have, as far as that is known (Table 5): for what a plan says of its mix; changes no result."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_origin(cls, data: Any) -> Any:
+        """What is read or made has the candidate's name, unless it is then rewritten and says a name of its own."""
+        if not isinstance(data, dict) or "name" not in data:
+            return data
+        origins = {field: data[field] for field in ("collect", "synthesize") if isinstance(data.get(field), dict)}
+        if not data.get("rewrite"):
+            for field, origin in origins.items():
+                if origin.get("name", data["name"]) != data["name"]:
+                    raise ValueError(
+                        f"{field}.name={origin['name']!r}, but the documents of candidate {data['name']!r} are called what it "
+                        "is called; leave name out"
+                    )
+        return data | {field: {"name": data["name"]} | origin for field, origin in origins.items()}
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -138,8 +166,6 @@ class EvaluationConfig(Config):
     """Averages over benchmarks."""
     max_context: int = Field(default=2048, ge=2)
     """Tokens of prompt and answer together (RECIPE I.1)."""
-    batch_size: int = Field(default=64, ge=1)
-    """Answers generated at once."""
 
     def of(self, label: str, *, chat: bool = False) -> EvaluateConfig:
         """The evaluation of one checkpoint."""

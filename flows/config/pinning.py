@@ -6,7 +6,12 @@ Example: `revision: main` of a dataset becomes the commit that `main` is now; a 
 from typing import TypeVar
 
 from flows.config.needed import needed_sources
-from flows.config.parts import PAST_FINETUNING, PAST_PREFERENCES, EvaluationConfig
+from flows.config.parts import (
+    PAST_FINETUNING,
+    PAST_PREFERENCES,
+    CandidateConfig,
+    EvaluationConfig,
+)
 from flows.config.recipe_config import RecipeConfig
 from flows.synthesis import resolve_synthesis
 from tasks.data import chats as chats_stage

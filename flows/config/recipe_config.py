@@ -4,8 +4,9 @@ Defaults are the published 7B values where a stage has them. A recipe file gives
 """
 
 from collections.abc import Iterable
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from flows.config.parts import (
     PAST_MIDTRAINING,
@@ -17,6 +18,7 @@ from flows.config.parts import (
     PreferenceSource,
     Reinforcement,
     StartPoint,
+    named_by_key,
 )
 from flows.synthesis import Synthesis
 from infra.settings import Execution
@@ -35,6 +37,7 @@ from tasks.evaluation.rank import RankConfig
 from tasks.training.anneal import AnnealConfig
 from tasks.training.answers.model_judge import LanguageModelJudge
 from tasks.training.dpo import DPOConfig
+from tasks.training.fitting.mix_windows import MixTrainingConfig
 from tasks.training.preferences import PreferencesConfig
 from tasks.training.pretrain import PretrainConfig
 from tasks.training.reward import RewardConfig
@@ -53,14 +56,14 @@ class RecipeConfig(Config):
     start: dict[StartPoint, str] = Field(default_factory=dict, max_length=2)
     """Begin at a checkpoint of the store, such as {base: ID}: it takes that place, and what only leads there is not run. A
     reward model may be given beside it, {dpo: ID, reward: ID}, or alone."""
-    collect: dict[str, Source] = Field(min_length=1)
-    """Raw sources by name."""
+    collect: Annotated[dict[str, Source], BeforeValidator(named_by_key)] = Field(min_length=1)
+    """Raw sources by name: the key is the name that documents, mixes and the report give a source."""
     classifiers: dict[str, ClassifierConfig] = Field(default_factory=dict)
     """fastText classifiers that rules may ask, by name: `quality` is the rule's default, `education` that of fineweb_edu."""
     label: dict[str, LabelConfig] = Field(default_factory=dict)
     """Labels of a language model for a sample of the sources, by the classifier that then learns from that sample alone."""
-    synthesize: dict[str, Synthesis] = Field(default_factory=dict)
-    """Sources that are made, which pre-training reads beside the collected ones (stage 1 holds maths too, RECIPE C.2)."""
+    synthesize: Annotated[dict[str, Synthesis], BeforeValidator(named_by_key)] = Field(default_factory=dict)
+    """Sources that are made, by name; pre-training reads them with the collected ones (stage 1 holds maths too, RECIPE C.2)."""
     filter: dict[str, FilterConfig]
     """Rules per source."""
     dedup: DedupConfig = DedupConfig()
@@ -136,21 +139,34 @@ class RecipeConfig(Config):
         """How one source is encoded."""
         return self.encode.model_copy(update={"source": name})
 
+    @property
+    def pretraining_mix(self) -> MixConfig:
+        """What pre-training reads, in its windows and batches."""
+        return read_by(self.pretrain, self.pretrain_mix)
+
+    def annealing_mix(self, mix: MixConfig) -> MixConfig:
+        """What an ingredient of the soup reads, in the windows and batches of all of them."""
+        return read_by(self.anneal, mix)
+
     def candidate_mix(self, candidate: CandidateConfig) -> MixConfig:
         """The mix of one micro-anneal."""
-        sweep, shape = self.microanneal, self.microanneal.anneal
-        return MixConfig(
+        sweep = self.microanneal
+        mix = MixConfig(
             sources=(
                 MixSource(source=sweep.web, ratio=1 - candidate.ratio, max_repetition_ratio=sweep.max_repetition),
                 MixSource(source=candidate.name, ratio=candidate.ratio, max_repetition_ratio=sweep.max_repetition),
             ),
             requested_tokens=sweep.tokens,
-            sequence_length=shape.sequence_length,
-            batch_tokens=shape.sequence_length * shape.batch_size,
             fill=sweep.web,
         )
+        return read_by(sweep.anneal, mix)
 
     def rank(self) -> RankConfig:
         """How the sweep is ranked."""
         names = tuple(candidate.name for candidate in self.candidates)
         return RankConfig(benchmark=self.microanneal.rank_by, candidates=names)
+
+
+def read_by(training: MixTrainingConfig, mix: MixConfig) -> MixConfig:
+    """A mix in the windows and batches of the training that reads it."""
+    return mix.read_in(training.sequence_length, training.batch_size)

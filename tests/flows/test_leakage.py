@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from flows.config.pinning import resolved
 
 from flows.config.files import checked_recipe, load
-from flows.config.pinning import resolved
 from flows.config.recipe_config import RecipeConfig
 from flows.running.run import plan
 from infra.execution.plan import above
@@ -32,7 +32,7 @@ def recipe(tmp_path) -> RecipeConfig:
         "extends": "smoke",
         "execution": {"store": str(tmp_path / "store"), "ray": "off"},
         "candidates": [
-            {"name": "read", "collect": {"kind": "local", "name": "read", "paths": paths}},
+            {"name": "read", "collect": {"kind": "local", "paths": paths}},
             {"name": "worked", "synthesize": {"kind": "worked", "numbers": "original", "rows": {"paths": paths}}},
             {
                 "name": "told",
