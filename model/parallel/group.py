@@ -20,7 +20,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ import torch.distributed as dist
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from model.config import Compute, Parallel
+from model.config import Compute, Parallel, Precision
 from model.network.sharded_tensors import is_sharded, local_part, rows_of_shard, whole_tensor
 from model.network.transformer import Transformer
 
@@ -150,7 +150,7 @@ class Group:
                 holder.reshard()
 
 
-def spread(model: nn.Module, compute: Compute, precision: Literal["bf16", "fp32"]) -> Group:
+def spread(model: nn.Module, compute: Compute, precision: Precision) -> Group:
     """Put the model on the device, or this process's part of it, and join the group. `precision` is that of the products.
 
     A model without memory (on the meta device) gets what its part needs, to be filled by `fill`. One of which nothing
@@ -216,9 +216,7 @@ def local_rows(tensor: Tensor, group: Group) -> tuple[int, int]:
     return rows_of_shard(len(tensor), group.shard, group.shards) if is_sharded(tensor) else (0, len(tensor))
 
 
-def _shard(
-    model: nn.Module, parallel: Parallel, device: str, precision: Literal["bf16", "fp32"]
-) -> tuple[nn.Module, "DeviceMesh"]:
+def _shard(model: nn.Module, parallel: Parallel, device: str, precision: Precision) -> tuple[nn.Module, "DeviceMesh"]:
     """Cut the weights along the first dimension, and say which of them are gathered together: those of the embedding, of each
     block, and of final norm and head, which stay from the end of the forward pass to the beginning of backward.
     """

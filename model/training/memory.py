@@ -12,16 +12,14 @@ eagerly there; compiled ones keep less. Left out: the allocator's waste, and the
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from model.config import ModelConfig
+from model.config import ModelConfig, Precision
 from model.network.transformer import Transformer
 from model.training.losses import WIDE_PRODUCTS, loss_sizes
-
-Precision = Literal["bf16", "fp32"]
 
 NORM_COPIES = 5
 """fp32 copies of the residual stream that the backward pass of a norm holds for itself (measured)."""

@@ -56,7 +56,7 @@ def train_base(ws: Workspace, mix: Mix, config: PretrainConfig) -> Checkpoint:
 def estimate_pretrain(config: dict[str, Any], mix: Any) -> dict[str, Any]:
     """Tokens, FLOPs and parameters of a run, as far as they are known before it (RECIPE A.7)."""
     parsed = PretrainConfig.model_validate(config)
-    batch = parsed.batch_instances * parsed.sequence_length
+    batch = parsed.batch_size * parsed.sequence_length
     steps = parsed.steps or expected_steps(parsed, mix)
     per_token = parsed.model.flops_per_token(parsed.sequence_length)
     known = {"parameters": parsed.model.parameters, "flops_per_token": per_token}

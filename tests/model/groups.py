@@ -38,7 +38,7 @@ CONFIG = ModelConfig(
 )
 DEEP = CONFIG.model_copy(update={"n_layers": 8, "vocab_size": 131})
 STEPS = 4
-SCHEDULE = ScheduleConfig(peak_lr=1e-3, unit="steps", warmup=2, length=STEPS)
+SCHEDULE = ScheduleConfig(learning_rate=1e-3, unit="steps", warmup=2, length=STEPS)
 PRELOAD = [
     "torch",
     "torch._dynamo",
