@@ -33,7 +33,7 @@ def recipe(tmp_path) -> RecipeConfig:
         "extends": "smoke",
         "execution": {"store": str(tmp_path / "store"), "ray": "off"},
         "candidates": [
-            {"name": "read", "collect": {"kind": "local", "name": "read", "paths": paths}},
+            {"name": "read", "collect": {"kind": "local", "paths": paths}},
             {"name": "worked", "synthesize": {"kind": "worked", "numbers": "original", "rows": {"paths": paths}}},
             {
                 "name": "told",

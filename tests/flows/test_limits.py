@@ -120,7 +120,7 @@ def test_every_micro_anneal_of_the_synthesis_recipe_has_a_mix(name: str) -> None
 
 def test_without_a_source_that_fills_too_small_a_source_is_refused() -> None:
     halves = [{"source": "web", "ratio": 0.5}, {"source": "small", "ratio": 0.5, "max_repetition_ratio": 2}]
-    mix: dict[str, Any] = {"sources": halves, "requested_tokens": 4096 * 8, "batch_tokens": 4096}
+    mix: dict[str, Any] = {"sources": halves, "requested_tokens": 4096 * 8, "sequence_length": 4096, "batch_size": 1}
     sizes = {"web": 100_000, "small": 4096}
     with pytest.raises(
         ValueError, match=r"mine: source 'small' needs 16,384 tokens .* allow 8,192 .* another source as `fill`"

@@ -32,7 +32,7 @@ from tests.samples.make_samples import write
 SAMPLES = Path(__file__).parents[1] / "samples" / "hub"
 PUBLISHED = ("olmo2-1b", "olmo2-7b", "olmo2-13b", "olmo2-32b", "olmo2-7b-synthesis")
 CHANGED = LENGTH_FIELDS | MOST.keys() | {
-    "batch_size", "micro_instances", "steps", "every", "tokens", "batch_tokens", "requested_tokens", "length", "warmup",
+    "batch_size", "steps", "every", "tokens", "requested_tokens", "length", "warmup",
     "episodes", "limit", "max_bytes", "path", "paths", "dataset", "subset", "split", "name", "d_model", "n_layers", "n_heads",
     "n_kv_heads", "head_dim", "mlp_hidden", "vocab_size", "ranks",
 }  # fmt: skip
