@@ -283,6 +283,15 @@ class RecipeConfig(Config):
             return self.preference_prompts.model_copy(update={"ground_truth": "optional"})
         return self.preference_prompts
 
+    def _pinned_preference_prompts(self) -> PromptsConfig | None:
+        """The prompts for preference pairs, pinned where pairs are sampled."""
+        sampled = isinstance(self.preferences, PreferencesConfig) and not begins_at(self, PAST_PREFERENCES)
+        return (
+            prompts_stage.resolve(self.preference_prompts)
+            if sampled and self.preference_prompts
+            else self.preference_prompts
+        )
+
     def classifier_sources(self, name: str) -> list[str]:
         """The sources that a classifier's examples come from: those it names, or all collected ones where a class names none."""
         return list(self.classifiers[name].sources) or list(self.collect)
@@ -343,9 +352,7 @@ class RecipeConfig(Config):
                 },
                 "candidates": self.candidates if late else tuple(resolved_candidate(item) for item in self.candidates),
                 "chats": self.chats if tuned else chats_stage.resolve(self.chats),
-                "preference_prompts": self.preference_prompts
-                if begins_at(self, PAST_PREFERENCES) or self.preference_prompts is None
-                else prompts_stage.resolve(self.preference_prompts),
+                "preference_prompts": self._pinned_preference_prompts(),
                 "preferences": self.preferences
                 if begins_at(self, PAST_PREFERENCES)
                 else resolved_preferences(self.preferences),
