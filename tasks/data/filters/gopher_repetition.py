@@ -25,7 +25,7 @@ MOST_LINES = 1 << 19
 _NO_PART = 255
 _SAMPLE, _MANY = 4096, 256
 """N-grams looked at to find those that make a large share of all, and how many of them are many."""
-_PIECE_NGRAMS = 1 << 20
+_PIECE_NGRAMS = 1 << 19
 """N-grams worked on at once; batches of ordinary documents have fewer."""
 _BLANK_LINES = re.compile(r"\n\s*\n")
 
@@ -109,6 +109,7 @@ def score_gopher_repetition(batch: TextBatch, scorer: GopherRepetitionScorer) ->
             values[f"top_{n}gram"] = (_top_characters(batch, repeats, n, characters) / total).tolist()
         if n in scorer.duplicate_ngrams:
             values[f"duplicate_{n}grams"] = (_covered_characters(batch, repeats, n, characters) / total).tolist()
+        del repeats
     return Scores(values)
 
 
@@ -156,6 +157,8 @@ def repeated_ngrams(batch: TextBatch, lengths: set[int]) -> Iterator[tuple[int, 
             start, sums, group, again = _repeated(start, sums)
             if n in lengths:
                 yield n, Repeats(start, group, again)
+            # Those of one length at a time are held.
+            del group, again
 
 
 def _add_word(
