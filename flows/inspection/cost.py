@@ -10,12 +10,12 @@ flatters reinforcement learning.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from flows.config.known_sizes import prompts_of, rows_of, total_of
 from flows.config.recipe_config import RecipeConfig, Reinforcement, StartPoint
-from infra.settings import SiteSettings
+from infra.settings import ComputeSettings, SiteSettings
 from model.config import ModelConfig, Precision
 from model.data.chat_batches import steps_for
 from model.parallel.work_split import Shape, cut
@@ -225,58 +225,62 @@ def training_runs(config: RecipeConfig) -> Iterator[Run]:
 
 
 def _all_runs(config: RecipeConfig) -> Iterator[Run]:
-    yield _window_run("pretrain", config.pretrain, config.pretrain_mix)
+    pretraining, annealing = config.execution.compute("pretrain"), config.execution.compute("anneal")
+    yield _window_run("pretrain", config.pretrain, config.pretraining_mix, pretraining)
     shape = config.microanneal.anneal
     for candidate in config.candidates:
-        yield _window_run(f"anneal:try-{candidate.name}", shape, config.candidate_mix(candidate))
+        yield _window_run(f"anneal:try-{candidate.name}", shape, config.candidate_mix(candidate), annealing)
     for seed in config.anneal_seeds:
-        yield _window_run(f"anneal:{seed}", config.anneal, config.anneal_mix)
+        yield _window_run(f"anneal:{seed}", config.anneal, config.annealing_mix(config.anneal_mix), annealing)
     for item in config.further_ingredients:
-        yield _window_run(f"anneal:{item.name}", item.anneal(config.anneal), item.mix)
+        yield _window_run(f"anneal:{item.name}", item.anneal(config.anneal), config.annealing_mix(item.mix), annealing)
     yield from _tuning_runs(config)
 
 
-def _window_run(label: str, stage: PretrainConfig | AnnealConfig, mix: MixConfig) -> Run:
+def _window_run(label: str, stage: PretrainConfig | AnnealConfig, mix: MixConfig, compute: ComputeSettings) -> Run:
     steps = stage.steps
-    if steps is None and mix.requested_tokens is not None:
-        tokens = math.ceil(mix.requested_tokens / mix.batch_tokens) * mix.batch_tokens
-        steps = tokens // (stage.batch_size * stage.sequence_length)
-    limit = stage.micro_instances * stage.sequence_length
+    if steps is None and mix.rounded_tokens is not None:
+        steps = mix.rounded_tokens // (stage.batch_size * stage.sequence_length)
+    limit = compute.micro_instances * stage.sequence_length
     return Run(label, steps, stage.batch_size, stage.sequence_length, limit, stage.optim.precision)
 
 
 def _tuning_runs(config: RecipeConfig) -> Iterator[Run]:
     window = config.pretrain.model.max_sequence_length
     sft, dpo, reward = config.sft, config.dpo, config.reward
+
+    def limit(stage: str) -> int:
+        return config.execution.compute(stage).pass_tokens
+
     chats = total_of(
         source.count if isinstance(source, SyntheticChats) else rows_of(source.rows) for source in config.chats.sources
     )
     steps = None if chats is None else steps_for(chats, sft.batch_size, sft.epochs)
-    yield Run("sft", steps, sft.batch_size, min(sft.max_tokens, window), sft.pass_tokens, sft.precision, at_most=True)
+    yield Run("sft", steps, sft.batch_size, min(sft.max_tokens, window), limit("sft"), sft.precision, at_most=True)
     pairs = pairs_of(config)
     trained = None if pairs is None else pairs - max(1, round(reward.held_out * pairs))
     for label, stage, count, work in (("dpo", dpo, pairs, 1 + FORWARD / dpo.epochs), ("reward", reward, trained, 1.0)):
         steps = None if count is None else steps_for(count, stage.batch_size, stage.epochs)
         longest = min(stage.max_tokens, window)
-        shape = (label, steps, 2 * stage.batch_size, longest, stage.pass_tokens, stage.precision)
+        shape = (label, steps, 2 * stage.batch_size, longest, limit(label), stage.precision)
         yield Run(*shape, at_most=True, work=work, together=2)
-    yield _reinforcement_run("", config.rlvr, window)
+    yield _reinforcement_run("", config.rlvr, window, limit)
     for item in config.further_rlvr:
-        yield _reinforcement_run(f":{item.name}", item.rlvr, window)
+        yield _reinforcement_run(f":{item.name}", item.rlvr, window, limit)
 
 
-def _reinforcement_run(name: str, how: Reinforcement, window: int) -> Run:
+def _reinforcement_run(name: str, how: Reinforcement, window: int, limit: Callable[[str], int]) -> Run:
     longest = min(how.max_prompt_tokens + how.max_new_tokens, window)
     if isinstance(how, PPOConfig):
         answers, updates = how.prompts_per_rollout, ppo_rollouts(how) * how.mini_batches * how.epochs
         # Two models are trained. An answer is sampled once and seen once by policy, reference and value model before.
-        label, work, models = f"ppo{name}", 2 + 4 * FORWARD / how.epochs, 2
+        stage, work, models = "ppo", 2 + 4 * FORWARD / how.epochs, 2
     else:
         answers, updates = how.prompts_per_rollout * how.samples, rollouts_of(how) * how.mini_batches * how.epochs
         # Every answer is sampled once and gets log-probabilities under policy and reference: three forward passes.
-        label, work, models = f"rlvr{name}", 1 + 3 * FORWARD / how.epochs, 1
+        stage, work, models = "rlvr", 1 + 3 * FORWARD / how.epochs, 1
     return Run(
-        label, updates, answers // how.mini_batches, longest, how.pass_tokens, how.precision,
+        f"{stage}{name}", updates, answers // how.mini_batches, longest, limit(stage), how.precision,
         at_most=True, work=work, trained_models=models, frozen_models=1, samples=True,
     )  # fmt: skip
 

@@ -269,7 +269,7 @@ def matched_spans(row: dict[str, Any]) -> list[tuple[int, int]]:
 def print_examples(console: Console, examples: Sequence[dict[str, Any]]) -> None:
     """Each with what matched underlined."""
     for example in examples:
-        console.print(f"[bold]{example['step']}[/bold] ", end="")
+        console.print(f"{example['step']} ", style="bold", markup=False, end="")
         console.print(f"{example['source']} {example['id']}", markup=False, highlight=False)
         console.print(
             f"  {example['reason']}: {example['detail'][:300]}", markup=False, highlight=False, style="yellow"

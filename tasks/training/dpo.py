@@ -43,8 +43,6 @@ class DPOConfig(Config):
     """Largest gradient norm; 0 is no clipping."""
     precision: Precision = "bf16"
     """Type of activations and products."""
-    pass_tokens: int = Field(default=16_384, ge=1)
-    """Padded tokens that go through the model at once: bounds memory, changes results by rounding only."""
     seed: int = 111
     """Order of the pairs (the published 1B command)."""
 
@@ -71,7 +69,7 @@ def train_dpo(ws: Workspace, policy: Checkpoint, pairs: Preferences, config: DPO
         return pair_batches(
             [rows[i] for i in members],
             pad_id=tokenizer.pad_id,
-            pass_tokens=config.pass_tokens,
+            pass_tokens=ws.compute.pass_tokens,
             references=references[members],
         )
 
@@ -100,7 +98,7 @@ def reference_log_probs(
         for start in range(0, len(pairs), size):
             rows = [row for pair in pairs[start : start + size] for row in pair]
             log_probs = row_log_probs(
-                model, rows, pad_id=pad_id, pass_tokens=config.pass_tokens, precision=config.precision, group=group
+                model, rows, pad_id=pad_id, pass_tokens=ws.compute.pass_tokens, precision=config.precision, group=group
             )
             found += [values.sum() / row.trained_tokens for values, row in zip(log_probs, rows, strict=True)]
             bar.advance(len(rows) // 2)

@@ -10,7 +10,8 @@ from typing import Any
 from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import ModelConfig
-from model.network.transformer import initial_rows, unfilled
+from model.network.initial_weights import initial_rows
+from model.network.transformer import unfilled
 from model.tokens.tokenizer import Tokenizer
 from model.training.schedule import ScheduleConfig
 from tasks.artifacts import Checkpoint, Mix
@@ -63,4 +64,4 @@ def estimate_pretrain(config: dict[str, Any], mix: Any) -> dict[str, Any]:
     return known | ({"tokens": steps * batch, "flops": float(steps * batch * per_token)} if steps else {})
 
 
-pretrain = stage(train_base, name="pretrain", version=3, process=True, grouped=True, estimate=estimate_pretrain)
+pretrain = stage(train_base, name="pretrain", version=4, process=True, grouped=True, estimate=estimate_pretrain)

@@ -87,8 +87,6 @@ class RLVRConfig(Config):
     """Answers whose token mean is one term of the loss; 0 is the whole mini-batch."""
     precision: Precision = "bf16"
     """Type of activations and products, in sampling too."""
-    pass_tokens: int = Field(default=16_384, ge=1)
-    """Padded tokens that go through the model at once: bounds memory, changes results by rounding only."""
     seed: int = 1
     """Order of the prompts, sampling, and order within a rollout."""
 
@@ -121,7 +119,7 @@ def train_rlvr(ws: Workspace, policy: Checkpoint, prompts: Prompts, config: RLVR
     state = begin(ws, model, adamw(config.clip_norm, config.precision))
     holders = spread(reference, compute_of(ws), config.precision)
     fill(reference, weights, holders)
-    actor = Actor(config, model, state.group, reference, holders, tokenizer, encoded)
+    actor = Actor(config, model, state.group, reference, holders, tokenizer, encoded, ws.compute.pass_tokens)
     result = fit(
         ws,
         state,
@@ -217,7 +215,7 @@ class Actor(Rollouts[RLVRConfig]):
             pad_id=self.tokenizer.pad_id,
             reduction="mean",
             micro_batch=1 if self.config.loss_mean == "answers" else self.config.micro_batch or len(members),
-            pass_tokens=self.config.pass_tokens,
+            pass_tokens=self.pass_tokens,
             per_row={"advantages": advantages[members]},
             per_token={
                 "old_log_probs": [old[i] for i in members],

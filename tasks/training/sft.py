@@ -44,8 +44,6 @@ class SFTConfig(Config):
     """Largest gradient norm; 0 is no clipping."""
     precision: Precision = "bf16"
     """Type of activations and products."""
-    pass_tokens: int = Field(default=16_384, ge=1)
-    """Padded tokens that go through the model at once: bounds memory, changes results by rounding only."""
     seed: int = 1
     """Order of the chats (the published commands used 1 for 1B)."""
 
@@ -72,7 +70,7 @@ def train_sft(ws: Workspace, parent: Checkpoint, chats: Chats, config: SFTConfig
             pad_id=tokenizer.pad_id,
             reduction=config.loss,
             micro_batch=config.micro_batch,
-            pass_tokens=config.pass_tokens,
+            pass_tokens=ws.compute.pass_tokens,
         )
 
     result = fit(

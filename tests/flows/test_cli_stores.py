@@ -124,6 +124,20 @@ def test_a_refused_endpoint_does_not_repeat_its_password(url: str):
     assert "anted" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("override", "field"),
+    [
+        ("execution.store=ftp://user:planted@host/x", "execution.store"),
+        ("execution.endpoints={a: {url: 'https://user:planted@host/v1'}}", "execution.endpoints.a.url"),
+        ("collect.web={kind: local, name: web, paths: ['https://user:planted@host/a.jsonl']}", "paths.0"),
+    ],
+)
+def test_a_recipe_with_a_password_in_a_url_is_refused(override: str, field: str):
+    with pytest.raises(RecipeError, match=field) as refused:
+        load_recipe("smoke", [override])
+    assert "planted" not in str(refused.value)
+
+
 def test_the_version_is_told(tmp_path: Path):
     done = olmo2(tmp_path, "--version")
     assert (done.returncode, done.stdout.split()[0]) == (0, "olmo2")

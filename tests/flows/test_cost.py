@@ -266,7 +266,7 @@ def test_language_models_are_costed_by_call_and_token() -> None:
     assert students["money"] is None
     assert "no endpoint" in students["assumption"]
     assert students["calls"] == pytest.approx(3.41e9 / 550, rel=0.001)
-    judged = planned_costs("olmo2-7b", endpoint, "preferences.judge={kind: language_model}")["others"]
+    judged = planned_costs("olmo2-7b", endpoint, "preferences={kind: sampled, judge: {kind: language_model}}")["others"]
     (row,) = (row for row in judged if row["label"] == "preferences")
     assert row["calls"] == 4 * 29_946
     assert row["money"] == pytest.approx(4 * 29_946 * (900 * 2 + 250 * 10) / 1e6)
@@ -283,7 +283,7 @@ def test_storage_counts_texts_tokens_and_checkpoints() -> None:
 
 
 def test_sampling_and_evaluation_cost_gpu_hours_and_unknown_sizes_say_so() -> None:
-    costs = planned_costs("olmo2-7b", price=2.0)
+    costs = planned_costs("olmo2-7b", "preferences={kind: sampled}", price=2.0)
     rows = {row["label"]: row for row in costs["others"]}
     for label in ("preferences", "evaluate:base", "evaluate:try-flan"):
         assert rows[label]["money"] == pytest.approx(2.0 * 64 * rows[label]["hours"])
@@ -292,3 +292,10 @@ def test_sampling_and_evaluation_cost_gpu_hours_and_unknown_sizes_say_so() -> No
     unknown = {row["label"]: row for row in planned_costs("olmo2-7b", f"collect.web={own}")["others"]}
     assert unknown["encode:web"]["hours"] is None
     assert "not known" in unknown["encode:web"]["assumption"]
+
+
+@pytest.mark.parametrize(("recipe", "pairs"), [("olmo2-7b", 366_949), ("olmo2-13b", 377_743)])
+def test_preference_tuning_plans_the_released_pairs(recipe: str, pairs: int) -> None:
+    """Oracle: the prompts of Table 27 in whole batches of 128."""
+    rows = {row["label"]: row for row in planned_costs(recipe)["stages"]}
+    assert rows["dpo"]["steps"] == pairs // 128 == {"olmo2-7b": 2_866, "olmo2-13b": 2_951}[recipe]

@@ -47,8 +47,6 @@ class MixTrainingConfig(Config):
     """Tokens of a window."""
     batch_size: int = Field(default=1024, ge=1)
     """Windows per update (1B: 512, 13B and 32B: 2048; RECIPE D)."""
-    micro_instances: int = Field(default=0, ge=0)
-    """Windows of a forward pass; 0 is the whole batch at once."""
     order: OrderKind = "feistel"
     """Order of the windows: a permutation computed in constant memory, or NumPy's shuffle as in the published runs
     (`published`: OLMo, 1B to 13B; `published_core`: OLMo-core, 32B), which holds an integer per window (RECIPE C.9)."""
@@ -124,7 +122,7 @@ def windows_of(
         config.batch_size,
         seed,
         config.mask_repetitions,
-        micro_instances=config.micro_instances,
+        micro_instances=ws.compute.micro_instances,
         normalisation=config.loss.normalisation,
         order=config.order,
         target_length=config.target_length,
