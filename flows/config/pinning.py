@@ -21,6 +21,7 @@ from tasks.data import prompts as prompts_stage
 from tasks.data.filter import FilterConfig
 from tasks.data.filters.rules import resolved_rule
 from tasks.data.pairs import PairsConfig
+from tasks.data.prompts import PromptsConfig
 from tasks.evaluation.benchmarks import resolve_benchmark
 from tasks.training.anneal import AnnealConfig
 from tasks.training.preferences import PreferencesConfig
@@ -49,9 +50,7 @@ def resolved(config: RecipeConfig) -> RecipeConfig:
             },
             "candidates": config.candidates if late else tuple(resolved_candidate(item) for item in config.candidates),
             "chats": config.chats if tuned else chats_stage.resolve(config.chats),
-            "preference_prompts": config.preference_prompts
-            if config.begins_at(PAST_PREFERENCES) or config.preference_prompts is None
-            else prompts_stage.resolve(config.preference_prompts),
+            "preference_prompts": pinned_preference_prompts(config),
             "preferences": config.preferences
             if config.begins_at(PAST_PREFERENCES)
             else resolved_preferences(config.preferences),
@@ -73,6 +72,13 @@ def resolved(config: RecipeConfig) -> RecipeConfig:
             ),
         }
     )
+
+
+def pinned_preference_prompts(config: RecipeConfig) -> PromptsConfig | None:
+    """The prompts for preference pairs, pinned where pairs are sampled."""
+    prompts = config.preference_prompts
+    sampled = isinstance(config.preferences, PreferencesConfig) and not config.begins_at(PAST_PREFERENCES)
+    return prompts_stage.resolve(prompts) if sampled and prompts else prompts
 
 
 def with_tasks(training: Training, evaluation: EvaluationConfig) -> Training:

@@ -15,7 +15,8 @@ from flows.config.limits import candidate_tokens
 from flows.config.needed import needed_sources
 from flows.config.parts import CandidateConfig
 from flows.config.recipe_config import RecipeConfig
-from flows.inspection.cost import FORWARD, Hardware, environment, training_runs
+from flows.config.training_runs import FORWARD, training_runs
+from flows.inspection.cost import Hardware, environment
 from flows.running.sessions import plan_rows
 from infra.execution.plan import PlanRow
 from infra.session import Session

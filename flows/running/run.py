@@ -7,6 +7,7 @@ from flows.config.files import checked_recipe, load
 from flows.config.parts import CandidateConfig
 from flows.config.pinning import resolved, resolved_candidate
 from flows.config.recipe_config import RecipeConfig
+from flows.config.training_runs import with_estimates
 from flows.evaluation import evaluate_some
 from flows.inspection.artifacts import find_record
 from flows.microanneal import sweep
@@ -30,7 +31,7 @@ def load_recipe(recipe: str, overrides: list[str] | None = None, store: str | No
 
 def plan(config: RecipeConfig, until: str | None = None, rerun: list[str] | None = None) -> list[PlanRow]:
     """What a run would do, stage by stage; runs nothing."""
-    return plan_rows(config, new_session(config, until, rerun or []))
+    return with_estimates(plan_rows(config, new_session(config, until, rerun or [])), config)
 
 
 def run(

@@ -53,7 +53,7 @@ def test_every_answer_of_a_published_recipe_leaves_room_for_its_prompt(name: str
             r"gsm_star\.max_new_tokens=2,048 leaves no room .* context of 2,048",
         ),
         ("evaluation.benchmarks.0.context=512", r"gsm_star\.max_new_tokens=512 leaves no room"),
-        ("preferences.max_new_tokens=4096", r"preferences\.max_new_tokens=4,096 leaves no room"),
+        ("preferences={kind: sampled, max_new_tokens: 4096}", r"preferences\.max_new_tokens=4,096 leaves no room"),
         ("rlvr.max_new_tokens=5000", r"rlvr\.max_new_tokens=5,000 leaves no room"),
         (
             "rlvr_prompts.sources.0.rows.limit=1",
