@@ -71,7 +71,7 @@ class Index:
         """How the newest records of a stage were made, newest first."""
         with self._opened() as database:
             self._refresh(database, [stage])
-            order = "WHERE stage = ? ORDER BY created DESC, id LIMIT ?"
+            order = "WHERE stage = ? ORDER BY created DESC, id DESC, generation DESC LIMIT ?"
             found = database.execute(f"SELECT body FROM records {order}", (stage, most))
             bodies = [orjson.loads(body) for (body,) in found]
         return [
