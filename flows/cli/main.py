@@ -375,11 +375,12 @@ def _print_plan(rows: "list[PlanRow]") -> None:
     table = Table(*heads, Column("tokens", **whole), Column("FLOPs", **whole), box=None, pad_edge=False)
     for row in rows:
         tokens, flops = row.estimate.get("tokens"), row.estimate.get("flops")
+        at_most = row.estimate.get("tokens_at_most")
         table.add_row(
             row.label,
             row.action,
             row.reason,
-            f"{tokens:,.0f}" if tokens else "",
+            f"{tokens:,.0f}" if tokens else f"≤ {at_most:,.0f}" if at_most else "",
             f"{flops:.3g}" if flops else "",
             style=styles[row.action],
         )
