@@ -13,6 +13,7 @@ import typer
 
 from flows.cli.data import app as data_app
 from flows.cli.evaluation import add_commands
+from flows.cli.marks import add_to as add_mark_commands
 from flows.cli.options import (
     AcceptOption,
     IdArgument,
@@ -50,6 +51,7 @@ app.command()(scale)
 app.command()(sample)
 app.command()(conformance)
 add_store_commands(app)
+add_mark_commands(app)
 
 
 def _print_version(asked: bool) -> None:
