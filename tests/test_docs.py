@@ -66,3 +66,21 @@ def test_the_site_names_every_page():
     site = yaml.load((ROOT / "mkdocs.yml").read_text(), _SiteLoader)
     written = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
     assert set(pages(site["nav"])) == written
+
+
+def decisions() -> dict[str, str]:
+    """Sections of the page of decisions by their title."""
+    _, *found = re.split(r"^## ", (ROOT / "docs/decisions.md").read_text(), flags=re.MULTILINE)
+    return {title: text for title, _, text in (section.partition("\n") for section in found)}
+
+
+@pytest.mark.parametrize("title", decisions())
+def test_a_decision_is_context_decision_and_consequence_in_120_words(title: str):
+    text = decisions()[title]
+    parts = re.findall(r"^\*(\w+)\.\*", text, flags=re.MULTILINE)
+    assert parts == ["Context", "Decision", "Consequence"]
+    assert len(text.split()) <= 120, f"{title} has {len(text.split())} words"
+
+
+def test_decisions_are_numbered_in_order():
+    assert [title.partition(".")[0] for title in decisions()] == [str(number + 1) for number in range(len(decisions()))]
