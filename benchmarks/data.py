@@ -72,7 +72,7 @@ def make_text(folder: Path, megabytes: float) -> None:
     """Documents from the installed packages as `full/documents/*.jsonl.gz`; two small files of them as `tiny/…`, of others as
     `cold/…`.
     """
-    from tasks.data.collect import PythonSource, collect, resolve
+    from tasks.data.collect import PythonSource, collect
     from tasks.data.documents.dolma_files import read_rows
 
     rows: list[dict[str, Any]] = []
@@ -82,7 +82,7 @@ def make_text(folder: Path, megabytes: float) -> None:
         PythonSource(name="docs", content="docs", max_bytes=int(total * DOCS_SHARE)),
     ]
     for source in sources:
-        made = run_in(str(folder / "source"), collect, resolve(source))
+        made = run_in(str(folder / "source"), collect, source.pinned())
         files = sorted((folder / "source" / made.address / "documents").iterdir())
         rows += [row for file in files for row in read_rows(file)]
     # Sources and docstrings in every file alike.
@@ -121,7 +121,7 @@ def ours(folder: Path, workers: int) -> dict[str, Any]:
     import ray
 
     from infra.compute.ray_connection import OBJECT_STORE_BYTES
-    from tasks.data.collect import LocalSource, collect, resolve
+    from tasks.data.collect import LocalSource, collect
 
     store = str(folder / f"store-{workers}")
     shutil.rmtree(store, ignore_errors=True)
@@ -130,7 +130,7 @@ def ours(folder: Path, workers: int) -> dict[str, Any]:
     for size, shard_bytes in (("cold", TINY_SHARD_BYTES), ("tiny", TINY_SHARD_BYTES), ("full", SHARD_BYTES)):
         paths = (str(folder / size / "documents" / "*.jsonl.gz"),)
         source = LocalSource(name="web", paths=paths, shard_bytes=shard_bytes, max_bad_fraction=1.0)
-        documents[size] = run_in(store, collect, resolve(source))
+        documents[size] = run_in(store, collect, source.pinned())
     began = time.perf_counter()
     ray.init(
         address="local", num_cpus=workers, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES,

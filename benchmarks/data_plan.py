@@ -46,7 +46,7 @@ def stage_costs(folder: Path, megabytes: float) -> dict[str, float]:
     from infra.session import Session
     from infra.settings import Execution
     from infra.storage.store import Store
-    from tasks.data.collect import LocalSource, PythonSource, collect, resolve
+    from tasks.data.collect import LocalSource, PythonSource, collect
     from tasks.data.dedup import DedupConfig, dedup
     from tasks.data.encode import EncodeConfig, encode
     from tasks.data.filter import FilterConfig, filter
@@ -65,10 +65,10 @@ def stage_costs(folder: Path, megabytes: float) -> dict[str, float]:
         return artifact
 
     code = PythonSource(name="code", content="code", max_bytes=int(megabytes * 1e6), shard_bytes=4_000_000)
-    made = timed("python source", collect, resolve(code))
+    made = timed("python source", collect, code.pinned())
     shards = str(folder / "store" / made.address / "documents" / "*.jsonl.zst")
     source = LocalSource(name="web", paths=(shards,), shard_bytes=4_000_000)
-    documents = timed("collect", collect, resolve(source))
+    documents = timed("collect", collect, source.pinned())
     config = FilterConfig(rules=(LengthRule(min_chars=100, max_chars=None), RepetitionRule()))
     scores = timed("score", score, documents, ScoreConfig(scorers=config.scorers))
     kept = timed("filter", filter, documents, config, scores)

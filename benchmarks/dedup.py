@@ -151,14 +151,14 @@ def run_stage_alone(file: str, config: dict[str, Any], shard_bytes: int, out: st
     from infra.settings import Execution
     from infra.storage.store import Store
     from infra.workspace import open_artifact
-    from tasks.data.collect import collect, resolve
+    from tasks.data.collect import collect
     from tasks.data.dedup import DedupConfig, dedup
     from tasks.data.sources.local import LocalSource
 
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder)
         session = Session(store, Execution(store=folder, ray="off"))
-        source = resolve(LocalSource(name="web", paths=(file,), shard_bytes=shard_bytes, max_bad_fraction=0.5))
+        source = LocalSource(name="web", paths=(file,), shard_bytes=shard_bytes, max_bad_fraction=0.5).pinned()
         documents: Any = run_stage(collect, session, collect.bind(source), lambda *event: None).artifact
         # What collecting needed is not what deduplication needs: begin the peak anew (Linux).
         Path("/proc/self/clear_refs").write_text("5")

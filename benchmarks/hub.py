@@ -40,14 +40,14 @@ def measure(hub: CountingHub, folder: Path, read: int) -> None:
     from infra.session import Session
     from infra.settings import Execution
     from infra.storage.store import Store
-    from tasks.data.collect import collect, resolve
+    from tasks.data.collect import collect
     from tasks.data.sources.hub import HubSource, hub_items
 
     source = HubSource(name="web", path=hub.dataset, subset="dclm")
     config: Any = None
     for label in ("planning, nothing cached", "planning, listing cached"):
         with Phase(label, hub):
-            config = resolve(source)
+            config = source.pinned()
             items = hub_items(config)
     print(f"  {len(items):,} items of {sum(len(item['pieces']) for item in items):,} files")
     store = Store(str(folder / "store"))

@@ -9,7 +9,6 @@ from typing import NamedTuple
 from flows.config.needed import needed_classifiers, needed_sources
 from flows.config.recipe_config import RecipeConfig
 from flows.leakage import clean_documents
-from flows.synthesis import make_documents
 from infra.phase import Phase
 from tasks.artifacts import Classifier, Documents, Tokens
 from tasks.data.classifier import classifier
@@ -36,11 +35,13 @@ class Corpus(NamedTuple):
 @Phase
 def curation(config: RecipeConfig) -> Corpus:
     """Collect, filter, deduplicate, decontaminate and encode every source that is still read; synthetic ones are clean by
-    construction.
+    construction. A recipe that starts at a model past mid-training reads no corpus.
     """
+    if config.starts_after_midtraining:
+        return Corpus({}, {}, {})
     read = needed_sources(config)
     raw = {name: collect.labelled(name)(source) for name, source in config.collect.items() if name in read}
-    made = {name: make_documents(name, source) for name, source in config.synthesize.items() if name in read}
+    made = {name: source.made(name) for name, source in config.synthesize.items() if name in read}
     known = raw | made
     asked = {name: config.classifiers[name] for name in needed_classifiers(config, read)}
     examples = {name: [known[source] for source in config.classifier_sources(name)] for name in asked}

@@ -13,16 +13,13 @@ from tasks.evaluation.report import ReportConfig, report
 
 
 @Phase
-def evaluation(
-    corpus: Corpus | None, base: Base | None, sweep: Sweep | None, soup: Soup | None, tuned: Tuned, config: RecipeConfig
-) -> Report:
+def evaluation(corpus: Corpus, base: Base, sweep: Sweep, soup: Soup, tuned: Tuned, config: RecipeConfig) -> Report:
     """Base, ingredients and soup as texts to continue, the tuned models as chats; then the report over everything.
 
-    None is what lies before the checkpoint that a recipe starts at.
+    What lies before the checkpoint that a recipe starts at is empty.
     """
-    funnel = corpus.funnel if corpus else {}
-    texts = {"base": base.checkpoint} if base else {}
-    texts |= soup.models if soup else {}
+    texts = {"base": base.checkpoint} if base.checkpoint else {}
+    texts |= soup.models
     chats = {"sft": tuned.sft} if tuned.sft else {}
     # The last stage of reinforcement makes the instruct model.
     chats |= {"dpo": tuned.dpo} if tuned.dpo else {}
@@ -32,22 +29,21 @@ def evaluation(
         name: evaluate.labelled(slug(name))(model, config.evaluation.of(name, chat=True))
         for name, model in chats.items()
     }
-    mixes = {"pretrain": base.mix} if base and base.mix else {}
-    mixes |= {f"try {name}": item for name, item in sweep.mixes.items()} if sweep else {}
-    mixes |= soup.mixes if soup else {}
+    mixes = {"pretrain": base.mix} if base.mix else {}
+    mixes |= {f"try {name}": item for name, item in sweep.mixes.items()} | soup.mixes
     labels = ReportConfig(
         recipe=config.name,
         checkpoint_labels=[*texts, *chats],
-        funnel_labels=list(funnel),
+        funnel_labels=list(corpus.funnel),
         mix_labels=list(mixes),
     )
     return report(
-        list(funnel.values()),
+        list(corpus.funnel.values()),
         list(mixes.values()),
         [*texts.values(), *chats.values()],
         tuned.reward,
         tuned.preferences,
-        sweep.ranking if sweep else None,
+        sweep.ranking,
         list(scores.values()),
         labels,
     )

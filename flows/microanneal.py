@@ -6,10 +6,10 @@ from flows.config.parts import CandidateConfig
 from flows.config.recipe_config import RecipeConfig
 from flows.curation import Corpus, curation, filtered
 from flows.leakage import clean_documents
-from flows.pretraining import pretraining
-from flows.synthesis import AnySynthesis, make_documents
+from flows.pretraining import Base, pretraining
+from flows.synthesis import AnySynthesis
 from infra.phase import Phase
-from tasks.artifacts import Checkpoint, Documents, Mix, Ranking, Scores, Tokens
+from tasks.artifacts import Documents, Mix, Ranking, Scores, Tokens
 from tasks.data.collect import collect
 from tasks.data.decontaminate import decontaminate
 from tasks.data.encode import encode
@@ -27,12 +27,15 @@ class Sweep(NamedTuple):
     """The candidates, encoded."""
     mixes: dict[str, Mix]
     scores: dict[str, Scores]
-    ranking: Ranking
+    ranking: Ranking | None
+    """None where the recipe starts past mid-training."""
 
 
 @Phase
-def microanneal(corpus: Corpus, base: Checkpoint, config: RecipeConfig) -> Sweep:
+def microanneal(corpus: Corpus, base: Base, config: RecipeConfig) -> Sweep:
     """Anneal the base on every candidate mixed with web text, evaluate, rank."""
+    if config.starts_after_midtraining:
+        return Sweep({}, {}, {}, None)
     candidates = {candidate.name: candidate for candidate in config.candidates}
     evaluation = config.evaluation.only(config.microanneal.rank_by)
     web = corpus.tokens[config.microanneal.web]
@@ -45,7 +48,8 @@ def microanneal(corpus: Corpus, base: Checkpoint, config: RecipeConfig) -> Sweep
         name: mix.labelled(f"try-{name}")([web, tokens[name]], config.candidate_mix(candidate))
         for name, candidate in candidates.items()
     }
-    tried = {name: anneal.labelled(f"try-{name}")(base, mixes[name], config.microanneal.anneal) for name in candidates}
+    shape = config.microanneal.anneal
+    tried = {name: anneal.labelled(f"try-{name}")(base.model, mixes[name], shape) for name in candidates}
     scores = {name: evaluate.labelled(f"try-{name}")(tried[name], evaluation.of(f"try {name}")) for name in candidates}
     return Sweep(tokens, mixes, scores, rank(list(scores.values()), config.rank()))
 
@@ -53,7 +57,9 @@ def microanneal(corpus: Corpus, base: Checkpoint, config: RecipeConfig) -> Sweep
 def sweep(config: RecipeConfig) -> Ranking:
     """A sweep by itself: its text, the base (made, or given by `start.base`), and the micro-anneals."""
     corpus = curation(config)
-    return microanneal(corpus, pretraining(corpus, config).checkpoint, config).ranking
+    ranking = microanneal(corpus, pretraining(corpus, config), config).ranking
+    assert ranking is not None, config.start
+    return ranking
 
 
 def candidate_documents(candidate: CandidateConfig, config: RecipeConfig) -> Documents:
@@ -63,7 +69,7 @@ def candidate_documents(candidate: CandidateConfig, config: RecipeConfig) -> Doc
     """
     origin, rewriting = candidate.origin, candidate.rewriting
     made = isinstance(origin, AnySynthesis)
-    documents = make_documents(candidate.name, origin) if made else collect.labelled(candidate.name)(origin)
+    documents = origin.made(candidate.name) if made else collect.labelled(candidate.name)(origin)
     if not rewriting:
         return clean_documents(candidate.name, documents, origin, config)
     seeds = clean_documents(f"{candidate.name}-seeds", documents, origin, config)

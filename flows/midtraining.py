@@ -5,6 +5,8 @@ from typing import NamedTuple
 from flows.config.recipe_config import RecipeConfig
 from flows.curation import Corpus
 from flows.microanneal import Sweep
+from flows.pretraining import Base
+from flows.starting import starting_point
 from infra.phase import Phase
 from tasks.artifacts import Checkpoint, Mix
 from tasks.data.mix import mix
@@ -19,27 +21,33 @@ class Soup(NamedTuple):
     """What the ingredients read; empty where the soup is given."""
     ingredients: dict[str, Checkpoint]
     """Anneals by seed or name."""
-    checkpoint: Checkpoint
-    """Their average; a single ingredient is not averaged."""
+    checkpoint: Checkpoint | None
+    """Their average; a single ingredient is not averaged. None where the recipe starts past it."""
 
     @property
     def models(self) -> dict[str, Checkpoint]:
         """Every model of it by name."""
-        return self.ingredients if len(self.ingredients) == 1 else self.ingredients | {"soup": self.checkpoint}
+        if self.checkpoint is None or len(self.ingredients) == 1:
+            return self.ingredients
+        return self.ingredients | {"soup": self.checkpoint}
 
 
 @Phase
-def midtraining(corpus: Corpus, sweep: Sweep, base: Checkpoint, config: RecipeConfig) -> Soup:
-    """Mix, one anneal per seed side by side, those on mixes of their own, then the average of all."""
+def midtraining(corpus: Corpus, sweep: Sweep, base: Base, config: RecipeConfig) -> Soup:
+    """Mix, one anneal per seed side by side, those on mixes of their own, then the average of all, unless the soup is given."""
+    if config.starts_after_midtraining:
+        return Soup({}, {}, starting_point(config, "soup"))
     sources = [*corpus.tokens.values(), *sweep.tokens.values()]
     mixes = {"anneal": mix.labelled("anneal")(sources, config.annealing_mix(config.anneal_mix), sweep.ranking)}
     ingredients = {
-        f"seed {seed}": anneal.labelled(seed)(base, mixes["anneal"], config.anneal.model_copy(update={"seed": seed}))
+        f"seed {seed}": anneal.labelled(seed)(
+            base.model, mixes["anneal"], config.anneal.model_copy(update={"seed": seed})
+        )
         for seed in config.anneal_seeds
     }
     for item in config.further_ingredients:
         own = mix.labelled(f"anneal-{item.name}")(sources, config.annealing_mix(item.mix), sweep.ranking)
         mixes[f"anneal {item.name}"] = own
-        ingredients[item.name] = anneal.labelled(item.name)(base, own, item.anneal(config.anneal))
+        ingredients[item.name] = anneal.labelled(item.name)(base.model, own, item.anneal(config.anneal))
     made = list(ingredients.values())
     return Soup(mixes, ingredients, made[0] if len(made) == 1 else soup(made, config.soup))

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from flows.config.parts import Reinforcement
 from flows.config.recipe_config import RecipeConfig
 from flows.leakage import clean_chats, clean_prompts
+from flows.midtraining import Soup
 from flows.starting import given_reward_model, starting_point
 from infra.phase import Phase
 from tasks.artifacts import Checkpoint, Preferences, Prompts, RewardModel
@@ -35,14 +36,14 @@ class Tuned(NamedTuple):
 
 
 @Phase
-def posttraining(soup: Checkpoint | None, config: RecipeConfig) -> Tuned:
-    """Each stage starts from the one before; the reward model stands beside DPO. `soup` is None past it."""
+def posttraining(soup: Soup, config: RecipeConfig) -> Tuned:
+    """Each stage starts from the one before; the reward model stands beside DPO."""
     given_judge = given_reward_model(config)
     if given := starting_point(config, "rlvr"):
         return Tuned(None, None, None, given_judge, reinforce_further(given, given_judge, config))
     if given := starting_point(config, "dpo"):
         return Tuned(None, None, given, given_judge, reinforce(given, given_judge, config))
-    finetuned = starting_point(config, "sft") or finetune(soup, config)
+    finetuned = starting_point(config, "sft") or finetune(soup.checkpoint, config)
     preferred_answers = compare(finetuned, config)
     preferred = dpo(finetuned, preferred_answers, config.dpo)
     judge = given_judge or reward(finetuned, preferred_answers, config.reward)

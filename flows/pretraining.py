@@ -16,12 +16,21 @@ class Base(NamedTuple):
 
     mix: Mix | None
     """None where the base is given."""
-    checkpoint: Checkpoint
+    checkpoint: Checkpoint | None
+    """None where the recipe starts past it."""
+
+    @property
+    def model(self) -> Checkpoint:
+        """The checkpoint, for what goes on from it."""
+        assert self.checkpoint is not None, "the recipe starts past the base checkpoint"
+        return self.checkpoint
 
 
 @Phase
 def pretraining(corpus: Corpus, config: RecipeConfig) -> Base:
     """Mix all sources and train from the initialisation, unless the base is given."""
+    if config.starts_after_midtraining:
+        return Base(None, None)
     if given := starting_point(config, "base"):
         return Base(None, given)
     tokens = mix.labelled("pretrain")(list(corpus.tokens.values()), config.pretraining_mix)

@@ -19,8 +19,8 @@ from infra.session import Session, current_session
 from infra.settings import Execution
 from infra.storage.store import Store
 from tasks.artifacts import MOMENTS, Checkpoint, RewardModel
-from tasks.training.adopt import AdoptConfig, adopt, resolve
-from tasks.training.adopt_step import adopt_step, resolve_step
+from tasks.training.adopt import AdoptConfig, adopt
+from tasks.training.adopt_step import adopt_step, pin_step
 
 PLACES: tuple[StartPoint, ...] = tuple(place for place in get_args(StartPoint) if place != "reward")
 """What an adopted checkpoint may stand for; a reward model is one that a recipe made in this store."""
@@ -39,10 +39,10 @@ def adopt_into(store: Store, source: str, revision: str, place: str, listener: L
     if (point := SAVE_POINT.fullmatch(source)) and not Path(source).exists():
         if revision:
             raise ValueError(f"--revision={revision!r} is for hub ids, but {source} is a save point")
-        kept = resolve_step(store, point["id"], int(point["step"]))
+        kept = pin_step(store, point["id"], int(point["step"]))
         store.check_writable()
         return run_stage(adopt_step.labelled(place), session, {"config": kept}, listener)
-    config = resolve(AdoptConfig(source=source, revision=revision))
+    config = AdoptConfig(source=source, revision=revision).pinned()
     store.check_writable()
     return run_stage(adopt.labelled(place), session, {"config": config}, listener)
 

@@ -113,6 +113,12 @@ class CandidateConfig(Config):
         """How they are rewritten, under the candidate's name."""
         return self.rewrite and self.rewrite.model_copy(update={"name": self.name})
 
+    def pinned(self) -> Self:
+        """The candidate with what it will read pinned."""
+        found = {"filter": self.filter.pinned()}
+        origins = {name: origin.pinned() for name in ("collect", "synthesize") if (origin := getattr(self, name))}
+        return self.model_copy(update=found | origins)
+
 
 class IngredientConfig(Config):
     """An ingredient of the soup on a mix of its own; all else is what `anneal` says."""

@@ -20,7 +20,7 @@ from infra.storage.store import Store
 from infra.workspace import open_artifact
 from tasks.artifacts import Checkpoint, Scores
 from tasks.evaluation.comparing.differences import Difference, compare_scores, differing_items
-from tasks.evaluation.evaluate import EvaluateConfig, evaluate, resolve
+from tasks.evaluation.evaluate import EvaluateConfig, evaluate
 from tasks.evaluation.rescore import rescore
 from tasks.evaluation.scoring.selection import select
 
@@ -54,9 +54,9 @@ def evaluate_command(
     selection = select(tasks, copies=copies, limit=limit)
     checkpoint = find_checkpoint(store, target)
     label = re.sub(r"[^a-z0-9-]+", "-", Path(target).name.lower()).strip("-") or "checkpoint"
-    config = resolve(
-        EvaluateConfig(label=label, benchmarks=tuple(selection.benchmarks), suites=tuple(selection.suites), chat=chat)
-    )
+    config = EvaluateConfig(
+        label=label, benchmarks=tuple(selection.benchmarks), suites=tuple(selection.suites), chat=chat
+    ).pinned()
     session = Session(store, Execution(store=store.url, ray="off", device=device))
     outcome = run_stage(evaluate.labelled(label), session, {"checkpoint": checkpoint, "config": config}, quiet)
     return shown_scores(store, outcome.record, reused=outcome.reused) | {"not_computed": selection.not_computed}

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from flows.config.files import checked_recipe, load
 from flows.config.parts import CandidateConfig
-from flows.config.pinning import resolved, resolved_candidate
+from flows.config.pinning import pin_recipe
 from flows.config.recipe_config import RecipeConfig
 from flows.config.training_runs import with_estimates
 from flows.evaluation import evaluate_some
@@ -23,7 +23,7 @@ from tasks.artifacts import Checkpoint, Ranking, Report, Scores
 
 def load_recipe(recipe: str, overrides: list[str] | None = None, store: str | None = None) -> RecipeConfig:
     """A validated recipe. The store is, in this order: the argument, OLMO2_STORE, the recipe's `execution.store`."""
-    config = resolved(load(recipe, overrides))
+    config = pin_recipe(load(recipe, overrides))
     url = store or os.environ.get("OLMO2_STORE") or config.execution.store
     config = config.model_copy(update={"execution": config.execution.model_copy(update={"store": url})})
     return checked_start(config, Store(url)) if config.start else config
@@ -62,7 +62,7 @@ def run_sweep(config: RecipeConfig, candidates: list[CandidateConfig]) -> Rankin
     check_base(config)
     data = config.model_dump() | {"candidates": [item.model_dump() for item in candidates]}
     changed = checked_recipe(data, f"{config.name} with these candidates")
-    changed = changed.model_copy(update={"candidates": tuple(resolved_candidate(item) for item in changed.candidates)})
+    changed = changed.model_copy(update={"candidates": tuple(item.pinned() for item in changed.candidates)})
     with open_session(_with_engine(new_session(config))) as session:
         check_ready(changed, session, sweep)
         return sweep(changed)

@@ -7,7 +7,7 @@ text is left out of its chat. Roles other than system, user and assistant, and c
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
@@ -18,7 +18,7 @@ from tasks.artifacts import Chats
 from tasks.data.documents.dolma_files import LineWriter
 from tasks.data.documents.messages import clean_messages, unanswered
 from tasks.data.filters.chat_filters import ChatFilterConfig, Messages, last_below_caps, order_key, unwanted
-from tasks.data.sources.rows import RowSource, check_share, read_rows, resolve_rows
+from tasks.data.sources.rows import RowSource, check_share, read_rows
 from tasks.synthetic import KindConfig, generate_mixed
 
 
@@ -33,6 +33,10 @@ class SyntheticChats(Config):
     count: int = Field(ge=1)
     """Chats to make."""
     seed: int = 6198
+
+    def pinned(self) -> Self:
+        """The config itself: it reads nothing that could change."""
+        return self
 
 
 class ChatRows(Config):
@@ -49,6 +53,10 @@ class ChatRows(Config):
     max_bad_fraction: float = Field(default=0.01, ge=0, le=1)
     """Share of unusable rows above which the stage fails."""
 
+    def pinned(self) -> Self:
+        """The source with its rows pinned."""
+        return self.model_copy(update={"rows": self.rows.pinned()})
+
 
 ChatSource = Annotated[SyntheticChats | ChatRows, Field(discriminator="kind")]
 
@@ -60,15 +68,9 @@ class ChatsConfig(Config):
         ChatRows(name="tulu", rows=RowSource(dataset="allenai/tulu-3-sft-olmo-2-mixture")),
     )
 
-
-def resolve(config: ChatsConfig) -> ChatsConfig:
-    """The config with what it will read pinned."""
-    return ChatsConfig(
-        sources=tuple(
-            source.model_copy(update={"rows": resolve_rows(source.rows)}) if isinstance(source, ChatRows) else source
-            for source in config.sources
-        )
-    )
+    def pinned(self) -> Self:
+        """The config with what each source will read pinned."""
+        return self.model_copy(update={"sources": tuple(source.pinned() for source in self.sources)})
 
 
 def build_chats(ws: Workspace, config: ChatsConfig) -> Chats:

@@ -4,7 +4,7 @@ One source per artifact: files (`local`), a `datasets` dataset (`hub`), a dump o
 installed Python (`python`).
 Rows that cannot be used, documents whose id came before among them, are counted and kept in `bad/*.jsonl.zst` with
 file and line; above the source's share of them the stage fails. A stage's identity is a hash of its config, so
-`resolve` first writes into the config what will be read: package versions, file hashes, or a commit.
+`pinned` first writes into the config what will be read: package versions, file hashes, or a commit.
 """
 
 from typing import Annotated, Any
@@ -15,47 +15,25 @@ from infra.stage import stage
 from infra.workspace import Workspace
 from tasks.artifacts import Documents
 from tasks.data.documents.dolma_files import add_counts
-from tasks.data.sources.hub import HubSource, collect_hub, hub_items, resolve_hub
-from tasks.data.sources.local import LocalSource, collect_local, local_items, resolve_local
-from tasks.data.sources.python import PythonSource, collect_python, python_items, resolve_python
+from tasks.data.sources.hub import HubSource
+from tasks.data.sources.local import LocalSource
+from tasks.data.sources.python import PythonSource
 from tasks.data.sources.repeated import REPEATED, set_repeated_ids_aside
 from tasks.data.sources.stackexchange import (
     StackExchangeSource,
-    collect_stackexchange,
-    resolve_stackexchange,
-    stackexchange_items,
 )
 
 AnySource = LocalSource | HubSource | StackExchangeSource | PythonSource
 Source = Annotated[AnySource, Field(discriminator="kind")]
 
 
-def resolve(config: AnySource) -> AnySource:
-    """The config with what it will read pinned. Cheap for `python`, hashes the files of `local`, asks the hub
-    for `hub`."""
-    if isinstance(config, LocalSource):
-        return resolve_local(config)
-    if isinstance(config, HubSource):
-        return resolve_hub(config)
-    if isinstance(config, StackExchangeSource):
-        return resolve_stackexchange(config)
-    return resolve_python(config)
-
-
 def collect_documents(ws: Workspace, config: AnySource) -> Documents:
-    """Read one resolved source into document shards.
+    """Read one pinned source into document shards.
 
     Raises ValueError if it holds no document, if more than `max_bad_fraction` of its rows or `max_bad_file_fraction` of its
     files are unusable, or, with its name, for a file that breaks where the number of its rows is unknown or that changes.
     """
-    if isinstance(config, LocalSource):
-        function, items = collect_local, local_items(config)
-    elif isinstance(config, HubSource):
-        function, items = collect_hub, hub_items(config)
-    elif isinstance(config, StackExchangeSource):
-        function, items = collect_stackexchange, stackexchange_items(config)
-    else:
-        function, items = collect_python, python_items(config)
+    function, items = config.reading()
     # An item carries its own files; with the list of all in each, the work would grow with its square.
     own = config if isinstance(config, PythonSource) else config.model_copy(update={"files": ()})
     plain = own.model_dump(mode="json")

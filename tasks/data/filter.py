@@ -22,7 +22,7 @@ from tasks.data.documents.dolma_files import LineWriter, Row, add_counts, docume
 from tasks.data.filters.attributes import attribute_name, broken_limit, edges, histogram
 from tasks.data.filters.pii import MARKERS, Kind, PIIRule, mask
 from tasks.data.filters.repetition import RepetitionRule
-from tasks.data.filters.rules import Rule, Scorer, check_names, scorer_name
+from tasks.data.filters.rules import Rule, Scorer, check_names, pin_rule, scorer_name
 
 
 class FilterConfig(Config):
@@ -41,6 +41,10 @@ class FilterConfig(Config):
     def scorers(self) -> tuple[Scorer, ...]:
         """What the rules measure."""
         return tuple(rule.scorer for rule in self.rules)
+
+    def pinned(self) -> Self:
+        """The config with the lists and checkpoints that its rules read pinned."""
+        return self.model_copy(update={"rules": tuple(pin_rule(rule) for rule in self.rules)})
 
 
 def filter_documents(

@@ -9,7 +9,7 @@ the `preferences` stage makes.
 
 import re
 from collections import Counter
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field
 
@@ -20,7 +20,7 @@ from tasks.artifacts import Preferences
 from tasks.data.documents.dolma_files import LineWriter
 from tasks.data.documents.messages import clean_messages
 from tasks.data.filters.chat_filters import Messages
-from tasks.data.sources.rows import RowSource, check_share, read_rows, resolve_rows
+from tasks.data.sources.rows import RowSource, check_share, read_rows
 
 QUESTIONS = ("prompt", "question", "instruction")
 """Fields that hold the question where the answers stand alone, the first that a row has."""
@@ -42,10 +42,9 @@ class PairsConfig(Config):
     max_bad_fraction: float = Field(default=0.01, ge=0, le=1)
     """Share of unusable rows above which the stage fails."""
 
-
-def resolve(config: PairsConfig) -> PairsConfig:
-    """The config with what it will read pinned."""
-    return config.model_copy(update={"rows": resolve_rows(config.rows)})
+    def pinned(self) -> Self:
+        """The config with what it will read pinned."""
+        return self.model_copy(update={"rows": self.rows.pinned()})
 
 
 def build_pairs(ws: Workspace, config: PairsConfig) -> Preferences:

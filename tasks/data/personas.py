@@ -18,7 +18,7 @@ from model.config import Config
 from tasks.artifacts import Documents
 from tasks.data.documents.dolma_files import Row
 from tasks.data.documents.numbered_files import Drafts
-from tasks.data.sources.rows import RowSource, read_rows, resolve_rows
+from tasks.data.sources.rows import RowSource, read_rows
 from tasks.prompting import LanguageModelConfig, check_prompt, fill, prompt_text, unusable
 
 Subject = Literal["mathematics", "grade_school", "algebra"]
@@ -68,10 +68,13 @@ class PersonasConfig(Config):
         check_prompt(self.solution_prompt, "problem")
         return self
 
+    def pinned(self) -> Self:
+        """The config with its personas pinned."""
+        return self.model_copy(update={"personas": self.personas.pinned()})
 
-def resolve_personas(config: PersonasConfig) -> PersonasConfig:
-    """The config with its personas pinned."""
-    return config.model_copy(update={"personas": resolve_rows(config.personas)})
+    def made(self, label: str) -> Documents:
+        """The documents, of a stage with this label."""
+        return personas.labelled(label)(self)
 
 
 def write_persona_problems(ws: Workspace, config: PersonasConfig) -> Documents:

@@ -5,7 +5,7 @@ assignments, every assignment followed by its value. What a language model makes
 """
 
 from collections import Counter
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field
 
@@ -14,7 +14,7 @@ from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Documents
 from tasks.data.documents.dolma_files import LineWriter, add_counts
-from tasks.data.sources.rows import RowSource, read_rows, resolve_rows
+from tasks.data.sources.rows import RowSource, read_rows
 from tasks.synthetic.programs import Refused, run_program
 
 
@@ -33,10 +33,13 @@ class ProgramsConfig(Config):
     max_dropped: float = Field(default=0.9, ge=0, le=1)
     """The stage fails when a larger share of rows is dropped (the paper does not say how many remained)."""
 
+    def pinned(self) -> Self:
+        """The config with its rows pinned."""
+        return self.model_copy(update={"rows": self.rows.pinned()})
 
-def resolve_programs(config: ProgramsConfig) -> ProgramsConfig:
-    """The config with its rows pinned."""
-    return config.model_copy(update={"rows": resolve_rows(config.rows)})
+    def made(self, label: str) -> Documents:
+        """The documents, of a stage with this label."""
+        return programs.labelled(label)(self)
 
 
 def run_programs(ws: Workspace, config: ProgramsConfig) -> Documents:

@@ -8,7 +8,7 @@ Prompts are not cut here: the training stages drop those that are too long for t
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
@@ -17,7 +17,7 @@ from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Prompts
 from tasks.data.documents.dolma_files import LineWriter
-from tasks.data.sources.rows import RowSource, check_share, read_rows, resolve_rows
+from tasks.data.sources.rows import RowSource, check_share, read_rows
 from tasks.synthetic import KindConfig, generate_mixed
 from tasks.verifiers.ground_truth import usable_truth
 
@@ -44,6 +44,10 @@ class SyntheticPrompts(Config):
     """No problem twice; a narrow range may hold too few for that."""
     seed: int = 6198
 
+    def pinned(self) -> Self:
+        """The config itself: it reads nothing that could change."""
+        return self
+
 
 class PromptRows(Config):
     """Rows of the published RLVR format."""
@@ -59,6 +63,10 @@ class PromptRows(Config):
     max_bad_fraction: float = Field(default=0.01, ge=0, le=1)
     """Share of unusable rows above which the stage fails."""
 
+    def pinned(self) -> Self:
+        """The source with its rows pinned."""
+        return self.model_copy(update={"rows": self.rows.pinned()})
+
 
 PromptSource = Annotated[SyntheticPrompts | PromptRows, Field(discriminator="kind")]
 
@@ -72,14 +80,9 @@ class PromptsConfig(Config):
     ground_truth: Literal["required", "optional"] = "required"
     """`optional` keeps rows that no verifier can judge; a recipe says so itself where a language model judges."""
 
-
-def resolve(config: PromptsConfig) -> PromptsConfig:
-    """The config with what it will read pinned."""
-    sources = tuple(
-        source.model_copy(update={"rows": resolve_rows(source.rows)}) if isinstance(source, PromptRows) else source
-        for source in config.sources
-    )
-    return config.model_copy(update={"sources": sources})
+    def pinned(self) -> Self:
+        """The config with what each source will read pinned."""
+        return self.model_copy(update={"sources": tuple(source.pinned() for source in self.sources)})
 
 
 def build_prompts(ws: Workspace, config: PromptsConfig) -> Prompts:

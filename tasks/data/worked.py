@@ -7,7 +7,7 @@ give no variants (`tasks.synthetic.substitution`).
 
 from collections import Counter
 from random import Random
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field
 
@@ -17,7 +17,7 @@ from model.config import Config
 from tasks.artifacts import Documents
 from tasks.data.documents.dolma_files import Row
 from tasks.data.documents.numbered_files import Drafts
-from tasks.data.sources.rows import RowSource, read_rows, resolve_rows
+from tasks.data.sources.rows import RowSource, read_rows
 from tasks.synthetic.programs import Refused
 from tasks.synthetic.substitution import plain, substitute, trace
 
@@ -43,10 +43,13 @@ class WorkedConfig(Config):
     seed: int = 6198
     """Of the new numbers."""
 
+    def pinned(self) -> Self:
+        """The config with its rows pinned."""
+        return self.model_copy(update={"rows": self.rows.pinned()})
 
-def resolve_worked(config: WorkedConfig) -> WorkedConfig:
-    """The config with its rows pinned."""
-    return config.model_copy(update={"rows": resolve_rows(config.rows)})
+    def made(self, label: str) -> Documents:
+        """The documents, of a stage with this label."""
+        return worked.labelled(label)(self)
 
 
 def write_worked_problems(ws: Workspace, config: WorkedConfig) -> Documents:

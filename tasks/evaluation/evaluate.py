@@ -17,7 +17,7 @@ from model.files.weights import load_hf
 from model.network.transformer import Transformer
 from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Checkpoint, Scores, is_of_model
-from tasks.evaluation.benchmarks import load_items, make_requests, resolve_benchmark, score_item
+from tasks.evaluation.benchmarks import load_items, make_requests, score_item
 from tasks.evaluation.benchmarks.asking import ask, request_names
 from tasks.evaluation.benchmarks.items import Likelihood
 from tasks.evaluation.scoring.questions import EvaluateConfig, check_names
@@ -26,12 +26,7 @@ from tasks.evaluation.scoring.room import context_of
 from tasks.evaluation.scoring.suites import SuiteConfig, score_suites
 from tasks.generation import checkpoint_generator
 
-__all__ = ["EvaluateConfig", "SuiteConfig", "check_names", "evaluate", "evaluate_checkpoint", "resolve"]
-
-
-def resolve(config: EvaluateConfig) -> EvaluateConfig:
-    """The config with the files and datasets of its benchmarks pinned."""
-    return config.model_copy(update={"benchmarks": tuple(resolve_benchmark(b) for b in config.benchmarks)})
+__all__ = ["EvaluateConfig", "SuiteConfig", "check_names", "evaluate", "evaluate_checkpoint"]
 
 
 def evaluate_checkpoint(ws: Workspace, checkpoint: Checkpoint, config: EvaluateConfig) -> Scores:

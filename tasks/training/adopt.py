@@ -1,6 +1,6 @@
 """Stage: an Olmo2 Hugging Face folder, from a disk or the hub, as a checkpoint that any later stage can start from.
 
-Source: RECIPE A.6 (folder layout). The files are kept byte for byte. `resolve` pins them by hash (and a hub
+Source: RECIPE A.6 (folder layout). The files are kept byte for byte. `pinned` pins them by hash (and a hub
 repository by commit), so that the identity covers the content; the record's config is the provenance. Before
 anything is kept, the folder is loaded as a training stage would load it, and its tokenizer has to give the ids that ours
 gives: it is ours that every later stage encodes with. Adam's moments are not adopted: no
@@ -8,6 +8,7 @@ published folder has them.
 """
 
 from pathlib import Path
+from typing import Self
 
 from pydantic import Field
 
@@ -44,30 +45,29 @@ class AdoptConfig(Config):
     source: str = Field(min_length=1)
     """Local folder, or hub id such as `allenai/OLMo-2-1124-7B`."""
     revision: str = ""
-    """Commit of the hub repository: `resolve` turns a branch or tag (none: main) into it. Empty for a local folder."""
+    """Commit of the hub repository: `pinned` turns a branch or tag (none: main) into it. Empty for a local folder."""
     files: tuple[ModelFile, ...] = ()
-    """The folder's files with their hashes; `resolve` fills them in."""
+    """The folder's files with their hashes; `pinned` fills them in."""
 
+    def pinned(self) -> Self:
+        """The config with its commit and files pinned; fetches a hub repository.
 
-def resolve(config: AdoptConfig) -> AdoptConfig:
-    """The config with its commit and files pinned; fetches a hub repository.
-
-    Raises ValueError for what is neither a folder nor a repository that can be reached, or holds no model.
-    """
-    path = Path(config.source).expanduser()
-    if path.is_dir():
-        if config.revision:
-            raise ValueError(f"revision={config.revision!r} is for hub ids, but {config.source} is a local folder")
-        config, folder = config.model_copy(update={"source": str(path.absolute())}), path.absolute()
-    else:
-        folder = fetch(config)
-        # The hub's cache keeps every snapshot under its commit.
-        config = config.model_copy(update={"revision": folder.name})
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{config.source} has no config.json: not a Hugging Face checkpoint folder")
-    paths = [path for path in sorted(folder.iterdir()) if path.is_file() and _is_kept(path)]
-    files = [ModelFile(name=path.name, size=path.stat().st_size, sha256=sha256_file(path)) for path in paths]
-    return config.model_copy(update={"files": tuple(files)})
+        Raises ValueError for what is neither a folder nor a repository that can be reached, or holds no model.
+        """
+        path = Path(self.source).expanduser()
+        if path.is_dir():
+            if self.revision:
+                raise ValueError(f"revision={self.revision!r} is for hub ids, but {self.source} is a local folder")
+            folder, found = path.absolute(), {"source": str(path.absolute())}
+        else:
+            folder = fetch(self)
+            # The hub's cache keeps every snapshot under its commit.
+            found = {"revision": folder.name}
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"{self.source} has no config.json: not a Hugging Face checkpoint folder")
+        paths = [path for path in sorted(folder.iterdir()) if path.is_file() and _is_kept(path)]
+        files = [ModelFile(name=path.name, size=path.stat().st_size, sha256=sha256_file(path)) for path in paths]
+        return self.model_copy(update=found | {"files": tuple(files)})
 
 
 def _is_kept(path: Path) -> bool:
@@ -104,7 +104,7 @@ def adopt_checkpoint(ws: Workspace, config: AdoptConfig) -> Checkpoint:
     Raises ValueError naming the architecture, vocabulary, tensor or file that does not fit.
     """
     if not config.files:
-        raise ValueError(f"{config.source} is not pinned; call tasks.training.adopt.resolve on the config")
+        raise ValueError(f"{config.source} is not pinned; call the config's method `pinned`")
     folder = fetch(config) if config.revision else Path(config.source)
     tokenizer = Tokenizer.load(folder)
     _check_rows(ws, config.source, read_config(folder).vocab_size, tokenizer)

@@ -1,7 +1,7 @@
 """Stage: a permanent save point of a training, finished or not, as a checkpoint that any later stage can start from.
 
 Source: RECIPE J (permanent checkpoints; what they are for is to be evaluated, annealed and compared), E (an anneal goes on
-with Adam's moments, which are kept here). `resolve_step` pins what the stage reads by the save point's own hashes, so that
+with Adam's moments, which are kept here). `pin_step` pins what the stage reads by the save point's own hashes, so that
 the identity covers the content; the record's config says which stage, id, generation and step it was. A save point holds
 no configuration: the model's comes from what its stage was begun with.
 """
@@ -48,7 +48,7 @@ class SavedFile(Config):
 
 
 class AdoptStepConfig(Config):
-    """Which save point to adopt; all but the first four fields are filled in by `resolve_step`."""
+    """Which save point to adopt; all but the first four fields are filled in by `pin_step`."""
 
     stage: str
     """Stage that made it, such as pretrain."""
@@ -68,7 +68,7 @@ class AdoptStepConfig(Config):
     """Digest of the checkpoint that the training started from; empty for an initialisation."""
 
 
-def resolve_step(store: Store, id: str, step: int) -> AdoptStepConfig:
+def pin_step(store: Store, id: str, step: int) -> AdoptStepConfig:
     """The config of the save point `id@step`; the beginning of the id is enough.
 
     Raises ValueError when there is none, or it is of a stage that makes no checkpoint.
@@ -121,7 +121,7 @@ def adopt_save_point(ws: Workspace, config: AdoptStepConfig) -> Checkpoint:
     """Verify the save point and write it as a checkpoint folder, with its metrics so far and Adam's moments.
 
     Holds weights and moments of the whole model in memory, 12 bytes per parameter. Raises StoreError for a file that is not
-    what was saved, ValueError for one that is not what `resolve_step` saw.
+    what was saved, ValueError for one that is not what `pin_step` saw.
     """
     kept = kept_at(config.stage, config.id, config.generation, config.step)
     if _files(ws.store, kept) != config.files:

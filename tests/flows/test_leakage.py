@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from flows.config.files import checked_recipe, load
-from flows.config.pinning import resolved
+from flows.config.pinning import pin_recipe
 from flows.config.recipe_config import RecipeConfig
 from flows.rehearsing.uncleaned import uncleaned
 from flows.running.run import plan
@@ -99,7 +99,7 @@ def test_what_would_train_as_it_came_is_named(recipe):
 
 
 def test_items_are_those_of_all_benchmarks(recipe):
-    pinned = resolved(recipe)
+    pinned = pin_recipe(recipe)
     assert pinned.decontaminate.benchmarks == pinned.evaluation.benchmarks
     assert pinned.decontaminate_messages.benchmarks == pinned.evaluation.benchmarks
 

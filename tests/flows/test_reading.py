@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from flows.inspection.documents import curated, funnel, print_funnel, reading_line
-from tasks.data.collect import collect, resolve
+from tasks.data.collect import collect
 from tasks.data.sources.local import LocalSource
 from tests.tasks.data.conftest import Bench
 
@@ -21,7 +21,7 @@ def test_the_funnel_says_what_was_read_and_in_red_when_rows_are_missing(tmp_path
     bench = Bench(tmp_path)
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"text": "good"}\n' * 97 + b'{"text": "cut\n' * 2 + b'{"no": "text"}\n')
-    bench.run(collect, resolve(LocalSource(name="web", paths=(str(path),), max_bad_fraction=0.5)))
+    bench.run(collect, LocalSource(name="web", paths=(str(path),), max_bad_fraction=0.5).pinned())
     (step,), text = told(bench)
     assert {key: step["reading"][key] for key in ("files", "bad_files", "rows", "read", "documents")} == {
         "files": 1,
@@ -38,7 +38,7 @@ def test_a_source_that_was_read_whole_is_not_in_red(tmp_path):
     bench = Bench(tmp_path)
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"text": "good"}\n' * 50)
-    bench.run(collect, resolve(LocalSource(name="web", paths=(str(path),))))
+    bench.run(collect, LocalSource(name="web", paths=(str(path),)).pinned())
     _, text = told(bench)
     assert "1 files, 50 rows listed, 50 read (100.00 %), 50 kept" in text
     assert "\x1b[1;31m" not in text

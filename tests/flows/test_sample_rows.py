@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.config.files import load
-from flows.config.pinning import resolved
+from flows.config.pinning import pin_recipe
 from flows.rehearsing.rehearsal import rehearsed
 from flows.rehearsing.sample_rows import wanted
 
@@ -108,7 +108,7 @@ def test_samples_have_the_names_columns_and_first_rows_of_the_data_sets(hub: Hub
     web = [name for name in written if name.startswith("allenai/olmo-mix-1124/data/dclm/")]
     assert len(web) == 2
     # A rehearsal finds in the folder all that it reads.
-    resolved(rehearsed(load("olmo2-7b-synthesis"), tmp_path, "nowhere"))
+    pin_recipe(rehearsed(load("olmo2-7b-synthesis"), tmp_path, "nowhere"))
 
 
 def test_a_data_set_is_listed_once_and_what_is_there_is_not_fetched_again(hub: HubOfFolder, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from flows.config.errors import RecipeError
 from flows.config.files import load
 from flows.config.parts import CandidateConfig
-from flows.config.pinning import resolved
+from flows.config.pinning import pin_recipe
 from flows.config.recipe_config import RecipeConfig
 from flows.microanneal import candidate_documents
 from flows.running.readiness import asked_models
@@ -79,7 +79,7 @@ def test_a_missing_endpoint_is_found_before_the_run_begins(tmp_path, monkeypatch
     for message in ("'Qwen/Qwen2.5-7B-Instruct'", "'gpt-4o-2024-08-06'", r"\$JUDGE_KEY, which is not set"):
         execution = Execution(store=str(tmp_path / "store"), endpoints=endpoints)
         with pytest.raises(ValueError, match=message):
-            run(resolved(config).model_copy(update={"execution": execution}))
+            run(pin_recipe(config).model_copy(update={"execution": execution}))
         named = {"url": "http://nowhere/v1"} | ({"key_env": "JUDGE_KEY"} if endpoints else {})
         endpoints["gpt-4o-2024-08-06" if endpoints else "Qwen/Qwen2.5-7B-Instruct"] = EndpointSettings(**named)
     assert not list((tmp_path / "store").glob("[a-z]*"))
@@ -109,7 +109,7 @@ def run_at_once(tmp_path):
         session = Session(store, Execution(store=store.url, ray="off", endpoints=endpoints), engine=AtOnce())
         recipe = load("smoke", [f"candidates={json.dumps([candidate])}"])
         with open_session(session):
-            pinned = resolved(recipe)
+            pinned = pin_recipe(recipe)
             made = candidate_documents(pinned.candidates[0], pinned)
         return list(open_artifact(store).read_jsonl(made, "documents/00000-000.jsonl.zst"))
 

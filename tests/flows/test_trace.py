@@ -18,7 +18,7 @@ from infra.workspace import Workspace, open_artifact
 from model.config import ModelConfig
 from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Checkpoint, Mix
-from tasks.data.collect import collect, resolve
+from tasks.data.collect import collect
 from tasks.data.dedup import DedupConfig, dedup
 from tasks.data.encode import EncodeConfig, encode
 from tasks.data.filter import FilterConfig, filter
@@ -48,7 +48,7 @@ class Run:
         for name, ids in (("web", list(TEXTS)[:25]), ("code", list(TEXTS)[25:])):
             path = root / f"{name}.jsonl"
             path.write_text("".join(json.dumps({"id": id, "text": TEXTS[id]}) + "\n" for id in ids))
-            raw = bench.run(collect, resolve(LocalSource(name=name, paths=(str(path),))))
+            raw = bench.run(collect, LocalSource(name=name, paths=(str(path),)).pinned())
             rules = FilterConfig(rules=(LengthRule(min_chars=10),))
             scores = bench.run(score, raw, ScoreConfig(scorers=rules.scorers))
             kept.append(bench.run(filter, raw, rules, scores))

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.evaluation.benchmarks import load_items, make_requests, resolve_benchmark
+from tasks.evaluation.benchmarks import load_items, make_requests
 from tasks.evaluation.benchmarks.items import Likelihood
 from tasks.evaluation.benchmarks.olmes import OlmesBenchmark
 
@@ -225,9 +225,9 @@ def rendered(task: str, format: str, rows: Sequence[Row], group: str = "") -> li
             path.mkdir(exist_ok=True)
             chosen = rows if not group or subset == group else rows[:1]
             (path / f"{facts.split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chosen), "utf-8")
-        config = resolve_benchmark(
-            OlmesBenchmark.model_validate({"task": task, "format": format, "path": folder, "limit": 1_000_000})
-        )
+        config = OlmesBenchmark.model_validate(
+            {"task": task, "format": format, "path": folder, "limit": 1_000_000}
+        ).pinned()
         items = [item for item in load_items(config) if item.data["group"] in groups or not group]
         asked = make_requests(config, items, chat=False)
     return [

@@ -23,7 +23,7 @@ from model.data.batches import TokenFile, WindowedTokens
 from model.data.labels import IGNORE
 from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Tokens
-from tasks.data.collect import collect, resolve
+from tasks.data.collect import collect
 from tasks.data.encode import EncodeConfig, encode
 from tasks.data.sources.local import LocalSource
 from tests.parity.cases import docstrings
@@ -42,7 +42,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[TokenFile]:
     rows = b"".join(orjson.dumps({"id": str(index), "text": text}) + b"\n" for index, text in enumerate(texts))
     (root / "text.jsonl").write_bytes(rows)
     store = Store(str(root / "store"))
-    source = resolve(LocalSource(name="text", paths=(str(root / "text.jsonl"),), shard_bytes=100_000))
+    source = LocalSource(name="text", paths=(str(root / "text.jsonl"),), shard_bytes=100_000).pinned()
     made: Tokens = run(store, encode, run(store, collect, source), EncodeConfig())
     assert len(made.files) > 3
     return [TokenFile(Path(store.full(f"{made.address}/{name}")), count) for name, count in sorted(made.files.items())]

@@ -7,7 +7,7 @@ The paper does not say whether its threshold of 2 is on the raw score or on the 
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
 from pydantic import Field
@@ -16,6 +16,7 @@ from model.config import Config
 from tasks.data.filters.attributes import Limit, Scores
 from tasks.data.filters.batch import TextBatch
 from tasks.data.filters.quality import positive_probabilities
+from tasks.data.filters.revision import pin_checkpoint
 
 HIGHEST = 5.0
 EXTRA = "transformers"
@@ -33,6 +34,10 @@ class LinearModel(Config):
     classifier: str = Field(default="education", pattern=r"^[A-Za-z0-9_-]+$")
     """Name of the classifier under `classifiers`."""
 
+    def pinned(self) -> Self:
+        """The config itself: it reads nothing that could change."""
+        return self
+
 
 class CheckpointModel(Config):
     """A sequence-classification checkpoint of transformers, loaded once per worker."""
@@ -41,9 +46,13 @@ class CheckpointModel(Config):
     path: str = "HuggingFaceFW/fineweb-edu-classifier"
     """Hub id, or local folder."""
     revision: str = ""
-    """Commit of the hub repository, or hash of the local folder; filled in when the recipe is resolved."""
+    """Commit of the hub repository, or hash of the local folder; filled in when the recipe is pinned."""
     max_tokens: int = Field(default=512, ge=2)
     """Tokens from the beginning of the text that are read (the published encoder's window)."""
+
+    def pinned(self) -> Self:
+        """The model with its commit, or the hash of its local folder."""
+        return self.model_copy(update={"revision": pin_checkpoint(self.path, self.revision)})
 
 
 class EducationScorer(Config):
@@ -52,6 +61,10 @@ class EducationScorer(Config):
     kind: Literal["fineweb_edu"] = "fineweb_edu"
     model: Annotated[LinearModel | CheckpointModel, Field(discriminator="kind")] = LinearModel()
     """What scores."""
+
+    def pinned(self) -> Self:
+        """The scorer with its model pinned."""
+        return self.model_copy(update={"model": self.model.pinned()})
 
 
 class EducationRule(Config):

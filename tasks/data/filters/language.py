@@ -6,7 +6,7 @@ model such as lid.176, which RefinedWeb and DCLM used.
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 from resiliparse.parse.lang import detect_fast
@@ -27,6 +27,10 @@ class Resiliparse(Config):
 
     kind: Literal["resiliparse"] = "resiliparse"
 
+    def pinned(self) -> Self:
+        """The config itself: it reads nothing that could change."""
+        return self
+
 
 class LangDetect(Config):
     """langdetect, on the beginning of a text."""
@@ -36,6 +40,10 @@ class LangDetect(Config):
     """Characters from the beginning of the text that are looked at: identification takes milliseconds per
     thousand."""
 
+    def pinned(self) -> Self:
+        """The config itself: it reads nothing that could change."""
+        return self
+
 
 class FastTextIdentifier(Config):
     """A fastText model whose labels are languages, on the whole text."""
@@ -43,6 +51,10 @@ class FastTextIdentifier(Config):
     kind: Literal["fasttext"] = "fasttext"
     model: PinnedFile
     """The model, such as lid.176.bin (https://fasttext.cc/docs/en/language-identification.html)."""
+
+    def pinned(self) -> Self:
+        """The identifier with its model pinned by its hash."""
+        return self.model_copy(update={"model": self.model.pinned()})
 
 
 class LanguageScorer(Config):
@@ -53,6 +65,10 @@ class LanguageScorer(Config):
     """ISO 639-1 code as the identifier writes it (langdetect: `zh-cn`, `zh-tw` for Chinese)."""
     identifier: Annotated[Resiliparse | LangDetect | FastTextIdentifier, Field(discriminator="kind")] = Resiliparse()
     """What identifies."""
+
+    def pinned(self) -> Self:
+        """The scorer with its identifier pinned."""
+        return self.model_copy(update={"identifier": self.identifier.pinned()})
 
 
 class LanguageRule(Config):

@@ -1,12 +1,13 @@
 """Files that a rule reads, such as word lists and models of others: named by path or URL, pinned by their hash.
 
-`pin` fills the hash in when a recipe is resolved, so that the identity of the scores covers the content; whoever reads the file
+`pinned` fills the hash in when a recipe is pinned, so that the identity of the scores covers the content; whoever reads the file
 later gets those bytes or an error.
 """
 
 import hashlib
 import re
 from pathlib import Path
+from typing import Self
 
 from pydantic import Field
 
@@ -22,25 +23,22 @@ class PinnedFile(Config):
     path: str = Field(min_length=1)
     """File or URL: local, http(s) or any object store."""
     sha256: str = Field(default="", pattern="^([0-9a-f]{64})?$")
-    """Hash of the content; filled in when the recipe is resolved, or given to insist on it."""
+    """Hash of the content; filled in when the recipe is pinned, or given to insist on it."""
 
-
-def pin(file: PinnedFile) -> PinnedFile:
-    """The file with its hash. Raises ValueError if it cannot be read, or is not what its hash says."""
-    content = _read(file.path)
-    if file.sha256:
-        _check(file, content)
-        return file
-    return file.model_copy(update={"sha256": hashlib.sha256(content).hexdigest()})
+    def pinned(self) -> Self:
+        """The file with its hash. Raises ValueError if it cannot be read, or is not what its hash says."""
+        content = _read(self.path)
+        if self.sha256:
+            _check(self, content)
+            return self
+        return self.model_copy(update={"sha256": hashlib.sha256(content).hexdigest()})
 
 
 def read_pinned(file: PinnedFile) -> bytes:
     """The content of a pinned file. Raises ValueError if it changed since it was pinned."""
     content = _read(file.path)
     if not file.sha256:
-        raise ValueError(
-            f"{file.path} has no sha256; resolve the recipe, so that the scores' identity covers its content"
-        )
+        raise ValueError(f"{file.path} has no sha256; pin the recipe, so that the scores' identity covers its content")
     _check(file, content)
     return content
 
@@ -65,6 +63,6 @@ def _check(file: PinnedFile, content: bytes) -> None:
     found = hashlib.sha256(content).hexdigest()
     if found != file.sha256:
         raise ValueError(
-            f"{file.path} has sha256 {found[:16]}…, pinned was {file.sha256[:16]}…: the file changed. Restore it, or resolve the "
-            "recipe anew without the old hash to use it as it is"
+            f"{file.path} has sha256 {found[:16]}…, pinned was {file.sha256[:16]}…: the file changed. Restore it, or pin the "
+            "recipe again without the old hash to use it as it is"
         )

@@ -7,7 +7,7 @@ from infra.storage.store import sha256_file
 from tasks.data.sources.hub_stream import pin_revision
 
 
-def pinned_revision(path: str, given: str) -> str:
+def pin_checkpoint(path: str, given: str) -> str:
     """The commit of a hub repository, or a hash over the names and contents of a local folder's files.
 
     Asks the hub unless a whole commit is given. Raises ValueError for a repository that is not there, and for a local folder that
@@ -19,7 +19,7 @@ def pinned_revision(path: str, given: str) -> str:
         if given and given != found:
             raise ValueError(
                 f"checkpoint {path} has hash {found[:16]}…, pinned was {given[:16]}…: its files changed. Restore them, or "
-                "resolve the recipe anew without the revision"
+                "pin the recipe again without the revision"
             )
         return found
     return pin_revision(path, given, "model")

@@ -27,10 +27,10 @@ from tasks.data.filters.language import (
 )
 from tasks.data.filters.length import LengthRule, LengthScorer, score_length
 from tasks.data.filters.pii import PIIRule, PIIScorer, score_pii
-from tasks.data.filters.pinned import pin, read_pinned
+from tasks.data.filters.pinned import read_pinned
 from tasks.data.filters.quality import QualityRule, QualityScorer, load_classifier, score_quality
 from tasks.data.filters.repetition import RepetitionRule, RepetitionScorer, score_repetition
-from tasks.data.filters.revision import pinned_revision
+from tasks.data.filters.revision import pin_checkpoint
 from tasks.data.filters.stars import StarsRule, StarsScorer, score_stars
 from tasks.data.filters.url_list import URLRule, URLScorer, load_url_lists, score_urls
 from tasks.data.filters.word_frequency import WordFrequencyRule, WordFrequencyScorer, score_word_frequency
@@ -90,21 +90,9 @@ def classifier_of(scorer: Scorer) -> str:
     return ""
 
 
-def resolved_rule(rule: Rule) -> Rule:
+def pin_rule(rule: Rule) -> Rule:
     """The rule with everything pinned that its scorer reads: list files by their hash, checkpoints by their commit."""
-    scorer = rule.scorer
-    if isinstance(scorer, URLScorer):
-        lists = {"domains": tuple(map(pin, scorer.domains)), "words": tuple(map(pin, scorer.words))}
-        scorer = scorer.model_copy(update=lists)
-    elif isinstance(scorer, WordListScorer):
-        scorer = scorer.model_copy(update={"lists": tuple(map(pin, scorer.lists))})
-    elif isinstance(scorer, LanguageScorer) and isinstance(scorer.identifier, FastTextIdentifier):
-        identifier = FastTextIdentifier(model=pin(scorer.identifier.model))
-        scorer = scorer.model_copy(update={"identifier": identifier})
-    elif isinstance(scorer, EducationScorer) and isinstance(scorer.model, CheckpointModel):
-        revision = pinned_revision(scorer.model.path, scorer.model.revision)
-        scorer = scorer.model_copy(update={"model": scorer.model.model_copy(update={"revision": revision})})
-    return rule.model_copy(update={"scorer": scorer})
+    return rule.model_copy(update={"scorer": rule.scorer.pinned()})
 
 
 def needs_model(scorer: Scorer) -> bool:
@@ -138,7 +126,7 @@ def load_model(ws: Workspace, scorer: Scorer, classifiers: dict[str, Classifier]
 def _checkpoint(ws: Workspace, model: CheckpointModel) -> Any:
     local = Path(model.path).expanduser().is_dir()
     if local:
-        pinned_revision(model.path, model.revision)
+        pin_checkpoint(model.path, model.revision)
     revision = "" if local else model.revision
     return load_encoder(model.path, revision, model.max_tokens, ws.compute.device, ws.compute.threads)
 

@@ -39,6 +39,14 @@ class URLScorer(Config):
             raise ValueError("url_list has no lists; name files under scorer.domains or scorer.words")
         return self
 
+    def pinned(self) -> Self:
+        """The scorer with its lists pinned by their hashes."""
+        lists = {
+            "domains": tuple(file.pinned() for file in self.domains),
+            "words": tuple(file.pinned() for file in self.words),
+        }
+        return self.model_copy(update=lists)
+
 
 class URLRule(Config):
     """Drops documents by their address."""

@@ -5,7 +5,7 @@ whole words of the text; an entry may hold several words.
 """
 
 import re
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field
 
@@ -24,6 +24,10 @@ class WordListScorer(Config):
     kind: Literal["word_list"] = "word_list"
     lists: tuple[PinnedFile, ...] = Field(min_length=1)
     """The lists."""
+
+    def pinned(self) -> Self:
+        """The scorer with its lists pinned by their hashes."""
+        return self.model_copy(update={"lists": tuple(file.pinned() for file in self.lists)})
 
 
 class WordListRule(Config):

@@ -1,12 +1,12 @@
 """Documents from a dataset of the Hugging Face hub, or from a local folder in the same layout.
 
 The files are read one by one by this project's reader (`pieces.py`), so rows of any shapes stand beside each other; of `datasets`
-only the rules are taken by which a subset and a split stand for files. `resolve` pins a hub id to a commit, so that the identity
+only the rules are taken by which a subset and a split stand for files. `pinned` pins a hub id to a commit, so that the identity
 covers its content; a local folder is pinned by the content of its files. Nothing is stored but the documents.
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field
 
@@ -14,7 +14,7 @@ from infra.workspace import Workspace
 from tasks.data.sources.formats import SUFFIXES
 from tasks.data.sources.hub_listing import Listing, choose_files, list_folder, list_hub
 from tasks.data.sources.hub_stream import hub_root, pin_revision
-from tasks.data.sources.intake import SourceConfig
+from tasks.data.sources.intake import Reading, SourceConfig
 from tasks.data.sources.listing import SourceFile, check_endings, chosen, pin_files
 from tasks.data.sources.pieces import collect_pieces, file_items
 
@@ -43,19 +43,22 @@ class HubSource(SourceConfig):
     max_documents: int | None = Field(default=None, gt=0)
     """Rows to read at most, dealt evenly to the dataset's files; None for all."""
     revision: str = ""
-    """Commit of the hub repository; `resolve` fills it in."""
+    """Commit of the hub repository; `pinned` fills it in."""
     files: tuple[SourceFile, ...] = ()
-    """The files of a local folder, pinned; `resolve` fills them in."""
+    """The files of a local folder, pinned; `pinned` fills them in."""
 
+    def pinned(self) -> Self:
+        """The config pinned to a commit, or to the files of a local folder. Asks the hub for the commit of an id."""
+        folder = Path(self.path).expanduser()
+        if folder.is_dir():
+            root = str(folder.absolute())
+            names = _names(self, list_folder(root))
+            return self.model_copy(update={"files": pin_files((root, name) for name in names)})
+        return self.model_copy(update={"revision": pin_revision(self.path, self.revision)})
 
-def resolve_hub(config: HubSource) -> HubSource:
-    """The config pinned to a commit, or to the files of a local folder. Asks the hub for the commit of an id."""
-    folder = Path(config.path).expanduser()
-    if folder.is_dir():
-        root = str(folder.absolute())
-        names = _names(config, list_folder(root))
-        return config.model_copy(update={"files": pin_files((root, name) for name in names)})
-    return config.model_copy(update={"revision": pin_revision(config.path, config.revision)})
+    def reading(self) -> Reading:
+        """The function that reads a part of the source, and the parts."""
+        return collect_hub, hub_items(self)
 
 
 def _names(config: HubSource, listing: Listing) -> list[str]:
@@ -73,10 +76,10 @@ def _names(config: HubSource, listing: Listing) -> list[str]:
 
 
 def hub_items(config: HubSource) -> list[dict[str, Any]]:
-    """Items of about `shard_bytes` each, from one listing. Raises ValueError if the config was not resolved."""
+    """Items of about `shard_bytes` each, from one listing. Raises ValueError if the config is not pinned."""
     if not config.revision and not config.files:
         raise ValueError(
-            f"source {config.name!r} has no `revision`; call tasks.data.collect.resolve on it, so that "
+            f"source {config.name!r} has no `revision`; call its method `pinned`, so that "
             "the artifact's identity covers what is read"
         )
     files = config.files or hub_files(config)

@@ -36,6 +36,10 @@ EXAMPLES = 3
 """Rows kept aside that an item names in messages."""
 
 
+Reading = tuple[Callable[..., dict[str, Any]], list[dict[str, Any]]]
+"""A module-level function of (workspace, part), and the parts of a source that it is called with."""
+
+
 class SourceConfig(Config):
     """What every kind of source has."""
 

@@ -2,13 +2,13 @@
 (RECIPE C.1). The reading is that of `pieces.py`.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field
 
 from infra.workspace import Workspace
 from tasks.data.sources.formats import SUFFIXES, format_of
-from tasks.data.sources.intake import SourceConfig
+from tasks.data.sources.intake import Reading, SourceConfig
 from tasks.data.sources.listing import SourceFile, find_files
 from tasks.data.sources.pieces import collect_pieces, file_items
 
@@ -33,24 +33,27 @@ class LocalSource(SourceConfig):
     text_separator: str = ""
     """What separates the documents of a plain-text file; empty: each file is one document."""
     files: tuple[SourceFile, ...] = ()
-    """The files that `paths` stand for, pinned by content; `resolve` fills them in, so that the identity
+    """The files that `paths` stand for, pinned by content; `pinned` fills them in, so that the identity
     covers them."""
 
+    def pinned(self) -> Self:
+        """The config with its files listed and fingerprinted. Raises ValueError if one is missing, none is found
+        or one is of no known kind."""
+        files = find_files(self.paths, SUFFIXES, include=self.include, exclude=self.exclude, strict=True)
+        for file in files:
+            format_of(file.name)
+        return self.model_copy(update={"files": files})
 
-def resolve_local(config: LocalSource) -> LocalSource:
-    """The config with its files listed and fingerprinted. Raises ValueError if one is missing, none is found
-    or one is of no known kind."""
-    files = find_files(config.paths, SUFFIXES, include=config.include, exclude=config.exclude, strict=True)
-    for file in files:
-        format_of(file.name)
-    return config.model_copy(update={"files": files})
+    def reading(self) -> Reading:
+        """The function that reads a part of the source, and the parts."""
+        return collect_local, local_items(self)
 
 
 def local_items(config: LocalSource) -> list[dict[str, Any]]:
-    """Items of about `shard_bytes` each. Raises ValueError if the config was not resolved."""
+    """Items of about `shard_bytes` each. Raises ValueError if the config is not pinned."""
     if not config.files:
         raise ValueError(
-            f"source {config.name!r} has no `files`; call tasks.data.collect.resolve on it, so that the "
+            f"source {config.name!r} has no `files`; call its method `pinned`, so that the "
             "artifact's identity covers what is read"
         )
     return file_items(config.files, config.shard_bytes)

@@ -6,7 +6,7 @@ Files are parsed, never imported. Each document names its package, version, file
 
 The same versions give the same bytes: files are put in the order of a hash of their names, dealt to a fixed
 number of shards, and each shard stops at its share of the byte budget. So the versions are part of the
-config, filled in by `resolve_python`.
+config, filled in by `pinned`.
 """
 
 import ast
@@ -22,12 +22,12 @@ from collections.abc import Iterator
 from functools import cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field
 
 from infra.workspace import Workspace
-from tasks.data.sources.intake import Intake, SourceConfig
+from tasks.data.sources.intake import Intake, Reading, SourceConfig
 
 STANDARD_LIBRARY = "python"
 STANDARD_LIBRARY_LICENSE = "PSF-2.0"
@@ -88,24 +88,27 @@ class PythonSource(SourceConfig):
     shard_bytes: int = Field(default=2_000_000, gt=0)
     """Text per document file, bytes: one unit of parallel work."""
     versions: dict[str, str] = Field(default_factory=dict)
-    """Exact version of `python` and of each package; `resolve` fills them in from the installation, so that
+    """Exact version of `python` and of each package; `pinned` fills them in from the installation, so that
     the identity covers them."""
 
+    def pinned(self) -> Self:
+        """The config with the installed versions. Raises ValueError for a package that is not installed."""
+        found = installed_versions(self.packages)
+        if self.versions and self.versions != found:
+            changed = [
+                f"{name}: recipe {self.versions.get(name, 'none')}, installed {found.get(name, 'none')}"
+                for name in sorted(self.versions.keys() | found.keys())
+                if self.versions.get(name) != found.get(name)
+            ]
+            raise ValueError(
+                f"source {self.name!r} pins other versions than are installed ({'; '.join(changed)}); "
+                "install those or remove `versions`"
+            )
+        return self.model_copy(update={"versions": found})
 
-def resolve_python(config: PythonSource) -> PythonSource:
-    """The config with the installed versions. Raises ValueError for a package that is not installed."""
-    found = installed_versions(config.packages)
-    if config.versions and config.versions != found:
-        changed = [
-            f"{name}: recipe {config.versions.get(name, 'none')}, installed {found.get(name, 'none')}"
-            for name in sorted(config.versions.keys() | found.keys())
-            if config.versions.get(name) != found.get(name)
-        ]
-        raise ValueError(
-            f"source {config.name!r} pins other versions than are installed ({'; '.join(changed)}); "
-            "install those or remove `versions`"
-        )
-    return config.model_copy(update={"versions": found})
+    def reading(self) -> Reading:
+        """The function that reads a part of the source, and the parts."""
+        return collect_python, python_items(self)
 
 
 def installed_versions(packages: tuple[str, ...]) -> dict[str, str]:
@@ -122,14 +125,14 @@ def installed_versions(packages: tuple[str, ...]) -> dict[str, str]:
 def python_items(config: PythonSource) -> list[dict[str, Any]]:
     """One item per shard: its number, its byte budget, and the units it reads, in order.
 
-    Raises ValueError if the config was not resolved or the installation is another one.
+    Raises ValueError if the config is not pinned or the installation is another one.
     """
     if not config.versions:
         raise ValueError(
-            f"source {config.name!r} has no `versions`; call tasks.data.collect.resolve on it, so that "
+            f"source {config.name!r} has no `versions`; call its method `pinned`, so that "
             "the artifact's identity covers what is read"
         )
-    resolve_python(config)
+    config.pinned()
     shards = max(1, -(-config.max_bytes // config.shard_bytes))
     units = sorted(list_units(config), key=lambda unit: hashlib.sha256("\0".join(unit).encode()).digest())
     return [

@@ -1,7 +1,7 @@
 """JSON-lines, Parquet or Arrow rows from files or a hub dataset: chats, prompts, benchmarks, and what synthetic documents are
 made of. The reading is that of document sources (`sources/`): row by row, whatever shapes they have.
 
-As with document sources, `resolve_rows` first writes into the config what will be read (file hashes, or a commit), so that
+As with document sources, `pinned` first writes into the config what will be read (file hashes, or a commit), so that
 the identity of a stage covers it.
 """
 
@@ -41,9 +41,9 @@ class RowSource(Config):
     limit: int | None = Field(default=None, ge=1)
     """Rows to read at most, from the first; None for all."""
     files: tuple[SourceFile, ...] = ()
-    """What `paths` stand for, pinned by content; `resolve_rows` fills it in."""
+    """What `paths` stand for, pinned by content; `pinned` fills it in."""
     revision: str = ""
-    """Commit of the dataset; `resolve_rows` fills it in."""
+    """Commit of the dataset; `pinned` fills it in."""
 
     @model_validator(mode="after")
     def check_origin(self) -> Self:
@@ -51,12 +51,11 @@ class RowSource(Config):
             raise ValueError(f"give either paths or dataset, not {'both' if self.paths else 'neither'}")
         return self
 
-
-def resolve_rows(source: RowSource) -> RowSource:
-    """The source pinned. ValueError when a path matches nothing or the hub does not answer."""
-    if source.paths:
-        return source.model_copy(update={"files": _found(source)})
-    return source.model_copy(update={"revision": pin_revision(source.dataset, source.revision)})
+    def pinned(self) -> Self:
+        """The source pinned. ValueError when a path matches nothing or the hub does not answer."""
+        if self.paths:
+            return self.model_copy(update={"files": _found(self)})
+        return self.model_copy(update={"revision": pin_revision(self.dataset, self.revision)})
 
 
 def _found(source: RowSource) -> tuple[SourceFile, ...]:
@@ -76,7 +75,7 @@ def read_rows(source: RowSource) -> Iterator[tuple[str, dict[str, Any] | None]]:
     """
     if not source.files and not source.revision:
         raise ValueError(
-            f"rows of {source.paths or source.dataset} are not pinned; call tasks.data.sources.rows.resolve_rows first, "
+            f"rows of {source.paths or source.dataset} are not pinned; call their method `pinned` first, "
             "so that the artifact's identity covers what is read"
         )
     rows = _file_rows(source.files or _hub_files(source))

@@ -9,7 +9,7 @@ question. The paper names no HTML extractor; this is Resiliparse's, as for web p
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from pathlib import PurePosixPath
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import Field
 from resiliparse.extract.html2text import extract_plain_text
@@ -18,7 +18,7 @@ from infra.workspace import Workspace
 from tasks.data.documents.dolma_files import open_lines
 from tasks.data.filters.stackexchange import MIN_ANSWER_VOTES, MIN_QUESTION_VOTES, is_good_pair, join_pair
 from tasks.data.sources.formats import COMPRESSIONS
-from tasks.data.sources.intake import Intake, SourceConfig
+from tasks.data.sources.intake import Intake, Reading, SourceConfig
 from tasks.data.sources.lines import ENDS, cut_lines, most_bytes
 from tasks.data.sources.listing import BrokenFileError, SourceFile, find_files
 
@@ -38,7 +38,15 @@ class StackExchangeSource(SourceConfig):
     min_answer_votes: int = MIN_ANSWER_VOTES
     """Fewest votes of its accepted answer (paper section 4.3)."""
     files: tuple[SourceFile, ...] = ()
-    """The files that `paths` stand for, pinned by content; `resolve` fills them in."""
+    """The files that `paths` stand for, pinned by content; `pinned` fills them in."""
+
+    def pinned(self) -> Self:
+        """The config with its files listed and fingerprinted. Raises ValueError if one is missing or none is found."""
+        return self.model_copy(update={"files": find_files(self.paths, SUFFIXES)})
+
+    def reading(self) -> Reading:
+        """The function that reads a part of the source, and the parts."""
+        return collect_stackexchange, stackexchange_items(self)
 
 
 class Question(NamedTuple):
@@ -51,16 +59,11 @@ class Question(NamedTuple):
     tags: str
 
 
-def resolve_stackexchange(config: StackExchangeSource) -> StackExchangeSource:
-    """The config with its files listed and fingerprinted. Raises ValueError if one is missing or none is found."""
-    return config.model_copy(update={"files": find_files(config.paths, SUFFIXES)})
-
-
 def stackexchange_items(config: StackExchangeSource) -> list[dict[str, Any]]:
-    """One item per site. Raises ValueError if the config was not resolved."""
+    """One item per site. Raises ValueError if the config is not pinned."""
     if not config.files:
         raise ValueError(
-            f"source {config.name!r} has no `files`; call tasks.data.collect.resolve on it, so that the "
+            f"source {config.name!r} has no `files`; call its method `pinned`, so that the "
             "artifact's identity covers what is read"
         )
     return [{"item": number, "file": file.model_dump(mode="json")} for number, file in enumerate(config.files)]

@@ -26,7 +26,6 @@ __all__ = [
     "load_items",
     "make_requests",
     "primary_metric",
-    "resolve_benchmark",
     "score_item",
 ]
 
@@ -39,25 +38,8 @@ LOWER_IS_BETTER = frozenset({"bits_per_byte"})
 """Metrics whose smaller value is the better one."""
 
 
-def resolve_benchmark(config: Benchmark) -> Benchmark:
-    """The config with the files or the dataset it reads pinned, so that an identity made of it covers them."""
-    match config:
-        case SyntheticBenchmark():
-            return config
-        case OlmesBenchmark():
-            return olmes.resolve(config)
-        case OlmesRequestsBenchmark():
-            return olmes_requests.resolve(config)
-        case GSM8KBenchmark():
-            return gsm8k.resolve(config)
-        case IFEvalBenchmark():
-            return ifeval.resolve(config)
-        case TemplateBenchmark():
-            return template.resolve(config)
-
-
 def load_items(config: Benchmark) -> list[Item]:
-    """The items of a resolved benchmark in evaluation order.
+    """The items of a pinned benchmark in evaluation order.
 
     ValueError when the data are missing or malformed, or when there are none.
     """

@@ -8,13 +8,13 @@ own, with the cue "Answer:" at the start of each answer. `kind: olmes, task: gsm
 import re
 from collections.abc import Sequence
 from itertools import islice
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field
 
 from model.config import Config
 from model.tokens.chat import Message
-from tasks.data.sources.rows import RowSource, field_of, read_good_rows, resolve_rows
+from tasks.data.sources.rows import RowSource, field_of, read_good_rows
 from tasks.evaluation.benchmarks.answers import gsm8k_match
 from tasks.evaluation.benchmarks.items import Generation, Item, ItemScore, LikelihoodAnswer, Prompt, subsample
 from tasks.evaluation.benchmarks.task import Role
@@ -48,11 +48,10 @@ class GSM8KBenchmark(Config):
     def primary(self) -> str:
         return "exact_match"
 
-
-def resolve(config: GSM8KBenchmark) -> GSM8KBenchmark:
-    """The config with its rows pinned."""
-    shot_rows = None if config.shot_rows is None else resolve_rows(config.shot_rows)
-    return config.model_copy(update={"rows": resolve_rows(config.rows), "shot_rows": shot_rows})
+    def pinned(self) -> Self:
+        """The config with its rows pinned."""
+        shot_rows = None if self.shot_rows is None else self.shot_rows.pinned()
+        return self.model_copy(update={"rows": self.rows.pinned(), "shot_rows": shot_rows})
 
 
 def split_answer(answer: str) -> tuple[str, str]:

@@ -5,13 +5,13 @@ prompt as a text to continue.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field
 
 from model.config import Config
 from model.tokens.chat import Message
-from tasks.data.sources.rows import RowSource, field_of, read_good_rows, resolve_rows
+from tasks.data.sources.rows import RowSource, field_of, read_good_rows
 from tasks.evaluation.benchmarks.items import Generation, Item, ItemScore, LikelihoodAnswer, Prompt, subsample
 from tasks.verifiers.ifeval import judge
 
@@ -35,10 +35,9 @@ class IFEvalBenchmark(Config):
     def primary(self) -> str:
         return "prompt_loose"
 
-
-def resolve(config: IFEvalBenchmark) -> IFEvalBenchmark:
-    """The config with its rows pinned."""
-    return config.model_copy(update={"rows": resolve_rows(config.rows)})
+    def pinned(self) -> Self:
+        """The config with its rows pinned."""
+        return self.model_copy(update={"rows": self.rows.pinned()})
 
 
 def load_items(config: IFEvalBenchmark) -> list[Item]:

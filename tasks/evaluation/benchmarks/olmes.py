@@ -9,13 +9,13 @@ Example: `{kind: olmes, task: arc_challenge, format: cloze, path: /data/ai2_arc}
 from collections.abc import Sequence
 from dataclasses import replace
 from math import comb
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from model.config import Config
 from model.tokens.chat import Message
-from tasks.data.sources.rows import RowSource, read_good_rows, resolve_rows
+from tasks.data.sources.rows import RowSource, read_good_rows
 from tasks.evaluation.benchmarks.items import (
     Boundary,
     Generation,
@@ -52,7 +52,7 @@ class OlmesBenchmark(Config):
     """Folder or URL of a local copy of the data set; empty reads the hub. A task of several data sets has a folder for each,
     by its name."""
     revision: str = ""
-    """Branch, tag or commit on the hub; `resolve` pins the commit."""
+    """Branch, tag or commit on the hub; `pinned` pins the commit."""
     normalisation: Normalisation | Literal["published"] = "published"
     """Of cloze choices; `published` follows RECIPE I.2."""
     shots: int | None = Field(default=None, ge=0)
@@ -65,8 +65,8 @@ class OlmesBenchmark(Config):
     """Of a written answer; None for the published number."""
     context: int | None = Field(default=None, ge=2)
     """Tokens of prompt and answer together; None for the task's own."""
-    pinned: dict[str, RowSource] = Field(default_factory=dict)
-    """What is read, pinned by content or commit; `resolve` fills it in."""
+    pins: dict[str, RowSource] = Field(default_factory=dict)
+    """What is read, pinned by content or commit; `pinned` fills it in."""
 
     @model_validator(mode="before")
     @classmethod
@@ -115,35 +115,34 @@ class OlmesBenchmark(Config):
     def average(self) -> Average:
         return self.facts.average
 
-
-def resolve(config: OlmesBenchmark) -> OlmesBenchmark:
-    """The config with every split that it reads pinned. ValueError when a local copy lacks one."""
-    task = config.facts
-    wanted = {"items": task.split}
-    if task.shot_split and config.shot_count:
-        wanted["shots"] = task.shot_split
-    pinned = {}
-    for part, split in wanted.items():
-        for group, dataset, subset in task.sources():
-            if config.path:
-                templated = "{group}" in task.dataset
-                folder = f"{config.path.rstrip('/')}/{dataset.rpartition('/')[2]}" if templated else config.path
-                source = RowSource(paths=split_files(folder, subset, split))
-            else:
-                source = RowSource(dataset=dataset, subset=subset, split=split, revision=config.revision)
-            pinned[f"{part}:{group}"] = resolve_rows(source)
-    return config.model_copy(update={"pinned": pinned})
+    def pinned(self) -> Self:
+        """The config with every split that it reads pinned. ValueError when a local copy lacks one."""
+        task = self.facts
+        wanted = {"items": task.split}
+        if task.shot_split and self.shot_count:
+            wanted["shots"] = task.shot_split
+        pins = {}
+        for part, split in wanted.items():
+            for group, dataset, subset in task.sources():
+                if self.path:
+                    templated = "{group}" in task.dataset
+                    folder = f"{self.path.rstrip('/')}/{dataset.rpartition('/')[2]}" if templated else self.path
+                    source = RowSource(paths=split_files(folder, subset, split))
+                else:
+                    source = RowSource(dataset=dataset, subset=subset, split=split, revision=self.revision)
+                pins[f"{part}:{group}"] = source.pinned()
+        return self.model_copy(update={"pins": pins})
 
 
 def load_items(config: OlmesBenchmark) -> list[Item]:
     """The task's documents in evaluation order, each with its prompt. ValueError when the config is not pinned."""
-    if not config.pinned:
+    if not config.pins:
         raise ValueError(
-            f"benchmark {config.name!r} is not pinned; call tasks.evaluation.benchmarks.resolve_benchmark first, so that "
+            f"benchmark {config.name!r} is not pinned; call its method `pinned` first, so that "
             "the identity of its scores covers what is read"
         )
     task = config.facts
-    shots = shots_by_group(task, config.shot_count, config.pinned)
+    shots = shots_by_group(task, config.shot_count, config.pins)
     whole = read_documents(task, config)
     limit = config.limit or task.limit or len(whole)
     return [make_item(config, task, document, shots) for document in subsample(whole, limit)]
@@ -153,7 +152,7 @@ def read_documents(task: Task, config: OlmesBenchmark) -> list[Document]:
     """Documents of all groups in order. ValueError naming the row that does not fit the data set's schema."""
     found: list[Document] = []
     for group, _, _ in task.sources():
-        rows = list(read_good_rows(config.pinned[f"items:{group}"]))
+        rows = list(read_good_rows(config.pins[f"items:{group}"]))
         places = range(len(rows)) if task.places is None else [place for place in task.places if place < len(rows)]
         for place in places:
             try:

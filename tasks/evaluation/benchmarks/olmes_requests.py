@@ -9,7 +9,7 @@ requests are made here. Primary normalisations are those of RECIPE I.2, not the 
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field
 
@@ -78,26 +78,25 @@ class OlmesRequestsBenchmark(Config):
     role: Role | None = None
     """`dev` or `held_out` (Table 20); None judges by the folder's name."""
     files: tuple[SourceFile, ...] = ()
-    """The folder's two files, pinned by content; `resolve` fills them in."""
+    """The folder's two files, pinned by content; `pinned` fills them in."""
 
-
-def resolve(config: OlmesRequestsBenchmark) -> OlmesRequestsBenchmark:
-    """The config with its files pinned. ValueError when the folder is not a rendered task."""
-    found = find_files((config.path,), FILES)
-    names = [file.name.rsplit("/", 1)[-1] for file in found]
-    if len(found) != 2 or "config.json" not in names:
-        raise ValueError(
-            f"{config.path} is not a rendered task: it needs config.json and one of requests.jsonl and "
-            f"requests.jsonl.gz, and holds {', '.join(names)}"
-        )
-    return config.model_copy(update={"files": found})
+    def pinned(self) -> Self:
+        """The config with its files pinned. ValueError when the folder is not a rendered task."""
+        found = find_files((self.path,), FILES)
+        names = [file.name.rsplit("/", 1)[-1] for file in found]
+        if len(found) != 2 or "self.json" not in names:
+            raise ValueError(
+                f"{self.path} is not a rendered task: it needs self.json and one of requests.jsonl and "
+                f"requests.jsonl.gz, and holds {', '.join(names)}"
+            )
+        return self.model_copy(update={"files": found})
 
 
 def read_rows(config: OlmesRequestsBenchmark) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The task's settings and all its rows. ValueError when it is not pinned or a row is not JSON."""
     if not config.files:
         raise ValueError(
-            f"benchmark {config.name!r} is not pinned; call tasks.evaluation.benchmarks.resolve_benchmark first, so that "
+            f"benchmark {config.name!r} is not pinned; call its method `pinned` first, so that "
             "the identity of its scores covers what is read"
         )
     settings_file, rows_file = sorted(config.files, key=lambda file: not file.name.endswith("config.json"))

@@ -19,7 +19,7 @@ TRAINING = "train"
 
 
 def items_of_splits(config: Benchmark, splits: Splits) -> Iterator[tuple[Splits, Item]]:
-    """(held_out, or all for a training split; the item) of a resolved benchmark, the evaluated split first.
+    """(held_out, or all for a training split; the item) of a pinned benchmark, the evaluated split first.
 
     Raises ValueError when the data are missing or there are no items.
     """

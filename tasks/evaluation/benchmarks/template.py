@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from model.config import Config
 from model.tokens.chat import Message
-from tasks.data.sources.rows import RowSource, read_good_rows, resolve_rows
+from tasks.data.sources.rows import RowSource, read_good_rows
 from tasks.evaluation.benchmarks.answers import squad_f1, squad_match
 from tasks.evaluation.benchmarks.items import (
     Generation,
@@ -99,17 +99,16 @@ class TemplateBenchmark(Config):
     def ranked_by(self) -> Normalisation:
         return "raw" if self.format == "multiple_choice" else self.normalisation
 
+    def pinned(self) -> Self:
+        """The config with its rows pinned."""
+        shot_rows = None if self.shot_rows is None else self.shot_rows.pinned()
+        return self.model_copy(update={"rows": self.rows.pinned(), "shot_rows": shot_rows})
+
 
 @cache
 def environment() -> ImmutableSandboxedEnvironment:
     """Jinja without access to anything but the row."""
     return ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
-
-
-def resolve(config: TemplateBenchmark) -> TemplateBenchmark:
-    """The config with its rows pinned."""
-    shot_rows = None if config.shot_rows is None else resolve_rows(config.shot_rows)
-    return config.model_copy(update={"rows": resolve_rows(config.rows), "shot_rows": shot_rows})
 
 
 def load_items(config: TemplateBenchmark) -> list[Item]:

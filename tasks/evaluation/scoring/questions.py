@@ -1,5 +1,7 @@
 """What an evaluation asks: its benchmarks and suites, and how the model is addressed (RECIPE I)."""
 
+from typing import Self
+
 from pydantic import Field
 
 from model.config import Config, Precision
@@ -23,6 +25,10 @@ class EvaluateConfig(Config):
     (RECIPE I.1). Never more than the model's."""
     precision: Precision = "fp32"
     """Of the model's arithmetic; log-likelihoods in fp32 equal transformers' to 1e-4."""
+
+    def pinned(self) -> Self:
+        """The config with the files and datasets of its benchmarks pinned."""
+        return self.model_copy(update={"benchmarks": tuple(benchmark.pinned() for benchmark in self.benchmarks)})
 
 
 def check_names(config: EvaluateConfig) -> None:

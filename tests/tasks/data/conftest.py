@@ -15,7 +15,7 @@ from infra.stage import Stage
 from infra.storage.store import Store
 from infra.workspace import Workspace
 from tasks.artifacts import Classifier, Documents
-from tasks.data.collect import collect, resolve
+from tasks.data.collect import collect
 from tasks.data.filter import FilterConfig, Judge, filter
 from tasks.data.filters.rules import Rule
 from tasks.data.score import ScoreConfig, score, score_rows
@@ -59,7 +59,7 @@ class Bench:
         """A documents artifact of these texts, ids 0, 1, ... as strings."""
         path = self.root / f"{name}.jsonl"
         path.write_bytes(b"".join(orjson.dumps({"id": str(i), "text": t}) + b"\n" for i, t in enumerate(texts)))
-        return self.run(collect, resolve(LocalSource(name=name, paths=(str(path),), **options)))
+        return self.run(collect, LocalSource(name=name, paths=(str(path),), **options).pinned())
 
 
 def refusals(rule: Rule, documents: Iterable[Any], model: Any = None) -> list[str]:

@@ -18,7 +18,7 @@ import pytest
 import zstandard
 
 from infra.storage.store import Store
-from tasks.data.collect import collect, resolve
+from tasks.data.collect import collect
 from tasks.data.documents import partitions
 from tasks.data.documents.dolma_files import LineWriter
 from tasks.data.sources import lines as lines_module
@@ -27,13 +27,13 @@ from tasks.data.sources.hub import HubSource
 from tasks.data.sources.lines import count_lines
 from tasks.data.sources.listing import BrokenFileError, SourceFailureError
 from tasks.data.sources.local import LocalSource
-from tasks.data.sources.rows import RowSource, read_rows, resolve_rows
+from tasks.data.sources.rows import RowSource, read_rows
 from tasks.data.sources.texts import cut_parts
 
 
 def local(*paths: Path, **options) -> LocalSource:
     options = {"name": "web", "max_bad_fraction": 0.9, "max_bad_file_fraction": 1.0, **options}
-    return resolve(LocalSource(paths=tuple(map(str, paths)), **options))  # type: ignore[return-value]
+    return LocalSource(paths=tuple(map(str, paths)), **options).pinned()  # type: ignore[return-value]
 
 
 def lines(*rows: object) -> bytes:
@@ -223,7 +223,7 @@ def test_a_page_that_breaks_within_a_row_group_makes_all_its_rows_unusable(
     assert [row["text"] for row in bench.rows(made, "documents/")] == texts[2000:]
     (bad,) = bench.rows(made, "bad/")
     assert (bad["group"], bad["line"], bad["rows"]) == (0, 1, 2000)
-    rows = list(read_rows(resolve_rows(RowSource(paths=(str(path),)))))
+    rows = list(read_rows(RowSource(paths=(str(path),)).pinned()))
     assert [row is None for _, row in rows] == [True] * 2000 + [False] * 2000
 
 
@@ -307,8 +307,8 @@ def test_a_hub_file_that_breaks_ends_the_stage_by_name(bench, tmp_path):
     (folder / "train-0.jsonl.gz").write_bytes(packed)
     (folder / "train-1.jsonl.gz").write_bytes(packed[:-100])
     with pytest.raises(BrokenFileError, match=r"train-1\.jsonl\.gz breaks at row"):
-        bench.run(collect, resolve(HubSource(name="hub", path=str(folder), max_bad_fraction=1.0)))
-    made = bench.run(collect, resolve(HubSource(name="hub", path=str(folder), exclude=("train-1*",))))
+        bench.run(collect, HubSource(name="hub", path=str(folder), max_bad_fraction=1.0).pinned())
+    made = bench.run(collect, HubSource(name="hub", path=str(folder), exclude=("train-1*",)).pinned())
     assert made.documents == 3000
 
 
@@ -319,11 +319,11 @@ from infra.session import Session
 from infra.settings import Execution
 from infra.execution.attempt import run_stage
 from infra.storage.store import Store
-from tasks.data.collect import collect, resolve
+from tasks.data.collect import collect
 from tasks.data.sources.local import LocalSource
 root = Path(sys.argv[1])
 session = Session(Store(str(root / "store")), Execution(store=str(root / "store"), ray="off"))
-config = resolve(LocalSource(name="web", paths=(str(root / "in"),), max_bad_fraction=0.9, max_bad_file_fraction=1.0))
+config = LocalSource(name="web", paths=(str(root / "in"),), max_bad_fraction=0.9, max_bad_file_fraction=1.0).pinned()
 made = run_stage(collect, session, collect.bind(config), lambda *event: None).artifact
 status = Path("/proc/self/status")
 if status.exists():

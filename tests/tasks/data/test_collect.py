@@ -14,7 +14,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.data.collect import collect, resolve
+from tasks.data.collect import collect
 from tasks.data.sources.hub import HubSource
 from tasks.data.sources.intake import clean_text
 from tasks.data.sources.listing import BrokenFileError
@@ -27,7 +27,7 @@ def lines(*rows: object) -> bytes:
 
 
 def local(path: Path, **options) -> LocalSource:
-    return resolve(LocalSource(name="web", paths=(str(path),), **options))  # type: ignore[return-value]
+    return LocalSource(name="web", paths=(str(path),), **options).pinned()  # type: ignore[return-value]
 
 
 ROWS = [{"id": f"d{i}", "text": f"text number {i} " * (i % 7 + 1), "metadata": {"n": i}} for i in range(500)]
@@ -186,7 +186,7 @@ def test_empty_sources_and_unresolved_configs_say_so(bench, tmp_path):
     (tmp_path / "empty.jsonl").touch()
     with pytest.raises(ValueError, match="source 'web' is empty"):
         bench.run(collect, local(tmp_path / "empty.jsonl"))
-    with pytest.raises(ValueError, match=r"call tasks\.data\.collect\.resolve"):
+    with pytest.raises(ValueError, match=r"call its method `pinned`"):
         bench.run(collect, PythonSource(name="docs"))
 
 
@@ -196,7 +196,7 @@ def test_a_local_folder_is_streamed_as_a_dataset(bench, tmp_path):
     folder.mkdir()
     for part in range(3):
         (folder / f"train-{part}.jsonl").write_bytes(lines(*({"text": f"{part}-{i}", "url": "u"} for i in range(10))))
-    config = resolve(HubSource(name="hub", path=str(folder), max_documents=20))
+    config = HubSource(name="hub", path=str(folder), max_documents=20).pinned()
     made = bench.run(collect, config)
     rows = bench.rows(made, "documents/")
     assert [row["text"] for row in rows] == [
@@ -217,7 +217,7 @@ def test_docstrings_are_those_that_inspect_finds():
 
 
 def test_python_source_is_deterministic_within_budget_and_licensed(bench, new_bench):
-    config = resolve(PythonSource(name="docs", packages=("numpy",), max_bytes=300_000, shard_bytes=100_000))
+    config = PythonSource(name="docs", packages=("numpy",), max_bytes=300_000, shard_bytes=100_000).pinned()
     made = bench.run(collect, config)
     again = new_bench("other").run(collect, config)
     assert made.digest == again.digest
@@ -227,13 +227,13 @@ def test_python_source_is_deterministic_within_budget_and_licensed(bench, new_be
     assert {row["metadata"]["package"] for row in rows} == {"python", "numpy"}
     assert all(row["metadata"]["license"] and row["metadata"]["version"] for row in rows)
     with pytest.raises(ValueError, match=r"pins other versions than are installed .*numpy: recipe 0\.1"):
-        resolve(config.model_copy(update={"versions": {**config.versions, "numpy": "0.1"}}))
+        config.model_copy(update={"versions": {**config.versions, "numpy": "0.1"}}).pinned()
     with pytest.raises(ValueError, match="'no-such-package' is not installed"):
-        resolve(PythonSource(name="docs", packages=("no-such-package",)))
+        PythonSource(name="docs", packages=("no-such-package",)).pinned()
 
 
 def test_code_is_whole_files(bench):
-    config = resolve(PythonSource(name="code", content="code", packages=(), max_bytes=200_000))
+    config = PythonSource(name="code", content="code", packages=(), max_bytes=200_000).pinned()
     rows = bench.rows(bench.run(collect, config), "documents/")
     assert all(row["metadata"]["file"].endswith(".py") for row in rows)
     path = Path(inspect.getsourcefile(json) or "").parents[1] / rows[0]["metadata"]["file"]

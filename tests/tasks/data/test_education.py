@@ -30,7 +30,7 @@ from tasks.data.filters.education import (
     load_encoder,
 )
 from tasks.data.filters.length import LengthScorer
-from tasks.data.filters.rules import needs_device, resolved_rule
+from tasks.data.filters.rules import needs_device
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *["the", "sun", "is", "a", "star", "and", "buys", "cheap", "pills", "now"]]
 TEXTS = ["the sun is a star", "buys cheap pills now " * 30, "", "the", "a star and the sun " * 3, "unknown words"]
@@ -89,7 +89,7 @@ def test_several_classes_give_the_expected_class(tmp_path):
 def test_stage_scores_with_a_checkpoint_and_a_raw_or_rounded_threshold(bench, tmp_path):
     folder = checkpoint(tmp_path / "edu")
     scorer = EducationScorer(model=CheckpointModel(path=str(folder)))
-    rule = resolved_rule(EducationRule(scorer=scorer, threshold=1.2))
+    rule = pin_rule(EducationRule(scorer=scorer, threshold=1.2))
     assert len(rule.scorer.model.revision) == 64
     documents = bench.documents(TEXTS)
     made = bench.filtered(documents, rule)

@@ -168,8 +168,8 @@ def test_mix_artifact_and_ranked_winner(bench):
         stderr={"a": 0, "b": 0},
     )
     wanted = (MixSource(source="web", passes=2), MixSource(source="winner"))
-    resolved = plan_mix({part.source: part for part in parts}, MixConfig(sources=wanted), ranking)
-    assert {entry.source for entry in resolved} == {"web", "b"}
+    found = plan_mix({part.source: part for part in parts}, MixConfig(sources=wanted), ranking)
+    assert {entry.source for entry in found} == {"web", "b"}
     made = bench.run(mix, parts, MixConfig(sources=wanted, winner="a"))
     listed = bench.json(made, "mix.json")
     assert [(row["source"], row["passes"]) for row in listed["entries"]] == [("web", 2), ("a", 1)]

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from tasks.data.collect import collect, resolve
+from tasks.data.collect import collect
 from tasks.data.sources.local import LocalSource
 from tests.tasks.data.test_reader_fuzz import long_window
 
@@ -41,7 +41,7 @@ def lines(texts: Iterable[str] = TEXTS) -> bytes:
 def read(bench, folder: Path) -> tuple[int, dict[str, int], dict[str, int]]:
     """Documents, unusable rows by reason, records passed over."""
     source = LocalSource(name="web", paths=(str(folder),), max_bad_fraction=1.0, max_bad_file_fraction=1.0)
-    made = bench.run(collect, resolve(source))
+    made = bench.run(collect, source.pinned())
     return made.documents, dict(made.dropped), bench.json(made, "collect.json")["passed_over"]
 
 
@@ -154,7 +154,7 @@ def test_metadata_of_any_form(bench, folder, metadata):
     """An object, a JSON string that holds one, one in the other, or something else that is kept as it is."""
     row = {"text": "one", "license": "mit", "metadata": metadata}
     (folder / "rows.jsonl").write_bytes(json.dumps(row).encode())
-    made = bench.run(collect, resolve(LocalSource(name="web", paths=(str(folder),))))
+    made = bench.run(collect, LocalSource(name="web", paths=(str(folder),)).pinned())
     (found,) = bench.rows(made, "documents/")
     holds_url = "url" in str(metadata)
     kept = {"url": "u"} if holds_url else {"metadata": metadata} if metadata is not None else {}
@@ -197,7 +197,7 @@ def test_columns_of_any_type_cost_no_row(bench, folder, form):
         kept["far_duration"] = (kept["far_duration"][0].cast(pa.int64()), 2**62)
     table = pa.table({"text": TEXTS, **{name: column for name, (column, _) in kept.items()}})
     (folder / f"rows.{'PARQUET' if form == 'parquet' else 'Arrow'}").write_bytes(written(table, form))
-    made = bench.run(collect, resolve(LocalSource(name="web", paths=(str(folder),))))
+    made = bench.run(collect, LocalSource(name="web", paths=(str(folder),)).pinned())
     rows = bench.rows(made, "documents/")
     assert [row["text"] for row in rows] == TEXTS
     for name, (_, expected) in kept.items():
@@ -219,7 +219,7 @@ def test_columns_of_any_type_cost_no_row(bench, folder, form):
 def test_text_of_any_string_type(bench, folder, form, column):
     name = "rows.parquet" if form == "parquet" else "rows.arrow"
     (folder / name).write_bytes(written(pa.table({"text": column}), form))
-    made = bench.run(collect, resolve(LocalSource(name="web", paths=(str(folder),))))
+    made = bench.run(collect, LocalSource(name="web", paths=(str(folder),)).pinned())
     assert [row["text"] for row in bench.rows(made, "documents/")] == TEXTS
 
 

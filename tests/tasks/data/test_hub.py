@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.data.collect import collect, resolve
+from tasks.data.collect import collect
 from tasks.data.sources.hub import HubSource
 from tasks.data.sources.hub_listing import Listing, choose_files, configs_of
 from tests.hub_server import CountingHub
@@ -44,17 +44,17 @@ def test_files_of_two_converters_stand_in_one_subset(bench, tmp_path):
     write(folder / "data/math/one/a.jsonl.gz", one)
     write(folder / "data/math/two/b.jsonl", two)
     write(folder / "data/web/c.jsonl", [{"text": "other subset"}])
-    made = bench.run(collect, resolve(HubSource(name="web", path=str(folder), subset="math")))
+    made = bench.run(collect, HubSource(name="web", path=str(folder), subset="math").pinned())
     rows = bench.rows(made, "documents/")
     assert (made.documents, made.dropped) == (270, {})
     assert rows[0]["metadata"] == {"url": "https://a.example", "score": 0.5}
     assert (rows[-1]["metadata"], rows[-1]["added"]) == ({"steps": [1, 2]}, "2024-08-01")
     with pytest.raises(ValueError, match=r"no subset 'code'; it has math, web"):
-        resolve(HubSource(name="web", path=str(folder), subset="code"))
+        HubSource(name="web", path=str(folder), subset="code").pinned()
     with pytest.raises(ValueError, match=r"several subsets; give one as `subset`: math, web"):
-        resolve(HubSource(name="web", path=str(folder)))
+        HubSource(name="web", path=str(folder)).pinned()
     with pytest.raises(ValueError, match=r"no split 'test'; it has train"):
-        resolve(HubSource(name="web", path=str(folder), subset="math", split="test"))
+        HubSource(name="web", path=str(folder), subset="math", split="test").pinned()
 
 
 CHANGES = {
@@ -77,7 +77,7 @@ def test_rows_may_change_their_shape_within_a_file(bench, tmp_path, change):
     rows = [{"text": f"{filler}{i}", "metadata": early} for i in range(2000)]
     rows += [{"text": f"{filler}{i}", "metadata": late, **extra} for i in range(100)]
     write(tmp_path / "set/data/web/a.jsonl", rows)
-    made = bench.run(collect, resolve(HubSource(name="web", path=str(tmp_path / "set"), subset="web")))
+    made = bench.run(collect, HubSource(name="web", path=str(tmp_path / "set"), subset="web").pinned())
     assert (made.documents, made.dropped) == (2100, {})
     last = bench.rows(made, "documents/")[-1]["metadata"]
     assert last == {**extra, **(json.loads(late) if isinstance(late, str) else late or {})}
@@ -91,7 +91,7 @@ def test_shards_of_a_table_may_have_other_columns(bench, tmp_path):
     pq.write_table(pa.table({"text": ["d"], "quality": ["high"]}), folder / "train-00002.PARQUET")
     with pa.ipc.new_stream(folder / "train-00003.arrow", pa.schema({"text": pa.large_string()})) as writer:
         writer.write_table(pa.table({"text": pa.array(["e", "f"], pa.large_string())}))
-    made = bench.run(collect, resolve(HubSource(name="web", path=str(folder))))
+    made = bench.run(collect, HubSource(name="web", path=str(folder)).pinned())
     assert [(row["text"], row["metadata"].get("quality")) for row in bench.rows(made, "documents/")] == [
         ("a", None), ("b", None), ("c", 0.5), ("d", "high"), ("e", None), ("f", None)
     ]  # fmt: skip
@@ -105,8 +105,8 @@ def test_files_that_are_excluded_are_not_read_and_others_are_named(bench, tmp_pa
     (folder / "data/math/notes.docx").write_bytes(b"x")
     source = HubSource(name="web", path=str(folder), subset="math", exclude=("**/test/**",))
     with pytest.raises(ValueError, match=r"no reader knows: data/math/notes\.docx.*\*\.docx"):
-        resolve(source)
-    made = bench.run(collect, resolve(source.model_copy(update={"exclude": ("**/test/**", "*.docx")})))
+        source.pinned()
+    made = bench.run(collect, source.model_copy(update={"exclude": ("**/test/**", "*.docx")}).pinned())
     assert [row["text"] for row in bench.rows(made, "documents/")] == ["good"]
 
 
@@ -125,14 +125,14 @@ def test_splits_follow_the_names_of_files_where_a_readme_says_nothing():
 READ = """
 import json, sys
 from pathlib import Path
-from tasks.data.collect import collect, resolve
-from tasks.data.sources.rows import RowSource, read_rows, resolve_rows
+from tasks.data.collect import collect
+from tasks.data.sources.rows import RowSource, read_rows
 from tasks.data.sources.hub import HubSource
 from tests.tasks.data.conftest import Bench
 bench = Bench(Path(sys.argv[1]))
-config = resolve(HubSource(name="web", path=sys.argv[2], subset="dclm", shard_bytes=20_000))
+config = HubSource(name="web", path=sys.argv[2], subset="dclm", shard_bytes=20_000).pinned()
 made = bench.run(collect, config)
-rows = list(read_rows(resolve_rows(RowSource(dataset=sys.argv[2], subset="dclm", limit=30))))
+rows = list(read_rows(RowSource(dataset=sys.argv[2], subset="dclm", limit=30).pinned()))
 print(json.dumps([made.documents, config.revision, bench.rows(made, "documents/")[0]["id"], len(rows), rows[-1][0]]))
 """
 

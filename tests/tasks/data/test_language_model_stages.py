@@ -11,8 +11,8 @@ from infra.session import Session
 from infra.settings import EndpointSettings, Execution
 from tasks.data.classifier import ClassifierConfig, Selection, classifier
 from tasks.data.label import LabelConfig, label, read_label
-from tasks.data.personas import PersonasConfig, personas, resolve_personas
-from tasks.data.programs import ProgramsConfig, programs, resolve_programs
+from tasks.data.personas import PersonasConfig, personas
+from tasks.data.programs import ProgramsConfig, programs
 from tasks.data.rewrite import RewriteConfig, rewrite, states
 from tasks.data.sources.rows import RowSource
 from tasks.prompting import LanguageModelConfig, check_prompt
@@ -60,7 +60,7 @@ def tutor(body):
 def persona_config(tmp_path, count=40, **changes):
     rows = [{"persona": f"person number {i}, a baker"} for i in range(count)] + [b"{", {"persona": " "}]
     settings = {"personas": lines(tmp_path / "p.jsonl", rows), "writer": WRITER, "max_dropped": 0.6}
-    return resolve_personas(PersonasConfig(**(settings | changes)))
+    return PersonasConfig(**(settings | changes)).pinned()
 
 
 def test_personas_give_problems_with_checked_solutions(bench, tmp_path, new_bench):
@@ -147,7 +147,7 @@ def program_rows():
 
 def program_documents(bench, tmp_path, **changes):
     config = ProgramsConfig(name="tiny", rows=lines(tmp_path / "t.jsonl", program_rows()), **changes)
-    return bench.run(programs, resolve_programs(config))
+    return bench.run(programs, config.pinned())
 
 
 def test_programs_are_kept_when_they_run_and_annotated(bench, tmp_path):
@@ -169,10 +169,10 @@ def test_several_files_are_several_shards(bench, tmp_path):
     for name in ("a", "b"):
         lines(tmp_path / f"{name}.jsonl", program_rows())
     source = RowSource(paths=(str(tmp_path / "*.jsonl"),))
-    made = bench.run(programs, resolve_programs(ProgramsConfig(rows=source)))
+    made = bench.run(programs, ProgramsConfig(rows=source).pinned())
     rows = bench.rows(made, "documents/")
     assert made.documents == len(rows) == len({row["id"] for row in rows}) == 20
-    few = bench.run(programs, resolve_programs(ProgramsConfig(rows=source.model_copy(update={"limit": 3}))))
+    few = bench.run(programs, ProgramsConfig(rows=source.model_copy(update={"limit": 3})).pinned())
     assert few.documents == 3
 
 

@@ -10,8 +10,6 @@ import pytest
 from infra.stage import stage
 from infra.workspace import Workspace
 from tasks.artifacts import Preferences
-from tasks.data import chats as chats_stage
-from tasks.data import prompts as prompts_stage
 from tasks.data.chats import ChatRows, ChatsConfig, SyntheticChats, chats
 from tasks.data.decontaminate import decontaminate
 from tasks.data.decontaminate_chats import decontaminate_chats
@@ -22,7 +20,6 @@ from tasks.data.filters.ngrams import word_ngrams
 from tasks.data.filters.overlap import DecontaminateConfig, OverlapRule
 from tasks.data.prompts import PromptRows, PromptsConfig, prompts
 from tasks.data.sources.rows import RowSource
-from tasks.evaluation.benchmarks import resolve_benchmark
 from tasks.evaluation.benchmarks.gsm8k import GSM8KBenchmark
 from tasks.synthetic import ArithmeticConfig
 
@@ -57,7 +54,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> RowSource:
 def config(tmp_path) -> DecontaminateConfig:
     """Forty questions, of which five are evaluated: all forty count."""
     rows = write(tmp_path / "quiz.jsonl", [{"question": question(i), "answer": answer(i)} for i in range(ITEMS)])
-    benchmark = resolve_benchmark(GSM8KBenchmark(rows=rows, limit=5))
+    benchmark = GSM8KBenchmark(rows=rows, limit=5).pinned()
     return DecontaminateConfig(benchmarks=(benchmark,), direction="item", max_overlap=0.5)
 
 
@@ -87,7 +84,7 @@ def test_chats_lose_items_in_any_turn(bench, config, tmp_path):
     rows += [{"messages": [*turns(long, "Yes."), *turns(question(3), "No.")]}]
     rows += [{"messages": turns(harmless(i), f"Because of {i} stones.")} for i in range(10)]
     source = ChatRows(name="quiz", rows=write(tmp_path / "chats.jsonl", rows))
-    made = bench.run(chats, chats_stage.resolve(ChatsConfig(sources=(source,))))
+    made = bench.run(chats, ChatsConfig(sources=(source,)).pinned())
     clean = bench.run(decontaminate_chats, made, config)
     assert (clean.chats, clean.sources, clean.dropped) == (10, {"quiz": 10}, {"contaminated": ITEMS + 1})
     assert [row["id"] for row in bench.rows(clean, "chats.jsonl.zst")] == [f"quiz-{ITEMS + 1 + i}" for i in range(10)]
@@ -101,7 +98,7 @@ def test_prompts_lose_items_also_behind_shots(bench, config, tmp_path):
     asked += [harmless(i) for i in range(12)]
     rows = [{"messages": turns(text, "")[:1], "ground_truth": "1", "dataset": "gsm8k"} for text in asked]
     source = PromptRows(name="quiz", rows=write(tmp_path / "prompts.jsonl", rows))
-    made = bench.run(prompts, prompts_stage.resolve(PromptsConfig(sources=(source,))))
+    made = bench.run(prompts, PromptsConfig(sources=(source,)).pinned())
     clean = bench.run(decontaminate_prompts, made, config)
     assert (clean.prompts, clean.datasets, clean.dropped) == (12, {"gsm8k": 12}, {"contaminated": ITEMS})
 
@@ -109,7 +106,7 @@ def test_prompts_lose_items_also_behind_shots(bench, config, tmp_path):
 def test_prompts_that_are_all_items_end_the_stage_with_the_benchmark(bench, config, tmp_path):
     rows = [{"messages": turns(question(i), "")[:1], "ground_truth": "1", "dataset": "gsm8k"} for i in range(ITEMS)]
     source = PromptRows(name="quiz", rows=write(tmp_path / "prompts.jsonl", rows))
-    made = bench.run(prompts, prompts_stage.resolve(PromptsConfig(sources=(source,))))
+    made = bench.run(prompts, PromptsConfig(sources=(source,)).pinned())
     with pytest.raises(ValueError, match=r"each of the 40 rows of .* \(gsm8k 40\)"):
         bench.run(decontaminate_prompts, made, config)
 
@@ -134,7 +131,7 @@ def test_sources_made_from_a_split_of_their_own_are_exempt_and_say_so(bench, con
     leaky = ChatRows(name="quiz", rows=write(tmp_path / "c.jsonl", [{"messages": turns(question(0), answer(0))}]))
     made = bench.run(
         chats,
-        chats_stage.resolve(ChatsConfig(sources=(SyntheticChats(name="sums", problems=(kind,), count=20), leaky))),
+        ChatsConfig(sources=(SyntheticChats(name="sums", problems=(kind,), count=20), leaky)).pinned(),
     )
     clean = bench.run(decontaminate_chats, made, config.model_copy(update={"exempt": {"sums": "own split"}}))
     assert (clean.sources, clean.dropped) == ({"sums": 20}, {"contaminated": 1})
@@ -147,7 +144,7 @@ def test_rules_are_those_of_each_source(bench, config):
     path = bench.root / "shots.jsonl"
     benchmark = config.benchmarks[0].model_copy(update={"shot_rows": write(path, [shot])})
     rule = OverlapRule(splits="all")
-    both = DecontaminateConfig(benchmarks=(resolve_benchmark(benchmark),), sources={"flan": rule})
+    both = DecontaminateConfig(benchmarks=(benchmark.pinned(),), sources={"flan": rule})
     text = harmless(77)
     plain = bench.run(decontaminate, bench.documents([text, "other words here"], "plain"), both)
     flan = bench.run(decontaminate, bench.documents([text, "other words here"], "flan"), both)
@@ -178,12 +175,10 @@ DISGUISES = {
 @pytest.mark.parametrize("text", DISGUISES.values(), ids=DISGUISES)
 def test_spelling_hides_no_item(bench, tmp_path, text):
     rows = write(tmp_path / "quiz.jsonl", [{"question": CAFE, "answer": "#### 77"}])
-    benchmark = resolve_benchmark(GSM8KBenchmark(rows=rows))
+    benchmark = GSM8KBenchmark(rows=rows).pinned()
     made = bench.run(decontaminate, bench.documents([text, harmless(1)]), DecontaminateConfig(benchmarks=(benchmark,)))
     assert made.documents == 1
-    hidden = resolve_benchmark(
-        GSM8KBenchmark(rows=write(tmp_path / "hidden.jsonl", [{"question": text, "answer": "#### 7"}]))
-    )
+    hidden = GSM8KBenchmark(rows=write(tmp_path / "hidden.jsonl", [{"question": text, "answer": "#### 7"}])).pinned()
     made = bench.run(decontaminate, bench.documents([CAFE, harmless(1)]), DecontaminateConfig(benchmarks=(hidden,)))
     assert made.documents == 1
 

@@ -8,8 +8,8 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tasks.data.filters.pinned import PinnedFile, pin, read_lines
-from tasks.data.filters.rules import load_model, resolved_rule
+from tasks.data.filters.pinned import PinnedFile, read_lines
+from tasks.data.filters.rules import load_model
 from tasks.data.filters.stars import StarsScorer, score_stars
 from tasks.data.filters.url_entries import Entries, entries_of
 from tasks.data.filters.url_list import URLLists, URLRule, URLScorer, listed_parts, score_urls
@@ -44,7 +44,7 @@ def test_urls_are_refused_by_domain_and_by_word(bench, tmp_path):
     (tmp_path / "domains").write_text("# a comment\nhttps://www.Bad.com/\n\nblog.example/spam\n")
     (tmp_path / "words").write_text("casino\npoker # games\n")
     domains, words = (PinnedFile(path=str(tmp_path / name)) for name in ("domains", "words"))
-    rule = resolved_rule(URLRule(scorer=URLScorer(domains=(domains,), words=(words,))))
+    rule = pin_rule(URLRule(scorer=URLScorer(domains=(domains,), words=(words,))))
     assert rule.scorer.domains[0].sha256 == hashlib.sha256((tmp_path / "domains").read_bytes()).hexdigest()
     pages = [page(url) for url in ("https://bad.com/x", "https://a.org/best-casino", "https://a.org/casinos", None)]
     model = load_model(bench.reader(), rule.scorer, {})
@@ -54,7 +54,7 @@ def test_urls_are_refused_by_domain_and_by_word(bench, tmp_path):
 
 def test_words_and_phrases_are_whole_words_in_any_case(bench, tmp_path):
     (tmp_path / "list").write_text("dirty\nvery naughty word\n")
-    rule = resolved_rule(WordListRule(scorer=WordListScorer(lists=(PinnedFile(path=str(tmp_path / "list")),))))
+    rule = pin_rule(WordListRule(scorer=WordListScorer(lists=(PinnedFile(path=str(tmp_path / "list")),))))
     model = load_model(bench.reader(), rule.scorer, {})
     texts = [
         "a Dirty thing, dirty!",
@@ -72,21 +72,21 @@ def test_words_and_phrases_are_whole_words_in_any_case(bench, tmp_path):
 def test_a_list_that_changed_is_refused_and_urls_can_be_lists(bench, tmp_path):
     file = tmp_path / "list"
     file.write_text("one\n")
-    rule = resolved_rule(WordListRule(scorer=WordListScorer(lists=(PinnedFile(path=str(file)),))))
+    rule = pin_rule(WordListRule(scorer=WordListScorer(lists=(PinnedFile(path=str(file)),))))
     documents = bench.documents(["one two", "two"])
     assert bench.filtered(documents, rule).dropped == {"word_list": 1}
     handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = PinnedFile(path=f"http://127.0.0.1:{server.server_port}/list")
-        assert read_lines((pin(url),)) == ["one"]
+        assert read_lines((url.pinned(),)) == ["one"]
         server.shutdown()
     file.write_text("two\n")
     with pytest.raises(ValueError, match=r"has sha256 .*, pinned was .*: the file changed"):
         bench.filtered(bench.documents(["three"], "others"), rule)
     with pytest.raises(ValueError, match="does not exist"):
-        pin(PinnedFile(path=str(tmp_path / "none")))
-    with pytest.raises(ValueError, match="has no sha256; resolve the recipe"):
+        PinnedFile(path=str(tmp_path / "none")).pinned()
+    with pytest.raises(ValueError, match="has no sha256; pin the recipe"):
         read_lines((PinnedFile(path=str(file)),))
     with pytest.raises(ValueError, match="url_list has no lists"):
         URLScorer()
@@ -121,7 +121,7 @@ def test_lists_in_every_format_mean_their_domain(bench, tmp_path, line):
         file.write(f"{line}\n@@||good.org^\ngood.org##.banner\n")
     (tmp_path / "two").write_text("0.0.0.0 second.net\n127.0.0.1 localhost\n")
     files = tuple(PinnedFile(path=str(tmp_path / name)) for name in ("one", "two"))
-    rule = resolved_rule(URLRule(scorer=URLScorer(domains=files)))
+    rule = pin_rule(URLRule(scorer=URLScorer(domains=files)))
     model = load_model(bench.reader(), rule.scorer, {})
     urls = [
         "https://bad.com/x",
@@ -185,7 +185,7 @@ def test_star_counts_may_be_text(stars, read):
 
 def test_a_hash_sign_belongs_to_a_word(bench, tmp_path):
     (tmp_path / "list").write_text("C#\nc++  # both of them\n# none\n")
-    rule = resolved_rule(WordListRule(scorer=WordListScorer(lists=(PinnedFile(path=str(tmp_path / "list")),))))
+    rule = pin_rule(WordListRule(scorer=WordListScorer(lists=(PinnedFile(path=str(tmp_path / "list")),))))
     model = load_model(bench.reader(), rule.scorer, {})
     texts = ["written in C#.", "written in C.", "C++ and others", "C #1", "item c#4", "Bc#"]
     assert [bool(detail) for detail in refusals(rule, texts, model)] == [True, False, True, False, False, False]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from tasks.data.collect import collect, resolve
+from tasks.data.collect import collect
 from tasks.data.sources import pages
 from tasks.data.sources.listing import BrokenFileError
 from tasks.data.sources.local import LocalSource
@@ -42,7 +42,7 @@ def record(body: bytes, number: int, *, head: str = "Content-Type: text/html", k
 
 def local(*paths: Path, **options) -> LocalSource:
     options = {"name": "web", "max_bad_fraction": 1.0, "max_bad_file_fraction": 1.0, **options}
-    return resolve(LocalSource(paths=tuple(map(str, paths)), **options))  # type: ignore[return-value]
+    return LocalSource(paths=tuple(map(str, paths)), **options).pinned()  # type: ignore[return-value]
 
 
 ENGLISH = [record(page(SENTENCE.format(number)).encode(), number) for number in range(6)]

@@ -7,9 +7,6 @@ from typing import Any, Literal
 
 import pytest
 
-from tasks.data import chats as chats_stage
-from tasks.data import pairs as pairs_stage
-from tasks.data import prompts as prompts_stage
 from tasks.data.chats import ChatRows, ChatsConfig, chats
 from tasks.data.filters.chat_filters import ChatFilterConfig
 from tasks.data.pairs import PairsConfig, pairs
@@ -43,7 +40,7 @@ def written(tmp_path):
 
 def asked(bench, rows: RowSource, ground_truth: Literal["required", "optional"] = "required", **options):
     source = PromptRows(name="file", rows=rows, **options)
-    return bench.run(prompts, prompts_stage.resolve(PromptsConfig(sources=(source,), ground_truth=ground_truth)))
+    return bench.run(prompts, PromptsConfig(sources=(source,), ground_truth=ground_truth).pinned())
 
 
 UNUSABLE = [
@@ -140,7 +137,7 @@ def test_the_last_answer_is_cut_off_or_the_file_refused(bench, written):
 
 
 def read_pairs(bench, rows: RowSource, **options):
-    return bench.run(pairs, pairs_stage.resolve(PairsConfig(rows=rows, **options)))
+    return bench.run(pairs, PairsConfig(rows=rows, **options).pinned())
 
 
 CHOSEN, REJECTED = [user("Name rivers."), assistant("Elbe, Rhine.")], [user("Name rivers."), assistant("No.")]
@@ -208,7 +205,7 @@ def test_pairs_that_cannot_be_compared_have_a_reason(bench, written):
 
 def talk(bench, rows: RowSource, **options):
     source = ChatRows(name="file", rows=rows, **options)
-    return bench.run(chats, chats_stage.resolve(ChatsConfig(sources=(source,))))
+    return bench.run(chats, ChatsConfig(sources=(source,)).pinned())
 
 
 def test_chats_of_every_shape_are_read_or_refused_by_name(bench, written):

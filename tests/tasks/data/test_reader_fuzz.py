@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from tasks.data.collect import collect, resolve
+from tasks.data.collect import collect
 from tasks.data.sources import lines, pin
 from tasks.data.sources.hub import HubSource
 from tasks.data.sources.listing import BrokenFileError, ChangedFileError
@@ -209,7 +209,7 @@ def account(bench: Bench, folder: Path, made: Made, kind: str) -> str:
 def attempt(bench: Bench, source: LocalSource | HubSource) -> tuple[Any, ValueError | None]:
     """What was made, or the error that ended the stage; another error than one of the input is the test's."""
     try:
-        return bench.run(collect, resolve(source)), None
+        return bench.run(collect, source.pinned()), None
     except ValueError as error:
         return None, error
 
@@ -240,7 +240,7 @@ def test_no_schedule_of_changes_makes_an_id_hold_another_text(bench, tmp_path, m
     first = b"".join(b'{"text": "first %04d"}\n' % number for number in range(3000))
     other = first.replace(b"first", b"other")
     path.write_bytes(first)
-    config = resolve(LocalSource(name="web", paths=(str(path),), shard_bytes=20_000))
+    config = LocalSource(name="web", paths=(str(path),), shard_bytes=20_000).pinned()
     if rng.random() < 0.3:
         rewrite(path, other, keep_time=rng.random() < 0.5)
 
@@ -270,11 +270,11 @@ def test_a_large_file_edited_where_no_sample_is_taken_is_another_file(bench, tmp
     monkeypatch.setattr(pin, "_SAMPLE_BYTES", 1 << 10)
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"text": "same"}\n' * 20_000)
-    config = resolve(LocalSource(name="web", paths=(str(path),), id_field=""))
+    config = LocalSource(name="web", paths=(str(path),), id_field="").pinned()
     data = bytearray(path.read_bytes())
     data[17 * 5000 + 10 : 17 * 5000 + 14] = b"edit"
     path.write_bytes(data)
-    assert resolve(LocalSource(name="web", paths=(str(path),), id_field="")) != config
+    assert LocalSource(name="web", paths=(str(path),), id_field="").pinned() != config
     with pytest.raises(
         ChangedFileError, match=r"rows\.jsonl changed since the stage was planned.*Run the same command again"
     ):

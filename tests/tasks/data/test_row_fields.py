@@ -5,7 +5,7 @@ import json
 import orjson
 import pytest
 
-from tasks.data.collect import collect, resolve
+from tasks.data.collect import collect
 from tasks.data.filters.stars import StarsScorer, score_stars
 from tasks.data.sources.intake import metadata_of
 from tasks.data.sources.local import LocalSource
@@ -35,4 +35,4 @@ def test_a_field_is_found_wherever_it_stands(fields):
 def test_a_byte_order_mark_costs_no_row(bench, tmp_path):
     path = tmp_path / "bom.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + b"".join(orjson.dumps({"text": f"t{i}"}) + b"\n" for i in range(5)))
-    assert bench.run(collect, resolve(LocalSource(name="web", paths=(str(path),)))).documents == 5
+    assert bench.run(collect, LocalSource(name="web", paths=(str(path),)).pinned()).documents == 5

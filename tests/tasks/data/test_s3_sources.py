@@ -9,7 +9,7 @@ import pytest
 import s3fs
 
 from infra.records.record import record_of
-from tasks.data.collect import collect, resolve
+from tasks.data.collect import collect
 from tasks.data.sources.intake import Intake
 from tasks.data.sources.listing import ChangedFileError
 from tasks.data.sources.local import LocalSource
@@ -58,7 +58,7 @@ def test_a_file_on_s3_gives_the_digest_of_the_local_one(bench, bucket, tmp_path:
     put(bucket, "whole", f"{len(name)}/{name}", FILES[name])
     digests = []
     for place in (str(local), f"s3://{BUCKET}/whole/{len(name)}"):
-        made = bench.run(collect, resolve(LocalSource(name="web", paths=(place,), include=(name.rsplit("/")[-1],))))
+        made = bench.run(collect, LocalSource(name="web", paths=(place,), include=(name.rsplit("/")[-1],)).pinned())
         assert made.documents > 0
         digests.append(record_of(bench.store, made).digest)
     assert digests[0] == digests[1]
@@ -70,7 +70,7 @@ def test_a_file_on_s3_gives_the_digest_of_the_local_one(bench, bucket, tmp_path:
 def test_an_object_that_is_replaced_while_it_is_read_ends_the_stage_by_name(bench, bucket, monkeypatch, name: str):
     """The new object has the same length and the same rows in another order, so only its version tells."""
     put(bucket, "changing", name, FILES[name])
-    config = resolve(LocalSource(name="web", paths=(f"s3://{BUCKET}/changing/{name}",)))
+    config = LocalSource(name="web", paths=(f"s3://{BUCKET}/changing/{name}",)).pinned()
     accept, seen = Intake.accept, []
 
     def accepting(self: Intake, *arguments: object, **place: object) -> None:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from flows.config.files import load, read_recipe
-from flows.config.pinning import resolved
+from flows.config.pinning import pin_recipe
 from flows.config.recipe_config import RecipeConfig
 from flows.running.run import plan
 from infra.settings import Execution
@@ -125,7 +125,7 @@ def toy_recipe(folder: Path, threshold: float, ranks: int = 300, **changes: Any)
     path.write_text(yaml.safe_dump(recipe | changes, sort_keys=False))
     config = load(str(path))
     execution = Execution(store=str(folder / "store"), ray="off")
-    return resolved(config.model_copy(update={"execution": execution}))
+    return pin_recipe(config.model_copy(update={"execution": execution}))
 
 
 def web_stages(bench: Any, config: RecipeConfig) -> tuple[Attributes, Documents]:

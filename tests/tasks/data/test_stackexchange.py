@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.data.collect import collect, resolve
+from tasks.data.collect import collect
 from tasks.data.filters.stackexchange import is_good_pair, join_pair
 from tasks.data.sources.stackexchange import StackExchangeSource, plain_text
 
@@ -55,7 +55,7 @@ def test_pairs_are_selected_and_joined_as_published(bench):
         folder.mkdir(parents=True)
         (folder / "Posts.xml.gz").write_bytes(gzip.compress("\n".join(posts).encode()))
     (sites / "math.stackexchange.com" / "Comments.xml").write_text("<comments/>")
-    made = bench.run(collect, resolve(StackExchangeSource(name="stackexchange", paths=(str(sites),))))
+    made = bench.run(collect, StackExchangeSource(name="stackexchange", paths=(str(sites),)).pinned())
     rows = bench.rows(made, "documents/")
     assert [row["id"] for row in rows] == ["cooking.stackexchange.com/1", "math.stackexchange.com/1"]
     # The answer's longest run has three newlines, so the separator has four.
@@ -78,12 +78,12 @@ def test_a_broken_line_is_kept_aside_and_the_rest_is_read(bench):
     folder.mkdir()
     (folder / "Posts.xml").write_text("\n".join([*POSTS[:3], '  <row Id="7" Body="cut', *POSTS[3:]]))
     source = StackExchangeSource(name="stackexchange", paths=(str(folder / "Posts.xml"),), max_bad_fraction=0.6)
-    made = bench.run(collect, resolve(source))
+    made = bench.run(collect, source.pinned())
     assert (made.documents, made.dropped) == (1, {"not_xml": 1})
     (bad,) = bench.rows(made, "bad/")
     assert bad["line"] == 4
     with pytest.raises(ValueError, match="matches no file"):
-        resolve(StackExchangeSource(name="stackexchange", paths=(str(bench.root / "empty*"),)))
+        StackExchangeSource(name="stackexchange", paths=(str(bench.root / "empty*"),)).pinned()
 
 
 def test_good_pairs_by_votes():

@@ -10,12 +10,10 @@ from infra.execution.attempt import run_stage
 from infra.session import Session
 from infra.settings import Execution
 from infra.storage.store import Store
-from tasks.data import chats as chats_stage
-from tasks.data import prompts as prompts_stage
 from tasks.data.chats import ChatRows, ChatsConfig, SyntheticChats, chats
 from tasks.data.documents.dolma_files import read_rows as read_lines
 from tasks.data.prompts import PromptRows, PromptsConfig, SyntheticPrompts, prompts
-from tasks.data.sources.rows import RowSource, read_rows, resolve_rows
+from tasks.data.sources.rows import RowSource, read_rows
 from tasks.data.synthesize import SynthesizeConfig, synthesize
 from tasks.synthetic import ArithmeticConfig, WordProblemsConfig, generate
 from tasks.verifiers import verify
@@ -74,7 +72,7 @@ def test_chats_count_sources_and_keep_bad_rows_aside(desk, tmp_path):
         good,
     ]
     source = ChatRows(name="file", rows=write_lines(tmp_path / "c.jsonl", rows), max_bad_fraction=0.8)
-    config = chats_stage.resolve(ChatsConfig(sources=(SyntheticChats(problems=KINDS, count=20), source)))
+    config = ChatsConfig(sources=(SyntheticChats(problems=KINDS, count=20), source)).pinned()
     made = desk.run(chats, config)
     assert made.sources == {"synthetic_math": 20, "file": 2}
     assert made.chats == 22
@@ -95,11 +93,11 @@ def test_chats_count_sources_and_keep_bad_rows_aside(desk, tmp_path):
 def test_too_many_bad_rows_fail_the_stage(desk, tmp_path):
     source = ChatRows(name="file", rows=write_lines(tmp_path / "c.jsonl", ["{", {"messages": []}]))
     with pytest.raises(ValueError, match="has no usable row"):
-        desk.run(chats, chats_stage.resolve(ChatsConfig(sources=(source,))))
+        desk.run(chats, ChatsConfig(sources=(source,)).pinned())
     good = {"messages": [{"role": "assistant", "content": "x"}]}
     source = ChatRows(name="file", rows=write_lines(tmp_path / "d.jsonl", ["{", good, good]))
     with pytest.raises(ValueError, match=r"1 of 3 rows are unusable .* max_bad_fraction=0.01"):
-        desk.run(chats, chats_stage.resolve(ChatsConfig(sources=(source,))))
+        desk.run(chats, ChatsConfig(sources=(source,)).pinned())
 
 
 def test_prompts_come_from_their_split_and_are_verifiable(desk):
@@ -129,7 +127,7 @@ def test_prompt_rows_are_checked(desk, tmp_path):
         [1],
     ]
     source = PromptRows(name="file", rows=write_lines(tmp_path / "p.jsonl", rows), max_bad_fraction=1.0)
-    made = desk.run(prompts, prompts_stage.resolve(PromptsConfig(sources=(source,))))
+    made = desk.run(prompts, PromptsConfig(sources=(source,)).pinned())
     assert made.datasets == {"MATH": 1, "gsm8k": 1}
     assert desk.rows(made, "prompts.jsonl.zst")[0] == {
         "id": "file-0",
@@ -150,14 +148,14 @@ def test_rows_are_pinned_by_content(tmp_path):
     source = write_lines(tmp_path / "r.jsonl", [{"a": 1}, {"a": 2}, {"a": 3}])
     with pytest.raises(ValueError, match="are not pinned"):
         list(read_rows(source))
-    pinned = resolve_rows(source)
+    pinned = source.pinned()
     assert [row for _, row in read_rows(pinned.model_copy(update={"limit": 2}))] == [{"a": 1}, {"a": 2}]
     write_lines(tmp_path / "r.jsonl", [{"a": 1}, {"a": 2}, {"a": 4}])
-    assert resolve_rows(source) != pinned
+    assert source.pinned() != pinned
     with pytest.raises(ValueError, match="give either paths or dataset, not neither"):
         RowSource()
     with pytest.raises(ValueError, match=r"matches no file|does not exist"):
-        resolve_rows(RowSource(paths=(str(tmp_path / "none.jsonl"),)))
+        RowSource(paths=(str(tmp_path / "none.jsonl"),)).pinned()
 
 
 def test_names_of_sources_are_unique(desk):

@@ -14,7 +14,6 @@ from tasks.evaluation.benchmarks import (
     load_items,
     make_requests,
     primary_metric,
-    resolve_benchmark,
     score_item,
 )
 from tasks.evaluation.benchmarks import answers as answer_rules
@@ -160,7 +159,7 @@ def write_task(folder: Path, core: str, rows: list[dict], *, suffix: str = "", *
     ]
     data = "\n".join(json.dumps(row) for row in full).encode()
     (folder / "requests.jsonl.gz").write_bytes(gzip.compress(data))
-    config = resolve_benchmark(OlmesRequestsBenchmark(name=core, path=str(folder)))
+    config = OlmesRequestsBenchmark(name=core, path=str(folder)).pinned()
     assert isinstance(config, OlmesRequestsBenchmark)
     return config
 
@@ -250,7 +249,7 @@ def test_olmes_folder_errors_are_named(tmp_path):
         load_items(OlmesRequestsBenchmark(name="x", path=str(tmp_path)))
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="is not a rendered task"):
-        resolve_benchmark(OlmesRequestsBenchmark(name="x", path=str(tmp_path)))
+        OlmesRequestsBenchmark(name="x", path=str(tmp_path)).pinned()
 
 
 def test_olmes_prompts_are_completions_for_chat_models_too(tmp_path):
@@ -263,8 +262,10 @@ def test_gsm8k_family_from_a_file(tmp_path):
     rows = [{"question": f"q{n}?", "answer": f"1 + {n} = <<1+{n}={n + 1}>>{n + 1}\n#### {n + 1}"} for n in range(4)]
     (tmp_path / "test.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     source = {"paths": [str(tmp_path / "test.jsonl")]}
-    config = resolve_benchmark(
-        TypeAdapter(BenchmarkConfig).validate_python({"kind": "gsm8k", "rows": source, "shot_rows": source, "shots": 1})
+    config = (
+        TypeAdapter(BenchmarkConfig)
+        .validate_python({"kind": "gsm8k", "rows": source, "shot_rows": source, "shots": 1})
+        .pinned()
     )
     items = load_items(config)
     (request,) = make_requests(config, items, chat=False)[2]
@@ -278,8 +279,10 @@ def test_gsm8k_family_from_a_file(tmp_path):
 def test_ifeval_family_from_a_file(tmp_path):
     row = {"key": 7, "prompt": "No commas.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
     (tmp_path / "x.jsonl").write_text(json.dumps(row))
-    config = resolve_benchmark(
-        TypeAdapter(BenchmarkConfig).validate_python({"kind": "ifeval", "rows": {"paths": [str(tmp_path / "x.jsonl")]}})
+    config = (
+        TypeAdapter(BenchmarkConfig)
+        .validate_python({"kind": "ifeval", "rows": {"paths": [str(tmp_path / "x.jsonl")]}})
+        .pinned()
     )
     items = load_items(config)
     assert items[0].id == "7"

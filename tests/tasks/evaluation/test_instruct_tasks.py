@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tasks.evaluation.benchmarks import load_items, make_requests, primary_metric, resolve_benchmark, score_item
+from tasks.evaluation.benchmarks import load_items, make_requests, primary_metric, score_item
 from tasks.evaluation.benchmarks.items import Generation, LikelihoodAnswer
 from tasks.evaluation.benchmarks.olmes import OlmesBenchmark, pass_at
 from tasks.evaluation.benchmarks.tasks.agi_eval import EXAMS
@@ -22,7 +22,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def load(**fields: Any):
-    config = resolve_benchmark(OlmesBenchmark.model_validate(fields))
+    config = OlmesBenchmark.model_validate(fields).pinned()
     return config, load_items(config)
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.evaluation.benchmarks import load_items, make_requests, resolve_benchmark, score_item
+from tasks.evaluation.benchmarks import load_items, make_requests, score_item
 from tasks.evaluation.benchmarks.items import Generation, LikelihoodAnswer
 from tasks.evaluation.benchmarks.olmes import OlmesBenchmark
 from tasks.evaluation.benchmarks.tasks import all_tasks, find_task
@@ -100,7 +100,7 @@ COPIES = [
 
 
 def load(**fields):
-    config = resolve_benchmark(OlmesBenchmark.model_validate(fields))
+    config = OlmesBenchmark.model_validate(fields).pinned()
     assert isinstance(config, OlmesBenchmark)
     return config, load_items(config)
 

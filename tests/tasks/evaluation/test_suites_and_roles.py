@@ -8,7 +8,6 @@ from math import sqrt
 import pytest
 
 from flows.config.files import load
-from tasks.evaluation.benchmarks import resolve_benchmark
 from tasks.evaluation.benchmarks.gsm8k import GSM8KBenchmark
 from tasks.evaluation.benchmarks.ifeval import IFEvalBenchmark
 from tasks.evaluation.benchmarks.items import Item, ItemScore
@@ -164,7 +163,7 @@ def rendered(tmp_path, core: str, count: int, **settings) -> OlmesRequestsBenchm
         for n in range(count)
     ]
     (folder / "requests.jsonl.gz").write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
-    config = resolve_benchmark(OlmesRequestsBenchmark(name=core, path=str(folder)))
+    config = OlmesRequestsBenchmark(name=core, path=str(folder)).pinned()
     assert isinstance(config, OlmesRequestsBenchmark)
     return config
 

@@ -10,7 +10,6 @@ from tasks.evaluation.benchmarks import (
     load_items,
     make_requests,
     primary_metric,
-    resolve_benchmark,
     score_item,
 )
 from tasks.evaluation.benchmarks.items import LikelihoodAnswer
@@ -28,7 +27,7 @@ def load(tmp_path, rows=ROWS, **fields):
     if fields.get("shots"):
         fields["shot_rows"] = source
     data = {"kind": "template", "name": "capitals", "rows": source, **fields}
-    config = resolve_benchmark(TypeAdapter(BenchmarkConfig).validate_python(data))
+    config = TypeAdapter(BenchmarkConfig).validate_python(data).pinned()
     return config, load_items(config)
 
 

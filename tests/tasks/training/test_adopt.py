@@ -11,11 +11,10 @@ from model.files.weights import load_hf, save_hf
 from model.network.transformer import Transformer
 from tasks.artifacts import Mix
 from tasks.data.collect import collect
-from tasks.data.collect import resolve as resolve_source
 from tasks.data.encode import EncodeConfig, encode_documents
 from tasks.data.mix import MixConfig, mix_tokens
 from tasks.data.sources.local import LocalSource
-from tasks.training.adopt import AdoptConfig, adopt_checkpoint, resolve
+from tasks.training.adopt import AdoptConfig, adopt_checkpoint
 from tasks.training.anneal import AnnealConfig, anneal_checkpoint
 from tasks.training.sft import SFTConfig, train_sft
 from tests.tasks.training.conftest import RANKS, TINY, TOKENIZER, Bench
@@ -32,13 +31,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 def adopted(bench: Bench, folder: Path):
-    return bench.outcome(adopt_checkpoint, "adopt", config=resolve(AdoptConfig(source=str(folder))))
+    return bench.outcome(adopt_checkpoint, "adopt", config=AdoptConfig(source=str(folder)).pinned())
 
 
 def tiny_mix(bench: Bench, root: Path) -> Mix:
     rows = "".join(json.dumps({"id": str(i), "text": f"{i} and {i} is {2 * i}"}) + "\n" for i in range(60))
     (root / "text.jsonl").write_text(rows)
-    source = resolve_source(LocalSource(name="web", paths=(str(root / "text.jsonl"),)))
+    source = LocalSource(name="web", paths=(str(root / "text.jsonl"),)).pinned()
     documents = bench.run(collect.function, "collect", config=source)
     tokens = bench.run(encode_documents, "encode", documents=documents, config=EncodeConfig(ranks=RANKS))
     return bench.run(mix_tokens, "mix", sources=[tokens], config=MixConfig())
@@ -120,13 +119,13 @@ def test_a_hub_id_is_pinned_to_the_snapshot_of_its_commit(
     (cached / "refs" / "main").write_text(commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    config = resolve(AdoptConfig(source="someone/model"))
+    config = AdoptConfig(source="someone/model").pinned()
     assert config.revision == commit
     made = bench.outcome(adopt_checkpoint, "adopt", config=config)
     assert made.record.config["revision"] == commit
     assert "optimizer.safetensors" not in made.record.files
     with pytest.raises(ValueError, match="'someone/other' is neither a local folder nor a model"):
-        resolve(AdoptConfig(source="someone/other"))
+        AdoptConfig(source="someone/other").pinned()
 
 
 def test_what_is_no_olmo2_checkpoint_is_refused_by_name(bench: Bench, folder: Path, tmp_path: Path):
@@ -145,9 +144,9 @@ def test_what_is_no_olmo2_checkpoint_is_refused_by_name(bench: Bench, folder: Pa
     with pytest.raises(ValueError, match=r"lm_head\.weight"):
         adopted(bench, folder)
     with pytest.raises(ValueError, match=r"no config\.json"):
-        resolve(AdoptConfig(source=str(tmp_path)))
+        AdoptConfig(source=str(tmp_path)).pinned()
     with pytest.raises(ValueError, match="is for hub ids"):
-        resolve(AdoptConfig(source=str(folder), revision="main"))
+        AdoptConfig(source=str(folder), revision="main").pinned()
 
 
 def test_a_foreign_vocabulary_is_refused(bench: Bench, folder: Path):
@@ -170,7 +169,7 @@ def test_weights_that_are_not_finite_are_refused(bench: Bench, folder: Path):
 
 
 def test_a_folder_that_changes_meanwhile_is_refused(bench: Bench, folder: Path):
-    config = resolve(AdoptConfig(source=str(folder)))
+    config = AdoptConfig(source=str(folder)).pinned()
     (folder / "generation_config.json").write_text("{}")
     with pytest.raises(ValueError, match="changed while it was adopted"):
         bench.outcome(adopt_checkpoint, "adopt", config=config)

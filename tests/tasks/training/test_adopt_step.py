@@ -20,7 +20,7 @@ from model.training.optim import OptimConfig
 from model.training.state_files import FILES, file_name, write_tensors
 from tasks.artifacts import Checkpoint, Mix, Tokens
 from tasks.data.mix import MixConfig, mix_tokens
-from tasks.training.adopt_step import adopt_save_point, resolve_step
+from tasks.training.adopt_step import adopt_save_point, pin_step
 from tasks.training.anneal import AnnealConfig, anneal_checkpoint
 from tasks.training.ppo import PPOConfig, train_ppo
 from tasks.training.pretrain import PretrainConfig, train_base
@@ -51,7 +51,7 @@ def mix_in(bench: Bench) -> Mix:
 
 
 def adopted(bench: Bench, id: str, step: int) -> Any:
-    config = resolve_step(bench.session.store, id, step)
+    config = pin_step(bench.session.store, id, step)
     return bench.outcome(adopt_save_point, "adopt_step", config=config)
 
 
@@ -174,12 +174,12 @@ def test_what_cannot_be_adopted_is_refused_by_name(bench: Bench) -> None:
     with pytest.raises(
         ValueError, match=rf"pretrain/{id} has no permanent save point of step 5 .*: it has those of steps 4"
     ):
-        resolve_step(store, id, 5)
+        pin_step(store, id, 5)
     with pytest.raises(
         ValueError, match=r"abcd has no permanent save point of step 4 .*: it has none; execution\.keep_every"
     ):
-        resolve_step(store, "abcd", 4)
-    config = resolve_step(store, id, 4)
+        pin_step(store, "abcd", 4)
+    config = pin_step(store, id, 4)
     with pytest.raises(ValueError, match=f"save point {id}@4 changed while it was adopted"):
         bench.run(adopt_save_point, "adopt_step", config=config.model_copy(update={"files": config.files[1:]}))
     folder = f"_progress/pretrain/{id}/g0001/kept/0000000004"
@@ -194,10 +194,10 @@ def test_a_save_point_of_a_stage_that_makes_no_checkpoint_is_refused(bench: Benc
     with pytest.raises(
         ValueError, match="save point of stage reward; only those of pretrain, anneal, sft, dpo, rlvr, ppo"
     ):
-        resolve_step(store, "0123", 4)
+        pin_step(store, "0123", 4)
     store.write("_progress/pretrain/f123456789abcdef/g0001/kept/point-0000000004.json", b"{}")
     with pytest.raises(ValueError, match=r"what pretrain/f123456789abcdef computes is not known .*start it again"):
-        resolve_step(store, "f123", 4)
+        pin_step(store, "f123", 4)
     store.write("_progress/pretrain/0123ffffffffffff/g0001/kept/point-0000000004.json", b"{}")
     with pytest.raises(ValueError, match="id '0123' is not unique"):
-        resolve_step(store, "0123", 4)
+        pin_step(store, "0123", 4)

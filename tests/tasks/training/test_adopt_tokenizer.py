@@ -15,7 +15,7 @@ from model.network.transformer import Transformer
 from model.tokens.tokenizer import Tokenizer
 from model.tokens.tokenizer_check import SAMPLES, check_encodings
 from tasks.artifacts import Checkpoint
-from tasks.training.adopt import AdoptConfig, adopt_checkpoint, resolve
+from tasks.training.adopt import AdoptConfig, adopt_checkpoint
 from tasks.training.sft import SFTConfig, train_sft
 from tests.tasks.training.conftest import RANKS, TINY, TOKENIZER, Bench
 
@@ -28,7 +28,7 @@ def folder_of(root: Path, shape: ModelConfig = TINY) -> Path:
 
 
 def adopted(bench: Bench, folder: Path) -> Checkpoint:
-    return bench.run(adopt_checkpoint, "adopt", config=resolve(AdoptConfig(source=str(folder))))
+    return bench.run(adopt_checkpoint, "adopt", config=AdoptConfig(source=str(folder)).pinned())
 
 
 def changed(folder: Path, change: Change) -> None:

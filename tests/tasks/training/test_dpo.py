@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from tasks.data.pairs import PairsConfig, build_pairs, resolve
+from tasks.data.pairs import PairsConfig, build_pairs
 from tasks.data.sources.rows import RowSource
 from tasks.training.dpo import DPOConfig, train_dpo
 from tests.tasks.training.conftest import assistant, user
@@ -63,7 +63,7 @@ def test_released_pairs_train_it_and_no_judge_runs(bench, tmp_path):
     ]
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    pairs = bench.run(build_pairs, config=resolve(PairsConfig(rows=RowSource(paths=(str(path),)))))
+    pairs = bench.run(build_pairs, config=PairsConfig(rows=RowSource(paths=(str(path),))).pinned())
     assert pairs.pairs == 200
     config = DPOConfig(learning_rate=1e-3, batch_size=40, max_tokens=64, precision="fp32")
     made = bench.run(train_dpo, policy=bench.base(), pairs=pairs, config=config)
