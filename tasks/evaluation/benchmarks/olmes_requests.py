@@ -84,9 +84,9 @@ class OlmesRequestsBenchmark(Config):
         """The config with its files pinned. ValueError when the folder is not a rendered task."""
         found = find_files((self.path,), FILES)
         names = [file.name.rsplit("/", 1)[-1] for file in found]
-        if len(found) != 2 or "self.json" not in names:
+        if len(found) != 2 or "config.json" not in names:
             raise ValueError(
-                f"{self.path} is not a rendered task: it needs self.json and one of requests.jsonl and "
+                f"{self.path} is not a rendered task: it needs config.json and one of requests.jsonl and "
                 f"requests.jsonl.gz, and holds {', '.join(names)}"
             )
         return self.model_copy(update={"files": found})

@@ -30,7 +30,7 @@ from tasks.data.filters.education import (
     load_encoder,
 )
 from tasks.data.filters.length import LengthScorer
-from tasks.data.filters.rules import needs_device
+from tasks.data.filters.rules import needs_device, pin_rule
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *["the", "sun", "is", "a", "star", "and", "buys", "cheap", "pills", "now"]]
 TEXTS = ["the sun is a star", "buys cheap pills now " * 30, "", "the", "a star and the sun " * 3, "unknown words"]
