@@ -32,10 +32,11 @@ from flows.cli.options import (
     print_json,
 )
 from flows.cli.rehearse import conformance, rehearse, sample
+from flows.cli.scale import scale
 from flows.cli.store import add_to as add_store_commands
 
 if TYPE_CHECKING:
-    from infra.session import PlanRow
+    from infra.execution.plan import PlanRow
 
 app = typer.Typer(
     help="The OLMo 2 training recipe: run it whole, rerun a stage, look at what was made.",
@@ -46,6 +47,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 add_commands(app)
 app.command()(rehearse)
+app.command()(scale)
 app.command()(sample)
 app.command()(conformance)
 add_store_commands(app)
@@ -363,11 +365,10 @@ def _run(
     no_rehearsal: bool,
 ) -> None:
     from flows.config.files import load
-    from flows.config.recipe_config import RecipeConfig
     from flows.rehearsing.rehearsal_record import check_rehearsed
     from flows.running.prefect_server import prepare_prefect
 
-    check_rehearsed(load(RecipeConfig, recipe, overrides), recipe, skip=no_rehearsal)
+    check_rehearsed(load(recipe, overrides), recipe, skip=no_rehearsal)
 
     prepare_prefect()
     from flows.cli.terminal import run_in_terminal
