@@ -14,8 +14,8 @@ import orjson
 import zstandard
 
 from flows.inspection.artifacts import find_record
+from infra.execution.compare import record_differences
 from infra.execution.plan import flatten
-from infra.records.compare import record_differences
 from infra.records.index import Index
 from infra.records.marks import notes, pins, tags
 from infra.records.record import Record, lineage, load_record
@@ -23,6 +23,7 @@ from infra.session import matches
 from infra.storage.store import Store
 from infra.workspace import open_artifact
 from tasks.artifacts import METRICS, Scores
+from tasks.evaluation.comparing.differences import compare_scores
 
 PAGE_ROWS = 100
 SAMPLES = 20
@@ -237,8 +238,6 @@ def comparison(store: Store, first: Record, second: Record) -> dict[str, Any]:
     """How two artifacts differ; two evaluations also item by item."""
     scores: list[dict[str, Any]] = []
     if first.kind == second.kind == Scores.__name__:
-        from tasks.evaluation.comparing.differences import compare_scores
-
         one, other = first.artifact(), second.artifact()
         assert isinstance(one, Scores) and isinstance(other, Scores)
         try:
