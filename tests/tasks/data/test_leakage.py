@@ -84,7 +84,7 @@ def test_documents_lose_all_items_and_say_so(bench, config):
 
 def make_trained(ws: Workspace, documents: Documents, config: Config) -> Checkpoint:
     """A stage that says it trained a checkpoint on documents."""
-    ws.write_json("config.json", {})
+    ws.write_json("config.json", documents.model_dump(mode="json"))
     return ws.artifact(Checkpoint, steps=0, tokens=0, parameters=1, loss=0.0, ranks=320, parent="")
 
 
