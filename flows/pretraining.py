@@ -24,5 +24,5 @@ def pretraining(corpus: Corpus, config: RecipeConfig) -> Base:
     """Mix all sources and train from the initialisation, unless the base is given."""
     if given := starting_point(config, "base"):
         return Base(None, given)
-    tokens = mix.labelled("pretrain")(list(corpus.tokens.values()), config.pretrain_mix)
+    tokens = mix.labelled("pretrain")(list(corpus.tokens.values()), config.pretraining_mix)
     return Base(tokens, pretrain(tokens, config.pretrain))

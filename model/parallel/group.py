@@ -9,8 +9,7 @@ their weights so anyway. The weights of norms within blocks, and their gradients
 copies (ddp) keep them fp32. Embedding, final norm and head travel in fp32, and so do all gradients.
 
 A model is built without memory (`transformer.unfilled`), cut, and filled tensor by tensor with the rows that are
-held here: beside its part of the model, a worker never holds more than what drawing the largest tensor takes, some
-three times its size.
+held here: beside its part of the model, a worker never holds more than those rows of one tensor.
 
 Of where it runs it knows torch.distributed only; whoever starts the processes has called `init_process_group`.
 """
@@ -30,7 +29,7 @@ from torch import Tensor, nn
 
 from model.config import Compute, Parallel, Precision
 from model.network.sharded_tensors import is_sharded, local_part, rows_of_shard, whole_tensor
-from model.network.transformer import Transformer
+from model.network.transformer import Transformer, separate_projections
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -232,6 +231,7 @@ def _shard(model: nn.Module, parallel: Parallel, device: str, precision: Precisi
     # Divisors, weights and references of a batch, and rotary tables, stay fp32.
     exact = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
     rounded = replace(exact, param_dtype=torch.bfloat16) if precision == "bf16" else exact
+    separate_projections(model)
     for part in (part for part in model.modules() if isinstance(part, Transformer)):
         embedding = fully_shard(part.embedding, mesh=mesh, mp_policy=exact)
         # The gradient of a table does not depend on its values.

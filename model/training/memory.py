@@ -18,7 +18,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from model.config import ModelConfig, Precision
-from model.network.transformer import Transformer
+from model.network.transformer import Transformer, separate_projections
 from model.training.losses import WIDE_PRODUCTS, loss_sizes
 
 NORM_COPIES = 5
@@ -195,6 +195,8 @@ def _kept(model: ModelConfig, precision: Precision, layers: int, batch: int, len
 
     with FakeTensorMode():
         network = Transformer(model.model_copy(update={"n_layers": layers}), seed=None)
+        if in_parts:
+            separate_projections(network)
         if in_parts and precision == "bf16":
             rounded = {name: value.to(torch.bfloat16) for name, value in network.blocks.state_dict().items()}
             network.blocks.load_state_dict(rounded, assign=True)

@@ -8,7 +8,6 @@ a whole checkpoint.
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -51,8 +50,6 @@ class RewardConfig(Config):
     """Largest gradient norm; 0 is no clipping."""
     precision: Precision = "bf16"
     """Type of activations and products."""
-    pass_tokens: int = Field(default=16_384, ge=1)
-    """Padded tokens that go through the model at once: bounds memory, changes results by rounding only."""
     seed: int = 1
     """Head's initial weights, held-out pairs and order."""
 
@@ -80,10 +77,10 @@ def train_reward(ws: Workspace, parent: Checkpoint, pairs: Preferences, config: 
 
     def batches(step: int):
         members = members_of(step)
-        return pair_batches([training[i] for i in members], pad_id=tokenizer.pad_id, pass_tokens=config.pass_tokens)
+        return pair_batches([training[i] for i in members], pad_id=tokenizer.pad_id, pass_tokens=ws.compute.pass_tokens)
 
     def judged(state: TrainState) -> dict[str, float]:
-        accuracy, stderr = held_out_accuracy(model, held, tokenizer.pad_id, config, state.group)
+        accuracy, stderr = held_out_accuracy(ws, model, held, tokenizer.pad_id, config, state.group)
         return {"accuracy": accuracy, "accuracy_stderr": stderr}
 
     result = fit(
@@ -133,27 +130,18 @@ def split(pairs: list[Pair], held_out: float, seed: int) -> tuple[list[Pair], li
 
 
 def held_out_accuracy(
-    model: Transformer, pairs: list[Pair], pad_id: int, config: RewardConfig, group: Group
+    ws: Workspace, model: Transformer, pairs: list[Pair], pad_id: int, config: RewardConfig, group: Group
 ) -> tuple[float, float]:
     """Share of pairs with the chosen answer scored higher (a tie counts half), and its standard error. All workers of the
     group that holds the model have to call this.
     """
     rows = [row for pair in pairs for row in pair]
     scores = row_scores(
-        model, rows, pad_id=pad_id, pass_tokens=config.pass_tokens, precision=config.precision, group=group
+        model, rows, pad_id=pad_id, pass_tokens=ws.compute.pass_tokens, precision=config.precision, group=group
     ).reshape(-1, 2)
     right = (scores[:, 0] > scores[:, 1]) + 0.5 * (scores[:, 0] == scores[:, 1])
     accuracy = float(right.mean())
     return accuracy, math.sqrt(accuracy * (1 - accuracy) / len(pairs))
 
 
-def estimate_reward(config: dict[str, Any], parent: Any, pairs: Any) -> dict[str, Any]:
-    """Updates and the most tokens of a run, once the pairs exist; how long they are is not known before."""
-    parsed = RewardConfig.model_validate(config)
-    if not isinstance(pairs, Preferences):
-        return {}
-    steps = steps_for(pairs.pairs, parsed.batch_size, parsed.epochs)
-    return {"steps": steps, "tokens_at_most": 2 * steps * min(parsed.batch_size, pairs.pairs) * parsed.max_tokens}
-
-
-reward = stage(train_reward, name="reward", version=3, process=True, grouped=True, estimate=estimate_reward)
+reward = stage(train_reward, name="reward", version=3, process=True, grouped=True)
