@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import torch
 
-from infra.compute.shards import run_shards
 from infra.stage import stage
 from infra.workspace import Workspace
 from model.files.weights import load_hf
@@ -48,7 +47,7 @@ def evaluate_checkpoint(ws: Workspace, checkpoint: Checkpoint, config: EvaluateC
         for place, benchmark in enumerate(config.benchmarks)
     ]
     # In this process even when shards go to Ray: the model is loaded once and owns the device.
-    rows = run_shards(ws, evaluate_benchmark, items, f"evaluate {config.label}", ray="off")
+    rows = ws.map(evaluate_benchmark, items, description=f"evaluate {config.label}", here=True)
     ws.note(generation=ws.generation)
     return keep_scores(ws, config, checkpoint.digest, rows)
 
