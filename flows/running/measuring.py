@@ -213,9 +213,11 @@ def differences_page(first: str, second: str, found: Sequence[Difference], items
 
 def print_scores(console: Console, shown: dict[str, Any]) -> None:
     """The evaluation's table."""
-    table = Table("benchmark", "metric", "score", "standard error", "items", "role", box=None, pad_edge=False)
+    columns = ("benchmark", "metric", "score", "standard error", "corrected", "items", "role")
+    table = Table(*columns, box=None, pad_edge=False)
     for row in shown["benchmarks"]:
-        values = (f"{row['score']:.4f}", f"{row['stderr']:.4f}", f"{row['n']:,}", row.get("role", ""))
+        corrected = f"{row['corrected']:.4f}" if "corrected" in row else ""
+        values = (f"{row['score']:.4f}", f"{row['stderr']:.4f}", corrected, f"{row['n']:,}", row.get("role", ""))
         table.add_row(row["name"], row["primary"], *values)
     console.print(table)
     for name, reason in shown.get("not_computed", {}).items():

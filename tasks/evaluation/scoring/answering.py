@@ -8,15 +8,19 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+import orjson
+import zstandard
+
 from infra.records.looks import write_look
 from infra.workspace import Workspace
 from tasks.artifacts import Scores
 from tasks.evaluation.benchmarks import Benchmark, load_items, make_requests, score_item
 from tasks.evaluation.benchmarks.asking import Asked, request_names
 from tasks.evaluation.benchmarks.items import Generation, Item, Likelihood
+from tasks.evaluation.scoring.best_format import ItemValues
 from tasks.evaluation.scoring.questions import EvaluateConfig
 from tasks.evaluation.scoring.results import benchmark_row, item_rows
-from tasks.evaluation.scoring.suites import score_suites
+from tasks.evaluation.scoring.suites import formats_of_tasks, score_suites
 
 Request = Generation | Likelihood
 
@@ -62,9 +66,19 @@ def keep_answers(
     return benchmark_row(benchmark, questions.items, scored, asked.truncated, overlaps)
 
 
+def item_values(ws: Workspace, row: dict[str, Any]) -> ItemValues:
+    """What the stage has stored of a benchmark's items: the primary metric, and the group where groups are averaged."""
+    data = ws.store.read(ws.address(f"items/{row['name']}.jsonl.zst"))
+    lines = zstandard.ZstdDecompressor().stream_reader(data).read().splitlines()
+    found = map(orjson.loads, lines)
+    return {one["id"]: (one["metrics"][row["primary"]], one["group"] if "groups" in row else "") for one in found}
+
+
 def keep_scores(ws: Workspace, config: EvaluateConfig, model: str, rows: Sequence[dict[str, Any]]) -> Scores:
     """Average the suites, write `scores.json` and note the look at what is held out. `model` is the weights' digest."""
-    rows = [*rows, *score_suites(config.suites, rows)]
+    wanted = formats_of_tasks(config.suites)
+    items = {row["name"]: item_values(ws, row) for row in rows if row["name"] in wanted}
+    rows = [*rows, *score_suites(config.suites, rows, items)]
     ws.write_json("scores.json", {"label": config.label, "checkpoint": model, "benchmarks": rows})
     columns = {"benchmark": "name", "metric": "primary", "score": "score", "stderr": "stderr", "n": "n"}
     ws.table(f"scores-{config.label}", [{shown: row[key] for shown, key in columns.items()} for row in rows])
