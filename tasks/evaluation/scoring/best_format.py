@@ -20,25 +20,26 @@ ItemValues = Mapping[str, tuple[float, str]]
 def choice_excess(formats: Sequence[ItemValues], lower_is_better: bool) -> float:
     """By how much the best format's score is expected to be too good; never below 0.
 
-    Formats are compared on the items that all have. Raises ValueError where there is none.
+    The same items are drawn of all formats; of formats without a common item each has draws of its own.
     """
-    ids = [id for id in formats[0] if all(id in other for other in formats[1:])]
-    if not ids:
-        raise ValueError("formats have no item in common; ask all of them with one limit")
-    names = [formats[0][id][1] for id in ids]
-    order = sorted(range(len(ids)), key=lambda place: names[place])
-    values = np.array([[one[ids[place]][0] for place in order] for one in formats], dtype=np.float64)
-    _, starts, inverse, sizes = np.unique(
-        np.array([names[place] for place in order]), return_index=True, return_inverse=True, return_counts=True
-    )
-    weights = 1.0 / (len(sizes) * sizes[inverse])
+    common = [id for id in formats[0] if all(id in other for other in formats[1:])]
+    sides = [{id: one[id] for id in common} for one in formats] if common else formats
     best = np.min if lower_is_better else np.max
-    measured = best(values @ weights)
-    generator = np.random.default_rng(SEED)
-    draws = np.empty(DRAWS)
-    for draw in range(DRAWS):
-        # Within each group, as many items as it has, with return.
-        chosen = starts[inverse] + (generator.random(len(ids)) * sizes[inverse]).astype(np.int64)
-        draws[draw] = best(values[:, chosen] @ weights)
-    excess = float(draws.mean() - measured)
+    drawn = [drawn_means(side, SEED if common else SEED + place) for place, side in enumerate(sides)]
+    measured = best([one[0] for one in drawn])
+    excess = float(best([means for _, means in drawn], axis=0).mean() - measured)
     return max(0.0, -excess if lower_is_better else excess)
+
+
+def drawn_means(items: ItemValues, seed: int) -> tuple[float, np.ndarray]:
+    """The mean, over groups where there are some, and that of every draw with return of as many items from each group."""
+    ordered = sorted(items.values(), key=lambda item: item[1])
+    values = np.array([value for value, _ in ordered], dtype=np.float64)
+    groups = np.array([group for _, group in ordered])
+    _, starts, inverse, sizes = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
+    weights = 1.0 / (len(sizes) * sizes[inverse])
+    generator, means = np.random.default_rng(seed), np.empty(DRAWS)
+    for draw in range(DRAWS):
+        chosen = starts[inverse] + (generator.random(len(values)) * sizes[inverse]).astype(np.int64)
+        means[draw] = values[chosen] @ weights
+    return float(values @ weights), means

@@ -61,8 +61,9 @@ def test_a_clear_choice_is_corrected_by_nothing_and_groups_are_averaged():
     worse = {id: (0.0, group) for id, (_, group) in better.items()}
     assert choice_excess([better, worse], lower_is_better=False) == pytest.approx(0, abs=0.003)
     assert choice_excess([better, worse], lower_is_better=True) == pytest.approx(0, abs=0.003)
-    with pytest.raises(ValueError, match="no item in common"):
-        choice_excess([better, {"x": (1.0, "")}], lower_is_better=False)
+    apart = {f"other {id}": value for id, value in better.items()}
+    assert choice_excess([better, better], lower_is_better=False) == pytest.approx(0, abs=0.003), "the same items"
+    assert choice_excess([better, apart], lower_is_better=False) > 0.01, "items of their own"
 
 
 def test_micro_weighs_by_items_and_macro_does_not():
