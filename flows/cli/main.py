@@ -344,6 +344,17 @@ def dashboard(
     serve(console, port, host)
 
 
+@app.command()
+def serve(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the pages.")] = 4300,
+    store: StoreOption = None,
+) -> None:
+    """Show a store in the browser, read-only: runs, artifacts, lineage, reports, samples, comparisons; Ctrl-C stops it."""
+    from flows.serving.server import serve as serve_pages
+
+    serve_pages(console, existing_store(store), port)
+
+
 def _run(
     recipe: str,
     store: str | None,
