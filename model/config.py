@@ -18,6 +18,13 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
+    def pinned(self) -> Self:
+        """The config with what it reads named so that it cannot change: hashes of files, commits of datasets.
+
+        A config that reads nothing is itself.
+        """
+        return self
+
 
 def mlp_width(d_model: int, multiple: int = 256, factor: float | None = None) -> int:
     """Hidden width of the gated MLP: int(8d/3), times `factor` if any, rounded up to a multiple (RECIPE

@@ -34,10 +34,6 @@ class SyntheticChats(Config):
     """Chats to make."""
     seed: int = 6198
 
-    def pinned(self) -> Self:
-        """The config itself: it reads nothing that could change."""
-        return self
-
 
 class ChatRows(Config):
     """Rows with a `messages` list of {role, content}."""

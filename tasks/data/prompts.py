@@ -44,10 +44,6 @@ class SyntheticPrompts(Config):
     """No problem twice; a narrow range may hold too few for that."""
     seed: int = 6198
 
-    def pinned(self) -> Self:
-        """The config itself: it reads nothing that could change."""
-        return self
-
 
 class PromptRows(Config):
     """Rows of the published RLVR format."""

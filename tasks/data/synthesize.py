@@ -4,7 +4,7 @@ A document is several question/answer blocks in the form of few-shot evaluation 
 split are written, so held-out problems cannot occur. Each config is one source, and so one candidate of a micro-anneal.
 """
 
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -30,10 +30,6 @@ class SynthesizeConfig(Config):
     documents_per_shard: int = Field(default=12_500, ge=1)
     """Documents in one file: 100,000 problems, about 3 s of work."""
     seed: int = 6198
-
-    def pinned(self) -> Self:
-        """The config itself: it reads nothing that could change."""
-        return self
 
     def made(self, label: str) -> Documents:
         """The documents, of a stage with this label."""

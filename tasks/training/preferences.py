@@ -8,7 +8,7 @@ its ratings, and `unrated/*.jsonl.zst` the prompts whose ratings could not be re
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -70,10 +70,6 @@ class PreferencesConfig(Config):
     """Type of activations and products while sampling."""
     seed: int = 1
     """Sampling and choice of the rejected answer."""
-
-    def pinned(self) -> Self:
-        """The config itself: it reads nothing that could change."""
-        return self
 
 
 def build_preferences(ws: Workspace, policy: Checkpoint, prompts: Prompts, config: PreferencesConfig) -> Preferences:

@@ -34,10 +34,6 @@ class LinearModel(Config):
     classifier: str = Field(default="education", pattern=r"^[A-Za-z0-9_-]+$")
     """Name of the classifier under `classifiers`."""
 
-    def pinned(self) -> Self:
-        """The config itself: it reads nothing that could change."""
-        return self
-
 
 class CheckpointModel(Config):
     """A sequence-classification checkpoint of transformers, loaded once per worker."""

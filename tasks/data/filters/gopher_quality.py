@@ -5,7 +5,7 @@ line breaks separate. Stop words are found where white space or one of .,;:!?"'(
 """
 
 from functools import cache
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool
@@ -30,10 +30,6 @@ class GopherQualityScorer(Config):
     """Measures what tells prose from other text."""
 
     kind: Literal["gopher_quality"] = "gopher_quality"
-
-    def pinned(self) -> Self:
-        """The config itself: it reads nothing that could change."""
-        return self
 
 
 class GopherQualityRule(Config):

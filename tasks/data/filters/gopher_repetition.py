@@ -8,7 +8,7 @@ Deviation: of a text with more than MOST_WORDS words or MOST_LINES lines, the fi
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import Literal, NamedTuple, Self
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt64
@@ -38,10 +38,6 @@ class GopherRepetitionScorer(Config):
     """Lengths of which the most frequent n-gram is measured."""
     duplicate_ngrams: tuple[int, ...] = (5, 6, 7, 8, 9, 10)
     """Lengths of which all repeated n-grams are measured."""
-
-    def pinned(self) -> Self:
-        """The config itself: it reads nothing that could change."""
-        return self
 
 
 class GopherRepetitionRule(Config):

@@ -27,10 +27,6 @@ class Resiliparse(Config):
 
     kind: Literal["resiliparse"] = "resiliparse"
 
-    def pinned(self) -> Self:
-        """The config itself: it reads nothing that could change."""
-        return self
-
 
 class LangDetect(Config):
     """langdetect, on the beginning of a text."""
@@ -39,10 +35,6 @@ class LangDetect(Config):
     sample_chars: int = Field(default=2000, gt=0)
     """Characters from the beginning of the text that are looked at: identification takes milliseconds per
     thousand."""
-
-    def pinned(self) -> Self:
-        """The config itself: it reads nothing that could change."""
-        return self
 
 
 class FastTextIdentifier(Config):

@@ -18,10 +18,6 @@ class LengthScorer(Config):
 
     kind: Literal["length"] = "length"
 
-    def pinned(self) -> Self:
-        """The config itself: it reads nothing that could change."""
-        return self
-
 
 class LengthRule(Config):
     """Keeps documents whose length lies in a window."""

@@ -15,7 +15,7 @@ import ipaddress
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int
@@ -75,10 +75,6 @@ class PIIScorer(Config):
     """Finds personal data and masks it for what follows."""
 
     kind: Literal["pii"] = "pii"
-
-    def pinned(self) -> Self:
-        """The config itself: it reads nothing that could change."""
-        return self
 
 
 class PIIRule(Config):

@@ -7,7 +7,7 @@ recipe: of quality, of mathematics (the paper's OpenWebMath classifier, RECIPE C
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -25,10 +25,6 @@ class QualityScorer(Config):
     kind: Literal["quality"] = "quality"
     classifier: str = Field(default="quality", pattern=r"^[A-Za-z0-9_-]+$")
     """Name of the classifier under `classifiers`, and of its attributes."""
-
-    def pinned(self) -> Self:
-        """The config itself: it reads nothing that could change."""
-        return self
 
 
 class QualityRule(Config):

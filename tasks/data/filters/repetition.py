@@ -53,10 +53,6 @@ class RepetitionScorer(Config):
     ranks: int = Field(default=FULL_RANKS, ge=256)
     """Ordinary tokens of the vocabulary whose ids are compared."""
 
-    def pinned(self) -> Self:
-        """The config itself: it reads nothing that could change."""
-        return self
-
 
 class RepetitionRule(Config):
     """Drops documents that repeat a short span over and over."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -20,10 +20,6 @@ class StarsScorer(Config):
     kind: Literal["stars"] = "stars"
     field: str = "max_stars_count"
     """Metadata field with the count; a document without it has none (StarCoder's name for it)."""
-
-    def pinned(self) -> Self:
-        """The config itself: it reads nothing that could change."""
-        return self
 
 
 class StarsRule(Config):

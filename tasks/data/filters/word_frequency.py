@@ -4,7 +4,7 @@
 strictly.
 """
 
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
@@ -18,10 +18,6 @@ class WordFrequencyScorer(Config):
     """Counts the most frequent words."""
 
     kind: Literal["word_frequency"] = "word_frequency"
-
-    def pinned(self) -> Self:
-        """The config itself: it reads nothing that could change."""
-        return self
 
 
 class WordFrequencyRule(Config):

@@ -6,7 +6,7 @@ bare question, as in the chats of supervised finetuning. Wrong choices are near 
 
 from collections.abc import Sequence
 from random import Random
-from typing import Literal, Self
+from typing import Literal
 
 from pydantic import Field
 
@@ -59,10 +59,6 @@ class SyntheticBenchmark(Config):
     @property
     def normalisation(self) -> Normalisation:
         return "per_char" if self.format == "cloze" else "raw"
-
-    def pinned(self) -> Self:
-        """The config itself: it reads nothing that could change."""
-        return self
 
 
 def load_items(config: SyntheticBenchmark) -> list[Item]:
