@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STORE ?= store
 
-.PHONY: env laptop test lint docs parity bench dashboard deploy-lint licences audit
+.PHONY: env laptop test learning lint docs parity bench dashboard deploy-lint licences audit
 
 env: .venv/installed
 
@@ -21,6 +21,11 @@ laptop: env
 test: env
 	bash .ci/packages
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
+
+# Tests of learning once more with the instructions that every x86 processor of today has: sums in another order lead a training
+# elsewhere, and what it learns must not depend on that.
+learning: env
+	OMP_NUM_THREADS=1 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest -q -m learning
 
 lint: env
 	$(BIN)/ruff check .

@@ -54,9 +54,12 @@ def run(folder: Path, command: list[str]) -> None:
 
 
 def edited(text: str, edit: str, name: str) -> str:
-    """Insert each group of `+` lines after the group of lines before it, which must stand in the file just so."""
+    """Put each group of `+` lines after the lines before it, which must stand in the file just so; those with `-` go."""
     for context, added in re.findall(r"((?:^(?!\+).*\n)+)((?:^\+.*\n)+)", edit, flags=re.MULTILINE):
-        assert text.count(context) == 1, f"{name} has {text.count(context)} times:\n{context}"
+        lines = context.splitlines(keepends=True)
+        old = "".join(line.removeprefix("- ") for line in lines)
+        assert text.count(old) == 1, f"{name} has {text.count(old)} times:\n{old}"
+        kept = "".join(line for line in lines if not line.startswith("- "))
         new = "".join(line.removeprefix("+ ") for line in added.splitlines(keepends=True))
-        text = text.replace(context, context + new)
+        text = text.replace(old, kept + new)
     return text

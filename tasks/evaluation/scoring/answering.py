@@ -38,7 +38,7 @@ class Questions:
 
 
 def questions_of(benchmark: Benchmark, chat: bool) -> Questions:
-    """The requests of a resolved benchmark. Raises ValueError for a continuation that is empty."""
+    """The requests of a pinned benchmark. Raises ValueError for a continuation that is empty."""
     items = load_items(benchmark)
     requests = list(make_requests(benchmark, items, chat))
     return Questions(items, requests, list(chain(*requests)), request_names(benchmark.name, items, requests))

@@ -104,19 +104,23 @@ def test_the_value_model_begins_as_the_reward_model(bench, monkeypatch):
     assert not torch.equal(seen[1][0], head)
 
 
+@pytest.mark.learning
 def test_a_rewarded_habit_grows_and_the_value_model_learns(bench, monkeypatch):
-    """A verifier that accepts answers beginning with a printable ASCII character, a quarter of the tokens."""
+    """A verifier that accepts answers beginning with a printable ASCII character, a quarter of the tokens.
+
+    Over four seeds, with AVX-512 and with AVX2, the share at the end is 0.979 to 1 and the value loss falls to 0.17 or less.
+    """
     monkeypatch.setattr(
         "tasks.training.answers.verified_answers.verify",
         lambda dataset, text, truth: Verdict("!" <= text[:1] <= "~", text, ""),
     )
     made = run(
-        bench, episodes=20 * 6, epochs=4, max_new_tokens=1, unfinished_score=None, learning_rate=2e-2,
+        bench, episodes=30 * 6, epochs=4, max_new_tokens=1, unfinished_score=None, learning_rate=2e-2,
         kl_coefficient=0.0, whiten_batch=6,
     ).artifact  # fmt: skip
     rows = rows_of(bench, made)
     assert np.mean([row["correct"] for row in rows[:16]]) < 0.7
-    assert np.mean([row["correct"] for row in rows[-16:]]) > 0.9
+    assert np.mean([row["correct"] for row in rows[-32:]]) > 0.9
     assert np.mean([row["value_loss"] for row in rows[-16:]]) < 0.5 * np.mean([row["value_loss"] for row in rows[:8]])
 
 

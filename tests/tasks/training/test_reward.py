@@ -22,6 +22,7 @@ def test_the_head_starts_as_published():
     assert float(drawn.std()) == pytest.approx(1 / math.sqrt(4096), rel=0.05)
 
 
+@pytest.mark.learning
 def test_it_learns_to_score_chosen_higher(bench):
     base = bench.base()
     made = bench.run(train_reward, parent=base, pairs=bench.preferences(24), config=CONFIG)

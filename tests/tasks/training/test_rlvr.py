@@ -73,8 +73,12 @@ def test_metrics_and_steps(bench):
     assert rows[0]["score"] == rows[1]["score"]
 
 
+@pytest.mark.learning
 def test_a_rewarded_habit_grows(bench, monkeypatch):
-    """A verifier that accepts answers beginning with a printable ASCII character, a quarter of the tokens."""
+    """A verifier that accepts answers beginning with a printable ASCII character, a quarter of the tokens.
+
+    Over four seeds, with AVX-512 and with AVX2, the share at the end is 0.986 to 1.
+    """
     monkeypatch.setattr(
         "tasks.training.answers.verified_answers.verify",
         lambda dataset, text, truth: Verdict("!" <= text[:1] <= "~", text, ""),
