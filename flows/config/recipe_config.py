@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from flows.config.comparison_config import ComparisonConfig, with_variants
 from flows.config.needed import PAST_FINETUNING, PAST_MIDTRAINING, PAST_PREFERENCES, begins_at, needed_sources
 from flows.config.rules import check_recipe
 from flows.synthesis import AnySynthesis, Synthesis, resolve_synthesis
@@ -234,6 +235,8 @@ class RecipeConfig(Config):
     """What pre-training reads."""
     pretrain: PretrainConfig = PretrainConfig()
     """Tokens to base model."""
+    comparison: ComparisonConfig | None = None
+    """Variants of `pretrain` that are trained side by side and drawn, and nothing after them."""
     candidates: tuple[CandidateConfig, ...] = Field(min_length=1)
     """Sources that micro-anneals compare and mid-training may use."""
     microanneal: MicroannealConfig
@@ -269,6 +272,11 @@ class RecipeConfig(Config):
     """Stages of reinforcement after the first, each from where the one before ended."""
     evaluation: EvaluationConfig
     """What every checkpoint is asked."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _write_variants_out(cls, data: Any) -> Any:
+        return with_variants(data)
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
@@ -362,6 +370,7 @@ class RecipeConfig(Config):
                     for item in self.further_rlvr
                 ),
                 "pretrain": with_tasks(self.pretrain, evaluation),
+                "comparison": self.comparison and compared_with_tasks(self.comparison, evaluation),
                 "anneal": with_tasks(self.anneal, evaluation),
                 "microanneal": self.microanneal.model_copy(
                     update={"anneal": with_tasks(self.microanneal.anneal, evaluation)}
@@ -383,6 +392,12 @@ def read_by(training: MixTrainingConfig, mix: MixConfig) -> MixConfig:
 def with_tasks(training: Training, evaluation: EvaluationConfig) -> Training:
     """A training with the benchmarks that it asks on its way."""
     return training.model_copy(update={"in_loop": training.in_loop.filled(evaluation.benchmarks)})
+
+
+def compared_with_tasks(comparison: ComparisonConfig, evaluation: EvaluationConfig) -> ComparisonConfig:
+    """A comparison whose trainings have the benchmarks that they ask on their way."""
+    variants = {name: with_tasks(training, evaluation) for name, training in comparison.variants.items()}
+    return comparison.model_copy(update={"variants": variants})
 
 
 def resolved_candidate(candidate: CandidateConfig) -> CandidateConfig:

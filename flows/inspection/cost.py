@@ -174,7 +174,11 @@ class Cost:
 
 def recipe_costs(config: RecipeConfig, hardware: Hardware) -> list[Cost]:
     """Cost of every training stage in the order of the flow."""
-    return [cost(run, config.pretrain.model, hardware) for run in training_runs(config)]
+    compared = config.comparison
+    models = (
+        {f"pretrain:{compared.label(name)}": how.model for name, how in compared.variants.items()} if compared else {}
+    )
+    return [cost(run, models.get(run.label, config.pretrain.model), hardware) for run in training_runs(config)]
 
 
 def cost(run: Run, model: ModelConfig, hardware: Hardware) -> Cost:
@@ -226,6 +230,10 @@ def training_runs(config: RecipeConfig) -> Iterator[Run]:
 
 def _all_runs(config: RecipeConfig) -> Iterator[Run]:
     pretraining, annealing = config.execution.compute("pretrain"), config.execution.compute("anneal")
+    if config.comparison:
+        for name, how in config.comparison.variants.items():
+            yield _window_run(f"pretrain:{config.comparison.label(name)}", how, config.pretraining_mix, pretraining)
+        return
     yield _window_run("pretrain", config.pretrain, config.pretraining_mix, pretraining)
     shape = config.microanneal.anneal
     for candidate in config.candidates:
