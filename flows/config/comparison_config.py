@@ -4,9 +4,9 @@
 each other, with their spike scores.
 """
 
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from model.config import Config
 from model.training.diagnostics import PAPER_WINDOW
@@ -25,6 +25,13 @@ class ComparisonConfig(Config):
     variants: dict[str, PretrainConfig] = Field(min_length=2)
     """Trainings by name; in a recipe file, what differs from `pretrain`."""
 
+    @model_validator(mode="after")
+    def _labels_differ(self) -> Self:
+        labels = [self.label(name) for name in self.variants]
+        if len(set(labels)) < len(labels):
+            raise ValueError(f"variants have the same label: {', '.join(labels)}; give each a name of its own")
+        return self
+
     def label(self, name: str) -> str:
         """What follows `pretrain:` in the label of a variant."""
         return name.replace(" ", "-")
@@ -32,9 +39,11 @@ class ComparisonConfig(Config):
 
 def with_variants(data: Any) -> Any:
     """Raw fields of a recipe with each variant written out over `pretrain`; what is no mapping is left to its field."""
-    comparison = data.get("comparison") if isinstance(data, dict) else None
+    if not isinstance(data, dict):
+        return data
+    comparison = data.get("comparison")
     variants = comparison.get("variants") if isinstance(comparison, dict) else None
-    if not isinstance(variants, dict):
+    if not isinstance(comparison, dict) or not isinstance(variants, dict):
         return data
     shared = data.get("pretrain") or {}
     written = {name: _over(shared, changes) for name, changes in variants.items()}

@@ -1,7 +1,8 @@
 """Recipe files: YAML with `extends`, overrides from the command line, and errors that name field, value and way out.
 
 `extends: NAME` is NAME.yaml beside the file, else the built-in recipe; a file never extends itself, so an own laptop.yaml may
-extend the built-in `laptop`. Of a list the later ones lie over the earlier. A path (`extends: base/mine.yaml`) starts at the file's folder. Mappings are merged key by key.
+extend the built-in `laptop`. A path (`extends: base/mine.yaml`) starts at the file's folder. Of a list the later lie over the
+earlier. Mappings are merged key by key.
 Directly below `start`, `collect`, `classifiers`, `label`, `synthesize` and `filter`, whose keys are names, null takes the
 thing of that name out; everywhere else null is a value.
 """

@@ -11,6 +11,7 @@ from flows.config.files import RecipeError, load, recipe_folder
 from flows.config.recipe_config import RecipeConfig
 from flows.inspection.artifacts import find_record
 from flows.inspection.cost_table import plan_costs
+from flows.rehearsing.rehearsal import rehearsed
 from flows.running.run import plan
 from infra.records.record import stage_records
 from infra.storage.store import Store
@@ -67,6 +68,16 @@ def test_variants_differ_in_the_one_thing_and_are_planned(name: str, size: str, 
     assert [row["steps"] for row in costs["stages"]] == [10_000 if size else 400] * 2
 
 
+@pytest.mark.parametrize("name", ["init", "init-1b"])
+def test_a_rehearsal_of_a_comparison_keeps_what_differs(name: str) -> None:
+    samples = Path(__file__).parents[1] / "samples" / "hub"
+    config = rehearsed(load(RecipeConfig, str(FOLDER / f"{name}.yaml")), samples, "nowhere")
+    assert config.comparison is not None
+    one, other = (flat(how.model_dump(mode="json")) for how in config.comparison.variants.values())
+    assert {path for path in one if one[path] != other[path]} == VARIES["init"]
+    assert (one["steps"], one["batch_size"], one["model.n_layers"], one["model.norm"]) == (8, 4, 3, "layer")
+
+
 def test_the_baseline_is_olmo_0424_whole() -> None:
     config = load(RecipeConfig, str(FOLDER / "init.yaml"))
     assert config.comparison is not None
@@ -94,6 +105,7 @@ def test_an_override_of_pretrain_reaches_every_variant() -> None:
     [
         ("comparison.variants={one: {}}", r"comparison\.variants.*at least 2"),
         ("comparison.variants={one: {}, two: {betas: 1}}", r"variants\.two\.betas: there is no such field"),
+        ("comparison.variants={one two: {}, one-two: {}}", "variants have the same label: one-two, one-two"),
         ("comparison.variants={one: {}, two: {batch_size: 8}}", r"two\.batch_size=8 is not pretrain\.batch_size=16"),
         (
             "comparison.variants={one: {}, two: {model: {vocab_size: 640}}}",

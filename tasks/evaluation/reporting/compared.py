@@ -4,6 +4,7 @@ Of a long run the extremes of each piece are drawn, so that no spike is lost.
 """
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ def extremes(steps: list[int], values: list[float], points: int) -> tuple[list[i
     numbers = np.asarray(values)
     edges = np.linspace(0, len(values), points // 2 + 1).astype(int)
     places: set[int] = set()
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges.tolist()):
         places |= {start + int(np.argmin(numbers[start:end])), start + int(np.argmax(numbers[start:end]))}
     ordered = sorted(places)
     return [steps[place] for place in ordered], [values[place] for place in ordered]
@@ -60,10 +61,10 @@ def comparison_panels(comparison: dict[str, Any] | None) -> list[tuple[str, str]
         return []
     panels = []
     for metric, unit in COMPARED.items():
-        lines = {
-            run["label"]: Line(*run["series"][metric], COLOURS[place % len(COLOURS)])
-            for place, run in enumerate(comparison["runs"])
-        }
+        lines = {}
+        for place, run in enumerate(comparison["runs"]):
+            steps, values = run["series"][metric]
+            lines[run["label"]] = Line(steps, values, COLOURS[place % len(COLOURS)])
         said = ", ".join(f"{run['label']} {fine(run['spikes'][metric])} % spikes" for run in comparison["runs"])
         panels.append((unit, together(f"{comparison['title']}: {unit} over steps; {said}", lines, unit=unit)))
     return panels
