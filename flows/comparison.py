@@ -1,5 +1,6 @@
 """A comparison: pre-trainings that differ in one thing, side by side on one mix (paper section 3; RECIPE D)."""
 
+from flows.config.comparison_config import label_of
 from flows.config.recipe_config import RecipeConfig
 from flows.curation import Corpus
 from infra.phase import Phase
@@ -15,7 +16,7 @@ def comparison(corpus: Corpus, config: RecipeConfig) -> Report:
     what = config.comparison
     assert what is not None, config.name
     tokens = mix.labelled("pretrain")(list(corpus.tokens.values()), config.pretraining_mix)
-    trained = {name: pretrain.labelled(what.label(name))(tokens, how) for name, how in what.variants.items()}
+    trained = {name: pretrain.labelled(label_of(name))(tokens, how) for name, how in what.variants.items()}
     labels = ReportConfig(
         recipe=config.name,
         checkpoint_labels=list(trained),

@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from flows.config.recipe_config import RecipeConfig, Reinforcement
+from flows.config.parts import Reinforcement
+from flows.config.recipe_config import RecipeConfig
 from flows.leakage import clean_chats, clean_prompts
 from flows.starting import given_reward_model, starting_point
 from infra.phase import Phase

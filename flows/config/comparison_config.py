@@ -27,14 +27,21 @@ class ComparisonConfig(Config):
 
     @model_validator(mode="after")
     def _labels_differ(self) -> Self:
-        labels = [self.label(name) for name in self.variants]
-        if len(set(labels)) < len(labels):
-            raise ValueError(f"variants have the same label: {', '.join(labels)}; give each a name of its own")
+        if len(self.trainings) < len(self.variants):
+            raise ValueError(
+                f"variants have the same label: {', '.join(self.variants)}; spaces count as hyphens in labels"
+            )
         return self
 
-    def label(self, name: str) -> str:
-        """What follows `pretrain:` in the label of a variant."""
-        return name.replace(" ", "-")
+    @property
+    def trainings(self) -> dict[str, PretrainConfig]:
+        """The variants by the labels of their stages."""
+        return {f"pretrain:{label_of(name)}": how for name, how in self.variants.items()}
+
+
+def label_of(name: str) -> str:
+    """What follows `pretrain:` in the label of a variant."""
+    return name.replace(" ", "-")
 
 
 def with_variants(data: Any) -> Any:

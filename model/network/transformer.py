@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from model.config import ModelConfig
-from model.network.attention import attention
+from model.network.attention import attention, mark_constants
 from model.network.initial_weights import initialise
 from model.network.sharded_tensors import is_sharded
 
@@ -287,6 +287,7 @@ class Transformer(nn.Module):
         came, and a resumed run would round differently.
         """
         if not self.compiled:
+            mark_constants()
             torch._dynamo.config.recompile_limit = MAX_COMPILED_SHAPES
             torch._dynamo.config.accumulated_recompile_limit = MAX_COMPILED_SHAPES
             for block in self.blocks:

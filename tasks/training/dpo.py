@@ -5,8 +5,6 @@ reference log-probabilities are kept by pair, not by step of a data loader, so t
 batches run on across epochs (see `model.data.chat_batches`).
 """
 
-from typing import Any
-
 import numpy as np
 from jaxtyping import Float32
 from pydantic import Field
@@ -105,13 +103,4 @@ def reference_log_probs(
     return np.array(found, dtype=np.float32).reshape(-1, 2)
 
 
-def estimate_dpo(config: dict[str, Any], policy: Any, pairs: Any) -> dict[str, Any]:
-    """Updates and the most tokens of a run, once the pairs exist; how long they are is not known before."""
-    parsed = DPOConfig.model_validate(config)
-    if not isinstance(pairs, Preferences):
-        return {}
-    steps = steps_for(pairs.pairs, parsed.batch_size, parsed.epochs)
-    return {"steps": steps, "tokens_at_most": 2 * steps * min(parsed.batch_size, pairs.pairs) * parsed.max_tokens}
-
-
-dpo = stage(train_dpo, name="dpo", version=3, process=True, grouped=True, estimate=estimate_dpo)
+dpo = stage(train_dpo, name="dpo", version=3, process=True, grouped=True)

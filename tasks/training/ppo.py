@@ -282,17 +282,4 @@ def per_token(
     }
 
 
-def estimate_ppo(config: dict[str, Any], policy: Any, judge: Any, prompts: Any) -> dict[str, Any]:
-    """Updates, answers and the most tokens of a run; how long the answers will be is not known before."""
-    parsed = PPOConfig.model_validate(config)
-    rollouts = ppo_rollouts(parsed)
-    answers = rollouts * parsed.prompts_per_rollout
-    longest = parsed.max_prompt_tokens + parsed.max_new_tokens
-    return {
-        "steps": rollouts * parsed.mini_batches * parsed.epochs,
-        "episodes": answers,
-        "tokens_at_most": answers * longest * parsed.epochs,
-    }
-
-
-ppo = stage(train_ppo, name="ppo", version=3, process=True, grouped=True, estimate=estimate_ppo)
+ppo = stage(train_ppo, name="ppo", version=3, process=True, grouped=True)

@@ -8,7 +8,6 @@ a whole checkpoint.
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -145,13 +144,4 @@ def held_out_accuracy(
     return accuracy, math.sqrt(accuracy * (1 - accuracy) / len(pairs))
 
 
-def estimate_reward(config: dict[str, Any], parent: Any, pairs: Any) -> dict[str, Any]:
-    """Updates and the most tokens of a run, once the pairs exist; how long they are is not known before."""
-    parsed = RewardConfig.model_validate(config)
-    if not isinstance(pairs, Preferences):
-        return {}
-    steps = steps_for(pairs.pairs, parsed.batch_size, parsed.epochs)
-    return {"steps": steps, "tokens_at_most": 2 * steps * min(parsed.batch_size, pairs.pairs) * parsed.max_tokens}
-
-
-reward = stage(train_reward, name="reward", version=3, process=True, grouped=True, estimate=estimate_reward)
+reward = stage(train_reward, name="reward", version=3, process=True, grouped=True)

@@ -12,7 +12,7 @@ parts stays in parts.
 
 import copy
 from collections.abc import Iterator
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -231,17 +231,4 @@ def score_groups(groups: list[list[Answer]], config: RLVRConfig) -> tuple[torch.
     return stop_penalty(correct * config.correct_score, finished, config.unfinished_score), finished
 
 
-def estimate_rlvr(config: dict[str, Any], policy: Any, prompts: Any) -> dict[str, Any]:
-    """Updates, answers and the most tokens of a run; how long the answers will be is not known before."""
-    parsed = RLVRConfig.model_validate(config)
-    rollouts = rollouts_of(parsed)
-    answers = rollouts * parsed.prompts_per_rollout * parsed.samples
-    longest = parsed.max_prompt_tokens + parsed.max_new_tokens
-    return {
-        "steps": rollouts * parsed.mini_batches * parsed.epochs,
-        "episodes": answers,
-        "tokens_at_most": answers * parsed.epochs * longest,
-    }
-
-
-rlvr = stage(train_rlvr, name="rlvr", version=4, process=True, grouped=True, estimate=estimate_rlvr)
+rlvr = stage(train_rlvr, name="rlvr", version=4, process=True, grouped=True)

@@ -6,7 +6,6 @@ gradients are clipped at 1.0, which the published launcher is said to have resol
 """
 
 from collections.abc import Iterable
-from typing import Any
 
 from pydantic import Field
 
@@ -102,13 +101,4 @@ def encode_chats(tokenizer: Tokenizer, chats: Iterable[dict], max_tokens: int) -
     return rows, dropped
 
 
-def estimate_sft(config: dict[str, Any], parent: Any, chats: Any) -> dict[str, Any]:
-    """Updates and the most tokens of a run, once the chats exist; how long they are is not known before."""
-    parsed = SFTConfig.model_validate(config)
-    if not isinstance(chats, Chats):
-        return {}
-    steps = steps_for(chats.chats, parsed.batch_size, parsed.epochs)
-    return {"steps": steps, "tokens_at_most": steps * min(parsed.batch_size, chats.chats) * parsed.max_tokens}
-
-
-sft = stage(train_sft, name="sft", version=3, process=True, grouped=True, estimate=estimate_sft)
+sft = stage(train_sft, name="sft", version=3, process=True, grouped=True)

@@ -54,7 +54,7 @@ def test_there_is_a_recipe_for_every_comparison() -> None:
 @pytest.mark.parametrize("size", ["", "-1b"])
 def test_variants_differ_in_the_one_thing_and_are_planned(name: str, size: str, tmp_path: Path) -> None:
     recipe = str(FOLDER / f"{name}{size}.yaml")
-    config = load(RecipeConfig, recipe, [f"execution.store={tmp_path}"])
+    config = load(recipe, [f"execution.store={tmp_path}"])
     assert config.comparison is not None
     one, other = (flat(how.model_dump(mode="json")) for how in config.comparison.variants.values())
     assert {path for path in one if one[path] != other[path]} == VARIES[name]
@@ -71,7 +71,7 @@ def test_variants_differ_in_the_one_thing_and_are_planned(name: str, size: str, 
 @pytest.mark.parametrize("name", ["init", "init-1b"])
 def test_a_rehearsal_of_a_comparison_keeps_what_differs(name: str) -> None:
     samples = Path(__file__).parents[1] / "samples" / "hub"
-    config = rehearsed(load(RecipeConfig, str(FOLDER / f"{name}.yaml")), samples, "nowhere")
+    config = rehearsed(load(str(FOLDER / f"{name}.yaml")), samples, "nowhere")
     assert config.comparison is not None
     one, other = (flat(how.model_dump(mode="json")) for how in config.comparison.variants.values())
     assert {path for path in one if one[path] != other[path]} == VARIES["init"]
@@ -79,7 +79,7 @@ def test_a_rehearsal_of_a_comparison_keeps_what_differs(name: str) -> None:
 
 
 def test_the_baseline_is_olmo_0424_whole() -> None:
-    config = load(RecipeConfig, str(FOLDER / "init.yaml"))
+    config = load(str(FOLDER / "init.yaml"))
     assert config.comparison is not None
     how = config.comparison.variants["scaled"]
     assert (how.model.norm, how.model.qkv_clip, how.model.rope_theta, how.model.norm_eps) == (
@@ -92,7 +92,7 @@ def test_the_baseline_is_olmo_0424_whole() -> None:
 
 
 def test_an_override_of_pretrain_reaches_every_variant() -> None:
-    config = load(RecipeConfig, str(FOLDER / "z-loss.yaml"), ["pretrain.optim.beta2=0.9", "pretrain.model.n_layers=2"])
+    config = load(str(FOLDER / "z-loss.yaml"), ["pretrain.optim.beta2=0.9", "pretrain.model.n_layers=2"])
     assert config.comparison is not None
     for how in config.comparison.variants.values():
         assert (how.optim.beta2, how.model.n_layers) == (0.9, 2)
@@ -105,7 +105,7 @@ def test_an_override_of_pretrain_reaches_every_variant() -> None:
     [
         ("comparison.variants={one: {}}", r"comparison\.variants.*at least 2"),
         ("comparison.variants={one: {}, two: {betas: 1}}", r"variants\.two\.betas: there is no such field"),
-        ("comparison.variants={one two: {}, one-two: {}}", "variants have the same label: one-two, one-two"),
+        ("comparison.variants={one two: {}, one-two: {}}", "variants have the same label: one two, one-two"),
         ("comparison.variants={one: {}, two: {batch_size: 8}}", r"two\.batch_size=8 is not pretrain\.batch_size=16"),
         (
             "comparison.variants={one: {}, two: {model: {vocab_size: 640}}}",
@@ -116,7 +116,7 @@ def test_an_override_of_pretrain_reaches_every_variant() -> None:
 )
 def test_a_comparison_that_is_none_is_refused(change: str, said: str) -> None:
     with pytest.raises(RecipeError, match=said):
-        load(RecipeConfig, str(FOLDER / "z-loss.yaml"), [change])
+        load(str(FOLDER / "z-loss.yaml"), [change])
 
 
 def test_later_parents_lie_over_earlier_ones(tmp_path: Path) -> None:
@@ -128,10 +128,10 @@ def test_later_parents_lie_over_earlier_ones(tmp_path: Path) -> None:
     mine.write_text(
         mine.read_text() + "anneal_mix: {sources: [{source: web, ratio: 0.3}, {source: winner, ratio: 0.7}]}\n"
     )
-    config = load(RecipeConfig, str(mine), ["classifiers.quality=null", "filter.web.rules=[]"])
+    config = load(str(mine), ["classifiers.quality=null", "filter.web.rules=[]"])
     assert (config.sft.epochs, config.sft.seed, list(config.collect)) == (4, 1, ["web"])
     with pytest.raises(RecipeError, match=r"extends=\[\] is not the name or path of a recipe"):
-        load(RecipeConfig, str(tmp_path / "none.yaml"))
+        load(str(tmp_path / "none.yaml"))
 
 
 def test_the_extremes_of_a_long_curve_stay() -> None:

@@ -14,25 +14,25 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from flows.cli.main import app
-from flows.config.files import load
-from flows.config.recipe_config import RecipeConfig
+from flows.config.files import load, recipe_names
+from flows.config.training_runs import Run, training_runs, with_estimates
 from flows.inspection.cost import (
     DEVICES,
     NODE_FACTOR,
     Device,
     Hardware,
-    Run,
     cost,
     environment,
     recipe_costs,
-    training_runs,
 )
+from flows.inspection.cost_other import plan_labels
 from flows.inspection.cost_table import find_device, plain, plan_costs, scaled, scientific, total
 from flows.running.run import plan
 from infra.settings import SiteSettings
 from model.config import ModelConfig
 from model.data.chat_batches import make_row, pair_batches
 from model.parallel.work_split import share_of
+from tasks.artifacts import Chats, Mix, Preferences
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TABLE_19 = json.loads((GOLDEN / "environment_table19.json").read_text())
@@ -63,7 +63,7 @@ def test_environment_is_table_19(row: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("size", "model"), [("7b", "OLMo 2 7B"), ("13b", "OLMo 2 13B"), ("32b", "OLMo 2 13B")])
 def test_recipes_are_planned_where_table_19_says(size: str, model: str) -> None:
     """The 32B has no row: its site is the 13B's."""
-    assert load(RecipeConfig, f"olmo2-{size}").execution.site == site_of(row_of(model))
+    assert load(f"olmo2-{size}").execution.site == site_of(row_of(model))
 
 
 def test_water_of_the_13b_is_that_of_its_site() -> None:
@@ -77,7 +77,7 @@ def test_water_of_the_13b_is_that_of_its_site() -> None:
 
 def test_pretraining_of_7b() -> None:
     """Steps and tokens of RECIPE D, FLOPs per token of A.7, hours and energy by hand."""
-    first = recipe_costs(load(RecipeConfig, "olmo2-7b"), Hardware(64, H100, mfu=0.4, price=2.5))[0]
+    first = recipe_costs(load("olmo2-7b"), Hardware(64, H100, mfu=0.4, price=2.5))[0]
     flops = 928_646 * 4_194_304 * SIZES["7B"]["train_flops_per_token_seq4096"]
     assert (first.label, first.steps, first.tokens) == ("pretrain", 928_646, 3_895_023_632_384)
     assert first.flops == pytest.approx(flops)
@@ -90,16 +90,42 @@ def test_pretraining_of_7b() -> None:
     )
 
 
-def test_costs_are_the_estimates_of_the_plan(tmp_path: Path) -> None:
-    config = load(RecipeConfig, "laptop")
-    config = config.model_copy(update={"execution": config.execution.model_copy(update={"store": str(tmp_path)})})
-    estimates = {row.label: row.estimate for row in plan(config)}
-    for item in recipe_costs(config, Hardware(1, H100)):
-        estimate = estimates[item.label]
-        if "flops" in estimate:
-            assert (item.tokens, item.flops) == (estimate["tokens"], pytest.approx(estimate["flops"]))
-        if "steps" in estimate:
-            assert item.steps == estimate["steps"]
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_costs_are_the_estimates_of_the_plan(recipe: str) -> None:
+    """Every training stage of every recipe has one size, in `plan` and in `plan --gpus`."""
+    config = load(recipe)
+    planned = {row.label: row.estimate for row in with_estimates(plan_labels(config), config)}
+    costs = recipe_costs(config, Hardware(1, H100))
+    assert len(costs) >= 9
+    for item in costs:
+        told = planned[item.label]
+        known = told.get("tokens_at_most" if item.at_most else "tokens")
+        assert (item.steps, item.tokens, item.flops) == (told.get("steps"), known, told.get("flops")), item.label
+        assert item.steps is not None or item.label.startswith("sft"), f"{item.label} has no size"
+
+
+def test_the_plan_on_a_terminal_shows_the_tokens_of_its_costs(tmp_path: Path) -> None:
+    shown = CliRunner().invoke(app, ["plan", "laptop", "--store", str(tmp_path)]).output
+    costs = json.loads(CliRunner().invoke(app, ["plan", "laptop", "--gpus", "1", "--json"]).output)["stages"]
+    (rlvr,) = [row for row in costs if row["label"] == "rlvr"]
+    assert f"≤ {rlvr['tokens']:,}" in shown
+    assert rlvr["tokens"] == 8192 * 256, "an answer with its prompt fits the window"
+
+
+def test_what_is_made_is_counted_instead_of_what_was_expected() -> None:
+    """The count of a stage's input is its artifact's, once there is one."""
+    config = load("laptop")
+    facts: dict[str, Any] = {"id": "i", "address": "a", "digest": "d"}
+    made = {
+        "decontaminate_chats": Chats(stage="decontaminate_chats", chats=96, sources={}, **facts),
+        "preferences": Preferences(stage="preferences", pairs=64, ties=0, mean_chosen=1.0, mean_rejected=0.0, **facts),
+        "mix:pretrain": Mix(stage="mix", tokens=64 * 32 * 9, ranks=490, shares={"web": 1.0}, **facts),
+    }
+    runs = {run.label: run for run in training_runs(config, made)}
+    assert (runs["sft"].steps, runs["dpo"].steps) == (3, 2)
+    # Nine batches less the windows that are held out of the one source; of 64 pairs, 13 are held out.
+    assert runs["pretrain"].steps == (9 * 32 - 16) // 32
+    assert runs["reward"].steps == 51 // 32
 
 
 @settings(deadline=None)
@@ -130,12 +156,12 @@ def test_a_pair_stays_on_one_gpu() -> None:
         assert run.tokens_at_once(gpus) >= largest >= 128
     assert run.tokens_at_once(4) == 128, "a pair is whole even where a pass has room for one row"
     assert [cost(run, TINY, Hardware(gpus, H100)).gpus for gpus in (2, 4, 8)] == [2, 4, 4]
-    most = {item.label: item.gpus for item in recipe_costs(load(RecipeConfig, "olmo2-7b"), Hardware(512, H100))}
+    most = {item.label: item.gpus for item in recipe_costs(load("olmo2-7b"), Hardware(512, H100))}
     assert (most["dpo"], most["reward"], most["pretrain"]) == (128, 256, 512)
 
 
 def test_steps_that_depend_on_data_are_not_guessed() -> None:
-    config = load(RecipeConfig, "olmo2-7b", ["anneal.steps=null"])
+    config = load("olmo2-7b", ["anneal.steps=null"])
     costs = recipe_costs(config, Hardware(8, H100, price=1.0))
     unknown = [item for item in costs if item.steps is None]
     assert [item.label for item in unknown] == ["anneal:42", "anneal:42069", "anneal:666"]
@@ -144,7 +170,7 @@ def test_steps_that_depend_on_data_are_not_guessed() -> None:
 
 
 def test_a_recipe_that_starts_later_costs_less() -> None:
-    config = load(RecipeConfig, "olmo2-7b", ["start.soup=abc"])
+    config = load("olmo2-7b", ["start.soup=abc"])
     assert [run.label for run in training_runs(config)] == ["sft", "dpo", "reward", "ppo"]
 
 
@@ -244,7 +270,7 @@ def test_the_7b_draws_what_table_19_measured() -> None:
 @pytest.mark.parametrize("recipe", ["olmo2-1b", "olmo2-7b", "olmo2-13b", "olmo2-32b", "olmo2-7b-synthesis", "laptop"])
 def test_every_stage_of_the_plan_has_a_row_with_its_assumption(recipe: str, tmp_path: Path) -> None:
     costs = planned_costs(recipe)
-    config = load(RecipeConfig, recipe)
+    config = load(recipe)
     config = config.model_copy(update={"execution": config.execution.model_copy(update={"store": str(tmp_path)})})
     labels = [row.label for row in plan(config)]
     assert sorted([row["label"] for row in costs["stages"]] + [row["label"] for row in costs["others"]]) == sorted(

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from flows.cli.main import app
 from flows.cli.terminal import resume_command
-from flows.config.files import RecipeError
+from flows.config.errors import RecipeError
 from flows.inspection.artifacts import list_rows, print_list
 from flows.running.dashboard import DashboardError, serve
 from flows.running.readiness import check_ray
@@ -133,7 +133,7 @@ from flows.cli import terminal
 terminal.ENDING_SECONDS = 0.5
 def recipe(*_):
     from infra.compute.processes import stop_stages
-    if sys.argv[2] == "kept":  # as Prefect's handler and `run_as_flow` leave it when Prefect hangs
+    if sys.argv[2] == "kept":  # as Prefect's handler and `PrefectEngine.phase` leave it when Prefect hangs
         stop_stages()
     else:
         os.kill(os.getpid(), signal.Signals[sys.argv[2]])
@@ -162,7 +162,7 @@ def test_a_flow_that_prefect_ends_tells_its_stages():
         patch.setattr(prefect_tasks, "stop_stages", lambda: ended.append(True))
         patch.setattr(prefect_tasks, "flow", lambda **_: lambda function: function)
         with pytest.raises(TerminationSignal):
-            prefect_tasks.run_as_flow("phase", end)
+            prefect_tasks.PrefectEngine().phase("phase", end)
     assert ended
 
 

@@ -10,14 +10,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from jaxtyping import Int
 from pydantic import Field, model_validator
 
 from infra.records.artifact import Artifact
-from infra.session import Pending
 from infra.workspace import Workspace
 from model.config import Config
 from model.data.batches import TOKEN_BYTES, TokenFile, Window, WindowedTokens, read_local
@@ -129,17 +128,6 @@ def windows_of(
         held_out=config.in_loop.windows,
         reader=store_reader(ws, stored),
     )
-
-
-def expected_steps(config: MixTrainingConfig, mix: Any) -> int | None:
-    """Steps of one pass over a mix, as far as a plan knows it; remainders of files are not known to it."""
-    if isinstance(mix, Pending):
-        tokens, sources = mix.facts.get("tokens"), 0
-    else:
-        tokens, sources = mix.tokens, len(mix.shares)
-    if not tokens:
-        return None
-    return (tokens // config.sequence_length - sources * config.in_loop.windows) // config.batch_size
 
 
 def store_reader(ws: Workspace, stored: Sequence[StoredFile], copied_bytes: int = COPIED_BYTES):
