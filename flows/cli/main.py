@@ -32,7 +32,7 @@ from flows.cli.options import (
     print_json,
 )
 from flows.cli.rehearse import conformance, rehearse, sample
-from flows.cli.scale import scale
+from flows.cli.scale import fit, scale
 from flows.cli.store import add_to as add_store_commands
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ app.add_typer(data_app, name="data")
 add_commands(app)
 app.command()(rehearse)
 app.command()(scale)
+app.command()(fit)
 app.command()(sample)
 app.command()(conformance)
 add_store_commands(app)
@@ -341,6 +342,17 @@ def dashboard(
     from flows.running.dashboard import serve
 
     serve(console, port, host)
+
+
+@app.command()
+def serve(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the pages.")] = 4300,
+    store: StoreOption = None,
+) -> None:
+    """Show a store in the browser, read-only: runs, artifacts, lineage, reports, samples, comparisons; Ctrl-C stops it."""
+    from flows.serving.server import serve as serve_pages
+
+    serve_pages(console, existing_store(store), port)
 
 
 def _run(
