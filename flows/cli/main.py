@@ -43,7 +43,6 @@ app = typer.Typer(
     help="The OLMo 2 training recipe: run it whole, rerun a stage, look at what was made.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 app.add_typer(data_app, name="data")
 add_commands(app)
@@ -224,7 +223,7 @@ def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
     store: StoreOption = None,
 ) -> None:
-    """Copy a checkpoint out as a Hugging Face folder."""
+    """Copy a checkpoint out as a Hugging Face folder with a model card: data, scores with errors, recipe, how to load."""
     from flows.inspection.artifacts import export_checkpoint
 
     written = export_checkpoint(existing_store(store), id, folder)

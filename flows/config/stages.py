@@ -22,6 +22,7 @@ from tasks.data.score import score
 from tasks.data.synthesize import synthesize
 from tasks.data.worked import worked
 from tasks.evaluation.evaluate import evaluate
+from tasks.evaluation.evaluate_served import evaluate_served
 from tasks.evaluation.rank import rank
 from tasks.evaluation.report import report
 from tasks.evaluation.rescore import rescore
@@ -38,7 +39,8 @@ from tasks.training.soup import soup
 STAGES = (
     collect, synthesize, worked, programs, personas, rewrite, label, classifier, score, filter, dedup, decontaminate, encode,
     mix, chats, prompts, pairs, decontaminate_chats, decontaminate_prompts, decontaminate_pairs,
-    pretrain, anneal, soup, sft, preferences, dpo, reward, rlvr, ppo, evaluate, rescore, rank, report,
+    pretrain, anneal, soup, sft, preferences, dpo, reward, rlvr, ppo, evaluate, evaluate_served, rescore, rank,
+    report,
 )  # fmt: skip
 NAMES = tuple(stage.name for stage in STAGES)
 COMPUTING = {stage.name for stage in STAGES if stage.process}

@@ -7,11 +7,13 @@ the items that both answered; else by that of two independent scores. The paper 
 """
 
 import dataclasses
+from collections import Counter
 from typing import Any
 
 from pydantic import Field
 
 from infra.records.artifact import Artifact
+from infra.records.looks import read_looks
 from infra.records.record import Record
 from infra.stage import stage
 from infra.workspace import Workspace
@@ -78,6 +80,7 @@ def write_report(
         "bounds": bounds,
         "headline": _headline(checkpoints, records, cost),
         **_score_figures(ws, named, scores, bounds),
+        "looks": _looks(ws, scores),
         "ranking": ws.read_json(ranking, "ranking.json") if ranking else None,
         "curves": _curves(ws, trained, config.curve_points),
         "preferences": preferences.facts() if preferences else None,
@@ -184,6 +187,14 @@ def _score_figures(
     }
 
 
+def _looks(ws: Workspace, scores: list[Scores]) -> dict[str, int]:
+    """How often held-out scores of these evaluations had been looked at when the report was made, by benchmark."""
+    found = Counter(
+        name for score in scores for look in read_looks(ws.store, score.address) for name in look.benchmarks
+    )
+    return dict(sorted(found.items()))
+
+
 def _curves(ws: Workspace, named: list[tuple[str, Any]], points: int) -> list[numbers.Curve]:
     """Curves of everything that was trained and logged; a soup has none."""
     found = []
@@ -212,4 +223,4 @@ def _summary(plain: dict[str, Any]) -> dict[str, float]:
     return totals | {f"score/{name}": value for name, value in final["primary"].items()}
 
 
-report = stage(write_report, name="report", version=5)
+report = stage(write_report, name="report", version=6)
