@@ -2,9 +2,11 @@
 
 Each line is a phase (a Prefect flow) made of stages (its tasks); what is passed on are promises of artifacts. A phase's
 file says which stages it calls, and a stage's file under tasks/ says what it does. With `start` in the recipe, a phase takes the
-given checkpoint at its place; a phase that only leads there makes nothing and returns an empty result.
+given checkpoint at its place; a phase that only leads there makes nothing and returns an empty result. With `comparison`
+variants of pre-training are all that is trained.
 """
 
+from flows.comparison import comparison
 from flows.config.recipe_config import RecipeConfig
 from flows.curation import curation
 from flows.evaluation import evaluation
@@ -18,6 +20,8 @@ from tasks.artifacts import Report
 def recipe(config: RecipeConfig) -> Report:
     """From raw text to an instruct model and its report."""
     corpus = curation(config)
+    if config.comparison:
+        return comparison(corpus, config)
     base = pretraining(corpus, config)
     sweep = microanneal(corpus, base, config)
     soup = midtraining(corpus, sweep, base, config)

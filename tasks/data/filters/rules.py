@@ -28,7 +28,7 @@ from tasks.data.filters.language import (
 from tasks.data.filters.length import LengthRule, LengthScorer, score_length
 from tasks.data.filters.pii import PIIRule, PIIScorer, score_pii
 from tasks.data.filters.pinned import read_pinned
-from tasks.data.filters.quality import QualityRule, QualityScorer, load_classifier, score_quality
+from tasks.data.filters.quality import QualityRule, QualityScorer, load_classifier, load_file, score_quality
 from tasks.data.filters.repetition import RepetitionRule, RepetitionScorer, score_repetition
 from tasks.data.filters.revision import pin_checkpoint
 from tasks.data.filters.stars import StarsRule, StarsScorer, score_stars
@@ -84,7 +84,7 @@ def check_names(scorers: Sequence[Scorer]) -> None:
 def classifier_of(scorer: Scorer) -> str:
     """The classifier of the recipe that a scorer asks; empty for none."""
     if isinstance(scorer, QualityScorer):
-        return scorer.classifier
+        return "" if scorer.file else scorer.classifier
     if isinstance(scorer, EducationScorer) and scorer.model.kind == "linear":
         return scorer.model.classifier
     return ""
@@ -116,6 +116,8 @@ def load_model(ws: Workspace, scorer: Scorer, classifiers: dict[str, Classifier]
             return _checkpoint(ws, model)
         case LanguageScorer(identifier=FastTextIdentifier() as identifier):
             return load_identifier(read_pinned(identifier.model), ws.scratch)
+        case QualityScorer(file=PinnedFile() as file, positive_label=label):
+            return load_file(file, label, ws.scratch)
         case URLScorer():
             return load_url_lists(scorer)
         case WordListScorer():
@@ -141,7 +143,7 @@ def score_batch(documents: Sequence[Row], batch: TextBatch, scorer: Scorer, mode
         case LengthScorer():
             return score_length(batch)
         case QualityScorer():
-            return score_quality(batch, model)
+            return score_quality(batch, model, scorer.positive_label)
         case EducationScorer():
             return score_education(batch, scorer, model)
         case StarsScorer():
