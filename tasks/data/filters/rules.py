@@ -27,7 +27,7 @@ from tasks.data.filters.language import (
 )
 from tasks.data.filters.length import LengthRule, LengthScorer, score_length
 from tasks.data.filters.pii import PIIRule, PIIScorer, score_pii
-from tasks.data.filters.pinned import read_pinned
+from tasks.data.filters.pinned import PinnedFile, read_pinned
 from tasks.data.filters.quality import QualityRule, QualityScorer, load_classifier, load_file, score_quality
 from tasks.data.filters.repetition import RepetitionRule, RepetitionScorer, score_repetition
 from tasks.data.filters.revision import pin_checkpoint
