@@ -133,7 +133,8 @@ class Execution(BaseModel):
     device: str = "cpu"
     """Torch device of training and evaluation stages."""
     compile: dict[str, CompilePolicy] = {}
-    """torch.compile policy per stage name; `default` for the others (off when absent). Compiling pays in long stages."""
+    """torch.compile policy per stage name, or per label such as pretrain:trial-filtered, which goes first; `default` for the
+    others (off when absent). Compiling pays in long stages."""
     save_every: int = Field(default=200, ge=1)
     """Training steps between two save points: what a kill can cost. Only the newest is there (1B 1000, 7B and 13B 250,
     32B 200; RECIPE D)."""
@@ -185,9 +186,9 @@ class Execution(BaseModel):
                 )
         return self
 
-    def compute(self, stage: str) -> ComputeSettings:
-        """Device, threads, compile policy and processes of one stage."""
-        policy = self.compile.get(stage, self.compile.get("default", "off"))
+    def compute(self, stage: str, label: str = "") -> ComputeSettings:
+        """Device, threads, compile policy and processes of one stage; its label may have a compile policy of its own."""
+        policy = self.compile.get(label, self.compile.get(stage, self.compile.get("default", "off")))
         return ComputeSettings(
             device=self.device,
             threads=self.stage_threads(stage),

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from flows.config.curation_trial import CurationTrialConfig
 from flows.config.needed import PAST_FINETUNING, PAST_MIDTRAINING, PAST_PREFERENCES, begins_at, needed_sources
 from flows.config.rules import check_recipe
 from flows.synthesis import AnySynthesis, Synthesis, resolve_synthesis
@@ -207,6 +208,8 @@ class RecipeConfig(Config):
     """What pre-training reads."""
     pretrain: PretrainConfig = PretrainConfig()
     """Tokens to base model."""
+    curation_trial: CurationTrialConfig | None = None
+    """A small model on filtered against unfiltered text, beside pre-training: what curation brings; none by default."""
     candidates: tuple[CandidateConfig, ...] = Field(min_length=1)
     """Sources that micro-anneals compare and mid-training may use."""
     microanneal: MicroannealConfig

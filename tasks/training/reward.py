@@ -27,6 +27,7 @@ from model.training.loop import TrainState
 from model.training.objectives import reward_objective
 from model.training.reference_scores import row_scores
 from tasks.artifacts import Checkpoint, Preferences, RewardModel
+from tasks.evaluation.benchmarks.items import Estimate, estimate_mean
 from tasks.training.answers.pairs import Pair, read_pairs, whole_pairs
 from tasks.training.fitting.fit import adamw, begin, export, fit, linear_schedule, open_checkpoint
 from tasks.training.fitting.reward_head import HEAD_FILE, HEAD_KEY, HEAD_NAME, with_score_head
@@ -83,8 +84,8 @@ def train_reward(ws: Workspace, parent: Checkpoint, pairs: Preferences, config: 
         return pair_batches([training[i] for i in members], pad_id=tokenizer.pad_id, pass_tokens=config.pass_tokens)
 
     def judged(state: TrainState) -> dict[str, float]:
-        accuracy, stderr = held_out_accuracy(model, held, tokenizer.pad_id, config, state.group)
-        return {"accuracy": accuracy, "accuracy_stderr": stderr}
+        found = held_out_accuracy(model, held, tokenizer.pad_id, config, state.group)
+        return {"accuracy": found.value, "accuracy_stderr": found.stderr}
 
     result = fit(
         ws,
@@ -110,6 +111,7 @@ def train_reward(ws: Workspace, parent: Checkpoint, pairs: Preferences, config: 
     return ws.artifact(
         RewardModel,
         **result.facts(),
+        pairs_held_out=len(held),
         ranks=tokenizer.ranks,
         parent=parent.digest,
     )
@@ -134,17 +136,16 @@ def split(pairs: list[Pair], held_out: float, seed: int) -> tuple[list[Pair], li
 
 def held_out_accuracy(
     model: Transformer, pairs: list[Pair], pad_id: int, config: RewardConfig, group: Group
-) -> tuple[float, float]:
-    """Share of pairs with the chosen answer scored higher (a tie counts half), and its standard error. All workers of the
-    group that holds the model have to call this.
+) -> Estimate:
+    """Share of pairs with the chosen answer scored higher (a tie counts half), with its standard error, which is above 0 even
+    where all are. All workers of the group that holds the model have to call this.
     """
     rows = [row for pair in pairs for row in pair]
     scores = row_scores(
         model, rows, pad_id=pad_id, pass_tokens=config.pass_tokens, precision=config.precision, group=group
     ).reshape(-1, 2)
     right = (scores[:, 0] > scores[:, 1]) + 0.5 * (scores[:, 0] == scores[:, 1])
-    accuracy = float(right.mean())
-    return accuracy, math.sqrt(accuracy * (1 - accuracy) / len(pairs))
+    return estimate_mean(right.tolist())
 
 
 def estimate_reward(config: dict[str, Any], parent: Any, pairs: Any) -> dict[str, Any]:
@@ -156,4 +157,4 @@ def estimate_reward(config: dict[str, Any], parent: Any, pairs: Any) -> dict[str
     return {"steps": steps, "tokens_at_most": 2 * steps * min(parsed.batch, pairs.pairs) * parsed.max_tokens}
 
 
-reward = stage(train_reward, name="reward", version=3, process=True, grouped=True, estimate=estimate_reward)
+reward = stage(train_reward, name="reward", version=4, process=True, grouped=True, estimate=estimate_reward)

@@ -92,8 +92,22 @@ def render_page(report: dict[str, Any]) -> str:
         stage_colour=stage_colour,
         ranked=ranked_benchmark(report) if report["ranking"] else None,
         tried=tried_mixes(report) if report["ranking"] else "",
+        gains=gain_rows(report),
         source_colours=source_colours(report),
     )
+
+
+def gain_rows(report: dict[str, Any]) -> list[tuple[str, dict[str, Any], float]]:
+    """(step, gain, what it is multiplied by for people); a soup's comparisons with its ingredients stand below it."""
+    rows: list[tuple[str, dict[str, Any], float]] = []
+    shares = not any(benchmark["lower_is_better"] for benchmark in report["benchmarks"])
+    for step, gain in report["gains"].items():
+        # Bits per byte stay as they are; a mean over shares and bits has no unit of its own.
+        unit = 100.0 if shares and step != "curation" else 1.0
+        rows.append((step, gain, unit))
+        further = {"over_mean": "the ingredients’ mean", "over_best": "the best ingredient"}
+        rows += [(f"{step} over {words}", gain[name], unit) for name, words in further.items() if name in gain]
+    return rows
 
 
 def stage_colour(stage: str) -> str:
