@@ -93,7 +93,7 @@ def train_variant(
         vocab_size=vocab_size, max_sequence_length=SEQUENCE, **shape,
     )  # fmt: skip
     optim = OptimConfig.model_validate({"precision": "fp32", "variant": "olmo-0424"} | variant.optim)
-    schedule = ScheduleConfig(kind="constant", unit="steps", peak_lr=LEARNING_RATE, warmup=WARMUP, length=0)
+    schedule = ScheduleConfig(kind="constant", unit="steps", learning_rate=LEARNING_RATE, warmup=WARMUP, length=0)
     rows: list[dict[str, float]] = []
 
     def batches(step: int) -> list[dict[str, np.ndarray]]:

@@ -49,7 +49,7 @@ WINDOW = 4
 """Steps of a stretch that is timed with or without a save."""
 CHUNK = 16 << 20
 """Bytes that plain reading and writing move at a time."""
-SCHEDULE = ScheduleConfig(kind="constant", unit="steps", warmup=0, length=0, peak_lr=3e-4)
+SCHEDULE = ScheduleConfig(kind="constant", unit="steps", warmup=0, length=0, learning_rate=3e-4)
 OPTIM = OptimConfig(precision="bf16")
 
 

@@ -58,7 +58,7 @@ def ours(size: dict[str, int], compiled: bool, bf16: bool) -> Callable[[], float
     ids = token_ids(size)
     batch = [{"ids": ids, "labels": next_token_labels(ids)}]
     optim = OptimConfig(precision="bf16" if bf16 else "fp32")
-    schedule = ScheduleConfig(kind="constant", unit="steps", warmup=0, length=0, peak_lr=3e-4)
+    schedule = ScheduleConfig(kind="constant", unit="steps", warmup=0, length=0, learning_rate=3e-4)
     compute = Compute(compile="blocks" if compiled else "off")
     state = new_state(Transformer(config, seed=0), optim, compute)
     objective = language_model_objective(LossConfig())

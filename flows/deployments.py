@@ -11,7 +11,9 @@ from prefect.artifacts import create_table_artifact
 
 from flows.config.recipe_config import RecipeConfig
 from flows.running.forms import CandidateForm
-from flows.running.run import load_recipe, naming_failures, run, run_evaluation, run_sweep
+from flows.running.run import load_recipe, run, run_evaluation, run_sweep
+from flows.running.sessions import naming_failures
+from infra.execution.markdown import code, escaped
 from infra.records.record import payload_at
 from infra.storage.store import Store
 from tasks.artifacts import Ranking, Report
@@ -106,7 +108,7 @@ def evaluation(
         for scores in found
         for name, score in scores.primary.items()
     ]
-    create_table_artifact(rows, key="evaluation-scores", description=f"Benchmarks of {config.name}")
+    create_table_artifact(rows, key="evaluation-scores", description=f"Benchmarks of {escaped(config.name)}")
     return [scores.address for scores in found]
 
 
@@ -115,8 +117,8 @@ def shown_ranking(config: RecipeConfig, ranking: Ranking) -> tuple[list[dict[str
     store = Store(config.execution.store)
     file = f"{payload_at(store, ranking.address)}/ranking.json"
     text = (
-        f"Best first on {config.microanneal.rank_by}; the order among those tied with the best is no evidence. "
-        f"All figures: {store.url}/{file}"
+        f"Best first on {escaped(config.microanneal.rank_by)}; the order among those tied with the best is no evidence. "
+        f"All figures: {code(f'{store.url}/{file}')}"
     )
     return store.read_json(file)["candidates"], text
 
@@ -127,6 +129,6 @@ def shown_report(config: RecipeConfig, report: Report | None) -> str | None:
         return None
     rows = [{"figure": name, "value": value} for name, value in report.summary.items()]
     store = Store(config.execution.store)
-    text = f"{store.url}/{payload_at(store, report.address)}/report.html"
+    text = code(f"{store.url}/{payload_at(store, report.address)}/report.html")
     create_table_artifact(rows, key="recipe-report", description=text)
     return report.address

@@ -1,11 +1,10 @@
 """Execution settings: where and how a recipe runs. Nothing here changes a result, so nothing here enters an identity."""
 
 import os
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-
-from infra.ray_address import parsed_address
 
 
 def _word(value: Any) -> Any:
@@ -16,6 +15,23 @@ def _word(value: Any) -> Any:
 CompilePolicy = Annotated[Literal["off", "blocks"], BeforeValidator(_word)]
 Generation = Literal["local", "endpoint"]
 """A checkpoint's answers are decoded in the stage, or by the server that `endpoints` names under the checkpoint's digest."""
+
+
+ADDRESS = re.compile(r"(ray://)?(?P<host>[^\s:/]+|\[[0-9A-Fa-f:.]+\]):(?P<port>\d{1,5})")
+"""A head node's GCS, or with `ray://` its client server; IPv6 in brackets."""
+
+
+def parsed_address(address: str) -> tuple[str, int] | None:
+    """Host and port of a cluster; None for `local` and `off`. ValueError for anything else."""
+    if address in ("local", "off"):
+        return None
+    found = ADDRESS.fullmatch(address)
+    if found is None:
+        raise ValueError(
+            f"{address!r} is none of: local (a Ray of this machine), off (shards run in this process), "
+            "HOST:PORT of a running cluster's head, such as ray-head:6379"
+        )
+    return found["host"].strip("[]"), int(found["port"])
 
 
 def _ray_address(value: str) -> str:

@@ -9,6 +9,9 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+Precision = Literal["bf16", "fp32"]
+"""Type of activations and matmuls; weights, gradients and moments are fp32 in both."""
+
 
 class Config(BaseModel):
     """Frozen pydantic model; an unknown field is an error; attribute docstrings describe the fields."""

@@ -18,6 +18,7 @@ import torch
 
 from infra.language_models.protocol import Answer, Request, completion_request
 from infra.workspace import Workspace
+from model.config import Precision
 from model.decoding.generate import Completion, Generator, Sampling, completion_text, generate
 from model.network.transformer import Transformer
 from model.parallel.group import Group
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     # Stages without a server do not load the HTTP client.
     from infra.language_models.client import Endpoint
 
-Precision = Literal["bf16", "fp32"]
 Progress = Callable[[int], None]
 
 

@@ -1,5 +1,6 @@
 """`olmo2 data`: what curation did with documents."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -30,17 +31,29 @@ def funnel(
 
 @app.command()
 def look(
-    reason: Annotated[str, typer.Option("--dropped-by", metavar="REASON", help="A reason of the funnel.")],
-    count: Annotated[int, typer.Option("-n", min=1, help="How many documents.")] = 20,
+    reason: Annotated[
+        str,
+        typer.Option("--dropped", "--dropped-by", metavar="REASON", help="A rule, or another reason of the funnel."),
+    ],
+    count: Annotated[int, typer.Option("--sample", "-n", min=1, help="How many documents.")] = 20,
     seed: Annotated[int, typer.Option("--seed", help="Another seed shows others.")] = 0,
     run: RunOption = None,
     store: StoreOption = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write whole texts as a page to browse.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Examples of what was dropped for a reason, with what matched marked."""
-    from flows.inspection.documents import curated, print_examples
+    from flows.inspection.documents import curated, dropped_rows, print_examples
     from flows.inspection.documents import look as sample
+    from flows.inspection.examples_page import write_page
 
+    if html is not None:
+        rows = dropped_rows(curated(run, store), reason, count, seed)
+        write_page(html, reason, rows)
+        console.print(f"{html}: {len(rows):,} documents", markup=False, highlight=False)
+        return
     examples = sample(curated(run, store), reason, count, seed)
     if as_json:
         print_json(examples)

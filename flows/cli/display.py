@@ -48,12 +48,12 @@ class Display:
         self._said: dict[str, float] = {}
         self._metrics: dict[str, str] = {}
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=28),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.fields[unit]}"),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.fields[unit]}", markup=False),
             RateColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[metrics]}", style="dim"),
+            TextColumn("{task.fields[metrics]}", style="dim", markup=False),
             console=console,
             transient=True,
         )

@@ -160,7 +160,7 @@ def plan(
             ]
         )
         return
-    from flows.config.rules import doubts
+    from flows.running.readiness import doubts
 
     for label, text in doubts(config).items():
         console.print(f"{label}: {text}", style="yellow", markup=False)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from flows.cli.plain_console import PlainConsole
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -17,8 +19,8 @@ WIDE = 1000
 """Columns of what goes to a file or a pipe: nothing is cut there."""
 FOLDED = 120
 """Columns of a table with sentences in it where there is no terminal; COLUMNS says otherwise."""
-console = Console(soft_wrap=True, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE)
-errors = Console(stderr=True, soft_wrap=True)
+console = PlainConsole(soft_wrap=True, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE)
+errors = PlainConsole(stderr=True, soft_wrap=True)
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="Name in recipes/ or path of a YAML file.")]
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="Artifact id, or its beginning; see olmo2 ls.")]

@@ -12,7 +12,9 @@ from rich.console import Console
 from flows.cli.display import Display, reused_line
 from flows.inspection.steps import TRAININGS
 from flows.running.prefect_server import start_own_server
-from flows.running.run import listening, load_recipe, new_session, plan, refuse_stale
+from flows.running.readiness import refuse_stale
+from flows.running.run import load_recipe, plan
+from flows.running.sessions import listening, new_session
 from infra.compute.processes import Interrupted, stop_stages, wait_for_stop
 from infra.records.record import payload_at
 from infra.session import PlanRow, matches

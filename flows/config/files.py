@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from flows.config.renamed import new_name
+
 M = TypeVar("M", bound=BaseModel)
 NAMED = ("start", "collect", "classifiers", "label", "synthesize", "filter")
 """Fields whose keys are names of the recipe's own choosing: a null below them takes out what is of that name."""
@@ -313,7 +315,8 @@ def explain(error: ValidationError, model: type[BaseModel], recipe: str) -> str:
         path = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             known = fields_at(schema, list(problem["loc"][:-1]))
-            lines.append(f"  {path}: there is no such field{nearest(str(problem['loc'][-1]), known)}")
+            field = str(problem["loc"][-1])
+            lines.append(f"  {path}: there is no such field{new_name(field, known) or nearest(field, known)}")
             continue
         # Of a whole mapping, the message names what is wrong.
         shown = problem["type"] != "missing" and not isinstance(problem["input"], dict)

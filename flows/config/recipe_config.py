@@ -282,7 +282,7 @@ class RecipeConfig(Config):
             ),
             requested_tokens=sweep.tokens,
             sequence_length=shape.sequence_length,
-            batch_tokens=shape.sequence_length * shape.batch_instances,
+            batch_tokens=shape.sequence_length * shape.batch_size,
             fill=sweep.web,
         )
 

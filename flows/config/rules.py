@@ -7,14 +7,13 @@ The rules are those of the stages themselves, asked of the configuration alone.
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import torch
 from pydantic import ValidationError
 
 from flows.config.files import nearest
-from flows.config.limits import check_limits, mix_notes, reinforcements
+from flows.config.limits import check_limits, reinforcements
 from flows.config.needed import PAST_MIDTRAINING, begins_at
-from flows.config.stages import IN_SHARDS, NAMES, unknown_stages
-from infra.session import PlanRow
+from flows.config.passwords import check_passwords
+from flows.config.stages import NAMES, unknown_stages
 from infra.settings import Execution
 from model.config import Parallel
 from model.tokens.tokenizer import Tokenizer
@@ -27,9 +26,6 @@ from tasks.training.fitting.mix_windows import MixTrainingConfig
 from tasks.training.ppo import PPOConfig, ppo_rollouts
 from tasks.training.preferences import PreferencesConfig
 from tasks.training.rlvr import RLVRConfig, rollouts_of
-
-LATE_SHARE = 0.01
-"""Share of the steps after the end of their schedule from which that is told (13B as published: 0.00002)."""
 
 if TYPE_CHECKING:
     from flows.config.recipe_config import RecipeConfig
@@ -63,6 +59,7 @@ def check_recipe(config: "RecipeConfig") -> None:
     for name, mix in mixes.items():
         _check_sources(name, mix, {*made, *candidates}, candidates)
     check_limits(config)
+    check_passwords(config)
 
 
 def _check_names(config: "RecipeConfig") -> None:
@@ -230,11 +227,11 @@ def _check_trial(config: "RecipeConfig") -> None:
 
 
 def _check_windows(name: str, training: MixTrainingConfig) -> None:
-    batch, micro = training.batch_instances, training.micro_instances
+    batch, micro = training.batch_size, training.micro_instances
     if micro and batch % micro:
         fitting = max(size for size in range(1, min(micro, batch) + 1) if batch % size == 0)
         raise ValueError(
-            f"{name}.micro_instances={micro:,} does not divide {name}.batch_instances={batch:,}; use {fitting:,}"
+            f"{name}.micro_instances={micro:,} does not divide {name}.batch_size={batch:,}; use {fitting:,}"
         )
     if training.target_length % training.sequence_length:
         raise ValueError(
@@ -261,59 +258,3 @@ def _check_sources(name: str, mix: MixConfig, known: set[str], candidates: list[
             raise ValueError(
                 f"{name} takes {wish.source!r}, which is not a source; they are {', '.join(sorted(known))}"
             )
-
-
-def doubts(config: "RecipeConfig") -> dict[str, str]:
-    """What is allowed and rarely meant, by the label of its stage: a pre-training that is long past its schedule's end, a
-    micro-anneal whose candidate is too small for its share.
-    """
-    training, schedule = config.pretrain, config.pretrain.schedule
-    if (
-        begins_at(config, ("base", *PAST_MIDTRAINING))
-        or not training.steps
-        or not schedule.length
-        or schedule.kind == "constant"
-    ):
-        return mix_notes(config)
-    of_step = 1 if schedule.unit == "steps" else training.batch_instances * training.sequence_length
-    decaying = schedule.length // of_step
-    late = 1 - decaying / training.steps
-    if late < LATE_SHARE:
-        return mix_notes(config)
-    floor = f"{schedule.final_ratio:g} of its peak" if schedule.kind == "cosine" else "0"
-    return mix_notes(config) | {
-        "pretrain": f"pretrain.schedule.length={schedule.length:,} {schedule.unit} ends at step {decaying:,} of "
-        f"pretrain.steps={training.steps:,}: {late:.0%} of the run trains at a learning rate of {floor}; set the length too"
-    }
-
-
-def check_device(execution: Execution, rows: list[PlanRow], computing: set[str]) -> None:
-    """Raise ValueError when a stage that computes on the device has work here, and the device is not there.
-
-    `computing` are the names of such stages. A group on a cluster, or its shards, bring devices of their own.
-    """
-    elsewhere: set[str] = set()
-    if execution.ray not in ("local", "off"):
-        elsewhere = IN_SHARDS | {name for name, group in execution.parallel.items() if group.workers > 1}
-    waiting = [row.label for row in rows if row.action in ("run", "resume") and row.stage in computing - elsewhere]
-    if waiting:
-        try:
-            _find_device(execution.device)
-        except ValueError as error:
-            raise ValueError(f"{error}, and {waiting[0]} would run on it") from error
-
-
-def _find_device(name: str) -> None:
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"execution.device={name!r} is not a device; use cpu, cuda, cuda:1 or mps") from error
-    if device.type == "cpu":
-        return
-    if device.type not in ("cuda", "mps"):
-        raise ValueError(f"execution.device={name!r} is not one that this trains on; use cpu, cuda or mps")
-    module = torch.get_device_module(device.type)
-    count = module.device_count() if module.is_available() else 0
-    if (device.index or 0) >= count:
-        found = f"this machine has {count} of that kind" if count else f"torch finds no {device.type} here"
-        raise ValueError(f"execution.device={name!r}: {found}; use another, or cpu")

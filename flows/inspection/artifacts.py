@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 from rich.tree import Tree
 
 from flows.config.stages import NAMES
@@ -135,7 +136,7 @@ def print_kept(console: Console, rows: list[dict[str, Any]], nothing: str) -> No
 
 def print_record(console: Console, shown: dict[str, Any]) -> None:
     """Facts, cost, configuration and lineage tree of a record."""
-    console.print(f"[bold]{shown['label']}[/bold]  {shown['address']}  ({shown['kind']})")
+    console.print(Text.assemble((shown["label"], "bold"), f"  {shown['address']}  ({shown['kind']})"))
     table = Table(box=None, show_header=False, pad_edge=False)
     for name in ("created", "seconds", "attempts", "resumed_from", "host", "device", "threads", "digest"):
         table.add_row(name, str(shown[name]))
@@ -150,13 +151,13 @@ def print_record(console: Console, shown: dict[str, Any]) -> None:
 
 def _tree(records: dict[str, dict[str, Any]], address: str, seen: set[str], into: Tree | None = None) -> Tree:
     record = records.get(address)
-    text = f"{record['label']} [dim]{address} {record['digest'][:12]}[/dim]" if record else f"{address} (record gone)"
     known = address in seen
-    branch = (
-        into.add(text + (" [dim](above)[/dim]" if known and record and record["inputs"] else ""))
-        if into
-        else Tree(text)
-    )
+    text = Text(record["label"] if record else f"{address} (record gone)")
+    if record:
+        text.append(f" {address} {record['digest'][:12]}", "dim")
+    if into and known and record and record["inputs"]:
+        text.append(" (above)", "dim")
+    branch = into.add(text) if into else Tree(text)
     seen.add(address)
     if record and not known:
         for parent in record["inputs"]:

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from flows.config.known_sizes import prompts_of, rows_of, total_of
 from flows.config.recipe_config import RecipeConfig, Reinforcement, StartPoint
 from infra.settings import SiteSettings
-from model.config import ModelConfig
+from model.config import ModelConfig, Precision
 from model.data.chat_batches import steps_for
 from model.parallel.work_split import Shape, cut
-from model.training.memory import Memory, Precision, memory_of
+from model.training.memory import Memory, memory_of
 from model.training.throughput import PEAK_FLOPS
 from tasks.data.chats import SyntheticChats
 from tasks.data.mix import MixConfig
@@ -240,9 +240,9 @@ def _window_run(label: str, stage: PretrainConfig | AnnealConfig, mix: MixConfig
     steps = stage.steps
     if steps is None and mix.requested_tokens is not None:
         tokens = math.ceil(mix.requested_tokens / mix.batch_tokens) * mix.batch_tokens
-        steps = tokens // (stage.batch_instances * stage.sequence_length)
+        steps = tokens // (stage.batch_size * stage.sequence_length)
     limit = stage.micro_instances * stage.sequence_length
-    return Run(label, steps, stage.batch_instances, stage.sequence_length, limit, stage.optim.precision)
+    return Run(label, steps, stage.batch_size, stage.sequence_length, limit, stage.optim.precision)
 
 
 def _tuning_runs(config: RecipeConfig) -> Iterator[Run]:
@@ -251,14 +251,14 @@ def _tuning_runs(config: RecipeConfig) -> Iterator[Run]:
     chats = total_of(
         source.count if isinstance(source, SyntheticChats) else rows_of(source.rows) for source in config.chats.sources
     )
-    steps = None if chats is None else steps_for(chats, sft.batch, sft.epochs)
-    yield Run("sft", steps, sft.batch, min(sft.max_tokens, window), sft.pass_tokens, sft.precision, at_most=True)
+    steps = None if chats is None else steps_for(chats, sft.batch_size, sft.epochs)
+    yield Run("sft", steps, sft.batch_size, min(sft.max_tokens, window), sft.pass_tokens, sft.precision, at_most=True)
     pairs = pairs_of(config)
     trained = None if pairs is None else pairs - max(1, round(reward.held_out * pairs))
     for label, stage, count, work in (("dpo", dpo, pairs, 1 + FORWARD / dpo.epochs), ("reward", reward, trained, 1.0)):
-        steps = None if count is None else steps_for(count, stage.batch, stage.epochs)
+        steps = None if count is None else steps_for(count, stage.batch_size, stage.epochs)
         longest = min(stage.max_tokens, window)
-        shape = (label, steps, 2 * stage.batch, longest, stage.pass_tokens, stage.precision)
+        shape = (label, steps, 2 * stage.batch_size, longest, stage.pass_tokens, stage.precision)
         yield Run(*shape, at_most=True, work=work, together=2)
     yield _reinforcement_run("", config.rlvr, window)
     for item in config.further_rlvr:

@@ -83,7 +83,7 @@ class OtherCost:
 
 def plan_labels(config: RecipeConfig) -> list[PlanRow]:
     """The stages of a run, looked up in an empty store; of a recipe that starts at an artifact in its own."""
-    from flows.running.run import plan_rows
+    from flows.running.sessions import plan_rows
 
     if config.start:
         return plan_rows(config, Session(Store(config.execution.store), config.execution))

@@ -196,7 +196,12 @@ def _number(value: int | None) -> str:
 
 
 def look(asked: Curated, reason: str, count: int, seed: int = 0) -> list[dict[str, Any]]:
-    """A seeded sample of documents that were dropped for a reason, with what matched in them.
+    """A seeded sample of documents that were dropped for a reason, as excerpts with what matched. Raises as `dropped_rows`."""
+    return [_example(row) for row in dropped_rows(asked, reason, count, seed)]
+
+
+def dropped_rows(asked: Curated, reason: str, count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """A seeded sample of the rows that were dropped for a reason, each with its `step` and the `spans` that matched.
 
     Raises ValueError for a reason that nothing was dropped for.
     """
@@ -223,11 +228,11 @@ def look(asked: Curated, reason: str, count: int, seed: int = 0) -> list[dict[st
         if len(pool) >= SAMPLED_FROM * count:
             break
     sample = chance.sample(pool, min(count, len(pool)))
-    return [_example(row) for row in sample]
+    return [row | {"spans": matched_spans(row)} for row in sample]
 
 
 def _example(row: dict[str, Any]) -> dict[str, Any]:
-    spans = matched_spans(row)
+    spans = row["spans"]
     start, end = spans[0] if spans else (0, 0)
     first = max(0, start - EXCERPT_CHARACTERS)
     last = min(len(row["text"]), max(end, start) + (EXCERPT_CHARACTERS if spans else 2 * EXCERPT_CHARACTERS))
@@ -264,7 +269,7 @@ def matched_spans(row: dict[str, Any]) -> list[tuple[int, int]]:
 def print_examples(console: Console, examples: Sequence[dict[str, Any]]) -> None:
     """Each with what matched underlined."""
     for example in examples:
-        console.print(f"[bold]{example['step']}[/bold] ", end="")
+        console.print(f"{example['step']} ", style="bold", markup=False, end="")
         console.print(f"{example['source']} {example['id']}", markup=False, highlight=False)
         console.print(
             f"  {example['reason']}: {example['detail'][:300]}", markup=False, highlight=False, style="yellow"

@@ -57,7 +57,11 @@ def legend(axis: "Axes", columns: int = 1) -> None:
 def write(figure: "Figure", out: Path, name: str, values: dict[str, Any]) -> list[str]:
     """`<name>.json` with the values, `.png` and `.svg` in a folder; returns their paths."""
     import matplotlib
+    from matplotlib.text import Text
 
+    # Names of runs, sources and tasks are no formulas, whatever dollar signs they hold.
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{name}.json").write_bytes(orjson.dumps(values, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
     figure.savefig(out / f"{name}.png", dpi=150)

@@ -18,7 +18,8 @@ from rich.text import Text
 
 from flows.cli.options import existing_store, print_whole
 from flows.config.files import RecipeError, names_recipe
-from flows.running.run import find_labels, load_recipe, plan
+from flows.running.run import load_recipe, plan
+from flows.running.sessions import find_labels
 from infra.records.artifact import Artifact
 from infra.records.record import Started, generations, load_started
 from infra.storage.store import Store

@@ -46,7 +46,7 @@ LENGTH_FIELDS = {
     "max_context", "context", "pass_tokens",
 }  # fmt: skip
 MOST = {
-    "batch": BATCH, "micro_batch": BATCH, "samples": SAMPLES, "prompts_per_rollout": PROMPTS, "items": ITEMS, "windows": 1,
+    "batch_size": BATCH, "micro_batch": BATCH, "samples": SAMPLES, "prompts_per_rollout": PROMPTS, "items": ITEMS, "windows": 1,
     "count": ROWS, "max_documents": ROWS,
 }  # fmt: skip
 """Fields that are cut to a most, wherever they stand outside of `KEPT`."""
@@ -140,7 +140,7 @@ def _scale_trainings(data: dict[str, Any], full: dict[str, Any]) -> None:
     pretrain, sweep = data["pretrain"], data["microanneal"]
     trainings = {"pretrain": pretrain, "anneal": data["anneal"], "microanneal": sweep["anneal"]}
     for name, training in trainings.items():
-        training["batch_instances"] = WINDOWS
+        training["batch_size"] = WINDOWS
         training["micro_instances"] = min(training["micro_instances"], 1)
         training["steps"] = STEPS[name] if training["steps"] else None
         training["in_loop"] |= {"every": max(1, STEPS[name] // 2)}
@@ -162,7 +162,7 @@ def _scale_mix(mix: dict[str, Any], of_step: int, steps: int) -> None:
 
 def _scale_schedule(pretrain: dict[str, Any], full: dict[str, Any], mix: dict[str, Any]) -> None:
     """The schedule's parts keep their shares of the run."""
-    of_step = full["batch_instances"] * full["sequence_length"]
+    of_step = full["batch_size"] * full["sequence_length"]
     steps = full["steps"] or (mix["requested_tokens"] // of_step if mix["requested_tokens"] else 0)
     schedule = pretrain["schedule"]
     in_tokens = schedule["unit"] == "tokens"

@@ -1,12 +1,24 @@
-"""Which stages ask a language model, checked before a run begins: a missing endpoint should not be found out days later."""
+"""The preflight of a run: it fails now for what would fail in days, and tells what is allowed and rarely meant.
+
+Checked are the store, the language models that stages ask, the device and the Ray cluster, each only where a stage that is
+going to run needs it. Example: a run whose `personas` stage has no endpoint ends here, before the weeks of pre-training.
+"""
 
 import re
-from collections.abc import Iterable
+import socket
+from collections.abc import Callable, Iterable
 
+import torch
+
+from flows.config.limits import mix_notes
+from flows.config.needed import PAST_MIDTRAINING, begins_at
 from flows.config.recipe_config import RecipeConfig
+from flows.config.stages import COMPUTING, IN_SHARDS, STAGES
+from flows.running.sessions import plan_rows
 from infra.records.artifact import Artifact
-from infra.session import PlanRow
-from infra.settings import Execution, read_key, settings_of
+from infra.records.stale import stale_error
+from infra.session import PlanRow, Session
+from infra.settings import Execution, parsed_address, read_key, settings_of
 from tasks.data.personas import PersonasConfig
 from tasks.training.answers.model_judge import LanguageModelJudge
 from tasks.training.preferences import PreferencesConfig
@@ -15,6 +27,10 @@ ANSWERING = ("preferences", "evaluate")
 """Stages whose prompts a server may answer instead (`execution.generation`); the checkpoint is their first input."""
 DIGEST = re.compile(r"[0-9a-f]{64}")
 """How a checkpoint is named to a server."""
+PROBE_SECONDS = 5.0
+"""How long the head of a Ray cluster may take to answer; Ray itself takes minutes to say that nobody is there."""
+LATE_SHARE = 0.01
+"""Share of the steps after the end of their schedule from which that is told (13B as published: 0.00002)."""
 
 
 def asked_models(config: RecipeConfig) -> dict[str, str]:
@@ -65,3 +81,100 @@ def _check_served(row: PlanRow, label: str, artifact: Artifact | None, execution
         f"say execution: {{endpoints: {{{name}: {{url: http://localhost:8000/v1}}}}}}, or a `default`; or leave "
         f"generation.{row.stage} local"
     )
+
+
+def check_ray(address: str, rows: Iterable[PlanRow]) -> None:
+    """Raise ValueError where nothing answers though something is going to run."""
+    place = parsed_address(address)
+    if place is None or all(row.action in ("reused", "left out") for row in rows):
+        return
+    try:
+        socket.create_connection(place, timeout=PROBE_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(
+            f"no Ray answers at execution.ray={address} ({error}); start its head there (ray start --head --port "
+            f"{place[1]}), mend the address, or set execution.ray to local (this machine) or off"
+        ) from error
+
+
+def doubts(config: RecipeConfig) -> dict[str, str]:
+    """What is allowed and rarely meant, by the label of its stage: a pre-training that is long past its schedule's end, a
+    micro-anneal whose candidate is too small for its share.
+    """
+    training, schedule = config.pretrain, config.pretrain.schedule
+    if (
+        begins_at(config, ("base", *PAST_MIDTRAINING))
+        or not training.steps
+        or not schedule.length
+        or schedule.kind == "constant"
+    ):
+        return mix_notes(config)
+    of_step = 1 if schedule.unit == "steps" else training.batch_size * training.sequence_length
+    decaying = schedule.length // of_step
+    late = 1 - decaying / training.steps
+    if late < LATE_SHARE:
+        return mix_notes(config)
+    floor = f"{schedule.final_ratio:g} of its peak" if schedule.kind == "cosine" else "0"
+    return mix_notes(config) | {
+        "pretrain": f"pretrain.schedule.length={schedule.length:,} {schedule.unit} ends at step {decaying:,} of "
+        f"pretrain.steps={training.steps:,}: {late:.0%} of the run trains at a learning rate of {floor}; set the length too"
+    }
+
+
+def check_device(execution: Execution, rows: list[PlanRow], computing: set[str]) -> None:
+    """Raise ValueError when a stage that computes on the device has work here, and the device is not there.
+
+    `computing` are the names of such stages. A group on a cluster, or its shards, bring devices of their own.
+    """
+    elsewhere: set[str] = set()
+    if execution.ray not in ("local", "off"):
+        elsewhere = IN_SHARDS | {name for name, group in execution.parallel.items() if group.workers > 1}
+    waiting = [row.label for row in rows if row.action in ("run", "resume") and row.stage in computing - elsewhere]
+    if waiting:
+        try:
+            _find_device(execution.device)
+        except ValueError as error:
+            raise ValueError(f"{error}, and {waiting[0]} would run on it") from error
+
+
+def _find_device(name: str) -> None:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"execution.device={name!r} is not a device; use cpu, cuda, cuda:1 or mps") from error
+    if device.type == "cpu":
+        return
+    if device.type not in ("cuda", "mps"):
+        raise ValueError(f"execution.device={name!r} is not one that this trains on; use cpu, cuda or mps")
+    module = torch.get_device_module(device.type)
+    count = module.device_count() if module.is_available() else 0
+    if (device.index or 0) >= count:
+        found = f"this machine has {count} of that kind" if count else f"torch finds no {device.type} here"
+        raise ValueError(f"execution.device={name!r}: {found}; use another, or cpu")
+
+
+def check_ready(config: RecipeConfig, session: Session, flow: Callable[[RecipeConfig], object]) -> None:
+    """Fail now for what would fail in days: a store that cannot be written, a language model or a checkpoint
+    to be asked without an endpoint, a device that is not there. Tell what is only doubtful.
+    """
+    session.store.check_writable()
+    for label, text in doubts(config).items():
+        if session.listener:
+            session.listener(label, "warning", text)
+    models, on_cpu = asked_models(config), config.execution.device == "cpu"
+    rows = plan_rows(config, session, flow)
+    refuse_stale(rows)
+    if models:
+        check_endpoints(models, rows, config.execution)
+    check_generation(rows, config.execution)
+    if not on_cpu:
+        check_device(config.execution, rows, COMPUTING)
+    check_ray(config.execution.ray, rows)
+
+
+def refuse_stale(rows: list[PlanRow]) -> None:
+    """Raise StaleError, which names the ways out, when an artifact that the run would use was made by other code."""
+    stale = [row for row in rows if row.action == "stale"]
+    if stale:
+        modules = {stage.name: stage.function.__module__ for stage in STAGES}
+        raise stale_error((row.label, modules[row.stage], row.reason) for row in stale)

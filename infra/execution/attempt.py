@@ -39,6 +39,7 @@ from infra.records.record import (
 )
 from infra.records.save_points import ephemeral_area
 from infra.records.stale import accept, changes_since, stale_error
+from infra.secrets import clean_error, without_secrets
 from infra.session import Session
 from infra.settings import ComputeSettings, Execution
 from infra.stage import Call, Stage
@@ -109,6 +110,7 @@ def run_stage(
         try:
             record = _run_and_commit(stage, session, arguments, call, id, generation, lease, listener, flow_run)
         except Exception as error:  # a stage may raise anything; its traceback is kept before it goes on
+            clean_error(error)
             keep_log(store, f"{folder}/error-{lease.number:06d}.txt", error, listener)
             raise
     return Outcome(record.artifact(), record, reused=False)
@@ -127,7 +129,7 @@ def _judge_stale(stage: Stage, session: Session, record: Record, changed: list[s
 def keep_log(store: Store, path: str, error: Exception, listener: Listener) -> None:
     """Leave the whole traceback in the progress area and tell where; a store that cannot be written is told instead."""
     try:
-        store.write(path, "".join(traceback.format_exception(error)).encode())
+        store.write(path, without_secrets("".join(traceback.format_exception(error))).encode())
         listener("log", f"{store.url}/{path}")
     except StoreError as failure:
         listener("log", f"not kept: {failure}")

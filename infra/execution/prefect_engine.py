@@ -30,6 +30,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from infra.compute.processes import Interrupted, check_stopping, stop_stages
 from infra.events import Listener
 from infra.execution.attempt import Outcome, run_stage
+from infra.execution.markdown import code, escaped, slug
 from infra.records.record import Record
 from infra.session import Session
 from infra.stage import Stage
@@ -145,16 +146,16 @@ class Reporter:
 def summary(record: Record, losses: list[float]) -> str:
     """A stage's result as Markdown: facts, cost, where it is."""
     lines = [
-        f"## {record.label}",
+        f"## {escaped(record.label)}",
         "",
-        f"`{record.address}` in {record.seconds:,.1f} s",
+        f"{code(record.address)} in {record.seconds:,.1f} s",
         "",
         "| fact | value |",
         "|---|---|",
     ]
     for name, value in record.facts.items():
         text = f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
-        lines.append(f"| {name} | {text[:200]} |")
+        lines.append(f"| {escaped(name)} | {escaped(text[:200])} |")
     if len(losses) > 1:
         lines += ["", f"loss {losses[0]:.3f} `{sparkline(losses)}` {losses[-1]:.3f}"]
     return "\n".join(lines)
@@ -168,11 +169,6 @@ def sparkline(values: list[float], width: int = 60) -> str:
     blocks = "▁▂▃▄▅▆▇█"
     scale = (len(blocks) - 1) / (high - low) if high > low else 0.0
     return "".join(blocks[round((mean - low) * scale)] for mean in means)
-
-
-def slug(text: str) -> str:
-    """An artifact key: lower-case letters, digits and dashes."""
-    return "".join(char if char.isalnum() else "-" for char in text.lower()).strip("-")
 
 
 _submitted: ContextVar[list[PrefectFuture]] = ContextVar("olmo2_submitted")

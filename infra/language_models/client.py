@@ -24,6 +24,7 @@ from tenacity.wait import wait_random_exponential
 from infra.compute.processes import check_stopping
 from infra.language_models.protocol import Answer, AnswerMemory, Request, check_body
 from infra.language_models.rate_limit import Bucket
+from infra.secrets import without_secrets
 from infra.settings import EndpointSettings, read_key
 
 T = TypeVar("T")
@@ -273,12 +274,12 @@ class Endpoint:
             ):
                 return response.status, await response.read(), response.headers.get("Retry-After", "")
         except UNREACHABLE as error:
-            self._unreachable = f"{type(error).__name__}: {error}"
+            self._unreachable = without_secrets(f"{type(error).__name__}: {error}")
             raise PassingFailure(self._unreachable) from error
         except TimeoutError as error:
             raise PassingFailure(f"no whole answer within {self.settings.timeout_seconds:g} s") from error
         except aiohttp.ClientError as error:
-            raise PassingFailure(f"{type(error).__name__}: {error}") from error
+            raise PassingFailure(without_secrets(f"{type(error).__name__}: {error}")) from error
 
     def _served(self) -> dict[str, str]:
         return {"model": self.settings.served_name} if self.settings.served_name else {}
@@ -352,4 +353,4 @@ def retry_after_seconds(header: str) -> float:
 
 def shown(content: bytes) -> str:
     """The beginning of a server's text, on one line."""
-    return " ".join(content.decode(errors="replace").split())[:SHOWN_CHARACTERS]
+    return without_secrets(" ".join(content.decode(errors="replace").split()))[:SHOWN_CHARACTERS]

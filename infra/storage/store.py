@@ -24,6 +24,7 @@ from fsspec.asyn import sync
 from fsspec.exceptions import FSTimeoutError
 from fsspec.implementations.local import LocalFileSystem
 
+from infra.secrets import refuse_password, without_secrets
 from infra.storage.retries import PATIENCE_SECONDS, http_status, s3_options, with_retries
 from infra.storage.scratch import Scratch, locked
 
@@ -36,6 +37,10 @@ TEMPORARY_NAME = re.compile(rf"{re.escape(TEMPORARY)}([0-9a-f]{{32}}|[a-z0-9_]{{
 UNSAFE_NAME = re.compile(r"[\\\x00-\x1f\x7f]")
 """Characters that no name has: Windows reads a backslash as a slash, and control characters mislead terminals and logs."""
 
+PASSWORD_ADVICE = (
+    "give it in the environment instead, as FSSPEC_FTP_PASSWORD (or that of the scheme in place of FTP), or in "
+    "~/.config/fsspec"
+)
 FIRST_ANSWER_SECONDS = 15
 """A store that has not said whether it is there after so long is told as one that does not answer."""
 WRITING = ("write", "create", "remove")
@@ -81,6 +86,7 @@ class Store:
     """
 
     def __init__(self, url: str, cache: Path | None = None):
+        refuse_password(url, "store", PASSWORD_ADVICE)
         if re.match(r"[A-Za-z][\w+.-]+:/?[^/]", url) and "://" not in url:
             scheme, _, rest = url.partition(":")
             raise ValueError(
@@ -370,9 +376,10 @@ class Store:
     def _failed(self, verb: str, path: str, error: Exception) -> StoreError:
         if isinstance(error, StoreError):
             return error
+        found = without_secrets(f"{type(error).__name__}: {error}")
         writing = "has room and that you may write to it" if verb in WRITING else "that you may read it"
         return StoreError(
-            f"cannot {verb} {path or 'what is'} in store {self.url}{self._endpoint()}: {type(error).__name__}: {error}. "
+            f"cannot {verb} {path or 'what is'} in store {self.url}{self._endpoint()}: {found}. "
             f"Check that the store exists, {writing}, then run the same command again."
         )
 

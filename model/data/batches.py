@@ -71,7 +71,7 @@ class Document(NamedTuple):
 
 
 class WindowedTokens:
-    """Batches of `batch_instances` windows of `sequence_length` tokens, reshuffled every epoch.
+    """Batches of `batch_size` windows of `sequence_length` tokens, reshuffled every epoch.
 
     `micro_instances` splits a batch into micro-batches (0: one). `target_length` keeps the windows compatible
     with a later, longer training: a file gives floor(tokens / target_length) * target_length /
@@ -85,7 +85,7 @@ class WindowedTokens:
         self,
         files: Sequence[TokenFile],
         sequence_length: int,
-        batch_instances: int,
+        batch_size: int,
         seed: int,
         mask_repetitions: bool = True,
         *,
@@ -97,12 +97,12 @@ class WindowedTokens:
         reader: Reader | None = None,
     ) -> None:
         target = target_length or sequence_length
-        micro = micro_instances or batch_instances
+        micro = micro_instances or batch_size
         if target % sequence_length:
             raise ValueError(f"target_length={target} is not a multiple of sequence_length={sequence_length}")
-        if batch_instances % micro:
-            raise ValueError(f"micro_instances={micro} does not divide batch_instances={batch_instances}")
-        self.files, self.sequence_length, self.batch_instances = list(files), sequence_length, batch_instances
+        if batch_size % micro:
+            raise ValueError(f"micro_instances={micro} does not divide batch_size={batch_size}")
+        self.files, self.sequence_length, self.batch_size = list(files), sequence_length, batch_size
         self.seed, self.mask_repetitions, self.micro_instances = seed, mask_repetitions, micro
         self.normalisation: Normalisation = normalisation
         self.order: OrderKind = order
@@ -113,29 +113,29 @@ class WindowedTokens:
         self.held = np.array(_held_per_file(self.files, windows, held_out), dtype=np.int64)
         self.ends = np.cumsum([0, *(np.array(windows, dtype=np.int64) - self.held)])
         self.instances = int(self.ends[-1])
-        if self.instances < batch_instances:
+        if self.instances < batch_size:
             beside = f", beside {self.held.sum()} held out" if held_out else ""
             raise ValueError(
                 f"{len(self.files)} files hold {self.instances} windows of {sequence_length} tokens, fewer than one batch of "
-                f"{batch_instances}{beside}; add data, or make the batch or the window smaller"
+                f"{batch_size}{beside}; add data, or make the batch or the window smaller"
             )
 
     @property
     def steps_per_epoch(self) -> int:
         """Whole batches of one pass over the data; what is left over is dropped until the next shuffle."""
-        return self.instances // self.batch_instances
+        return self.instances // self.batch_size
 
     @property
     def batch_tokens(self) -> int:
         """Tokens of one batch."""
-        return self.batch_instances * self.sequence_length
+        return self.batch_size * self.sequence_length
 
     def locate(self, step: int) -> list[Window]:
         """The windows that a 0-based step reads, in batch order."""
         epoch, within = divmod(step, self.steps_per_epoch)
-        per_part = max(1, ORDER_PART // self.batch_instances)
-        first = within % per_part * self.batch_instances
-        instances = self._ordered(epoch, within // per_part)[first : first + self.batch_instances]
+        per_part = max(1, ORDER_PART // self.batch_size)
+        first = within % per_part * self.batch_size
+        instances = self._ordered(epoch, within // per_part)[first : first + self.batch_size]
         files = np.searchsorted(self.ends, instances, side="right") - 1
         starts = (instances - self.ends[files] + self.held[files]) * self.sequence_length
         return [
@@ -168,7 +168,7 @@ class WindowedTokens:
             return []
         steps = []
         for epoch in range(epochs):
-            within = self._shuffle(epoch).place_of(np.arange(first, last + 1)) // self.batch_instances
+            within = self._shuffle(epoch).place_of(np.arange(first, last + 1)) // self.batch_size
             steps += [epoch * self.steps_per_epoch + w for w in within.tolist() if w < self.steps_per_epoch]
         return sorted(set(steps))
 
@@ -176,7 +176,7 @@ class WindowedTokens:
         """Micro-batches of a 0-based step: ids uint32, labels int64, the share of the batch's divisor, the
         masked shares of instances and of labels.
         """
-        rows = self.rows(step, np.arange(self.batch_instances))
+        rows = self.rows(step, np.arange(self.batch_size))
         return self.micro_batches(rows, rows.masked)
 
     def rows(self, step: int, own: Int[np.ndarray, " own"]) -> Rows:
@@ -221,8 +221,8 @@ class WindowedTokens:
     @lru_cache(maxsize=4)  # noqa: B019 - as below
     def _ordered(self, epoch: int, part: int) -> Int[np.ndarray, " n"]:
         """Instances of some steps in a row: what is computed together costs little for each."""
-        size = max(1, ORDER_PART // self.batch_instances) * self.batch_instances
-        last = self.steps_per_epoch * self.batch_instances
+        size = max(1, ORDER_PART // self.batch_size) * self.batch_size
+        last = self.steps_per_epoch * self.batch_size
         return self._shuffle(epoch).at(np.arange(part * size, min((part + 1) * size, last)))
 
     def _shuffle(self, epoch: int) -> AnyShuffle:

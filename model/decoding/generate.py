@@ -3,7 +3,8 @@ I.3, I.4).
 
 `Generator` is deliberately narrow, so that a server speaking another protocol can take this module's place: ids
 in, completions out (`tasks/generation.py` has both). Details are in `model/decoding/decoder.py` and `model/decoding/kv_cache.py`
-(arithmetic), `model/decoding/sampling.py` (choice and noise), `model/decoding/log_likelihoods.py` (given texts).
+(arithmetic), `model/decoding/shared_prefix.py` (what prompts share), `model/decoding/sampling.py` (choice and noise),
+`model/decoding/log_likelihoods.py` (given texts).
 """
 
 import math
@@ -18,6 +19,7 @@ import torch
 from model.decoding.decoder import Decoder, Holding, held, held_parts
 from model.decoding.log_likelihoods import NonFiniteOutput, log_likelihoods
 from model.decoding.sampling import choose, uniform
+from model.decoding.shared_prefix import Admission, PrefixReader
 from model.network.transformer import Transformer
 from model.tokens.tokenizer import Tokenizer
 
@@ -25,6 +27,7 @@ __all__ = ["Completion", "Generator", "Sampling", "completion_text", "generate",
 
 _PREFILL_TOKENS = {"cpu": 1024}  # rows x longest prompt of one prefill: activations should stay in a CPU's cache
 _PREFILL_TOKENS_ELSEWHERE = 16_384  # and use an accelerator fully, within its memory
+_SCORE_ELEMENTS = 1 << 28  # attention scores held at once elsewhere: 1 GB of fp32
 _REFILL_SHARE = (
     8  # refill when this part of the rows is free: one prefill of several prompts is cheaper than several of one
 )
@@ -173,15 +176,18 @@ class _Generation:
         rows, length = min(batch_size, len(prompts)), max(map(len, prompts)) + sampling.max_new_tokens
         self.decoder = Decoder(model, rows, min(length, self.window), holding)
         self.size = self.decoder.rows
+        self.prefill_tokens = _PREFILL_TOKENS.get(self.decoder.device.type) or min(
+            _PREFILL_TOKENS_ELSEWHERE, _SCORE_ELEMENTS // (model.config.n_heads * length)
+        )
         self.rows: list[_Row] = []
-        self.next_prompt = 0
+        self.admission, self.reader = Admission(prompts), PrefixReader(self.decoder)
         self.completions: dict[int, Completion] = {}
 
     def run(self, progress: Callable[[int], None] | None) -> list[Completion]:
         while len(self.completions) < len(self.prompts):
             finished = len(self.completions)
             free = self.size - len(self.rows)
-            waiting = len(self.prompts) - self.next_prompt
+            waiting = self.admission.waiting
             if waiting and free >= min(waiting, max(1, self.size // _REFILL_SHARE)):
                 self._admit(free)
             else:
@@ -194,19 +200,13 @@ class _Generation:
 
     def _admit(self, free: int) -> None:
         """Put waiting prompts into free rows, as many as one prefill may hold, and choose their first tokens."""
-        first, indices, longest = len(self.rows), [], 0
-        most = _PREFILL_TOKENS.get(self.decoder.device.type, _PREFILL_TOKENS_ELSEWHERE)
-        while self.next_prompt < len(self.prompts) and len(indices) < free:
-            longest = max(longest, len(self.prompts[self.next_prompt]))
-            if indices and longest * (len(indices) + 1) > most:
-                break
-            indices.append(self.next_prompt)
-            self.next_prompt += 1
+        first = len(self.rows)
+        indices, shared = self.admission.take(free, self.prefill_tokens)
         for index in indices:
             length = len(self.prompts[index])
             limit = min(self.sampling.max_new_tokens, self.window - length)
             self.rows.append(_Row(prompt=index, position=length - 1, limit=limit))
-        self._append(first, self.decoder.prefill(first, [self.prompts[index] for index in indices]))
+        self._append(first, self.reader.prefill(first, [self.prompts[index] for index in indices], shared))
 
     def _append(self, first: int, logits: torch.Tensor) -> None:
         """Choose a token for the rows from `first` on; take out those it finishes, keeping the active rows

@@ -30,8 +30,19 @@ CACHE_SHARE = 0.8
 class Cache(Protocol):
     """Keys and values of `rows` rows of `length` tokens. Queries come scaled, queries and keys rotated."""
 
-    def put(self, layer: int, first_row: int, k: Float[Tensor, "n seq kv hd"], v: Float[Tensor, "n seq kv hd"]) -> None:
-        """Store the prompts of rows `first_row`, `first_row + 1`, ... from position 0 on."""
+    def put(
+        self,
+        layer: int,
+        first_row: int,
+        k: Float[Tensor, "n seq kv hd"],
+        v: Float[Tensor, "n seq kv hd"],
+        start: int = 0,
+    ) -> None:
+        """Store the prompts of rows `first_row`, `first_row + 1`, ... from position `start` on."""
+        ...
+
+    def spread(self, first_row: int, rows: int, used: int) -> None:
+        """Copy the first `used` tokens of a row to those after it, so that `rows` rows have them."""
         ...
 
     def begin(self, positions: Sequence[int]) -> None:
@@ -85,10 +96,14 @@ class DenseCache:
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
 
-    def put(self, layer: int, first_row: int, k: Tensor, v: Tensor) -> None:
-        rows = slice(first_row, first_row + len(k))
-        self.keys[layer, rows, :, : k.shape[1]] = k.transpose(1, 2)
-        self.values[layer, rows, :, : v.shape[1]] = v.transpose(1, 2)
+    def put(self, layer: int, first_row: int, k: Tensor, v: Tensor, start: int = 0) -> None:
+        rows, places = slice(first_row, first_row + len(k)), slice(start, start + k.shape[1])
+        self.keys[layer, rows, :, places] = k.transpose(1, 2)
+        self.values[layer, rows, :, places] = v.transpose(1, 2)
+
+    def spread(self, first_row: int, rows: int, used: int) -> None:
+        for cached in (self.keys, self.values):
+            cached[:, first_row + 1 : first_row + rows, :, :used] = cached[:, first_row, None, :, :used]
 
     def begin(self, positions: Sequence[int]) -> None:
         self.position = torch.tensor(positions).to(self.keys.device, non_blocking=True)
@@ -131,12 +146,18 @@ class BagCache:
         self.value_tables = [values.view(-1, self.head_dim) for values in self.values]
         self.shape = (0, 0)
 
-    def put(self, layer: int, first_row: int, k: Tensor, v: Tensor) -> None:
-        rows, seq = slice(first_row, first_row + len(k)), k.shape[1]
-        self.values[layer, rows, :, :seq] = v.transpose(1, 2)
+    def put(self, layer: int, first_row: int, k: Tensor, v: Tensor, start: int = 0) -> None:
+        rows, end = slice(first_row, first_row + len(k)), start + k.shape[1]
+        self.values[layer, rows, :, start:end] = v.transpose(1, 2)
         keys, k = self.keys[layer, rows], k.permute(0, 2, 3, 1)
-        for chunk, part in enumerate(k.split(CHUNK, dim=-1)):
-            keys[:, :, chunk, :, : part.shape[-1]] = part
+        for first in range(start - start % CHUNK, end, CHUNK):
+            low, high = max(first, start), min(first + CHUNK, end)
+            keys[:, :, first // CHUNK, :, low - first : high - first] = k[..., low - start : high - start]
+
+    def spread(self, first_row: int, rows: int, used: int) -> None:
+        chunks = -(-used // CHUNK)
+        for cached, count in ((self.keys, chunks), (self.values, used)):
+            cached[:, first_row + 1 : first_row + rows, :, :count] = cached[:, first_row, None, :, :count]
 
     def begin(self, positions: Sequence[int]) -> None:
         rows, used = len(positions), max(positions) + 1

@@ -3,11 +3,10 @@
 Source: RECIPE A.3 (forward pass) and A.4 (initialisation); paper sections 2.1 and 3.2-3.3. Precision: weights
 are stored in fp32. Under `torch.autocast` the residual stream and every product are in the autocast type, as
 in the published runs (bf16 parameters in compute); norms, RoPE and softmax compute in fp32 and round once.
-Deviation: the query, key and value products are done as one, and likewise gate and up; the stored weights
-stay separate.
+Deviation: queries, keys and values come from one matmul, and likewise gate and up, unless weights are sharded; the stored
+weights stay separate.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -19,11 +18,12 @@ from torch.utils.checkpoint import checkpoint
 
 from model.config import ModelConfig
 from model.network.attention import attention
+from model.network.initial_weights import initialise
 from model.network.sharded_tensors import is_sharded
 
-MAX_COMPILED_SHAPES = 64
-"""Batch shapes compiled per process; torch's own limit of 8 would send later shapes to slower, differently
-rounding code.
+MAX_COMPILED_SHAPES = 2**31 - 1
+"""Batch shapes compiled per process: as many as come. Past torch's own limits (8 of a function, 256 in all) later shapes would
+run eagerly, which rounds differently; a resumed run meets shapes in another order, so it would end with other bytes.
 """
 
 
@@ -83,13 +83,33 @@ class Embedding(nn.Module):
         return F.embedding(ids, self.weight)
 
 
+def projections(x: Float[Tensor, "... width_in"], parts: Sequence[Linear], fused: bool) -> Sequence[Tensor]:
+    """The outputs of several linear layers of one input.
+
+    Fused they are one matmul, which is quicker, under a joined copy of the weights, which lives until backward. Weights that are
+    gathered for each block (fsdp) are freed after the forward pass: there the copy would undo that, so it is not made.
+    """
+    if not fused:
+        return [part(x) for part in parts]
+    weight = torch.cat([part.weight for part in parts]).to(x.dtype)
+    return F.linear(x, weight).split([len(part.weight) for part in parts], dim=-1)
+
+
+def separate_projections(model: nn.Module) -> None:
+    """Let every block of the model multiply with each of its weights alone."""
+    for part in model.modules():
+        if isinstance(part, Attention | FeedForward):
+            part.fused = False
+
+
 class Attention(nn.Module):
     """Causal self-attention with grouped queries. `project` and `combine` are separate for use with a
-    cache.
+    cache. `fused` says whether queries, keys and values come from one matmul.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.fused = True
         self.n_heads, self.n_kv_heads, self.head_dim = config.n_heads, config.n_kv_heads, config.head_dim
         queries, keys = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
         self.q, self.k, self.v = (Linear(config.d_model, width) for width in (queries, keys, keys))
@@ -109,13 +129,7 @@ class Attention(nn.Module):
 
         `cos` and `sin` broadcast against (batch, heads, seq, head_dim).
         """
-        weight = torch.cat([self.q.weight, self.k.weight, self.v.weight]).to(x.dtype)
-        widths = [
-            self.n_heads * self.head_dim,
-            self.n_kv_heads * self.head_dim,
-            self.n_kv_heads * self.head_dim,
-        ]
-        q, k, v = F.linear(x, weight).split(widths, dim=-1)
+        q, k, v = projections(x, [self.q, self.k, self.v], self.fused)
         q, k, v = (t.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for t in (self.q_norm(q), self.k_norm(k), v))
         return apply_rope(q, cos, sin), apply_rope(k, cos, sin), v
 
@@ -137,11 +151,13 @@ def computed_again(compute: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
 
 
 class FeedForward(nn.Module):
-    """SwiGLU: down(silu(gate(x)) * up(x)). `recomputed` says whether training keeps its inputs only."""
+    """SwiGLU: down(silu(gate(x)) * up(x)). `recomputed` says whether training keeps its inputs only, `fused` whether gate and
+    up come from one matmul.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.recomputed = False
+        self.recomputed, self.fused = False, True
         self.gate, self.up = (Linear(config.d_model, config.mlp_hidden) for _ in range(2))
         self.down = Linear(config.mlp_hidden, config.d_model)
 
@@ -150,8 +166,7 @@ class FeedForward(nn.Module):
 
     def compute(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
         """The output, with all that a backward pass needs kept."""
-        weight = torch.cat([self.gate.weight, self.up.weight]).to(x.dtype)
-        gate, up = F.linear(x, weight).chunk(2, dim=-1)
+        gate, up = projections(x, [self.gate, self.up], self.fused)
         return self.down(F.silu(gate) * up)
 
 
@@ -202,7 +217,7 @@ class Transformer(nn.Module):
         self.norm = RMSNorm(config.d_model, config.norm_eps)
         self.head = Linear(config.d_model, config.vocab_size)
         if seed is not None and not self.head.weight.is_meta:
-            initialise(self, seed)
+            initialise(self, config, seed)
 
     @property
     def device(self) -> torch.device:
@@ -251,51 +266,11 @@ class Transformer(nn.Module):
         """
         if not self.compiled:
             torch._dynamo.config.recompile_limit = MAX_COMPILED_SHAPES
+            torch._dynamo.config.accumulated_recompile_limit = MAX_COMPILED_SHAPES
             for block in self.blocks:
                 block.compile(dynamic=False)
             self.norm.compile(dynamic=False)
             self.compiled = True
-
-
-def initial_std(config: ModelConfig, name: str) -> float:
-    """Standard deviation of a matrix before truncation (RECIPE A.4); layers count from 1 in the scaled variant.
-
-    The scaled variant follows OLMo's `mitchell` as run: an output projection goes by the width that it sums over, which
-    for the MLP is its hidden width, where the paper writes d_model for both.
-    """
-    if config.init == "normal":
-        return config.init_std
-    summed = {"attention.out.weight": config.n_heads * config.head_dim, "feed_forward.down.weight": config.mlp_hidden}
-    for suffix, width in summed.items():
-        if name.endswith(suffix):
-            layer = int(name.split(".")[1]) + 1
-            return (2 * width * layer) ** -0.5
-    return config.d_model**-0.5
-
-
-@torch.no_grad()
-def initialise(model: Transformer, seed: int) -> None:
-    """Give every parameter the weights of a seeded initialisation."""
-    for name, parameter in model.named_parameters():
-        parameter.copy_(initial_rows(model.config, seed, name, parameter.shape, 0, len(parameter)))
-
-
-def initial_rows(
-    config: ModelConfig, seed: int, name: str, shape: Sequence[int], start: int, stop: int
-) -> Float[Tensor, "rows ..."]:
-    """Rows [start, stop) of a parameter: a matrix from a normal truncated at three standard deviations, a norm 1.
-
-    Each matrix has its own generator, keyed by seed and name and drawn on the CPU, so weights depend neither
-    on the device nor on the order or the number of layers, nor on who holds which rows: it is drawn whole.
-    """
-    if len(shape) == 1:
-        return torch.ones(stop - start)
-    key = hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8]
-    generator = torch.Generator().manual_seed(int.from_bytes(key, "little") >> 1)
-    std = initial_std(config, name)
-    drawn = torch.empty(tuple(shape), dtype=torch.float32)
-    nn.init.trunc_normal_(drawn, std=std, a=-3 * std, b=3 * std, generator=generator)
-    return drawn[start:stop]
 
 
 def unfilled(config: ModelConfig) -> Transformer:

@@ -9,8 +9,7 @@ their weights so anyway. The weights of norms within blocks, and their gradients
 copies (ddp) keep them fp32. Embedding, final norm and head travel in fp32, and so do all gradients.
 
 A model is built without memory (`transformer.unfilled`), cut, and filled tensor by tensor with the rows that are
-held here: beside its part of the model, a worker never holds more than what drawing the largest tensor takes, some
-three times its size.
+held here: beside its part of the model, a worker never holds more than those rows of one tensor.
 
 Of where it runs it knows torch.distributed only; whoever starts the processes has called `init_process_group`.
 """
@@ -20,7 +19,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -28,9 +27,9 @@ import torch.distributed as dist
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from model.config import Compute, Parallel
+from model.config import Compute, Parallel, Precision
 from model.network.sharded_tensors import is_sharded, local_part, rows_of_shard, whole_tensor
-from model.network.transformer import Transformer
+from model.network.transformer import Transformer, separate_projections
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -150,7 +149,7 @@ class Group:
                 holder.reshard()
 
 
-def spread(model: nn.Module, compute: Compute, precision: Literal["bf16", "fp32"]) -> Group:
+def spread(model: nn.Module, compute: Compute, precision: Precision) -> Group:
     """Put the model on the device, or this process's part of it, and join the group. `precision` is that of the products.
 
     A model without memory (on the meta device) gets what its part needs, to be filled by `fill`. One of which nothing
@@ -216,9 +215,7 @@ def local_rows(tensor: Tensor, group: Group) -> tuple[int, int]:
     return rows_of_shard(len(tensor), group.shard, group.shards) if is_sharded(tensor) else (0, len(tensor))
 
 
-def _shard(
-    model: nn.Module, parallel: Parallel, device: str, precision: Literal["bf16", "fp32"]
-) -> tuple[nn.Module, "DeviceMesh"]:
+def _shard(model: nn.Module, parallel: Parallel, device: str, precision: Precision) -> tuple[nn.Module, "DeviceMesh"]:
     """Cut the weights along the first dimension, and say which of them are gathered together: those of the embedding, of each
     block, and of final norm and head, which stay from the end of the forward pass to the beginning of backward.
     """
@@ -234,6 +231,7 @@ def _shard(
     # Divisors, weights and references of a batch, and rotary tables, stay fp32.
     exact = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
     rounded = replace(exact, param_dtype=torch.bfloat16) if precision == "bf16" else exact
+    separate_projections(model)
     for part in (part for part in model.modules() if isinstance(part, Transformer)):
         embedding = fully_shard(part.embedding, mesh=mesh, mp_policy=exact)
         # The gradient of a table does not depend on its values.

@@ -12,16 +12,14 @@ eagerly there; compiled ones keep less. Left out: the allocator's waste, and the
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from model.config import ModelConfig
-from model.network.transformer import Transformer
+from model.config import ModelConfig, Precision
+from model.network.transformer import Transformer, separate_projections
 from model.training.losses import WIDE_PRODUCTS, loss_sizes
-
-Precision = Literal["bf16", "fp32"]
 
 NORM_COPIES = 5
 """fp32 copies of the residual stream that the backward pass of a norm holds for itself (measured)."""
@@ -197,6 +195,8 @@ def _kept(model: ModelConfig, precision: Precision, layers: int, batch: int, len
 
     with FakeTensorMode():
         network = Transformer(model.model_copy(update={"n_layers": layers}), seed=None)
+        if in_parts:
+            separate_projections(network)
         if in_parts and precision == "bf16":
             rounded = {name: value.to(torch.bfloat16) for name, value in network.blocks.state_dict().items()}
             network.blocks.load_state_dict(rounded, assign=True)

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from model.config import Config, VariantName, filled_in
+from model.config import Config, Precision, VariantName, filled_in
 from model.network.sharded_tensors import is_sharded, local_part, total_norm
 
 # RECIPE D: window of 128 earlier values, judged from 64 stored values on, six sample standard deviations.
@@ -46,7 +46,7 @@ class OptimConfig(Config):
     """
     clip_norm: float = Field(default=1.0, ge=0)
     """Largest global L2 norm of the gradient; 0 is no clipping."""
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Precision = "bf16"
     """Type of activations and products; weights, gradients and moments are fp32 in both."""
 
     @model_validator(mode="before")

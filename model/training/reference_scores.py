@@ -6,20 +6,18 @@ other what they found.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from model.config import Precision
 from model.data.chat_batches import Row, pad_rows, split_passes
 from model.network.transformer import Transformer
 from model.parallel.group import Group
 from model.training.loop import to_device
 from model.training.objectives import label_log_probs, score_sequences, token_values
-
-Precision = Literal["bf16", "fp32"]
 
 
 def row_log_probs(

@@ -17,7 +17,7 @@ class ScheduleConfig(Config):
 
     kind: Literal["cosine", "linear", "constant"] = "cosine"
     """After the warm-up: half a cosine down to `final_ratio` of the peak, a line to zero, or no change."""
-    peak_lr: float = Field(default=3e-4, ge=0)
+    learning_rate: float = Field(default=3e-4, ge=0)
     """Learning rate at the end of the warm-up."""
     unit: Literal["steps", "tokens"] = "tokens"
     """What `warmup` and `length` count."""
@@ -56,16 +56,16 @@ def learning_rate(schedule: ScheduleConfig, *, step: int, tokens: int, steps: in
     warmup = float(int(schedule.warmup_ratio * length) if schedule.warmup_ratio else schedule.warmup)
     progress = float(step if schedule.unit == "steps" else tokens)
     if progress < warmup:
-        return schedule.peak_lr * progress / warmup
+        return schedule.learning_rate * progress / warmup
     if schedule.kind == "constant":
-        return schedule.peak_lr
+        return schedule.learning_rate
     if schedule.kind == "linear":
-        return schedule.peak_lr * max(0.0, length - progress) / max(1.0, length - warmup)
-    floor = schedule.final_ratio * schedule.peak_lr
+        return schedule.learning_rate * max(0.0, length - progress) / max(1.0, length - warmup)
+    floor = schedule.final_ratio * schedule.learning_rate
     if progress >= length:
         return floor
     share = (progress - warmup) / (length - warmup)
-    return floor + (schedule.peak_lr - floor) * (1 + math.cos(math.pi * share)) / 2
+    return floor + (schedule.learning_rate - floor) * (1 + math.cos(math.pi * share)) / 2
 
 
 def update_learning_rate(schedule: ScheduleConfig, *, step: int, tokens: int, batch_tokens: int, steps: int) -> float:

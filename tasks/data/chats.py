@@ -141,4 +141,4 @@ def problem_chat(question: str, response: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": question}, {"role": "assistant", "content": response}]
 
 
-chats = stage(build_chats, name="chats", version=2)
+chats = stage(build_chats, name="chats", version=3)

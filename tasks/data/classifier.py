@@ -73,9 +73,9 @@ class ClassifierConfig(Config):
     """What text looks like in general: a random sample of everything that is not selected as positive."""
     word_ngrams: int = Field(default=2, ge=1)
     """Longest word n-gram (DCLM)."""
-    lr: float = Field(default=0.1, gt=0)
+    learning_rate: float = Field(default=0.1, gt=0)
     """Learning rate at the start (fastText's default)."""
-    epoch: int = Field(default=5, ge=1)
+    epochs: int = Field(default=5, ge=1)
     """Passes over the examples (fastText's default)."""
     dim: int = Field(default=100, ge=1)
     """Width of the word vectors (fastText's default)."""
@@ -186,8 +186,8 @@ def fit(folder: Path, lines: list[str], config: ClassifierConfig) -> Path:
     options = {
         "input": str(training),
         "wordNgrams": config.word_ngrams,
-        "lr": config.lr,
-        "epoch": config.epoch,
+        "lr": config.learning_rate,
+        "epoch": config.epochs,
         "dim": config.dim,
         "bucket": config.bucket,
         "seed": config.seed,

@@ -140,4 +140,4 @@ def rating_of(row: dict[str, Any], side: str) -> float | None:
     return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
 
 
-pairs = stage(build_pairs, name="pairs", version=1)
+pairs = stage(build_pairs, name="pairs", version=2)

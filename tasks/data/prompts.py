@@ -160,4 +160,4 @@ def question_of(messages: Any) -> tuple[list[dict[str, str]], bool, str]:
     return (found, cut, "") if found[-1]["content"].strip() else ([], False, "the question is empty")
 
 
-prompts = stage(build_prompts, name="prompts", version=2)
+prompts = stage(build_prompts, name="prompts", version=3)

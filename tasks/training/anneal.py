@@ -22,7 +22,7 @@ from tasks.training.fitting.train_on_mix import train_on_mix
 class AnnealConfig(MixTrainingConfig):
     """One anneal; defaults are an ingredient of the 7B soup (50B tokens)."""
 
-    start_lr: float = Field(default=6.1499e-5, gt=0)
+    learning_rate: float = Field(default=6.1499e-5, gt=0)
     """Learning rate of the first step (1B 7.4487e-5, 13B 9e-5)."""
     seed: int = 42
     """Seed of the data order (7B: 42, 42069, 666; micro-anneals 7201)."""
@@ -50,22 +50,22 @@ def anneal_checkpoint(ws: Workspace, parent: Checkpoint, mix: Mix, config: Annea
         weights=weights,
         tokenizer=tokenizer,
         seed=config.seed,
-        schedule=linear_to_zero(config.start_lr),
+        schedule=linear_to_zero(config.learning_rate),
         description="annealing",
         initial_moments=ws.path(parent, MOMENTS) if config.moments == "kept" else None,
     )
     return ws.artifact(Checkpoint, **result.facts(), ranks=mix.ranks, parent=parent.digest)
 
 
-def linear_to_zero(start_lr: float) -> ScheduleConfig:
+def linear_to_zero(learning_rate: float) -> ScheduleConfig:
     """No warm-up, a line from the start to zero over the run's own steps."""
-    return ScheduleConfig(kind="linear", peak_lr=start_lr, unit="steps", warmup=0, length=0)
+    return ScheduleConfig(kind="linear", learning_rate=learning_rate, unit="steps", warmup=0, length=0)
 
 
 def estimate_anneal(config: dict[str, Any], parent: Any, mix: Any) -> dict[str, Any]:
     """Tokens and FLOPs of an anneal, as far as they are known before it."""
     parsed = AnnealConfig.model_validate(config)
-    batch = parsed.batch_instances * parsed.sequence_length
+    batch = parsed.batch_size * parsed.sequence_length
     steps = parsed.steps or expected_steps(parsed, mix)
     if not steps:
         return {}

@@ -5,7 +5,7 @@ reference log-probabilities are kept by pair, not by step of a data loader, so t
 batches run on across epochs (see `model.data.chat_batches`).
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -13,7 +13,7 @@ from pydantic import Field
 
 from infra.stage import stage
 from infra.workspace import Workspace
-from model.config import Config
+from model.config import Config, Precision
 from model.data.chat_batches import indices_of_step, pair_batches, steps_for
 from model.network.transformer import Transformer
 from model.parallel.group import Group, fill
@@ -35,13 +35,13 @@ class DPOConfig(Config):
     """Share of the steps with linear warm-up; then linear to zero."""
     epochs: float = Field(default=1, gt=0)
     """Passes over the pairs."""
-    batch: int = Field(default=128, ge=1)
+    batch_size: int = Field(default=128, ge=1)
     """Pairs per update."""
     max_tokens: int = Field(default=2048, ge=2)
     """Both sides are cut after this many tokens."""
     clip_norm: float = Field(default=1.0, ge=0)
     """Largest gradient norm; 0 is no clipping."""
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Precision = "bf16"
     """Type of activations and products."""
     pass_tokens: int = Field(default=16_384, ge=1)
     """Padded tokens that go through the model at once: bounds memory, changes results by rounding only."""
@@ -58,13 +58,13 @@ def train_dpo(ws: Workspace, policy: Checkpoint, pairs: Preferences, config: DPO
     max_tokens = min(config.max_tokens, model.config.max_sequence_length)
     rows, dropped = cut_pairs(tokenizer, read_pairs(ws, pairs), max_tokens)
     ws.note(pairs_trained=len(rows), pairs_dropped=dropped)
-    steps = steps_for(len(rows), config.batch, config.epochs)
+    steps = steps_for(len(rows), config.batch_size, config.epochs)
     state = begin(ws, model, adamw(config.clip_norm, config.precision))
     fill(model, weights, state.group)
     references = reference_log_probs(ws, model, rows, tokenizer.pad_id, config, state.group)
 
     def members_of(step: int) -> list[int]:
-        return indices_of_step(step, len(rows), config.batch, config.seed)
+        return indices_of_step(step, len(rows), config.batch_size, config.seed)
 
     def batches(step: int):
         members = members_of(step)
@@ -95,7 +95,7 @@ def reference_log_probs(
     ws: Workspace, model: Transformer, pairs: list[Pair], pad_id: int, config: DPOConfig, group: Group
 ) -> Float32[np.ndarray, "pairs 2"]:
     """Mean log-probability of each pair's chosen and rejected answer under the initial policy; workers share the work."""
-    found, size = [], config.batch * group.world
+    found, size = [], config.batch_size * group.world
     with ws.progress("reference log-probabilities", len(pairs), "pairs") as bar:
         for start in range(0, len(pairs), size):
             rows = [row for pair in pairs[start : start + size] for row in pair]
@@ -112,8 +112,8 @@ def estimate_dpo(config: dict[str, Any], policy: Any, pairs: Any) -> dict[str, A
     parsed = DPOConfig.model_validate(config)
     if not isinstance(pairs, Preferences):
         return {}
-    steps = steps_for(pairs.pairs, parsed.batch, parsed.epochs)
-    return {"steps": steps, "tokens_at_most": 2 * steps * min(parsed.batch, pairs.pairs) * parsed.max_tokens}
+    steps = steps_for(pairs.pairs, parsed.batch_size, parsed.epochs)
+    return {"steps": steps, "tokens_at_most": 2 * steps * min(parsed.batch_size, pairs.pairs) * parsed.max_tokens}
 
 
 dpo = stage(train_dpo, name="dpo", version=3, process=True, grouped=True, estimate=estimate_dpo)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from infra.stage import stage
 from infra.workspace import Workspace
-from model.config import Config
+from model.config import Config, Precision
 from model.data.chat_batches import Batch, Row, token_batches
 from model.network.transformer import Transformer
 from model.parallel.group import fill, spread
@@ -90,7 +90,7 @@ class PPOConfig(Config):
     """Answers are cut after this many tokens."""
     clip_norm: float = Field(default=1.0, ge=0)
     """Largest gradient norm of each model; 0 is no clipping."""
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Precision = "bf16"
     """Type of activations and products, in sampling too."""
     pass_tokens: int = Field(default=16_384, ge=1)
     """Padded tokens that go through the models at once: bounds memory, changes results by rounding only."""

@@ -16,12 +16,12 @@ from pydantic import Field
 
 from infra.stage import stage
 from infra.workspace import Workspace
-from model.config import Config
+from model.config import Config, Precision
 from model.decoding.generate import Sampling
 from model.network.transformer import Transformer
 from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Checkpoint, Preferences, Prompts
-from tasks.generation import Precision, checkpoint_generator
+from tasks.generation import checkpoint_generator
 from tasks.training.answers.model_judge import LanguageModelJudge, Ratings, judge_requests, read_judgements
 from tasks.training.answers.rule_judge import binarise, mean_rating, observe, rate
 from tasks.training.answers.verified_answers import (

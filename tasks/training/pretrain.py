@@ -10,7 +10,8 @@ from typing import Any
 from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import ModelConfig
-from model.network.transformer import initial_rows, unfilled
+from model.network.initial_weights import initial_rows
+from model.network.transformer import unfilled
 from model.tokens.tokenizer import Tokenizer
 from model.training.schedule import ScheduleConfig
 from tasks.artifacts import Checkpoint, Mix
@@ -56,11 +57,11 @@ def train_base(ws: Workspace, mix: Mix, config: PretrainConfig) -> Checkpoint:
 def estimate_pretrain(config: dict[str, Any], mix: Any) -> dict[str, Any]:
     """Tokens, FLOPs and parameters of a run, as far as they are known before it (RECIPE A.7)."""
     parsed = PretrainConfig.model_validate(config)
-    batch = parsed.batch_instances * parsed.sequence_length
+    batch = parsed.batch_size * parsed.sequence_length
     steps = parsed.steps or expected_steps(parsed, mix)
     per_token = parsed.model.flops_per_token(parsed.sequence_length)
     known = {"parameters": parsed.model.parameters, "flops_per_token": per_token}
     return known | ({"tokens": steps * batch, "flops": float(steps * batch * per_token)} if steps else {})
 
 
-pretrain = stage(train_base, name="pretrain", version=3, process=True, grouped=True, estimate=estimate_pretrain)
+pretrain = stage(train_base, name="pretrain", version=4, process=True, grouped=True, estimate=estimate_pretrain)

@@ -8,7 +8,7 @@ a whole checkpoint.
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from infra.stage import stage
 from infra.workspace import Workspace
-from model.config import Config
+from model.config import Config, Precision
 from model.data.chat_batches import indices_of_step, pair_batches, steps_for
 from model.network.transformer import Transformer
 from model.parallel.group import Group
@@ -40,7 +40,7 @@ class RewardConfig(Config):
     """Peak; linear to zero without warm-up."""
     epochs: float = Field(default=1, gt=0)
     """Passes over the pairs."""
-    batch: int = Field(default=256, ge=1)
+    batch_size: int = Field(default=256, ge=1)
     """Pairs per update."""
     max_tokens: int = Field(default=2048, ge=2)
     """Pairs with a longer side are left out."""
@@ -50,7 +50,7 @@ class RewardConfig(Config):
     """AdamW's epsilon."""
     clip_norm: float = Field(default=1.0, ge=0)
     """Largest gradient norm; 0 is no clipping."""
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Precision = "bf16"
     """Type of activations and products."""
     pass_tokens: int = Field(default=16_384, ge=1)
     """Padded tokens that go through the model at once: bounds memory, changes results by rounding only."""
@@ -77,7 +77,7 @@ def train_reward(ws: Workspace, parent: Checkpoint, pairs: Preferences, config: 
         return saved(name, shape, start, stop)
 
     def members_of(step: int) -> list[int]:
-        return indices_of_step(step, len(training), config.batch, config.seed)
+        return indices_of_step(step, len(training), config.batch_size, config.seed)
 
     def batches(step: int):
         members = members_of(step)
@@ -94,7 +94,7 @@ def train_reward(ws: Workspace, parent: Checkpoint, pairs: Preferences, config: 
         objective=reward_objective(),
         batches=batches,
         schedule=linear_schedule(config.learning_rate, warmup_ratio=0.0),
-        steps=steps_for(len(training), config.batch, config.epochs),
+        steps=steps_for(len(training), config.batch_size, config.epochs),
         pad_id=tokenizer.pad_id,
         description="train the reward model",
         log_every=1,
@@ -153,8 +153,8 @@ def estimate_reward(config: dict[str, Any], parent: Any, pairs: Any) -> dict[str
     parsed = RewardConfig.model_validate(config)
     if not isinstance(pairs, Preferences):
         return {}
-    steps = steps_for(pairs.pairs, parsed.batch, parsed.epochs)
-    return {"steps": steps, "tokens_at_most": 2 * steps * min(parsed.batch, pairs.pairs) * parsed.max_tokens}
+    steps = steps_for(pairs.pairs, parsed.batch_size, parsed.epochs)
+    return {"steps": steps, "tokens_at_most": 2 * steps * min(parsed.batch_size, pairs.pairs) * parsed.max_tokens}
 
 
 reward = stage(train_reward, name="reward", version=4, process=True, grouped=True, estimate=estimate_reward)

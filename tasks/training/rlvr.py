@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 
 from infra.stage import stage
 from infra.workspace import Workspace
-from model.config import Config
+from model.config import Config, Precision
 from model.data.chat_batches import Batch, Row, token_batches
 from model.parallel.group import fill, spread
 from model.training.advantages import KLEstimator, Normalization, group_advantages, stop_penalty, zero_std_groups
@@ -85,7 +85,7 @@ class RLVRConfig(Config):
     """Mean over tokens, where long answers weigh more, or over answers of each one's mean."""
     micro_batch: int = Field(default=0, ge=0)
     """Answers whose token mean is one term of the loss; 0 is the whole mini-batch."""
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Precision = "bf16"
     """Type of activations and products, in sampling too."""
     pass_tokens: int = Field(default=16_384, ge=1)
     """Padded tokens that go through the model at once: bounds memory, changes results by rounding only."""
@@ -135,7 +135,7 @@ def train_rlvr(ws: Workspace, policy: Checkpoint, prompts: Prompts, config: RLVR
         ),
         batches=actor.batches,
         schedule=ScheduleConfig(
-            kind="constant", peak_lr=config.learning_rate, unit="steps", warmup=0, length=0, counter="before"
+            kind="constant", learning_rate=config.learning_rate, unit="steps", warmup=0, length=0, counter="before"
         ),
         steps=rollouts_of(config) * actor.updates,
         pad_id=tokenizer.pad_id,

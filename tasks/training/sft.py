@@ -6,13 +6,13 @@ gradients are clipped at 1.0, which the published launcher is said to have resol
 """
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
 from infra.stage import stage
 from infra.workspace import Workspace
-from model.config import Config
+from model.config import Config, Precision
 from model.data.chat_batches import Reduction, Row, indices_of_step, make_row, steps_for, token_batches
 from model.tokens.chat import encode_chat
 from model.tokens.tokenizer import Tokenizer
@@ -32,7 +32,7 @@ class SFTConfig(Config):
     """
     epochs: float = Field(default=2, gt=0)
     """Passes over the chats."""
-    batch: int = Field(default=128, ge=1)
+    batch_size: int = Field(default=128, ge=1)
     """Chats per update."""
     max_tokens: int = Field(default=4096, ge=2)
     """Chats are cut after this many tokens."""
@@ -42,7 +42,7 @@ class SFTConfig(Config):
     """Chats per published micro-batch: what `loss` reduces before the average over micro-batches (1B: 2)."""
     clip_norm: float = Field(default=1.0, ge=0)
     """Largest gradient norm; 0 is no clipping."""
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Precision = "bf16"
     """Type of activations and products."""
     pass_tokens: int = Field(default=16_384, ge=1)
     """Padded tokens that go through the model at once: bounds memory, changes results by rounding only."""
@@ -60,10 +60,10 @@ def train_sft(ws: Workspace, parent: Checkpoint, chats: Chats, config: SFTConfig
     max_tokens = min(config.max_tokens, model.config.max_sequence_length)
     rows, dropped = encode_chats(tokenizer, ws.read_jsonl(chats, "chats.jsonl.zst"), max_tokens)
     ws.note(chats_trained=len(rows), chats_without_answer=dropped)
-    steps = steps_for(len(rows), config.batch, config.epochs)
+    steps = steps_for(len(rows), config.batch_size, config.epochs)
 
     def members_of(step: int) -> list[int]:
-        return indices_of_step(step, len(rows), config.batch, config.seed)
+        return indices_of_step(step, len(rows), config.batch_size, config.seed)
 
     def batches(step: int):
         members = members_of(step)
@@ -109,8 +109,8 @@ def estimate_sft(config: dict[str, Any], parent: Any, chats: Any) -> dict[str, A
     parsed = SFTConfig.model_validate(config)
     if not isinstance(chats, Chats):
         return {}
-    steps = steps_for(chats.chats, parsed.batch, parsed.epochs)
-    return {"steps": steps, "tokens_at_most": steps * min(parsed.batch, chats.chats) * parsed.max_tokens}
+    steps = steps_for(chats.chats, parsed.batch_size, parsed.epochs)
+    return {"steps": steps, "tokens_at_most": steps * min(parsed.batch_size, chats.chats) * parsed.max_tokens}
 
 
 sft = stage(train_sft, name="sft", version=3, process=True, grouped=True, estimate=estimate_sft)

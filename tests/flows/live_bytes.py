@@ -20,7 +20,7 @@ from model.training.losses import LossConfig, language_model_objective
 from model.training.optim import OptimConfig, Optimizer
 from model.training.schedule import ScheduleConfig
 
-SCHEDULE = ScheduleConfig(peak_lr=1e-3, unit="steps", warmup=2, length=10)
+SCHEDULE = ScheduleConfig(learning_rate=1e-3, unit="steps", warmup=2, length=10)
 
 
 class LiveBytes(TorchDispatchMode):

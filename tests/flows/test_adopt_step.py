@@ -35,7 +35,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """A store with a pre-training of 7 steps that kept those of 2, 4 and 6."""
     bench = Bench(tmp_path_factory.mktemp("kept") / "store", save_every=1, keep_every=2)
     mix = bench.run(mix_tokens, "mix", sources=[bench.run(write_tokens, config=Seed())], config=MixConfig())
-    config = PretrainConfig(model=SHAPE, sequence_length=32, batch_instances=2, steps=7)
+    config = PretrainConfig(model=SHAPE, sequence_length=32, batch_size=2, steps=7)
     bench.run(train_base, "pretrain", mix=mix, config=config)
     return bench
 

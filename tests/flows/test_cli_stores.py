@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from flows.cli.main import _print_plan, app
 from flows.cli.options import FOLDED
 from flows.config.files import RecipeError
-from flows.running.run import load_recipe, new_session
+from flows.running.run import load_recipe
+from flows.running.sessions import new_session
 from infra.execution.plan import config_differences, shortened
 from infra.session import PlanRow
 from infra.storage.store import Store
@@ -121,6 +122,20 @@ def test_a_refused_endpoint_does_not_repeat_its_password(url: str):
         load_recipe("smoke", [f"execution.endpoints={{a: {{url: '{url}'}}}}"])
     assert "planted" not in str(refused.value)
     assert "anted" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "field"),
+    [
+        ("execution.store=ftp://user:planted@host/x", "execution.store"),
+        ("execution.endpoints={a: {url: 'https://user:planted@host/v1'}}", "execution.endpoints.a.url"),
+        ("collect.web={kind: local, name: web, paths: ['https://user:planted@host/a.jsonl']}", "paths.0"),
+    ],
+)
+def test_a_recipe_with_a_password_in_a_url_is_refused(override: str, field: str):
+    with pytest.raises(RecipeError, match=field) as refused:
+        load_recipe("smoke", [override])
+    assert "planted" not in str(refused.value)
 
 
 def test_the_version_is_told(tmp_path: Path):

@@ -9,8 +9,7 @@ import pytest
 
 from flows.config.files import RecipeError, load
 from flows.config.recipe_config import RecipeConfig
-from flows.config.rules import check_device, doubts
-from flows.running.readiness import asked_models, check_generation
+from flows.running.readiness import asked_models, check_device, check_generation, doubts
 from flows.running.run import run
 from infra.session import PlanRow
 from infra.settings import EndpointSettings, Execution

@@ -44,10 +44,12 @@ def test_the_table_says_what_the_golden_files_say(size: str) -> None:
     warmup = rows["sft.warmup_ratio"]
     assert (warmup.paper, warmup.code) == (tuning["sft"]["warmup_ratio_paper"], tuning["sft"]["warmup_ratio_code"])
     expected = {
-        "sft.batch": tuning["sft"]["batch"], "sft.epochs": tuning["sft"]["epochs"], "sft.max_tokens": tuning["sft"]["max_seq"],
-        "dpo.learning_rate": tuning["dpo"]["lr"][name], "dpo.beta": tuning["dpo"]["beta"], "dpo.batch": tuning["dpo"]["batch"],
+        "sft.batch_size": tuning["sft"]["batch"], "sft.epochs": tuning["sft"]["epochs"],
+        "sft.max_tokens": tuning["sft"]["max_seq"],
+        "dpo.learning_rate": tuning["dpo"]["lr"][name], "dpo.beta": tuning["dpo"]["beta"],
+        "dpo.batch_size": tuning["dpo"]["batch"],
         "dpo.max_tokens": tuning["dpo"]["max_seq"], "reward.learning_rate": tuning["rm"]["lr"],
-        "reward.batch": tuning["rm"]["batch"],
+        "reward.batch_size": tuning["rm"]["batch"],
     }  # fmt: skip
     assert {field: rows[field].paper for field in expected} == expected
     if size in ("7b", "13b"):

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from flows.inspection import stability as diagnose
-from flows.inspection.stability import _below, diagnose_initialisation, diagnose_runs, judged, series_of, thinned
+from flows.inspection.stability import (
+    _below,
+    diagnose_initialisation,
+    diagnose_runs,
+    draw_curves,
+    judged,
+    series_of,
+    thinned,
+)
 from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Checkpoint
@@ -54,6 +62,16 @@ def test_planted_spikes_are_found_and_drawn(bench: Bench, tmp_path: Path):
     picture = (tmp_path / "out/curves.svg").read_bytes()
     diagnose_runs(bench.session.store, [made.id, made.id], tmp_path / "again", window=200)
     assert (tmp_path / "again/curves.svg").read_bytes() == picture
+
+
+def test_names_with_dollars_and_markup_are_drawn_as_they_are(tmp_path: Path):
+    name = r"a $\frac{$ <script>alert(1)</script> b"
+    run = {"label": name, "id": "0123456789abcdef"} | judged(
+        series_of([{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]), window=2
+    )
+    draw_curves([run], tmp_path)
+    picture = (tmp_path / "curves.svg").read_text()
+    assert "<script" not in picture
 
 
 def test_a_short_run_is_not_judged(bench: Bench, tmp_path: Path):

@@ -62,15 +62,17 @@ def test_deep_nesting_is_refused(tmp_path: Path, kind: str):
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_endless_numbers_are_refused_by_their_field(tmp_path: Path, number: str):
-    said = refusal(tmp_path, f"pretrain: {{schedule: {{peak_lr: {number}}}}}\n")
-    assert "pretrain.schedule.peak_lr, line 2" in said
-    with pytest.raises(RecipeError, match=r"override 'pretrain\.schedule\.peak_lr"):
-        apply_override({}, f"pretrain.schedule.peak_lr={number}")
+    said = refusal(tmp_path, f"pretrain: {{schedule: {{learning_rate: {number}}}}}\n")
+    assert "pretrain.schedule.learning_rate, line 2" in said
+    with pytest.raises(RecipeError, match=r"override 'pretrain\.schedule\.learning_rate"):
+        apply_override({}, f"pretrain.schedule.learning_rate={number}")
 
 
 @pytest.mark.parametrize("value", ["1.0e+400", ".inf", ".nan", "-.inf"])
 def test_numbers_that_are_not_finite_are_refused_by_their_field(tmp_path: Path, value: str):
-    assert "pretrain.schedule.peak_lr" in refusal(tmp_path, f"pretrain: {{schedule: {{peak_lr: {value}}}}}\n")
+    assert "pretrain.schedule.learning_rate" in refusal(
+        tmp_path, f"pretrain: {{schedule: {{learning_rate: {value}}}}}\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_every_micro_anneal_of_the_synthesis_recipe_has_a_mix(name: str) -> None
     web = tokens_of("filtered_web", 6_000_000_000)
     entries = plan_mix({"filtered_web": web, name: tokens_of(name, size)}, config.candidate_mix(candidate))
     total, own = sum(entry.tokens for entry in entries), sum(e.tokens for e in entries if e.source == name)
-    batch = config.microanneal.anneal.batch_instances * 4096
+    batch = config.microanneal.anneal.batch_size * 4096
     assert total == -(-config.microanneal.tokens // batch) * batch
     assert own <= size * config.microanneal.max_repetition
     wanted = min(total / 2, size * 4)

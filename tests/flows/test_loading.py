@@ -185,3 +185,24 @@ def test_deployments_name_real_flows():
         flow = load_flow_from_entrypoint(deployment["entrypoint"])
         assert isinstance(flow, Flow)
         assert set(deployment["parameters"]) <= set(flow.parameters.properties)
+
+
+@pytest.mark.parametrize(
+    ("override", "now"),
+    [
+        ("pretrain.schedule.peak_lr=1e-3", "learning_rate"),
+        ("anneal.start_lr=1e-3", "learning_rate"),
+        ("microanneal.anneal.start_lr=1e-3", "learning_rate"),
+        ("classifiers.quality.lr=0.5", "learning_rate"),
+        ("classifiers.quality.epoch=2", "epochs"),
+        ("pretrain.batch_instances=8", "batch_size"),
+        ("anneal.batch_instances=8", "batch_size"),
+        ("sft.batch=8", "batch_size"),
+        ("dpo.batch=8", "batch_size"),
+        ("reward.batch=8", "batch_size"),
+    ],
+)
+def test_an_old_name_is_told_its_new_one(override: str, now: str) -> None:
+    field = override.partition("=")[0].replace(".", r"\.")
+    with pytest.raises(RecipeError, match=rf"{field}: there is no such field; it is now called '{now}'"):
+        load(RecipeConfig, "laptop", [override])

@@ -105,7 +105,7 @@ def test_shapes_have_the_published_number_of_parameters(size: str) -> None:
 @pytest.mark.parametrize("size", SIZES)
 def test_stage_1_learning_rate_at_every_golden_step(size: str) -> None:
     stage = recipe(size).pretrain
-    batch = stage.batch_instances * stage.sequence_length
+    batch = stage.batch_size * stage.sequence_length
     assert batch == SCHEDULES["tokens_per_step"][lr_name(size)]
     for row in SCHEDULES[STAGE_1[size]]:
         assert row["tokens"] == row["step"] * batch
@@ -119,14 +119,14 @@ def test_stage_1_stops_where_published_and_stage_2_starts_at_its_learning_rate(r
     assert config.pretrain.steps == row["final_step"]
     published = row["config_stage2_lr"]
     expected = published if isinstance(published, float) else row["cosine_lr_at_final_step"]
-    assert config.anneal.start_lr == config.microanneal.anneal.start_lr == pytest.approx(expected, rel=1e-12)
+    assert config.anneal.learning_rate == config.microanneal.anneal.learning_rate == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("size", STAGE_2)
 def test_stage_2_learning_rate_at_every_golden_step(size: str) -> None:
     stage = recipe(size).anneal
     assert stage.steps is not None
-    schedule: ScheduleConfig = linear_to_zero(stage.start_lr)
+    schedule: ScheduleConfig = linear_to_zero(stage.learning_rate)
     for row in SCHEDULES["stage2_linear_to_zero"][STAGE_2[size]]:
         got = learning_rate(schedule, step=row["step"], tokens=0, steps=stage.steps)
         assert got == pytest.approx(row["lr"], rel=1e-9, abs=1e-18)
@@ -134,7 +134,7 @@ def test_stage_2_learning_rate_at_every_golden_step(size: str) -> None:
 
 def test_stage_2_of_32b_has_the_published_steps() -> None:
     stage = recipe("32b").anneal
-    assert (stage.steps, stage.batch_instances) == (11_921, 2048)  # RECIPE E
+    assert (stage.steps, stage.batch_size) == (11_921, 2048)  # RECIPE E
 
 
 @pytest.mark.parametrize("size", ["13b", "32b"])
@@ -148,7 +148,7 @@ def test_the_ingredient_of_300b_tokens(size: str) -> None:
     if size == "13b":
         (name,) = (name for name in SCHEDULES["stage2_linear_to_zero"] if name.startswith("13B_300e9T"))
         for row in SCHEDULES["stage2_linear_to_zero"][name]:
-            got = learning_rate(linear_to_zero(own.start_lr), step=row["step"], tokens=0, steps=own.steps or 0)
+            got = learning_rate(linear_to_zero(own.learning_rate), step=row["step"], tokens=0, steps=own.steps or 0)
             assert got == pytest.approx(row["lr"], rel=1e-9, abs=1e-18)
 
 
@@ -261,7 +261,11 @@ def test_finetuning_is_golden(size: str) -> None:
     sft, published = recipe(size).sft, TUNING["sft"]
     key = "7B_table17_and_archived_lineage" if size == "7b" else lr_name(size)
     assert sft.learning_rate == published["lr"][key]
-    assert (sft.epochs, sft.batch, sft.max_tokens) == (published["epochs"], published["batch"], published["max_seq"])
+    assert (sft.epochs, sft.batch_size, sft.max_tokens) == (
+        published["epochs"],
+        published["batch"],
+        published["max_seq"],
+    )
     assert sft.warmup_ratio == published["warmup_ratio_code"]
     assert adamw(sft.clip_norm, sft.precision).weight_decay == published["weight_decay"]
     assert sft.loss == ("sum" if size in ("7b", "13b") else "mean")
@@ -275,13 +279,13 @@ def test_finetuning_is_golden(size: str) -> None:
 def test_preference_tuning_and_reward_model_are_golden(size: str) -> None:
     dpo, published = recipe(size).dpo, TUNING["dpo"]
     assert dpo.learning_rate == published["lr"][lr_name(size)]
-    assert (dpo.beta, dpo.epochs, dpo.batch, dpo.max_tokens, dpo.warmup_ratio) == tuple(
+    assert (dpo.beta, dpo.epochs, dpo.batch_size, dpo.max_tokens, dpo.warmup_ratio) == tuple(
         published[key] for key in ("beta", "epochs", "batch", "max_seq", "warmup_ratio")
     )
     reward, published = recipe(size).reward, TUNING["rm"]
     assert (
         reward.learning_rate,
-        reward.batch,
+        reward.batch_size,
         reward.max_tokens,
         reward.epochs,
         reward.eps,

@@ -31,7 +31,7 @@ from tests.samples.make_samples import write
 SAMPLES = Path(__file__).parents[1] / "samples" / "hub"
 PUBLISHED = ("olmo2-1b", "olmo2-7b", "olmo2-13b", "olmo2-32b", "olmo2-7b-synthesis")
 CHANGED = LENGTH_FIELDS | MOST.keys() | {
-    "batch_instances", "micro_instances", "steps", "every", "tokens", "batch_tokens", "requested_tokens", "length", "warmup",
+    "batch_size", "micro_instances", "steps", "every", "tokens", "batch_tokens", "requested_tokens", "length", "warmup",
     "episodes", "limit", "max_bytes", "path", "paths", "dataset", "subset", "split", "name", "d_model", "n_layers", "n_heads",
     "n_kv_heads", "head_dim", "mlp_hidden", "vocab_size", "ranks",
 }  # fmt: skip
@@ -84,7 +84,7 @@ def test_what_does_not_fit_at_full_size_does_not_fit_in_a_rehearsal() -> None:
 def test_the_schedule_keeps_its_shares_and_the_sizes_are_the_rules() -> None:
     full, tiny = load(RecipeConfig, "olmo2-7b"), small("olmo2-7b")
     steps = 5e12 / (1024 * 4096)
-    whole = tiny.pretrain.schedule.length / (tiny.pretrain.batch_instances * tiny.pretrain.sequence_length)
+    whole = tiny.pretrain.schedule.length / (tiny.pretrain.batch_size * tiny.pretrain.sequence_length)
     assert whole / (tiny.pretrain.steps or 0) == pytest.approx(steps / (full.pretrain.steps or 0), rel=0.01)
     assert all(getattr(source, "max_documents", None) == ROWS for source in tiny.collect.values())
     assert {item.name: item.model_dump().get("limit") for item in tiny.evaluation.benchmarks} == {

@@ -15,17 +15,8 @@ from flows.config.recipe_config import RecipeConfig
 from flows.deployments import shown_ranking
 from flows.inspection.artifacts import find_record
 from flows.microanneal import sweep
-from flows.running.run import (
-    StageError,
-    listening,
-    load_recipe,
-    naming_failures,
-    new_session,
-    plan,
-    plan_rows,
-    run_evaluation,
-    run_sweep,
-)
+from flows.running.run import load_recipe, plan, run_evaluation, run_sweep
+from flows.running.sessions import StageError, listening, naming_failures, new_session, plan_rows
 from flows.starting import adopt_command
 from infra.compute.processes import Interrupted
 from infra.execution.attempt import run_stage
@@ -295,7 +286,7 @@ def judge(store: Store, id: str) -> str:
         stage(write_pairs, name="preferences", version=1), session, {"config": Pairs(rows=rows)}, lambda *event: None
     )
     policy = find_record(store, id).artifact()
-    arguments = {"parent": policy, "pairs": pairs.artifact, "config": RewardConfig(batch=2, held_out=0.5)}
+    arguments = {"parent": policy, "pairs": pairs.artifact, "config": RewardConfig(batch_size=2, held_out=0.5)}
     return run_stage(reward, session, arguments, lambda *event: None).record.id
 
 

@@ -20,9 +20,9 @@ from flows.cli.terminal import resume_command
 from flows.config.files import RecipeError
 from flows.inspection.artifacts import list_rows, print_list
 from flows.running.dashboard import DashboardError, serve
+from flows.running.readiness import check_ray
 from flows.running.run import load_recipe, plan, run
 from infra.execution import prefect_engine as prefect_tasks
-from infra.ray_address import check_ray
 from infra.records.record import Record, payload_address, record_path
 from infra.storage.store import Store, StoreError
 

@@ -59,7 +59,7 @@ class Run:
         base_here, anneal_here = replace(pretrain, process=False), replace(anneal, process=False)
         once: Mix = bench.run(mix, self.tokens, MixConfig())
         self.once = once
-        small: dict[str, Any] = {"sequence_length": 16, "batch_instances": 4}
+        small: dict[str, Any] = {"sequence_length": 16, "batch_size": 4}
         self.base: Checkpoint = bench.run(
             base_here, once, PretrainConfig(model=MODEL, **small, steps=2 * (once.tokens // 64) - 1)
         )
@@ -86,7 +86,7 @@ def test_a_training_that_failed_is_traced_like_one_that_did_not(run: Run):
     """The same data seed at a learning rate that ends in nan: the same documents, step by step."""
     whole = run.training(run.base.id)
     config = PretrainConfig.model_validate(whole.begun.config)
-    wild = config.schedule.model_copy(update={"peak_lr": 1e38, "unit": "steps", "warmup": 0})
+    wild = config.schedule.model_copy(update={"learning_rate": 1e38, "unit": "steps", "warmup": 0})
     before = set(run.bench.store.names("_progress/pretrain"))
     with pytest.raises(FloatingPointError, match="a non-finite value"):
         run.bench.run(replace(pretrain, process=False), run.once, config.model_copy(update={"schedule": wild}))

@@ -23,7 +23,7 @@ from tasks.training.sft import SFTConfig, train_sft
 from tests.tasks.training.conftest import TINY, Bench
 from tests.tasks.training.test_adopt import tiny_mix
 
-SMALL: dict[str, Any] = {"sequence_length": 32, "batch_instances": 2, "steps": 2, "log_every": 1}
+SMALL: dict[str, Any] = {"sequence_length": 32, "batch_size": 2, "steps": 2, "log_every": 1}
 
 
 class Remote(Bench):
@@ -90,7 +90,7 @@ def test_starting_from_a_training_fetches_moments_only_to_go_on_with_them(
     ws = open_artifact(remote.session.store)
     for opened in (load_checkpoint, open_checkpoint):
         opened(ws, base)
-    config = SFTConfig(batch=4, epochs=1, max_tokens=64, precision="fp32")
+    config = SFTConfig(batch_size=4, epochs=1, max_tokens=64, precision="fp32")
     remote.run(train_sft, "sft", parent=base, chats=remote.chats(8), config=config)
     mix = tiny_mix(remote, tmp_path)
     remote.run(anneal_checkpoint, "anneal", parent=base, mix=mix, config=AnnealConfig(**SMALL, moments="fresh"))

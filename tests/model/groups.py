@@ -20,8 +20,9 @@ from model.config import Compute, ModelConfig, Parallel
 from model.data.chat_batches import make_row, pair_batches, token_batches
 from model.data.labels import IGNORE, loss_divisor, next_token_labels
 from model.files.weights import SavedWeights
+from model.network.initial_weights import initial_rows
 from model.network.sharded_tensors import is_sharded, whole_tensor
-from model.network.transformer import Linear, Transformer, initial_rows, unfilled
+from model.network.transformer import Linear, Transformer, unfilled
 from model.parallel.group import fill, spread, whole_model
 from model.training.loop import Batch, TrainState, new_state, train, train_step
 from model.training.losses import LossConfig, language_model_objective
@@ -38,7 +39,7 @@ CONFIG = ModelConfig(
 )
 DEEP = CONFIG.model_copy(update={"n_layers": 8, "vocab_size": 131})
 STEPS = 4
-SCHEDULE = ScheduleConfig(peak_lr=1e-3, unit="steps", warmup=2, length=STEPS)
+SCHEDULE = ScheduleConfig(learning_rate=1e-3, unit="steps", warmup=2, length=STEPS)
 PRELOAD = [
     "torch",
     "torch._dynamo",

@@ -24,7 +24,7 @@ from model.training.state_files import load_moments, load_state, save_moments, s
 CONFIG = ModelConfig(
     d_model=32, n_layers=2, n_heads=2, n_kv_heads=1, head_dim=16, mlp_hidden=64, vocab_size=128, max_sequence_length=32
 )
-SCHEDULE = ScheduleConfig(peak_lr=3e-3, unit="steps", warmup=4, length=0)
+SCHEDULE = ScheduleConfig(learning_rate=3e-3, unit="steps", warmup=4, length=0)
 COMPUTE = Compute()
 OBJECTIVE = language_model_objective(LossConfig())
 

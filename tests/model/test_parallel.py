@@ -106,10 +106,12 @@ def test_bf16_rounds_where_one_process_rounds(pairs: dict[tuple[str, str], dict]
 
 
 def test_weights_that_travel_in_bf16_round_where_products_do(pairs: dict[tuple[str, str], dict]) -> None:
-    """The first step of whole copies is that of parts, but for the gradients of norms; then the norms are rounded, too."""
+    """The first step of whole copies is that of parts, but for gradients: those of norms travel in bf16, and those of a block's
+    input are a sum of one matmul per weight, each rounded. Then the norms are rounded, too.
+    """
     copies, parts = (pairs["bf16", data]["lines"] for data in LAYOUTS)
     assert parts[0]["loss"] == copies[0]["loss"]
-    assert parts[0]["grad_norm"] == pytest.approx(copies[0]["grad_norm"], rel=1e-5)
+    assert parts[0]["grad_norm"] == pytest.approx(copies[0]["grad_norm"], rel=1e-3)
     for mine, ours in zip(copies, parts, strict=True):
         assert ours["loss"] == pytest.approx(mine["loss"], rel=2e-4)
         assert ours["grad_norm"] == pytest.approx(mine["grad_norm"], rel=5e-3)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from model.config import ModelConfig
-from model.decoding import prefix_scoring, prefix_tree
+from model.decoding import prefix_tree, tree_attention
 from model.decoding.decoder import Prepared
 from model.decoding.log_likelihoods import NonFiniteOutput, log_likelihoods
 from model.decoding.prefix_tree import build, preorder, schedule, sees
@@ -59,7 +59,7 @@ def test_the_explicit_attention_of_other_devices_gives_the_same(monkeypatch):
     model, pairs = toy(2), requests()
     expected = log_likelihoods(model, pairs)
 
-    monkeypatch.setattr(prefix_scoring, "_attend", prefix_scoring._explicit)
+    monkeypatch.setattr(tree_attention, "_attend", tree_attention._explicit)
     assert log_likelihoods(model, pairs) == pytest.approx(expected, abs=1e-4)
 
 

@@ -16,10 +16,10 @@ from model.training.schedule import ScheduleConfig, learning_rate, update_learni
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/schedules.json").read_text())
 TOKENS = {"unit": "tokens", "warmup": 8_388_608_000, "length": 5_000_000_000_000}
 STAGE_1 = {
-    "stage1_1B_lr4e-4_batch512x4096": ScheduleConfig(peak_lr=4e-4, **TOKENS),
+    "stage1_1B_lr4e-4_batch512x4096": ScheduleConfig(learning_rate=4e-4, **TOKENS),
     "stage1_7B_lr3e-4_batch1024x4096": ScheduleConfig(),
-    "stage1_13B_lr9e-4_batch2048x4096": ScheduleConfig(peak_lr=9e-4, **TOKENS),
-    "stage1_32B_lr6e-4_steps": ScheduleConfig(peak_lr=6e-4, unit="steps", warmup=2000, length=774_861),
+    "stage1_13B_lr9e-4_batch2048x4096": ScheduleConfig(learning_rate=9e-4, **TOKENS),
+    "stage1_32B_lr6e-4_steps": ScheduleConfig(learning_rate=6e-4, unit="steps", warmup=2000, length=774_861),
 }
 
 
@@ -35,14 +35,14 @@ def test_linear_to_zero_equals_golden(name: str) -> None:
     peak = float(name.split("_lr")[1].split("_")[0])
     rows = GOLDEN["stage2_linear_to_zero"][name]
     length = next(row["step"] for row in rows if row["lr"] == 0)
-    schedule = ScheduleConfig(kind="linear", peak_lr=peak, unit="steps", warmup=0, length=length)
+    schedule = ScheduleConfig(kind="linear", learning_rate=peak, unit="steps", warmup=0, length=length)
     for row in rows:
         got = learning_rate(schedule, step=row["step"], tokens=0, steps=length)
         assert got == pytest.approx(row["lr"], rel=1e-9, abs=1e-18)
 
 
 RATIO = ScheduleConfig(
-    kind="linear", peak_lr=1e-5, unit="steps", warmup=0, length=0, warmup_ratio=0.03, counter="before"
+    kind="linear", learning_rate=1e-5, unit="steps", warmup=0, length=0, warmup_ratio=0.03, counter="before"
 )
 
 
@@ -66,7 +66,7 @@ def test_ratio_warmup_then_linear_counts_before_the_update() -> None:
 
 @given(st.integers(0, 10**7), st.integers(0, 10**7))
 def test_cosine_never_rises_after_the_warmup_nor_leaves_its_range(a: int, b: int) -> None:
-    schedule = ScheduleConfig(peak_lr=1.0, unit="steps", warmup=1000, length=5_000_000)
+    schedule = ScheduleConfig(learning_rate=1.0, unit="steps", warmup=1000, length=5_000_000)
     low, high = sorted((a + 1000, b + 1000))
     first, second = (learning_rate(schedule, step=step, tokens=0, steps=0) for step in (low, high))
     assert 0.1 <= second <= first <= 1.0

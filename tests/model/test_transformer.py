@@ -75,7 +75,20 @@ def test_all_blocks_are_compiled_as_one_under_every_policy(policy: str) -> None:
 def test_blocks_in_parts_are_compiled_as_one_and_gathered(policy: str, alone: None) -> None:
     plain, found = passed("off", compiled=False), passed(policy, parts=True)
     assert counters["stats"]["unique_graphs"] == 2
-    assert all(torch.equal(one, two) for one, two in zip(plain, found, strict=True))
+    # Here each weight has a matmul of its own.
+    for one, two in zip(plain, found, strict=True):
+        torch.testing.assert_close(two, one)
+
+
+def test_past_torchs_own_limits_shapes_are_compiled_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits of three and four stand for 8 and 256: what ran eagerly past them would round differently after a resume."""
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 3)
+    monkeypatch.setattr(torch._dynamo.config, "accumulated_recompile_limit", 4)
+    model = Transformer(MODEL, seed=1).train()
+    model.compile_blocks()
+    for length in range(2, 14):
+        model(IDS[:, :length]).sum().backward()
+    assert counters["stats"]["unique_graphs"] == 2 * 12
 
 
 def test_recomputation_keeps_less_of_compiled_blocks() -> None:

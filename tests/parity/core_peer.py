@@ -69,7 +69,7 @@ def build(hf: dict[str, Any]) -> Transformer:
 def optimizer(request: dict[str, Any]) -> AdamWConfig | SkipStepAdamWConfig:
     """Their configuration of the optimizer of this kind; everything decays but the input embedding."""
     fields: dict[str, Any] = {
-        "lr": request["peak_lr"], "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1,
+        "lr": request["learning_rate"], "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1,
         "group_overrides": [OptimGroupOverride(params=["embeddings.weight"], opts={"weight_decay": 0.0})],
     }  # fmt: skip
     if request["kind"] == "adamw":

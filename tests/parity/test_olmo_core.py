@@ -61,7 +61,7 @@ def ask(folder: Path, model: Transformer, batches: list[Text], **request: Any) -
         fields = {"ids": text.ids, "trained": text.trained, "kept": text.kept}
         tensors |= {f"{name}/{step}": torch.from_numpy(value).contiguous() for name, value in fields.items()}
     save_file(tensors, folder / "batches.safetensors")
-    request |= {"z_weight": Z_WEIGHT, "peak_lr": PEAK_LR, "warmup": WARMUP}
+    request |= {"z_weight": Z_WEIGHT, "learning_rate": PEAK_LR, "warmup": WARMUP}
     (folder / "request.json").write_text(json.dumps(request))
 
 
@@ -101,7 +101,7 @@ def test_logits_losses_and_gradients(case: Case, check: Check, answers: Path) ->
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_fifty_updates_on_real_text(kind: Any, check: Check, answers: Path, tmp_path: Path) -> None:
-    schedule = ScheduleConfig(kind="cosine", unit="steps", peak_lr=PEAK_LR, warmup=WARMUP, length=STEPS)
+    schedule = ScheduleConfig(kind="cosine", unit="steps", learning_rate=PEAK_LR, warmup=WARMUP, length=STEPS)
     mine, weights = our_training(text_windows(tmp_path), OptimConfig(kind=kind, precision="fp32"), schedule)
     rows = json.loads((answers / kind / "answers.json").read_text())
     assert len(mine) == len(rows) == STEPS

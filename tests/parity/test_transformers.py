@@ -110,7 +110,7 @@ def test_fifty_updates_on_real_text(check: Check, tmp_path: Path) -> None:
 
     data = text_windows(tmp_path)
     schedule = ScheduleConfig(
-        kind="cosine", unit="steps", peak_lr=PEAK_LR, warmup=WARMUP, length=STEPS, counter="before"
+        kind="cosine", unit="steps", learning_rate=PEAK_LR, warmup=WARMUP, length=STEPS, counter="before"
     )
     mine, weights = our_training(data, OptimConfig(precision="fp32"), schedule)
     model = load(Transformer(TRAINED_CONFIG, seed=0), tmp_path / "hf").train()

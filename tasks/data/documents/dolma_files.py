@@ -93,9 +93,9 @@ def open_lines(raw: IO[bytes], name: str) -> io.BufferedReader:
     if codec is None:
         return io.BufferedReader(raw, _BUFFER_BYTES)  # type: ignore[arg-type]
     if codec == "zstd":
-        stream = _Unpacked(zstd.ZstdFile(raw, options=_LARGEST_WINDOW))
+        stream = _Unpacked(zstd.ZstdFile(raw, options=_LARGEST_WINDOW), raw)
     elif codec == "xz":
-        stream = _Unpacked(lzma.LZMAFile(raw))  # noqa: SIM115 - the caller closes what it reads
+        stream = _Unpacked(_XzStreams(raw), raw)
     else:
         stream = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), codec)
     # A small buffer, because lines that share a buffer with the break of a truncated file are lost with it.
@@ -105,13 +105,16 @@ def open_lines(raw: IO[bytes], name: str) -> io.BufferedReader:
 class _Unpacked(io.RawIOBase):
     """A decompressor's bytes; what is truncated or corrupt is an OSError, as it is for the decompressors of pyarrow."""
 
-    def __init__(self, stream: IO[bytes] | zstd.ZstdFile):
+    def __init__(self, stream: "_XzStreams | zstd.ZstdFile", raw: IO[bytes]):
         self._stream = stream
+        self._raw = raw
 
     def readinto(self, buffer: Any) -> int:
         try:
             data = self._stream.read(len(buffer))
         except (EOFError, lzma.LZMAError, zstd.ZstdError) as error:
+            if isinstance(error, EOFError) and self._raw.tell() == 0:
+                return 0  # A file of no bytes holds no rows, as one that is not compressed.
             raise OSError(f"{type(error).__name__}: {error}") from error
         buffer[: len(data)] = data
         return len(data)
@@ -121,6 +124,40 @@ class _Unpacked(io.RawIOBase):
 
     def seekable(self) -> bool:
         return False
+
+
+class _XzStreams:
+    """The streams of an xz file one after another, with zeros between them as the format allows.
+
+    LZMAFile takes a stream with a broken head for the end of the file, and what follows would be lost without a word.
+    """
+
+    def __init__(self, raw: IO[bytes]):
+        self._raw = raw
+        self._held = raw.read(_BUFFER_BYTES)
+        self._stream: lzma.LZMADecompressor | None = lzma.LZMADecompressor() if self._held else None
+
+    def read(self, size: int) -> bytes:
+        """Up to `size` bytes, nothing at the end. EOFError where a stream is cut off, LZMAError where one is broken."""
+        while self._stream is not None:
+            data = self._stream.decompress(self._held, max_length=size)
+            self._held = b""
+            if self._stream.eof:
+                self._next_stream(self._stream.unused_data)
+            elif not data and self._stream.needs_input:
+                self._held = self._raw.read(_BUFFER_BYTES)
+                if not self._held:
+                    raise EOFError("the file ends before its last stream does")
+            if data:
+                return data
+        return b""
+
+    def _next_stream(self, held: bytes) -> None:
+        while not (held := held.lstrip(b"\x00")):
+            if not (held := self._raw.read(_BUFFER_BYTES)):
+                self._stream = None
+                return
+        self._held, self._stream = held, lzma.LZMADecompressor()
 
 
 def read_lines(path: Path) -> Iterator[bytes]:

@@ -101,6 +101,11 @@ class Intake:
         self._room = float("inf") if limit is None else limit
 
     @property
+    def room(self) -> float:
+        """Rows of the file that are still wanted; infinite without a limit."""
+        return self._room
+
+    @property
     def full(self) -> bool:
         """Whether as many rows of the file were read as are wanted."""
         return self._room <= 0
@@ -247,13 +252,14 @@ class Intake:
 
 def parse_line(line: bytes) -> tuple[Any, str, bool]:
     """(value, problem, whether it was repaired) of a JSON line: what the fast parser refuses although JSON readers commonly take
-    it (lone surrogates, NaN) is repaired."""
+    it (lone surrogates, NaN, a byte order mark) is repaired."""
     try:
         return orjson.loads(line), "", False
     except orjson.JSONDecodeError as error:
         refused = str(error)
     try:
-        text = line.decode("utf-8")
+        # Files that were joined have a byte order mark in their middle; sequences (RFC 7464) begin each row with a separator.
+        text = line.decode("utf-8").lstrip("\ufeff\x1e")
     except UnicodeDecodeError as error:
         return None, f"not_utf8: {error}", False
     try:

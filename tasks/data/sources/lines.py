@@ -84,6 +84,15 @@ def line_rows(file: SourceFile, limit: int) -> Iterator[tuple[int, dict[str, Any
 
 ENDS = ("unreadable", "archive_bomb")
 """Problems after which a stream gives nothing more."""
+_PACKED = {
+    b"\x1f\x8b": "gzip (.gz)",
+    b"\x28\xb5\x2f\xfd": "Zstandard (.zst)",
+    b"\xfd7zXZ\x00": "xz (.xz)",
+    b"BZh": "bzip2 (.bz2)",
+    b"PAR1": "Parquet (.parquet)",
+    b"ARROW1": "Arrow (.arrow)",
+}
+"""How files of other formats begin."""
 _GLUED = re.compile(rb"\}[^,\[\]:\"{}]?\{\"[^\"\\]*\"\s*:")
 """The end of an object and the beginning of another with at most one byte between that is no separator of JSON: two rows."""
 
@@ -110,6 +119,9 @@ def is_cut_off(line: bytes) -> bool:
 
 def _beginning(line: bytes, file: SourceFile) -> bytes:
     """A file's first line without its byte order mark. BrokenFileError for files that are no JSON lines in UTF-8 at all."""
+    packed = next((name for magic, name in _PACKED.items() if line.startswith(magic)), "")
+    if packed:
+        raise BrokenFileError(file.url, f"it is a {packed} file, and its name does not end so; rename it", 1)
     if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or (
         b"\x00" in line[:4] and line.strip(b"\x00\r\n ")
     ):

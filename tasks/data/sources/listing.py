@@ -188,7 +188,11 @@ def _pinned(place: tuple[str, str]) -> SourceFile:
     root, name = place
     store = Store(root)
     version = settled_version(store, name)
-    assert version is not None, place
+    if version is None:
+        raise ValueError(
+            f"{root}/{name} is listed there but does not exist: it is a link to nothing, or was removed just now. Remove the "
+            "link, or leave it out by a glob under `exclude`"
+        )
     size, sha256, pin = fingerprint(store, name, version)
     return SourceFile(root=root, name=name, size=size, sha256=sha256, version=pin)
 

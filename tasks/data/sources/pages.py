@@ -126,6 +126,8 @@ def _page_of(record: Record) -> tuple[Page, str, str]:
     archive = ArchiveIterator(io.BytesIO(record.whole()), parse_http=True, auto_decode="none")
     # A record's reader ends when the next record is asked for.
     parsed = next(iter(archive))
+    if parsed.http_headers is not None and parsed.http_headers.status_code is None:
+        return (record.body, "", {}), "", "bad_http: the answer begins with no status"
     if parsed.record_type == WarcRecordType.response and not _is_page(parsed):
         if parsed.http_headers is None:
             return (b"", "", {}), "not HTTP", ""

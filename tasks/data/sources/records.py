@@ -1,7 +1,7 @@
 """The records of a WARC or WET archive, framed strictly: a head, as many bytes as it says, and the next head.
 
 FastWARC's own iterator looks for the next record where one is broken, so that records are missing without a word; here an
-archive whose framing breaks ends the stage by name (WARC 1.0 and 1.1, ISO 28500).
+archive whose framing breaks ends the stage by name (WARC 0.17 to 1.1, ISO 28500).
 """
 
 import io
@@ -14,7 +14,7 @@ from tasks.data.sources.listing import BrokenFileError, SourceFile
 MAX_RECORD_BYTES = 17 << 20
 """The body of a longer record is skipped and not held."""
 _MAX_HEAD_BYTES = 1 << 20
-_VERSION = re.compile(rb"WARC/\d\.\d\r?\n")
+_VERSION = re.compile(rb"WARC/\d{1,2}\.\d{1,2}\r?\n")
 _LENGTH = re.compile(rb"^Content-Length:[ \t]*(\d{1,15})[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
 _TYPE = re.compile(rb"^WARC-Type:[ \t]*([^\r\n]*?)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
 

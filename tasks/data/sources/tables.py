@@ -1,12 +1,14 @@
 """Parquet and Arrow files, read block by block (row groups, record batches) and within one by small batches of rows.
 
-A block that breaks makes all its rows unusable that were not read before; their number is the footer's. A file whose own index
-of blocks is broken ends the stage by name. Columns may have any types: what JSON has no form for becomes text.
+A block that breaks makes all its rows unusable; their number is the footer's. So the first row of a block is given when its
+last one has been decoded; until then the columns wait in memory, and a long block in a file without a name. A file whose own
+index of blocks is broken ends the stage by name. Columns may have any types: what JSON has no form for becomes text.
 """
 
 import io
 from collections.abc import Iterator, Sequence
-from typing import Any
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,8 +20,12 @@ from tasks.data.sources.listing import BrokenFileError, SourceFile
 _BATCH_BYTES = 8 << 20
 """Text of a batch on average, bytes."""
 _BATCH_ROWS = 64
+_HELD_BYTES = 32 << 20
+"""Of a decoded block that wait in memory; more waits on the disk."""
 _UNREADABLE = (pa.ArrowException, OSError, OverflowError, ValueError, MemoryError)
 """What pyarrow raises for content that it cannot read; a damaged length asks for more memory than there is."""
+_NO_VALUE = (pa.ArrowException, ValueError, OverflowError, TypeError, KeyError)
+"""What pyarrow raises for a value that Python has no form for: a date after the year 9999, an unknown time zone."""
 _ARROW_FILE = b"ARROW1"
 
 Found = tuple[int, int, dict[str, Any], str, int]
@@ -31,7 +37,7 @@ def read_table(
 ) -> None:
     """Rows of the blocks that begin in bytes [start, end) of the file; `fields` are the columns of text and id."""
     before, most = intake.bytes, most_bytes(file)
-    for group, number, row, problem, rows in table_rows(file, start, end):
+    for group, number, row, problem, rows in table_rows(file, start, end, limit=intake.room):
         place: dict[str, Any] = {"file": file.url, "line_number": number, "group": group}
         row, problem = (table_row(row, fields), problem) if not problem else (row, problem)
         if not problem and isinstance(row["text"], bytes):
@@ -60,19 +66,23 @@ def _decoded(text: bytes) -> tuple[str | None, str]:
         return None, f"not_utf8: {error}"
 
 
-def table_rows(file: SourceFile, start: int = 0, end: int | None = None) -> Iterator[Found]:
-    """The rows of a Parquet or Arrow file's blocks that begin in bytes [start, end)."""
+def table_rows(
+    file: SourceFile, start: int = 0, end: int | None = None, *, limit: float = float("inf")
+) -> Iterator[Found]:
+    """The rows of a Parquet or Arrow file's blocks that begin in bytes [start, end); no more than `limit` need to be whole."""
     # Opening is not under a handler: a store that does not answer is no bad content.
     with file.open() as stream:
         if file.name.lower().endswith(".parquet"):
-            yield from _parquet_rows(stream, file, start, end)
+            yield from _parquet_rows(stream, file, start, end, limit)
         else:
             yield from _arrow_rows(stream, file)
 
 
-def _parquet_rows(stream: io.BufferedReader, file: SourceFile, start: int, end: int | None) -> Iterator[Found]:
+def _parquet_rows(
+    stream: io.BufferedReader, file: SourceFile, start: int, end: int | None, limit: float
+) -> Iterator[Found]:
     try:
-        table = pq.ParquetFile(stream, buffer_size=1 << 20)
+        table = pq.ParquetFile(stream, buffer_size=1 << 20, page_checksum_verification=True)
         # Arrow keeps the schema of who wrote the file beside Parquet's own; a broken one must not hide the columns.
         metadata = table.metadata
         groups = [number for number in range(metadata.num_row_groups) if _begins_in(metadata, number, start, end)]
@@ -80,34 +90,58 @@ def _parquet_rows(stream: io.BufferedReader, file: SourceFile, start: int, end: 
     except _UNREADABLE as error:
         raise BrokenFileError(file.url, f"its footer cannot be read ({error})", 1) from error
     for group in groups:
-        wanted, given = metadata.row_group(group).num_rows, 0
-        try:
-            batches = table.iter_batches(_rows_at_once(metadata, group), row_groups=[group])
-            for batch in _whole_batches(batches, wanted):
-                for row, problem in batch:
-                    given += 1
-                    yield group, given, row, problem, 1
-        except _Block as error:
-            yield group, given + 1, {}, f"unreadable: {error}", wanted - given
+        if limit <= 0:
+            return
+        rows = metadata.row_group(group).num_rows
+        with SpooledTemporaryFile(max_size=_HELD_BYTES) as held:
+            try:
+                _hold(_whole_batches(table, group, limit), held)
+            except _BlockError as error:
+                yield group, 1, {}, f"unreadable: {error}", rows
+            else:
+                yield from ((group, number, row, problem, 1) for number, (row, problem) in enumerate(_held(held), 1))
+        limit -= rows
 
 
-class _Block(Exception):
+class _BlockError(Exception):
     """A block of a table broke."""
 
 
-def _whole_batches(batches: Iterator[pa.RecordBatch], wanted: int) -> Iterator[list[tuple[dict[str, Any], str]]]:
-    """The rows of each batch of a block; _Block when it cannot be read or holds another number of rows than it says."""
-    given = 0
-    while given < wanted:
+def _whole_batches(table: pq.ParquetFile, group: int, limit: float) -> Iterator[pa.RecordBatch]:
+    """The batches of a row group, as far as `limit` rows; _BlockError when it cannot be read or has not as many rows as it
+    says."""
+    wanted, given = table.metadata.row_group(group).num_rows, 0
+    batches = table.iter_batches(_rows_at_once(table.metadata, group), row_groups=[group])
+    while given < min(wanted, limit):
         try:
             batch = next(batches, None)
-            rows = [] if batch is None else _batch_rows(batch)
         except _UNREADABLE as error:
-            raise _Block(str(error)) from error
-        if not rows or given + len(rows) > wanted:
-            raise _Block(f"{given + len(rows):,} rows are there, the footer says {wanted:,}")
-        given += len(rows)
-        yield rows
+            raise _BlockError(str(error)) from error
+        if not batch or given + batch.num_rows > wanted:
+            found = given + (batch.num_rows if batch else 0)
+            raise _BlockError(f"{found:,} rows are there, the footer says {wanted:,}")
+        given += batch.num_rows
+        yield batch
+
+
+def _hold(batches: Iterator[pa.RecordBatch], held: IO[bytes]) -> None:
+    """Write all batches to a file as an Arrow stream, and go back to its beginning. No batches, an empty file."""
+    first = next(batches, None)
+    if first is None:
+        return
+    with pa.ipc.new_stream(held, first.schema) as writer:
+        writer.write_batch(first)
+        for batch in batches:
+            writer.write_batch(batch)
+    held.seek(0)
+
+
+def _held(held: IO[bytes]) -> Iterator[tuple[dict[str, Any], str]]:
+    """(row, problem) of the rows that a file holds."""
+    if held.read(1):
+        held.seek(0)
+        for batch in pa.ipc.open_stream(held):
+            yield from _batch_rows(batch)
 
 
 def _check_counts(metadata: pq.FileMetaData) -> None:
@@ -170,7 +204,7 @@ def _batch_rows(batch: pa.RecordBatch) -> list[tuple[dict[str, Any], str]]:
     """(row, problem) of each row of a batch."""
     try:
         return [(row, "") for row in batch.to_pylist()]
-    except (UnicodeDecodeError, ValueError, OverflowError, TypeError):
+    except _NO_VALUE:
         return [_single_row(batch.slice(index, 1)) for index in range(batch.num_rows)]
 
 
@@ -182,9 +216,17 @@ def _single_row(batch: pa.RecordBatch) -> tuple[dict[str, Any], str]:
             row[name] = column[0].as_py()
         except UnicodeDecodeError as error:
             return {}, f"not_utf8: column {name}: {error}"
-        except (ValueError, OverflowError, TypeError):
-            row[name] = str(column[0])
+        except _NO_VALUE:
+            row[name] = _as_text(column)
     return row, ""
+
+
+def _as_text(column: pa.Array) -> str:
+    """The only value of a column as Arrow itself writes it, such as `15659-07-15`."""
+    try:
+        return str(column.cast(pa.string())[0].as_py())
+    except pa.ArrowException:
+        return column.to_string(skip_new_lines=True)
 
 
 def _rows_at_once(metadata: pq.FileMetaData, group: int) -> int:

@@ -1,10 +1,8 @@
 """What an evaluation asks: its benchmarks and suites, and how the model is addressed (RECIPE I)."""
 
-from typing import Literal
-
 from pydantic import Field
 
-from model.config import Config
+from model.config import Config, Precision
 from tasks.evaluation.benchmarks import BenchmarkConfig
 from tasks.evaluation.scoring.suites import SuiteConfig, check_suites
 
@@ -25,7 +23,7 @@ class EvaluateConfig(Config):
     (RECIPE I.1). Never more than the model's."""
     batch_size: int = Field(default=64, ge=1)
     """Answers generated at once. Batching changes sums in the last bits, so it is part of the result."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     """Of the model's arithmetic; log-likelihoods in fp32 equal transformers' to 1e-4."""
 
 

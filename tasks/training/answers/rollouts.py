@@ -14,10 +14,11 @@ hsdp), each worker takes the decoder's copy of the policy block by block: while 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
+from model.config import Precision
 from model.data.chat_batches import Batch, Row, indices_of_step
 from model.decoding.generate import Sampling
 from model.network.transformer import Transformer
@@ -42,7 +43,7 @@ class RolloutConfig(Protocol):
     @property
     def max_new_tokens(self) -> int: ...
     @property
-    def precision(self) -> Literal["bf16", "fp32"]: ...
+    def precision(self) -> Precision: ...
     @property
     def pass_tokens(self) -> int: ...
     @property

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from model.config import Precision
 from model.data.chat_batches import Row, make_row
 from model.decoding.generate import Completion, Generator, Sampling
 from model.decoding.kv_cache import rows_that_fit
@@ -20,7 +21,7 @@ from model.network.transformer import Transformer
 from model.parallel.group import Group
 from model.tokens.chat import encode_prompt
 from model.tokens.tokenizer import Tokenizer
-from tasks.generation import Precision, own_share
+from tasks.generation import own_share
 from tasks.verifiers import Verdict, verify
 
 MOST_ROWS = 1024

@@ -18,7 +18,7 @@ from torch import nn
 
 from infra.compute.train_group import WorkDone
 from infra.workspace import Workspace
-from model.config import Compute
+from model.config import Compute, Precision
 from model.files.hf_config import read_config
 from model.files.weights import SavedWeights, load_hf, save_hf
 from model.network.transformer import Transformer, unfilled
@@ -63,7 +63,7 @@ class TrainingResult:
         } | self.found
 
 
-def adamw(clip_norm: float, precision: Literal["bf16", "fp32"], eps: float = 1e-8) -> OptimConfig:
+def adamw(clip_norm: float, precision: Precision, eps: float = 1e-8) -> OptimConfig:
     """The optimizer of all post-training: AdamW with β (0.9, 0.999) and no weight decay (RECIPE F, G, H)."""
     return OptimConfig(beta2=0.999, eps=eps, weight_decay=0.0, clip_norm=clip_norm, precision=precision)
 
@@ -72,7 +72,7 @@ def linear_schedule(learning_rate: float, warmup_ratio: float) -> ScheduleConfig
     """Warm-up over a share of the steps, then linear to zero; the first update counts as 0, as published."""
     return ScheduleConfig(
         kind="linear",
-        peak_lr=learning_rate,
+        learning_rate=learning_rate,
         unit="steps",
         warmup=0,
         warmup_ratio=warmup_ratio,

@@ -11,14 +11,14 @@ training; tasks have it on accelerators, and fp32 on a host.
 from collections.abc import Callable, Iterator
 from itertools import chain
 from math import exp
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from pydantic import Field
 
 from infra.workspace import Workspace
-from model.config import Config
+from model.config import Config, Precision
 from model.data.batches import Window, WindowedTokens
 from model.data.labels import IGNORE, next_token_labels
 from model.network.transformer import Transformer
@@ -130,16 +130,14 @@ def _validation_batches(data: WindowedTokens, windows: list[Window], batches: in
         yield {"ids": ids, "labels": labels, "divisor": np.asarray(np.float32(1.0))}
 
 
-def _task(
-    benchmark: BenchmarkConfig, items: int, tokenizer: Tokenizer
-) -> Callable[[TrainState, Literal["bf16", "fp32"]], float]:
+def _task(benchmark: BenchmarkConfig, items: int, tokenizer: Tokenizer) -> Callable[[TrainState, Precision], float]:
     """(State, precision of its training) -> mean of the benchmark's own metric over its first items."""
     chosen = load_items(benchmark)[:items]
     requests = list(make_requests(benchmark, chosen, False))
     metric = primary_metric(benchmark, chosen)
     names = request_names(benchmark.name, chosen, requests)
 
-    def score(state: TrainState, precision: Literal["bf16", "fp32"]) -> float:
+    def score(state: TrainState, precision: Precision) -> float:
         model, group = state.model, state.group
         assert isinstance(model, Transformer)
         room, kind = model.config.max_sequence_length, model.device.type

@@ -45,8 +45,8 @@ class MixTrainingConfig(Config):
     """Cross-entropy and z-loss."""
     sequence_length: int = Field(default=4096, ge=2)
     """Tokens of a window."""
-    batch_instances: int = Field(default=1024, ge=1)
-    """Windows of a step (1B: 512, 13B and 32B: 2048; RECIPE D)."""
+    batch_size: int = Field(default=1024, ge=1)
+    """Windows per update (1B: 512, 13B and 32B: 2048; RECIPE D)."""
     micro_instances: int = Field(default=0, ge=0)
     """Windows of a forward pass; 0 is the whole batch at once."""
     order: OrderKind = "feistel"
@@ -121,7 +121,7 @@ def windows_of(
     return WindowedTokens(
         files,
         config.sequence_length,
-        config.batch_instances,
+        config.batch_size,
         seed,
         config.mask_repetitions,
         micro_instances=config.micro_instances,
@@ -141,7 +141,7 @@ def expected_steps(config: MixTrainingConfig, mix: Any) -> int | None:
         tokens, sources = mix.tokens, len(mix.shares)
     if not tokens:
         return None
-    return (tokens // config.sequence_length - sources * config.in_loop.windows) // config.batch_instances
+    return (tokens // config.sequence_length - sources * config.in_loop.windows) // config.batch_size
 
 
 def store_reader(ws: Workspace, stored: Sequence[StoredFile], copied_bytes: int = COPIED_BYTES):

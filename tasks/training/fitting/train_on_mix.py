@@ -46,7 +46,7 @@ def train_on_mix(
     steps = config.steps or data.steps_per_epoch
     state = begin(ws, model, config.optim)
     group = state.group
-    own = own_rows(data.batch_instances // data.micro_instances, data.micro_instances, group.rank, group.world)
+    own = own_rows(data.batch_size // data.micro_instances, data.micro_instances, group.rank, group.world)
 
     def read(step: int) -> Rows:
         return data.rows(step, own)

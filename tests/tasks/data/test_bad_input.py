@@ -22,11 +22,12 @@ from tasks.data.collect import collect, resolve
 from tasks.data.documents import partitions
 from tasks.data.documents.dolma_files import LineWriter
 from tasks.data.sources import lines as lines_module
-from tasks.data.sources import repeated
+from tasks.data.sources import repeated, tables
 from tasks.data.sources.hub import HubSource
 from tasks.data.sources.lines import count_lines
 from tasks.data.sources.listing import BrokenFileError, SourceFailureError
 from tasks.data.sources.local import LocalSource
+from tasks.data.sources.rows import RowSource, read_rows, resolve_rows
 from tasks.data.sources.texts import cut_parts
 
 
@@ -192,6 +193,54 @@ def test_all_rows_of_a_broken_row_group_are_unusable_and_the_others_are_read(ben
     assert (facts["files"], facts["bad_files"], facts["rows"], facts["read"]) == (1, 1, 3000, 2000)
     with pytest.raises(ValueError, match=r"1 of 1 files are unusable.*rows\.parquet"):
         bench.run(collect, local(path, max_bad_file_fraction=0.5))
+
+
+@pytest.mark.parametrize("held_bytes", [1 << 10, 32 << 20])
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.9])
+def test_a_page_that_breaks_within_a_row_group_makes_all_its_rows_unusable(
+    bench, tmp_path, monkeypatch, place, held_bytes
+):
+    """The rows before the page are not kept either: half a block would be a sample that nobody chose."""
+    monkeypatch.setattr(tables, "_HELD_BYTES", held_bytes)
+    path = tmp_path / "rows.parquet"
+    rng = random.Random(6)
+    texts = [f"{rng.random()} {number}" for number in range(4000)]
+    pq.write_table(
+        pa.table({"text": texts}),
+        path,
+        row_group_size=2000,
+        compression="zstd",
+        data_page_size=2000,
+        use_dictionary=False,
+    )
+    column = pq.ParquetFile(path).metadata.row_group(0).column(0)
+    data = bytearray(path.read_bytes())
+    at = column.data_page_offset + int(column.total_compressed_size * place)
+    data[at : at + 40] = bytes(40)
+    path.write_bytes(data)
+    made = bench.run(collect, local(path))
+    assert (made.documents, made.dropped) == (2000, {"unreadable": 2000})
+    assert [row["text"] for row in bench.rows(made, "documents/")] == texts[2000:]
+    (bad,) = bench.rows(made, "bad/")
+    assert (bad["group"], bad["line"], bad["rows"]) == (0, 1, 2000)
+    rows = list(read_rows(resolve_rows(RowSource(paths=(str(path),)))))
+    assert [row is None for _, row in rows] == [True] * 2000 + [False] * 2000
+
+
+def test_a_page_whose_checksum_is_wrong_is_broken(bench, tmp_path):
+    """A changed bit in an uncompressed page would otherwise be another text without a word."""
+    path = tmp_path / "rows.parquet"
+    pq.write_table(
+        pa.table({"text": ["a fine text"] * 9}),
+        path,
+        compression="none",
+        use_dictionary=False,
+        write_page_checksum=True,
+        write_statistics=False,
+    )
+    path.write_bytes(path.read_bytes().replace(b"fine", b"fime", 1))
+    with pytest.raises(ValueError, match=r"no usable document: \{'unreadable': 9\}"):
+        bench.run(collect, local(path, max_bad_fraction=1.0))
 
 
 def test_bombs_end_at_a_bounded_size(bench, tmp_path, monkeypatch):

@@ -108,8 +108,8 @@ def test_classifier_separates_what_is_separable_and_repeats_itself(bench, new_be
         negatives=Selection(max_documents=100),
         dim=8,
         bucket=1000,
-        lr=0.5,
-        epoch=10,
+        learning_rate=0.5,
+        epochs=10,
     )
     digests = []
     for place in (bench, new_bench("other")):

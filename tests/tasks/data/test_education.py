@@ -109,7 +109,8 @@ def test_linear_scorer_is_the_offline_default(bench):
     junk = [f"xx{i} $$ click 0x{i:x} buy {i % 7} ::" for i in range(120)]
     inputs = [bench.documents(good, "good"), bench.documents(junk, "junk")]
     config = ClassifierConfig(
-        positives=Selection(sources=("good",)), negatives=Selection(sources=("junk",)), dim=8, bucket=1000, lr=0.5, epoch=10
+        positives=Selection(sources=("good",)), negatives=Selection(sources=("junk",)), dim=8, bucket=1000,
+        learning_rate=0.5, epochs=10
     )  # fmt: skip
     assert config.sources == ("good", "junk")
     education = bench.run(classifier, inputs, config)

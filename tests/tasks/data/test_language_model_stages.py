@@ -240,7 +240,11 @@ def test_labels_become_metadata_from_which_a_classifier_learns(bench):
         classifier,
         [labelled],
         ClassifierConfig(
-            positives=Selection(metadata={"educational": ("3", "4", "5")}), dim=4, bucket=1000, epoch=20, lr=0.5
+            positives=Selection(metadata={"educational": ("3", "4", "5")}),
+            dim=4,
+            bucket=1000,
+            epochs=20,
+            learning_rate=0.5,
         ),
     )
     assert bench.json(model, "metrics.json")["candidates"] == {"__label__hq": 30, "__label__cc": 30}

@@ -34,7 +34,7 @@ from tasks.artifacts import (
 from tasks.evaluation.report import ReportConfig, write_report
 from tasks.evaluation.reporting import words as report_words
 from tasks.evaluation.reporting.histogram import Histogram, position, shown_bins
-from tasks.evaluation.reporting.page import tried_mixes
+from tasks.evaluation.reporting.page import render_page, tried_mixes
 from tasks.evaluation.reporting.report_values import Bounds, curve, judge
 from tasks.evaluation.reporting.sankey import FlowStep, depths_of, place
 
@@ -352,6 +352,52 @@ def test_page_escapes_what_it_is_given_and_follows_the_scheme(written: tuple[Wor
         "a colour that ignores the scheme"
     )
     assert "prefers-color-scheme: dark" in text
+
+
+PLANTED = "<img src=x onerror=alert(1)>\"'><script>alert(1)</script></svg></title>$\\frac{$<!--"
+
+
+def planted(value: Any, kept: frozenset[str], name: str = "") -> Any:
+    """A JSON value with markup at the end of each text and key, but for those that the page looks up or computes with."""
+    if isinstance(value, str):
+        return value if name in kept else value + PLANTED
+    if isinstance(value, list):
+        return [planted(item, kept, name) for item in value]
+    if isinstance(value, dict):
+        of_data = name in {"primary", "stderr", "ingredients", "errors", "dropped", "sources", "shares", "series"}
+        return {key + PLANTED if of_data else key: planted(item, kept, key) for key, item in value.items()}
+    return value
+
+
+def elements(text: str) -> set[tuple[str, tuple[str, ...]]]:
+    """Each kind of element of a page with the names of its attributes."""
+    found = set()
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            found.add((tag, tuple(sorted(name for name, _ in attrs))))
+
+        handle_startendtag = handle_starttag
+
+    Reader().feed(text)
+    return found
+
+
+def test_markup_in_any_text_of_a_report_stays_text(written: tuple[Workspace, Any]) -> None:
+    """Labels, sources, reasons, benchmarks, metrics, versions: none of them adds an element or an attribute to the page."""
+    values = values_of(written[0])
+    kept = frozenset({"created", "metric", "primary_metric"})
+    text = render_page(planted(values, kept))
+    assert text.count("&lt;script&gt;alert(1)&lt;/script&gt;") > 50
+    assert "<script" not in text
+    assert "<!--" not in text
+    assert {tag for tag, _ in elements(text)} <= {tag for tag, _ in elements(render_page(values))} | {
+        "small",
+        "g",
+        "use",
+    }
+    assert not [name for _, names in elements(text) for name in names if name.startswith("on") or name == "src"]
+    assert Page(text).open == []
 
 
 def test_same_artifacts_give_the_same_bytes(

@@ -22,8 +22,9 @@ from infra.workspace import Workspace
 from model.config import Compute, Config, ModelConfig, Parallel
 from model.data.labels import loss_divisor, next_token_labels
 from model.decoding.generate import Completion, Sampling, log_likelihoods
+from model.network.initial_weights import initial_rows
 from model.network.sharded_tensors import is_sharded
-from model.network.transformer import Transformer, initial_rows, unfilled
+from model.network.transformer import Transformer, unfilled
 from model.parallel.group import Group, fill, spread
 from model.tokens.tokenizer import Tokenizer
 from model.training.loop import Batch

@@ -71,7 +71,7 @@ def test_the_same_content_elsewhere_has_the_same_digest_and_changed_content_anot
 
 def test_sft_starts_from_it(bench: Bench, folder: Path):
     base = adopted(bench, folder).artifact
-    config = SFTConfig(batch=4, epochs=1, max_tokens=64, precision="fp32", learning_rate=1e-2)
+    config = SFTConfig(batch_size=4, epochs=1, max_tokens=64, precision="fp32", learning_rate=1e-2)
     tuned = bench.run(train_sft, "sft", parent=base, chats=bench.chats(12), config=config)
     assert tuned.parent == base.digest
     before = load_hf(folder)[0].state_dict()
@@ -82,7 +82,7 @@ def test_sft_starts_from_it(bench: Bench, folder: Path):
 def test_anneal_starts_from_it_with_fresh_moments_only(bench: Bench, folder: Path, tmp_path: Path):
     base = adopted(bench, folder).artifact
     mix = tiny_mix(bench, tmp_path)
-    small = {"sequence_length": 32, "batch_instances": 2, "steps": 3, "log_every": 1}
+    small = {"sequence_length": 32, "batch_size": 2, "steps": 3, "log_every": 1}
     with pytest.raises(ValueError, match="no Adam moments"):
         bench.run(anneal_checkpoint, "anneal", parent=base, mix=mix, config=AnnealConfig(**small))
     config = AnnealConfig(**small, moments="fresh")

@@ -28,7 +28,7 @@ from tasks.training.reward import RewardConfig, train_reward
 from tasks.training.sft import SFTConfig, train_sft
 from tests.tasks.training.conftest import RANKS, TINY, Bench, Seed
 
-WINDOWS = {"sequence_length": 32, "batch_instances": 2, "log_every": 1, "optim": OptimConfig(precision="fp32")}
+WINDOWS = {"sequence_length": 32, "batch_size": 2, "log_every": 1, "optim": OptimConfig(precision="fp32")}
 KEPT = {"save_every": 2, "keep_every": 4}
 
 
@@ -138,7 +138,7 @@ def test_an_anneal_goes_on_from_it_with_its_moments(bench: Bench) -> None:
 
 def test_one_of_post_training_has_the_shape_of_its_parent_and_begins_with_eos(bench: Bench) -> None:
     base = bench.base()
-    config = SFTConfig(batch=2, epochs=1, max_tokens=64, precision="fp32", learning_rate=1e-2)
+    config = SFTConfig(batch_size=2, epochs=1, max_tokens=64, precision="fp32", learning_rate=1e-2)
     tuned = bench.outcome(train_sft, "sft", parent=base, chats=bench.chats(12), config=config)
     half = adopted(bench, tuned.record.id, 4).artifact
     assert (half.parent, half.ranks, half.steps) == (base.digest, RANKS, 4)
@@ -149,7 +149,7 @@ def test_one_of_post_training_has_the_shape_of_its_parent_and_begins_with_eos(be
 
 def test_of_a_policy_with_a_value_model_the_policy_is_taken(bench: Bench) -> None:
     base = bench.base()
-    rewarding = RewardConfig(batch=4, max_tokens=64, precision="fp32", pass_tokens=512)
+    rewarding = RewardConfig(batch_size=4, max_tokens=64, precision="fp32", pass_tokens=512)
     judge = bench.run(train_reward, parent=base, pairs=bench.preferences(), config=rewarding)
     config = PPOConfig(
         learning_rate=1e-3, episodes=12, prompts_per_rollout=4, epochs=2, whiten_batch=2, max_prompt_tokens=64,

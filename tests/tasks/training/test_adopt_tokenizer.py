@@ -174,7 +174,7 @@ def test_rows_that_are_not_padded_are_kept_said_so_and_trained(bench: Bench, tmp
     shape = TINY.model_copy(update={"vocab_size": TOKENIZER.vocab_size})
     base = adopted(bench, folder_of(tmp_path, shape))
     assert any("has vocab_size 342, not padded to 384" in str(event) for event in bench.events)
-    config = SFTConfig(batch=4, epochs=1, max_tokens=64, precision="fp32")
+    config = SFTConfig(batch_size=4, epochs=1, max_tokens=64, precision="fp32")
     tuned = bench.run(train_sft, "sft", parent=base, chats=bench.chats(8), config=config)
     model, trained = load_hf(Path(bench.session.store.full(tuned.address)), ranks=RANKS)
     assert trained.vocab_size == 342

@@ -27,7 +27,7 @@ from tests.tasks.training.conftest import RANKS, TINY
 CLOZE = SyntheticBenchmark(name="sums", format="cloze", items=20, shots=0, problems=(ArithmeticConfig(max_operand=9),))
 IN_LOOP = InLoopConfig(every=4, windows=3, tasks=("sums",), items=5).filled((CLOZE,))
 CONFIG = PretrainConfig(
-    model=TINY, sequence_length=16, batch_instances=4, micro_instances=2, steps=10, log_every=5, norms_every=5,
+    model=TINY, sequence_length=16, batch_size=4, micro_instances=2, steps=10, log_every=5, norms_every=5,
     optim=OptimConfig(precision="fp32"), in_loop=IN_LOOP,
 )  # fmt: skip
 
@@ -95,7 +95,7 @@ def test_an_anneal_evaluates_too_and_holds_out_the_same(bench):
     mix = made_mix(bench)
     base = bench.run(train_base, mix=mix, config=CONFIG)
     config = AnnealConfig(
-        start_lr=1e-3, sequence_length=16, batch_instances=4, steps=4, log_every=2, norms_every=0,
+        learning_rate=1e-3, sequence_length=16, batch_size=4, steps=4, log_every=2, norms_every=0,
         optim=OptimConfig(precision="fp32"), in_loop=IN_LOOP,
     )  # fmt: skip
     made = bench.run(anneal_checkpoint, parent=base, mix=mix, config=config)

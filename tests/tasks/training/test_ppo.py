@@ -34,7 +34,7 @@ def answer(correct: bool, finish: str) -> Answer:
 
 
 def judge_of(bench) -> RewardModel:
-    config = RewardConfig(batch=4, max_tokens=64, precision="fp32", pass_tokens=512)
+    config = RewardConfig(batch_size=4, max_tokens=64, precision="fp32", pass_tokens=512)
     return bench.run(train_reward, parent=bench.base(), pairs=bench.preferences(), config=config)
 
 

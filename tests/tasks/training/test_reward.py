@@ -14,7 +14,7 @@ from tasks.training.reward import HEAD_FILE, HEAD_KEY, RewardConfig, score_head,
 from tests.tasks.training.conftest import TINY, Rows, assistant, make_preferences, user
 
 CONFIG = RewardConfig(
-    learning_rate=1e-3, epochs=4, batch=8, max_tokens=64, held_out=0.25, precision="fp32", pass_tokens=512
+    learning_rate=1e-3, epochs=4, batch_size=8, max_tokens=64, held_out=0.25, precision="fp32", pass_tokens=512
 )
 
 

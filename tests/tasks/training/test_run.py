@@ -126,7 +126,7 @@ def test_the_stated_loss_is_the_mean_of_the_last_tenth():
 def test_plans_know_the_steps(bench):
     """The estimate of each stage equals what a run of it does."""
     chats, pairs = bench.chats(12), bench.preferences(12)
-    config = {"batch": 4, "max_tokens": 64, "epochs": 2}
+    config = {"batch_size": 4, "max_tokens": 64, "epochs": 2}
     assert estimate_sft(config, None, chats) == {"steps": 6, "tokens_at_most": 6 * 4 * 64}
     assert estimate_dpo(config, None, pairs) == {"steps": 6, "tokens_at_most": 2 * 6 * 4 * 64}
     assert estimate_reward(config, None, pairs)["steps"] == 6

@@ -83,7 +83,7 @@ def test_copies_and_ranges_read_what_was_written_and_only_when_asked(store: Stor
 def test_both_readers_give_the_same_training(store: Store):
     ws = open_artifact(store)
     made = made_mix(store)
-    config = MixTrainingConfig(sequence_length=16, batch_instances=8)
+    config = MixTrainingConfig(sequence_length=16, batch_size=8)
     data = training_windows(ws, made, config, 3)
     assert isinstance(data.read, Copies)
     batches = [data.batch(step) for step in range(data.steps_per_epoch)]
@@ -121,7 +121,7 @@ def test_the_order_and_the_target_length_are_the_configs(tmp_path: Path):
     store = Store(str(tmp_path / "store"))
     made = made_mix(store)
     ws = open_artifact(store)
-    config = MixTrainingConfig(sequence_length=16, batch_instances=2, target_length=64, order="published")
+    config = MixTrainingConfig(sequence_length=16, batch_size=2, target_length=64, order="published")
     data = training_windows(ws, made, config, 3)
     assert data.instances == 2 * FILES * (LENGTH // 64) * 4
     wanted = np.arange(data.instances, dtype=np.uint32)

@@ -1,0 +1,101 @@
+"""The session of a request: who listens, and what `until` and `rerun` mean on the graph of this recipe.
+
+A name means a stage (`anneal`), one instance of it (`anneal:42`), or a pattern over instances (`anneal:*`).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from typing import Any
+
+from flows.config.files import RecipeError, nearest
+from flows.config.recipe_config import RecipeConfig
+from flows.recipe import recipe
+from flows.starting import GIVEN
+from infra.compute.processes import Interrupted
+from infra.events import Listener
+from infra.execution.plan import above, below
+from infra.session import PlanRow, Session, matches, open_session
+from infra.storage.store import Store
+
+_listener: ContextVar[Listener | None] = ContextVar("olmo2_listener", default=None)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Runs started inside tell this listener; a flow run by the dashboard's worker has none."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+def new_session(
+    config: RecipeConfig, until: str | None = None, rerun: Sequence[str] = (), *, cascade: bool = False
+) -> Session:
+    """The session of a request. Raises RecipeError for a stage that the recipe does not have."""
+    session = Session(Store(config.execution.store), config.execution, listener=_listener.get())
+    if until is None and not rerun:
+        return session
+    rows = plan_rows(config, session)
+    forced = {label for name in rerun for label in made_labels(rows, name)}
+    if cascade:
+        forced = below(rows, forced)
+    only = frozenset(above(rows, find_labels(rows, until))) if until is not None else None
+    return replace(session, force=frozenset(forced), only=only)
+
+
+def find_labels(rows: list[PlanRow], name: str) -> set[str]:
+    """Labels of the stages that a name means: a stage, one instance of it, or a pattern."""
+    found = {row.label for row in rows if matches(name, row.stage, row.label)}
+    if not found:
+        known = sorted({row.stage for row in rows} | {row.label for row in rows})
+        starts = [row.label for row in rows if row.label.startswith(GIVEN)]
+        shortened = f" (it begins at {starts[0]}, and what only leads there is left out)" if starts else ""
+        raise RecipeError(f"the recipe has no stage {name!r}{shortened}{nearest(name, known)}")
+    return found
+
+
+def made_labels(rows: list[PlanRow], name: str) -> set[str]:
+    """Those labels that a name means and that the recipe makes. Raises RecipeError when `start` gives all of them."""
+    found = find_labels(rows, name)
+    made = {label for label in found if not label.startswith(GIVEN)}
+    if not made:
+        raise RecipeError(f"{name!r} means {', '.join(found)}, which is given and not made; rerun a stage below it")
+    return made
+
+
+def plan_rows(config: RecipeConfig, session: Session, flow: Callable[[RecipeConfig], object] = recipe) -> list[PlanRow]:
+    """The plan of the whole recipe, or of another flow of it, under a session's choices."""
+    with open_session(replace(session, planning=True, rows=[], origins={})) as planning:
+        flow(config)
+    return planning.rows
+
+
+class StageError(RuntimeError):
+    """Stages failed: which, and of what."""
+
+
+@contextmanager
+def naming_failures() -> Iterator[None]:
+    """Errors of stages are raised with their stages' names, unless a listener is there, which tells them itself."""
+    if _listener.get() is not None:
+        yield
+        return
+    failed: dict[str, BaseException] = {}
+
+    def listen(label: str, kind: str, *values: Any) -> None:
+        if kind == "failed":
+            failed[label] = values[0]
+
+    try:
+        with listening(listen):
+            yield
+    except Exception as error:
+        # Whatever a stage may raise, but a request to stop; what no stage raised says itself where it is from.
+        if not failed or isinstance(error, Interrupted):
+            raise
+        said = (f"stage {label} failed: {type(cause).__name__}: {cause}" for label, cause in failed.items())
+        raise StageError("; ".join(said)) from error
