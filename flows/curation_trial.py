@@ -24,7 +24,7 @@ def curation_trial(corpus: Corpus, config: RecipeConfig) -> list[Scores]:
     read = MixConfig(
         sources=(MixSource(source=source),),
         sequence_length=trial.pretrain.sequence_length,
-        batch_tokens=trial.pretrain.sequence_length * trial.pretrain.batch_instances,
+        batch_tokens=trial.pretrain.sequence_length * trial.pretrain.batch_size,
     )
     scores = []
     for name, documents in texts.items():

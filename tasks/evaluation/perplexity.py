@@ -7,7 +7,6 @@ honest error. Deviation: every passage is predicted by itself, after an EOS, not
 
 from collections.abc import Iterator
 from math import log
-from typing import Literal
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from pydantic import Field
 
 from infra.stage import stage
 from infra.workspace import Workspace
-from model.config import Config
+from model.config import Config, Precision
 from model.decoding.log_likelihoods import log_likelihoods
 from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Checkpoint, Documents, Scores
@@ -42,7 +41,7 @@ class PerplexityConfig(Config):
     """Most passages, a random choice among all."""
     seed: int = 0
     """Of that choice."""
-    precision: Literal["bf16", "fp32"] = "fp32"
+    precision: Precision = "fp32"
     """Type of activations and products."""
 
 
