@@ -28,11 +28,17 @@ from model.training.watchdog import Watchdog
 # Batch: arrays or tensors of one micro-batch by name. Names `ids` and `*_ids` are token ids and are counted as trained
 # tokens. Objective: (model, batch on the device) -> scalar to minimise and metrics, kept on the device; what several
 # workers or micro-batches return is summed over the former and averaged over the latter.
-__all__ = ["Batch", "Evaluate", "Objective", "TrainState", "new_state", "to_device", "train"]
+__all__ = ["Batch", "EndOfTraining", "Evaluate", "Objective", "TrainState", "new_state", "to_device", "train"]
 
 Evaluate = Callable[["TrainState"], dict[str, float]]
 """State -> metrics of the model as it is, equal in equal runs (RECIPE D, evaluation in the loop). Asked in all workers of a
 group, whose weights may be in parts (`Group.apply`, `Group.holding`)."""
+
+
+class EndOfTraining(Exception):
+    """Raised by `batches(step)`: no update is made any more, and the state of the last one is the result. In a group, all workers
+    have to raise it at the same step.
+    """
 
 
 @dataclass
@@ -86,7 +92,8 @@ def train(
     last, when the metrics of all steps so far have been logged. `evaluate` is called after every `evaluate_every`
     updates (0: never) with the model in evaluation mode and without gradients; what it returns joins the metrics of
     that step, which is then always logged. Raises FloatingPointError at a non-finite loss or gradient, before it reaches
-    the weights or a checkpoint; `instances(step)` names the examples of a batch for that error.
+    the weights or a checkpoint; `instances(step)` names the examples of a batch for that error. `batches` may raise
+    EndOfTraining, after which the state has fewer than `steps` updates.
     """
     if compute.threads:
         torch.set_num_threads(compute.threads)
@@ -101,8 +108,11 @@ def train(
         Metrics(log, record, instances, state.step, Meter(state.tokens, compute.device, state.group.world)) as metrics,
     ):
         while state.step < steps:
-            with metrics.waiting():
-                micro_batches = batches(state.step)
+            try:
+                with metrics.waiting():
+                    micro_batches = batches(state.step)
+            except EndOfTraining:
+                break
             metrics.collect(
                 state.step + 1, train_step(state, objective, micro_batches, optim, schedule, steps, compute.device)
             )
@@ -122,6 +132,8 @@ def train(
                 metrics.saved = state.step
             if state.step % compute.gc_every == 0:
                 gc.collect(1)
+        if state.step < steps:
+            metrics.end(state.tokens)
     return state
 
 

@@ -28,6 +28,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from infra import python_ast
 from infra.workspace import Workspace
 from tasks.data.sources.intake import Intake, SourceConfig
 
@@ -242,7 +243,7 @@ def docstrings(source: bytes) -> Iterator[tuple[str, str, int, str]]:
         # A tree is a million small objects that live and die together: the collector would walk them again and again.
         gc.disable()
         try:
-            tree = ast.parse(source)
+            tree = python_ast.parse(source)
         finally:
             gc.enable()
     stack: list[tuple[str, Any]] = [("", tree)]

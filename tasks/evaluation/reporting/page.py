@@ -48,9 +48,22 @@ CURVES = {
     "score": "mean reward of sampled answers",
     "correct": "share of sampled answers that are correct",
     "kl": "KL to the reference, nats per token",
+    "rollout_kl": "KL of a rollout to the reference, nats per token",
+    "kl_coefficient": "coefficient of the KL",
+    "entropy": "entropy of sampled tokens, nats",
+    "clip_share": "share of tokens whose ratio is clipped",
     "answer_tokens": "tokens per answer",
+    "longest_answer_tokens": "tokens of the longest answer",
+    "finished": "share of answers with an end of their own",
+    "truncated": "share of answers cut off",
+    "hedged": "share of answers with several final answers",
+    "zero_std_groups": "share of prompts whose answers all score the same",
+    "value_loss": "loss of the value model",
 }
 """Logged metrics that get a panel beside the loss, with what they are."""
+
+BY_VERIFIER = "correct/"
+"""How the metric of one verifier's answers begins; its name follows."""
 
 TRIED = "try "
 """How the label of a candidate's mix begins; the candidate's name follows."""
@@ -224,6 +237,9 @@ def _metric_panels(report: dict[str, Any]) -> list[tuple[str, str]]:
             having = [curve for curve in group if metric in curve["series"]]
             if having:
                 panels.append(_panel(having, metric, unit))
+        for metric in sorted({name for curve in group for name in curve["series"] if name.startswith(BY_VERIFIER)}):
+            having = [curve for curve in group if metric in curve["series"]]
+            panels.append(_panel(having, metric, f"share correct, {metric.removeprefix(BY_VERIFIER)}"))
         for metric in sorted({name for curve in group for name in curve["in_loop"]}):
             having = [_evaluated(curve, metric) for curve in group if metric in curve["in_loop"]]
             source, benchmark = metric.removeprefix(PERPLEXITY), metric.removeprefix(TASK)
