@@ -25,13 +25,23 @@ RULES: dict[str, Callable[[TextBatch], object]] = {
     "word_frequency": score_word_frequency,
     "pii": score_pii,
 }
-KINDS = ("prose", "one_line", "accents", "runs")
+KINDS = ("prose", "one_line", "accents", "runs", "one_word", "letters", "no_spaces", "lines", "addresses", "emoji")
 
 
 def make_text(kind: str, size: int) -> str:
-    """So many characters of one kind of text, the same each time."""
+    """So many characters of one kind of text, the same each time. The later kinds are what spam and broken files are made of."""
     chance = random.Random(1)
     words = ["".join(chance.choices("abcdefghijklmnop", k=chance.randrange(2, 9))) for _ in range(30_000)]
+    odd: dict[str, Callable[[], str]] = {
+        "one_word": lambda: "a " * (size // 2),
+        "letters": lambda: " ".join(chance.choices("abcdefghij", k=size // 2)),
+        "no_spaces": lambda: "".join(chance.choices("abcdefghij", k=size)),
+        "lines": lambda: "\n" * size,
+        "addresses": lambda: "at 8.8.8.8 now\n" * (size // 15),
+        "emoji": lambda: "😀 é " * (size // 4),
+    }
+    if kind in odd:
+        return odd[kind]()
     lines: list[str] = []
     length = 0
     while length < size:

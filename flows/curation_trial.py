@@ -21,11 +21,8 @@ def curation_trial(corpus: Corpus, config: RecipeConfig) -> list[Scores]:
     source, share = trial.source, trial.held_out
     texts = {"unfiltered": corpus.funnel[f"collect {source}"], "filtered": corpus.funnel["decontaminate"]}
     judged = set_aside.labelled("trial")(texts["filtered"], SetAsideConfig(source=source, part="held_out", share=share))
-    read = MixConfig(
-        sources=(MixSource(source=source),),
-        sequence_length=trial.pretrain.sequence_length,
-        batch_tokens=trial.pretrain.sequence_length * trial.pretrain.batch_size,
-    )
+    # Without a number of tokens the whole text is read, so its windows come from everywhere in it.
+    read = MixConfig(sources=(MixSource(source=source),))
     scores = []
     for name, documents in texts.items():
         kept = set_aside.labelled(name)(documents, SetAsideConfig(source=source, part="rest", share=share))

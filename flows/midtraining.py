@@ -38,13 +38,13 @@ class Soup(NamedTuple):
 def midtraining(corpus: Corpus, sweep: Sweep, base: Checkpoint, config: RecipeConfig) -> Soup:
     """Mix, one anneal per seed side by side, those on mixes of their own, then the average of all."""
     sources = [*corpus.tokens.values(), *sweep.tokens.values()]
-    mixes = {"anneal": mix.labelled("anneal")(sources, config.anneal_mix, sweep.ranking)}
+    mixes = {"anneal": mix.labelled("anneal")(sources, config.annealing_mix(config.anneal_mix), sweep.ranking)}
     ingredients = {
         f"seed {seed}": anneal.labelled(seed)(base, mixes["anneal"], config.anneal.model_copy(update={"seed": seed}))
         for seed in config.anneal_seeds
     }
     for item in config.further_ingredients:
-        own = mix.labelled(f"anneal-{item.name}")(sources, item.mix, sweep.ranking)
+        own = mix.labelled(f"anneal-{item.name}")(sources, config.annealing_mix(item.mix), sweep.ranking)
         mixes[f"anneal {item.name}"] = own
         ingredients[item.name] = anneal.labelled(item.name)(base, own, item.anneal(config.anneal))
     made = list(ingredients.values())

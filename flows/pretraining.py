@@ -27,7 +27,7 @@ def pretraining(corpus: Corpus, config: RecipeConfig) -> Base:
     """Mix all sources and train from the initialisation, unless the base is given; try meanwhile what curation brings."""
     if given := starting_point(config, "base"):
         return Base(None, given, [])
-    tokens = mix.labelled("pretrain")(list(corpus.tokens.values()), config.pretrain_mix)
+    tokens = mix.labelled("pretrain")(list(corpus.tokens.values()), config.pretraining_mix)
     # Pre-training first: it takes a core for long, the trial fills the others.
     base = pretrain(tokens, config.pretrain)
     return Base(tokens, base, curation_trial(corpus, config))

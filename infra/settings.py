@@ -2,9 +2,16 @@
 
 import os
 import re
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+V = TypeVar("V")
+PASS_TOKENS = 16_384
+"""Padded tokens that go through a model at once where nothing is said."""
+ANSWERS_AT_ONCE = 64
+"""Answers that decode together where nothing is said."""
 
 
 def _word(value: Any) -> Any:
@@ -84,6 +91,12 @@ class ComputeSettings(BaseModel):
     """Training steps between two collections of Python's garbage."""
     stall_seconds: float = Field(default=3600.0, gt=0)
     """A training step that takes longer ends its process."""
+    micro_instances: int = Field(default=0, ge=0)
+    """Windows of a forward pass in a training on a mix; 0 is the whole batch at once."""
+    pass_tokens: int = Field(default=PASS_TOKENS, ge=1)
+    """Padded tokens that go through the model at once in post-training."""
+    answers_at_once: int = Field(default=ANSWERS_AT_ONCE, ge=1)
+    """Answers that decode together in evaluations."""
 
 
 class EndpointSettings(BaseModel):
@@ -163,6 +176,15 @@ class Execution(BaseModel):
     stall_seconds: float = Field(default=3600.0, gt=0, allow_inf_nan=False)
     """A training step that takes longer has hung: its process prints every thread's stack and ends with status 75. A group
     starts again by itself, a single process when the same command is given again."""
+    micro_instances: dict[str, Annotated[int, Field(ge=0)]] = {}
+    """Windows of a forward pass (a micro-batch) per training on a mix, by stage name; `default` for the others. 0, which holds
+    when absent, is the whole batch at once. Gradients accumulate over the passes, so results change by rounding only."""
+    pass_tokens: dict[str, Annotated[int, Field(ge=1)]] = {}
+    """Padded tokens that go through the model at once in post-training, by stage name; `default` for the others (16,384 when
+    absent). It bounds memory and changes results by rounding only."""
+    answers_at_once: dict[str, Annotated[int, Field(ge=1)]] = {}
+    """Answers that decode together in evaluations, by stage name; `default` for the others (64 when absent). It bounds memory
+    and changes results by rounding only."""
     parallel: dict[str, ParallelSettings] = {}
     """Processes per training stage, by its name; one for the others."""
     lease_stale_seconds: float = Field(default=60.0, gt=0)
@@ -204,14 +226,16 @@ class Execution(BaseModel):
 
     def compute(self, stage: str, label: str = "") -> ComputeSettings:
         """Device, threads, compile policy and processes of one stage; its label may have a compile policy of its own."""
-        policy = self.compile.get(label, self.compile.get(stage, self.compile.get("default", "off")))
         return ComputeSettings(
             device=self.device,
             threads=self.stage_threads(stage),
-            compile=policy,
+            compile=self.compile.get(label) or _of_stage(self.compile, stage, "off"),
             parallel=self.parallel.get(stage, ParallelSettings()),
             gc_every=self.gc_every,
             stall_seconds=self.stall_seconds,
+            micro_instances=_of_stage(self.micro_instances, stage, 0),
+            pass_tokens=_of_stage(self.pass_tokens, stage, PASS_TOKENS),
+            answers_at_once=_of_stage(self.answers_at_once, stage, ANSWERS_AT_ONCE),
         )
 
     def stage_cores(self, stage: str) -> int:
@@ -221,10 +245,15 @@ class Execution(BaseModel):
 
     def stage_generation(self, stage: str) -> Generation:
         """Who answers prompts in a stage."""
-        return self.generation.get(stage, self.generation.get("default", "local"))
+        return _of_stage(self.generation, stage, "local")
 
     def stage_threads(self, stage: str) -> int:
-        return min(self.cores, self.threads.get(stage, self.threads.get("default", 1)))
+        return min(self.cores, _of_stage(self.threads, stage, 1))
+
+
+def _of_stage(settings: Mapping[str, V], stage: str, absent: V) -> V:
+    """A stage's own setting, else the recipe's `default`, else what holds when nothing is said."""
+    return settings.get(stage, settings.get("default", absent))
 
 
 def read_key(model: str, settings: EndpointSettings) -> str:

@@ -46,7 +46,7 @@ class ModelConfig(Config):
     """A published size, which fills widths and depth in (another `n_layers` may stand beside it). Named models are those
     of their fields: the name takes no part in the identity, and is None when they are filled in."""
     variant: VariantName | None = Field(default=None, exclude=True)
-    """`olmo-0424` fills in norms and init of that model where they are not given; None likewise."""
+    """`olmo-0424` fills in norms, clipping, rotary base and init of that model where they are not given."""
     d_model: int = Field(default=4096, gt=0)
     """Width of the residual stream."""
     n_layers: int = Field(default=32, gt=0)
@@ -65,12 +65,16 @@ class ModelConfig(Config):
     """Longest window the model is used with, tokens."""
     rope_theta: float = Field(default=500_000.0, gt=0)
     """Base of the rotary frequencies."""
+    norm: Literal["rms", "layer"] = "rms"
+    """RMSNorm with weights (OLMo 2), or layer norm without weights or biases (OLMo-0424)."""
     norm_eps: float = Field(default=1e-6, gt=0)
-    """Epsilon inside every RMSNorm."""
+    """Epsilon inside every norm (OLMo-0424: 1e-5)."""
     norm_placement: Literal["output", "input"] = "output"
     """Norm on each sub-layer's output (OLMo 2, "reordered") or on its input (OLMo-0424, "pre-norm")."""
     qk_norm: Literal["projection", "none"] = "projection"
-    """RMSNorm over the whole query and key projections (OLMo 2) or none (OLMo-0424)."""
+    """A norm over the whole query and key projections (OLMo 2) or none (OLMo-0424)."""
+    qkv_clip: float | None = Field(default=None, gt=0)
+    """Largest size of a number in queries, keys and values as projected (OLMo-0424: 8); None does not clip."""
     init: Literal["normal", "scaled"] = "normal"
     """Truncated normal of one width for all matrices (OLMo 2) or scaled by width and depth (OLMo-0424),
     RECIPE A.4.
@@ -109,29 +113,35 @@ class ModelConfig(Config):
     @property
     def is_olmo2(self) -> bool:
         """True where the forward pass is that of the released OLMo 2 models (and of `Olmo2ForCausalLM`)."""
-        return self.norm_placement == "output" and self.qk_norm == "projection"
+        as_released = (self.norm, self.norm_placement, self.qk_norm) == ("rms", "output", "projection")
+        return as_released and self.qkv_clip is None
 
     @property
     def attention_parameters(self) -> int:
         """Parameters of one attention sub-layer with its query and key norms."""
         queries, keys = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
-        norms = queries + keys if self.qk_norm == "projection" else 0
+        norms = queries + keys if self.qk_norm == "projection" and self.norm == "rms" else 0
         return 2 * self.d_model * queries + 2 * self.d_model * keys + norms
+
+    @property
+    def norm_parameters(self) -> int:
+        """Parameters of one norm over the residual stream."""
+        return self.d_model if self.norm == "rms" else 0
 
     @property
     def block_parameters(self) -> int:
         """Parameters of one block."""
-        return self.attention_parameters + 3 * self.d_model * self.mlp_hidden + 2 * self.d_model
+        return self.attention_parameters + 3 * self.d_model * self.mlp_hidden + 2 * self.norm_parameters
 
     @property
     def parameters(self) -> int:
         """All parameters."""
-        return 2 * self.vocab_size * self.d_model + self.n_layers * self.block_parameters + self.d_model
+        return 2 * self.vocab_size * self.d_model + self.n_layers * self.block_parameters + self.norm_parameters
 
     def flops_per_token(self, sequence_length: int) -> int:
         """Training FLOPs (forward and backward) per token, without a causal discount (RECIPE A.7)."""
         mlp = 3 * self.d_model * self.mlp_hidden
-        head = self.vocab_size * self.d_model + self.d_model
+        head = self.vocab_size * self.d_model + self.norm_parameters
         matrices = 6 * (self.n_layers * (self.attention_parameters + mlp) + head)
         return matrices + 12 * self.n_layers * self.n_heads * self.head_dim * sequence_length
 
@@ -164,8 +174,11 @@ SIZES: dict[str | None, dict[str, Any]] = {
     "32B": _size(5120, 64, 40, mlp_width(5120, multiple=512, factor=27648 / (8 * 5120 / 3)), n_kv_heads=8),
 }
 
-# The model half of the variant `olmo-0424`; the optimizer half is `optim.OLMO_0424`.
-OLMO_0424: dict[str, Any] = {"norm_placement": "input", "qk_norm": "none", "init": "scaled"}
+# The model half of the variant `olmo-0424`; the optimizer half is `optim.OLMO_0424`, and its loss has no z-term.
+OLMO_0424: dict[str, Any] = {
+    "norm": "layer", "norm_eps": 1e-5, "norm_placement": "input", "qk_norm": "none", "qkv_clip": 8.0, "rope_theta": 10_000.0,
+    "init": "scaled",
+}  # fmt: skip
 
 
 def filled_in(data: Any, olmo_0424: dict[str, Any]) -> Any:

@@ -13,6 +13,7 @@ import typer
 
 from flows.cli.data import app as data_app
 from flows.cli.evaluation import add_commands
+from flows.cli.marks import add_to as add_mark_commands
 from flows.cli.options import (
     AcceptOption,
     IdArgument,
@@ -31,6 +32,7 @@ from flows.cli.options import (
     print_json,
 )
 from flows.cli.rehearse import conformance, rehearse, sample
+from flows.cli.scale import scale
 from flows.cli.store import add_to as add_store_commands
 
 if TYPE_CHECKING:
@@ -45,9 +47,11 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 add_commands(app)
 app.command()(rehearse)
+app.command()(scale)
 app.command()(sample)
 app.command()(conformance)
 add_store_commands(app)
+add_mark_commands(app)
 
 
 def _print_version(asked: bool) -> None:
@@ -373,11 +377,12 @@ def _print_plan(rows: "list[PlanRow]") -> None:
     table = Table(*heads, Column("tokens", **whole), Column("FLOPs", **whole), box=None, pad_edge=False)
     for row in rows:
         tokens, flops = row.estimate.get("tokens"), row.estimate.get("flops")
+        at_most = row.estimate.get("tokens_at_most")
         table.add_row(
             row.label,
             row.action,
             row.reason,
-            f"{tokens:,.0f}" if tokens else "",
+            f"{tokens:,.0f}" if tokens else f"≤ {at_most:,.0f}" if at_most else "",
             f"{flops:.3g}" if flops else "",
             style=styles[row.action],
         )

@@ -25,6 +25,9 @@ def rehearse(
         str | None, typer.Option("--store", help="Root of the rehearsal's artifacts; else rehearsals/RECIPE here.")
     ] = None,
     set: SetOption = None,
+    until: Annotated[
+        str | None, typer.Option("--until", help="Stop after this stage; the recipe then counts as not rehearsed.")
+    ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Print the rule that scales a recipe down.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -47,9 +50,10 @@ def rehearse(
     with _written(small, root) as path:
         from flows.cli.terminal import run_in_terminal
 
-        code = run_in_terminal(errors if as_json else console, errors, str(path), root, None, [], [], cascade=False)
-        _tell(path, root, as_json=as_json)
-    if code == 0:
+        _check_cleaned(path, root)
+        code = run_in_terminal(errors if as_json else console, errors, str(path), root, until, [], [], cascade=False)
+        _tell(path, root, until, as_json=as_json)
+    if code == 0 and until is None:
         remember(full, how=f"rehearsed in {root}")
     raise typer.Exit(code)
 
@@ -82,12 +86,22 @@ def _written(small: "RecipeConfig", root: str) -> Iterator[Path]:
         yield path
 
 
-def _tell(path: Path, root: str, *, as_json: bool) -> None:
+def _check_cleaned(path: Path, root: str) -> None:
+    """Raise RecipeError where text would be trained on that no stage decontaminated."""
+    from flows.config.files import RecipeError
+    from flows.rehearsing.uncleaned import uncleaned, uncleaned_error
+    from flows.running.run import load_recipe, plan
+
+    if found := uncleaned(plan(load_recipe(str(path), store=root))):
+        raise RecipeError(uncleaned_error(found))
+
+
+def _tell(path: Path, root: str, until: str | None, *, as_json: bool) -> None:
     from flows.rehearsing.findings import as_rows, findings, print_findings
     from flows.running.run import load_recipe, plan
     from infra.storage.store import Store
 
-    found = findings(Store(root), plan(load_recipe(str(path), store=root)))
+    found = findings(Store(root), plan(load_recipe(str(path), store=root), until))
     if as_json:
         print_json(as_rows(found))
     else:

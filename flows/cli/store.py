@@ -66,24 +66,37 @@ def gc(
         list[str] | None, typer.Option("--recipe", metavar="RECIPE", help="Keep what this recipe uses; repeatable.")
     ] = None,
     keep: Annotated[list[str] | None, typer.Option("--keep", metavar="ID", help="Keep this too; repeatable.")] = None,
+    newest: Annotated[
+        int | None,
+        typer.Option("--newest", min=1, metavar="N", help="Keep the newest N of each label, such as anneal:42."),
+    ] = None,
+    schedules: Annotated[
+        bool, typer.Option("--schedules", help="Keep what the running dashboard's schedules use of this store.")
+    ] = False,
     store: StoreOption = None,
     yes: DoOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show (with --yes, remove) what nobody reaches: leftovers of attempts and old generations; with --recipe or --keep,
-    everything that these were not made from.
+    """Show (with --yes, remove) what nobody reaches: leftovers of attempts and old generations; with --recipe, --keep,
+    --newest or --schedules, everything that these were not made from. Tags and pins always keep theirs.
     """
     from flows.inspection.artifacts import find_record
+    from flows.inspection.roots import newest_records, scheduled_recipes
     from flows.running.run import load_recipe, plan
+    from infra.records.marks import marked_records
     from infra.records.record import record_of
     from infra.records.upkeep import garbage, remove
 
     target = existing_store(store)
-    roots = [find_record(target, id) for id in keep or []]
+    roots = [*marked_records(target), *(find_record(target, id) for id in keep or [])]
+    roots += newest_records(target, newest) if newest else []
+    wanted = scheduled_recipes(target) if schedules else []
     for recipe in recipes or []:
-        rows = plan(load_recipe(recipe, None, target.url))
+        wanted.append((recipe, []))
+    for recipe, overrides in wanted:
+        rows = plan(load_recipe(recipe, overrides, target.url))
         roots += [record_of(target, row.artifact) for row in rows if row.artifact is not None]
-    found = garbage(target, roots, everything_else=bool(recipes or keep))
+    found = garbage(target, roots, everything_else=bool(recipes or keep or newest or schedules))
     if yes:
         remove(target, found)
     if as_json:

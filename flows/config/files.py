@@ -315,8 +315,9 @@ def explain(error: ValidationError, model: type[BaseModel], recipe: str) -> str:
         path = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             known = fields_at(schema, list(problem["loc"][:-1]))
-            field = str(problem["loc"][-1])
-            lines.append(f"  {path}: there is no such field{new_name(field, known) or nearest(field, known)}")
+            section, field = [str(part) for part in ("", *problem["loc"])][-2:]
+            hint = new_name(section, field, known) or nearest(field, known)
+            lines.append(f"  {path}: there is no such field{hint}")
             continue
         # Of a whole mapping, the message names what is wrong.
         shown = problem["type"] != "missing" and not isinstance(problem["input"], dict)

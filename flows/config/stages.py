@@ -54,6 +54,9 @@ def unknown_stages(execution: Execution) -> dict[str, str]:
     by_stage = {
         "threads": execution.threads,
         "compile": execution.compile,
+        "micro_instances": execution.micro_instances,
+        "pass_tokens": execution.pass_tokens,
+        "answers_at_once": execution.answers_at_once,
         "parallel": execution.parallel,
         "generation": execution.generation,
     }

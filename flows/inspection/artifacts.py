@@ -11,15 +11,22 @@ from rich.table import Column, Table
 from rich.text import Text
 from rich.tree import Tree
 
-from flows.config.stages import NAMES
+from flows.config.stage_names import stage_names
 from infra.records.cleaning import clean
+from infra.records.index import Index
+from infra.records.marks import notes, pins, tagged_record, tags
 from infra.records.permanent_save_points import kept_save_points
-from infra.records.record import Record, Started, all_records, lineage
+from infra.records.record import Record, generations, lineage, load_record
 from infra.records.save_points import DamagedSavePoint
 from infra.session import matches
 from infra.storage.store import Store
 from infra.workspace import open_artifact
 from tasks.artifacts import Checkpoint, RewardModel, is_of_model
+
+MOST_BEGUN = 32
+"""So many ids that begin alike are asked whether they are finished; more are too many anyway."""
+TOLD_IDS = 8
+"""So many ids are named where a beginning fits several."""
 
 
 def list_rows(store: Store, stage: str | None = None) -> list[dict[str, Any]]:
@@ -27,34 +34,20 @@ def list_rows(store: Store, stage: str | None = None) -> list[dict[str, Any]]:
 
     Raises ValueError, which names the stages that the store has, for a word that means none.
     """
-    records = all_records(store)
-    found = [record for record in records if stage is None or matches(stage, record.stage, record.label)]
+    rows = Index(store).rows()
+    found = [row for row in rows if stage is None or matches(stage, row["stage"], row["label"])]
     if not found:
-        _check_stage(stage, records)
-    return [
-        {
-            "id": record.id,
-            "stage": record.stage,
-            "label": record.label,
-            "kind": record.kind,
-            "created": record.created,
-            "generation": record.generation,
-            "seconds": record.seconds,
-            "bytes": sum(entry.size for entry in record.files.values()),
-            "digest": record.digest,
-            "facts": record.facts,
-        }
-        for record in found
-    ]
+        _check_stage(stage, [(row["stage"], row["label"]) for row in rows])
+    return found
 
 
-def _check_stage(stage: str | None, records: Sequence[Record | Started]) -> None:
+def _check_stage(stage: str | None, there: Sequence[tuple[str, str]]) -> None:
     if stage == "":
         raise ValueError("--stage is empty; give a stage, a label such as anneal:42, or a pattern")
-    if stage is None or not records or stage in NAMES:
+    if stage is None or not there or stage in stage_names():
         return
-    there = sorted({record.stage for record in records} | {record.label for record in records})
-    raise ValueError(f"no stage {stage!r} is in the store; there are {', '.join(there)}")
+    known = ", ".join(sorted({word for pair in there for word in pair}))
+    raise ValueError(f"no stage {stage!r} is in the store; there are {known}")
 
 
 def kept_rows(store: Store, stage: str | None = None) -> list[dict[str, Any]]:
@@ -64,7 +57,7 @@ def kept_rows(store: Store, stage: str | None = None) -> list[dict[str, Any]]:
         if stage is not None and stage != kept.stage:
             started = kept.started(store)
             if not matches(stage, started.stage, started.label):
-                others.append(started)
+                others.append((started.stage, started.label))
                 continue
         try:
             size = sum(int(entry["size"]) for entry in kept.files(store).values())
@@ -78,16 +71,23 @@ def kept_rows(store: Store, stage: str | None = None) -> list[dict[str, Any]]:
 
 
 def find_record(store: Store, id: str) -> Record:
-    """The newest record whose id begins so. Raises ValueError when none or several do."""
+    """The newest record whose id begins so, or the one that a tag of this name marks. Raises ValueError for none or several."""
     if not id:
         raise ValueError("the id is empty; give an id or its beginning, see: olmo2 ls")
-    found = [record for record in all_records(store) if record.id.startswith(id)]
-    ids = sorted({f"{record.stage}/{record.id}" for record in found})
-    if not ids:
+    stages = [name for name in store.names("") if name[0] not in "_."]
+    found = [(stage, name) for stage in stages for name in store.names(stage) if name.startswith(id)]
+    if len(found) <= MOST_BEGUN:
+        found = [(stage, name) for stage, name in found if generations(store, stage, name)]
+    if not found and (tagged := tagged_record(store, id)):
+        return tagged
+    if not found:
         raise ValueError(f"store {store.url} has no artifact with id {id!r}; see: olmo2 ls --store {store.url}")
-    if len(ids) > 1:
-        raise ValueError(f"id {id!r} is not unique in store {store.url}: {', '.join(ids)}; give more of it")
-    return max(found, key=lambda record: record.generation)
+    if len(found) > 1:
+        ids = ", ".join(f"{stage}/{name}" for stage, name in sorted(found)[:TOLD_IDS])
+        raise ValueError(f"id {id!r} is not unique in store {store.url}: {ids}; give more of it")
+    record = load_record(store, *found[0])
+    assert record is not None, "it has a generation"
+    return record
 
 
 def show_record(store: Store, id: str) -> dict[str, Any]:
@@ -104,7 +104,12 @@ def show_record(store: Store, id: str) -> dict[str, Any]:
         }
         for parent in lineage(store, record)
     ]
-    return record.model_dump(mode="json") | {"lineage": parents}
+    marks = {
+        "tags": sorted(name for name, mark in tags(store).items() if mark.address == record.address),
+        "pinned": any(mark.address == record.address for mark in pins(store)),
+        "said": [{"who": said.who, "when": said.when, "text": said.text} for said in notes(store, record)],
+    }
+    return record.model_dump(mode="json") | {"lineage": parents, "marks": marks}
 
 
 def print_list(console: Console, rows: list[dict[str, Any]], nothing: str) -> None:
@@ -112,13 +117,32 @@ def print_list(console: Console, rows: list[dict[str, Any]], nothing: str) -> No
     if not rows:
         console.print(nothing, highlight=False, markup=False)
         return
-    table = Table(
-        Column("id", overflow="fold"), "stage", "generation", "created", "seconds", "size", box=None, pad_edge=False
-    )
-    for row in rows:
-        size = f"{row['bytes'] / 1e6:,.2f} MB"
-        table.add_row(row["id"], row["label"], str(row["generation"]), row["created"], f"{row['seconds']:,.1f}", size)
-    console.print(table)
+    # Not rich's table, which takes a minute for 100,000 rows.
+    heads = ("id", "stage", "generation", "created", "seconds", "size")
+    lines = [
+        (
+            row["id"],
+            row["label"],
+            str(row["generation"]),
+            row["created"],
+            f"{row['seconds']:,.1f}",
+            size_of(row["bytes"]),
+        )
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
+    console.print(_aligned(heads, widths), style="bold", highlight=False, soft_wrap=True)
+    text = "\n".join(_aligned(line, widths) for line in lines)
+    console.print(text, highlight=False, soft_wrap=True)
+
+
+def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+
+def size_of(count: int) -> str:
+    """Bytes for people."""
+    return f"{count / 1e6:,.2f} MB"
 
 
 def print_kept(console: Console, rows: list[dict[str, Any]], nothing: str) -> None:
@@ -143,6 +167,11 @@ def print_record(console: Console, shown: dict[str, Any]) -> None:
     for section in ("facts", "notes", "config", "code"):
         for name, value in shown[section].items():
             table.add_row(f"{section}.{name}", str(value)[:300])
+    for name in ("tags", "pinned"):
+        if shown["marks"][name]:
+            table.add_row(name, str(shown["marks"][name]))
+    for said in shown["marks"]["said"]:
+        table.add_row("note", f"{said['when']} {said['who']}: {said['text']}")
     table.add_row("files", f"{len(shown['files'])}, {sum(file['size'] for file in shown['files'].values()):,} bytes")
     console.print(table, highlight=False)
     by_address = {parent["address"]: parent for parent in shown["lineage"]}

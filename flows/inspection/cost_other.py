@@ -14,7 +14,8 @@ from flows.config.known_sizes import BYTES_PER_TOKEN, prompts_of, rows_of, sourc
 from flows.config.limits import candidate_tokens
 from flows.config.needed import needed_sources
 from flows.config.recipe_config import CandidateConfig, RecipeConfig
-from flows.inspection.cost import FORWARD, Hardware, environment, training_runs
+from flows.config.training_runs import FORWARD, training_runs
+from flows.inspection.cost import Hardware, environment
 from infra.session import PlanRow, Session
 from infra.settings import EndpointSettings
 from infra.storage.store import Store

@@ -52,10 +52,10 @@ class Finding:
 
 
 def findings(store: Store, rows: list[PlanRow]) -> list[Finding]:
-    """A finding per stage in the order of the flow; `rows` is the plan after the rehearsal."""
+    """A finding per stage in the order of the flow, without those that were left out; `rows` is the plan after the rehearsal."""
     ws = open_artifact(store)
     artifacts = {row.label: row.artifact for row in rows}
-    return [_finding(ws, store, row, artifacts) for row in rows]
+    return [_finding(ws, store, row, artifacts) for row in rows if row.action != "left out"]
 
 
 def _finding(ws: Workspace, store: Store, row: PlanRow, artifacts: dict[str, Artifact | None]) -> Finding:

@@ -43,7 +43,7 @@ ITEMS = 4
 
 LENGTH_FIELDS = {
     "sequence_length", "target_length", "max_sequence_length", "max_tokens", "max_prompt_tokens", "max_new_tokens",
-    "max_context", "context", "pass_tokens",
+    "max_context", "context",
 }  # fmt: skip
 MOST = {
     "batch_size": BATCH, "micro_batch": BATCH, "samples": SAMPLES, "prompts_per_rollout": PROMPTS, "items": ITEMS, "windows": 1,
@@ -141,7 +141,6 @@ def _scale_trainings(data: dict[str, Any], full: dict[str, Any]) -> None:
     trainings = {"pretrain": pretrain, "anneal": data["anneal"], "microanneal": sweep["anneal"]}
     for name, training in trainings.items():
         training["batch_size"] = WINDOWS
-        training["micro_instances"] = min(training["micro_instances"], 1)
         training["steps"] = STEPS[name] if training["steps"] else None
         training["in_loop"] |= {"every": max(1, STEPS[name] // 2)}
     of_step = {name: WINDOWS * training["sequence_length"] for name, training in trainings.items()}
@@ -155,7 +154,6 @@ def _scale_trainings(data: dict[str, Any], full: dict[str, Any]) -> None:
 
 
 def _scale_mix(mix: dict[str, Any], of_step: int, steps: int) -> None:
-    mix["batch_tokens"] = of_step
     if mix["requested_tokens"] is not None:
         mix["requested_tokens"] = of_step * steps
 
@@ -189,8 +187,15 @@ def _scale_reinforcement(data: dict[str, Any], config: RecipeConfig) -> None:
 def _execution(config: RecipeConfig, store: str) -> dict[str, Any]:
     """Here, on CPU, in one process, without compiling; a language model is asked where the recipe says."""
     execution = config.execution.model_dump(mode="json")
+    small = {
+        "micro_instances": {stage: min(count, 1) for stage, count in config.execution.micro_instances.items()},
+        "pass_tokens": {
+            name: max(1, config.execution.compute(name).pass_tokens // LENGTHS)
+            for name in ("default", *config.execution.pass_tokens)
+        },
+    }
     here = {"device": "cpu", "ray": "off", "compile": {}, "parallel": {}, "generation": {}, "threads": {}}
-    return execution | here | {"store": store, "cores": 2, "save_every": 2, "keep_every": None}
+    return execution | here | small | {"store": store, "cores": 2, "save_every": 2, "keep_every": None}
 
 
 def explain() -> list[str]:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from flows.config.files import RecipeError
 from flows.config.recipe_config import RecipeConfig
-from flows.inspection.cost import DEFAULT_MFU, DEVICES, training_runs
+from flows.config.training_runs import training_runs
+from flows.inspection.cost import DEFAULT_MFU, DEVICES
 
 FOLDER = Path("rehearsals")
 """In the folder that the commands are given in."""
@@ -29,9 +30,7 @@ def digest(config: RecipeConfig) -> str:
 def price(config: RecipeConfig) -> float:
     """Money for the trainings of a recipe on H100, as far as their steps are known."""
     device, model = DEVICES["h100"], config.pretrain.model
-    flops = sum(
-        run.work * run.tokens * model.flops_per_token(run.longest) for run in training_runs(config) if run.tokens
-    )
+    flops = sum(run.flops(model) or 0.0 for run in training_runs(config))
     return flops / (device.peak_flops * DEFAULT_MFU) / 3600 * GPU_HOUR
 
 

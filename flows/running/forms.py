@@ -27,13 +27,6 @@ class CandidateForm(CandidateConfig):
             return data | {"filter": {"rules": []} | data["filter"]}
         return data
 
-    @model_validator(mode="before")
-    @classmethod
-    def _name_documents(cls, data: Any) -> Any:
-        if isinstance(data, dict) and isinstance(data.get("collect"), dict):
-            return data | {"collect": {"name": data.get("name")} | data["collect"]}
-        return data
-
     @classmethod
     def __get_pydantic_json_schema__(
         cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler

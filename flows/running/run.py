@@ -6,6 +6,7 @@ from pydantic import ValidationError
 
 from flows.config.files import RecipeError, explain, load
 from flows.config.recipe_config import CandidateConfig, RecipeConfig, resolved_candidate
+from flows.config.training_runs import with_estimates
 from flows.evaluation import evaluate_some
 from flows.inspection.artifacts import find_record
 from flows.microanneal import sweep
@@ -28,7 +29,7 @@ def load_recipe(recipe: str, overrides: list[str] | None = None, store: str | No
 
 def plan(config: RecipeConfig, until: str | None = None, rerun: list[str] | None = None) -> list[PlanRow]:
     """What a run would do, stage by stage; runs nothing."""
-    return plan_rows(config, new_session(config, until, rerun or []))
+    return with_estimates(plan_rows(config, new_session(config, until, rerun or [])), config)
 
 
 def run(

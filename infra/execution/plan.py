@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 from infra.execution.attempt import reusable
-from infra.records.record import Input, Record, generations, identity, progress_folder, stage_records
+from infra.records.index import Index, Known
+from infra.records.record import Input, Record, generations, identity, progress_folder
 from infra.records.save_points import newest_save_point
 from infra.records.stale import changes_since, other_packages
 from infra.session import Pending, PlanRow, Session
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 TOLD_OF_A_FIELD = 3
 """So many values of one config field are named where it differs from an earlier record; `olmo2 diff` names all."""
+COMPARED = 200
+"""So many of the newest records of a stage are asked which is nearest."""
 TOLD_OF_A_VALUE = 80
 """Characters of a value that are told."""
 
@@ -97,15 +100,15 @@ def started_work(store: Store, stage: str, id: str) -> str:
 
 def why(store: Store, stage: "Stage", call: "Call") -> str:
     """What differs from the nearest earlier record of the stage: version, config fields, inputs."""
-    records = stage_records(store, stage.name)
+    records = Index(store).newest(stage.name, COMPARED)
     if not records:
         return "first run of this stage"
-    differences = [_differences(stage, call, record) for record in reversed(records)]
+    differences = [_differences(stage, call, record) for record in records]
     nearest = min(differences, key=len)
     return "; ".join(shortened(nearest)) or "the earlier record was removed"
 
 
-def _differences(stage: "Stage", call: "Call", record: Record) -> list[tuple[str, str]]:
+def _differences(stage: "Stage", call: "Call", record: Known) -> list[tuple[str, str]]:
     """(field of the config or "", what differs) for each value."""
     found = [("", f"version {record.version} → {stage.version}")] if record.version != stage.version else []
     found += config_differences(record.config, call.config)

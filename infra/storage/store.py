@@ -314,6 +314,18 @@ class Store:
         names = sorted(str(name).rstrip("/").rsplit("/", 1)[-1] for name in found)
         return [name for name in names if not name.startswith(TEMPORARY) and name != full.rsplit("/", 1)[-1]]
 
+    def stamp(self, folder: str) -> str:
+        """What changes when an object directly below a folder comes, goes or is replaced; empty if that cannot be told."""
+        try:
+            found = self._ask("list", folder, partial(self.fs.ls, self.full(folder), detail=True))
+        except (FileNotFoundError, NotADirectoryError):
+            return ""
+        files = [item for item in found if item["type"] == "file"]
+        marks = [(item["name"], item.get("ETag") or item.get("mtime") or item.get("created")) for item in files]
+        if any(mark is None for _, mark in marks):
+            return ""
+        return hashlib.sha256(repr(sorted(map(str, marks))).encode()).hexdigest()
+
     def remove(self, folder: str) -> None:
         """Delete an object or everything below a folder; nothing happens if it is absent."""
         full = self.full(folder)

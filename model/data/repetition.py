@@ -16,7 +16,6 @@ MAX_TIMES = 32
 """A span repeated this often removes a document, or masks an instance."""
 MIN_TIMES = 3
 """Fewer repetitions are not reported at all."""
-_SENTINEL = -1
 
 
 class Repetition(NamedTuple):
@@ -36,7 +35,7 @@ def find_repetitions(
 
     Raises ValueError where an id is negative.
     """
-    array = np.asarray(ids).astype(np.int64)
+    array = np.asarray(ids)
     if array.size and array.min() < 0:
         raise ValueError(f"token ids hold {array.min()}; ids are 0 or more")
     for period in range(min_period, min(max_period, array.size // 3) + 1):
@@ -44,10 +43,10 @@ def find_repetitions(
 
 
 def _of_period(array: Int[np.ndarray, " tokens"], period: int) -> Iterator[Repetition]:
-    # At least one sentinel is always added, so the last row never equals another one.
-    padding = period - array.size % period
-    rows = np.pad(array, (0, padding), constant_values=_SENTINEL).reshape(-1, period)
-    equal = rows == np.roll(rows, 1, axis=0)
+    # Rows of one period each; the first equals no other, nor does the last, which at least one place of no token fills up.
+    equal = np.zeros((array.size // period + 1) * period, dtype=bool)
+    np.equal(array[period:], array[:-period], out=equal[period : array.size])
+    equal = equal.reshape(-1, period)
     whole = np.flatnonzero(equal.all(axis=1))
     if not whole.size:
         return

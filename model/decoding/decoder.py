@@ -30,7 +30,7 @@ from model.config import ModelConfig
 from model.decoding.kv_cache import free_bytes, make_cache, rows_that_fit
 from model.decoding.linear_kernels import Product, product_maker
 from model.network.sharded_tensors import is_sharded
-from model.network.transformer import Attention, Block, RMSNorm, Transformer, rope_tables
+from model.network.transformer import Attention, Block, LayerNorm, RMSNorm, Transformer, rope_tables
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, queries, keys, values), `[tokens, heads, head_dim]` each -> mixed values `[tokens, d_model]`"""
@@ -65,7 +65,7 @@ class Prepared:
             embedding = model.get_parameter("embedding.weight").detach()
             self.embedding = embedding.to(self.dtype, copy=True) if in_parts else embedding
         with held(outputs, holding):
-            self.norm = _Norm(model.norm.weight, model.norm.eps)
+            self.norm = _norm(model.norm)
             self.head = [product(part) for part in model.head.weight.split(head_rows or config.vocab_size)]
         self.layers: list[_Layer] = []
         for block in blocks:
@@ -200,15 +200,37 @@ class _Norm:
         return torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32), self.floor)
 
 
+class _LayerNorm:
+    """Layer norm without weights, times a scale."""
+
+    def __init__(self, eps: float, scale: float = 1.0) -> None:
+        self.eps, self.scale = eps, scale
+
+    def wide(self, x: Float[Tensor, "... width"]) -> Float[Tensor, "... width"]:
+        """norm(x) in fp32"""
+        return F.layer_norm(x.float(), x.shape[-1:], eps=self.eps).mul_(self.scale)
+
+    def __call__(self, x: Float[Tensor, "... width"]) -> Float[Tensor, "... width"]:
+        return self.wide(x).to(x.dtype)
+
+    def add(self, residual: Tensor, x: Float[Tensor, "... width"]) -> Float[Tensor, "... width"]:
+        """residual + norm(x)"""
+        return residual + self(x)
+
+
+def _norm(norm: RMSNorm | LayerNorm) -> _Norm | _LayerNorm:
+    return _Norm(norm.weight, norm.eps) if isinstance(norm, RMSNorm) else _LayerNorm(norm.eps)
+
+
 @dataclass(frozen=True)
 class _Turned:
     """A piece of the projection that is normed and rotated: `parts` vectors of heads * head_dim numbers."""
 
     parts: int
     head_dim: int
-    norm: _Norm | None
+    norm: _Norm | _LayerNorm | None
     scale: float
-    """Of the result; with a norm, its weight holds it."""
+    """Of the result; a norm holds it itself."""
 
     def __call__(self, x: Float[Tensor, "tokens width"], turns: Tensor) -> list[Float[Tensor, "tokens heads head_dim"]]:
         x = x.unflatten(-1, (self.parts, -1))
@@ -226,12 +248,17 @@ class _Layer:
     out: Product
     gate_up: Product
     down: Product
-    attention_norm: _Norm
-    feed_forward_norm: _Norm
+    attention_norm: _Norm | _LayerNorm
+    feed_forward_norm: _Norm | _LayerNorm
+    clip: float | None
+    """Largest size of a projected number."""
 
     def project(self, x: Float[Tensor, "tokens d_model"], turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (scaled), keys and values, shape `[tokens, heads, head_dim]` each."""
-        *pieces, v = self.qkv(x).split(self.widths, dim=-1)
+        projected = self.qkv(x)
+        if self.clip is not None:
+            projected = projected.clamp_(-self.clip, self.clip)
+        *pieces, v = projected.split(self.widths, dim=-1)
         q, k = (part for turn, piece in zip(self.turned, pieces, strict=True) for part in turn(piece, turns))
         return q, k, v.unflatten(-1, (-1, q.shape[-1]))
 
@@ -247,14 +274,18 @@ def _prepare(block: Block, config: ModelConfig, product: Callable[..., Product])
         out=product(attention.out.weight),
         gate_up=product(feed_forward.gate.weight, feed_forward.up.weight),
         down=product(feed_forward.down.weight),
-        attention_norm=_Norm(block.attention_norm.weight, block.attention_norm.eps),
-        feed_forward_norm=_Norm(block.feed_forward_norm.weight, block.feed_forward_norm.eps),
+        attention_norm=_norm(block.attention_norm),
+        feed_forward_norm=_norm(block.feed_forward_norm),
+        clip=config.qkv_clip,
     )
 
 
 def _turned(attention: Attention, config: ModelConfig) -> tuple[_Turned, ...]:
     """Query and key: one piece where both are equally wide, so that one set of operations serves both."""
     head_dim, scale = config.head_dim, config.head_dim**-0.5
+    if isinstance(attention.q_norm, LayerNorm):
+        scaled, plain = (_LayerNorm(config.norm_eps, value) for value in (scale, 1.0))
+        return _Turned(1, head_dim, scaled, scale), _Turned(1, head_dim, plain, 1.0)
     if not isinstance(attention.q_norm, RMSNorm) or not isinstance(attention.k_norm, RMSNorm):
         return _Turned(1, head_dim, None, scale), _Turned(1, head_dim, None, 1.0)
     # Weights that are held for a while may be bf16.

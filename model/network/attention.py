@@ -48,7 +48,6 @@ def blocks(length: int) -> list[tuple[int, int]]:
     return [(start, min(start + rows, length)) for start in range(0, length, rows)]
 
 
-@torch.compiler.assume_constant_result
 def _row_mask(rows: int, length: int) -> Float[Tensor, "rows columns"]:
     """Minus infinity where column > row + length, else 0: from column length - start on, the mask of the query
     rows that begin at start. A constant of the compiled code, because comparing indices there is slower than
@@ -57,10 +56,15 @@ def _row_mask(rows: int, length: int) -> Float[Tensor, "rows columns"]:
     return torch.full((rows, length + rows), float("-inf")).triu(length + 1)
 
 
-@torch.compiler.assume_constant_result
 def _column_mask(length: int, columns: int) -> Float[Tensor, "length columns"]:
     """Minus infinity where column > row, else 0: the mask of a block of keys and all queries from its start on."""
     return torch.full((length, columns), float("-inf")).triu(1)
+
+
+def mark_constants() -> None:
+    """Tell torch.compile that the masks are constants. Not a decorator, which would import the compiler with this module."""
+    for mask in (_row_mask, _column_mask):
+        torch.compiler.assume_constant_result(mask)
 
 
 class BlockedAttention(torch.autograd.Function):

@@ -1,5 +1,7 @@
 """The OLMo 2 decoder: reordered norm, QK-norm over whole projections, half-split RoPE, SwiGLU, no biases.
 
+Options make it OLMo-0424's, the baseline of paper section 3.2: layer norm without weights, on inputs, and clipped projections.
+
 Source: RECIPE A.3 (forward pass) and A.4 (initialisation); paper sections 2.1 and 3.2-3.3. Precision: weights
 are stored in fp32. Under `torch.autocast` the residual stream and every product are in the autocast type, as
 in the published runs (bf16 parameters in compute); norms, RoPE and softmax compute in fp32 and round once.
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from model.config import ModelConfig
-from model.network.attention import attention
+from model.network.attention import attention, mark_constants
 from model.network.initial_weights import initialise
 from model.network.sharded_tensors import is_sharded
 
@@ -59,6 +61,22 @@ class RMSNorm(nn.Module):
     def forward(self, x: Float[Tensor, "... width"]) -> Float[Tensor, "... width"]:
         wide = x.float()
         return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps) * self.weight).to(x.dtype)
+
+
+class LayerNorm(nn.Module):
+    """(x - mean(x)) / std(x) in fp32 without weights or biases, rounded once at the end (OLMo-0424)."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.width, self.eps = width, eps
+
+    def forward(self, x: Float[Tensor, "... width"]) -> Float[Tensor, "... width"]:
+        return F.layer_norm(x.float(), (self.width,), eps=self.eps).to(x.dtype)
+
+
+def norm_of(config: ModelConfig, width: int) -> RMSNorm | LayerNorm:
+    """A norm of the model's kind over vectors of `width` numbers."""
+    return (RMSNorm if config.norm == "rms" else LayerNorm)(width, config.norm_eps)
 
 
 class Linear(nn.Module):
@@ -115,8 +133,9 @@ class Attention(nn.Module):
         self.q, self.k, self.v = (Linear(config.d_model, width) for width in (queries, keys, keys))
         self.out = Linear(queries, config.d_model)
         normed = config.qk_norm == "projection"
-        self.q_norm = RMSNorm(queries, config.norm_eps) if normed else nn.Identity()
-        self.k_norm = RMSNorm(keys, config.norm_eps) if normed else nn.Identity()
+        self.q_norm = norm_of(config, queries) if normed else nn.Identity()
+        self.k_norm = norm_of(config, keys) if normed else nn.Identity()
+        self.qkv_clip = config.qkv_clip
 
     def project(
         self, x: Float[Tensor, "batch seq d_model"], cos: Tensor, sin: Tensor
@@ -130,6 +149,8 @@ class Attention(nn.Module):
         `cos` and `sin` broadcast against (batch, heads, seq, head_dim).
         """
         q, k, v = projections(x, [self.q, self.k, self.v], self.fused)
+        if self.qkv_clip is not None:
+            q, k, v = (t.clamp(-self.qkv_clip, self.qkv_clip) for t in (q, k, v))
         q, k, v = (t.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for t in (self.q_norm(q), self.k_norm(k), v))
         return apply_rope(q, cos, sin), apply_rope(k, cos, sin), v
 
@@ -179,8 +200,8 @@ class Block(nn.Module):
         super().__init__()
         self.recomputed = False
         self.attention, self.feed_forward = Attention(config), FeedForward(config)
-        self.attention_norm = RMSNorm(config.d_model, config.norm_eps)
-        self.feed_forward_norm = RMSNorm(config.d_model, config.norm_eps)
+        self.attention_norm = norm_of(config, config.d_model)
+        self.feed_forward_norm = norm_of(config, config.d_model)
         self.norm_placement = config.norm_placement
 
     def forward(self, x: Float[Tensor, "batch seq d_model"], cos: Tensor, sin: Tensor) -> Tensor:
@@ -196,13 +217,14 @@ class Block(nn.Module):
         return x + self.feed_forward(self.feed_forward_norm(x))
 
 
-def uncompiled(part: nn.Module) -> Callable[..., Tensor]:
+def uncompiled(part: nn.Module, gathered: nn.Module | None = None) -> Callable[..., Tensor]:
     """A call of a part's code as it is written, for evaluation, generation and references, which meet many shapes, each once.
 
-    Weights in parts are gathered by the hooks of a call. Where they are whole there is nothing to gather, and workers need
-    not come here together.
+    Weights in parts are gathered by the hooks of a call: its own, or those of `gathered`, which come with it. Where they are
+    whole there is nothing to gather, and workers need not come here together.
     """
-    return cast(Callable[..., Tensor], part._call_impl) if is_sharded(next(part.parameters())) else part.forward
+    in_parts = is_sharded(next((gathered or part).parameters()))
+    return cast(Callable[..., Tensor], part._call_impl) if in_parts else part.forward
 
 
 class Transformer(nn.Module):
@@ -214,7 +236,7 @@ class Transformer(nn.Module):
         self.compiled = False
         self.embedding = Embedding(config.vocab_size, config.d_model)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
-        self.norm = RMSNorm(config.d_model, config.norm_eps)
+        self.norm = norm_of(config, config.d_model)
         self.head = Linear(config.d_model, config.vocab_size)
         if seed is not None and not self.head.weight.is_meta:
             initialise(self, config, seed)
@@ -246,7 +268,7 @@ class Transformer(nn.Module):
         trained = self.training and torch.is_grad_enabled()
         for block in self.blocks:
             x = (block if trained else uncompiled(block))(x, cos, sin)
-        return (self.norm if trained else uncompiled(self.norm))(x)
+        return (self.norm if trained else uncompiled(self.norm, self.head))(x)
 
     def outputs(self, hidden: Float[Tensor, "*shape d_model"]) -> Float[Tensor, "*shape outputs"]:
         """The head's product with outputs of the final norm. Weights in parts have been gathered with those of the norm."""
@@ -265,6 +287,7 @@ class Transformer(nn.Module):
         came, and a resumed run would round differently.
         """
         if not self.compiled:
+            mark_constants()
             torch._dynamo.config.recompile_limit = MAX_COMPILED_SHAPES
             torch._dynamo.config.accumulated_recompile_limit = MAX_COMPILED_SHAPES
             for block in self.blocks:

@@ -54,12 +54,12 @@ class MixConfig(Config):
     """What to take; empty takes every given source once, without weighting (RECIPE C.2)."""
     requested_tokens: int | None = Field(default=None, gt=0)
     """Size of the mix, tokens; the sources then need ratios. None: the size follows from the passes."""
-    sequence_length: int = Field(default=4096, gt=0)
-    """Window that training cuts files into, tokens; with requested tokens, files give whole windows (RECIPE
-    C.9)."""
-    batch_tokens: int = Field(default=4_194_304, gt=0)
-    """Training batch, tokens (7B: 1,024 windows of 4,096); requested tokens are rounded up to whole batches
-    (RECIPE C.9)."""
+    sequence_length: int | None = Field(default=None, gt=0)
+    """Tokens of a window, of which files give whole ones where tokens are requested (RECIPE C.9). A recipe leaves it out: it
+    is that of the training which reads the mix."""
+    batch_size: int | None = Field(default=None, gt=0)
+    """Windows per update of that training; requested tokens are rounded up to whole batches (RECIPE C.9). A recipe leaves
+    it out too."""
     part: Literal["file_heads", "whole_files"] = "file_heads"
     """What part of a source means: the head of each file (C.9), or a random choice of whole files (C.8)."""
     seed: int = 42
@@ -104,13 +104,33 @@ class MixConfig(Config):
                     f"requested_tokens={self.requested_tokens:,} needs a ratio for every source, summing to 1; "
                     f"they are {ratios}, sum {total:g}"
                 )
-            if self.batch_tokens % self.sequence_length:
-                fitting = self.batch_tokens // self.sequence_length * self.sequence_length
-                raise ValueError(
-                    f"batch_tokens={self.batch_tokens:,} is not a multiple of sequence_length={self.sequence_length:,}; "
-                    f"use {max(fitting, self.sequence_length):,}"
-                )
         return self
+
+    def read_in(self, sequence_length: int, batch_size: int) -> Self:
+        """The mix for a training on batches of `batch_size` windows of `sequence_length` tokens.
+
+        A mix whose size follows from its passes is the same for every training, so it names neither.
+        """
+        if self.requested_tokens is None:
+            return self.model_copy(update={"sequence_length": None, "batch_size": None})
+        return self.model_copy(update={"sequence_length": sequence_length, "batch_size": batch_size})
+
+    @property
+    def rounded_tokens(self) -> int | None:
+        """Tokens of the mix: those requested, rounded up to whole batches; None where the passes decide."""
+        if self.requested_tokens is None:
+            return None
+        _, batch_tokens = self.window_and_batch()
+        return ceil(self.requested_tokens / batch_tokens) * batch_tokens
+
+    def window_and_batch(self) -> tuple[int, int]:
+        """Tokens of a window and of a batch. ValueError where requested tokens are to be rounded and neither is known."""
+        if self.sequence_length is None or self.batch_size is None:
+            raise ValueError(
+                f"requested_tokens={self.requested_tokens:,} are rounded to whole batches, and sequence_length="
+                f"{self.sequence_length}, batch_size={self.batch_size} do not say of what size; give both"
+            )
+        return self.sequence_length, self.sequence_length * self.batch_size
 
 
 def preset_fields(name: PresetName) -> dict[str, Any]:
@@ -189,28 +209,28 @@ def plan_mix(sources: dict[str, Tokens], config: MixConfig, ranking: Ranking | N
     if len(set(names)) < len(names):
         raise ValueError(f"the winner is also named as a source of its own: {', '.join(names)}; name it once")
     entries: list[Entry] = []
+    window, _ = config.window_and_batch() if config.requested_tokens else (1, 1)
     given = granted({name: tokens.tokens for name, tokens in sources.items()}, wanted, config)
     for wish in wanted:
         tokens = sources[wish.source]
         passes = given[wish.source] / max(1, tokens.tokens) if given else wish.passes
-        if config.requested_tokens and max(tokens.files.values(), default=0) < config.sequence_length:
+        if config.requested_tokens and max(tokens.files.values(), default=0) < window:
             raise ValueError(
-                f"source {wish.source!r} has no file of one window of sequence_length={config.sequence_length:,} tokens (its "
+                f"source {wish.source!r} has no file of one window of sequence_length={window:,} tokens (its "
                 f"{tokens.tokens:,} tokens are in {len(tokens.files):,} files); give it more text or longer files, or take it "
                 "out of the mix"
             )
         entries += take_passes(tokens, passes, config.part, config.seed)
-    if config.requested_tokens is None:
+    if config.requested_tokens is None or config.rounded_tokens is None:
         return entries
-    batches = ceil(config.requested_tokens / config.batch_tokens)
-    filled = fill_windows(entries, batches * config.batch_tokens // config.sequence_length, config.sequence_length)
+    filled = fill_windows(entries, config.rounded_tokens // window, window)
     taken = {entry.source for entry in filled}
     for wish in wanted:
         if wish.source not in taken:
             raise ValueError(
                 f"source {wish.source!r} has a ratio of {wish.ratio:g} of {config.requested_tokens:,} tokens, which rounds to no "
-                f"window of sequence_length={config.sequence_length:,}; raise its ratio to "
-                f"{config.sequence_length / config.requested_tokens:.2g} or request more tokens"
+                f"window of sequence_length={window:,}; raise its ratio to "
+                f"{window / config.requested_tokens:.2g} or request more tokens"
             )
     return filled
 
@@ -329,8 +349,8 @@ def _grouped(entries: list[Entry]) -> list[tuple[Entry, int]]:
 def estimate_mix(config: dict[str, Any], sources: list[Any], ranking: Any = None) -> dict[str, Any]:
     """Tokens of a mix before it is made: what was requested, or all of sources that exist and are taken whole."""
     parsed = MixConfig.model_validate(config)
-    if parsed.requested_tokens is not None:
-        return {"tokens": ceil(parsed.requested_tokens / parsed.batch_tokens) * parsed.batch_tokens}
+    if parsed.rounded_tokens is not None:
+        return {"tokens": parsed.rounded_tokens}
     known = [source.tokens for source in sources if isinstance(source, Tokens)]
     return {"tokens": sum(known)} if not parsed.sources and len(known) == len(sources) else {}
 

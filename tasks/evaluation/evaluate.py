@@ -82,7 +82,9 @@ def evaluate_benchmark(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     model, tokenizer = load_model(ws.path(checkpoint, wanted=is_of_model), device, ws.compute.threads)
     with (
         ws.progress(f"{config.label}: {benchmark.name}", len(flat), "requests") as bar,
-        checkpoint_generator(ws, checkpoint, model, tokenizer, config.precision, config.batch_size) as generator,
+        checkpoint_generator(
+            ws, checkpoint, model, tokenizer, config.precision, ws.compute.answers_at_once
+        ) as generator,
         torch.autocast(device, torch.bfloat16, enabled=config.precision == "bf16"),
     ):
         asked = ask(

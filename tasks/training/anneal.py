@@ -5,17 +5,16 @@ One stage serves mid-training (several seeds, then a soup) and micro-anneals (ca
 and Adam's moments come from the parent; counters start at 0 and there is no warm-up.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from infra.session import Pending
 from infra.stage import stage
 from infra.workspace import Workspace
 from model.training.schedule import ScheduleConfig
 from tasks.artifacts import MOMENTS, Checkpoint, Mix
 from tasks.training.fitting.fit import open_checkpoint
-from tasks.training.fitting.mix_windows import MixTrainingConfig, check_vocabulary, expected_steps
+from tasks.training.fitting.mix_windows import MixTrainingConfig, check_vocabulary
 from tasks.training.fitting.train_on_mix import train_on_mix
 
 
@@ -62,24 +61,4 @@ def linear_to_zero(learning_rate: float) -> ScheduleConfig:
     return ScheduleConfig(kind="linear", learning_rate=learning_rate, unit="steps", warmup=0, length=0)
 
 
-def estimate_anneal(config: dict[str, Any], parent: Any, mix: Any) -> dict[str, Any]:
-    """Tokens and FLOPs of an anneal, as far as they are known before it."""
-    parsed = AnnealConfig.model_validate(config)
-    batch = parsed.batch_size * parsed.sequence_length
-    steps = parsed.steps or expected_steps(parsed, mix)
-    if not steps:
-        return {}
-    per_token = training_flops_per_token(parent)
-    return {"tokens": steps * batch} | (
-        {"flops": per_token * steps * batch, "flops_per_token": per_token} if per_token else {}
-    )
-
-
-def training_flops_per_token(parent: Any) -> float | None:
-    """FLOPs per trained token of a parent, from its own training or from the plan's estimate of it."""
-    if isinstance(parent, Pending):
-        return parent.facts.get("flops_per_token")
-    return parent.flops / parent.tokens if parent.tokens else None
-
-
-anneal = stage(anneal_checkpoint, name="anneal", version=3, process=True, grouped=True, estimate=estimate_anneal)
+anneal = stage(anneal_checkpoint, name="anneal", version=3, process=True, grouped=True)

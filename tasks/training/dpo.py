@@ -5,8 +5,6 @@ reference log-probabilities are kept by pair, not by step of a data loader, so t
 batches run on across epochs (see `model.data.chat_batches`).
 """
 
-from typing import Any
-
 import numpy as np
 from jaxtyping import Float32
 from pydantic import Field
@@ -43,8 +41,6 @@ class DPOConfig(Config):
     """Largest gradient norm; 0 is no clipping."""
     precision: Precision = "bf16"
     """Type of activations and products."""
-    pass_tokens: int = Field(default=16_384, ge=1)
-    """Padded tokens that go through the model at once: bounds memory, changes results by rounding only."""
     seed: int = 111
     """Order of the pairs (the published 1B command)."""
 
@@ -71,7 +67,7 @@ def train_dpo(ws: Workspace, policy: Checkpoint, pairs: Preferences, config: DPO
         return pair_batches(
             [rows[i] for i in members],
             pad_id=tokenizer.pad_id,
-            pass_tokens=config.pass_tokens,
+            pass_tokens=ws.compute.pass_tokens,
             references=references[members],
         )
 
@@ -100,20 +96,11 @@ def reference_log_probs(
         for start in range(0, len(pairs), size):
             rows = [row for pair in pairs[start : start + size] for row in pair]
             log_probs = row_log_probs(
-                model, rows, pad_id=pad_id, pass_tokens=config.pass_tokens, precision=config.precision, group=group
+                model, rows, pad_id=pad_id, pass_tokens=ws.compute.pass_tokens, precision=config.precision, group=group
             )
             found += [values.sum() / row.trained_tokens for values, row in zip(log_probs, rows, strict=True)]
             bar.advance(len(rows) // 2)
     return np.array(found, dtype=np.float32).reshape(-1, 2)
 
 
-def estimate_dpo(config: dict[str, Any], policy: Any, pairs: Any) -> dict[str, Any]:
-    """Updates and the most tokens of a run, once the pairs exist; how long they are is not known before."""
-    parsed = DPOConfig.model_validate(config)
-    if not isinstance(pairs, Preferences):
-        return {}
-    steps = steps_for(pairs.pairs, parsed.batch_size, parsed.epochs)
-    return {"steps": steps, "tokens_at_most": 2 * steps * min(parsed.batch_size, pairs.pairs) * parsed.max_tokens}
-
-
-dpo = stage(train_dpo, name="dpo", version=3, process=True, grouped=True, estimate=estimate_dpo)
+dpo = stage(train_dpo, name="dpo", version=3, process=True, grouped=True)

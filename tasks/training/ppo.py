@@ -95,8 +95,6 @@ class PPOConfig(Config):
     """Largest gradient norm of each model; 0 is no clipping."""
     precision: Precision = "bf16"
     """Type of activations and products, in sampling too."""
-    pass_tokens: int = Field(default=16_384, ge=1)
-    """Padded tokens that go through the models at once: bounds memory, changes results by rounding only."""
     seed: int = 1
     """Order of the prompts, sampling, and order within a rollout."""
 
@@ -136,7 +134,9 @@ def train_ppo(ws: Workspace, policy: Checkpoint, judge: RewardModel, prompts: Pr
         part, _, rest = name.partition(".")
         return (weights if part == "policy" else judged)(rest, shape, start, stop)
 
-    learner = Learner(config, model, state.group, reference, holders, tokenizer, encoded, critic=critic)
+    learner = Learner(
+        config, model, state.group, reference, holders, tokenizer, encoded, ws.compute.pass_tokens, critic=critic
+    )
     result = fit(
         ws,
         state,
@@ -212,7 +212,7 @@ class Learner(Rollouts[PPOConfig]):
             self.critic,
             rows,
             pad_id=self.tokenizer.pad_id,
-            pass_tokens=config.pass_tokens,
+            pass_tokens=self.pass_tokens,
             precision=config.precision,
             group=self.group,
         )
@@ -247,7 +247,7 @@ class Learner(Rollouts[PPOConfig]):
             pad_id=self.tokenizer.pad_id,
             reduction="mean",
             micro_batch=len(members),
-            pass_tokens=self.config.pass_tokens,
+            pass_tokens=self.pass_tokens,
             per_token=dict(own),
         )
         total = sum(float(judged.sum()) for judged in own["judged"])
@@ -294,17 +294,4 @@ def per_token(
     }
 
 
-def estimate_ppo(config: dict[str, Any], policy: Any, judge: Any, prompts: Any) -> dict[str, Any]:
-    """Updates, answers and the most tokens of a run; how long the answers will be is not known before."""
-    parsed = PPOConfig.model_validate(config)
-    rollouts = ppo_rollouts(parsed)
-    answers = rollouts * parsed.prompts_per_rollout
-    longest = parsed.max_prompt_tokens + parsed.max_new_tokens
-    return {
-        "steps": rollouts * parsed.mini_batches * parsed.epochs,
-        "episodes": answers,
-        "tokens_at_most": answers * longest * parsed.epochs,
-    }
-
-
-ppo = stage(train_ppo, name="ppo", version=4, process=True, grouped=True, estimate=estimate_ppo)
+ppo = stage(train_ppo, name="ppo", version=4, process=True, grouped=True)

@@ -5,7 +5,6 @@ early. The checkpoint keeps Adam's moments, since mid-training goes on with them
 """
 
 from functools import partial
-from typing import Any
 
 from infra.stage import stage
 from infra.workspace import Workspace
@@ -15,7 +14,7 @@ from model.network.transformer import unfilled
 from model.tokens.tokenizer import Tokenizer
 from model.training.schedule import ScheduleConfig
 from tasks.artifacts import Checkpoint, Mix
-from tasks.training.fitting.mix_windows import MixTrainingConfig, check_vocabulary, expected_steps
+from tasks.training.fitting.mix_windows import MixTrainingConfig, check_vocabulary
 from tasks.training.fitting.train_on_mix import train_on_mix
 
 
@@ -54,14 +53,4 @@ def train_base(ws: Workspace, mix: Mix, config: PretrainConfig) -> Checkpoint:
     return ws.artifact(Checkpoint, **result.facts(), ranks=mix.ranks, parent="")
 
 
-def estimate_pretrain(config: dict[str, Any], mix: Any) -> dict[str, Any]:
-    """Tokens, FLOPs and parameters of a run, as far as they are known before it (RECIPE A.7)."""
-    parsed = PretrainConfig.model_validate(config)
-    batch = parsed.batch_size * parsed.sequence_length
-    steps = parsed.steps or expected_steps(parsed, mix)
-    per_token = parsed.model.flops_per_token(parsed.sequence_length)
-    known = {"parameters": parsed.model.parameters, "flops_per_token": per_token}
-    return known | ({"tokens": steps * batch, "flops": float(steps * batch * per_token)} if steps else {})
-
-
-pretrain = stage(train_base, name="pretrain", version=4, process=True, grouped=True, estimate=estimate_pretrain)
+pretrain = stage(train_base, name="pretrain", version=4, process=True, grouped=True)

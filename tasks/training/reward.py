@@ -9,7 +9,7 @@ folder, so that it remains a whole checkpoint.
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -56,8 +56,6 @@ class RewardConfig(Config):
     """Largest gradient norm; 0 is no clipping."""
     precision: Precision = "bf16"
     """Type of activations and products."""
-    pass_tokens: int = Field(default=16_384, ge=1)
-    """Padded tokens that go through the model at once: bounds memory, changes results by rounding only."""
     seed: int = 1
     """Head's initial weights, held-out pairs and order."""
 
@@ -90,10 +88,10 @@ def train_reward(ws: Workspace, parent: Checkpoint, pairs: Preferences, config: 
 
     def batches(step: int):
         members = members_of(step)
-        return pair_batches([training[i] for i in members], pad_id=tokenizer.pad_id, pass_tokens=config.pass_tokens)
+        return pair_batches([training[i] for i in members], pad_id=tokenizer.pad_id, pass_tokens=ws.compute.pass_tokens)
 
     def judged(state: TrainState) -> dict[str, float]:
-        found = held_out_accuracy(model, held, tokenizer.pad_id, config, state.group)
+        found = held_out_accuracy(ws, model, held, tokenizer.pad_id, config, state.group)
         return {"accuracy": found.value, "accuracy_stderr": found.stderr}
 
     result = fit(
@@ -144,14 +142,19 @@ def split(pairs: list[T], held_out: float, seed: int) -> tuple[list[T], list[T]]
 
 
 def held_out_accuracy(
-    model: Transformer, pairs: list[tuple[str, Pair]], pad_id: int, config: RewardConfig, group: Group
+    ws: Workspace,
+    model: Transformer,
+    pairs: list[tuple[str, Pair]],
+    pad_id: int,
+    config: RewardConfig,
+    group: Group,
 ) -> Estimate:
     """Share of pairs with the chosen answer scored higher (a tie counts half), with its standard error: clustered by prompt, and
     above 0 even where all are right. All workers of the group that holds the model have to call this.
     """
     rows = [row for _, pair in pairs for row in pair]
     scores = row_scores(
-        model, rows, pad_id=pad_id, pass_tokens=config.pass_tokens, precision=config.precision, group=group
+        model, rows, pad_id=pad_id, pass_tokens=ws.compute.pass_tokens, precision=config.precision, group=group
     ).reshape(-1, 2)
     right = (scores[:, 0] > scores[:, 1]) + 0.5 * (scores[:, 0] == scores[:, 1])
     found = estimate_mean(right.tolist())
@@ -159,13 +162,4 @@ def held_out_accuracy(
     return found if clustered is None else replace(found, stderr=max(clustered, found.stderr))
 
 
-def estimate_reward(config: dict[str, Any], parent: Any, pairs: Any) -> dict[str, Any]:
-    """Updates and the most tokens of a run, once the pairs exist; how long they are is not known before."""
-    parsed = RewardConfig.model_validate(config)
-    if not isinstance(pairs, Preferences):
-        return {}
-    steps = steps_for(pairs.pairs, parsed.batch_size, parsed.epochs)
-    return {"steps": steps, "tokens_at_most": 2 * steps * min(parsed.batch_size, pairs.pairs) * parsed.max_tokens}
-
-
-reward = stage(train_reward, name="reward", version=4, process=True, grouped=True, estimate=estimate_reward)
+reward = stage(train_reward, name="reward", version=4, process=True, grouped=True)

@@ -12,7 +12,7 @@ parts stays in parts.
 
 import copy
 from collections.abc import Iterator
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -90,8 +90,6 @@ class RLVRConfig(Config):
     """Answers whose token mean is one term of the loss; 0 is the whole mini-batch."""
     precision: Precision = "bf16"
     """Type of activations and products, in sampling too."""
-    pass_tokens: int = Field(default=16_384, ge=1)
-    """Padded tokens that go through the model at once: bounds memory, changes results by rounding only."""
     seed: int = 1
     """Order of the prompts, sampling, and order within a rollout."""
 
@@ -124,7 +122,7 @@ def train_rlvr(ws: Workspace, policy: Checkpoint, prompts: Prompts, config: RLVR
     state = begin(ws, model, adamw(config.clip_norm, config.precision))
     holders = spread(reference, compute_of(ws), config.precision)
     fill(reference, weights, holders)
-    actor = Actor(config, model, state.group, reference, holders, tokenizer, encoded)
+    actor = Actor(config, model, state.group, reference, holders, tokenizer, encoded, ws.compute.pass_tokens)
     result = fit(
         ws,
         state,
@@ -224,7 +222,7 @@ class Actor(Rollouts[RLVRConfig]):
             pad_id=self.tokenizer.pad_id,
             reduction="mean",
             micro_batch=1 if self.config.loss_mean == "answers" else self.config.micro_batch or len(members),
-            pass_tokens=self.config.pass_tokens,
+            pass_tokens=self.pass_tokens,
             per_row={"advantages": advantages[members]},
             per_token={
                 "old_log_probs": [old[i] for i in members],
@@ -243,17 +241,4 @@ def score_groups(groups: list[list[Answer]], config: RLVRConfig) -> tuple[torch.
     return stop_penalty(correct * config.correct_score, finished, config.unfinished_score), finished
 
 
-def estimate_rlvr(config: dict[str, Any], policy: Any, prompts: Any) -> dict[str, Any]:
-    """Updates, answers and the most tokens of a run; how long the answers will be is not known before."""
-    parsed = RLVRConfig.model_validate(config)
-    rollouts = rollouts_of(parsed)
-    answers = rollouts * parsed.prompts_per_rollout * parsed.samples
-    longest = parsed.max_prompt_tokens + parsed.max_new_tokens
-    return {
-        "steps": rollouts * parsed.mini_batches * parsed.epochs,
-        "episodes": answers,
-        "tokens_at_most": answers * parsed.epochs * longest,
-    }
-
-
-rlvr = stage(train_rlvr, name="rlvr", version=5, process=True, grouped=True, estimate=estimate_rlvr)
+rlvr = stage(train_rlvr, name="rlvr", version=5, process=True, grouped=True)

@@ -6,7 +6,6 @@ gradients are clipped at 1.0, which the published launcher is said to have resol
 """
 
 from collections.abc import Iterable
-from typing import Any
 
 from pydantic import Field
 
@@ -44,8 +43,6 @@ class SFTConfig(Config):
     """Largest gradient norm; 0 is no clipping."""
     precision: Precision = "bf16"
     """Type of activations and products."""
-    pass_tokens: int = Field(default=16_384, ge=1)
-    """Padded tokens that go through the model at once: bounds memory, changes results by rounding only."""
     seed: int = 1
     """Order of the chats (the published commands used 1 for 1B)."""
 
@@ -72,7 +69,7 @@ def train_sft(ws: Workspace, parent: Checkpoint, chats: Chats, config: SFTConfig
             pad_id=tokenizer.pad_id,
             reduction=config.loss,
             micro_batch=config.micro_batch,
-            pass_tokens=config.pass_tokens,
+            pass_tokens=ws.compute.pass_tokens,
         )
 
     result = fit(
@@ -104,13 +101,4 @@ def encode_chats(tokenizer: Tokenizer, chats: Iterable[dict], max_tokens: int) -
     return rows, dropped
 
 
-def estimate_sft(config: dict[str, Any], parent: Any, chats: Any) -> dict[str, Any]:
-    """Updates and the most tokens of a run, once the chats exist; how long they are is not known before."""
-    parsed = SFTConfig.model_validate(config)
-    if not isinstance(chats, Chats):
-        return {}
-    steps = steps_for(chats.chats, parsed.batch_size, parsed.epochs)
-    return {"steps": steps, "tokens_at_most": steps * min(parsed.batch_size, chats.chats) * parsed.max_tokens}
-
-
-sft = stage(train_sft, name="sft", version=3, process=True, grouped=True, estimate=estimate_sft)
+sft = stage(train_sft, name="sft", version=3, process=True, grouped=True)

@@ -39,7 +39,29 @@ def test_shipped_recipes_have_none(name: str) -> None:
         ("microanneal.anneal.sequence_length=512", r"microanneal\.anneal\.sequence_length=512 exceeds"),
         ("preferences.max_new_tokens=256", r"preferences\.max_new_tokens=256 leaves no room"),
         ("rlvr.max_new_tokens=999", r"rlvr\.max_new_tokens=999 leaves no room"),
-        ("pretrain.micro_instances=3", r"pretrain\.micro_instances=3 does not divide .*; use 2"),
+        (
+            "execution.micro_instances={pretrain: 3}",
+            r"execution\.micro_instances\.pretrain=3 does not divide .*; use 2",
+        ),
+        (
+            "execution.micro_instances={anneal: 3}",
+            r"micro_instances\.anneal=3 does not divide anneal\.batch_size=4; use 2",
+        ),
+        ("execution.pass_tokens={sfd: 3}", r"execution\.pass_tokens\.sfd: there is no stage 'sfd'; did you mean 'sft'"),
+        (
+            "pretrain_mix.sequence_length=128",
+            r"pretrain_mix\.sequence_length=128 disagrees with pretrain\.sequence_length=64",
+        ),
+        ("anneal_mix.batch_size=8", r"anneal_mix\.batch_size=8 disagrees with anneal\.batch_size=4"),
+        (
+            "further_ingredients=[{name: own, seed: 1, mix: {sequence_length: 32}}]",
+            r"further_ingredients\.own\.mix\.sequence_length=32 disagrees with anneal\.sequence_length=64",
+        ),
+        ("pretrain_mix.batch_tokens=2048", "it is the batch of the training that reads the mix, so leave it out"),
+        (
+            "candidates=[{name: mine, collect: {kind: python, content: docs, name: yours}}]",
+            r"collect\.name='yours', but the documents of candidate 'mine' are called what it is called",
+        ),
         ("pretrain.target_length=100", r"pretrain\.target_length=100 is not a multiple"),
         ("rlvr.episodes=1", "rlvr: episodes=1 is less than one rollout"),
         ("rlvr.mini_batches=9999", r"rlvr\.mini_batches=9,999 are more than"),
@@ -56,8 +78,11 @@ def test_shipped_recipes_have_none(name: str) -> None:
         ("filter.mine={}", r"mine: \{rules: \[\]\} keeps everything"),
         ("candidates.0.name=winner", "called 'winner', which in a mix stands for"),
         ("candidates.0.name=ranked-first", "called 'ranked-first', which in a mix stands for"),
-        ("collect.web.name=book", r"collect\.web has name='book', .* under 'web'; give both the same name"),
-        ("synthesize.maths.name=sums", r"synthesize\.maths has name='sums'"),
+        (
+            "collect.web.name=book",
+            r"collect: .*web has name='book', but a source is called what its key is; leave name out",
+        ),
+        ("synthesize.maths.name=sums", r"synthesize: .*maths has name='sums'"),
         ("evaluation.suites=[{name: all, tasks: [[nothing]]}]", r"suite 'all' names \['nothing'\]"),
     ],
 )

@@ -14,25 +14,26 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from flows.cli.main import app
-from flows.config.files import load
+from flows.config.files import load, recipe_names
 from flows.config.recipe_config import RecipeConfig
+from flows.config.training_runs import Run, training_runs, with_estimates
 from flows.inspection.cost import (
     DEVICES,
     NODE_FACTOR,
     Device,
     Hardware,
-    Run,
     cost,
     environment,
     recipe_costs,
-    training_runs,
 )
+from flows.inspection.cost_other import plan_labels
 from flows.inspection.cost_table import find_device, plain, plan_costs, scaled, scientific, total
 from flows.running.run import plan
 from infra.settings import SiteSettings
 from model.config import ModelConfig
 from model.data.chat_batches import make_row, pair_batches
 from model.parallel.work_split import share_of
+from tasks.artifacts import Chats, Mix, Preferences
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TABLE_19 = json.loads((GOLDEN / "environment_table19.json").read_text())
@@ -90,16 +91,42 @@ def test_pretraining_of_7b() -> None:
     )
 
 
-def test_costs_are_the_estimates_of_the_plan(tmp_path: Path) -> None:
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_costs_are_the_estimates_of_the_plan(recipe: str) -> None:
+    """Every training stage of every recipe has one size, in `plan` and in `plan --gpus`."""
+    config = load(RecipeConfig, recipe)
+    planned = {row.label: row.estimate for row in with_estimates(plan_labels(config), config)}
+    costs = recipe_costs(config, Hardware(1, H100))
+    assert len(costs) >= 9
+    for item in costs:
+        told = planned[item.label]
+        known = told.get("tokens_at_most" if item.at_most else "tokens")
+        assert (item.steps, item.tokens, item.flops) == (told.get("steps"), known, told.get("flops")), item.label
+        assert item.steps is not None or item.label.startswith("sft"), f"{item.label} has no size"
+
+
+def test_the_plan_on_a_terminal_shows_the_tokens_of_its_costs(tmp_path: Path) -> None:
+    shown = CliRunner().invoke(app, ["plan", "laptop", "--store", str(tmp_path)]).output
+    costs = json.loads(CliRunner().invoke(app, ["plan", "laptop", "--gpus", "1", "--json"]).output)["stages"]
+    (rlvr,) = [row for row in costs if row["label"] == "rlvr"]
+    assert f"≤ {rlvr['tokens']:,}" in shown
+    assert rlvr["tokens"] == 8192 * 256, "an answer with its prompt fits the window"
+
+
+def test_what_is_made_is_counted_instead_of_what_was_expected() -> None:
+    """The count of a stage's input is its artifact's, once there is one."""
     config = load(RecipeConfig, "laptop")
-    config = config.model_copy(update={"execution": config.execution.model_copy(update={"store": str(tmp_path)})})
-    estimates = {row.label: row.estimate for row in plan(config)}
-    for item in recipe_costs(config, Hardware(1, H100)):
-        estimate = estimates[item.label]
-        if "flops" in estimate:
-            assert (item.tokens, item.flops) == (estimate["tokens"], pytest.approx(estimate["flops"]))
-        if "steps" in estimate:
-            assert item.steps == estimate["steps"]
+    facts: dict[str, Any] = {"id": "i", "address": "a", "digest": "d"}
+    made = {
+        "decontaminate_chats": Chats(stage="decontaminate_chats", chats=96, sources={}, **facts),
+        "preferences": Preferences(stage="preferences", pairs=64, ties=0, mean_chosen=1.0, mean_rejected=0.0, **facts),
+        "mix:pretrain": Mix(stage="mix", tokens=64 * 32 * 9, ranks=490, shares={"web": 1.0}, **facts),
+    }
+    runs = {run.label: run for run in training_runs(config, made)}
+    assert (runs["sft"].steps, runs["dpo"].steps) == (3, 2)
+    # Nine batches less the windows that are held out of the one source; of 64 pairs, 13 are held out.
+    assert runs["pretrain"].steps == (9 * 32 - 16) // 32
+    assert runs["reward"].steps == 51 // 32
 
 
 @settings(deadline=None)
@@ -266,7 +293,7 @@ def test_language_models_are_costed_by_call_and_token() -> None:
     assert students["money"] is None
     assert "no endpoint" in students["assumption"]
     assert students["calls"] == pytest.approx(3.41e9 / 550, rel=0.001)
-    judged = planned_costs("olmo2-7b", endpoint, "preferences.judge={kind: language_model}")["others"]
+    judged = planned_costs("olmo2-7b", endpoint, "preferences={kind: sampled, judge: {kind: language_model}}")["others"]
     (row,) = (row for row in judged if row["label"] == "preferences")
     assert row["calls"] == 4 * 29_946
     assert row["money"] == pytest.approx(4 * 29_946 * (900 * 2 + 250 * 10) / 1e6)
@@ -283,7 +310,7 @@ def test_storage_counts_texts_tokens_and_checkpoints() -> None:
 
 
 def test_sampling_and_evaluation_cost_gpu_hours_and_unknown_sizes_say_so() -> None:
-    costs = planned_costs("olmo2-7b", price=2.0)
+    costs = planned_costs("olmo2-7b", "preferences={kind: sampled}", price=2.0)
     rows = {row["label"]: row for row in costs["others"]}
     for label in ("preferences", "evaluate:base", "evaluate:try-flan"):
         assert rows[label]["money"] == pytest.approx(2.0 * 64 * rows[label]["hours"])
@@ -292,3 +319,10 @@ def test_sampling_and_evaluation_cost_gpu_hours_and_unknown_sizes_say_so() -> No
     unknown = {row["label"]: row for row in planned_costs("olmo2-7b", f"collect.web={own}")["others"]}
     assert unknown["encode:web"]["hours"] is None
     assert "not known" in unknown["encode:web"]["assumption"]
+
+
+@pytest.mark.parametrize(("recipe", "pairs"), [("olmo2-7b", 366_949), ("olmo2-13b", 377_743)])
+def test_preference_tuning_plans_the_released_pairs(recipe: str, pairs: int) -> None:
+    """Oracle: the prompts of Table 27 in whole batches of 128."""
+    rows = {row["label"]: row for row in planned_costs(recipe)["stages"]}
+    assert rows["dpo"]["steps"] == pairs // 128 == {"olmo2-7b": 2_866, "olmo2-13b": 2_951}[recipe]

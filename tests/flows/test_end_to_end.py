@@ -41,6 +41,16 @@ def test_plan_reuses_all_and_names_a_changed_field(store: Path):
     assert changed == {"dpo", "rlvr", "evaluate:dpo", "evaluate:instruct", "report"}
 
 
+def test_what_changes_rounding_only_leaves_every_id_as_it_is(store: Path):
+    changed = [
+        "execution.micro_instances={default: 1}", "execution.pass_tokens={default: 64, ppo: 7}",
+        "execution.answers_at_once={evaluate: 3}", "execution.threads={default: 2}", "execution.gc_every=3",
+    ]  # fmt: skip
+    settings = [word for change in changed for word in ("--set", change)]
+    rows = json.loads(olmo2("plan", "smoke", *settings, "--json", store=store))
+    assert {row["action"] for row in rows} == {"reused"}
+
+
 def test_rerun_makes_dpo_and_exactly_what_lies_below_anew(store: Path):
     before = {(row["label"], row["generation"]) for row in artifacts(store)}
     olmo2("rerun", "smoke", "dpo", store=store)

@@ -1,6 +1,7 @@
 """What trains is behind decontamination, in the graph of a recipe. Oracle: the graph that a plan has."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import yaml
 
 from flows.config.files import load
 from flows.config.recipe_config import RecipeConfig
+from flows.rehearsing.uncleaned import uncleaned
 from flows.running.run import plan
 from infra.execution.plan import above
 
@@ -31,7 +33,7 @@ def recipe(tmp_path) -> RecipeConfig:
         "extends": "smoke",
         "execution": {"store": str(tmp_path / "store"), "ray": "off"},
         "candidates": [
-            {"name": "read", "collect": {"kind": "local", "name": "read", "paths": paths}},
+            {"name": "read", "collect": {"kind": "local", "paths": paths}},
             {"name": "worked", "synthesize": {"kind": "worked", "numbers": "original", "rows": {"paths": paths}}},
             {
                 "name": "told",
@@ -73,6 +75,26 @@ def test_every_kind_of_source_is_decontaminated_before_it_trains(recipe):
     }
     for label, cleaned in reads.items():
         assert cleaned in above(rows, {label}), label
+
+
+def test_what_would_train_as_it_came_is_named(recipe):
+    rows = plan(recipe)
+    assert uncleaned(rows) == {}
+    # Without a cleaning stage, what it took stands where it stood.
+    inputs = {row.label: row.inputs for row in rows}
+    for gone, origin, reader in (
+        ("decontaminate:read", "collect:read", "anneal:try-read"),
+        ("decontaminate:told-seeds", "worked:told", "rewrite:told"),
+        ("decontaminate_chats", "chats", "sft"),
+        ("decontaminate_prompts:rlvr", "prompts:rlvr", "rlvr"),
+        ("decontaminate", "collect:web", "pretrain"),
+    ):
+        ways = [
+            replace(row, inputs=tuple(t for n in row.inputs for t in (inputs[n] if n == gone else (n,))))
+            for row in rows
+        ]
+        found = uncleaned([row for row in ways if row.label != gone])
+        assert reader in found[origin], found
 
 
 def test_items_are_those_of_all_benchmarks(recipe):

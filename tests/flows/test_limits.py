@@ -53,7 +53,7 @@ def test_every_answer_of_a_published_recipe_leaves_room_for_its_prompt(name: str
             r"gsm_star\.max_new_tokens=2,048 leaves no room .* context of 2,048",
         ),
         ("evaluation.benchmarks.0.context=512", r"gsm_star\.max_new_tokens=512 leaves no room"),
-        ("preferences.max_new_tokens=4096", r"preferences\.max_new_tokens=4,096 leaves no room"),
+        ("preferences={kind: sampled, max_new_tokens: 4096}", r"preferences\.max_new_tokens=4,096 leaves no room"),
         ("rlvr.max_new_tokens=5000", r"rlvr\.max_new_tokens=5,000 leaves no room"),
         (
             "rlvr_prompts.sources.0.rows.limit=1",
@@ -120,7 +120,7 @@ def test_every_micro_anneal_of_the_synthesis_recipe_has_a_mix(name: str) -> None
 
 def test_without_a_source_that_fills_too_small_a_source_is_refused() -> None:
     halves = [{"source": "web", "ratio": 0.5}, {"source": "small", "ratio": 0.5, "max_repetition_ratio": 2}]
-    mix: dict[str, Any] = {"sources": halves, "requested_tokens": 4096 * 8, "batch_tokens": 4096}
+    mix: dict[str, Any] = {"sources": halves, "requested_tokens": 4096 * 8, "sequence_length": 4096, "batch_size": 1}
     sizes = {"web": 100_000, "small": 4096}
     with pytest.raises(
         ValueError, match=r"mine: source 'small' needs 16,384 tokens .* allow 8,192 .* another source as `fill`"

@@ -206,3 +206,18 @@ def test_an_old_name_is_told_its_new_one(override: str, now: str) -> None:
     field = override.partition("=")[0].replace(".", r"\.")
     with pytest.raises(RecipeError, match=rf"{field}: there is no such field; it is now called '{now}'"):
         load(RecipeConfig, "laptop", [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "now"),
+    [
+        ("pretrain.micro_instances=1", "execution.micro_instances.pretrain"),
+        ("microanneal.anneal.micro_instances=1", "execution.micro_instances.anneal"),
+        ("sft.pass_tokens=4096", "execution.pass_tokens.sft"),
+        ("rlvr.pass_tokens=4096", "execution.pass_tokens.rlvr"),
+        ("evaluation.batch_size=8", "execution.answers_at_once.evaluate"),
+    ],
+)
+def test_what_became_a_setting_is_named(override: str, now: str) -> None:
+    with pytest.raises(RecipeError, match=rf"there is no such field; it is now the setting {now}"):
+        load(RecipeConfig, "laptop", [override])

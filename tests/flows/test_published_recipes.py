@@ -11,7 +11,7 @@ import torch
 
 from flows.config.files import load
 from flows.config.recipe_config import RecipeConfig
-from flows.inspection.cost import training_runs
+from flows.config.training_runs import training_runs
 from flows.running.run import plan
 from infra.session import PlanRow
 from model.network.transformer import Transformer

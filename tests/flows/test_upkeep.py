@@ -6,7 +6,9 @@ from pathlib import Path
 
 import orjson
 import pytest
+from typer.testing import CliRunner
 
+from flows.cli.main import app
 from flows.running import repair as repairing
 from flows.running.repair import repair
 from infra.execution.attempt import Outcome, run_stage
@@ -183,3 +185,36 @@ def test_what_keeps_no_save_point_is_said_by_leaving_it_out():
     with pytest.raises(ValueError, match="keep_every"):
         Execution(keep_every=0)
     assert Execution().keep_every is None
+
+
+def test_gc_keeps_the_newest_of_each_label_and_the_marked(store: Store, chain: list[Outcome]):
+    """By the command itself, dry and real. Oracle: which artifacts are left."""
+
+    def gc(*words: str) -> dict:
+        done = CliRunner().invoke(app, ["gc", *words, "--store", store.url, "--json"])
+        assert done.exit_code == 0, done.output
+        return orjson.loads(done.stdout)
+
+    older, newer = [run(store, number, config=NumberConfig(value=value)) for value in (21, 22)]
+    for place, outcome in enumerate((chain[0], older, newer)):
+        # Equal seconds have no order.
+        record = outcome.record.model_copy(update={"created": f"2026-01-0{place + 1}T00:00:00+00:00"}).sealed()
+        store.write(record_path("number", record.id, 1), orjson.dumps(record.model_dump(mode="json")))
+    dry = gc("--newest", "1")
+    assert (dry["removed"], {path.split("/")[1] for path in dry["objects"]}) == (False, {older.record.id})
+    assert contents(store)
+    CliRunner().invoke(app, ["tag", older.record.id, "kept", "--store", store.url])
+    assert gc("--newest", "1", "--yes")["objects"] == []
+    CliRunner().invoke(app, ["tag", "kept", "--remove", "--store", store.url])
+    assert gc("--newest", "1", "--yes")["removed"]
+    left = {path.split("/")[1] for path in contents(store)}
+    assert left == {outcome.record.id for outcome in (*chain, newer)}, "what the newest were made from stays"
+
+
+def test_schedules_are_asked_of_a_dashboard(
+    store: Store, chain: list[Outcome], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "nobody"))
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    done = CliRunner().invoke(app, ["gc", "--schedules", "--store", store.url], catch_exceptions=True)
+    assert "none is running" in str(done.exception)

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch.profiler import ProfilerActivity, profile
 
-from model.config import Compute, ModelConfig, Parallel
+from model.config import OLMO_0424, Compute, ModelConfig, Parallel
 from model.data.chat_batches import make_row, pair_batches, token_batches
 from model.data.labels import IGNORE, loss_divisor, next_token_labels
 from model.files.weights import SavedWeights
@@ -147,6 +147,7 @@ def rollout_batches(step: int) -> list[Batch]:
 GRPO = {"clip_low": 0.2, "clip_high": 0.2, "kl_coefficient": 0.1, "kl_estimator": "k3", "temperature": 1.0}
 KINDS: dict[str, tuple[Callable[[], Any], Callable[[int], list[Batch]]]] = {
     "language model": (lambda: language_model_objective(LossConfig()), language_batches),
+    "OLMo-0424": (lambda: language_model_objective(LossConfig()), language_batches),
     "bf16": (lambda: language_model_objective(LossConfig()), language_batches),
     "whole micro-batches": (lambda: language_model_objective(LossConfig()), even_language_batches),
     "chats": (sft_objective, chat_batches),
@@ -157,7 +158,13 @@ KINDS: dict[str, tuple[Callable[[], Any], Callable[[int], list[Batch]]]] = {
 
 
 def model_of(kind: str) -> Transformer:
-    model = Transformer(CONFIG, seed=1)
+    # Its norms have no weights, so the final one has nothing of its own to gather.
+    config = (
+        ModelConfig.model_validate(CONFIG.model_dump() | OLMO_0424 | {"qkv_clip": 0.2})
+        if kind == "OLMo-0424"
+        else CONFIG
+    )
+    model = Transformer(config, seed=1)
     if kind == "reward":
         torch.manual_seed(0)
         model.head = Linear(CONFIG.d_model, 1)

@@ -59,8 +59,9 @@ def test_a_size_and_another_width_are_refused() -> None:
 
 
 def test_the_variant_fills_both_halves_in() -> None:
-    """Paper section 3.2: pre-norm, no QK-norm, scaled init; decay on everything and epsilon 1e-5."""
+    """Paper section 3.2: pre-norm, no QK-norm, scaled init; decay on everything and epsilon 1e-5; Table 1's other rows."""
     model = ModelConfig(size="1B", variant="olmo-0424")
+    assert (model.norm, model.norm_eps, model.qkv_clip, model.rope_theta) == ("layer", 1e-5, 8.0, 10_000.0)
     assert (model.norm_placement, model.qk_norm, model.init) == ("input", "none", "scaled")
     assert model.d_model == 2048
     optim = OptimConfig(variant="olmo-0424")
@@ -112,7 +113,8 @@ def test_init_depends_on_seed_and_name_only() -> None:
     assert not torch.equal(one["head.weight"], other["head.weight"])
 
 
-def test_olmo_0424_has_no_qk_norm() -> None:
-    names = dict(Transformer(small(**OLMO_0424)).named_parameters())
-    assert not any("q_norm" in name for name in names)
+def test_olmo_0424_has_no_norm_with_weights() -> None:
+    model = Transformer(small(**OLMO_0424))
+    assert not any("norm" in name for name, _ in model.named_parameters())
+    assert sum(parameter.numel() for parameter in model.parameters()) == model.config.parameters
     assert not small(**OLMO_0424).is_olmo2

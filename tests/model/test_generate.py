@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model.config import ModelConfig
+from model.config import OLMO_0424, ModelConfig
 from model.decoding.decoder import Decoder
 from model.decoding.generate import Completion, Sampling, generate, log_likelihoods
 from model.decoding.sampling import choose, uniform
@@ -60,8 +60,15 @@ def forward_logprobs(model: Transformer, prompt: list[int], answer: list[int], t
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"n_kv_heads": 4}, {"norm_placement": "input", "qk_norm": "none"}, {"norm_placement": "input"}],
-    ids=["grouped", "full heads", "OLMo-0424", "pre-norm with qk-norm"],
+    [
+        {},
+        {"n_kv_heads": 4},
+        {"norm_placement": "input", "qk_norm": "none"},
+        {"norm_placement": "input"},
+        OLMO_0424 | {"qkv_clip": 0.3},
+        {"norm": "layer", "qkv_clip": 0.5},
+    ],
+    ids=["grouped", "full heads", "pre-norm", "pre-norm with qk-norm", "OLMo-0424", "layer norm with qk-norm"],
 )
 def test_greedy_tokens_equal_a_naive_full_forward(changes: dict) -> None:
     model = toy(**changes)

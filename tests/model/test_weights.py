@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model.config import OLMO_0424, ModelConfig
-from model.files.weights import load_hf, save_hf
+from model.files.weights import hf_key, load_hf, save_hf
 from model.network.transformer import Transformer, apply_rope, rope_tables
 from model.tokens.tokenizer import Tokenizer
 
@@ -46,6 +46,34 @@ def model() -> Transformer:
 
 
 @pytest.mark.parity
+@pytest.mark.parity
+def test_olmo_0424_is_the_model_of_that_name_in_transformers() -> None:
+    """Oracle: `OlmoForCausalLM`, with a clip that projected numbers meet; logits and every gradient."""
+    from transformers import OlmoConfig, OlmoForCausalLM
+
+    config = ModelConfig.model_validate(CONFIG.model_dump() | OLMO_0424 | {"qkv_clip": 0.1})
+    ours = Transformer(config, seed=4)
+    theirs = OlmoForCausalLM(
+        OlmoConfig(
+            vocab_size=config.vocab_size, hidden_size=config.d_model, intermediate_size=config.mlp_hidden,
+            num_hidden_layers=config.n_layers, num_attention_heads=config.n_heads, num_key_value_heads=config.n_kv_heads,
+            max_position_embeddings=config.max_sequence_length, clip_qkv=config.qkv_clip, pad_token_id=255, eos_token_id=254,
+            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta}, tie_word_embeddings=False,
+        )
+    )  # fmt: skip
+    theirs.load_state_dict({hf_key(name): value for name, value in ours.state_dict().items()})
+    # Padding is no token of these: its row has no gradient there.
+    ids = torch.arange(40).unsqueeze(0)
+    answers = [ours(ids), theirs(ids).logits]
+    torch.testing.assert_close(*answers, atol=2e-6, rtol=1e-5)
+    for logits in answers:
+        logits.logsumexp(-1).square().sum().backward()
+    for name, parameter in ours.named_parameters():
+        torch.testing.assert_close(parameter.grad, theirs.get_parameter(hf_key(name)).grad, atol=2e-4, rtol=1e-3)
+    unclipped = Transformer(config.model_copy(update={"qkv_clip": None}), seed=4)
+    assert not torch.allclose(unclipped(ids), answers[0], atol=1e-4), "no number was clipped"
+
+
 @pytest.mark.parametrize("shard", [10**9, 20_000])
 def test_transformers_computes_the_same_logits(model: Transformer, tmp_path: Path, shard: int) -> None:
     from transformers import AutoModelForCausalLM

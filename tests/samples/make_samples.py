@@ -105,6 +105,27 @@ def gsm8k(split: str, count: int) -> list[Row]:
     ]
 
 
+def gsm8k_test(count: int, *, socratic: bool) -> list[Row]:
+    """Test questions that share no wording with the documents and training questions, or decontamination would find them."""
+    rng = Random("gsm8k test")
+    rows = []
+    for number in range(1, count + 1):
+        thing, place = rng.choice(("lanterns", "oars", "ropes")), rng.choice(("harbour", "ferry pier", "shipyard"))
+        each, sheds, lost = rng.randint(20, 90), rng.randint(2, 6), rng.randint(5, 19)
+        total, left = each * sheds, each * sheds - lost
+        question = (
+            f"At the {place} {rng.choice(NAMES)} keeps {each} {thing} apiece in {sheds} sheds that are equally full, and the "
+            f"night storm number {number} carries away {lost} of all those {thing}. What remains of the {thing} at dawn?"
+        )
+        answer = (
+            f"There were {each} x {sheds} = <<{each}*{sheds}={total}>>{total} {thing}.\n"
+            f"At dawn {total} - {lost} = <<{total}-{lost}={left}>>{left} remain.\n#### {left}"
+        )
+        asked = f"How many {thing} were there? ** " if socratic else ""
+        rows.append({"question": question, "answer": asked + answer})
+    return rows
+
+
 def chat(rng: Random, number: int, name: str) -> Row:
     question, answer, _ = word_problem(rng)
     messages = [
@@ -119,6 +140,27 @@ def chat(rng: Random, number: int, name: str) -> Row:
             {"content": sentence(rng), "role": "assistant"},
         ]
     return {"id": f"{name}_{number}", "messages": messages, "source": f"ai2-adapt-dev/{name}"}
+
+
+def compared(rng: Random, number: int, name: str) -> Row:
+    """A preference pair: two models' answers to a prompt, rated from 1 to 5 in the mean of four aspects."""
+    question, answer, left = word_problem(rng)
+    asked = {"content": question, "role": "user"}
+    good = {"content": answer.split("####")[0].strip(), "role": "assistant"}
+    bad = {"content": f"I think it is {left + rng.randint(1, 9)}. {sentence(rng)}", "role": "assistant"}
+    better = rng.choice((3.5, 4.0, 4.75, 5.0))
+    return {
+        "id": f"{name}_{number}",
+        "source": f"ai2-adapt-dev/{name}",
+        "prompt": question,
+        "chosen": [asked, good],
+        "chosen_rating": better,
+        "chosen_model": rng.choice(("allenai/OLMo-2-1124-7B-SFT", "mistralai/Mistral-Nemo-Instruct-2407")),
+        "rejected": [asked, bad],
+        # One pair in twelve is a tie, as the published way of pairing leaves them.
+        "rejected_rating": better if number % 12 == 0 else better - rng.choice((0.25, 1.0, 2.5)),
+        "rejected_model": rng.choice(("01-ai/Yi-1.5-9B-Chat", "tiiuae/falcon-7b-instruct")),
+    }
 
 
 def reinforcement(kinds: tuple[str, ...], count: int) -> list[Row]:
@@ -290,6 +332,18 @@ def midtraining_mix() -> None:
         f"{name}/data/math/tinyGSM-MIND/2students/part-0000.jsonl.gz",
         documents("tinygsm_mind", 60, worked_page, **solved),
     )
+    # Another converter's rows: other columns, of other types, in the same subset.
+    told = {"metadata": lambda number, rng: json.dumps({"index": str(number)}), "attributes": web_page}
+    rows = documents("codesearchnet-owmfilter", 60, worked_page, version=lambda *_: "v1", **told)
+    lines(f"{name}/data/math/codesearchnet-owmfilter/train/part-0000.jsonl.gz", without_dates(rows))
+    held = documents("codesearchnet-owmfilter-test", 60, worked_page, **told)
+    lines(f"{name}/data/math/codesearchnet-owmfilter/test/part-0000.jsonl.gz", without_dates(held))
+
+
+def without_dates(rows: Iterator[Row]) -> Iterator[Row]:
+    """Rows of a converter that dates nothing."""
+    for row in rows:
+        yield {key: value for key, value in row.items() if key not in ("added", "created")}
 
 
 def question_page(rng: Random) -> str:
@@ -309,6 +363,12 @@ def posttraining() -> None:
         rows = [chat(rng, number, "personahub_math_v5_regen_149960") for number in range(60)]
         table(f"{name}/data/train-00000-of-00006.parquet", rows[:40])
         table(f"{name}/data/train-00001-of-00006.parquet", rows[40:])
+    for name in ("1124-7b", "1124-13b", "0425-1b", "0325-32b"):
+        dataset = f"allenai/olmo-2-{name}-preference-mix"
+        card(dataset, {"default": {"train": "data/train-*"}})
+        rows = [compared(Random(f"{name} {number}"), number, "sft_v3.9_used_off_policy") for number in range(60)]
+        table(f"{dataset}/data/train-00000-of-00007.parquet", rows[:40])
+        table(f"{dataset}/data/train-00001-of-00007.parquet", rows[40:])
     for name, kinds in (
         ("GSM-MATH-IF-Mixed-Constraints", ("gsm8k", "MATH", "ifeval")),
         ("GSM", ("gsm8k",)),
@@ -329,7 +389,7 @@ def questions() -> None:
     )
     for name in ("main", "socratic"):
         table(f"openai/gsm8k/{name}/train-00000-of-00001.parquet", gsm8k(f"{name} train", 60))
-        table(f"openai/gsm8k/{name}/test-00000-of-00001.parquet", gsm8k(f"{name} test", 30))
+        table(f"openai/gsm8k/{name}/test-00000-of-00001.parquet", gsm8k_test(30, socratic=name == "socratic"))
     lines("google/IFEval/ifeval_input_data.jsonl", ifeval(30))
     card("google/IFEval", {"default": {"train": "ifeval_input_data.jsonl"}})
     lines("TinyGSM/TinyGSM/train.jsonl", tiny_programs(60))

@@ -6,7 +6,7 @@ computed once, for whichever rule asks first.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -20,6 +20,8 @@ _SPACE = np.array([chr(code).isspace() for code in range(_LAST_SPACE + 2)])
 _SALT = 0x9E3779B97F4A7C15
 _PIECE = 1 << 22
 """Characters worked on at once, so that a long text takes the memory of its words and not that of its temporaries."""
+_LINES_AT_ONCE = 1 << 20
+"""Characters that are split into lines at once."""
 _NATIVE_UTF16 = "utf-16-le" if sys.byteorder == "little" else "utf-16-be"
 _NATIVE_UTF32 = "utf-32-le" if sys.byteorder == "little" else "utf-32-be"
 
@@ -88,12 +90,15 @@ class TextBatch:
         start, end = np.concatenate([none, *starts]), np.concatenate([none, *ends])
         first = np.searchsorted(start, self.starts)
         counts = np.diff([*first.tolist(), len(start)])
+        if len(self) == 1:
+            # One text may have ten million words; that all are its words takes no memory.
+            return Words(start, end, np.broadcast_to(np.int32(0), len(start)))
         return Words(start, end, np.repeat(np.arange(len(self), dtype=np.int32), counts))
 
     @cached_property
     def word_counts(self) -> Int[np.ndarray, " texts"]:
         """Words of each text."""
-        return np.bincount(self.words.text, minlength=len(self))
+        return self.sum_by_text(np.broadcast_to(np.int64(1), len(self.words.start))).astype(np.int64)
 
     @cached_property
     def word_hashes(self) -> UInt64[np.ndarray, " words"]:
@@ -108,7 +113,51 @@ class TextBatch:
 
     def sum_by_text(self, values: np.ndarray) -> np.ndarray:
         """Sum over the words of each text of a value per word."""
+        if len(self) == 1:
+            # Numbers are whole, so the sum is the same in any order.
+            return np.array([values.sum(dtype=np.int64)], dtype=np.float64)
         return np.bincount(self.words.text, weights=values, minlength=len(self))
+
+
+def cut_to(batch: TextBatch, most_words: int, most_lines: int) -> TextBatch:
+    """The texts as far as so many words and lines: what is measured of a text that has more, so that memory is bounded."""
+    texts = [_cut_lines(_cut_words(text, most_words), most_lines) for text in batch.texts]
+    return batch if all(cut is text for cut, text in zip(texts, batch.texts, strict=True)) else TextBatch(texts)
+
+
+def _cut_words(text: str, most: int) -> str:
+    if len(text) < 2 * most:
+        return text
+    count, before = 0, False
+    for begin in range(0, len(text), _PIECE):
+        inside = ~_is_space(TextBatch([text[begin : begin + _PIECE]]).codes)
+        starts = np.flatnonzero(np.diff(inside.view(np.int8), prepend=np.int8(before)) == 1)
+        if count + len(starts) > most:
+            return text[: begin + int(starts[most - count])]
+        count, before = count + len(starts), bool(inside[-1])
+    return text
+
+
+def _cut_lines(text: str, most: int) -> str:
+    if len(text) <= most or text.count("\n") <= most:
+        return text
+    return text[: _nth_newline(text, most)]
+
+
+def _nth_newline(text: str, count: int) -> int:
+    place = -1
+    for _ in range(count):
+        place = text.index("\n", place + 1)
+    return place
+
+
+def lines_of(text: str) -> Iterator[str]:
+    """The lines of `str.splitlines`, without the memory of all of them at once."""
+    start = 0
+    while start < len(text):
+        end = text.find("\n", start + _LINES_AT_ONCE) + 1 or len(text)
+        yield from text[start:end].splitlines()
+        start = end
 
 
 def _is_space(codes: np.ndarray) -> Bool[np.ndarray, " characters"]:

@@ -13,7 +13,9 @@ from pydantic import Field
 
 from model.config import Config
 from tasks.data.filters.attributes import Limit, Scores
-from tasks.data.filters.batch import TextBatch
+from tasks.data.filters.batch import TextBatch, Words, lines_of
+
+_WORDS_AT_ONCE = 1 << 20
 
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 BULLETS = frozenset("•‣▶◀◦●○■□▪▫–-*")
@@ -73,27 +75,42 @@ def score_gopher_quality(batch: TextBatch) -> Scores:
     """The measured values, by the names of the limits."""
     words, texts = batch.words, batch.texts
     count = np.maximum(batch.word_counts, 1)
-    letters = np.concatenate([[0], np.cumsum(_is_letter(batch.codes), dtype=np.int32)])
     ellipses = np.array([text.count("...") + text.count("…") for text in texts], dtype=np.int64)
-    lines = [[line for line in map(str.strip, text.splitlines()) if line] for text in texts]
-    line_count = np.maximum([len(own) for own in lines], 1)
-    bullets = [sum(line[0] in BULLETS for line in own) for own in lines]
-    trailing = [
-        sum(line.endswith(("...", "…")) for line in own) if some else 0
-        for own, some in zip(lines, ellipses, strict=True)
-    ]
+    lines = np.array([_count_lines(text) for text in texts], dtype=np.int64).reshape(-1, 3)
+    line_count = np.maximum(lines[:, 0], 1)
     return Scores(
         {
             "words": batch.word_counts.tolist(),
             "mean_word_length": batch.sum_by_text(words.lengths) / count,
             "hash_ratio": np.array([text.count("#") for text in texts]) / count,
             "ellipsis_ratio": ellipses / count,
-            "bullet_lines": np.array(bullets) / line_count,
-            "ellipsis_lines": np.array(trailing) / line_count,
-            "alphabetic_words": batch.sum_by_text(letters[words.end] > letters[words.start]) / count,
+            "bullet_lines": lines[:, 1] / line_count,
+            "ellipsis_lines": lines[:, 2] / line_count,
+            "alphabetic_words": batch.sum_by_text(_with_letters(batch.codes, words)) / count,
             "stop_words": [_stop_words(text) for text in texts],
         }
     )
+
+
+def _count_lines(text: str) -> tuple[int, int, int]:
+    """Lines that are not blank, those that begin with a bullet, those that end in an ellipsis."""
+    count, bullets, trailing = 0, 0, 0
+    for line in filter(None, map(str.strip, lines_of(text))):
+        count += 1
+        bullets += line[0] in BULLETS
+        trailing += line.endswith(("...", "…"))
+    return count, bullets, trailing
+
+
+def _with_letters(codes: np.ndarray, words: Words) -> Bool[np.ndarray, " words"]:
+    """Which words have a letter, so many words at a time."""
+    found = np.zeros(len(words.start), dtype=bool)
+    for begin in range(0, len(found), _WORDS_AT_ONCE):
+        start, end = words.start[begin : begin + _WORDS_AT_ONCE], words.end[begin : begin + _WORDS_AT_ONCE]
+        before = np.zeros(int(end[-1] - start[0]) + 1, dtype=np.int32)
+        np.cumsum(_is_letter(codes[start[0] : end[-1]]), dtype=np.int32, out=before[1:])
+        found[begin : begin + _WORDS_AT_ONCE] = before[end - start[0]] > before[start - start[0]]
+    return found
 
 
 def _stop_words(text: str) -> int:

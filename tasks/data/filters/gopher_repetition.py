@@ -2,10 +2,12 @@
 
 Lines and paragraphs are what newlines and blank lines separate. Shares of repeated n-grams count characters of words, each word
 once. N-grams are compared as 64-bit hashes, shorter ones first: only where an n-gram occurs twice can a longer one do so.
+Deviation: of a text with more than MOST_WORDS words or MOST_LINES lines, the first so many are measured.
 """
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -14,10 +16,16 @@ from pydantic import Field
 
 from model.config import Config
 from tasks.data.filters.attributes import Limit, Scores
-from tasks.data.filters.batch import TextBatch
+from tasks.data.filters.batch import TextBatch, cut_to
 from tasks.data.filters.ngrams import WORD_BASE, scramble
 
-_PIECE_NGRAMS = 1 << 20
+MOST_WORDS = 1 << 22
+"""Some 25 MB of English; what is measured takes some 200 MB then."""
+MOST_LINES = 1 << 19
+_NO_PART = 255
+_SAMPLE, _MANY = 4096, 256
+"""N-grams looked at to find those that make a large share of all, and how many of them are many."""
+_PIECE_NGRAMS = 1 << 19
 """N-grams worked on at once; batches of ordinary documents have fewer."""
 _BLANK_LINES = re.compile(r"\n\s*\n")
 
@@ -88,17 +96,20 @@ class Repeats(NamedTuple):
 def score_gopher_repetition(batch: TextBatch, scorer: GopherRepetitionScorer) -> Scores:
     """The measured values, by the names of the limits."""
     values: dict[str, list[float]] = {}
+    batch = cut_to(batch, MOST_WORDS, MOST_LINES)
     parts = [_repeated_parts(text) for text in batch.texts]
     names = ("lines", "lines_characters", "paragraphs", "paragraphs_characters")
     for number, name in enumerate(names):
         values[f"duplicate_{name}"] = [part[number] for part in parts]
-    characters = np.concatenate([[0], np.cumsum(batch.words.lengths)])
+    characters = np.zeros(len(batch.words.start) + 1, dtype=np.int32)
+    np.cumsum(batch.words.lengths, dtype=np.int32, out=characters[1:])
     total = np.maximum(batch.sum_by_text(batch.words.lengths), 1)
-    for n, repeats in repeated_ngrams(batch, {*scorer.top_ngrams, *scorer.duplicate_ngrams}).items():
+    for n, repeats in repeated_ngrams(batch, {*scorer.top_ngrams, *scorer.duplicate_ngrams}):
         if n in scorer.top_ngrams:
             values[f"top_{n}gram"] = (_top_characters(batch, repeats, n, characters) / total).tolist()
         if n in scorer.duplicate_ngrams:
             values[f"duplicate_{n}grams"] = (_covered_characters(batch, repeats, n, characters) / total).tolist()
+        del repeats
     return Scores(values)
 
 
@@ -121,11 +132,10 @@ def _repeated_shares(parts: list[str]) -> tuple[float, float]:
     return share, sum(times * length for times, length in repeats) / max(1, sum(map(len, parts)))
 
 
-def repeated_ngrams(batch: TextBatch, lengths: set[int]) -> dict[int, Repeats]:
-    """n -> places of the n-grams of n words that occur more than once in their text."""
-    found: dict[int, Repeats] = {}
+def repeated_ngrams(batch: TextBatch, lengths: set[int]) -> Iterator[tuple[int, Repeats]]:
+    """(n, places of the n-grams of n words that occur more than once in their text), one length after another."""
     if not lengths:
-        return found
+        return
     text, words = batch.words.text, batch.word_hashes
     start = np.arange(len(text), dtype=np.int32)
     with np.errstate(over="ignore"):
@@ -141,29 +151,27 @@ def repeated_ngrams(batch: TextBatch, lengths: set[int]) -> dict[int, Repeats]:
                 if len(batch) > 1:
                     fits = text[start + (n - 1)] == text[start]
                     start, sums = start[fits], sums[fits]
-                sums = _added(sums, words, start, n - 1, factor)
+                _add_word(sums, words, start, n - 1, factor)
             if n < min(lengths):
                 continue
             start, sums, group, again = _repeated(start, sums)
             if n in lengths:
-                found[n] = Repeats(start, group, again)
-    return found
+                yield n, Repeats(start, group, again)
+            # Those of one length at a time are held.
+            del group, again
 
 
-def _added(
+def _add_word(
     sums: UInt64[np.ndarray, " ngrams"],
     words: UInt64[np.ndarray, " words"],
     start: Int[np.ndarray, " ngrams"],
     offset: int,
     factor: np.uint64,
-) -> UInt64[np.ndarray, " ngrams"]:
-    """The sums with one more word each, piece by piece."""
-    longer = np.empty(len(sums), dtype=np.uint64)
+) -> None:
+    """Add one more word to each of the sums, piece by piece."""
     for begin in range(0, len(sums), _PIECE_NGRAMS):
         piece = slice(begin, begin + _PIECE_NGRAMS)
-        np.multiply(words[start[piece] + offset], factor, out=longer[piece])
-        longer[piece] += sums[piece]
-    return longer
+        sums[piece] += words[start[piece] + offset] * factor
 
 
 def _repeated(
@@ -175,19 +183,28 @@ def _repeated(
     Bool[np.ndarray, " repeats"],
 ]:
     """As `_repeated_part`, for many n-grams in parts by their sum: equal ones are in the same part, so memory is that of one."""
-    parts = len(sums) // _PIECE_NGRAMS + 1
+    parts = min(len(sums) // _PIECE_NGRAMS + 1, _NO_PART)
     if parts == 1:
         return _repeated_part(start, sums)
     part = np.empty(len(sums), dtype=np.uint8)
     for begin in range(0, len(sums), _PIECE_NGRAMS):
         piece = slice(begin, begin + _PIECE_NGRAMS)
-        part[piece] = (scramble(sums[piece]) >> np.uint64(40)) % np.uint64(min(parts, 256))
+        part[piece] = (scramble(sums[piece]) >> np.uint64(40)) % np.uint64(parts)
     # Written to their places in the text's order, as a single part has them.
     repeated = np.zeros(len(sums), dtype=bool)
     again = np.zeros(len(sums), dtype=bool)
     group = np.zeros(len(sums), dtype=np.int32)
     groups = 0
-    for number in range(min(parts, 256)):
+    for value in _frequent(sums):
+        # Equal ones are in one part, which would be as large as all of them.
+        same = sums == value
+        part[same] = _NO_PART
+        again |= same
+        again[same.argmax()] = False
+        repeated |= same
+        group[same] = groups
+        groups += 1
+    for number in range(parts):
         places = np.flatnonzero(part == number).astype(np.int32)
         found, _, numbers, second = _repeated_part(places, sums[places])
         if len(found):
@@ -195,6 +212,14 @@ def _repeated(
             again[found], group[found] = second, numbers + groups
             groups += int(numbers.max()) + 1
     return start[repeated], sums[repeated], group[repeated], again[repeated]
+
+
+def _frequent(sums: UInt64[np.ndarray, " ngrams"]) -> UInt64[np.ndarray, " frequent"]:
+    """Sums of which a sample has many, and which therefore occur more than once."""
+    sample = sums[np.random.default_rng(0).integers(0, len(sums), _SAMPLE)]
+    values, counts = np.unique(sample, return_counts=True)
+    values = values[counts > _MANY]
+    return values[[np.count_nonzero(sums == value) > 1 for value in values]] if len(values) else values
 
 
 def _repeated_part(
@@ -255,4 +280,6 @@ def _covered_characters(
     begin = start.copy()
     begin[1:] = np.maximum(start[1:], start[:-1] + n)
     covered = characters[start + n] - characters[begin]
+    if len(batch) == 1:
+        return np.array([covered.sum(dtype=np.int64)], dtype=np.float64)
     return np.bincount(batch.words.text[start], weights=covered, minlength=len(batch))

@@ -12,6 +12,7 @@ import sys
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
+from hashlib import blake2b
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -139,11 +140,23 @@ def span_hashes(
     hashes = np.empty(len(starts), dtype=np.uint64)
     borders = np.searchsorted(starts, np.arange(0, len(codes) + _PIECE_CODES, _PIECE_CODES))
     for first, last in pairwise(borders.tolist()):
+        if first < last and ends[last - 1] - starts[last - 1] > _PIECE_CODES:
+            # The last span of a piece may go on for a whole text.
+            last -= 1
+            hashes[last] = _long_hash(codes[int(starts[last]) : int(ends[last])])
         if first < last:
             begin = int(starts[first])
             piece = codes[begin : int(ends[last - 1])]
             hashes[first:last] = _piece_hashes(piece, starts[first:last] - begin, ends[first:last] - begin)
     return hashes
+
+
+def _long_hash(codes: np.ndarray) -> int:
+    """The hash of a span that is too long for powers of its places."""
+    digest = blake2b(digest_size=8)
+    for begin in range(0, len(codes), _PIECE_CODES):
+        digest.update(codes[begin : begin + _PIECE_CODES].astype("<u4").tobytes())
+    return int.from_bytes(digest.digest(), "little")
 
 
 def _piece_hashes(

@@ -13,6 +13,7 @@ which a few passes over the whole batch find.
 
 import ipaddress
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -63,6 +64,9 @@ _BEFORE = 40
 """Characters before a match that may say what it is."""
 _EXAMPLE_DOMAINS = ("example.com", "example.org", "example.net", "invalid", "test", "example")
 
+_JOINED_SPANS = 10_000
+MOST_ASKED = 2000
+"""Numbers of a text that libphonenumber is asked about: it knows some 5,000 a second. Further ones are what they look like."""
 _LONGEST_MATCH = 400
 """Characters after which no pattern goes on: a domain name has at most 253."""
 
@@ -90,11 +94,16 @@ class PIIRule(Config):
 def score_pii(batch: TextBatch) -> Scores:
     """`spans`: how many of any kind; `phone`, `email`, `ip`: where they are. What goes on are the masked texts."""
     found = find_pii(batch)
-    spans: dict[str, list[list[Span]]] = {
-        kind: [[(start, end, 1.0) for start, end, own in row if own == kind] for row in found] for kind in MARKERS
-    }
+    counts = [len(row) for row in found]
     texts = [mask(text, row) if row else text for text, row in zip(batch.texts, found, strict=True)]
-    return Scores({"spans": [len(row) for row in found]}, spans, texts)
+    spans: dict[str, list[list[Span]]] = {kind: [[] for _ in found] for kind in MARKERS}
+    for index, row in enumerate(found):
+        # One by one, because a text may have a million.
+        row.reverse()
+        while row:
+            start, end, kind = row.pop()
+            spans[kind][index].append((start, end, 1.0))
+    return Scores({"spans": counts}, spans, texts)
 
 
 def find_pii(batch: TextBatch) -> list[list[tuple[int, int, Kind]]]:
@@ -108,22 +117,29 @@ def find_pii(batch: TextBatch) -> list[list[tuple[int, int, Kind]]]:
         for index, match in _matches(batch, pattern, places, before):
             if _is_public(match.group()) and not _VERSION.search(_said_before(match)):
                 found[index].append((*match.span(), "ip"))
+    asked: Counter[int] = Counter()
     for index, match in _matches(batch, _COUNTRY_PHONE, pluses, 0):
-        if end := _international(match):
+        asked[index] += 1
+        end = match.end() if asked[index] > MOST_ASKED else _international(match)
+        if end:
             found[index].append((match.start(), end, "phone"))
     # The North American form begins up to eleven characters before its last separator.
     for index, match in _matches(batch, _PHONE, numbers, 12):
         if _is_phone(match):
             found[index].append((*match.span(), "phone"))
-    return [_without_overlap(row) for row in found]
+    for row in found:
+        _remove_overlap(row)
+    return found
 
 
-def _without_overlap(spans: list[tuple[int, int, Kind]]) -> list[tuple[int, int, Kind]]:
-    kept: list[tuple[int, int, Kind]] = []
-    for span in sorted(spans):
-        if not kept or span[0] >= kept[-1][1]:
-            kept.append(span)
-    return kept
+def _remove_overlap(spans: list[tuple[int, int, Kind]]) -> None:
+    spans.sort()
+    kept, end = 0, 0
+    for span in spans:
+        if span[0] >= end:
+            spans[kept], end = span, span[1]
+            kept += 1
+    del spans[kept:]
 
 
 def _places(codes: np.ndarray) -> tuple[Int[np.ndarray, " places"], ...]:
@@ -210,8 +226,12 @@ def _is_phone(match: re.Match[str]) -> bool:
 
 def mask(text: str, spans: Sequence[tuple[int, int, Kind]]) -> str:
     """The text with each span replaced by its marker."""
-    parts, position = [], 0
-    for start, end, kind in spans:
-        parts += [text[position:start], MARKERS[kind]]
-        position = end
-    return "".join([*parts, text[position:]])
+    joined: list[str] = []
+    position = 0
+    for first in range(0, len(spans), _JOINED_SPANS):
+        parts = []
+        for start, end, kind in spans[first : first + _JOINED_SPANS]:
+            parts += [text[position:start], MARKERS[kind]]
+            position = end
+        joined.append("".join(parts))
+    return "".join([*joined, text[position:]])

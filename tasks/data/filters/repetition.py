@@ -34,6 +34,7 @@ _WINDOW = 16
 # Most places that look like a period are told apart within so many bytes.
 _GLANCE = 64
 _BLOCK = 1024
+_INT32 = 2**31 - 1
 _ALL_EQUAL = np.uint64(0x0101010101010101)
 
 # After the last newline of a run of white space the split expression always cuts, whatever stands around it: only spaces
@@ -115,11 +116,13 @@ def repeated_spans(
     """Every repetition of at least `min_times` in a UTF-8 document, given the byte runs where one may be."""
     found = []
     characters = Characters(data)
+    lengths = tokenizer.byte_lengths().astype(np.uint8)
     for start, end in _token_aligned(data, runs):
         ids = tokenizer.encode_array(data[start:end].decode("utf-8"))
         if ids.size < scorer.min_times:
             continue
-        offsets = start + np.concatenate([[0], np.cumsum(tokenizer.byte_lengths()[ids])])
+        offsets = np.full(len(ids) + 1, start, dtype=np.int64 if len(data) > _INT32 else np.int32)
+        offsets[1:] += np.cumsum(lengths[ids], dtype=offsets.dtype)
         # A longer period does not fit in so often.
         for hit in find_repetitions(ids, 1, min(scorer.max_period, ids.size // scorer.min_times)):
             if hit.times >= scorer.min_times:

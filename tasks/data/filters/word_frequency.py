@@ -46,10 +46,12 @@ def score_word_frequency(batch: TextBatch) -> Scores:
     if len(batch.words.text):
         # Sorted by text, then by what is left of the hash: 48 bits or more in batches of up to 65,536 texts.
         bits = max(1, (len(batch) - 1).bit_length())
-        keys = (batch.words.text.astype(np.uint64) << np.uint64(64 - bits)) | (batch.word_hashes >> np.uint64(bits))
+        keys = batch.word_hashes >> np.uint64(bits)
+        if len(batch) > 1:
+            keys |= batch.words.text.astype(np.uint64) << np.uint64(64 - bits)
         keys.sort()
         starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
-        counts = np.diff([*starts.tolist(), len(keys)])
+        counts = np.diff(starts, append=len(keys))
         text = (keys[starts] >> np.uint64(64 - bits)).astype(np.int64)
         begins = np.flatnonzero(np.concatenate([[True], text[1:] != text[:-1]]))
         owners = text[begins]

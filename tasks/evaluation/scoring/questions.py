@@ -21,8 +21,6 @@ class EvaluateConfig(Config):
     max_context: int = Field(default=2048, ge=2)
     """Tokens of prompt and answer together, of benchmarks that do not say so themselves; longer prompts are cut on the left
     (RECIPE I.1). Never more than the model's."""
-    batch_size: int = Field(default=64, ge=1)
-    """Answers generated at once. Batching changes sums in the last bits, so it is part of the result."""
     precision: Precision = "fp32"
     """Of the model's arithmetic; log-likelihoods in fp32 equal transformers' to 1e-4."""
 

@@ -49,8 +49,6 @@ class RolloutConfig(Protocol):
     @property
     def precision(self) -> Precision: ...
     @property
-    def pass_tokens(self) -> int: ...
-    @property
     def kl_coefficient(self) -> float: ...
     @property
     def kl_control(self) -> KLControl | None: ...
@@ -78,6 +76,8 @@ class Rollouts(ABC, Generic[How]):
     """The same processes, as those that hold the reference."""
     tokenizer: Tokenizer
     prompts: list[Prompt]
+    pass_tokens: int
+    """Padded tokens that go through the model at once."""
     rollout: int = -1
     """Number of the rollout at hand."""
     made: list[list[Batch]] = field(default_factory=list)
@@ -151,7 +151,7 @@ class Rollouts(ABC, Generic[How]):
             model,
             rows,
             pad_id=self.tokenizer.pad_id,
-            pass_tokens=self.config.pass_tokens,
+            pass_tokens=self.pass_tokens,
             precision=self.config.precision,
             temperature=self.config.temperature,
             group=group,

@@ -136,7 +136,8 @@ def _check_rows(checkpoint: Checkpoint | RewardModel, rows: int, tokenizer: Toke
 
 def compute_of(ws: Workspace) -> Compute:
     """Where and how the numbers of this stage are computed."""
-    return Compute.model_validate(ws.compute.model_dump() | {"parallel": ws.compute.parallel.layout()})
+    known = {name: value for name, value in ws.compute.model_dump().items() if name in Compute.model_fields}
+    return Compute.model_validate(known | {"parallel": ws.compute.parallel.layout()})
 
 
 def begin(ws: Workspace, model: nn.Module, optim: OptimConfig) -> TrainState:

@@ -10,14 +10,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from jaxtyping import Int
 from pydantic import Field, model_validator
 
 from infra.records.artifact import Artifact
-from infra.session import Pending
 from infra.workspace import Workspace
 from model.config import Config
 from model.data.batches import TOKEN_BYTES, TokenFile, Window, WindowedTokens, read_local
@@ -47,8 +46,6 @@ class MixTrainingConfig(Config):
     """Tokens of a window."""
     batch_size: int = Field(default=1024, ge=1)
     """Windows per update (1B: 512, 13B and 32B: 2048; RECIPE D)."""
-    micro_instances: int = Field(default=0, ge=0)
-    """Windows of a forward pass; 0 is the whole batch at once."""
     order: OrderKind = "feistel"
     """Order of the windows: a permutation computed in constant memory, or NumPy's shuffle as in the published runs
     (`published`: OLMo, 1B to 13B; `published_core`: OLMo-core, 32B), which holds an integer per window (RECIPE C.9)."""
@@ -124,24 +121,13 @@ def windows_of(
         config.batch_size,
         seed,
         config.mask_repetitions,
-        micro_instances=config.micro_instances,
+        micro_instances=ws.compute.micro_instances,
         normalisation=config.loss.normalisation,
         order=config.order,
         target_length=config.target_length,
         held_out=config.in_loop.windows,
         reader=store_reader(ws, stored),
     )
-
-
-def expected_steps(config: MixTrainingConfig, mix: Any) -> int | None:
-    """Steps of one pass over a mix, as far as a plan knows it; remainders of files are not known to it."""
-    if isinstance(mix, Pending):
-        tokens, sources = mix.facts.get("tokens"), 0
-    else:
-        tokens, sources = mix.tokens, len(mix.shares)
-    if not tokens:
-        return None
-    return (tokens // config.sequence_length - sources * config.in_loop.windows) // config.batch_size
 
 
 def store_reader(ws: Workspace, stored: Sequence[StoredFile], copied_bytes: int = COPIED_BYTES):

@@ -128,7 +128,7 @@ def test_windows_are_whole_within_capacity_and_fill_the_batches(one, two, ratio,
         ),
         requested_tokens=requested,
         sequence_length=length,
-        batch_tokens=4 * length,
+        batch_size=4,
     )
     message = ""
     try:
@@ -182,7 +182,7 @@ def test_mix_artifact_and_ranked_winner(bench):
 
 def test_a_source_that_would_give_nothing_is_refused_by_name():
     sources = {"big": tokens("big", 10_000), "short": tokens("short", 60, 63), "rare": tokens("rare", 900)}
-    shape = {"requested_tokens": 6400, "sequence_length": 64, "batch_tokens": 64}
+    shape = {"requested_tokens": 6400, "sequence_length": 64, "batch_size": 1}
     few = MixConfig(
         sources=(MixSource(source="big", ratio=0.99), MixSource(source="short", ratio=0.01, max_repetition_ratio=50)),
         **shape,
@@ -199,7 +199,7 @@ def test_a_source_that_would_give_nothing_is_refused_by_name():
 def test_mix_refuses_what_does_not_fit(bench):
     sources = {"a": tokens("a", 1000), "b": tokens("b", 1000)}
     half = (MixSource(source="a", ratio=0.5), MixSource(source="b", ratio=0.5))
-    config = MixConfig(sources=half, requested_tokens=4000, sequence_length=10, batch_tokens=100)
+    config = MixConfig(sources=half, requested_tokens=4000, sequence_length=10, batch_size=10)
     with pytest.raises(ValueError, match=r"source 'a' needs 2,000 tokens .* allow 1,000 .*max_repetition_ratio=2,"):
         plan_mix(sources, config)
     with pytest.raises(ValueError, match="ranked-first needs a ranking"):
@@ -210,5 +210,6 @@ def test_mix_refuses_what_does_not_fit(bench):
         bench.run(mix, [tokens("a", 10), tokens("b", 10, ranks=500)], MixConfig())
     with pytest.raises(ValueError, match="summing to 1"):
         MixConfig(sources=(MixSource(source="a", ratio=0.7),), requested_tokens=10)
-    with pytest.raises(ValueError, match=r"use 4,096"):
-        MixConfig(sources=(MixSource(source="a", ratio=1.0),), requested_tokens=10, batch_tokens=5000)
+    whole = MixConfig(sources=(MixSource(source="a", ratio=1.0),), requested_tokens=10)
+    with pytest.raises(ValueError, match=r"requested_tokens=10 are rounded to whole batches, .* give both"):
+        plan_mix({"a": tokens("a", 10)}, whole)

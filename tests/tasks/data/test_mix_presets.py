@@ -93,7 +93,7 @@ def test_candidates_have_the_shares_of_table_10(column: int):
 
 def test_a_candidate_mix_realises_its_shares():
     config = MixConfig.model_validate({"preset": "web-ft7-fw2-ins", "requested_tokens": 500_000, "sequence_length": 10,
-                                       "batch_tokens": 100})  # fmt: skip
+                                       "batch_size": 10})  # fmt: skip
     entries = plan_mix({item.source: tokens(item.source, 400_000) for item in config.sources}, config)
     total = sum(entry.tokens for entry in entries)
     assert total == 500_000

@@ -82,7 +82,9 @@ class Bench:
     """Runs stage functions in a store under `root`; payload files can be read back."""
 
     def __init__(self, root: Path, **execution: Any):
-        self.session = Session(Store(str(root)), Execution(store=str(root), ray="off", cores=1, **execution))
+        # Small passes, so that every training accumulates gradients over several of them.
+        settings = {"pass_tokens": {"default": 256}} | execution
+        self.session = Session(Store(str(root)), Execution(store=str(root), ray="off", cores=1, **settings))
         self.events: list[tuple[Any, ...]] = []
 
     def outcome(self, function: Callable[..., Artifact], name: str = "", **arguments: Any) -> Outcome:

@@ -149,11 +149,11 @@ def test_one_of_post_training_has_the_shape_of_its_parent_and_begins_with_eos(be
 
 def test_of_a_policy_with_a_value_model_the_policy_is_taken(bench: Bench) -> None:
     base = bench.base()
-    rewarding = RewardConfig(batch_size=4, max_tokens=64, precision="fp32", pass_tokens=512)
+    rewarding = RewardConfig(batch_size=4, max_tokens=64, precision="fp32")
     judge = bench.run(train_reward, parent=base, pairs=bench.preferences(), config=rewarding)
     config = PPOConfig(
         learning_rate=1e-3, episodes=12, prompts_per_rollout=4, epochs=2, whiten_batch=2, max_prompt_tokens=64,
-        max_new_tokens=8, precision="fp32", pass_tokens=256,
+        max_new_tokens=8, precision="fp32",
     )  # fmt: skip
     made = bench.outcome(train_ppo, "ppo", policy=base, judge=judge, prompts=bench.prompts(6), config=config)
     half = adopted(bench, made.record.id, 4).artifact

@@ -10,7 +10,7 @@ from tasks.data.sources.rows import RowSource
 from tasks.training.dpo import DPOConfig, train_dpo
 from tests.tasks.training.conftest import assistant, user
 
-CONFIG = DPOConfig(learning_rate=1e-3, epochs=3, batch_size=4, max_tokens=64, precision="fp32", pass_tokens=256)
+CONFIG = DPOConfig(learning_rate=1e-3, epochs=3, batch_size=4, max_tokens=64, precision="fp32")
 
 
 def run(bench, **changes):
@@ -65,7 +65,7 @@ def test_released_pairs_train_it_and_no_judge_runs(bench, tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     pairs = bench.run(build_pairs, config=resolve(PairsConfig(rows=RowSource(paths=(str(path),)))))
     assert pairs.pairs == 200
-    config = DPOConfig(learning_rate=1e-3, batch_size=40, max_tokens=64, precision="fp32", pass_tokens=2048)
+    config = DPOConfig(learning_rate=1e-3, batch_size=40, max_tokens=64, precision="fp32")
     made = bench.run(train_dpo, policy=bench.base(), pairs=pairs, config=config)
     log = [json.loads(line) for line in bench.read(made, "metrics.jsonl").splitlines()]
     assert made.steps == 5

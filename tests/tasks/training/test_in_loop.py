@@ -27,7 +27,7 @@ from tests.tasks.training.conftest import RANKS, TINY
 CLOZE = SyntheticBenchmark(name="sums", format="cloze", items=20, shots=0, problems=(ArithmeticConfig(max_operand=9),))
 IN_LOOP = InLoopConfig(every=4, windows=3, tasks=("sums",), items=5).filled((CLOZE,))
 CONFIG = PretrainConfig(
-    model=TINY, sequence_length=16, batch_size=4, micro_instances=2, steps=10, log_every=5, norms_every=5,
+    model=TINY, sequence_length=16, batch_size=4, steps=10, log_every=5, norms_every=5,
     optim=OptimConfig(precision="fp32"), in_loop=IN_LOOP,
 )  # fmt: skip
 
@@ -82,9 +82,9 @@ def test_a_resumed_run_writes_the_same_bytes(make_bench, killed):
     def run(bench):
         return bench.run(train_base, mix=made_mix(bench), config=CONFIG)
 
-    whole = make_bench("whole", save_every=3)
+    whole = make_bench("whole", save_every=3, micro_instances={"default": 2})
     expected = whole.read(run(whole), "metrics.jsonl")
-    broken = make_bench("broken", save_every=3)
+    broken = make_bench("broken", save_every=3, micro_instances={"default": 2})
     killed(6)
     with pytest.raises(KeyboardInterrupt):
         run(broken)

@@ -25,7 +25,6 @@ CONFIG = PPOConfig(
     max_prompt_tokens=64,
     max_new_tokens=8,
     precision="fp32",
-    pass_tokens=256,
 )
 
 
@@ -34,7 +33,7 @@ def answer(correct: bool, finish: str) -> Answer:
 
 
 def judge_of(bench) -> RewardModel:
-    config = RewardConfig(batch_size=4, max_tokens=64, precision="fp32", pass_tokens=512)
+    config = RewardConfig(batch_size=4, max_tokens=64, precision="fp32")
     return bench.run(train_reward, parent=bench.base(), pairs=bench.preferences(), config=config)
 
 

@@ -15,9 +15,7 @@ from tasks.artifacts import Preferences
 from tasks.training.reward import HEAD_FILE, HEAD_KEY, RewardConfig, score_head, split, train_reward
 from tests.tasks.training.conftest import TINY, Rows, assistant, make_preferences, user
 
-CONFIG = RewardConfig(
-    learning_rate=1e-3, epochs=4, batch_size=8, max_tokens=64, held_out=0.25, precision="fp32", pass_tokens=512
-)
+CONFIG = RewardConfig(learning_rate=1e-3, epochs=4, batch_size=8, max_tokens=64, held_out=0.25, precision="fp32")
 
 
 def test_the_head_starts_as_published():

@@ -21,7 +21,6 @@ CONFIG = RLVRConfig(
     max_prompt_tokens=64,
     max_new_tokens=8,
     precision="fp32",
-    pass_tokens=512,
 )
 
 
@@ -110,6 +109,7 @@ def test_the_mean_over_answers_weighs_each_alike():
     for mean in ("tokens", "answers"):
         actor = Actor.__new__(Actor)
         actor.config, actor.tokenizer = CONFIG.model_copy(update={"loss_mean": mean}), TOKENIZER
+        actor.pass_tokens = 256
         zeros = [np.zeros(len(row.ids), dtype=np.float32) for row in rows]
         (batch,) = actor.update_batches([0, 1], rows, np.ones(2, dtype=np.float32), zeros, zeros)
         weights[mean] = sorted(batch["weights"].sum(axis=1).tolist())

@@ -13,7 +13,6 @@ from model.network.transformer import Transformer
 from model.training.losses import LossConfig, language_model_objective
 from model.training.metrics import EVERY_STEP
 from tasks.artifacts import METRICS, MOMENTS, Checkpoint
-from tasks.training.dpo import estimate_dpo
 from tasks.training.fitting.fit import (
     Journal,
     adamw,
@@ -24,9 +23,6 @@ from tasks.training.fitting.fit import (
     linear_schedule,
     load_checkpoint,
 )
-from tasks.training.reward import estimate_reward
-from tasks.training.rlvr import estimate_rlvr
-from tasks.training.sft import estimate_sft
 from tests.tasks.training.conftest import TINY, TOKENIZER, Seed, make_checkpoint
 
 
@@ -121,14 +117,3 @@ def test_the_stated_loss_is_the_mean_of_the_last_tenth():
         journal.add({"loss": float(i)})
     assert journal.final_loss() == 18.5
     assert Journal(lines=bytearray(b'{"loss":3.0}\n')).final_loss() == 3.0
-
-
-def test_plans_know_the_steps(bench):
-    """The estimate of each stage equals what a run of it does."""
-    chats, pairs = bench.chats(12), bench.preferences(12)
-    config = {"batch_size": 4, "max_tokens": 64, "epochs": 2}
-    assert estimate_sft(config, None, chats) == {"steps": 6, "tokens_at_most": 6 * 4 * 64}
-    assert estimate_dpo(config, None, pairs) == {"steps": 6, "tokens_at_most": 2 * 6 * 4 * 64}
-    assert estimate_reward(config, None, pairs)["steps"] == 6
-    assert estimate_sft(config, None, object()) == {}
-    assert estimate_rlvr({}, None, None)["steps"] == 2 * 2604

@@ -9,9 +9,7 @@ from tasks.artifacts import Checkpoint
 from tasks.training.sft import SFTConfig, train_sft
 from tests.tasks.training.conftest import TOKENIZER, Rows, Seed, assistant, make_chats, make_checkpoint, sums, user
 
-CONFIG = SFTConfig(
-    learning_rate=1e-2, warmup_ratio=0.1, epochs=4, batch_size=4, max_tokens=64, precision="fp32", pass_tokens=256
-)
+CONFIG = SFTConfig(learning_rate=1e-2, warmup_ratio=0.1, epochs=4, batch_size=4, max_tokens=64, precision="fp32")
 
 
 def lie_about_ranks(ws, config: Seed) -> Checkpoint:

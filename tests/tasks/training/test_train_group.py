@@ -58,7 +58,8 @@ from tests.tasks.training.group_stage import (
 
 lines = stage(train_lines, name="pretrain", version=1, grouped=True)
 FSDP, DDP = ParallelSettings(workers=2, data="fsdp"), ParallelSettings(workers=2)
-POST = {"batch_size": 5, "epochs": 2, "max_tokens": 64, "precision": "fp32", "pass_tokens": 128}
+PASSES = {"pass_tokens": {"default": 128}, "micro_instances": {"default": 2}}
+POST = {"batch_size": 5, "epochs": 2, "max_tokens": 64, "precision": "fp32"}
 SUMS = {"items": 20, "shots": 0, "problems": (ArithmeticConfig(max_operand=9),)}
 BENCHMARKS = (
     SyntheticBenchmark(name="ranked", format="cloze", **SUMS), SyntheticBenchmark(name="said", max_new_tokens=4, **SUMS)
@@ -68,15 +69,15 @@ MIX = {
     "sequence_length": 64, "steps": 5, "log_every": 1, "norms_every": 2, "optim": OptimConfig(precision="fp32"),
     "in_loop": InLoopConfig(every=2, windows=5, tasks=("ranked", "said"), items=7).filled(BENCHMARKS),
 }  # fmt: skip
-PRETRAIN = PretrainConfig(model=TINY, init_seed=2, batch_size=6, micro_instances=2, **MIX)
-ANNEAL = AnnealConfig(learning_rate=1e-3, seed=1, batch_size=4, micro_instances=2, **MIX)
+PRETRAIN = PretrainConfig(model=TINY, init_seed=2, batch_size=6, **MIX)
+ANNEAL = AnnealConfig(learning_rate=1e-3, seed=1, batch_size=4, **MIX)
 RLVR = RLVRConfig(
     learning_rate=1e-3, episodes=4 * 20, prompts_per_rollout=5, samples=4, max_prompt_tokens=64, max_new_tokens=8,
-    unfinished_score=None, precision="fp32", pass_tokens=256,
+    unfinished_score=None, precision="fp32",
 )  # fmt: skip
 PPO = PPOConfig(
     learning_rate=1e-3, episodes=3 * 6, prompts_per_rollout=6, epochs=2, whiten_batch=3, max_prompt_tokens=64,
-    max_new_tokens=8, unfinished_score=None, precision="fp32", pass_tokens=128,
+    max_new_tokens=8, unfinished_score=None, precision="fp32",
 )  # fmt: skip
 SHORTER = RLVR.model_copy(update={"episodes": 3 * 20})
 # About half of what an untrained model says has a capital.
@@ -87,7 +88,7 @@ LOWER_CASE = [
 
 
 def session(root: Path, **execution) -> Session:
-    return Session(Store(str(root)), Execution(store=str(root), cores=2, **execution))
+    return Session(Store(str(root)), Execution(store=str(root), cores=2, **PASSES, **execution))
 
 
 def losses(store: Store, address: str) -> list[float]:

@@ -1,0 +1,87 @@
+"""Finding artifacts by what their records say: metrics, config fields, labels, times.
+
+A condition is FIELD OP VALUE, such as `primary.gsm8k>0.3`, `config.schedule.length=30` or `label~anneal`. A field is a dotted
+path into the record (`facts.loss`, `config.optimizer.lr`), or any end of one: `lr` means every field called lr.
+"""
+
+import operator
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from infra.execution.plan import flatten
+from infra.records.index import Index
+from infra.storage.store import Store
+
+CONDITION = re.compile(r"\s*(?P<field>[^<>=!~\s]+)\s*(?P<operator><=|>=|!=|=|<|>|~)\s*(?P<value>.*\S)\s*", re.DOTALL)
+ORDERED: dict[str, Callable[[Any, Any], bool]] = {
+    "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One thing that must hold."""
+
+    field: str
+    operator: str
+    value: Any
+
+    def holds(self, fields: dict[str, Any]) -> bool:
+        """Whether a field of this name holds the value; `!=` asks that one is there and none is equal."""
+        found = [value for path, value in fields.items() if path == self.field or path.endswith(f".{self.field}")]
+        if self.operator == "!=":
+            return bool(found) and not any(_equal(value, self.value) for value in found)
+        return any(self._compare(value) for value in found)
+
+    def _compare(self, value: Any) -> bool:
+        if self.operator == "=":
+            return _equal(value, self.value)
+        if self.operator == "~":
+            return str(self.value).lower() in str(value).lower()
+        both = (value, self.value)
+        numbers = all(isinstance(item, int | float) and not isinstance(item, bool) for item in both)
+        texts = all(isinstance(item, str) for item in both)
+        return (numbers or texts) and ORDERED[self.operator](value, self.value)
+
+
+def parse_condition(text: str) -> Condition:
+    """Read FIELD OP VALUE. Raises ValueError, which says what a condition is."""
+    match = CONDITION.fullmatch(text)
+    if match is None:
+        raise ValueError(
+            f"{text[:100]!r} is no condition; give FIELD OP VALUE with one of = != < <= > >= ~ (contains), such as "
+            "'primary.gsm8k>0.3', 'config.schedule.length=30' or 'label~anneal'"
+        )
+    try:
+        value = yaml.safe_load(match["value"])
+    except (yaml.YAMLError, ValueError):
+        value = match["value"]
+    # A date is told as text, as records have it.
+    plain = value if isinstance(value, bool | int | float | str) or value is None else match["value"]
+    return Condition(match["field"], match["operator"], plain)
+
+
+def search(store: Store, conditions: list[str]) -> list[dict[str, Any]]:
+    """Summaries of the artifacts for which all conditions hold, oldest first, each with the fields that were asked."""
+    asked = [parse_condition(text) for text in conditions]
+    found = []
+    for summary, body in Index(store).bodies():
+        fields = flatten(summary | {name: body[name] for name in ("config", "notes", "version")})
+        if all(condition.holds(fields) for condition in asked):
+            shown = {
+                path: value
+                for path, value in fields.items()
+                if any(path == item.field or path.endswith(f".{item.field}") for item in asked)
+            }
+            found.append(summary | {"found": shown})
+    return found
+
+
+def _equal(value: Any, wanted: Any) -> bool:
+    if isinstance(value, bool) != isinstance(wanted, bool):
+        return str(value).lower() == str(wanted).lower()
+    return value == wanted or str(value) == str(wanted)
