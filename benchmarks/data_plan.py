@@ -87,6 +87,7 @@ def driver_costs(folder: Path, shards: int = 300) -> dict[str, float]:
     """Seconds per shard on Ray beyond its work: of the driver's processor, and from end to end with two cores."""
     import ray
 
+    from infra.compute.shards import run_shards
     from infra.settings import ComputeSettings
     from infra.storage.store import Store
     from infra.workspace import Workspace
@@ -96,7 +97,7 @@ def driver_costs(folder: Path, shards: int = 300) -> dict[str, float]:
     for name, count in (("warm", 20), ("measured", shards)):
         ws = Workspace(
             Store(str(folder / "store")), stage=name, id="0", payload=f"{name}/0", progress_folder=f"_progress/{name}/0",
-            compute=ComputeSettings(), ray="local",
+            compute=ComputeSettings(), ray="local", run_shards=run_shards,
         )  # fmt: skip
         began, processor = time.perf_counter(), time.process_time()
         ws.map(nothing, list(range(count)), description="nothing")

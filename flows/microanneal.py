@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from flows.config.recipe_config import CandidateConfig, RecipeConfig
+from flows.config.parts import CandidateConfig
+from flows.config.recipe_config import RecipeConfig
 from flows.curation import Corpus, curation, filtered
 from flows.leakage import clean_documents
 from flows.pretraining import pretraining

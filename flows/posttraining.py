@@ -5,7 +5,8 @@ Every model is evaluated here, while those after it are made.
 
 from typing import NamedTuple
 
-from flows.config.recipe_config import RecipeConfig, Reinforcement
+from flows.config.parts import Reinforcement
+from flows.config.recipe_config import RecipeConfig
 from flows.leakage import clean_chats, clean_prompts
 from flows.scoring import score_models
 from flows.starting import given_reward_model, starting_point

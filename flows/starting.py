@@ -6,15 +6,16 @@ from typing import Any, get_args
 
 import yaml
 
-from flows.config.files import RecipeError, find_recipe, load, nearest, read_recipe
-from flows.config.needed import PAST_MIDTRAINING
-from flows.config.recipe_config import RecipeConfig, StartPoint
+from flows.config.errors import RecipeError, nearest
+from flows.config.files import find_recipe, load, read_recipe
+from flows.config.parts import PAST_MIDTRAINING, StartPoint
+from flows.config.recipe_config import RecipeConfig
 from flows.inspection.artifacts import find_record
 from infra.events import Listener
 from infra.execution.attempt import Outcome, run_stage
 from infra.records.artifact import Artifact
 from infra.records.record import Record
-from infra.session import PlanRow, Session, current_session
+from infra.session import Session, current_session
 from infra.settings import Execution
 from infra.storage.store import Store
 from tasks.artifacts import MOMENTS, Checkpoint, RewardModel
@@ -53,7 +54,7 @@ def adopt_command(store: Store, source: str, revision: str, place: str, into: st
     """
     if place not in PLACES:
         raise RecipeError(f"--as {place!r} is not a place to start at{nearest(place, list(PLACES))}")
-    config = load(RecipeConfig, into) if into else None
+    config = load(into) if into else None
     outcome = adopt_into(store, source, revision, place, lambda *event: None)
     path = write_recipe(into, place, outcome.record, config) if into and config else None
     return {
@@ -87,11 +88,7 @@ def _given(config: RecipeConfig, place: StartPoint) -> Artifact | None:
     session = current_session()
     record = find_record(session.store, config.start[place])
     artifact = record.artifact()
-    session.origins[artifact.address] = label = f"{GIVEN}{place}"
-    if session.planning:
-        session.rows.append(
-            PlanRow(label, record.stage, "reused", f"given by start.{place}", record.id, (), {}, artifact)
-        )
+    session.in_charge.given(f"{GIVEN}{place}", record)
     return artifact
 
 

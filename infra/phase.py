@@ -1,6 +1,6 @@
-"""A phase of the recipe: several stages submitted together, as one Prefect flow.
+"""A phase of the recipe: several stages handed to the session's engine together.
 
-Prefect is imported when a phase runs, not when it plans: a plan answers in the time that a person waits for it.
+The engine that runs makes it one Prefect flow; the engine that plans just calls the function.
 """
 
 from collections.abc import Callable
@@ -25,8 +25,5 @@ class Phase(Generic[P, R]):
         update_wrapper(self, function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        if current_session().planning:
-            return self.function(*args, **kwargs)
-        from infra.execution.prefect_engine import run_as_flow
-
-        return run_as_flow(self.function.__name__, lambda: self.function(*args, **kwargs))
+        engine = current_session().in_charge
+        return engine.phase(self.function.__name__, lambda: self.function(*args, **kwargs))

@@ -1,21 +1,39 @@
-"""The session of one recipe run: which store, which settings, which stages to force, and whether it only plans.
+"""The session of one recipe run: which store, which settings, which stages to force, and the engine that plans or runs them.
 
 Flows open a session; every stage called inside it asks the session what to do. It lives in a context variable, which
 Prefect copies into its task threads.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from infra.events import Listener
-from infra.records.artifact import Artifact
+from infra.records.record import Record
 from infra.settings import Execution
 from infra.storage.store import Store
+
+R = TypeVar("R")
+
+
+class Engine(Protocol):
+    """What a session does with the stages and phases that are called in it: `infra.execution` has one that plans them and
+    one that runs them.
+    """
+
+    def stage(self, stage: Any, session: "Session", arguments: dict[str, Any]) -> Any:
+        """What stands for the artifact of a stage (an `infra.stage.Stage`): itself, a promise of it, or Pending."""
+
+    def phase(self, name: str, function: Callable[[], R]) -> R:
+        """What the function of a phase returns, its promises resolved."""
+        ...
+
+    def given(self, label: str, record: Record) -> None:
+        """Note an artifact that no stage of the recipe makes, such as the checkpoint that it starts at."""
 
 
 class Cores:
@@ -47,22 +65,6 @@ class Pending:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class PlanRow:
-    """What a run would do with one stage, and why."""
-
-    label: str
-    stage: str
-    action: str
-    """reused, stale (made by other code), corrupt, resume, run or left out"""
-    reason: str
-    id: str
-    inputs: tuple[str, ...]
-    """Labels of the stages it takes artifacts from."""
-    estimate: dict[str, Any]
-    artifact: Artifact | None
-
-
 @dataclass
 class Session:
     """One run (or plan) of a recipe."""
@@ -73,11 +75,9 @@ class Session:
     """Stage names or labels that get a new generation."""
     only: frozenset[str] | None = None
     """Labels to run; None for all of them."""
-    planning: bool = False
     listener: Listener | None = None
-    rows: list[PlanRow] = field(default_factory=list)
-    origins: dict[str, str] = field(default_factory=dict)
-    """Address of an artifact -> label of the stage that gave it, for the plan's graph."""
+    engine: Engine | None = None
+    """None where stages are run one by one (`infra.execution.attempt.run_stage`) and no flow is called."""
     cores: Cores = field(init=False)
     waiting: Cores = field(init=False)
     """Slots of stages that wait for a language model: they take no core, but no more of them run at once than there are."""
@@ -85,6 +85,12 @@ class Session:
     def __post_init__(self) -> None:
         self.cores = Cores(self.execution.cores)
         self.waiting = Cores(self.execution.cores)
+
+    @property
+    def in_charge(self) -> Engine:
+        """The engine. A flow is called only in a session that has one."""
+        assert self.engine is not None, "flows are called in a session with an engine"
+        return self.engine
 
     def is_forced(self, stage: str, label: str) -> bool:
         return any(matches(name, stage, label) for name in self.force)

@@ -1,8 +1,10 @@
-"""A stage: a function from a workspace, typed artifacts and a config to one artifact, wrapped as one Prefect task.
+"""A stage: a function from a workspace, typed artifacts and a config to one artifact.
 
-Calling the wrapped stage inside a flow submits it and returns at once; what it returns is a promise that may be passed
-to other stages (Prefect resolves it), typed as the artifact it will be. In a planning session nothing is submitted:
-the same flow code then yields the plan.
+A flow calls the wrapped stage, and the session's engine decides what that does. The engine that runs submits it and returns at
+once a promise, typed as the artifact it will be, that may be passed to other stages. The engine that plans submits nothing, so
+the same flow code yields the plan.
+
+    >>> base = pretrain.labelled("7b")(mix, PretrainConfig())  # inside a flow; `base` is typed as a Checkpoint
 """
 
 import inspect
@@ -97,19 +99,11 @@ class Stage(Generic[P, A]):
         return replace(self, suffix=str(suffix))
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> A:
-        """Submit the stage in the current session; returns a promise typed as its artifact."""
+        """Hand the stage to the session's engine; returns a promise typed as its artifact."""
         session = current_session()
         self._check_workers(session)
         arguments = self.bind(*args, **kwargs)
-        if session.planning:
-            from infra.execution.plan import plan_stage
-
-            return cast(A, plan_stage(self, self.sort(arguments), session))
-        if session.is_left_out(self.label):
-            return cast(A, Pending(self.label, self.result_kind))
-        from infra.execution.prefect_engine import submit
-
-        return cast(A, submit(self, session, arguments))
+        return cast(A, session.in_charge.stage(self, session, arguments))
 
     def _check_workers(self, session: Session) -> None:
         """Raise ValueError when the settings ask for a group that this stage cannot be."""

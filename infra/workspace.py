@@ -9,12 +9,14 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import orjson
 import zstandard
 
 from infra.events import Events
+from infra.language_models.client import Endpoint
+from infra.language_models.protocol import AnswerMemory
 from infra.records.artifact import Artifact
 from infra.records.permanent_save_points import Kept
 from infra.records.reader import Inputs
@@ -24,10 +26,24 @@ from infra.settings import ComputeSettings, EndpointSettings, Generation, settin
 from infra.storage.scratch import Scratch
 from infra.storage.store import Store, sha256_file
 
-if TYPE_CHECKING:
-    from infra.language_models.client import Endpoint
-
 A = TypeVar("A", bound=Artifact)
+
+
+class ShardRunner(Protocol):
+    """Runs a function over many items for a workspace (`infra.compute.shards.run_shards`)."""
+
+    def __call__(
+        self,
+        ws: "Workspace",
+        function: Callable[..., Any],
+        items: list[Any],
+        description: str,
+        *,
+        ray: str,
+        load: Callable[["Workspace"], Any] | None,
+        device: str,
+    ) -> list[Any]: ...
+
 
 ZSTD_LEVEL = 3
 
@@ -53,6 +69,7 @@ class Workspace:
         endpoints: Mapping[str, EndpointSettings] | None = None,
         generation: Generation = "local",
         attempt: int = 1,
+        run_shards: ShardRunner | None = None,
     ):
         self.store = store
         self.stage = stage
@@ -69,6 +86,7 @@ class Workspace:
         self.resumed_from = ""
         self._endpoints = dict(endpoints or {})
         self._ray = ray
+        self._run_shards = run_shards
         self._events = Events()
         self._inputs = Inputs(store)
         self._scratch: Scratch | None = None
@@ -190,8 +208,10 @@ class Workspace:
         description: str,
         load: Callable[["Workspace"], Any] | None = None,
         device: str = "cpu",
+        here: bool = False,
     ) -> list[Any]:
-        """Run `function(ws, item)` for every item, on Ray or here; each result is committed on its own.
+        """Run `function(ws, item)` for every item, on Ray or (always with `here`) in this process; each result is committed on
+        its own.
 
         With `load` it is `function(ws, item, loaded)`: each worker calls `load(ws)` once and keeps what it returned, such as
         a model, for all its items. What it puts on `compute.device` must be named as `device`, so that each worker gets a GPU
@@ -200,9 +220,9 @@ class Workspace:
         Items and results are small JSON values; the function is module-level. A shard that has its commit is not run
         again by a later attempt. Results come in the order of the items.
         """
-        from infra.compute.shards import run_shards
-
-        return run_shards(self, function, list(items), description, ray=self._ray, load=load, device=device)
+        assert self._run_shards is not None, "only an attempt at a stage maps shards"
+        ray = "off" if here else self._ray
+        return self._run_shards(self, function, list(items), description, ray=ray, load=load, device=device)
 
     def for_shard(self) -> "Workspace":
         """The same workspace as one shard sees it: with a file list of its own."""
@@ -213,15 +233,11 @@ class Workspace:
 
     # -- language models ----------------------------------------------------------------------------------
 
-    def endpoint(self, model: str, *, remember: bool = True) -> "Endpoint":
+    def endpoint(self, model: str, *, remember: bool = True) -> Endpoint:
         """A client of the endpoint that serves a model (`execution.endpoints`), to be used as a context manager.
 
         Its answers are kept in the store unless told otherwise. Raises ValueError when no endpoint is known, or no key.
         """
-        # Stages without a language model do not load the HTTP client.
-        from infra.language_models.client import Endpoint
-        from infra.language_models.protocol import AnswerMemory
-
         memory = AnswerMemory(self.store) if remember else None
         return Endpoint(model, settings_of(model, self._endpoints), memory, self.warn)
 

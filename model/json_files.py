@@ -13,10 +13,11 @@ def read_json(path: Path, kind: type[M]) -> M:
     try:
         return kind.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise _told(path, error) from error
+        raise not_the_format(path, error) from error
 
 
-def _told(path: Path, error: ValidationError) -> ValueError:
+def not_the_format(path: Path, error: ValidationError) -> ValueError:
+    """The error for a file whose content does not fit: each field, what is wrong with it and what was given."""
     said = []
     for problem in error.errors(include_url=False):
         place = ".".join(map(str, problem["loc"]))

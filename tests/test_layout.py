@@ -1,6 +1,8 @@
 """The map of the house: which files lie where, and that the import rules name all of them."""
 
 import ast
+import graphlib
+import re
 import tomllib
 from pathlib import Path
 
@@ -8,6 +10,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGE_FOLDERS = ("tasks/data", "tasks/evaluation", "tasks/training")
+PACKAGES = ("flows", "tasks", "model", "infra")
+LOCAL_IMPORTS = {"flows.running.run": {"infra.execution.prefect_engine"}}
+"""Imports of our own inside a function that save seconds where nothing is run; the command line may have them everywhere."""
+FOREIGN_PRIVATE = {"os", "torch", "part", "storage", "untyped_storage", "fs"}
+"""Names through which private parts of other packages are reached, since those offer no public way."""
 CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
 
 
@@ -54,3 +61,76 @@ def test_no_folder_grows_beyond_what_one_can_see(package: str):
             path for path in folder.iterdir() if path.suffix == ".py" or (path.is_dir() and path.name[0] not in "_.")
         ]
         assert len(rooms) <= 30, f"{folder.relative_to(ROOT)} has {len(rooms)} files and folders"
+
+
+def modules() -> dict[str, Path]:
+    """All modules of the product, by dotted name."""
+    found = {}
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports_of(tree: ast.AST, known: dict[str, Path]) -> set[str]:
+    """Our own modules that a syntax tree imports, wherever in it."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} & known.keys() or {node.module}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found & known.keys()
+
+
+def test_no_module_leads_back_to_itself():
+    """Counted are all imports, those for type checkers and those in functions too."""
+    known = modules()
+    graph = {name: imports_of(ast.parse(path.read_text()), known) - {name} for name, path in known.items()}
+    sorter = graphlib.TopologicalSorter(graph)
+    sorter.prepare()  # raises CycleError, which names the circle
+
+
+def test_own_modules_are_imported_at_the_top():
+    known, wrong = modules(), []
+    for name, path in known.items():
+        if name.startswith("flows.cli"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                inside = imports_of(node, known) - LOCAL_IMPORTS.get(name, set())
+                wrong += [f"{name}, {node.name}: {module}" for module in sorted(inside)]
+    assert not wrong, f"import these at the top of the module: {wrong}"
+
+
+def private_names(tree: ast.Module) -> set[str]:
+    """Private names that a module defines itself: its functions, classes, attributes and fields."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"):
+            found.add(node.attr)
+    return {name for name in found if name.startswith("_")}
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name not in ("_replace", "_asdict", "_fields")
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_what_is_private_is_read_in_its_own_module_only(package: str):
+    wrong = []
+    for path in sorted((ROOT / package).rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        own = private_names(tree)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and is_private(node.attr) and node.attr not in own:
+                through = ast.unparse(node.value)
+                if not FOREIGN_PRIVATE & set(re.findall(r"\w+", through)):
+                    wrong.append(f"{path.relative_to(ROOT)}:{node.lineno} {through}.{node.attr}")
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PACKAGES:
+                names = [alias.name for alias in node.names if is_private(alias.name)]
+                wrong += [f"{path.relative_to(ROOT)}:{node.lineno} {name}" for name in names]
+    assert not wrong, f"make these public where they are defined, or ask what is public: {wrong}"

@@ -36,7 +36,7 @@ from flows.cli.scale import scale
 from flows.cli.store import add_to as add_store_commands
 
 if TYPE_CHECKING:
-    from infra.session import PlanRow
+    from infra.execution.plan import PlanRow
 
 app = typer.Typer(
     help="The OLMo 2 training recipe: run it whole, rerun a stage, look at what was made.",
@@ -343,6 +343,17 @@ def dashboard(
     serve(console, port, host)
 
 
+@app.command()
+def serve(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the pages.")] = 4300,
+    store: StoreOption = None,
+) -> None:
+    """Show a store in the browser, read-only: runs, artifacts, lineage, reports, samples, comparisons; Ctrl-C stops it."""
+    from flows.serving.server import serve as serve_pages
+
+    serve_pages(console, existing_store(store), port)
+
+
 def _run(
     recipe: str,
     store: str | None,
@@ -354,11 +365,10 @@ def _run(
     no_rehearsal: bool,
 ) -> None:
     from flows.config.files import load
-    from flows.config.recipe_config import RecipeConfig
     from flows.rehearsing.rehearsal_record import check_rehearsed
     from flows.running.prefect_server import prepare_prefect
 
-    check_rehearsed(load(RecipeConfig, recipe, overrides), recipe, skip=no_rehearsal)
+    check_rehearsed(load(recipe, overrides), recipe, skip=no_rehearsal)
 
     prepare_prefect()
     from flows.cli.terminal import run_in_terminal

@@ -38,13 +38,12 @@ def rehearse(
         console.print("\n".join(rules()), highlight=False, markup=False, soft_wrap=True)
         return
     from flows.config.files import find_recipe, load
-    from flows.config.recipe_config import RecipeConfig
     from flows.rehearsing.rehearsal import rehearsed
     from flows.rehearsing.rehearsal_record import remember
     from flows.running.prefect_server import prepare_prefect
 
     root = store or f"rehearsals/{find_recipe(recipe).stem}"
-    full = load(RecipeConfig, recipe, set)
+    full = load(recipe, set)
     small = rehearsed(full, rows, root)
     prepare_prefect()
     with _written(small, root) as path:
@@ -88,7 +87,7 @@ def _written(small: "RecipeConfig", root: str) -> Iterator[Path]:
 
 def _check_cleaned(path: Path, root: str) -> None:
     """Raise RecipeError where text would be trained on that no stage decontaminated."""
-    from flows.config.files import RecipeError
+    from flows.config.errors import RecipeError
     from flows.rehearsing.uncleaned import uncleaned, uncleaned_error
     from flows.running.run import load_recipe, plan
 
@@ -133,10 +132,9 @@ def sample(
 ) -> None:
     """Download the first rows of all that a recipe reads from the hub, for rehearsals with --rows FOLDER."""
     from flows.config.files import load
-    from flows.config.recipe_config import RecipeConfig
     from flows.rehearsing.sample_rows import sample as download
 
-    written = download(load(RecipeConfig, recipe, set), folder, rows)
+    written = download(load(recipe, set), folder, rows)
     if as_json:
         print_json(written)
         return

@@ -133,7 +133,7 @@ def diff(
 ) -> None:
     """Say how two artifacts differ: version, config, inputs, code, packages, facts, files."""
     from flows.inspection.artifacts import find_record
-    from infra.records.compare import record_differences
+    from infra.execution.compare import record_differences
 
     found = existing_store(store)
     differences = record_differences(find_record(found, first), find_record(found, second))
@@ -149,7 +149,7 @@ def diff(
 
 def accepted(store: StoreOption = None, as_json: JsonOption = False) -> None:
     """List what was accepted though its code had changed: who, when, why."""
-    from infra.records.stale import acceptances
+    from infra.execution.stale import acceptances
 
     rows = acceptances(existing_store(store))
     if as_json:

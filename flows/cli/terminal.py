@@ -15,9 +15,11 @@ from flows.running.prefect_server import start_own_server
 from flows.running.readiness import refuse_stale
 from flows.running.run import load_recipe, plan
 from flows.running.sessions import listening, new_session
-from infra.compute.processes import Interrupted, stop_stages, wait_for_stop
+from infra.compute.processes import stop_stages
+from infra.execution.plan import PlanRow
 from infra.records.record import payload_at
-from infra.session import PlanRow, matches
+from infra.session import matches
+from infra.stopping import Interrupted, wait_for_stop
 from infra.storage.store import Store
 from tasks.artifacts import Report
 

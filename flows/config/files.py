@@ -6,34 +6,24 @@ Directly below `start`, `collect`, `classifiers`, `label`, `synthesize` and `fil
 thing of that name out; everywhere else null is a value.
 """
 
-import difflib
-import re
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from flows.config.renamed import new_name
+from flows.config.errors import RecipeError, explain, nearest
+from flows.config.recipe_config import RecipeConfig
+from flows.config.rules import check_recipe
+from flows.config.strict_yaml import DEEPEST, parse
 
-M = TypeVar("M", bound=BaseModel)
 NAMED = ("start", "collect", "classifiers", "label", "synthesize", "filter")
 """Fields whose keys are names of the recipe's own choosing: a null below them takes out what is of that name."""
 
 
-DEEPEST = 64
-"""Levels of lists and maps in a recipe; the deepest of ours has nine."""
-MOST_VALUES = 100_000
-"""Values of a recipe with its aliases written out: nine levels of aliases in nine lines would be a billion."""
 LARGEST_BYTES = 10 << 20
 """Of a recipe file."""
-LONGEST_NUMBER = 40
-"""Characters of a whole number."""
-
-
-class RecipeError(ValueError):
-    """A recipe or an override that cannot be used; the text is meant for the person who wrote it."""
 
 
 def recipe_folder() -> Path:
@@ -47,16 +37,12 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in recipe_folder().glob("*.yaml"))
 
 
-PASSWORD_OF_URL = re.compile(r"://[^/\s'\"]*@")
-"""What stands before a URL's host: a name and a password, which no message repeats."""
-
-
 def names_recipe(target: str) -> bool:
     """Whether a word that may be a recipe or an artifact's id is a recipe: its name, or the path of its file."""
     return target.endswith((".yaml", ".yml")) or target in recipe_names()
 
 
-def load(model: type[M], recipe: str, overrides: list[str] | None = None) -> M:
+def load(recipe: str, overrides: list[str] | None = None) -> RecipeConfig:
     """Read a recipe by name or path, apply `stage.field=value` overrides, and validate.
 
     Raises RecipeError for a file that is missing or not YAML, an unknown field, or a value of the wrong type.
@@ -64,10 +50,23 @@ def load(model: type[M], recipe: str, overrides: list[str] | None = None) -> M:
     data = read_recipe(recipe)
     for override in overrides or []:
         apply_override(data, override)
+    return checked_recipe(data, recipe)
+
+
+def checked_recipe(data: dict[str, Any], recipe: str) -> RecipeConfig:
+    """The recipe that a mapping describes. `recipe` names it in errors.
+
+    Raises RecipeError for an unknown field, a value of the wrong type, or parts that contradict each other.
+    """
     try:
-        return model.model_validate(data)
+        config = RecipeConfig.model_validate(data)
     except ValidationError as error:
-        raise RecipeError(explain(error, model, recipe)) from error
+        raise RecipeError(explain(error, RecipeConfig, recipe)) from error
+    try:
+        check_recipe(config)
+    except ValueError as error:
+        raise RecipeError(f"recipe {recipe} cannot be used:\n  recipe: {error}") from error
+    return config
 
 
 def read_recipe(recipe: str) -> dict[str, Any]:
@@ -130,112 +129,6 @@ def taken_out(below: dict[str, Any], above: dict[str, Any], where: str) -> dict[
             things = {key: value for key, value in things.items() if key != name}
         below[field] = things
     return below
-
-
-def parse(text: str) -> Any:
-    """YAML, strict about keys: one that a mapping has twice, of which YAML would keep the last, is refused.
-
-    Raises RecipeError for that and for what is too deep, too large or has a number too long, before any of it is built;
-    yaml.YAMLError for other mistakes.
-    """
-    _refuse_depth(text)
-    loader = yaml.SafeLoader(text)
-    try:
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        _refuse_repeated_keys(node, "", set())
-        _refuse_size(node, loader)
-        try:
-            return loader.construct_document(node)
-        except (ValueError, OverflowError, AttributeError, KeyError) as error:
-            # A date or a number that only looks like one, such as 2024-99-99.
-            raise RecipeError(f"a value is none that YAML knows: {error}; put it in quotes if it is a text") from error
-    finally:
-        loader.dispose()
-
-
-def _refuse_depth(text: str) -> None:
-    """Raise RecipeError for deep nesting. Events come one by one, whereas building values recurses."""
-    depth = 0
-    for event in yaml.parse(text, yaml.SafeLoader):
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-            if depth > DEEPEST:
-                line = event.start_mark.line + 1
-                raise RecipeError(f"line {line} lies {depth} levels deep in lists and maps; the most is {DEEPEST}")
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-
-
-def _refuse_size(root: yaml.Node, loader: yaml.SafeLoader) -> None:
-    """Raise RecipeError where aliases grow beyond bounds, lead into themselves, or a whole number is endless."""
-    known: dict[int, tuple[int, int]] = {}
-    around: set[int] = set()
-
-    def measure(node: yaml.Node, path: str) -> tuple[int, int]:
-        """Values and levels of a node with its aliases written out; an alias stands behind what it names, so is known."""
-        line = node.start_mark.line + 1
-        if isinstance(node, yaml.ScalarNode):
-            if node.tag.endswith(":int") and len(node.value) > LONGEST_NUMBER:
-                said = f"{node.value[:20]}… is a whole number of {len(node.value):,} characters; the most is {LONGEST_NUMBER}"
-                raise RecipeError(f"{path or 'the value'}, line {line}: {said}")
-            if node.tag.endswith(":int") and abs(_whole_number(loader, node, path)) >= 2**63:
-                raise RecipeError(f"{path or 'the value'}, line {line}: {node.value} is beyond 64 bits")
-            return 1, 0
-        if id(node) in around:
-            raise RecipeError(f"{path}, line {line}: an alias leads into what it stands in")
-        if id(node) not in known:
-            around.add(id(node))
-            members = [measure(member, f"{path}.{name}".lstrip(".")) for name, member in _members(node)]
-            around.discard(id(node))
-            known[id(node)] = 1 + sum(size for size, _ in members), 1 + max((depth for _, depth in members), default=0)
-            if known[id(node)][0] > MOST_VALUES or known[id(node)][1] > DEEPEST:
-                raise RecipeError(
-                    f"{path}, line {line}: with aliases written out there are {known[id(node)][0]:,} values in "
-                    f"{known[id(node)][1]} levels; the most is {MOST_VALUES:,} in {DEEPEST}"
-                )
-        return known[id(node)]
-
-    measure(root, "")
-
-
-def _whole_number(loader: yaml.SafeLoader, node: yaml.ScalarNode, path: str) -> int:
-    try:
-        return loader.construct_yaml_int(node)
-    except ValueError as error:
-        raise RecipeError(f"{path}, line {node.start_mark.line + 1}: {node.value!r} is no whole number") from error
-
-
-def _members(node: yaml.Node) -> list[tuple[str, yaml.Node]]:
-    """The nodes in a list or map, keys too, with what to call them."""
-    if isinstance(node, yaml.SequenceNode):
-        return [(str(place), member) for place, member in enumerate(node.value)]
-    # A key that is a list or map is not written out here: it may be the bomb.
-    names = [key.value[:100] if isinstance(key, yaml.ScalarNode) else "?" for key, _ in node.value]
-    return [(name, one) for name, pair in zip(names, node.value, strict=True) for one in pair]
-
-
-def _refuse_repeated_keys(node: yaml.Node, path: str, seen: set[int]) -> None:
-    if id(node) in seen:  # an alias, maybe of what it stands in
-        return
-    seen.add(id(node))
-    if isinstance(node, yaml.SequenceNode):
-        for place, member in enumerate(node.value):
-            _refuse_repeated_keys(member, f"{path}{place}.", seen)
-    if not isinstance(node, yaml.MappingNode):
-        return
-    lines: dict[tuple[str, str], int] = {}
-    for key, value in node.value:
-        if isinstance(key, yaml.ScalarNode):
-            line, name = key.start_mark.line + 1, (key.tag, key.value)
-            if name in lines:
-                raise RecipeError(
-                    f"{path}{key.value} is there twice, on line {lines[name]} and on line {line}; only the second would "
-                    "count, so put both under one key"
-                )
-            lines[name] = line
-            _refuse_repeated_keys(value, f"{path}{key.value}.", seen)
 
 
 def find_recipe(recipe: str) -> Path:
@@ -305,59 +198,3 @@ def _member(target: list[Any], name: str, override: str) -> Any:
     if not name.isdigit() or int(name) >= len(target):
         raise RecipeError(f"override {override!r}: {name!r} is not an index of a list of {len(target)}")
     return target[int(name)]
-
-
-def explain(error: ValidationError, model: type[BaseModel], recipe: str) -> str:
-    """Every problem on a line of its own: the field's path, its value, the rule, the nearest valid name."""
-    lines = [f"recipe {recipe} cannot be used:"]
-    schema = model.model_json_schema()
-    for problem in error.errors(include_url=False):
-        path = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            known = fields_at(schema, list(problem["loc"][:-1]))
-            section, field = [str(part) for part in ("", *problem["loc"])][-2:]
-            hint = new_name(section, field, known) or nearest(field, known)
-            lines.append(f"  {path}: there is no such field{hint}")
-            continue
-        # Of a whole mapping, the message names what is wrong.
-        shown = problem["type"] != "missing" and not isinstance(problem["input"], dict)
-        given = PASSWORD_OF_URL.sub("://***@", repr(problem["input"]))
-        value = f" (given: {given:.200})" if shown else ""
-        lines.append(f"  {path or 'recipe'}: {problem['msg'].removeprefix('Value error, ')}{value}")
-    return "\n".join(lines)
-
-
-def fields_at(schema: dict[str, Any], location: list[Any]) -> list[str]:
-    """Field names that the schema knows at a location of a validation error."""
-    node = schema
-    for part in location:
-        node = _step(schema, node, part)
-    return sorted(_resolved(schema, node).get("properties", {}))
-
-
-def _resolved(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
-    while "$ref" in node:
-        node = schema["$defs"][node["$ref"].rsplit("/", 1)[1]]
-    options = [option for option in node.get("anyOf", []) if option.get("type") != "null"]
-    return _resolved(schema, options[0]) if options else node
-
-
-def _step(schema: dict[str, Any], node: dict[str, Any], part: Any) -> dict[str, Any]:
-    node = _resolved(schema, node)
-    tags = node.get("discriminator", {}).get("mapping", {})
-    if part in tags:
-        return {"$ref": tags[part]}
-    if part in node.get("properties", {}):
-        return node["properties"][part]
-    for key in ("items", "additionalProperties"):
-        if isinstance(node.get(key), dict):
-            return node[key]
-    return {}
-
-
-def nearest(name: str, known: list[str]) -> str:
-    """What the person may have meant, as the end of a sentence."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; known: {', '.join(known)}" if known else ""

@@ -4,10 +4,10 @@ The arithmetic is the stages' own, called here with what is known of their input
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from flows.config.known_sizes import prompts_of, source_tokens
-from flows.config.needed import PAST_MIDTRAINING, begins_at
+from flows.config.parts import PAST_MIDTRAINING, CandidateConfig
+from flows.config.recipe_config import RecipeConfig
 from tasks.data.mix import MixConfig, granted
 from tasks.data.prompts import PromptsConfig
 from tasks.evaluation.scoring.room import context_of, longest_answer, prompt_room
@@ -15,20 +15,17 @@ from tasks.training.ppo import PPOConfig
 from tasks.training.preferences import PreferencesConfig
 from tasks.training.rlvr import RLVRConfig
 
-if TYPE_CHECKING:
-    from flows.config.recipe_config import CandidateConfig, RecipeConfig
-
 UNBOUNDED = 1 << 40
 """Window of a model that is not known before its checkpoint is read."""
 
 
-def check_limits(config: "RecipeConfig") -> None:
+def check_limits(config: RecipeConfig) -> None:
     """Raise ValueError for the first thing that cannot fit."""
     window = model_window(config)
     for benchmark in config.evaluation.benchmarks:
         context = context_of(benchmark, config.evaluation.max_context, window)
         _check_room(f"evaluation.benchmarks.{benchmark.name}", longest_answer(benchmark), context, window)
-    if isinstance(config.preferences, PreferencesConfig) and not begins_at(config, ("dpo", "rlvr")):
+    if isinstance(config.preferences, PreferencesConfig) and not config.begins_at(("dpo", "rlvr")):
         _check_room("preferences", config.preferences.max_new_tokens, window, window)
     for name, how, asked in reinforcements(config):
         _check_room(name, how.max_new_tokens, window, window)
@@ -37,9 +34,9 @@ def check_limits(config: "RecipeConfig") -> None:
         check_mix(name, mix, known_tokens(config))
 
 
-def model_window(config: "RecipeConfig") -> int:
+def model_window(config: RecipeConfig) -> int:
     """Tokens that the model reads at most; of a given checkpoint that is not known here."""
-    given = begins_at(config, ("base", *PAST_MIDTRAINING))
+    given = config.begins_at(("base", *PAST_MIDTRAINING))
     return UNBOUNDED if given else config.pretrain.model.max_sequence_length
 
 
@@ -51,7 +48,7 @@ def _check_room(name: str, max_new_tokens: int, context: int, window: int) -> No
         raise ValueError(f"{name}.{error}{bound}, or raise the context") from error
 
 
-def reinforcements(config: "RecipeConfig") -> Iterator[tuple[str, RLVRConfig | PPOConfig, PromptsConfig]]:
+def reinforcements(config: RecipeConfig) -> Iterator[tuple[str, RLVRConfig | PPOConfig, PromptsConfig]]:
     """(name of the section, how, on which prompts) of every stage of reinforcement."""
     yield "rlvr", config.rlvr, config.rlvr_prompts
     for item in config.further_rlvr:
@@ -72,8 +69,8 @@ def _check_prompts(name: str, how: RLVRConfig | PPOConfig, asked: PromptsConfig)
         raise ValueError(f"{name}: rollouts of {answers:,} answer show no difference; give more prompts or samples")
 
 
-def _mixes(config: "RecipeConfig") -> Iterator[tuple[str, MixConfig]]:
-    if begins_at(config, PAST_MIDTRAINING):
+def _mixes(config: RecipeConfig) -> Iterator[tuple[str, MixConfig]]:
+    if config.begins_at(PAST_MIDTRAINING):
         return
     if "base" not in config.start:
         yield "pretrain_mix", config.pretrain_mix
@@ -84,14 +81,14 @@ def _mixes(config: "RecipeConfig") -> Iterator[tuple[str, MixConfig]]:
         yield f"candidates, {candidate.name}", config.candidate_mix(candidate)
 
 
-def known_tokens(config: "RecipeConfig") -> dict[str, int]:
+def known_tokens(config: RecipeConfig) -> dict[str, int]:
     """Tokens of the sources and candidates of which they are known or stated."""
     found = {name: source_tokens(source) for name, source in config.collect.items()}
     found |= {candidate.name: candidate_tokens(candidate) for candidate in config.candidates}
     return {name: tokens for name, tokens in found.items() if tokens is not None}
 
 
-def candidate_tokens(candidate: "CandidateConfig") -> int | None:
+def candidate_tokens(candidate: CandidateConfig) -> int | None:
     """Tokens that a candidate will have, where that is stated or its data set is a released one."""
     if candidate.expected_tokens is not None or candidate.collect is None or candidate.rewrite is not None:
         return candidate.expected_tokens
@@ -108,9 +105,9 @@ def check_mix(name: str, mix: MixConfig, sizes: dict[str, int]) -> dict[str, int
         raise ValueError(f"{name}: {error}") from error
 
 
-def mix_notes(config: "RecipeConfig") -> dict[str, str]:
+def mix_notes(config: RecipeConfig) -> dict[str, str]:
     """By the label of its mix, what a candidate that is too small for its share changes."""
-    if begins_at(config, PAST_MIDTRAINING):
+    if config.begins_at(PAST_MIDTRAINING):
         return {}
     sizes, notes = known_tokens(config), {}
     for candidate in config.candidates:

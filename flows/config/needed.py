@@ -5,23 +5,17 @@ Deviation: duplicates are then looked for among the sources that are read, so th
 """
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
+from flows.config.parts import PAST_MIDTRAINING
+from flows.config.recipe_config import RecipeConfig
 from tasks.data.filter import FilterConfig
 from tasks.data.filters.rules import classifier_of
 
-if TYPE_CHECKING:
-    from flows.config.recipe_config import RecipeConfig
 
-PAST_MIDTRAINING = ("soup", "sft", "dpo", "rlvr")
-PAST_FINETUNING = ("sft", "dpo", "rlvr")
-PAST_PREFERENCES = ("dpo", "rlvr")
-
-
-def needed_sources(config: "RecipeConfig") -> set[str]:
+def needed_sources(config: RecipeConfig) -> set[str]:
     """Names of the collected and made sources that a stage still reads."""
     made = {*config.collect, *config.synthesize}
-    if begins_at(config, PAST_MIDTRAINING):
+    if config.begins_at(PAST_MIDTRAINING):
         return set()
     mixes = [config.anneal_mix, *(item.mix for item in config.further_ingredients)]
     if "base" not in config.start or not all(mix.sources for mix in mixes):
@@ -33,7 +27,7 @@ def needed_sources(config: "RecipeConfig") -> set[str]:
     return names
 
 
-def needed_classifiers(config: "RecipeConfig", sources: Iterable[str]) -> list[str]:
+def needed_classifiers(config: RecipeConfig, sources: Iterable[str]) -> list[str]:
     """Classifiers that are trained: all of them from raw text on, else those that the rules of these sources or of a
     candidate ask."""
     if "base" not in config.start:
@@ -42,8 +36,3 @@ def needed_classifiers(config: "RecipeConfig", sources: Iterable[str]) -> list[s
     rules += [candidate.filter for candidate in config.candidates]
     asked = {classifier_of(scorer) for rule in rules for scorer in rule.scorers}
     return [name for name in config.classifiers if name in asked]
-
-
-def begins_at(config: "RecipeConfig", places: Iterable[str]) -> bool:
-    """Whether one of these places is given."""
-    return not config.start.keys().isdisjoint(places)

@@ -1,17 +1,15 @@
 """No value of a recipe is a URL with a password: a recipe's values stand in records, in plans and on the dashboard's pages."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from flows.config.recipe_config import RecipeConfig
 from infra.secrets import LOGIN_OF_URL, refuse_password
-
-if TYPE_CHECKING:
-    from flows.config.recipe_config import RecipeConfig
 
 WAY_OUT = "keep it in the environment: key_env for an endpoint, FSSPEC_FTP_PASSWORD and the like for files"
 
 
-def check_passwords(config: "RecipeConfig") -> None:
+def check_passwords(config: RecipeConfig) -> None:
     """Raise ValueError, which names the field and does not repeat the password."""
     for path, text in _texts(config.model_dump(), ""):
         # A prompt or a word list may speak of such a URL; a value that is one has no spaces.

@@ -1,18 +1,18 @@
 """What the parts of a recipe may not say of each other: contradictions that would otherwise end a run at the stage they meet in,
-after all that comes before it, and a device that is not there.
+after all that comes before it.
 
 The rules are those of the stages themselves, asked of the configuration alone.
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from flows.config.files import nearest
+from flows.config.errors import nearest
 from flows.config.limits import check_limits, reinforcements
-from flows.config.needed import PAST_MIDTRAINING, begins_at
+from flows.config.parts import PAST_MIDTRAINING
 from flows.config.passwords import check_passwords
+from flows.config.recipe_config import RecipeConfig
 from flows.config.stages import NAMES, unknown_stages
 from infra.settings import Execution
 from model.config import Parallel
@@ -27,11 +27,8 @@ from tasks.training.ppo import PPOConfig, ppo_rollouts
 from tasks.training.preferences import PreferencesConfig
 from tasks.training.rlvr import RLVRConfig, rollouts_of
 
-if TYPE_CHECKING:
-    from flows.config.recipe_config import RecipeConfig
 
-
-def check_recipe(config: "RecipeConfig") -> None:
+def check_recipe(config: RecipeConfig) -> None:
     """Raise ValueError for the first contradiction, by the names of both fields.
 
     What concerns the model is not asked of a recipe that starts at a checkpoint: that has a model of its own.
@@ -42,7 +39,7 @@ def check_recipe(config: "RecipeConfig") -> None:
     _check_execution(config.execution)
     refuse_held_out("microanneal.rank_by", config.evaluation.only(config.microanneal.rank_by).benchmarks)
     check_names(config.evaluation.of("recipe"))
-    if not begins_at(config, ("base", *PAST_MIDTRAINING)):
+    if not config.begins_at(("base", *PAST_MIDTRAINING)):
         _check_model(config)
     for name, stage, training in _trainings(config):
         _check_windows(name, stage, training, config.execution)
@@ -65,7 +62,7 @@ def check_recipe(config: "RecipeConfig") -> None:
     check_passwords(config)
 
 
-def _check_names(config: "RecipeConfig") -> None:
+def _check_names(config: RecipeConfig) -> None:
     if config.collect.keys() != config.filter.keys():
         raise ValueError(
             f"filter has rules for {', '.join(config.filter)}, but the sources are {', '.join(config.collect)}; "
@@ -114,7 +111,7 @@ def _repeated(names: list[str]) -> str:
     return ", ".join(sorted({name for name in names if names.count(name) > 1}))
 
 
-def _check_start(config: "RecipeConfig") -> None:
+def _check_start(config: RecipeConfig) -> None:
     places = [place for place in config.start if place != "reward"]
     if len(places) > 1:
         raise ValueError(
@@ -123,7 +120,7 @@ def _check_start(config: "RecipeConfig") -> None:
         )
 
 
-def _check_classifiers(config: "RecipeConfig") -> None:
+def _check_classifiers(config: RecipeConfig) -> None:
     known = ", ".join(config.classifiers) or "there are none"
     if unasked := sorted(config.label.keys() - config.classifiers.keys()):
         raise ValueError(
@@ -158,7 +155,7 @@ def _check_execution(execution: Execution) -> None:
             raise ValueError(f"execution.parallel.{stage}: {said}") from error
 
 
-def _check_value_model(name: str, how: RLVRConfig | PPOConfig, config: "RecipeConfig") -> None:
+def _check_value_model(name: str, how: RLVRConfig | PPOConfig, config: RecipeConfig) -> None:
     made_before = {"dpo", "rlvr"} if name != "rlvr" else {"dpo"}
     place = next((place for place in config.start if place in made_before), None)
     if place and "reward" not in config.start and isinstance(how, PPOConfig):
@@ -169,7 +166,7 @@ def _check_value_model(name: str, how: RLVRConfig | PPOConfig, config: "RecipeCo
         )
 
 
-def _trainings(config: "RecipeConfig") -> Iterator[tuple[str, str, MixTrainingConfig]]:
+def _trainings(config: RecipeConfig) -> Iterator[tuple[str, str, MixTrainingConfig]]:
     """(field, stage, config) of every training on a mix."""
     yield from (
         ("pretrain", "pretrain", config.pretrain),
@@ -178,7 +175,7 @@ def _trainings(config: "RecipeConfig") -> Iterator[tuple[str, str, MixTrainingCo
     )
 
 
-def _check_preferences(config: "RecipeConfig") -> None:
+def _check_preferences(config: RecipeConfig) -> None:
     if isinstance(config.preferences, PreferencesConfig) and config.preference_prompts is None:
         raise ValueError(
             "preferences are sampled, and preference_prompts is not given; name the prompts, or read released pairs with "
@@ -197,7 +194,7 @@ def _check_preferences(config: "RecipeConfig") -> None:
             )
 
 
-def _check_model(config: "RecipeConfig") -> None:
+def _check_model(config: RecipeConfig) -> None:
     model, tokenizer = config.pretrain.model, Tokenizer(config.encode.ranks)
     if model.vocab_size < tokenizer.vocab_size:
         raise ValueError(

@@ -3,7 +3,7 @@
 `olmo2 plan` shows these numbers and `olmo2 plan --gpus` prices them, so both say the same. They follow from the recipe alone, or
 from what its stages have made already, which is more exact. FLOPs per token: RECIPE A.7.
 
-Example: `sum(run.tokens or 0 for run in training_runs(load(RecipeConfig, "laptop")))`.
+Example: `sum(run.tokens or 0 for run in training_runs(load("laptop")))`.
 """
 
 import math
@@ -13,9 +13,10 @@ from types import MappingProxyType
 from typing import Any
 
 from flows.config.known_sizes import prompts_of, rows_of, total_of
-from flows.config.recipe_config import RecipeConfig, Reinforcement, StartPoint
+from flows.config.parts import Reinforcement, StartPoint
+from flows.config.recipe_config import RecipeConfig
+from infra.execution.plan import PlanRow
 from infra.records.artifact import Artifact
-from infra.session import PlanRow
 from infra.settings import ComputeSettings
 from model.config import ModelConfig, Precision
 from model.data.chat_batches import steps_for

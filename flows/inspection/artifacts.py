@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Column, Table
@@ -22,6 +22,9 @@ from infra.session import matches
 from infra.storage.store import Store
 from infra.workspace import open_artifact
 from tasks.artifacts import Checkpoint, RewardModel, is_of_model
+
+if TYPE_CHECKING:
+    from flows.cli.plain_console import PlainConsole
 
 MOST_BEGUN = 32
 """So many ids that begin alike are asked whether they are finished; more are too many anyway."""
@@ -112,12 +115,11 @@ def show_record(store: Store, id: str) -> dict[str, Any]:
     return record.model_dump(mode="json") | {"lineage": parents, "marks": marks}
 
 
-def print_list(console: Console, rows: list[dict[str, Any]], nothing: str) -> None:
+def print_list(console: "PlainConsole", rows: list[dict[str, Any]], nothing: str) -> None:
     """One line per artifact, or what to say when there is none."""
     if not rows:
         console.print(nothing, highlight=False, markup=False)
         return
-    # Not rich's table, which takes a minute for 100,000 rows.
     heads = ("id", "stage", "generation", "created", "seconds", "size")
     lines = [
         (
@@ -132,8 +134,7 @@ def print_list(console: Console, rows: list[dict[str, Any]], nothing: str) -> No
     ]
     widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
     console.print(_aligned(heads, widths), style="bold", highlight=False, soft_wrap=True)
-    text = "\n".join(_aligned(line, widths) for line in lines)
-    console.print(text, highlight=False, soft_wrap=True)
+    console.lines(_aligned(line, widths) for line in lines)
 
 
 def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.cli.options import print_whole
-from flows.config.files import RecipeError, load
+from flows.config.errors import RecipeError
+from flows.config.files import load
 from flows.config.recipe_config import RecipeConfig
 
 FILE = Path(__file__).with_name("published_values.yaml")
@@ -38,7 +39,7 @@ def conformance(size: str, overrides: list[str] | None = None) -> list[Row]:
     """The rows of a size. Raises RecipeError for one that is not published."""
     if size not in SIZES:
         raise RecipeError(f"{size!r} is not a published size; they are {', '.join(SIZES)}")
-    config = load(RecipeConfig, f"olmo2-{size}", overrides)
+    config = load(f"olmo2-{size}", overrides)
     return [_row(entry, size, config) for entry in published_values()]
 
 

@@ -13,10 +13,13 @@ from dataclasses import dataclass, replace
 from flows.config.known_sizes import BYTES_PER_TOKEN, prompts_of, rows_of, source_tokens, total_of
 from flows.config.limits import candidate_tokens
 from flows.config.needed import needed_sources
-from flows.config.recipe_config import CandidateConfig, RecipeConfig
+from flows.config.parts import CandidateConfig
+from flows.config.recipe_config import RecipeConfig
 from flows.config.training_runs import FORWARD, training_runs
 from flows.inspection.cost import Hardware, environment
-from infra.session import PlanRow, Session
+from flows.running.sessions import plan_rows
+from infra.execution.plan import PlanRow
+from infra.session import Session
 from infra.settings import EndpointSettings
 from infra.storage.store import Store
 from tasks.data.personas import PersonasConfig
@@ -84,8 +87,6 @@ class OtherCost:
 
 def plan_labels(config: RecipeConfig) -> list[PlanRow]:
     """The stages of a run, looked up in an empty store; of a recipe that starts at an artifact in its own."""
-    from flows.running.sessions import plan_rows
-
     if config.start:
         return plan_rows(config, Session(Store(config.execution.store), config.execution))
     with tempfile.TemporaryDirectory(prefix="olmo2-plan-") as folder:

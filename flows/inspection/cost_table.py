@@ -29,7 +29,7 @@ def plan_costs(
 
     Nothing that the recipe names is looked up, so published recipes are planned without a network.
     """
-    config = load(RecipeConfig, recipe, overrides)
+    config = load(recipe, overrides)
     hardware = ask_hardware(config.execution.site, gpus, **asked)
     costs = recipe_costs(config, hardware)
     rows = plan_labels(config)

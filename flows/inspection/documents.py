@@ -17,7 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.cli.options import existing_store
-from flows.config.files import RecipeError, names_recipe
+from flows.config.errors import RecipeError
+from flows.config.files import names_recipe
 from flows.inspection.artifacts import find_record
 from flows.running.run import load_recipe, plan
 from infra.records.record import Record, all_records, lineage, record_of

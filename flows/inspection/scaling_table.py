@@ -10,7 +10,6 @@ from rich.table import Table
 
 from flows.cli.options import print_whole
 from flows.config.files import load
-from flows.config.recipe_config import RecipeConfig
 from flows.inspection.cost import training_runs
 from flows.inspection.cost_table import find_device
 from flows.inspection.scaling import Fabric, Reliability, Scaled, scale, stops_at
@@ -38,7 +37,7 @@ def scaling_of(
     reliability: Reliability,
 ) -> list[Scaled]:
     """A stage of a recipe file on each number of GPUs. ValueError for unknown stages and values out of range."""
-    config = load(RecipeConfig, recipe, overrides)
+    config = load(recipe, overrides)
     runs = {run.label: run for run in training_runs(config)}
     if stage not in runs:
         raise ValueError(f"{stage!r} is no training stage of this recipe; choose one of {', '.join(runs)}")

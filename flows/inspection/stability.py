@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
-from flows.config.files import nearest
+from flows.config.errors import nearest
 from flows.inspection.artifacts import find_record
 from flows.inspection.plots import fit_scale, inks, legend, panels, shades, write
 from infra.records.record import Record
 from infra.storage.store import Store
 from infra.workspace import open_artifact
 from model.config import OLMO_0424, ModelConfig, mlp_width
+from model.network.transformer import Transformer
 from model.training.diagnostics import MONITOR_STEPS, MONITOR_WINDOW, growth_exponent, monitor_spike_score, spike_score
 from tasks.artifacts import METRICS, PERPLEXITY, TASK
 
@@ -243,10 +245,6 @@ def _widths(text: str) -> list[int]:
 
 
 def _growth(variant: str, width: int, layers: int):
-    import torch
-
-    from model.network.transformer import Transformer
-
     heads = width // HEAD_DIM
     config = ModelConfig(
         d_model=width, n_layers=layers, n_heads=heads, n_kv_heads=heads, head_dim=HEAD_DIM, mlp_hidden=mlp_width(width),

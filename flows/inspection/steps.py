@@ -17,7 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.cli.options import existing_store, print_whole
-from flows.config.files import RecipeError, names_recipe
+from flows.config.errors import RecipeError
+from flows.config.files import names_recipe
 from flows.running.run import load_recipe, plan
 from flows.running.sessions import find_labels
 from infra.records.artifact import Artifact

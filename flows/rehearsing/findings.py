@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.cli.options import print_whole
+from infra.execution.plan import PlanRow
 from infra.records.artifact import Artifact
 from infra.records.record import Record, record_of
-from infra.session import PlanRow
 from infra.storage.store import Store
 from infra.workspace import Workspace, open_artifact
 from tasks.artifacts import (

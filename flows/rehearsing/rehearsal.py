@@ -8,6 +8,7 @@ divided by one number, so what does not fit in its context at full size does not
 from pathlib import Path
 from typing import Any
 
+from flows.config.files import checked_recipe
 from flows.config.recipe_config import RecipeConfig
 from flows.rehearsing.local_rows import with_local_rows
 from model.config import ModelConfig
@@ -81,7 +82,7 @@ def rehearsed(config: RecipeConfig, rows: Path | None, store: str) -> RecipeConf
     data["execution"] = _execution(config, store)
     if rows is not None:
         data = with_local_rows(data, rows)
-    return RecipeConfig.model_validate(_limited(data))
+    return checked_recipe(_limited(data), data["name"])
 
 
 def model_of(model: ModelConfig) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from flows.config.files import RecipeError
+from flows.config.errors import RecipeError
 from flows.config.recipe_config import RecipeConfig
 from flows.config.training_runs import training_runs
 from flows.inspection.cost import DEFAULT_MFU, DEVICES

@@ -5,7 +5,7 @@ language model that rewrites it: its wording would hide an item. Problems made f
 (`flows/leakage.py`).
 """
 
-from infra.session import PlanRow
+from infra.execution.plan import PlanRow
 from tasks.data.chats import chats
 from tasks.data.collect import collect
 from tasks.data.dedup import dedup

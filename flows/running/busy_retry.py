@@ -4,12 +4,15 @@ SQLite has one writer: a transaction that read before another one wrote is rolle
 client tries again, but a browser's form and a script are simply refused. Nothing was kept, so asking again is safe.
 """
 
+from __future__ import annotations
+
 import asyncio
 import random
 import time
+from typing import TYPE_CHECKING
 
-from sqlalchemy.exc import SQLAlchemyError
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 PATIENCE_SECONDS = 20.0
 """How long a request is tried for before its caller gets the 503."""
@@ -26,6 +29,9 @@ class BusyRetry:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Imported here: it takes a while, and the command line imports this module.
+        from sqlalchemy.exc import SQLAlchemyError
+
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

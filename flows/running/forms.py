@@ -10,7 +10,7 @@ from pydantic import GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from flows.config.recipe_config import CandidateConfig
+from flows.config.parts import CandidateConfig
 
 HIDDEN = frozenset({"name", "files", "versions"})
 """Fields of a candidate's origin that nobody fills in: it has the candidate's name, and the others are pinned later."""

@@ -9,6 +9,7 @@ import ipaddress
 import os
 from typing import TYPE_CHECKING
 
+from flows.running.busy_retry import BusyRetry
 from flows.running.origin_guard import LOOPBACK_NAMES, OriginGuard, host_headers
 
 if TYPE_CHECKING:
@@ -51,9 +52,6 @@ def address(host: str, port: int) -> str:
 
 def guard(app: "ASGIApp", host: str, port: int) -> OriginGuard:
     """An app behind the guard for the address it is bound to."""
-    # Imported here, since it takes a while and the command line imports this module.
-    from flows.running.busy_retry import BusyRetry
-
     names = None if _is_wildcard(host) else {*LOOPBACK_NAMES, host} if is_loopback(host) else {host}
     hosts = None if names is None else host_headers(names, port)
     return OriginGuard(BusyRetry(app), hosts, address(host, port))

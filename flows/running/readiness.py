@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable
 import torch
 
 from flows.config.limits import mix_notes
-from flows.config.needed import PAST_MIDTRAINING, begins_at
+from flows.config.parts import PAST_MIDTRAINING
 from flows.config.recipe_config import RecipeConfig
 from flows.config.stages import COMPUTING, IN_SHARDS, STAGES
 from flows.running.sessions import plan_rows
+from infra.execution.plan import PlanRow
+from infra.execution.stale import stale_error
 from infra.records.artifact import Artifact
-from infra.records.stale import stale_error
-from infra.session import PlanRow, Session
+from infra.session import Session
 from infra.settings import Execution, parsed_address, read_key, settings_of
 from tasks.data.personas import PersonasConfig
 from tasks.training.answers.model_judge import LanguageModelJudge
@@ -103,7 +104,7 @@ def doubts(config: RecipeConfig) -> dict[str, str]:
     """
     training, schedule = config.pretrain, config.pretrain.schedule
     if (
-        begins_at(config, ("base", *PAST_MIDTRAINING))
+        config.begins_at(("base", *PAST_MIDTRAINING))
         or not training.steps
         or not schedule.length
         or schedule.kind == "constant"

@@ -1,11 +1,12 @@
 """Runs and plans of a recipe: each opens a session and calls the flows inside it."""
 
 import os
+from dataclasses import replace
 
-from pydantic import ValidationError
-
-from flows.config.files import RecipeError, explain, load
-from flows.config.recipe_config import CandidateConfig, RecipeConfig, resolved_candidate
+from flows.config.files import checked_recipe, load
+from flows.config.parts import CandidateConfig
+from flows.config.pinning import resolved, resolved_candidate
+from flows.config.recipe_config import RecipeConfig
 from flows.config.training_runs import with_estimates
 from flows.evaluation import evaluate_some
 from flows.inspection.artifacts import find_record
@@ -14,14 +15,15 @@ from flows.recipe import recipe
 from flows.running.readiness import check_ready
 from flows.running.sessions import new_session, plan_rows
 from flows.starting import check_base, checked_start
-from infra.session import PlanRow, open_session
+from infra.execution.plan import PlanRow
+from infra.session import Session, open_session
 from infra.storage.store import Store
 from tasks.artifacts import Checkpoint, Ranking, Report, Scores
 
 
 def load_recipe(recipe: str, overrides: list[str] | None = None, store: str | None = None) -> RecipeConfig:
     """A validated recipe. The store is, in this order: the argument, OLMO2_STORE, the recipe's `execution.store`."""
-    config = load(RecipeConfig, recipe, overrides).resolved()
+    config = resolved(load(recipe, overrides))
     url = store or os.environ.get("OLMO2_STORE") or config.execution.store
     config = config.model_copy(update={"execution": config.execution.model_copy(update={"store": url})})
     return checked_start(config, Store(url)) if config.start else config
@@ -39,10 +41,17 @@ def run(
 
     `rerun` gives the named stages a new generation; with `cascade`, everything below them too.
     """
-    with open_session(new_session(config, until, rerun or [], cascade=cascade)) as session:
+    with open_session(_with_engine(new_session(config, until, rerun or [], cascade=cascade))) as session:
         check_ready(config, session, recipe)
         result = recipe(config)
     return result if isinstance(result, Report) else None
+
+
+def _with_engine(session: Session) -> Session:
+    """The session, to run in. Prefect is imported here: it takes seconds, which no plan has to wait for."""
+    from infra.execution.prefect_engine import PrefectEngine
+
+    return replace(session, engine=PrefectEngine())
 
 
 def run_sweep(config: RecipeConfig, candidates: list[CandidateConfig]) -> Ranking:
@@ -51,14 +60,10 @@ def run_sweep(config: RecipeConfig, candidates: list[CandidateConfig]) -> Rankin
     Raises RecipeError when the recipe starts past the base, from which a sweep anneals, or cannot have these candidates.
     """
     check_base(config)
-    try:
-        changed = RecipeConfig.model_validate(
-            config.model_dump() | {"candidates": [item.model_dump() for item in candidates]}
-        )
-    except ValidationError as error:
-        raise RecipeError(explain(error, RecipeConfig, f"{config.name} with these candidates")) from error
+    data = config.model_dump() | {"candidates": [item.model_dump() for item in candidates]}
+    changed = checked_recipe(data, f"{config.name} with these candidates")
     changed = changed.model_copy(update={"candidates": tuple(resolved_candidate(item) for item in changed.candidates)})
-    with open_session(new_session(config)) as session:
+    with open_session(_with_engine(new_session(config))) as session:
         check_ready(changed, session, sweep)
         return sweep(changed)
 
@@ -70,7 +75,7 @@ def run_evaluation(config: RecipeConfig, ids: list[str], *, chat: bool) -> list[
     """
     if not ids:
         raise ValueError("no checkpoint is given; give the ids of one or more (olmo2 ls shows them)")
-    with open_session(new_session(config)) as session:
+    with open_session(_with_engine(new_session(config))) as session:
         found = [find_record(session.store, id).artifact() for id in ids]
         wrong = [f"{item.stage}/{item.id} ({item.kind})" for item in found if not isinstance(item, Checkpoint)]
         if wrong:

@@ -9,14 +9,14 @@ from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
-from flows.config.files import RecipeError, nearest
+from flows.config.errors import RecipeError, nearest
 from flows.config.recipe_config import RecipeConfig
 from flows.recipe import recipe
 from flows.starting import GIVEN
-from infra.compute.processes import Interrupted
 from infra.events import Listener
-from infra.execution.plan import above, below
-from infra.session import PlanRow, Session, matches, open_session
+from infra.execution.plan import Plan, PlanRow, above, below
+from infra.session import Session, matches, open_session
+from infra.stopping import Interrupted
 from infra.storage.store import Store
 
 _listener: ContextVar[Listener | None] = ContextVar("olmo2_listener", default=None)
@@ -69,9 +69,10 @@ def made_labels(rows: list[PlanRow], name: str) -> set[str]:
 
 def plan_rows(config: RecipeConfig, session: Session, flow: Callable[[RecipeConfig], object] = recipe) -> list[PlanRow]:
     """The plan of the whole recipe, or of another flow of it, under a session's choices."""
-    with open_session(replace(session, planning=True, rows=[], origins={})) as planning:
+    plan = Plan()
+    with open_session(replace(session, engine=plan)):
         flow(config)
-    return planning.rows
+    return plan.rows
 
 
 class StageError(RuntimeError):

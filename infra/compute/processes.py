@@ -13,23 +13,18 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 from infra.events import Events, Listener
+from infra.stopping import check_stopping, request_stop
 
 R = TypeVar("R")
 
 PRELOAD = ["torch", "numpy", "model.network.transformer", "infra.workspace"]
 """Imported once by the fork server. Nothing here may start threads at import."""
-
-
-class Interrupted(Exception):
-    """The run was asked to stop; what is committed stays, and the same command resumes."""
 
 
 class StageProcessDied(Exception):
@@ -40,43 +35,16 @@ class StageFailed(Exception):
     """An error in a stage's process that could not be carried over as itself; the text holds its traceback."""
 
 
-_stopping = threading.Event()
 _running: set[BaseProcess] = set()
-_fence: ContextVar[Callable[[], None] | None] = ContextVar("olmo2_fence", default=None)
-
 POLL_SECONDS = 0.5
 """How often a stage's process is looked after while it tells nothing."""
 
 
 def stop_stages() -> None:
     """End all stage processes and let shard loops stop at their next shard (Ctrl-C)."""
-    _stopping.set()
+    request_stop()
     for process in list(_running):
         process.terminate()
-
-
-def wait_for_stop(seconds: float | None = None) -> bool:
-    """Whether the run was asked to stop, or is within so many seconds (None: wait until it is)."""
-    return _stopping.wait(seconds)
-
-
-def check_stopping() -> None:
-    """Raise Interrupted once the run was asked to stop; and what the fence of this attempt raises, if it has one."""
-    if _stopping.is_set():
-        raise Interrupted("stopped on request; the same command resumes")
-    fence = _fence.get()
-    if fence is not None:
-        fence()
-
-
-@contextmanager
-def fenced(fence: Callable[[], None]) -> Iterator[None]:
-    """Whatever this attempt does inside ends when `fence`, asked every second or more often, raises."""
-    token = _fence.set(fence)
-    try:
-        yield
-    finally:
-        _fence.reset(token)
 
 
 def run_in_process(function: Callable[..., R], arguments: tuple[str, Any, dict[str, Any]], listener: Listener) -> R:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
-from infra.compute.processes import check_stopping
 from infra.compute.shard_tasks import LOOK_SECONDS, RETRIES, ShardDied
+from infra.stopping import check_stopping
 
 
 def actor_results(

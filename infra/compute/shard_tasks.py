@@ -13,7 +13,7 @@ from statistics import median
 from types import ModuleType
 from typing import Any
 
-from infra.compute.processes import check_stopping
+from infra.stopping import check_stopping
 
 RETRIES = 3
 """How often a shard is run again after its worker or its node died; one that kills every worker must end."""

@@ -12,29 +12,30 @@ from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
-from infra.compute.processes import check_stopping
+from infra.compute.ray_connection import connected
+from infra.compute.shard_actors import actor_results
+from infra.compute.shard_tasks import RETRIES, Flight
 from infra.records.record import FileEntry
+from infra.stopping import check_stopping
 from infra.storage.store import StoreError
-
-if TYPE_CHECKING:
-    from infra.workspace import Workspace
+from infra.workspace import Workspace
 
 READ_AT_ONCE = 16
 """Markers read at a time when a stage resumes: an object store answers in tens of milliseconds, a stage may have 100,000."""
 
 
 def run_shards(
-    ws: "Workspace",
-    function: Callable[["Workspace", Any], Any],
+    ws: Workspace,
+    function: Callable[[Workspace, Any], Any],
     items: list[Any],
     description: str,
     *,
     ray: str,
-    load: Callable[["Workspace"], Any] | None = None,
+    load: Callable[[Workspace], Any] | None = None,
     device: str = "cpu",
 ) -> list[Any]:
     """All results, in the order of the items; their files are added to the workspace's. `device`: where the shards compute
@@ -50,10 +51,10 @@ def run_shards(
     with ws.progress(description, len(items), "shards") as bar:
         bar.advance(len(markers))
         here = ray == "off" or runs_here(len(missing), device)
-        run = shards_here if here else shards_on_ray
+        run = shards_here if here else partial(shards_on_ray, address=ray)
         if load is not None:
             function = Loaded(function, load)
-            run = shards_here if here else partial(shards_on_actors, device=device)
+            run = shards_here if here else partial(shards_on_actors, address=ray, device=device)
         with closing(run(ws, function, missing)) as results:
             for key, marker in results:
                 check_stopping()
@@ -68,7 +69,7 @@ def run_shards(
     return [markers[key]["result"] for key in keys]
 
 
-def committed_shards(ws: "Workspace", keys: list[str]) -> dict[str, dict[str, Any]]:
+def committed_shards(ws: Workspace, keys: list[str]) -> dict[str, dict[str, Any]]:
     """Markers of those shards that have one, by key."""
     names = set(ws.store.names(f"{ws.progress_folder}/shards"))
     found = [key for key in keys if f"{key}.json" in names]
@@ -79,7 +80,7 @@ def committed_shards(ws: "Workspace", keys: list[str]) -> dict[str, dict[str, An
     return markers
 
 
-def take_over(ws: "Workspace", marker: dict[str, Any]) -> None:
+def take_over(ws: Workspace, marker: dict[str, Any]) -> None:
     """Bring the files of a shard that an earlier attempt ran into this attempt's own folder.
 
     A file that is gone was removed by a later step of that attempt, which this one comes to as well.
@@ -92,11 +93,11 @@ def take_over(ws: "Workspace", marker: dict[str, Any]) -> None:
             ws.store.link(f"{folder}/{name}", f"{ws.folder}/{name}")
 
 
-def marker_path(ws: "Workspace", key: str) -> str:
+def marker_path(ws: Workspace, key: str) -> str:
     return f"{ws.progress_folder}/shards/{key}.json"
 
 
-def run_shard(ws: "Workspace", function: Callable[["Workspace", Any], Any], key: str, item: Any) -> dict[str, Any]:
+def run_shard(ws: Workspace, function: Callable[[Workspace, Any], Any], key: str, item: Any) -> dict[str, Any]:
     """Run one shard and commit it; returns its marker. A shard that has one is not run.
 
     Raises StoreError if another run of the same shard has committed something else.
@@ -139,21 +140,18 @@ def _differences(one: dict[str, Any], other: dict[str, Any]) -> str:
 
 
 def shards_here(
-    ws: "Workspace", function: Callable[["Workspace", Any], Any], missing: list[tuple[str, Any]]
+    ws: Workspace, function: Callable[[Workspace, Any], Any], missing: list[tuple[str, Any]]
 ) -> Generator[tuple[str, dict[str, Any]], None, None]:
     for key, item in missing:
         yield key, run_shard(ws, function, key, item)
 
 
 def shards_on_ray(
-    ws: "Workspace", function: Callable[["Workspace", Any], Any], missing: list[tuple[str, Any]]
+    ws: Workspace, function: Callable[[Workspace, Any], Any], missing: list[tuple[str, Any]], *, address: str
 ) -> Generator[tuple[str, dict[str, Any]], None, None]:
     """Shards as Ray tasks, each on one core; a task whose worker or node dies is run again elsewhere."""
-    from infra.compute.ray_connection import connected
-    from infra.compute.shard_tasks import RETRIES, Flight
-
     items = dict(missing)
-    with connected(ws._ray) as ray:
+    with connected(address) as ray:
         # The shards of a stage go to the nodes in turn: with all on one, its disk and network would be the limit.
         remote = ray.remote(num_cpus=1, max_retries=RETRIES, scheduling_strategy="SPREAD")(run_shard)
         # Shards carry no live listener: progress is counted here, as they finish.
@@ -165,12 +163,12 @@ def shards_on_ray(
 class Loaded:
     """A shard function with what it needs beside it: loaded at its first call in a process, and kept there."""
 
-    def __init__(self, function: Callable[..., Any], load: Callable[["Workspace"], Any]):
+    def __init__(self, function: Callable[..., Any], load: Callable[[Workspace], Any]):
         self.function = function
         self.load = load
         self._kept: list[Any] = []
 
-    def prepare(self, ws: "Workspace") -> None:
+    def prepare(self, ws: Workspace) -> None:
         """Load, unless that was done; the scratch space it used is emptied."""
         if not self._kept:
             own = ws.for_shard()
@@ -179,7 +177,7 @@ class Loaded:
             finally:
                 own.close()
 
-    def __call__(self, ws: "Workspace", item: Any) -> Any:
+    def __call__(self, ws: Workspace, item: Any) -> Any:
         self.prepare(ws)
         return self.function(ws, item, self._kept[0])
 
@@ -198,7 +196,7 @@ def runs_here(shards: int, device: str) -> bool:
 class Worker:
     """What an actor runs: shards on one core, or one GPU, one after another, with what was loaded once."""
 
-    def __init__(self, ws: "Workspace", work: Loaded):
+    def __init__(self, ws: Workspace, work: Loaded):
         self.ws = ws
         self.work = work
 
@@ -212,26 +210,23 @@ class Worker:
 
 
 def shards_on_actors(
-    ws: "Workspace", work: Callable[["Workspace", Any], Any], missing: list[tuple[str, Any]], *, device: str
+    ws: Workspace, work: Callable[[Workspace, Any], Any], missing: list[tuple[str, Any]], *, address: str, device: str
 ) -> Generator[tuple[str, dict[str, Any]], None, None]:
     """Shards on Ray actors, which keep what they loaded; each has a GPU of its own if they compute on GPUs."""
-    from infra.compute.ray_connection import connected
-    from infra.compute.shard_actors import actor_results
-
     own, gpus = ws.for_shard(), int(device.startswith("cuda"))
     if gpus:
         # Whichever GPU an actor gets, it sees no other.
         own.compute = own.compute.model_copy(update={"device": "cuda"})
-    with connected(ws._ray) as ray:
+    with connected(address) as ray:
         if gpus and not ray.cluster_resources().get("GPU"):
-            tell_of_no_gpu(ws)
+            tell_of_no_gpu(ws, address)
         # By value: what stands in the object store may be gone when an actor is started again.
         yield from actor_results(ray, Worker, (own, work), missing, gpus=gpus)
 
 
-def tell_of_no_gpu(ws: "Workspace") -> None:
+def tell_of_no_gpu(ws: Workspace, address: str) -> None:
     """A cluster may get its first GPU when one is asked for; for a Ray of this machine, which cannot, a ValueError."""
     said = f"execution.device={ws.compute.device}, but Ray has found no GPU"
-    if ws._ray == "local":
+    if address == "local":
         raise ValueError(f"{said} on this machine; look at nvidia-smi and CUDA_VISIBLE_DEVICES, or use device: cpu")
-    ws.warn(f"{said} in the cluster {ws._ray}; {ws.stage} waits for a node that has one")
+    ws.warn(f"{said} in the cluster {address}; {ws.stage} waits for a node that has one")

@@ -14,8 +14,10 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from infra.compute.processes import check_stopping, portable
+from infra.compute.processes import portable
+from infra.compute.ray_connection import connected
 from infra.events import Events, Listener
+from infra.stopping import check_stopping
 
 if TYPE_CHECKING:
     from infra.workspace import Workspace
@@ -72,8 +74,6 @@ def run_in_group(
     Raises what the function raised if it is of the user's making (ValueError) or not finite, GroupFailed when workers
     died or failed more than `max_restarts` times or the process that led them did, Interrupted when the run was asked to stop.
     """
-    from infra.compute.ray_connection import connected
-
     _, workspace, _ = arguments
     check_stopping()
     with connected(ray_address) as ray, workspace.store.staging(workspace.progress_folder) as folder:

@@ -15,12 +15,14 @@ from typing import Any
 
 import orjson
 
-from infra.compute.processes import fenced, run_in_process
+from infra.compute.processes import run_in_process
+from infra.compute.shards import run_shards
 from infra.compute.train_group import run_in_group
 from infra.events import Events, Listener
 from infra.execution.energy import joules_between, read_joules
+from infra.execution.fingerprint import fingerprint_of
+from infra.execution.stale import accept, changes_since, stale_error
 from infra.records.artifact import Artifact
-from infra.records.fingerprint import fingerprint_of
 from infra.records.lease import Lease, acquire
 from infra.records.record import (
     Record,
@@ -38,11 +40,11 @@ from infra.records.record import (
     started_path,
 )
 from infra.records.save_points import ephemeral_area
-from infra.records.stale import accept, changes_since, stale_error
 from infra.secrets import clean_error, without_secrets
 from infra.session import Session
 from infra.settings import ComputeSettings, Execution
 from infra.stage import Call, Stage
+from infra.stopping import fenced
 from infra.storage.store import Store, StoreError
 from infra.workspace import Workspace
 
@@ -179,6 +181,7 @@ def _run_and_commit(
         endpoints=execution.endpoints,
         generation=execution.stage_generation(stage.name),
         attempt=lease.number,
+        run_shards=run_shards,
     )
     started = Started(
         stage=stage.name,

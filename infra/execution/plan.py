@@ -1,18 +1,20 @@
 """The plan: what a run would do with each stage, and why, without doing any of it."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from infra.execution.attempt import reusable
+from infra.execution.stale import changes_since, other_packages
+from infra.records.artifact import Artifact
 from infra.records.index import Index, Known
 from infra.records.record import Input, Record, generations, identity, progress_folder
 from infra.records.save_points import newest_save_point
-from infra.records.stale import changes_since, other_packages
-from infra.session import Pending, PlanRow, Session
+from infra.session import Pending, Session
+from infra.stage import Call, Stage
 from infra.storage.store import CorruptObject, Store
 
-if TYPE_CHECKING:
-    from infra.records.artifact import Artifact
-    from infra.stage import Call, Stage
+R = TypeVar("R")
 
 TOLD_OF_A_FIELD = 3
 """So many values of one config field are named where it differs from an earlier record; `olmo2 diff` names all."""
@@ -22,41 +24,74 @@ TOLD_OF_A_VALUE = 80
 """Characters of a value that are told."""
 
 
-def plan_stage(stage: "Stage", call: "Call", session: Session) -> "Artifact | Pending":
-    """Add the stage's row to the session's plan; returns its artifact if it exists, else what is known of it."""
-    facts = dict(stage.estimate(call.config, **call.inputs)) if stage.estimate else {}
-    row = _decide(stage, call, session, facts)
-    session.rows.append(row)
-    if row.artifact is not None and row.action != "run":
-        session.origins[row.artifact.address] = stage.label
-        return row.artifact
-    return Pending(stage.label, stage.result_kind, facts)
+@dataclass(frozen=True)
+class PlanRow:
+    """What a run would do with one stage, and why."""
+
+    label: str
+    stage: str
+    action: str
+    """reused, stale (made by other code), corrupt, resume, run or left out"""
+    reason: str
+    id: str
+    inputs: tuple[str, ...]
+    """Labels of the stages it takes artifacts from."""
+    estimate: dict[str, Any]
+    artifact: Artifact | None
 
 
-def _decide(stage: "Stage", call: "Call", session: Session, facts: dict[str, Any]) -> PlanRow:
-    def row(action: str, reason: str, id: str = "", artifact: "Artifact | None" = None) -> PlanRow:
-        return PlanRow(stage.label, stage.name, action, reason, id, input_labels(call, session), facts, artifact)
+class Plan:
+    """The engine of a plan: it runs nothing and notes, stage by stage, what a run would do."""
 
+    def __init__(self) -> None:
+        self.rows: list[PlanRow] = []
+        self._origins: dict[str, str] = {}  # address of an artifact -> label of the stage that gave it
+
+    def stage(self, stage: Stage, session: Session, arguments: dict[str, Any]) -> Artifact | Pending:
+        """Add the stage's row; returns its artifact if it exists, else what is known of it."""
+        call = stage.sort(arguments)
+        estimate = dict(stage.estimate(call.config, **call.inputs)) if stage.estimate else {}
+        action, reason, id, artifact = decide(stage, call, session)
+        labels = input_labels(call, self._origins)
+        self.rows.append(PlanRow(stage.label, stage.name, action, reason, id, labels, estimate, artifact))
+        if artifact is not None and action != "run":
+            self._origins[artifact.address] = stage.label
+            return artifact
+        return Pending(stage.label, stage.result_kind, estimate)
+
+    def phase(self, name: str, function: Callable[[], R]) -> R:
+        """Call the phase's function: its stages add their rows."""
+        return function()
+
+    def given(self, label: str, record: Record) -> None:
+        """Add a row for an artifact that the recipe starts at."""
+        artifact, reason = record.artifact(), f"given by {label.replace(':', '.')}"
+        self._origins[artifact.address] = label
+        self.rows.append(PlanRow(label, record.stage, "reused", reason, record.id, (), {}, artifact))
+
+
+def decide(stage: Stage, call: Call, session: Session) -> tuple[str, str, str, Artifact | None]:
+    """(action, reason, id where it is known, artifact where there is one) of one stage."""
     if session.is_left_out(stage.label):
-        return row("left out", "not needed for --until")
+        return "left out", "not needed for --until", "", None
     if call.pending:
-        return row("run", f"after {some(call.pending)}")
+        return "run", f"after {some(call.pending)}", "", None
     id = identity(stage.name, stage.version, call.config, call.records())
     if session.is_forced(stage.name, stage.label):
-        return row("run", "rerun was asked for", id)
+        return "run", "rerun was asked for", id, None
     try:
         record = reusable(session.store, stage.name, id)
     except CorruptObject as error:
-        return row("corrupt", str(error), id)
+        return "corrupt", str(error), id, None
     if record is not None:
-        return row(*_known(stage, record, session), id, record.artifact())
+        return *_known(stage, record, session), id, record.artifact()
     started = started_work(session.store, stage.name, id)
     if started:
-        return row("resume", started, id)
-    return row("run", why(session.store, stage, call), id)
+        return "resume", started, id, None
+    return "run", why(session.store, stage, call), id, None
 
 
-def _known(stage: "Stage", record: Record, session: Session) -> tuple[str, str]:
+def _known(stage: Stage, record: Record, session: Session) -> tuple[str, str]:
     """Action and reason for an artifact that exists: reused, or stale when the code behind it has changed."""
     made = f"made {record.created[:16]}"
     packages = other_packages(record)
@@ -78,11 +113,11 @@ def some(labels: list[str], most: int = 3) -> str:
     return ", ".join(unique[:most]) + more
 
 
-def input_labels(call: "Call", session: Session) -> tuple[str, ...]:
-    """Labels of the stages that the inputs come from."""
+def input_labels(call: Call, origins: dict[str, str]) -> tuple[str, ...]:
+    """Labels of the stages that the inputs come from; `origins` has those of artifacts by address."""
     labels = []
     for _, item in call.flat():
-        label = item.label if isinstance(item, Pending) else session.origins.get(item.address, item.stage)
+        label = item.label if isinstance(item, Pending) else origins.get(item.address, item.stage)
         labels.append(label)
     return tuple(dict.fromkeys(labels))
 
@@ -98,7 +133,7 @@ def started_work(store: Store, stage: str, id: str) -> str:
     return f"{shards} shards are done" if shards else ""
 
 
-def why(store: Store, stage: "Stage", call: "Call") -> str:
+def why(store: Store, stage: Stage, call: Call) -> str:
     """What differs from the nearest earlier record of the stage: version, config fields, inputs."""
     records = Index(store).newest(stage.name, COMPARED)
     if not records:
@@ -108,7 +143,7 @@ def why(store: Store, stage: "Stage", call: "Call") -> str:
     return "; ".join(shortened(nearest)) or "the earlier record was removed"
 
 
-def _differences(stage: "Stage", call: "Call", record: Known) -> list[tuple[str, str]]:
+def _differences(stage: Stage, call: Call, record: Known) -> list[tuple[str, str]]:
     """(field of the config or "", what differs) for each value."""
     found = [("", f"version {record.version} → {stage.version}")] if record.version != stage.version else []
     found += config_differences(record.config, call.config)

@@ -27,13 +27,16 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from prefect.states import Cancelled, Completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from infra.compute.processes import Interrupted, check_stopping, stop_stages
+from infra.compute.processes import stop_stages
 from infra.events import Listener
 from infra.execution.attempt import Outcome, run_stage
 from infra.execution.markdown import code, escaped, slug
+from infra.execution.pages import ways_on
 from infra.records.record import Record
-from infra.session import Session
+from infra.session import Pending, Session
 from infra.stage import Stage
+from infra.stopping import Interrupted, check_stopping
+from infra.storage.store import Store
 
 R = TypeVar("R")
 
@@ -43,12 +46,53 @@ TELL_SECONDS = 10.0
 """How long a cancelled run waits for its stages to end, and for the news of it to be sent."""
 
 
-def submit(stage: Stage, session: Session, arguments: dict[str, Any]) -> PrefectFuture:
-    """Hand a stage to Prefect; its future resolves to the artifact."""
-    wrapped = Task(_stage_task, name=stage.name, task_run_name=stage.label, cache_policy=NO_CACHE, persist_result=False)
-    future = wrapped.submit(stage, session, arguments)
-    _submitted.get().append(future)
-    return future
+_submitted: ContextVar[list[PrefectFuture]] = ContextVar("olmo2_submitted")
+
+
+class PrefectEngine:
+    """The engine of a run: each stage is one Prefect task, each phase one Prefect flow."""
+
+    def stage(self, stage: Stage, session: Session, arguments: dict[str, Any]) -> PrefectFuture | Pending:
+        """Hand a stage to Prefect; its future resolves to the artifact."""
+        if session.is_left_out(stage.label):
+            return Pending(stage.label, stage.result_kind)
+        task = Task(
+            _stage_task, name=stage.name, task_run_name=stage.label, cache_policy=NO_CACHE, persist_result=False
+        )
+        future = task.submit(stage, session, arguments)
+        _submitted.get().append(future)
+        return future
+
+    def phase(self, name: str, function: Callable[[], R]) -> R:
+        """Run a phase's function as a Prefect flow.
+
+        It waits for all the stages it called, so that one failure does not stop its neighbours. Then it returns the result with
+        the promises in it resolved, or raises the first error.
+        """
+
+        # A closure, so that artifacts and configs need not travel as flow parameters.
+        def run() -> R:
+            token = _submitted.set([])
+            try:
+                result = function()
+                wait_for_all(_submitted.get())
+            except TerminationSignal:
+                # So Prefect tells a SIGTERM. It waits for the stages' threads next, so they have to be told too.
+                stop_stages()
+                _tell_ends(_submitted.get())
+                raise
+            finally:
+                _submitted.reset(token)
+            return _resolved(result)
+
+        threads = cast(TaskRunner[PrefectFuture[Any]], ThreadPoolTaskRunner(max_workers=64))
+        as_flow = flow(name=name, flow_run_name=name, task_runner=threads, persist_result=False)
+        # A heartbeat thread would add a second to the end of each phase; our leases tell who lives.
+        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+            return as_flow(run)()
+
+    def given(self, label: str, record: Record) -> None:
+        """Nothing is to be done for an artifact that exists."""
 
 
 def _stage_task(stage: Stage, session: Session, arguments: dict[str, Any]):
@@ -67,7 +111,7 @@ def _stage_task(stage: Stage, session: Session, arguments: dict[str, Any]):
         except BaseException as error:  # whatever ends a stage, interrupts too, is told and goes on to Prefect
             reporter("failed", error)
             raise
-    reporter.finish(outcome)
+    reporter.finish(outcome, session.store)
     if outcome.reused:
         return Completed(name="Reused", message=f"made {outcome.record.created}", data=outcome.artifact)
     return outcome.artifact
@@ -133,13 +177,13 @@ class Reporter:
             return
         self._published[description] = now
 
-    def finish(self, outcome: Outcome) -> None:
+    def finish(self, outcome: Outcome, store: Store) -> None:
         """Tell the end, and leave a summary of the artifact in the dashboard."""
         if self._listener is not None:
             self._listener(self._stage.label, "end", outcome)
         if not outcome.reused:
             with self._going_on():
-                text = summary(outcome.record, self._losses)
+                text = summary(outcome.record, self._losses) + ways_on(store, outcome.record)
                 create_markdown_artifact(text, key=slug(f"{self._stage.label}-artifact"))
 
 
@@ -169,34 +213,6 @@ def sparkline(values: list[float], width: int = 60) -> str:
     blocks = "▁▂▃▄▅▆▇█"
     scale = (len(blocks) - 1) / (high - low) if high > low else 0.0
     return "".join(blocks[round((mean - low) * scale)] for mean in means)
-
-
-_submitted: ContextVar[list[PrefectFuture]] = ContextVar("olmo2_submitted")
-
-
-def run_as_flow(name: str, function: Callable[[], R]) -> R:
-    """Run a phase's function as a Prefect flow; the promises in its result are resolved when it returns."""
-
-    # A closure, so that artifacts and configs need not travel as flow parameters.
-    def run() -> R:
-        token = _submitted.set([])
-        try:
-            result = function()
-            wait_for_all(_submitted.get())
-        except TerminationSignal:
-            # So Prefect tells a SIGTERM. It waits for the stages' threads next, so they have to be told too.
-            stop_stages()
-            _tell_ends(_submitted.get())
-            raise
-        finally:
-            _submitted.reset(token)
-        return _resolved(result)
-
-    threads = cast(TaskRunner[PrefectFuture[Any]], ThreadPoolTaskRunner(max_workers=64))
-    phase = flow(name=name, flow_run_name=name, task_runner=threads, persist_result=False)
-    # A heartbeat thread would add a second to the end of each phase; our leases tell who lives.
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        return phase(run)()
 
 
 def _tell_ends(futures: list[PrefectFuture]) -> None:
@@ -229,6 +245,3 @@ def _resolved(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_resolved(member) for member in value)
     return value
-
-
-__all__ = ["Reporter", "run_as_flow", "submit"]

@@ -21,11 +21,11 @@ import orjson
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from tenacity.wait import wait_random_exponential
 
-from infra.compute.processes import check_stopping
 from infra.language_models.protocol import Answer, AnswerMemory, Request, check_body
 from infra.language_models.rate_limit import Bucket
 from infra.secrets import without_secrets
 from infra.settings import EndpointSettings, read_key
+from infra.stopping import check_stopping
 
 T = TypeVar("T")
 

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import orjson
 
-from infra.compute.processes import check_stopping
+from infra.stopping import check_stopping
 from infra.storage.store import Store, StoreError
 
 Holder = Literal["none", "dead", "alive"]

@@ -85,7 +85,7 @@ class Started(BaseModel):
     config: dict[str, Any]
     inputs: list[Input]
     fingerprint: dict[str, dict[str, str]] = {}
-    """The code behind the stage (`infra/records/fingerprint.py`): file -> definition -> hash. Empty in older records."""
+    """The code behind the stage (`infra/execution/fingerprint.py`): file -> definition -> hash. Empty in older records."""
 
 
 class Record(BaseModel):

@@ -28,9 +28,9 @@ class Repetition(NamedTuple):
 
 
 def find_repetitions(
-    ids: Int[np.ndarray, " tokens"], min_period: int = 1, max_period: int = MAX_PERIOD
+    ids: Int[np.ndarray, " tokens"], min_period: int = 1, max_period: int = MAX_PERIOD, min_times: int = MIN_TIMES
 ) -> Iterator[Repetition]:
-    """Yields maximal spans of each period that repeat at least three times, in order of period, then of
+    """Yields maximal spans of each period that repeat at least `min_times` times, three or more, in order of period, then of
     start.
 
     Raises ValueError where an id is negative.
@@ -39,25 +39,25 @@ def find_repetitions(
     if array.size and array.min() < 0:
         raise ValueError(f"token ids hold {array.min()}; ids are 0 or more")
     for period in range(min_period, min(max_period, array.size // 3) + 1):
-        yield from _of_period(array, period)
+        yield from _of_period(array, period, max(min_times, MIN_TIMES))
 
 
-def _of_period(array: Int[np.ndarray, " tokens"], period: int) -> Iterator[Repetition]:
+def _of_period(array: Int[np.ndarray, " tokens"], period: int, min_times: int) -> Iterator[Repetition]:
     # Rows of one period each; the first equals no other, nor does the last, which at least one place of no token fills up.
     equal = np.zeros((array.size // period + 1) * period, dtype=bool)
     np.equal(array[period:], array[:-period], out=equal[period : array.size])
     equal = equal.reshape(-1, period)
-    whole = np.flatnonzero(equal.all(axis=1))
-    if not whole.size:
-        return
-    breaks = np.flatnonzero(np.diff(whole) != 1)
-    firsts = whole[np.concatenate([[0], breaks + 1])]
-    lasts = whole[np.concatenate([breaks, [whole.size - 1]])]
-    for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
+    whole = equal.all(axis=1)
+    # Runs of whole rows begin and end where neighbours differ; neither the first row nor the last is whole.
+    edges = np.flatnonzero(whole[1:] != whole[:-1])
+    firsts, lasts = edges[::2] + 1, edges[1::2]
+    # A span begins and ends within the rows around its run, so it holds two periods more at most.
+    long = lasts - firsts + 3 >= min_times
+    for first, last in zip(firsts[long].tolist(), lasts[long].tolist(), strict=True):
         start = (first - 1) * period - _run(equal[first - 1, ::-1])
         end = (last + 1) * period + _run(equal[last + 1])
         times = (end - start) // period
-        if times >= MIN_TIMES:
+        if times >= min_times:
             yield Repetition(start, end, period, times)
 
 

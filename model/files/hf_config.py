@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from model.config import Config, ModelConfig
-from model.json_files import _told, read_json
+from model.json_files import not_the_format, read_json
 
 ARCHITECTURE = "Olmo2ForCausalLM"
 VARIANT_ARCHITECTURE = "Olmo2VariantForCausalLM"
@@ -179,4 +179,4 @@ def _model_config(path: Path, shape: dict[str, Any]) -> ModelConfig:
     try:
         return ModelConfig(**shape)
     except ValidationError as error:
-        raise _told(path, error) from error
+        raise not_the_format(path, error) from error

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from infra.compute.shards import run_shards
 from infra.stage import stage
 from infra.workspace import Workspace
 from model.files.weights import load_hf
@@ -41,7 +40,7 @@ def evaluate_checkpoint(ws: Workspace, checkpoint: Checkpoint, config: EvaluateC
     shared = {"checkpoint": checkpoint.model_dump(), "config": config.model_dump(mode="json")}
     items = [{"benchmark": place, **shared} for place in range(len(config.benchmarks))]
     # In this process even when shards go to Ray: the model is loaded once and owns the device.
-    rows = run_shards(ws, evaluate_benchmark, items, f"evaluate {config.label}", ray="off")
+    rows = ws.map(evaluate_benchmark, items, description=f"evaluate {config.label}", here=True)
     ws.note(generation=ws.generation)
     rows += score_suites(config.suites, rows)
     ws.write_json("scores.json", {"label": config.label, "checkpoint": checkpoint.digest, "benchmarks": rows})

@@ -10,11 +10,10 @@ from typer.testing import CliRunner
 
 from flows.cli.main import _print_plan, app
 from flows.cli.options import FOLDED
-from flows.config.files import RecipeError
+from flows.config.errors import RecipeError
 from flows.running.run import load_recipe
 from flows.running.sessions import new_session
-from infra.execution.plan import config_differences, shortened
-from infra.session import PlanRow
+from infra.execution.plan import PlanRow, config_differences, shortened
 from infra.storage.store import Store
 from tests.flows.dashboards import REPOSITORY
 from tests.flows.test_terminal import add_record

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from flows.config.files import RecipeError, load
-from flows.config.recipe_config import RecipeConfig
+from flows.config.errors import RecipeError
+from flows.config.files import load
 from flows.running.readiness import asked_models, check_device, check_generation, doubts
 from flows.running.run import run
-from infra.session import PlanRow
+from infra.execution.plan import PlanRow
 from infra.settings import EndpointSettings, Execution
 from tasks.artifacts import Checkpoint
 from tasks.data.pairs import PairsConfig
@@ -21,7 +21,7 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.yaml")))
 def test_shipped_recipes_have_none(name: str) -> None:
-    config = load(RecipeConfig, name)
+    config = load(name)
     assert config.name == name
     # That small candidates are filled up with web text is said of the synthesis recipe, and meant (test_limits.py).
     assert not {label for label in doubts(config) if not label.startswith("mix:try-")}
@@ -88,30 +88,28 @@ def test_shipped_recipes_have_none(name: str) -> None:
 )
 def test_a_contradiction_is_refused_when_the_recipe_is_read(change: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        load(RecipeConfig, "smoke", [change])
+        load("smoke", [change])
 
 
 def test_the_advice_on_rules_is_right() -> None:
-    assert load(RecipeConfig, "smoke", ["filter.web={rules: []}"]).filter["web"].rules == ()
-    assert [rule.kind for rule in load(RecipeConfig, "smoke", ["filter.web={}"]).filter["web"].rules] == ["repetition"]
+    assert load("smoke", ["filter.web={rules: []}"]).filter["web"].rules == ()
+    assert [rule.kind for rule in load("smoke", ["filter.web={}"]).filter["web"].rules] == ["repetition"]
 
 
 def test_fewer_prompts_than_a_rollout_takes_bound_its_mini_batches() -> None:
     rlvr = "rlvr={algorithm: ppo, prompts_per_rollout: 224, episodes: 448, mini_batches: 4, max_new_tokens: 8}"
     with pytest.raises(RecipeError, match=r"mini_batches=4 are more than the 3 answers of a rollout to 3 prompts"):
-        load(RecipeConfig, "smoke", [rlvr, "rlvr_prompts.sources.0.count=3"])
-    assert load(RecipeConfig, "smoke", [rlvr, "rlvr_prompts.sources.0.count=4"]).rlvr.mini_batches == 4
+        load("smoke", [rlvr, "rlvr_prompts.sources.0.count=3"])
+    assert load("smoke", [rlvr, "rlvr_prompts.sources.0.count=4"]).rlvr.mini_batches == 4
 
 
 def test_released_pairs_need_no_prompts_and_a_language_model_no_ground_truth() -> None:
-    pairs = load(
-        RecipeConfig, "smoke", ["preferences={kind: pairs, rows: {paths: [x.jsonl]}}", "preference_prompts=null"]
-    )
+    pairs = load("smoke", ["preferences={kind: pairs, rows: {paths: [x.jsonl]}}", "preference_prompts=null"])
     assert isinstance(pairs.preferences, PairsConfig)
     assert not asked_models(pairs)
-    judged = load(RecipeConfig, "smoke", ["preferences.judge={kind: language_model}"])
+    judged = load("smoke", ["preferences.judge={kind: language_model}"])
     assert judged.asked_prompts.ground_truth == "optional"
-    assert load(RecipeConfig, "smoke", []).asked_prompts.ground_truth == "required"
+    assert load("smoke", []).asked_prompts.ground_truth == "required"
 
 
 @pytest.mark.parametrize(
@@ -127,14 +125,14 @@ def test_released_pairs_need_no_prompts_and_a_language_model_no_ground_truth() -
     ],
 )
 def test_a_schedule_that_ends_long_before_the_steps_is_told(changes: list[str], doubt: str) -> None:
-    told = doubts(load(RecipeConfig, "smoke", changes))
+    told = doubts(load("smoke", changes))
     assert told.keys() == ({"pretrain"} if doubt else set())
     assert doubt in told.get("pretrain", "")
 
 
 def test_a_given_checkpoint_has_a_model_of_its_own() -> None:
     contradiction = "pretrain.model.vocab_size=128"
-    assert load(RecipeConfig, "smoke", ["start.base=abc", contradiction]).pretrain.model.vocab_size == 128
+    assert load("smoke", ["start.base=abc", contradiction]).pretrain.model.vocab_size == 128
 
 
 def row(stage: str, action: str) -> PlanRow:
@@ -155,7 +153,7 @@ def test_a_device_that_is_not_there_is_told_before_the_run(device: str, message:
         check_device(Execution(device=device), rows, computing)
     changes: list[Any] = [f"execution.device={device}", f"execution.store={tmp_path}"]
     with pytest.raises(ValueError, match=message):
-        run(load(RecipeConfig, "smoke", changes))
+        run(load("smoke", changes))
     assert not list(tmp_path.glob("collect/*")), "nothing was begun"
 
 
@@ -190,5 +188,5 @@ def test_a_checkpoint_to_be_asked_at_an_endpoint_needs_one_before_the_run(tmp_pa
     with pytest.raises(ValueError, match=r"make it first \(--until sft\), export it \(olmo2 export ID DIR\)"):
         check(sft, "judge", default="endpoint")
     with pytest.raises(ValueError, match=r"no endpoint is known .* generation\.preferences local"):
-        run(load(RecipeConfig, "smoke", ["execution.generation.preferences=endpoint", f"execution.store={tmp_path}"]))
+        run(load("smoke", ["execution.generation.preferences=endpoint", f"execution.store={tmp_path}"]))
     assert not list(tmp_path.glob("collect/*")), "nothing was begun"

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli.main import app
-from flows.config.files import RecipeError
+from flows.config.errors import RecipeError
 from flows.inspection.conformance import SIZES, Row, conformance, of_size, published_values
 
 GOLDEN = Path(__file__).parents[1] / "golden"

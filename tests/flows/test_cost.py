@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 
 from flows.cli.main import app
 from flows.config.files import load, recipe_names
-from flows.config.recipe_config import RecipeConfig
 from flows.config.training_runs import Run, training_runs, with_estimates
 from flows.inspection.cost import (
     DEVICES,
@@ -64,7 +63,7 @@ def test_environment_is_table_19(row: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("size", "model"), [("7b", "OLMo 2 7B"), ("13b", "OLMo 2 13B"), ("32b", "OLMo 2 13B")])
 def test_recipes_are_planned_where_table_19_says(size: str, model: str) -> None:
     """The 32B has no row: its site is the 13B's."""
-    assert load(RecipeConfig, f"olmo2-{size}").execution.site == site_of(row_of(model))
+    assert load(f"olmo2-{size}").execution.site == site_of(row_of(model))
 
 
 def test_water_of_the_13b_is_that_of_its_site() -> None:
@@ -78,7 +77,7 @@ def test_water_of_the_13b_is_that_of_its_site() -> None:
 
 def test_pretraining_of_7b() -> None:
     """Steps and tokens of RECIPE D, FLOPs per token of A.7, hours and energy by hand."""
-    first = recipe_costs(load(RecipeConfig, "olmo2-7b"), Hardware(64, H100, mfu=0.4, price=2.5))[0]
+    first = recipe_costs(load("olmo2-7b"), Hardware(64, H100, mfu=0.4, price=2.5))[0]
     flops = 928_646 * 4_194_304 * SIZES["7B"]["train_flops_per_token_seq4096"]
     assert (first.label, first.steps, first.tokens) == ("pretrain", 928_646, 3_895_023_632_384)
     assert first.flops == pytest.approx(flops)
@@ -94,7 +93,7 @@ def test_pretraining_of_7b() -> None:
 @pytest.mark.parametrize("recipe", recipe_names())
 def test_costs_are_the_estimates_of_the_plan(recipe: str) -> None:
     """Every training stage of every recipe has one size, in `plan` and in `plan --gpus`."""
-    config = load(RecipeConfig, recipe)
+    config = load(recipe)
     planned = {row.label: row.estimate for row in with_estimates(plan_labels(config), config)}
     costs = recipe_costs(config, Hardware(1, H100))
     assert len(costs) >= 9
@@ -115,7 +114,7 @@ def test_the_plan_on_a_terminal_shows_the_tokens_of_its_costs(tmp_path: Path) ->
 
 def test_what_is_made_is_counted_instead_of_what_was_expected() -> None:
     """The count of a stage's input is its artifact's, once there is one."""
-    config = load(RecipeConfig, "laptop")
+    config = load("laptop")
     facts: dict[str, Any] = {"id": "i", "address": "a", "digest": "d"}
     made = {
         "decontaminate_chats": Chats(stage="decontaminate_chats", chats=96, sources={}, **facts),
@@ -157,12 +156,12 @@ def test_a_pair_stays_on_one_gpu() -> None:
         assert run.tokens_at_once(gpus) >= largest >= 128
     assert run.tokens_at_once(4) == 128, "a pair is whole even where a pass has room for one row"
     assert [cost(run, TINY, Hardware(gpus, H100)).gpus for gpus in (2, 4, 8)] == [2, 4, 4]
-    most = {item.label: item.gpus for item in recipe_costs(load(RecipeConfig, "olmo2-7b"), Hardware(512, H100))}
+    most = {item.label: item.gpus for item in recipe_costs(load("olmo2-7b"), Hardware(512, H100))}
     assert (most["dpo"], most["reward"], most["pretrain"]) == (128, 256, 512)
 
 
 def test_steps_that_depend_on_data_are_not_guessed() -> None:
-    config = load(RecipeConfig, "olmo2-7b", ["anneal.steps=null"])
+    config = load("olmo2-7b", ["anneal.steps=null"])
     costs = recipe_costs(config, Hardware(8, H100, price=1.0))
     unknown = [item for item in costs if item.steps is None]
     assert [item.label for item in unknown] == ["anneal:42", "anneal:42069", "anneal:666"]
@@ -171,7 +170,7 @@ def test_steps_that_depend_on_data_are_not_guessed() -> None:
 
 
 def test_a_recipe_that_starts_later_costs_less() -> None:
-    config = load(RecipeConfig, "olmo2-7b", ["start.soup=abc"])
+    config = load("olmo2-7b", ["start.soup=abc"])
     assert [run.label for run in training_runs(config)] == ["sft", "dpo", "reward", "ppo"]
 
 
@@ -271,7 +270,7 @@ def test_the_7b_draws_what_table_19_measured() -> None:
 @pytest.mark.parametrize("recipe", ["olmo2-1b", "olmo2-7b", "olmo2-13b", "olmo2-32b", "olmo2-7b-synthesis", "laptop"])
 def test_every_stage_of_the_plan_has_a_row_with_its_assumption(recipe: str, tmp_path: Path) -> None:
     costs = planned_costs(recipe)
-    config = load(RecipeConfig, recipe)
+    config = load(recipe)
     config = config.model_copy(update={"execution": config.execution.model_copy(update={"store": str(tmp_path)})})
     labels = [row.label for row in plan(config)]
     assert sorted([row["label"] for row in costs["stages"]] + [row["label"] for row in costs["others"]]) == sorted(

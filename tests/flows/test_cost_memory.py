@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 import model.training.losses as losses
 from flows.config.files import load
-from flows.config.recipe_config import RecipeConfig
 from flows.inspection.cost import DEVICES, Hardware, recipe_costs
 from model.config import ModelConfig, Parallel
 from model.network.transformer import Transformer
@@ -136,6 +135,6 @@ def test_sampling_needs_a_copy_of_the_weights() -> None:
 
 def test_recomputing_saves_memory_in_every_published_pretraining() -> None:
     for name in ("1b", "7b", "13b", "32b"):
-        memory = recipe_costs(load(RecipeConfig, f"olmo2-{name}"), Hardware(64, H100))[0].memory
+        memory = recipe_costs(load(f"olmo2-{name}"), Hardware(64, H100))[0].memory
         assert memory.least < memory.most
         assert memory.least < (H100.memory or 0)

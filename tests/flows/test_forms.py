@@ -9,7 +9,7 @@ from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLi
 from prefect.utilities.callables import parameter_schema
 from pydantic import ValidationError
 
-from flows.config.recipe_config import CandidateConfig
+from flows.config.parts import CandidateConfig
 from flows.deployments import sweep
 from flows.running.dashboard import prefect_file
 from flows.running.forms import CandidateForm

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.config.files import RecipeError, apply_override, load, parse
-from flows.config.recipe_config import RecipeConfig
+from flows.config.errors import RecipeError
+from flows.config.files import apply_override, load
+from flows.config.strict_yaml import parse
 
 ALIASES = "".join(
     f"a{level}: &a{level} [{', '.join([f'*a{level - 1}' if level else 'x'] * 9)}]\n" for level in range(9)
@@ -33,7 +34,7 @@ def refusal(tmp_path: Path, text: str) -> str:
     file.write_text("extends: smoke\n" + text)
     began = time.monotonic()
     with pytest.raises(RecipeError) as raised:
-        load(RecipeConfig, str(file))
+        load(str(file))
     assert time.monotonic() - began < 10
     assert len(str(raised.value)) < 20_000
     return str(raised.value)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.config.files import load
+from flows.config.files import checked_recipe, load
+from flows.config.pinning import resolved
 from flows.config.recipe_config import RecipeConfig
 from flows.rehearsing.uncleaned import uncleaned
 from flows.running.run import plan
@@ -50,7 +51,7 @@ def recipe(tmp_path) -> RecipeConfig:
     }
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(own))
-    return load(RecipeConfig, str(path))
+    return load(str(path))
 
 
 def test_every_kind_of_source_is_decontaminated_before_it_trains(recipe):
@@ -98,19 +99,19 @@ def test_what_would_train_as_it_came_is_named(recipe):
 
 
 def test_items_are_those_of_all_benchmarks(recipe):
-    resolved = recipe.resolved()
-    assert resolved.decontaminate.benchmarks == resolved.evaluation.benchmarks
-    assert resolved.decontaminate_messages.benchmarks == resolved.evaluation.benchmarks
+    pinned = resolved(recipe)
+    assert pinned.decontaminate.benchmarks == pinned.evaluation.benchmarks
+    assert pinned.decontaminate_messages.benchmarks == pinned.evaluation.benchmarks
 
 
 def test_a_rule_for_an_unknown_source_is_refused(recipe):
     with pytest.raises(ValueError, match=r"decontaminate.sources has a rule for 'flann'"):
-        RecipeConfig(**recipe.model_dump() | {"decontaminate": {"sources": {"flann": {"splits": "all"}}}})
+        checked_recipe(recipe.model_dump() | {"decontaminate": {"sources": {"flann": {"splits": "all"}}}}, "leaky")
 
 
 def test_flan_is_cleared_of_training_splits_as_in_the_paper():
     for name in ("olmo2-1b", "olmo2-7b", "olmo2-13b", "olmo2-32b", "olmo2-7b-synthesis"):
-        config = load(RecipeConfig, name).decontaminate
+        config = load(name).decontaminate
         flan = config.rule_of("flan")
         assert flan is not None and (flan.splits, flan.ngram, flan.direction, flan.max_overlap) == (
             "all",

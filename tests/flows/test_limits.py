@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from flows.config.files import RecipeError, load
+from flows.config.errors import RecipeError
+from flows.config.files import load
 from flows.config.known_sizes import source_tokens
 from flows.config.limits import check_mix, known_tokens, mix_notes
-from flows.config.recipe_config import RecipeConfig
 from tasks.artifacts import Tokens
 from tasks.data.mix import MixConfig, MixSource, plan_mix
 from tasks.evaluation.benchmarks.gsm8k import GSM8KBenchmark
@@ -27,7 +27,7 @@ TABLE_5 = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_answer_of_a_published_recipe_leaves_room_for_its_prompt(name: str) -> None:
-    config = load(RecipeConfig, name)
+    config = load(name)
     window = config.pretrain.model.max_sequence_length
     rooms = {
         item.name: prompt_room(longest_answer(item), context_of(item, config.evaluation.max_context, window))
@@ -66,7 +66,7 @@ def test_answers_and_prompts_that_do_not_fit_are_refused_at_load(change: str, me
         ["rlvr_prompts.sources=[{kind: rows, name: r, rows: {dataset: allenai/RLVR-GSM}}]"] if "limit" in change else []
     )
     with pytest.raises(RecipeError, match=message):
-        load(RecipeConfig, "olmo2-7b", [*start, change])
+        load("olmo2-7b", [*start, change])
 
 
 def test_a_context_is_the_benchmarks_own_within_the_window() -> None:
@@ -82,7 +82,7 @@ def test_a_mini_batch_more_than_a_rollouts_answers_is_refused() -> None:
     with pytest.raises(
         RecipeError, match=r"rlvr\.mini_batches=20 are more than the 16 answers of a rollout to 16 prompts"
     ):
-        load(RecipeConfig, "olmo2-7b", [rows, *changes])
+        load("olmo2-7b", [rows, *changes])
 
 
 def tokens_of(name: str, count: int) -> Tokens:
@@ -98,7 +98,7 @@ def tokens_of(name: str, count: int) -> Tokens:
 @pytest.mark.parametrize("name", TABLE_5)
 def test_every_micro_anneal_of_the_synthesis_recipe_has_a_mix(name: str) -> None:
     """Case: candidates as large as Table 5 says; repeats within the limit, then the web's share grows."""
-    config = load(RecipeConfig, "olmo2-7b-synthesis")
+    config = load("olmo2-7b-synthesis")
     (candidate,) = (item for item in config.candidates if item.name == name)
     size = int(TABLE_5[name])
     assert known_tokens(config)[name] == size
@@ -142,6 +142,6 @@ def test_a_mix_of_known_sources_is_checked_when_the_recipe_is_read() -> None:
     with pytest.raises(
         RecipeError, match=r"anneal_mix: source 'wiki' needs 25,000,000,000 tokens .* 3,700,000,000 tokens allow"
     ):
-        load(RecipeConfig, "olmo2-7b", [mix])
-    config = load(RecipeConfig, "olmo2-7b")
+        load("olmo2-7b", [mix])
+    config = load("olmo2-7b")
     assert source_tokens(config.collect["filtered_web"]) == 752_000_000_000

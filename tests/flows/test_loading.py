@@ -6,18 +6,19 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.config.files import RecipeError, apply_override, load, merge, parse, read_recipe, recipe_names
-from flows.config.recipe_config import RecipeConfig
+from flows.config.errors import RecipeError
+from flows.config.files import apply_override, load, merge, read_recipe, recipe_names
 from flows.config.stages import NAMES
+from flows.config.strict_yaml import parse
 
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_shipped_recipe_is_valid(name: str):
-    assert load(RecipeConfig, name).name == name
+    assert load(name).name == name
 
 
 def test_smoke_has_the_same_stages_as_laptop():
-    laptop, smoke = load(RecipeConfig, "laptop"), load(RecipeConfig, "smoke")
+    laptop, smoke = load("laptop"), load("smoke")
     assert laptop.collect.keys() == smoke.collect.keys()
     assert [item.name for item in laptop.candidates] == [item.name for item in smoke.candidates]
     assert laptop.anneal_seeds == smoke.anneal_seeds
@@ -25,17 +26,17 @@ def test_smoke_has_the_same_stages_as_laptop():
 
 def test_a_typo_names_path_and_nearest_field():
     with pytest.raises(RecipeError, match=r"dpo\.bta: there is no such field; did you mean 'beta'\?"):
-        load(RecipeConfig, "laptop", ["dpo.bta=1"])
+        load("laptop", ["dpo.bta=1"])
 
 
 def test_a_typo_inside_a_tagged_union_is_found():
     with pytest.raises(RecipeError, match=r"collect\.web\.python\.max_byte: .* did you mean 'max_bytes'\?"):
-        load(RecipeConfig, "laptop", ["collect.web.max_byte=1"])
+        load("laptop", ["collect.web.max_byte=1"])
 
 
 def test_a_wrong_type_names_path_and_value():
     with pytest.raises(RecipeError, match=r"sft\.epochs: .*\(given: 'many'\)"):
-        load(RecipeConfig, "laptop", ["sft.epochs=many"])
+        load("laptop", ["sft.epochs=many"])
 
 
 @pytest.mark.parametrize("field", ["threads.pretrian=2", "compile.pretrian=blocks", "parallel.pretrian.workers=1"])
@@ -44,7 +45,7 @@ def test_a_setting_for_a_stage_that_does_not_exist_is_refused(field: str):
     with pytest.raises(
         RecipeError, match=rf"execution\.{named}: there is no stage 'pretrian'; did you mean 'pretrain'"
     ):
-        load(RecipeConfig, "laptop", [f"execution.{field}"])
+        load("laptop", [f"execution.{field}"])
 
 
 def test_settings_may_name_every_stage_there_is():
@@ -62,13 +63,13 @@ def test_settings_may_name_every_stage_there_is():
 ])  # fmt: skip
 def test_a_group_that_the_trainer_does_not_know_is_refused(layout: str, says: str):
     with pytest.raises(RecipeError) as raised:
-        load(RecipeConfig, "laptop", ["execution.cores=4", f"execution.parallel.sft={layout}"])
+        load("laptop", ["execution.cores=4", f"execution.parallel.sft={layout}"])
     assert str(raised.value) == f"recipe laptop cannot be used:\n  recipe: execution.parallel.sft: {says}"
 
 
 def test_an_unknown_recipe_names_the_nearest():
     with pytest.raises(RecipeError, match="did you mean 'laptop'"):
-        load(RecipeConfig, "labtop")
+        load("labtop")
 
 
 def test_a_missing_file_and_a_file_that_is_not_yaml(tmp_path: Path):
@@ -109,10 +110,10 @@ def write(folder: Path, **recipes: str) -> None:
 
 def test_an_own_file_of_a_built_in_name_extends_the_built_in_one(tmp_path: Path):
     write(tmp_path, laptop="extends: laptop\ndpo: {beta: 0.25}\n", child="extends: laptop\n", own="extends: own\n")
-    config = load(RecipeConfig, str(tmp_path / "laptop.yaml"))
+    config = load(str(tmp_path / "laptop.yaml"))
     assert config.dpo.beta == 0.25
-    assert config.pretrain == load(RecipeConfig, "laptop").pretrain
-    assert load(RecipeConfig, str(tmp_path / "child.yaml")).dpo.beta == 0.25, "a file beside goes before a built-in one"
+    assert config.pretrain == load("laptop").pretrain
+    assert load(str(tmp_path / "child.yaml")).dpo.beta == 0.25, "a file beside goes before a built-in one"
     with pytest.raises(RecipeError, match="there is no recipe 'own'"):
         read_recipe(str(tmp_path / "own.yaml"))
 
@@ -205,7 +206,7 @@ def test_deployments_name_real_flows():
 def test_an_old_name_is_told_its_new_one(override: str, now: str) -> None:
     field = override.partition("=")[0].replace(".", r"\.")
     with pytest.raises(RecipeError, match=rf"{field}: there is no such field; it is now called '{now}'"):
-        load(RecipeConfig, "laptop", [override])
+        load("laptop", [override])
 
 
 @pytest.mark.parametrize(
@@ -220,4 +221,4 @@ def test_an_old_name_is_told_its_new_one(override: str, now: str) -> None:
 )
 def test_what_became_a_setting_is_named(override: str, now: str) -> None:
     with pytest.raises(RecipeError, match=rf"there is no such field; it is now the setting {now}"):
-        load(RecipeConfig, "laptop", [override])
+        load("laptop", [override])

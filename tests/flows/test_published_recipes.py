@@ -13,7 +13,7 @@ from flows.config.files import load
 from flows.config.recipe_config import RecipeConfig
 from flows.config.training_runs import training_runs
 from flows.running.run import plan
-from infra.session import PlanRow
+from infra.execution.plan import PlanRow
 from model.network.transformer import Transformer
 from model.training.schedule import ScheduleConfig, learning_rate
 from tasks.data.chats import ChatRows
@@ -56,7 +56,7 @@ SCHEDULES, TUNING = golden("schedules"), golden("posttraining_hparams")
 
 
 def recipe(size: str) -> RecipeConfig:
-    return load(RecipeConfig, f"olmo2-{size}")
+    return load(f"olmo2-{size}")
 
 
 def planned(size: str, store: Path) -> dict[str, PlanRow]:
@@ -365,10 +365,10 @@ def test_the_1b_is_reinforced_twice() -> None:
 
 
 def test_a_size_by_name_replaces_the_model() -> None:
-    config = load(RecipeConfig, "olmo2-1b", ["pretrain.model=7B", "pretrain.optim.variant=olmo-0424"])
+    config = load("olmo2-1b", ["pretrain.model=7B", "pretrain.optim.variant=olmo-0424"])
     assert config.pretrain.model == recipe("7b").pretrain.model
     assert (config.pretrain.optim.decay, config.pretrain.optim.eps) == ("all", 1e-5)
-    changed = load(RecipeConfig, "olmo2-1b", ["pretrain.model.n_layers=18"]).pretrain.model
+    changed = load("olmo2-1b", ["pretrain.model.n_layers=18"]).pretrain.model
     assert changed.n_layers == 18
     assert changed.d_model == 2048
 
@@ -376,18 +376,18 @@ def test_a_size_by_name_replaces_the_model() -> None:
 def test_another_algorithm_replaces_the_values_of_the_one_below(tmp_path: Path) -> None:
     child = tmp_path / "child.yaml"
     child.write_text("extends: olmo2-13b\nrlvr: {algorithm: grpo, samples: 4}\nfurther_rlvr: []\n")
-    assert load(RecipeConfig, str(child)).rlvr == RLVRConfig(samples=4)
+    assert load(str(child)).rlvr == RLVRConfig(samples=4)
     child.write_text("extends: olmo2-13b\nrlvr: {gamma: 0.5}\n")
-    assert load(RecipeConfig, str(child)).rlvr == ppo_stages("13b")[0].model_copy(update={"gamma": 0.5})
+    assert load(str(child)).rlvr == ppo_stages("13b")[0].model_copy(update={"gamma": 0.5})
     assert "algorithm" not in RLVRConfig().model_dump()
 
 
 def test_ppo_needs_the_reward_model() -> None:
     with pytest.raises(ValueError, match=r"rlvr\.algorithm=ppo needs the reward model"):
-        load(RecipeConfig, "olmo2-7b", ["start={dpo: 0123456789abcdef}"])
+        load("olmo2-7b", ["start={dpo: 0123456789abcdef}"])
 
 
 def test_further_stages_need_names_of_their_own() -> None:
     item = "{name: 300b, seed: 1, mix: {preset: dolmino-300b}}"
     with pytest.raises(ValueError, match="further_ingredients has 300b more than once"):
-        load(RecipeConfig, "olmo2-7b", [f"further_ingredients=[{item}, {item}]"])
+        load("olmo2-7b", [f"further_ingredients=[{item}, {item}]"])

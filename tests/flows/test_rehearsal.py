@@ -40,7 +40,7 @@ CHANGED = LENGTH_FIELDS | MOST.keys() | {
 
 
 def small(recipe: str, *overrides: str, rows: Path | None = SAMPLES, store: str = "nowhere") -> RecipeConfig:
-    return rehearsed(load(RecipeConfig, recipe, list(overrides)), rows, store)
+    return rehearsed(load(recipe, list(overrides)), rows, store)
 
 
 def labels(config: RecipeConfig, store: Path) -> list[tuple[str, tuple[str, ...]]]:
@@ -50,7 +50,7 @@ def labels(config: RecipeConfig, store: Path) -> list[tuple[str, tuple[str, ...]
 
 @pytest.mark.parametrize("recipe", [*PUBLISHED, "laptop", "smoke"])
 def test_a_rehearsal_has_the_graph_of_its_recipe_and_changes_amounts_only(recipe: str, tmp_path: Path) -> None:
-    full, tiny = load(RecipeConfig, recipe), small(recipe)
+    full, tiny = load(recipe), small(recipe)
     assert labels(tiny, tmp_path) == labels(full, tmp_path)
     before, after = (flatten(config.model_dump(mode="json", exclude={"execution", "name"})) for config in (full, tiny))
     changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
@@ -62,7 +62,7 @@ def test_a_rehearsal_has_the_graph_of_its_recipe_and_changes_amounts_only(recipe
 
 @pytest.mark.parametrize("recipe", PUBLISHED)
 def test_the_model_is_the_variants_own_and_small(recipe: str) -> None:
-    full, tiny = load(RecipeConfig, recipe).pretrain.model, small(recipe).pretrain.model
+    full, tiny = load(recipe).pretrain.model, small(recipe).pretrain.model
     assert 200_000 < tiny.parameters < 800_000
     assert tiny.n_heads // tiny.n_kv_heads == full.n_heads // full.n_kv_heads
     assert tiny.mlp_hidden / tiny.d_model == pytest.approx(full.mlp_hidden / full.d_model, rel=0.1)
@@ -73,7 +73,7 @@ def test_the_model_is_the_variants_own_and_small(recipe: str) -> None:
 
 def test_what_does_not_fit_at_full_size_does_not_fit_in_a_rehearsal() -> None:
     """Lengths keep their ratios, so the same rule refuses the same fault, whichever of both is asked first."""
-    data = load(RecipeConfig, "olmo2-7b")
+    data = load("olmo2-7b")
     (ifeval,) = (item for item in data.evaluation.benchmarks if item.name == "ifeval")
     others = tuple(item for item in data.evaluation.benchmarks if item.name != "ifeval")
     tight = (*others, ifeval.model_copy(update={"context": 2048}))
@@ -83,7 +83,7 @@ def test_what_does_not_fit_at_full_size_does_not_fit_in_a_rehearsal() -> None:
 
 
 def test_the_schedule_keeps_its_shares_and_the_sizes_are_the_rules() -> None:
-    full, tiny = load(RecipeConfig, "olmo2-7b"), small("olmo2-7b")
+    full, tiny = load("olmo2-7b"), small("olmo2-7b")
     steps = 5e12 / (1024 * 4096)
     whole = tiny.pretrain.schedule.length / (tiny.pretrain.batch_size * tiny.pretrain.sequence_length)
     assert whole / (tiny.pretrain.steps or 0) == pytest.approx(steps / (full.pretrain.steps or 0), rel=0.01)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.config.files import load
-from flows.config.recipe_config import RecipeConfig
+from flows.config.pinning import resolved
 from flows.rehearsing.rehearsal import rehearsed
 from flows.rehearsing.sample_rows import wanted
 
@@ -108,13 +108,13 @@ def test_samples_have_the_names_columns_and_first_rows_of_the_data_sets(hub: Hub
     web = [name for name in written if name.startswith("allenai/olmo-mix-1124/data/dclm/")]
     assert len(web) == 2
     # A rehearsal finds in the folder all that it reads.
-    rehearsed(load(RecipeConfig, "olmo2-7b-synthesis"), tmp_path, "nowhere").resolved()
+    resolved(rehearsed(load("olmo2-7b-synthesis"), tmp_path, "nowhere"))
 
 
 def test_a_data_set_is_listed_once_and_what_is_there_is_not_fetched_again(hub: HubOfFolder, tmp_path: Path) -> None:
     olmo2_sample(hub, "olmo2-7b", str(tmp_path))
     lists = {name: count for name, count in hub.counts.items() if name.startswith("list ")}
-    assert set(lists) == {f"list {item.dataset}" for item in wanted(load(RecipeConfig, "olmo2-7b"))}
+    assert set(lists) == {f"list {item.dataset}" for item in wanted(load("olmo2-7b"))}
     assert set(lists.values()) == {1}
     hub.counts.clear()
     assert olmo2_sample(hub, "olmo2-7b", str(tmp_path)) == {}

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.config.files import RecipeError, load, read_recipe
+from flows.config.errors import RecipeError
+from flows.config.files import load, read_recipe
 from flows.config.needed import needed_classifiers, needed_sources
 from flows.config.recipe_config import RecipeConfig
 from flows.deployments import shown_ranking
@@ -18,12 +19,12 @@ from flows.microanneal import sweep
 from flows.running.run import load_recipe, plan, run_evaluation, run_sweep
 from flows.running.sessions import StageError, listening, naming_failures, new_session, plan_rows
 from flows.starting import adopt_command
-from infra.compute.processes import Interrupted
 from infra.execution.attempt import run_stage
 from infra.records.record import all_records
 from infra.session import Session
 from infra.settings import Execution
 from infra.stage import stage
+from infra.stopping import Interrupted
 from infra.storage.store import Store
 from infra.workspace import Workspace
 from model.config import Config, ModelConfig
@@ -307,25 +308,25 @@ def test_a_recipe_from_a_base_reads_only_what_later_stages_read(store: Store, tm
     )
     save_hf(Transformer(shape, seed=1), shape, tokenizer, tmp_path / "hf")
     base = adopt_command(store, str(tmp_path / "hf"), "", "base", None)["id"]
-    config = load(RecipeConfig, "olmo2-7b", [f"start.base={base}", *FRESH])
+    config = load("olmo2-7b", [f"start.base={base}", *FRESH])
     assert needed_sources(config) == {"filtered_web", "papers", "wiki"}
     config = config.model_copy(update={"execution": Execution(store=store.url)})
     collected = {row.label for row in plan(config) if row.stage == "collect"}
     assert collected == {
         f"collect:{name}" for name in ("filtered_web", "papers", "wiki", "flan", "stackexchange", "math")
     }
-    late = load(RecipeConfig, "olmo2-7b", ["start.soup=0123456789abcdef"])
+    late = load("olmo2-7b", ["start.soup=0123456789abcdef"])
     assert needed_sources(late) == set()
-    whole = load(RecipeConfig, "olmo2-7b")
+    whole = load("olmo2-7b")
     assert needed_sources(whole) == set(whole.collect)
 
 
 def test_a_classifier_that_a_later_rule_asks_keeps_its_sources():
     rule = "[{kind: quality, threshold: 0.5}]"
-    config = load(RecipeConfig, "laptop", ["start.base=0123456789abcdef", f"candidates.0.filter={{rules: {rule}}}"])
+    config = load("laptop", ["start.base=0123456789abcdef", f"candidates.0.filter={{rules: {rule}}}"])
     assert needed_classifiers(config, needed_sources(config)) == ["quality"]
     assert needed_sources(config) == {"web", "code"}
     only_code = ["anneal_mix.sources=[{source: code, ratio: 1}]", "microanneal.web=code"]
-    config = load(RecipeConfig, "laptop", ["start.base=0123456789abcdef", *only_code])
+    config = load("laptop", ["start.base=0123456789abcdef", *only_code])
     assert needed_sources(config) == {"code"}
     assert needed_classifiers(config, needed_sources(config)) == []

@@ -7,13 +7,16 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from flows.config.files import RecipeError, load
-from flows.config.recipe_config import CandidateConfig, RecipeConfig
+from flows.config.errors import RecipeError
+from flows.config.files import load
+from flows.config.parts import CandidateConfig
+from flows.config.pinning import resolved
+from flows.config.recipe_config import RecipeConfig
 from flows.microanneal import candidate_documents
 from flows.running.readiness import asked_models
 from flows.running.run import plan, run
 from infra.execution.attempt import run_stage
-from infra.execution.plan import above
+from infra.execution.plan import Plan, above
 from infra.session import Session, current_session, open_session
 from infra.settings import EndpointSettings, Execution
 from infra.storage.store import Store
@@ -31,7 +34,7 @@ def planned(config: RecipeConfig, root: Path) -> dict[str, Any]:
 
 
 def test_the_synthesis_recipe_makes_every_part_that_can_be_made(tmp_path):
-    config = load(RecipeConfig, "olmo2-7b-synthesis")
+    config = load("olmo2-7b-synthesis")
     rows = planned(config, tmp_path)
     assert rows["rewrite:tinygsm_students"].inputs == ("decontaminate:tinygsm_students-seeds",)
     assert rows["decontaminate:tinygsm_students-seeds"].inputs == ("programs:tinygsm_students",)
@@ -45,14 +48,14 @@ def test_the_synthesis_recipe_makes_every_part_that_can_be_made(tmp_path):
 
 
 def test_labels_lead_to_the_classifier_and_need_one(tmp_path):
-    config = load(RecipeConfig, "smoke")
+    config = load("smoke")
     assert planned(config, tmp_path)["classifier:quality"].inputs == ("collect:web", "collect:code")
     labelled = config.model_copy(update={"label": {"quality": LabelConfig()}})
     rows = planned(labelled, tmp_path)
     assert rows["classifier:quality"].inputs == ("label:quality",)
     assert rows["label:quality"].inputs == ("collect:web", "collect:code")
     with pytest.raises(RecipeError, match="label makes examples for classifiers, and maths is none"):
-        load(RecipeConfig, "smoke", ["label.maths={}"])
+        load("smoke", ["label.maths={}"])
 
 
 def test_a_source_of_no_kind_is_made_from_a_seed():
@@ -66,9 +69,7 @@ def test_a_source_of_no_kind_is_made_from_a_seed():
 def test_a_missing_endpoint_is_found_before_the_run_begins(tmp_path, monkeypatch):
     rows = {"paths": write(tmp_path / "p.jsonl", PROGRAM)}
     candidate = {"name": "students", "synthesize": {"kind": "programs", "rows": rows}, "rewrite": {}}
-    config = load(
-        RecipeConfig, "smoke", [f"candidates={json.dumps([candidate])}", "preferences.judge={kind: language_model}"]
-    )
+    config = load("smoke", [f"candidates={json.dumps([candidate])}", "preferences.judge={kind: language_model}"])
     assert asked_models(config) == {
         "rewrite:students": "Qwen/Qwen2.5-7B-Instruct",
         "preferences": "gpt-4o-2024-08-06",
@@ -78,36 +79,37 @@ def test_a_missing_endpoint_is_found_before_the_run_begins(tmp_path, monkeypatch
     for message in ("'Qwen/Qwen2.5-7B-Instruct'", "'gpt-4o-2024-08-06'", r"\$JUDGE_KEY, which is not set"):
         execution = Execution(store=str(tmp_path / "store"), endpoints=endpoints)
         with pytest.raises(ValueError, match=message):
-            run(config.resolved().model_copy(update={"execution": execution}))
+            run(resolved(config).model_copy(update={"execution": execution}))
         named = {"url": "http://nowhere/v1"} | ({"key_env": "JUDGE_KEY"} if endpoints else {})
         endpoints["gpt-4o-2024-08-06" if endpoints else "Qwen/Qwen2.5-7B-Instruct"] = EndpointSettings(**named)
     assert not list((tmp_path / "store").glob("[a-z]*"))
 
 
 def refuse_to_begin(config: RecipeConfig) -> None:
-    assert current_session().planning, "a stage was called in earnest"
+    assert isinstance(current_session().engine, Plan), "a stage was called in earnest"
     from flows.recipe import recipe
 
     recipe(config)
 
 
-@pytest.fixture
-def run_at_once(monkeypatch, tmp_path):
-    """Stages run as they are called, in a session of their own, as Prefect would run them."""
-    from infra.execution import prefect_engine as prefect_tasks
+class AtOnce(Plan):
+    """An engine that runs each stage as it is called."""
 
-    def submit(stage, session, arguments):
+    def stage(self, stage, session, arguments):
         return run_stage(stage, session, arguments, lambda *event: None).artifact
 
-    monkeypatch.setattr(prefect_tasks, "submit", submit)
+
+@pytest.fixture
+def run_at_once(tmp_path):
+    """Stages run as they are called, in a session of their own."""
 
     def run(candidate: dict[str, Any], server: OpenAIServer | None = None) -> list[dict[str, Any]]:
         endpoints = {"default": EndpointSettings(url=server.url)} if server else {}
         store = Store(str(tmp_path / "store"))
-        session = Session(store, Execution(store=store.url, ray="off", endpoints=endpoints))
-        recipe = load(RecipeConfig, "smoke", [f"candidates={json.dumps([candidate])}"])
+        session = Session(store, Execution(store=store.url, ray="off", endpoints=endpoints), engine=AtOnce())
+        recipe = load("smoke", [f"candidates={json.dumps([candidate])}"])
         with open_session(session):
-            pinned = recipe.resolved()
+            pinned = resolved(recipe)
             made = candidate_documents(pinned.candidates[0], pinned)
         return list(open_artifact(store).read_jsonl(made, "documents/00000-000.jsonl.zst"))
 

@@ -16,8 +16,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from flows.cli.main import app
+from flows.cli.plain_console import PlainConsole
 from flows.cli.terminal import resume_command
-from flows.config.files import RecipeError
+from flows.config.errors import RecipeError
 from flows.inspection.artifacts import list_rows, print_list
 from flows.running.dashboard import DashboardError, serve
 from flows.running.readiness import check_ray
@@ -51,7 +52,7 @@ def test_a_list_of_nothing_says_so_and_ids_are_never_cut(tmp_path):
     assert (shown.exit_code, shown.output) == (0, f"store {tmp_path} has no artifacts of stage 'dpo'\n")
     row = {"id": "0123456789abcdef", "label": "evaluate:try-word_problems", "generation": 1, "created": "now",
            "seconds": 1.0, "bytes": 1}  # fmt: skip
-    console = Console(file=StringIO(), width=40)
+    console = PlainConsole(file=StringIO(), width=40)
     print_list(console, [row], "")
     lines = console.file.getvalue().splitlines()[1:]  # type: ignore[attr-defined]
     assert "".join(line.split(" ")[0] for line in lines).startswith(row["id"])
@@ -133,7 +134,7 @@ from flows.cli import terminal
 terminal.ENDING_SECONDS = 0.5
 def recipe(*_):
     from infra.compute.processes import stop_stages
-    if sys.argv[2] == "kept":  # as Prefect's handler and `run_as_flow` leave it when Prefect hangs
+    if sys.argv[2] == "kept":  # as Prefect's handler and `PrefectEngine.phase` leave it when Prefect hangs
         stop_stages()
     else:
         os.kill(os.getpid(), signal.Signals[sys.argv[2]])
@@ -162,7 +163,7 @@ def test_a_flow_that_prefect_ends_tells_its_stages():
         patch.setattr(prefect_tasks, "stop_stages", lambda: ended.append(True))
         patch.setattr(prefect_tasks, "flow", lambda **_: lambda function: function)
         with pytest.raises(TerminationSignal):
-            prefect_tasks.run_as_flow("phase", end)
+            prefect_tasks.PrefectEngine().phase("phase", end)
     assert ended
 
 

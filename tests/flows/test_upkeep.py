@@ -12,7 +12,7 @@ from flows.cli.main import app
 from flows.running import repair as repairing
 from flows.running.repair import repair
 from infra.execution.attempt import Outcome, run_stage
-from infra.records.compare import record_differences
+from infra.execution.compare import record_differences
 from infra.records.record import load_record, record_path
 from infra.records.upkeep import copy_lineage, garbage, remove, verify
 from infra.session import Session

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.records import fingerprint
-from infra.records.fingerprint import BODY, differences, digest_of, fingerprint_of
-from infra.records.syntax import Scope, definitions
+from infra.execution import fingerprint
+from infra.execution.fingerprint import BODY, differences, digest_of, fingerprint_of
+from infra.execution.syntax import Scope, definitions
 
 ROOT = Path(fingerprint.__file__).parents[2]
 FILES = [

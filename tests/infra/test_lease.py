@@ -8,8 +8,8 @@ import time
 import orjson
 import pytest
 
-from infra.compute.processes import Interrupted
 from infra.records.lease import LeaseLost, acquire, highest_lease, is_dead, process_identity
+from infra.stopping import Interrupted
 from infra.storage.store import Store
 
 
@@ -83,7 +83,7 @@ def test_a_waiter_leaves_when_the_run_is_asked_to_stop(tmp_path, monkeypatch):
     store = Store(str(tmp_path))
     store.create("p/lease-000001.json", orjson.dumps(process_identity()))
     stopping = threading.Event()
-    monkeypatch.setattr("infra.compute.processes._stopping", stopping)
+    monkeypatch.setattr("infra.stopping._stopping", stopping)
     with pytest.raises(Interrupted):
         acquire(store, "p", stale_seconds=60, waiting=lambda _: stopping.set())
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import ray
 
-from infra.compute.shards import runs_here, tell_of_no_gpu
+from infra.compute.shards import run_shards, runs_here, tell_of_no_gpu
 from infra.events import Events
 from infra.execution.attempt import run_stage
 from infra.session import Session
@@ -42,7 +42,7 @@ def two_gpus() -> Iterator[None]:
 def workspace(store: Store, id: str, ray: str, device: str = "cpu") -> Workspace:
     return Workspace(
         store, stage="s", id=id, payload=f"s/{id}/g0001", progress_folder=f"_progress/s/{id}",
-        compute=ComputeSettings(device=device), ray=ray,
+        compute=ComputeSettings(device=device), ray=ray, run_shards=run_shards,
     )  # fmt: skip
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from infra.compute.processes import StageProcessDied
 from infra.execution.attempt import Outcome
-from infra.execution.plan import above, below
+from infra.execution.plan import Plan, above, below
+from infra.execution.prefect_engine import PrefectEngine
 from infra.records.record import all_records, generations, lineage, load_record
 from infra.session import Session, open_session
 from infra.settings import Execution
@@ -47,15 +48,15 @@ class Log:
 
 def run(store: Store, phase, *configs: NumberConfig, ray: str = "off", **choices) -> tuple[Any, Log]:
     log = Log()
-    with open_session(Session(store, Execution(ray=ray), listener=log, **choices)):
+    with open_session(Session(store, Execution(ray=ray), listener=log, engine=PrefectEngine(), **choices)):
         return phase(*configs), log
 
 
 def plan(store: Store, phase, *configs: NumberConfig, **choices):
-    session = Session(store, Execution(ray="off"), planning=True, **choices)
-    with open_session(session):
+    plan = Plan()
+    with open_session(Session(store, Execution(ray="off"), engine=plan, **choices)):
         phase(*configs)
-    return session.rows
+    return plan.rows
 
 
 ONE, TWO = NumberConfig(value=1), NumberConfig(value=2)
@@ -121,7 +122,7 @@ def test_only_leaves_out_the_rest(tmp_path):
 def test_one_failure_stops_what_needs_it_and_nothing_else(tmp_path):
     store = Store(str(tmp_path))
     log = Log()
-    session = Session(store, Execution(ray="off"), listener=log)
+    session = Session(store, Execution(ray="off"), listener=log, engine=PrefectEngine())
     with open_session(session), pytest.raises(ValueError, match="no such number"):
         with_failure(ONE, NumberConfig(fail="no such number"))
     assert log.ran == {"number:good"}
@@ -156,7 +157,7 @@ def test_a_killed_stage_process_is_told(tmp_path):
 
 
 def test_a_step_that_takes_longer_than_the_settings_say_is_told(tmp_path):
-    session = Session(Store(str(tmp_path)), Execution(ray="off", stall_seconds=0.2))
+    session = Session(Store(str(tmp_path)), Execution(ray="off", stall_seconds=0.2), engine=PrefectEngine())
     with (
         open_session(session),
         pytest.raises(StageProcessDied, match=r"ended with code 75 .*75: .*execution\.stall_seconds"),
@@ -186,7 +187,7 @@ def test_an_interrupted_map_resumes_after_its_last_shard(tmp_path):
 
 def test_a_stage_that_waits_for_a_server_holds_no_core(tmp_path):
     store = Store(str(tmp_path / "store"))
-    with open_session(Session(store, Execution(ray="off", cores=1))):
+    with open_session(Session(store, Execution(ray="off", cores=1), engine=PrefectEngine())):
         waited, made = waiting_first(NumberConfig(value=2, kill_marker=str(tmp_path / "begun")))
     assert (waited.value, made.value) == (2, 2)
 

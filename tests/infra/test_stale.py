@@ -8,12 +8,12 @@ from pathlib import Path
 import orjson
 import pytest
 
+from infra.execution import fingerprint
 from infra.execution.attempt import Outcome, run_stage
-from infra.execution.plan import plan_stage
-from infra.records import fingerprint
+from infra.execution.plan import Plan, PlanRow
+from infra.execution.stale import StaleError, acceptances
 from infra.records.record import load_record, record_path
-from infra.records.stale import StaleError, acceptances
-from infra.session import PlanRow, Session
+from infra.session import Session
 from infra.settings import Execution
 from infra.stage import Stage
 from infra.storage.store import Store
@@ -62,10 +62,11 @@ def run(store: Store, **execution: str) -> Outcome:
 
 
 def plan(store: Store, **execution: str) -> PlanRow:
-    session = Session(store, Execution(ray="off", **execution), planning=True)
+    session = Session(store, Execution(ray="off", **execution))
     stage = made()
-    plan_stage(stage, stage.sort({"config": NumberConfig(value=3)}), session)
-    return session.rows[0]
+    plan = Plan()
+    plan.stage(stage, session, {"config": NumberConfig(value=3)})
+    return plan.rows[0]
 
 
 def edit(code: Path, old: str, new: str) -> None:

@@ -50,3 +50,11 @@ def test_screen_never_changes_the_verdict(ids: list[int], times: int) -> None:
 def test_negative_id_is_refused() -> None:
     with pytest.raises(ValueError, match="-1"):
         list(find_repetitions(np.array([1, -1, 1])))
+
+
+@given(st.lists(st.integers(0, 2), max_size=120), st.integers(3, 12))
+def test_asking_for_more_times_leaves_out_the_others(ids: list[int], times: int):
+    array = np.array(ids + [1, 2] * 20, dtype=np.uint32)
+    assert list(find_repetitions(array, min_times=times)) == [
+        span for span in find_repetitions(array) if span.times >= times
+    ]

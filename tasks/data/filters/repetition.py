@@ -13,7 +13,7 @@ import re
 from typing import Literal, NamedTuple, Self
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from pydantic import Field, model_validator
 
 from model.config import Config
@@ -34,7 +34,7 @@ _WINDOW = 16
 # Most places that look like a period are told apart within so many bytes.
 _GLANCE = 64
 _BLOCK = 1024
-_INT32 = 2**31 - 1
+_PIECE_TOKENS = 1 << 20
 _ALL_EQUAL = np.uint64(0x0101010101010101)
 
 # After the last newline of a run of white space the split expression always cuts, whatever stands around it: only spaces
@@ -121,14 +121,25 @@ def repeated_spans(
         ids = tokenizer.encode_array(data[start:end].decode("utf-8"))
         if ids.size < scorer.min_times:
             continue
-        offsets = np.full(len(ids) + 1, start, dtype=np.int64 if len(data) > _INT32 else np.int32)
-        offsets[1:] += np.cumsum(lengths[ids], dtype=offsets.dtype)
+        offsets = _offsets(ids, lengths, start)
         # A longer period does not fit in so often.
-        for hit in find_repetitions(ids, 1, min(scorer.max_period, ids.size // scorer.min_times)):
-            if hit.times >= scorer.min_times:
-                first, last = characters.before(int(offsets[hit.start])), characters.before(int(offsets[hit.end]))
-                found.append(RepeatedSpan(first, last, hit.period, hit.times))
+        longest = min(scorer.max_period, ids.size // scorer.min_times)
+        for hit in find_repetitions(ids, 1, longest, scorer.min_times):
+            first, last = characters.before(int(offsets[hit.start])), characters.before(int(offsets[hit.end]))
+            found.append(RepeatedSpan(first, last, hit.period, hit.times))
     return found
+
+
+def _offsets(
+    ids: Int[np.ndarray, " tokens"], lengths: UInt8[np.ndarray, " ids"], start: int
+) -> Int[np.ndarray, " tokens_and_one"]:
+    """The byte before each token, and the one after the last; piece by piece, as NumPy holds indices in 64 bits."""
+    offsets = np.empty(len(ids) + 1, dtype=np.int32)
+    offsets[0] = start
+    for begin in range(0, len(ids), _PIECE_TOKENS):
+        piece = lengths[ids[begin : begin + _PIECE_TOKENS]]
+        offsets[begin + 1 : begin + 1 + len(piece)] = offsets[begin] + np.cumsum(piece, dtype=np.int32)
+    return offsets
 
 
 class Characters:

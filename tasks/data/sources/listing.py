@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,6 +22,7 @@ from tasks.data.sources.pin import Version, current_version, fingerprint, settle
 
 _THREADS = 16
 """Files that are pinned at the same time: hashing and requests both wait outside Python."""
+_PINNED_AT_ONCE = 1000
 _SHOWN = 5
 """Files that a message names."""
 _GLOB = re.compile(r"[*?\[]")
@@ -180,8 +182,12 @@ def list_names(root: str, suffixes: tuple[str, ...]) -> list[str]:
 
 def pin_files(places: Iterable[tuple[str, str]]) -> tuple[SourceFile, ...]:
     """The files (root, name) with their pins, several at a time."""
+    rest, found = iter(places), []
     with ThreadPoolExecutor(_THREADS) as threads:
-        return tuple(threads.map(_pinned, places))
+        # Some at a time: what a pool holds of each task waiting is ten times the pin.
+        while some := list(islice(rest, _PINNED_AT_ONCE)):
+            found += threads.map(_pinned, some)
+    return tuple(found)
 
 
 def _pinned(place: tuple[str, str]) -> SourceFile:

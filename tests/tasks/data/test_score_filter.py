@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from flows.config.files import load, read_recipe
+from flows.config.pinning import resolved
 from flows.config.recipe_config import RecipeConfig
 from flows.running.run import plan
 from infra.settings import Execution
@@ -122,9 +123,9 @@ def toy_recipe(folder: Path, threshold: float, ranks: int = 300, **changes: Any)
     recipe["classifiers"] = {}
     path = folder / "toy.yaml"
     path.write_text(yaml.safe_dump(recipe | changes, sort_keys=False))
-    config = load(RecipeConfig, str(path))
+    config = load(str(path))
     execution = Execution(store=str(folder / "store"), ray="off")
-    return config.model_copy(update={"execution": execution}).resolved()
+    return resolved(config.model_copy(update={"execution": execution}))
 
 
 def web_stages(bench: Any, config: RecipeConfig) -> tuple[Attributes, Documents]:

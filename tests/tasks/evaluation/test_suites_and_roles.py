@@ -8,7 +8,6 @@ from math import sqrt
 import pytest
 
 from flows.config.files import load
-from flows.config.recipe_config import RecipeConfig
 from tasks.evaluation.benchmarks import resolve_benchmark
 from tasks.evaluation.benchmarks.gsm8k import GSM8KBenchmark
 from tasks.evaluation.benchmarks.ifeval import IFEvalBenchmark
@@ -113,7 +112,7 @@ def test_a_sweep_that_ranks_by_a_held_out_benchmark_is_refused():
         "microanneal.rank_by=gsm8k",
     ]
     with pytest.raises(ValueError, match=r"microanneal.rank_by names gsm8k, which is held out"):
-        load(RecipeConfig, "olmo2-7b", held_out)
+        load("olmo2-7b", held_out)
 
 
 def test_ifeval_has_room_for_its_answers():

@@ -106,7 +106,7 @@ def test_where_it_samples_itself_every_worker_wants_a_gpu(make_bench, monkeypatc
     def run_shards(*arguments, device, **options):
         raise Asked(device)
 
-    monkeypatch.setattr("infra.compute.shards.run_shards", run_shards)
+    monkeypatch.setattr("infra.execution.attempt.run_shards", run_shards)
     with pytest.raises(Asked, match="cuda"):
         run(make_bench("a", device="cuda"))
     with pytest.raises(Asked, match="cpu"):

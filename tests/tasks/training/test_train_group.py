@@ -17,6 +17,7 @@ from ray.train import FailureConfig
 
 from infra.compute.train_group import GroupFailed, group_failed
 from infra.execution.attempt import Finished, Outcome, run_stage
+from infra.execution.plan import Plan
 from infra.session import Session, open_session
 from infra.settings import Execution, ParallelSettings
 from infra.stage import stage
@@ -312,7 +313,7 @@ def test_reinforcement_begun_by_two_workers_goes_on_in_one_process(trained: Trai
 def test_what_does_not_train_is_refused_as_a_group_before_anything_runs(bench) -> None:
     execution = Execution(cores=2, parallel={name: ParallelSettings(workers=2) for name in ("rlvr", "soup")})
     refusal = r"execution\.parallel\.soup\.workers=2, but stage soup runs in one process"
-    with open_session(Session(bench.session.store, execution, planning=True)):
+    with open_session(Session(bench.session.store, execution, engine=Plan())):
         rlvr(bench.base(), bench.prompts(), RLVRConfig())
         with pytest.raises(ValueError, match=refusal):
             soup([bench.base()], SoupConfig())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from infra.records.fingerprint import Fingerprint, differences, digest_of, fingerprint_of
+from infra.execution.fingerprint import Fingerprint, differences, digest_of, fingerprint_of
 from infra.records.record import Record, package_versions
 from infra.storage.store import Store
 

@@ -19,6 +19,7 @@ import hashlib
 import importlib.util
 import os
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -30,8 +31,9 @@ from typing import Any
 import orjson
 
 from infra import python_ast
-from infra.records.syntax import Definition, Scope, definitions, imported_names
-from infra.records.syntax import __file__ as syntax_file
+from infra.execution.syntax import Definition, Scope, definitions, imported_names
+from infra.execution.syntax import __file__ as syntax_file
+from infra.workspace import Workspace
 
 PACKAGES = ("tasks", "model")
 WRITERS = ("Workspace.write", "Workspace.write_json", "Workspace.write_jsonl", "ZSTD_LEVEL")
@@ -70,6 +72,8 @@ Stamp = tuple[int, int, int, int]
 """By what a file is known not to have changed: inode, size, times of its content and of its state, in ns."""
 _modules: dict[str, tuple[Stamp, Module]] = {}
 _hashes: dict[tuple[str, str, Stamp], tuple[str, list[tuple[str, str]]]] = {}
+# Stages run in threads of one process, and CPython 3.11 fails when two of them build syntax trees at once (gh-106905).
+_making = threading.Lock()
 _ours = {*PACKAGES, __name__.split(".")[0]}
 
 
@@ -85,7 +89,8 @@ def fingerprint_of(function: Callable[..., Any]) -> Fingerprint:
             return known["fingerprint"]
     except (FileNotFoundError, orjson.JSONDecodeError, KeyError):
         pass  # none yet, or half of one
-    fingerprint, files = _made(function)
+    with _making:
+        fingerprint, files = _made(function)
     body = {"fingerprint": fingerprint, "files": [[str(path), _stamp(path)] for path in files]}
     with suppress(OSError):  # without a cache it is made at each time
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -160,8 +165,6 @@ def _pairs(fingerprint: Fingerprint) -> Counter[tuple[str, str]]:
 
 
 def _writers() -> Iterable[tuple[str, str]]:
-    from infra.workspace import Workspace
-
     return [(Workspace.__module__, name) for name in WRITERS]
 
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from infra.execution.fingerprint import differences
 from infra.execution.plan import flatten
-from infra.records.fingerprint import differences
 from infra.records.record import Input, Record
 
 

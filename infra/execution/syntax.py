@@ -1,4 +1,4 @@
-"""Syntax trees as text that says what the code does and not how it is written, for fingerprints (`infra/records/fingerprint.py`).
+"""Syntax trees as text that says what the code does and not how it is written, for `fingerprint.py`.
 
 Comments and formatting are in no tree. Docstrings and other bare strings are taken out. A local variable stands as a number, by
 its first occurrence in its function; parameters keep their names, since callers may use them. A name of the module's stands

@@ -1,0 +1,180 @@
+"""Parts of a recipe that no single stage has: candidates, the sweep, ingredients, further reinforcement, the evaluation."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from flows.synthesis import AnySynthesis, Synthesis
+from model.config import Config
+from tasks.data.collect import Source
+from tasks.data.filter import FilterConfig
+from tasks.data.mix import MixConfig
+from tasks.data.pairs import PairsConfig
+from tasks.data.prompts import PromptsConfig
+from tasks.data.rewrite import RewriteConfig
+from tasks.evaluation.benchmarks import BenchmarkConfig
+from tasks.evaluation.evaluate import EvaluateConfig, SuiteConfig
+from tasks.training.anneal import AnnealConfig
+from tasks.training.ppo import PPOConfig
+from tasks.training.preferences import PreferencesConfig
+from tasks.training.rlvr import RLVRConfig
+
+PAST_MIDTRAINING = ("soup", "sft", "dpo", "rlvr")
+PAST_FINETUNING = ("sft", "dpo", "rlvr")
+PAST_PREFERENCES = ("dpo", "rlvr")
+"""Start points behind a phase: a recipe that begins there has no need of it."""
+StartPoint = Literal["base", "soup", "sft", "dpo", "reward", "rlvr"]
+"""Where a recipe may begin with a model that it does not make itself: a checkpoint, or (`reward`) a reward model beside one."""
+
+
+def _grpo_unless_said(value: Any) -> Any:
+    return {"algorithm": "grpo"} | value if isinstance(value, dict) else value
+
+
+Reinforcement = Annotated[
+    Annotated[RLVRConfig | PPOConfig, Field(discriminator="algorithm")], BeforeValidator(_grpo_unless_said)
+]
+"""Told apart by `algorithm`; without one it is GRPO."""
+
+
+def _sampled_unless_said(value: Any) -> Any:
+    return {"kind": "sampled"} | value if isinstance(value, dict) else value
+
+
+PreferenceSource = Annotated[
+    Annotated[PreferencesConfig | PairsConfig, Field(discriminator="kind")], BeforeValidator(_sampled_unless_said)
+]
+"""Told apart by `kind`; without one they are sampled and judged here."""
+
+
+def named_by_key(sources: Any) -> Any:
+    """A mapping of sources whose names are their keys. ValueError for a source that is given another name inside."""
+    if not isinstance(sources, dict):
+        return sources
+    for key, source in sources.items():
+        if isinstance(source, dict) and source.get("name", key) != key:
+            raise ValueError(
+                f"{key} has name={source['name']!r}, but a source is called what its key is; leave name out"
+            )
+    return {key: source | {"name": key} if isinstance(source, dict) else source for key, source in sources.items()}
+
+
+class CandidateConfig(Config):
+    """One source that a micro-anneal tries; exactly one of `synthesize` and `collect` says where it comes from."""
+
+    name: str
+    """Name in the ranking and in mixes."""
+    synthesize: Synthesis | None = None
+    """Documents that are made: problems from a seed, worked problems with other numbers, programs that run, or what a
+    language model writes for personas."""
+    collect: Source | None = None
+    """Documents read from files, a hub dataset or the installed Python."""
+    rewrite: RewriteConfig | None = None
+    """What a language model then makes of these documents; they keep the name that their origin gives them."""
+    filter: FilterConfig = FilterConfig(rules=())
+    """Rules that its documents must pass, such as the maths classifier (RECIPE C.7); none keeps everything."""
+    ratio: float = Field(default=0.5, gt=0, lt=1)
+    """Share of the candidate in its mix; the rest is web text (published micro-anneals: half and half). A candidate that is
+    too small for it, even read `max_repetition` times, gives what it has, and the share of the web grows."""
+    expected_tokens: int | None = Field(default=None, ge=1)
+    """Tokens that it will have, as far as that is known (Table 5): for what a plan says of its mix; changes no result."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_origin(cls, data: Any) -> Any:
+        """What is read or made has the candidate's name, unless it is then rewritten and says a name of its own."""
+        if not isinstance(data, dict) or "name" not in data:
+            return data
+        origins = {field: data[field] for field in ("collect", "synthesize") if isinstance(data.get(field), dict)}
+        if not data.get("rewrite"):
+            for field, origin in origins.items():
+                if origin.get("name", data["name"]) != data["name"]:
+                    raise ValueError(
+                        f"{field}.name={origin['name']!r}, but the documents of candidate {data['name']!r} are called what it "
+                        "is called; leave name out"
+                    )
+        return data | {field: {"name": data["name"]} | origin for field, origin in origins.items()}
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.synthesize is None) == (self.collect is None):
+            raise ValueError(f"candidate {self.name!r} needs exactly one of synthesize and collect")
+        return self
+
+    @property
+    def origin(self) -> AnySynthesis | Source:
+        """Where its documents come from, under the candidate's name unless they are then rewritten."""
+        origin = self.synthesize or self.collect
+        assert origin is not None
+        return origin if self.rewrite else origin.model_copy(update={"name": self.name})
+
+    @property
+    def rewriting(self) -> RewriteConfig | None:
+        """How they are rewritten, under the candidate's name."""
+        return self.rewrite and self.rewrite.model_copy(update={"name": self.name})
+
+
+class IngredientConfig(Config):
+    """An ingredient of the soup on a mix of its own; all else is what `anneal` says."""
+
+    name: str = Field(pattern=r"^[\w.-]*[A-Za-z][\w.-]*$")
+    """Name in labels and in the report, such as 300b."""
+    seed: int
+    """Seed of its data order (13B and 32B: 2662; RECIPE C.9)."""
+    steps: int | None = Field(default=None, ge=1)
+    """Updates (300B tokens in batches of 8.4M: 35,763; RECIPE E); None is one pass over its mix."""
+    mix: MixConfig
+    """What it reads."""
+
+    def anneal(self, shape: AnnealConfig) -> AnnealConfig:
+        """Its training, given that of the others."""
+        return shape.model_copy(update={"seed": self.seed, "steps": self.steps})
+
+
+class FurtherRLVRConfig(Config):
+    """Reinforcement that goes on from the stage before, on other prompts (RECIPE H.2, H.3: 1B two stages, 13B three)."""
+
+    name: str = Field(pattern=r"^[\w.-]+$")
+    """Name in labels, such as math."""
+    prompts: PromptsConfig
+    """Prompts with verifiable answers."""
+    rlvr: Reinforcement = RLVRConfig()
+    """How; the KL term is to the checkpoint that this stage starts from."""
+
+
+class MicroannealConfig(Config):
+    """The sweep: what every candidate's anneal has in common (RECIPE E)."""
+
+    web: str = "web"
+    """The source that candidates are mixed with, by its name under `collect`."""
+    tokens: int = Field(default=1_000_000_000, gt=0)
+    """Tokens of each candidate's mix."""
+    max_repetition: float = Field(default=4.0, ge=1)
+    """Most passes over a candidate (published points: up to 4)."""
+    anneal: AnnealConfig = AnnealConfig(seed=7201)
+    """One epoch over the mix from the base checkpoint."""
+    rank_by: str
+    """Benchmark that ranks, by its name under `evaluation`."""
+
+
+class EvaluationConfig(Config):
+    """Benchmarks that every checkpoint is asked."""
+
+    benchmarks: tuple[BenchmarkConfig, ...]
+    """In the order they are run and reported."""
+    suites: tuple[SuiteConfig, ...] = ()
+    """Averages over benchmarks."""
+    max_context: int = Field(default=2048, ge=2)
+    """Tokens of prompt and answer together (RECIPE I.1)."""
+
+    def of(self, label: str, *, chat: bool = False) -> EvaluateConfig:
+        """The evaluation of one checkpoint."""
+        return EvaluateConfig(label=label, chat=chat, **self.model_dump())
+
+    def only(self, name: str) -> "EvaluationConfig":
+        """The same with a single benchmark. Raises ValueError for a name that is not there."""
+        chosen = tuple(benchmark for benchmark in self.benchmarks if benchmark.name == name)
+        if not chosen:
+            names = ", ".join(benchmark.name for benchmark in self.benchmarks)
+            raise ValueError(f"microanneal.rank_by={name!r} is not a benchmark of the recipe; they are {names}")
+        return self.model_copy(update={"benchmarks": chosen, "suites": ()})
