@@ -74,6 +74,17 @@ class ParallelSettings(BaseModel):
         return self.model_dump(exclude={"max_restarts"})
 
 
+class FitSettings(BaseModel):
+    """The devices that training stages are fitted to; what is not given is found on this machine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    devices: int | None = Field(default=None, ge=1)
+    """Devices of the machine or cluster that one training may use."""
+    memory: float | None = Field(default=None, gt=0)
+    """Bytes of one device."""
+
+
 class ComputeSettings(BaseModel):
     """What a training or evaluation stage may use."""
 
@@ -187,6 +198,9 @@ class Execution(BaseModel):
     and changes results by rounding only."""
     parallel: dict[str, ParallelSettings] = {}
     """Processes per training stage, by its name; one for the others."""
+    fit: FitSettings | None = None
+    """Choose sharding, recomputation and micro-batches of each training so that it fits the devices (`{}` for those of this
+    machine, `{devices: 64, memory: 80e9}` for a cluster). What a stage is given above is kept. `olmo2 fit` shows the choice."""
     lease_stale_seconds: float = Field(default=60.0, gt=0)
     """A lease whose heartbeat has not moved for this long is taken over."""
     generation: dict[str, Generation] = {}

@@ -32,7 +32,7 @@ from flows.cli.options import (
     print_json,
 )
 from flows.cli.rehearse import conformance, rehearse, sample
-from flows.cli.scale import scale
+from flows.cli.scale import fit, scale
 from flows.cli.store import add_to as add_store_commands
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ app.add_typer(data_app, name="data")
 add_commands(app)
 app.command()(rehearse)
 app.command()(scale)
+app.command()(fit)
 app.command()(sample)
 app.command()(conformance)
 add_store_commands(app)

@@ -195,7 +195,7 @@ def _execution(config: RecipeConfig, store: str) -> dict[str, Any]:
             for name in ("default", *config.execution.pass_tokens)
         },
     }
-    here = {"device": "cpu", "ray": "off", "compile": {}, "parallel": {}, "generation": {}, "threads": {}}
+    here = {"device": "cpu", "ray": "off", "compile": {}, "parallel": {}, "generation": {}, "threads": {}, "fit": None}
     return execution | here | small | {"store": store, "cores": 2, "save_every": 2, "keep_every": None}
 
 

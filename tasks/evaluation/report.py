@@ -7,11 +7,13 @@ the items that both answered; else by that of two independent scores. The paper 
 """
 
 import dataclasses
+from collections import Counter
 from typing import Any
 
 from pydantic import Field
 
 from infra.records.artifact import Artifact
+from infra.records.looks import read_looks
 from infra.records.record import Record
 from infra.stage import stage
 from infra.workspace import Workspace
@@ -81,6 +83,7 @@ def write_report(
         "bounds": bounds,
         "headline": _headline(checkpoints, records, cost),
         **_score_figures(ws, named, scores, bounds),
+        "looks": _looks(ws, scores),
         "ranking": ws.read_json(ranking, "ranking.json") if ranking else None,
         "curves": _curves(ws, trained, config.curve_points),
         "preferences": preferences.facts() if preferences else None,
@@ -179,6 +182,14 @@ def _score_figures(
         "soup": numbers.soup_rows(soup, ingredients, matched, benchmarks, bounds, compared),
         "gains": report_gains.stage_gains(main_line, stages, ingredients, matched, benchmarks, compared),
     }
+
+
+def _looks(ws: Workspace, scores: list[Scores]) -> dict[str, int]:
+    """How often held-out scores of these evaluations had been looked at when the report was made, by benchmark."""
+    found = Counter(
+        name for score in scores for look in read_looks(ws.store, score.address) for name in look.benchmarks
+    )
+    return dict(sorted(found.items()))
 
 
 def _curves(ws: Workspace, named: list[tuple[str, Any]], points: int) -> list[numbers.Curve]:

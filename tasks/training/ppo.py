@@ -25,7 +25,7 @@ from model.data.chat_batches import Batch, Row, token_batches
 from model.network.transformer import Transformer
 from model.parallel.group import fill, spread
 from model.training.advantages import stop_penalty
-from model.training.optim import Optimizer
+from model.training.loop import Course, Logging
 from model.training.ppo import ActorCritic, Estimates, JointOptimizer, estimate, joint_flops, ppo_objective
 from model.training.reference_scores import row_values
 from tasks.artifacts import Checkpoint, Prompts, RewardModel
@@ -126,7 +126,7 @@ def train_ppo(ws: Workspace, policy: Checkpoint, judge: RewardModel, prompts: Pr
     reference = copy.deepcopy(model).requires_grad_(False)
     pair = ActorCritic(model, critic)
     state = begin(ws, pair, joint := adamw(config.clip_norm, config.precision))
-    state.optimizer = cast(Optimizer, JointOptimizer(pair, joint))
+    state.optimizer = JointOptimizer(pair, joint)
     holders = spread(reference, compute_of(ws), config.precision)
     fill(reference, weights, holders)
 
@@ -140,22 +140,24 @@ def train_ppo(ws: Workspace, policy: Checkpoint, judge: RewardModel, prompts: Pr
     result = fit(
         ws,
         state,
-        weights=both,
-        objective=ppo_objective(
-            clip=config.clip,
-            value_clip=config.value_clip,
-            value_coefficient=config.value_coefficient,
-            temperature=config.temperature,
+        Course(
+            objective=ppo_objective(
+                clip=config.clip,
+                value_clip=config.value_clip,
+                value_coefficient=config.value_coefficient,
+                temperature=config.temperature,
+            ),
+            batches=learner.batches,
+            schedule=linear_schedule(config.learning_rate, warmup_ratio=0.0),
+            steps=ppo_rollouts(config) * learner.updates,
+            description="reinforce",
+            pad_id=tokenizer.pad_id,
+            logging=Logging(
+                every=1, facts=learner.metrics, instances=lambda step: learner.places(step // learner.updates)
+            ),
         ),
-        batches=learner.batches,
-        schedule=linear_schedule(config.learning_rate, warmup_ratio=0.0),
-        steps=ppo_rollouts(config) * learner.updates,
-        pad_id=tokenizer.pad_id,
-        description="reinforce",
-        log_every=1,
+        weights=both,
         save_multiple=learner.updates,
-        step_metrics=learner.metrics,
-        instances=lambda step: learner.places(step // learner.updates),
     )
     learner.tell_end(ws)
     export(ws, cast(Any, result.model).policy, tokenizer, bos="eos")

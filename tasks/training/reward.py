@@ -24,7 +24,7 @@ from model.config import Config, Precision
 from model.data.chat_batches import indices_of_step, pair_batches, steps_for
 from model.network.transformer import Transformer
 from model.parallel.group import Group
-from model.training.loop import TrainState
+from model.training.loop import Course, Evaluation, Logging, TrainState
 from model.training.objectives import reward_objective
 from model.training.reference_scores import row_scores
 from tasks.artifacts import Checkpoint, Preferences, RewardModel
@@ -97,16 +97,17 @@ def train_reward(ws: Workspace, parent: Checkpoint, pairs: Preferences, config: 
     result = fit(
         ws,
         begin(ws, model, adamw(config.clip_norm, config.precision, config.eps)),
+        Course(
+            objective=reward_objective(),
+            batches=batches,
+            schedule=linear_schedule(config.learning_rate, warmup_ratio=0.0),
+            steps=steps_for(len(training), config.batch_size, config.epochs),
+            description="train the reward model",
+            pad_id=tokenizer.pad_id,
+            logging=Logging(every=1, instances=members_of),
+            evaluation=Evaluation(finish=judged),
+        ),
         weights=weights,
-        objective=reward_objective(),
-        batches=batches,
-        schedule=linear_schedule(config.learning_rate, warmup_ratio=0.0),
-        steps=steps_for(len(training), config.batch_size, config.epochs),
-        pad_id=tokenizer.pad_id,
-        description="train the reward model",
-        log_every=1,
-        instances=members_of,
-        finish=judged,
     )
     model = result.model
     head_file = ws.scratch / HEAD_FILE

@@ -24,6 +24,7 @@ from model.config import Config, Precision
 from model.data.chat_batches import Batch, Row, token_batches
 from model.parallel.group import fill, spread
 from model.training.advantages import KLEstimator, Normalization, group_advantages, stop_penalty, zero_std_groups
+from model.training.loop import Course, Logging
 from model.training.objectives import grpo_objective
 from model.training.schedule import ScheduleConfig
 from tasks.artifacts import Checkpoint, Prompts
@@ -126,25 +127,25 @@ def train_rlvr(ws: Workspace, policy: Checkpoint, prompts: Prompts, config: RLVR
     result = fit(
         ws,
         state,
+        Course(
+            objective=grpo_objective(
+                clip_low=config.clip_low,
+                clip_high=config.clip_high,
+                kl_coefficient=config.kl_coefficient,
+                kl_estimator=config.kl_estimator,
+                temperature=config.temperature,
+            ),
+            batches=actor.batches,
+            schedule=ScheduleConfig(
+                kind="constant", learning_rate=config.learning_rate, unit="steps", warmup=0, length=0, counter="before"
+            ),
+            steps=rollouts_of(config) * actor.updates,
+            description="reinforce",
+            pad_id=tokenizer.pad_id,
+            logging=Logging(every=1, facts=actor.metrics, instances=lambda step: actor.places(step // actor.updates)),
+        ),
         weights=weights,
-        objective=grpo_objective(
-            clip_low=config.clip_low,
-            clip_high=config.clip_high,
-            kl_coefficient=config.kl_coefficient,
-            kl_estimator=config.kl_estimator,
-            temperature=config.temperature,
-        ),
-        batches=actor.batches,
-        schedule=ScheduleConfig(
-            kind="constant", learning_rate=config.learning_rate, unit="steps", warmup=0, length=0, counter="before"
-        ),
-        steps=rollouts_of(config) * actor.updates,
-        pad_id=tokenizer.pad_id,
-        description="reinforce",
-        log_every=1,
         save_multiple=actor.updates,
-        step_metrics=actor.metrics,
-        instances=lambda step: actor.places(step // actor.updates),
     )
     actor.tell_end(ws)
     export(ws, result.model, tokenizer, bos="eos")
