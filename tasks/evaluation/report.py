@@ -23,10 +23,22 @@ from tasks.evaluation.comparing.paired import comparer
 from tasks.evaluation.reporting import costs as report_costs
 from tasks.evaluation.reporting import gains as report_gains
 from tasks.evaluation.reporting import report_values as numbers
+from tasks.evaluation.reporting.compared import compared_run
 from tasks.evaluation.reporting.page import render_page
 
 HISTOGRAMS = "histograms.json"
 READING = "collect.json"
+
+
+class ComparedConfig(Config):
+    """What the checkpoints are drawn beside each other for, when a report is of a comparison."""
+
+    title: str
+    """What is compared."""
+    paper: str = ""
+    """What the paper found."""
+    window: int = Field(ge=2)
+    """Steps before a value that it is judged against."""
 
 
 class ReportConfig(Config):
@@ -46,6 +58,8 @@ class ReportConfig(Config):
     """From this many standard errors on a difference is called clear (about 1 in 370 by chance)."""
     curve_points: int = Field(default=400, ge=2)
     """Most logged steps shown per curve."""
+    compared: ComparedConfig | None = None
+    """The comparison that the checkpoints are variants of, if they are."""
 
 
 def write_report(
@@ -86,6 +100,7 @@ def write_report(
         "looks": _looks(ws, scores),
         "ranking": ws.read_json(ranking, "ranking.json") if ranking else None,
         "curves": _curves(ws, trained, config.curve_points),
+        "comparison": _comparison(ws, named, config.compared, config.curve_points),
         "preferences": preferences.facts() if preferences else None,
         "reward": reward.facts() if reward else None,
         "funnel": [
@@ -202,6 +217,16 @@ def _curves(ws: Workspace, named: list[tuple[str, Any]], points: int) -> list[nu
     return [curve for curve in found if curve is not None]
 
 
+def _comparison(
+    ws: Workspace, named: list[tuple[str, Checkpoint]], config: ComparedConfig | None, points: int
+) -> dict[str, Any] | None:
+    """Every variant's loss and gradient norm over the steps, with its spike scores; None without a comparison."""
+    if config is None:
+        return None
+    runs = [compared_run(label, ws.read_jsonl(item, METRICS), config.window, points) for label, item in named]
+    return {"title": config.title, "paper": config.paper, "window": config.window, "runs": runs}
+
+
 def _plain(value: Any) -> Any:
     """Dataclasses, tuples and dicts as JSON values."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -220,4 +245,4 @@ def _summary(plain: dict[str, Any]) -> dict[str, float]:
     return totals | {f"score/{name}": value for name, value in final["primary"].items()}
 
 
-report = stage(write_report, name="report", version=6)
+report = stage(write_report, name="report", version=7)
