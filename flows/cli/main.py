@@ -31,6 +31,7 @@ from flows.cli.options import (
     open_store,
     print_json,
 )
+from flows.cli.profile import profile
 from flows.cli.rehearse import conformance, rehearse, sample
 from flows.cli.scale import fit, scale
 from flows.cli.store import add_to as add_store_commands
@@ -47,6 +48,7 @@ app.add_typer(data_app, name="data")
 add_commands(app)
 app.command()(rehearse)
 app.command()(scale)
+app.command()(profile)
 app.command()(fit)
 app.command()(sample)
 app.command()(conformance)

@@ -4,10 +4,11 @@ Defaults are the published 7B values where a stage has them. A recipe file gives
 """
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
+from flows.config.comparison_config import ComparisonConfig, with_variants
 from flows.config.parts import (
     PAST_MIDTRAINING,
     CandidateConfig,
@@ -78,6 +79,8 @@ class RecipeConfig(Config):
     """What pre-training reads."""
     pretrain: PretrainConfig = PretrainConfig()
     """Tokens to base model."""
+    comparison: ComparisonConfig | None = None
+    """Variants of `pretrain` that are trained side by side and drawn, and nothing after them."""
     candidates: tuple[CandidateConfig, ...] = Field(min_length=1)
     """Sources that micro-anneals compare and mid-training may use."""
     microanneal: MicroannealConfig
@@ -113,6 +116,11 @@ class RecipeConfig(Config):
     """Stages of reinforcement after the first, each from where the one before ended."""
     evaluation: EvaluationConfig
     """What every checkpoint is asked."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _write_variants_out(cls, data: Any) -> Any:
+        return with_variants(data)
 
     @property
     def asked_prompts(self) -> PromptsConfig:

@@ -22,10 +22,22 @@ from tasks.artifacts import METRICS, Checkpoint, Documents, Mix, Preferences, Ra
 from tasks.evaluation.comparing.paired import comparer
 from tasks.evaluation.reporting import costs as report_costs
 from tasks.evaluation.reporting import report_values as numbers
+from tasks.evaluation.reporting.compared import compared_run
 from tasks.evaluation.reporting.page import render_page
 
 HISTOGRAMS = "histograms.json"
 READING = "collect.json"
+
+
+class ComparedConfig(Config):
+    """What the checkpoints are drawn beside each other for, when a report is of a comparison."""
+
+    title: str
+    """What is compared."""
+    paper: str = ""
+    """What the paper found."""
+    window: int = Field(ge=2)
+    """Steps before a value that it is judged against."""
 
 
 class ReportConfig(Config):
@@ -45,6 +57,8 @@ class ReportConfig(Config):
     """From this many standard errors on a difference is called clear (about 1 in 370 by chance)."""
     curve_points: int = Field(default=400, ge=2)
     """Most logged steps shown per curve."""
+    compared: ComparedConfig | None = None
+    """The comparison that the checkpoints are variants of, if they are."""
 
 
 def write_report(
@@ -83,6 +97,7 @@ def write_report(
         "looks": _looks(ws, scores),
         "ranking": ws.read_json(ranking, "ranking.json") if ranking else None,
         "curves": _curves(ws, trained, config.curve_points),
+        "comparison": _comparison(ws, named, config.compared, config.curve_points),
         "preferences": preferences.facts() if preferences else None,
         "reward": reward.facts() if reward else None,
         "funnel": [
@@ -203,6 +218,16 @@ def _curves(ws: Workspace, named: list[tuple[str, Any]], points: int) -> list[nu
             rows = ws.read_jsonl(artifact, METRICS)
             found.append(numbers.curve(label, artifact, rows, artifact.parent, points))
     return [curve for curve in found if curve is not None]
+
+
+def _comparison(
+    ws: Workspace, named: list[tuple[str, Checkpoint]], config: ComparedConfig | None, points: int
+) -> dict[str, Any] | None:
+    """Every variant's loss and gradient norm over the steps, with its spike scores; None without a comparison."""
+    if config is None:
+        return None
+    runs = [compared_run(label, ws.read_jsonl(item, METRICS), config.window, points) for label, item in named]
+    return {"title": config.title, "paper": config.paper, "window": config.window, "runs": runs}
 
 
 def _plain(value: Any) -> Any:

@@ -135,10 +135,10 @@ def test_what_extends_names_starts_at_the_folder_of_the_file(tmp_path: Path, mon
         assert read_recipe(str(tmp_path / f"{file}.yaml")) == {"name": Path(file).name, "x": "mine"}
 
 
-@pytest.mark.parametrize("parent", ["[laptop]", "3", "{a: b}", "''", "false"])
-def test_extends_is_one_name(parent: str, tmp_path: Path):
+@pytest.mark.parametrize("parent", ["[]", "[laptop, 3]", "3", "{a: b}", "''", "false"])
+def test_extends_is_a_name_or_a_list_of_names(parent: str, tmp_path: Path):
     write(tmp_path, child=f"extends: {parent}\n")
-    with pytest.raises(RecipeError, match=r"child\.yaml: extends=.* is not the name or path of one recipe"):
+    with pytest.raises(RecipeError, match=r"child\.yaml: extends=.* is not the name or path of a recipe"):
         read_recipe(str(tmp_path / "child.yaml"))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from tasks.artifacts import PERPLEXITY, TASK
 from tasks.evaluation.reporting import figures
 from tasks.evaluation.reporting.canvas import COLOURS
+from tasks.evaluation.reporting.compared import comparison_panels
 from tasks.evaluation.reporting.data_panels import funnel_panels, histogram_panels, mix_panels, source_colours
 from tasks.evaluation.reporting.figures import Line, Point
 from tasks.evaluation.reporting.words import (
@@ -80,6 +81,7 @@ def render_page(report: dict[str, Any]) -> str:
         "soup": _soup_panel(report),
         "ranking": _ranking_panel(report),
         "losses": _loss_panels(report),
+        "comparison": comparison_panels(report["comparison"]),
         "metrics": _metric_panels(report),
         "data": funnel_panels(report) + mix_panels(report),
         "histograms": histogram_panels(report),
