@@ -37,7 +37,7 @@ from model.data.labels import next_token_labels
 from model.network.transformer import Transformer
 from model.tokens.tokenizer import Tokenizer
 from model.training.diagnostics import NormWatch
-from model.training.loop import train
+from model.training.loop import Course, Listeners, Logging, new_state, train
 from model.training.losses import LossConfig, language_model_objective
 from model.training.optim import OptimConfig
 from model.training.schedule import ScheduleConfig
@@ -103,10 +103,17 @@ def train_variant(
     model = Transformer(config, seed=seed)
     with NormWatch(model, NORMS_EVERY) as norms:
         train(
-            model, language_model_objective(LossConfig(z_weight=0.0)), norms.watching(batches), optim=optim,
-            schedule=schedule, steps=steps, compute=Compute(threads=1, compile="blocks"), log_every=1,
-            facts=norms.metrics, record=lambda step, metrics: rows.append({"step": step} | metrics),
-        )  # fmt: skip
+            new_state(model, optim, Compute(threads=1, compile="blocks")),
+            Course(
+                objective=language_model_objective(LossConfig(z_weight=0.0)),
+                batches=norms.watching(batches),
+                schedule=schedule,
+                steps=steps,
+                logging=Logging(every=1, facts=norms.metrics),
+            ),
+            Compute(threads=1, compile="blocks"),
+            Listeners(record=lambda step, metrics: rows.append({"step": step} | metrics)),
+        )
     return rows
 
 

@@ -33,7 +33,7 @@ from infra.workspace import Workspace
 from model.config import Compute, ModelConfig
 from model.data.labels import next_token_labels
 from model.network.transformer import Transformer
-from model.training.loop import Batch, TrainState, new_state, train
+from model.training.loop import Batch, Course, Listeners, TrainState, new_state, train
 from model.training.losses import LossConfig, language_model_objective
 from model.training.optim import OptimConfig
 from model.training.schedule import ScheduleConfig
@@ -94,10 +94,16 @@ def stalls(state: TrainState, size: dict[str, int], ws: Workspace, rounds: int, 
             saves.append(time.perf_counter() - start)
 
         train(
-            state.model, language_model_objective(LossConfig()), batches, optim=OPTIM, schedule=SCHEDULE,
-            steps=first + 2 * WINDOW * (rounds + 1) + WINDOW, compute=Compute(), state=state, checkpoint=save,
-            checkpoint_every=WINDOW,
-        )  # fmt: skip
+            state,
+            Course(
+                objective=language_model_objective(LossConfig()),
+                batches=batches,
+                schedule=SCHEDULE,
+                steps=first + 2 * WINDOW * (rounds + 1) + WINDOW,
+            ),
+            Compute(),
+            Listeners(checkpoint=save, checkpoint_every=WINDOW),
+        )
     # A save after n updates falls between the beginnings of steps n - 1 and n.
     windows = {at: began[at + WINDOW - 1] - began[at - 1] for at in range(2 * WINDOW, len(began) - WINDOW, WINDOW)}
     saving = [seconds for at, seconds in windows.items() if at % (2 * WINDOW) == 0]

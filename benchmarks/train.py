@@ -45,7 +45,7 @@ def ours(size: dict[str, int], compiled: bool, bf16: bool) -> Callable[[], float
     from model.config import Compute, ModelConfig
     from model.data.labels import next_token_labels
     from model.network.transformer import Transformer
-    from model.training.loop import new_state, train
+    from model.training.loop import Course, Listeners, new_state, train
     from model.training.losses import LossConfig, language_model_objective
     from model.training.optim import OptimConfig
     from model.training.schedule import ScheduleConfig
@@ -66,9 +66,11 @@ def ours(size: dict[str, int], compiled: bool, bf16: bool) -> Callable[[], float
     def step() -> float:
         losses: list[float] = []
         train(
-            state.model, objective, lambda _: batch, optim=optim, schedule=schedule, steps=state.step + 1, compute=compute,
-            state=state, log=lambda _, metrics: losses.append(metrics["loss"]),
-        )  # fmt: skip
+            state,
+            Course(objective=objective, batches=lambda _: batch, schedule=schedule, steps=state.step + 1),
+            compute,
+            Listeners(log=lambda _, metrics: losses.append(metrics["loss"])),
+        )
         return losses[0]
 
     return step

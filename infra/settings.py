@@ -74,6 +74,17 @@ class ParallelSettings(BaseModel):
         return self.model_dump(exclude={"max_restarts"})
 
 
+class FitSettings(BaseModel):
+    """The devices that training stages are fitted to; what is not given is found on this machine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    devices: int | None = Field(default=None, ge=1)
+    """Devices of the machine or cluster that one training may use."""
+    memory: float | None = Field(default=None, gt=0)
+    """Bytes of one device."""
+
+
 class ComputeSettings(BaseModel):
     """What a training or evaluation stage may use."""
 
@@ -162,7 +173,8 @@ class Execution(BaseModel):
     device: str = "cpu"
     """Torch device of training and evaluation stages."""
     compile: dict[str, CompilePolicy] = {}
-    """torch.compile policy per stage name; `default` for the others (off when absent). Compiling pays in long stages."""
+    """torch.compile policy per stage name, or per label such as pretrain:trial-filtered, which goes first; `default` for the
+    others (off when absent). Compiling pays in long stages."""
     save_every: int = Field(default=200, ge=1)
     """Training steps between two save points: what a kill can cost. Only the newest is there (1B 1000, 7B and 13B 250,
     32B 200; RECIPE D)."""
@@ -186,6 +198,9 @@ class Execution(BaseModel):
     and changes results by rounding only."""
     parallel: dict[str, ParallelSettings] = {}
     """Processes per training stage, by its name; one for the others."""
+    fit: FitSettings | None = None
+    """Choose sharding, recomputation and micro-batches of each training so that it fits the devices (`{}` for those of this
+    machine, `{devices: 64, memory: 80e9}` for a cluster). What a stage is given above is kept. `olmo2 fit` shows the choice."""
     lease_stale_seconds: float = Field(default=60.0, gt=0)
     """A lease whose heartbeat has not moved for this long is taken over."""
     generation: dict[str, Generation] = {}
@@ -223,12 +238,12 @@ class Execution(BaseModel):
                 )
         return self
 
-    def compute(self, stage: str) -> ComputeSettings:
-        """Device, threads, compile policy and processes of one stage."""
+    def compute(self, stage: str, label: str = "") -> ComputeSettings:
+        """Device, threads, compile policy and processes of one stage; its label may have a compile policy of its own."""
         return ComputeSettings(
             device=self.device,
             threads=self.stage_threads(stage),
-            compile=_of_stage(self.compile, stage, "off"),
+            compile=self.compile.get(label) or _of_stage(self.compile, stage, "off"),
             parallel=self.parallel.get(stage, ParallelSettings()),
             gc_every=self.gc_every,
             stall_seconds=self.stall_seconds,

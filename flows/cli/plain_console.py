@@ -26,6 +26,10 @@ class PlainConsole(Console):
     def __init__(self, **options: Any):
         super().__init__(markup=False, emoji=False, **options)
 
+    def lines(self, lines: Iterable[str]) -> None:
+        """Print lines as they are, without layout: a hundred thousand of them take a second, where rich needs a minute."""
+        self.file.write("".join(f"{visible(line)}\n" for line in lines))
+
     def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]
         """Strings, also those in tables and trees, come through here before they are laid out."""
         return super().render_str(visible(text), **options)

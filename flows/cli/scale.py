@@ -1,4 +1,4 @@
-"""`olmo2 scale`: a training stage on more and more GPUs. Imports that take time happen inside the command."""
+"""`olmo2 scale` and `olmo2 fit`: training stages on other devices than those here. Imports that take time happen inside."""
 
 from typing import Annotated
 
@@ -33,3 +33,27 @@ def scale(
         print_json(scaling_rows(found))
     else:
         print_scaling(console, found, how, failures)
+
+
+def fit(
+    recipe: RecipeArgument,
+    devices: Annotated[int | None, typer.Option("--devices", help="Devices that a training may use.")] = None,
+    memory: Annotated[float | None, typer.Option("--memory", help="GB of one device; else those found here.")] = None,
+    set: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Choose sharding, recomputation and micro-batches of each training stage for the memory of so many devices."""
+    from flows.config.files import load
+    from flows.config.fit import devices_here, fit_recipe
+    from flows.inspection.fit_table import fit_rows, print_fit
+
+    config = load(recipe, set)
+    here = devices_here(config.execution.device)
+    if here is None and (devices is None or memory is None):
+        raise ValueError(f"there is no {config.execution.device} here; give --devices and --memory, such as 8 and 80")
+    count = devices or (here[0] if here else 1)
+    found = fit_recipe(config, count, memory * 1e9 if memory is not None else here[1] if here else 0)
+    if as_json:
+        print_json(fit_rows(found))
+    else:
+        print_fit(console, found)

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Column, Table
@@ -12,6 +12,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from flows.config.stage_names import stage_names
+from flows.inspection.model_card import CARD, model_card
 from infra.records.cleaning import clean
 from infra.records.index import Index
 from infra.records.marks import notes, pins, tagged_record, tags
@@ -22,6 +23,9 @@ from infra.session import matches
 from infra.storage.store import Store
 from infra.workspace import open_artifact
 from tasks.artifacts import Checkpoint, RewardModel, is_of_model
+
+if TYPE_CHECKING:
+    from flows.cli.plain_console import PlainConsole
 
 MOST_BEGUN = 32
 """So many ids that begin alike are asked whether they are finished; more are too many anyway."""
@@ -112,12 +116,11 @@ def show_record(store: Store, id: str) -> dict[str, Any]:
     return record.model_dump(mode="json") | {"lineage": parents, "marks": marks}
 
 
-def print_list(console: Console, rows: list[dict[str, Any]], nothing: str) -> None:
+def print_list(console: "PlainConsole", rows: list[dict[str, Any]], nothing: str) -> None:
     """One line per artifact, or what to say when there is none."""
     if not rows:
         console.print(nothing, highlight=False, markup=False)
         return
-    # Not rich's table, which takes a minute for 100,000 rows.
     heads = ("id", "stage", "generation", "created", "seconds", "size")
     lines = [
         (
@@ -132,8 +135,7 @@ def print_list(console: Console, rows: list[dict[str, Any]], nothing: str) -> No
     ]
     widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
     console.print(_aligned(heads, widths), style="bold", highlight=False, soft_wrap=True)
-    text = "\n".join(_aligned(line, widths) for line in lines)
-    console.print(text, highlight=False, soft_wrap=True)
+    console.lines(_aligned(line, widths) for line in lines)
 
 
 def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
@@ -195,7 +197,7 @@ def _tree(records: dict[str, dict[str, Any]], address: str, seen: set[str], into
 
 
 def export_checkpoint(store: Store, id: str, folder: Path) -> list[str]:
-    """Copy the Hugging Face part of a checkpoint into a new folder; returns the names written.
+    """Copy the Hugging Face part of a checkpoint into a new folder, with a model card; returns the names written.
 
     Raises ValueError if the artifact is not a checkpoint or the folder is not empty.
     """
@@ -211,7 +213,9 @@ def export_checkpoint(store: Store, id: str, folder: Path) -> list[str]:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(workspace.path(artifact, name), folder / name)
-    return sorted(names)
+    if CARD not in names:
+        (folder / CARD).write_text(model_card(store, record), "utf-8")
+    return sorted({*names, CARD})
 
 
 def clean_rows(store: Store, hours: float) -> list[dict[str, Any]]:

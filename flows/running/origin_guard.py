@@ -35,13 +35,23 @@ class OriginGuard:
 
     `hosts` are the allowed Host headers; None allows any, for a server that asks for a password and is reached under names
     that it does not know. Under the name `localhost` a page is sent on to `canonical`, so that it has one origin only.
+    With `keep_policy` the app's own content policy holds beside ours; a browser enforces both.
     """
 
-    def __init__(self, app: ASGIApp, hosts: frozenset[bytes] | None, canonical: str, api: str = "/api"):
+    def __init__(
+        self,
+        app: ASGIApp,
+        hosts: frozenset[bytes] | None,
+        canonical: str,
+        api: str = "/api",
+        *,
+        keep_policy: bool = False,
+    ):
         self._app = app
         self._hosts = hosts
         self._canonical = canonical.encode()
         self._api = api
+        self._keep_policy = keep_policy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -53,7 +63,7 @@ class OriginGuard:
         elif place := self._moved(scope):
             await _answer(send, 307, b"", [(b"location", place)])
         else:
-            await self._app(scope, receive, _guarded(send, self._canonical))
+            await self._app(scope, receive, _guarded(send, self._canonical, self._keep_policy))
 
     def refusal(self, scope: Scope) -> str | None:
         """Why a request is refused, or None."""
@@ -104,12 +114,12 @@ def _below(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder + "/")
 
 
-def _guarded(send: Send, canonical: bytes) -> Send:
+def _guarded(send: Send, canonical: bytes, keep_policy: bool) -> Send:
     """Adds the policy to an answer, and takes out leave for any other origin."""
 
     async def guarded(message: Message) -> None:
         if message["type"] == "http.response.start":
-            named = {name for name, _ in POLICY}
+            named = {name for name, _ in POLICY} - ({b"content-security-policy"} if keep_policy else set())
             kept = [
                 (name, value)
                 for name, value in message.get("headers", [])

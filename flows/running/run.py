@@ -4,6 +4,7 @@ import os
 from dataclasses import replace
 
 from flows.config.files import checked_recipe, load
+from flows.config.fit import fitted
 from flows.config.parts import CandidateConfig
 from flows.config.pinning import resolved, resolved_candidate
 from flows.config.recipe_config import RecipeConfig
@@ -23,7 +24,7 @@ from tasks.artifacts import Checkpoint, Ranking, Report, Scores
 
 def load_recipe(recipe: str, overrides: list[str] | None = None, store: str | None = None) -> RecipeConfig:
     """A validated recipe. The store is, in this order: the argument, OLMO2_STORE, the recipe's `execution.store`."""
-    config = resolved(load(recipe, overrides))
+    config = fitted(resolved(load(recipe, overrides)))
     url = store or os.environ.get("OLMO2_STORE") or config.execution.store
     config = config.model_copy(update={"execution": config.execution.model_copy(update={"store": url})})
     return checked_start(config, Store(url)) if config.start else config

@@ -31,10 +31,12 @@ from infra.compute.processes import stop_stages
 from infra.events import Listener
 from infra.execution.attempt import Outcome, run_stage
 from infra.execution.markdown import code, escaped, slug
+from infra.execution.pages import ways_on
 from infra.records.record import Record
 from infra.session import Pending, Session
 from infra.stage import Stage
 from infra.stopping import Interrupted, check_stopping
+from infra.storage.store import Store
 
 R = TypeVar("R")
 
@@ -109,7 +111,7 @@ def _stage_task(stage: Stage, session: Session, arguments: dict[str, Any]):
         except BaseException as error:  # whatever ends a stage, interrupts too, is told and goes on to Prefect
             reporter("failed", error)
             raise
-    reporter.finish(outcome)
+    reporter.finish(outcome, session.store)
     if outcome.reused:
         return Completed(name="Reused", message=f"made {outcome.record.created}", data=outcome.artifact)
     return outcome.artifact
@@ -175,13 +177,13 @@ class Reporter:
             return
         self._published[description] = now
 
-    def finish(self, outcome: Outcome) -> None:
+    def finish(self, outcome: Outcome, store: Store) -> None:
         """Tell the end, and leave a summary of the artifact in the dashboard."""
         if self._listener is not None:
             self._listener(self._stage.label, "end", outcome)
         if not outcome.reused:
             with self._going_on():
-                text = summary(outcome.record, self._losses)
+                text = summary(outcome.record, self._losses) + ways_on(store, outcome.record)
                 create_markdown_artifact(text, key=slug(f"{self._stage.label}-artifact"))
 
 

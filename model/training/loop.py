@@ -20,7 +20,7 @@ from model.parallel.group import Group, Objective, spread
 from model.parallel.work_split import Batch, share_of
 from model.training.allocator import keep_freed_memory
 from model.training.metrics import Facts, Instances, Log, Metrics, Scalars
-from model.training.optim import OptimConfig, Optimizer
+from model.training.optim import OptimConfig, Optimizer, Updater
 from model.training.schedule import ScheduleConfig, update_learning_rate
 from model.training.throughput import Meter
 from model.training.watchdog import Watchdog
@@ -28,11 +28,30 @@ from model.training.watchdog import Watchdog
 # Batch: arrays or tensors of one micro-batch by name. Names `ids` and `*_ids` are token ids and are counted as trained
 # tokens. Objective: (model, batch on the device) -> scalar to minimise and metrics, kept on the device; what several
 # workers or micro-batches return is summed over the former and averaged over the latter.
-__all__ = ["Batch", "Evaluate", "Objective", "TrainState", "new_state", "to_device", "train"]
+__all__ = [
+    "Batch",
+    "Course",
+    "EndOfTraining",
+    "Evaluate",
+    "Evaluation",
+    "Listeners",
+    "Logging",
+    "Objective",
+    "TrainState",
+    "new_state",
+    "to_device",
+    "train",
+]
 
 Evaluate = Callable[["TrainState"], dict[str, float]]
 """State -> metrics of the model as it is, equal in equal runs (RECIPE D, evaluation in the loop). Asked in all workers of a
 group, whose weights may be in parts (`Group.apply`, `Group.holding`)."""
+
+
+class EndOfTraining(Exception):
+    """Raised by `batches(step)`: no update is made any more, and the state of the last one is the result. In a group, all workers
+    have to raise it at the same step.
+    """
 
 
 @dataclass
@@ -40,7 +59,7 @@ class TrainState:
     """What training changes: the model, the optimizer, and counters of finished updates and tokens."""
 
     model: nn.Module
-    optimizer: Optimizer
+    optimizer: Updater
     step: int = 0
     tokens: int = 0
     group: Group = field(default_factory=Group)
@@ -55,90 +74,121 @@ def new_state(model: nn.Module, optim: OptimConfig, compute: Compute) -> TrainSt
     return TrainState(model, Optimizer(model.named_parameters(), optim), group=group)
 
 
-def train(
-    model: nn.Module,
-    objective: Objective,
-    batches: Callable[[int], Sequence[Batch]],
-    *,
-    optim: OptimConfig,
-    schedule: ScheduleConfig,
-    steps: int,
-    compute: Compute,
-    state: TrainState | None = None,
-    checkpoint: Callable[[TrainState], None] | None = None,
-    checkpoint_every: int = 0,
-    log: Log | None = None,
-    log_every: int = 10,
-    record: Log | None = None,
-    facts: Facts | None = None,
-    instances: Instances | None = None,
-    evaluate: Evaluate | None = None,
-    evaluate_every: int = 0,
-) -> TrainState:
-    """Train from `state.step` (or 0) to `steps` updates and return the state.
+@dataclass(frozen=True)
+class Logging:
+    """What a training tells of its steps."""
 
-    `batches(step)` gives the micro-batches of a 0-based step; gradients and metrics are averaged over them. In every
-    process of a group it gives the same, save for the values of rows that `shares.share_of` gives to other processes:
-    those are not looked at. `log` gets the number of finished updates and the step's metrics (loss, the
-    objective's own, grad_norm, skipped, lr, tokens, rates), some steps later and in order; `facts(n)`, asked right after
-    the n-th update, joins them. `record` gets every step: the same without rates where it is logged, else
-    `metrics.EVERY_STEP`. `checkpoint` is called after every `checkpoint_every` updates except the
-    last, when the metrics of all steps so far have been logged. `evaluate` is called after every `evaluate_every`
-    updates (0: never) with the model in evaluation mode and without gradients; what it returns joins the metrics of
-    that step, which is then always logged. Raises FloatingPointError at a non-finite loss or gradient, before it reaches
-    the weights or a checkpoint; `instances(step)` names the examples of a batch for that error.
+    every: int = 10
+    """Steps between two lines with all metrics; the steps between have `metrics.EVERY_STEP`."""
+    facts: Facts | None = None
+    """`facts(n)`, asked right after the n-th update if it is logged, joins its metrics. Equal in equal runs."""
+    instances: Instances | None = None
+    """`instances(step)` names the examples of a 0-based step's batch, for the error of a loss that is not finite."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a training judges the model on its way."""
+
+    judge: Evaluate | None = None
+    """Called with the model in evaluation mode and without gradients; its metrics join those of that step."""
+    every: int = 0
+    """Updates between two evaluations; 0 is never."""
+    finish: Evaluate | None = None
+    """Called once at the end, in all workers of a group, while they hold the model; for the artifact's facts."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """What one training is, from its first step to its last; stages state it and the loop follows it."""
+
+    objective: Objective
+    """What is minimised."""
+    batches: Callable[[int], Sequence[Batch]]
+    """`batches(step)`, called once per 0-based step and in order, gives the micro-batches, over which gradients and metrics
+    are averaged. In every process of a group it gives the same, but for the values of rows that `share_of` gives to others."""
+    schedule: ScheduleConfig
+    """Learning rate."""
+    steps: int
+    """Updates in all."""
+    description: str = "train"
+    """What the progress bar and errors call it."""
+    pad_id: int | None = None
+    """Token id that does not count as trained; None where nothing is padded."""
+    logging: Logging = Logging()
+    evaluation: Evaluation = Evaluation()
+
+
+@dataclass(frozen=True)
+class Listeners:
+    """Who is told while a training runs."""
+
+    log: Log | None = None
+    """Gets the number of finished updates and all metrics (loss, the objective's own, grad_norm, skipped, lr, tokens, rates)
+    of logged steps, some steps later and in order."""
+    record: Log | None = None
+    """Gets every step: the same without rates where it is logged, else `metrics.EVERY_STEP`."""
+    checkpoint: Callable[[TrainState], None] | None = None
+    """Called after every `checkpoint_every` updates but the last, when the metrics of all steps so far have been told."""
+    checkpoint_every: int = 0
+
+
+def train(state: TrainState, course: Course, compute: Compute, told: Listeners = Listeners()) -> TrainState:
+    """Train from `state.step` to the last step of the course and return the state.
+
+    `course.batches` may raise EndOfTraining, after which the state has fewer updates. Raises FloatingPointError at a non-finite
+    loss or gradient, before it reaches the weights or a checkpoint.
     """
     if compute.threads:
         torch.set_num_threads(compute.threads)
     keep_freed_memory()
-    state = state or new_state(model, optim, compute)
     if compute.compile == "blocks":
-        compile_model(model)
-    model.train()
+        compile_model(state.model)
+    state.model.train()
+    logging, evaluation, steps = course.logging, course.evaluation, course.steps
+    meter = Meter(state.tokens, compute.device, state.group.world)
     with (
         _manual_gc(),
         Watchdog(compute.stall_seconds) as watchdog,
-        Metrics(log, record, instances, state.step, Meter(state.tokens, compute.device, state.group.world)) as metrics,
+        Metrics(told.log, told.record, logging.instances, state.step, meter) as metrics,
     ):
         while state.step < steps:
-            with metrics.waiting():
-                micro_batches = batches(state.step)
-            metrics.collect(
-                state.step + 1, train_step(state, objective, micro_batches, optim, schedule, steps, compute.device)
-            )
+            try:
+                with metrics.waiting():
+                    micro_batches = course.batches(state.step)
+            except EndOfTraining:
+                break
+            metrics.collect(state.step + 1, train_step(state, micro_batches, course, compute.device))
             watchdog.beat()
-            due = bool(checkpoint and checkpoint_every and state.step % checkpoint_every == 0 and state.step < steps)
-            judged = bool(evaluate and evaluate_every and state.step % evaluate_every == 0)
-            logged = judged or state.step % log_every == 0 or state.step == steps
+            save = told.checkpoint if told.checkpoint_every and state.step % told.checkpoint_every == 0 else None
+            due = save is not None and state.step < steps
+            judge = evaluation.judge if evaluation.every and state.step % evaluation.every == 0 else None
+            logged = judge is not None or state.step % logging.every == 0 or state.step == steps
             if logged or due:
-                known = dict(facts(state.step)) if facts and logged else {}
-                if evaluate and judged:
-                    known |= _evaluated(state, evaluate)
+                known = dict(logging.facts(state.step)) if logging.facts and logged else {}
+                if judge:
+                    known |= _evaluated(state, judge)
                     watchdog.beat()
                 metrics.send(state.tokens, known, logged)
             metrics.deliver(wait=due or state.step == steps)
-            if checkpoint and due:
-                checkpoint(state)
+            if save and due:
+                save(state)
                 metrics.saved = state.step
             if state.step % compute.gc_every == 0:
                 gc.collect(1)
+        if state.step < steps:
+            metrics.end(state.tokens)
     return state
 
 
-def train_step(
-    state: TrainState,
-    objective: Objective,
-    micro_batches: Sequence[Batch],
-    optim: OptimConfig,
-    schedule: ScheduleConfig,
-    steps: int,
-    device: str,
-) -> Scalars:
+def train_step(state: TrainState, micro_batches: Sequence[Batch], course: Course, device: str) -> Scalars:
     """One update: forward and backward of every micro-batch, then clip and apply. Metrics that are tensors
     stay on the device.
     """
     if not micro_batches:
-        raise ValueError(f"batches({state.step}) is empty; every step before {steps} needs at least one micro-batch")
+        raise ValueError(
+            f"batches({state.step}) is empty; every step before {course.steps} needs at least one micro-batch"
+        )
     group, share = state.group, 1.0 / len(micro_batches)
     # Workers average their gradients, whereas each has a part of the sum.
     scale = share * group.world
@@ -146,15 +196,19 @@ def train_step(
     own = share_of(micro_batches, group.rank, group.world)
     for place, batch in enumerate(own):
         with group.accumulating(last=place == len(own) - 1):
-            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=optim.precision == "bf16"):
-                loss, metrics = group.run(objective, state.model, to_device(batch, device))
+            with torch.autocast(
+                torch.device(device).type, torch.bfloat16, enabled=state.optimizer.config.precision == "bf16"
+            ):
+                loss, metrics = group.run(course.objective, state.model, to_device(batch, device))
             (loss if scale == 1.0 else loss * scale).backward()
         for name, value in ({"loss": loss} | metrics).items():
             value = value.detach().float() * share
             sums[name] = sums[name] + value if name in sums else value
     sums = group.total(sums)
     batch_tokens = sum(_tokens(batch) for batch in micro_batches)
-    lr = update_learning_rate(schedule, step=state.step, tokens=state.tokens, batch_tokens=batch_tokens, steps=steps)
+    lr = update_learning_rate(
+        course.schedule, step=state.step, tokens=state.tokens, batch_tokens=batch_tokens, steps=course.steps
+    )
     update = state.optimizer.step(lr, sums.get("ce", sums["loss"]))
     state.step += 1
     state.tokens += batch_tokens

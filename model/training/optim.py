@@ -6,7 +6,7 @@ then ends the run with an error.
 """
 
 from collections.abc import Iterable
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from jaxtyping import Float
@@ -67,6 +67,33 @@ def decayed(name: str, config: OptimConfig) -> bool:
 def _part(parameter: nn.Parameter) -> nn.Parameter:
     """The rows of a parameter that this process holds, as a parameter in the same memory."""
     return nn.Parameter(local_part(parameter.detach())) if is_sharded(parameter) else parameter
+
+
+class Updater(Protocol):
+    """What the training loop and the save points ask of an optimizer: `Optimizer` has one model, `ppo.JointOptimizer` two."""
+
+    config: OptimConfig
+    history: Float[Tensor, "2 window"]
+    """Newest losses and gradient norms, by which spikes are judged."""
+    seen: int
+    """Updates that the history has seen."""
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """What it updates, by name."""
+        ...
+
+    def step(self, learning_rate: float, loss: Float[Tensor, ""]) -> dict[str, Float[Tensor, ""]]:
+        """Apply the gradients; returns metrics."""
+        ...
+
+    def moments(self) -> dict[str, Tensor]:
+        """Adam's moments by kind and parameter name."""
+        ...
+
+    def restore_moments(self, tensors: dict[str, Tensor]) -> None:
+        """Take moments by kind and parameter name."""
+        ...
 
 
 class Optimizer:

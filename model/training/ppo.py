@@ -46,7 +46,7 @@ def joint_flops(flops: float, tokens: int, config: ModelConfig) -> float:
 
 
 class JointOptimizer:
-    """An optimizer for each of the two models, with the interface of one `Optimizer` over both."""
+    """An optimizer for each of the two models, an `Updater` of both."""
 
     def __init__(self, model: ActorCritic, config: OptimConfig) -> None:
         self.config = config
@@ -55,6 +55,11 @@ class JointOptimizer:
             for name, part in (("policy", model.policy), ("critic", model.critic))
         )
         self.history, self.seen = self.policy.history, 0
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Those of both, by name."""
+        return self.policy.parameters | self.critic.parameters
 
     def step(self, learning_rate: float, loss: Float[Tensor, ""]) -> dict[str, Float[Tensor, ""]]:
         """Apply both models' gradients; `grad_norm` is the policy's, `value_grad_norm` the critic's."""

@@ -23,7 +23,7 @@ from model.config import ModelConfig
 from model.network.sharded_tensors import is_sharded, local_part, rows_of_shard, whole_tensor
 from model.network.transformer import Transformer
 from model.parallel.group import Group, local_rows
-from model.training.optim import Optimizer
+from model.training.optim import Updater
 
 if TYPE_CHECKING:
     from model.training.loop import TrainState
@@ -250,7 +250,7 @@ def load_whole(folder: Path, config: ModelConfig, part: str = "") -> tuple[Trans
 # --- moments of a finished run ------------------------------------------------------------------------
 
 
-def save_moments(optimizer: Optimizer, path: Path, group: Group | None = None) -> None:
+def save_moments(optimizer: Updater, path: Path, group: Group | None = None) -> None:
     """Write Adam's whole moments by parameter name (`optimizer.safetensors` beside finished weights).
 
     All processes of a group have to call this; the first one writes.
@@ -271,7 +271,7 @@ def write_moments(moments: Mapping[str, Tensor], path: Path) -> None:
     save_file(dict(moments), path)
 
 
-def load_moments(optimizer: Optimizer, path: Path, group: Group | None = None) -> None:
+def load_moments(optimizer: Updater, path: Path, group: Group | None = None) -> None:
     """Start from the moments of another run; its step and token counters stay behind (RECIPE E)."""
     moments: dict[str, Tensor] = {}
     with safe_open(path, framework="pt") as file:

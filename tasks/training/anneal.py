@@ -15,7 +15,7 @@ from model.training.schedule import ScheduleConfig
 from tasks.artifacts import MOMENTS, Checkpoint, Mix
 from tasks.training.fitting.fit import open_checkpoint
 from tasks.training.fitting.mix_windows import MixTrainingConfig, check_vocabulary
-from tasks.training.fitting.train_on_mix import train_on_mix
+from tasks.training.fitting.train_on_mix import MixRun, train_on_mix
 
 
 class AnnealConfig(MixTrainingConfig):
@@ -41,10 +41,7 @@ def anneal_checkpoint(ws: Workspace, parent: Checkpoint, mix: Mix, config: Annea
             f"{parent.address} has no Adam moments ({MOMENTS}); anneal from a pre-trained checkpoint, or set "
             "moments: fresh"
         )
-    result = train_on_mix(
-        ws,
-        mix,
-        config,
+    run = MixRun(
         model=model,
         weights=weights,
         tokenizer=tokenizer,
@@ -53,6 +50,7 @@ def anneal_checkpoint(ws: Workspace, parent: Checkpoint, mix: Mix, config: Annea
         description="annealing",
         initial_moments=ws.path(parent, MOMENTS) if config.moments == "kept" else None,
     )
+    result = train_on_mix(ws, mix, config, run)
     return ws.artifact(Checkpoint, **result.facts(), ranks=mix.ranks, parent=parent.digest)
 
 

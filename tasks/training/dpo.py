@@ -15,6 +15,7 @@ from model.config import Config, Precision
 from model.data.chat_batches import indices_of_step, pair_batches, steps_for
 from model.network.transformer import Transformer
 from model.parallel.group import Group, fill
+from model.training.loop import Course, Logging
 from model.training.objectives import dpo_objective
 from model.training.reference_scores import row_log_probs
 from tasks.artifacts import Checkpoint, Preferences
@@ -74,14 +75,15 @@ def train_dpo(ws: Workspace, policy: Checkpoint, pairs: Preferences, config: DPO
     result = fit(
         ws,
         state,
-        objective=dpo_objective(config.beta),
-        batches=batches,
-        schedule=linear_schedule(config.learning_rate, config.warmup_ratio),
-        steps=steps,
-        pad_id=tokenizer.pad_id,
-        description="tune on preferences",
-        log_every=1,
-        instances=members_of,
+        Course(
+            objective=dpo_objective(config.beta),
+            batches=batches,
+            schedule=linear_schedule(config.learning_rate, config.warmup_ratio),
+            steps=steps,
+            description="tune on preferences",
+            pad_id=tokenizer.pad_id,
+            logging=Logging(every=1, instances=members_of),
+        ),
     )
     export(ws, result.model, tokenizer, bos="eos")
     return ws.artifact(Checkpoint, **result.facts(), ranks=tokenizer.ranks, parent=policy.digest)

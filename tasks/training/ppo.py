@@ -25,10 +25,11 @@ from model.data.chat_batches import Batch, Row, token_batches
 from model.network.transformer import Transformer
 from model.parallel.group import fill, spread
 from model.training.advantages import stop_penalty
-from model.training.optim import Optimizer
+from model.training.loop import Course, Logging
 from model.training.ppo import ActorCritic, Estimates, JointOptimizer, estimate, joint_flops, ppo_objective
 from model.training.reference_scores import row_values
 from tasks.artifacts import Checkpoint, Prompts, RewardModel
+from tasks.training.answers.kl_control import KLControl
 from tasks.training.answers.rollouts import Rollout, Rollouts, answer_metrics
 from tasks.training.answers.verified_answers import (
     Answer,
@@ -70,6 +71,8 @@ class PPOConfig(Config):
     """Score of an answer without an end, even a correct one; None scores it like any other."""
     kl_coefficient: float = Field(default=0.05, ge=0)
     """β of the reward's KL term, log π − log π_ref per token (7B 0.05 in Table 18, 0.07 in the text; 13B 0.1, 0.03, 0.1)."""
+    kl_control: KLControl | None = None
+    """A budget for that KL, and whether β adapts or the training stops beyond; none keeps β, as published."""
     gamma: float = Field(default=1.0, gt=0, le=1)
     """Discount."""
     gae_lambda: float = Field(default=0.95, ge=0, le=1)
@@ -123,7 +126,7 @@ def train_ppo(ws: Workspace, policy: Checkpoint, judge: RewardModel, prompts: Pr
     reference = copy.deepcopy(model).requires_grad_(False)
     pair = ActorCritic(model, critic)
     state = begin(ws, pair, joint := adamw(config.clip_norm, config.precision))
-    state.optimizer = cast(Optimizer, JointOptimizer(pair, joint))
+    state.optimizer = JointOptimizer(pair, joint)
     holders = spread(reference, compute_of(ws), config.precision)
     fill(reference, weights, holders)
 
@@ -137,23 +140,26 @@ def train_ppo(ws: Workspace, policy: Checkpoint, judge: RewardModel, prompts: Pr
     result = fit(
         ws,
         state,
-        weights=both,
-        objective=ppo_objective(
-            clip=config.clip,
-            value_clip=config.value_clip,
-            value_coefficient=config.value_coefficient,
-            temperature=config.temperature,
+        Course(
+            objective=ppo_objective(
+                clip=config.clip,
+                value_clip=config.value_clip,
+                value_coefficient=config.value_coefficient,
+                temperature=config.temperature,
+            ),
+            batches=learner.batches,
+            schedule=linear_schedule(config.learning_rate, warmup_ratio=0.0),
+            steps=ppo_rollouts(config) * learner.updates,
+            description="reinforce",
+            pad_id=tokenizer.pad_id,
+            logging=Logging(
+                every=1, facts=learner.metrics, instances=lambda step: learner.places(step // learner.updates)
+            ),
         ),
-        batches=learner.batches,
-        schedule=linear_schedule(config.learning_rate, warmup_ratio=0.0),
-        steps=ppo_rollouts(config) * learner.updates,
-        pad_id=tokenizer.pad_id,
-        description="reinforce",
-        log_every=1,
+        weights=both,
         save_multiple=learner.updates,
-        step_metrics=learner.metrics,
-        instances=lambda step: learner.places(step // learner.updates),
     )
+    learner.tell_end(ws)
     export(ws, cast(Any, result.model).policy, tokenizer, bos="eos")
     return ws.artifact(Checkpoint, **facts_of_both(result), ranks=tokenizer.ranks, parent=policy.digest)
 
@@ -187,15 +193,17 @@ class Learner(Rollouts[PPOConfig]):
         old = self.log_probs(self.policy, rows, self.group)
         values = self.values(rows)
         reference = self.log_probs(self.reference, rows, self.holders)
+        coefficient, distance = self.kl_coefficient(old, reference, rows)
         starts = [len(prompt.ids) - 1 for prompt in prompts]
         ratio = responses([a - b for a, b in zip(old, reference, strict=True)], starts, self.config.max_new_tokens)
         scores = score_answers(answers, self.config)
-        estimates = self.estimate(ratio, values, scores, rows, starts)
+        estimates = self.estimate(ratio, values, scores, rows, starts, coefficient)
         columns = per_token(rows, starts, old, values, estimates)
         tokens = sum(row.trained_tokens for row in rows)
         return [self.update_batches(members, rows, columns) for members in self.split(rollout, len(rows))], {
             "score": float(scores.mean()),
             "kl": float(ratio.sum()) / tokens,
+            **distance,
             **answer_metrics(list(zip(prompts, answers, strict=True)), rows, old),
         }
 
@@ -212,7 +220,13 @@ class Learner(Rollouts[PPOConfig]):
         )
 
     def estimate(
-        self, ratio: Tensor, values: list[np.ndarray], scores: Tensor, rows: list[Row], starts: list[int]
+        self,
+        ratio: Tensor,
+        values: list[np.ndarray],
+        scores: Tensor,
+        rows: list[Row],
+        starts: list[int],
+        kl_coefficient: float,
     ) -> Estimates:
         """Advantages and returns of a rollout."""
         config = self.config
@@ -221,7 +235,7 @@ class Learner(Rollouts[PPOConfig]):
             responses(values, starts, config.max_new_tokens),
             scores,
             torch.tensor([row.trained_tokens for row in rows]),
-            kl_coefficient=config.kl_coefficient,
+            kl_coefficient=kl_coefficient,
             gamma=config.gamma,
             lam=config.gae_lambda,
             whiten_batch=config.whiten_batch,
@@ -282,4 +296,4 @@ def per_token(
     }
 
 
-ppo = stage(train_ppo, name="ppo", version=3, process=True, grouped=True)
+ppo = stage(train_ppo, name="ppo", version=4, process=True, grouped=True)

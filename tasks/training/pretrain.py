@@ -15,7 +15,7 @@ from model.tokens.tokenizer import Tokenizer
 from model.training.schedule import ScheduleConfig
 from tasks.artifacts import Checkpoint, Mix
 from tasks.training.fitting.mix_windows import MixTrainingConfig, check_vocabulary
-from tasks.training.fitting.train_on_mix import train_on_mix
+from tasks.training.fitting.train_on_mix import MixRun, train_on_mix
 
 
 class PretrainConfig(MixTrainingConfig):
@@ -38,10 +38,7 @@ def train_base(ws: Workspace, mix: Mix, config: PretrainConfig) -> Checkpoint:
     """
     tokenizer = Tokenizer(mix.ranks)
     check_vocabulary(mix, tokenizer, config.model.vocab_size)
-    result = train_on_mix(
-        ws,
-        mix,
-        config,
+    run = MixRun(
         model=unfilled(config.model),
         weights=partial(initial_rows, config.model, config.init_seed),
         tokenizer=tokenizer,
@@ -50,6 +47,7 @@ def train_base(ws: Workspace, mix: Mix, config: PretrainConfig) -> Checkpoint:
         description="pre-training",
         keep_moments=True,
     )
+    result = train_on_mix(ws, mix, config, run)
     return ws.artifact(Checkpoint, **result.facts(), ranks=mix.ranks, parent="")
 
 

@@ -15,6 +15,7 @@ from model.config import Config, Precision
 from model.data.chat_batches import Reduction, Row, indices_of_step, make_row, steps_for, token_batches
 from model.tokens.chat import encode_chat
 from model.tokens.tokenizer import Tokenizer
+from model.training.loop import Course, Logging
 from model.training.objectives import sft_objective
 from tasks.artifacts import Chats, Checkpoint
 from tasks.training.fitting.fit import adamw, begin, export, fit, linear_schedule, open_checkpoint
@@ -75,15 +76,16 @@ def train_sft(ws: Workspace, parent: Checkpoint, chats: Chats, config: SFTConfig
     result = fit(
         ws,
         begin(ws, model, adamw(config.clip_norm, config.precision)),
+        Course(
+            objective=sft_objective(),
+            batches=batches,
+            schedule=linear_schedule(config.learning_rate, config.warmup_ratio),
+            steps=steps,
+            description="finetune",
+            pad_id=tokenizer.pad_id,
+            logging=Logging(every=1, instances=members_of),
+        ),
         weights=weights,
-        objective=sft_objective(),
-        batches=batches,
-        schedule=linear_schedule(config.learning_rate, config.warmup_ratio),
-        steps=steps,
-        pad_id=tokenizer.pad_id,
-        description="finetune",
-        log_every=1,
-        instances=members_of,
     )
     export(ws, result.model, tokenizer, bos="eos")
     return ws.artifact(Checkpoint, **result.facts(), ranks=tokenizer.ranks, parent=parent.digest)

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from model.config import Compute, ModelConfig, Parallel
 from model.network.transformer import Transformer, unfilled
 from model.parallel.group import Group, _shard, recompute
-from model.training.loop import TrainState, new_state, train_step
+from model.training.loop import Course, TrainState, new_state, train_step
 from model.training.losses import LossConfig, language_model_objective
 from model.training.optim import OptimConfig, Optimizer
 from model.training.schedule import ScheduleConfig
@@ -102,5 +102,10 @@ def _second_update(state: TrainState, live: LiveBytes, rows: int, length: int, p
     batch |= {"divisor": np.asarray(np.float32(rows * length))}
     for _ in range(2):
         live.most = live.now
-        train_step(state, objective, [batch] * passes, state.optimizer.config, SCHEDULE, 10, "cpu")
+        train_step(
+            state,
+            [batch] * passes,
+            Course(objective=objective, batches=lambda _: [batch] * passes, schedule=SCHEDULE, steps=10),
+            "cpu",
+        )
     return live.most, live.now

@@ -16,6 +16,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from flows.cli.main import app
+from flows.cli.plain_console import PlainConsole
 from flows.cli.terminal import resume_command
 from flows.config.errors import RecipeError
 from flows.inspection.artifacts import list_rows, print_list
@@ -51,7 +52,7 @@ def test_a_list_of_nothing_says_so_and_ids_are_never_cut(tmp_path):
     assert (shown.exit_code, shown.output) == (0, f"store {tmp_path} has no artifacts of stage 'dpo'\n")
     row = {"id": "0123456789abcdef", "label": "evaluate:try-word_problems", "generation": 1, "created": "now",
            "seconds": 1.0, "bytes": 1}  # fmt: skip
-    console = Console(file=StringIO(), width=40)
+    console = PlainConsole(file=StringIO(), width=40)
     print_list(console, [row], "")
     lines = console.file.getvalue().splitlines()[1:]  # type: ignore[attr-defined]
     assert "".join(line.split(" ")[0] for line in lines).startswith(row["id"])

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ from model.network.initial_weights import initial_rows
 from model.network.sharded_tensors import is_sharded, whole_tensor
 from model.network.transformer import Linear, Transformer, unfilled
 from model.parallel.group import fill, spread, whole_model
-from model.training.loop import Batch, TrainState, new_state, train, train_step
+from model.training.loop import Batch, Course, Evaluation, Listeners, Logging, TrainState, new_state, train, train_step
 from model.training.losses import LossConfig, language_model_objective
 from model.training.objectives import dpo_objective, grpo_objective, reward_objective, sft_objective
 from model.training.optim import OptimConfig, Optimizer
@@ -190,10 +190,18 @@ def train_kind(
         load_state(state, load)
     lines: list[dict[str, float]] = []
     train(
-        state.model, objective(), batches, optim=optim, schedule=SCHEDULE, steps=steps, compute=compute, state=state,
-        record=lambda step, metrics: lines.append({"step": step} | metrics), log_every=1,
-        evaluate=mean_logit, evaluate_every=2,
-    )  # fmt: skip
+        state,
+        Course(
+            objective=objective(),
+            batches=batches,
+            schedule=SCHEDULE,
+            steps=steps,
+            logging=Logging(every=1),
+            evaluation=Evaluation(judge=mean_logit, every=2),
+        ),
+        compute,
+        Listeners(record=lambda step, metrics: lines.append({"step": step} | metrics)),
+    )
     if save:
         save_state(state, save)
         if state.group.world > 1:
@@ -250,16 +258,17 @@ def train_pair(parallel: Parallel) -> dict[str, Any]:
     optim = OptimConfig(precision="fp32")
     pair = ActorCritic(model_of("language model"), model_of("reward"))
     state = new_state(pair, optim, Compute(parallel=parallel))
-    state.optimizer = cast(Optimizer, JointOptimizer(pair, optim))
+    state.optimizer = JointOptimizer(pair, optim)
     how: dict[str, Any] = {"pad_id": 100, "pass_tokens": 128, "precision": "fp32", "group": state.group}
     answers = rows(0, 6)
     said: list[np.ndarray] = []
     lines: list[dict[str, float]] = []
     objective = ppo_objective(clip=0.2, value_clip=0.2, value_coefficient=0.5, temperature=1.0)
+    course = Course(objective=objective, batches=answer_batches, schedule=SCHEDULE, steps=STEPS)
     for step in range(3):
         for values in (row_log_probs(pair.policy, answers, **how), row_values(pair.critic, answers, **how)):
             said.append(np.concatenate(values))
-        made = train_step(state, objective, answer_batches(step), optim, SCHEDULE, STEPS, "cpu")
+        made = train_step(state, answer_batches(step), course, "cpu")
         lines.append({name: float(value) for name, value in made.items()})
     return {"said": said, "lines": lines}
 

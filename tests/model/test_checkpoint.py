@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from model.config import Compute, Parallel
 from model.parallel.group import Group
-from model.training.loop import new_state, train
+from model.training.loop import Course, Listeners, new_state, train
 from model.training.optim import OptimConfig
 from model.training.state_files import file_name, is_needed, load_state, save_state, snapshot, write_tensors
 from tests.model.groups import KINDS, SCHEDULE, STEPS, model_of, run_group, train_kind, train_kinds
@@ -113,11 +113,9 @@ def test_random_state_is_part_of_it(tmp_path: Path) -> None:
         loss, metrics = KINDS[KIND][0]()(model, batch)
         return loss * (1 + 0.1 * torch.rand(())), metrics
 
-    def run(state, steps, **options):
-        return train(
-            state.model, noisy, KINDS[KIND][1], optim=OptimConfig(), schedule=SCHEDULE, steps=steps, compute=Compute(),
-            state=state, **options,
-        )  # fmt: skip
+    def run(state, steps, **told):
+        course = Course(objective=noisy, batches=KINDS[KIND][1], schedule=SCHEDULE, steps=steps)
+        return train(state, course, Compute(), Listeners(**told))
 
     torch.manual_seed(5)
     state = new_state(model_of(KIND), OptimConfig(), Compute())
@@ -149,10 +147,7 @@ def test_a_snapshot_stands_still_and_its_memory_is_used_again() -> None:
     objective, batches = KINDS[KIND]
 
     def run(steps: int) -> None:
-        train(
-            state.model, objective(), batches, optim=OptimConfig(), schedule=SCHEDULE, steps=steps, compute=Compute(),
-            state=state,
-        )  # fmt: skip
+        train(state, Course(objective=objective(), batches=batches, schedule=SCHEDULE, steps=steps), Compute())
 
     run(1)
     first = snapshot(state)

@@ -15,7 +15,7 @@ import torch
 from model.config import Compute, ModelConfig
 from model.data.labels import next_token_labels
 from model.network.transformer import Transformer
-from model.training.loop import TrainState, new_state, train
+from model.training.loop import Course, Listeners, TrainState, new_state, train
 from model.training.losses import LossConfig, language_model_objective
 from model.training.optim import OptimConfig, Optimizer
 from model.training.schedule import ScheduleConfig
@@ -35,11 +35,10 @@ def batches(step: int) -> list[dict[str, np.ndarray]]:
     return [{"ids": part, "labels": next_token_labels(part)} for part in np.split(ids, 2)]
 
 
-def run(steps: int, state: TrainState | None = None, optim: OptimConfig | None = None, **options) -> TrainState:
-    optim = optim or OptimConfig()
-    model = state.model if state else Transformer(CONFIG, seed=1)
+def run(steps: int, state: TrainState | None = None, optim: OptimConfig | None = None, **told) -> TrainState:
+    state = state or new_state(Transformer(CONFIG, seed=1), optim or OptimConfig(), COMPUTE)
     return train(
-        model, OBJECTIVE, batches, optim=optim, schedule=SCHEDULE, steps=steps, compute=COMPUTE, state=state, **options
+        state, Course(objective=OBJECTIVE, batches=batches, schedule=SCHEDULE, steps=steps), COMPUTE, Listeners(**told)
     )
 
 
@@ -76,7 +75,9 @@ def test_micro_batches_average_to_the_whole_batch() -> None:
     optim = OptimConfig(precision="fp32")
     split = run(5, optim=optim)
     whole = train(
-        Transformer(CONFIG, seed=1), OBJECTIVE, joined, optim=optim, schedule=SCHEDULE, steps=5, compute=COMPUTE
+        new_state(Transformer(CONFIG, seed=1), optim, COMPUTE),
+        Course(objective=OBJECTIVE, batches=joined, schedule=SCHEDULE, steps=5),
+        COMPUTE,
     )
     for one, two in zip(split.model.parameters(), whole.model.parameters(), strict=True):
         torch.testing.assert_close(one, two, atol=2e-5, rtol=1e-4)
@@ -94,9 +95,11 @@ def test_non_finite_loss_ends_the_run_before_weights_or_checkpoint(kind: str) ->
     saved: list[int] = []
     with pytest.raises(FloatingPointError, match=r"step 7: .*last good state is step 5"):
         train(
-            state.model, poisoned, batches, optim=OptimConfig(), schedule=SCHEDULE, steps=20, compute=COMPUTE,
-            state=state, checkpoint=lambda s: saved.append(s.step), checkpoint_every=5,
-        )  # fmt: skip
+            state,
+            Course(objective=poisoned, batches=batches, schedule=SCHEDULE, steps=20),
+            COMPUTE,
+            Listeners(checkpoint=lambda s: saved.append(s.step), checkpoint_every=5),
+        )
     assert saved == [5]
     assert all(torch.isfinite(p).all() for p in state.model.parameters())
 
@@ -218,10 +221,7 @@ def test_compiled_resume_equals_undisturbed_byte_for_byte(tmp_path: Path) -> Non
                 save_state(state, tmp_path / "half")
                 state = load_state(new_state(Transformer(CONFIG, seed=9), OptimConfig(), compute), tmp_path / "half")
             schedule = SCHEDULE.model_copy(update={"length": 6})
-            train(
-                state.model, OBJECTIVE, batches, optim=OptimConfig(), schedule=schedule, steps=stop, compute=compute,
-                state=state,
-            )  # fmt: skip
+            train(state, Course(objective=OBJECTIVE, batches=batches, schedule=schedule, steps=stop), compute)
         save_state(state, tmp_path / name)
         halves.append(digest(tmp_path / name))
     assert halves[0] == halves[1]

@@ -8,7 +8,7 @@ import torch
 
 from model.config import Compute
 from model.training import metrics as metrics_module
-from model.training.loop import TrainState, new_state, train
+from model.training.loop import Course, Evaluation, Listeners, Logging, TrainState, new_state, train
 from model.training.losses import LossConfig, language_model_objective
 from model.training.metrics import EVERY_STEP, Crossing, Metrics
 from model.training.optim import OptimConfig
@@ -32,11 +32,11 @@ def metrics_to(log: Any, record: Any = None, instances: Any = None) -> Metrics:
     return Metrics(log, record, instances, saved=0, meter=Meter(0, "cpu", 1))
 
 
-def run(state: TrainState, steps: int, objective: Any = OBJECTIVE, **options: Any) -> TrainState:
-    return train(
-        state.model, objective, language_batches, optim=state.optimizer.config, schedule=SCHEDULE, steps=steps, compute=Compute(),
-        state=state, **options,
-    )  # fmt: skip
+def run(state: TrainState, steps: int, told: Listeners | None = None, **course: Any) -> TrainState:
+    followed = Course(
+        **{"objective": OBJECTIVE, "batches": language_batches, "schedule": SCHEDULE, "steps": steps} | course
+    )
+    return train(state, followed, Compute(), told or Listeners())
 
 
 def fresh(optim: OptimConfig | None = None) -> TrainState:
@@ -82,8 +82,8 @@ def test_every_update_that_is_left_out_is_recorded_wherever_the_log_falls() -> N
 
     rows: dict[int, dict[str, float]] = {}
     lines: dict[int, dict[str, float]] = {}
-    run(state, 90, objective=spiking, record=lambda n, row: rows.update({n: row}),
-        log=lambda n, line: lines.update({n: line}), facts=lambda n: {"seen": torch.tensor(float(n))})  # fmt: skip
+    told = Listeners(log=lambda n, line: lines.update({n: line}), record=lambda n, row: rows.update({n: row}))
+    run(state, 90, told, objective=spiking, logging=Logging(facts=lambda n: {"seen": torch.tensor(float(n))}))
     assert list(rows) == list(range(1, 91))
     assert [step for step, row in rows.items() if row["skipped"]] == list(spikes)
     usual = max(row["grad_norm"] for step, row in rows.items() if step not in spikes)
@@ -100,8 +100,12 @@ def test_a_save_point_changes_no_line_of_the_record() -> None:
     saved: list[tuple[int, int]] = []
     for every in (0, 2):
         rows: list[tuple[int, dict[str, float]]] = []
-        run(fresh(), 7, record=lambda *row, rows=rows: rows.append(row), log_every=3,
-            checkpoint=lambda state, rows=rows: saved.append((state.step, len(rows))), checkpoint_every=every)  # fmt: skip
+        told = Listeners(
+            record=lambda *row, rows=rows: rows.append(row),
+            checkpoint=lambda state, rows=rows: saved.append((state.step, len(rows))),
+            checkpoint_every=every,
+        )
+        run(fresh(), 7, told, logging=Logging(every=3))
         kept.append(rows)
     assert kept[0] == kept[1]
     assert saved == [(2, 2), (4, 4), (6, 6)], "a save point has the lines of all its steps"
@@ -116,7 +120,7 @@ def test_facts_are_those_of_their_step() -> None:
         return {"asked": float(len(asked))}
 
     lines: dict[int, dict[str, float]] = {}
-    run(fresh(), 7, facts=facts, log=lambda step, line: lines.update({step: line}), log_every=3)
+    run(fresh(), 7, Listeners(log=lambda step, line: lines.update({step: line})), logging=Logging(every=3, facts=facts))
     assert asked == [3, 6, 7]
     assert {step: line["asked"] for step, line in lines.items()} == {3: 1.0, 6: 2.0, 7: 3.0}
 
@@ -129,7 +133,7 @@ def test_evaluation_joins_its_steps_line_and_leaves_the_training_as_it_was() -> 
 
     lines: dict[int, dict[str, float]] = {}
     log = lambda step, line: lines.update({step: line})  # noqa: E731
-    judged = run(fresh(), 6, evaluate=evaluate, evaluate_every=2, log=log, log_every=3)
+    judged = run(fresh(), 6, Listeners(log=log), evaluation=Evaluation(evaluate, every=2), logging=Logging(every=3))
     assert {step: line.get("evaluated") for step, line in lines.items()} == {2: 2.0, 3: None, 4: 4.0, 6: 6.0}
     assert judged.model.training
     plain = run(fresh(), 6)
@@ -149,9 +153,12 @@ def test_a_value_that_is_not_finite_names_step_batch_and_last_good_state() -> No
     )
     with pytest.raises(FloatingPointError, match=message):
         run(
-            state, 9, objective=poisoned, checkpoint=lambda state: None, checkpoint_every=2, log_every=100,
-            instances=lambda step: [f"file-{step}[0:16]", f"file-{step}[16:32]"],
-        )  # fmt: skip
+            state,
+            9,
+            Listeners(checkpoint=lambda state: None, checkpoint_every=2),
+            objective=poisoned,
+            logging=Logging(every=100, instances=lambda step: [f"file-{step}[0:16]", f"file-{step}[16:32]"]),
+        )
 
 
 def test_a_long_list_of_examples_is_cut() -> None:

@@ -22,7 +22,7 @@ from model.data.labels import IGNORE, loss_divisor, next_token_labels
 from model.files.weights import hf_key
 from model.network.transformer import Transformer
 from model.tokens.tokenizer import Tokenizer
-from model.training.loop import to_device, train
+from model.training.loop import Course, Listeners, Logging, new_state, to_device, train
 from model.training.losses import LossConfig, language_model_objective
 from model.training.optim import OptimConfig
 from model.training.schedule import ScheduleConfig
@@ -204,8 +204,16 @@ def our_training(
     rows: list[dict[str, float]] = []
     model = Transformer(TRAINED_CONFIG, seed=0)
     train(
-        model, language_model_objective(LossConfig(z_weight=Z_WEIGHT)), data.batch, optim=optim, schedule=schedule,
-        steps=STEPS, compute=Compute(), log=lambda _, row: rows.append(row), log_every=1,
-    )  # fmt: skip
+        new_state(model, optim, Compute()),
+        Course(
+            objective=language_model_objective(LossConfig(z_weight=Z_WEIGHT)),
+            batches=data.batch,
+            schedule=schedule,
+            steps=STEPS,
+            logging=Logging(every=1),
+        ),
+        Compute(),
+        Listeners(log=lambda _, row: rows.append(row)),
+    )
     assert rows[-1]["ce"] < rows[0]["ce"] - 1, "the model did not learn: agreement would say little"
     return rows, {hf_key(name): parameter.detach() for name, parameter in model.named_parameters()}

@@ -9,8 +9,8 @@ values when it is known which part of it is held here.
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -24,16 +24,14 @@ from model.files.weights import SavedWeights, load_hf, save_hf
 from model.network.transformer import Transformer, unfilled
 from model.parallel.group import Weights, fill, whole_model
 from model.tokens.tokenizer import Tokenizer
-from model.training.loop import Batch, Evaluate, Objective, TrainState, new_state, train
-from model.training.metrics import Facts, Instances, Scalars
+from model.training.loop import Batch, Course, Listeners, TrainState, new_state, train
+from model.training.metrics import Scalars
 from model.training.optim import OptimConfig
 from model.training.schedule import ScheduleConfig
 from model.training.state_files import load_moments, save_moments
 from model.training.throughput import peak_flops, speed
 from tasks.artifacts import METRICS, MOMENTS, Checkpoint, RewardModel, is_of_model
 from tasks.training.fitting.save_points import Journal, Mark, SavePoints, resume
-
-Batches = Callable[[int], Sequence[Batch]]
 
 
 @dataclass(frozen=True)
@@ -152,39 +150,24 @@ def begin(ws: Workspace, model: nn.Module, optim: OptimConfig) -> TrainState:
 def fit(
     ws: Workspace,
     state: TrainState,
+    course: Course,
     *,
     weights: Weights | None = None,
-    objective: Objective,
-    batches: Batches,
-    schedule: ScheduleConfig,
-    steps: int,
-    pad_id: int | None,
-    description: str,
-    keep_moments: bool = False,
     initial_moments: Path | None = None,
-    log_every: int = 10,
+    keep_moments: bool = False,
     save_multiple: int = 1,
-    step_metrics: Facts | None = None,
-    instances: Instances | None = None,
-    evaluate: Evaluate | None = None,
-    evaluate_every: int = 0,
-    finish: Evaluate | None = None,
 ) -> TrainingResult:
     """Train from the newest save point, or from `weights` (None: those that the model has), and write `metrics.jsonl`.
 
-    `state` is what `begin` made. `batches(step)` is called once per step, in order, right before that step, and gives
-    what `loop.train` says. `pad_id` is not counted among the trained tokens (None: nothing is padded).
-    `initial_moments` is the `optimizer.safetensors` of the run to continue (RECIPE E). Save points fall on multiples of
-    `save_multiple` steps. `metrics.jsonl` has a line for every step, with all metrics every `log_every` steps, when `ws.log`
-    is told too. `step_metrics(n)` adds metrics to those of the n-th update if it is logged; they must be equal in equal runs.
-    `instances(step)` names the examples of a 0-based step's batch when its loss is not finite. `evaluate(state)` judges the
-    model after every `evaluate_every` updates (0: never); its metrics join those of that step. `finish(state)`, asked in all
-    workers of a group at the end, while they hold the model, judges it for the artifact's facts. With `keep_moments`,
-    `optimizer.safetensors` joins the payload. Use the result's model afterwards: the state's may be in parts. Raises
-    WorkDone in the workers of a group that are not its first.
+    `state` is what `begin` made. `initial_moments` is the `optimizer.safetensors` of the run to continue (RECIPE E). Save points
+    fall on multiples of `save_multiple` steps. `metrics.jsonl` has a line for every step. With `keep_moments`,
+    `optimizer.safetensors` joins the payload. Use the result's model afterwards: the state's may be sharded. Raises WorkDone in
+    the workers of a group that are not its first.
     """
-    if steps < 1:
-        raise ValueError(f"{description}: steps={steps} must be at least 1; raise the tokens or epochs to train on")
+    if course.steps < 1:
+        raise ValueError(
+            f"{course.description}: steps={course.steps} must be at least 1; raise the tokens or epochs to train on"
+        )
     model = cast(Transformer, state.model)
     journal = resume(ws, state)
     if journal is None:
@@ -196,16 +179,16 @@ def fit(
     first, began, before = state.step, time.monotonic(), journal.mark()
     save_every = save_multiple * math.ceil(ws.save_every / save_multiple)
 
-    with ws.progress(description, steps, "steps") as bar, SavePoints(ws, journal, save_every) as points:
+    with ws.progress(course.description, course.steps, "steps") as bar, SavePoints(ws, journal, save_every) as points:
         bar.advance(first)
 
         def counted_batches(step: int) -> Sequence[Batch]:
             points.check()
-            return journal.count(model, pad_id, batches(step))
+            return journal.count(model, course.pad_id, course.batches(step))
 
         def facts(step: int) -> Scalars:
             counts: Scalars = {"tokens": journal.tokens, "flops": journal.flops}
-            return counts | (dict(step_metrics(step)) if step_metrics else {})
+            return counts | (dict(course.logging.facts(step)) if course.logging.facts else {})
 
         def record(step: int, metrics: dict[str, float]) -> None:
             journal.add({"step": step} | metrics)
@@ -214,28 +197,12 @@ def fit(
             ws.log(step=step, **metrics)
             bar.advance(step - bar.done)
 
-        state = train(
-            model,
-            objective,
-            counted_batches,
-            optim=state.optimizer.config,
-            schedule=schedule,
-            steps=steps,
-            compute=compute_of(ws),
-            state=state,
-            checkpoint=points.save,
-            checkpoint_every=save_every,
-            log=log,
-            log_every=log_every,
-            record=record,
-            facts=facts,
-            instances=instances,
-            evaluate=evaluate,
-            evaluate_every=evaluate_every,
-        )
+        counted = replace(course, batches=counted_batches, logging=replace(course.logging, facts=facts))
+        told = Listeners(log=log, record=record, checkpoint=points.save, checkpoint_every=save_every)
+        state = train(state, counted, compute_of(ws), told)
     _note_speed(ws, time.monotonic() - began, journal, before, state.group.world)
-    found = finish(state) if finish else {}
-    return conclude(ws, state, journal, description, keep_moments=keep_moments, found=found)
+    found = course.evaluation.finish(state) if course.evaluation.finish else {}
+    return conclude(ws, state, journal, course.description, keep_moments=keep_moments, found=found)
 
 
 def _note_speed(ws: Workspace, seconds: float, journal: Journal, before: Mark, devices: int) -> None:

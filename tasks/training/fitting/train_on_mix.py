@@ -4,6 +4,7 @@ A worker of a group reads the windows that it trains on and no others. How many 
 from a whole batch, on which the divisor of the loss depends, the workers tell each other before each step.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from model.parallel.group import Weights
 from model.parallel.work_split import own_rows
 from model.tokens.tokenizer import Tokenizer
 from model.training.diagnostics import NormWatch
+from model.training.loop import Course, Evaluation, Logging
 from model.training.losses import language_model_objective
 from model.training.schedule import ScheduleConfig
 from tasks.artifacts import Mix
@@ -23,59 +25,66 @@ from tasks.training.fitting.in_loop_evaluation import evaluator
 from tasks.training.fitting.mix_windows import MixTrainingConfig, training_windows, window_names
 
 
-def train_on_mix(
-    ws: Workspace,
-    mix: Mix,
-    config: MixTrainingConfig,
-    *,
-    model: Transformer,
-    weights: Weights,
-    tokenizer: Tokenizer,
-    seed: int,
-    schedule: ScheduleConfig,
-    description: str,
-    keep_moments: bool = False,
-    initial_moments: Path | None = None,
-) -> TrainingResult:
-    """Train on the mix in the order of `seed`, with windows read ahead, norms watched and evaluation on the way; the
-    payload is the checkpoint folder with its metrics. `model` has no weights yet, they come from `weights`.
+@dataclass(frozen=True)
+class MixRun:
+    """What pre-training and an anneal do not have in common."""
+
+    model: Transformer
+    """On the meta device: its values come from `weights`."""
+    weights: Weights
+    tokenizer: Tokenizer
+    seed: int
+    """Of the order of the windows."""
+    schedule: ScheduleConfig
+    description: str
+    keep_moments: bool = False
+    """Whether Adam's moments join the payload, for a training that goes on with them."""
+    initial_moments: Path | None = None
+    """Adam's moments of the run to continue."""
+
+
+def train_on_mix(ws: Workspace, mix: Mix, config: MixTrainingConfig, run: MixRun) -> TrainingResult:
+    """Train on the mix with windows read ahead, norms watched and evaluation on the way; the payload is the checkpoint
+    folder with its metrics.
 
     Raises ValueError when the mix holds less than one batch, or less than what is held out.
     """
-    data = training_windows(ws, mix, config, seed)
+    data = training_windows(ws, mix, config, run.seed)
     steps = config.steps or data.steps_per_epoch
-    state = begin(ws, model, config.optim)
+    state = begin(ws, run.model, config.optim)
     group = state.group
     own = own_rows(data.batch_size // data.micro_instances, data.micro_instances, group.rank, group.world)
 
     def read(step: int) -> Rows:
         return data.rows(step, own)
 
-    with ReadAhead(read, steps) as rows, NormWatch(model, config.norms_every) as norms:
+    with ReadAhead(read, steps) as rows, NormWatch(run.model, config.norms_every) as norms:
 
         def batches(step: int) -> list[dict[str, Any]]:
             found = rows(step)
             return data.micro_batches(found, group.any_of(found.masked))
 
+        course = Course(
+            objective=language_model_objective(config.loss),
+            batches=norms.watching(batches),
+            schedule=run.schedule,
+            steps=steps,
+            description=run.description,
+            # Windows are cut from text without gaps; rows of other workers, which are not read, count in full.
+            pad_id=None,
+            logging=Logging(every=config.log_every, facts=norms.metrics, instances=window_names(data)),
+            evaluation=Evaluation(
+                judge=evaluator(ws, config.in_loop, data, run.tokenizer, config.optim), every=config.in_loop.every
+            ),
+        )
         result = fit(
             ws,
             state,
-            weights=weights,
-            objective=language_model_objective(config.loss),
-            batches=norms.watching(batches),
-            schedule=schedule,
-            steps=steps,
-            # Windows are cut from text without gaps; rows of other workers, which are not read, count in full.
-            pad_id=None,
-            description=description,
-            keep_moments=keep_moments,
-            initial_moments=initial_moments,
-            log_every=config.log_every,
-            step_metrics=norms.metrics,
-            instances=window_names(data),
-            evaluate=evaluator(ws, config.in_loop, data, tokenizer, config.optim),
-            evaluate_every=config.in_loop.every,
+            course,
+            weights=run.weights,
+            keep_moments=run.keep_moments,
+            initial_moments=run.initial_moments,
         )
     ws.note(data_wait_seconds=round(rows.waited_seconds, 3))
-    export(ws, result.model, tokenizer, bos="none")
+    export(ws, result.model, run.tokenizer, bos="none")
     return result

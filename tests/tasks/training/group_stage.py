@@ -27,7 +27,7 @@ from model.network.sharded_tensors import is_sharded
 from model.network.transformer import Transformer, unfilled
 from model.parallel.group import Group, fill, spread
 from model.tokens.tokenizer import Tokenizer
-from model.training.loop import Batch
+from model.training.loop import Batch, Course, Logging
 from model.training.losses import LossConfig, language_model_objective
 from tasks.artifacts import Checkpoint
 from tasks.generation import local_generator, shared_generator
@@ -67,15 +67,17 @@ def train_lines(ws: Workspace, config: Lines) -> Checkpoint:
     result = fit(
         ws,
         begin(ws, unfilled(TINY), adamw(1.0, "fp32")),
+        Course(
+            objective=language_model_objective(LossConfig()),
+            batches=batches,
+            schedule=linear_schedule(1e-3, 0.0),
+            steps=config.steps,
+            description="train",
+            pad_id=TOKENIZER.pad_id,
+            logging=Logging(every=2),
+        ),
         weights=partial(initial_rows, TINY, 0),
-        objective=language_model_objective(LossConfig()),
-        batches=batches,
-        schedule=linear_schedule(1e-3, 0.0),
-        steps=config.steps,
-        pad_id=TOKENIZER.pad_id,
-        description="train",
         keep_moments=True,
-        log_every=2,
     )
     export(ws, result.model, TOKENIZER, bos="none")
     return ws.artifact(Checkpoint, **result.facts(), ranks=TOKENIZER.ranks, parent="")

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from infra.workspace import Workspace
 from model.data.labels import next_token_labels
 from model.network.transformer import Transformer
+from model.training.loop import Course, Logging
 from model.training.losses import LossConfig, language_model_objective
 from model.training.metrics import EVERY_STEP
 from tasks.artifacts import METRICS, MOMENTS, Checkpoint
@@ -40,15 +41,17 @@ def train_words(ws: Workspace, config: Seed, parent: Checkpoint | None = None) -
     result = fit(
         ws,
         begin(ws, model, adamw(1.0, "fp32")),
-        objective=language_model_objective(LossConfig()),
-        batches=batches,
-        schedule=linear_schedule(1e-3, 0.0),
-        steps=config.seed,
-        pad_id=TOKENIZER.pad_id,
-        description="train",
+        Course(
+            objective=language_model_objective(LossConfig()),
+            batches=batches,
+            schedule=linear_schedule(1e-3, 0.0),
+            steps=config.seed,
+            description="train",
+            pad_id=TOKENIZER.pad_id,
+            logging=Logging(every=2),
+        ),
         keep_moments=True,
         initial_moments=moments,
-        log_every=2,
     )
     export(ws, result.model, TOKENIZER, bos="none")
     return ws.artifact(Checkpoint, **result.facts(), ranks=TOKENIZER.ranks, parent="")

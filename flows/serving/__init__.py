@@ -1,0 +1,1 @@
+"""`olmo2 serve`: pages of a store, read-only, from its records alone."""

@@ -1,0 +1,34 @@
+"""`olmo2 serve` on the loopback interface, behind the guard that the dashboard has: no other website may ask it anything."""
+
+import json
+import os
+
+from rich.console import Console
+
+from flows.running.dashboard import check_free
+from flows.running.guarded_server import address
+from flows.running.origin_guard import LOOPBACK_NAMES, OriginGuard, host_headers
+from flows.running.prefect_server import running_dashboard
+from flows.serving.app import make_app
+from infra.execution.pages import pages_file
+from infra.storage.store import Store
+
+HOST = "127.0.0.1"
+
+
+def serve(console: Console, store: Store, port: int) -> None:
+    """Answer until Ctrl-C. Raises DashboardError where the port is taken."""
+    import uvicorn
+
+    check_free(HOST, port)
+    origin = address(HOST, port)
+    dashboard = (running_dashboard() or "").removesuffix("/api")
+    app = OriginGuard(make_app(store, dashboard), host_headers(LOOPBACK_NAMES, port), origin, keep_policy=True)
+    told = pages_file(store)
+    told.parent.mkdir(parents=True, exist_ok=True)
+    told.write_text(json.dumps({"url": origin, "pid": os.getpid()}))
+    console.print(f"store {store.url}: {origin}   (read-only; Ctrl-C stops it)", highlight=False)
+    try:
+        uvicorn.run(app, host=HOST, port=port, log_level="warning", proxy_headers=False, server_header=False)
+    finally:
+        told.unlink(missing_ok=True)

@@ -1,0 +1,23 @@
+"""Accidents by one seed lose, change and double no artifact. OLMO2_CHAOS=300 (and OLMO2_CHAOS_SEED) for more."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.harness import Chaos
+
+COUNT, SEED = int(os.environ.get("OLMO2_CHAOS", "30")), int(os.environ.get("OLMO2_CHAOS_SEED", "0"))
+
+
+@pytest.mark.slow
+@pytest.mark.chaos
+@pytest.mark.timeout(120 + 20 * COUNT)
+def test_accidents_lose_nothing_change_nothing_and_commit_nothing_twice(tmp_path: Path):
+    """Oracle: digests of a calm run, hashes of all files, one record for each piece of work."""
+    chaos = Chaos(tmp_path, SEED)
+    chaos.run(COUNT)
+    assert chaos.problems == [], json.dumps(chaos.problems, indent=1)
+    assert sum(chaos.done.values()) == COUNT
+    assert len(chaos.met) >= 3, "accidents met the pipeline at different places"
