@@ -23,7 +23,7 @@ def recipe(config: RecipeConfig) -> Report:
     if config.starts_after_midtraining:
         given = starting_point(config, "soup")
         tuned = posttraining(given, config)
-        return evaluation(None, None, None, Soup({}, {}, given) if given else None, tuned, config)
+        return evaluation(None, None, None, Soup({}, {}, given, {}) if given else None, tuned, config)
     corpus = curation(config)
     if config.comparison:
         return comparison(corpus, config)

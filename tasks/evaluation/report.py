@@ -21,6 +21,7 @@ from model.config import Config
 from tasks.artifacts import METRICS, Checkpoint, Documents, Mix, Preferences, Ranking, Report, RewardModel, Scores
 from tasks.evaluation.comparing.paired import comparer
 from tasks.evaluation.reporting import costs as report_costs
+from tasks.evaluation.reporting import gains as report_gains
 from tasks.evaluation.reporting import report_values as numbers
 from tasks.evaluation.reporting.compared import compared_run
 from tasks.evaluation.reporting.page import render_page
@@ -89,9 +90,11 @@ def write_report(
     preferences: Preferences | None,
     ranking: Ranking | None,
     scores: list[Scores],
+    trial: list[Scores],
     config: ReportConfig,
 ) -> Report:
-    """Write `report.html` and `report.json`. What is None or empty has no section.
+    """Write `report.html` and `report.json`. What is None or empty has no section. `trial`: scores of a small model on unfiltered
+    and on filtered text, or none.
 
     ValueError when labels and artifacts do not fit together, or scores belong to another checkpoint.
     """
@@ -100,7 +103,7 @@ def write_report(
     named_mixes = _labelled("mix_labels", config.mix_labels, mixes)
     named = _labelled("checkpoint_labels", config.checkpoint_labels, checkpoints)
     single = [item for item in (reward, preferences, ranking) if item is not None]
-    ancestors = _ancestors(ws, [*funnel, *mixes, *checkpoints, *single, *scores])
+    ancestors = _ancestors(ws, [*funnel, *mixes, *checkpoints, *single, *scores, *trial])
     records = list(ancestors.values())
     order = list(ancestors)
     trained = sorted(
@@ -131,24 +134,18 @@ def write_report(
         "lineage": [report_costs.node(record) for record in records],
         "versions": report_costs.versions(records),
     }
-    if figures["ranking"] and len(figures["ranking"]["candidates"]) > 1:
-        figures["gains"]["sweep"] = _sweep_gain(figures["ranking"])
+    figures["gains"] = report_gains.in_order(
+        figures["gains"]
+        | {
+            "curation": report_gains.curation_gain(ws, trial, comparer(ws)),
+            "sweep": report_gains.sweep_gain(figures["ranking"]) if ranking else None,
+            "reward": report_gains.reward_gain(reward) if reward else None,
+        }
+    )
     plain = _plain(figures)
     ws.write_json("report.json", plain)
     ws.write("report.html", render_page(plain).encode())
     return ws.artifact(Report, summary=_summary(plain), gains=plain["gains"])
-
-
-def _sweep_gain(ranking: dict[str, Any]) -> dict[str, Any]:
-    """The best candidate over the second best, paired where the ranking was."""
-    second = ranking["candidates"][1]
-    return {
-        "gain": second["behind_best"],
-        "stderr": second["behind_best_stderr"],
-        "n": second["n"],
-        "discordant": second.get("discordant", 0),
-        "words": "no effect shown" if second["tied_with_best"] else "gain",
-    }
 
 
 def _labelled(field: str, labels: list[str], artifacts: list[Any]) -> list[tuple[str, Any]]:
@@ -218,7 +215,7 @@ def _score_figures(
         "scores": rows,
         "changes": numbers.step_changes(main_line, matched, benchmarks, bounds, compared),
         "soup": numbers.soup_rows(soup, ingredients, matched, benchmarks, bounds, compared),
-        "gains": numbers.stage_gains(main_line, stages, ingredients, matched, benchmarks, compared),
+        "gains": report_gains.stage_gains(main_line, stages, ingredients, matched, benchmarks, compared),
     }
 
 
@@ -268,4 +265,4 @@ def _summary(plain: dict[str, Any]) -> dict[str, float]:
     return totals | {f"score/{name}": value for name, value in final["primary"].items()}
 
 
-report = stage(write_report, name="report", version=6)
+report = stage(write_report, name="report", version=7)
