@@ -1,4 +1,7 @@
-"""Mid-training: the base annealed on the chosen mix with several seeds, averaged into a soup (paper section 4; RECIPE E)."""
+"""Mid-training: the base annealed on the chosen mix with several seeds, averaged into a soup (paper section 4; RECIPE E).
+
+Base, ingredients and soup are evaluated here, while the last anneals run.
+"""
 
 from typing import NamedTuple
 
@@ -6,9 +9,10 @@ from flows.config.recipe_config import RecipeConfig
 from flows.curation import Corpus
 from flows.microanneal import Sweep
 from flows.pretraining import Base
+from flows.scoring import score_models
 from flows.starting import starting_point
 from infra.phase import Phase
-from tasks.artifacts import Checkpoint, Mix
+from tasks.artifacts import Checkpoint, Mix, Scores
 from tasks.data.mix import mix
 from tasks.training.anneal import anneal
 from tasks.training.soup import soup
@@ -23,6 +27,8 @@ class Soup(NamedTuple):
     """Anneals by seed or name."""
     checkpoint: Checkpoint | None
     """Their average; a single ingredient is not averaged. None where the recipe starts past it."""
+    scores: dict[str, Scores]
+    """Of the base and of every model of it, by name; empty where the soup is given."""
 
     @property
     def models(self) -> dict[str, Checkpoint]:
@@ -36,7 +42,7 @@ class Soup(NamedTuple):
 def midtraining(corpus: Corpus, sweep: Sweep, base: Base, config: RecipeConfig) -> Soup:
     """Mix, one anneal per seed side by side, those on mixes of their own, then the average of all, unless the soup is given."""
     if config.starts_after_midtraining:
-        return Soup({}, {}, starting_point(config, "soup"))
+        return Soup({}, {}, starting_point(config, "soup"), {})
     sources = [*corpus.tokens.values(), *sweep.tokens.values()]
     mixes = {"anneal": mix.labelled("anneal")(sources, config.annealing_mix(config.anneal_mix), sweep.ranking)}
     ingredients = {
@@ -50,4 +56,5 @@ def midtraining(corpus: Corpus, sweep: Sweep, base: Base, config: RecipeConfig) 
         mixes[f"anneal {item.name}"] = own
         ingredients[item.name] = anneal.labelled(item.name)(base.model, own, item.anneal(config.anneal))
     made = list(ingredients.values())
-    return Soup(mixes, ingredients, made[0] if len(made) == 1 else soup(made, config.soup))
+    whole = Soup(mixes, ingredients, made[0] if len(made) == 1 else soup(made, config.soup), {})
+    return whole._replace(scores=score_models({"base": base.model} | whole.models, config, chat=False))

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, model_validator
 
 from flows.config.comparison_config import ComparisonConfig, with_variants
+from flows.config.curation_trial import CurationTrialConfig
 from flows.config.parts import (
     PAST_MIDTRAINING,
     CandidateConfig,
@@ -79,6 +80,8 @@ class RecipeConfig(Config):
     """What pre-training reads."""
     pretrain: PretrainConfig = PretrainConfig()
     """Tokens to base model."""
+    curation_trial: CurationTrialConfig | None = None
+    """A small model on filtered against unfiltered text, beside pre-training: what curation brings; none by default."""
     comparison: ComparisonConfig | None = None
     """Variants of `pretrain` that are trained side by side and drawn, and nothing after them."""
     candidates: tuple[CandidateConfig, ...] = Field(min_length=1)

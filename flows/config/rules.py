@@ -44,6 +44,7 @@ def check_recipe(config: RecipeConfig) -> None:
     _check_variants(config)
     for name, stage, training in _trainings(config):
         _check_windows(name, stage, training, config.execution)
+    _check_trial(config)
     _check_preferences(config)
     for name, how, _ in reinforcements(config):
         _check_rollouts(name, how)
@@ -214,6 +215,23 @@ def _check_model(config: RecipeConfig) -> None:
                 f"{name}.sequence_length={training.sequence_length:,} exceeds pretrain.model.max_sequence_length={window:,}; "
                 "lower the first or raise the second"
             )
+
+
+def _check_trial(config: "RecipeConfig") -> None:
+    trial = config.curation_trial
+    if trial is None:
+        return
+    if trial.source not in config.collect:
+        raise ValueError(
+            f"curation_trial.source={trial.source!r} is not a collected source; they are {', '.join(config.collect)}"
+        )
+    needed, rows = Tokenizer(config.encode.ranks).vocab_size, trial.pretrain.model.vocab_size
+    if rows < needed:
+        raise ValueError(
+            f"curation_trial.pretrain.model.vocab_size={rows:,} has no row for each of the {needed:,} ids of "
+            f"encode.ranks={config.encode.ranks:,}; raise it"
+        )
+    _check_windows("curation_trial.pretrain", "pretrain", trial.pretrain, config.execution)
 
 
 def _check_variants(config: RecipeConfig) -> None:

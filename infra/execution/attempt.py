@@ -178,7 +178,7 @@ def _run_and_commit(
         id=id,
         payload=payload_address(stage.name, id, generation),
         progress_folder=lease.folder,
-        compute=execution.compute(stage.name),
+        compute=execution.compute(stage.name, stage.label),
         ray=_ray_of(stage, execution),
         save_every=execution.save_every,
         keep_every=execution.keep_every or 0,

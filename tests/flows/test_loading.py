@@ -63,7 +63,7 @@ def test_settings_may_name_every_stage_there_is():
 ])  # fmt: skip
 def test_a_group_that_the_trainer_does_not_know_is_refused(layout: str, says: str):
     with pytest.raises(RecipeError) as raised:
-        load("laptop", ["execution.cores=4", f"execution.parallel.sft={layout}"])
+        load("laptop", ["execution.cores=8", f"execution.parallel.sft={layout}"])
     assert str(raised.value) == f"recipe laptop cannot be used:\n  recipe: execution.parallel.sft: {says}"
 
 
