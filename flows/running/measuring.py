@@ -13,11 +13,11 @@ from rich.table import Table
 from flows.inspection.artifacts import find_record
 from flows.starting import adopt_into
 from infra.execution.attempt import run_stage
+from infra.records.reader import Reader
 from infra.records.record import Record
 from infra.session import Session
 from infra.settings import Execution
 from infra.storage.store import Store
-from infra.workspace import open_artifact
 from tasks.artifacts import Checkpoint, Scores
 from tasks.evaluation.comparing.differences import Difference, compare_scores, differing_items
 from tasks.evaluation.evaluate import EvaluateConfig, evaluate, resolve
@@ -76,7 +76,7 @@ def find_checkpoint(store: Store, target: str) -> Checkpoint:
 def shown_scores(store: Store, record: Record, *, reused: bool) -> dict[str, Any]:
     """The id and the rows of an evaluation."""
     scores = as_scores(record)
-    rows = open_artifact(store).read_json(scores, "scores.json")["benchmarks"]
+    rows = Reader(store).read_json(scores, "scores.json")["benchmarks"]
     return {"id": record.id, "address": record.address, "reused": reused, "benchmarks": rows}
 
 
@@ -100,7 +100,7 @@ def rescore_command(store: Store, id: str) -> dict[str, Any]:
 
 def compare_command(store: Store, first: str, second: str, page: Path | None = None) -> list[dict[str, Any]]:
     """Paired differences of two evaluations; with `page`, an HTML page of the items where they differ."""
-    ws = open_artifact(store)
+    ws = Reader(store)
     one, other = as_scores(find_record(store, first)), as_scores(find_record(store, second))
     found = compare_scores(ws, one, other)
     if page is not None:
