@@ -34,7 +34,7 @@ from model.decoding.prefix_tree import build
 from model.files.weights import load_hf, save_hf
 from model.network.transformer import Transformer
 from model.tokens.tokenizer import Tokenizer
-from tasks.evaluation.benchmarks.asking import Asked, ask, encode_pair
+from tasks.evaluation.benchmarks.asking import Asked, ask, encode_pair, local_scorer
 from tasks.evaluation.benchmarks.items import Likelihood, Prompt
 
 LM_EVAL = ("lm-eval[hf]>=0.4.11,<0.5",)
@@ -78,8 +78,9 @@ def ours(job: dict[str, Any]) -> tuple[float, list[Any]]:
         def answer(requests: list[Any]) -> list[Any]:
             likelihoods = [Likelihood(Prompt(text=context), text) for context, text in requests]
             asked: Asked = ask(
-                model, tokenizer, likelihoods, generator=no_generator, max_context=2048, progress=lambda n: None
-            )
+                tokenizer, likelihoods, generator=no_generator, scorer=local_scorer(model), max_context=2048,
+                progress=lambda n: None,
+            )  # fmt: skip
             return [one.logprob for one in asked.answers if not isinstance(one, str)]
 
     answer(job["requests"][:4])

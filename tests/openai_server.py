@@ -29,6 +29,8 @@ class OpenAIServer:
         self.faults = faults
         self.stall_seconds = stall_seconds
         self.delay_seconds = delay_seconds
+        self.models: list[dict[str, Any]] | None = None
+        """What `GET /models` lists; None answers 404."""
         self.sent: Counter[str] = Counter()
         """Sendings of every request."""
         self.paid: Counter[str] = Counter()
@@ -100,6 +102,11 @@ def handler_of(server: OpenAIServer) -> type[BaseHTTPRequestHandler]:
 
         def log_message(self, format: str, *args: Any) -> None:
             pass
+
+        def do_GET(self) -> None:
+            if server.models is None or not self.path.endswith("/models"):
+                return self.say(404, b"{}")
+            return self.say(200, json.dumps({"object": "list", "data": server.models}).encode())
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

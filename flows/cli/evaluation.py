@@ -1,4 +1,4 @@
-"""`olmo2 eval`, `olmo2 rescore` and `olmo2 compare` on the command line."""
+"""`olmo2 eval`, `olmo2 rescore`, `olmo2 compare` and `olmo2 looks` on the command line."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,9 +7,13 @@ import typer
 
 from flows.cli.options import IdArgument, JsonOption, StoreOption, console, existing_store, open_store, print_json
 
+WhyOption = Annotated[
+    str, typer.Option("--why", help="Why held-out scores are looked at; kept with who and when (olmo2 looks).")
+]
+
 
 def eval_command(
-    target: Annotated[str, typer.Argument(metavar="CHECKPOINT|FOLDER|HUB_ID", help="Id in the store, or a model.")],
+    target: Annotated[str, typer.Argument(metavar="CHECKPOINT|FOLDER|HUB_ID|URL", help="Id, model or server.")],
     tasks: Annotated[
         str, typer.Option("--tasks", help="Tables and tasks with commas, such as olmes or arc_easy,piqa:cloze.")
     ] = "olmes",
@@ -20,18 +24,27 @@ def eval_command(
     data: Annotated[str, typer.Option("--data", help="Folder with local copies of the data sets; else the hub.")] = "",
     chat: Annotated[bool, typer.Option("--chat", help="Ask through the chat template.")] = False,
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    model: Annotated[str, typer.Option("--model", help="Of a server with several: what it calls the model.")] = "",
+    key_env: Annotated[str, typer.Option("--key-env", help="Environment variable with the server's key.")] = "",
+    tokenizer: Annotated[
+        str, typer.Option("--tokenizer", help="Folder of the served model's tokenizer; else OLMo 2's.")
+    ] = "",
+    why: WhyOption = "",
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Evaluate a checkpoint on tasks of OLMES, without a recipe."""
-    from flows.running.measuring import compare_command, evaluate_command, print_differences, print_scores
+    """Evaluate a checkpoint, or a model behind an OpenAI-compatible server, on tasks of OLMES, without a recipe."""
+    from flows.running.measuring import Server, compare_command, evaluate_command, print_differences, print_scores
 
     if not target:
         raise ValueError("the checkpoint is empty; give an id (see: olmo2 ls), a folder or a hub id")
     found = open_store(store)
     words = [word.strip() for word in tasks.split(",") if word.strip()]
-    shown = evaluate_command(found, target, words, copies=data, limit=limit, chat=chat, device=device)
-    differences = compare_command(found, against, shown["id"]) if against else []
+    server = Server(model, key_env, tokenizer)
+    shown = evaluate_command(
+        found, target, words, copies=data, limit=limit, chat=chat, device=device, server=server, why=why
+    )
+    differences = compare_command(found, against, shown["id"], why=why) if against else []
     if as_json:
         print_json(shown | ({"differences": differences} if against else {}))
         return
@@ -40,11 +53,13 @@ def eval_command(
         print_differences(console, differences)
 
 
-def rescore_command(id: IdArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
+def rescore_command(
+    id: IdArgument, why: WhyOption = "", store: StoreOption = None, as_json: JsonOption = False
+) -> None:
     """Score the stored answers of an evaluation with today's metrics; no model is loaded."""
     from flows.running.measuring import print_scores, rescore_command
 
-    shown = rescore_command(existing_store(store), id)
+    shown = rescore_command(existing_store(store), id, why)
     if as_json:
         print_json(shown)
     else:
@@ -55,17 +70,43 @@ def compare_command(
     first: IdArgument,
     second: Annotated[str, typer.Argument(metavar="ID", help="Scores to compare with the first.")],
     page: Annotated[Path | None, typer.Option("--page", help="Also write an HTML page of the differing items.")] = None,
+    why: WhyOption = "",
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Paired differences of two evaluations, over the items that both answered."""
     from flows.running.measuring import compare_command, print_differences
 
-    rows = compare_command(existing_store(store), first, second, page)
+    rows = compare_command(existing_store(store), first, second, page, why)
     if as_json:
         print_json(rows)
     else:
         print_differences(console, rows)
+
+
+def looks_command(
+    id: Annotated[str | None, typer.Argument(metavar="[ID]", help="Only looks at these scores; else all.")] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the looks at held-out scores: who, when, in which run and why."""
+    from dataclasses import asdict
+
+    from rich.table import Table
+
+    from flows.inspection.artifacts import find_record
+    from infra.records.looks import read_looks
+
+    found = existing_store(store)
+    looks = read_looks(found, "" if id is None else find_record(found, id).address)
+    if as_json:
+        print_json([asdict(look) for look in looks])
+        return
+    table = Table("when", "who", "scores", "held-out benchmarks", "run", "why", box=None, pad_edge=False)
+    for look in looks:
+        table.add_row(look.when[:19], look.who, look.label, ", ".join(look.benchmarks), look.run, look.why)
+    console.print(table)
+    console.print(f"{len(looks):,} looks at held-out scores", highlight=False)
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -73,3 +114,4 @@ def add_commands(app: typer.Typer) -> None:
     app.command(name="eval")(eval_command)
     app.command(name="rescore")(rescore_command)
     app.command(name="compare")(compare_command)
+    app.command(name="looks")(looks_command)

@@ -3,7 +3,7 @@
 import html
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +12,29 @@ from rich.table import Table
 
 from flows.inspection.artifacts import find_record
 from flows.starting import adopt_into
-from infra.execution.attempt import run_stage
+from infra.execution.attempt import Outcome, run_stage
+from infra.language_models.client import Endpoint
+from infra.language_models.served import served_models
+from infra.records.looks import write_look
 from infra.records.reader import Reader
 from infra.records.record import Record
 from infra.session import Session
-from infra.settings import Execution
+from infra.settings import EndpointSettings, Execution
 from infra.storage.store import Store
+from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Checkpoint, Scores
 from tasks.evaluation.comparing.differences import Difference, compare_scores, differing_items
 from tasks.evaluation.evaluate import EvaluateConfig, evaluate, resolve
+from tasks.evaluation.evaluate_served import ServedConfig, evaluate_served
 from tasks.evaluation.rescore import rescore
 from tasks.evaluation.scoring.selection import select
+from tasks.served_likelihoods import probe
 
 ID = re.compile(r"[0-9a-f]{4,16}")
 SERVED = re.compile(r"https?://")
+WINDOW = 4096
+"""Of a server that does not say: that of the OLMo 2 models."""
+PROBE_PATIENCE_SECONDS = 60.0
 
 
 def quiet(*event: object) -> None:
@@ -41,25 +50,80 @@ def evaluate_command(
     limit: int | None = None,
     chat: bool = False,
     device: str = "cpu",
+    server: "Server | None" = None,
+    why: str = "",
 ) -> dict[str, Any]:
-    """Evaluate a checkpoint of the store, or a Hugging Face folder or hub model, which is adopted first.
+    """Evaluate a checkpoint of the store, a Hugging Face folder or hub model, which is adopted first, or a server's model.
 
-    Raises ValueError for a target or a task that is none of these.
+    `why` is kept in the log of looks at held-out scores. Raises ValueError for a target or a task that is none of these.
     """
-    if SERVED.match(target):
-        raise ValueError(
-            f"{target} is a server: log-likelihoods of a server are not read yet. Evaluate its weights, as a folder or a hub id; "
-            "written answers of a checkpoint can come from a server by execution.generation in a recipe"
-        )
     selection = select(tasks, copies=copies, limit=limit)
-    checkpoint = find_checkpoint(store, target)
-    label = re.sub(r"[^a-z0-9-]+", "-", Path(target).name.lower()).strip("-") or "checkpoint"
-    config = resolve(
-        EvaluateConfig(label=label, benchmarks=tuple(selection.benchmarks), suites=tuple(selection.suites), chat=chat)
-    )
-    session = Session(store, Execution(store=store.url, ray="off", device=device))
-    outcome = run_stage(evaluate.labelled(label), session, {"checkpoint": checkpoint, "config": config}, quiet)
+    asked = {"benchmarks": tuple(selection.benchmarks), "suites": tuple(selection.suites), "chat": chat}
+    if SERVED.match(target):
+        outcome = evaluate_server(store, target, asked, server or Server())
+    else:
+        checkpoint = find_checkpoint(store, target)
+        label = slug(Path(target).name)
+        config = resolve(EvaluateConfig(label=label, **asked))
+        session = Session(store, Execution(store=store.url, ray="off", device=device))
+        outcome = run_stage(evaluate.labelled(label), session, {"checkpoint": checkpoint, "config": config}, quiet)
+    note_look(store, [outcome.record], f"olmo2 eval {target}", why)
     return shown_scores(store, outcome.record, reused=outcome.reused) | {"not_computed": selection.not_computed}
+
+
+@dataclass(frozen=True)
+class Server:
+    """How a server is asked."""
+
+    model: str = ""
+    """What it calls the model; empty takes the only one that it has."""
+    key_env: str = ""
+    """Environment variable that holds its key."""
+    tokenizer: str = ""
+    """Folder of its tokenizer; empty for the published OLMo 2 tokenizer."""
+    concurrency: int = 32
+
+
+def evaluate_server(store: Store, url: str, asked: dict[str, Any], server: Server) -> Outcome:
+    """Evaluate a model behind a server. Its name and a probe of its weights stand for it in the store.
+
+    Raises ValueError for a server whose model is not known, whose tokenizer is another one, or that tells no log-probabilities.
+    """
+    name, window = served_model(url, server)
+    tokenizer = Tokenizer.load(server.tokenizer) if server.tokenizer else Tokenizer()
+    settings = EndpointSettings(url=url, key_env=server.key_env, served_name=name, concurrency=server.concurrency)
+    with Endpoint(name, settings.model_copy(update={"patience_seconds": PROBE_PATIENCE_SECONDS})) as endpoint:
+        known = f"{name}@{probe(endpoint, tokenizer)}"
+    label = slug(name)
+    fields = {"label": label, "model": known, "ranks": tokenizer.ranks, "window": window, **asked}
+    config = resolve(ServedConfig.model_validate(fields))
+    session = Session(store, Execution(store=store.url, ray="off", endpoints={known: settings}))
+    return run_stage(evaluate_served.labelled(label), session, {"config": config}, quiet)
+
+
+def served_model(url: str, server: Server) -> tuple[str, int]:
+    """Name and window of the model that is asked. Raises ValueError where the server has several and none is named."""
+    models = served_models(url, server.key_env)
+    names = ", ".join(model.name for model in models) or "none"
+    chosen = [model for model in models if server.model in ("", model.name)]
+    if len(chosen) != 1:
+        wanted = f"--model {server.model} is none of them" if server.model else "name one of them with --model"
+        raise ValueError(f"{url} serves {names}; {wanted}")
+    return chosen[0].name, chosen[0].window or WINDOW
+
+
+def slug(name: str) -> str:
+    """A name as a label."""
+    return re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-") or "checkpoint"
+
+
+def note_look(store: Store, records: Sequence[Record], run: str, why: str) -> None:
+    """Leave a line in the log for held-out scores that a command shows."""
+    for record in records:
+        scores = as_scores(record)
+        rows = Reader(store).read_json(scores, "scores.json")["benchmarks"]
+        seen = [row["name"] for row in rows if row.get("role") == "held_out"]
+        write_look(store, scores.address, scores.label, seen, run=run, why=why or "no reason was given")
 
 
 def find_checkpoint(store: Store, target: str) -> Checkpoint:
@@ -88,21 +152,29 @@ def as_scores(record: Record) -> Scores:
     return artifact
 
 
-def rescore_command(store: Store, id: str) -> dict[str, Any]:
+def rescore_command(store: Store, id: str, why: str = "") -> dict[str, Any]:
     """Score the stored answers of an evaluation with today's metrics."""
     record = find_record(store, id)
-    config = EvaluateConfig.model_validate(record.config)
+    kind = ServedConfig if record.stage == evaluate_served.name else EvaluateConfig
+    config = EvaluateConfig.model_validate(
+        kind.model_validate(record.config).model_dump(include=set(EvaluateConfig.model_fields))
+    )
     session = Session(store, Execution(store=store.url, ray="off"))
     arguments = {"scores": as_scores(record), "config": config}
     outcome = run_stage(rescore.labelled(config.label), session, arguments, quiet)
+    note_look(store, [outcome.record], f"olmo2 rescore {id}", why)
     return shown_scores(store, outcome.record, reused=outcome.reused)
 
 
-def compare_command(store: Store, first: str, second: str, page: Path | None = None) -> list[dict[str, Any]]:
+def compare_command(
+    store: Store, first: str, second: str, page: Path | None = None, why: str = ""
+) -> list[dict[str, Any]]:
     """Paired differences of two evaluations; with `page`, an HTML page of the items where they differ."""
     ws = Reader(store)
-    one, other = as_scores(find_record(store, first)), as_scores(find_record(store, second))
+    records = [find_record(store, first), find_record(store, second)]
+    one, other = map(as_scores, records)
     found = compare_scores(ws, one, other)
+    note_look(store, records, f"olmo2 compare {first} {second}", why)
     if page is not None:
         items = [item for row in found for item in differing_items(ws, one, other, row.benchmark)]
         page.write_text(differences_page(one.label, other.label, found, items), "utf-8")
@@ -141,9 +213,11 @@ def differences_page(first: str, second: str, found: Sequence[Difference], items
 
 def print_scores(console: Console, shown: dict[str, Any]) -> None:
     """The evaluation's table."""
-    table = Table("benchmark", "metric", "score", "standard error", "items", "role", box=None, pad_edge=False)
+    columns = ("benchmark", "metric", "score", "standard error", "corrected", "items", "role")
+    table = Table(*columns, box=None, pad_edge=False)
     for row in shown["benchmarks"]:
-        values = (f"{row['score']:.4f}", f"{row['stderr']:.4f}", f"{row['n']:,}", row.get("role", ""))
+        corrected = f"{row['corrected']:.4f}" if "corrected" in row else ""
+        values = (f"{row['score']:.4f}", f"{row['stderr']:.4f}", corrected, f"{row['n']:,}", row.get("role", ""))
         table.add_row(row["name"], row["primary"], *values)
     console.print(table)
     for name, reason in shown.get("not_computed", {}).items():

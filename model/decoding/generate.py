@@ -137,7 +137,14 @@ def generate(
             with held(part, holding):
                 pass
         return []
-    return _Generation(model, tokenizer, prompts, sampling, batch_size, holding).run(progress)
+    generation = _Generation(model, tokenizer, prompts, sampling, batch_size, holding)
+    try:
+        return generation.run(progress)
+    except NonFiniteOutput as error:
+        # Prompts that begin alike come together, so the first to break need not be the first given: broken weights break it too.
+        if generation.decoder.prefill(0, prompts[:1]).isnan().any():
+            raise generation.not_finite(0, 0) from error
+        raise
 
 
 def _check_prompts(prompts: Sequence[Sequence[int]], window: int, ids: int) -> None:
@@ -223,12 +230,7 @@ class _Generation:
         finished = []
         for offset, row in enumerate(rows):
             if math.isnan(logprobs[offset]):
-                raise NonFiniteOutput(
-                    sampling.first_prompt + row.prompt,
-                    f"the model's output after prompt {row.prompt} and {len(row.ids)} tokens of its answer is not finite: its "
-                    "weights hold values that are not, or leave the range of its precision; generate with another "
-                    "checkpoint, or in fp32",
-                )
+                raise self.not_finite(row.prompt, len(row.ids))
             row.ids.append(int(tokens[offset]))
             row.logprobs.append(logprobs[offset])
             row.position += 1
@@ -239,6 +241,14 @@ class _Generation:
             if index < len(self.rows):
                 self.decoder.move(len(self.rows), index, last.position)
                 self.rows[index] = last
+
+    def not_finite(self, prompt: int, tokens: int) -> NonFiniteOutput:
+        """What is raised where the output after so many tokens of an answer is not a number."""
+        return NonFiniteOutput(
+            self.sampling.first_prompt + prompt,
+            f"the model's output after prompt {prompt} and {tokens} tokens of its answer is not finite: its weights hold values "
+            "that are not, or leave the range of its precision; generate with another checkpoint, or in fp32",
+        )
 
     def _ends(self, row: _Row) -> bool:
         """Whether the row's newest token ends its answer; if so its completion is recorded."""

@@ -112,4 +112,4 @@ def _batch_overlaps(
     return found
 
 
-decontaminate = stage(decontaminate_documents, name="decontaminate", version=2)
+decontaminate = stage(decontaminate_documents, name="decontaminate", version=3)

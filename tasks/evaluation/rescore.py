@@ -9,58 +9,45 @@ from typing import Any
 from infra.stage import stage
 from infra.workspace import Workspace
 from tasks.artifacts import Scores
-from tasks.evaluation.benchmarks import Benchmark, load_items, make_requests, score_item
-from tasks.evaluation.benchmarks.asking import Answer
+from tasks.evaluation.benchmarks import Benchmark
+from tasks.evaluation.benchmarks.asking import Answer, Asked, RequestFacts
 from tasks.evaluation.benchmarks.items import LikelihoodAnswer
+from tasks.evaluation.scoring.answering import keep_answers, keep_scores, questions_of
 from tasks.evaluation.scoring.questions import EvaluateConfig
-from tasks.evaluation.scoring.results import benchmark_row, item_rows, stored_answer
-from tasks.evaluation.scoring.suites import score_suites
+from tasks.evaluation.scoring.results import prompt_hash
 
 
 def rescore_answers(ws: Workspace, scores: Scores, config: EvaluateConfig) -> Scores:
     """The same evaluation with today's metrics. ValueError where answers were not stored or prompts have changed."""
     before = {row["name"]: row for row in ws.read_json(scores, "scores.json")["benchmarks"]}
     rows = [rescore_benchmark(ws, scores, config, benchmark, before) for benchmark in config.benchmarks]
-    rows += score_suites(config.suites, rows)
-    ws.write_json("scores.json", {"label": config.label, "checkpoint": scores.checkpoint, "benchmarks": rows})
-    return ws.artifact(
-        Scores,
-        label=config.label,
-        checkpoint=scores.checkpoint,
-        primary={row["name"]: row["score"] for row in rows},
-        stderr={row["name"]: row["stderr"] for row in rows},
-    )
+    return keep_scores(ws, config, scores.checkpoint, rows)
 
 
 def rescore_benchmark(
     ws: Workspace, scores: Scores, config: EvaluateConfig, benchmark: Benchmark, before: dict[str, Any]
 ) -> dict[str, Any]:
     """One benchmark's row and items."""
-    name = f"items/{benchmark.name}.jsonl.zst"
-    stored = {row["id"]: row for row in ws.read_jsonl(scores, name)}
-    items = load_items(benchmark)
-    requests = list(make_requests(benchmark, items, config.chat))
+    stored = {row["id"]: row for row in ws.read_jsonl(scores, f"items/{benchmark.name}.jsonl.zst")}
+    questions = questions_of(benchmark, config.chat)
     answers: list[Answer] = []
-    scored = []
-    for item, wanted in zip(items, requests, strict=True):
-        row = stored.get(item.id, {})
-        if "answers" not in row:
+    facts: list[RequestFacts] = []
+    for item, wanted in zip(questions.items, questions.requests, strict=True):
+        rows = stored.get(item.id, {}).get("answers")
+        if rows is None or any("prompt_tokens" not in row for row in rows):
             raise ValueError(
-                f"item {item.id} of {benchmark.name!r} has no stored answers; evaluate the checkpoint again"
+                f"item {item.id} of {benchmark.name!r} has no stored answers with their facts; evaluate the checkpoint again"
             )
-        given = [read_answer(one) for one in row["answers"]]
-        asked = [
-            stored_answer(request, answer)["prompt_sha256"] for request, answer in zip(wanted, given, strict=False)
-        ]
-        if len(given) != len(wanted) or asked != [one["prompt_sha256"] for one in row["answers"]]:
+        if [prompt_hash(request) for request in wanted] != [row["prompt_sha256"] for row in rows]:
             raise ValueError(
                 f"item {item.id} of {benchmark.name!r} is asked otherwise today than when it was answered; evaluate the "
                 "checkpoint again"
             )
-        answers += given
-        scored.append(score_item(benchmark, item, given, config.chat))
-    ws.write_jsonl(name, item_rows(items, requests, answers, scored))
-    return benchmark_row(benchmark, items, scored, before[benchmark.name]["truncated_prompts"])
+        answers += map(read_answer, rows)
+        facts += map(read_facts, rows)
+    overlaps = {id: row["training_documents"] for id, row in stored.items() if row["training_documents"]}
+    looked = "overlap" in before[benchmark.name]
+    return keep_answers(ws, benchmark, config.chat, questions, Asked(answers, facts), overlaps if looked else None)
 
 
 def read_answer(row: dict[str, Any]) -> Answer:
@@ -68,4 +55,9 @@ def read_answer(row: dict[str, Any]) -> Answer:
     return row["text"] if "text" in row else LikelihoodAnswer(row["logprob"], row["tokens"])
 
 
-rescore = stage(rescore_answers, name="rescore", version=1)
+def read_facts(row: dict[str, Any]) -> RequestFacts:
+    """How it was asked."""
+    return RequestFacts(row["prompt_tokens"], row["tokens"], row["truncated"], row.get("finish", ""))
+
+
+rescore = stage(rescore_answers, name="rescore", version=2)

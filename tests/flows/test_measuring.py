@@ -2,9 +2,13 @@
 
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, DynamicCache
 from typer.testing import CliRunner
 
 from flows.cli.main import app
@@ -12,6 +16,8 @@ from model.config import ModelConfig
 from model.files.weights import save_hf
 from model.network.transformer import Transformer
 from model.tokens.tokenizer import Tokenizer
+from tasks.data.documents.dolma_files import read_rows
+from tests.openai_server import OpenAIServer
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "olmes"
 TOKENIZER = Tokenizer(320)
@@ -76,9 +82,120 @@ def test_eval_rescore_and_compare(tmp_path, copies):
     assert olmo2("compare", first["id"], second["id"], "--page", str(page), *store) == second["differences"]
     assert "Janet" in page.read_text()
 
-    again = olmo2("rescore", first["id"], *store)
+    again = olmo2("rescore", first["id"], "--why", "a new metric", *store)
     assert again["id"] != first["id"]
     assert again["benchmarks"] == first["benchmarks"]
+
+    looks = olmo2("looks", *store)
+    assert {tuple(look["benchmarks"]) for look in looks} == {("gsm8k_bpb",)}, "development scores are looked at freely"
+    runs = [look["run"].split()[:2] for look in looks]
+    # Each stage once, though one was reused; the commands each time, a comparison for both evaluations.
+    assert sorted(runs) == sorted(
+        [["stage", "evaluate"]] * 2 + [["stage", "rescore"]] + [["olmo2", "eval"]] * 3 + [["olmo2", "compare"]] * 4
+        + [["olmo2", "rescore"]]
+    )  # fmt: skip
+    assert [look["why"] for look in looks if look["run"].startswith("olmo2 rescore")] == ["a new metric"]
+    assert all("@" in look["who"] and look["when"] for look in looks)
+    assert {look["scores"] for look in olmo2("looks", again["id"], *store)} == {again["address"]}
+
+
+def served(folder: Path, *, ranks: int = 320) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """A reply of the completions route as vLLM's, echo included, by transformers' model of the folder."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    own = Tokenizer(ranks)
+
+    @torch.inference_mode()
+    def reply(body: dict[str, Any]) -> dict[str, Any]:
+        ids, given, cache = list(body["prompt"]), len(body["prompt"]), DynamicCache()
+        values: list[float | None] = [None]
+        stopped = False
+        while not stopped and len(ids) < given + body["max_tokens"]:
+            fed = ids[len(values) - 1 :]
+            logprobs = model(torch.tensor([fed]), past_key_values=cache, use_cache=True).logits[0].log_softmax(-1)
+            ids.append(int(logprobs[-1, : own.vocab_size].argmax()))
+            values += [float(logprobs[place, token]) for place, token in enumerate(ids[len(values) :])]
+            text = own.decode(ids[given:])
+            stopped = ids[-1] == own.eos_id or any(stop in text for stop in body.get("stop", ()))
+        shown = 0 if body.get("echo") else given
+        choice = {
+            "index": 0,
+            "text": own.decode(ids[shown:]),
+            "finish_reason": "stop" if stopped else "length",
+            "token_ids": ids[given:],
+            "logprobs": {"tokens": [str(i) for i in ids[shown:]], "token_logprobs": values[shown:]},
+        }
+        return {"choices": [choice], "usage": {"prompt_tokens": given, "completion_tokens": len(ids) - given}}
+
+    return reply
+
+
+def test_a_served_model_has_the_scores_of_its_weights(tmp_path, copies):
+    """Oracle: the local evaluation of the same folder. The server answers with another library."""
+    folder, store = save_model(tmp_path / "one", 1), ["--store", str(tmp_path / "store")]
+    common = ["--tasks", "piqa,arc_easy:cloze,gsm8k", "--limit", "2", "--data", copies, *store]
+    here = olmo2("eval", folder, *common)
+    with OpenAIServer(served(Path(folder))) as server:
+        server.models = [{"id": "tiny", "max_model_len": 2048}, {"id": "other"}]
+        with pytest.raises(ValueError, match="serves tiny, other; name one of them with --model"):
+            CliRunner().invoke(app, ["eval", server.url, *common], catch_exceptions=False)
+        asked = ["eval", server.url, "--model", "tiny", "--tokenizer", folder, *common]
+        there = olmo2(*asked)
+        sent = server.sent.total()
+        assert olmo2(*asked)["reused"]
+        assert server.sent.total() == sent + 1, "the probe alone"
+    drop = ("id", "address", "reused", "not_computed")
+    for one, other in zip(here["benchmarks"], there["benchmarks"], strict=True):
+        assert one["name"] == other["name"]
+        assert other["score"] == pytest.approx(one["score"], abs=1e-5)
+    assert {key for key in here if key not in drop} == {key for key in there if key not in drop}
+    for row in olmo2("compare", here["id"], there["id"], *store):
+        assert row["difference"] == pytest.approx(0, abs=1e-5)
+    items = [
+        list(read_rows(tmp_path / "store" / one["address"] / "items" / f"{name}.jsonl.zst"))
+        for one in (here, there)
+        for name in ("piqa_mc", "gsm8k")
+    ]
+    for one, other in zip(items[:2], items[2:], strict=True):
+        for first, second in zip(one, other, strict=True):
+            for mine, theirs in zip(first["answers"], second["answers"], strict=True):
+                assert mine.keys() == theirs.keys()
+                assert mine.pop("logprob", 0.0) == pytest.approx(theirs.pop("logprob", 0.0), abs=1e-4)
+                numbers = {"per_char", "per_token"}
+                assert {k: v for k, v in mine.items() if k not in numbers} == {
+                    k: v for k, v in theirs.items() if k not in numbers
+                }
+    assert olmo2("rescore", there["id"], *store)["benchmarks"] == there["benchmarks"]
+
+
+def test_other_weights_under_the_same_name_are_asked_again_and_another_tokenizer_is_refused(tmp_path, copies):
+    store = ["--store", str(tmp_path / "store")]
+    common = ["--tasks", "piqa:rc", "--limit", "1", "--data", copies, *store]
+    found = []
+    for seed in (1, 2):
+        folder = save_model(tmp_path / str(seed), seed)
+        with OpenAIServer(served(Path(folder))) as server:
+            server.models = [{"id": "tiny"}]
+            found.append(olmo2("eval", server.url, "--tokenizer", folder, *common))
+    assert [one["reused"] for one in found] == [False, False]
+    assert found[0]["id"] != found[1]["id"]
+    # Ids of the shorter vocabulary are other words to a server with a longer one.
+    with OpenAIServer(served(tmp_path / "1", ranks=300)) as server:
+        server.models = [{"id": "tiny"}]
+        with pytest.raises(ValueError, match="its tokenizer is another one; give the folder"):
+            CliRunner().invoke(
+                app, ["eval", server.url, "--tokenizer", str(tmp_path / "1"), *common], catch_exceptions=False
+            )
+
+
+def test_a_server_without_echoed_log_probabilities_is_refused(tmp_path, copies):
+    with OpenAIServer(lambda body: "a text") as server:
+        server.models = [{"id": "tiny"}]
+        with pytest.raises(ValueError, match="gives no log-probabilities for the probe"):
+            CliRunner().invoke(
+                app,
+                ["eval", server.url, "--tasks", "piqa", "--data", copies, "--store", str(tmp_path / "store")],
+                catch_exceptions=False,
+            )
 
 
 def test_limits_and_errors_are_said(tmp_path, copies):
@@ -89,7 +206,10 @@ def test_limits_and_errors_are_said(tmp_path, copies):
     for arguments, message in (
         (["eval", model, "--tasks", "poetry"], "'poetry' is no task and no table"),
         (["eval", model, "--tasks", "csqa", "--data", copies], "no copy of tau/commonsense_qa"),
-        (["eval", "http://localhost:1/v1", "--tasks", "piqa", "--data", copies], "is a server"),
+        (
+            ["eval", "http://127.0.0.1:9/v1", "--tasks", "piqa", "--data", copies],
+            "nothing answers at http://127.0.0.1:9/v1",
+        ),
         (["compare", "abcd", "abce"], "abcd"),
     ):
         found = CliRunner().invoke(app, [*arguments, *store])

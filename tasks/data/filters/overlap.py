@@ -179,18 +179,22 @@ def count_values(values: Any) -> dict[str, int]:
 def benchmark_report(
     config: DecontaminateConfig, owners: np.ndarray, ids: list[str], results: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """One row per benchmark."""
+    """One row per benchmark; `touched` says how many documents share an n-gram with each evaluated item."""
     touched, removed = add_counts(results, "touched"), add_counts(results, "removed")
     examples = [example for result in results for example in result["examples"]]
     rows = []
     for number, benchmark in enumerate(config.benchmarks):
-        mine = {str(index) for index in np.flatnonzero(owners == number)}
+        numbers = np.flatnonzero(owners == number).tolist()
+        mine = set(map(str, numbers))
+        # Items of other splits may bear the ids of those that are evaluated, which come first.
+        firsts = list({ids[index]: index for index in reversed(numbers)}.values())[::-1]
         shown = [example for example in examples if str(example["item"]) in mine][:_EXAMPLES]
         rows.append(
             {
                 "benchmark": benchmark.name,
                 "items": len(mine),
                 "items_found": len(mine & touched.keys()),
+                "touched": {ids[number]: touched[str(number)] for number in firsts if str(number) in touched},
                 "documents_touched_by_items": sum(touched[key] for key in mine & touched.keys()),
                 "documents_removed": sum(removed[key] for key in mine & removed.keys()),
                 "examples": [{**example, "item": ids[example["item"]]} for example in shown],

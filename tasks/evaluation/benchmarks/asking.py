@@ -9,6 +9,7 @@ letter after "Answer:" does not.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from model.decoding.generate import Generator, Sampling, log_likelihoods
 from model.decoding.log_likelihoods import NonFiniteOutput
@@ -26,12 +27,51 @@ Answer = str | LikelihoodAnswer
 Progress = Callable[[int], None]
 
 
+Pair = tuple[list[int], list[int]]
+"""Ids of a context and of the continuation that is scored after it."""
+
+
+class Scorer(Protocol):
+    """Whatever says how likely continuations are: a model here, or a server."""
+
+    def __call__(self, pairs: Sequence[Pair], progress: Progress) -> list[float]:
+        """Sum of natural log-probabilities of each continuation, in order. `progress` is told how many just finished."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFacts:
+    """How one request was put to the model, and how its answer ended."""
+
+    prompt_tokens: int
+    """Tokens of the prompt that the model saw."""
+    answer_tokens: int
+    truncated: bool
+    """Whether the prompt was cut on the left."""
+    finish: str
+    """`stop` or `length` of a written answer; empty for a scored continuation."""
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Answers in the order of the requests, and how many prompts had to be cut on the left."""
+    """Answers, and how each was asked, in the order of the requests."""
 
     answers: list[Answer]
-    truncated: int
+    facts: list[RequestFacts]
+
+    @property
+    def truncated(self) -> int:
+        """How many prompts had to be cut on the left."""
+        return sum(fact.truncated for fact in self.facts)
+
+
+def local_scorer(model: Transformer, group: Group | None = None) -> Scorer:
+    """Log-likelihoods of the model itself, which the workers of a `group` share out."""
+
+    def score(pairs: Sequence[Pair], progress: Progress) -> list[float]:
+        return log_likelihoods(model, pairs, progress=progress, group=group)
+
+    return score
 
 
 def encode(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
@@ -42,47 +82,61 @@ def encode(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
 
 
 def ask(
-    model: Transformer,
     tokenizer: Tokenizer,
     requests: Sequence[Generation | Likelihood],
     *,
     generator: Generator,
+    scorer: Scorer,
     max_context: int,
     progress: Progress,
-    group: Group | None = None,
     names: Sequence[str] | None = None,
 ) -> Asked:
-    """Answer all requests: the generator's texts, the model's likelihoods (which the workers of a `group` share out).
+    """Answer all requests: the generator's texts, the scorer's likelihoods.
 
     Prompts are cut on the left so that prompt and answer fit in `max_context` tokens; the last token of a continuation is
     predicted and never fed, so it takes no place. `names` says of every request what errors call it. Raises ValueError for
     a continuation without a token, FloatingPointError where the model's output is not finite.
     """
     names = names or [f"request {place}" for place in range(len(requests))]
-    answers: dict[int, Answer] = {}
+    found: dict[int, tuple[Answer, RequestFacts]] = {}
     generations = [(place, request) for place, request in enumerate(requests) if isinstance(request, Generation)]
     likelihoods = [(place, request) for place, request in enumerate(requests) if isinstance(request, Likelihood)]
-    truncated = 0
     for way in sorted({way_of(request) for _, request in generations}):
-        max_new_tokens, stop, temperature, top_p = way
         alike = [(place, request) for place, request in generations if way_of(request) == way]
-        room = prompt_room(max_new_tokens, max_context)
-        prompts = [encode(tokenizer, request.prompt) for _, request in alike]
-        truncated += sum(len(ids) > room for ids in prompts)
-        sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, stop=stop)
-        with named([names[place] for place, _ in alike]):
-            completions = generator([ids[-room:] for ids in prompts], sampling, progress)
-        for (place, _), completion in zip(alike, completions, strict=True):
-            answers[place] = completion.text
+        found |= write_answers(tokenizer, way, alike, generator, max_context, progress, names)
     if likelihoods:
         asked = [names[place] for place, _ in likelihoods]
         pairs = encode_pairs(tokenizer, [request for _, request in likelihoods], asked)
-        truncated += sum(len(context) + len(continuation) - 1 > max_context for context, continuation in pairs)
+        fitted = [fit(pair, max_context) for pair in pairs]
         with named(asked):
-            sums = log_likelihoods(model, [fit(pair, max_context) for pair in pairs], progress=progress, group=group)
-        for (place, _), (_, continuation), logprob in zip(likelihoods, pairs, sums, strict=True):
-            answers[place] = LikelihoodAnswer(logprob, len(continuation))
-    return Asked([answers[place] for place in range(len(requests))], truncated)
+            sums = scorer(fitted, progress)
+        for (place, _), pair, (context, continuation), logprob in zip(likelihoods, pairs, fitted, sums, strict=True):
+            facts = RequestFacts(len(context), len(continuation), len(context) < len(pair[0]), "")
+            found[place] = LikelihoodAnswer(logprob, len(continuation)), facts
+    ordered = [found[place] for place in range(len(requests))]
+    return Asked([answer for answer, _ in ordered], [facts for _, facts in ordered])
+
+
+def write_answers(
+    tokenizer: Tokenizer,
+    way: tuple[int, tuple[str, ...], float, float],
+    alike: Sequence[tuple[int, Generation]],
+    generator: Generator,
+    max_context: int,
+    progress: Progress,
+    names: Sequence[str],
+) -> dict[int, tuple[Answer, RequestFacts]]:
+    """The written answers of requests that are answered in the same way, by their places."""
+    max_new_tokens, stop, temperature, top_p = way
+    room = prompt_room(max_new_tokens, max_context)
+    prompts = [encode(tokenizer, request.prompt) for _, request in alike]
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, stop=stop)
+    with named([names[place] for place, _ in alike]):
+        completions = generator([ids[-room:] for ids in prompts], sampling, progress)
+    return {
+        place: (done.text, RequestFacts(min(len(ids), room), len(done.ids), len(ids) > room, done.finish))
+        for (place, _), ids, done in zip(alike, prompts, completions, strict=True)
+    }
 
 
 def way_of(request: Generation) -> tuple[int, tuple[str, ...], float, float]:

@@ -1,13 +1,13 @@
 """What is kept of an evaluation: a row per item with every answer, and a row of scores per benchmark."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
 
 from tasks.evaluation.benchmarks import LOWER_IS_BETTER, Benchmark, ItemScore, primary_metric
-from tasks.evaluation.benchmarks.asking import Answer
+from tasks.evaluation.benchmarks.asking import Answer, RequestFacts
 from tasks.evaluation.benchmarks.items import Estimate, Generation, Item, Likelihood, estimate_mean
 from tasks.evaluation.benchmarks.olmes import OlmesBenchmark
 from tasks.evaluation.benchmarks.roles import role_of
@@ -18,14 +18,28 @@ Request = Generation | Likelihood
 
 
 def benchmark_row(
-    benchmark: Benchmark, items: Sequence[Item], scored: Sequence[ItemScore], truncated: int
+    benchmark: Benchmark,
+    items: Sequence[Item],
+    scored: Sequence[ItemScore],
+    truncated: int,
+    overlaps: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
-    """The benchmark's row of `scores.json`."""
+    """The benchmark's row of `scores.json`. `overlaps`: documents of the training data that share words with an item."""
     groups = [item.data.get("group") or None for item in items]
     row = summarise(benchmark.name, primary_metric(benchmark, items), scored, truncated, groups)
     row["role"] = role_of(benchmark)
+    if overlaps is not None:
+        row["overlap"] = without_overlaps(row["primary"], items, scored, overlaps)
     macro = isinstance(benchmark, OlmesBenchmark) and benchmark.average == "macro"
     return over_groups(row, items, scored) if macro else row
+
+
+def without_overlaps(
+    primary: str, items: Sequence[Item], scored: Sequence[ItemScore], overlaps: Mapping[str, int]
+) -> dict[str, Any]:
+    """How many items share words with the training data, and the mean over the others (None where there are none)."""
+    clean = [score.metrics[primary] for item, score in zip(items, scored, strict=True) if item.id not in overlaps]
+    return {"items": len(items) - len(clean), "score_of_others": sum(clean) / len(clean) if clean else None}
 
 
 def item_rows(
@@ -33,9 +47,14 @@ def item_rows(
     requests: Sequence[Sequence[Request]],
     answers: Sequence[Answer],
     scored: Sequence[ItemScore],
+    facts: Sequence[RequestFacts],
+    overlaps: Mapping[str, int] | None = None,
 ) -> list[dict[str, Any]]:
-    """One row per item, with what `olmo2 rescore` needs: every answer as text, or as log-likelihood and tokens."""
-    given = iter(answers)
+    """One row per item, with what `olmo2 rescore` needs: every answer as text, or as log-likelihood and tokens.
+
+    `training_documents` counts the documents of the training data that share an n-gram with the item; None if nobody looked.
+    """
+    given = iter(zip(answers, facts, strict=True))
     return [
         {
             "id": item.id,
@@ -45,21 +64,33 @@ def item_rows(
             "answer": score.answer,
             "extracted": score.extracted,
             "metrics": score.metrics,
-            "answers": [stored_answer(request, next(given)) for request in wanted],
+            "training_documents": None if overlaps is None else overlaps.get(item.id, 0),
+            "answers": [stored_answer(request, *next(given)) for request in wanted],
         }
         for item, wanted, score in zip(items, requests, scored, strict=True)
     ]
 
 
-def stored_answer(request: Request, answer: Answer) -> dict[str, Any]:
-    """What was asked, by its hash, and what came back."""
+def prompt_hash(request: Request) -> str:
+    """SHA-256 of what is asked: the text, or the messages and the cue."""
     prompt = request.prompt
-    asked = orjson.dumps([prompt.text, list(prompt.messages), prompt.cue])
-    row: dict[str, Any] = {"prompt_sha256": hashlib.sha256(asked).hexdigest()}
+    return hashlib.sha256(orjson.dumps([prompt.text, list(prompt.messages), prompt.cue])).hexdigest()
+
+
+def stored_answer(request: Request, answer: Answer, facts: RequestFacts) -> dict[str, Any]:
+    """What was asked, by its hash, how, and what came back."""
+    row: dict[str, Any] = {
+        "prompt_sha256": prompt_hash(request),
+        "prompt_tokens": facts.prompt_tokens,
+        "truncated": facts.truncated,
+        "tokens": facts.answer_tokens,
+    }
     if isinstance(answer, str):
-        return row | {"text": answer}
+        return row | {"text": answer, "finish": facts.finish}
     assert isinstance(request, Likelihood)
-    return row | {"continuation": request.continuation, "logprob": answer.logprob, "tokens": answer.tokens}
+    text = request.continuation
+    normalised = {"per_char": answer.logprob / max(1, len(text)), "per_token": answer.logprob / max(1, answer.tokens)}
+    return row | {"continuation": text, "logprob": answer.logprob} | normalised
 
 
 def summarise(

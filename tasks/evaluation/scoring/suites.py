@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from math import sqrt
+from operator import mul
 from typing import Any, Literal
 
 from model.config import Config
 from tasks.evaluation.benchmarks import ItemScore
 from tasks.evaluation.benchmarks.items import Estimate, Item, estimate_mean, macro_average
+from tasks.evaluation.scoring.best_format import ItemValues, choice_excess
 
 Row = dict[str, Any]
 """A row of `scores.json`."""
@@ -55,27 +57,48 @@ def ordered(suites: Sequence[SuiteConfig]) -> list[SuiteConfig]:
     return done
 
 
-def score_suites(suites: Sequence[SuiteConfig], rows: Sequence[Row]) -> list[Row]:
-    """The rows of the suites, in the order in which the suites are given."""
+def score_suites(
+    suites: Sequence[SuiteConfig], rows: Sequence[Row], items: Mapping[str, ItemValues] | None = None
+) -> list[Row]:
+    """The rows of the suites, in the order in which the suites are given. `items`: of benchmarks that are formats of one task."""
     known = {row["name"]: row for row in rows}
     for suite in ordered(suites):
-        known[suite.name] = score_suite(suite, known)
+        known[suite.name] = score_suite(suite, known, items or {})
     return [known[suite.name] for suite in suites]
 
 
-def score_suite(suite: SuiteConfig, by_name: Mapping[str, Row]) -> Row:
-    """Best format of each task, then the mean; the error is that of the chosen formats."""
+def formats_of_tasks(suites: Sequence[SuiteConfig]) -> set[str]:
+    """Benchmarks of which the best counts."""
+    return {name for suite in suites for task in suite.tasks if len(task) > 1 for name in task}
+
+
+def excess_of(task: Sequence[str], best: Row, items: Mapping[str, ItemValues]) -> float:
+    """What choosing the best format of a task adds; 0 where there was nothing to choose, or items are not at hand."""
+    if len(task) < 2 or not all(name in items for name in task):
+        return 0.0
+    return choice_excess([items[name] for name in task], best["lower_is_better"])
+
+
+def score_suite(suite: SuiteConfig, by_name: Mapping[str, Row], items: Mapping[str, ItemValues]) -> Row:
+    """Best format of each task, then the mean; the error is that of the chosen formats. `corrected` is the same mean without
+    what choosing the best formats adds to it (`best_format.py`)."""
     lower = {by_name[name]["lower_is_better"] for task in suite.tasks for name in task}
     if len(lower) > 1:
         raise ValueError(f"suite {suite.name!r} mixes accuracies with bits per byte, which have no common mean")
     direction = -1 if True in lower else 1
     chosen = [max((by_name[name] for name in task), key=lambda row: direction * row["score"]) for task in suite.tasks]
+    corrected = [
+        row.get("corrected", row["score"]) - direction * excess_of(task, row, items)
+        for row, task in zip(chosen, suite.tasks, strict=True)
+    ]
     estimates = [Estimate(row["score"], row["stderr"], row["n"]) for row in chosen]
     average = macro_average(estimates) if suite.average == "macro" else micro_average(estimates)
+    weights = [1.0 if suite.average == "macro" else row["n"] for row in chosen]
     return {
         "name": suite.name,
         "primary": f"{suite.average}_average",
         "score": average.value,
+        "corrected": sum(map(mul, corrected, weights)) / sum(weights),
         "stderr": average.stderr,
         "n": average.n,
         "lower_is_better": True in lower,

@@ -28,7 +28,7 @@ from model.training.losses import LossConfig, language_model_objective
 from model.training.optim import OptimConfig
 from tasks.artifacts import PERPLEXITY, TASK
 from tasks.evaluation.benchmarks import BenchmarkConfig, load_items, make_requests, primary_metric, score_item
-from tasks.evaluation.benchmarks.asking import ask, request_names
+from tasks.evaluation.benchmarks.asking import ask, local_scorer, request_names
 from tasks.evaluation.benchmarks.roles import refuse_held_out
 from tasks.generation import local_generator, shared_generator
 
@@ -145,8 +145,8 @@ def _task(benchmark: BenchmarkConfig, items: int, tokenizer: Tokenizer) -> Calla
         generator = shared_generator(local_generator(model, tokenizer, used, BATCH_SIZE, group), group)
         with torch.autocast(kind, torch.bfloat16, enabled=used == "bf16"):
             asked = ask(
-                model, tokenizer, list(chain(*requests)), generator=generator, max_context=room,
-                progress=lambda _: None, group=group, names=names,
+                tokenizer, list(chain(*requests)), generator=generator, scorer=local_scorer(model, group),
+                max_context=room, progress=lambda _: None, names=names,
             )  # fmt: skip
         found = iter(asked.answers)
         scores = [

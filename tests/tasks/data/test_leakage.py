@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from infra.records.artifact import Artifact
 from infra.stage import stage
 from infra.workspace import Workspace
-from tasks.artifacts import Preferences
+from model.config import Config
+from tasks.artifacts import Checkpoint, Documents, Preferences
 from tasks.data import chats as chats_stage
 from tasks.data import prompts as prompts_stage
 from tasks.data.chats import ChatRows, ChatsConfig, SyntheticChats, chats
@@ -22,11 +24,18 @@ from tasks.data.filters.ngrams import word_ngrams
 from tasks.data.filters.overlap import DecontaminateConfig, OverlapRule
 from tasks.data.prompts import PromptRows, PromptsConfig, prompts
 from tasks.data.sources.rows import RowSource
-from tasks.evaluation.benchmarks import resolve_benchmark
+from tasks.evaluation.benchmarks import load_items, resolve_benchmark
 from tasks.evaluation.benchmarks.gsm8k import GSM8KBenchmark
+from tasks.evaluation.scoring.contamination import overlaps_of
 from tasks.synthetic import ArithmeticConfig
 
 ITEMS = 40
+
+
+class Overlaps(Artifact):
+    """What an evaluation knows of its items."""
+
+    found: dict[str, dict[str, int]] | None
 
 
 def question(i: int) -> str:
@@ -71,6 +80,32 @@ def test_documents_lose_all_items_and_say_so(bench, config):
     assert (made.documents, made.dropped) == (25, {"contaminated": ITEMS})
     (report,) = bench.json(made, "report.json")
     assert (report["items"], report["items_found"], report["documents_removed"]) == (ITEMS, ITEMS, ITEMS)
+
+
+def make_trained(ws: Workspace, documents: Documents, config: Config) -> Checkpoint:
+    """A stage that says it trained a checkpoint on documents."""
+    ws.write_json("config.json", documents.model_dump(mode="json"))
+    return ws.artifact(Checkpoint, steps=0, tokens=0, parameters=1, loss=0.0, ranks=320, parent="")
+
+
+def look_up(ws: Workspace, checkpoint: Checkpoint, config: Config) -> Overlaps:
+    """A stage that keeps what an evaluation would know of its items."""
+    found = overlaps_of(ws, checkpoint)
+    return ws.artifact(Overlaps, found=None if found is None else {name: dict(row) for name, row in found.items()})
+
+
+def test_an_evaluation_knows_which_items_share_words_with_the_training_data(bench, config):
+    texts = [f"{question(i)}\n{answer(i)}" for i in (3, 3, 7)] + [harmless(i) for i in range(25)]
+    train, ask = stage(make_trained, name="train", version=1), stage(look_up, name="look_up", version=1)
+    documents = bench.documents(texts)
+    clean = bench.run(decontaminate, documents, as_documents(config).model_copy(update={"ngram": 13}))
+    (report,) = bench.json(clean, "report.json")
+    found = bench.run(ask, bench.run(train, clean, Config()), Config()).found
+    assert found == {"gsm8k": report["touched"]}
+    items = {item.id: item.text for item in load_items(config.benchmarks[0].model_copy(update={"limit": ITEMS}))}
+    by_number = {int(items[id].split("number ")[1].split()[0]): count for id, count in report["touched"].items()}
+    assert (by_number[3], by_number[7]) == (2, 1)
+    assert bench.run(ask, bench.run(train, documents, Config()), Config()).found is None, "nobody looked"
 
 
 def test_an_emptied_source_is_refused_by_name_where_it_would_be_read(bench, config):

@@ -22,7 +22,7 @@ from tasks.artifacts import Checkpoint, Scores
 from tasks.data.documents.dolma_files import read_rows
 from tasks.evaluation import evaluate as evaluate_module
 from tasks.evaluation.benchmarks import load_items
-from tasks.evaluation.benchmarks.asking import ask, encode, encode_pairs, request_names
+from tasks.evaluation.benchmarks.asking import ask, encode, encode_pairs, local_scorer, request_names
 from tasks.evaluation.benchmarks.items import Generation, Item, Likelihood, LikelihoodAnswer, Prompt
 from tasks.evaluation.benchmarks.synthetic import SyntheticBenchmark
 from tasks.evaluation.evaluate import EvaluateConfig, SuiteConfig, evaluate_checkpoint
@@ -94,12 +94,20 @@ def local(model: Transformer):
 def test_generation_equals_a_plain_argmax_loop(model):
     prompts = ["Question: What is 4 + 5?\nAnswer:", "Hi"]
     requests = [Generation(Prompt(text=text), 10) for text in prompts]
-    asked = ask(model, TOKENIZER, requests, generator=local(model), max_context=128, progress=lambda n: None)
+    asked = ask(
+        TOKENIZER,
+        requests,
+        generator=local(model),
+        scorer=local_scorer(model),
+        max_context=128,
+        progress=lambda n: None,
+    )
     for text, answer in zip(prompts, asked.answers, strict=True):
         ids = TOKENIZER.encode(text)
         start = len(ids)
         while len(ids) < start + 10 and ids[-1] != TOKENIZER.eos_id:
-            ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
+            # Rows that pad the head have no token.
+            ids.append(int(model(torch.tensor([ids]))[0, -1, : TOKENIZER.vocab_size].argmax()))
         assert answer == TOKENIZER.decode(ids[start:])
 
 
@@ -110,7 +118,14 @@ def test_likelihood_equals_a_plain_log_softmax(model):
         Likelihood(Prompt(messages=({"role": "user", "content": "4 + 5?"},)), "9"),
         Likelihood(Prompt(text=""), "The"),
     ]
-    asked = ask(model, TOKENIZER, requests, generator=local(model), max_context=128, progress=lambda n: None)
+    asked = ask(
+        TOKENIZER,
+        requests,
+        generator=local(model),
+        scorer=local_scorer(model),
+        max_context=128,
+        progress=lambda n: None,
+    )
     contexts = [
         TOKENIZER.encode("Question: 4 + 5?\nAnswer:"),
         TOKENIZER.encode("trailing"),
@@ -130,10 +145,19 @@ def test_likelihood_equals_a_plain_log_softmax(model):
 def test_long_prompts_are_cut_on_the_left_and_counted(model):
     long = Prompt(text="x y " * 200 + "Answer:")
     requests = [Generation(long, 8), Likelihood(long, " 9"), Likelihood(Prompt(text="Answer:"), " 9")]
-    asked = ask(model, TOKENIZER, requests, generator=local(model), max_context=64, progress=lambda n: None)
+    asked = ask(
+        TOKENIZER, requests, generator=local(model), scorer=local_scorer(model), max_context=64, progress=lambda n: None
+    )
     assert asked.truncated == 2
     with pytest.raises(ValueError, match="max_new_tokens=64 leaves no room"):
-        ask(model, TOKENIZER, [Generation(long, 64)], generator=local(model), max_context=64, progress=lambda n: None)
+        ask(
+            TOKENIZER,
+            [Generation(long, 64)],
+            generator=local(model),
+            scorer=local_scorer(model),
+            max_context=64,
+            progress=lambda n: None,
+        )
 
 
 def test_a_context_as_long_as_the_window_keeps_every_token_that_fits(model):
@@ -144,8 +168,8 @@ def test_a_context_as_long_as_the_window_keeps_every_token_that_fits(model):
     assert TOKENIZER.encode(text) == context
     word = next(w for w in (" 9", "9", " a", "a") if len(TOKENIZER.encode(w)) == 1)
     asked = ask(
-        model, TOKENIZER, [Likelihood(Prompt(text=text), word)], generator=local(model), max_context=window,
-        progress=lambda n: None,
+        TOKENIZER, [Likelihood(Prompt(text=text), word)], generator=local(model), scorer=local_scorer(model),
+        max_context=window, progress=lambda n: None,
     )  # fmt: skip
     with torch.no_grad():
         expected = model(torch.tensor([context]))[0, -1].log_softmax(-1)[TOKENIZER.encode(word)[0]]

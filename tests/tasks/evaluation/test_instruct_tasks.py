@@ -10,8 +10,10 @@ import pytest
 from tasks.evaluation.benchmarks import load_items, make_requests, primary_metric, resolve_benchmark, score_item
 from tasks.evaluation.benchmarks.items import Generation, LikelihoodAnswer
 from tasks.evaluation.benchmarks.olmes import OlmesBenchmark, pass_at
+from tasks.evaluation.benchmarks.tasks import find_task
 from tasks.evaluation.benchmarks.tasks.agi_eval import EXAMS
 from tasks.evaluation.benchmarks.tasks.bbh import NAMES, extract
+from tasks.evaluation.benchmarks.tasks.deepmind_math import MODULES, equal
 from tasks.evaluation.benchmarks.tasks.drop import read_row as read_drop
 from tasks.evaluation.benchmarks.tasks.mmlu import extract_letter
 
@@ -204,3 +206,60 @@ def test_drop_reads_numbers_dates_and_spans():
         },
     }
     assert read_drop(row, 0).references == (("8 April 1898",), ("7",))
+
+
+def test_deepmind_mathematics_reads_the_hub_rows_and_judges_expressions(tmp_path):
+    for module in MODULES:
+        rows = [{"question": f"b'Solve {n}*x = {2 * n} for x.\\n'", "answer": "b'2\\n'"} for n in range(1, 4)]
+        write(tmp_path / module / "test.jsonl", rows * 50)
+    config, items = load(task="deepmind_math", path=str(tmp_path))
+    assert len(MODULES) == 56
+    assert len(items) == 56 * 100
+    asked = generation(config, items)
+    (message,) = asked.prompt.messages
+    assert message["content"].startswith(
+        "Solve the following math problem efficiently:\nSolve 1*x = 2 for x.\n\nShow your work"
+    )
+    assert (asked.max_new_tokens, asked.stop) == (2048, ())
+    facts = find_task("deepmind_math")
+    assert (facts.average, facts.role, facts.count) == ("macro", "held_out", len(items))
+    ending = "Therefore, the final answer is {}. I hope it is correct."
+    text = f"{ending.format(7)} No. {ending.format(2)}"
+    assert score_item(config, items[0], [text], True).metrics == {"exact_match": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted", "right"),
+    [
+        ("2*x**2 + 3*x", "3*x + 2*x**2", True), ("x**2", "x**3", False), ("2,10", "2, 10", True), ("10, 2", "2, 10", False),
+        ("-2/7", "\u22122/7", True), ("No", "False", True), ("true", "False", False), ("$5$", "5", True), ("3", "3, 4", False),
+        ("0.5", "1/2", True), ("b", "c", False),
+    ],
+)  # fmt: skip
+def test_answers_of_deepmind_mathematics(given, wanted, right):
+    assert equal(given, wanted) is right
+
+
+def test_reasoning_of_the_unseen_suite_ends_with_a_letter(tmp_path):
+    write(tmp_path / "gpqa/gpqa_main/train.jsonl", [
+        {"Question": "q?", "Correct Answer": "r", "Incorrect Answer 1": "s", "Incorrect Answer 2": "t", "Incorrect Answer 3": "u"}
+    ])  # fmt: skip
+    write(tmp_path / "pro/data/test.jsonl", [
+        {"question_id": 1, "question": "q?", "options": list("rstuvwxyz!"), "answer_index": 9, "category": "law"}
+    ])  # fmt: skip
+    for exam in EXAMS:
+        row = {"passage": "p", "question": "q?", "options": ["(A)r", "(B)s"], "label": "B"}
+        write(tmp_path / f"agieval-{exam}" / "test.jsonl", [row])
+    for task, path, letters, gold in (
+        ("gpqa", "gpqa", "one of (A), (B), (C), (D).", None),
+        ("mmlu_pro_cot", "pro", "one of (A), (B), (C), (D), (E), etc.", "J"),
+        ("agi_eval_cot", "", "one of (A), (B), (C), (D), (E), etc.", "B"),
+    ):
+        config, items = load(task=task, path=str(tmp_path / path))
+        (message,) = generation(config, items).prompt.messages
+        assert message["content"].endswith(letters)
+        assert "\n (A) " in message["content"]
+        letter = gold or "ABCD"[items[0].data["gold"]]
+        text = f"Therefore, the answer is ({letter})."
+        assert score_item(config, items[0], [text], True).metrics == {"exact_match": 1.0}
+        assert score_item(config, items[0], ["Therefore, the answer is (Z)."], True).metrics == {"exact_match": 0.0}

@@ -17,6 +17,7 @@ from tasks.evaluation.benchmarks.olmes_requests import OlmesRequestsBenchmark, l
 from tasks.evaluation.benchmarks.roles import role_of
 from tasks.evaluation.benchmarks.tasks import all_tasks
 from tasks.evaluation.comparing.differences import paired, with_holm
+from tasks.evaluation.scoring.best_format import choice_excess
 from tasks.evaluation.scoring.questions import EvaluateConfig
 from tasks.evaluation.scoring.room import context_of
 from tasks.evaluation.scoring.selection import TABLES, select
@@ -38,6 +39,31 @@ def test_suites_hold_suites_in_any_order():
     assert found[1]["score"] == 0.6
     assert found[0]["score"] == pytest.approx(0.4)
     assert found[0]["formats"] == ["inner", "b"]
+
+
+def test_the_best_of_two_formats_is_corrected_for_the_choice():
+    """Oracle: simulation. Two equally good formats of 0.5 on 200 items: the better one is 0.5 and about 0.028 on average."""
+    found, measured = [], []
+    for seed in range(60):
+        draw = random.Random(seed)
+        formats = {name: {str(n): (float(draw.random() < 0.5), "") for n in range(200)} for name in ("mc", "rc")}
+        rows = [row(name, sum(value for value, _ in items.values()) / 200, n=200) for name, items in formats.items()]
+        (suite,) = score_suites([SuiteConfig(name="task", tasks=(("mc", "rc"),))], rows, formats)
+        measured.append(suite["score"])
+        found.append(suite["corrected"])
+    assert sum(measured) / 60 == pytest.approx(0.528, abs=0.01)
+    assert sum(found) / 60 == pytest.approx(0.51, abs=0.012), "the bootstrap sees most of it"
+    assert all(one <= other for one, other in zip(found, measured, strict=True))
+
+
+def test_a_clear_choice_is_corrected_by_nothing_and_groups_are_averaged():
+    better = {str(n): (float(n % 10 > 0), "a" if n < 90 else "b") for n in range(100)}
+    worse = {id: (0.0, group) for id, (_, group) in better.items()}
+    assert choice_excess([better, worse], lower_is_better=False) == pytest.approx(0, abs=0.003)
+    assert choice_excess([better, worse], lower_is_better=True) == pytest.approx(0, abs=0.003)
+    apart = {f"other {id}": value for id, value in better.items()}
+    assert choice_excess([better, better], lower_is_better=False) == pytest.approx(0, abs=0.003), "the same items"
+    assert choice_excess([better, apart], lower_is_better=False) > 0.01, "items of their own"
 
 
 def test_micro_weighs_by_items_and_macro_does_not():

@@ -1,13 +1,15 @@
-"""AGIEval in English: eight exams, mean over exams (RECIPE I.2). Held out.
+"""AGIEval in English: eight exams, mean over exams (RECIPE I.2); with reasoning in the unseen suite (Table 24). Held out.
 
 OLMES shows the first official exemplar of each exam. Its text is not at hand, so the default has no shot; `shots: 1` reads the
 first row of a `dev` split in a local copy. Options lose their "(A)", and runs of line breaks become one. Rows may have the
-fields of the official files (passage, question, options, label) or of the hub's copies (query, choices, gold).
+fields of the official files (passage, question, options, label) or of the hub's copies (query, choices, gold). `agi_eval_cot` has
+the prompt of OLMES's `agi_eval:0shot_cot::tulu3`.
 """
 
 import re
 
 from tasks.evaluation.benchmarks.task import LETTERS, Document, Row, Task
+from tasks.evaluation.benchmarks.tasks.mmlu import chain_query, score_chain
 
 EXAMS = ("aqua-rat", "logiqa-en", "lsat-ar", "lsat-lr", "lsat-rc", "sat-en", "sat-math", "gaokao-english")
 """Without sat-en-without-passage."""
@@ -51,5 +53,21 @@ TASKS = (
         formats=("multiple_choice", "bits_per_byte"),
         shot_split="dev",
         role="held_out",
+    ),
+    Task(
+        name="agi_eval_cot",
+        dataset="dmayhem93/agieval-{group}",
+        split="test",
+        groups=EXAMS,
+        average="macro",
+        count=2646,
+        read=read_row,
+        formats=("generate",),
+        query=chain_query,
+        score=score_chain,
+        max_new_tokens=2048,
+        max_context=4096,
+        role="held_out",
+        chat="turns",
     ),
 )

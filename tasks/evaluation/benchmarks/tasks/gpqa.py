@@ -1,13 +1,14 @@
 """GPQA: graduate questions with four choices, zero-shot with reasoning; part of the unseen suite (paper, Table 24).
 
 The data set has the right answer first. The order in which OLMES shows the options is not at hand: here each question's
-options are shuffled by its own text, the same in every run. The prompt is that of MMLU CoT.
+options are shuffled by its own text, the same in every run. The prompt is that of OLMES's `gpqa:0shot_cot::tulu3`, which
+is MMLU CoT's with the four letters named.
 """
 
 from random import Random
 
-from tasks.evaluation.benchmarks.task import LETTERS, Document, Row, Task
-from tasks.evaluation.benchmarks.tasks.mmlu import chain_query, score_chain
+from tasks.evaluation.benchmarks.task import LETTERS, Document, Format, Row, Task
+from tasks.evaluation.benchmarks.tasks.mmlu import chain_prompt, score_chain
 
 FIELDS = ("Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
 
@@ -21,6 +22,11 @@ def read_row(row: Row, place: int) -> Document:
     return Document(str(place), f"Question: {row['Question'].strip()}", choices[gold], choices, gold, (LETTERS[gold],))
 
 
+def query(document: Document, format: Format = "generate") -> str:
+    """The question with its options, and the four letters of which one is asked for."""
+    return chain_prompt(document.question, document.choices, "(A), (B), (C), (D).")
+
+
 TASKS = (
     Task(
         name="gpqa",
@@ -30,7 +36,7 @@ TASKS = (
         count=448,
         read=read_row,
         formats=("generate",),
-        query=chain_query,
+        query=query,
         score=score_chain,
         max_new_tokens=2048,
         max_context=4096,

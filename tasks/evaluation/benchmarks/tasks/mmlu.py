@@ -6,6 +6,7 @@ model reasons and ends "Therefore, the answer is (X)"; the instruction is the on
 """
 
 import re
+from collections.abc import Sequence
 
 from tasks.evaluation.benchmarks.task import LETTERS, Document, Format, Row, Task
 
@@ -33,20 +34,25 @@ def description(subject: str) -> str:
     return f"The following are multiple choice questions (with answers) about {subject.replace('_', ' ')}.\n\n"
 
 
-CHAIN_ENDING = (
-    '"Therefore, the answer is (ANSWER_LETTER)" where (ANSWER_LETTER) is one of (A), (B), (C), (D), (E), etc.'
-)
+def chain_ending(letters: str) -> str:
+    """The asked end of an answer, with the letters that it may hold."""
+    return f'"Therefore, the answer is (ANSWER_LETTER)" where (ANSWER_LETTER) is one of {letters}'
+
+
+def chain_prompt(question: str, choices: Sequence[str], letters: str = "(A), (B), (C), (D), (E), etc.") -> str:
+    """A question with its options in parentheses, and what form the answer must have."""
+    options = "".join(f" ({letter}) {text}\n" for letter, text in zip(LETTERS, choices, strict=False))
+    return (
+        "Answer the following multiple-choice question by giving the correct answer letter in parentheses. Provide CONCISE "
+        f"reasoning for the answer, and make sure to finish the response with {chain_ending(letters)}\n\n"
+        f"{question}\n{options}\n"
+        f"Answer the above question and REMEMBER to finish your response with the exact phrase {chain_ending(letters)}"
+    )
 
 
 def chain_query(document: Document, format: Format = "generate") -> str:
-    """The question with its options in parentheses, and what form the answer must have."""
-    options = "".join(f" ({letter}) {text}\n" for letter, text in zip(LETTERS, document.choices, strict=False))
-    return (
-        "Answer the following multiple-choice question by giving the correct answer letter in parentheses. Provide CONCISE "
-        f"reasoning for the answer, and make sure to finish the response with {CHAIN_ENDING}\n\n"
-        f"{document.question}\n{options}\n"
-        f"Answer the above question and REMEMBER to finish your response with the exact phrase {CHAIN_ENDING}"
-    )
+    """The prompt of a document with up to five or more options."""
+    return chain_prompt(document.question, document.choices)
 
 
 def extract_letter(text: str, choices: int) -> str:
@@ -60,7 +66,7 @@ def extract_letter(text: str, choices: int) -> str:
 def score_chain(document: Document, text: str) -> tuple[dict[str, float], str]:
     """Whether the extracted letter is the gold one."""
     letter = extract_letter(text, len(document.choices))
-    return {"exact_match": float(letter == document.references[0])}, letter
+    return {"exact_match": float(letter == LETTERS[document.gold])}, letter
 
 
 TASKS = (

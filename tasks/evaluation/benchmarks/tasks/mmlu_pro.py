@@ -1,10 +1,12 @@
 """MMLU-Pro: 14 categories with up to ten choices, all 12,032 of the test split, mean over items (RECIPE I.2). Held out.
 
 Shots are the first five validation rows of the category. No rendered oracle is at hand: the line before the shots is MMLU's,
-with the category in place of the subject.
+with the category in place of the subject. `mmlu_pro_cot` is zero-shot with reasoning (Table 24); its prompt is that of OLMES's
+`mmlu_pro:0shot_cot::tulu3`.
 """
 
 from tasks.evaluation.benchmarks.task import Document, Row, Task
+from tasks.evaluation.benchmarks.tasks.mmlu import chain_query, score_chain
 
 
 def read_row(row: Row, place: int) -> Document:
@@ -29,5 +31,19 @@ TASKS = (
             f"The following are multiple choice questions (with answers) about {category}.\n\n"
         ),
         role="held_out",
+    ),
+    Task(
+        name="mmlu_pro_cot",
+        dataset="TIGER-Lab/MMLU-Pro",
+        split="test",
+        count=12032,
+        read=read_row,
+        formats=("generate",),
+        query=chain_query,
+        score=score_chain,
+        max_new_tokens=2048,
+        max_context=4096,
+        role="held_out",
+        chat="turns",
     ),
 )
