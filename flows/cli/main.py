@@ -31,6 +31,7 @@ from flows.cli.options import (
     open_store,
     print_json,
 )
+from flows.cli.profile import profile
 from flows.cli.rehearse import conformance, rehearse, sample
 from flows.cli.scale import fit, scale
 from flows.cli.store import add_to as add_store_commands
@@ -42,12 +43,12 @@ app = typer.Typer(
     help="The OLMo 2 training recipe: run it whole, rerun a stage, look at what was made.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 app.add_typer(data_app, name="data")
 add_commands(app)
 app.command()(rehearse)
 app.command()(scale)
+app.command()(profile)
 app.command()(fit)
 app.command()(sample)
 app.command()(conformance)
@@ -222,7 +223,7 @@ def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
     store: StoreOption = None,
 ) -> None:
-    """Copy a checkpoint out as a Hugging Face folder."""
+    """Copy a checkpoint out as a Hugging Face folder with a model card: data, scores with errors, recipe, how to load."""
     from flows.inspection.artifacts import export_checkpoint
 
     written = export_checkpoint(existing_store(store), id, folder)

@@ -12,6 +12,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from flows.config.stage_names import stage_names
+from flows.inspection.model_card import CARD, model_card
 from infra.records.cleaning import clean
 from infra.records.index import Index
 from infra.records.marks import notes, pins, tagged_record, tags
@@ -196,7 +197,7 @@ def _tree(records: dict[str, dict[str, Any]], address: str, seen: set[str], into
 
 
 def export_checkpoint(store: Store, id: str, folder: Path) -> list[str]:
-    """Copy the Hugging Face part of a checkpoint into a new folder; returns the names written.
+    """Copy the Hugging Face part of a checkpoint into a new folder, with a model card; returns the names written.
 
     Raises ValueError if the artifact is not a checkpoint or the folder is not empty.
     """
@@ -212,7 +213,9 @@ def export_checkpoint(store: Store, id: str, folder: Path) -> list[str]:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(workspace.path(artifact, name), folder / name)
-    return sorted(names)
+    if CARD not in names:
+        (folder / CARD).write_text(model_card(store, record), "utf-8")
+    return sorted({*names, CARD})
 
 
 def clean_rows(store: Store, hours: float) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ import atexit
 import contextlib
 import logging
 import os
+import secrets
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,8 @@ OBJECT_STORE_BYTES = 256 * 2**20
 LINGER_SECONDS = 10.0
 """How long the connection outlives its last user: the next data stage usually follows at once."""
 
+TOKEN_BYTES = 32
+"""Of a token that nobody guesses."""
 START_ATTEMPTS = 3
 """Tries to start a local Ray."""
 
@@ -42,6 +45,8 @@ def connected(address: str) -> Iterator[ModuleType]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # What is forked here becomes another program at once; gRPC's care for forks that go on using it may crash them before.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    if address == "local":
+        _ask_for_a_token()
     import ray
 
     with _lock:
@@ -58,6 +63,15 @@ def connected(address: str) -> Iterator[ModuleType]:
             _users -= 1
             if _users == 0:
                 _linger()
+
+
+def _ask_for_a_token() -> None:
+    """Let the local Ray answer only those who know a token that this process makes: its ports are open on all interfaces.
+
+    Ray reads both variables when it is imported, and its workers inherit them. Whoever set a mode has decided that already.
+    """
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_urlsafe(TOKEN_BYTES))
 
 
 def _connect(ray: ModuleType, address: str) -> None:

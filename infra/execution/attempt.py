@@ -83,12 +83,14 @@ def run_stage(
     store = session.store
     id = identity(stage.name, stage.version, call.config, call.records())
     forced = session.is_forced(stage.name, stage.label)
-    found = None if forced else reusable(store, stage.name, id)
+    # Listed before anything is looked at: what another driver commits from here on is this generation, not one below the next.
+    newest = max(generations(store, stage.name, id), default=0)
+    found = None if forced or not newest else reusable(store, stage.name, id, newest)
     if found is not None and (changed := changes_since(store, stage, found)):
         found = _judge_stale(stage, session, found, changed)
     if found is not None:
         return Outcome(found.artifact(), found, reused=True)
-    generation = max(generations(store, stage.name, id), default=0) + 1
+    generation = newest + 1
     folder = progress_folder(stage.name, id, generation)
 
     def committed() -> Record | None:
@@ -137,9 +139,11 @@ def keep_log(store: Store, path: str, error: Exception, listener: Listener) -> N
         listener("log", f"not kept: {failure}")
 
 
-def reusable(store: Store, stage: str, id: str) -> Record | None:
-    """The committed record of an id, its files present with the sizes it names. Raises StoreError if they are not."""
-    record = load_record(store, stage, id)
+def reusable(store: Store, stage: str, id: str, generation: int | None = None) -> Record | None:
+    """The committed record of an id (of its newest generation, if none is given), its files present with the sizes it names.
+    Raises StoreError if they are not.
+    """
+    record = load_record(store, stage, id, generation)
     if record is None:
         return None
     check_sizes(store, record)
@@ -174,7 +178,7 @@ def _run_and_commit(
         id=id,
         payload=payload_address(stage.name, id, generation),
         progress_folder=lease.folder,
-        compute=execution.compute(stage.name),
+        compute=execution.compute(stage.name, stage.label),
         ray=_ray_of(stage, execution),
         save_every=execution.save_every,
         keep_every=execution.keep_every or 0,

@@ -56,7 +56,7 @@ def rank_candidates(ws: Workspace, scores: list[Scores], config: RankConfig) -> 
                 "score": rows[place]["score"],
                 "stderr": rows[place]["stderr"],
                 "n": rows[place]["n"],
-                "behind_best": -direction * one.difference if one else 0.0,
+                "behind_best": 0.0 - direction * one.difference if one else 0.0,
                 "behind_best_stderr": one.stderr if one else 0.0,
                 "discordant": one.discordant if one else 0,
                 "p_holm": p,

@@ -63,7 +63,7 @@ def test_settings_may_name_every_stage_there_is():
 ])  # fmt: skip
 def test_a_group_that_the_trainer_does_not_know_is_refused(layout: str, says: str):
     with pytest.raises(RecipeError) as raised:
-        load("laptop", ["execution.cores=4", f"execution.parallel.sft={layout}"])
+        load("laptop", ["execution.cores=8", f"execution.parallel.sft={layout}"])
     assert str(raised.value) == f"recipe laptop cannot be used:\n  recipe: execution.parallel.sft: {says}"
 
 
@@ -135,10 +135,10 @@ def test_what_extends_names_starts_at_the_folder_of_the_file(tmp_path: Path, mon
         assert read_recipe(str(tmp_path / f"{file}.yaml")) == {"name": Path(file).name, "x": "mine"}
 
 
-@pytest.mark.parametrize("parent", ["[laptop]", "3", "{a: b}", "''", "false"])
-def test_extends_is_one_name(parent: str, tmp_path: Path):
+@pytest.mark.parametrize("parent", ["[]", "[laptop, 3]", "3", "{a: b}", "''", "false"])
+def test_extends_is_a_name_or_a_list_of_names(parent: str, tmp_path: Path):
     write(tmp_path, child=f"extends: {parent}\n")
-    with pytest.raises(RecipeError, match=r"child\.yaml: extends=.* is not the name or path of one recipe"):
+    with pytest.raises(RecipeError, match=r"child\.yaml: extends=.* is not the name or path of a recipe"):
         read_recipe(str(tmp_path / "child.yaml"))
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from infra.execution.attempt import Outcome, run_stage
 from infra.records.lease import LeaseLost, acquire, is_dead, lease_path, process_identity
-from infra.records.record import CorruptObject, load_record, record_path
+from infra.records.record import CorruptObject, all_records, load_record, record_path
 from infra.session import Session
 from infra.settings import Execution
 from infra.stage import stage
@@ -292,3 +292,26 @@ def test_a_store_that_refuses_every_request_is_told_with_endpoint_and_verb(
     with pytest.raises(StoreError, match=r"cannot list .* at http://127\.0\.0\.1:9: .*that you may read it"):
         store.names("a")
     assert time.monotonic() - began < 10
+
+
+class CommittedMeanwhile(Store):
+    """Another driver commits everything right after this one has first listed what there is."""
+
+    done = False
+
+    def names(self, folder: str) -> list[str]:
+        found = super().names(folder)
+        if folder.startswith("number/") and not self.done:
+            self.done = True
+            other = Session(Store(self.url, self.cache), Execution(ray="off"))
+            run_stage(number, other, {"config": NumberConfig(value=5)}, lambda *_: None)
+        return found
+
+
+def test_what_another_driver_commits_while_one_looks_is_reused_and_not_made_twice(tmp_path: Path):
+    store = CommittedMeanwhile(str(tmp_path / "store"), tmp_path / "cache")
+    outcome = run_stage(
+        number, Session(store, Execution(ray="off")), {"config": NumberConfig(value=5)}, lambda *_: None
+    )
+    assert outcome.reused
+    assert [record.generation for record in all_records(Store(store.url))] == [1]

@@ -145,11 +145,12 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, dict[str, 
     pairs = run.make(Preferences, "preferences", [sft], pairs=80, ties=20, mean_chosen=4.0, mean_rejected=1.5)
     reward = run.make(
         RewardModel, "reward", [sft, pairs], metrics=losses(20), steps=20, tokens=500, parameters=2_631_808, loss=0.4,
-        accuracy=0.8, accuracy_stderr=0.1, ranks=4096, parent=sft.digest, flops=5e11,
+        accuracy=0.8, accuracy_stderr=0.1, pairs_held_out=50, ranks=4096, parent=sft.digest, flops=5e11,
     )  # fmt: skip
     values = [(0.10, 0.25, 2.0), (0.30, 0.25, 2.0), (0.34, 0.27, 2.0), (0.36, 0.27, 2.0), (0.36, 0.20, 1.8)]
     checkpoints = [base, first, second, soup, sft]
     scores = [scored(run, item, label, *pair) for item, label, pair in zip(checkpoints, LABELS, values, strict=True)]
+    trial = [scored(run, first, "unfiltered", 0.0, 0.0, 2.0), scored(run, second, "filtered", 0.0, 0.0, 1.9)]
     table = [ranked(1, "b", 0.34, 0.0), ranked(2, "a", 0.30, 0.04)]
     ranking = run.make(
         Ranking,
@@ -165,7 +166,7 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, dict[str, 
     )
     return run, {
         "funnel": [raw, kept], "mixes": [mix], "checkpoints": checkpoints, "reward": reward, "preferences": pairs,
-        "ranking": ranking, "scores": scores, "config": config,
+        "ranking": ranking, "scores": scores, "trial": trial, "config": config,
     }  # fmt: skip
 
 
@@ -218,6 +219,23 @@ def test_soup_is_compared_with_the_mean_of_its_ingredients(written: tuple[Worksp
     assert set(row["ingredients"]) == {"first <seed>", "second"}
 
 
+def test_every_step_states_its_gain_with_its_error(written: tuple[Workspace, Any]) -> None:
+    """By hand: the trial moves bits alone, by 0.1; 80 % of pairs are 30 points over chance; the sweep ties."""
+    ws, report = written
+    gains = report.gains
+    assert list(gains) == ["curation", "sweep", "soup", "sft", "reward"]
+    assert values_of(ws)["gains"] == gains
+    assert all(gain["stderr"] > 0 for gain in gains.values())
+    assert gains["curation"]["gain"] == pytest.approx(0.1 / 3)
+    assert (gains["reward"]["gain"], gains["reward"]["stderr"], gains["reward"]["n"]) == (pytest.approx(0.3), 0.1, 50)
+    assert gains["reward"]["words"] == "gain"
+    assert (gains["sweep"]["gain"], gains["sweep"]["words"]) == (0.04, "no effect shown")
+    assert gains["soup"]["over_mean"]["gain"] < gains["soup"]["gain"]
+    text = " ".join(read(ws, "report.html").split())
+    assert "What each step gained" in text
+    assert "soup over the best ingredient" in text
+
+
 def test_funnel_and_costs_add_up(written: tuple[Workspace, Any]) -> None:
     found = values_of(written[0])
     collect, kept = found["funnel"]
@@ -232,7 +250,7 @@ def test_funnel_and_costs_add_up(written: tuple[Workspace, Any]) -> None:
 def test_lineage_names_inputs_before_their_users_and_each_once(written: tuple[Workspace, Any]) -> None:
     nodes = values_of(written[0])["lineage"]
     place = {item["address"]: index for index, item in enumerate(nodes)}
-    assert len(place) == len(nodes) == 16
+    assert len(place) == len(nodes) == 18
     assert all(place[parent] < place[item["address"]] for item in nodes for parent, _ in item["inputs"])
 
 
@@ -394,7 +412,15 @@ def test_same_artifacts_give_the_same_bytes(
 def test_parts_that_were_not_made_have_no_section(arguments: tuple[Run, dict[str, Any]]) -> None:
     run, inputs = arguments
     ws = run.workspace("report", "bare")
-    nothing = {"funnel": [], "mixes": [], "scores": [], "reward": None, "preferences": None, "ranking": None}
+    nothing = {
+        "funnel": [],
+        "mixes": [],
+        "scores": [],
+        "reward": None,
+        "preferences": None,
+        "ranking": None,
+        "trial": [],
+    }
     config = ReportConfig(recipe="bare", checkpoint_labels=["base"])
     write_report(ws, **{**inputs, **nothing, "checkpoints": inputs["checkpoints"][:1], "config": config})
     text = read(ws, "report.html")
