@@ -4,6 +4,7 @@ Counted as lost: an artifact that is gone or cannot be made again. As wrong: ano
 double: a second record for the same work. `python -m tests.chaos.harness COUNT SEED` runs as many as it is told.
 """
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -112,17 +113,22 @@ class Chaos:
         """One is stopped, another takes over and ends, and the first wakes up in the middle of a write."""
         first = self.start(store)
         self.moment()
-        assert first.pid is not None
         stopped = first.is_alive()
         if stopped:
-            os.kill(first.pid, signal.SIGSTOP)
+            self.tell(first, signal.SIGSTOP)
         time.sleep(STALE_SECONDS * self.chance.choice((0.2, 1.2)))
         second = self.start(store)
         second.join(CALM_SECONDS)
         if stopped:
-            os.kill(first.pid, signal.SIGCONT)
+            self.tell(first, signal.SIGCONT)
         first.join(CALM_SECONDS)
         self.end(first, second)
+
+    def tell(self, process: BaseProcess, number: signal.Signals) -> None:
+        """Send a signal; a driver that has just ended needs none."""
+        assert process.pid is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, number)
 
     def two(self, store: Store) -> None:
         drivers = [self.start(store)]
