@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 
 from infra.execution.attempt import commit
 from infra.records.record import Input, Record, content_digest, payload_address
-from infra.settings import ComputeSettings
 from infra.storage.store import Store
 from infra.workspace import Workspace
 from tasks.artifacts import (
@@ -59,7 +58,6 @@ class Run:
             id=id,
             payload=payload_address(stage, id, 1),
             progress_folder=f"_progress/{stage}/{id}/g0001",
-            compute=ComputeSettings(),
         )
 
     def make(
@@ -125,7 +123,7 @@ def scored(run: Run, checkpoint: Checkpoint, label: str, adding: float, choosing
 def ranked(rank: int, name: str, score: float, behind: float) -> dict[str, Any]:
     return {
         "rank": rank, "candidate": name, "score": score, "stderr": 0.03, "n": 50, "behind_best": behind,
-        "behind_best_stderr": 0.05, "tied_with_best": True,
+        "behind_best_stderr": 0.05, "tied_with_best": True, "items_to_decide": 900 if rank > 1 else 0,
     }  # fmt: skip
 
 
@@ -258,7 +256,7 @@ def test_lineage_names_inputs_before_their_users_and_each_once(written: tuple[Wo
 
 def test_sweep_lead_within_its_error_is_said_to_be_chance(written: tuple[Workspace, Any]) -> None:
     text = " ".join(read(written[0], "report.html").split())
-    assert "b leads a by 4.0 ± 5.0: their order may be chance" in text
+    assert "b leads a by 4.0 ± 5.0: their order may be chance; 900 items would decide" in text
 
 
 def swept(mixes: dict[str, dict[str, float]]) -> dict[str, Any]:
