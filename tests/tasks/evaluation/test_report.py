@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 
 from infra.execution.attempt import commit
 from infra.records.record import Input, Record, content_digest, payload_address
-from infra.settings import ComputeSettings
 from infra.storage.store import Store
 from infra.workspace import Workspace
 from tasks.artifacts import (
@@ -59,7 +58,6 @@ class Run:
             id=id,
             payload=payload_address(stage, id, 1),
             progress_folder=f"_progress/{stage}/{id}/g0001",
-            compute=ComputeSettings(),
         )
 
     def make(

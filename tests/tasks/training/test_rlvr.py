@@ -81,7 +81,7 @@ def test_a_rewarded_habit_grows(bench, monkeypatch):
     """
     monkeypatch.setattr(
         "tasks.training.answers.verified_answers.verify",
-        lambda dataset, text, truth: Verdict("!" <= text[:1] <= "~", text, ""),
+        lambda dataset, text, truth, rules: Verdict("!" <= text[:1] <= "~", text, ""),
     )
     made = run(
         bench,
