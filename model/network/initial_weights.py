@@ -83,7 +83,10 @@ def uniform(key: str, first: int, count: int) -> Float[np.ndarray, " count"]:
 
 
 def truncated_normal(drawn: Float[np.ndarray, " count"]) -> Float[Tensor, " count"]:
-    """Uniform numbers in [0, 1) as those of a normal distribution that is cut off at three standard deviations, fp64."""
+    """Uniform numbers in [0, 1) as those of a normal distribution that is cut off at three standard deviations, fp64.
+
+    The input is overwritten.
+    """
     lowest = NormalDist().cdf(-TRUNCATION)
     drawn *= 1 - 2 * lowest
     drawn += lowest
