@@ -2,6 +2,7 @@
 
 from flows.config.recipe_config import RecipeConfig
 from flows.curation import Corpus
+from flows.inspection.conformance import reported
 from flows.microanneal import Sweep
 from flows.midtraining import Soup
 from flows.posttraining import Tuned
@@ -36,6 +37,7 @@ def evaluation(
         checkpoint_labels=list(models),
         funnel_labels=list(funnel),
         mix_labels=list(mixes),
+        conformance=reported(config),
     )
     return report(
         list(funnel.values()),

@@ -41,6 +41,23 @@ class ComparedConfig(Config):
     """Steps before a value that it is judged against."""
 
 
+class ConformanceRow(Config):
+    """One value of the recipe beside the paper's and the released code's, in words."""
+
+    topic: str
+    """What it is."""
+    paper: str
+    """What the paper says; a dash where it does not."""
+    code: str
+    """What the released code says; a dash likewise."""
+    ours: str
+    """What the recipe says."""
+    verdict: str
+    """Which of both it is."""
+    why: str
+    """Reason of the choice where they disagree."""
+
+
 class ReportConfig(Config):
     """How the report names things, and when it calls a difference real."""
 
@@ -58,6 +75,8 @@ class ReportConfig(Config):
     """From this many standard errors on a difference is called clear (about 1 in 370 by chance)."""
     curve_points: int = Field(default=400, ge=2)
     """Most logged steps shown per curve."""
+    conformance: tuple[ConformanceRow, ...] = ()
+    """The recipe's values beside the published ones, for a model of a published size."""
     compared: ComparedConfig | None = None
     """The comparison that the checkpoints are variants of, if they are."""
 
@@ -100,6 +119,7 @@ def write_report(
         "looks": _looks(ws, scores),
         "ranking": ws.read_json(ranking, "ranking.json") if ranking else None,
         "curves": _curves(ws, trained, config.curve_points),
+        "conformance": [row.model_dump() for row in config.conformance],
         "comparison": _comparison(ws, named, config.compared, config.curve_points),
         "preferences": preferences.facts() if preferences else None,
         "reward": reward.facts() if reward else None,

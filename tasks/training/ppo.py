@@ -48,6 +48,7 @@ from tasks.training.fitting.fit import (
     open_checkpoint,
 )
 from tasks.training.fitting.reward_head import open_reward_model
+from tasks.verifiers.verdict import Rules
 
 
 class PPOConfig(Config):
@@ -65,6 +66,8 @@ class PPOConfig(Config):
     """Passes over each rollout."""
     mini_batches: int = Field(default=1, ge=1)
     """Updates per pass over a rollout."""
+    rules: Rules = "correct"
+    """How verifiers read answers; `published` keeps the historical rules, under which hedging and empty answers may pay."""
     correct_score: float = 10.0
     """Score of an answer that its verifier accepts; others get 0."""
     unfinished_score: float | None = -10.0

@@ -37,6 +37,7 @@ from tasks.training.answers.verified_answers import (
     longest_prompt,
 )
 from tasks.training.fitting.fit import adamw, begin, compute_of, export, fit, open_checkpoint
+from tasks.verifiers.verdict import Rules
 
 
 class RLVRConfig(Config):
@@ -56,6 +57,8 @@ class RLVRConfig(Config):
     """Updates per pass over a rollout."""
     epochs: int = Field(default=1, ge=1)
     """Passes over each rollout."""
+    rules: Rules = "correct"
+    """How verifiers read answers; `published` keeps the historical rules, under which hedging and empty answers may pay."""
     correct_score: float = 10.0
     """Score of an answer that its verifier accepts; others get 0."""
     unfinished_score: float | None = 0.0

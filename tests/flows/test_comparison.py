@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 
-from flows.config.files import RecipeError, load, recipe_folder
+from flows.config.errors import RecipeError
+from flows.config.files import load, recipe_folder
 from flows.config.recipe_config import RecipeConfig
 from flows.inspection.artifacts import find_record
 from flows.inspection.cost_table import plan_costs
 from flows.rehearsing.rehearsal import rehearsed
 from flows.running.run import plan
+from infra.records.reader import Reader
 from infra.records.record import stage_records
 from infra.storage.store import Store
-from infra.workspace import open_artifact
 from model.training.diagnostics import spike_score
 from tasks.artifacts import METRICS
 from tasks.evaluation.reporting.compared import extremes
@@ -151,7 +152,7 @@ def test_a_comparison_goes_through_to_its_figure(tmp_path: Path) -> None:
     assert [run["label"] for run in found["runs"]] == ["scaled", "normal"]
     store = Store(str(tmp_path))
     logged = {
-        record.label: list(open_artifact(store).read_jsonl(find_record(store, record.id).artifact(), METRICS))
+        record.label: list(Reader(store).read_jsonl(find_record(store, record.id).artifact(), METRICS))
         for record in stage_records(store, "pretrain")
     }
     for run in found["runs"]:

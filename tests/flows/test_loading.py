@@ -222,3 +222,26 @@ def test_an_old_name_is_told_its_new_one(override: str, now: str) -> None:
 def test_what_became_a_setting_is_named(override: str, now: str) -> None:
     with pytest.raises(RecipeError, match=rf"there is no such field; it is now the setting {now}"):
         load("laptop", [override])
+
+
+def test_a_compile_policy_may_be_that_of_a_label():
+    config = load("laptop", ["execution.compile={default: blocks, 'pretrain:trial-filtered': 'off'}"])
+    compiled = {
+        label: config.execution.compute("pretrain", label).compile for label in ("pretrain", "pretrain:trial-filtered")
+    }
+    assert compiled == {"pretrain": "blocks", "pretrain:trial-filtered": "off"}
+    with pytest.raises(RecipeError, match=r"execution\.compile\.pretrian:x: there is no stage"):
+        load("laptop", ["execution.compile={'pretrian:x': 'off'}"])
+    with pytest.raises(RecipeError, match=r"execution\.threads\.pretrain:x: there is no stage"):
+        load("laptop", ["execution.threads={'pretrain:x': 1}"])
+
+
+@pytest.mark.parametrize(("change", "says"), [
+    ("curation_trial.source=wep", "curation_trial.source='wep' is not a collected source; they are web, code"),
+    ("curation_trial.pretrain.steps=null", "pretrain.steps is not given, so the larger text would be read for longer"),
+    ("curation_trial.passage_tokens=128", "max_sequence_length=128 is less than sequence_length=64 or passage_tokens=128"),
+    ("curation_trial.pretrain.model.vocab_size=256", "has no row for each of the 5"),
+])  # fmt: skip
+def test_a_trial_of_curation_that_cannot_be_run_is_refused(change: str, says: str):
+    with pytest.raises(RecipeError, match=re.escape(says)):
+        load("laptop", [change])

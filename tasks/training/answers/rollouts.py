@@ -31,6 +31,7 @@ from model.training.reference_scores import row_log_probs
 from tasks.generation import local_generator
 from tasks.training.answers.kl_control import KLControl, coefficient_at, rollout_kl
 from tasks.training.answers.verified_answers import Answer, Prompt, answers_in_group, decoding_rows, mixed_seed
+from tasks.verifiers.verdict import Rules
 
 
 class RolloutConfig(Protocol):
@@ -48,6 +49,8 @@ class RolloutConfig(Protocol):
     def max_new_tokens(self) -> int: ...
     @property
     def precision(self) -> Precision: ...
+    @property
+    def rules(self) -> Rules: ...
     @property
     def kl_coefficient(self) -> float: ...
     @property
@@ -143,7 +146,7 @@ class Rollouts(ABC, Generic[How]):
         # Weights in training are nowhere but here.
         rows = decoding_rows(self.policy, self.prompts, config.max_new_tokens, config.precision)
         generator = local_generator(self.policy, self.tokenizer, config.precision, rows, self.group)
-        return answers_in_group(generator, prompts, samples, sampling, self.group)
+        return answers_in_group(generator, prompts, samples, sampling, self.group, config.rules)
 
     def log_probs(self, model: Transformer, rows: list[Row], group: Group) -> list[np.ndarray]:
         """Per-token log-probabilities of the answers under a model, at the sampling temperature."""

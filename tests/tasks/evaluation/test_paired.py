@@ -30,12 +30,10 @@ def made(tmp_path: Path) -> tuple[Workspace, dict[str, Scores]]:
 
 
 def workspace(desk: Desk) -> Workspace:
-    from infra.settings import ComputeSettings
 
     return Workspace(
-        desk.session.store, stage="report", id="0" * 16, payload="report/0", progress_folder="_progress/report/0",
-        compute=ComputeSettings(),
-    )  # fmt: skip
+        desk.session.store, stage="report", id="0" * 16, payload="report/0", progress_folder="_progress/report/0"
+    )
 
 
 def test_steps_are_compared_on_their_items(made):

@@ -5,6 +5,7 @@ the stage itself run twice for its bytes.
 """
 
 import hashlib
+import json
 import math
 import re
 import sys
@@ -19,7 +20,6 @@ from hypothesis import strategies as st
 
 from infra.execution.attempt import commit
 from infra.records.record import Input, Record, content_digest, payload_address
-from infra.settings import ComputeSettings
 from infra.storage.store import Store
 from infra.workspace import Workspace
 from tasks.artifacts import (
@@ -31,8 +31,9 @@ from tasks.artifacts import (
     RewardModel,
     Scores,
 )
-from tasks.evaluation.report import ReportConfig, write_report
+from tasks.evaluation.report import ConformanceRow, ReportConfig, write_report
 from tasks.evaluation.reporting import words as report_words
+from tasks.evaluation.reporting.compared import compared_run, comparison_panels
 from tasks.evaluation.reporting.histogram import Histogram, position, shown_bins
 from tasks.evaluation.reporting.page import render_page, tried_mixes
 from tasks.evaluation.reporting.report_values import Bounds, curve, judge
@@ -57,7 +58,6 @@ class Run:
             id=id,
             payload=payload_address(stage, id, 1),
             progress_folder=f"_progress/{stage}/{id}/g0001",
-            compute=ComputeSettings(),
         )
 
     def make(
@@ -123,7 +123,7 @@ def scored(run: Run, checkpoint: Checkpoint, label: str, adding: float, choosing
 def ranked(rank: int, name: str, score: float, behind: float) -> dict[str, Any]:
     return {
         "rank": rank, "candidate": name, "score": score, "stderr": 0.03, "n": 50, "behind_best": behind,
-        "behind_best_stderr": 0.05, "tied_with_best": True,
+        "behind_best_stderr": 0.05, "tied_with_best": True, "items_to_decide": 900 if rank > 1 else 0,
     }  # fmt: skip
 
 
@@ -256,7 +256,7 @@ def test_lineage_names_inputs_before_their_users_and_each_once(written: tuple[Wo
 
 def test_sweep_lead_within_its_error_is_said_to_be_chance(written: tuple[Workspace, Any]) -> None:
     text = " ".join(read(written[0], "report.html").split())
-    assert "b leads a by 4.0 ± 5.0: their order may be chance" in text
+    assert "b leads a by 4.0 ± 5.0: their order may be chance; 900 items would decide" in text
 
 
 def swept(mixes: dict[str, dict[str, float]]) -> dict[str, Any]:
@@ -427,6 +427,29 @@ def test_parts_that_were_not_made_have_no_section(arguments: tuple[Run, dict[str
     sections = re.findall(r'<section id="(\w+)"', text)
     assert sections == ["training", "cost", "lineage", "versions"]
     assert {reference[1:] for reference in Page(text).references} >= set(sections)
+
+
+def test_a_table_of_published_values_has_a_section(arguments: tuple[Run, dict[str, Any]]) -> None:
+    run, inputs = arguments
+    ws = run.workspace("report", "conforming")
+    row = ConformanceRow(topic="β < 1", paper="0.07", code="0.05", ours="0.3", verdict="ours", why="a & b")
+    config = inputs["config"].model_copy(update={"conformance": (row,)})
+    write_report(ws, **{**inputs, "config": config})
+    text = read(ws, "report.html")
+    assert re.findall(r'<section id="(\w+)"', text)[-4:] == ["conformance", "cost", "lineage", "versions"]
+    assert "β &lt; 1" in text and "a &amp; b" in text and '<td class="left short">ours</td>' in text
+    assert json.loads(read(ws, "report.json"))["conformance"] == [row.model_dump()]
+
+
+def test_a_compared_run_is_judged_and_drawn_by_its_own_values() -> None:
+    norms = [1.0, 1.2, 0.9, 1.1, 1.0, 50.0, 1.0, 1.1]
+    rows = [{"step": step, "loss": 3.0 - step / 10, "grad_norm": norm} for step, norm in enumerate(norms, 1)]
+    found = compared_run("<one>", rows, 5, 400)
+    assert (found["steps"], found["judged"], found["last_loss"]) == (8, 3, pytest.approx(2.2))
+    assert found["spikes"]["grad_norm"] == pytest.approx(100 / 3)
+    (loss, _), (norm, svg) = comparison_panels({"title": "Norms", "runs": [found, found | {"label": "two"}]})
+    assert (loss, norm) == ("training loss", "gradient norm before clipping")
+    assert "&lt;one&gt;" in svg and "<one>" not in svg
 
 
 @pytest.mark.parametrize(
