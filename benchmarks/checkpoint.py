@@ -27,7 +27,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from infra.settings import ComputeSettings
 from infra.storage.store import Store
 from infra.workspace import Workspace
 from model.config import Compute, ModelConfig
@@ -63,9 +62,8 @@ def make_state(size: dict[str, int]) -> TrainState:
 
 def make_workspace(store: Path) -> Workspace:
     return Workspace(
-        Store(str(store)), stage="bench", id="0", payload="bench/0/g0001", progress_folder="_progress/bench/0",
-        compute=ComputeSettings(),
-    )  # fmt: skip
+        Store(str(store)), stage="bench", id="0", payload="bench/0/g0001", progress_folder="_progress/bench/0"
+    )
 
 
 def stalls(state: TrainState, size: dict[str, int], ws: Workspace, rounds: int, asynchronous: bool) -> dict[str, float]:

@@ -88,17 +88,21 @@ def driver_costs(folder: Path, shards: int = 300) -> dict[str, float]:
     import ray
 
     from infra.compute.shards import run_shards
-    from infra.settings import ComputeSettings
     from infra.storage.store import Store
-    from infra.workspace import Workspace
+    from infra.workspace import WorkSettings, Workspace
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=256 * 2**20)
     seconds = {}
     for name, count in (("warm", 20), ("measured", shards)):
         ws = Workspace(
-            Store(str(folder / "store")), stage=name, id="0", payload=f"{name}/0", progress_folder=f"_progress/{name}/0",
-            compute=ComputeSettings(), ray="local", run_shards=run_shards,
-        )  # fmt: skip
+            Store(str(folder / "store")),
+            stage=name,
+            id="0",
+            payload=f"{name}/0",
+            progress_folder=f"_progress/{name}/0",
+            settings=WorkSettings(ray="local"),
+            run_shards=run_shards,
+        )
         began, processor = time.perf_counter(), time.process_time()
         ws.map(nothing, list(range(count)), description="nothing")
         seconds[name] = (time.perf_counter() - began, time.process_time() - processor)

@@ -147,10 +147,10 @@ def short_texts(documents: int) -> Any:
 def run_stage_alone(file: str, config: dict[str, Any], shard_bytes: int, out: str) -> dict[str, Any]:
     """Collect a file and deduplicate it, in this process; time and peak memory of the second."""
     from infra.execution.attempt import run_stage
+    from infra.records.reader import Reader
     from infra.session import Session
     from infra.settings import Execution
     from infra.storage.store import Store
-    from infra.workspace import open_artifact
     from tasks.data.collect import collect, resolve
     from tasks.data.dedup import DedupConfig, dedup
     from tasks.data.sources.local import LocalSource
@@ -167,7 +167,7 @@ def run_stage_alone(file: str, config: dict[str, Any], shard_bytes: int, out: st
         made = run_stage(dedup, session, call, lambda *event: None)
         unique: Any = made.artifact
         seconds = time.process_time() - before
-        reader = open_artifact(store)
+        reader = Reader(store)
         dropped = reader.files(unique, "dropped/") if out else []
         rows = [row for name in dropped for row in reader.read_jsonl(unique, name)]
         if out:

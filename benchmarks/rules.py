@@ -29,7 +29,7 @@ KINDS = ("prose", "one_line", "accents", "runs", "one_word", "letters", "no_spac
 
 
 def make_text(kind: str, size: int) -> str:
-    """So many characters of one kind of text, the same each time. The later kinds are what spam and broken files are made of."""
+    """So many bytes of one kind of text, the same each time. The later kinds are what spam and broken files are made of."""
     chance = random.Random(1)
     words = ["".join(chance.choices("abcdefghijklmnop", k=chance.randrange(2, 9))) for _ in range(30_000)]
     odd: dict[str, Callable[[], str]] = {
@@ -38,7 +38,7 @@ def make_text(kind: str, size: int) -> str:
         "no_spaces": lambda: "".join(chance.choices("abcdefghij", k=size)),
         "lines": lambda: "\n" * size,
         "addresses": lambda: "at 8.8.8.8 now\n" * (size // 15),
-        "emoji": lambda: "😀 é " * (size // 4),
+        "emoji": lambda: "😀 é " * (size // 8),
     }
     if kind in odd:
         return odd[kind]()

@@ -1,12 +1,16 @@
-"""Mid-training: the base annealed on the chosen mix with several seeds, averaged into a soup (paper section 4; RECIPE E)."""
+"""Mid-training: the base annealed on the chosen mix with several seeds, averaged into a soup (paper section 4; RECIPE E).
+
+Base, ingredients and soup are evaluated here, while the last anneals run.
+"""
 
 from typing import NamedTuple
 
 from flows.config.recipe_config import RecipeConfig
 from flows.curation import Corpus
 from flows.microanneal import Sweep
+from flows.scoring import score_models
 from infra.phase import Phase
-from tasks.artifacts import Checkpoint, Mix
+from tasks.artifacts import Checkpoint, Mix, Scores
 from tasks.data.mix import mix
 from tasks.training.anneal import anneal
 from tasks.training.soup import soup
@@ -21,6 +25,8 @@ class Soup(NamedTuple):
     """Anneals by seed or name."""
     checkpoint: Checkpoint
     """Their average; a single ingredient is not averaged."""
+    scores: dict[str, Scores]
+    """Of the base and of every model of it, by name; empty where the soup is given."""
 
     @property
     def models(self) -> dict[str, Checkpoint]:
@@ -42,4 +48,5 @@ def midtraining(corpus: Corpus, sweep: Sweep, base: Checkpoint, config: RecipeCo
         mixes[f"anneal {item.name}"] = own
         ingredients[item.name] = anneal.labelled(item.name)(base, own, item.anneal(config.anneal))
     made = list(ingredients.values())
-    return Soup(mixes, ingredients, made[0] if len(made) == 1 else soup(made, config.soup))
+    whole = Soup(mixes, ingredients, made[0] if len(made) == 1 else soup(made, config.soup), {})
+    return whole._replace(scores=score_models({"base": base} | whole.models, config, chat=False))

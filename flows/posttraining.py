@@ -1,13 +1,17 @@
-"""Post-training: SFT, on-policy preferences, DPO, a reward model, RLVR (paper section 5; RECIPE F, G, H)."""
+"""Post-training: SFT, on-policy preferences, DPO, a reward model, RLVR (paper section 5; RECIPE F, G, H).
+
+Every model is evaluated here, while those after it are made.
+"""
 
 from typing import NamedTuple
 
 from flows.config.parts import Reinforcement
 from flows.config.recipe_config import RecipeConfig
 from flows.leakage import clean_chats, clean_prompts
+from flows.scoring import score_models
 from flows.starting import given_reward_model, starting_point
 from infra.phase import Phase
-from tasks.artifacts import Checkpoint, Preferences, Prompts, RewardModel
+from tasks.artifacts import Checkpoint, Preferences, Prompts, RewardModel, Scores
 from tasks.data.decontaminate_pairs import decontaminate_pairs
 from tasks.data.pairs import PairsConfig, pairs
 from tasks.training.dpo import dpo
@@ -27,6 +31,14 @@ class Tuned(NamedTuple):
     reward: RewardModel | None
     reinforced: dict[str, Checkpoint]
     """Every RLVR stage's, by its label."""
+    scores: dict[str, Scores]
+    """Of every model of it, by name."""
+
+    @property
+    def models(self) -> dict[str, Checkpoint]:
+        """Every checkpoint by its name in the report; the last stage of reinforcement makes the instruct model."""
+        made = {"sft": self.sft, "dpo": self.dpo, **dict(list(self.reinforced.items())[:-1]), "instruct": self.instruct}
+        return {name: checkpoint for name, checkpoint in made.items() if checkpoint is not None}
 
     @property
     def instruct(self) -> Checkpoint:
@@ -37,16 +49,22 @@ class Tuned(NamedTuple):
 @Phase
 def posttraining(soup: Checkpoint | None, config: RecipeConfig) -> Tuned:
     """Each stage starts from the one before; the reward model stands beside DPO. `soup` is None past it."""
+    tuned = tune(soup, config)
+    return tuned._replace(scores=score_models(tuned.models, config, chat=True))
+
+
+def tune(soup: Checkpoint | None, config: RecipeConfig) -> Tuned:
+    """The models, without scores."""
     given_judge = given_reward_model(config)
     if given := starting_point(config, "rlvr"):
-        return Tuned(None, None, None, given_judge, reinforce_further(given, given_judge, config))
+        return Tuned(None, None, None, given_judge, reinforce_further(given, given_judge, config), {})
     if given := starting_point(config, "dpo"):
-        return Tuned(None, None, given, given_judge, reinforce(given, given_judge, config))
+        return Tuned(None, None, given, given_judge, reinforce(given, given_judge, config), {})
     finetuned = starting_point(config, "sft") or finetune(soup, config)
     preferred_answers = compare(finetuned, config)
     preferred = dpo(finetuned, preferred_answers, config.dpo)
     judge = given_judge or reward(finetuned, preferred_answers, config.reward)
-    return Tuned(finetuned, preferred_answers, preferred, judge, reinforce(preferred, judge, config))
+    return Tuned(finetuned, preferred_answers, preferred, judge, reinforce(preferred, judge, config), {})
 
 
 def finetune(soup: Checkpoint | None, config: RecipeConfig) -> Checkpoint:

@@ -1,12 +1,13 @@
-"""Pre-training: tokens to a base model (paper section 2; RECIPE D)."""
+"""Pre-training: tokens to a base model (paper section 2; RECIPE D), with the trial of curation beside it."""
 
 from typing import NamedTuple
 
 from flows.config.recipe_config import RecipeConfig
 from flows.curation import Corpus
+from flows.curation_trial import curation_trial
 from flows.starting import starting_point
 from infra.phase import Phase
-from tasks.artifacts import Checkpoint, Mix
+from tasks.artifacts import Checkpoint, Mix, Scores
 from tasks.data.mix import mix
 from tasks.training.pretrain import pretrain
 
@@ -17,12 +18,16 @@ class Base(NamedTuple):
     mix: Mix | None
     """None where the base is given."""
     checkpoint: Checkpoint
+    trial: list[Scores]
+    """A small model's scores on unfiltered and on filtered text; empty without a trial."""
 
 
 @Phase
 def pretraining(corpus: Corpus, config: RecipeConfig) -> Base:
-    """Mix all sources and train from the initialisation, unless the base is given."""
+    """Mix all sources and train from the initialisation, unless the base is given; try meanwhile what curation brings."""
     if given := starting_point(config, "base"):
-        return Base(None, given)
+        return Base(None, given, [])
     tokens = mix.labelled("pretrain")(list(corpus.tokens.values()), config.pretraining_mix)
-    return Base(tokens, pretrain(tokens, config.pretrain))
+    # Pre-training first: it takes a core for long, the trial fills the others.
+    base = pretrain(tokens, config.pretrain)
+    return Base(tokens, base, curation_trial(corpus, config))

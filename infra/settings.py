@@ -173,7 +173,8 @@ class Execution(BaseModel):
     device: str = "cpu"
     """Torch device of training and evaluation stages."""
     compile: dict[str, CompilePolicy] = {}
-    """torch.compile policy per stage name; `default` for the others (off when absent). Compiling pays in long stages."""
+    """torch.compile policy per stage name, or per label such as pretrain:trial-filtered, which goes first; `default` for the
+    others (off when absent). Compiling pays in long stages."""
     save_every: int = Field(default=200, ge=1)
     """Training steps between two save points: what a kill can cost. Only the newest is there (1B 1000, 7B and 13B 250,
     32B 200; RECIPE D)."""
@@ -237,12 +238,12 @@ class Execution(BaseModel):
                 )
         return self
 
-    def compute(self, stage: str) -> ComputeSettings:
-        """Device, threads, compile policy and processes of one stage."""
+    def compute(self, stage: str, label: str = "") -> ComputeSettings:
+        """Device, threads, compile policy and processes of one stage; its label may have a compile policy of its own."""
         return ComputeSettings(
             device=self.device,
             threads=self.stage_threads(stage),
-            compile=_of_stage(self.compile, stage, "off"),
+            compile=self.compile.get(label) or _of_stage(self.compile, stage, "off"),
             parallel=self.parallel.get(stage, ParallelSettings()),
             gc_every=self.gc_every,
             stall_seconds=self.stall_seconds,

@@ -6,8 +6,9 @@ and a shard on a Ray worker. Files that a stage writes are hashed as they are wr
 
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -19,11 +20,10 @@ from infra.language_models.client import Endpoint
 from infra.language_models.protocol import AnswerMemory
 from infra.records.artifact import Artifact
 from infra.records.permanent_save_points import Kept
-from infra.records.reader import Inputs
-from infra.records.record import FileEntry, Record, attempt_folder, lineage
+from infra.records.reader import Reader
+from infra.records.record import FileEntry, attempt_folder
 from infra.records.save_points import ephemeral_area, read_newest, read_save_point, write_save_point
 from infra.settings import ComputeSettings, EndpointSettings, Generation, settings_of
-from infra.storage.scratch import Scratch
 from infra.storage.store import Store, sha256_file
 
 A = TypeVar("A", bound=Artifact)
@@ -51,7 +51,24 @@ Area = Literal["payload", "work"]
 """The artifact's files, or those that shards hand on to later ones and that go when the stage commits."""
 
 
-class Workspace:
+@dataclass(frozen=True)
+class WorkSettings:
+    """How a stage runs here; the defaults are those of one process on one core."""
+
+    compute: ComputeSettings = field(default_factory=ComputeSettings)
+    ray: str = "off"
+    """Where shards run."""
+    save_every: int = 200
+    """Steps between two save points."""
+    keep_every: int = 0
+    """Steps between two save points that stay; 0 for none."""
+    endpoints: Mapping[str, EndpointSettings] = field(default_factory=dict)
+    """Where language models answer, by model name."""
+    generation: Generation = "local"
+    """Who answers prompts with a checkpoint."""
+
+
+class Workspace(Reader):
     """One attempt at one artifact id. `written` is its payload so far."""
 
     def __init__(
@@ -62,38 +79,27 @@ class Workspace:
         id: str,
         payload: str,
         progress_folder: str,
-        compute: ComputeSettings,
-        ray: str = "off",
-        save_every: int = 200,
-        keep_every: int = 0,
-        endpoints: Mapping[str, EndpointSettings] | None = None,
-        generation: Generation = "local",
+        settings: WorkSettings = WorkSettings(),
         attempt: int = 1,
         run_shards: ShardRunner | None = None,
     ):
-        self.store = store
-        self.stage = stage
+        super().__init__(store)
+        self.stage = self.scratch_name = stage
         self.id = id
         self.payload = payload
         self.folder = attempt_folder(payload, attempt)
         self.progress_folder = progress_folder
-        self.compute = compute
-        self.save_every = save_every
-        self.keep_every = keep_every
-        self.generation: Generation = generation
+        self.compute = settings.compute
+        self.save_every = settings.save_every
+        self.keep_every = settings.keep_every
+        self.generation: Generation = settings.generation
         self.written: dict[str, FileEntry] = {}
         self.notes: dict[str, Any] = {}
         self.resumed_from = ""
-        self._endpoints = dict(endpoints or {})
-        self._ray = ray
+        self._endpoints = dict(settings.endpoints)
+        self._ray = settings.ray
         self._run_shards = run_shards
         self._events = Events()
-        self._inputs = Inputs(store)
-        self._scratch: Scratch | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Scratch space belongs to one process.
-        return self.__dict__ | {"_scratch": None}
 
     # -- writing ------------------------------------------------------------------------------------------
 
@@ -140,64 +146,6 @@ class Workspace:
         """The value this stage returns; its digest is filled in when the stage commits."""
         return cls(stage=self.stage, id=self.id, address=self.payload, digest="", **facts)
 
-    # -- reading ------------------------------------------------------------------------------------------
-
-    def record(self, artifact: Artifact) -> Record:
-        """The record of an input."""
-        return self._inputs.record(artifact)
-
-    def at(self, address: str) -> Artifact:
-        """The artifact at an address that an input's payload names (a mix names the token files it is made of)."""
-        return self._inputs.at(address)
-
-    def lineage(self, artifact: Artifact) -> list[Record]:
-        """Records of an input and of everything it was made from."""
-        return lineage(self.store, self.record(artifact))
-
-    def files(self, artifact: Artifact, prefix: str = "") -> list[str]:
-        """Names of an input's payload files below a prefix, sorted."""
-        return sorted(name for name in self.record(artifact).files if name.startswith(prefix))
-
-    def path(self, artifact: Artifact, name: str = "", *, wanted: Callable[[str], bool] = lambda name: True) -> Path:
-        """A verified local path of one file of an input, or when no name is given of its folder with at least the wanted
-        files.
-
-        Raises StoreError when a file is missing or its size or hash differs from the record.
-        """
-        if name:
-            return self._inputs.path(artifact, name)
-        paths = {file: self._inputs.path(artifact, file) for file in self.record(artifact).files if wanted(file)}
-        return self._folder_of(self.record(artifact).payload, paths)
-
-    def _folder_of(self, address: str, paths: Mapping[str, Path]) -> Path:
-        """A folder of the store as a local one, with at least the files whose local paths are given by name."""
-        if self.store.is_local:
-            return Path(self.store.full(address))
-        folder = self.scratch / "folders" / address
-        for name, path in paths.items():
-            target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if not target.exists():
-                target.symlink_to(path)
-        return folder
-
-    def read_ranges(self, ranges: Sequence[tuple[Artifact, str, int, int]]) -> list[bytes]:
-        """Bytes [start, end) of input files, without copying or hashing the files.
-
-        Raises StoreError when a file is missing or ends before what is asked for.
-        """
-        return self._inputs.read_ranges(ranges)
-
-    def read_json(self, artifact: Artifact, name: str) -> Any:
-        return orjson.loads(self.path(artifact, name).read_bytes())
-
-    def read_jsonl(self, artifact: Artifact, name: str) -> Iterator[dict[str, Any]]:
-        """Rows of a JSON-lines file of an input, one at a time."""
-        with self.path(artifact, name).open("rb") as raw:
-            stream = zstandard.ZstdDecompressor().stream_reader(raw) if name.endswith(".zst") else raw
-            for line in io.BufferedReader(stream, 1 << 20):  # type: ignore[arg-type]
-                yield orjson.loads(line)
-
     # -- shards -------------------------------------------------------------------------------------------
 
     def map(
@@ -228,7 +176,7 @@ class Workspace:
         """The same workspace as one shard sees it: with a file list of its own."""
         shard = Workspace.__new__(Workspace)
         shard.__dict__.update(self.__getstate__())
-        shard.__dict__.update(written={}, notes={}, _events=Events(), _ray="off", _inputs=self._inputs.copy())
+        shard.__dict__.update(written={}, notes={}, _events=Events(), _ray="off")
         return shard
 
     # -- language models ----------------------------------------------------------------------------------
@@ -281,14 +229,14 @@ class Workspace:
             return None
         point, paths = found
         self.resumed_from = f"step {point.step}"
-        return point.step, self._folder_of(point.folder, paths)
+        return point.step, self.folder_of(point.folder, paths)
 
     def kept(self, kept: Kept) -> Path:
         """A permanent save point, of whichever stage, as a local folder. Raises StoreError for a file that is not as it
         was saved.
         """
         paths = read_save_point(self.store, kept.point, lambda name: True, kept.owner)
-        return self._folder_of(kept.point.folder, paths)
+        return self.folder_of(kept.point.folder, paths)
 
     def _pass_over_save_point(self, finding: str) -> None:
         self.note(damaged_save_points=[*self.notes.get("damaged_save_points", []), finding])
@@ -328,21 +276,6 @@ class Workspace:
         """A table for the dashboard."""
         self._events.send("table", key, rows)
 
-    # -- scratch ------------------------------------------------------------------------------------------
-
-    @property
-    def scratch(self) -> Path:
-        """A private temporary folder, deleted when the attempt ends."""
-        if self._scratch is None:
-            self._scratch = Scratch(self.stage)
-        return self._scratch.path
-
-    def close(self) -> None:
-        """Delete the scratch folder."""
-        if self._scratch is not None:
-            self._scratch.remove()
-            self._scratch = None
-
 
 class Bar:
     """Counts work done; tells its listener."""
@@ -357,8 +290,3 @@ class Bar:
     def advance(self, amount: float = 1) -> None:
         self.done += amount
         self._events.send("progress", self._description, self.done, self._total, self._unit)
-
-
-def open_artifact(store: Store) -> Workspace:
-    """A workspace for reading only: verified access to artifacts outside any stage."""
-    return Workspace(store, stage="reading", id="", payload="", progress_folder="", compute=ComputeSettings())

@@ -105,6 +105,8 @@ class RewardModel(Artifact):
     accuracy: float
     """Share of held-out pairs with the chosen answer scored higher."""
     accuracy_stderr: float
+    pairs_held_out: int = 0
+    """Pairs that the accuracy is of."""
     ranks: int
     parent: str
     flops: float = 0.0
@@ -168,4 +170,4 @@ class Report(Artifact):
 
     summary: dict[str, float]
     gains: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Per stage of the main line, and for the sweep: gain, stderr (paired), n, discordant, and words."""
+    """Per step (curation, sweep, soup, sft, dpo, reward, rlvr): gain, stderr (paired), n, discordant, and words."""

@@ -134,3 +134,20 @@ def test_what_is_private_is_read_in_its_own_module_only(package: str):
                 names = [alias.name for alias in node.names if is_private(alias.name)]
                 wrong += [f"{path.relative_to(ROOT)}:{node.lineno} {name}" for name in names]
     assert not wrong, f"make these public where they are defined, or ask what is public: {wrong}"
+
+
+WIDEST = 11
+"""Parameters of the widest function (`WindowedTokens`); 8 is where it has to go. Commands' are options a person may give."""
+
+
+def test_no_function_grows_wider():
+    wide = []
+    for name, path in modules().items():
+        if name.startswith("flows.cli"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                arguments = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
+                count = sum(argument.arg not in ("self", "cls") for argument in arguments)
+                wide += [f"{name}.{node.name} has {count}"] if count > WIDEST else []
+    assert not wide, f"put what belongs together into one value: {wide}"

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import JsonOption, StoreOption, console, print_json
+from flows.cli.options import JsonOption, RecipeArgument, SetOption, StoreOption, console, print_json
 
 app = typer.Typer(help="What curation did: how many went, which ones, and why one did.", no_args_is_help=True)
 
@@ -77,3 +77,28 @@ def why(
         print_json(steps)
     else:
         print_why(console, id, steps)
+
+
+@app.command()
+def bench(
+    recipe: RecipeArgument,
+    source: Annotated[list[str] | None, typer.Option("--source", help="Only this source; repeatable.")] = None,
+    megabytes: Annotated[float, typer.Option("--megabytes", min=0.1, help="Files to read of each source.")] = 16.0,
+    cores: Annotated[int, typer.Option("--cores", min=1, help="Cores that the projection has.")] = 64,
+    price: Annotated[float, typer.Option("--price", min=0, help="Price of a core-hour.")] = 0.05,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """MB/s per core of each data stage on a sample, and the hours and the cost of whole sources."""
+    from flows.inspection.data_speed import data_speed, file_sources, print_speeds
+    from flows.running.run import load_recipe
+
+    config = load_recipe(recipe, overrides)
+    names = source or file_sources(config)
+    if not names:
+        raise ValueError(f"recipe {recipe!r} reads no files: nothing to measure")
+    speeds = [data_speed(config, name, megabytes) for name in names]
+    if as_json:
+        print_json(speeds)
+    else:
+        print_speeds(console, speeds, cores, price)

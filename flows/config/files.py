@@ -1,7 +1,8 @@
 """Recipe files: YAML with `extends`, overrides from the command line, and errors that name field, value and way out.
 
 `extends: NAME` is NAME.yaml beside the file, else the built-in recipe; a file never extends itself, so an own laptop.yaml may
-extend the built-in `laptop`. A path (`extends: base/mine.yaml`) starts at the file's folder. Mappings are merged key by key.
+extend the built-in `laptop`. A path (`extends: base/mine.yaml`) starts at the file's folder. Of a list the later lie over the
+earlier. Mappings are merged key by key.
 Directly below `start`, `collect`, `classifiers`, `label`, `synthesize` and `filter`, whose keys are names, null takes the
 thing of that name out; everywhere else null is a value.
 """
@@ -93,9 +94,16 @@ def _read(path: Path, above: list[Path]) -> dict[str, Any]:
     data.setdefault("name", path.stem)
     if parent is None:
         return data
-    if not isinstance(parent, str) or not parent:
-        raise RecipeError(f"{path}: extends={parent!r} is not the name or path of one recipe, such as extends: laptop")
-    below = _read(extended_file(path, parent), [*above, path])
+    parents = parent if isinstance(parent, list) else [parent]
+    if not parents or not all(isinstance(name, str) and name for name in parents):
+        raise RecipeError(
+            f"{path}: extends={parent!r} is not the name or path of a recipe, such as extends: laptop, or a list of them"
+        )
+    below: dict[str, Any] = {}
+    for name in parents:
+        file = extended_file(path, name)
+        given = _read(file, [*above, path])
+        below = merge(taken_out(below, given, str(file)), given)
     return merge(taken_out(below, data, str(path)), data)
 
 

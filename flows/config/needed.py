@@ -17,6 +17,8 @@ def needed_sources(config: RecipeConfig) -> set[str]:
     made = {*config.collect, *config.synthesize}
     if config.begins_at(PAST_MIDTRAINING):
         return set()
+    if config.comparison:
+        return _compared_sources(config, made)
     mixes = [config.anneal_mix, *(item.mix for item in config.further_ingredients)]
     if "base" not in config.start or not all(mix.sources for mix in mixes):
         return made
@@ -27,12 +29,18 @@ def needed_sources(config: RecipeConfig) -> set[str]:
     return names
 
 
+def _compared_sources(config: RecipeConfig, made: set[str]) -> set[str]:
+    """What the mix of a comparison reads, and what its rules' classifiers learn from."""
+    names = {wish.source for wish in config.pretrain_mix.sources} or made
+    return names.union(*(config.classifier_sources(name) for name in needed_classifiers(config, names)))
+
+
 def needed_classifiers(config: RecipeConfig, sources: Iterable[str]) -> list[str]:
     """Classifiers that are trained: all of them from raw text on, else those that the rules of these sources or of a
     candidate ask."""
-    if "base" not in config.start:
+    if "base" not in config.start and not config.comparison:
         return list(config.classifiers)
     rules: list[FilterConfig] = [config.filter[name] for name in sources if name in config.filter]
-    rules += [candidate.filter for candidate in config.candidates]
+    rules += [] if config.comparison else [candidate.filter for candidate in config.candidates]
     asked = {classifier_of(scorer) for rule in rules for scorer in rule.scorers}
     return [name for name in config.classifiers if name in asked]

@@ -5,6 +5,7 @@ Example: `revision: main` of a dataset becomes the commit that `main` is now; a 
 
 from typing import TypeVar
 
+from flows.config.comparison_config import ComparisonConfig
 from flows.config.needed import needed_sources
 from flows.config.parts import (
     PAST_FINETUNING,
@@ -61,6 +62,7 @@ def resolved(config: RecipeConfig) -> RecipeConfig:
                 item.model_copy(update={"prompts": prompts_stage.resolve(item.prompts)}) for item in config.further_rlvr
             ),
             "pretrain": with_tasks(config.pretrain, evaluation),
+            "comparison": config.comparison and compared_with_tasks(config.comparison, evaluation),
             "anneal": with_tasks(config.anneal, evaluation),
             "microanneal": config.microanneal.model_copy(
                 update={"anneal": with_tasks(config.microanneal.anneal, evaluation)}
@@ -84,6 +86,12 @@ def pinned_preference_prompts(config: RecipeConfig) -> PromptsConfig | None:
 def with_tasks(training: Training, evaluation: EvaluationConfig) -> Training:
     """A training with the benchmarks that it asks on its way."""
     return training.model_copy(update={"in_loop": training.in_loop.filled(evaluation.benchmarks)})
+
+
+def compared_with_tasks(comparison: ComparisonConfig, evaluation: EvaluationConfig) -> ComparisonConfig:
+    """A comparison whose trainings have the benchmarks that they ask on their way."""
+    variants = {name: with_tasks(training, evaluation) for name, training in comparison.variants.items()}
+    return comparison.model_copy(update={"variants": variants})
 
 
 def resolved_candidate(candidate: CandidateConfig) -> CandidateConfig:

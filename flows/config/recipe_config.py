@@ -4,10 +4,12 @@ Defaults are the published 7B values where a stage has them. A recipe file gives
 """
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
+from flows.config.comparison_config import ComparisonConfig, with_variants
+from flows.config.curation_trial import CurationTrialConfig
 from flows.config.parts import (
     PAST_MIDTRAINING,
     CandidateConfig,
@@ -78,6 +80,10 @@ class RecipeConfig(Config):
     """What pre-training reads."""
     pretrain: PretrainConfig = PretrainConfig()
     """Tokens to base model."""
+    curation_trial: CurationTrialConfig | None = None
+    """A small model on filtered against unfiltered text, beside pre-training: what curation brings; none by default."""
+    comparison: ComparisonConfig | None = None
+    """Variants of `pretrain` that are trained side by side and drawn, and nothing after them."""
     candidates: tuple[CandidateConfig, ...] = Field(min_length=1)
     """Sources that micro-anneals compare and mid-training may use."""
     microanneal: MicroannealConfig
@@ -113,6 +119,11 @@ class RecipeConfig(Config):
     """Stages of reinforcement after the first, each from where the one before ended."""
     evaluation: EvaluationConfig
     """What every checkpoint is asked."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _write_variants_out(cls, data: Any) -> Any:
+        return with_variants(data)
 
     @property
     def asked_prompts(self) -> PromptsConfig:

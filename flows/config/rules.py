@@ -41,8 +41,10 @@ def check_recipe(config: RecipeConfig) -> None:
     check_names(config.evaluation.of("recipe"))
     if not config.begins_at(("base", *PAST_MIDTRAINING)):
         _check_model(config)
+    _check_variants(config)
     for name, stage, training in _trainings(config):
         _check_windows(name, stage, training, config.execution)
+    _check_trial(config)
     _check_preferences(config)
     for name, how, _ in reinforcements(config):
         _check_rollouts(name, how)
@@ -111,6 +113,10 @@ def _repeated(names: list[str]) -> str:
 
 
 def _check_start(config: RecipeConfig) -> None:
+    if config.start and config.comparison:
+        raise ValueError(
+            f"comparison trains its variants from their initialisation, but start gives {', '.join(config.start)}; leave one out"
+        )
     places = [place for place in config.start if place != "reward"]
     if len(places) > 1:
         raise ValueError(
@@ -167,11 +173,13 @@ def _check_value_model(name: str, how: RLVRConfig | PPOConfig, config: RecipeCon
 
 def _trainings(config: RecipeConfig) -> Iterator[tuple[str, str, MixTrainingConfig]]:
     """(field, stage, config) of every training on a mix."""
-    yield from (
-        ("pretrain", "pretrain", config.pretrain),
-        ("anneal", "anneal", config.anneal),
-        ("microanneal.anneal", "anneal", config.microanneal.anneal),
-    )
+    yield "pretrain", "pretrain", config.pretrain
+    if config.comparison:
+        yield from (
+            (f"comparison.variants.{name}", "pretrain", how) for name, how in config.comparison.variants.items()
+        )
+    yield "anneal", "anneal", config.anneal
+    yield "microanneal.anneal", "anneal", config.microanneal.anneal
 
 
 def _check_preferences(config: RecipeConfig) -> None:
@@ -206,6 +214,39 @@ def _check_model(config: RecipeConfig) -> None:
             raise ValueError(
                 f"{name}.sequence_length={training.sequence_length:,} exceeds pretrain.model.max_sequence_length={window:,}; "
                 "lower the first or raise the second"
+            )
+
+
+def _check_trial(config: "RecipeConfig") -> None:
+    trial = config.curation_trial
+    if trial is None:
+        return
+    if trial.source not in config.collect:
+        raise ValueError(
+            f"curation_trial.source={trial.source!r} is not a collected source; they are {', '.join(config.collect)}"
+        )
+    needed, rows = Tokenizer(config.encode.ranks).vocab_size, trial.pretrain.model.vocab_size
+    if rows < needed:
+        raise ValueError(
+            f"curation_trial.pretrain.model.vocab_size={rows:,} has no row for each of the {needed:,} ids of "
+            f"encode.ranks={config.encode.ranks:,}; raise it"
+        )
+    _check_windows("curation_trial.pretrain", "pretrain", trial.pretrain, config.execution)
+
+
+def _check_variants(config: RecipeConfig) -> None:
+    """Variants share the mix and its vocabulary, so what they read has one shape."""
+    for name, how in config.comparison.variants.items() if config.comparison else ():
+        for field in ("sequence_length", "batch_size"):
+            value, shared = getattr(how, field), getattr(config.pretrain, field)
+            if value != shared:
+                raise ValueError(
+                    f"comparison.variants.{name}.{field}={value:,} is not pretrain.{field}={shared:,}; the mix is cut for one"
+                )
+        if how.model.vocab_size != config.pretrain.model.vocab_size:
+            raise ValueError(
+                f"comparison.variants.{name}.model.vocab_size={how.model.vocab_size:,} is not that of pretrain, "
+                f"{config.pretrain.model.vocab_size:,}; the token files have one vocabulary"
             )
 
 

@@ -19,10 +19,12 @@ from tasks.data.programs import programs
 from tasks.data.prompts import prompts
 from tasks.data.rewrite import rewrite
 from tasks.data.score import score
+from tasks.data.set_aside import set_aside
 from tasks.data.synthesize import synthesize
 from tasks.data.worked import worked
 from tasks.evaluation.evaluate import evaluate
 from tasks.evaluation.evaluate_served import evaluate_served
+from tasks.evaluation.perplexity import perplexity
 from tasks.evaluation.rank import rank
 from tasks.evaluation.report import report
 from tasks.evaluation.rescore import rescore
@@ -37,9 +39,9 @@ from tasks.training.sft import sft
 from tasks.training.soup import soup
 
 STAGES = (
-    collect, synthesize, worked, programs, personas, rewrite, label, classifier, score, filter, dedup, decontaminate, encode,
-    mix, chats, prompts, pairs, decontaminate_chats, decontaminate_prompts, decontaminate_pairs,
-    pretrain, anneal, soup, sft, preferences, dpo, reward, rlvr, ppo, evaluate, evaluate_served, rescore, rank,
+    collect, synthesize, worked, programs, personas, rewrite, label, classifier, score, filter, dedup, decontaminate, set_aside,
+    encode, mix, chats, prompts, pairs, decontaminate_chats, decontaminate_prompts, decontaminate_pairs,
+    pretrain, anneal, soup, sft, preferences, dpo, reward, rlvr, ppo, evaluate, evaluate_served, perplexity, rescore, rank,
     report,
 )  # fmt: skip
 NAMES = tuple(stage.name for stage in STAGES)
@@ -64,5 +66,6 @@ def unknown_stages(execution: Execution) -> dict[str, str]:
         f"execution.{field}.{name}": name
         for field, settings in by_stage.items()
         for name in settings
-        if name not in NAMES and (name != "default" or field == "parallel")
+        if (name.partition(":")[0] if field == "compile" else name) not in NAMES
+        and (name != "default" or field == "parallel")
     }

@@ -117,17 +117,27 @@ def training_runs(config: RecipeConfig, made: Made = MappingProxyType({})) -> It
             yield run
 
 
+def trained_model(config: RecipeConfig, label: str) -> ModelConfig:
+    """The model that a training of the plan trains."""
+    compared = config.comparison.trainings.get(label) if config.comparison else None
+    return (compared or config.pretrain).model
+
+
 def with_estimates(rows: Iterable[PlanRow], config: RecipeConfig) -> list[PlanRow]:
     """The rows of a plan, those of trainings with what is known of their size (see `Run.estimate`)."""
     rows = list(rows)
     made = {row.label: row.artifact for row in rows if row.artifact is not None}
-    sizes = {run.label: run.estimate(config.pretrain.model) for run in training_runs(config, made)}
+    sizes = {run.label: run.estimate(trained_model(config, run.label)) for run in training_runs(config, made)}
     return [replace(row, estimate=sizes.get(row.label, row.estimate)) for row in rows]
 
 
 def _all_runs(config: RecipeConfig, made: Made) -> Iterator[Run]:
     pretraining, annealing = config.execution.compute("pretrain"), config.execution.compute("anneal")
     mix = made.get("mix:pretrain", config.pretraining_mix)
+    if config.comparison:
+        for label, how in config.comparison.trainings.items():
+            yield _window_run(label, how, mix, pretraining)
+        return
     yield _window_run("pretrain", config.pretrain, mix, pretraining)
     for candidate in config.candidates:
         mix = made.get(f"mix:try-{candidate.name}", config.candidate_mix(candidate))

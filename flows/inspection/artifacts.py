@@ -17,11 +17,11 @@ from infra.records.cleaning import clean
 from infra.records.index import Index
 from infra.records.marks import notes, pins, tagged_record, tags
 from infra.records.permanent_save_points import kept_save_points
+from infra.records.reader import Reader
 from infra.records.record import Record, generations, lineage, load_record
 from infra.records.save_points import DamagedSavePoint
 from infra.session import matches
 from infra.storage.store import Store
-from infra.workspace import open_artifact
 from tasks.artifacts import Checkpoint, RewardModel, is_of_model
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def export_checkpoint(store: Store, id: str, folder: Path) -> list[str]:
         raise ValueError(f"{record.label} {record.id} is of kind {record.kind}; only checkpoints can be exported")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is {'not empty' if folder.is_dir() else 'a file'}: give a new folder")
-    workspace = open_artifact(store)
+    workspace = Reader(store)
     artifact = record.artifact()
     names = [name for name in record.files if is_of_model(name)]
     folder.mkdir(parents=True, exist_ok=True)

@@ -16,9 +16,13 @@ from flows.cli.options import print_whole
 from flows.config.errors import RecipeError
 from flows.config.files import load
 from flows.config.recipe_config import RecipeConfig
+from model.config import ModelConfig
+from tasks.evaluation.report import ConformanceRow
 
 FILE = Path(__file__).with_name("published_values.yaml")
 SIZES = ("1b", "7b", "13b", "32b")
+ABSENT = object()
+"""Stands for the value of a field that a recipe does not have."""
 Verdict = Literal["as both", "as the paper", "as the code", "ours", "not published"]
 
 
@@ -39,8 +43,33 @@ def conformance(size: str, overrides: list[str] | None = None) -> list[Row]:
     """The rows of a size. Raises RecipeError for one that is not published."""
     if size not in SIZES:
         raise RecipeError(f"{size!r} is not a published size; they are {', '.join(SIZES)}")
-    config = load(f"olmo2-{size}", overrides)
-    return [_row(entry, size, config) for entry in published_values()]
+    return compared(load(f"olmo2-{size}", overrides), size)
+
+
+def compared(config: RecipeConfig, size: str) -> list[Row]:
+    """The rows of a recipe beside those of a published size; what the recipe has no field for is left out."""
+    data = config.model_dump(mode="json")
+    entries = (entry for entry in published_values() if size in entry.get("sizes", SIZES))
+    found = ((entry, _at(data, entry["field"])) for entry in entries)
+    return [_row(entry, size, ours) for entry, ours in found if ours is not ABSENT]
+
+
+def published_size(config: RecipeConfig) -> str | None:
+    """The published size whose model the recipe trains."""
+    models = {size: ModelConfig.model_validate(size.upper()) for size in SIZES}
+    return next((size for size, model in models.items() if model == config.pretrain.model), None)
+
+
+def reported(config: RecipeConfig) -> tuple[ConformanceRow, ...]:
+    """The table for the report of a recipe of a published size, in words; empty for another model."""
+    size = published_size(config)
+    return tuple(
+        ConformanceRow(
+            topic=row.topic, paper=_shown(row.paper), code=_shown(row.code), ours=_shown(row.ours), verdict=row.verdict,
+            why=row.why if row.paper != row.code else "",
+        )
+        for row in (compared(config, size) if size else ())
+    )  # fmt: skip
 
 
 def published_values() -> list[dict[str, Any]]:
@@ -53,17 +82,19 @@ def of_size(value: Any, size: str) -> Any:
     return value.get(size) if isinstance(value, dict) else value
 
 
-def _row(entry: dict[str, Any], size: str, config: RecipeConfig) -> Row:
+def _row(entry: dict[str, Any], size: str, ours: Any) -> Row:
     paper, code = of_size(entry["paper"], size), of_size(entry["code"], size)
-    ours = _at(config.model_dump(mode="json"), entry["field"])
     return Row(entry["topic"], entry["field"], paper, code, ours, _verdict(paper, code, ours), entry.get("why", ""))
 
 
 def _at(data: dict[str, Any], field: str) -> Any:
-    """The value at a dotted path; members of a list are told apart by their names."""
+    """The value at a dotted path, ABSENT where there is none; members of a list are told apart by their names."""
     value: Any = data
     for part in field.split("."):
-        value = next(member for member in value if member["name"] == part) if isinstance(value, list) else value[part]
+        if isinstance(value, list):
+            value = next((item for item in value if part in (item.get("name"), item.get("source"))), ABSENT)
+        else:
+            value = value.get(part, ABSENT) if isinstance(value, dict) else ABSENT
     return value
 
 

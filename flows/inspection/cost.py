@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass, field
 
 from flows.config.recipe_config import RecipeConfig
-from flows.config.training_runs import Run, training_runs
+from flows.config.training_runs import Run, trained_model, training_runs
 from infra.settings import SiteSettings
 from model.config import ModelConfig
 from model.training.memory import Memory, memory_of
@@ -105,7 +105,7 @@ class Cost:
 
 def recipe_costs(config: RecipeConfig, hardware: Hardware) -> list[Cost]:
     """Cost of every training stage in the order of the flow."""
-    return [cost(run, config.pretrain.model, hardware) for run in training_runs(config)]
+    return [cost(run, trained_model(config, run.label), hardware) for run in training_runs(config)]
 
 
 def cost(run: Run, model: ModelConfig, hardware: Hardware) -> Cost:

@@ -46,7 +46,7 @@ def stored_bytes(config: RecipeConfig, costs: list[Cost]) -> dict[str, float]:
     parameters, every = config.pretrain.model.parameters, config.execution.keep_every
     found = {}
     for item in costs:
-        first = item.label == "pretrain"
+        first = item.label.partition(":")[0] == "pretrain"
         kept = item.steps // every if first and every and item.steps else 0
         found[item.label] = stored_by_training(parameters, moments=first)
         found[item.label] += kept * stored_by_training(parameters, moments=True)

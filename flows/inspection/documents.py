@@ -21,9 +21,9 @@ from flows.config.errors import RecipeError
 from flows.config.files import names_recipe
 from flows.inspection.artifacts import find_record
 from flows.running.run import load_recipe, plan
+from infra.records.reader import Reader
 from infra.records.record import Record, all_records, lineage, record_of
 from infra.storage.store import Store
-from infra.workspace import Workspace, open_artifact
 from model.data.batches import documents_within
 from tasks.artifacts import Documents, Tokens
 from tasks.data.documents.dolma_files import read_lines
@@ -44,7 +44,7 @@ SAMPLED_FROM = 50
 class Curated:
     """The records of data stages that are asked about, inputs before what was made of them."""
 
-    ws: Workspace
+    reader: Reader
     records: list[Record]
 
     def lines(self, record: Record, prefix: str, needle: bytes = b"") -> Iterator[tuple[str, int, dict[str, Any]]]:
@@ -54,7 +54,7 @@ class Curated:
 
     def lines_of(self, record: Record, name: str, needle: bytes = b"") -> Iterator[tuple[str, int, dict[str, Any]]]:
         """The same of one file."""
-        for number, line in enumerate(read_lines(self.ws.path(record.artifact(), name)), start=1):
+        for number, line in enumerate(read_lines(self.reader.path(record.artifact(), name)), start=1):
             if needle in line:
                 yield name, number, orjson.loads(line)
 
@@ -80,7 +80,7 @@ def curated(target: str | None, store: str | None) -> Curated:
         raise RecipeError(
             f"store {found.url}: {what} no finished data stage; make them: olmo2 run RECIPE --until encode"
         )
-    return Curated(open_artifact(found), records)
+    return Curated(Reader(found), records)
 
 
 def newest(store: Store) -> list[Record]:
@@ -112,7 +112,7 @@ def funnel(asked: Curated) -> list[dict[str, Any]]:
 
 def _step(asked: Curated, record: Record) -> dict[str, Any]:
     facts = record.facts
-    inputs = [asked.ws.at(item.address) for item in record.inputs if item.kind == Documents.__name__]
+    inputs = [asked.reader.at(item.address) for item in record.inputs if item.kind == Documents.__name__]
     given = [item for item in inputs if isinstance(item, Documents)]
     whole = sum(item.documents for item in given)
     if record.kind == Tokens.__name__:
@@ -128,10 +128,10 @@ def _step(asked: Curated, record: Record) -> dict[str, Any]:
     return {
         "step": record.label,
         "id": record.id,
-        "inputs": [item.label for item in map(asked.ws.record, given)],
+        "inputs": [item.label for item in map(asked.reader.record, given)],
         **coming,
         **out,
-        "reading": asked.ws.read_json(record.artifact(), READING) if READING in record.files else None,
+        "reading": asked.reader.read_json(record.artifact(), READING) if READING in record.files else None,
         "dropped": dict(sorted(dropped.items(), key=lambda item: (-item[1], item[0]))),
     }
 
@@ -291,7 +291,7 @@ def why(asked: Curated, id: str) -> list[dict[str, Any]]:
     steps = [entry for record in asked.records for entry in _entries(asked, record, id, needle)]
     if not steps:
         raise ValueError(
-            f"no data stage of store {asked.ws.store.url} has a document {id!r}; ids are shown by: olmo2 data look, "
+            f"no data stage of store {asked.reader.store.url} has a document {id!r}; ids are shown by: olmo2 data look, "
             "and by: olmo2 trace RECIPE --step 1"
         )
     return steps
@@ -336,7 +336,7 @@ def _place(file: str, line: int, row: dict[str, Any]) -> dict[str, Any]:
 
 def _encoded(asked: Curated, record: Record, id: str) -> Iterator[dict[str, Any]]:
     for name in sorted(name for name in record.files if name.startswith(TOKENS) and name.endswith(".csv.gz")):
-        for document in documents_within(asked.ws.path(record.artifact(), name), 0, sys.maxsize):
+        for document in documents_within(asked.reader.path(record.artifact(), name), 0, sys.maxsize):
             if document.id == id:
                 file, tokens = f"{name.removesuffix('.csv.gz')}.npy", [document.start, document.end]
                 yield {"decision": "encoded", "source": record.facts["source"], "file": file, "tokens": tokens}

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from infra.execution.plan import flatten
 from infra.records.index import Index
 from infra.storage.store import Store
 
 CONDITION = re.compile(r"\s*(?P<field>[^<>=!~\s]+)\s*(?P<operator><=|>=|!=|=|<|>|~)\s*(?P<value>.*\S)\s*", re.DOTALL)
+NUMBER = re.compile(r"[+-]?(\d{1,40}(\.\d{0,40})?|\.\d{1,40})([eE][+-]?\d{1,3})?", re.ASCII)
+WORDS = {"true": True, "false": False, "null": None}
 ORDERED: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
 }  # fmt: skip
@@ -56,13 +56,16 @@ def parse_condition(text: str) -> Condition:
             f"{text[:100]!r} is no condition; give FIELD OP VALUE with one of = != < <= > >= ~ (contains), such as "
             "'primary.gsm8k>0.3', 'config.schedule.length=30' or 'label~anneal'"
         )
-    try:
-        value = yaml.safe_load(match["value"])
-    except (yaml.YAMLError, ValueError):
-        value = match["value"]
-    # A date is told as text, as records have it.
-    plain = value if isinstance(value, bool | int | float | str) or value is None else match["value"]
-    return Condition(match["field"], match["operator"], plain)
+    return Condition(match["field"], match["operator"], plain_value(match["value"]))
+
+
+def plain_value(text: str) -> Any:
+    """A number, true, false or null; anything else is a text, whose quotes may be left out."""
+    if text in WORDS:
+        return WORDS[text]
+    if NUMBER.fullmatch(text):
+        return float(text) if "." in text or "e" in text.lower() else int(text)
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
 
 
 def search(store: Store, conditions: list[str]) -> list[dict[str, Any]]:

@@ -20,9 +20,9 @@ from rich.table import Table
 from flows.config.errors import nearest
 from flows.inspection.artifacts import find_record
 from flows.inspection.plots import fit_scale, inks, legend, panels, shades, write
+from infra.records.reader import Reader
 from infra.records.record import Record
 from infra.storage.store import Store
-from infra.workspace import open_artifact
 from model.config import OLMO_0424, ModelConfig, mlp_width
 from model.network.transformer import Transformer
 from model.training.diagnostics import MONITOR_STEPS, MONITOR_WINDOW, growth_exponent, monitor_spike_score, spike_score
@@ -85,7 +85,7 @@ def diagnose_runs(store: Store, ids: list[str], out: Path, window: int) -> dict[
 def _logged(store: Store, record: Record) -> dict[str, Series]:
     if METRICS not in record.files:
         raise ValueError(f"{record.label} {record.id} ({record.kind}) has no {METRICS}; diagnose a trained checkpoint")
-    return series_of(open_artifact(store).read_jsonl(record.artifact(), METRICS))
+    return series_of(Reader(store).read_jsonl(record.artifact(), METRICS))
 
 
 def series_of(rows: Iterable[dict[str, float]]) -> dict[str, Series]:

@@ -22,9 +22,9 @@ from flows.config.files import names_recipe
 from flows.running.run import load_recipe, plan
 from flows.running.sessions import find_labels
 from infra.records.artifact import Artifact
+from infra.records.reader import Reader
 from infra.records.record import Started, generations, load_started
 from infra.storage.store import Store
-from infra.workspace import Workspace, open_artifact
 from model.data.batches import Document, WindowedTokens, documents_within
 from tasks.artifacts import Mix
 from tasks.data.documents.dolma_files import read_rows, shard_name
@@ -43,7 +43,7 @@ TRAININGS = ("pretrain", "anneal")
 class Training:
     """A training that reads a mix, finished or begun, with its order of windows."""
 
-    ws: Workspace
+    reader: Reader
     begun: Started
     data: WindowedTokens
     stored: list[StoredFile]
@@ -54,7 +54,7 @@ class Training:
     def index(self, place: int) -> Path:
         """The document index of a token file, fetched when it is asked for."""
         file = self.stored[place]
-        return self.ws.path(file.tokens, f"{file.name.removesuffix('.npy')}.csv.gz")
+        return self.reader.path(file.tokens, f"{file.name.removesuffix('.npy')}.csv.gz")
 
     @property
     def named(self) -> dict[str, Any]:
@@ -72,12 +72,12 @@ def trained(target: str, stage: str, store: str | None, overrides: list[str] | N
         raise ValueError(f"--set changes a recipe, and {target!r} is an id: leave it out")
     else:
         begun, found = _of_id(target, store)
-    ws = open_artifact(found)
-    mix = _mix_of(ws, begun)
+    reader = Reader(found)
+    mix = _mix_of(reader, begun)
     config, seed = _config(begun)
-    files, stored = mix_files(ws, mix)
-    data = windows_of(ws, files, stored, config, seed)
-    return Training(ws, begun, data, stored, config.steps or data.steps_per_epoch)
+    files, stored = mix_files(reader, mix)
+    data = windows_of(reader, files, stored, config, seed)
+    return Training(reader, begun, data, stored, config.steps or data.steps_per_epoch)
 
 
 def _of_id(id: str, store: str | None) -> tuple[Started, Store]:
@@ -124,8 +124,8 @@ def _begun(store: Store, stage: str, id: str) -> Started:
     return started
 
 
-def _mix_of(ws: Workspace, begun: Started) -> Mix:
-    mixes = [ws.at(item.address) for item in begun.inputs if item.kind == Mix.__name__]
+def _mix_of(reader: Reader, begun: Started) -> Mix:
+    mixes = [reader.at(item.address) for item in begun.inputs if item.kind == Mix.__name__]
     if len(mixes) != 1 or begun.stage not in TRAININGS:
         raise ValueError(
             f"{begun.label} {begun.id} was not trained on a mix of token files; trace a pretrain or anneal checkpoint"
@@ -169,7 +169,7 @@ def trace_step(training: Training, step: int) -> dict[str, Any]:
         )
         read.setdefault(stored.tokens.address, []).extend(documents)
     for address, documents in read.items():
-        _add_scores(training.ws, training.ws.at(address), documents)
+        _add_scores(training.reader, training.reader.at(address), documents)
     return training.named | {
         "step": step,
         "epoch": (step - 1) // training.data.steps_per_epoch + 1,
@@ -203,7 +203,7 @@ def trace_document(training: Training, id: str) -> dict[str, Any]:
                 "passes": len(copies),
                 "steps": sorted(steps),
             }
-            _add_scores(training.ws, stored.tokens, [place])
+            _add_scores(training.reader, stored.tokens, [place])
             places[copies[0], document.start] = place
     if not places:
         raise ValueError(
@@ -224,26 +224,26 @@ def _document(document: Document, source: str) -> dict[str, Any]:
     }
 
 
-def _add_scores(ws: Workspace, tokens: Artifact, documents: Sequence[dict[str, Any]]) -> None:
+def _add_scores(reader: Reader, tokens: Artifact, documents: Sequence[dict[str, Any]]) -> None:
     """Give each document `scores`: the attributes that stages above its token file left beside it."""
     wanted: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for document in documents:
         document["scores"] = {}
         wanted.setdefault((document["id"], document["source"]), []).append(document)
-    for path in _attribute_files(ws, tokens, {shard_name(document["src"]) for document in documents}):
+    for path in _attribute_files(reader, tokens, {shard_name(document["src"]) for document in documents}):
         for row in read_rows(path):
             for document in wanted.get((row["id"], row["source"]), []):
                 document["scores"] |= highest_scores(row["attributes"])
 
 
-def _attribute_files(ws: Workspace, tokens: Artifact, shards: set[str]) -> Iterator[Path]:
+def _attribute_files(reader: Reader, tokens: Artifact, shards: set[str]) -> Iterator[Path]:
     """Attribute files whose rows may have gone into these document shards: a stage that joins inputs puts a number
     before a shard's name.
     """
-    for record in ws.lineage(tokens):
+    for record in reader.lineage(tokens):
         for name in record.files:
             if name.startswith(ATTRIBUTES) and any(f"-{shard}".endswith(f"-{shard_name(name)}") for shard in shards):
-                yield ws.path(record.artifact(), name)
+                yield reader.path(record.artifact(), name)
 
 
 def print_trace(console: Console, traced: dict[str, Any]) -> None:

@@ -13,9 +13,9 @@ from rich.table import Table
 from flows.cli.options import print_whole
 from infra.execution.plan import PlanRow
 from infra.records.artifact import Artifact
+from infra.records.reader import Reader
 from infra.records.record import Record, record_of
 from infra.storage.store import Store
-from infra.workspace import Workspace, open_artifact
 from tasks.artifacts import (
     Attributes,
     Chats,
@@ -53,51 +53,51 @@ class Finding:
 
 def findings(store: Store, rows: list[PlanRow]) -> list[Finding]:
     """A finding per stage in the order of the flow, without those that were left out; `rows` is the plan after the rehearsal."""
-    ws = open_artifact(store)
+    reader = Reader(store)
     artifacts = {row.label: row.artifact for row in rows}
-    return [_finding(ws, store, row, artifacts) for row in rows if row.action != "left out"]
+    return [_finding(reader, store, row, artifacts) for row in rows if row.action != "left out"]
 
 
-def _finding(ws: Workspace, store: Store, row: PlanRow, artifacts: dict[str, Artifact | None]) -> Finding:
+def _finding(reader: Reader, store: Store, row: PlanRow, artifacts: dict[str, Artifact | None]) -> Finding:
     artifact = row.artifact
     if artifact is None:
         return Finding(row.label, row.action, "", {}, "")
     record = record_of(store, artifact)
     inputs = [(label, found) for label in row.inputs if (found := artifacts.get(label))]
-    dropped = _dropped(ws, artifact, record)
+    dropped = _dropped(reader, artifact, record)
     read = "; ".join(f"{amount(found)} of {label}" for label, found in inputs[:3])
     read += f" and {len(inputs) - 3} more" if len(inputs) > 3 else ""
-    return Finding(row.label, row.action, read or _source(ws, artifact, dropped, record), dropped, amount(artifact))
+    return Finding(row.label, row.action, read or _source(reader, artifact, dropped, record), dropped, amount(artifact))
 
 
-def _dropped(ws: Workspace, artifact: Artifact, record: Record) -> dict[str, int]:
+def _dropped(reader: Reader, artifact: Artifact, record: Record) -> dict[str, int]:
     found: Counter[str] = Counter(artifact.dropped if isinstance(artifact, Documents) else {})
     found.update({name: record.notes[name] for name in DROPPED_NOTES if record.notes.get(name)})
     for name in KEPT_ASIDE:
         if name in record.files:
-            found.update(row["reason"] for row in ws.read_jsonl(artifact, name))
+            found.update(row["reason"] for row in reader.read_jsonl(artifact, name))
     if isinstance(artifact, Scores):
-        rows = ws.read_json(artifact, "scores.json")["benchmarks"]
+        rows = reader.read_json(artifact, "scores.json")["benchmarks"]
         found.update(
             {f"{row['name']}: prompts cut": row["truncated_prompts"] for row in rows if row["truncated_prompts"]}
         )
     return {name: count for name, count in found.items() if count}
 
 
-def _source(ws: Workspace, artifact: Artifact, dropped: dict[str, int], record: Record) -> str:
+def _source(reader: Reader, artifact: Artifact, dropped: dict[str, int], record: Record) -> str:
     """Rows and columns of a stage that reads from outside."""
     made = {Documents: "documents", Chats: "chats", Prompts: "prompts"}.get(type(artifact))
     if made is None:
         return ""
     rows = artifact.facts()[made] + sum(dropped.values())
-    return f"{rows:,} rows{_columns(ws, artifact, record)}"
+    return f"{rows:,} rows{_columns(reader, artifact, record)}"
 
 
-def _columns(ws: Workspace, artifact: Artifact, record: Record) -> str:
+def _columns(reader: Reader, artifact: Artifact, record: Record) -> str:
     files = sorted(
         name for name in record.files if name.endswith(".jsonl.zst") and not name.startswith(("bad/", "dropped/"))
     )
-    first: dict[str, Any] = next(iter(ws.read_jsonl(artifact, files[0])), {}) if files else {}
+    first: dict[str, Any] = next(iter(reader.read_jsonl(artifact, files[0])), {}) if files else {}
     names = [name for name in first if name != "metadata"] + [
         f"metadata.{name}" for name in first.get("metadata") or {}
     ]

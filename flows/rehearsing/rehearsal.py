@@ -152,6 +152,14 @@ def _scale_trainings(data: dict[str, Any], full: dict[str, Any]) -> None:
         item["steps"] = STEPS["anneal"] if item["steps"] else None
         _scale_mix(item["mix"], of_step["anneal"], STEPS["anneal"])
     _scale_schedule(pretrain, full["pretrain"], full["pretrain_mix"])
+    for name, variant in data["comparison"]["variants"].items() if data["comparison"] else ():
+        given = full["comparison"]["variants"][name]
+        for field in ("batch_size", "in_loop", "steps"):
+            variant[field] = pretrain[field]
+        variant["model"] = model_of(ModelConfig.model_validate(given["model"]))
+        _scale_schedule(variant, given, full["pretrain_mix"])
+    if data["comparison"]:
+        data["comparison"]["window"] = max(2, STEPS["pretrain"] // 2)
 
 
 def _scale_mix(mix: dict[str, Any], of_step: int, steps: int) -> None:

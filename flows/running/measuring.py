@@ -16,11 +16,11 @@ from infra.execution.attempt import Outcome, run_stage
 from infra.language_models.client import Endpoint
 from infra.language_models.served import served_models
 from infra.records.looks import write_look
+from infra.records.reader import Reader
 from infra.records.record import Record
 from infra.session import Session
 from infra.settings import EndpointSettings, Execution
 from infra.storage.store import Store
-from infra.workspace import open_artifact
 from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Checkpoint, Scores
 from tasks.evaluation.comparing.differences import Difference, compare_scores, differing_items
@@ -121,7 +121,7 @@ def note_look(store: Store, records: Sequence[Record], run: str, why: str) -> No
     """Leave a line in the log for held-out scores that a command shows."""
     for record in records:
         scores = as_scores(record)
-        rows = open_artifact(store).read_json(scores, "scores.json")["benchmarks"]
+        rows = Reader(store).read_json(scores, "scores.json")["benchmarks"]
         seen = [row["name"] for row in rows if row.get("role") == "held_out"]
         write_look(store, scores.address, scores.label, seen, run=run, why=why or "no reason was given")
 
@@ -140,7 +140,7 @@ def find_checkpoint(store: Store, target: str) -> Checkpoint:
 def shown_scores(store: Store, record: Record, *, reused: bool) -> dict[str, Any]:
     """The id and the rows of an evaluation."""
     scores = as_scores(record)
-    rows = open_artifact(store).read_json(scores, "scores.json")["benchmarks"]
+    rows = Reader(store).read_json(scores, "scores.json")["benchmarks"]
     return {"id": record.id, "address": record.address, "reused": reused, "benchmarks": rows}
 
 
@@ -170,7 +170,7 @@ def compare_command(
     store: Store, first: str, second: str, page: Path | None = None, why: str = ""
 ) -> list[dict[str, Any]]:
     """Paired differences of two evaluations; with `page`, an HTML page of the items where they differ."""
-    ws = open_artifact(store)
+    ws = Reader(store)
     records = [find_record(store, first), find_record(store, second)]
     one, other = map(as_scores, records)
     found = compare_scores(ws, one, other)

@@ -12,5 +12,8 @@ JOB_TEMPLATE: dict[str, Any] = {
 }
 """Prefect's own template lets a run name the command, environment and folder of its process."""
 
-ENTRYPOINTS = tuple(f"flows.deployments.{name}" for name in ("recipe", "stage", "sweep", "evaluation"))
+ENTRYPOINTS = (
+    *(f"flows.deployments.{name}" for name in ("recipe", "stage", "sweep", "evaluation")),
+    *(f"flows.store_deployments.{name}" for name in ("comparison", "export", "adoption", "grid")),
+)
 """The flows of prefect.yaml."""

@@ -11,9 +11,9 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from flows.serving import views
+from infra.records.reader import Reader
 from infra.secrets import without_secrets
 from infra.storage.store import Store, StoreError
-from infra.workspace import open_artifact
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'self'"
 """What a page may load: nothing but its own styles."""
@@ -88,7 +88,7 @@ class Pages:
         record = self._record(request)
         if REPORT not in record.files:
             raise views.NotFound(f"{record.label} {record.id} is no report")
-        data = open_artifact(self._store).path(record.artifact(), REPORT).read_bytes()
+        data = Reader(self._store).path(record.artifact(), REPORT).read_bytes()
         return HTMLResponse(data, headers={"Content-Security-Policy": REPORT_POLICY})
 
     def samples(self, request: Request) -> Response:

@@ -18,10 +18,10 @@ from infra.execution.compare import record_differences
 from infra.execution.plan import flatten
 from infra.records.index import Index
 from infra.records.marks import notes, pins, tags
+from infra.records.reader import Reader
 from infra.records.record import Record, lineage, load_record
 from infra.session import matches
 from infra.storage.store import Store
-from infra.workspace import open_artifact
 from tasks.artifacts import METRICS, Scores
 from tasks.evaluation.comparing.differences import compare_scores
 
@@ -200,7 +200,7 @@ def samples(store: Store, record: Record, name: str, page: int) -> dict[str, Any
 
 def lines_of(store: Store, record: Record, name: str) -> Iterator[bytes | None]:
     """Lines of a verified file; None for one that is too long. A `.json` file is one line."""
-    path = open_artifact(store).path(record.artifact(), name)
+    path = Reader(store).path(record.artifact(), name)
     with path.open("rb") as raw:
         stream = zstandard.ZstdDecompressor().stream_reader(raw) if name.endswith(".zst") else raw
         buffered = io.BufferedReader(stream, 1 << 16)  # type: ignore[arg-type]
@@ -241,7 +241,7 @@ def comparison(store: Store, first: Record, second: Record) -> dict[str, Any]:
         one, other = first.artifact(), second.artifact()
         assert isinstance(one, Scores) and isinstance(other, Scores)
         try:
-            scores = [asdict(row) for row in compare_scores(open_artifact(store), one, other)]
+            scores = [asdict(row) for row in compare_scores(Reader(store), one, other)]
         except ValueError as error:
             raise NotFound(str(error)) from error
     return {"first": first, "second": second, "differences": record_differences(first, second), "scores": scores}

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import secrets
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -68,9 +69,10 @@ def connected(address: str) -> Iterator[ModuleType]:
 def _ask_for_a_token() -> None:
     """Let the local Ray answer only those who know a token that this process makes: its ports are open on all interfaces.
 
-    Ray reads both variables when it is imported, and its workers inherit them. Whoever set a mode has decided that already.
+    Ray reads both variables when it is imported, and its workers inherit them: a program of ours imports it here first, and one
+    that has imported it before goes by its own environment. Whoever set a mode has decided that already.
     """
-    if "RAY_AUTH_MODE" not in os.environ:
+    if "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_urlsafe(TOKEN_BYTES))
 
 

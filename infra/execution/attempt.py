@@ -46,7 +46,7 @@ from infra.settings import ComputeSettings, Execution
 from infra.stage import Call, Stage
 from infra.stopping import fenced
 from infra.storage.store import Store, StoreError
-from infra.workspace import Workspace
+from infra.workspace import WorkSettings, Workspace
 
 SIZES_AT_ONCE = 32
 """Payload files whose size is asked for at a time: a stage of 100,000 files would else wait for an object store for an hour."""
@@ -178,12 +178,14 @@ def _run_and_commit(
         id=id,
         payload=payload_address(stage.name, id, generation),
         progress_folder=lease.folder,
-        compute=execution.compute(stage.name),
-        ray=_ray_of(stage, execution),
-        save_every=execution.save_every,
-        keep_every=execution.keep_every or 0,
-        endpoints=execution.endpoints,
-        generation=execution.stage_generation(stage.name),
+        settings=WorkSettings(
+            compute=execution.compute(stage.name, stage.label),
+            ray=_ray_of(stage, execution),
+            save_every=execution.save_every,
+            keep_every=execution.keep_every or 0,
+            endpoints=execution.endpoints,
+            generation=execution.stage_generation(stage.name),
+        ),
         attempt=lease.number,
         run_shards=run_shards,
     )

@@ -30,6 +30,7 @@ from typing import Any
 
 import orjson
 
+from infra import python_ast
 from infra.execution.syntax import Definition, Scope, definitions, imported_names
 from infra.execution.syntax import __file__ as syntax_file
 from infra.workspace import Workspace
@@ -260,5 +261,5 @@ def _module(name: str) -> Module:
         raise ValueError(f"the source of module {name} is not there, so whether its results are stale cannot be told")
     stamp = _stamp(path)
     if name not in _modules or _modules[name][0] != stamp:
-        _modules[name] = stamp, Module(name, path, ast.parse(path.read_text(encoding="utf-8")))
+        _modules[name] = stamp, Module(name, path, python_ast.parse(path.read_text(encoding="utf-8")))
     return _modules[name][1]

@@ -31,6 +31,7 @@ from model.training.watchdog import Watchdog
 __all__ = [
     "Batch",
     "Course",
+    "EndOfTraining",
     "Evaluate",
     "Evaluation",
     "Listeners",
@@ -45,6 +46,12 @@ __all__ = [
 Evaluate = Callable[["TrainState"], dict[str, float]]
 """State -> metrics of the model as it is, equal in equal runs (RECIPE D, evaluation in the loop). Asked in all workers of a
 group, whose weights may be in parts (`Group.apply`, `Group.holding`)."""
+
+
+class EndOfTraining(Exception):
+    """Raised by `batches(step)`: no update is made any more, and the state of the last one is the result. In a group, all workers
+    have to raise it at the same step.
+    """
 
 
 @dataclass
@@ -129,7 +136,8 @@ class Listeners:
 def train(state: TrainState, course: Course, compute: Compute, told: Listeners = Listeners()) -> TrainState:
     """Train from `state.step` to the last step of the course and return the state.
 
-    Raises FloatingPointError at a non-finite loss or gradient, before it reaches the weights or a checkpoint.
+    `course.batches` may raise EndOfTraining, after which the state has fewer updates. Raises FloatingPointError at a non-finite
+    loss or gradient, before it reaches the weights or a checkpoint.
     """
     if compute.threads:
         torch.set_num_threads(compute.threads)
@@ -145,8 +153,11 @@ def train(state: TrainState, course: Course, compute: Compute, told: Listeners =
         Metrics(told.log, told.record, logging.instances, state.step, meter) as metrics,
     ):
         while state.step < steps:
-            with metrics.waiting():
-                micro_batches = course.batches(state.step)
+            try:
+                with metrics.waiting():
+                    micro_batches = course.batches(state.step)
+            except EndOfTraining:
+                break
             metrics.collect(state.step + 1, train_step(state, micro_batches, course, compute.device))
             watchdog.beat()
             save = told.checkpoint if told.checkpoint_every and state.step % told.checkpoint_every == 0 else None
@@ -165,6 +176,8 @@ def train(state: TrainState, course: Course, compute: Compute, told: Listeners =
                 metrics.saved = state.step
             if state.step % compute.gc_every == 0:
                 gc.collect(1)
+        if state.step < steps:
+            metrics.end(state.tokens)
     return state
 
 

@@ -95,6 +95,12 @@ class Metrics:
         self._sent.append(Line(list(steps), tokens, self._waited, logged, values))
         self._collected = []
 
+    def end(self, tokens: int) -> None:
+        """Send and deliver what is left of a training that ended before its last step."""
+        if self._collected:
+            self.send(tokens, {}, logged=True)
+        self.deliver(wait=True)
+
     def deliver(self, wait: bool) -> None:
         """Check, record and log what has arrived, or, waiting for it, all. Raises FloatingPointError for a value that is
         not finite.

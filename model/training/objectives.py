@@ -93,7 +93,7 @@ def grpo_loss(
     *,
     clip_low: float,
     clip_high: float,
-    kl_coefficient: float,
+    kl_coefficient: float | Tensor,
     kl_estimator: KLEstimator,
 ) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
     """Clipped policy loss + β·KL per token, and that KL, which is of the current policy (RECIPE H.3)."""
@@ -194,7 +194,8 @@ def grpo_objective(
     """GRPO's loss, weighted per token.
 
     Batch: `ids`, `labels`, `weights`, `token_share`, `old_log_probs`, `reference_log_probs` (batch seq),
-    `advantages` (batch). Metrics are token means: `kl`, `ratio`, `clip_share`.
+    `advantages` (batch), and where β changes from step to step `kl_coefficient` (). Metrics are token means: `kl`, `ratio`,
+    `clip_share`.
     """
 
     def objective(model: Transformer, batch: dict[str, Tensor]) -> tuple[Tensor, Metrics]:
@@ -208,7 +209,7 @@ def grpo_objective(
             advantages,
             clip_low=clip_low,
             clip_high=clip_high,
-            kl_coefficient=kl_coefficient,
+            kl_coefficient=batch.get("kl_coefficient", kl_coefficient),
             kl_estimator=kl_estimator,
         )
         ratio = torch.exp(log_probs.detach() - batch["old_log_probs"])

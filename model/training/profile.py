@@ -20,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 from model.config import Compute, ModelConfig
 from model.network.transformer import Transformer
 from model.training.allocator import keep_freed_memory
-from model.training.loop import Batch, TrainState, compile_model, new_state, train_step
+from model.training.loop import Batch, Course, TrainState, compile_model, new_state, train_step
 from model.training.losses import LossConfig, language_model_objective
 from model.training.optim import OptimConfig
 from model.training.schedule import ScheduleConfig
@@ -113,7 +113,7 @@ def profile_steps(
     batches = _windows(model, rows, length, micro_rows or rows)
 
     def step() -> float:
-        return _timed(state, loss, batches, optim, compute.device)
+        return _timed(state, loss, batches, compute.device)
 
     for _ in range(WARM_STEPS):
         step()
@@ -131,10 +131,11 @@ def _windows(model: ModelConfig, rows: int, length: int, micro_rows: int) -> lis
     return [{"ids": part, "labels": part.roll(-1, dims=1)} for part in ids.split(micro_rows)]
 
 
-def _timed(state: TrainState, loss: LossConfig, batches: Sequence[Batch], optim: OptimConfig, device: str) -> float:
+def _timed(state: TrainState, loss: LossConfig, batches: Sequence[Batch], device: str) -> float:
     start = time.perf_counter()
     schedule = ScheduleConfig(learning_rate=1e-4, unit="steps", warmup=1, length=10_000)
-    found = train_step(state, language_model_objective(loss), batches, optim, schedule, 10_000, device)
+    course = Course(language_model_objective(loss), lambda _: batches, schedule, 10_000)
+    found = train_step(state, batches, course, device)
     # The value is on the host only when the device has done all that was asked of it.
     float(found["loss"])
     return time.perf_counter() - start

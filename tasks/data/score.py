@@ -112,4 +112,4 @@ def score_rows(documents: list[Row], scorers: Sequence[Scorer], models: Sequence
     return found
 
 
-score = stage(score_documents, name="score", version=3)
+score = stage(score_documents, name="score", version=4)

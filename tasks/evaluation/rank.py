@@ -3,10 +3,12 @@
 Candidates answer the same items, so two of them are compared by their paired differences where the items are stored, which
 is sharper than comparing their errors. A candidate is tied with the best unless the difference is significant after Holm's
 correction for the number of candidates: the order among tied candidates is not evidence, and the outcome is "undecided".
+Beside a tied candidate stands how many items would decide, if the difference is what was measured (`items_to_decide`).
 A score that is not finite never ranks; its candidate is named in `ranking.json`.
 """
 
-from math import hypot, isfinite
+from math import ceil, hypot, isfinite
+from statistics import NormalDist
 from typing import Any
 
 from pydantic import Field
@@ -16,6 +18,9 @@ from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Ranking, Scores
 from tasks.evaluation.comparing.comparison import Comparison, compare, holm, two_sided
+
+POWER = 0.8
+"""How often the number of items that is asked for finds a difference of the measured size."""
 
 
 class RankConfig(Config):
@@ -56,11 +61,12 @@ def rank_candidates(ws: Workspace, scores: list[Scores], config: RankConfig) -> 
                 "score": rows[place]["score"],
                 "stderr": rows[place]["stderr"],
                 "n": rows[place]["n"],
-                "behind_best": -direction * one.difference if one else 0.0,
+                "behind_best": 0.0 - direction * one.difference if one else 0.0,
                 "behind_best_stderr": one.stderr if one else 0.0,
                 "discordant": one.discordant if one else 0,
                 "p_holm": p,
                 "tied_with_best": p >= alpha,
+                "items_to_decide": items_to_decide(one, alpha / max(1, len(found))) if one and p >= alpha else 0,
             }
         )
     decided = not any(row["tied_with_best"] for row in table[1:])
@@ -80,6 +86,17 @@ def rank_candidates(ws: Workspace, scores: list[Scores], config: RankConfig) -> 
         stderr={row["candidate"]: row["stderr"] for row in table},
         outcome=outcome,
     )
+
+
+def items_to_decide(found: Comparison, level: float) -> int | None:
+    """Items with which a difference of this size is significant at the level four times in five; None where there is no
+    difference, or no item was paired.
+    """
+    if not found.n or found.difference == 0:
+        return None
+    law = NormalDist()
+    errors = law.inv_cdf(1 - level / 2) + law.inv_cdf(POWER)
+    return ceil(found.n * (errors * found.stderr / found.difference) ** 2)
 
 
 def check_candidates(scores: list[Scores], config: RankConfig) -> None:
@@ -123,4 +140,4 @@ def difference(ws: Workspace, scores: list[Scores], rows: list[dict[str, Any]], 
     return compare(values[0], values[1])
 
 
-rank = stage(rank_candidates, name="rank", version=2)
+rank = stage(rank_candidates, name="rank", version=3)

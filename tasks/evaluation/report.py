@@ -21,11 +21,41 @@ from model.config import Config
 from tasks.artifacts import METRICS, Checkpoint, Documents, Mix, Preferences, Ranking, Report, RewardModel, Scores
 from tasks.evaluation.comparing.paired import comparer
 from tasks.evaluation.reporting import costs as report_costs
+from tasks.evaluation.reporting import gains as report_gains
 from tasks.evaluation.reporting import report_values as numbers
+from tasks.evaluation.reporting.compared import compared_run
 from tasks.evaluation.reporting.page import render_page
 
 HISTOGRAMS = "histograms.json"
 READING = "collect.json"
+
+
+class ComparedConfig(Config):
+    """What the checkpoints are drawn beside each other for, when a report is of a comparison."""
+
+    title: str
+    """What is compared."""
+    paper: str = ""
+    """What the paper found."""
+    window: int = Field(ge=2)
+    """Steps before a value that it is judged against."""
+
+
+class ConformanceRow(Config):
+    """One value of the recipe beside the paper's and the released code's, in words."""
+
+    topic: str
+    """What it is."""
+    paper: str
+    """What the paper says; a dash where it does not."""
+    code: str
+    """What the released code says; a dash likewise."""
+    ours: str
+    """What the recipe says."""
+    verdict: str
+    """Which of both it is."""
+    why: str
+    """Reason of the choice where they disagree."""
 
 
 class ReportConfig(Config):
@@ -45,6 +75,10 @@ class ReportConfig(Config):
     """From this many standard errors on a difference is called clear (about 1 in 370 by chance)."""
     curve_points: int = Field(default=400, ge=2)
     """Most logged steps shown per curve."""
+    conformance: tuple[ConformanceRow, ...] = ()
+    """The recipe's values beside the published ones, for a model of a published size."""
+    compared: ComparedConfig | None = None
+    """The comparison that the checkpoints are variants of, if they are."""
 
 
 def write_report(
@@ -56,9 +90,11 @@ def write_report(
     preferences: Preferences | None,
     ranking: Ranking | None,
     scores: list[Scores],
+    trial: list[Scores],
     config: ReportConfig,
 ) -> Report:
-    """Write `report.html` and `report.json`. What is None or empty has no section.
+    """Write `report.html` and `report.json`. What is None or empty has no section. `trial`: scores of a small model on unfiltered
+    and on filtered text, or none.
 
     ValueError when labels and artifacts do not fit together, or scores belong to another checkpoint.
     """
@@ -67,7 +103,7 @@ def write_report(
     named_mixes = _labelled("mix_labels", config.mix_labels, mixes)
     named = _labelled("checkpoint_labels", config.checkpoint_labels, checkpoints)
     single = [item for item in (reward, preferences, ranking) if item is not None]
-    ancestors = _ancestors(ws, [*funnel, *mixes, *checkpoints, *single, *scores])
+    ancestors = _ancestors(ws, [*funnel, *mixes, *checkpoints, *single, *scores, *trial])
     records = list(ancestors.values())
     order = list(ancestors)
     trained = sorted(
@@ -83,6 +119,8 @@ def write_report(
         "looks": _looks(ws, scores),
         "ranking": ws.read_json(ranking, "ranking.json") if ranking else None,
         "curves": _curves(ws, trained, config.curve_points),
+        "conformance": [row.model_dump() for row in config.conformance],
+        "comparison": _comparison(ws, named, config.compared, config.curve_points),
         "preferences": preferences.facts() if preferences else None,
         "reward": reward.facts() if reward else None,
         "funnel": [
@@ -96,24 +134,18 @@ def write_report(
         "lineage": [report_costs.node(record) for record in records],
         "versions": report_costs.versions(records),
     }
-    if figures["ranking"] and len(figures["ranking"]["candidates"]) > 1:
-        figures["gains"]["sweep"] = _sweep_gain(figures["ranking"])
+    figures["gains"] = report_gains.in_order(
+        figures["gains"]
+        | {
+            "curation": report_gains.curation_gain(ws, trial, comparer(ws)),
+            "sweep": report_gains.sweep_gain(figures["ranking"]) if ranking else None,
+            "reward": report_gains.reward_gain(reward) if reward else None,
+        }
+    )
     plain = _plain(figures)
     ws.write_json("report.json", plain)
     ws.write("report.html", render_page(plain).encode())
     return ws.artifact(Report, summary=_summary(plain), gains=plain["gains"])
-
-
-def _sweep_gain(ranking: dict[str, Any]) -> dict[str, Any]:
-    """The best candidate over the second best, paired where the ranking was."""
-    second = ranking["candidates"][1]
-    return {
-        "gain": second["behind_best"],
-        "stderr": second["behind_best_stderr"],
-        "n": second["n"],
-        "discordant": second.get("discordant", 0),
-        "words": "no effect shown" if second["tied_with_best"] else "gain",
-    }
 
 
 def _labelled(field: str, labels: list[str], artifacts: list[Any]) -> list[tuple[str, Any]]:
@@ -183,7 +215,7 @@ def _score_figures(
         "scores": rows,
         "changes": numbers.step_changes(main_line, matched, benchmarks, bounds, compared),
         "soup": numbers.soup_rows(soup, ingredients, matched, benchmarks, bounds, compared),
-        "gains": numbers.stage_gains(main_line, stages, ingredients, matched, benchmarks, compared),
+        "gains": report_gains.stage_gains(main_line, stages, ingredients, matched, benchmarks, compared),
     }
 
 
@@ -205,6 +237,16 @@ def _curves(ws: Workspace, named: list[tuple[str, Any]], points: int) -> list[nu
     return [curve for curve in found if curve is not None]
 
 
+def _comparison(
+    ws: Workspace, named: list[tuple[str, Checkpoint]], config: ComparedConfig | None, points: int
+) -> dict[str, Any] | None:
+    """Every variant's loss and gradient norm over the steps, with its spike scores; None without a comparison."""
+    if config is None:
+        return None
+    runs = [compared_run(label, ws.read_jsonl(item, METRICS), config.window, points) for label, item in named]
+    return {"title": config.title, "paper": config.paper, "window": config.window, "runs": runs}
+
+
 def _plain(value: Any) -> Any:
     """Dataclasses, tuples and dicts as JSON values."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -223,4 +265,4 @@ def _summary(plain: dict[str, Any]) -> dict[str, float]:
     return totals | {f"score/{name}": value for name, value in final["primary"].items()}
 
 
-report = stage(write_report, name="report", version=6)
+report = stage(write_report, name="report", version=7)

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from infra import python_ast
+
 Number = int | float
 
 MAX_CHARACTERS = 8_000
@@ -104,7 +106,7 @@ def parse(source: str) -> ast.Module:
             # Of doubtful code that is refused anyway.
             warnings.simplefilter("ignore", SyntaxWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
-            return ast.parse(source)
+            return python_ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise Refused("no Python") from error
 

@@ -14,11 +14,12 @@ from typing import Literal
 from pydantic import Field
 
 from infra.records.permanent_save_points import Kept, find_kept, kept_at
+from infra.records.reader import Reader
 from infra.records.record import Input, Started
 from infra.records.save_points import HASH
 from infra.stage import stage
 from infra.storage.store import Store
-from infra.workspace import Workspace, open_artifact
+from infra.workspace import Workspace
 from model.config import Config, ModelConfig
 from model.files.hf_config import EXTRA, FILE, read_config
 from model.tokens.tokenizer import Tokenizer
@@ -101,7 +102,7 @@ def _files(store: Store, kept: Kept) -> tuple[SavedFile, ...]:
 
 def _of_parent(store: Store, parent: Input) -> tuple[ModelConfig, int]:
     """Shape and vocabulary of the checkpoint that a training started from; its weights are not fetched."""
-    ws = open_artifact(store)
+    ws = Reader(store)
     artifact = ws.at(parent.address)
     assert isinstance(artifact, Checkpoint), artifact.kind
     with tempfile.TemporaryDirectory() as folder:
@@ -112,7 +113,7 @@ def _of_parent(store: Store, parent: Input) -> tuple[ModelConfig, int]:
 
 def _of_config(store: Store, started: Started) -> tuple[ModelConfig, int]:
     """The same of a training that started from an initialisation: the stage's own model, the vocabulary of its tokens."""
-    (mix,) = (open_artifact(store).at(item.address) for item in started.inputs if item.kind == Mix.__name__)
+    (mix,) = (Reader(store).at(item.address) for item in started.inputs if item.kind == Mix.__name__)
     assert isinstance(mix, Mix), mix.kind
     return ModelConfig.model_validate(started.config["model"]), mix.ranks
 

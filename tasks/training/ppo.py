@@ -29,6 +29,7 @@ from model.training.loop import Course, Logging
 from model.training.ppo import ActorCritic, Estimates, JointOptimizer, estimate, joint_flops, ppo_objective
 from model.training.reference_scores import row_values
 from tasks.artifacts import Checkpoint, Prompts, RewardModel
+from tasks.training.answers.kl_control import KLControl
 from tasks.training.answers.rollouts import Rollout, Rollouts, answer_metrics
 from tasks.training.answers.verified_answers import (
     Answer,
@@ -47,6 +48,7 @@ from tasks.training.fitting.fit import (
     open_checkpoint,
 )
 from tasks.training.fitting.reward_head import open_reward_model
+from tasks.verifiers.verdict import Rules
 
 
 class PPOConfig(Config):
@@ -64,12 +66,16 @@ class PPOConfig(Config):
     """Passes over each rollout."""
     mini_batches: int = Field(default=1, ge=1)
     """Updates per pass over a rollout."""
+    rules: Rules = "correct"
+    """How verifiers read answers; `published` keeps the historical rules, under which hedging and empty answers may pay."""
     correct_score: float = 10.0
     """Score of an answer that its verifier accepts; others get 0."""
     unfinished_score: float | None = -10.0
     """Score of an answer without an end, even a correct one; None scores it like any other."""
     kl_coefficient: float = Field(default=0.05, ge=0)
     """β of the reward's KL term, log π − log π_ref per token (7B 0.05 in Table 18, 0.07 in the text; 13B 0.1, 0.03, 0.1)."""
+    kl_control: KLControl | None = None
+    """A budget for that KL, and whether β adapts or the training stops beyond; none keeps β, as published."""
     gamma: float = Field(default=1.0, gt=0, le=1)
     """Discount."""
     gae_lambda: float = Field(default=0.95, ge=0, le=1)
@@ -156,6 +162,7 @@ def train_ppo(ws: Workspace, policy: Checkpoint, judge: RewardModel, prompts: Pr
         weights=both,
         save_multiple=learner.updates,
     )
+    learner.tell_end(ws)
     export(ws, cast(Any, result.model).policy, tokenizer, bos="eos")
     return ws.artifact(Checkpoint, **facts_of_both(result), ranks=tokenizer.ranks, parent=policy.digest)
 
@@ -189,15 +196,17 @@ class Learner(Rollouts[PPOConfig]):
         old = self.log_probs(self.policy, rows, self.group)
         values = self.values(rows)
         reference = self.log_probs(self.reference, rows, self.holders)
+        coefficient, distance = self.kl_coefficient(old, reference, rows)
         starts = [len(prompt.ids) - 1 for prompt in prompts]
         ratio = responses([a - b for a, b in zip(old, reference, strict=True)], starts, self.config.max_new_tokens)
         scores = score_answers(answers, self.config)
-        estimates = self.estimate(ratio, values, scores, rows, starts)
+        estimates = self.estimate(ratio, values, scores, rows, starts, coefficient)
         columns = per_token(rows, starts, old, values, estimates)
         tokens = sum(row.trained_tokens for row in rows)
         return [self.update_batches(members, rows, columns) for members in self.split(rollout, len(rows))], {
             "score": float(scores.mean()),
             "kl": float(ratio.sum()) / tokens,
+            **distance,
             **answer_metrics(list(zip(prompts, answers, strict=True)), rows, old),
         }
 
@@ -214,7 +223,13 @@ class Learner(Rollouts[PPOConfig]):
         )
 
     def estimate(
-        self, ratio: Tensor, values: list[np.ndarray], scores: Tensor, rows: list[Row], starts: list[int]
+        self,
+        ratio: Tensor,
+        values: list[np.ndarray],
+        scores: Tensor,
+        rows: list[Row],
+        starts: list[int],
+        kl_coefficient: float,
     ) -> Estimates:
         """Advantages and returns of a rollout."""
         config = self.config
@@ -223,7 +238,7 @@ class Learner(Rollouts[PPOConfig]):
             responses(values, starts, config.max_new_tokens),
             scores,
             torch.tensor([row.trained_tokens for row in rows]),
-            kl_coefficient=config.kl_coefficient,
+            kl_coefficient=kl_coefficient,
             gamma=config.gamma,
             lam=config.gae_lambda,
             whiten_batch=config.whiten_batch,
@@ -284,4 +299,4 @@ def per_token(
     }
 
 
-ppo = stage(train_ppo, name="ppo", version=3, process=True, grouped=True)
+ppo = stage(train_ppo, name="ppo", version=4, process=True, grouped=True)

@@ -1,13 +1,15 @@
 """The reward model: the finetuned model with a head of one score, trained to score the chosen answer higher.
 
-Source: RECIPE G (Bradley–Terry), paper Table 26; `tests/golden/posttraining_hparams.json`. Defaults are OLMo
-2 7B. In OLMo 2 it only initialises PPO's value model. Deviations: a share of the pairs is held out to state
-an accuracy with its error; the untrained language head of the parent stays in the folder, so that it remains
-a whole checkpoint.
+Source: RECIPE G (Bradley–Terry), paper Table 26; `tests/golden/posttraining_hparams.json`. Defaults are OLMo 2 7B. In OLMo 2 it
+only initialises PPO's value model. Deviations: a share of the prompts is held out to state an accuracy, over all pairs of
+differently rated answers to them and with an error clustered by prompt; the untrained language head of the parent stays in the
+folder, so that it remains a whole checkpoint.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,9 +28,13 @@ from model.training.loop import Course, Evaluation, Logging, TrainState
 from model.training.objectives import reward_objective
 from model.training.reference_scores import row_scores
 from tasks.artifacts import Checkpoint, Preferences, RewardModel
-from tasks.training.answers.pairs import Pair, read_pairs, whole_pairs
+from tasks.evaluation.benchmarks.items import Estimate, estimate_mean
+from tasks.evaluation.comparing.paired import error_of_mean
+from tasks.training.answers.pairs import Pair, every_pair, prompt_pairs, whole_pairs
 from tasks.training.fitting.fit import adamw, begin, export, fit, linear_schedule, open_checkpoint
 from tasks.training.fitting.reward_head import HEAD_FILE, HEAD_KEY, HEAD_NAME, with_score_head
+
+T = TypeVar("T")
 
 
 class RewardConfig(Config):
@@ -43,7 +49,7 @@ class RewardConfig(Config):
     max_tokens: int = Field(default=2048, ge=2)
     """Pairs with a longer side are left out."""
     held_out: float = Field(default=0.05, gt=0, lt=1)
-    """Share of the pairs kept for the stated accuracy (not published)."""
+    """Share of the prompts kept for the stated accuracy (not published)."""
     eps: float = Field(default=1e-5, gt=0)
     """AdamW's epsilon."""
     clip_norm: float = Field(default=1.0, ge=0)
@@ -61,8 +67,13 @@ def train_reward(ws: Workspace, parent: Checkpoint, pairs: Preferences, config: 
     """
     model, saved, tokenizer = open_checkpoint(ws, parent)
     max_tokens = min(config.max_tokens, model.config.max_sequence_length)
-    rows, dropped = whole_pairs(tokenizer, read_pairs(ws, pairs), max_tokens)
-    training, held = split(rows, config.held_out, config.seed)
+    rows, dropped = whole_pairs(tokenizer, prompt_pairs(ws, pairs), max_tokens)
+    training_rows, held_rows = split(rows, config.held_out, config.seed)
+    training = [pair for _, pair in training_rows]
+    # A prompt that gives several rows has all of them on one side.
+    asked = {id for id, _ in held_rows} - {id for id, _ in training_rows}
+    held, _ = whole_pairs(tokenizer, every_pair(ws, pairs, asked), max_tokens) if asked else ([], 0)
+    held = held or held_rows
     ws.note(pairs_trained=len(training), pairs_held_out=len(held), pairs_dropped=dropped)
     language_head = model.head
     with_score_head(model)
@@ -80,8 +91,8 @@ def train_reward(ws: Workspace, parent: Checkpoint, pairs: Preferences, config: 
         return pair_batches([training[i] for i in members], pad_id=tokenizer.pad_id, pass_tokens=ws.compute.pass_tokens)
 
     def judged(state: TrainState) -> dict[str, float]:
-        accuracy, stderr = held_out_accuracy(ws, model, held, tokenizer.pad_id, config, state.group)
-        return {"accuracy": accuracy, "accuracy_stderr": stderr}
+        found = held_out_accuracy(ws, model, held, tokenizer.pad_id, config, state.group)
+        return {"accuracy": found.value, "accuracy_stderr": found.stderr}
 
     result = fit(
         ws,
@@ -108,6 +119,7 @@ def train_reward(ws: Workspace, parent: Checkpoint, pairs: Preferences, config: 
     return ws.artifact(
         RewardModel,
         **result.facts(),
+        pairs_held_out=len(held),
         ranks=tokenizer.ranks,
         parent=parent.digest,
     )
@@ -118,7 +130,7 @@ def score_head(d_model: int, seed: int) -> Float[Tensor, "1 d_model"]:
     return torch.randn(1, d_model, generator=torch.Generator().manual_seed(seed)) / math.sqrt(d_model + 1)
 
 
-def split(pairs: list[Pair], held_out: float, seed: int) -> tuple[list[Pair], list[Pair]]:
+def split(pairs: list[T], held_out: float, seed: int) -> tuple[list[T], list[T]]:
     """Training and held-out pairs, at least one each, chosen by seed."""
     if len(pairs) < 2:
         raise ValueError(
@@ -131,18 +143,24 @@ def split(pairs: list[Pair], held_out: float, seed: int) -> tuple[list[Pair], li
 
 
 def held_out_accuracy(
-    ws: Workspace, model: Transformer, pairs: list[Pair], pad_id: int, config: RewardConfig, group: Group
-) -> tuple[float, float]:
-    """Share of pairs with the chosen answer scored higher (a tie counts half), and its standard error. All workers of the
-    group that holds the model have to call this.
+    ws: Workspace,
+    model: Transformer,
+    pairs: list[tuple[str, Pair]],
+    pad_id: int,
+    config: RewardConfig,
+    group: Group,
+) -> Estimate:
+    """Share of pairs with the chosen answer scored higher (a tie counts half), with its standard error: clustered by prompt, and
+    above 0 even where all are right. All workers of the group that holds the model have to call this.
     """
-    rows = [row for pair in pairs for row in pair]
+    rows = [row for _, pair in pairs for row in pair]
     scores = row_scores(
         model, rows, pad_id=pad_id, pass_tokens=ws.compute.pass_tokens, precision=config.precision, group=group
     ).reshape(-1, 2)
     right = (scores[:, 0] > scores[:, 1]) + 0.5 * (scores[:, 0] == scores[:, 1])
-    accuracy = float(right.mean())
-    return accuracy, math.sqrt(accuracy * (1 - accuracy) / len(pairs))
+    found = estimate_mean(right.tolist())
+    clustered = error_of_mean(right.tolist(), [id for id, _ in pairs])
+    return found if clustered is None else replace(found, stderr=max(clustered, found.stderr))
 
 
-reward = stage(train_reward, name="reward", version=3, process=True, grouped=True)
+reward = stage(train_reward, name="reward", version=4, process=True, grouped=True)

@@ -28,6 +28,7 @@ from model.training.loop import Course, Logging
 from model.training.objectives import grpo_objective
 from model.training.schedule import ScheduleConfig
 from tasks.artifacts import Checkpoint, Prompts
+from tasks.training.answers.kl_control import KLControl
 from tasks.training.answers.rollouts import Rollout, Rollouts, answer_metrics
 from tasks.training.answers.verified_answers import (
     Answer,
@@ -36,6 +37,7 @@ from tasks.training.answers.verified_answers import (
     longest_prompt,
 )
 from tasks.training.fitting.fit import adamw, begin, compute_of, export, fit, open_checkpoint
+from tasks.verifiers.verdict import Rules
 
 
 class RLVRConfig(Config):
@@ -55,6 +57,8 @@ class RLVRConfig(Config):
     """Updates per pass over a rollout."""
     epochs: int = Field(default=1, ge=1)
     """Passes over each rollout."""
+    rules: Rules = "correct"
+    """How verifiers read answers; `published` keeps the historical rules, under which hedging and empty answers may pay."""
     correct_score: float = 10.0
     """Score of an answer that its verifier accepts; others get 0."""
     unfinished_score: float | None = 0.0
@@ -70,6 +74,8 @@ class RLVRConfig(Config):
     """β of the KL to the initial policy; 32B 0.1."""
     kl_estimator: KLEstimator = "k3"
     """How that KL is estimated from the sampled tokens."""
+    kl_control: KLControl | None = None
+    """A budget for it, and whether β adapts or the training stops beyond; none keeps β, as published."""
     clip_low: float = Field(default=0.2, gt=0)
     """The probability ratio is clipped below 1 - this."""
     clip_high: float = Field(default=0.2, gt=0)
@@ -144,6 +150,7 @@ def train_rlvr(ws: Workspace, policy: Checkpoint, prompts: Prompts, config: RLVR
         weights=weights,
         save_multiple=actor.updates,
     )
+    actor.tell_end(ws)
     export(ws, result.model, tokenizer, bos="eos")
     return ws.artifact(Checkpoint, **result.facts(), ranks=tokenizer.ranks, parent=policy.digest)
 
@@ -173,6 +180,7 @@ class Actor(Rollouts[RLVRConfig]):
         ]
         old = self.log_probs(self.policy, rows, self.group)
         reference = self.log_probs(self.reference, rows, self.holders)
+        coefficient, distance = self.kl_coefficient(old, reference, rows)
         scores, finished = score_groups(groups, config)
         advantages = group_advantages(scores, config.normalization).flatten().numpy().astype(np.float32)
         flat = zero_std_groups(scores)
@@ -182,12 +190,13 @@ class Actor(Rollouts[RLVRConfig]):
         if config.unfinished == "masked":
             keep &= finished
         updates = [
-            self.update_batches(members, rows, advantages, old, reference)
+            self.update_batches(members, rows, advantages, old, reference, coefficient if config.kl_control else None)
             for members in self.members(rollout, keep.flatten())
         ]
         return updates, {
             "score": float(scores.mean()),
             "zero_std_groups": float(flat.float().mean()),
+            **distance,
             **answer_metrics(
                 [(prompt, a) for prompt, group in zip(prompts, groups, strict=True) for a in group], rows, old
             ),
@@ -209,9 +218,10 @@ class Actor(Rollouts[RLVRConfig]):
         advantages: np.ndarray,
         old: list[np.ndarray],
         reference: list[np.ndarray],
+        coefficient: float | None = None,
     ) -> list[Batch]:
-        """The passes of one update over some of a rollout's answers."""
-        return token_batches(
+        """The passes of one update over some of a rollout's answers; with β where a budget may change it."""
+        made = token_batches(
             [rows[i] for i in members],
             pad_id=self.tokenizer.pad_id,
             reduction="mean",
@@ -223,6 +233,9 @@ class Actor(Rollouts[RLVRConfig]):
                 "reference_log_probs": [reference[i] for i in members],
             },
         )
+        if coefficient is not None:
+            return [batch | {"kl_coefficient": np.asarray(np.float32(coefficient))} for batch in made]
+        return made
 
 
 def score_groups(groups: list[list[Answer]], config: RLVRConfig) -> tuple[torch.Tensor, torch.Tensor]:
@@ -232,4 +245,4 @@ def score_groups(groups: list[list[Answer]], config: RLVRConfig) -> tuple[torch.
     return stop_penalty(correct * config.correct_score, finished, config.unfinished_score), finished
 
 
-rlvr = stage(train_rlvr, name="rlvr", version=4, process=True, grouped=True)
+rlvr = stage(train_rlvr, name="rlvr", version=5, process=True, grouped=True)

@@ -13,7 +13,7 @@ from infra.records.record import load_record, record_path
 from infra.session import Session
 from infra.settings import Execution
 from infra.storage.store import Store, StoreError
-from infra.workspace import Workspace
+from infra.workspace import WorkSettings, Workspace
 from tests.chaos.runs import Run, copy_before, records
 from tests.infra.stages_for_tests import Number, NumberConfig, number, squares
 
@@ -131,7 +131,12 @@ def test_a_damaged_shard_marker_is_named(tmp_path: Path):
 def saver(store: Store) -> Workspace:
     execution = Execution(ray="off")
     return Workspace(
-        store, stage="s", id="i", payload="s/i/g0001", progress_folder="_progress/s/i", compute=execution.compute("s")
+        store,
+        stage="s",
+        id="i",
+        payload="s/i/g0001",
+        progress_folder="_progress/s/i",
+        settings=WorkSettings(compute=execution.compute("s")),
     )
 
 

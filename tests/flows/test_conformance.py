@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from flows.cli.main import app
 from flows.config.errors import RecipeError
-from flows.inspection.conformance import SIZES, Row, conformance, of_size, published_values
+from flows.config.files import load
+from flows.inspection.conformance import SIZES, Row, conformance, of_size, published_values, reported
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -65,6 +66,41 @@ def test_the_table_says_what_the_golden_files_say(size: str) -> None:
         assert rows[f"pretrain.model.{field}"].code == shape[key]
 
 
+@pytest.mark.parametrize(("size", "column"), [("1b", "50B"), ("7b", "50B"), ("13b", "100B"), ("32b", "100B")])
+def test_the_mix_is_table_13s(size: str, column: str) -> None:
+    table = golden("dolmino_mix")["table13"]
+    place = table["columns"].index(f"{column}_source_pct")
+    names = ("filtered_web", "flan", "stackexchange", "papers", "wiki", "math")
+    for name, row in zip(names, table["rows"], strict=True):
+        found = rows_of(size)[f"anneal_mix.sources.{name}.passes"]
+        assert found.paper == found.ours == pytest.approx(row[place] / 100), (name, row)
+
+
+@pytest.mark.parametrize("size", ["7b", "13b"])
+def test_ppos_constants_are_golden(size: str) -> None:
+    ppo, rows = golden("posttraining_hparams")["ppo"], rows_of(size)
+    for field, key in (
+        ("epochs", "epochs_K"), ("mini_batches", "minibatches"), ("correct_score", "verified_reward"),
+        ("unfinished_score", "no_eos_score"), ("gamma", "gamma"), ("gae_lambda", "lambda"), ("clip", "clip"),
+        ("value_clip", "value_clip"), ("value_coefficient", "value_coef"), ("temperature", "temperature"),
+        ("max_prompt_tokens", "max_prompt"), ("max_new_tokens", "max_response"),
+    ):  # fmt: skip
+        row = rows[f"rlvr.{field}"]
+        assert row.code == row.ours == ppo[key], field
+    assert "rlvr.gamma" not in rows_of("1b")
+
+
+def test_the_report_has_the_table_of_a_published_size_only() -> None:
+    rows = reported(load("olmo2-7b", ["dpo.beta=1"]))
+    assert len(rows) == len(conformance("7b"))
+    (beta,) = (row for row in rows if row.topic == "preference tuning, β")
+    assert (beta.paper, beta.ours, beta.verdict) == ("5", "1", "ours")
+    assert reported(load("smoke")) == ()
+    changes = ["rlvr={algorithm: grpo}", "evaluation.benchmarks=[{kind: olmes, task: gsm_star}]"]
+    own = reported(load("olmo2-7b", changes))
+    assert {row.topic for row in rows} - {row.topic for row in own} >= {"PPO, discount", "longest answer of IFEval"}
+
+
 def test_a_value_of_ones_own_is_marked() -> None:
     row = rows_of("7b", "dpo.beta=1")["dpo.beta"]
     assert (row.paper, row.code, row.ours, row.verdict) == (5.0, 5.0, 1.0, "ours")
@@ -77,7 +113,7 @@ def test_the_command_prints_the_table_and_json() -> None:
     (line,) = (line for line in shown.output.splitlines() if line.startswith("reinforcement, β"))
     assert [*line.split()[2:5]] == ["0.07", "0.05", "0.05"]
     rows = json.loads(CliRunner().invoke(app, ["conformance", "32b", "--json"]).output)
-    assert len(rows) == len(published_values())
+    assert len(rows) == len([entry for entry in published_values() if "32b" in entry.get("sizes", SIZES)])
     with pytest.raises(RecipeError, match="'8b' is not a published size; they are 1b, 7b, 13b, 32b"):
         conformance("8b")
 

@@ -63,7 +63,7 @@ def test_settings_may_name_every_stage_there_is():
 ])  # fmt: skip
 def test_a_group_that_the_trainer_does_not_know_is_refused(layout: str, says: str):
     with pytest.raises(RecipeError) as raised:
-        load("laptop", ["execution.cores=4", f"execution.parallel.sft={layout}"])
+        load("laptop", ["execution.cores=8", f"execution.parallel.sft={layout}"])
     assert str(raised.value) == f"recipe laptop cannot be used:\n  recipe: execution.parallel.sft: {says}"
 
 
@@ -135,10 +135,10 @@ def test_what_extends_names_starts_at_the_folder_of_the_file(tmp_path: Path, mon
         assert read_recipe(str(tmp_path / f"{file}.yaml")) == {"name": Path(file).name, "x": "mine"}
 
 
-@pytest.mark.parametrize("parent", ["[laptop]", "3", "{a: b}", "''", "false"])
-def test_extends_is_one_name(parent: str, tmp_path: Path):
+@pytest.mark.parametrize("parent", ["[]", "[laptop, 3]", "3", "{a: b}", "''", "false"])
+def test_extends_is_a_name_or_a_list_of_names(parent: str, tmp_path: Path):
     write(tmp_path, child=f"extends: {parent}\n")
-    with pytest.raises(RecipeError, match=r"child\.yaml: extends=.* is not the name or path of one recipe"):
+    with pytest.raises(RecipeError, match=r"child\.yaml: extends=.* is not the name or path of a recipe"):
         read_recipe(str(tmp_path / "child.yaml"))
 
 
@@ -222,3 +222,26 @@ def test_an_old_name_is_told_its_new_one(override: str, now: str) -> None:
 def test_what_became_a_setting_is_named(override: str, now: str) -> None:
     with pytest.raises(RecipeError, match=rf"there is no such field; it is now the setting {now}"):
         load("laptop", [override])
+
+
+def test_a_compile_policy_may_be_that_of_a_label():
+    config = load("laptop", ["execution.compile={default: blocks, 'pretrain:trial-filtered': 'off'}"])
+    compiled = {
+        label: config.execution.compute("pretrain", label).compile for label in ("pretrain", "pretrain:trial-filtered")
+    }
+    assert compiled == {"pretrain": "blocks", "pretrain:trial-filtered": "off"}
+    with pytest.raises(RecipeError, match=r"execution\.compile\.pretrian:x: there is no stage"):
+        load("laptop", ["execution.compile={'pretrian:x': 'off'}"])
+    with pytest.raises(RecipeError, match=r"execution\.threads\.pretrain:x: there is no stage"):
+        load("laptop", ["execution.threads={'pretrain:x': 1}"])
+
+
+@pytest.mark.parametrize(("change", "says"), [
+    ("curation_trial.source=wep", "curation_trial.source='wep' is not a collected source; they are web, code"),
+    ("curation_trial.pretrain.steps=null", "pretrain.steps is not given, so the larger text would be read for longer"),
+    ("curation_trial.passage_tokens=128", "max_sequence_length=128 is less than sequence_length=64 or passage_tokens=128"),
+    ("curation_trial.pretrain.model.vocab_size=256", "has no row for each of the 5"),
+])  # fmt: skip
+def test_a_trial_of_curation_that_cannot_be_run_is_refused(change: str, says: str):
+    with pytest.raises(RecipeError, match=re.escape(says)):
+        load("laptop", [change])

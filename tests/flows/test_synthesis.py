@@ -17,10 +17,10 @@ from flows.running.readiness import asked_models
 from flows.running.run import plan, run
 from infra.execution.attempt import run_stage
 from infra.execution.plan import Plan, above
+from infra.records.reader import Reader
 from infra.session import Session, current_session, open_session
 from infra.settings import EndpointSettings, Execution
 from infra.storage.store import Store
-from infra.workspace import open_artifact
 from tasks.data.label import LabelConfig
 from tests.openai_server import OpenAIServer
 
@@ -111,7 +111,7 @@ def run_at_once(tmp_path):
         with open_session(session):
             pinned = resolved(recipe)
             made = candidate_documents(pinned.candidates[0], pinned)
-        return list(open_artifact(store).read_jsonl(made, "documents/00000-000.jsonl.zst"))
+        return list(Reader(store).read_jsonl(made, "documents/00000-000.jsonl.zst"))
 
     return run
 

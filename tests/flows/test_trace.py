@@ -14,7 +14,8 @@ from rich.console import Console
 
 from flows.inspection.steps import Training, print_trace, trace_document, trace_step, trained
 from infra.records.artifact import Artifact
-from infra.workspace import Workspace, open_artifact
+from infra.records.reader import Reader
+from infra.workspace import Workspace
 from model.config import ModelConfig
 from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Checkpoint, Mix
@@ -195,4 +196,4 @@ def test_a_recipe_names_its_training(run: Run, tmp_path: Path):
         trained(run.base.id, "pretrain", run.bench.store.url, ["pretrain.steps=2"])
     with pytest.raises(ValueError, match="anneal' means anneal:42"):
         trained("smoke", "anneal", str(tmp_path / "empty"))
-    assert open_artifact(run.bench.store).at(run.base.address) == run.base
+    assert Reader(run.bench.store).at(run.base.address) == run.base

@@ -13,12 +13,12 @@ from flows.running import repair as repairing
 from flows.running.repair import repair
 from infra.execution.attempt import Outcome, run_stage
 from infra.execution.compare import record_differences
+from infra.records.reader import Reader
 from infra.records.record import load_record, record_path
 from infra.records.upkeep import copy_lineage, garbage, remove, verify
 from infra.session import Session
 from infra.settings import Execution
 from infra.storage.store import CorruptObject, Store
-from infra.workspace import open_artifact
 from tests.infra.stages_for_tests import NumberConfig, number, squares, total
 
 
@@ -65,7 +65,7 @@ def test_a_damaged_file_is_named_and_mended(
     store.remove(path) if data is None else store.write(path, data)
     shutil.rmtree(store.cache, ignore_errors=True)
     with pytest.raises(CorruptObject, match=f"{name}.* is corrupt.*olmo2 repair {record.id}"):
-        open_artifact(store).path(chain[which].artifact, name)
+        Reader(store).path(chain[which].artifact, name)
     count, found = verify(store, [], lambda *_: None)
     assert (count, [(item.id, item.file) for item in found]) == (3, [(record.id, name)])
     told: list[str] = []

@@ -7,10 +7,10 @@ import pytest
 
 from flows.inspection.artifacts import export_checkpoint, show_record
 from flows.inspection.steps import trace_document, trace_step, trained
+from infra.records.reader import Reader
 from infra.session import Session
 from infra.settings import Execution
 from infra.storage.store import Store
-from infra.workspace import open_artifact
 from model.training.schedule import ScheduleConfig
 from tasks.artifacts import MOMENTS, Checkpoint
 from tasks.evaluation.benchmarks.synthetic import SyntheticBenchmark
@@ -63,7 +63,7 @@ def base(remote: Remote, tmp_path: Path) -> Checkpoint:
     """A training whose moments are kept."""
     config = PretrainConfig(model=TINY, schedule=ScheduleConfig(warmup=1, length=10_000), **SMALL)
     made = remote.run(train_base, "pretrain", mix=tiny_mix(remote, tmp_path), config=config)
-    assert MOMENTS in open_artifact(remote.session.store).files(made)
+    assert MOMENTS in Reader(remote.session.store).files(made)
     remote.asked = []
     return made
 
@@ -87,7 +87,7 @@ def test_looking_at_a_training_fetches_no_moments(remote: Remote, base: Checkpoi
 def test_starting_from_a_training_fetches_moments_only_to_go_on_with_them(
     remote: Remote, base: Checkpoint, tmp_path: Path
 ):
-    ws = open_artifact(remote.session.store)
+    ws = Reader(remote.session.store)
     for opened in (load_checkpoint, open_checkpoint):
         opened(ws, base)
     config = SFTConfig(batch_size=4, epochs=1, max_tokens=64, precision="fp32")

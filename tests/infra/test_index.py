@@ -162,6 +162,18 @@ def test_search_finds_by_metric_and_config(store: Store):
     assert search(store, ["value>'x'"]) == [], "a text and a number have no order"
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a=3", 3), ("a>-2.5e-3", -0.0025), ("a=true", True), ("a=null", None), ("a=x y", "x y"), ("a='3'", "3"),
+        ("a=" + "[" * 10_000, "[" * 10_000), ("a=" + "9" * 5_000, "9" * 5_000), ("a=2026-01-01", "2026-01-01"),
+    ],
+)  # fmt: skip
+def test_values_of_conditions_are_numbers_words_or_texts(text: str, value: object):
+    assert parse_condition(text).value == value
+    assert type(parse_condition(text).value) is type(value)
+
+
 @pytest.mark.parametrize("text", ["", "loss", "=3", "loss >", "a b=3"])
 def test_what_is_no_condition_is_refused(text: str):
     with pytest.raises(ValueError, match="FIELD OP VALUE"):

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from infra.records.reader import Inputs
+from infra.records.reader import Reader
 from infra.records.record import FileEntry, Record, load_record, payload_address, record_path
 from infra.records.save_points import DamagedSavePoint, SavePoint, read_marker
 from infra.storage.store import CorruptObject, Store, StoreError, checked_name
@@ -58,7 +58,7 @@ def test_addresses_that_are_none_are_refused(tmp_path: Path, address: str):
         with pytest.raises(CorruptObject, match=record_path("dpo", "0123456789abcdef", 1)):
             load_record(planted(tmp_path, **change), "dpo", "0123456789abcdef")
     with pytest.raises(StoreError, match=r"is no address|is named by"):
-        Inputs(planted(tmp_path)).at(address)
+        Reader(planted(tmp_path)).at(address)
 
 
 @pytest.mark.parametrize("change", [{"id": "ffff"}, {"stage": "sft"}, {"generation": 2}, {"address": "dpo/ffff/g0001"}])

@@ -16,12 +16,13 @@ import pytest
 
 from infra.execution.attempt import Outcome, run_stage
 from infra.records.lease import LeaseLost, acquire, is_dead, lease_path, process_identity
+from infra.records.reader import Reader
 from infra.records.record import CorruptObject, all_records, load_record, record_path
 from infra.session import Session
 from infra.settings import Execution
 from infra.stage import stage
 from infra.storage.store import Store, StoreError
-from infra.workspace import Workspace, open_artifact
+from infra.workspace import Workspace
 from tests.infra.stages_for_tests import Number, NumberConfig, number, squares
 
 
@@ -102,7 +103,7 @@ def test_an_attempt_that_was_paused_changes_nothing_that_a_later_one_committed(
         name: data for name, data in files.items() if name.startswith(outcome.record.payload)
     }
     assert load_record(store, "pid", outcome.artifact.id) == outcome.record
-    assert open_artifact(store).read_json(outcome.artifact, "number.json") == os.getpid()
+    assert Reader(store).read_json(outcome.artifact, "number.json") == os.getpid()
     assert attempt(store, marker).reused
 
 
@@ -244,7 +245,7 @@ def test_shards_of_an_earlier_attempt_are_taken_over_and_its_late_writes_change_
     assert made.record.payload == f"{made.artifact.address}-a000002"
     for number_ in range(6):
         store.write(f"{made.artifact.address}/squares/{number_}.txt", b"late")
-    workspace = open_artifact(store)
+    workspace = Reader(store)
     assert [workspace.path(made.artifact, f"squares/{n}.txt").read_text() for n in range(6)] == [
         "0",
         "1",

@@ -21,7 +21,7 @@ from infra.session import Session
 from infra.settings import ComputeSettings, Execution
 from infra.stage import stage
 from infra.storage.store import Store
-from infra.workspace import Workspace
+from infra.workspace import WorkSettings, Workspace
 from tests.infra.stages_for_tests import Number, NumberConfig
 
 SHARDS = 8
@@ -41,9 +41,14 @@ def two_gpus() -> Iterator[None]:
 
 def workspace(store: Store, id: str, ray: str, device: str = "cpu") -> Workspace:
     return Workspace(
-        store, stage="s", id=id, payload=f"s/{id}/g0001", progress_folder=f"_progress/s/{id}",
-        compute=ComputeSettings(device=device), ray=ray, run_shards=run_shards,
-    )  # fmt: skip
+        store,
+        stage="s",
+        id=id,
+        payload=f"s/{id}/g0001",
+        progress_folder=f"_progress/s/{id}",
+        settings=WorkSettings(compute=ComputeSettings(device=device), ray=ray),
+        run_shards=run_shards,
+    )
 
 
 def load(ws: Workspace, log: str) -> dict[str, int]:
@@ -167,11 +172,11 @@ def test_what_needs_a_gpu_goes_where_the_gpus_are(shards: int, device: str, here
 def test_a_ray_without_a_gpu_is_an_error_here_and_a_warning_on_a_cluster(tmp_path: Path):
     store = Store(str(tmp_path))
     with pytest.raises(ValueError, match=r"execution\.device=cuda, but Ray has found no GPU on this machine"):
-        tell_of_no_gpu(workspace(store, "here", "local", "cuda"))
+        tell_of_no_gpu(workspace(store, "here", "local", "cuda"), "local")
     events: list[tuple] = []
     away = workspace(store, "away", "head:6379", "cuda")
     away.report_to(Events(lambda *event: events.append(event)))
-    tell_of_no_gpu(away)
+    tell_of_no_gpu(away, "head:6379")
     assert events == [
         (
             "warning",

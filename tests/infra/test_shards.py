@@ -6,15 +6,12 @@ from typing import Any
 import pytest
 
 from infra.compute.shards import committed_shards, marker_path, run_shard, run_shards
-from infra.settings import ComputeSettings
 from infra.storage.store import Store, StoreError
 from infra.workspace import Workspace
 
 
 def workspace(store: Store) -> Workspace:
-    return Workspace(
-        store, stage="s", id="i", payload="s/i/g0001", progress_folder="_progress/s/i", compute=ComputeSettings()
-    )
+    return Workspace(store, stage="s", id="i", payload="s/i/g0001", progress_folder="_progress/s/i")
 
 
 def count_call(ws: Workspace, item: dict[str, Any]) -> int:

@@ -108,7 +108,7 @@ def _with_letters(codes: np.ndarray, words: Words) -> Bool[np.ndarray, " words"]
     for begin in range(0, len(found), _WORDS_AT_ONCE):
         start, end = words.start[begin : begin + _WORDS_AT_ONCE], words.end[begin : begin + _WORDS_AT_ONCE]
         before = np.zeros(int(end[-1] - start[0]) + 1, dtype=np.int32)
-        np.cumsum(_is_letter(codes[start[0] : end[-1]]), dtype=np.int32, out=before[1:])
+        np.cumsum(is_letter(codes[start[0] : end[-1]]), dtype=np.int32, out=before[1:])
         found[begin : begin + _WORDS_AT_ONCE] = before[end - start[0]] > before[start - start[0]]
     return found
 
@@ -124,7 +124,8 @@ def _letters() -> Bool[np.ndarray, " codes"]:
     return np.fromiter(map(str.isalpha, map(chr, range(0x110000))), dtype=bool, count=0x110000)
 
 
-def _is_letter(codes: np.ndarray) -> Bool[np.ndarray, " characters"]:
+def is_letter(codes: np.ndarray) -> Bool[np.ndarray, " characters"]:
+    """Which code points are letters, in any script."""
     if codes.dtype == np.uint8:
         return _ASCII_LETTERS[codes]
     return _letters()[codes]

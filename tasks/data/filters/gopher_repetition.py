@@ -19,8 +19,8 @@ from tasks.data.filters.attributes import Limit, Scores
 from tasks.data.filters.batch import TextBatch, cut_to
 from tasks.data.filters.ngrams import WORD_BASE, scramble
 
-MOST_WORDS = 1 << 22
-"""Some 25 MB of English; what is measured takes some 200 MB then."""
+MOST_WORDS = 7 << 19
+"""Some 21 MB of English; what is measured takes some 200 MB then."""
 MOST_LINES = 1 << 19
 _NO_PART = 255
 _SAMPLE, _MANY = 4096, 256
@@ -38,6 +38,9 @@ class GopherRepetitionScorer(Config):
     """Lengths of which the most frequent n-gram is measured."""
     duplicate_ngrams: tuple[int, ...] = (5, 6, 7, 8, 9, 10)
     """Lengths of which all repeated n-grams are measured."""
+    counted: Literal["repeats", "copies"] = "repeats"
+    """What counts of lines, paragraphs and n-grams that occur more than once: those that occurred before (Gopher, datatrove), or
+    every copy, the first included (DCLM)."""
 
 
 class GopherRepetitionRule(Config):
@@ -97,7 +100,8 @@ def score_gopher_repetition(batch: TextBatch, scorer: GopherRepetitionScorer) ->
     """The measured values, by the names of the limits."""
     values: dict[str, list[float]] = {}
     batch = cut_to(batch, MOST_WORDS, MOST_LINES)
-    parts = [_repeated_parts(text) for text in batch.texts]
+    first_too = scorer.counted == "copies"
+    parts = [_repeated_parts(text, first_too) for text in batch.texts]
     names = ("lines", "lines_characters", "paragraphs", "paragraphs_characters")
     for number, name in enumerate(names):
         values[f"duplicate_{name}"] = [part[number] for part in parts]
@@ -108,13 +112,15 @@ def score_gopher_repetition(batch: TextBatch, scorer: GopherRepetitionScorer) ->
         if n in scorer.top_ngrams:
             values[f"top_{n}gram"] = (_top_characters(batch, repeats, n, characters) / total).tolist()
         if n in scorer.duplicate_ngrams:
-            values[f"duplicate_{n}grams"] = (_covered_characters(batch, repeats, n, characters) / total).tolist()
+            start = repeats.start if first_too else repeats.start[repeats.again]
+            values[f"duplicate_{n}grams"] = (_covered_characters(batch, start, n, characters) / total).tolist()
+            del start
         del repeats
     return Scores(values)
 
 
-def _repeated_parts(text: str) -> tuple[float, float, float, float]:
-    """Shares of lines, of their characters, of paragraphs and of theirs that occurred before."""
+def _repeated_parts(text: str, first_too: bool) -> tuple[float, float, float, float]:
+    """Shares of lines, of their characters, of paragraphs and of theirs that occurred before, or of all that occur again."""
     all_lines = text.splitlines()
     lines = [line for line in map(str.strip, all_lines) if line]
     if len(set(lines)) == len(lines):
@@ -123,11 +129,11 @@ def _repeated_parts(text: str) -> tuple[float, float, float, float]:
     paragraphs = [text.strip()]
     if len(lines) < len(all_lines):
         paragraphs = [part for part in map(str.strip, _BLANK_LINES.split(text)) if part]
-    return *_repeated_shares(lines), *_repeated_shares(paragraphs)
+    return *_repeated_shares(lines, first_too), *_repeated_shares(paragraphs, first_too)
 
 
-def _repeated_shares(parts: list[str]) -> tuple[float, float]:
-    repeats = [(times - 1, len(part)) for part, times in Counter(parts).items() if times > 1]
+def _repeated_shares(parts: list[str], first_too: bool) -> tuple[float, float]:
+    repeats = [(times - 1 + first_too, len(part)) for part, times in Counter(parts).items() if times > 1]
     share = sum(times for times, _ in repeats) / max(1, len(parts))
     return share, sum(times * length for times, length in repeats) / max(1, sum(map(len, parts)))
 
@@ -272,10 +278,9 @@ def _top_characters(
 
 
 def _covered_characters(
-    batch: TextBatch, repeats: Repeats, n: int, characters: Int[np.ndarray, " words_and_one"]
+    batch: TextBatch, start: Int[np.ndarray, " places"], n: int, characters: Int[np.ndarray, " words_and_one"]
 ) -> np.ndarray:
-    """Characters of the words of each text that stand in an n-gram which occurred before."""
-    start = repeats.start[repeats.again]
+    """Characters of the words of each text that stand in an n-gram which begins at one of the words `start`."""
     # Places ascend and all are n words long, so each covers anew what lies behind the end of the one before.
     begin = start.copy()
     begin[1:] = np.maximum(start[1:], start[:-1] + n)

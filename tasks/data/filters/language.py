@@ -16,6 +16,7 @@ from tasks.data.filters.attributes import Limit, Scores
 from tasks.data.filters.batch import TextBatch
 from tasks.data.filters.pinned import PinnedFile
 from tasks.data.filters.quality import load_classifier, page_line
+from tasks.data.filters.scripts import is_in_script, script_of
 
 _SEED = 0
 _LABEL = "__label__"
@@ -53,6 +54,9 @@ class LanguageScorer(Config):
     """ISO 639-1 code as the identifier writes it (langdetect: `zh-cn`, `zh-tw` for Chinese)."""
     identifier: Annotated[Resiliparse | LangDetect | FastTextIdentifier, Field(discriminator="kind")] = Resiliparse()
     """What identifies."""
+    min_script: float = Field(default=0.5, ge=0, le=1)
+    """Smallest share of letters in the script of the language; a text below it is not in that language, whatever the identifier
+    says. 0 asks the identifier alone, as the peers do."""
 
 
 class LanguageRule(Config):
@@ -116,9 +120,18 @@ def _model_probabilities(texts: Sequence[str], language: str, model: Any) -> lis
 
 def score_language(batch: TextBatch, scorer: LanguageScorer, model: Any = None) -> Scores:
     """The probability of the language, under the language's name. `model` is what `load_identifier` returned."""
+    found = _probabilities(batch.texts, scorer, model)
+    script = script_of(scorer.language)
+    for index, text in enumerate(batch.texts):
+        if found[index] and scorer.min_script and not is_in_script(text, script, scorer.min_script):
+            found[index] = 0.0
+    return Scores({scorer.language: found})
+
+
+def _probabilities(texts: Sequence[str], scorer: LanguageScorer, model: Any) -> list[float]:
     if isinstance(scorer.identifier, FastTextIdentifier):
-        return Scores({scorer.language: _model_probabilities(batch.texts, scorer.language, model)})
+        return _model_probabilities(texts, scorer.language, model)
     if isinstance(scorer.identifier, Resiliparse):
-        return Scores({scorer.language: [float(detect_fast(text)[0] == scorer.language) for text in batch.texts]})
+        return [float(detect_fast(text)[0] == scorer.language) for text in texts]
     chars = scorer.identifier.sample_chars
-    return Scores({scorer.language: [language_probability(text[:chars], scorer.language) for text in batch.texts]})
+    return [language_probability(text[:chars], scorer.language) for text in texts]

@@ -27,8 +27,8 @@ from tasks.data.filters.language import (
 )
 from tasks.data.filters.length import LengthRule, LengthScorer, score_length
 from tasks.data.filters.pii import PIIRule, PIIScorer, score_pii
-from tasks.data.filters.pinned import pin, read_pinned
-from tasks.data.filters.quality import QualityRule, QualityScorer, load_classifier, score_quality
+from tasks.data.filters.pinned import PinnedFile, pin, read_pinned
+from tasks.data.filters.quality import QualityRule, QualityScorer, load_classifier, load_file, score_quality
 from tasks.data.filters.repetition import RepetitionRule, RepetitionScorer, score_repetition
 from tasks.data.filters.revision import pinned_revision
 from tasks.data.filters.stars import StarsRule, StarsScorer, score_stars
@@ -84,7 +84,7 @@ def check_names(scorers: Sequence[Scorer]) -> None:
 def classifier_of(scorer: Scorer) -> str:
     """The classifier of the recipe that a scorer asks; empty for none."""
     if isinstance(scorer, QualityScorer):
-        return scorer.classifier
+        return "" if scorer.file else scorer.classifier
     if isinstance(scorer, EducationScorer) and scorer.model.kind == "linear":
         return scorer.model.classifier
     return ""
@@ -96,6 +96,8 @@ def resolved_rule(rule: Rule) -> Rule:
     if isinstance(scorer, URLScorer):
         lists = {"domains": tuple(map(pin, scorer.domains)), "words": tuple(map(pin, scorer.words))}
         scorer = scorer.model_copy(update=lists)
+    elif isinstance(scorer, QualityScorer) and scorer.file:
+        scorer = scorer.model_copy(update={"file": pin(scorer.file)})
     elif isinstance(scorer, WordListScorer):
         scorer = scorer.model_copy(update={"lists": tuple(map(pin, scorer.lists))})
     elif isinstance(scorer, LanguageScorer) and isinstance(scorer.identifier, FastTextIdentifier):
@@ -128,6 +130,8 @@ def load_model(ws: Workspace, scorer: Scorer, classifiers: dict[str, Classifier]
             return _checkpoint(ws, model)
         case LanguageScorer(identifier=FastTextIdentifier() as identifier):
             return load_identifier(read_pinned(identifier.model), ws.scratch)
+        case QualityScorer(file=PinnedFile() as file, positive_label=label):
+            return load_file(file, label, ws.scratch)
         case URLScorer():
             return load_url_lists(scorer)
         case WordListScorer():
@@ -153,7 +157,7 @@ def score_batch(documents: Sequence[Row], batch: TextBatch, scorer: Scorer, mode
         case LengthScorer():
             return score_length(batch)
         case QualityScorer():
-            return score_quality(batch, model)
+            return score_quality(batch, model, scorer.positive_label)
         case EducationScorer():
             return score_education(batch, scorer, model)
         case StarsScorer():

@@ -1,7 +1,9 @@
 """The embedded offline source: real text that every Python installation carries.
 
 `docs` are the docstrings of modules, classes and functions of the standard library and of named packages, the
-topics of pydoc's help, and the long descriptions of the packages; `code` are the `.py` files themselves.
+topics of pydoc's help, and the long descriptions of the packages; `code` are the `.py` files themselves. With `assets`, `docs`
+also hold pieces of the scripts, style sheets and drawings that packages ship for their web pages: what extraction leaves in web
+text and filters have to find.
 Files are parsed, never imported. Each document names its package, version, file, object and licence.
 
 The same versions give the same bytes: files are put in the order of a hash of their names, dealt to a fixed
@@ -26,6 +28,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from infra import python_ast
 from infra.workspace import Workspace
 from tasks.data.sources.intake import Intake, SourceConfig
 
@@ -65,8 +68,13 @@ MIN_DOCSTRING_SHARE = 0.1
 """Files with a smaller share of text in triple quotes are not parsed: a third of the time for a twentieth of
 the docstrings (measured on the packages above)."""
 
+ASSETS = (".js", ".css", ".svg")
+"""Endings of what pages ship beside their text."""
+ASSET_CHARACTERS = 2_000
+"""Characters of a document that is cut from an asset."""
+
 Unit = tuple[str, str, str]
-"""(package, kind, name): kind `file` with a path relative to the package's root, `topic`, or `description`.
+"""(package, kind, name): kind `file` or `asset` with a path relative to the package's root, `topic`, or `description`.
 """
 
 
@@ -85,6 +93,8 @@ class PythonSource(SourceConfig):
     """Folders that are left out wherever they occur: tests, and copies of other packages."""
     max_bytes: int = Field(default=16_000_000, gt=0)
     """UTF-8 bytes of text to collect at most."""
+    assets: float = Field(default=0.0, ge=0, lt=1)
+    """Share of these bytes, of `docs` only, that are pieces of scripts, style sheets and drawings instead of prose."""
     shard_bytes: int = Field(default=2_000_000, gt=0)
     """Text per document file, bytes: one unit of parallel work."""
     versions: dict[str, str] = Field(default_factory=dict)
@@ -152,16 +162,25 @@ def list_units(config: PythonSource) -> Iterator[Unit]:
                 yield package, "file", name
         if config.content == "docs":
             yield package, "description", package
+        if config.content == "docs" and config.assets:
+            for name in _installed_files(package):
+                if name.endswith(ASSETS) and not excluded.intersection(parts := name.split("/")) and ".." not in parts:
+                    yield package, "asset", name
     if config.content == "docs":
         yield from ((STANDARD_LIBRARY, "topic", name) for name in _topics())
 
 
 def collect_python(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
-    """Shard function: read the item's units until its budget is used up."""
+    """Shard function: read the item's units until its budgets are used up, that of assets and that of all else."""
     config = PythonSource.model_validate(item["config"])
     intake = Intake(ws, item["item"], config)
     licenses = {name: license_of(name) for name in config.versions}
+    assets = int(item["budget"] * config.assets)
+    room = {True: assets, False: item["budget"] - assets}
     for package, kind, name in item["units"]:
+        is_asset = kind == "asset"
+        if room[is_asset] <= 0:
+            continue
         origin = {"package": package, "version": config.versions[package], "license": licenses[package]}
         try:
             rows = list(unit_rows(config.content, package, kind, name))
@@ -172,8 +191,9 @@ def collect_python(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
             )
             continue
         for id, text, facts in rows:
-            if intake.bytes + len(text.encode(errors="replace")) > item["budget"]:
-                return intake.finish()
+            room[is_asset] -= len(text.encode(errors="replace"))
+            if room[is_asset] < 0:
+                break
             intake.accept(
                 {"id": id, "text": text, "metadata": {**origin, **facts}},
                 file=f"{package}/{name}",
@@ -192,6 +212,11 @@ def unit_rows(content: str, package: str, kind: str, name: str) -> Iterator[tupl
         text = (importlib.metadata.metadata(package).get_payload() or "").strip()  # type: ignore[attr-defined]
         if text:
             yield f"{package}:description", text, {"object": "description", "name": package}
+    elif kind == "asset":
+        text = (_root(package) / name).read_text(encoding="utf-8", errors="replace")
+        for start in range(0, len(text), ASSET_CHARACTERS):
+            piece = text[start : start + ASSET_CHARACTERS]
+            yield f"{package}:{name}:{start}", piece, {"object": "asset", "name": name, "file": name, "line": 1}
     else:
         data = (_root(package) / name).read_bytes()
         if content == "code":
@@ -218,7 +243,7 @@ def docstrings(source: bytes) -> Iterator[tuple[str, str, int, str]]:
         # A tree is a million small objects that live and die together: the collector would walk them again and again.
         gc.disable()
         try:
-            tree = ast.parse(source)
+            tree = python_ast.parse(source)
         finally:
             gc.enable()
     stack: list[tuple[str, Any]] = [("", tree)]

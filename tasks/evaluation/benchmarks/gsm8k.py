@@ -18,6 +18,7 @@ from tasks.data.sources.rows import RowSource, field_of, read_good_rows, resolve
 from tasks.evaluation.benchmarks.answers import gsm8k_match
 from tasks.evaluation.benchmarks.items import Generation, Item, ItemScore, LikelihoodAnswer, Prompt, subsample
 from tasks.evaluation.benchmarks.task import Role
+from tasks.verifiers import Rules, verify
 
 CALCULATOR = re.compile(r"<<.*?>>")
 STOP = ("Question:", "</s>", "<|im_end|>")
@@ -40,6 +41,8 @@ class GSM8KBenchmark(Config):
     context: int | None = Field(default=None, ge=2)
     """Tokens of prompt and answer together; None for the evaluation's."""
 
+    rules: Rules = "correct"
+    """How numbers are read; `published` loses signs after letters and compares texts (open-instruct of December 2024)."""
     role: Role | None = None
     """`held_out` or `dev`; None is held out for GSM8K's own test questions (Table 20), by the name of the data set or the path,
     and `dev` for other rows."""
@@ -103,5 +106,8 @@ def score(config: GSM8KBenchmark, item: Item, answers: Sequence[str | Likelihood
     """Exact match of the last number."""
     (text,) = answers
     assert isinstance(text, str)
+    if config.rules == "published":
+        verdict = verify("gsm8k", text, item.gold, config.rules)
+        return ItemScore({"exact_match": float(verdict.correct)}, text, verdict.extracted)
     correct, extracted = gsm8k_match(text, item.gold)
     return ItemScore({"exact_match": float(correct)}, text, extracted)

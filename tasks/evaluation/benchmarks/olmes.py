@@ -9,7 +9,7 @@ Example: `{kind: olmes, task: arc_challenge, format: cloze, path: /data/ai2_arc}
 from collections.abc import Sequence
 from dataclasses import replace
 from math import comb
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -31,6 +31,7 @@ from tasks.evaluation.benchmarks.ranked import Normalisation, score_bits, score_
 from tasks.evaluation.benchmarks.shots import shots_by_group
 from tasks.evaluation.benchmarks.task import Average, Document, Format, Role, Task
 from tasks.evaluation.benchmarks.tasks import find_task
+from tasks.verifiers.verdict import Rules
 
 SUFFIXES: dict[Format, str] = {"cloze": "rc", "multiple_choice": "mc", "bits_per_byte": "bpb", "generate": "gen"}
 UNCONDITIONAL_CONTEXT = "Answer:"
@@ -65,6 +66,8 @@ class OlmesBenchmark(Config):
     """Of a written answer; None for the published number."""
     context: int | None = Field(default=None, ge=2)
     """Tokens of prompt and answer together; None for the task's own."""
+    rules: Rules = "correct"
+    """How written answers are read: `published` keeps the historical rules, of a task that has some."""
     pinned: dict[str, RowSource] = Field(default_factory=dict)
     """What is read, pinned by content or commit; `resolve` fills it in."""
 
@@ -80,6 +83,13 @@ class OlmesBenchmark(Config):
             raise ValueError(f"task {task.name!r} has no format {data['format']!r}; it has {', '.join(task.formats)}")
         suffix = f"_{SUFFIXES[data['format']]}" if data["format"] != "generate" and len(task.formats) > 1 else ""
         return {"name": task.name + suffix} | data
+
+    @model_validator(mode="after")
+    def has_rules(self) -> Self:
+        """Raise ValueError where a task has no rules of its own history."""
+        if self.rules == "published" and self.facts.published_score is None:
+            raise ValueError(f"task {self.task!r} has one way of reading answers; leave rules: published out")
+        return self
 
     @property
     def facts(self) -> Task:
@@ -266,7 +276,9 @@ def score(config: OlmesBenchmark, item: Item, answers: Sequence[str | Likelihood
     """Metrics of one item, by its format."""
     if config.format == "generate":
         texts = [text for text in answers if isinstance(text, str)]
-        results = [config.facts.score(item.data["document"], text) for text in texts]
+        judge = config.facts.score if config.rules == "correct" else config.facts.published_score
+        assert judge is not None  # checked when the config was made
+        results = [judge(item.data["document"], text) for text in texts]
         metrics = (
             results[0][0] if len(results) == 1 else pass_at([found[config.facts.sample_metric] for found, _ in results])
         )

@@ -128,6 +128,8 @@ class Task:
     bits_answer: Callable[[Document], str] = lambda document: document.answer
     """The text whose bits are counted, after a space."""
     score: Score = no_score
+    published_score: Score | None = None
+    """The same by the historical rules (`tasks.verifiers.verdict.Rules`), where they differ."""
     rank: Callable[[Document, Sequence[float]], dict[str, float]] | None = None
     """Further metrics of ranked choices from their log-likelihoods."""
     rank_metric: str = ""

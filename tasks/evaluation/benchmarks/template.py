@@ -31,7 +31,7 @@ from tasks.evaluation.benchmarks.items import (
 )
 from tasks.evaluation.benchmarks.ranked import Normalisation, score_bits, score_ranked
 from tasks.evaluation.benchmarks.task import LETTERS, Format, Role
-from tasks.verifiers import verify
+from tasks.verifiers import Rules, verify
 from tasks.verifiers.sandbox import run_program
 
 Metric = Literal["exact_match", "f1", "number", "math", "code"]
@@ -59,6 +59,8 @@ class TemplateBenchmark(Config):
     tests: str = ""
     """Jinja template of the tests that run after the answer, for `metric: code`."""
     metric: Metric = "exact_match"
+    rules: Rules = "correct"
+    """How a number or a formula is read; `published` keeps the historical rules."""
     normalisation: Normalisation = "per_char"
     """Of cloze choices."""
     shot_rows: RowSource | None = None
@@ -217,7 +219,8 @@ def judged(config: TemplateBenchmark, item: Item, text: str) -> ItemScore:
             ran = run_program(f"{text}\n{item.data['tests']}\n")
             return ItemScore({"exact_match": float(ran.passed)}, text, ran.detail)
         case "number" | "math":
-            verdicts = [verify("gsm8k" if config.metric == "number" else "math", text, one) for one in accepted]
+            kind = "gsm8k" if config.metric == "number" else "math"
+            verdicts = [verify(kind, text, one, config.rules) for one in accepted]
             return ItemScore({"exact_match": float(any(one.correct for one in verdicts))}, text, verdicts[0].extracted)
         case _:
             metrics = {"f1": squad_f1(text, accepted), "exact_match": squad_match(text, accepted)}

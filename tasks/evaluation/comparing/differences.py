@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from infra.workspace import Workspace
+from infra.records.reader import Reader
 from tasks.artifacts import Scores
 from tasks.evaluation.comparing.comparison import compare, holm
 
@@ -36,16 +36,18 @@ class Difference:
     lower_is_better: bool
 
 
-def compare_scores(ws: Workspace, first: Scores, second: Scores) -> list[Difference]:
+def compare_scores(reader: Reader, first: Scores, second: Scores) -> list[Difference]:
     """Every benchmark that both evaluations have with items. Raises ValueError when there is none."""
-    tables = [{row["name"]: row for row in ws.read_json(one, "scores.json")["benchmarks"]} for one in (first, second)]
+    tables = [
+        {row["name"]: row for row in reader.read_json(one, "scores.json")["benchmarks"]} for one in (first, second)
+    ]
     found = []
     for name, row in tables[0].items():
         file = f"items/{name}.jsonl.zst"
-        if name not in tables[1] or not all(file in ws.files(one) for one in (first, second)):
+        if name not in tables[1] or not all(file in reader.files(one) for one in (first, second)):
             continue
         metric = row["primary"]
-        values = [item_values(ws, one, file, metric) for one in (first, second)]
+        values = [item_values(reader, one, file, metric) for one in (first, second)]
         if values[0].keys() & values[1].keys():
             found.append(paired(name, metric, values[0], values[1], row["lower_is_better"]))
     if not found:
@@ -56,9 +58,9 @@ def compare_scores(ws: Workspace, first: Scores, second: Scores) -> list[Differe
     return with_holm(found)
 
 
-def item_values(ws: Workspace, scores: Scores, file: str, metric: str) -> dict[str, tuple[float, str]]:
+def item_values(reader: Reader, scores: Scores, file: str, metric: str) -> dict[str, tuple[float, str]]:
     """(value, group) of every item. ValueError when the items lack the metric."""
-    rows = list(ws.read_jsonl(scores, file))
+    rows = list(reader.read_jsonl(scores, file))
     if lacking := [row["id"] for row in rows if metric not in row["metrics"]]:
         raise ValueError(f"{scores.label}: item {lacking[0]} of {file} has no metric {metric!r}; evaluate it again")
     return {row["id"]: (row["metrics"][metric], row.get("group", "")) for row in rows}
@@ -102,12 +104,12 @@ def with_holm(found: Sequence[Difference]) -> list[Difference]:
     return [replace(one, p_holm=p) for one, p in zip(found, corrected, strict=True)]
 
 
-def differing_items(ws: Workspace, first: Scores, second: Scores, benchmark: str) -> list[dict[str, Any]]:
+def differing_items(reader: Reader, first: Scores, second: Scores, benchmark: str) -> list[dict[str, Any]]:
     """The items of a benchmark on which the two differ in its primary metric, with both answers."""
     file = f"items/{benchmark}.jsonl.zst"
-    rows = {row["name"]: row for row in ws.read_json(first, "scores.json")["benchmarks"]}
+    rows = {row["name"]: row for row in reader.read_json(first, "scores.json")["benchmarks"]}
     metric = rows[benchmark]["primary"]
-    others = {row["id"]: row for row in ws.read_jsonl(second, file)}
+    others = {row["id"]: row for row in reader.read_jsonl(second, file)}
     return [
         {
             "benchmark": benchmark,
@@ -119,6 +121,6 @@ def differing_items(ws: Workspace, first: Scores, second: Scores, benchmark: str
             "first_score": row["metrics"][metric],
             "second_score": others[row["id"]]["metrics"][metric],
         }
-        for row in ws.read_jsonl(first, file)
+        for row in reader.read_jsonl(first, file)
         if row["id"] in others and row["metrics"][metric] != others[row["id"]]["metrics"][metric]
     ]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from math import fsum, hypot, sqrt
 from typing import Any
 
-from infra.workspace import Workspace
+from infra.records.reader import Reader
 from tasks.artifacts import Scores
 from tasks.evaluation.comparing.comparison import Comparison, clustered_error, compare
 
@@ -13,7 +13,7 @@ Comparer = Callable[[Sequence[Scores], Scores, str], Comparison]
 """(first models, second model, benchmark) -> second minus the mean of the first ones"""
 
 
-def comparer(ws: Workspace) -> Comparer:
+def comparer(reader: Reader) -> Comparer:
     """Comparisons by benchmark name. Items are read once. Where one side kept none (a suite), or none is common, the errors
     are taken as independent, and `n` is 0.
     """
@@ -22,7 +22,7 @@ def comparer(ws: Workspace) -> Comparer:
     def items(score: Scores, benchmark: str) -> tuple[Items, dict[str, str] | None] | None:
         key = (score.address, benchmark)
         if key not in known:
-            known[key] = read_items(ws, score, benchmark)
+            known[key] = read_items(reader, score, benchmark)
         return known[key]
 
     def found(first: Sequence[Scores], second: Scores, benchmark: str) -> Comparison:
@@ -39,15 +39,15 @@ def comparer(ws: Workspace) -> Comparer:
     return found
 
 
-def read_items(ws: Workspace, score: Scores, benchmark: str) -> tuple[Items, dict[str, str] | None] | None:
+def read_items(reader: Reader, score: Scores, benchmark: str) -> tuple[Items, dict[str, str] | None] | None:
     """Primary metric per item, and the cluster of each where the benchmark has clusters; None where no items are kept."""
     name = f"items/{benchmark}.jsonl.zst"
-    if name not in ws.files(score):
+    if name not in reader.files(score):
         return None
     metric = next(
-        row["primary"] for row in ws.read_json(score, "scores.json")["benchmarks"] if row["name"] == benchmark
+        row["primary"] for row in reader.read_json(score, "scores.json")["benchmarks"] if row["name"] == benchmark
     )
-    rows = list(ws.read_jsonl(score, name))
+    rows = list(reader.read_jsonl(score, name))
     clusters = {row["id"]: row["group"] for row in rows if row.get("group")}
     return {row["id"]: row["metrics"][metric] for row in rows}, clusters if len(clusters) == len(rows) else None
 

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+LOG_SPAN = 30
+"""Curves of unlike trainings that span more than this factor are drawn on a log axis."""
+
+
 @dataclass(frozen=True)
 class Point:
     """One value with its standard error, in the axis's unit; `label` is written at its side."""
@@ -113,6 +117,28 @@ def curves(title: str, lines: Sequence[Line], *, unit: str, rate: Line | None = 
         lowest = _rate_strip(figure, axes, rate, strip)
         axes.tick_params(labelbottom=False)
     _step_axis(lowest, axes, lines, log_steps)
+    return to_svg(figure, title)
+
+
+def together(title: str, lines: dict[str, Line], *, unit: str) -> str:
+    """Curves of unlike trainings on one pair of axes, as logged, each named in its colour above."""
+    names = 15 * len(lines)
+    figure, axes = panel(180 + names, left=42, bottom=36, right=14, top=22 + names)
+    for place, (label, line) in enumerate(lines.items()):
+        axes.plot(line.steps, line.values, color=light(line.colour), linewidth=0.9, alpha=0.85)
+        axes.annotate(
+            label, (0, 1), xycoords="axes fraction", xytext=(0, 18 + 15 * (len(lines) - 1 - place)),
+            textcoords="offset points", color=light(line.colour), fontsize=FONT, parse_math=False,
+        )  # fmt: skip
+    values = [value for line in lines.values() for value in line.values]
+    if min(values) > 0 and max(values) > LOG_SPAN * min(values):
+        axes.set_yscale("log")
+    axes.text(0, 1.03, unit, transform=axes.transAxes, color=light("muted"), fontsize=10, parse_math=False)
+    if axes.get_yscale() == "linear":
+        quiet(axes, y_axis=True)
+    else:
+        axes.spines[:].set_visible(False)
+    _step_axis(axes, axes, list(lines.values()), log_steps=False)
     return to_svg(figure, title)
 
 

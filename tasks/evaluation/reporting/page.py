@@ -9,6 +9,7 @@ from typing import Any
 from tasks.artifacts import PERPLEXITY, TASK
 from tasks.evaluation.reporting import figures
 from tasks.evaluation.reporting.canvas import COLOURS
+from tasks.evaluation.reporting.compared import comparison_panels
 from tasks.evaluation.reporting.data_panels import funnel_panels, histogram_panels, mix_panels, source_colours
 from tasks.evaluation.reporting.figures import Line, Point
 from tasks.evaluation.reporting.words import (
@@ -48,9 +49,22 @@ CURVES = {
     "score": "mean reward of sampled answers",
     "correct": "share of sampled answers that are correct",
     "kl": "KL to the reference, nats per token",
+    "rollout_kl": "KL of a rollout to the reference, nats per token",
+    "kl_coefficient": "coefficient of the KL",
+    "entropy": "entropy of sampled tokens, nats",
+    "clip_share": "share of tokens whose ratio is clipped",
     "answer_tokens": "tokens per answer",
+    "longest_answer_tokens": "tokens of the longest answer",
+    "finished": "share of answers with an end of their own",
+    "truncated": "share of answers cut off",
+    "hedged": "share of answers with several final answers",
+    "zero_std_groups": "share of prompts whose answers all score the same",
+    "value_loss": "loss of the value model",
 }
 """Logged metrics that get a panel beside the loss, with what they are."""
+
+BY_VERIFIER = "correct/"
+"""How the metric of one verifier's answers begins; its name follows."""
 
 TRIED = "try "
 """How the label of a candidate's mix begins; the candidate's name follows."""
@@ -80,6 +94,7 @@ def render_page(report: dict[str, Any]) -> str:
         "soup": _soup_panel(report),
         "ranking": _ranking_panel(report),
         "losses": _loss_panels(report),
+        "comparison": comparison_panels(report["comparison"]),
         "metrics": _metric_panels(report),
         "data": funnel_panels(report) + mix_panels(report),
         "histograms": histogram_panels(report),
@@ -92,8 +107,22 @@ def render_page(report: dict[str, Any]) -> str:
         stage_colour=stage_colour,
         ranked=ranked_benchmark(report) if report["ranking"] else None,
         tried=tried_mixes(report) if report["ranking"] else "",
+        gains=gain_rows(report),
         source_colours=source_colours(report),
     )
+
+
+def gain_rows(report: dict[str, Any]) -> list[tuple[str, dict[str, Any], float]]:
+    """(step, gain, what it is multiplied by for people); a soup's comparisons with its ingredients stand below it."""
+    rows: list[tuple[str, dict[str, Any], float]] = []
+    shares = not any(benchmark["lower_is_better"] for benchmark in report["benchmarks"])
+    for step, gain in report["gains"].items():
+        # Bits per byte stay as they are; a mean over shares and bits has no unit of its own.
+        unit = 100.0 if shares and step != "curation" else 1.0
+        rows.append((step, gain, unit))
+        further = {"over_mean": "the ingredients’ mean", "over_best": "the best ingredient"}
+        rows += [(f"{step} over {words}", gain[name], unit) for name, words in further.items() if name in gain]
+    return rows
 
 
 def stage_colour(stage: str) -> str:
@@ -210,6 +239,9 @@ def _metric_panels(report: dict[str, Any]) -> list[tuple[str, str]]:
             having = [curve for curve in group if metric in curve["series"]]
             if having:
                 panels.append(_panel(having, metric, unit))
+        for metric in sorted({name for curve in group for name in curve["series"] if name.startswith(BY_VERIFIER)}):
+            having = [curve for curve in group if metric in curve["series"]]
+            panels.append(_panel(having, metric, f"share correct, {metric.removeprefix(BY_VERIFIER)}"))
         for metric in sorted({name for curve in group for name in curve["in_loop"]}):
             having = [_evaluated(curve, metric) for curve in group if metric in curve["in_loop"]]
             source, benchmark = metric.removeprefix(PERPLEXITY), metric.removeprefix(TASK)

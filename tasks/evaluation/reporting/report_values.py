@@ -14,7 +14,7 @@ from infra.records.artifact import Artifact
 from infra.records.record import Record
 from tasks.artifacts import PERPLEXITY, TASK, Checkpoint, Documents, Scores
 from tasks.evaluation.comparing.comparison import Comparison
-from tasks.evaluation.comparing.paired import Comparer, macro_gain
+from tasks.evaluation.comparing.paired import Comparer
 
 SOUP = "soup"
 """Stage that averages checkpoints; the checkpoints it was made from are its ingredients."""
@@ -253,33 +253,6 @@ def curve(label: str, artifact: Artifact, rows: Iterable[dict[str, Any]], parent
         if (having := [row for row in logged if name in row])
     }
     return Curve(label, artifact.stage, artifact.id, not parent, steps, series, in_loop)
-
-
-def stage_gains(
-    main_line: Sequence[str],
-    stages: dict[str, str],
-    ingredients: Sequence[str],
-    scores: dict[str, Scores],
-    benchmarks: dict[str, Benchmark],
-    compared: Comparer,
-) -> dict[str, dict[str, Any]]:
-    """Per stage of the main line the mean improvement over what it began with: a soup over its best ingredient, any other over
-    the step before. {gain, stderr, n, discordant, words}; positive is better.
-    """
-    gains: dict[str, dict[str, Any]] = {}
-    line = [label for label in main_line if label in scores]
-    for place, label in enumerate(line):
-        after, soup = scores[label], stages[label] == SOUP
-        before = (
-            [scores[one] for one in ingredients if one in scores] if soup else [scores[line[place - 1]]] * (place > 0)
-        )
-        names = [name for name in after.primary if before and all(name in score.primary for score in before)]
-        if not names:
-            continue
-        lower = [benchmarks[name].lower_is_better for name in names]
-        each = [macro_gain([compared([one], after, name) for name in names], lower) for one in before]
-        gains[stages[label]] = min(each, key=lambda gain: gain["gain"])
-    return gains
 
 
 def _difference(start: str, end: str, benchmark: Benchmark, found: Comparison, bounds: Bounds) -> Difference:

@@ -1,6 +1,9 @@
 """Preference pairs as rows of tokens, for DPO and the reward model; masked as in finetuning (RECIPE G)."""
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from itertools import combinations
+from typing import Any
 
 from infra.workspace import Workspace
 from model.data.chat_batches import Row, make_row
@@ -35,11 +38,48 @@ def cut_pairs(
     return kept, dropped
 
 
+Conversations = tuple[str, list[Message], list[Message]]
+"""(id of the prompt, chosen, rejected)"""
+
+
+def prompt_pairs(ws: Workspace, pairs: Preferences) -> Iterator[Conversations]:
+    """Every row with the id of its prompt, in the order of the file."""
+    for row in ws.read_jsonl(pairs, "preferences.jsonl.zst"):
+        yield row["id"], row["chosen"], row["rejected"]
+
+
+def every_pair(ws: Workspace, pairs: Preferences, prompts: set[str]) -> Iterator[Conversations]:
+    """All pairs of differently rated answers to these prompts, where all answers are kept (`samples/`); else their rows."""
+    kept = ws.files(pairs, "samples/")
+    if not kept:
+        yield from (row for row in prompt_pairs(ws, pairs) if row[0] in prompts)
+        return
+    samples: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for name in kept:
+        for sample in ws.read_jsonl(pairs, name):
+            if sample["id"] in prompts:
+                samples[sample["id"]].append(sample)
+    for id, chosen, _ in prompt_pairs(ws, pairs):
+        for one, other in combinations(samples.get(id, []), 2):
+            if one["rating"] != other["rating"]:
+                better, worse = (one, other) if one["rating"] > other["rating"] else (other, one)
+                yield (
+                    id,
+                    [*chosen[:-1], {"role": "assistant", "content": better["text"]}],
+                    [*chosen[:-1], {"role": "assistant", "content": worse["text"]}],
+                )
+
+
 def whole_pairs(
-    tokenizer: Tokenizer, pairs: Iterable[tuple[list[Message], list[Message]]], max_tokens: int
-) -> tuple[list[Pair], int]:
-    """Pairs whose sides both fit in `max_tokens` (reward model), and how many are left out."""
-    # One token more than allowed is enough to see that a side is too long.
-    cut, dropped = cut_pairs(tokenizer, pairs, max_tokens + 1)
-    kept = [pair for pair in cut if max(len(row.ids) for row in pair) <= max_tokens]
-    return kept, dropped + len(cut) - len(kept)
+    tokenizer: Tokenizer, pairs: Iterable[Conversations], max_tokens: int
+) -> tuple[list[tuple[str, Pair]], int]:
+    """(prompt, pair) where both sides fit in `max_tokens` (reward model), and how many are left out."""
+    kept, dropped = [], 0
+    for id, chosen, rejected in pairs:
+        # One token more than allowed is enough to see that a side is too long.
+        cut, _ = cut_pairs(tokenizer, [(chosen, rejected)], max_tokens + 1)
+        if cut and max(len(row.ids) for row in cut[0]) <= max_tokens:
+            kept.append((id, cut[0]))
+        else:
+            dropped += 1
+    return kept, dropped

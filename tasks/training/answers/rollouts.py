@@ -11,6 +11,7 @@ hsdp), each worker takes the decoder's copy of the policy block by block: while 
 (2 bytes a parameter in bf16: 15 GB at 7B, 64 GB at 32B) and the cache, which takes the memory that is left at most.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,15 +19,19 @@ from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
+from infra.workspace import Workspace
 from model.config import Precision
 from model.data.chat_batches import Batch, Row, indices_of_step
 from model.decoding.generate import Sampling
 from model.network.transformer import Transformer
 from model.parallel.group import Group
 from model.tokens.tokenizer import Tokenizer
+from model.training.loop import EndOfTraining
 from model.training.reference_scores import row_log_probs
 from tasks.generation import local_generator
+from tasks.training.answers.kl_control import KLControl, coefficient_at, rollout_kl
 from tasks.training.answers.verified_answers import Answer, Prompt, answers_in_group, decoding_rows, mixed_seed
+from tasks.verifiers.verdict import Rules
 
 
 class RolloutConfig(Protocol):
@@ -44,6 +49,12 @@ class RolloutConfig(Protocol):
     def max_new_tokens(self) -> int: ...
     @property
     def precision(self) -> Precision: ...
+    @property
+    def rules(self) -> Rules: ...
+    @property
+    def kl_coefficient(self) -> float: ...
+    @property
+    def kl_control(self) -> KLControl | None: ...
     @property
     def seed(self) -> int: ...
 
@@ -76,6 +87,8 @@ class Rollouts(ABC, Generic[How]):
     """Its updates' passes."""
     facts: dict[str, float] = field(default_factory=dict)
     """Its metrics."""
+    ended: str = ""
+    """Why the training ended before its last rollout."""
 
     @abstractmethod
     def roll(self, rollout: int) -> Rollout:
@@ -91,7 +104,11 @@ class Rollouts(ABC, Generic[How]):
         rollout, update = divmod(step, self.updates)
         if rollout != self.rollout:
             assert update == 0, f"step {step} is inside rollout {rollout}, whose first weights are gone"
-            self.made, self.facts = self.roll(rollout)
+            try:
+                self.made, self.facts = self.roll(rollout)
+            except EndOfTraining as end:
+                self.ended = f"rollout {rollout}: {end}"
+                raise
             self.rollout = rollout
         return self.made[update]
 
@@ -99,6 +116,20 @@ class Rollouts(ABC, Generic[How]):
         """Metrics of the rollout that the `step`-th update learnt from."""
         assert (step - 1) // self.updates == self.rollout
         return self.facts
+
+    def kl_coefficient(
+        self, log_probs: list[np.ndarray], reference: list[np.ndarray], rows: list[Row]
+    ) -> tuple[float, dict[str, float]]:
+        """β for a rollout's updates, and the metrics that say why. Raises EndOfTraining where the KL budget ends the training."""
+        config, kl = self.config, rollout_kl(log_probs, reference, rows)
+        found = coefficient_at(config.kl_coefficient, kl, config.kl_control)
+        return found, {"rollout_kl": kl} | ({"kl_coefficient": found} if config.kl_control else {})
+
+    def tell_end(self, ws: Workspace) -> None:
+        """Tell people, and the record, of a training that ended early."""
+        if self.ended:
+            ws.note(ended_early=self.ended)
+            ws.warn(f"reinforcement ended early, at {self.ended}")
 
     def places(self, rollout: int) -> list[int]:
         """Numbers of the prompts that a rollout answers."""
@@ -115,7 +146,7 @@ class Rollouts(ABC, Generic[How]):
         # Weights in training are nowhere but here.
         rows = decoding_rows(self.policy, self.prompts, config.max_new_tokens, config.precision)
         generator = local_generator(self.policy, self.tokenizer, config.precision, rows, self.group)
-        return answers_in_group(generator, prompts, samples, sampling, self.group)
+        return answers_in_group(generator, prompts, samples, sampling, self.group, config.rules)
 
     def log_probs(self, model: Transformer, rows: list[Row], group: Group) -> list[np.ndarray]:
         """Per-token log-probabilities of the answers under a model, at the sampling temperature."""
@@ -140,8 +171,9 @@ class Rollouts(ABC, Generic[How]):
 def answer_metrics(
     answers: Sequence[tuple[Prompt, Answer]], rows: Sequence[Row], log_probs: Sequence[np.ndarray]
 ) -> dict[str, float]:
-    """What a rollout's answers are like: verified share (by verifier where there are several), share with an end of their own,
-    lengths in tokens, and the entropy in nats per token, estimated by −log π of the sampled tokens.
+    """What a rollout's answers are like: verified share (by verifier where there are several), shares with an end of their own,
+    cut off, and with more than one final answer, lengths in tokens, and the entropy in nats per token, estimated by −log π of
+    the sampled tokens.
     """
     correct: dict[str, list[bool]] = {}
     for prompt, answer in answers:
@@ -152,7 +184,19 @@ def answer_metrics(
         "correct": float(np.mean([answer.verdict.correct for _, answer in answers])),
         **(by_verifier if len(by_verifier) > 1 else {}),
         "finished": float(np.mean([answer.finished for _, answer in answers])),
+        "truncated": float(np.mean([not answer.finished for _, answer in answers])),
+        "hedged": float(np.mean([final_answers(answer.completion.text) > 1 for _, answer in answers])),
         "answer_tokens": float(np.mean(lengths)),
         "longest_answer_tokens": float(max(lengths)),
         "entropy": -float(sum(values.sum() for values in log_probs)) / sum(lengths),
     }
+
+
+FINAL_ANSWER = re.compile(r"(?:final\s+)?answer\s*(?:is|:|=)\s*(\S+)|\\boxed\s*\{([^}]*)\}|####\s*(\S+)", re.IGNORECASE)
+"""The wordings by which an answer states its result."""
+
+
+def final_answers(text: str) -> int:
+    """Different results that a text states as its answer: 1 in "The answer is 4. \\boxed{4}", 2 where a second one is named."""
+    found = {"".join(groups).strip(" .,$*}{").removeprefix("\\boxed{") for groups in FINAL_ANSWER.findall(text)}
+    return len(found - {""})

@@ -22,7 +22,7 @@ from model.parallel.group import Group
 from model.tokens.chat import encode_prompt
 from model.tokens.tokenizer import Tokenizer
 from tasks.generation import own_share
-from tasks.verifiers import Verdict, verify
+from tasks.verifiers import Rules, Verdict, verify
 
 MOST_ROWS = 1024
 """Rows that decode together at most. On a core, 256 decode 1.35 times as fast as 64, 1,024 do 1.55 times as fast."""
@@ -98,31 +98,43 @@ def decoding_rows(
 
 
 def sample_answers(
-    generator: Generator, prompts: Sequence[Prompt], samples: int, sampling: Sampling, *, first: int = 0
+    generator: Generator,
+    prompts: Sequence[Prompt],
+    samples: int,
+    sampling: Sampling,
+    *,
+    first: int = 0,
+    rules: Rules = "correct",
 ) -> list[list[Answer]]:
     """`samples` verified answers per prompt, a function of the generator's weights, prompts and `sampling` alone.
 
-    `first`: place of the first prompt among all, where these are a part of them that is answered by itself.
+    `first`: place of the first prompt among all, where these are a part of them that is answered by itself. `rules`: how the
+    verifiers read answers.
     """
     sampling = replace(sampling, first_prompt=first * samples)
     completions = generator([prompt.ids for prompt in prompts for _ in range(samples)], sampling)
     answers = []
     for index, completion in enumerate(completions):
-        answers.append(Answer(completion, judged(prompts[index // samples].row, completion.text)))
+        answers.append(Answer(completion, judged(prompts[index // samples].row, completion.text, rules)))
     return [answers[start : start + samples] for start in range(0, len(answers), samples)]
 
 
-def judged(row: dict[str, Any], text: str) -> Verdict | None:
+def judged(row: dict[str, Any], text: str, rules: Rules = "correct") -> Verdict | None:
     """What the row's verifier says of an answer; None where the row has no ground truth."""
-    return None if row["ground_truth"] is None else verify(row["dataset"], text, row["ground_truth"])
+    return None if row["ground_truth"] is None else verify(row["dataset"], text, row["ground_truth"], rules)
 
 
 def answers_in_group(
-    generator: Generator, prompts: Sequence[Prompt], samples: int, sampling: Sampling, group: Group
+    generator: Generator,
+    prompts: Sequence[Prompt],
+    samples: int,
+    sampling: Sampling,
+    group: Group,
+    rules: Rules = "correct",
 ) -> list[list[Answer]]:
     """The same, of which every worker of a group makes its share; all of them get all answers."""
     first, end = own_share(len(prompts), group)
-    own = sample_answers(generator, prompts[first:end], samples, sampling, first=first)
+    own = sample_answers(generator, prompts[first:end], samples, sampling, first=first, rules=rules)
     return [answers for part in group.exchange(own) for answers in part]
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Int
 from pydantic import Field, model_validator
 
 from infra.records.artifact import Artifact
-from infra.workspace import Workspace
+from infra.records.reader import Reader
 from model.config import Config
 from model.data.batches import TOKEN_BYTES, TokenFile, Window, WindowedTokens, read_local
 from model.data.order import OrderKind
@@ -85,17 +85,17 @@ class StoredFile:
         return f"{self.tokens.address}/{self.name}"
 
 
-def mix_files(ws: Workspace, mix: Mix) -> tuple[list[TokenFile], list[StoredFile]]:
+def mix_files(reader: Reader, mix: Mix) -> tuple[list[TokenFile], list[StoredFile]]:
     """The token files of a mix and, one by one, where they lie; a file taken in several passes stands there several
     times (RECIPE C.8). Nothing is read of them.
     """
     artifacts: dict[str, Artifact] = {}
     files: list[TokenFile] = []
     stored: list[StoredFile] = []
-    for entry in ws.read_json(mix, "mix.json")["entries"]:
+    for entry in reader.read_json(mix, "mix.json")["entries"]:
         address = entry["address"]
         if address not in artifacts:
-            artifacts[address] = ws.at(address)
+            artifacts[address] = reader.at(address)
         place = StoredFile(artifacts[address], entry["file"])
         passes = entry.get("passes", 1)
         files += [TokenFile(place.address, entry["tokens"], entry["source"])] * passes
@@ -103,16 +103,24 @@ def mix_files(ws: Workspace, mix: Mix) -> tuple[list[TokenFile], list[StoredFile
     return files, stored
 
 
-def training_windows(ws: Workspace, mix: Mix, config: MixTrainingConfig, seed: int) -> WindowedTokens:
-    """The batches of a training on a mix.
+def training_windows(
+    reader: Reader, mix: Mix, config: MixTrainingConfig, seed: int, micro_instances: int = 0
+) -> WindowedTokens:
+    """The batches of a training on a mix; `micro_instances` windows are a micro-batch, 0 for the whole batch.
 
     Raises ValueError when the mix holds less than one batch, or less than twice what is held out of a source.
     """
-    return windows_of(ws, *mix_files(ws, mix), config, seed)
+    files, stored = mix_files(reader, mix)
+    return windows_of(reader, files, stored, config, seed, micro_instances)
 
 
 def windows_of(
-    ws: Workspace, files: Sequence[TokenFile], stored: Sequence[StoredFile], config: MixTrainingConfig, seed: int
+    reader: Reader,
+    files: Sequence[TokenFile],
+    stored: Sequence[StoredFile],
+    config: MixTrainingConfig,
+    seed: int,
+    micro_instances: int = 0,
 ) -> WindowedTokens:
     """The same of a mix whose files are known (`mix_files`)."""
     return WindowedTokens(
@@ -121,41 +129,41 @@ def windows_of(
         config.batch_size,
         seed,
         config.mask_repetitions,
-        micro_instances=ws.compute.micro_instances,
+        micro_instances=micro_instances,
         normalisation=config.loss.normalisation,
         order=config.order,
         target_length=config.target_length,
         held_out=config.in_loop.windows,
-        reader=store_reader(ws, stored),
+        reader=store_reader(reader, stored),
     )
 
 
-def store_reader(ws: Workspace, stored: Sequence[StoredFile], copied_bytes: int = COPIED_BYTES):
+def store_reader(reader: Reader, stored: Sequence[StoredFile], copied_bytes: int = COPIED_BYTES):
     """How the windows of these files are read: from copies where all of them have at most `copied_bytes`, else by ranges.
 
     Raises ValueError (from the reader) for a file that ends inside a window.
     """
-    sizes = {file.address: ws.record(file.tokens).files[file.name].size for file in stored}
-    return Copies(ws, stored) if sum(sizes.values()) <= copied_bytes else Ranges(ws, stored)
+    sizes = {file.address: reader.record(file.tokens).files[file.name].size for file in stored}
+    return Copies(reader, stored) if sum(sizes.values()) <= copied_bytes else Ranges(reader, stored)
 
 
 class Ranges:
     """Windows as byte ranges of objects; nothing is kept."""
 
-    def __init__(self, ws: Workspace, stored: Sequence[StoredFile]) -> None:
-        self.ws, self.stored = ws, list(stored)
+    def __init__(self, reader: Reader, stored: Sequence[StoredFile]) -> None:
+        self.reader, self.stored = reader, list(stored)
 
     def __call__(self, windows: Sequence[Window]) -> list[Int[np.ndarray, " seq"]]:
         places = [(self.stored[file].tokens, self.stored[file].name, start, end) for file, start, end in windows]
-        parts = self.ws.read_ranges([(a, name, s * TOKEN_BYTES, e * TOKEN_BYTES) for a, name, s, e in places])
+        parts = self.reader.read_ranges([(a, name, s * TOKEN_BYTES, e * TOKEN_BYTES) for a, name, s, e in places])
         return [np.frombuffer(part, dtype="<u4") for part in parts]
 
 
 class Copies:
     """Windows of local, verified copies, or of the store's own files where it is a folder."""
 
-    def __init__(self, ws: Workspace, stored: Sequence[StoredFile]) -> None:
-        self.ws, self.stored = ws, list(stored)
+    def __init__(self, reader: Reader, stored: Sequence[StoredFile]) -> None:
+        self.reader, self.stored = reader, list(stored)
         self.paths: dict[str, Path] = {}
 
     def __call__(self, windows: Sequence[Window]) -> list[Int[np.ndarray, " seq"]]:
@@ -163,7 +171,7 @@ class Copies:
         missing = [file for address, file in wanted.items() if address not in self.paths]
         if missing:
             with ThreadPoolExecutor(FETCHES, thread_name_prefix="fetch") as pool:
-                found = pool.map(lambda file: self.ws.path(file.tokens, file.name), missing)
+                found = pool.map(lambda file: self.reader.path(file.tokens, file.name), missing)
                 self.paths |= {file.address: path for file, path in zip(missing, found, strict=True)}
         numbers = {address: number for number, address in enumerate(wanted)}
         local = [window._replace(file=numbers[self.stored[window.file].address]) for window in windows]

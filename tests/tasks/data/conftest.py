@@ -13,7 +13,7 @@ from infra.session import Session
 from infra.settings import Execution
 from infra.stage import Stage
 from infra.storage.store import Store
-from infra.workspace import Workspace
+from infra.workspace import WorkSettings, Workspace
 from tasks.artifacts import Classifier, Documents
 from tasks.data.collect import collect, resolve
 from tasks.data.filter import FilterConfig, Judge, filter
@@ -44,7 +44,12 @@ class Bench:
         """A workspace for reading artifacts."""
         compute = self.session.execution.compute("test")
         return Workspace(
-            self.store, stage="test", id="0", payload="test/0", progress_folder="_progress/test", compute=compute
+            self.store,
+            stage="test",
+            id="0",
+            payload="test/0",
+            progress_folder="_progress/test",
+            settings=WorkSettings(compute=compute),
         )
 
     def rows(self, artifact: Artifact, prefix: str) -> list[dict[str, Any]]:

@@ -232,6 +232,19 @@ def test_python_source_is_deterministic_within_budget_and_licensed(bench, new_be
         resolve(PythonSource(name="docs", packages=("no-such-package",)))
 
 
+def test_assets_take_their_share_of_the_bytes_and_no_more(bench):
+    config = resolve(PythonSource(name="docs", packages=("ray",), max_bytes=300_000, assets=0.2))
+    rows = bench.rows(bench.run(collect, config), "documents/")
+    sizes = {True: 0, False: 0}
+    for row in rows:
+        sizes[row["metadata"]["object"] == "asset"] += len(row["text"].encode())
+    assert 50_000 < sizes[True] <= 60_000
+    assert 200_000 < sizes[False] <= 240_000
+    assets = [row for row in rows if row["metadata"]["object"] == "asset"]
+    assert {row["metadata"]["name"].rsplit(".")[-1] for row in assets} <= {"js", "css", "svg"}
+    assert max(len(row["text"]) for row in assets) <= 2_000
+
+
 def test_code_is_whole_files(bench):
     config = resolve(PythonSource(name="code", content="code", packages=(), max_bytes=200_000))
     rows = bench.rows(bench.run(collect, config), "documents/")

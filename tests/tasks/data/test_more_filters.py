@@ -63,10 +63,15 @@ def test_gopher_values_by_hand():
 
 def slow_repetition(text: str, scorer: GopherRepetitionScorer) -> dict[str, float]:
     """The repetition values word by word."""
+    first_too = scorer.counted == "copies"
+
+    def counts(part: object, place: int, parts: list) -> bool:
+        return part in parts[:place] or (first_too and part in parts[place + 1 :])
+
     values = {}
     for name, parts in (("lines", text.splitlines()), ("paragraphs", re.split(r"\n\s*\n", text))):
         kept = [part.strip() for part in parts if part.strip()]
-        again = [part for place, part in enumerate(kept) if part in kept[:place]]
+        again = [part for place, part in enumerate(kept) if counts(part, place, kept)]
         values[f"duplicate_{name}"] = len(again) / max(1, len(kept))
         values[f"duplicate_{name}_characters"] = sum(map(len, again)) / max(1, sum(map(len, kept)))
     words = text.split()
@@ -76,7 +81,7 @@ def slow_repetition(text: str, scorer: GopherRepetitionScorer) -> dict[str, floa
         top = Counter(grams).most_common(1)
         if n in scorer.top_ngrams:
             values[f"top_{n}gram"] = sum(map(len, top[0][0])) * top[0][1] / total if top and top[0][1] > 1 else 0.0
-        covered = {place + k for place, gram in enumerate(grams) if gram in grams[:place] for k in range(n)}
+        covered = {place + k for place, gram in enumerate(grams) if counts(gram, place, grams) for k in range(n)}
         if n in scorer.duplicate_ngrams:
             values[f"duplicate_{n}grams"] = sum(len(words[place]) for place in covered) / total
     return values
@@ -90,9 +95,10 @@ def slow_repetition(text: str, scorer: GopherRepetitionScorer) -> dict[str, floa
         max_size=4,
     ),
     st.sampled_from([((2, 3), (3, 5)), ((1,), (2, 4)), ((), (4,)), ((3,), ())]),
+    st.sampled_from(["repeats", "copies"]),
 )
-def test_gopher_repetition_is_that_of_a_word_by_word_walk(texts, lengths):
-    scorer = GopherRepetitionScorer(top_ngrams=lengths[0], duplicate_ngrams=lengths[1])
+def test_gopher_repetition_is_that_of_a_word_by_word_walk(texts, lengths, counted):
+    scorer = GopherRepetitionScorer(top_ngrams=lengths[0], duplicate_ngrams=lengths[1], counted=counted)
     found = score_gopher_repetition(TextBatch(texts), scorer).values
     for place, text in enumerate(texts):
         assert {name: own[place] for name, own in found.items()} == pytest.approx(slow_repetition(text, scorer))

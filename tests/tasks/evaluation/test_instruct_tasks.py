@@ -6,8 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
-from tasks.evaluation.benchmarks import load_items, make_requests, primary_metric, resolve_benchmark, score_item
+from tasks.evaluation.benchmarks import (
+    BenchmarkConfig,
+    load_items,
+    make_requests,
+    primary_metric,
+    resolve_benchmark,
+    score_item,
+)
 from tasks.evaluation.benchmarks.items import Generation, LikelihoodAnswer
 from tasks.evaluation.benchmarks.olmes import OlmesBenchmark, pass_at
 from tasks.evaluation.benchmarks.tasks import find_task
@@ -263,3 +271,28 @@ def test_reasoning_of_the_unseen_suite_ends_with_a_letter(tmp_path):
         text = f"Therefore, the answer is ({letter})."
         assert score_item(config, items[0], [text], True).metrics == {"exact_match": 1.0}
         assert score_item(config, items[0], ["Therefore, the answer is (Z)."], True).metrics == {"exact_match": 0.0}
+
+
+@pytest.mark.parametrize("kind", ["olmes", "gsm8k", "template"])
+def test_numbers_are_read_as_written_or_by_the_published_rules(tmp_path, kind):
+    row = {"question": "q?", "answer": "It is -5. #### -5"}
+    write(tmp_path / "main/test.jsonl", [row])
+    rows = {"paths": [str(tmp_path / "main/test.jsonl")]}
+    more = {
+        "olmes": {"task": "gsm8k", "path": str(tmp_path), "shots": 0},
+        "gsm8k": {"rows": rows, "shots": 0},
+        "template": {"name": "mine", "rows": rows, "prompt": "{{ question }}", "answer": "'-5'", "metric": "number"},
+    }[kind]
+    found = {}
+    for rules in ("correct", "published"):
+        config = resolve_benchmark(
+            TypeAdapter(BenchmarkConfig).validate_python({"kind": kind} | more | {"rules": rules})
+        )
+        items = load_items(config)
+        found[rules] = score_item(config, items[0], ["So x is \u22125"], False).metrics["exact_match"]
+    assert found == {"correct": 1.0, "published": 0.0}
+
+
+def test_a_task_with_one_way_of_reading_answers_refuses_another():
+    with pytest.raises(ValueError, match="'piqa' has one way of reading answers"):
+        OlmesBenchmark.model_validate({"task": "piqa", "rules": "published"})

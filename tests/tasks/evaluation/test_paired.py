@@ -9,7 +9,8 @@ from infra.workspace import Workspace
 from tasks.artifacts import Scores
 from tasks.evaluation.comparing.comparison import compare
 from tasks.evaluation.comparing.paired import comparer, error_of_mean
-from tasks.evaluation.reporting.report_values import Benchmark, Bounds, soup_rows, stage_gains, step_changes
+from tasks.evaluation.reporting.gains import stage_gains
+from tasks.evaluation.reporting.report_values import Benchmark, Bounds, soup_rows, step_changes
 from tests.tasks.evaluation.test_rank import Desk
 
 BENCHMARKS = {"maths": Benchmark("maths", "exact_match", 400, False)}
@@ -29,12 +30,10 @@ def made(tmp_path: Path) -> tuple[Workspace, dict[str, Scores]]:
 
 
 def workspace(desk: Desk) -> Workspace:
-    from infra.settings import ComputeSettings
 
     return Workspace(
-        desk.session.store, stage="report", id="0" * 16, payload="report/0", progress_folder="_progress/report/0",
-        compute=ComputeSettings(),
-    )  # fmt: skip
+        desk.session.store, stage="report", id="0" * 16, payload="report/0", progress_folder="_progress/report/0"
+    )
 
 
 def test_steps_are_compared_on_their_items(made):
@@ -50,7 +49,7 @@ def enumerate_items(values: list[float]) -> list[tuple[str, float]]:
     return [(str(n), value) for n, value in enumerate(values)]
 
 
-def test_a_soup_is_compared_with_each_ingredient_and_its_gain_is_over_the_best(made):
+def test_a_soup_is_compared_with_the_base_each_ingredient_and_their_mean(made):
     ws, scores = made
     (row,) = soup_rows("soup", ["first", "second"], scores, BENCHMARKS, Bounds(2, 3), comparer(ws))
     assert row.best == "second"
@@ -62,9 +61,20 @@ def test_a_soup_is_compared_with_each_ingredient_and_its_gain_is_over_the_best(m
     )  # fmt: skip
     assert gains["soup"]["gain"] == pytest.approx(0.075)
     assert gains["soup"]["words"] == "gain"
+    assert gains["soup"]["over_best"]["gain"] == pytest.approx(0.075)
+    assert gains["soup"]["over_mean"]["gain"] == pytest.approx(0.0875)
     assert gains["sft"]["gain"] == 0
     assert gains["sft"]["words"].startswith("no effect shown")
     assert set(gains["sft"]) == {"gain", "stderr", "n", "discordant", "words"}
+
+
+def test_stages_of_reinforcement_are_one_step_over_what_the_first_began_with(made):
+    ws, scores = made
+    line = {"dpo": scores["base"], "rlvr": scores["second"], "instruct": scores["soup"]}
+    stages = {"dpo": "dpo", "rlvr": "ppo", "instruct": "ppo"}
+    gains = stage_gains(list(line), stages, [], line, BENCHMARKS, comparer(ws))
+    assert gains["rlvr"]["gain"] == pytest.approx(0.075)
+    assert gains["rlvr"]["n"] == 400
 
 
 def test_without_items_errors_are_independent(made):

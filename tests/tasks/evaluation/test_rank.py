@@ -147,3 +147,46 @@ def test_candidates_are_not_ranked_by_a_held_out_benchmark(tmp_path):
     scores = [desk.scores(name, values, role="held_out") for name, values in (("a", [1.0, 0.0]), ("b", [1.0, 1.0]))]
     with pytest.raises(ValueError, match="cannot be ranked by 'maths', which is held out"):
         desk.rank(scores, ("a", "b"))
+
+
+def answers(chance: Random, items: int, skills: list[float]) -> list[list[float]]:
+    """Answers of candidates to the same items: an item is hard or easy for all, and each candidate has luck of its own."""
+    ease = [chance.betavariate(1, 1.5) for _ in range(items)]
+    return [[float(chance.random() < min(1.0, e + skill)) for e in ease] for skill in skills]
+
+
+def decided(tmp_path: Path, skills: list[float], seed: int) -> tuple[str, str]:
+    """(outcome, first of the order) for candidates of these skills, on 4,000 items."""
+    desk = Desk(tmp_path / str(seed))
+    names = tuple("abc"[: len(skills)])
+    tables = answers(Random(seed), 4_000, skills)
+    made, _ = desk.rank([desk.scores(name, values) for name, values in zip(names, tables, strict=True)], names)
+    return made.outcome, made.order[0]
+
+
+def test_three_equal_candidates_are_undecided(tmp_path):
+    outcomes = [decided(tmp_path, [0.0, 0.0, 0.0], seed)[0] for seed in range(20)]
+    assert outcomes.count("undecided") >= 19
+
+
+def test_a_candidate_that_is_two_points_better_is_ranked_first(tmp_path):
+    first = [decided(tmp_path, [0.0, 0.02, 0.0], seed)[1] for seed in range(20)]
+    assert first.count("b") >= 18
+
+
+def test_an_undecided_sweep_says_how_many_items_would_decide(tmp_path):
+    """By hand: with an error of a third of what is needed, nine times the items."""
+    desk = Desk(tmp_path)
+    base = [float(n % 2) for n in range(400)]
+    better = [1.0 if n in (0, 2, 4) else value for n, value in enumerate(base)]
+    worse = [0.0 if n in (1, 3) else value for n, value in enumerate(better)]
+    made, table = desk.rank([desk.scores("a", better), desk.scores("b", worse)], ("a", "b"))
+    assert made.outcome == "undecided"
+    row = table[1]
+    errors = 2.0 + 0.8416212
+    assert row["items_to_decide"] == pytest.approx(
+        400 * (errors * row["behind_best_stderr"] / row["behind_best"]) ** 2, abs=1
+    )
+    same, rows = desk.rank([desk.scores("a", base), desk.scores("c", base)], ("a", "c"))
+    assert same.outcome == "undecided"
+    assert rows[1]["items_to_decide"] is None

@@ -5,6 +5,7 @@ the stage itself run twice for its bytes.
 """
 
 import hashlib
+import json
 import math
 import re
 import sys
@@ -19,7 +20,6 @@ from hypothesis import strategies as st
 
 from infra.execution.attempt import commit
 from infra.records.record import Input, Record, content_digest, payload_address
-from infra.settings import ComputeSettings
 from infra.storage.store import Store
 from infra.workspace import Workspace
 from tasks.artifacts import (
@@ -31,8 +31,9 @@ from tasks.artifacts import (
     RewardModel,
     Scores,
 )
-from tasks.evaluation.report import ReportConfig, write_report
+from tasks.evaluation.report import ConformanceRow, ReportConfig, write_report
 from tasks.evaluation.reporting import words as report_words
+from tasks.evaluation.reporting.compared import compared_run, comparison_panels
 from tasks.evaluation.reporting.histogram import Histogram, position, shown_bins
 from tasks.evaluation.reporting.page import render_page, tried_mixes
 from tasks.evaluation.reporting.report_values import Bounds, curve, judge
@@ -57,7 +58,6 @@ class Run:
             id=id,
             payload=payload_address(stage, id, 1),
             progress_folder=f"_progress/{stage}/{id}/g0001",
-            compute=ComputeSettings(),
         )
 
     def make(
@@ -123,7 +123,7 @@ def scored(run: Run, checkpoint: Checkpoint, label: str, adding: float, choosing
 def ranked(rank: int, name: str, score: float, behind: float) -> dict[str, Any]:
     return {
         "rank": rank, "candidate": name, "score": score, "stderr": 0.03, "n": 50, "behind_best": behind,
-        "behind_best_stderr": 0.05, "tied_with_best": True,
+        "behind_best_stderr": 0.05, "tied_with_best": True, "items_to_decide": 900 if rank > 1 else 0,
     }  # fmt: skip
 
 
@@ -145,11 +145,12 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, dict[str, 
     pairs = run.make(Preferences, "preferences", [sft], pairs=80, ties=20, mean_chosen=4.0, mean_rejected=1.5)
     reward = run.make(
         RewardModel, "reward", [sft, pairs], metrics=losses(20), steps=20, tokens=500, parameters=2_631_808, loss=0.4,
-        accuracy=0.8, accuracy_stderr=0.1, ranks=4096, parent=sft.digest, flops=5e11,
+        accuracy=0.8, accuracy_stderr=0.1, pairs_held_out=50, ranks=4096, parent=sft.digest, flops=5e11,
     )  # fmt: skip
     values = [(0.10, 0.25, 2.0), (0.30, 0.25, 2.0), (0.34, 0.27, 2.0), (0.36, 0.27, 2.0), (0.36, 0.20, 1.8)]
     checkpoints = [base, first, second, soup, sft]
     scores = [scored(run, item, label, *pair) for item, label, pair in zip(checkpoints, LABELS, values, strict=True)]
+    trial = [scored(run, first, "unfiltered", 0.0, 0.0, 2.0), scored(run, second, "filtered", 0.0, 0.0, 1.9)]
     table = [ranked(1, "b", 0.34, 0.0), ranked(2, "a", 0.30, 0.04)]
     ranking = run.make(
         Ranking,
@@ -165,7 +166,7 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, dict[str, 
     )
     return run, {
         "funnel": [raw, kept], "mixes": [mix], "checkpoints": checkpoints, "reward": reward, "preferences": pairs,
-        "ranking": ranking, "scores": scores, "config": config,
+        "ranking": ranking, "scores": scores, "trial": trial, "config": config,
     }  # fmt: skip
 
 
@@ -218,6 +219,23 @@ def test_soup_is_compared_with_the_mean_of_its_ingredients(written: tuple[Worksp
     assert set(row["ingredients"]) == {"first <seed>", "second"}
 
 
+def test_every_step_states_its_gain_with_its_error(written: tuple[Workspace, Any]) -> None:
+    """By hand: the trial moves bits alone, by 0.1; 80 % of pairs are 30 points over chance; the sweep ties."""
+    ws, report = written
+    gains = report.gains
+    assert list(gains) == ["curation", "sweep", "soup", "sft", "reward"]
+    assert values_of(ws)["gains"] == gains
+    assert all(gain["stderr"] > 0 for gain in gains.values())
+    assert gains["curation"]["gain"] == pytest.approx(0.1 / 3)
+    assert (gains["reward"]["gain"], gains["reward"]["stderr"], gains["reward"]["n"]) == (pytest.approx(0.3), 0.1, 50)
+    assert gains["reward"]["words"] == "gain"
+    assert (gains["sweep"]["gain"], gains["sweep"]["words"]) == (0.04, "no effect shown")
+    assert gains["soup"]["over_mean"]["gain"] < gains["soup"]["gain"]
+    text = " ".join(read(ws, "report.html").split())
+    assert "What each step gained" in text
+    assert "soup over the best ingredient" in text
+
+
 def test_funnel_and_costs_add_up(written: tuple[Workspace, Any]) -> None:
     found = values_of(written[0])
     collect, kept = found["funnel"]
@@ -232,13 +250,13 @@ def test_funnel_and_costs_add_up(written: tuple[Workspace, Any]) -> None:
 def test_lineage_names_inputs_before_their_users_and_each_once(written: tuple[Workspace, Any]) -> None:
     nodes = values_of(written[0])["lineage"]
     place = {item["address"]: index for index, item in enumerate(nodes)}
-    assert len(place) == len(nodes) == 16
+    assert len(place) == len(nodes) == 18
     assert all(place[parent] < place[item["address"]] for item in nodes for parent, _ in item["inputs"])
 
 
 def test_sweep_lead_within_its_error_is_said_to_be_chance(written: tuple[Workspace, Any]) -> None:
     text = " ".join(read(written[0], "report.html").split())
-    assert "b leads a by 4.0 ± 5.0: their order may be chance" in text
+    assert "b leads a by 4.0 ± 5.0: their order may be chance; 900 items would decide" in text
 
 
 def swept(mixes: dict[str, dict[str, float]]) -> dict[str, Any]:
@@ -394,13 +412,44 @@ def test_same_artifacts_give_the_same_bytes(
 def test_parts_that_were_not_made_have_no_section(arguments: tuple[Run, dict[str, Any]]) -> None:
     run, inputs = arguments
     ws = run.workspace("report", "bare")
-    nothing = {"funnel": [], "mixes": [], "scores": [], "reward": None, "preferences": None, "ranking": None}
+    nothing = {
+        "funnel": [],
+        "mixes": [],
+        "scores": [],
+        "reward": None,
+        "preferences": None,
+        "ranking": None,
+        "trial": [],
+    }
     config = ReportConfig(recipe="bare", checkpoint_labels=["base"])
     write_report(ws, **{**inputs, **nothing, "checkpoints": inputs["checkpoints"][:1], "config": config})
     text = read(ws, "report.html")
     sections = re.findall(r'<section id="(\w+)"', text)
     assert sections == ["training", "cost", "lineage", "versions"]
     assert {reference[1:] for reference in Page(text).references} >= set(sections)
+
+
+def test_a_table_of_published_values_has_a_section(arguments: tuple[Run, dict[str, Any]]) -> None:
+    run, inputs = arguments
+    ws = run.workspace("report", "conforming")
+    row = ConformanceRow(topic="β < 1", paper="0.07", code="0.05", ours="0.3", verdict="ours", why="a & b")
+    config = inputs["config"].model_copy(update={"conformance": (row,)})
+    write_report(ws, **{**inputs, "config": config})
+    text = read(ws, "report.html")
+    assert re.findall(r'<section id="(\w+)"', text)[-4:] == ["conformance", "cost", "lineage", "versions"]
+    assert "β &lt; 1" in text and "a &amp; b" in text and '<td class="left short">ours</td>' in text
+    assert json.loads(read(ws, "report.json"))["conformance"] == [row.model_dump()]
+
+
+def test_a_compared_run_is_judged_and_drawn_by_its_own_values() -> None:
+    norms = [1.0, 1.2, 0.9, 1.1, 1.0, 50.0, 1.0, 1.1]
+    rows = [{"step": step, "loss": 3.0 - step / 10, "grad_norm": norm} for step, norm in enumerate(norms, 1)]
+    found = compared_run("<one>", rows, 5, 400)
+    assert (found["steps"], found["judged"], found["last_loss"]) == (8, 3, pytest.approx(2.2))
+    assert found["spikes"]["grad_norm"] == pytest.approx(100 / 3)
+    (loss, _), (norm, svg) = comparison_panels({"title": "Norms", "runs": [found, found | {"label": "two"}]})
+    assert (loss, norm) == ("training loss", "gradient norm before clipping")
+    assert "&lt;one&gt;" in svg and "<one>" not in svg
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from infra.compute.train_group import WorkDone
 from infra.execution.attempt import Finished, call_function
 from infra.settings import ComputeSettings, ParallelSettings
 from infra.storage.store import Store
-from infra.workspace import Workspace
+from infra.workspace import WorkSettings, Workspace
 from model.config import Compute, Config, ModelConfig, Parallel
 from model.data.labels import loss_divisor, next_token_labels
 from model.decoding.generate import Completion, Sampling, log_likelihoods
@@ -104,9 +104,9 @@ def run_calls(root: str, calls: list[Call]) -> list[Finished | None]:
             id=call.id,
             payload=f"group/{call.id}/g0001",
             progress_folder=f"_progress/group/{call.id}",
-            compute=ComputeSettings(parallel=call.parallel),
-            save_every=2,
-            keep_every=call.keep_every,
+            settings=WorkSettings(
+                compute=ComputeSettings(parallel=call.parallel), save_every=2, keep_every=call.keep_every
+            ),
         )
         try:
             found.append(call_function(f"{call.function.__module__}:{call.function.__name__}", ws, call.arguments))

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from infra.workspace import Workspace, open_artifact
+from infra.records.reader import Reader
+from infra.workspace import Workspace
 from model.config import Config
 from model.files.weights import load_hf
 from model.training.optim import OptimConfig
@@ -61,7 +62,7 @@ def test_perplexities_are_of_windows_that_were_not_trained_on(bench):
     assert [step for step, row in rows.items() if "lr" in row] == [4, 5, 8], "what is evaluated is logged"
     assert list(rows) == list(range(1, 9)), "and every step is recorded"
     assert rows[5]["masked_labels"] == pytest.approx(1 / 16), "nothing repeats; the last position has no label"
-    ws = open_artifact(bench.session.store)
+    ws = Reader(bench.session.store)
     data = training_windows(ws, mix, CONFIG, CONFIG.data_seed)
     model, _ = load_hf(ws.path(made))
     for source, windows in data.held_out().items():
@@ -100,7 +101,7 @@ def test_an_anneal_evaluates_too_and_holds_out_the_same(bench):
     )  # fmt: skip
     made = bench.run(anneal_checkpoint, parent=base, mix=mix, config=config)
     assert {"perplexity/web", "perplexity/code", "task/sums"} <= logged(bench, made)[4].keys()
-    ws = open_artifact(bench.session.store)
+    ws = Reader(bench.session.store)
     both = [training_windows(ws, mix, one, 1).held_out() for one in (CONFIG, config)]
     assert both[0] == both[1]
 

@@ -108,7 +108,7 @@ def test_a_rewarded_habit_grows_and_the_value_model_learns(bench, monkeypatch):
     """A verifier that accepts answers beginning with a printable ASCII character, a quarter of the tokens."""
     monkeypatch.setattr(
         "tasks.training.answers.verified_answers.verify",
-        lambda dataset, text, truth: Verdict("!" <= text[:1] <= "~", text, ""),
+        lambda dataset, text, truth, rules: Verdict("!" <= text[:1] <= "~", text, ""),
     )
     made = run(
         bench, episodes=20 * 6, epochs=4, max_new_tokens=1, unfinished_score=None, learning_rate=2e-2,

@@ -9,7 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load
 
+from infra.workspace import Workspace
 from model.files.weights import load_hf
+from tasks.artifacts import Preferences
 from tasks.training.reward import HEAD_FILE, HEAD_KEY, RewardConfig, score_head, split, train_reward
 from tests.tasks.training.conftest import TINY, Rows, assistant, make_preferences, user
 
@@ -28,7 +30,9 @@ def test_it_learns_to_score_chosen_higher(bench):
     rows = [json.loads(line) for line in bench.read(made, "metrics.jsonl").splitlines()]
     assert rows[-1]["loss"] < 0.5 < rows[0]["loss"]
     assert made.accuracy == 1.0
-    assert made.accuracy_stderr == 0.0
+    # Half a success and half a failure are added to the 6 held-out pairs: even 6 of 6 is no certainty.
+    assert made.pairs_held_out == 6
+    assert made.accuracy_stderr == pytest.approx(math.sqrt(6.5 / 7 * 0.5 / 7 / 7))
     head = load(bench.read(made, HEAD_FILE))[HEAD_KEY]
     assert head.shape == (1, TINY.d_model)
     folder = bench.session.store.full(made.address)
@@ -52,6 +56,40 @@ def test_pairs_that_are_too_long_are_left_out(bench):
     pairs = bench.run(make_preferences, config=Rows(rows=[short, long, short]))
     record = bench.outcome(train_reward, parent=bench.base(), pairs=pairs, config=CONFIG).record
     assert (record.notes["pairs_trained"], record.notes["pairs_held_out"], record.notes["pairs_dropped"]) == (1, 1, 1)
+
+
+class Sampled(Rows):
+    samples: list[dict]
+
+
+def make_sampled_preferences(ws: Workspace, config: Sampled) -> Preferences:
+    ws.write_jsonl("preferences.jsonl.zst", config.rows)
+    ws.write_jsonl("samples/00000000.jsonl.zst", config.samples)
+    return ws.artifact(Preferences, pairs=len(config.rows), ties=0, mean_chosen=5.0, mean_rejected=1.0)
+
+
+def test_held_out_prompts_are_judged_by_all_their_differently_rated_answers(bench):
+    """By hand: ratings 5, 5, 1, 2 are five pairs of different ratings; the one held-out prompt of four gives them all."""
+    rows, samples = [], []
+    for number in range(4):
+        rows.append(
+            {
+                "id": str(number),
+                "chosen": [user(f"{number}"), assistant("yes")],
+                "rejected": [user(f"{number}"), assistant("no")],
+                "chosen_rating": 5.0,
+                "rejected_rating": 1.0,
+            }
+        )
+        samples += [
+            {"id": str(number), "text": text, "rating": rating}
+            for text, rating in (("yes", 5.0), ("oh yes", 5.0), ("no", 1.0), ("perhaps", 2.0))
+        ]
+    pairs = bench.run(make_sampled_preferences, config=Sampled(rows=rows, samples=samples))
+    made = bench.outcome(train_reward, parent=bench.base(), pairs=pairs, config=CONFIG)
+    assert made.record.notes["pairs_trained"] == 3
+    assert made.record.notes["pairs_held_out"] == made.artifact.pairs_held_out == 5
+    assert made.artifact.accuracy_stderr > 0
 
 
 def test_split_keeps_one_pair_on_each_side():

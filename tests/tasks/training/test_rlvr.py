@@ -77,7 +77,7 @@ def test_a_rewarded_habit_grows(bench, monkeypatch):
     """A verifier that accepts answers beginning with a printable ASCII character, a quarter of the tokens."""
     monkeypatch.setattr(
         "tasks.training.answers.verified_answers.verify",
-        lambda dataset, text, truth: Verdict("!" <= text[:1] <= "~", text, ""),
+        lambda dataset, text, truth, rules: Verdict("!" <= text[:1] <= "~", text, ""),
     )
     made = run(
         bench,

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from infra.settings import ComputeSettings, Execution
+from infra.settings import Execution
 from infra.storage.store import Store, StoreError
-from infra.workspace import Workspace
+from infra.workspace import WorkSettings, Workspace
 from model.config import Compute
 from model.network.transformer import Transformer
 from model.training.loop import TrainState, new_state
@@ -24,9 +24,13 @@ PROGRESS = "_progress/s/i"
 @pytest.fixture
 def ws(tmp_path: Path) -> Workspace:
     return Workspace(
-        Store(str(tmp_path)), stage="s", id="i", payload="s/i/g0001", progress_folder=PROGRESS,
-        compute=ComputeSettings(), save_every=2, keep_every=4,
-    )  # fmt: skip
+        Store(str(tmp_path)),
+        stage="s",
+        id="i",
+        payload="s/i/g0001",
+        progress_folder=PROGRESS,
+        settings=WorkSettings(save_every=2, keep_every=4),
+    )
 
 
 def state_at(step: int) -> TrainState:

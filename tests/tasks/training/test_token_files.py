@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from infra.execution.attempt import run_stage
+from infra.records.reader import Reader
 from infra.session import Session
 from infra.settings import Execution
 from infra.stage import stage
 from infra.storage.store import Store, StoreError
-from infra.workspace import Workspace, open_artifact
+from infra.workspace import Workspace
 from model.config import Config
 from model.data.batches import Window
 from tasks.artifacts import Mix, Tokens
@@ -62,7 +63,7 @@ def _cache_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
 
 def test_copies_and_ranges_read_what_was_written_and_only_when_asked(store: Store):
-    ws = open_artifact(store)
+    ws = Reader(store)
     files, stored = mix_files(ws, made_mix(store))
     before = cached(store)
     copies, ranges = store_reader(ws, stored), store_reader(ws, stored, copied_bytes=LENGTH)
@@ -81,7 +82,7 @@ def test_copies_and_ranges_read_what_was_written_and_only_when_asked(store: Stor
 
 
 def test_both_readers_give_the_same_training(store: Store):
-    ws = open_artifact(store)
+    ws = Reader(store)
     made = made_mix(store)
     config = MixTrainingConfig(sequence_length=16, batch_size=8)
     data = training_windows(ws, made, config, 3)
@@ -96,7 +97,7 @@ def test_both_readers_give_the_same_training(store: Store):
 def test_a_file_that_is_short_or_changed_is_refused(tmp_path: Path):
     store = Store(str(tmp_path / "store"))
     made = made_mix(store)
-    ws = open_artifact(store)
+    ws = Reader(store)
     stored = mix_files(ws, made)[1]
     address = stored[1].address
     data = store.read(address)
@@ -120,7 +121,7 @@ def test_norms_must_fall_on_logged_steps():
 def test_the_order_and_the_target_length_are_the_configs(tmp_path: Path):
     store = Store(str(tmp_path / "store"))
     made = made_mix(store)
-    ws = open_artifact(store)
+    ws = Reader(store)
     config = MixTrainingConfig(sequence_length=16, batch_size=2, target_length=64, order="published")
     data = training_windows(ws, made, config, 3)
     assert data.instances == 2 * FILES * (LENGTH // 64) * 4
@@ -132,6 +133,6 @@ def test_the_order_and_the_target_length_are_the_configs(tmp_path: Path):
 
 def test_addresses_are_places_in_the_store(tmp_path: Path):
     store = Store(str(tmp_path / "store"))
-    files, stored = mix_files(open_artifact(store), made_mix(store))
+    files, stored = mix_files(Reader(store), made_mix(store))
     assert all(isinstance(file, StoredFile) and store.exists(file.address) for file in stored)
     assert [file.path for file in files] == [file.address for file in stored]

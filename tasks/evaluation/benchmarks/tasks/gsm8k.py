@@ -10,6 +10,7 @@ from random import Random
 
 from tasks.evaluation.benchmarks.answers import gsm8k_match
 from tasks.evaluation.benchmarks.task import Document, Role, Row, Task
+from tasks.verifiers import verify
 
 CALCULATOR = re.compile(r"<<.*?>>")
 OPERATOR = re.compile(r"([-+*/=])")
@@ -47,6 +48,12 @@ def score(document: Document, text: str) -> tuple[dict[str, float], str]:
     return {"exact_match": float(correct)}, extracted
 
 
+def published_score(document: Document, text: str) -> tuple[dict[str, float], str]:
+    """The same as open-instruct of December 2024 read numbers: signs after letters are lost, numbers are compared as texts."""
+    verdict = verify("gsm8k", text, document.references[0], rules="published")
+    return {"exact_match": float(verdict.correct)}, verdict.extracted
+
+
 HELD_OUT_PLACES = tuple(sorted(set(range(COUNT)) - set(STAR_PLACES)))
 PARTS: tuple[tuple[str, tuple[int, ...] | None, Role], ...] = (
     ("gsm8k", None, "held_out"),
@@ -65,6 +72,7 @@ TASKS = tuple(
         formats=("generate", "bits_per_byte"),
         shots=8,
         score=score,
+        published_score=published_score,
         max_new_tokens=512,
         stop=(*STOP, "\n\n"),
         role=role,

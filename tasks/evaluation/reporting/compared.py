@@ -1,0 +1,70 @@
+"""Trainings that differ in one thing, drawn on the same axes: loss and gradient norm with their spike scores (RECIPE D).
+
+Of a long run the extremes of each piece are drawn, so that no spike is lost.
+"""
+
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from model.training.diagnostics import spike_score
+from tasks.evaluation.reporting.figures import Line, together
+from tasks.evaluation.reporting.words import fine
+
+COMPARED = {"loss": "training loss", "grad_norm": "gradient norm before clipping"}
+"""Metrics that are drawn, with what they are."""
+COLOURS = ("base", "dpo", "soup", "sft", "rlvr", "data")
+"""Of the variants, in their order; the seventh begins anew."""
+LAST = 0.2
+"""Part of a run at its end whose mean and median stand for it."""
+
+
+def compared_run(label: str, rows: Iterable[dict[str, Any]], window: int, points: int) -> dict[str, Any]:
+    """Values of one training: its spike scores in percent, its last fifth, and what is drawn of it."""
+    series: dict[str, tuple[list[int], list[float]]] = {name: ([], []) for name in COMPARED}
+    for row in rows:
+        for name, (steps, values) in series.items():
+            if name in row:
+                steps.append(int(row["step"]))
+                values.append(float(row[name]))
+    losses, norms = series["loss"][1], series["grad_norm"][1]
+    last = max(1, int(LAST * len(losses)))
+    return {
+        "label": label,
+        "steps": len(losses),
+        "judged": max(0, len(norms) - window),
+        "spikes": {name: spike_score(values, window) for name, (_, values) in series.items()},
+        "last_loss": float(np.mean(losses[-last:])),
+        "last_grad_norm": float(np.median(norms[-last:])),
+        "series": {name: extremes(steps, values, points) for name, (steps, values) in series.items()},
+    }
+
+
+def extremes(steps: list[int], values: list[float], points: int) -> tuple[list[int], list[float]]:
+    """At most so many points: all of them, or the lowest and the highest of each of as many pieces as make them."""
+    if len(values) <= points:
+        return steps, values
+    numbers = np.asarray(values)
+    edges = np.linspace(0, len(values), points // 2 + 1).astype(int)
+    places: set[int] = set()
+    for start, end in pairwise(edges.tolist()):
+        places |= {start + int(np.argmin(numbers[start:end])), start + int(np.argmax(numbers[start:end]))}
+    ordered = sorted(places)
+    return [steps[place] for place in ordered], [values[place] for place in ordered]
+
+
+def comparison_panels(comparison: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """A panel per metric with a curve of every variant."""
+    if comparison is None:
+        return []
+    panels = []
+    for metric, unit in COMPARED.items():
+        lines = {}
+        for place, run in enumerate(comparison["runs"]):
+            steps, values = run["series"][metric]
+            lines[run["label"]] = Line(steps, values, COLOURS[place % len(COLOURS)])
+        said = ", ".join(f"{run['label']} {fine(run['spikes'][metric])} % spikes" for run in comparison["runs"])
+        panels.append((unit, together(f"{comparison['title']}: {unit} over steps; {said}", lines, unit=unit)))
+    return panels
