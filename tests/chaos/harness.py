@@ -165,7 +165,9 @@ class Chaos:
 
     def spoil(self, path: Path) -> None:
         data = bytearray(path.read_bytes())
-        way = self.chance.choice(("flip", "cut", "longer", "gone"))
+        # A record that is gone is no damage: the artifact does not exist then.
+        ways = ("flip", "cut", "longer") if path.name.startswith("record-") else ("flip", "cut", "longer", "gone")
+        way = self.chance.choice(ways)
         if way == "flip":
             data[self.chance.randrange(len(data))] ^= 1 << self.chance.randrange(8)
         elif way == "cut":
@@ -174,7 +176,7 @@ class Chaos:
             data += b"\0"
         # Not in place: files of the copy may be links.
         path.unlink()
-        if way != "gone" or path.name.startswith("record-"):
+        if way != "gone":
             path.write_bytes(bytes(data))
 
     def mend(self, store: Store, record: Record, edits: bool) -> None:
