@@ -130,7 +130,7 @@ def base_settings(config: RecipeConfig, record: Record) -> dict[str, Any]:
 
 
 def write_recipe(recipe: str, place: str, record: Record, config: RecipeConfig) -> Path:
-    """A new recipe file that extends another and starts at the checkpoint: beside a file, else in this folder.
+    """A new recipe file that extends another and starts at the checkpoint: next to a file, else in this folder.
 
     Raises RecipeError when the file exists or the recipe starts elsewhere already.
     """

@@ -179,7 +179,7 @@ class Execution(BaseModel):
     """Training steps between two save points: what a kill can cost. Only the newest is there (1B 1000, 7B and 13B 250,
     32B 200; RECIPE D)."""
     keep_every: int | None = Field(default=None, ge=1)
-    """Training steps between two save points that stay, beside the newest; a multiple of `save_every`, null for none
+    """Training steps between two save points that stay, besides the newest; a multiple of `save_every`, null for none
     (published: 1000)."""
     gc_every: int = Field(default=10, ge=1)
     """Training steps between two collections of Python's garbage; there are no others meanwhile (7B and 13B 1, 1B 10, 32B
@@ -208,7 +208,7 @@ class Execution(BaseModel):
     endpoints: dict[str, EndpointSettings] = {}
     """Where language models answer, per model name; `default` for the others."""
     stale: Literal["refuse", "rerun"] = "refuse"
-    """What to do with an artifact whose stage's code has changed at the same version: refuse to run, or make it anew."""
+    """What to do with an artifact whose stage's code has changed at the same version: refuse to run, or rerun it."""
     accept: str = ""
     """Why such artifacts are good all the same (`--accept`): they are used, and who said so, when and why is kept."""
     site: SiteSettings = SiteSettings()

@@ -50,7 +50,7 @@ class ModelConfig(Config):
     """
 
     size: SizeName | None = Field(default=None, exclude=True)
-    """A published size, which fills widths and depth in (another `n_layers` may stand beside it). Named models are those
+    """A published size, which fills widths and depth in (another `n_layers` may stand next to it). Named models are those
     of their fields: the name takes no part in the identity, and is None when they are filled in."""
     variant: VariantName | None = Field(default=None, exclude=True)
     """`olmo-0424` fills in norms, clipping, rotary base and init of that model where they are not given."""

@@ -150,7 +150,7 @@ def resume_command(
     *,
     cascade: bool,
 ) -> str:
-    """What goes on after stages failed: the command that was given, but it makes nothing anew that was finished."""
+    """What goes on after stages failed: the command that was given, but it makes nothing again that was finished."""
     if cascade:
         words = ["rerun", recipe, failed[0] if len(failed) == 1 else rerun[0]]
     else:

@@ -1,6 +1,6 @@
 """Recipe files: YAML with `extends`, overrides from the command line, and errors that name field, value and way out.
 
-`extends: NAME` is NAME.yaml beside the file, else the built-in recipe; a file never extends itself, so an own laptop.yaml may
+`extends: NAME` is NAME.yaml next to the file, else the built-in recipe; a file never extends itself, so an own laptop.yaml may
 extend the built-in `laptop`. A path (`extends: base/mine.yaml`) starts at the file's folder. Of a list the later lie over the
 earlier. Mappings are merged key by key.
 Directly below `start`, `collect`, `classifiers`, `label`, `synthesize` and `filter`, whose keys are names, null takes the
@@ -28,7 +28,7 @@ LARGEST_BYTES = 10 << 20
 
 
 def recipe_folder() -> Path:
-    """Where the named recipes are: beside the packages in a checkout, inside the package when installed."""
+    """Where the named recipes are: next to the packages in a checkout, inside the package when installed."""
     checkout = Path(__file__).resolve().parents[2] / "recipes"
     return checkout if checkout.is_dir() else Path(str(resources.files("flows"))) / "recipes"
 

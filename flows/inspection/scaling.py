@@ -173,7 +173,7 @@ def _layout(
 def _exposed(found: list[Collective], model: ModelConfig, compute: float, passes: int, how: Fabric) -> float:
     """What a block's matmuls do not hide: a block's forward pass hides a gather, its backward pass a gather and a scatter.
 
-    The first gather and the last scatter of a pass have nothing beside them; nor have embedding, final norm, head and copies.
+    The first gather and the last scatter of a pass overlap with nothing; nor do embedding, final norm, head and copies.
     """
     blocks = model.n_layers * passes
     share = compute * model.n_layers * model.block_parameters / (model.parameters - model.vocab_size * model.d_model)

@@ -25,7 +25,7 @@ def actor_results(
     """(key, result) of every shard as they end. `worker` is a class with `ready()` and `run(key, item)`, and has one core
     and `gpus` GPUs (0 or 1) to itself.
 
-    An actor that dies is made anew, with the shard it was at, up to three times; then ShardDied is raised.
+    An actor that dies is restarted, with the shard it was at, up to three times; then ShardDied is raised.
     """
     remote = ray.remote(
         num_cpus=1, num_gpus=gpus, max_restarts=RETRIES, max_task_retries=RETRIES, scheduling_strategy="SPREAD"

@@ -161,7 +161,7 @@ def shards_on_ray(
 
 
 class Loaded:
-    """A shard function with what it needs beside it: loaded at its first call in a process, and kept there."""
+    """A shard function and what else it needs: loaded at its first call in a process, and kept there."""
 
     def __init__(self, function: Callable[..., Any], load: Callable[[Workspace], Any]):
         self.function = function

@@ -77,7 +77,7 @@ def run_in_group(
     _, workspace, _ = arguments
     check_stopping()
     with connected(ray_address) as ray, workspace.store.staging(workspace.progress_folder) as folder:
-        # Beside the stage's process, so that no other node's end takes it along.
+        # Next to the stage's process, so that no other node's end takes it along.
         mailbox = ray.remote(num_cpus=0, scheduling_strategy=_here(ray))(Mailbox).remote()
         workers = workspace.compute.parallel.workers
         listener("progress", f"start {workers} workers", 0.0, float(workers), "workers")

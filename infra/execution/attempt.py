@@ -121,7 +121,7 @@ def run_stage(
 
 
 def _judge_stale(stage: Stage, session: Session, record: Record, changed: list[str]) -> Record | None:
-    """A stale artifact's record if it is accepted, None if it is to be made anew. Raises StaleError if nothing was said."""
+    """A stale artifact's record if it is accepted, None if it is to be rerun. Raises StaleError if nothing was said."""
     if session.execution.accept:
         accept(session.store, stage, record, session.execution.accept)
         return record

@@ -39,7 +39,7 @@ PACKAGES = ("tasks", "model")
 WRITERS = ("Workspace.write", "Workspace.write_json", "Workspace.write_jsonl", "ZSTD_LEVEL")
 """Definitions of the workspace's module that give files their bytes."""
 BODY = "(module)"
-"""What a module does when it is imported, beside defining names."""
+"""What a module does when it is imported, besides defining names."""
 
 Fingerprint = dict[str, dict[str, str]]
 """File -> definition -> hash."""
@@ -223,7 +223,7 @@ def _all_of(module: str) -> list[str]:
 
 
 def _data_files(module: Module, definition: Definition) -> list[str]:
-    """Files beside a module, not code, that a string of a definition names, or those of a folder that it names."""
+    """Files next to a module, not code, that a string of a definition names, or those of a folder that it names."""
     found = []
     for text in definition.strings():
         if not 2 < len(text) < 100 or not text.isprintable() or text.startswith(("/", ".")) or " " in text:

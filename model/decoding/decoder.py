@@ -8,8 +8,8 @@ What is the same at every step is done once, when a decoder is built:
 * The scale of the scores goes into the queries' norm.
 
 Build a decoder per generation and drop it after (it costs about as much as one copy of the weights): whether it
-follows later changes of the model is not defined. Where weights are in parts (`Holding`), it takes its copy block by block,
-so that beside the parts and the copy, which is in the precision of the products, one block at a time is whole. Active rows
+follows later changes of the model is not defined. Where weights are sharded (`Holding`), it takes its copy block by block,
+so that only one block at a time is gathered, next to the shards and the copy in the precision of the matmuls. Active rows
 are the first ones (`move` keeps them so).
 Precision is autocast's if autocast is enabled, else the weights' own; norms, rotations and softmax are computed
 in fp32 and rounded once, as in training.
@@ -40,10 +40,10 @@ Holding = Callable[[nn.Module], AbstractContextManager[None]]
 
 
 class Prepared:
-    """A model's weights laid out for products of about `rows` tokens at once, at positions below `length`.
+    """A model's weights laid out for matmuls of about `rows` tokens at once, at positions below `length`.
 
     `head_rows` cuts the head into pieces of so many vocabulary rows (None: one), for readers that do not need all logits at
-    once. Where weights are in parts, all workers have to build theirs together.
+    once. Where weights are sharded, all workers have to build theirs together.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Prepared:
 
 class Decoder:
     """A model's weights for decoding and a cache of at most `rows` rows of `length` tokens: of so many as fit into the
-    device's memory. Where weights are in parts, all workers have to build theirs together.
+    device's memory. Where weights are sharded, all workers have to build theirs together.
     """
 
     def __init__(self, model: Transformer, rows: int, length: int, holding: Holding = nullcontext) -> None:
@@ -243,7 +243,7 @@ class _Turned:
 class _Layer:
     qkv: Product
     widths: list[int]
-    """What each of `turned`, and last the values, take from that product."""
+    """What each of `turned`, and last the values, take from that matmul."""
     turned: tuple[_Turned, ...]
     out: Product
     gate_up: Product

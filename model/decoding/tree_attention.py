@@ -78,7 +78,7 @@ class TreeAttention:
         return (mixed, total) if self.padded is None else (mixed[self.padded], total[self.padded])
 
     def _over_prefix(self, q: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Over the kept tokens: one product for all rows, which need no padding here."""
+        """Over the kept tokens: one matmul for all rows, which need no padding here."""
         queries = q.permute(1, 2, 0, 3).flatten(1, 2)
         mixed, total = _attend(queries[None], keys[None], values[None], None)
         mixed, total = (t[0].unflatten(1, (self.heads[1], -1)) for t in (mixed, total))

@@ -3,7 +3,7 @@
 Options make it OLMo-0424's, the baseline of paper section 3.2: layer norm without weights, on inputs, and clipped projections.
 
 Source: RECIPE A.3 (forward pass) and A.4 (initialisation); paper sections 2.1 and 3.2-3.3. Precision: weights
-are stored in fp32. Under `torch.autocast` the residual stream and every product are in the autocast type, as
+are stored in fp32. Under `torch.autocast` the residual stream and every matmul are in the autocast type, as
 in the published runs (bf16 parameters in compute); norms, RoPE and softmax compute in fp32 and round once.
 Deviation: queries, keys and values come from one matmul, and likewise gate and up, unless weights are sharded; the stored
 weights stay separate.
@@ -80,7 +80,7 @@ def norm_of(config: ModelConfig, width: int) -> RMSNorm | LayerNorm:
 
 
 class Linear(nn.Module):
-    """A bias-free product whose fp32 weight is rounded to the type of its input."""
+    """A bias-free matmul whose fp32 weight is rounded to the type of its input."""
 
     def __init__(self, width_in: int, width_out: int) -> None:
         super().__init__()
@@ -220,7 +220,7 @@ class Block(nn.Module):
 def uncompiled(part: nn.Module, gathered: nn.Module | None = None) -> Callable[..., Tensor]:
     """A call of a part's code as it is written, for evaluation, generation and references, which meet many shapes, each once.
 
-    Weights in parts are gathered by the hooks of a call: its own, or those of `gathered`, which come with it. Where they are
+    Sharded weights are gathered by the hooks of a call: its own, or those of `gathered`, which come with it. Where they are
     whole there is nothing to gather, and workers need not come here together.
     """
     in_parts = is_sharded(next((gathered or part).parameters()))
@@ -271,7 +271,7 @@ class Transformer(nn.Module):
         return (self.norm if trained else uncompiled(self.norm, self.head))(x)
 
     def outputs(self, hidden: Float[Tensor, "*shape d_model"]) -> Float[Tensor, "*shape outputs"]:
-        """The head's product with outputs of the final norm. Weights in parts have been gathered with those of the norm."""
+        """The head's matmul with outputs of the final norm. Sharded weights have been gathered with those of the norm."""
         return self.head.forward(hidden)
 
     def forward(self, ids: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq vocab"]:

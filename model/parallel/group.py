@@ -4,12 +4,12 @@ Source: RECIPE D (fp32 master weights and fp32 gradient reduction under bf16 com
 DistributedDataParallel and `fully_shard`. A group computes what one process computes, up to the order of sums:
 losses carry divisors or weights of the whole batch, so every worker's gradients are parts of one sum.
 
-Where a training computes in bf16, the sharded weights of blocks travel in bf16, as in the published runs. Products round
+Where a training computes in bf16, the sharded weights of blocks travel in bf16, as in the published runs. Matmuls round
 their weights so anyway. The weights of norms within blocks, and their gradients, round only here: one process and whole
 copies (ddp) keep them fp32. Embedding, final norm and head travel in fp32, and so do all gradients.
 
 A model is built without memory (`transformer.unfilled`), cut, and filled tensor by tensor with the rows that are
-held here: beside its part of the model, a worker never holds more than those rows of one tensor.
+held here: besides its part of the model, a worker never holds more than those rows of one tensor.
 
 Of where it runs it knows torch.distributed only; whoever starts the processes has called `init_process_group`.
 """
@@ -66,11 +66,11 @@ class Group:
     trainee: nn.Module | None = None
     """The wrapped model; None for one process."""
     skeleton: nn.Module | None = None
-    """The model without weights, as it was before it was cut into parts."""
+    """The model without weights, as it was before it was sharded."""
     host: Any = None
     """The same processes, exchanging small values on the host between steps."""
     beside: Any = None
-    """The same for one thread that works beside the training."""
+    """The same for one thread that works alongside the training."""
 
     def run(self, objective: Objective, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The objective on this worker's part of a micro-batch."""
@@ -78,8 +78,8 @@ class Group:
 
     @torch.no_grad()
     def apply(self, function: Callable[[Any, Any], Tensor], model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        """A function of model and batch without gradients. Where weights are in parts, blocks are gathered one by one, so
-        all workers have to call this together; afterwards weights are in parts again.
+        """A function of model and batch without gradients. Where weights are sharded, blocks are gathered one by one, so
+        all workers have to call this together; afterwards weights are sharded again.
         """
         if self.trainee is None or not is_sharded(next(model.parameters())):
             return function(model, batch)
@@ -90,9 +90,9 @@ class Group:
 
     @contextlib.contextmanager
     def accumulating(self, last: bool) -> Iterator[None]:
-        """Around a micro-batch: copies of the model exchange gradients at a step's last one, be they whole or in parts.
+        """Around a micro-batch: copies of the model exchange gradients at a step's last one, be they whole or sharded.
 
-        Gradients are cut into parts at each, since whole ones would not fit.
+        Gradients are reduced and sharded at each, since whole ones would not fit.
         """
         if isinstance(self.trainee, nn.parallel.DistributedDataParallel) and not last:
             with self.trainee.no_sync():
@@ -111,7 +111,7 @@ class Group:
         return dict(zip(metrics, values.unbind(), strict=True))
 
     def gather(self, value: Any) -> list[Any] | None:
-        """Every worker's value on the first worker, None on the others. For one thread beside the training."""
+        """Every worker's value on the first worker, None on the others. For one thread alongside the training."""
         if self.world == 1:
             return [value]
         values: list[Any] | None = [None] * self.world if self.rank == 0 else None
@@ -136,7 +136,7 @@ class Group:
 
     @contextlib.contextmanager
     def holding(self, module: nn.Module) -> Iterator[None]:
-        """Every worker holds whole weights of a part of the model meanwhile, beside its own part of them, in the type in which
+        """Every worker holds whole weights of a part of the model meanwhile, besides its own shard, in the type in which
         they travel; and those of whatever is gathered together with it. All workers have to enter and leave together.
         """
         holders = _holders(self.trainee, module)
@@ -150,7 +150,7 @@ class Group:
 
 
 def spread(model: nn.Module, compute: Compute, precision: Precision) -> Group:
-    """Put the model on the device, or this process's part of it, and join the group. `precision` is that of the products.
+    """Put the model on the device, or this process's part of it, and join the group. `precision` is that of the matmuls.
 
     A model without memory (on the meta device) gets what its part needs, to be filled by `fill`. One of which nothing
     requires gradients is held in the same way; its copies exchange nothing. Raises ValueError when the process group is
@@ -269,7 +269,7 @@ def whole_model(group: Group, model: nn.Module) -> nn.Module:
 
 
 def _sharded_root(trainee: nn.Module | None) -> "FSDPModule | None":
-    """The wrapped model where it is in parts."""
+    """The wrapped model where it is sharded."""
     if trainee is None or isinstance(trainee, nn.parallel.DistributedDataParallel):
         return None
     return cast("FSDPModule", trainee)

@@ -17,7 +17,7 @@ from model.data.labels import IGNORE
 Batch = dict[str, Any]
 
 UNEVEN = 1.25
-"""How much longer a worker may compute so that there are fewer rounds: in each of them, weights in parts travel."""
+"""How much longer a worker may compute so that there are fewer rounds: in each of them, sharded weights are gathered."""
 
 
 class Shape(NamedTuple):
@@ -66,7 +66,7 @@ def cut(shapes: tuple[Shape, ...], world: int) -> list[Piece]:
 
     Micro-batches are cut into so many parts each, or single units where they have fewer, that there are few rounds and
     nobody waits long: of all cuts with which the largest pieces of the rounds, summed, are nearly as small as can be, the
-    one with fewest rounds. Who has the same step has the same pieces.
+    one with fewest rounds. Workers at the same step cut the batch into the same pieces, so their slices never overlap.
     """
     units, tokens = np.array(shapes, dtype=np.int64).T
     found = []

@@ -168,7 +168,7 @@ Batches = TypeVar("Batches")
 
 
 class NormWatch:
-    """L2 norms per group of parameters at every `every`-th update (0: never), read beside the optimizer.
+    """L2 norms per group of parameters at every `every`-th update (0: never), read around the optimizer's step.
 
     Use it in a `with` block, tell it each 0-based step before its update with `arm`, and take `metrics(n)` after the
     n-th update: `param_norm/<group>` after it, `grad_norm/<group>` before clipping, `update_norm/<group>` of the

@@ -45,7 +45,7 @@ __all__ = [
 
 Evaluate = Callable[["TrainState"], dict[str, float]]
 """State -> metrics of the model as it is, equal in equal runs (RECIPE D, evaluation in the loop). Asked in all workers of a
-group, whose weights may be in parts (`Group.apply`, `Group.holding`)."""
+group, whose weights may be sharded (`Group.apply`, `Group.holding`)."""
 
 
 class EndOfTraining(Exception):
@@ -244,7 +244,7 @@ def to_device(batch: Batch, device: str) -> dict[str, Tensor]:
         if isinstance(value, np.ndarray) and value.dtype == np.uint32:
             value = value.astype(np.int64)
         tensor = torch.as_tensor(value)
-        # Only from pinned memory does a copy to a GPU go on beside the host.
+        # Only from pinned memory does a copy to a GPU overlap with the host.
         tensors[name] = (tensor.pin_memory() if pinned and tensor.is_cpu else tensor).to(device, non_blocking=True)
     return tensors
 

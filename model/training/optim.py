@@ -47,7 +47,7 @@ class OptimConfig(Config):
     clip_norm: float = Field(default=1.0, ge=0)
     """Largest global L2 norm of the gradient; 0 is no clipping."""
     precision: Precision = "bf16"
-    """Type of activations and products; weights, gradients and moments are fp32 in both."""
+    """Type of activations and matmuls; weights, gradients and moments are fp32 in both."""
 
     @model_validator(mode="before")
     @classmethod

@@ -84,7 +84,7 @@ def _over_passes(
     passes = split_passes([len(row.ids) for row in rows], pass_tokens)
     own: dict[int, np.ndarray] = {}
     for first in range(0, len(passes), group.world):
-        # Weights in parts are gathered by all workers at once: whoever is left without a pass repeats the last one.
+        # Sharded weights are gathered by all workers at once: whoever is left without a pass repeats the last one.
         members = passes[min(first + group.rank, len(passes) - 1)]
         batch = pad_rows([rows[i] for i in members], pad_id)
         batch["lengths"] = np.array([len(rows[i].ids) for i in members], dtype=np.int64)

@@ -251,7 +251,7 @@ def load_whole(folder: Path, config: ModelConfig, part: str = "") -> tuple[Trans
 
 
 def save_moments(optimizer: Updater, path: Path, group: Group | None = None) -> None:
-    """Write Adam's whole moments by parameter name (`optimizer.safetensors` beside finished weights).
+    """Write Adam's whole moments by parameter name (`optimizer.safetensors` next to finished weights).
 
     All processes of a group have to call this; the first one writes.
     """

@@ -25,7 +25,7 @@ from tasks.artifacts import Checkpoint
 KEPT = ("*.json", "*.safetensors", "*.jinja", "merges.txt")
 """Files of a model folder that say what the model is: config, weights, tokenizer and its chat template."""
 LEFT_OUT = ("optimizer*", "trainer_state.json", "training_args.json")
-"""Files of a training run that may lie beside them."""
+"""Files of a training run that may lie next to them."""
 
 
 class ModelFile(Config):

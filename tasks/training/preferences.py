@@ -2,7 +2,7 @@
 
 Source: RECIPE G. Deviations: all answers are on-policy, where the paper mixes them with those of twenty other
 models; unless told otherwise the judge applies rules to the verifiers' verdicts (`tasks.training.answers.rule_judge`), where
-the paper asks GPT-4o (`tasks.training.answers.model_judge`). Beside the pairs, `samples/*.jsonl.zst` keeps every answer with
+the paper asks GPT-4o (`tasks.training.answers.model_judge`). Besides the pairs, `samples/*.jsonl.zst` keeps every answer with
 its ratings, and `unrated/*.jsonl.zst` the prompts whose ratings could not be read.
 """
 
@@ -67,7 +67,7 @@ class PreferencesConfig(Config):
     ties: Literal["keep", "drop"] = "keep"
     """Pairs with equal ratings: the paper asks for no margin and keeps them."""
     precision: Precision = "bf16"
-    """Type of activations and products while sampling."""
+    """Type of activations and matmuls while sampling."""
     seed: int = 1
     """Sampling and choice of the rejected answer."""
 

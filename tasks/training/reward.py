@@ -55,7 +55,7 @@ class RewardConfig(Config):
     clip_norm: float = Field(default=1.0, ge=0)
     """Largest gradient norm; 0 is no clipping."""
     precision: Precision = "bf16"
-    """Type of activations and products."""
+    """Type of activations and matmuls."""
     seed: int = 1
     """Head's initial weights, held-out pairs and order."""
 

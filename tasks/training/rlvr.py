@@ -7,7 +7,7 @@ name: a higher upper clip is `clip_high` (DAPO 0.28), the mean of answers' means
 standard deviation `normalization: centered`, and answers without an end may be left out of the loss (`unfinished: masked`).
 
 Sampling, exact resumes and groups of workers: `tasks/training/answers/rollouts.py`. The reference of a group that holds
-parts stays in parts.
+parts stays sharded.
 """
 
 import copy
@@ -93,7 +93,7 @@ class RLVRConfig(Config):
     micro_batch: int = Field(default=0, ge=0)
     """Answers whose token mean is one term of the loss; 0 is the whole mini-batch."""
     precision: Precision = "bf16"
-    """Type of activations and products, in sampling too."""
+    """Type of activations and matmuls, in sampling too."""
     seed: int = 1
     """Order of the prompts, sampling, and order within a rollout."""
 

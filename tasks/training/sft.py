@@ -43,7 +43,7 @@ class SFTConfig(Config):
     clip_norm: float = Field(default=1.0, ge=0)
     """Largest gradient norm; 0 is no clipping."""
     precision: Precision = "bf16"
-    """Type of activations and products."""
+    """Type of activations and matmuls."""
     seed: int = 1
     """Order of the chats (the published commands used 1 for 1B)."""
 

@@ -319,7 +319,7 @@ def two_workers(cases: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
 
 
 def build(parallel: Parallel, folder: Path | None) -> dict[str, Any]:
-    """A model built in parts, from a seed or from a saved folder with its moments beside: the rows that were asked for,
+    """A model built sharded, from a seed or from a saved folder with its moments: the rows that were asked for,
     bytes held and at the peak, whole weights and moments.
     """
     source = SavedWeights(folder) if folder else partial(initial_rows, DEEP, 1)

@@ -47,7 +47,7 @@ class OverlapRule(Config):
 
     @property
     def items_name(self) -> str:
-        """Where its items are kept beside the payload."""
+        """Where its items are kept next to the payload."""
         return f"items/{self.ngram}-{self.splits}"
 
 

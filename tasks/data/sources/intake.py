@@ -285,7 +285,7 @@ def example(row: dict[str, Any]) -> str:
 
 
 def metadata_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What a row says beside the schema, in one object: its fields at the top level, those of its `metadata` (an object, or a
+    """What a row says besides the schema, in one object: its fields at the top level, those of its `metadata` (an object, or a
     JSON string that holds one) and those of a `metadata` in that; the inner ones win."""
     found = {key: value for key, value in row.items() if key not in SCHEMA}
     inner = row.get("metadata")

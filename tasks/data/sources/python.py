@@ -69,7 +69,7 @@ MIN_DOCSTRING_SHARE = 0.1
 the docstrings (measured on the packages above)."""
 
 ASSETS = (".js", ".css", ".svg")
-"""Endings of what pages ship beside their text."""
+"""Endings of what pages ship next to their text."""
 ASSET_CHARACTERS = 2_000
 """Characters of a document that is cut from an asset."""
 
@@ -85,7 +85,7 @@ class PythonSource(SourceConfig):
     content: Literal["docs", "code"] = "docs"
     """Docstrings, topics and descriptions, or whole `.py` files."""
     packages: tuple[str, ...] = PACKAGES
-    """Installed distributions to read beside the standard library."""
+    """Installed distributions to read besides the standard library."""
     exclude_folders: tuple[str, ...] = (
         *("test", "tests", "testing", "_vendor", "thirdparty_files", "idlelib", "lib2to3", "site-packages"),
         *("_examples", "__pycache__"),

@@ -118,7 +118,7 @@ def _perplexity(state: TrainState, data: WindowedTokens, windows: list[Window], 
 
 
 def _validation_batches(data: WindowedTokens, windows: list[Window], batches: int) -> "Iterator[Batch]":
-    """Batches of the training's own shape, so that nothing is compiled anew; what is missing are untrained rows."""
+    """Batches of the training's own shape, so that nothing is recompiled; what is missing are untrained rows."""
     rows = data.micro_instances
     for first in range(0, batches * rows, rows):
         found = data.read(windows[first : first + rows])
