@@ -58,7 +58,7 @@ class ParallelSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     workers: int = Field(default=1, ge=1)
-    """Processes that train together, started through Ray; 1 trains in the stage's own process."""
+    """World size: data parallel processes, started through Ray; 1 trains in the stage's own process."""
     data: Literal["ddp", "fsdp", "hsdp"] = "ddp"
     """Each worker holds the whole model (ddp), a part of every tensor (fsdp), or a part of one of several copies (hsdp)."""
     replicas: int = Field(default=1, ge=1)
@@ -189,7 +189,7 @@ class Execution(BaseModel):
     starts again by itself, a single process when the same command is given again."""
     micro_instances: dict[str, Annotated[int, Field(ge=0)]] = {}
     """Windows of a forward pass (a micro-batch) per training on a mix, by stage name; `default` for the others. 0, which holds
-    when absent, is the whole batch at once. Gradients accumulate over the passes, so results change by rounding only."""
+    when absent, is the whole batch at once. Gradient accumulation over the passes changes results by rounding only."""
     pass_tokens: dict[str, Annotated[int, Field(ge=1)]] = {}
     """Padded tokens that go through the model at once in post-training, by stage name; `default` for the others (16,384 when
     absent). It bounds memory and changes results by rounding only."""

@@ -199,7 +199,7 @@ class Parallel(Config):
     """How many processes train one model, and what each of them holds."""
 
     workers: int = Field(default=1, ge=1)
-    """Processes; 1 trains in this one."""
+    """World size: data parallel processes; 1 trains in this one."""
     data: Literal["ddp", "fsdp", "hsdp"] = "ddp"
     """Each worker holds the whole model (ddp), a part of every tensor (fsdp), or a part within one of several
     whole copies (hsdp).

@@ -35,8 +35,8 @@ Progress = Callable[[int], None]
 def local_generator(
     model: Transformer, tokenizer: Tokenizer, precision: Precision, batch_size: int = 64, group: Group | None = None
 ) -> Generator:
-    """Decoding where the model is, with the weights it has at each call. All workers of the `group` that holds the model in
-    parts have to call it together, each with prompts of its own or with none.
+    """Decoding where the model is, with the weights it has at each call. All workers of the `group` that holds the sharded
+    model have to call it together, each with prompts of its own or with none.
     """
     holding = (group or Group()).holding
 

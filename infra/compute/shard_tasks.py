@@ -48,6 +48,7 @@ class Run:
 class Flight:
     """The shards that are under way, from the first to the last.
 
+    It applies back-pressure: a shard is handed to Ray only when a core is about to be free, never the whole list.
     `launch(key)` hands one to Ray and returns its reference. State of one thread.
     """
 

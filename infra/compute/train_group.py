@@ -1,7 +1,7 @@
-"""A stage on several processes: Ray Train starts them, each runs the stage function, and the first one's result counts.
+"""A stage on several processes: Ray Train starts them, each runs the stage function, and the result of rank 0 counts.
 
 The functions of training stages are written for one process; in a group every worker runs the same function with the same
-arguments, and the training loop inside finds the others through torch.distributed. Only the first worker talks to the
+arguments, and the training loop inside finds the others through torch.distributed. Only rank 0 talks to the
 dashboard and goes on after the training. A worker that dies takes the group down; Ray Train starts it again, and it
 resumes from the newest save point.
 
@@ -36,7 +36,7 @@ FINAL = (ValueError, FloatingPointError)
 
 
 class WorkDone(Exception):
-    """This worker's part of the stage is over; the first worker of its group goes on."""
+    """This worker's part of the stage is over; rank 0 of its group continues."""
 
 
 class GroupFailed(Exception):
@@ -44,7 +44,7 @@ class GroupFailed(Exception):
 
 
 class Mailbox:
-    """A Ray actor: what the first worker tells, until the stage's process takes it."""
+    """A Ray actor: what rank 0 tells, until the stage's process takes it."""
 
     def __init__(self) -> None:
         self.events: list[tuple[Any, ...]] = []
@@ -69,7 +69,7 @@ def run_in_group(
     *,
     ray_address: str,
 ) -> Any:
-    """Call `function(reference, workspace, arguments)` in every worker of a group and return the first one's result.
+    """Call `function(reference, workspace, arguments)` in every worker of a group and return rank 0's result.
 
     Raises what the function raised if it is of the user's making (ValueError) or not finite, GroupFailed when workers
     died or failed more than `max_restarts` times or the process that led them did, Interrupted when the run was asked to stop.
@@ -175,7 +175,7 @@ def _fit(function: Callable[..., Any], arguments: tuple[Any, ...], mailbox: Any,
 
 
 def _work(config: dict[str, Any]) -> None:
-    """One worker: the stage function, and what the first one tells about it."""
+    """One worker: the stage function, and what rank 0 tells about it."""
     import ray
     import torch
     from ray.train import get_context

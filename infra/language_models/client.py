@@ -176,7 +176,7 @@ class Endpoint:
         # Time limits are ours, over the whole answer: a server that sends a byte now and then has stalled too.
         self._http = aiohttp.ClientSession(
             headers={"Content-Type": "application/json", **self._headers},
-            # How many are under way is decided by the slots.
+            # Back-pressure comes from the slots: they decide how many are under way.
             connector=aiohttp.TCPConnector(limit=0),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
             # Proxies of the environment, as other clients take them.

@@ -88,7 +88,7 @@ def _state_and_start(pid: int) -> tuple[str, int]:
 
 
 class Lease:
-    """One attempt's hold on a progress folder; use as a context manager.
+    """One attempt's hold on a progress folder, whose number is its fencing token; use as a context manager.
 
     `check` asks the store whether a higher number exists, `check_alive` whether the heartbeat has found so or has died.
     Both raise LeaseLost.

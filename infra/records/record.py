@@ -190,7 +190,7 @@ def payload_address(stage: str, id: str, generation: int) -> str:
 def attempt_folder(address: str, attempt: int) -> str:
     """Where an attempt writes its payload: the address for the first, a folder next to it for each later one.
 
-    So an attempt that lost its lease cannot change what a later one has committed.
+    The attempt's fencing token is in the path, so one that lost its lease cannot change what a later one has committed.
     """
     return address if attempt == 1 else f"{address}-a{attempt:06d}"
 

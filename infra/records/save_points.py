@@ -85,7 +85,7 @@ def write_save_point(
     """Move local files to the store under their names, write their marker, then remove older ephemeral save points.
 
     A file is whole when `files` gives it, and goes to the disk while the next one is made. In a group each process saves
-    its own files; `gather` hands what each has written to the first one, which writes the marker.
+    its own files; `gather` hands what each has written to rank 0, which writes the marker.
     """
     point = SavePoint(step, (permanent_area if keep else ephemeral_area)(progress_folder))
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:

@@ -22,8 +22,8 @@ Made = TypeVar("Made")
 class ReadAhead(Generic[Made]):
     """`make(step)`, with the next steps in the making; use it in a `with` block, which ends its threads.
 
-    Steps at or beyond `steps` are never made. `waited_seconds` is how long callers had to wait in all. An error of
-    `make` is raised where its step is asked for.
+    Back-pressure: no more than `ahead` steps are made before they are asked for, and none at or beyond `steps`.
+    `waited_seconds` is how long callers had to wait in all. An error of `make` is raised where its step is asked for.
     """
 
     def __init__(self, make: Callable[[int], Made], steps: int, *, ahead: int = AHEAD, workers: int = WORKERS) -> None:

@@ -1,4 +1,4 @@
-"""Decoding with a key-value cache: the arithmetic of `model/network/transformer.py`, arranged for one new token per
+"""Decoding with a KV cache: the arithmetic of `model/network/transformer.py`, arranged for one new token per
 row and step.
 
 What is the same at every step is done once, when a decoder is built:
@@ -123,7 +123,7 @@ class Decoder:
         self.cache = make_cache(self.config, self.rows, length, dtype, self.device)
 
     def prefill(self, first_row: int, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "prompts vocab"]:
-        """Put prompts into rows `first_row`, `first_row + 1`, ...; return the logits after each prompt's last
+        """Prefill: put prompts into rows `first_row`, `first_row + 1`, ...; return the logits after each prompt's last
         token.
 
         Prompts are padded on the right to the longest: causality keeps padding from reaching real tokens, and

@@ -1,4 +1,4 @@
-"""Where decoding keeps the keys and values of its rows, and attention of one new token per row over them.
+"""The KV cache: keys and values of the rows that decode, and attention of one new token per row over them.
 
 Two layouts for two kinds of device, equal up to rounding. `DenseCache` is the plain one: batched matmuls.
 `BagCache` is for CPUs, where a matmul with a single query is a walk through memory and the libraries' small

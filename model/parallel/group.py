@@ -1,4 +1,4 @@
-"""One model trained by several processes: what each holds, and how they come together.
+"""Data parallel training: one model on several processes, what each rank holds, and how ranks exchange it.
 
 Source: RECIPE D (fp32 master weights and fp32 gradient reduction under bf16 compute); PyTorch's
 DistributedDataParallel and `fully_shard`. A group computes what one process computes, up to the order of sums:
@@ -56,7 +56,9 @@ class Group:
     """The processes that train one model, as one of them sees them; alone by default."""
 
     rank: int = 0
+    """This process's number; rank 0 reports and writes what is written once."""
     world: int = 1
+    """The world size: how many processes train together."""
     shard: int = 0
     """Which part of every tensor this process holds."""
     shards: int = 1
@@ -90,9 +92,9 @@ class Group:
 
     @contextlib.contextmanager
     def accumulating(self, last: bool) -> Iterator[None]:
-        """Around a micro-batch: copies of the model exchange gradients at a step's last one, be they whole or sharded.
+        """Gradient accumulation around a micro-batch: whole copies (ddp) all-reduce gradients at a step's `last` only.
 
-        Gradients are reduced and sharded at each, since whole ones would not fit.
+        Sharded gradients are reduce-scattered after each micro-batch, since whole ones would not fit.
         """
         if isinstance(self.trainee, nn.parallel.DistributedDataParallel) and not last:
             with self.trainee.no_sync():
@@ -103,7 +105,7 @@ class Group:
         yield
 
     def total(self, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Sums of scalars over all workers, on the device, with one exchange."""
+        """Sums of scalars over all workers, on the device, with one all-reduce."""
         if self.world == 1:
             return metrics
         values = torch.stack(list(metrics.values()))
@@ -111,7 +113,7 @@ class Group:
         return dict(zip(metrics, values.unbind(), strict=True))
 
     def gather(self, value: Any) -> list[Any] | None:
-        """Every worker's value on the first worker, None on the others. For one thread alongside the training."""
+        """Every worker's value on rank 0 (a gather), None on the others. For one thread alongside the training."""
         if self.world == 1:
             return [value]
         values: list[Any] | None = [None] * self.world if self.rank == 0 else None
@@ -119,7 +121,7 @@ class Group:
         return values
 
     def exchange(self, value: Any) -> list[Any]:
-        """Every worker's value, by rank, on all of them."""
+        """Every worker's value, by rank, on all of them (an all-gather)."""
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
@@ -127,7 +129,7 @@ class Group:
         return values
 
     def any_of(self, flags: Bool[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-        """Which flags are set in any worker."""
+        """Which flags are set in any worker: an all-reduce by maximum on the host."""
         if self.world == 1:
             return flags
         found = torch.from_numpy(flags.astype(np.uint8))
@@ -252,7 +254,7 @@ def _without_weights(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def whole_model(group: Group, model: nn.Module) -> nn.Module:
-    """The model with whole weights: on the host of the first worker; elsewhere it has none.
+    """The model with whole weights: on the host of rank 0; elsewhere it has none.
 
     A model that is not sharded is returned as it is. All workers have to call this.
     """

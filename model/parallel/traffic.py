@@ -1,7 +1,7 @@
 """What a sharded training sends: the collectives of one update, as `model/parallel/group.py` makes them, with their bytes.
 
 Source: PyTorch's `fully_shard` (ZeRO-3, Rajbhandari et al. 2020): each pass gathers weights where they are used and scatters
-gradients; copies of a shard (hsdp) add up their gradients at the last pass of an update.
+gradients; copies of a shard (hsdp) all-reduce their gradients at the last pass of an update.
 Oracle: the collectives that a group of two really makes (tests/model/test_traffic.py).
 
 Example: of the 7B in bf16, a pass gathers 13.0 GB in blocks twice and sends 26.0 GB of their fp32 gradients.
@@ -43,7 +43,7 @@ def collectives(
 ) -> Iterator[Collective]:
     """All exchanges of an update of `passes` micro-batches whose weights are cut into `shards`, in `replicas` copies.
 
-    With one shard every copy is whole (ddp): gradients are added up once an update.
+    With one shard every copy is whole (ddp): gradients are all-reduced once an update.
     """
     table = model.vocab_size * model.d_model
     ends = (table, table + model.d_model)

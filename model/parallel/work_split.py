@@ -1,6 +1,6 @@
 """What each worker of a group computes of a step: whole micro-batches, or rows of them.
 
-Source: RECIPE C.9 (a batch does not depend on the number of workers), D. Micro-batches are cut into pieces, and the pieces
+Source: RECIPE C.9 (a batch does not depend on the world size), D. Micro-batches are cut into pieces, and the pieces
 dealt out. Every row goes to exactly one worker, pairs stay together, and what a worker gets still carries the divisor or
 the weights of the whole batch, so that the workers' losses and gradients are parts of one sum.
 """

@@ -6,7 +6,7 @@ again when backward needs it, and everything kept. Each is that of the moment of
 GPUs weights are sharded over all of them (`fsdp`) and gathered where they are used: the embedding at the beginning, two blocks
 at a time in the type of the matmuls, and final norm and head from the end of the forward pass to the beginning of backward.
 Oracle: the bytes of all tensors that live while the trainer itself makes updates (tests/flows/test_cost_memory.py). Blocks run
-eagerly there; compiled ones keep less. Left out: the allocator's waste, and the cache of keys and values while sampling.
+eagerly there; compiled ones keep less. Left out: the allocator's waste, and the KV cache while sampling.
 """
 
 from collections.abc import Iterator

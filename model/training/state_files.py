@@ -138,7 +138,7 @@ def save_state(state: "TrainState", folder: Path) -> None:
 def load_state(state: "TrainState", folder: Path) -> "TrainState":
     """Put a saved state into a freshly built one (same model, same optimizer config) and return it.
 
-    The state may have been saved by another number of processes. Raises ValueError naming a file or tensor that is
+    The state may have been saved with another world size. Raises ValueError naming a file or tensor that is
     missing or has another shape.
     """
     counters = json.loads((folder / COUNTERS).read_text()) if (folder / COUNTERS).is_file() else {"shards": 1}
@@ -253,7 +253,7 @@ def load_whole(folder: Path, config: ModelConfig, part: str = "") -> tuple[Trans
 def save_moments(optimizer: Updater, path: Path, group: Group | None = None) -> None:
     """Write Adam's whole moments by parameter name (`optimizer.safetensors` next to finished weights).
 
-    All processes of a group have to call this; the first one writes.
+    All processes of a group have to call this; rank 0 writes.
     """
     moments: dict[str, Tensor] = {}
     for key, value in optimizer.moments().items():

@@ -210,7 +210,7 @@ def train_kind(
 
 
 def whole_state(state: TrainState) -> dict[str, Any]:
-    """Weights and moments as one process has them; of the first worker."""
+    """Weights and moments as one process has them; of rank 0."""
     moments = {
         key: whole_tensor(value, state.optimizer.parameters[key.split("/", 1)[1]]).clone().numpy()
         for key, value in state.optimizer.moments().items()

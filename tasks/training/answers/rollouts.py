@@ -8,7 +8,7 @@ from are those of the save point or of the updates since.
 In a group every worker samples and verifies the answers to its share of the prompts, with the noise that one process would use;
 then all of them know all answers, so scores, metrics and updates are the same everywhere. Where weights are sharded (fsdp,
 hsdp), each worker takes the decoder's copy of the policy block by block: while it samples, it holds that copy besides its part
-(2 bytes a parameter in bf16: 15 GB at 7B, 64 GB at 32B) and the cache, which takes the memory that is left at most.
+(2 bytes a parameter in bf16: 15 GB at 7B, 64 GB at 32B) and the KV cache, which takes the memory that is left at most.
 """
 
 import re

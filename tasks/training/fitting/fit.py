@@ -3,7 +3,7 @@
 Source: RECIPE J (resume from the newest state, metrics at fixed steps). Payload: the Hugging Face folder,
 `metrics.jsonl`, and `optimizer.safetensors` where the next stage needs the moments. Rates and timings are not part of
 it: they go to the record's notes. In a group of workers every one of them runs the stage up to the end of its training;
-the first one goes on with the whole model. A model that is trained is built without memory for its weights and gets its
+rank 0 continues with the whole model. A model that is trained is built without memory for its weights and gets its
 values when it is known which part of it is held here.
 """
 
@@ -221,7 +221,7 @@ def conclude(
     keep_moments: bool,
     found: dict[str, float],
 ) -> TrainingResult:
-    """Gather the model in the first worker, which writes what belongs to the payload; the others end with WorkDone."""
+    """Gather the model in rank 0, which writes what belongs to the payload; the others end with WorkDone."""
     group = state.group
     whole = cast(Transformer, whole_model(group, state.model))
     if keep_moments:

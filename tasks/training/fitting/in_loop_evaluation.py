@@ -106,7 +106,7 @@ def _perplexity(state: TrainState, data: WindowedTokens, windows: list[Window], 
     device = model.device.type
     total = torch.zeros((), device=device)
     count = 0
-    # The first worker has most windows; all compute as many batches.
+    # Rank 0 has most windows; all compute as many batches.
     batches = -(-len(windows) // (group.world * data.micro_instances))
     for batch in _validation_batches(data, windows[group.rank :: group.world], batches):
         count += int((batch["labels"] != IGNORE).sum())

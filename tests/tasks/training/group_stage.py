@@ -95,7 +95,7 @@ class Call:
 
 
 def run_calls(root: str, calls: list[Call]) -> list[Finished | None]:
-    """Stage functions one after the other, each by all workers; what the first worker hands back, None from the others."""
+    """Stage functions one after the other, each by all workers; what rank 0 hands back, None from the others."""
     found: list[Finished | None] = []
     for call in calls:
         ws = Workspace(
@@ -159,7 +159,7 @@ class Decoded:
 
     answers: list[Completion]
     single: list[Completion]
-    """To one prompt, of which the first worker has no share."""
+    """To one prompt, of which rank 0 has no share."""
     likelihoods: list[float]
     held: list[int]
     """Numbers that were whole, each time that some were held."""

@@ -189,7 +189,7 @@ class Trained:
     alone: dict[str, Outcome]
     """By stage."""
     first: dict[str, Finished]
-    """What the first worker hands back, by stage and layout."""
+    """What rank 0 hands back, by stage and layout."""
     second: dict[str, Finished | None]
     decoded: list[dict[str, Decoded]]
     """By worker, by kind."""
