@@ -1,9 +1,9 @@
 """A stage on several processes: Ray Train starts them, each runs the stage function, and the result of rank 0 counts.
 
-The functions of training stages are written for one process; in a group every worker runs the same function with the same
-arguments, and the training loop inside finds the others through torch.distributed. Only rank 0 talks to the
-dashboard and goes on after the training. A worker that dies takes the group down; Ray Train starts it again, and it
-resumes from the newest save point.
+Functions of training stages are written for one process. In a group every rank runs the same function with the same
+arguments, and the training loop inside finds the others through torch.distributed. Only rank 0 talks to the dashboard and
+goes on after the training. A worker that dies takes the group down; Ray Train starts it again, and it resumes from the
+newest save point.
 
 Ray Train has no call that stops a group, but what it starts ends with the process that called it. So a process of its
 own calls it, which a failed or interrupted stage asks to end, and ends: nothing works on for a stage that is over.
@@ -71,8 +71,9 @@ def run_in_group(
 ) -> Any:
     """Call `function(reference, workspace, arguments)` in every worker of a group and return rank 0's result.
 
-    Raises what the function raised if it is of the user's making (ValueError) or not finite, GroupFailed when workers
-    died or failed more than `max_restarts` times or the process that led them did, Interrupted when the run was asked to stop.
+    Raises what the function raised if it is of the user's making (ValueError) or not finite. Raises GroupFailed when
+    workers, or the process that led them, died or failed more than `max_restarts` times. Raises Interrupted when the run was
+    asked to stop.
     """
     _, workspace, _ = arguments
     check_stopping()

@@ -1,9 +1,9 @@
 """Order of training instances: a permutation that is computed, not stored.
 
-Source: RECIPE C.9 (global shuffle per epoch). Deviation: the published runs shuffle an array of all indices
-(`published` and `published_core`, whose epochs are seeded from 0 and from 1); the default is a Feistel network
-with cycle walking, which gives any element of any epoch's permutation, and its inverse, in constant memory, so
-a trillion tokens are as addressable as a thousand.
+Source: RECIPE C.9 (global shuffle per epoch). Deviation: the published runs shuffle an array of all indices (`published` and
+`published_core`, whose epochs are seeded from 0 and from 1). The default is a Feistel network with cycle walking. It gives
+any element of any epoch's permutation, and its inverse, in constant memory, so a trillion tokens are as addressable as a
+thousand.
 """
 
 from typing import Literal

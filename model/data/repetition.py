@@ -75,8 +75,8 @@ def is_repetitive(ids: Int[np.ndarray, " tokens"], max_times: int = MAX_TIMES) -
 def repetitive_rows(ids: Int[np.ndarray, "rows tokens"], max_times: int = MAX_TIMES) -> Bool[np.ndarray, " rows"]:
     """`is_repetitive` of every row.
 
-    A span of n repetitions has (n - 1) * period tokens equal to the one a period earlier; counting those
-    first, for all rows at once, spares the detector on nearly all text.
+    A span of n repetitions has (n - 1) * period tokens equal to the one a period earlier. Counting those first, for all rows
+    at once, spares the detector on nearly all text.
     """
     found = np.zeros(len(ids), dtype=bool)
     for period in range(1, min(MAX_PERIOD, ids.shape[1] // 3) + 1):

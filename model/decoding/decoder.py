@@ -7,12 +7,11 @@ What is the same at every step is done once, when a decoder is built:
   rotating is then one complex product. Scores do not change, since queries and keys are reordered alike.
 * The scale of the scores goes into the queries' norm.
 
-Build a decoder per generation and drop it after (it costs about as much as one copy of the weights): whether it
-follows later changes of the model is not defined. Where weights are sharded (`Holding`), it takes its copy block by block,
-so that only one block at a time is gathered, next to the shards and the copy in the precision of the matmuls. Active rows
-are the first ones (`move` keeps them so).
-Precision is autocast's if autocast is enabled, else the weights' own; norms, rotations and softmax are computed
-in fp32 and rounded once, as in training.
+Build a decoder per generation and drop it after (it costs about as much as one copy of the weights): whether it follows
+later changes of the model is not defined. Where weights are sharded (`Holding`), it copies them block by block, so that only
+one block is gathered at a time. The copy is in the precision of the matmuls. Active rows are the first ones (`move` keeps
+them so). Precision is autocast's if autocast is enabled, else the weights' own; norms, rotations and softmax are computed in
+fp32 and rounded once, as in training.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -126,8 +125,8 @@ class Decoder:
         """Prefill: put prompts into rows `first_row`, `first_row + 1`, ...; return the logits after each prompt's last
         token.
 
-        Prompts are padded on the right to the longest: causality keeps padding from reaching real tokens, and
-        what it leaves in the cache lies beyond the row's position until real tokens overwrite it.
+        Prompts are padded on the right to the longest, so causality keeps padding from reaching real tokens. What padding
+        leaves in the cache lies beyond the row's position until real tokens overwrite it.
         """
         longest = max(map(len, prompts))
         padded = np.zeros((len(prompts), longest), dtype=np.int64)

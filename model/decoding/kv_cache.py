@@ -1,9 +1,9 @@
 """The KV cache: keys and values of the rows that decode, and attention of one new token per row over them.
 
-Two layouts for two kinds of device, equal up to rounding. `DenseCache` is the plain one: batched matmuls.
-`BagCache` is for CPUs, where a matmul with a single query is a walk through memory and the libraries' small
-matmuls reach a third of its speed: both sums of attention are written as embedding bags (weighted sums
-of a table's rows), whose kernel reads the cache once, in order.
+Two layouts for two kinds of device, equal up to rounding. `DenseCache` is the plain one: batched matmuls. `BagCache` is for
+CPUs, where a matmul with a single query is limited by memory, and the libraries' small matmuls reach a third of memory's
+speed. It writes both sums of attention as embedding bags (weighted sums of a table's rows), whose kernel reads the cache
+once, in order.
 
 Row r's tokens sit at positions 0, 1, ... of row r; a step touches only the first rows and only positions in
 use. What lies beyond a row's own position is masked, and finite, since both caches begin as zeros.
@@ -200,8 +200,8 @@ class BagCache:
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Zeros on the CPU that take no time to make: NumPy leaves it to the system to clear memory when it is first
-    touched, in huge pages; thousands of small ones cost as much as a tenth of a short generation.
+    """Zeros on the CPU that take no time to make, because NumPy lets the system clear memory when it is first touched, in
+    huge pages. Clearing thousands of small pages costs as much as a tenth of a short generation.
     """
     memory = np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
     return torch.from_numpy(memory).view(dtype).view(shape)

@@ -45,12 +45,12 @@ def log_likelihoods(
 ) -> list[float]:
     """Sum of log p (natural) of each continuation after its context, in request order.
 
-    A context that does not fit the model's window with its continuation loses tokens on the left.
-    `batch_tokens` bounds rows x padded length of one forward pass (None: what suits the device); `progress` is told how many
-    requests just finished. Precision is autocast's if it is enabled, the weights' own otherwise; the softmax is always
-    fp32. All workers of a `group` have to call this with the same requests. Raises ValueError for an empty context or
-    continuation (pass EOS as the context of a free-standing text), and for a continuation that does not fit the window with
-    one token of context; NonFiniteOutput for the first request whose log-likelihood is not finite.
+    A context that does not fit the model's window with its continuation loses tokens on the left. `batch_tokens` bounds rows
+    x padded length of one forward pass (None: what suits the device); `progress` is told how many requests just finished.
+    Precision is autocast's if it is enabled, the weights' own otherwise; the softmax is always fp32. All workers of a
+    `group` have to call this with the same requests. Raises ValueError for an empty context or continuation; pass EOS as the
+    context of a free-standing text. Raises ValueError also for a continuation that does not fit the window with one token of
+    context. Raises NonFiniteOutput for the first request whose log-likelihood is not finite.
     """
     window = model.config.max_sequence_length
     sequences = [_fit(index, request, window) for index, request in enumerate(requests)]

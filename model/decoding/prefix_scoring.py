@@ -1,8 +1,8 @@
 """Log-probabilities of many continuations with every distinct token read once (RECIPE I.1).
 
 All sequences form one tree of shared prefixes (`model/decoding/prefix_tree.py`): few-shot examples, questions and the first
-letters that choices share go through the model once. Small subtrees are flattened into rows whose mask lets a token see its own
-ancestors only; the prefix before them is read from kept keys and values, by one matmul for all rows. The head is applied to
+letters that choices share go through the model once. Small subtrees are flattened into rows whose mask lets a token see its
+own ancestors only. The prefix before them is read from the KV cache, by one matmul for all rows. The head is applied to
 scored places only, once per place: choices of one token are read off the same logits.
 """
 

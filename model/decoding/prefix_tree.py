@@ -1,8 +1,8 @@
 """Token sequences as a tree of shared prefixes, and the order in which a model reads each token once.
 
-Example: with sequences [5, 6, 7] and [5, 6, 8, 9] the tree has the node [5, 6] with the children [7] and [8, 9]; a model
-reads 5 tokens instead of 7. `rows` flattens a small subtree into one row, in which a mask lets every token see its own
-ancestors only; `schedule` names the long prefixes whose keys and values are computed once and kept while needed.
+Example: sequences [5, 6, 7] and [5, 6, 8, 9] make the node [5, 6] with the children [7] and [8, 9]. A model then reads 5
+tokens instead of 7. `rows` flattens a small subtree into one row, in which a mask lets every token see its own ancestors
+only. `schedule` names the long prefixes whose keys and values are computed once and kept while needed.
 """
 
 from bisect import bisect_right
@@ -87,8 +87,8 @@ def _common(first: Sequence[int], last: Sequence[int], known: int) -> int:
 def schedule(nodes: Sequence[Node], batch_tokens: int) -> Iterator[Step]:
     """Steps in which a model reads every node once, each after what it needs.
 
-    Subtrees of at most `MAX_ROW_TOKENS` become rows, batched longest first up to `batch_tokens` padded tokens; what is
-    larger is read node by node, depth first, so that the kept prefixes are those of one path.
+    Subtrees of at most `MAX_ROW_TOKENS` become rows, batched longest first up to `batch_tokens` padded tokens. A larger one
+    is read node by node, depth first, so that only the prefixes of one path are kept.
     """
     roots = [node for node in nodes if node.parent is None]
     yield from _subtrees(None, roots, batch_tokens)

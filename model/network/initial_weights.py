@@ -31,8 +31,8 @@ PER_COUNT = 4
 def initial_std(config: ModelConfig, name: str) -> float:
     """Standard deviation of a matrix before truncation (RECIPE A.4); layers count from 1 in the scaled variant.
 
-    The scaled variant follows OLMo's `mitchell` as run: an output projection goes by the width that it sums over, which
-    for the MLP is its hidden width, where the paper writes d_model for both.
+    The scaled variant follows OLMo's `mitchell` as run: an output projection scales with the width that it sums over. For
+    the MLP that is its hidden width; the paper writes d_model for both.
     """
     if config.init == "normal":
         return config.init_std

@@ -24,8 +24,8 @@ from model.network.initial_weights import initialise
 from model.network.sharded_tensors import is_sharded
 
 MAX_COMPILED_SHAPES = 2**31 - 1
-"""Batch shapes compiled per process: as many as come. Past torch's own limits (8 of a function, 256 in all) later shapes would
-run eagerly, which rounds differently; a resumed run meets shapes in another order, so it would end with other bytes.
+"""Batch shapes compiled per process: as many as come. Past torch's own limits (8 of a function, 256 in all) later shapes
+would run eagerly, which rounds differently. A resumed run meets shapes in another order, so it would end with other bytes.
 """
 
 

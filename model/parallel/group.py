@@ -8,8 +8,8 @@ Where a training computes in bf16, the sharded weights of blocks travel in bf16,
 their weights so anyway. The weights of norms within blocks, and their gradients, round only here: one process and whole
 copies (ddp) keep them fp32. Embedding, final norm and head travel in fp32, and so do all gradients.
 
-A model is built without memory (`transformer.unfilled`), cut, and filled tensor by tensor with the rows that are
-held here: besides its part of the model, a worker never holds more than those rows of one tensor.
+A model is built without memory (`transformer.unfilled`), sharded, and filled tensor by tensor with the rows that are held
+here. Besides its shard of the model, a rank never holds more than those rows of one tensor.
 
 Of where it runs it knows torch.distributed only; whoever starts the processes has called `init_process_group`.
 """
@@ -218,8 +218,8 @@ def local_rows(tensor: Tensor, group: Group) -> tuple[int, int]:
 
 
 def _shard(model: nn.Module, parallel: Parallel, device: str, precision: Precision) -> tuple[nn.Module, "DeviceMesh"]:
-    """Cut the weights along the first dimension, and say which of them are gathered together: those of the embedding, of each
-    block, and of final norm and head, which stay from the end of the forward pass to the beginning of backward.
+    """Shard the weights along the first dimension, and say which of them are gathered together: the embedding, each block,
+    and final norm with head. The last two stay gathered from the end of the forward pass to the beginning of backward.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard

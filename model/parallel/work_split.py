@@ -1,8 +1,8 @@
 """What each worker of a group computes of a step: whole micro-batches, or rows of them.
 
-Source: RECIPE C.9 (a batch does not depend on the world size), D. Micro-batches are cut into pieces, and the pieces
-dealt out. Every row goes to exactly one worker, pairs stay together, and what a worker gets still carries the divisor or
-the weights of the whole batch, so that the workers' losses and gradients are parts of one sum.
+Source: RECIPE C.9 (a batch does not depend on the world size), D. Micro-batches are cut into pieces, and the pieces dealt
+out. Every row goes to exactly one worker, and pairs stay together. What a worker gets carries the divisor or the weights of
+the whole batch, so that the workers' losses and gradients add up to those of one process.
 """
 
 from collections.abc import Sequence
@@ -64,9 +64,9 @@ def own_rows(micro_batches: int, rows: int, rank: int, world: int) -> Int[np.nda
 def cut(shapes: tuple[Shape, ...], world: int) -> list[Piece]:
     """The pieces of a step's micro-batches, the largest first; in each round the next `world` of them are computed at once.
 
-    Micro-batches are cut into so many parts each, or single units where they have fewer, that there are few rounds and
-    nobody waits long: of all cuts with which the largest pieces of the rounds, summed, are nearly as small as can be, the
-    one with fewest rounds. Workers at the same step cut the batch into the same pieces, so their slices never overlap.
+    Each micro-batch is cut into equal parts, or into single units where it has fewer. The largest pieces of all rounds,
+    summed, are the time that workers wait for. Of all cuts for which that sum is nearly as small as can be, the one with
+    fewest rounds is taken. Workers at the same step cut the batch into the same pieces, so their slices never overlap.
     """
     units, tokens = np.array(shapes, dtype=np.int64).T
     found = []

@@ -1,15 +1,14 @@
 """Chats as ids: the whole conversation for training with the mask of what is trained, or a prompt to answer
 (RECIPE B, F).
 
-The format's own BOS and EOS become single ids; everything between two of them is encoded as one text, as a
-tokenizer that recognises those two does, so ids equal those of the rendered string. Contents never become
-control tokens, whatever they say. The mask is made on token boundaries: a token is trained when its first
-byte lies in trained text. So `>` and newline of a header, which fuse into one token (397), are never trained,
-not even when an answer's leading newlines fuse with them.
+The format's own BOS and EOS become single ids, and everything between two of them is encoded as one text. A tokenizer that
+recognises those two does the same, so ids equal those of the rendered string. Contents never become control tokens, whatever
+they say. The mask is made on token boundaries: a token is trained when its first byte lies in trained text. So `>` and
+newline of a header, which fuse into one token (397), are never trained, not even when an answer's leading newlines fuse with
+them.
 
-Deviations: every assistant header is masked, also at the start of a chat or after another assistant turn,
-where the published code leaves it trained for want of a turn to mask before it. See `model/tokens/chat_template.py`
-for the text itself.
+Deviations: every assistant header is masked, also at the start of a chat or after another assistant turn. There the
+published code trains on it, since no turn comes before it to mask. See `model/tokens/chat_template.py` for the text itself.
 """
 
 from collections.abc import Sequence

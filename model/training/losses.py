@@ -1,8 +1,8 @@
 """Cross-entropy with z-loss, and token log-probabilities, computed chunk by chunk so that no full logits exist.
 
-A chunk's logits are held once, in the type of the matmuls, and overwritten with their gradient; maxima, sums and
-exponentials are fp32, and so is the sum of the head's gradient over chunks. How large a chunk is goes by the type of
-device: `loss_sizes` and `log_prob_sizes`.
+A chunk's logits are held once, in the type of the matmuls, and overwritten with their gradient. Maxima, sums and
+exponentials are fp32, and so is the sum of the head's gradient over chunks. How large a chunk is goes by the type of device:
+`loss_sizes` and `log_prob_sizes`.
 
 Source: RECIPE A.5 (loss, both normalisations), F ("sum"), 0.1 (z-loss weight); paper section 3.3.3.
 Convention: `labels[b, t]` is the id that position t has to predict, i.e. already shifted; -100 is not
@@ -47,10 +47,10 @@ class HeadSizes:
 
 
 ACCELERATOR = HeadSizes(chunk=4096, piece=1024, tile=1 << 15)
-"""On all devices but a CPU. Every chunk reads the head and adds to its fp32 gradient; with 4,096 rows that is about a tenth of
-the time of their matmuls on an H100 (bytes and operations over what it can do, not measured), and their logits are 0.8 GB in
-bf16 at a vocabulary of 100k. Larger pieces and tiles would not be faster; they bound what is made in fp32 at a time to 0.4 GB
-of logits and 0.5 GB of gradient at d_model 4096.
+"""On all devices but a CPU. Every chunk reads the head and adds to its fp32 gradient. With 4,096 rows that is about a tenth
+of the time of their matmuls on an H100 (bytes and operations over what it can do, not measured). Their logits are 0.8 GB in
+bf16 at a vocabulary of 100k. Larger pieces and tiles would not be faster; they bound what is made in fp32 at a time to 0.4
+GB of logits and 0.5 GB of gradient at d_model 4096.
 """
 
 

@@ -1,12 +1,13 @@
 """Memory of one GPU in training: sharded state by formula, activations from our own forward pass on tensors without data, and
 what `model/parallel/group.py` gathers.
 
-Source: RECIPE D (fp32 weights, gradients and moments, bf16 matmuls). Two figures span what a run may use: each block computed
-again when backward needs it, and everything kept. Each is that of the moment of an update at which most is in use. On several
-GPUs weights are sharded over all of them (`fsdp`) and gathered where they are used: the embedding at the beginning, two blocks
-at a time in the type of the matmuls, and final norm and head from the end of the forward pass to the beginning of backward.
-Oracle: the bytes of all tensors that live while the trainer itself makes updates (tests/flows/test_cost_memory.py). Blocks run
-eagerly there; compiled ones keep less. Left out: the allocator's waste, and the KV cache while sampling.
+Source: RECIPE D (fp32 weights, gradients and moments, bf16 matmuls). Two figures span what a run may use: each block
+computed again when backward needs it, and everything kept. Each is that of the moment of an update at which most is in use.
+On several GPUs weights are sharded over all of them (`fsdp`) and gathered where they are used. The embedding is gathered at
+the beginning, and blocks two at a time in the type of the matmuls. Final norm and head stay gathered from the end of the
+forward pass to the beginning of backward. Oracle: the bytes of all tensors that live while the trainer itself makes updates
+(tests/flows/test_cost_memory.py). Blocks run eagerly there; compiled ones keep less. Left out: the allocator's waste, and
+the KV cache while sampling.
 """
 
 from collections.abc import Iterator

@@ -25,7 +25,7 @@ class ScheduleConfig(Config):
     """Linear warm-up from zero, in `unit` (RECIPE 0.2: the configs say tokens, the paper 2000 steps)."""
     warmup_ratio: float = Field(default=0.0, ge=0, lt=1)
     """Warm-up as a share of the length instead of `warmup` (post-training), cut to whole units as in open-instruct's
-    scripts (theirs are steps of one process, so a published warm-up can end up to a step later)."""
+    scripts. Theirs are steps of one process, so a published warm-up can end up to a step later."""
     length: int = Field(default=5_000_000_000_000, ge=0)
     """Where the decay ends, in `unit`, warm-up included; 0 is the run's own number of steps. A run may stop
     before.

@@ -225,8 +225,8 @@ def _check_names(parameters: Mapping[str, Tensor], saved: list[str]) -> None:
 
 @torch.no_grad()
 def load_whole(folder: Path, config: ModelConfig, part: str = "") -> tuple[Transformer, dict[str, Tensor]]:
-    """The whole model that any number of processes saved, on the CPU, and Adam's moments as `write_moments` takes them; of a
-    state of several models the one whose parameters' names begin with `part`.
+    """The whole model, on the CPU, of a state of any world size, and Adam's moments as `write_moments` takes them. Of a
+    state of several models, it is the one whose parameters' names begin with `part`.
 
     Raises ValueError naming a tensor that the config does not have, or that has another shape.
     """

@@ -1,7 +1,7 @@
 """Evaluation while training: perplexity of every source on windows held out of it, and small tasks.
 
 Source: RECIPE D (every 1,000 steps; perplexity sets and downstream tasks). Deviation: the published runs read eleven
-validation sets of their own; here windows of the mix itself are kept out of the training (docs/decisions.md says why), and
+validation sets of their own. Here windows of the mix itself are kept out of the training (docs/decisions.md says why), and
 tasks are the first items of the recipe's own benchmarks. Metrics are `perplexity/<source>` and `task/<benchmark>`.
 
 The workers of a group share windows and requests out, then all of them know all metrics. Perplexity has the precision of the
