@@ -1,4 +1,4 @@
-"""A process of its own for a stage: its memory, threads and crashes stay its own.
+"""Runs a stage in its own process, so that its memory, threads and crashes touch nothing else.
 
 A fork server that has imported torch once hands out processes in milliseconds. The child talks through a pipe: events
 while it works, then its result or its error. It ends when its parent does.

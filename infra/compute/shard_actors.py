@@ -1,4 +1,4 @@
-"""Shards on Ray actors, which keep what they loaded: one actor per core or per GPU, started again where it dies.
+"""Runs shards on Ray actors, which keep what they loaded: one actor per core or per GPU, started again where it dies.
 
 This is for work that loads something large or slow, such as a language model, which a task would load for every shard. An
 actor gets a shard only once it is ready (back-pressure) and goes as soon as there is none for it. So two stages that wait for

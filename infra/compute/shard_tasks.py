@@ -1,4 +1,4 @@
-"""Shards as Ray tasks: so many at once as the cluster has cores, on whichever node is free, again where one lags or dies.
+"""Runs shards as Ray tasks: as many at once as the cluster has cores, on any free node, again where one lags or dies.
 
 No shard is bound to a node, since all of them share the store. Ray itself runs a task again whose worker or node died. A
 straggler (a slow disk, a sick node) gets a second run once no other shard waits for a core. The first of the two to finish

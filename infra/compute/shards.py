@@ -1,4 +1,4 @@
-"""Shard work: one function over many items, on Ray or in this process, one commit per shard.
+"""Maps one function over many items (shards), on Ray or in this process, with one commit per shard.
 
 A shard's commit is a marker in the progress area that lists the files it wrote and its result, created once and never
 replaced. A later attempt runs only the shards without one, so a kill costs at most the shards that were running. Two runs of

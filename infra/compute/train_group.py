@@ -1,12 +1,12 @@
-"""A stage on several processes: Ray Train starts them, each runs the stage function, and the result of rank 0 counts.
+"""Runs a stage on several ranks: Ray Train starts the processes, each runs the stage function, and rank 0's result counts.
 
 Functions of training stages are written for one process. In a group every rank runs the same function with the same
 arguments, and the training loop inside finds the others through torch.distributed. Only rank 0 talks to the dashboard and
 goes on after the training. A worker that dies takes the group down; Ray Train starts it again, and it resumes from the
 newest save point.
 
-Ray Train has no call that stops a group, but what it starts ends with the process that called it. So a process of its
-own calls it, which a failed or interrupted stage asks to end, and ends: nothing works on for a stage that is over.
+Ray Train has no call that stops a group, but what it starts ends with the process that called it. So a separate process
+calls it, and a failed or interrupted stage ends that process. Nothing then works on for a stage that is over.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,4 +1,5 @@
-"""One attempt at one artifact: reuse what is committed, resume what is half done, run the rest, commit once."""
+"""Makes one attempt at one artifact: it reuses what is committed, resumes what is half done, or runs the stage, and commits
+once."""
 
 import importlib
 import resource
@@ -54,7 +55,7 @@ SIZES_AT_ONCE = 32
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a stage."""
+    """Says what became of a stage."""
 
     artifact: Artifact
     record: Record

@@ -1,4 +1,4 @@
-"""The index: what the records of a store say, kept on this machine so that lists of 100,000 answer at once.
+"""The index keeps on this machine what the records of a store say, so that lists of 100,000 answer at once.
 
 It is never trusted against the records. Each question first lists the store and reads again whatever changed since; the file
 may be deleted at any time and is then rebuilt. What is reused, removed or shown comes from the record itself.

@@ -1,4 +1,4 @@
-"""The record of a finished artifact: what was computed, from what, by what, and at what cost.
+"""A record says of a finished artifact what was computed, from what, by what, and at what cost.
 
 Written last, by a create-only object numbered by generation. No record: the artifact does not exist.
 """

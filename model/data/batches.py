@@ -1,4 +1,4 @@
-"""Training batches from token files: fixed windows, a computed order, the repetition mask.
+"""Makes training batches from token files: fixed windows in a computed order, with the repetition mask.
 
 Source: RECIPE C.9 (fixed-length chunking, labels, order), C.4 (masking), A.5 (divisor). Each file is cut by
 itself from offset 0 and its remainder dropped; documents are split freely and attend to each other inside a

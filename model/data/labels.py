@@ -1,4 +1,4 @@
-"""What each position has to predict, and by what a summed loss is divided.
+"""Labels say what each position has to predict; the divisor says by what a summed loss is divided.
 
 Source: RECIPE A.5 (both normalisations). Labels are shifted already: `labels[b, t]` is the id that follows position t;
 -100 stands where nothing is trained.

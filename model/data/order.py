@@ -1,4 +1,4 @@
-"""Order of training instances: a permutation that is computed, not stored.
+"""The order of training instances is a permutation that is computed, not stored.
 
 Source: RECIPE C.9 (global shuffle per epoch). Deviation: the published runs shuffle an array of all indices (`published` and
 `published_core`, whose epochs are seeded from 0 and from 1). The default is a Feistel network with cycle walking. It gives

@@ -1,4 +1,4 @@
-"""What a step needs, made before it is asked for, by threads alongside the training loop.
+"""Threads alongside the training loop make what a step needs before it is asked for.
 
 Source: RECIPE C.9 (the order of a training is a function of its step), D (the data-loading share as a metric). What is
 made is a pure function of its step, so neither the number of threads nor what runs ahead changes any of it.

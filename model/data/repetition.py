@@ -1,4 +1,4 @@
-"""Repeated n-gram detector: spans of one period repeated over and over (RECIPE C.4; paper section 3.1).
+"""Detects repeated n-grams: spans of one period repeated over and over (RECIPE C.4; paper section 3.1).
 
 Used for removing documents at curation and for masking training instances in the loader. Results equal the
 published detector's (tests/golden/repetition_filter.json), multiples of the true period included.

@@ -1,5 +1,4 @@
-"""Decoding with a KV cache: the arithmetic of `model/network/transformer.py`, arranged for one new token per
-row and step.
+"""Decodes with a KV cache: the arithmetic of `model/network/transformer.py`, arranged for one new token per row and step.
 
 What is the same at every step is done once, when a decoder is built:
 * Query, key and value weights become one matrix, and gate and up, laid out for the device (`model/decoding/linear_kernels.py`).

@@ -1,4 +1,4 @@
-"""The KV cache: keys and values of the rows that decode, and attention of one new token per row over them.
+"""The KV cache holds keys and values of the rows that decode, and computes attention of one new token per row over them.
 
 Two layouts for two kinds of device, equal up to rounding. `DenseCache` is the plain one: batched matmuls. `BagCache` is for
 CPUs, where a matmul with a single query is limited by memory, and the libraries' small matmuls reach a third of memory's

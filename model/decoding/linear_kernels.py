@@ -1,4 +1,4 @@
-"""Matmuls with fixed weights, laid out once for the device that decodes.
+"""Matmuls with fixed weights lay the weights out once for the device that decodes.
 
 On CPUs with oneDNN two layouts beat the default library, with its fp32 accumulation:
 * Many rows: oneDNN's own blocked layout; fp32 matmuls of 32 rows run several times as fast.

@@ -1,4 +1,4 @@
-"""Log-probabilities of many continuations with every distinct token read once (RECIPE I.1).
+"""Computes log-probabilities of many continuations, reading every distinct token once (RECIPE I.1).
 
 All sequences form one tree of shared prefixes (`model/decoding/prefix_tree.py`): few-shot examples, questions and the first
 letters that choices share go through the model once. Small subtrees are flattened into rows whose mask lets a token see its

@@ -1,4 +1,4 @@
-"""Token sequences as a tree of shared prefixes, and the order in which a model reads each token once.
+"""Arranges token sequences as a tree of shared prefixes, and the order in which a model reads each token once.
 
 Example: sequences [5, 6, 7] and [5, 6, 8, 9] make the node [5, 6] with the children [7] and [8, 9]. A model then reads 5
 tokens instead of 7. `rows` flattens a small subtree into one row, in which a mask lets every token see its own ancestors

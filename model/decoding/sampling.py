@@ -1,5 +1,4 @@
-"""Choosing the next token: greedy, temperature, top-p, with noise that depends on nothing but seed, prompt
-and position.
+"""Chooses the next token: greedy, temperature, top-p, with noise that depends on nothing but seed, prompt and position.
 
 One uniform number per generated token, from a counter-based hash, is turned into a token through the cumulative
 distribution. So a prompt's samples are the same in any batch, order and process; only rounding in the logits can move them.

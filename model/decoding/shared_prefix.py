@@ -1,4 +1,4 @@
-"""Prompts that begin alike: what they share is read once (few-shot examples, the several answers of one prompt).
+"""Reads once what prompts share that begin alike: few-shot examples, the several answers of one prompt.
 
 `Admission` orders the prompts so that those which begin alike take rows together. `PrefixReader` reads what they share, keeps
 its KV cache for the next prompts, copies it to every row, and reads the rest of all prompts in one prefill.

@@ -1,4 +1,4 @@
-"""Attention of flattened trees of tokens: over the ancestors within a row, and over a prefix that all rows share.
+"""Lets tokens of flattened trees attend to their ancestors within a row, and to a prefix that all rows share.
 
 Scoring (`model/decoding/prefix_scoring.py`) and the reading of prompts (`model/decoding/shared_prefix.py`) both use it. The
 two sums are joined by the logarithms of their softmax sums, so the prefix is read by one matmul for all rows.

@@ -1,4 +1,4 @@
-"""config.json of a Hugging Face `Olmo2ForCausalLM` folder, both ways, and `olmo2.json` next to it.
+"""Reads and writes config.json of a Hugging Face `Olmo2ForCausalLM` folder, and `olmo2.json` next to it.
 
 Source: RECIPE A.6 (fields). config.json is what other programs compute by, so it is read always. `olmo2.json` adds
 what it cannot say (the architecture options and the tokenizer's ranks) and may contradict it in nothing. A variant with

@@ -1,4 +1,4 @@
-"""Averages of weights (RECIPE E): uniform arithmetic mean in fp32."""
+"""Averages weights (RECIPE E): the uniform arithmetic mean, in fp32."""
 
 from collections.abc import Iterable
 

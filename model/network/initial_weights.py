@@ -1,4 +1,4 @@
-"""Initial weights of a model, drawn for any rows of any matrix without drawing the others.
+"""Draws the initial weights of a model, for any rows of any matrix without drawing the others.
 
 Source: RECIPE A.4 (N(0, 0.02) truncated at three standard deviations; OLMo-0424's scaled variant); paper section 3.2.
 Random numbers come from a counter-based generator (Philox 4x64, Salmon et al. 2011). Element i of a matrix takes the i-th

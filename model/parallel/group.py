@@ -1,4 +1,4 @@
-"""Data parallel training: one model on several processes, what each rank holds, and how ranks exchange it.
+"""Trains one model data parallel on several processes: what each rank holds, and how ranks exchange it.
 
 Source: RECIPE D (fp32 master weights and fp32 gradient reduction under bf16 compute); PyTorch's
 DistributedDataParallel and `fully_shard`. A group computes what one process computes, up to the order of sums:
@@ -53,7 +53,7 @@ class Trainee(nn.Module):
 
 @dataclass
 class Group:
-    """The processes that train one model, as one of them sees them; alone by default."""
+    """The ranks that train one model, as one of them sees them; by default it is alone."""
 
     rank: int = 0
     """This process's number; rank 0 reports and writes what is written once."""
@@ -80,8 +80,8 @@ class Group:
 
     @torch.no_grad()
     def apply(self, function: Callable[[Any, Any], Tensor], model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        """A function of model and batch without gradients. Where weights are sharded, blocks are gathered one by one, so
-        all workers have to call this together; afterwards weights are sharded again.
+        """Call a function of model and batch without gradients. Sharded weights are gathered block by block, so all ranks
+        have to call this together; afterwards the weights are sharded again.
         """
         if self.trainee is None or not is_sharded(next(model.parameters())):
             return function(model, batch)
@@ -113,7 +113,7 @@ class Group:
         return dict(zip(metrics, values.unbind(), strict=True))
 
     def gather(self, value: Any) -> list[Any] | None:
-        """Every worker's value on rank 0 (a gather), None on the others. For one thread alongside the training."""
+        """Return every rank's value on rank 0 (a gather), None on the others; for one thread alongside the training."""
         if self.world == 1:
             return [value]
         values: list[Any] | None = [None] * self.world if self.rank == 0 else None
@@ -121,7 +121,7 @@ class Group:
         return values
 
     def exchange(self, value: Any) -> list[Any]:
-        """Every worker's value, by rank, on all of them (an all-gather)."""
+        """Return every rank's value, in order, on all ranks (an all-gather)."""
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
@@ -129,7 +129,7 @@ class Group:
         return values
 
     def any_of(self, flags: Bool[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-        """Which flags are set in any worker: an all-reduce by maximum on the host."""
+        """Return which flags any rank has set: an all-reduce by maximum on the host."""
         if self.world == 1:
             return flags
         found = torch.from_numpy(flags.astype(np.uint8))
@@ -138,8 +138,8 @@ class Group:
 
     @contextlib.contextmanager
     def holding(self, module: nn.Module) -> Iterator[None]:
-        """Every worker holds whole weights of a part of the model meanwhile, besides its own shard, in the type in which
-        they travel; and those of whatever is gathered together with it. All workers have to enter and leave together.
+        """In this context every rank holds the whole weights of a module besides its own shard, in the type in which they
+        travel. Modules that are gathered together with it are whole too. All ranks have to enter and leave together.
         """
         holders = _holders(self.trainee, module)
         for holder in holders:
@@ -152,7 +152,7 @@ class Group:
 
 
 def spread(model: nn.Module, compute: Compute, precision: Precision) -> Group:
-    """Put the model on the device, or this process's part of it, and join the group. `precision` is that of the matmuls.
+    """Put the model, or this rank's shard of it, on the device and join the group. `precision` is that of the matmuls.
 
     A model without memory (on the meta device) gets what its part needs, to be filled by `fill`. One of which nothing
     requires gradients is held in the same way; its copies exchange nothing. Raises ValueError when the process group is
@@ -207,7 +207,7 @@ def _put(model: nn.Module, device: str) -> None:
 
 @torch.no_grad()
 def fill(model: nn.Module, weights: Weights, group: Group) -> None:
-    """Give every parameter its values, of a sharded one the rows that this process holds, one parameter at a time."""
+    """Give every parameter its values, one at a time; a sharded parameter gets the rows that this rank holds."""
     for name, parameter in model.named_parameters():
         local_part(parameter).copy_(weights(name, parameter.shape, *local_rows(parameter, group)))
 

@@ -1,4 +1,4 @@
-"""What a sharded training sends: the collectives of one update, as `model/parallel/group.py` makes them, with their bytes.
+"""Lists what a sharded training sends: the collectives of one update, as `model/parallel/group.py` makes them, with bytes.
 
 Source: PyTorch's `fully_shard` (ZeRO-3, Rajbhandari et al. 2020): each pass gathers weights where they are used and scatters
 gradients; copies of a shard (hsdp) all-reduce their gradients at the last pass of an update.

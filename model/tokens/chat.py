@@ -1,5 +1,4 @@
-"""Chats as ids: the whole conversation for training with the mask of what is trained, or a prompt to answer
-(RECIPE B, F).
+"""Turns chats into ids: a whole conversation with the mask of what is trained, or a prompt to answer (RECIPE B, F).
 
 The format's own BOS and EOS become single ids, and everything between two of them is encoded as one text. A tokenizer that
 recognises those two does the same, so ids equal those of the rendered string. Contents never become control tokens, whatever

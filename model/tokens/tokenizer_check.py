@@ -1,4 +1,4 @@
-"""Whether a folder's `tokenizer.json` turns text into the ids that `Tokenizer` does (RECIPE B).
+"""Checks that a folder's `tokenizer.json` turns text into the same ids as `Tokenizer` (RECIPE B).
 
 The vocabulary alone does not say so: the same tokens under another split, normaliser or order of merges give other ids. A
 model is worth nothing under ids that it was not trained on. So texts are encoded both ways and decoded again: samples of

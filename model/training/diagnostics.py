@@ -1,4 +1,4 @@
-"""Measures of training stability: spike score, growth exponent, norms of parameters, gradients and updates.
+"""Measures training stability: spike score, growth exponent, norms of parameters, gradients and updates.
 
 Source: RECIPE D (both spike scores, growth exponent), paper section 3.2; golden/spike_score.json; the rule of OLMo-core's
 `StabilityMonitorCallback`. Choices where no source settles the matter (RECIPE K): the score uses the previous values only

@@ -1,4 +1,4 @@
-"""Cross-entropy with z-loss, and token log-probabilities, computed chunk by chunk so that no full logits exist.
+"""Computes cross-entropy with z-loss, and token log-probabilities, chunk by chunk, so that the full logits never exist.
 
 A chunk's logits are held once, in the type of the matmuls, and overwritten with their gradient. Maxima, sums and
 exponentials are fp32, and so is the sum of the head's gradient over chunks. How large a chunk is goes by the type of device:
@@ -67,7 +67,8 @@ class LossConfig(Config):
 
 
 def cached_rows(vocab_size: int) -> int:
-    """Rows of logits that a CPU works on at a time, a power of two, so that batches of many sizes split evenly."""
+    """Return how many rows of logits a CPU works on at a time: a power of two, so that batches of many sizes split
+    evenly."""
     return 1 << (max(1, CHUNK_ELEMENTS // vocab_size).bit_length() - 1)
 
 
@@ -166,7 +167,7 @@ class _HeadLoss(torch.autograd.Function):
 
 
 def _wide_product(left: Float[Tensor, "m k"], right: Float[Tensor, "k n"]) -> Float[Tensor, "m n"]:
-    """left @ right in fp32 where the device makes such matmuls, else in the type of the factors."""
+    """Return left @ right in fp32 where the device makes such matmuls, else in the type of the factors."""
     if left.dtype is torch.bfloat16 and left.device.type in WIDE_PRODUCTS:
         return torch.mm(left, right, out_dtype=torch.float32)
     return left @ right

@@ -1,5 +1,5 @@
-"""Memory of one GPU in training: sharded state by formula, activations from our own forward pass on tensors without data, and
-what `model/parallel/group.py` gathers.
+"""Estimates the memory of one GPU in training. Sharded state comes by formula, activations from our own forward pass on
+tensors without data. What `model/parallel/group.py` gathers is added.
 
 Source: RECIPE D (fp32 weights, gradients and moments, bf16 matmuls). Two figures span what a run may use: each block
 computed again when backward needs it, and everything kept. Each is that of the moment of an update at which most is in use.

@@ -1,4 +1,4 @@
-"""Metrics on their way from the device to the log: fetched in a background thread, so that no step waits for them.
+"""Brings metrics from the device to the log in a background thread, so that no step waits for them.
 
 Source: RECIPE J (metrics stay on the device until the logging interval, then go to a thread), D (every 10 steps). What the
 optimizer did is told of every step, since spikes and skipped updates are single steps. All values of an interval cross in

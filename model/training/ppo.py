@@ -1,4 +1,4 @@
-"""PPO with a value model: policy and critic trained side by side, and the arithmetic of a rollout.
+"""Trains a policy and its value model side by side (PPO), and has the arithmetic of a rollout.
 
 Source: RECIPE H.2 steps 3 to 7; paper Table 18. The two models share a batch, a loop and save points, and nothing else: each
 has an optimizer of its own, which clips its own gradient. Axis names as in `model.training.advantages`.

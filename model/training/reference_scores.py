@@ -1,4 +1,4 @@
-"""Log-probabilities and scores of rows without gradients: references of DPO and GRPO, held-out scores.
+"""Computes log-probabilities and scores of rows without gradients: references of DPO and GRPO, held-out scores.
 
 Source: RECIPE G, H.3. Rows are padded and grouped as in training and computed in the training precision, so
 that a policy compared with itself differs by rounding only. The workers of a group share the passes out and tell each

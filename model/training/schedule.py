@@ -1,4 +1,4 @@
-"""Learning rate as a pure function of progress.
+"""The learning rate is a pure function of progress.
 
 Source: RECIPE D (warm-up, cosine in tokens or steps), E (linear to zero), F and G (warm-up ratio, then linear
 to zero); oracle tests/golden/schedules.json.

@@ -1,4 +1,5 @@
-"""Training state on disk: weights, Adam moments, skip-step history, random state and counters, as safetensors and JSON.
+"""Saves and loads training state: weights, Adam moments, skip-step history, random state and counters, as safetensors and
+JSON.
 
 Source: RECIPE J (what a resume restores; a copy on the host is written in the background), E (mid-training keeps Adam
 moments and resets counters). Files are byte-deterministic: equal states give equal bytes. A sharded model is saved as

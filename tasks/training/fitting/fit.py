@@ -1,4 +1,4 @@
-"""Training inside a workspace: what every gradient-trained stage does around `model.training.loop.train`.
+"""Trains inside a workspace: every gradient-trained stage does this around `model.training.loop.train`.
 
 Source: RECIPE J (resume from the newest state, metrics at fixed steps). Payload: the Hugging Face folder,
 `metrics.jsonl`, and `optimizer.safetensors` where the next stage needs the moments. Rates and timings are not part of
@@ -36,7 +36,7 @@ from tasks.training.fitting.save_points import Journal, Mark, SavePoints, resume
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What came of a training: the model, and the facts its artifact states."""
+    """A training's result: the model, and the facts that its artifact states."""
 
     model: Transformer
     state: TrainState
@@ -80,7 +80,7 @@ def linear_schedule(learning_rate: float, warmup_ratio: float) -> ScheduleConfig
 
 
 def load_checkpoint(ws: Workspace, checkpoint: Checkpoint | RewardModel) -> tuple[Transformer, Tokenizer]:
-    """Model (fp32, on the CPU) and tokenizer of an input, of which Adam's moments are not fetched.
+    """Load model (fp32, on the CPU) and tokenizer of an input, without fetching Adam's moments.
 
     Raises ValueError when its weights, its tokenizer and its record do not have the same vocabulary.
     """
@@ -92,7 +92,7 @@ def load_checkpoint(ws: Workspace, checkpoint: Checkpoint | RewardModel) -> tupl
 
 
 def open_checkpoint(ws: Workspace, checkpoint: Checkpoint | RewardModel) -> tuple[Transformer, SavedWeights, Tokenizer]:
-    """The same for a training: the model without memory for its weights, and the weights as rows to be read.
+    """Open a checkpoint for a training: the model without memory for its weights, and the weights as rows to be read.
 
     Raises ValueError as `load_checkpoint` does.
     """
@@ -104,7 +104,7 @@ def open_checkpoint(ws: Workspace, checkpoint: Checkpoint | RewardModel) -> tupl
 
 
 def outline_checkpoint(ws: Workspace, checkpoint: Checkpoint) -> tuple[Transformer, Tokenizer]:
-    """The same where a server has the weights: the model without any, of which no file is fetched.
+    """Open a checkpoint whose weights a server has: the model has none, and no weight file is fetched.
 
     Raises ValueError as `load_checkpoint` does.
     """
@@ -139,7 +139,7 @@ def compute_of(ws: Workspace) -> Compute:
 
 
 def begin(ws: Workspace, model: nn.Module, optim: OptimConfig) -> TrainState:
-    """The state of a training before its first step, of the whole model or of this worker's part of it, on the device.
+    """Make the state of a training before its first step, of the whole model or of this rank's shard, on the device.
 
     Parameters of a model without memory get theirs, but no values: those come from `fit`, or from `parallel.fill` in
     stages that use the model before.
