@@ -19,6 +19,7 @@ from infra.storage.store import Store
 from tasks.artifacts import Ranking, Report
 
 
+# Prefect keeps no results: what a flow returns is the address of an artifact, which the store has.
 @flow(name="recipe", flow_run_name="recipe {recipe}", persist_result=False)
 def recipe(
     recipe: str = "laptop",

@@ -45,6 +45,7 @@ def run(
     with open_session(_with_engine(new_session(config, until, rerun or [], cascade=cascade))) as session:
         check_ready(config, session, recipe)
         result = recipe(config)
+    # With `until`, what stands for the report is pending: the run left it out.
     return result if isinstance(result, Report) else None
 
 

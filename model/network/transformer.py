@@ -87,6 +87,7 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(torch.empty(width_out, width_in))
 
     def forward(self, x: Float[Tensor, "... width_in"]) -> Float[Tensor, "... width_out"]:
+        # Rounded at each use: the fp32 weight is the master copy that the optimizer updates.
         return F.linear(x, self.weight.to(x.dtype))
 
 
@@ -151,6 +152,7 @@ class Attention(nn.Module):
         q, k, v = projections(x, [self.q, self.k, self.v], self.fused)
         if self.qkv_clip is not None:
             q, k, v = (t.clamp(-self.qkv_clip, self.qkv_clip) for t in (q, k, v))
+        # OLMo 2 norms the whole projection before it is split into heads; a norm per head would be another model.
         q, k, v = (t.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for t in (self.q_norm(q), self.k_norm(k), v))
         return apply_rope(q, cos, sin), apply_rope(k, cos, sin), v
 
@@ -238,6 +240,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = norm_of(config, config.d_model)
         self.head = Linear(config.d_model, config.vocab_size)
+        # On the meta device there is no memory to draw into; `parallel.fill` brings the values later.
         if seed is not None and not self.head.weight.is_meta:
             initialise(self, config, seed)
 

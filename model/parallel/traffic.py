@@ -47,15 +47,19 @@ def collectives(
     """
     table = model.vocab_size * model.d_model
     ends = (table, table + model.d_model)
+    # Blocks travel in the type of the matmuls; their gradients, and embedding, norm and head, travel in fp32.
     width = 2 if precision == "bf16" else 4
     if shards > 1:
         blocks = model.n_layers * passes
+        # Twice a pass: a block is freed after its forward pass and gathered again for its backward.
         yield Collective("gather", width * model.block_parameters, shards, 2 * blocks, "block")
         yield Collective("scatter", 4 * model.block_parameters, shards, blocks, "block")
+        # Once a pass: norm and head stay gathered until backward, and the embedding's gradient does not need its values.
         for parameters in ends:
             yield Collective("gather", 4 * parameters, shards, passes, "ends")
             yield Collective("scatter", 4 * parameters, shards, passes, "ends")
     if replicas > 1:
+        # Copies all-reduce at an update's last micro-batch only (gradient accumulation), so `passes` does not count here.
         yield Collective("reduce", 4 * model.block_parameters / shards, replicas, model.n_layers, "copies")
         for parameters in ends:
             yield Collective("reduce", 4 * parameters / shards, replicas, 1, "copies")

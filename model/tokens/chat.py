@@ -46,6 +46,7 @@ def encode_chat(tokenizer: Tokenizer, messages: Sequence[Message], max_tokens: i
     trained: list[np.ndarray] = []
     text: list[Span] = []
     for span in [*render_spans(messages), None]:
+        # Text is gathered up to the next control token: pieces that are encoded apart would merge into other tokens.
         if span is not None and not span.control:
             text.append(span)
             continue
@@ -56,6 +57,7 @@ def encode_chat(tokenizer: Tokenizer, messages: Sequence[Message], max_tokens: i
         if span is not None:
             ids.append(tokenizer.eos_id)
             trained.append(np.array([span.trained]))
+    # Cut after encoding, since a cut text could end in other tokens.
     return EncodedChat(np.array(ids[:max_tokens], dtype=np.uint32), np.concatenate(trained)[:max_tokens])
 
 
@@ -75,13 +77,16 @@ def encode_prompt(tokenizer: Tokenizer, messages: Sequence[Message], answer_pref
             text = ""
         else:
             text += span.text
+    # The prefix is encoded with the header before it, since their characters may merge into one token.
     return ids + tokenizer.encode(text + answer_prefix)
 
 
 def _encode_text(tokenizer: Tokenizer, spans: Sequence[Span]) -> tuple[list[int], np.ndarray]:
     """Ids of spans encoded as one text, and for each whether its first byte is trained."""
+    # Bytes are counted below, and a lone surrogate has none.
     texts = [valid_text(span.text) for span in spans]
     ids = tokenizer.encode("".join(texts))
+    # Where each token begins, in bytes: tokens may span two spans, so spans cannot be encoded one by one.
     starts = np.cumsum(np.concatenate([[0], tokenizer.byte_lengths()[ids]]))[:-1]
     sizes = [len(text.encode("utf-8")) for text in texts]
     trained_bytes = np.repeat(np.array([span.trained for span in spans], dtype=bool), sizes)

@@ -174,6 +174,7 @@ def train(state: TrainState, course: Course, compute: Compute, told: Listeners =
             if save and due:
                 save(state)
                 metrics.saved = state.step
+            # Ranks wait for each other at every step, so all of them pause for garbage at the same one (RECIPE J).
             if state.step % compute.gc_every == 0:
                 gc.collect(1)
         if state.step < steps:
@@ -209,6 +210,7 @@ def train_step(state: TrainState, micro_batches: Sequence[Batch], course: Course
     lr = update_learning_rate(
         course.schedule, step=state.step, tokens=state.tokens, batch_tokens=batch_tokens, steps=course.steps
     )
+    # The skip-step rule judges by cross-entropy, as published (RECIPE D), not by its sum with the z-loss.
     update = state.optimizer.step(lr, sums.get("ce", sums["loss"]))
     state.step += 1
     state.tokens += batch_tokens

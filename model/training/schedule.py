@@ -60,6 +60,7 @@ def learning_rate(schedule: ScheduleConfig, *, step: int, tokens: int, steps: in
     if schedule.kind == "constant":
         return schedule.learning_rate
     if schedule.kind == "linear":
+        # A run that is all warm-up has no decay to divide by, hence the 1.0.
         return schedule.learning_rate * max(0.0, length - progress) / max(1.0, length - warmup)
     floor = schedule.final_ratio * schedule.learning_rate
     if progress >= length:

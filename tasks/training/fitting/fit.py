@@ -169,6 +169,7 @@ def fit(
             f"{course.description}: steps={course.steps} must be at least 1; raise the tokens or epochs to train on"
         )
     model = cast(Transformer, state.model)
+    # An earlier attempt's save point brings weights and moments; without one they come from the stage's inputs.
     journal = resume(ws, state)
     if journal is None:
         journal = Journal()
@@ -177,12 +178,14 @@ def fit(
         if initial_moments is not None:
             load_moments(state.optimizer, initial_moments, state.group)
     first, began, before = state.step, time.monotonic(), journal.mark()
+    # Rounded up to whole rollouts: a save point within one could not be resumed exactly.
     save_every = save_multiple * math.ceil(ws.save_every / save_multiple)
 
     with ws.progress(course.description, course.steps, "steps") as bar, SavePoints(ws, journal, save_every) as points:
         bar.advance(first)
 
         def counted_batches(step: int) -> Sequence[Batch]:
+            # A save point is written in the background; its error is raised here, at a later step.
             points.check()
             return journal.count(model, course.pad_id, course.batches(step))
 
@@ -226,6 +229,7 @@ def conclude(
     whole = cast(Transformer, whole_model(group, state.model))
     if keep_moments:
         save_moments(state.optimizer, ws.scratch / MOMENTS, group)
+    # The gathers above needed all ranks; what follows is written once, by rank 0.
     if group.rank:
         raise WorkDone(f"worker {group.rank} has trained its part of {description}")
     if keep_moments:
