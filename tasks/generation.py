@@ -75,8 +75,8 @@ def shared_generator(generator: Generator, group: Group) -> Generator:
 def server_generator(endpoint: "Endpoint", tokenizer: Tokenizer, window: int) -> Generator:
     """Answers of an endpoint, under way as many at once as its settings say. `window`: tokens the served model takes.
 
-    The generator raises ValueError for a prompt that the window or the server refuses and for a server that does not say
-    which tokens it sampled, EndpointError when the server cannot be used.
+    The generator raises ValueError for a prompt that the window or the server refuses, and for a server that does not say
+    which tokens it sampled. It raises EndpointError when the server cannot be used.
     """
 
     def answer(

@@ -1,8 +1,8 @@
 """From a training step to the documents it read, and from a document to the steps that read it.
 
-Source: RECIPE C.9: the order of a training is computed from its seed, so both ways need no log of the run, only what it
-was begun with, the mix and the `.csv.gz` index next to every token file; a training that failed is traced like one that
-is finished. Steps count updates from 1, as metrics do.
+Source: RECIPE C.9. The order of a training is computed from its seed, so both ways need no log of the run. They need what it
+was begun with, the mix, and the `.csv.gz` index next to every token file. A training that failed is traced like one that is
+finished. Steps count updates from 1, as metrics do.
 """
 
 import sys

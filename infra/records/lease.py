@@ -1,9 +1,9 @@
 """A lease lets one attempt at a time work on an artifact id.
 
-Leases are numbered, create-only objects in the id's own progress folder; the highest number is current and is the
-attempt's fencing token. A heartbeat object next to it changes every few seconds. Nobody compares clocks: a waiter
-takes over when the heartbeat has not changed while the waiter's own clock measured `stale_seconds`, or at once when
-the holder was a process of this same boot of this machine that no longer lives.
+Leases are numbered, create-only objects in the id's own progress folder; the highest number is current and is the attempt's
+fencing token. A heartbeat object next to it changes every few seconds. Nobody compares clocks: a waiter takes over when the
+heartbeat has not changed while the waiter's own clock measured `stale_seconds`. It takes over at once when the holder was a
+process of this same boot of this machine that no longer lives.
 
 Numbers have no gaps, so whether a lease was lost is one question for the next number, not a listing, which may lag.
 """

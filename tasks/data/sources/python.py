@@ -6,9 +6,8 @@ also hold pieces of the scripts, style sheets and drawings that packages ship fo
 text and filters have to find.
 Files are parsed, never imported. Each document names its package, version, file, object and licence.
 
-The same versions give the same bytes: files are put in the order of a hash of their names, dealt to a fixed
-number of shards, and each shard stops at its share of the byte budget. So the versions are part of the
-config, filled in by `pinned`.
+The same versions give the same bytes. Files are put in the order of a hash of their names and dealt to a fixed number of
+shards, and each shard stops at its share of the byte budget. So the versions are part of the config, filled in by `pinned`.
 """
 
 import ast
