@@ -39,6 +39,7 @@ def check_recipe(config: RecipeConfig) -> None:
     _check_execution(config.execution)
     refuse_held_out("microanneal.rank_by", config.evaluation.only(config.microanneal.rank_by).benchmarks)
     check_names(config.evaluation.of("recipe"))
+    # A checkpoint brings its own model and vocabulary, so `pretrain.model` is not asked where one is given.
     if not config.begins_at(("base", *PAST_MIDTRAINING)):
         _check_model(config)
     _check_variants(config)
@@ -161,6 +162,7 @@ def _check_execution(execution: Execution) -> None:
 
 
 def _check_value_model(name: str, how: RLVRConfig | PPOConfig, config: RecipeConfig) -> None:
+    # A recipe that starts at rlvr leaves the first stage of reinforcement out, so only further ones can miss the model.
     made_before = {"dpo", "rlvr"} if name != "rlvr" else {"dpo"}
     place = next((place for place in config.start if place in made_before), None)
     if place and "reward" not in config.start and isinstance(how, PPOConfig):
@@ -253,6 +255,7 @@ def _check_variants(config: RecipeConfig) -> None:
 def _check_windows(name: str, stage: str, training: MixTrainingConfig, execution: Execution) -> None:
     batch, micro = training.batch_size, execution.compute(stage).micro_instances
     if micro and batch % micro:
+        # Offered is the largest size that divides the batch and takes no more memory than was meant.
         fitting = max(size for size in range(1, min(micro, batch) + 1) if batch % size == 0)
         raise ValueError(
             f"execution.micro_instances.{stage}={micro:,} does not divide {name}.batch_size={batch:,}; use {fitting:,}"

@@ -106,12 +106,14 @@ def read_choice(choice: dict[str, Any]) -> Choice:
     message = choice.get("message")
     text = choice.get("text") if message is None else message.get("content")
     logprobs = choice.get("logprobs") or {}
+    # The chat route lists tokens under `content`; the completions route has two parallel lists.
     if "content" in logprobs:
         entries = logprobs["content"] or []
         tokens, values = [entry["token"] for entry in entries], [entry["logprob"] for entry in entries]
     else:
         tokens, values = logprobs.get("tokens"), logprobs.get("token_logprobs")
     ids = choice.get("token_ids")
+    # Texts of tokens do not tell their ids; without ids from the server there are none.
     if ids is None and tokens and all(token.startswith(TOKEN_ID) for token in tokens):
         ids = [int(token.removeprefix(TOKEN_ID)) for token in tokens]
     return Choice(

@@ -91,6 +91,7 @@ def write_save_point(
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         entries = dict(pool.map(_settled, files))
     for path in entries:
+        # The files first, the marker last: a kill in between leaves unlisted files, never half a save point.
         store.move(path, f"{point.folder}/{path.name}")
     written = {path.name: entry for path, entry in entries.items()}
     parts = gather(written) if gather else [written]

@@ -75,8 +75,10 @@ def initial_rows(
 
 def uniform(key: str, first: int, count: int) -> Float[np.ndarray, " count"]:
     """Numbers first ... first + count - 1 of a stream of fp64 numbers in [0, 1) that is named by `key`."""
+    # A hash of seed and name is the key, so that two matrices never share a stream.
     digest = hashlib.sha256(key.encode()).digest()
     stream = np.random.Philox(key=np.frombuffer(digest[:16], dtype="<u8"))
+    # A counter can be set to any place, so a shard draws its rows without those before it.
     stream.advance(first // PER_COUNT)
     skipped = first % PER_COUNT
     return np.random.Generator(stream).random(skipped + count)[skipped:]

@@ -74,6 +74,7 @@ def cut(shapes: tuple[Shape, ...], world: int) -> list[Piece]:
     for most in range(1, min(world, int(units.max())) + 1):
         parts = np.minimum(units, most)
         largest = -(-units // parts) * tokens
+        # Largest first, so that the pieces of one round, which wait for each other, are nearly equal.
         order = np.argsort(-largest, kind="stable")
         firsts = np.repeat(largest[order], parts[order])[::world]
         found.append((len(firsts), int(firsts.sum()), order, parts))

@@ -95,6 +95,7 @@ def _softmax_gradient(
     scale * (logsumexp + z_weight * logsumexp^2), in which the labels' own part is still missing.
     """
     wide = logits.float()
+    # The maximum is taken out before exp, which would overflow beyond logits of 88 in fp32.
     top = wide.amax(-1, keepdim=True)
     total = (wide - top).exp().sum(-1, keepdim=True)
     grow = scale * (1 + 2 * z_weight * (total.log() + top)) / total
@@ -124,8 +125,10 @@ class _HeadLoss(torch.autograd.Function):
         sizes: HeadSizes,
     ) -> tuple[Tensor, Tensor, Tensor]:
         kernel = _compiled(_softmax_gradient) if compiled else _softmax_gradient
+        # Cast once for all chunks: the head is the largest matrix of the model.
         cast_weight = weight.to(rows.dtype)
         trained = labels != IGNORE
+        # An ignored label is no row of the head; any id will do, since its scale is 0.
         targets = torch.where(trained, labels, 0).unsqueeze(-1)
         scale = (trained / divisor).unsqueeze(-1)
         needs = ctx.needs_input_grad
@@ -143,6 +146,7 @@ class _HeadLoss(torch.autograd.Function):
             sums = [kernel(*pair, z_weight) for pair in pieces]
             log_total = torch.cat([top + total.log() for top, total in sums])
             grow = part_scale * (1 + 2 * z_weight * log_total)
+            # The label's own gradient is a small difference of large numbers, so it is computed in fp32 and rounded once.
             exact = ((picked - log_total).exp() * grow - part_scale).to(logits.dtype)
             logits[numbers[: len(part)], target.squeeze(-1)] = exact.squeeze(-1)
             if row_gradient is not None:
@@ -264,6 +268,7 @@ def token_log_probs(
     -100.
     """
     known = targets != IGNORE
+    # An ignored target is no row of the head; any id will do, since its value is set to 0 below.
     safe = torch.where(known, targets, 0).flatten()
     sizes = log_prob_sizes(hidden.device.type, len(head))
     with torch.autocast(hidden.device.type, enabled=False):

@@ -106,6 +106,7 @@ def filter_shard(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
                 dropped[reason] = dropped.get(reason, 0) + 1
                 continue
             text = judge.masked(document["text"], rows)
+            # Nothing was masked, so the line is written as it was read, without the cost of serialising it.
             if text is document["text"]:
                 keep.write_line(line)
             else:
@@ -146,6 +147,7 @@ class Judge:
         """(rule, detail) of the first rule that refuses; empty when all pass."""
         verdict = ("", "")
         for name, limits, own in zip(self.names, self._limits, attributes, strict=True):
+            # Also after a rule has refused: a histogram of a score counts every document.
             for key, _ in limits:
                 self._values[key].append(own[key][0][2])
             if not verdict[0] and (detail := broken_limit(limits, own)):
@@ -201,6 +203,7 @@ def _histograms(config: FilterConfig, results: Sequence[dict[str, Any]]) -> list
     return found
 
 
+# JSON has no infinity, which is how a rule says that it has no limit on that side.
 def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 

@@ -75,6 +75,7 @@ def train_reward(ws: Workspace, parent: Checkpoint, pairs: Preferences, config: 
     held, _ = whole_pairs(tokenizer, every_pair(ws, pairs, asked), max_tokens) if asked else ([], 0)
     held = held or held_rows
     ws.note(pairs_trained=len(training), pairs_held_out=len(held), pairs_dropped=dropped)
+    # It comes back at the end, so that the folder stays a whole checkpoint.
     language_head = model.head
     with_score_head(model)
 

@@ -119,10 +119,12 @@ def train_rlvr(ws: Workspace, policy: Checkpoint, prompts: Prompts, config: RLVR
     encoded, too_long = encode_prompts(tokenizer, ws.read_jsonl(prompts, "prompts.jsonl.zst"), limit)
     if not encoded:
         raise ValueError(f"none of {too_long:,} prompts has at most {limit:,} tokens; raise max_prompt_tokens")
+    # Few prompts make smaller rollouts, and each of those must still fill every mini-batch with an answer.
     size = min(config.prompts_per_rollout, len(encoded)) * config.samples
     if size < config.mini_batches:
         raise ValueError(f"a rollout has {size} answers, too few for mini_batches={config.mini_batches}; lower it")
     ws.note(prompts_too_long=too_long)
+    # Copied while the model has no memory for its weights, so the copy costs nothing; `fill` brings them below.
     reference = copy.deepcopy(model).requires_grad_(False)
     state = begin(ws, model, adamw(config.clip_norm, config.precision))
     holders = spread(reference, compute_of(ws), config.precision)
@@ -149,6 +151,7 @@ def train_rlvr(ws: Workspace, policy: Checkpoint, prompts: Prompts, config: RLVR
             logging=Logging(every=1, facts=actor.metrics, instances=lambda step: actor.places(step // actor.updates)),
         ),
         weights=weights,
+        # Save points fall between rollouts: one that has begun depends on weights that have moved on.
         save_multiple=actor.updates,
     )
     actor.tell_end(ws)
@@ -179,6 +182,8 @@ class Actor(Rollouts[RLVRConfig]):
             for prompt, group in zip(prompts, groups, strict=True)
             for answer in group
         ]
+        # From the trainer's own forward pass: the decoder rounds differently, which would move the first ratio away from
+        # 1.
         old = self.log_probs(self.policy, rows, self.group)
         reference = self.log_probs(self.reference, rows, self.holders)
         coefficient, distance = self.kl_coefficient(old, reference, rows)

@@ -96,6 +96,7 @@ def encode_chats(tokenizer: Tokenizer, chats: Iterable[dict], max_tokens: int) -
     rows, dropped = [], 0
     for chat in chats:
         row = make_row(*encode_chat(tokenizer, chat["messages"], max_tokens))
+        # Without a trained token a row adds nothing to the sum, but it would take a place in the batch.
         if row.trained_tokens:
             rows.append(row)
         else:

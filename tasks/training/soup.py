@@ -23,6 +23,7 @@ class SoupConfig(Config):
 
 def make_soup(ws: Workspace, ingredients: list[Checkpoint], config: SoupConfig) -> Checkpoint:
     """Average checkpoints. Raises ValueError when they do not share parent, shape and vocabulary."""
+    # Their facts say enough to refuse them before gigabytes are fetched.
     check_ingredients(ingredients)
     first = ingredients[0]
     model, tokenizer = load_checkpoint(ws, first)

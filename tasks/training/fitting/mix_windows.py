@@ -143,6 +143,7 @@ def store_reader(reader: Reader, stored: Sequence[StoredFile], copied_bytes: int
 
     Raises ValueError (from the reader) for a file that ends inside a window.
     """
+    # By address, so that a file that the mix passes over several times counts once.
     sizes = {file.address: reader.record(file.tokens).files[file.name].size for file in stored}
     return Copies(reader, stored) if sum(sizes.values()) <= copied_bytes else Ranges(reader, stored)
 
@@ -156,6 +157,7 @@ class Ranges:
     def __call__(self, windows: Sequence[Window]) -> list[Int[np.ndarray, " seq"]]:
         places = [(self.stored[file].tokens, self.stored[file].name, start, end) for file, start, end in windows]
         parts = self.reader.read_ranges([(a, name, s * TOKEN_BYTES, e * TOKEN_BYTES) for a, name, s, e in places])
+        # Token files are little-endian on every machine, whatever this one's order of bytes is.
         return [np.frombuffer(part, dtype="<u4") for part in parts]
 
 
@@ -167,6 +169,7 @@ class Copies:
         self.paths: dict[str, Path] = {}
 
     def __call__(self, windows: Sequence[Window]) -> list[Int[np.ndarray, " seq"]]:
+        # One entry per object: the passes of a source over its file read the same copy.
         wanted = {self.stored[window.file].address: self.stored[window.file] for window in windows}
         missing = [file for address, file in wanted.items() if address not in self.paths]
         if missing:

@@ -124,7 +124,9 @@ class SavePoints:
     def save(self, state: TrainState) -> None:
         """Copy the state and return; waits while an older save point is still being written."""
         self.check(wait=True)
+        # The copy of the last save point is overwritten, so that saving takes the host's memory once.
         self._memory = snapshot(state, self._memory)
+        # By step, not by count: a resumed run keeps the same save points as an undisturbed one.
         keep = bool(self.keep_every) and state.step % self.keep_every == 0
         self._running = self._thread.submit(self._write, state, state.step, self.journal.mark(), keep)
 
