@@ -80,6 +80,7 @@ def find_record(store: Store, id: str) -> Record:
         raise ValueError("the id is empty; give an id or its beginning, see: olmo2 ls")
     stages = [name for name in store.names("") if name[0] not in "_."]
     found = [(stage, name) for stage in stages for name in store.names(stage) if name.startswith(id)]
+    # An id that was begun and not finished has a folder but no generation. Asking about very many would take long.
     if len(found) <= MOST_BEGUN:
         found = [(stage, name) for stage, name in found if generations(store, stage, name)]
     if not found and (tagged := tagged_record(store, id)):
@@ -213,6 +214,7 @@ def export_checkpoint(store: Store, id: str, folder: Path) -> list[str]:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(workspace.path(artifact, name), folder / name)
+    # A card that came with an adopted checkpoint is kept.
     if CARD not in names:
         (folder / CARD).write_text(model_card(store, record), "utf-8")
     return sorted({*names, CARD})

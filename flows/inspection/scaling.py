@@ -62,6 +62,7 @@ class Reliability:
 
     def interval(self, gpus: int) -> float:
         """Seconds between save points that cost least."""
+        # Young's formula (1974): saving more often costs saves, saving less often costs lost work.
         return math.sqrt(2 * self.save_seconds * self.mean_seconds(gpus))
 
     def mean_seconds(self, gpus: int) -> float:
@@ -176,7 +177,9 @@ def _exposed(found: list[Collective], model: ModelConfig, compute: float, passes
     The first gather and the last scatter of a pass overlap with nothing; nor do embedding, final norm, head and copies.
     """
     blocks = model.n_layers * passes
+    # The embedding is looked up and takes no matmul, so blocks share the time by weights without it.
     share = compute * model.n_layers * model.block_parameters / (model.parameters - model.vocab_size * model.d_model)
+    # A backward pass has two matmuls for each of the forward pass.
     forward, backward = share / blocks / 3, 2 * share / blocks / 3
     times = {item.kind: how.seconds(item, apart=False) for item in found if item.of == "block"}
     gather, scatter = times.get("gather", 0.0), times.get("scatter", 0.0)

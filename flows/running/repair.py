@@ -61,6 +61,7 @@ def repair(store: Store, id: str, other: Store | None, tell: Callable[[str], Non
         mend_from(store, other, record, damaged)
     else:
         _mend_by_running(store, record, list(damaged), ray)
+    # Hashed again: a repair that is not checked is only a promise.
     assert not damaged_files(store, record)
     return list(damaged)
 
@@ -96,6 +97,7 @@ def _mend_record(
         theirs = load_record(other, stage, id, generation)
         if theirs is None:
             raise StoreError(f"store {other.url} has no {path}")
+        # The damaged record is renamed and not deleted: it may be all that tells what happened.
         set_record_aside(store, stage, id, generation)
         store.create(path, other.read(path))
         files = damaged_files(store, theirs)
@@ -127,6 +129,7 @@ def _run(store: Store, record: Record | Started, ray: str, *, force: bool) -> Re
             f"{record.label} was made by version {record.version} of {stage.name}, this is version {stage.version}; "
             "fetch it with --from OTHER_STORE, or run its recipe again"
         )
+    # Sums in another order round differently, so bytes depend on device and threads.
     device, threads = (record.device, record.threads) if isinstance(record, Record) else ("cpu", 1)
     execution = Execution(
         ray=ray, device=device, threads={stage.name: threads}, cores=max(os.cpu_count() or 1, threads)

@@ -119,6 +119,7 @@ def load_policy(ws: Workspace, policy: Checkpoint, precision: Precision) -> tupl
     if ws.generation == "endpoint":
         return outline_checkpoint(ws, policy)
     model, tokenizer = load_checkpoint(ws, policy)
+    # Every worker holds a copy of its own, so half the bytes count many times.
     if precision == "bf16":
         halve(model)
     return model.to(ws.compute.device), tokenizer
@@ -143,6 +144,7 @@ def sample_and_rate(ws: Workspace, item: dict[str, Any], loaded: tuple[Transform
     sampling = Sampling(
         max_new_tokens=config.max_new_tokens,
         temperature=config.temperature,
+        # A seed per shard, so that answers do not depend on which worker takes which shard, or when.
         seed=mixed_seed(config.seed, start),
     )
     together = decoding_rows(model, prompts, config.max_new_tokens, config.precision)
@@ -180,6 +182,7 @@ def rate_all(
         for request in judge_requests(judge, instruction_of(prompt), [answer.completion.text for answer in group])
     )
     with ws.endpoint(judge.model.model) as endpoint:
+        # All at once, so that the client keeps its slots full across prompts.
         answers = list(endpoint.ask(requests))
     ratings: list[list[Ratings]] = []
     unrated: list[dict[str, Any]] = []

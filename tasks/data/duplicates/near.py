@@ -61,6 +61,7 @@ def sign_shard(ws: Workspace, item: dict[str, Any]) -> dict[str, int]:
     config = MinHashConfig.model_validate(item["minhash"])
     copies = read_repeats(ws, "texts", item["shard"], item["shards"], item["exact"])
     spill = Spill(ws, "bands", item["shard"])
+    # An exact copy is similar to what its original is similar to, so its signature need not be computed.
     skipped = set(copies["row"].tolist())
     documents = Documents.model_validate(item["documents"])
     rows = enumerate(read_documents(ws, documents, item["name"]))
@@ -93,6 +94,7 @@ def match_bands(ws: Workspace, item: dict[str, Any]) -> dict[str, int]:
 def contract(ws: Workspace, names: list[str], edges: int) -> tuple[list[tuple[int, int]], list[str]]:
     """Make the graph in these files stars, by rounds over partitions of its nodes; returns these and the files."""
     parts = partitions(edges)
+    # A graph that fits into memory needs no rounds.
     if len(parts) == 1:
         ws.map(contract_whole, [{"names": names}], description="contract")
         return parts, ["edges/whole.bin"]
@@ -128,6 +130,7 @@ def contract_part(ws: Workspace, item: dict[str, Any]) -> dict[str, bool]:
 def settle(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     """Shard function: the documents of the stars around one partition of the nodes, by their shard."""
     edges = _read_edges(ws, item["names"], item["first"], item["end"])
+    # Edges lie in both directions; of a star, the node with the lowest number is the one that stays.
     outward = edges.one < edges.two
     kept, again = edges.one[outward], edges.two[outward]
     found = np.zeros(len(kept), dtype=REPEAT)

@@ -52,6 +52,7 @@ def write_shard(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
                 continue
             pieces = {piece: ids[place] for piece, place in removed.pieces.get(row, {}).items()}
             kept = without(document, pieces)
+            # A document of which nothing is left goes whole, with the reason of its parts.
             if not kept["text"].strip() and pieces:
                 _drop(drop, document, reason, next(iter(pieces.values())), result)
                 continue
@@ -94,6 +95,7 @@ def what_goes(ws: Workspace, item: dict[str, Any]) -> Removed:
     units = read_units(ws, shard)
     for (_, unit, _, _), place in zip(found, _rows_of_units(ws, [entry[2:] for entry in found]), strict=True):
         row, piece = units[unit & (WHOLE - 1)].tolist()
+        # The highest bit of a unit's number says that it stands for the whole document.
         if unit & WHOLE:
             documents[row] = (place, NGRAMS)
         else:

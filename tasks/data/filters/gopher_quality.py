@@ -74,6 +74,7 @@ class GopherQualityRule(Config):
 def score_gopher_quality(batch: TextBatch) -> Scores:
     """The measured values, by the names of the limits."""
     words, texts = batch.words, batch.texts
+    # A text without words has ratios of 0 here; the limit on words decides about it.
     count = np.maximum(batch.word_counts, 1)
     ellipses = np.array([text.count("...") + text.count("…") for text in texts], dtype=np.int64)
     lines = np.array([_count_lines(text) for text in texts], dtype=np.int64).reshape(-1, 3)

@@ -101,6 +101,7 @@ def ask(
     found: dict[int, tuple[Answer, RequestFacts]] = {}
     generations = [(place, request) for place, request in enumerate(requests) if isinstance(request, Generation)]
     likelihoods = [(place, request) for place, request in enumerate(requests) if isinstance(request, Likelihood)]
+    # Requests that are answered alike go to the generator together, so that its batches stay full.
     for way in sorted({way_of(request) for _, request in generations}):
         alike = [(place, request) for place, request in generations if way_of(request) == way]
         found |= write_answers(tokenizer, way, alike, generator, max_context, progress, names)
@@ -178,6 +179,7 @@ def encode_pairs(
     for request, name in zip(requests, names, strict=True):
         prompt, text = split(request)
         key = repr((prompt.messages, prompt.cue, prompt.text))
+        # Choices of an item share its context, and encoding takes longer than looking it up.
         if key not in contexts:
             contexts[key] = encode(tokenizer, prompt)
         continuation = tokenizer.encode(text)
@@ -196,6 +198,7 @@ def split(request: Likelihood) -> tuple[Prompt, str]:
     """The prompt and the continuation as encoded; whitespace between them is moved where the rule says so."""
     if request.prompt.messages or request.boundary == "in_loop":
         return request.prompt, request.continuation
+    # Tokens begin with their space, so white space before a continuation belongs to it.
     kept = request.prompt.text.rstrip()
     return Prompt(text=kept), request.prompt.text[len(kept) :] + request.continuation
 

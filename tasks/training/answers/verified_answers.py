@@ -111,6 +111,7 @@ def sample_answers(
     `first`: place of the first prompt among all, where these are a part of them that is answered by itself. `rules`: how the
     verifiers read answers.
     """
+    # The noise is keyed by the place among all prompts, so shares of a group draw what one process would.
     sampling = replace(sampling, first_prompt=first * samples)
     completions = generator([prompt.ids for prompt in prompts for _ in range(samples)], sampling)
     answers = []
