@@ -234,8 +234,8 @@ def _run_and_commit(
 
 
 def _ray_of(stage: Stage, execution: Execution) -> str:
-    """Where a stage's shards run. A process of its own does not start a second Ray for this machine's cores, but one for its
-    GPUs, which nobody else shares out; an existing cluster any process may use.
+    """Where a stage's shards run. A stage's own process does not start a second Ray for this machine's cores. It starts one
+    for its GPUs, which nobody else shares out. Any process may use an existing cluster.
     """
     on_gpus = execution.device.startswith("cuda") and execution.stage_generation(stage.name) == "local"
     return "off" if stage.process and execution.ray == "local" and not on_gpus else execution.ray

@@ -5,8 +5,8 @@ own module, `tasks` and `model`. Data files there that a string names (templates
 `infra` only what gives payload files their bytes counts (`WRITERS`): the rest moves bytes and makes none. What other
 packages do is not hashed; the record names their versions.
 
-A definition is hashed as its syntax tree without comments, docstrings and formatting, with local variables numbered. Names of
-ours stand in it without their module, and two fingerprints are compared as sets of (name, hash), so a definition that
+A definition is hashed as its syntax tree without comments, docstrings and formatting, with local variables numbered. Names
+of ours stand in it without their module, and two fingerprints are compared as sets of (name, hash). So a definition that
 moves to another file is the same. One that is renamed is not.
 
     >>> a = fingerprint_of(train_dpo)  # {"tasks/training/dpo.py": {"train_dpo": "5f0c…", …}, "model/training/losses.py": {…}}

@@ -38,8 +38,8 @@ class LeaseLost(Exception):
 def process_identity() -> dict[str, str | int]:
     """Who holds a lease: enough to prove, on the same machine and boot, that the holder is dead.
 
-    The kernel's boot id and the start in clock ticks since boot do not move when a clock is set; a host name and a boot
-    time may be those of another machine. Where the kernel gives none, nobody is ever proven dead.
+    The kernel's boot id and the start in clock ticks since boot do not move when a clock is set. A host name and a boot time
+    may be those of another machine. Where the kernel gives none, nobody is ever proven dead.
     """
     return {
         "host": socket.gethostname(),

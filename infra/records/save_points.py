@@ -1,9 +1,9 @@
 """Save points in the store: the states of one attempt at a stage, each a folder of files and a marker that lists them.
 
-Source: RECIPE J (permanent and ephemeral checkpoints). Below the progress folder there are two areas: `points` has the
-newest ephemeral save point and goes when the stage commits; `kept` has the permanent ones, which stay. A save point exists
+Source: RECIPE J (permanent and ephemeral checkpoints). Below the progress folder there are two areas. `points` has the
+newest ephemeral save point and goes when the stage commits. `kept` has the permanent ones, which stay. A save point exists
 once its marker is written, so a kill leaves the older one or the new one, never a half. One whose files are not what was
-saved is passed over for an older one, which is told; where no whole one is left, nothing starts over without being asked.
+saved is passed over for an older one, which is told. Where no whole one is left, nothing starts over without being asked.
 """
 
 import hashlib

@@ -73,12 +73,11 @@ class Document(NamedTuple):
 class WindowedTokens:
     """Batches of `batch_size` windows of `sequence_length` tokens, reshuffled every epoch.
 
-    `micro_instances` splits a batch into micro-batches for gradient accumulation (0: one). `target_length` keeps the
-    windows compatible with a later, longer training: a file gives floor(tokens / target_length) * target_length /
-    sequence_length windows (0: the window itself). `held_out` windows of every source are never trained on: the
-    first ones of its files, as evenly as they divide, so that two mixes of the same files hold out the same.
-    Without a `reader` the files are local. Raises ValueError for empty or short files and for lengths that do not
-    divide.
+    `micro_instances` splits a batch into micro-batches for gradient accumulation (0: one). `target_length` keeps the windows
+    compatible with a later, longer training: a file gives floor(tokens / target_length) * target_length / sequence_length
+    windows (0: the window itself). `held_out` windows of every source are never trained on. They are the first ones of its
+    files, as evenly as they divide, so that two mixes of the same files hold out the same. Without a `reader` the files are
+    local. Raises ValueError for empty or short files and for lengths that do not divide.
     """
 
     def __init__(
@@ -195,7 +194,7 @@ class WindowedTokens:
 
     def micro_batches(self, rows: Rows, masked: Bool[np.ndarray, " batch"]) -> list[dict[str, Any]]:
         """A step's windows as `batch` gives them. `masked` is of all windows, since the divisor depends on how many there
-        are; of the rows only those that are trained here need to have been read.
+        are. Of the rows only those that are trained here need to have been read.
         """
         count, removed, length = len(masked), int(masked.sum()), self.sequence_length
         parts = count // self.micro_instances

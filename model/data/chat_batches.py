@@ -6,8 +6,8 @@ one forward), H.3 (token mean). Deviations, each so that the outcome depends on 
 * The published loss is reduced per micro-batch and averaged over micro-batches and ranks. Here that reduction
   is turned into one weight per token on the host, so how many sequences go through the model at once ("a
   pass") is free.
-* Epochs are joined into one stream of permutations and the steps are the whole batches that fit in it; the
-  published trainer ends each epoch with a short batch.
+* Epochs are joined into one stream of permutations and the steps are the whole batches that fit in it. The published trainer
+  ends each epoch with a short batch.
 * Rows are padded to one of few lengths, not to the longest row, so that compiled code sees few shapes.
 """
 

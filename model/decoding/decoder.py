@@ -2,15 +2,15 @@
 
 What is the same at every step is done once, when a decoder is built:
 * Query, key and value weights become one matrix, and gate and up, laid out for the device (`model/decoding/linear_kernels.py`).
-* The rows of the query and key weights are reordered so that the two numbers that RoPE rotates are neighbours:
-  rotating is then one complex product. Scores do not change, since queries and keys are reordered alike.
+* The rows of the query and key weights are reordered so that the two numbers that RoPE rotates are neighbours. Rotating is
+  then one complex product. Scores do not change, since queries and keys are reordered alike.
 * The scale of the scores goes into the queries' norm.
 
-Build a decoder per generation and drop it after (it costs about as much as one copy of the weights): whether it follows
-later changes of the model is not defined. Where weights are sharded (`Holding`), it copies them block by block, so that only
-one block is gathered at a time. The copy is in the precision of the matmuls. Active rows are the first ones (`move` keeps
-them so). Precision is autocast's if autocast is enabled, else the weights' own; norms, rotations and softmax are computed in
-fp32 and rounded once, as in training.
+Build a decoder per generation and drop it after; it costs about as much as one copy of the weights. Whether it follows later
+changes of the model is not defined. Where weights are sharded (`Holding`), it copies them block by block, so that only one
+block is gathered at a time. The copy is in the precision of the matmuls. Active rows are the first ones (`move` keeps them
+so). Precision is autocast's if autocast is enabled, else the weights' own; norms, rotations and softmax are computed in fp32
+and rounded once, as in training.
 """
 
 from collections.abc import Callable, Iterator, Sequence

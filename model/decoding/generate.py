@@ -115,13 +115,13 @@ def generate(
 ) -> list[Completion]:
     """Return one completion per prompt (ids, at least one each), in their order, computed where the model is.
 
-    `batch_size` rows decode together, fewer where an accelerator's memory does not hold their KV cache; a finished row
-    is given the next prompt. It changes memory and speed, not the noise: that is keyed by (seed, index of the prompt, number of
+    `batch_size` rows decode together, fewer where an accelerator's memory does not hold their KV cache; a finished row is
+    given the next prompt. It changes memory and speed, not the noise: that is keyed by (seed, index of the prompt, number of
     the token). `progress` is told how many prompts just finished. Where weights are sharded, `holding` gathers a part, and
     all workers have to call this together, whether they have prompts or not. Precision is autocast's if it is enabled, the
-    weights' own otherwise. Rows of the embedding without a token are never generated. Raises ValueError for an empty prompt, one
-    that leaves no room in the model's window, and one with an id that has no token; NonFiniteOutput when the model's
-    output is not finite.
+    weights' own otherwise. Rows of the embedding without a token are never generated. Raises ValueError for an empty prompt,
+    one that leaves no room in the model's window, and one with an id that has no token. Raises NonFiniteOutput when the
+    model's output is not finite.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1")

@@ -71,8 +71,8 @@ def make_cache(config: ModelConfig, rows: int, length: int, dtype: torch.dtype, 
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """What can still be allocated on an accelerator, memory that this process keeps for reuse included; None on a host,
-    whose caches take memory only where they are written.
+    """Return what can still be allocated on an accelerator, memory that this process keeps for reuse included. It is None on
+    a host, whose caches take memory only where they are written.
     """
     if device.type != "cuda":
         return None

@@ -3,8 +3,8 @@
 On CPUs with oneDNN two layouts beat the default library, with its fp32 accumulation:
 * Many rows: oneDNN's own blocked layout; fp32 matmuls of 32 rows run several times as fast.
 * One row, which is nothing but a walk through the weights: the transposed weight as a table whose rows are summed with the
-  input as factors. The kernel for such sums (an embedding bag) reads at the memory's speed; the libraries' matmuls of
-  a matrix and a vector read at a third of it.
+  input as factors. The kernel for such sums (an embedding bag) reads at the memory's speed. The libraries' matmuls of a
+  matrix and a vector read at a third of it.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,9 @@
 """Computes log-likelihoods of given continuations, for ranked classification (RECIPE I.1).
 
-Where weights are whole, the requests form one tree and each distinct token is read once (`model/decoding/prefix_scoring.py`).
-Where they are sharded, every matmul gathers them, so all workers go together through batches of similar length, padded on
-the right; attention is causal, so padding changes nothing. The workers of a group divide the requests and exchange results.
+Where weights are whole, the requests form one tree and each distinct token is read once
+(`model/decoding/prefix_scoring.py`). Where they are sharded, every matmul gathers them, so all workers go together through
+batches of similar length, padded on the right. Attention is causal, so padding changes nothing. The workers of a group
+divide the requests and exchange results.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Causal attention, with a CPU path for bf16 that is several times quicker than the built-in kernel there.
 
 The built-in CPU kernel multiplies bf16 slowly where the processor has AVX512-BF16 but no matrix tiles. Here queries are
-taken in blocks of rows; each block meets only the keys at or before its end, the matmuls are batched bf16 matmuls, and
+taken in blocks of rows, and each block meets only the keys at or before its end. The matmuls are batched and bf16, and
 softmax is fp32. The backward pass computes the scores again from the row-wise logsumexp, as FlashAttention does (Dao et al.
 2022), so nothing of size seq x seq is kept. It goes by blocks of keys and the queries from each on, as FlashAttention 2 does
 (Dao 2023), so that only the queries' gradient is a sum over blocks. Deviation from the built-in kernel: scores pass through

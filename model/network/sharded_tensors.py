@@ -1,7 +1,7 @@
 """Of a sharded tensor each rank holds some rows; this module says which, and gathers the whole.
 
-Source: PyTorch's DTensor, as `fully_shard` makes them. A tensor is cut along its first dimension into equal runs of
-rows, so where a row lies follows from the shape and the number of parts alone. Knows torch.distributed only.
+Source: PyTorch's DTensor, as `fully_shard` makes them. A tensor is sharded along its first dimension into equal runs of
+rows. So where a row lies follows from the shape and the number of shards alone. Knows torch.distributed only.
 """
 
 from collections.abc import Iterable

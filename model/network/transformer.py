@@ -2,11 +2,10 @@
 
 Options make it OLMo-0424's, the baseline of paper section 3.2: layer norm without weights, on inputs, and clipped projections.
 
-Source: RECIPE A.3 (forward pass) and A.4 (initialisation); paper sections 2.1 and 3.2-3.3. Precision: weights
-are stored in fp32. Under `torch.autocast` the residual stream and every matmul are in the autocast type, as
-in the published runs (bf16 parameters in compute); norms, RoPE and softmax compute in fp32 and round once.
-Deviation: queries, keys and values come from one matmul, and likewise gate and up, unless weights are sharded; the stored
-weights stay separate.
+Source: RECIPE A.3 (forward pass) and A.4 (initialisation); paper sections 2.1 and 3.2-3.3. Precision: weights are stored in
+fp32. Under `torch.autocast` the residual stream and every matmul are in the autocast type, as in the published runs (bf16
+parameters in compute). Norms, RoPE and softmax compute in fp32 and round once. Deviation: queries, keys and values come from
+one matmul, and likewise gate and up, unless weights are sharded; the stored weights stay separate.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,8 +1,8 @@
 """Trains one model data parallel on several processes: what each rank holds, and how ranks exchange it.
 
-Source: RECIPE D (fp32 master weights and fp32 gradient reduction under bf16 compute); PyTorch's
-DistributedDataParallel and `fully_shard`. A group computes what one process computes, up to the order of sums:
-losses carry divisors or weights of the whole batch, so every worker's gradients are parts of one sum.
+Source: RECIPE D (fp32 master weights and fp32 gradient reduction under bf16 compute); PyTorch's DistributedDataParallel and
+`fully_shard`. A group computes what one process computes, up to the order of sums. Losses carry divisors or weights of the
+whole batch, so every rank's gradients are parts of one sum.
 
 Where a training computes in bf16, the sharded weights of blocks travel in bf16, as in the published runs. Matmuls round
 their weights so anyway. The weights of norms within blocks, and their gradients, round only here: one process and whole
@@ -307,8 +307,8 @@ def _holders(trainee: nn.Module | None, module: nn.Module) -> "list[FSDPModule]"
 def recompute(model: nn.Module, policy: str) -> None:
     """Keep only the inputs of the named parts for the backward pass and compute the rest again.
 
-    Run eagerly, values do not change. Compiled, all blocks share one code under every policy; the recomputation is part of
-    what the compiler fuses, so that bf16 values may round elsewhere than without it.
+    Run eagerly, values do not change. Compiled, all blocks share one code under every policy. The recomputation is part of
+    what the compiler fuses, so bf16 values may round elsewhere than without it.
     """
     if policy == "off":
         return

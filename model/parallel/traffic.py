@@ -1,8 +1,8 @@
 """Lists what a sharded training sends: the collectives of one update, as `model/parallel/group.py` makes them, with bytes.
 
 Source: PyTorch's `fully_shard` (ZeRO-3, Rajbhandari et al. 2020): each pass gathers weights where they are used and scatters
-gradients; copies of a shard (hsdp) all-reduce their gradients at the last pass of an update.
-Oracle: the collectives that a group of two really makes (tests/model/test_traffic.py).
+gradients. Copies of a shard (hsdp) all-reduce their gradients at the last pass of an update. Oracle: the collectives that a
+group of two really makes (tests/model/test_traffic.py).
 
 Example: of the 7B in bf16, a pass gathers 13.0 GB in blocks twice and sends 26.0 GB of their fp32 gradients.
 """

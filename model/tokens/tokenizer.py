@@ -1,8 +1,8 @@
 """The dolma2 tokenizer of OLMo 2 (RECIPE B), whole or cut to its first N ranks.
 
-Byte-level BPE with cl100k's ranks and split, built on tiktoken. Merges are ordered by rank, so any prefix of
-the table from 256 ranks on is a complete vocabulary that encodes every text without loss; toy models use a
-short one. The 22 added tokens follow the ordinary ones at N, N+1, ... in the published order.
+Byte-level BPE with cl100k's ranks and split, built on tiktoken. Merges are ordered by rank, so any prefix of the table from
+256 ranks on is a complete vocabulary that encodes every text without loss. Toy models use a short one. The 22 added tokens
+follow the ordinary ones at N, N+1, ... in the published order.
 
 Which added tokens are recognised in text: the three markers of removed personal data and the `<|extra_id_*|>`. They are
 atomic but carry no control, so `encode` gives them their single id, as in OLMo 2's data. The eight tokens flagged special

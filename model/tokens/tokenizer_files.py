@@ -1,9 +1,9 @@
 """Writes the tokenizer as Hugging Face files: `tokenizer.json` and `tokenizer_config.json` (RECIPE B).
 
-tokenizers stores a byte-level BPE as pairs to merge, tiktoken as ranks of merged tokens. The pair behind a
-token is what BPE leaves of its bytes when only lower ranks may merge; for the full vocabulary this gives
-dolma2's own 100,000 merges, tested by digest. Byte-level mapping keeps its own regex disabled: falling back
-to it is the defect that forced the OLMo 2 instruct models to be retrained (paper C.3).
+tokenizers stores a byte-level BPE as pairs to merge, tiktoken as ranks of merged tokens. The pair behind a token is what BPE
+leaves of its bytes when only lower ranks may merge. For the full vocabulary this gives dolma2's own 100,000 merges, tested
+by digest. Byte-level mapping keeps its own regex disabled: falling back to it is the defect that forced the OLMo 2 instruct
+models to be retrained (paper C.3).
 """
 
 import json

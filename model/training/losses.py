@@ -49,7 +49,7 @@ class HeadSizes:
 ACCELERATOR = HeadSizes(chunk=4096, piece=1024, tile=1 << 15)
 """On all devices but a CPU. Every chunk reads the head and adds to its fp32 gradient. With 4,096 rows that is about a tenth
 of the time of their matmuls on an H100 (bytes and operations over what it can do, not measured). Their logits are 0.8 GB in
-bf16 at a vocabulary of 100k. Larger pieces and tiles would not be faster; they bound what is made in fp32 at a time to 0.4
+bf16 at a vocabulary of 100k. Larger pieces and tiles would not be faster. They bound what is made in fp32 at a time to 0.4
 GB of logits and 0.5 GB of gradient at d_model 4096.
 """
 
@@ -109,8 +109,8 @@ def _compiled(kernel: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _HeadLoss(torch.autograd.Function):
-    """Loss of hidden rows under a head. Gradients are made in the forward pass, chunk by chunk in one buffer:
-    nothing of size vocab but the head's gradient is kept for backward, which may therefore be called once.
+    """Loss of hidden rows under a head. Gradients are made in the forward pass, chunk by chunk in one buffer. Nothing of
+    size vocab but the head's gradient is kept for backward, which may therefore be called once.
     """
 
     @staticmethod
@@ -281,10 +281,10 @@ def language_model_objective(
 ) -> Callable[[Transformer, dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]:
     """Objective of pre-training, mid-training and SFT over batches {ids, labels, divisor?}.
 
-    `divisor` is the micro-batch's share of the whole batch's divisor (`batches` computes it); without it the
-    micro-batch's own trained labels, positions or 1 are used, as `config.normalisation` says. Metrics: `ce`,
-    `z`, and where the batch says so `masked_instances`, the share of instances removed by the repetition filter,
-    and `masked_labels`, the share of positions that are not trained.
+    `divisor` is the micro-batch's share of the whole batch's divisor (`batches` computes it). Without it the micro-batch's
+    own trained labels, positions or 1 are used, as `config.normalisation` says. Metrics: `ce`, `z`, and where the batch says
+    so `masked_instances`, the share of instances removed by the repetition filter, and `masked_labels`, the share of
+    positions that are not trained.
     """
 
     def objective(model: Transformer, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

@@ -1,8 +1,7 @@
 """Objectives of post-training: SFT cross-entropy, length-normalised DPO, Bradley–Terry, GRPO and PPO losses.
 
-Source: RECIPE F, G and H. Each loss is a pure function of log-probabilities or scores; the `*_objective`
-builders wrap one for `model.training.loop.train`, which averages loss and metrics over the micro-batches ("passes") of
-a step.
+Source: RECIPE F, G and H. Each loss is a pure function of log-probabilities or scores. The `*_objective` builders wrap one
+for `model.training.loop.train`, which averages loss and metrics over the micro-batches ("passes") of a step.
 
 How a step splits into passes is a matter of memory, so it must not change the objective. The batch therefore carries
 `weights`, which `model.data.chat_batches` computes on the host. They already hold the published reduction: sum or mean per

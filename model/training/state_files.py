@@ -2,9 +2,9 @@
 JSON.
 
 Source: RECIPE J (what a resume restores; a copy on the host is written in the background), E (mid-training keeps Adam
-moments and resets counters). Files are byte-deterministic: equal states give equal bytes. A sharded model is saved as
-it is held, one set of files a shard; since shards are equal runs of rows (`parallel.rows_of_shard`), any number of
-processes can read them. Batch order needs no state: it is a function of the step.
+moments and resets counters). Files are byte-deterministic: equal states give equal bytes. A sharded model is saved as it is
+held, one set of files a shard. Since shards are equal runs of rows (`sharded_tensors.rows_of_shard`), any world size can
+read them. Batch order needs no state: it is a function of the step.
 """
 
 import json
@@ -111,8 +111,8 @@ def write_snapshot(saved: Snapshot, folder: Path) -> Iterator[Path]:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write host tensors as a safetensors file straight from their memory.
 
-    The library's own writer gives the same tensors at 2.5 times the processor time, which a background writer takes from
-    the training, and its errors do not say what the disk said.
+    The library's own writer gives the same tensors at 2.5 times the processor time, which a background writer takes from the
+    training. Its errors do not say what the disk said.
     """
     # Wide types first, so that every tensor is aligned.
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))

@@ -1,8 +1,8 @@
 """Save points of a running training, written alongside it.
 
 Source: RECIPE J (asynchronous checkpoints: the state is copied to the host, a background thread writes it). A save point
-holds the training state, the metric lines so far and the counts of tokens and FLOPs, so that a resumed stage writes the
-same payload as an undisturbed one. A line is written once, when its step is known; a save copies what there is.
+holds the training state, the metric lines so far and the counts of tokens and FLOPs. So a resumed stage writes the same
+payload as an undisturbed one. A line is written once, when its step is known; a save copies what there is.
 """
 
 import json
