@@ -19,13 +19,13 @@ import torch
 from model.config import ModelConfig
 from model.network.initial_weights import initial_rows
 from model.network.sharded_tensors import rows_of_shard
-from model.network.transformer import unfilled
+from model.network.transformer import on_meta_device
 
 
 def ours(config: ModelConfig, shards: int) -> tuple[float, float]:
     """Seconds, and bytes of the slice that was drawn."""
     start, held = time.perf_counter(), []
-    for name, parameter in unfilled(config).named_parameters():
+    for name, parameter in on_meta_device(config).named_parameters():
         held.append(initial_rows(config, 0, name, parameter.shape, *rows_of_shard(len(parameter), 1, shards)))
     return time.perf_counter() - start, sum(4.0 * part.numel() for part in held)
 
@@ -33,7 +33,7 @@ def ours(config: ModelConfig, shards: int) -> tuple[float, float]:
 def peer(config: ModelConfig) -> float:
     """Seconds that whole matrices take: one block's and the embedding's, times their number."""
     spent = {}
-    for name, parameter in unfilled(config.model_copy(update={"n_layers": 1})).named_parameters():
+    for name, parameter in on_meta_device(config.model_copy(update={"n_layers": 1})).named_parameters():
         if parameter.ndim > 1 and name != "head.weight":
             start = time.perf_counter()
             torch.nn.init.trunc_normal_(torch.empty(parameter.shape), std=0.02, a=-0.06, b=0.06)

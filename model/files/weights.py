@@ -20,7 +20,7 @@ from torch import Tensor
 from model.config import ModelConfig
 from model.files.hf_config import ARCHITECTURE, EXTRA, FILE, Extra, hf_config, read_config, read_extra
 from model.json_files import read_json
-from model.network.transformer import Transformer, unfilled
+from model.network.transformer import Transformer, on_meta_device
 
 INDEX = "model.safetensors.index.json"
 DTYPES = ("F64", "F32", "F16", "BF16")
@@ -177,7 +177,7 @@ class SavedWeights:
             raise ValueError(
                 f"{folder} was trained with a vocabulary of {saved} ranks, not {ranks}; use its own tokenizer"
             )
-        wanted = {hf_key(name): tuple(value.shape) for name, value in unfilled(self.config).named_parameters()}
+        wanted = {hf_key(name): tuple(value.shape) for name, value in on_meta_device(self.config).named_parameters()}
         self.files: dict[str, Path] = {}
         for path in _files(folder):
             with _opened(path) as file:

@@ -298,7 +298,7 @@ class Transformer(nn.Module):
             self.compiled = True
 
 
-def unfilled(config: ModelConfig) -> Transformer:
-    """A model whose weights have shapes and no memory, on the meta device: for `parallel.spread` and `parallel.fill`."""
+def on_meta_device(config: ModelConfig) -> Transformer:
+    """A model whose weights have shapes and no memory, on the meta device: for `parallel.distribute` and `parallel.fill`."""
     with torch.device("meta"):
         return Transformer(config, seed=None)

@@ -8,7 +8,7 @@ Where a training computes in bf16, the sharded weights of blocks travel in bf16,
 their weights so anyway. The weights of norms within blocks, and their gradients, round only here: one process and whole
 copies (ddp) keep them fp32. Embedding, final norm and head travel in fp32, and so do all gradients.
 
-A model is built without memory (`transformer.unfilled`), sharded, and filled tensor by tensor with the rows that are held
+A model is built without memory (`transformer.on_meta_device`), sharded, and filled tensor by tensor with the rows that are held
 here. Besides its shard of the model, a rank never holds more than those rows of one tensor.
 
 Of where it runs it knows torch.distributed only; whoever starts the processes has called `init_process_group`.
@@ -40,7 +40,7 @@ Weights = Callable[[str, Sequence[int], int, int], Tensor]
 """Where values come from: name and whole shape of a parameter, first and end row -> those rows, on the host."""
 
 
-class Trainee(nn.Module):
+class ObjectiveModule(nn.Module):
     """The model with its objective as one forward pass, around which gradients are exchanged."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -65,7 +65,7 @@ class Group:
     """Into how many parts tensors are cut along their first dimension."""
     saves: bool = True
     """Whether this process writes its part to save points; copies of a part are written once."""
-    trainee: nn.Module | None = None
+    wrapped: nn.Module | None = None
     """The wrapped model; None for one process."""
     skeleton: nn.Module | None = None
     """The model without weights, as it was before it was sharded."""
@@ -76,17 +76,17 @@ class Group:
 
     def run(self, objective: Objective, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The objective on this worker's part of a micro-batch."""
-        return objective(model, batch) if self.trainee is None else self.trainee(objective, batch)
+        return objective(model, batch) if self.wrapped is None else self.wrapped(objective, batch)
 
     @torch.no_grad()
     def apply(self, function: Callable[[Any, Any], Tensor], model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """Call a function of model and batch without gradients. Sharded weights are gathered block by block, so all ranks
         have to call this together; afterwards the weights are sharded again.
         """
-        if self.trainee is None or not is_sharded(next(model.parameters())):
+        if self.wrapped is None or not is_sharded(next(model.parameters())):
             return function(model, batch)
-        output = self.trainee(lambda _, part: function(model, part), batch)
-        for module in _sharded_modules(self.trainee):
+        output = self.wrapped(lambda _, part: function(model, part), batch)
+        for module in _sharded_modules(self.wrapped):
             module.reshard()
         return output
 
@@ -96,11 +96,11 @@ class Group:
 
         Sharded gradients are reduce-scattered after each micro-batch, since whole ones would not fit.
         """
-        if isinstance(self.trainee, nn.parallel.DistributedDataParallel) and not last:
-            with self.trainee.no_sync():
+        if isinstance(self.wrapped, nn.parallel.DistributedDataParallel) and not last:
+            with self.wrapped.no_sync():
                 yield
             return
-        if (root := _sharded_root(self.trainee)) is not None:
+        if (root := _sharded_root(self.wrapped)) is not None:
             root.set_requires_all_reduce(last)
         yield
 
@@ -141,7 +141,7 @@ class Group:
         """In this context every rank holds the whole weights of a module besides its own shard, in the type in which they
         travel. Modules that are gathered together with it are whole too. All ranks have to enter and leave together.
         """
-        holders = _holders(self.trainee, module)
+        holders = _holders(self.wrapped, module)
         for holder in holders:
             holder.unshard()
         try:
@@ -151,7 +151,7 @@ class Group:
                 holder.reshard()
 
 
-def spread(model: nn.Module, compute: Compute, precision: Precision) -> Group:
+def distribute(model: nn.Module, compute: Compute, precision: Precision) -> Group:
     """Put the model, or this rank's shard of it, on the device and join the group. `precision` is that of the matmuls.
 
     A model without memory (on the meta device) gets what its part needs, to be filled by `fill`. One of which nothing
@@ -179,10 +179,14 @@ def spread(model: nn.Module, compute: Compute, precision: Precision) -> Group:
     if parallel.data == "ddp":
         _put(model, device)
         trained = any(parameter.requires_grad for parameter in model.parameters())
-        trainee = nn.parallel.DistributedDataParallel(Trainee(model), gradient_as_bucket_view=True) if trained else None
-        return Group(rank, parallel.workers, saves=rank == 0, trainee=trainee, host=host, beside=beside)
-    trainee, mesh = _shard(model, parallel, device, precision)
-    _put(trainee, device)
+        wrapped = (
+            nn.parallel.DistributedDataParallel(ObjectiveModule(model), gradient_as_bucket_view=True)
+            if trained
+            else None
+        )
+        return Group(rank, parallel.workers, saves=rank == 0, wrapped=wrapped, host=host, beside=beside)
+    wrapped, mesh = _shard(model, parallel, device, precision)
+    _put(wrapped, device)
     shards = mesh.size(mesh.ndim - 1)
     return Group(
         rank,
@@ -190,7 +194,7 @@ def spread(model: nn.Module, compute: Compute, precision: Precision) -> Group:
         shard=mesh.get_local_rank(mesh.ndim - 1),
         shards=shards,
         saves=rank < shards,
-        trainee=trainee,
+        wrapped=wrapped,
         skeleton=skeleton,
         host=host,
         beside=beside,
@@ -241,9 +245,9 @@ def _shard(model: nn.Module, parallel: Parallel, device: str, precision: Precisi
         for block in part.blocks:
             fully_shard(block, mesh=mesh, mp_policy=rounded)
         fully_shard([part.norm, part.head], mesh=mesh, mp_policy=exact, reshard_after_forward=False)
-    trainee = Trainee(model)
-    fully_shard(trainee, mesh=mesh, mp_policy=exact)
-    return trainee, mesh
+    wrapped = ObjectiveModule(model)
+    fully_shard(wrapped, mesh=mesh, mp_policy=exact)
+    return wrapped, mesh
 
 
 def _without_weights(model: nn.Module) -> nn.Module:
@@ -270,24 +274,24 @@ def whole_model(group: Group, model: nn.Module) -> nn.Module:
     return group.skeleton
 
 
-def _sharded_root(trainee: nn.Module | None) -> "FSDPModule | None":
+def _sharded_root(wrapped: nn.Module | None) -> "FSDPModule | None":
     """The wrapped model where it is sharded."""
-    if trainee is None or isinstance(trainee, nn.parallel.DistributedDataParallel):
+    if wrapped is None or isinstance(wrapped, nn.parallel.DistributedDataParallel):
         return None
-    return cast("FSDPModule", trainee)
+    return cast("FSDPModule", wrapped)
 
 
-def _sharded_modules(trainee: nn.Module | None) -> "list[FSDPModule]":
-    if (root := _sharded_root(trainee)) is None:
+def _sharded_modules(wrapped: nn.Module | None) -> "list[FSDPModule]":
+    if (root := _sharded_root(wrapped)) is None:
         return []
     from torch.distributed.fsdp import FSDPModule
 
     return [module for module in cast(nn.Module, root).modules() if isinstance(module, FSDPModule)]
 
 
-def _holders(trainee: nn.Module | None, module: nn.Module) -> "list[FSDPModule]":
+def _holders(wrapped: nn.Module | None, module: nn.Module) -> "list[FSDPModule]":
     """The sharded modules that gather the parameters of a module: for each parameter the nearest one around it."""
-    if (root := _sharded_root(trainee)) is None:
+    if (root := _sharded_root(wrapped)) is None:
         return []
     from torch.distributed.fsdp import FSDPModule
 

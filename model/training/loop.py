@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from model.config import Compute
-from model.parallel.group import Group, Objective, spread
+from model.parallel.group import Group, Objective, distribute
 from model.parallel.work_split import Batch, share_of
 from model.training.allocator import keep_freed_memory
 from model.training.metrics import Facts, Instances, Log, Metrics, Scalars
@@ -70,7 +70,7 @@ def new_state(model: nn.Module, optim: OptimConfig, compute: Compute) -> TrainSt
     """Return the state at step 0 with fresh moments. The model, or this rank's shard of it, moves to the device. Fill it
     with `state_files.load_state` to resume.
     """
-    group = spread(model, compute, optim.precision)
+    group = distribute(model, compute, optim.precision)
     return TrainState(model, Optimizer(model.named_parameters(), optim), group=group)
 
 

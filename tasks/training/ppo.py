@@ -23,7 +23,7 @@ from infra.workspace import Workspace
 from model.config import Config, Precision
 from model.data.chat_batches import Batch, Row, token_batches
 from model.network.transformer import Transformer
-from model.parallel.group import fill, spread
+from model.parallel.group import distribute, fill
 from model.training.advantages import stop_penalty
 from model.training.loop import Course, Logging
 from model.training.ppo import ActorCritic, Estimates, JointOptimizer, estimate, joint_flops, ppo_objective
@@ -130,15 +130,23 @@ def train_ppo(ws: Workspace, policy: Checkpoint, judge: RewardModel, prompts: Pr
     pair = ActorCritic(model, critic)
     state = begin(ws, pair, joint := adamw(config.clip_norm, config.precision))
     state.optimizer = JointOptimizer(pair, joint)
-    holders = spread(reference, compute_of(ws), config.precision)
-    fill(reference, weights, holders)
+    reference_group = distribute(reference, compute_of(ws), config.precision)
+    fill(reference, weights, reference_group)
 
     def both(name: str, shape: Sequence[int], start: int, stop: int) -> Tensor:
         part, _, rest = name.partition(".")
         return (weights if part == "policy" else judged)(rest, shape, start, stop)
 
-    learner = Learner(
-        config, model, state.group, reference, holders, tokenizer, encoded, ws.compute.pass_tokens, critic=critic
+    learner = PPORollouts(
+        config,
+        model,
+        state.group,
+        reference,
+        reference_group,
+        tokenizer,
+        encoded,
+        ws.compute.pass_tokens,
+        critic=critic,
     )
     result = fit(
         ws,
@@ -183,7 +191,7 @@ def ppo_rollouts(config: PPOConfig) -> int:
 
 
 @dataclass
-class Learner(Rollouts[PPOConfig]):
+class PPORollouts(Rollouts[PPOConfig]):
     """Single answers, and updates of policy and value model by the advantages that the latter sees in them."""
 
     critic: Transformer = field(kw_only=True)
@@ -195,7 +203,7 @@ class Learner(Rollouts[PPOConfig]):
         rows = [answer_row(p, a, self.tokenizer.eos_id) for p, a in zip(prompts, answers, strict=True)]
         old = self.log_probs(self.policy, rows, self.group)
         values = self.values(rows)
-        reference = self.log_probs(self.reference, rows, self.holders)
+        reference = self.log_probs(self.reference, rows, self.reference_group)
         coefficient, distance = self.kl_coefficient(old, reference, rows)
         starts = [len(prompt.ids) - 1 for prompt in prompts]
         ratio = responses([a - b for a, b in zip(old, reference, strict=True)], starts, self.config.max_new_tokens)

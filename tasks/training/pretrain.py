@@ -10,7 +10,7 @@ from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import ModelConfig
 from model.network.initial_weights import initial_rows
-from model.network.transformer import unfilled
+from model.network.transformer import on_meta_device
 from model.tokens.tokenizer import Tokenizer
 from model.training.schedule import ScheduleConfig
 from tasks.artifacts import Checkpoint, Mix
@@ -40,7 +40,7 @@ def train_base(ws: Workspace, mix: Mix, config: PretrainConfig) -> Checkpoint:
     check_vocabulary(mix, tokenizer, config.model.vocab_size)
     run = MixRun(
         # Without memory: each rank draws only the rows of its shard, so a sharded model is never drawn whole.
-        model=unfilled(config.model),
+        model=on_meta_device(config.model),
         weights=partial(initial_rows, config.model, config.init_seed),
         tokenizer=tokenizer,
         seed=config.data_seed,

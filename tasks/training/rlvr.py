@@ -23,7 +23,7 @@ from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config, Precision
 from model.data.chat_batches import Batch, Row, token_batches
-from model.parallel.group import fill, spread
+from model.parallel.group import distribute, fill
 from model.training.advantages import KLEstimator, Normalization, group_advantages, stop_penalty, zero_std_groups
 from model.training.loop import Course, Logging
 from model.training.objectives import grpo_objective
@@ -127,9 +127,11 @@ def train_rlvr(ws: Workspace, policy: Checkpoint, prompts: Prompts, config: RLVR
     # Copied while the model has no memory for its weights, so the copy costs nothing; `fill` brings them below.
     reference = copy.deepcopy(model).requires_grad_(False)
     state = begin(ws, model, adamw(config.clip_norm, config.precision))
-    holders = spread(reference, compute_of(ws), config.precision)
-    fill(reference, weights, holders)
-    actor = Actor(config, model, state.group, reference, holders, tokenizer, encoded, ws.compute.pass_tokens)
+    reference_group = distribute(reference, compute_of(ws), config.precision)
+    fill(reference, weights, reference_group)
+    actor = GRPORollouts(
+        config, model, state.group, reference, reference_group, tokenizer, encoded, ws.compute.pass_tokens
+    )
     result = fit(
         ws,
         state,
@@ -170,7 +172,7 @@ def rollouts_of(config: RLVRConfig) -> int:
     return config.episodes // size
 
 
-class Actor(Rollouts[RLVRConfig]):
+class GRPORollouts(Rollouts[RLVRConfig]):
     """Groups of answers, and updates by how each compares with its group."""
 
     def roll(self, rollout: int) -> Rollout:
@@ -185,7 +187,7 @@ class Actor(Rollouts[RLVRConfig]):
         # From the trainer's own forward pass: the decoder rounds differently, which would move the first ratio away from
         # 1.
         old = self.log_probs(self.policy, rows, self.group)
-        reference = self.log_probs(self.reference, rows, self.holders)
+        reference = self.log_probs(self.reference, rows, self.reference_group)
         coefficient, distance = self.kl_coefficient(old, reference, rows)
         scores, finished = score_groups(groups, config)
         advantages = group_advantages(scores, config.normalization).flatten().numpy().astype(np.float32)

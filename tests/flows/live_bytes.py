@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from model.config import Compute, ModelConfig, Parallel
-from model.network.transformer import Transformer, unfilled
+from model.network.transformer import Transformer, on_meta_device
 from model.parallel.group import Group, _shard, recompute
 from model.training.loop import Course, TrainState, new_state, train_step
 from model.training.losses import LossConfig, language_model_objective
@@ -72,7 +72,7 @@ class LiveBytes(TorchDispatchMode):
 def trained(config: ModelConfig, precision: Any, parallel: Parallel, rows: int, length: int) -> tuple[float, float]:
     """Most bytes at once in the second of two updates, and bytes after it, with `rows` rows a pass for each process."""
     with LiveBytes() as live:
-        model = Transformer(config, seed=0) if parallel.workers == 1 else unfilled(config)
+        model = Transformer(config, seed=0) if parallel.workers == 1 else on_meta_device(config)
         state = new_state(model, OptimConfig(precision=precision), Compute(parallel=parallel))
         return _second_update(state, live, rows, length, 2 * parallel.workers)
 
@@ -84,13 +84,13 @@ def imagined(config: ModelConfig, precision: Any, parallel: Parallel, rows: int,
     """
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=parallel.workers)
     try:
-        model = unfilled(config)
+        model = on_meta_device(config)
         recompute(model, parallel.activation_checkpointing)
-        trainee, _ = _shard(model, parallel, "cpu", precision)
+        wrapped, _ = _shard(model, parallel, "cpu", precision)
         with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes() as live:
-            trainee.to_empty(device="cpu")
+            wrapped.to_empty(device="cpu")
             optimizer = Optimizer(model.named_parameters(), OptimConfig(precision=precision))
-            group = Group(world=parallel.workers, shards=parallel.workers, trainee=trainee)
+            group = Group(world=parallel.workers, shards=parallel.workers, wrapped=wrapped)
             return _second_update(TrainState(model, optimizer, group=group), live, rows, length, 2 * parallel.workers)
     finally:
         dist.destroy_process_group()

@@ -22,8 +22,8 @@ from model.data.labels import IGNORE, loss_divisor, next_token_labels
 from model.files.weights import SavedWeights
 from model.network.initial_weights import initial_rows
 from model.network.sharded_tensors import is_sharded, whole_tensor
-from model.network.transformer import Linear, Transformer, unfilled
-from model.parallel.group import fill, spread, whole_model
+from model.network.transformer import Linear, Transformer, on_meta_device
+from model.parallel.group import distribute, fill, whole_model
 from model.training.loop import Batch, Course, Evaluation, Listeners, Logging, TrainState, new_state, train, train_step
 from model.training.losses import LossConfig, language_model_objective
 from model.training.objectives import dpo_objective, grpo_objective, reward_objective, sft_objective
@@ -297,7 +297,7 @@ PARTS = ("blocks.1", "blocks.0.attention", "embedding", "norm", "head", "blocks"
 def hold(parallel: Parallel) -> list[dict[str, Any]]:
     """A model of which one part after the other is held: names that are whole meanwhile and later, and the part's values."""
     model = model_of("language model")
-    group = spread(model, Compute(parallel=parallel), "bf16")
+    group = distribute(model, Compute(parallel=parallel), "bf16")
     found = []
     for name in PARTS:
         part = model.get_submodule(name)
@@ -330,8 +330,8 @@ def build(parallel: Parallel, folder: Path | None) -> dict[str, Any]:
         return source(name, shape, start, stop)
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        model = unfilled(DEEP)
-        group = spread(model, Compute(parallel=parallel), "bf16")
+        model = on_meta_device(DEEP)
+        group = distribute(model, Compute(parallel=parallel), "bf16")
         fill(model, weights, group)
     live = np.cumsum(allocations(seen))
     state = TrainState(model, Optimizer(model.named_parameters(), OptimConfig()), group=group)

@@ -48,7 +48,7 @@ def passed(policy: str, compiled: bool = True, parts: bool = False) -> list[Tens
     """Logits and gradients of a training pass, after a second one and references of another shape."""
     model = Transformer(MODEL, seed=1).train()
     recompute(model, policy)
-    group = Group(trainee=_shard(model, Parallel(data="fsdp"), "cpu", "fp32")[0] if parts else None)
+    group = Group(wrapped=_shard(model, Parallel(data="fsdp"), "cpu", "fp32")[0] if parts else None)
     if compiled:
         model.compile_blocks()
     for _ in range(2):

@@ -76,7 +76,7 @@ class Rollouts(ABC, Generic[How]):
     """The processes that train it; each of them has an object like this."""
     reference: Transformer
     """The initial policy, frozen."""
-    holders: Group
+    reference_group: Group
     """The same processes, as those that hold the reference."""
     tokenizer: Tokenizer
     prompts: list[Prompt]

@@ -21,7 +21,7 @@ from infra.workspace import Workspace
 from model.config import Compute, Precision
 from model.files.hf_config import read_config
 from model.files.weights import SavedWeights, load_hf, save_hf
-from model.network.transformer import Transformer, unfilled
+from model.network.transformer import Transformer, on_meta_device
 from model.parallel.group import Weights, fill, whole_model
 from model.tokens.tokenizer import Tokenizer
 from model.training.loop import Batch, Course, Listeners, TrainState, new_state, train
@@ -100,7 +100,7 @@ def open_checkpoint(ws: Workspace, checkpoint: Checkpoint | RewardModel) -> tupl
     tokenizer = _tokenizer(folder, checkpoint)
     weights = SavedWeights(folder, ranks=checkpoint.ranks)
     _check_rows(checkpoint, weights.config.vocab_size, tokenizer)
-    return unfilled(weights.config), weights, tokenizer
+    return on_meta_device(weights.config), weights, tokenizer
 
 
 def outline_checkpoint(ws: Workspace, checkpoint: Checkpoint) -> tuple[Transformer, Tokenizer]:
@@ -111,7 +111,7 @@ def outline_checkpoint(ws: Workspace, checkpoint: Checkpoint) -> tuple[Transform
     folder = ws.path(checkpoint, wanted=lambda name: not name.endswith(".safetensors"))
     tokenizer, config = _tokenizer(folder, checkpoint), read_config(folder)
     _check_rows(checkpoint, config.vocab_size, tokenizer)
-    return unfilled(config), tokenizer
+    return on_meta_device(config), tokenizer
 
 
 def _tokenizer(folder: Path, checkpoint: Checkpoint | RewardModel) -> Tokenizer:

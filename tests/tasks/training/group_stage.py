@@ -24,8 +24,8 @@ from model.data.labels import loss_divisor, next_token_labels
 from model.decoding.generate import Completion, Sampling, log_likelihoods
 from model.network.initial_weights import initial_rows
 from model.network.sharded_tensors import is_sharded
-from model.network.transformer import Transformer, unfilled
-from model.parallel.group import Group, fill, spread
+from model.network.transformer import Transformer, on_meta_device
+from model.parallel.group import Group, distribute, fill
 from model.tokens.tokenizer import Tokenizer
 from model.training.loop import Batch, Course, Logging
 from model.training.losses import LossConfig, language_model_objective
@@ -66,7 +66,7 @@ def train_lines(ws: Workspace, config: Lines) -> Checkpoint:
 
     result = fit(
         ws,
-        begin(ws, unfilled(TINY), adamw(1.0, "fp32")),
+        begin(ws, on_meta_device(TINY), adamw(1.0, "fp32")),
         Course(
             objective=language_model_objective(LossConfig()),
             batches=batches,
@@ -169,8 +169,8 @@ class Decoded:
 def decode(kind: str, parallel: ParallelSettings) -> Decoded:
     """Decode with a sharded model, or alone."""
     dtype, precision = KINDS[kind]
-    model = unfilled(TINY).to(dtype)
-    group = Watched(**vars(spread(model, Compute(parallel=Parallel.model_validate(parallel.layout())), precision)))
+    model = on_meta_device(TINY).to(dtype)
+    group = Watched(**vars(distribute(model, Compute(parallel=Parallel.model_validate(parallel.layout())), precision)))
     group.model, group.held = model, []
     fill(model, partial(initial_rows, TINY.model_copy(update={"init_std": 0.3}), 0), group)
     generator = shared_generator(local_generator(model.eval(), TOKENIZER, precision, group=group), group)

@@ -9,7 +9,7 @@ import torch
 from model.decoding.generate import Completion
 from model.network.transformer import Transformer
 from tasks.training.answers.verified_answers import Answer, Prompt, decoding_rows
-from tasks.training.rlvr import Actor, RLVRConfig, answer_row, rollouts_of, score_groups, train_rlvr
+from tasks.training.rlvr import GRPORollouts, RLVRConfig, answer_row, rollouts_of, score_groups, train_rlvr
 from tasks.verifiers import Verdict
 from tests.tasks.training.conftest import TINY, TOKENIZER, user
 
@@ -97,7 +97,7 @@ def test_a_rewarded_habit_grows(bench, monkeypatch):
 
 
 def members_of(keep: list[bool]) -> list[int]:
-    actor = Actor.__new__(Actor)
+    actor = GRPORollouts.__new__(GRPORollouts)
     actor.config = CONFIG.model_copy(update={"mini_batches": 1})
     return sorted(next(actor.members(0, torch.tensor(keep))))
 
@@ -111,7 +111,7 @@ def test_the_mean_over_answers_weighs_each_alike():
     rows = [answer_row(Prompt({}, [5]), answer([8] * n, True, "stop"), TOKENIZER.eos_id) for n in (1, 6)]
     weights = {}
     for mean in ("tokens", "answers"):
-        actor = Actor.__new__(Actor)
+        actor = GRPORollouts.__new__(GRPORollouts)
         actor.config, actor.tokenizer = CONFIG.model_copy(update={"loss_mean": mean}), TOKENIZER
         actor.pass_tokens = 256
         zeros = [np.zeros(len(row.ids), dtype=np.float32) for row in rows]
