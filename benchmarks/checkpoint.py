@@ -7,7 +7,7 @@ hashed, and the older one removed; a load from the disk into the model with its 
 written with fsync and read again by plain Python in the same round, so that a busy disk slows both. All reading begins
 with pages dropped, and all that is timed with memory that was in use a moment ago (`touch_memory`). The peer is
 `torch.distributed.checkpoint` on the same state. The last line is one JSON object: `stall_steps` (below 1),
-`window_longer_by_steps` (with the writing beside the steps that follow), `save_share` and `load_share` of the disk (0.5
+`window_longer_by_steps` (with the writing during the steps that follow), `save_share` and `load_share` of the disk (0.5
 and more where the processor has time for them: see `processor_seconds_per_gb`), `save_ratio` and `load_ratio` to the peer.
 """
 

@@ -1,4 +1,4 @@
-"""Deduplication: what MinHash finds against brute force, and a million short documents in bounded memory, beside datasketch
+"""Deduplication: what MinHash finds against brute force, and a million short documents in bounded memory, next to datasketch
 and datatrove.
 
 Run alone: `python benchmarks/dedup.py [--documents 1000000] [--peer-python PATH]`; peers get an environment of their own
@@ -160,7 +160,7 @@ def run_stage_alone(file: str, config: dict[str, Any], shard_bytes: int, out: st
         session = Session(store, Execution(store=folder, ray="off"))
         source = LocalSource(name="web", paths=(file,), shard_bytes=shard_bytes, max_bad_fraction=0.5).pinned()
         documents: Any = run_stage(collect, session, collect.bind(source), lambda *event: None).artifact
-        # What collecting needed is not what deduplication needs: begin the peak anew (Linux).
+        # What collecting needed is not what deduplication needs: reset the peak (Linux).
         Path("/proc/self/clear_refs").write_text("5")
         before, began = time.process_time(), time.monotonic()
         call = dedup.bind([documents], DedupConfig.model_validate(config))

@@ -9,7 +9,7 @@ to scores; other load on the machine hardly enters them. lm-eval runs with each 
 The last line is one JSON object. `ratio_cloze`, `ratio_multiple_choice`, `ratio_gsm8k`: our requests per CPU second over
 lm-eval's; `ratio_prefix_cloze`, `ratio_prefix_multiple_choice`: over the loop's. `of_limit`: our speed on cloze over what the
 machine allows if every distinct token were read once, and every scored place met the head once, at the rate measured for
-large fp32 products. `largest_difference`: between our log-likelihoods and each peer's, nats.
+large fp32 matmuls. `largest_difference`: between our log-likelihoods and each peer's, nats.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def cpu_seconds() -> float:
 
 
 def processor() -> str:
-    """Its name and the instructions that decide the speed of products."""
+    """Its name and the instructions that decide the speed of matmuls."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
     flags = next((line.split() for line in lines if line.startswith("flags")), [])
@@ -103,7 +103,7 @@ def run(who: str, python: str, job: dict[str, Any], folder: Path) -> dict[str, A
 
 
 def product_speed(model: Transformer) -> float:
-    """Floating-point operations per second of large fp32 products with one thread: the best of the model's own shapes."""
+    """Floating-point operations per second of large fp32 matmuls with one thread: the best of the model's own shapes."""
     prepared = Prepared(model, 128, 1)
     x = torch.randn(1024, model.config.d_model)
     best = 0.0
@@ -121,7 +121,7 @@ def product_speed(model: Transformer) -> float:
 
 
 def least_seconds(model: Transformer, requests: list[tuple[str, str]], speed: float) -> float:
-    """Time of the products with each distinct token once, and with the head once per scored place."""
+    """Time of the matmuls with each distinct token once, and with the head once per scored place."""
     tokenizer, config = Tokenizer(), model.config
     pairs = [encode_pair(tokenizer, Likelihood(Prompt(text=c), t)) for c, t in requests]
     sequences = sorted({(*context, *continuation[:-1]) for context, continuation in pairs})

@@ -14,8 +14,8 @@ peer's modes; `..._bf16`: both in bf16; `..._unequal_batch32`: prompts of 16 to 
 are about exponentially distributed with a mean of 40 tokens, cut at 128; rates count the answers' tokens. The peer waits for
 the longest answer of each batch, ours gives a finished row the next prompt.
 `same_tokens`: share of equal answers in fp32 (two logits may be
-equal up to rounding). `of_limit_...`: our speed over what the machine allows, counting only products at the rate measured
-for large packed products, and reading weights and cache at the rate measured for a sum.
+equal up to rounding). `of_limit_...`: our speed over what the machine allows, counting only matmuls at the rate measured
+for large packed matmuls, and reading weights and cache at the rate measured for a sum.
 """
 
 import argparse
@@ -143,7 +143,7 @@ def best_seconds(contestants: dict[str, Run], repeats: int) -> dict[str, float]:
 
 
 def machine() -> dict[str, float]:
-    """Rates that bound everything here: multiply-adds of large packed products (1/s), bytes read from memory (1/s)."""
+    """Rates that bound everything here: multiply-adds of large packed matmuls (1/s), bytes read from memory (1/s)."""
     numbers = torch.randn(64_000_000)
     runs: dict[str, Run] = {"memory": numbers.sum}
     size = 1024
@@ -158,7 +158,7 @@ def machine() -> dict[str, float]:
 
 
 def limit(config: ModelConfig, rows: int, precision: str, rates: dict[str, float]) -> float:
-    """Tokens per second if products and reading overlapped perfectly and nothing else took time."""
+    """Tokens per second if matmuls and reading overlapped perfectly and nothing else took time."""
     d, width = config.d_model, TYPES[precision].itemsize
     block = config.n_layers * (d * d * 2 + 2 * d * config.n_kv_heads * config.head_dim + 3 * d * config.mlp_hidden)
     weights = block + d * config.vocab_size

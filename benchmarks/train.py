@@ -1,15 +1,15 @@
 """Training speed on this machine's CPU against transformers and OLMo-core, and against the processor's own
-product speed.
+matmul speed.
 
 Run alone: `python benchmarks/train.py`, on an otherwise idle machine. Contestants are ours, as `model.training.loop.train`
 runs it (compiled, bf16), and transformers' `Olmo2ForCausalLM` and OLMo-core 3.0.0 (from `.venv-olmo-core`, made when
 missing), each eager and compiled, in fp32 and in bf16 autocast: the same shapes, batch, threads, fused AdamW and
 clipping, one process each. For each of two models every contestant first runs alone, which gives its peak memory.
-Then ours, the fastest configuration of each peer and a large bf16 product take turns for some rounds, so that
+Then ours, the fastest configuration of each peer and a large bf16 matmul take turns for some rounds, so that
 whatever else the machine does meets all of them; compilation and the first steps are never timed, and a contestant's
 speed is that of its quickest step. The last line is one JSON object: `ratio` is ours over the faster peer, the lower of
-both models; `gemm_share` our causal FLOPs per second over the product's, the lower; `memory_ratio` our peak memory over
-that of the leanest configuration of either peer, the higher. The ratios by median step and by CPU time stand beside
+both models; `gemm_share` our causal FLOPs per second over the matmul's, the lower; `memory_ratio` our peak memory over
+that of the leanest configuration of either peer, the higher. The ratios by median step and by CPU time stand next to
 the first, to show whether the machine was idle.
 """
 
@@ -138,7 +138,7 @@ def core_peer(size: dict[str, int], compiled: bool, bf16: bool) -> Callable[[], 
 
 
 def product(_: dict[str, int], compiled: bool, bf16: bool) -> Callable[[], float]:
-    """One call measures the GFLOP/s of the quickest of three large bf16 products."""
+    """One call measures the GFLOP/s of the quickest of three large bf16 matmuls."""
     import torch
 
     pairs = [
@@ -230,7 +230,7 @@ class Contestant:
 
 
 def causal_flops(size: dict[str, int]) -> int:
-    """Training FLOPs per token: 6 per weight of a product, attention with the causal half only."""
+    """Training FLOPs per token: 6 per weight of a matmul, attention with the causal half only."""
     block = 4 * size["d"] ** 2 + 3 * size["d"] * size["mlp"]
     return 6 * (size["layers"] * block + size["vocab"] * size["d"]) + 6 * size["layers"] * size["d"] * size["seq"]
 
@@ -257,7 +257,7 @@ def alone(names: Sequence[str], size: str, core: str, options: argparse.Namespac
 
 
 def in_turns(names: Sequence[str], size: str, core: str, options: argparse.Namespace) -> dict[str, Contestant]:
-    """The named contestants and the product, alive together, a step each per turn."""
+    """The named contestants and the matmul, alive together, a step each per turn."""
     contestants = {
         name: Contestant(name, size, core if name.startswith("olmo-core") else sys.executable, options.threads)
         for name in (*names, PRODUCT)

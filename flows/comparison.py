@@ -12,7 +12,7 @@ from tasks.training.pretrain import pretrain
 
 @Phase
 def comparison(corpus: Corpus, config: RecipeConfig) -> Report:
-    """Every variant trained from its initialisation, and the report that draws them beside each other."""
+    """Every variant trained from its initialisation, and the report that draws them side by side."""
     what = config.comparison
     assert what is not None, config.name
     tokens = mix.labelled("pretrain")(list(corpus.tokens.values()), config.pretraining_mix)

@@ -19,6 +19,7 @@ from infra.storage.store import Store
 from tasks.artifacts import Ranking, Report
 
 
+# Prefect keeps no results: what a flow returns is the address of an artifact, which the store has.
 @flow(name="recipe", flow_run_name="recipe {recipe}", persist_result=False)
 def recipe(
     recipe: str = "laptop",
@@ -34,9 +35,9 @@ def recipe(
         recipe: Name in recipes/ or path of a YAML file.
         store: Root of the artifacts; the recipe's own when empty.
         until: Run only this stage and what it needs.
-        rerun: Stages to make anew though they exist.
+        rerun: Stages to make again though they exist.
         overrides: Changes as stage.field=value.
-        cascade: Make everything below the rerun stages anew too.
+        cascade: Make everything below the rerun stages again too.
     """
     config = load_recipe(recipe, overrides, store)
     with naming_failures():
@@ -47,7 +48,7 @@ def recipe(
 def stage(
     stage: str, recipe: str = "laptop", store: str | None = None, overrides: list[str] | None = None
 ) -> str | None:
-    """Make one stage and everything below it anew.
+    """Make one stage and everything below it again.
 
     Args:
         stage: A stage such as dpo, or one instance of it such as anneal:42.

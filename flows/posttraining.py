@@ -57,6 +57,7 @@ def posttraining(soup: Soup, config: RecipeConfig) -> Tuned:
 def tune(soup: Checkpoint | None, config: RecipeConfig) -> Tuned:
     """The models, without scores. `soup` is None past it."""
     given_judge = given_reward_model(config)
+    # Later starting points come first: a recipe that begins at one needs nothing that lies before it.
     if given := starting_point(config, "rlvr"):
         return Tuned(None, None, None, given_judge, reinforce_further(given, given_judge, config), {})
     if given := starting_point(config, "dpo"):
@@ -64,6 +65,7 @@ def tune(soup: Checkpoint | None, config: RecipeConfig) -> Tuned:
     finetuned = starting_point(config, "sft") or finetune(soup, config)
     preferred_answers = compare(finetuned, config)
     preferred = dpo(finetuned, preferred_answers, config.dpo)
+    # DPO and the reward model are both submitted before anything waits for either, so they train at the same time.
     judge = given_judge or reward(finetuned, preferred_answers, config.reward)
     return Tuned(finetuned, preferred_answers, preferred, judge, reinforce(preferred, judge, config), {})
 

@@ -1,4 +1,4 @@
-"""Pre-training: tokens to a base model (paper section 2; RECIPE D), with the trial of curation beside it."""
+"""Pre-training: tokens to a base model (paper section 2; RECIPE D), with the trial of curation alongside."""
 
 from typing import NamedTuple
 

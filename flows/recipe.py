@@ -18,7 +18,7 @@ from tasks.artifacts import Report
 
 
 def recipe(config: RecipeConfig) -> Report:
-    """From raw text to an instruct model and its report."""
+    """Make an instruct model and its report from raw text."""
     corpus = curation(config)
     if config.comparison:
         return comparison(corpus, config)

@@ -36,6 +36,7 @@ def adopt_into(store: Store, source: str, revision: str, place: str, listener: L
     Raises ValueError for what does not fit.
     """
     session = Session(store, Execution(store=store.url, ray="off"))
+    # A folder that happens to have such a name is meant as a folder.
     if (point := SAVE_POINT.fullmatch(source)) and not Path(source).exists():
         if revision:
             raise ValueError(f"--revision={revision!r} is for hub ids, but {source} is a save point")
@@ -54,6 +55,7 @@ def adopt_command(store: Store, source: str, revision: str, place: str, into: st
     """
     if place not in PLACES:
         raise RecipeError(f"--as {place!r} is not a place to start at{nearest(place, list(PLACES))}")
+    # Loaded first, so that a mistyped recipe is refused before gigabytes are fetched.
     config = load(into) if into else None
     outcome = adopt_into(store, source, revision, place, lambda *event: None)
     path = write_recipe(into, place, outcome.record, config) if into and config else None
@@ -130,7 +132,7 @@ def base_settings(config: RecipeConfig, record: Record) -> dict[str, Any]:
 
 
 def write_recipe(recipe: str, place: str, record: Record, config: RecipeConfig) -> Path:
-    """A new recipe file that extends another and starts at the checkpoint: beside a file, else in this folder.
+    """A new recipe file that extends another and starts at the checkpoint: next to a file, else in this folder.
 
     Raises RecipeError when the file exists or the recipe starts elsewhere already.
     """
@@ -147,6 +149,7 @@ def write_recipe(recipe: str, place: str, record: Record, config: RecipeConfig) 
             target = target.setdefault(parent, {})
         target[last] = value
     try:
+        # Mode x fails where the file exists, also when another process made it a moment ago.
         with path.open("x") as file:
             yaml.safe_dump(content, file, sort_keys=False)
     except FileExistsError as error:

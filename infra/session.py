@@ -46,6 +46,7 @@ class Cores:
     @contextmanager
     def take(self, count: int) -> Iterator[None]:
         with self._changed:
+            # All of a stage's cores are taken at once: taken one by one, two stages could each wait for the other's.
             self._changed.wait_for(lambda: self._free >= count)
             self._free -= count
         try:

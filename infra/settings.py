@@ -58,7 +58,7 @@ class ParallelSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     workers: int = Field(default=1, ge=1)
-    """Processes that train together, started through Ray; 1 trains in the stage's own process."""
+    """World size: data parallel processes, started through Ray; 1 trains in the stage's own process."""
     data: Literal["ddp", "fsdp", "hsdp"] = "ddp"
     """Each worker holds the whole model (ddp), a part of every tensor (fsdp), or a part of one of several copies (hsdp)."""
     replicas: int = Field(default=1, ge=1)
@@ -179,7 +179,7 @@ class Execution(BaseModel):
     """Training steps between two save points: what a kill can cost. Only the newest is there (1B 1000, 7B and 13B 250,
     32B 200; RECIPE D)."""
     keep_every: int | None = Field(default=None, ge=1)
-    """Training steps between two save points that stay, beside the newest; a multiple of `save_every`, null for none
+    """Training steps between two save points that stay, besides the newest; a multiple of `save_every`, null for none
     (published: 1000)."""
     gc_every: int = Field(default=10, ge=1)
     """Training steps between two collections of Python's garbage; there are no others meanwhile (7B and 13B 1, 1B 10, 32B
@@ -189,7 +189,7 @@ class Execution(BaseModel):
     starts again by itself, a single process when the same command is given again."""
     micro_instances: dict[str, Annotated[int, Field(ge=0)]] = {}
     """Windows of a forward pass (a micro-batch) per training on a mix, by stage name; `default` for the others. 0, which holds
-    when absent, is the whole batch at once. Gradients accumulate over the passes, so results change by rounding only."""
+    when absent, is the whole batch at once. Gradient accumulation over the passes changes results by rounding only."""
     pass_tokens: dict[str, Annotated[int, Field(ge=1)]] = {}
     """Padded tokens that go through the model at once in post-training, by stage name; `default` for the others (16,384 when
     absent). It bounds memory and changes results by rounding only."""
@@ -208,7 +208,7 @@ class Execution(BaseModel):
     endpoints: dict[str, EndpointSettings] = {}
     """Where language models answer, per model name; `default` for the others."""
     stale: Literal["refuse", "rerun"] = "refuse"
-    """What to do with an artifact whose stage's code has changed at the same version: refuse to run, or make it anew."""
+    """What to do with an artifact whose stage's code has changed at the same version: refuse to run, or rerun it."""
     accept: str = ""
     """Why such artifacts are good all the same (`--accept`): they are used, and who said so, when and why is kept."""
     site: SiteSettings = SiteSettings()

@@ -205,7 +205,7 @@ class Workspace(Reader):
     ) -> None:
         """Move files of a staging folder, each whole when it is given, to the store as a resumable state; older ones go but
         for those saved with `keep`. Processes of a group each save their own files, and `gather` brings what they wrote to
-        the first one.
+        rank 0.
         """
         write_save_point(self.store, self.progress_folder, step, files, keep=keep, gather=gather)
 

@@ -50,7 +50,7 @@ class ModelConfig(Config):
     """
 
     size: SizeName | None = Field(default=None, exclude=True)
-    """A published size, which fills widths and depth in (another `n_layers` may stand beside it). Named models are those
+    """A published size, which fills widths and depth in (another `n_layers` may stand next to it). Named models are those
     of their fields: the name takes no part in the identity, and is None when they are filled in."""
     variant: VariantName | None = Field(default=None, exclude=True)
     """`olmo-0424` fills in norms, clipping, rotary base and init of that model where they are not given."""
@@ -199,7 +199,7 @@ class Parallel(Config):
     """How many processes train one model, and what each of them holds."""
 
     workers: int = Field(default=1, ge=1)
-    """Processes; 1 trains in this one."""
+    """World size: data parallel processes; 1 trains in this one."""
     data: Literal["ddp", "fsdp", "hsdp"] = "ddp"
     """Each worker holds the whole model (ddp), a part of every tensor (fsdp), or a part within one of several
     whole copies (hsdp).

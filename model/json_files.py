@@ -1,4 +1,4 @@
-"""JSON files as pydantic models, with messages that name the file and the field."""
+"""Reads JSON files as pydantic models, with messages that name the file and the field."""
 
 from pathlib import Path
 from typing import TypeVar

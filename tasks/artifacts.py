@@ -18,9 +18,10 @@ PERPLEXITY, TASK = "perplexity/", "task/"
 
 
 class Documents(Artifact):
-    """Dolma documents: `documents/*.jsonl.zst` (id, text, source, added, created, metadata), `attributes/<name>/*.jsonl.zst`
-    beside them, and what a stage removed in `dropped/*.jsonl.zst` (the document plus `reason` and `detail`); rows
-    that collect could not use in `bad/*.jsonl.zst`, paragraphs that dedup took out of documents in `removed/*.jsonl.zst`."""
+    """Dolma documents lie in `documents/*.jsonl.zst` (id, text, source, added, created, metadata), with
+    `attributes/<name>/*.jsonl.zst` next to them. What a stage removed lies in `dropped/*.jsonl.zst` (the document plus
+    `reason` and `detail`). Rows that collect could not use lie in `bad/*.jsonl.zst`, paragraphs that dedup took out of
+    documents in `removed/*.jsonl.zst`."""
 
     documents: int
     bytes: int
@@ -96,7 +97,7 @@ def is_of_model(name: str) -> bool:
 
 
 class RewardModel(Artifact):
-    """A checkpoint folder whose head is one score: `reward_head.safetensors` beside the Olmo2 weights; `metrics.jsonl`."""
+    """A checkpoint folder whose head is one score: `reward_head.safetensors` next to the Olmo2 weights; `metrics.jsonl`."""
 
     steps: int
     tokens: int

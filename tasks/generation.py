@@ -35,8 +35,8 @@ Progress = Callable[[int], None]
 def local_generator(
     model: Transformer, tokenizer: Tokenizer, precision: Precision, batch_size: int = 64, group: Group | None = None
 ) -> Generator:
-    """Decoding where the model is, with the weights it has at each call. All workers of the `group` that holds the model in
-    parts have to call it together, each with prompts of its own or with none.
+    """Decoding where the model is, with the weights it has at each call. All workers of the `group` that holds the sharded
+    model have to call it together, each with prompts of its own or with none.
     """
     holding = (group or Group()).holding
 
@@ -75,8 +75,8 @@ def shared_generator(generator: Generator, group: Group) -> Generator:
 def server_generator(endpoint: "Endpoint", tokenizer: Tokenizer, window: int) -> Generator:
     """Answers of an endpoint, under way as many at once as its settings say. `window`: tokens the served model takes.
 
-    The generator raises ValueError for a prompt that the window or the server refuses and for a server that does not say
-    which tokens it sampled, EndpointError when the server cannot be used.
+    The generator raises ValueError for a prompt that the window or the server refuses, and for a server that does not say
+    which tokens it sampled. It raises EndpointError when the server cannot be used.
     """
 
     def answer(

@@ -1,7 +1,7 @@
 """Prompts and sampling of what a language model writes, labels and judges (paper §4.4.1, Figures 24-25; RECIPE C.3, C.7, G).
 
 The wordings are this project's: the paper's say what is asked for, and that is kept. They are Jinja templates below
-`prompts/`, and the text of the one that is used is part of a stage's config, so that changing a word asks anew.
+`prompts/`, and the text of the one that is used is part of a stage's config, so that changing a word asks again.
 """
 
 from functools import cache
@@ -33,7 +33,7 @@ class LanguageModelConfig(Config):
     max_tokens: int = Field(default=2048, ge=1)
     """Longest answer; one that is cut off is not used."""
     seed: int = 0
-    """Sent with every request. Another seed asks anew; the same one gives the answers that the store remembers."""
+    """Sent with every request. Another seed asks again; the same one gives the answers that the store remembers."""
 
     def request(self, prompt: str, system: str = "") -> Request:
         """One question without history, perhaps after a system message."""

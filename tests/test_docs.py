@@ -1,7 +1,11 @@
-"""Documentation that cannot rot: citations of the facts page, links between files, and pages that the site names."""
+"""Documentation that cannot rot: citations of the facts page, links between files, pages that the site names, and the words."""
 
+import ast
+import io
 import re
 import subprocess
+import tokenize
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -84,3 +88,60 @@ def test_a_decision_is_context_decision_and_consequence_in_120_words(title: str)
 
 def test_decisions_are_numbered_in_order():
     assert [title.partition(".")[0] for title in decisions()] == [str(number + 1) for number in range(len(decisions()))]
+
+
+DIALECT = {
+    r"\banew\b": "again",
+    r"\bbeside\b": "next to, besides, together with or alongside",
+    r"\b(weights|model|gradients|group's|stays?),? in parts\b|\bin parts \((fsdp|Holding)": "sharded",
+    r"\bmatrix products?\b|\b(bf16|fp32|packed|batched) products?\b|\b(type|precision) of the products\b": "matmul",
+    r"\bactivations and products\b": "activations and matmuls",
+    r"\b(first worker|worker 0|first rank)\b": "rank 0",
+    r"\bkey-value cache\b|\bcache of keys and values\b": "KV cache",
+}
+"""Words that this project once used for things that the field has a name for: pattern -> the word to use."""
+
+FIELD_WORDS = (
+    "all-reduce|gather|gradient accumulation|micro-batch|data parallel|rank 0|world size|sharded|matmul|prefill|decode|"
+    "KV cache|straggler|back-pressure|heartbeat|fencing token"
+)
+"""Names that a newcomer searches for; each stands in prose where its thing is."""
+
+PROSE = [name for name in TRACKED if name.endswith((".py", ".md")) and (ROOT / name).is_file()]
+
+
+def prose(name: str) -> Iterator[tuple[int, str]]:
+    """(line, text) of what people read: docstrings of modules, classes, functions and fields, comments, pages without code."""
+    text = (ROOT / name).read_text()
+    if name.endswith(".md"):
+        for number, line in enumerate(re.sub(r"```.*?```", _blank, text, flags=re.DOTALL).splitlines(), 1):
+            yield number, re.sub(r"`[^`]*`", "", line)
+        return
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.lineno, " ".join(node.value.value.split())
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
+
+
+def _blank(code: re.Match[str]) -> str:
+    """As many empty lines as a block of code has, so that numbers of lines stay."""
+    return "\n" * code[0].count("\n")
+
+
+@pytest.mark.parametrize("name", PROSE)
+def test_prose_has_the_words_of_the_field(name: str):
+    found = [
+        f"{name}:{line} says {match[0]!r}; write {better}"
+        for line, text in prose(name)
+        for pattern, better in DIALECT.items()
+        if (match := re.search(pattern, text, flags=re.IGNORECASE))
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_what_a_newcomer_searches_for_is_found():
+    text = " ".join(line for name in PROSE if not name.startswith("tests/") for _, line in prose(name)).lower()
+    counts = {word: text.count(word.lower()) for word in FIELD_WORDS.split("|")}
+    assert min(counts.values()) >= 5, counts

@@ -14,7 +14,7 @@ from infra.execution.attempt import Outcome
 PLAIN_SECONDS = 20.0
 """Without a terminal, a working stage says where it is this often."""
 TOLD = ("skipped_steps", "mfu")
-"""Metrics that are shown beside a training's first three, where they are known and not 0."""
+"""Metrics that are shown after a training's first three, where they are known and not 0."""
 
 
 class RateColumn(ProgressColumn):

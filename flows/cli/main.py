@@ -98,7 +98,7 @@ def rerun(
     no_rehearsal: NoRehearsalOption = False,
     accept: AcceptOption = None,
 ) -> None:
-    """Make a stage and everything below it anew; what was there stays as an earlier generation."""
+    """Make a stage and everything below it again; what was there stays as an earlier generation."""
     _run(recipe, store, None, [stage], accepting(set, accept), cascade=True, no_rehearsal=no_rehearsal)
 
 

@@ -1,4 +1,4 @@
-"""`olmo2 run` in a terminal: the recipe flow with live bars, an orderly end on Ctrl-C or SIGTERM, and a clear word on it."""
+"""Runs a recipe in a terminal: live bars, an orderly end on Ctrl-C or SIGTERM, and a clear word on how it ended."""
 
 import os
 import shlex
@@ -129,7 +129,7 @@ def _exit_code() -> int:
 
 
 def _end_in_time(errors: Console, interrupted: str) -> None:
-    """See to the end after a signal: one that goes to a whole group may end what Prefect then asks on for minutes.
+    """End the process in time after a signal: one that goes to a whole group may end what Prefect then asks for minutes.
 
     What is committed is safe at any moment, and what this process started ends with it.
     """
@@ -150,7 +150,8 @@ def resume_command(
     *,
     cascade: bool,
 ) -> str:
-    """What goes on after stages failed: the command that was given, but it makes nothing anew that was finished."""
+    """Return the command that resumes after stages failed: the one that was given, but it makes nothing again that was
+    finished."""
     if cascade:
         words = ["rerun", recipe, failed[0] if len(failed) == 1 else rerun[0]]
     else:
@@ -161,7 +162,7 @@ def resume_command(
 
 
 def _tell_traces(errors: Console, display: Display, recipe: str, store: str, overrides: list[str]) -> None:
-    """Which command names the documents of a batch that gave values that are not finite."""
+    """Say which command names the documents of a batch that gave values that are not finite."""
     sets = [word for item in overrides for word in ("--set", item)]
     for failure in display.failed:
         if isinstance(failure.error, FloatingPointError) and failure.label.partition(":")[0] in TRAININGS:

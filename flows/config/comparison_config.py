@@ -1,6 +1,6 @@
 """Pre-trainings that differ in one thing, in the place of the rest of a recipe: the comparisons of paper section 3.
 
-`comparison` names variants of `pretrain`. All read the same mix; each says only what differs, and the report draws them beside
+`comparison` names variants of `pretrain`. All read the same mix; each says only what differs, and the report draws them next to
 each other, with their spike scores.
 """
 

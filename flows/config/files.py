@@ -1,6 +1,6 @@
 """Recipe files: YAML with `extends`, overrides from the command line, and errors that name field, value and way out.
 
-`extends: NAME` is NAME.yaml beside the file, else the built-in recipe; a file never extends itself, so an own laptop.yaml may
+`extends: NAME` is NAME.yaml next to the file, else the built-in recipe; a file never extends itself, so an own laptop.yaml may
 extend the built-in `laptop`. A path (`extends: base/mine.yaml`) starts at the file's folder. Of a list the later lie over the
 earlier. Mappings are merged key by key.
 Directly below `start`, `collect`, `classifiers`, `label`, `synthesize` and `filter`, whose keys are names, null takes the
@@ -28,7 +28,7 @@ LARGEST_BYTES = 10 << 20
 
 
 def recipe_folder() -> Path:
-    """Where the named recipes are: beside the packages in a checkout, inside the package when installed."""
+    """Where the named recipes are: next to the packages in a checkout, inside the package when installed."""
     checkout = Path(__file__).resolve().parents[2] / "recipes"
     return checkout if checkout.is_dir() else Path(str(resources.files("flows"))) / "recipes"
 
@@ -77,6 +77,7 @@ def read_recipe(recipe: str) -> dict[str, Any]:
 
 def _read(path: Path, above: list[Path]) -> dict[str, Any]:
     """One file over what it extends; `above` are the files that extend it, the first one read first."""
+    # Resolved, so that a link to a file that is being read is found as the loop it is.
     if path.resolve() in (file.resolve() for file in above):
         chain = " → ".join(str(file) for file in [*above, path])
         raise RecipeError(f"recipes extend each other in a loop: {chain}; let one of them extend something else")
@@ -111,6 +112,7 @@ def extended_file(path: Path, parent: str) -> Path:
     """The file that `extends: parent` means in the file at `path`."""
     if parent.endswith((".yaml", ".yml")):
         return find_recipe(str(path.parent / Path(parent).expanduser()))
+    # A file never extends itself, so that an own laptop.yaml can extend the built-in one.
     beside = path.parent / Path(f"{parent}.yaml").expanduser()
     if "/" in parent or (beside.is_file() and beside.resolve() != path.resolve()):
         return find_recipe(str(beside))
@@ -160,6 +162,7 @@ def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     for key, value in above.items():
         old = merged.get(key)
         if isinstance(old, dict) and isinstance(value, dict):
+            # Fields of one kind mean nothing to another, so a mapping of another kind replaces instead of merging.
             alike = all(value.get(name, old.get(name)) == old.get(name) for name in ("kind", "algorithm"))
             value = merge(old, value) if alike else value
         merged[key] = value

@@ -24,7 +24,7 @@ PAST_FINETUNING = ("sft", "dpo", "rlvr")
 PAST_PREFERENCES = ("dpo", "rlvr")
 """Start points behind a phase: a recipe that begins there has no need of it."""
 StartPoint = Literal["base", "soup", "sft", "dpo", "reward", "rlvr"]
-"""Where a recipe may begin with a model that it does not make itself: a checkpoint, or (`reward`) a reward model beside one."""
+"""Where a recipe may begin with a model that it does not make itself: a checkpoint, or (`reward`) a reward model with one."""
 
 
 def _grpo_unless_said(value: Any) -> Any:

@@ -57,7 +57,7 @@ class RecipeConfig(Config):
     """Where and how: never part of an identity."""
     start: dict[StartPoint, str] = Field(default_factory=dict, max_length=2)
     """Begin at a checkpoint of the store, such as {base: ID}: it takes that place, and what only leads there is not run. A
-    reward model may be given beside it, {dpo: ID, reward: ID}, or alone."""
+    reward model may be given with it, {dpo: ID, reward: ID}, or alone."""
     collect: Annotated[dict[str, Source], BeforeValidator(named_by_key)] = Field(min_length=1)
     """Raw sources by name: the key is the name that documents, mixes and the report give a source."""
     classifiers: dict[str, ClassifierConfig] = Field(default_factory=dict)
@@ -81,7 +81,7 @@ class RecipeConfig(Config):
     pretrain: PretrainConfig = PretrainConfig()
     """Tokens to base model."""
     curation_trial: CurationTrialConfig | None = None
-    """A small model on filtered against unfiltered text, beside pre-training: what curation brings; none by default."""
+    """A small model on filtered against unfiltered text, alongside pre-training: what curation brings; none by default."""
     comparison: ComparisonConfig | None = None
     """Variants of `pretrain` that are trained side by side and drawn, and nothing after them."""
     candidates: tuple[CandidateConfig, ...] = Field(min_length=1)

@@ -67,7 +67,7 @@ class Run:
     work: float = 1.0
     """FLOPs over those of training on each token once."""
     trained_models: int = 1
-    """Models that an update trains: 2 where a value model is trained beside the policy."""
+    """Models that an update trains: 2 where a value model is trained with the policy."""
     frozen_models: int = 0
     """Further copies of the weights in memory: the reference of reinforcement learning."""
     samples: bool = False

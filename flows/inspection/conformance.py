@@ -1,6 +1,6 @@
 """Paper, released code and this project side by side: which value each says, and why ours is what it is.
 
-Ours is read from the recipe, the other two from published_values.yaml beside this file, which a test compares with the golden
+Ours is read from the recipe, the other two from published_values.yaml next to this file, which a test compares with the golden
 files. A value of ours that is neither the paper's nor the code's is marked, and so is one without a reason where both disagree.
 """
 
@@ -47,7 +47,7 @@ def conformance(size: str, overrides: list[str] | None = None) -> list[Row]:
 
 
 def compared(config: RecipeConfig, size: str) -> list[Row]:
-    """The rows of a recipe beside those of a published size; what the recipe has no field for is left out."""
+    """The rows of a recipe next to those of a published size; what the recipe has no field for is left out."""
     data = config.model_dump(mode="json")
     entries = (entry for entry in published_values() if size in entry.get("sizes", SIZES))
     found = ((entry, _at(data, entry["field"])) for entry in entries)

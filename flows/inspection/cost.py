@@ -4,9 +4,9 @@ stage.
 Source: FLOPs per token RECIPE A.7; energy, CO2 and water RECIPE J, paper section 6.5 and Table 19 (oracle
 tests/golden/environment_table19.json). Everything follows from the recipe alone, so no store and no network is needed.
 
-Simplifications: electricity is the devices' rated power over the whole time, times what a node draws over it; where the length
-of texts is not known before they exist, tokens are the most there can be; sampling runs at the same MFU as training, which
-flatters reinforcement learning.
+Simplifications: electricity is the devices' rated power over the whole time, times what a node draws over it. Where the
+length of texts is not known before they exist, tokens are the most there can be. Sampling runs at the same MFU as training,
+which flatters reinforcement learning.
 """
 
 import math
@@ -25,8 +25,8 @@ DEFAULT_MFU = 0.4
 """Share of the peak FLOP/s that training reaches, where a plan names none."""
 
 NODE_FACTOR = 1.38
-"""Electricity of whole nodes over the rated power of their GPUs: Table 19's 131 MWh for the 7B, which was measured at the nodes,
-over the 95 MWh that its pre-training and mid-training are at rated power and an MFU of 0.4 on H100."""
+"""Electricity of whole nodes over the rated power of their GPUs. Table 19's 131 MWh for the 7B was measured at the nodes. At
+rated power and an MFU of 0.4 on H100, its pre-training and mid-training are 95 MWh."""
 
 
 @dataclass(frozen=True)

@@ -44,13 +44,13 @@ SECONDS_PER_GB = {
 }
 """Core-seconds per GB of text, as measured on a busy machine; decontamination reads like dedup."""
 CORES_PER_GPU = 12
-"""Cores of a host beside each of its GPUs."""
+"""Cores of a host per GPU."""
 WATTS_PER_CORE = 5.0
 """Power of a host's core at work."""
 STORED = 0.35
 """Bytes of a compressed text file per byte of text (zstd)."""
 WEIGHT_BYTES, MOMENT_BYTES = 4, 8
-"""Bytes of a stored parameter (fp32), and of its two moments beside it."""
+"""Bytes of a stored parameter (fp32), and of its two moments."""
 ITEMS = {"gsm8k": 1_319, "ifeval": 541}
 """Items of a benchmark by its kind (RECIPE I.3, I.4)."""
 PERSONA_TOKENS = (2 * 250, 2 * 450)
@@ -74,7 +74,7 @@ class OtherCost:
     """Tokens that a model reads and writes, of ours or of an endpoint."""
     flops: float | None = 0.0
     hours: float | None = 0.0
-    """On all GPUs, or on all cores beside them."""
+    """On all GPUs, or on all cores of their hosts."""
     kwh: float | None = 0.0
     co2_tonnes: float | None = 0.0
     water_kilolitres: float | None = 0.0

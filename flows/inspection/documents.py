@@ -1,7 +1,7 @@
 """What curation did, document by document: the funnel, what a rule dropped, and why one document is in or out.
 
-Source: everything is read from the artifacts themselves (RECIPE C.1: attributes beside documents, dropped documents
-with reason and detail), so it can be asked of any store at any time, of a recipe or of what lies above any artifact.
+Source: everything is read from the artifacts themselves (RECIPE C.1: attributes next to documents, dropped documents with
+reason and detail). So it can be asked of any store at any time, of a recipe or of what lies above any artifact.
 """
 
 import random

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LOG_SPAN = 30
-"""Curves that span more than this factor are drawn on a log axis: a sum of losses beside a mean, or a spike."""
+"""Curves that span more than this factor are drawn on a log axis: a sum of losses next to a mean, or a spike."""
 INKS = ("#4a5f86", "#b4533b", "#1d776b", "#b27a1c", "#77396a", "#717a52")
 SHADES = ("#b9c9e6", "#22344f")
 """First and last of a row of things in order, such as layers."""

@@ -1,10 +1,10 @@
 """How a training stage scales from few GPUs to many: time of an update by part, and what failures add to the whole.
 
 Source: the time of a collective is latency times hops plus bytes over bandwidth (alpha-beta model, Hockney 1994; rings as in
-Thakur et al. 2005); the best save interval is Young's (1974), the loss to failures Daly's first order (2006). Mean time between
-failures: 419 unexpected interruptions in 54 days on 16,384 H100 (The Llama 3 Herd of Models, section 3.3.4).
-Simplifications: blocks overlap with the gather of the next block and the scatter of the one before, perfectly; data loading,
-evaluation and stragglers cost nothing; a ring between nodes is as fast as one GPU's network port.
+Thakur et al. 2005); the best save interval is Young's (1974), the loss to failures Daly's first order (2006). Mean time
+between failures: 419 unexpected interruptions in 54 days on 16,384 H100 (The Llama 3 Herd of Models, section 3.3.4).
+Simplifications: blocks overlap perfectly with the gather of the next block and the scatter of the one before. Data loading,
+evaluation and stragglers cost nothing. A ring between nodes is as fast as one GPU's network port.
 """
 
 import math
@@ -173,7 +173,7 @@ def _layout(
 def _exposed(found: list[Collective], model: ModelConfig, compute: float, passes: int, how: Fabric) -> float:
     """What a block's matmuls do not hide: a block's forward pass hides a gather, its backward pass a gather and a scatter.
 
-    The first gather and the last scatter of a pass have nothing beside them; nor have embedding, final norm, head and copies.
+    The first gather and the last scatter of a pass overlap with nothing; nor do embedding, final norm, head and copies.
     """
     blocks = model.n_layers * passes
     share = compute * model.n_layers * model.block_parameters / (model.parameters - model.vocab_size * model.d_model)

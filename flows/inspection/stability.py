@@ -59,7 +59,7 @@ DRAWN = 4000
 Series = tuple[array, array]
 """Steps and values of one metric: 16 bytes a step, since a long run has a million."""
 Drawn = tuple[list[int], list[float]]
-"""Steps and values as they are drawn and written beside the figure."""
+"""Steps and values as they are drawn and written next to the figure."""
 
 
 def diagnose_runs(store: Store, ids: list[str], out: Path, window: int) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """From a training step to the documents it read, and from a document to the steps that read it.
 
-Source: RECIPE C.9: the order of a training is computed from its seed, so both ways need no log of the run, only what it
-was begun with, the mix and the `.csv.gz` index beside every token file; a training that failed is traced like one that
-is finished. Steps count updates from 1, as metrics do.
+Source: RECIPE C.9. The order of a training is computed from its seed, so both ways need no log of the run. They need what it
+was begun with, the mix, and the `.csv.gz` index next to every token file. A training that failed is traced like one that is
+finished. Steps count updates from 1, as metrics do.
 """
 
 import sys
@@ -47,7 +47,7 @@ class Training:
     begun: Started
     data: WindowedTokens
     stored: list[StoredFile]
-    """Beside `data.files`, one by one."""
+    """Next to `data.files`, one by one."""
     steps: int
     """Updates that it makes, or made."""
 
@@ -225,7 +225,7 @@ def _document(document: Document, source: str) -> dict[str, Any]:
 
 
 def _add_scores(reader: Reader, tokens: Artifact, documents: Sequence[dict[str, Any]]) -> None:
-    """Give each document `scores`: the attributes that stages above its token file left beside it."""
+    """Give each document `scores`: the attributes that stages above its token file left next to it."""
     wanted: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for document in documents:
         document["scores"] = {}

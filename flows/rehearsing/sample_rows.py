@@ -1,7 +1,8 @@
 """`olmo2 sample`: the first rows of every data set that a recipe reads, in a folder that a rehearsal reads instead of the hub.
 
-Files keep their names, compressions and columns. A data set costs one listing, its card, and the beginning of a few files: the
-first of each of the first folders of what the recipe reads, because the files of one subset come from several converters.
+Files keep their names, compressions and columns. A data set costs one listing, its card, and the beginning of a few files.
+They are the first of each of the first folders of what the recipe reads, because the files of one subset come from several
+converters.
 """
 
 import gzip

@@ -1,8 +1,8 @@
 """Text that reaches a training without decontamination, read off the graph of a plan (RECIPE C.6).
 
-Every text that is read or written by a language model must pass a `decontaminate` stage on every way to a training, and to a
-language model that rewrites it: its wording would hide an item. Problems made from the seed of a split of their own are exempt
-(`flows/leakage.py`).
+Every text that is read or written by a language model must pass a `decontaminate` stage on every way to a training. It must
+do so before a language model rewrites it, too, since new wording would hide an item. Problems made from the seed of a split
+of their own are exempt (`flows/leakage.py`).
 """
 
 from infra.execution.plan import PlanRow

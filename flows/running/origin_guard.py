@@ -35,7 +35,7 @@ class OriginGuard:
 
     `hosts` are the allowed Host headers; None allows any, for a server that asks for a password and is reached under names
     that it does not know. Under the name `localhost` a page is sent on to `canonical`, so that it has one origin only.
-    With `keep_policy` the app's own content policy holds beside ours; a browser enforces both.
+    With `keep_policy` the app's own content policy holds together with ours; a browser enforces both.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Mending a damaged artifact: from another store that has it whole, or made anew from its record.
+"""Mending a damaged artifact: from another store that has it whole, or made again from its record.
 
 The address stays, so what was made from the artifact still finds it. A stage that gives other bytes the second time leaves
 them as a new generation, and says so.

@@ -1,4 +1,4 @@
-"""Runs and plans of a recipe: each opens a session and calls the flows inside it."""
+"""Runs and plans a recipe: each function opens a session and calls the flows inside it."""
 
 import os
 from dataclasses import replace
@@ -23,7 +23,7 @@ from tasks.artifacts import Checkpoint, Ranking, Report, Scores
 
 
 def load_recipe(recipe: str, overrides: list[str] | None = None, store: str | None = None) -> RecipeConfig:
-    """A validated recipe. The store is, in this order: the argument, OLMO2_STORE, the recipe's `execution.store`."""
+    """Load and validate a recipe. Its store is, in this order: the argument, OLMO2_STORE, the recipe's `execution.store`."""
     config = fitted(pin_recipe(load(recipe, overrides)))
     url = store or os.environ.get("OLMO2_STORE") or config.execution.store
     config = config.model_copy(update={"execution": config.execution.model_copy(update={"store": url})})
@@ -31,7 +31,7 @@ def load_recipe(recipe: str, overrides: list[str] | None = None, store: str | No
 
 
 def plan(config: RecipeConfig, until: str | None = None, rerun: list[str] | None = None) -> list[PlanRow]:
-    """What a run would do, stage by stage; runs nothing."""
+    """Say what a run would do, stage by stage; nothing runs."""
     return with_estimates(plan_rows(config, new_session(config, until, rerun or [])), config)
 
 
@@ -45,6 +45,7 @@ def run(
     with open_session(_with_engine(new_session(config, until, rerun or [], cascade=cascade))) as session:
         check_ready(config, session, recipe)
         result = recipe(config)
+    # With `until`, what stands for the report is pending: the run left it out.
     return result if isinstance(result, Report) else None
 
 
@@ -56,7 +57,7 @@ def _with_engine(session: Session) -> Session:
 
 
 def run_sweep(config: RecipeConfig, candidates: list[CandidateConfig]) -> Ranking:
-    """Only what a micro-anneal sweep needs, with candidates of its own.
+    """Run only what a micro-anneal sweep needs, with candidates of its own.
 
     Raises RecipeError when the recipe starts past the base, from which a sweep anneals, or cannot have these candidates.
     """

@@ -1,4 +1,4 @@
-"""A process of its own for a stage: its memory, threads and crashes stay its own.
+"""Runs a stage in its own process, so that its memory, threads and crashes touch nothing else.
 
 A fork server that has imported torch once hands out processes in milliseconds. The child talks through a pipe: events
 while it works, then its result or its error. It ends when its parent does.
@@ -135,8 +135,8 @@ _enders: list["subprocess.Popen[bytes]"] = []
 def end_with_this_process(pid: int) -> None:
     """See to it that a process ends when this one does, however this one ends.
 
-    For processes that others start on our behalf; asked first, killed when they do not go. A small process waits for the
-    end of a pipe that only we hold; in a session of its own, so that a signal to our group does not reach it before us.
+    For processes that others start on our behalf; asked first, killed when they do not go. A small process waits for the end
+    of a pipe that only we hold. It has its own session, so a signal to our group cannot reach it first.
     """
     command = [sys.executable, "-c", ENDER, str(pid)]
     _enders.append(subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True))

@@ -1,7 +1,7 @@
 """One Ray connection for this process: started at first use, shared by all stages, let go soon after the last one.
 
-A local Ray costs most of a gigabyte and some of the cores, which the training stages that follow want for themselves; and
-the process that is connected to a Ray that dies, dies with it.
+A local Ray costs most of a gigabyte and some cores, which later training stages need. A process that is connected to a Ray
+also dies with that Ray.
 """
 
 import atexit
@@ -69,8 +69,8 @@ def connected(address: str) -> Iterator[ModuleType]:
 def _ask_for_a_token() -> None:
     """Let the local Ray answer only those who know a token that this process makes: its ports are open on all interfaces.
 
-    Ray reads both variables when it is imported, and its workers inherit them: a program of ours imports it here first, and one
-    that has imported it before goes by its own environment. Whoever set a mode has decided that already.
+    Ray reads both variables when it is imported, and its workers inherit them. Our programs import it here first; one that
+    imported it before keeps its own environment. Whoever set a mode has decided that already.
     """
     if "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_urlsafe(TOKEN_BYTES))

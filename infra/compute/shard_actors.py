@@ -1,8 +1,8 @@
-"""Shards on Ray actors, which keep what they loaded: one actor per core or per GPU, started again where it dies.
+"""Runs shards on Ray actors, which keep what they loaded: one actor per core or per GPU, started again where it dies.
 
-For work that needs something large or slow to load, such as a language model, which a task would load for every shard. An actor
-gets a shard only once it is ready, and goes as soon as there is none for it: so two stages that wait for each other's cores
-or GPUs cannot block each other. Ray shows an actor that asked for a GPU this one only, as number 0.
+This is for work that loads something large or slow, such as a language model, which a task would load for every shard. An
+actor gets a shard only once it is ready (back-pressure) and goes as soon as there is none for it. So two stages that wait for
+each other's cores or GPUs cannot block each other. Ray shows an actor that asked for a GPU this one only, as number 0.
 """
 
 import time
@@ -25,7 +25,7 @@ def actor_results(
     """(key, result) of every shard as they end. `worker` is a class with `ready()` and `run(key, item)`, and has one core
     and `gpus` GPUs (0 or 1) to itself.
 
-    An actor that dies is made anew, with the shard it was at, up to three times; then ShardDied is raised.
+    An actor that dies is restarted, with the shard it was at, up to three times; then ShardDied is raised.
     """
     remote = ray.remote(
         num_cpus=1, num_gpus=gpus, max_restarts=RETRIES, max_task_retries=RETRIES, scheduling_strategy="SPREAD"

@@ -1,9 +1,9 @@
-"""Shards as Ray tasks: so many at once as the cluster has cores, on whichever node is free, again where one lags or dies.
+"""Runs shards as Ray tasks: as many at once as the cluster has cores, on any free node, again where one lags or dies.
 
-No shard is bound to a node, since all of them share the store. Ray itself runs a task again whose worker or node died.
-A straggler (a slow disk, a sick node) gets a second run once no other shard waits for a core, as MapReduce's backup
-tasks do (Dean and Ghemawat 2004, section 3.6); the first of the two to finish commits, the other is cancelled. Two runs
-of one shard are safe, because a shard's bytes depend on its item only and its commit is create-only.
+No shard is bound to a node, since all of them share the store. Ray itself runs a task again whose worker or node died. A
+straggler (a slow disk, a sick node) gets a second run once no other shard waits for a core. The first of the two to finish
+commits, the other is cancelled, like MapReduce's backup tasks (Dean and Ghemawat 2004, section 3.6). Two runs of one shard
+are safe, because a shard's bytes depend on its item only and its commit is create-only.
 """
 
 import time
@@ -22,8 +22,8 @@ LOOK_SECONDS = 2.0
 """How often stragglers, new nodes and a request to stop are looked for while no shard ends."""
 
 STRAGGLER_FACTOR = 3.0
-"""A shard that has taken so many times the median is run a second time (agrees with Spark's and Hadoop's habit of a small
-multiple; shards of one stage are of about equal size)."""
+"""A shard that has taken so many times the median is run a second time. Spark and Hadoop use a small multiple too; shards of
+one stage are of about equal size."""
 
 STRAGGLER_SECONDS = 10.0
 """A shard that has taken less than this is no straggler: a second run would cost as much as it saves."""
@@ -48,6 +48,7 @@ class Run:
 class Flight:
     """The shards that are under way, from the first to the last.
 
+    It applies back-pressure: a shard is handed to Ray only when a core is about to be free, never the whole list.
     `launch(key)` hands one to Ray and returns its reference. State of one thread.
     """
 

@@ -1,9 +1,9 @@
-"""Shard work: one function over many items, on Ray or in this process, one commit per shard.
+"""Maps one function over many items (shards), on Ray or in this process, with one commit per shard.
 
 A shard's commit is a marker in the progress area that lists the files it wrote and its result, created once and never
-replaced. A later attempt runs only the shards without one, so a kill costs at most the shards that were running. Two
-runs of one shard may overlap (a straggler and its second run, a worker that outlives its driver): the first marker counts,
-and the other run must have written the same bytes.
+replaced. A later attempt runs only the shards without one, so a kill costs at most the shards that were running. Two runs of
+one shard may overlap: a straggler and its second run, or a worker that outlives its driver. The first marker counts, and the
+other run must have written the same bytes.
 """
 
 import re
@@ -161,7 +161,7 @@ def shards_on_ray(
 
 
 class Loaded:
-    """A shard function with what it needs beside it: loaded at its first call in a process, and kept there."""
+    """A shard function and what else it needs: loaded at its first call in a process, and kept there."""
 
     def __init__(self, function: Callable[..., Any], load: Callable[[Workspace], Any]):
         self.function = function

@@ -1,12 +1,12 @@
-"""A stage on several processes: Ray Train starts them, each runs the stage function, and the first one's result counts.
+"""Runs a stage on several ranks: Ray Train starts the processes, each runs the stage function, and rank 0's result counts.
 
-The functions of training stages are written for one process; in a group every worker runs the same function with the same
-arguments, and the training loop inside finds the others through torch.distributed. Only the first worker talks to the
-dashboard and goes on after the training. A worker that dies takes the group down; Ray Train starts it again, and it
-resumes from the newest save point.
+Functions of training stages are written for one process. In a group every rank runs the same function with the same
+arguments, and the training loop inside finds the others through torch.distributed. Only rank 0 talks to the dashboard and
+goes on after the training. A worker that dies takes the group down; Ray Train starts it again, and it resumes from the
+newest save point.
 
-Ray Train has no call that stops a group, but what it starts ends with the process that called it. So a process of its
-own calls it, which a failed or interrupted stage asks to end, and ends: nothing works on for a stage that is over.
+Ray Train has no call that stops a group, but what it starts ends with the process that called it. So a separate process
+calls it, and a failed or interrupted stage ends that process. Nothing then works on for a stage that is over.
 """
 
 from collections.abc import Callable, Iterator
@@ -36,7 +36,7 @@ FINAL = (ValueError, FloatingPointError)
 
 
 class WorkDone(Exception):
-    """This worker's part of the stage is over; the first worker of its group goes on."""
+    """This worker's part of the stage is over; rank 0 of its group continues."""
 
 
 class GroupFailed(Exception):
@@ -44,7 +44,7 @@ class GroupFailed(Exception):
 
 
 class Mailbox:
-    """A Ray actor: what the first worker tells, until the stage's process takes it."""
+    """A Ray actor: what rank 0 tells, until the stage's process takes it."""
 
     def __init__(self) -> None:
         self.events: list[tuple[Any, ...]] = []
@@ -69,15 +69,16 @@ def run_in_group(
     *,
     ray_address: str,
 ) -> Any:
-    """Call `function(reference, workspace, arguments)` in every worker of a group and return the first one's result.
+    """Call `function(reference, workspace, arguments)` in every worker of a group and return rank 0's result.
 
-    Raises what the function raised if it is of the user's making (ValueError) or not finite, GroupFailed when workers
-    died or failed more than `max_restarts` times or the process that led them did, Interrupted when the run was asked to stop.
+    Raises what the function raised if it is of the user's making (ValueError) or not finite. Raises GroupFailed when
+    workers, or the process that led them, died or failed more than `max_restarts` times. Raises Interrupted when the run was
+    asked to stop.
     """
     _, workspace, _ = arguments
     check_stopping()
     with connected(ray_address) as ray, workspace.store.staging(workspace.progress_folder) as folder:
-        # Beside the stage's process, so that no other node's end takes it along.
+        # Next to the stage's process, so that no other node's end takes it along.
         mailbox = ray.remote(num_cpus=0, scheduling_strategy=_here(ray))(Mailbox).remote()
         workers = workspace.compute.parallel.workers
         listener("progress", f"start {workers} workers", 0.0, float(workers), "workers")
@@ -175,7 +176,7 @@ def _fit(function: Callable[..., Any], arguments: tuple[Any, ...], mailbox: Any,
 
 
 def _work(config: dict[str, Any]) -> None:
-    """One worker: the stage function, and what the first one tells about it."""
+    """One worker: the stage function, and what rank 0 tells about it."""
     import ray
     import torch
     from ray.train import get_context

@@ -1,4 +1,5 @@
-"""One attempt at one artifact: reuse what is committed, resume what is half done, run the rest, commit once."""
+"""Makes one attempt at one artifact: it reuses what is committed, resumes what is half done, or runs the stage, and commits
+once."""
 
 import importlib
 import resource
@@ -54,7 +55,7 @@ SIZES_AT_ONCE = 32
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a stage."""
+    """Says what became of a stage."""
 
     artifact: Artifact
     record: Record
@@ -121,7 +122,7 @@ def run_stage(
 
 
 def _judge_stale(stage: Stage, session: Session, record: Record, changed: list[str]) -> Record | None:
-    """A stale artifact's record if it is accepted, None if it is to be made anew. Raises StaleError if nothing was said."""
+    """A stale artifact's record if it is accepted, None if it is to be rerun. Raises StaleError if nothing was said."""
     if session.execution.accept:
         accept(session.store, stage, record, session.execution.accept)
         return record

@@ -1,9 +1,9 @@
-"""The code behind a stage, as hashes of its functions: what `plan` compares to say that an artifact is stale.
+"""This module hashes the code behind a stage; `plan` compares the hashes to say that an artifact is stale.
 
-A stage's fingerprint covers every definition (function, class, constant) that its function reaches, directly or not, in
-its own module and in `tasks` and `model`; data files there that a string names (templates, word lists) are covered by their
-bytes. Of `infra` only what gives payload files their bytes counts (`WRITERS`): the rest moves bytes and makes none.
-What other packages do is not hashed; the record names their versions.
+A stage's fingerprint covers every definition (function, class, constant) that its function reaches, directly or not, in its
+own module, `tasks` and `model`. Data files there that a string names (templates, word lists) are covered by their bytes. Of
+`infra` only what gives payload files their bytes counts (`WRITERS`): the rest moves bytes and makes none. What other
+packages do is not hashed; the record names their versions.
 
 A definition is hashed as its syntax tree without comments, docstrings and formatting, with local variables numbered. Names of
 ours stand in it without their module, and two fingerprints are compared as sets of (name, hash), so a definition that
@@ -39,7 +39,7 @@ PACKAGES = ("tasks", "model")
 WRITERS = ("Workspace.write", "Workspace.write_json", "Workspace.write_jsonl", "ZSTD_LEVEL")
 """Definitions of the workspace's module that give files their bytes."""
 BODY = "(module)"
-"""What a module does when it is imported, beside defining names."""
+"""What a module does when it is imported, besides defining names."""
 
 Fingerprint = dict[str, dict[str, str]]
 """File -> definition -> hash."""
@@ -223,7 +223,7 @@ def _all_of(module: str) -> list[str]:
 
 
 def _data_files(module: Module, definition: Definition) -> list[str]:
-    """Files beside a module, not code, that a string of a definition names, or those of a folder that it names."""
+    """Files next to a module, not code, that a string of a definition names, or those of a folder that it names."""
     found = []
     for text in definition.strings():
         if not 2 < len(text) < 100 or not text.isprintable() or text.startswith(("/", ".")) or " " in text:

@@ -32,7 +32,7 @@ def page_address(store: Store, id: str) -> str:
 
 
 def ways_on(store: Store, record: Record) -> str:
-    """Markdown under an artifact's summary: what it was made from, its page, and the commands that look at it or make it anew."""
+    """Markdown under an artifact's summary: what it was made from, its page, and the commands that look at it or rerun it."""
     made_from = [
         f"[{escaped(item.stage)}]({page}) {code(item.id)}"
         if (page := page_address(store, item.id))

@@ -1,4 +1,4 @@
-"""The plan: what a run would do with each stage, and why, without doing any of it."""
+"""The plan says what a run would do with each stage, and why, without doing any of it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Stages as Prefect tasks, phases as Prefect flows: one task per stage, small values between them, no second cache.
+"""Runs stages as Prefect tasks and phases as Prefect flows: one task per stage, small values between them, no second cache.
 
 Our record alone decides what is reused (Prefect's own cache stays off); a reused stage ends in a state named Reused.
 """

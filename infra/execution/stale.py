@@ -1,4 +1,4 @@
-"""Stale artifacts: those whose record names other code, at the same version, than there is now; and their acceptance.
+"""Finds and accepts stale artifacts: their record names other code than there is now, at the same version.
 
 Nothing stale is used without being asked. The ways out are a rerun, an acceptance (kept in the store: who, when, why, and for
 which code, so that it is asked once) and a new version of the stage.

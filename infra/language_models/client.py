@@ -1,8 +1,8 @@
 """A client of language models that are served in the OpenAI protocol: concurrent, rate-limited, patient, remembered.
 
-One thread runs an event loop; stages hand it requests and read the answers in order. A request that fails for a reason
-that passes (429, 5xx, a stall, a broken body, no connection) is sent again until it is answered or patience ends; one that
-the server refuses for what it is (400, 413, 422) is an answer too, so that a stage can keep it aside. Every other refusal
+One thread runs an event loop; stages hand it requests and read the answers in order. A request that fails for a passing
+reason (429, 5xx, a stall, a broken body, no connection) is sent again until it is answered or patience ends. A request that
+the server refuses for what it is (400, 413, 422) has an answer too, so that a stage can keep it aside. Every other refusal
 (wrong key, unknown model) ends the stage at once.
 """
 
@@ -176,7 +176,7 @@ class Endpoint:
         # Time limits are ours, over the whole answer: a server that sends a byte now and then has stalled too.
         self._http = aiohttp.ClientSession(
             headers={"Content-Type": "application/json", **self._headers},
-            # How many are under way is decided by the slots.
+            # Back-pressure comes from the slots: they decide how many are under way.
             connector=aiohttp.TCPConnector(limit=0),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
             # Proxies of the environment, as other clients take them.

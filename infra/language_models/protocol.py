@@ -1,6 +1,6 @@
 """Requests to a language model and its answers in the OpenAI protocol, and the store's memory of them.
 
-What a model says cannot be computed again, so every answer is kept in the store under the hash of its request, written
+What a model says cannot be computed again, so every answer is kept in the store under the hash of its request. It is written
 create-only: the first answer to a request is its answer for ever. That is what makes a rerun give equal bytes, and what
 makes a killed stage go on without paying twice.
 """

@@ -1,10 +1,10 @@
 """Removing what killed processes left behind: temporary names in a store, half copies in its cache, scratch folders.
 
 A process that ends in order removes what is temporary; one that is killed cannot. Artifacts, save points and finished shards
-have no temporary names and are never touched. What a living process writes is kept: a scratch folder is locked by its
-owner (`infra/storage/scratch.py`), and a temporary name in a store belongs to the attempt whose folder it is in. It goes at once
-when that attempt's process is proven dead, never while its lease beats, and otherwise when nothing of it has
-changed for a long time by the clock of the store's own file system.
+have no temporary names and are never touched. What a living process writes is kept: a scratch folder is locked by its owner
+(`infra/storage/scratch.py`), and a temporary name in a store belongs to the attempt whose folder it is in. It goes at once
+when that attempt's process is proven dead, and never while its lease has a heartbeat. Otherwise it goes when nothing of it
+has changed for a long time by the clock of the store's own file system.
 """
 
 import os

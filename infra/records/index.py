@@ -1,7 +1,7 @@
-"""The index: what the records of a store say, kept on this machine so that lists of 100,000 answer at once.
+"""The index keeps on this machine what the records of a store say, so that lists of 100,000 answer at once.
 
 It is never trusted against the records. Each question first lists the store and reads again whatever changed since; the file
-may be deleted at any time and is then made anew. What is reused, removed or shown comes from the record itself.
+may be deleted at any time and is then rebuilt. What is reused, removed or shown comes from the record itself.
 """
 
 import os
@@ -20,7 +20,7 @@ from infra.records.record import Input, Record, generations, load_record
 from infra.storage.store import Store
 
 FORMAT = 1
-"""Raised when the tables change: an older file is made anew."""
+"""Raised when the tables change: an older file is rebuilt."""
 SETTLED_SECONDS = 2.0
 """A folder that changed so recently may change again within one tick of the file system's clock: it is read again next time."""
 ASKED_AT_ONCE = 32
@@ -183,7 +183,7 @@ def _local_stamps(folder: Path) -> dict[str, str]:
 
 
 def _connected(path: Path) -> sqlite3.Connection:
-    """The database with its tables. One that cannot be read, or that another version made, is made anew."""
+    """The database with its tables. One that cannot be read, or that another version made, is rebuilt."""
     for attempt in (1, 2):
         database = sqlite3.connect(path, timeout=LOCK_SECONDS)
         try:

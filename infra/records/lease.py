@@ -1,9 +1,9 @@
 """A lease lets one attempt at a time work on an artifact id.
 
-Leases are numbered, create-only objects in the id's own progress folder; the highest number is current and is the
-attempt's fencing token. A heartbeat object beside it changes every few seconds. Nobody compares clocks: a waiter
-takes over when the heartbeat has not changed while the waiter's own clock measured `stale_seconds`, or at once when
-the holder was a process of this same boot of this machine that no longer lives.
+Leases are numbered, create-only objects in the id's own progress folder; the highest number is current and is the attempt's
+fencing token. A heartbeat object next to it changes every few seconds. Nobody compares clocks: a waiter takes over when the
+heartbeat has not changed while the waiter's own clock measured `stale_seconds`. It takes over at once when the holder was a
+process of this same boot of this machine that no longer lives.
 
 Numbers have no gaps, so whether a lease was lost is one question for the next number, not a listing, which may lag.
 """
@@ -88,7 +88,7 @@ def _state_and_start(pid: int) -> tuple[str, int]:
 
 
 class Lease:
-    """One attempt's hold on a progress folder; use as a context manager.
+    """One attempt's hold on a progress folder, whose number is its fencing token; use as a context manager.
 
     `check` asks the store whether a higher number exists, `check_alive` whether the heartbeat has found so or has died.
     Both raise LeaseLost.

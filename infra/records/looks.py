@@ -47,6 +47,7 @@ def write_look(
     look = Look(
         scores, label, tuple(benchmarks), why, run, whoami(), datetime.now(UTC).isoformat(timespec="microseconds")
     )
+    # The key names the file. A resumed stage gets the same name, and a create-only write then leaves one look.
     key = f"{scores}\n{run}" if once else f"{scores}\n{run}\n{look.when}\n{os.getpid()}"
     name = hashlib.sha256(key.encode()).hexdigest()[:32]
     store.create(f"{FOLDER}/{name}.json", orjson.dumps(asdict(look), option=orjson.OPT_INDENT_2))

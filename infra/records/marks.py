@@ -1,6 +1,6 @@
 """Marks that people set on artifacts: tags (a name that may move), pins (kept by every gc) and notes (a line of text).
 
-Each setting is an object of its own, written by a create-only call with who and when, so a store keeps the whole history and two
+Each setting is its own object, written by a create-only call with who and when, so a store keeps the whole history. Two
 people who set the same tag at once both leave theirs; the one with the higher number counts.
 """
 

@@ -62,6 +62,7 @@ def kept_save_points(store: Store, id: str = "", stage: str | None = None) -> It
             for attempt in store.names(f"_progress/{name}/{found}"):
                 folder = f"_progress/{name}/{found}/{attempt}"
                 for point in save_points(store, folder):
+                    # An ephemeral one may be removed at any moment, so nobody is told of it.
                     if point.area == permanent_area(folder):
                         yield Kept(name, found, int(attempt.removeprefix("g")), point)
 

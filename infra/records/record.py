@@ -1,4 +1,4 @@
-"""The record of a finished artifact: what was computed, from what, by what, and at what cost.
+"""A record says of a finished artifact what was computed, from what, by what, and at what cost.
 
 Written last, by a create-only object numbered by generation. No record: the artifact does not exist.
 """
@@ -164,12 +164,14 @@ class Record(BaseModel):
 
 def content_digest(files: dict[str, FileEntry]) -> str:
     """Hash over the sorted (path, size, sha256) of a payload."""
+    # No name has a NUL in it, so two lists of files never give the same text.
     lines = (f"{name}\0{entry.size}\0{entry.sha256}\n" for name, entry in sorted(files.items()))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def identity(stage: str, version: int, config: dict[str, Any], inputs: list[Input]) -> str:
     """What is computed, hashed: equal for equal stage, version, config and input contents (not input addresses)."""
+    # Digests, not addresses: an input that was rerun to the same bytes reruns nothing below it.
     body = {
         "stage": stage,
         "version": version,
@@ -188,9 +190,9 @@ def payload_address(stage: str, id: str, generation: int) -> str:
 
 
 def attempt_folder(address: str, attempt: int) -> str:
-    """Where an attempt writes its payload: the address for the first, a folder beside it for each later one.
+    """Where an attempt writes its payload: the address for the first, a folder next to it for each later one.
 
-    So an attempt that lost its lease cannot change what a later one has committed.
+    The attempt's fencing token is in the path, so one that lost its lease cannot change what a later one has committed.
     """
     return address if attempt == 1 else f"{address}-a{attempt:06d}"
 
@@ -237,6 +239,7 @@ def load_record(store: Store, stage: str, id: str, generation: int | None = None
             "the artifact anew."
         ) from error
     _check_record(store, record, path)
+    # A record that somebody copied to another path must not pass for another artifact.
     place = payload_address(stage, id, generation)
     if (record.stage, record.id, record.generation, record.address) != (stage, id, generation, place):
         raise CorruptObject(
@@ -292,6 +295,7 @@ def all_records(store: Store) -> list[Record]:
     """Every record of a store, oldest first: for people who look around, never for deciding what to reuse."""
     found = []
     for stage in store.names(""):
+        # These folders are the store's own: progress, looks, marks.
         if stage.startswith("_"):
             continue
         found += stage_records(store, stage)
@@ -318,6 +322,8 @@ def lineage(store: Store, record: Record) -> list[Record]:
             return
         for item in current.inputs:
             parent = load_record(store, item.stage, item.id, int(item.address.rsplit("/g", 1)[1]))
+            # A parent that gc removed, or that stayed in another store, ends this branch; the rest is still worth
+            # showing.
             if parent is not None:
                 visit(parent)
         seen[current.address] = current
@@ -344,6 +350,7 @@ def code_version() -> dict[str, Any]:
         commit = run([*command, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
         status = run([*command, "status", "--porcelain"], capture_output=True, text=True, check=False)
     except FileNotFoundError:
+        # Without git, as in a small container, the version of the distribution has to do.
         return {"version": metadata.version("olmo2-recipe")}
     if commit.returncode != 0:
         return {"version": metadata.version("olmo2-recipe")}

@@ -3,7 +3,7 @@
 Source: RECIPE J (permanent and ephemeral checkpoints). Below the progress folder there are two areas: `points` has the
 newest ephemeral save point and goes when the stage commits; `kept` has the permanent ones, which stay. A save point exists
 once its marker is written, so a kill leaves the older one or the new one, never a half. One whose files are not what was
-saved is passed over for an older one, which is told; where no whole one is left, nobody begins anew without being asked.
+saved is passed over for an older one, which is told; where no whole one is left, nothing starts over without being asked.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ HASH = "xxh3_128"
 """What a marker calls a file's hash: XXH3, 128 bits.
 
 It finds damage as surely as SHA-256 at less than a tenth of the processor time, which a save takes from the training.
-Neither would stop somebody who changes files on purpose: the marker lies beside them.
+Neither would stop somebody who changes files on purpose: the marker lies next to them.
 """
 
 MARKER = "point-"
@@ -85,7 +85,7 @@ def write_save_point(
     """Move local files to the store under their names, write their marker, then remove older ephemeral save points.
 
     A file is whole when `files` gives it, and goes to the disk while the next one is made. In a group each process saves
-    its own files; `gather` hands what each has written to the first one, which writes the marker.
+    its own files; `gather` hands what each has written to rank 0, which writes the marker.
     """
     point = SavePoint(step, (permanent_area if keep else ephemeral_area)(progress_folder))
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:

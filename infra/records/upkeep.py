@@ -202,8 +202,8 @@ class Garbage:
 
 
 def garbage(store: Store, roots: Iterable[Record], *, everything_else: bool) -> Garbage:
-    """What can go: payloads that no record names, leftovers of finished attempts, and generations that are not the newest
-    and that nothing which stays was made from; with `everything_else`, all that the roots were not made from.
+    """Return what can go: payloads that no record names, leftovers of finished attempts, and older generations from which
+    nothing was made that stays. With `everything_else`, all goes that the roots were not made from.
 
     Work of an attempt that may be alive stays, and so do permanent save points.
     """

@@ -1,7 +1,7 @@
 """Temporary folders of this machine, and how to tell those that a killed process left from those in use; locks on folders.
 
 A scratch folder is locked by the process that made it. The kernel takes the lock away at any kind of end, SIGKILL too, so a
-folder without a lock is nobody's, whatever its age; a process id in its name could belong to another process by now, or to
+folder without a lock is nobody's, whatever its age. A process id in its name could belong to another process by now, or to
 one in another container.
 """
 

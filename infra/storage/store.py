@@ -171,7 +171,7 @@ class Store:
 
     @contextmanager
     def _temporary(self, target: str) -> Iterator[Path]:
-        """A name beside the target to write under; nothing stays there, so that a full disk is not filled with halves."""
+        """A name next to the target to write under; nothing stays there, so that a full disk is not filled with halves."""
         folder = Path(target).parent
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f"{TEMPORARY}{uuid.uuid4().hex}"

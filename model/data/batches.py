@@ -1,4 +1,4 @@
-"""Training batches from token files: fixed windows, a computed order, the repetition mask.
+"""Makes training batches from token files: fixed windows in a computed order, with the repetition mask.
 
 Source: RECIPE C.9 (fixed-length chunking, labels, order), C.4 (masking), A.5 (divisor). Each file is cut by
 itself from offset 0 and its remainder dropped; documents are split freely and attend to each other inside a
@@ -73,8 +73,8 @@ class Document(NamedTuple):
 class WindowedTokens:
     """Batches of `batch_size` windows of `sequence_length` tokens, reshuffled every epoch.
 
-    `micro_instances` splits a batch into micro-batches (0: one). `target_length` keeps the windows compatible
-    with a later, longer training: a file gives floor(tokens / target_length) * target_length /
+    `micro_instances` splits a batch into micro-batches for gradient accumulation (0: one). `target_length` keeps the
+    windows compatible with a later, longer training: a file gives floor(tokens / target_length) * target_length /
     sequence_length windows (0: the window itself). `held_out` windows of every source are never trained on: the
     first ones of its files, as evenly as they divide, so that two mixes of the same files hold out the same.
     Without a `reader` the files are local. Raises ValueError for empty or short files and for lengths that do not

@@ -1,4 +1,4 @@
-"""Padded batches of chats, preference pairs and rollouts, as pure functions of the step.
+"""Pads chats, preference pairs and rollouts into batches, which are pure functions of the step.
 
 Source: RECIPE F (no packing, right padding, −100 on padding, loss "sum" or "mean"), G (chosen and rejected in
 one forward), H.3 (token mean). Deviations, each so that the outcome depends on the config alone:

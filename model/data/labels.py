@@ -1,4 +1,4 @@
-"""What each position has to predict, and by what a summed loss is divided.
+"""Labels say what each position has to predict; the divisor says by what a summed loss is divided.
 
 Source: RECIPE A.5 (both normalisations). Labels are shifted already: `labels[b, t]` is the id that follows position t;
 -100 stands where nothing is trained.
@@ -30,8 +30,8 @@ def next_token_labels(
 def loss_divisor(
     trained_labels: int, masked_instances: int, instances: int, length: int, normalisation: Normalisation
 ) -> float:
-    """What the loss summed over a whole batch is divided by: `instances` rows of `length` positions, of which so many labels are
-    trained; `masked_instances` of the rows were removed by the repetition filter.
+    """What the loss summed over a whole batch is divided by. The batch has `instances` rows of `length` positions, of which
+    so many labels are trained. The repetition filter removed `masked_instances` of the rows.
     """
     if normalisation == "sum":
         return 1.0

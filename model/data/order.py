@@ -1,9 +1,9 @@
-"""Order of training instances: a permutation that is computed, not stored.
+"""The order of training instances is a permutation that is computed, not stored.
 
-Source: RECIPE C.9 (global shuffle per epoch). Deviation: the published runs shuffle an array of all indices
-(`published` and `published_core`, whose epochs are seeded from 0 and from 1); the default is a Feistel network
-with cycle walking, which gives any element of any epoch's permutation, and its inverse, in constant memory, so
-a trillion tokens are as addressable as a thousand.
+Source: RECIPE C.9 (global shuffle per epoch). Deviation: the published runs shuffle an array of all indices (`published` and
+`published_core`, whose epochs are seeded from 0 and from 1). The default is a Feistel network with cycle walking. It gives
+any element of any epoch's permutation, and its inverse, in constant memory, so a trillion tokens are as addressable as a
+thousand.
 """
 
 from typing import Literal
@@ -26,8 +26,11 @@ class Shuffle:
         if count < 1:
             raise ValueError(f"count={count}: there is nothing to shuffle; give at least one instance")
         self.count = count
+        # A Feistel network permutes 2^(2 * half) values: two halves of at least one bit each, and less than four times
+        # `count`.
         self.half = np.uint64(max(1, ((count - 1).bit_length() + 1) // 2))
         self.mask = np.uint64((1 << int(self.half)) - 1)
+        # Seed and epoch are hashed together, so neighbouring seeds and epochs get unrelated keys.
         words = np.random.SeedSequence([seed, epoch]).generate_state(_ROUNDS, np.uint64)
         self.keys = [np.uint64(word) for word in words]
 
@@ -47,6 +50,8 @@ class Shuffle:
         if array.size and (array.min() < 0 or array.max() >= self.count):
             raise ValueError(f"indices span {array.min()}..{array.max()}; they must lie in 0..{self.count - 1}")
         result = network(array.astype(np.uint64))
+        # Cycle walking: a value outside is sent on along its cycle, which leads back into the range, so this stays a
+        # permutation.
         while (outside := result >= np.uint64(self.count)).any():
             result[outside] = network(result[outside])
         return result.astype(np.int64)
@@ -122,6 +127,7 @@ def shuffle(kind: OrderKind, count: int, seed: int, epoch: int, group: int = 1) 
         case "published":
             return PublishedShuffle(count, seed, epoch)
         case "published_core":
+            # OLMo-core counts epochs from 1.
             if group == 1:
                 return PublishedShuffle(count, seed, epoch + 1)
             return GroupedShuffle(PublishedShuffle(count // group, seed, epoch + 1), group)

@@ -1,4 +1,4 @@
-"""What a step needs, made before it is asked for, by threads beside the training loop.
+"""Threads alongside the training loop make what a step needs before it is asked for.
 
 Source: RECIPE C.9 (the order of a training is a function of its step), D (the data-loading share as a metric). What is
 made is a pure function of its step, so neither the number of threads nor what runs ahead changes any of it.
@@ -22,8 +22,8 @@ Made = TypeVar("Made")
 class ReadAhead(Generic[Made]):
     """`make(step)`, with the next steps in the making; use it in a `with` block, which ends its threads.
 
-    Steps at or beyond `steps` are never made. `waited_seconds` is how long callers had to wait in all. An error of
-    `make` is raised where its step is asked for.
+    Back-pressure: no more than `ahead` steps are made before they are asked for, and none at or beyond `steps`.
+    `waited_seconds` is how long callers had to wait in all. An error of `make` is raised where its step is asked for.
     """
 
     def __init__(self, make: Callable[[int], Made], steps: int, *, ahead: int = AHEAD, workers: int = WORKERS) -> None:

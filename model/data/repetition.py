@@ -1,4 +1,4 @@
-"""Repeated n-gram detector: spans of one period repeated over and over (RECIPE C.4; paper section 3.1).
+"""Detects repeated n-grams: spans of one period repeated over and over (RECIPE C.4; paper section 3.1).
 
 Used for removing documents at curation and for masking training instances in the loader. Results equal the
 published detector's (tests/golden/repetition_filter.json), multiples of the true period included.
@@ -75,8 +75,8 @@ def is_repetitive(ids: Int[np.ndarray, " tokens"], max_times: int = MAX_TIMES) -
 def repetitive_rows(ids: Int[np.ndarray, "rows tokens"], max_times: int = MAX_TIMES) -> Bool[np.ndarray, " rows"]:
     """`is_repetitive` of every row.
 
-    A span of n repetitions has (n - 1) * period tokens equal to the one a period earlier; counting those
-    first, for all rows at once, spares the detector on nearly all text.
+    A span of n repetitions has (n - 1) * period tokens equal to the one a period earlier. Counting those first, for all rows
+    at once, spares the detector on nearly all text.
     """
     found = np.zeros(len(ids), dtype=bool)
     for period in range(1, min(MAX_PERIOD, ids.shape[1] // 3) + 1):

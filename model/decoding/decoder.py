@@ -1,5 +1,4 @@
-"""Decoding with a key-value cache: the arithmetic of `model/network/transformer.py`, arranged for one new token per
-row and step.
+"""Decodes with a KV cache: the arithmetic of `model/network/transformer.py`, arranged for one new token per row and step.
 
 What is the same at every step is done once, when a decoder is built:
 * Query, key and value weights become one matrix, and gate and up, laid out for the device (`model/decoding/linear_kernels.py`).
@@ -7,12 +6,11 @@ What is the same at every step is done once, when a decoder is built:
   rotating is then one complex product. Scores do not change, since queries and keys are reordered alike.
 * The scale of the scores goes into the queries' norm.
 
-Build a decoder per generation and drop it after (it costs about as much as one copy of the weights): whether it
-follows later changes of the model is not defined. Where weights are in parts (`Holding`), it takes its copy block by block,
-so that beside the parts and the copy, which is in the precision of the products, one block at a time is whole. Active rows
-are the first ones (`move` keeps them so).
-Precision is autocast's if autocast is enabled, else the weights' own; norms, rotations and softmax are computed
-in fp32 and rounded once, as in training.
+Build a decoder per generation and drop it after (it costs about as much as one copy of the weights): whether it follows
+later changes of the model is not defined. Where weights are sharded (`Holding`), it copies them block by block, so that only
+one block is gathered at a time. The copy is in the precision of the matmuls. Active rows are the first ones (`move` keeps
+them so). Precision is autocast's if autocast is enabled, else the weights' own; norms, rotations and softmax are computed in
+fp32 and rounded once, as in training.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -40,10 +38,10 @@ Holding = Callable[[nn.Module], AbstractContextManager[None]]
 
 
 class Prepared:
-    """A model's weights laid out for products of about `rows` tokens at once, at positions below `length`.
+    """A model's weights laid out for matmuls of about `rows` tokens at once, at positions below `length`.
 
     `head_rows` cuts the head into pieces of so many vocabulary rows (None: one), for readers that do not need all logits at
-    once. Where weights are in parts, all workers have to build theirs together.
+    once. Where weights are sharded, all workers have to build theirs together.
     """
 
     def __init__(
@@ -112,7 +110,7 @@ class Prepared:
 
 class Decoder:
     """A model's weights for decoding and a cache of at most `rows` rows of `length` tokens: of so many as fit into the
-    device's memory. Where weights are in parts, all workers have to build theirs together.
+    device's memory. Where weights are sharded, all workers have to build theirs together.
     """
 
     def __init__(self, model: Transformer, rows: int, length: int, holding: Holding = nullcontext) -> None:
@@ -123,11 +121,11 @@ class Decoder:
         self.cache = make_cache(self.config, self.rows, length, dtype, self.device)
 
     def prefill(self, first_row: int, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "prompts vocab"]:
-        """Put prompts into rows `first_row`, `first_row + 1`, ...; return the logits after each prompt's last
+        """Prefill: put prompts into rows `first_row`, `first_row + 1`, ...; return the logits after each prompt's last
         token.
 
-        Prompts are padded on the right to the longest: causality keeps padding from reaching real tokens, and
-        what it leaves in the cache lies beyond the row's position until real tokens overwrite it.
+        Prompts are padded on the right to the longest, so causality keeps padding from reaching real tokens. What padding
+        leaves in the cache lies beyond the row's position until real tokens overwrite it.
         """
         longest = max(map(len, prompts))
         padded = np.zeros((len(prompts), longest), dtype=np.int64)
@@ -243,7 +241,7 @@ class _Turned:
 class _Layer:
     qkv: Product
     widths: list[int]
-    """What each of `turned`, and last the values, take from that product."""
+    """What each of `turned`, and last the values, take from that matmul."""
     turned: tuple[_Turned, ...]
     out: Product
     gate_up: Product

@@ -1,5 +1,4 @@
-"""Generation from prompts: batched decoding with a key-value cache, rows refilled as they finish (RECIPE H.2,
-I.3, I.4).
+"""Generates from prompts: it decodes batches with a KV cache and refills rows as they finish (RECIPE H.2, I.3, I.4).
 
 `Generator` is deliberately narrow, so that a server speaking another protocol can take this module's place: ids
 in, completions out (`tasks/generation.py` has both). Details are in `model/decoding/decoder.py` and `model/decoding/kv_cache.py`
@@ -114,11 +113,11 @@ def generate(
     progress: Callable[[int], None] | None = None,
     holding: Holding = nullcontext,
 ) -> list[Completion]:
-    """One completion per prompt (ids, at least one each), in their order, computed where the model is.
+    """Return one completion per prompt (ids, at least one each), in their order, computed where the model is.
 
-    `batch_size` rows decode together, fewer where an accelerator's memory does not hold their keys and values; a finished row
+    `batch_size` rows decode together, fewer where an accelerator's memory does not hold their KV cache; a finished row
     is given the next prompt. It changes memory and speed, not the noise: that is keyed by (seed, index of the prompt, number of
-    the token). `progress` is told how many prompts just finished. Where weights are in parts, `holding` makes a part whole, and
+    the token). `progress` is told how many prompts just finished. Where weights are sharded, `holding` gathers a part, and
     all workers have to call this together, whether they have prompts or not. Precision is autocast's if it is enabled, the
     weights' own otherwise. Rows of the embedding without a token are never generated. Raises ValueError for an empty prompt, one
     that leaves no room in the model's window, and one with an id that has no token; NonFiniteOutput when the model's

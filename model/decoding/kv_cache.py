@@ -1,9 +1,9 @@
-"""Where decoding keeps the keys and values of its rows, and attention of one new token per row over them.
+"""The KV cache holds keys and values of the rows that decode, and computes attention of one new token per row over them.
 
-Two layouts for two kinds of device, equal up to rounding. `DenseCache` is the plain one: batched matrix products.
-`BagCache` is for CPUs, where a product with a single query is a walk through memory and the libraries' small
-matrix products reach a third of its speed: both sums of attention are written as embedding bags (weighted sums
-of a table's rows), whose kernel reads the cache once, in order.
+Two layouts for two kinds of device, equal up to rounding. `DenseCache` is the plain one: batched matmuls. `BagCache` is for
+CPUs, where a matmul with a single query is limited by memory, and the libraries' small matmuls reach a third of memory's
+speed. It writes both sums of attention as embedding bags (weighted sums of a table's rows), whose kernel reads the cache
+once, in order.
 
 Row r's tokens sit at positions 0, 1, ... of row r; a step touches only the first rows and only positions in
 use. What lies beyond a row's own position is masked, and finite, since both caches begin as zeros.
@@ -184,7 +184,7 @@ class BagCache:
         keys.view(-1).index_copy_(0, self.key_slots, k.reshape(-1))
         values.index_copy_(0, self.value_slots, v.reshape(-1, self.head_dim))
         rows, chunks = self.shape
-        # One copy of the query per chunk: little beside the chunk's keys.
+        # One copy of the query per chunk is small compared with the chunk's keys.
         queries = q[:, :, None].expand(rows, self.heads, chunks, self.head_dim).reshape(-1)
         scores = weighted_sums(keys, self.key_rows, self.key_starts, queries)
         scores = scores.view(rows, self.heads, -1)[..., : self.used]
@@ -200,8 +200,8 @@ class BagCache:
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Zeros on the CPU that take no time to make: NumPy leaves it to the system to clear memory when it is first
-    touched, in huge pages; thousands of small ones cost as much as a tenth of a short generation.
+    """Zeros on the CPU that take no time to make, because NumPy lets the system clear memory when it is first touched, in
+    huge pages. Clearing thousands of small pages costs as much as a tenth of a short generation.
     """
     memory = np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
     return torch.from_numpy(memory).view(dtype).view(shape)

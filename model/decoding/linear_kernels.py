@@ -1,9 +1,9 @@
-"""Products with fixed weights, laid out once for the device that decodes.
+"""Matmuls with fixed weights lay the weights out once for the device that decodes.
 
 On CPUs with oneDNN two layouts beat the default library, with its fp32 accumulation:
-* Many rows: oneDNN's own blocked layout; fp32 products of 32 rows run several times as fast.
+* Many rows: oneDNN's own blocked layout; fp32 matmuls of 32 rows run several times as fast.
 * One row, which is nothing but a walk through the weights: the transposed weight as a table whose rows are summed with the
-  input as factors. The kernel for such sums (an embedding bag) reads at the memory's speed; the libraries' products of
+  input as factors. The kernel for such sums (an embedding bag) reads at the memory's speed; the libraries' matmuls of
   a matrix and a vector read at a third of it.
 """
 
@@ -21,8 +21,8 @@ _PACKED_ROWS = 64  # rows to lay weights out for: measured best, or nearly, from
 
 
 def product_maker(dtype: torch.dtype, device: torch.device, rows: int, copy: bool = False) -> Callable[..., Product]:
-    """How to make the product with weights [outputs, inputs] that are put one below the other; `rows` is what most
-    inputs will have. `copy`: the product may share no memory with the weights, which are let go after.
+    """How to make the matmul with weights [outputs, inputs] that are put one below the other; `rows` is what most
+    inputs will have. `copy`: the matmul may share no memory with the weights, which are let go after.
     """
     here = device.type == "cpu" and torch.backends.mkldnn.is_available() and dtype in (torch.float32, torch.bfloat16)
     kind = (OneRow if rows == 1 else _packed) if here else _plain
@@ -46,7 +46,7 @@ def _packed(weight: Float[Tensor, "outputs inputs"]) -> Product:
 class OneRow:
     """Weights as a table for single rows, its columns cut into one part per thread: bags are what threads share out.
 
-    Inputs of several rows (a prompt) go through oneDNN, which lays the weights out anew each time.
+    Inputs of several rows (a prompt) go through oneDNN, which lays the weights out again each time.
     """
 
     def __init__(self, weight: Float[Tensor, "outputs inputs"]) -> None:

@@ -1,7 +1,7 @@
-"""Log-likelihoods of given continuations, for ranked classification (RECIPE I.1).
+"""Computes log-likelihoods of given continuations, for ranked classification (RECIPE I.1).
 
 Where weights are whole, the requests form one tree and each distinct token is read once (`model/decoding/prefix_scoring.py`).
-Where they are sharded, every product gathers them, so all workers go together through batches of similar length, padded on
+Where they are sharded, every matmul gathers them, so all workers go together through batches of similar length, padded on
 the right; attention is causal, so padding changes nothing. The workers of a group divide the requests and exchange results.
 """
 
@@ -45,12 +45,12 @@ def log_likelihoods(
 ) -> list[float]:
     """Sum of log p (natural) of each continuation after its context, in request order.
 
-    A context that does not fit the model's window with its continuation loses tokens on the left.
-    `batch_tokens` bounds rows x padded length of one forward pass (None: what suits the device); `progress` is told how many
-    requests just finished. Precision is autocast's if it is enabled, the weights' own otherwise; the softmax is always
-    fp32. All workers of a `group` have to call this with the same requests. Raises ValueError for an empty context or
-    continuation (pass EOS as the context of a free-standing text), and for a continuation that does not fit the window beside
-    one token of context; NonFiniteOutput for the first request whose log-likelihood is not finite.
+    A context that does not fit the model's window with its continuation loses tokens on the left. `batch_tokens` bounds rows
+    x padded length of one forward pass (None: what suits the device); `progress` is told how many requests just finished.
+    Precision is autocast's if it is enabled, the weights' own otherwise; the softmax is always fp32. All workers of a
+    `group` have to call this with the same requests. Raises ValueError for an empty context or continuation; pass EOS as the
+    context of a free-standing text. Raises ValueError also for a continuation that does not fit the window with one token of
+    context. Raises NonFiniteOutput for the first request whose log-likelihood is not finite.
     """
     window = model.config.max_sequence_length
     sequences = [_fit(index, request, window) for index, request in enumerate(requests)]
@@ -60,7 +60,7 @@ def log_likelihoods(
     found = score(model, sequences, batch_tokens, progress or (lambda finished: None), group)
     for index, value in enumerate(found):
         if not math.isfinite(value):
-            # A NaN reaches what is read together with it: a product with a masked value of NaN is NaN. Alone, it tells.
+            # A NaN reaches what is read together with it: the product with a masked value of NaN is NaN. Alone, it tells.
             value = found[index] = score(model, [sequences[index]], batch_tokens, lambda finished: None, group)[0]
         if not math.isfinite(value):
             raise NonFiniteOutput(
@@ -98,7 +98,7 @@ def _sharded_scores(
     progress: Callable[[int], None],
     group: Group,
 ) -> list[float]:
-    """Weights in parts are gathered by all workers at once: whoever is left without a batch repeats the last one."""
+    """Sharded weights are gathered by all workers at once: whoever is left without a batch repeats the last one."""
     batches = list(_batches([len(ids) - 1 for ids, _ in sequences], batch_tokens))
     own: dict[int, float] = {}
     for first in range(0, len(batches), group.world):

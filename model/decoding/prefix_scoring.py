@@ -1,8 +1,8 @@
-"""Log-probabilities of many continuations with every distinct token read once (RECIPE I.1).
+"""Computes log-probabilities of many continuations, reading every distinct token once (RECIPE I.1).
 
 All sequences form one tree of shared prefixes (`model/decoding/prefix_tree.py`): few-shot examples, questions and the first
-letters that choices share go through the model once. Small subtrees are flattened into rows whose mask lets a token see its own
-ancestors only; the prefix before them is read from kept keys and values, by one matmul for all rows. The head is applied to
+letters that choices share go through the model once. Small subtrees are flattened into rows whose mask lets a token see its
+own ancestors only. The prefix before them is read from the KV cache, by one matmul for all rows. The head is applied to
 scored places only, once per place: choices of one token are read off the same logits.
 """
 
@@ -21,12 +21,12 @@ from model.network.transformer import Transformer
 Scored = tuple[Sequence[int], int]
 """Ids of context and continuation joined, and how many at their end are scored."""
 
-_PLACES = {"cpu": 128}  # places per product with the head
+_PLACES = {"cpu": 128}  # places per matmul with the head
 _PLACES_ELSEWHERE = 1_024
 _HEAD_ROWS = {
     "cpu": 8_192
-}  # vocabulary rows per product: logits of 128 places are 4 MB then, and stay in a CPU's caches
-_WAITING_ROWS = 512  # places that wait for the head: products of few rows are slow
+}  # vocabulary rows per matmul: logits of 128 places are 4 MB then, and stay in a CPU's caches
+_WAITING_ROWS = 512  # places that wait for the head: matmuls of few rows are slow
 _SCORE_ELEMENTS = {"cpu": 1 << 24}  # attention scores held at once, in numbers: 64 MB of fp32
 _SCORE_ELEMENTS_ELSEWHERE = 1 << 28
 

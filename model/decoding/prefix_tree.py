@@ -1,8 +1,8 @@
-"""Token sequences as a tree of shared prefixes, and the order in which a model reads each token once.
+"""Arranges token sequences as a tree of shared prefixes, and the order in which a model reads each token once.
 
-Example: with sequences [5, 6, 7] and [5, 6, 8, 9] the tree has the node [5, 6] with the children [7] and [8, 9]; a model
-reads 5 tokens instead of 7. `rows` flattens a small subtree into one row, in which a mask lets every token see its own
-ancestors only; `schedule` names the long prefixes whose keys and values are computed once and kept while needed.
+Example: sequences [5, 6, 7] and [5, 6, 8, 9] make the node [5, 6] with the children [7] and [8, 9]. A model then reads 5
+tokens instead of 7. `rows` flattens a small subtree into one row, in which a mask lets every token see its own ancestors
+only. `schedule` names the long prefixes whose keys and values are computed once and kept while needed.
 """
 
 from bisect import bisect_right
@@ -50,6 +50,7 @@ def build(sequences: Sequence[Sequence[int]]) -> tuple[list[Node], list[Node]]:
     """
     nodes: list[Node] = []
     ends: list[Node | None] = [None] * len(sequences)
+    # A stack instead of recursion: shared prefixes can nest deeper than Python's limit on calls.
     pending: list[tuple[int, int, int, Node | None]] = [(0, len(sequences), 0, None)]
     while pending:
         low, high, depth, parent = pending.pop()
@@ -57,7 +58,9 @@ def build(sequences: Sequence[Sequence[int]]) -> tuple[list[Node], list[Node]]:
             first = sequences[low]
             if len(first) <= depth:
                 raise ValueError(f"sequence {low} of {len(first)} tokens is empty or given twice")
+            # Sequences are sorted, so those that continue with the same token are one range, which bisection finds.
             end = bisect_right(sequences, first[depth], low, high, key=lambda ids: ids[depth])
+            # The first and last of a sorted range share the least, so their common prefix is that of all.
             shared = _common(first, sequences[end - 1], depth + 1)
             node = parent
             for start in range(depth, shared, MAX_ROW_TOKENS):
@@ -71,6 +74,7 @@ def build(sequences: Sequence[Sequence[int]]) -> tuple[list[Node], list[Node]]:
                 low += 1
             pending.append((low, end, shared, node))
             low = end
+    # Parents stand before children, so going backwards every child's size is known.
     for node in reversed(nodes):
         node.size = len(node.tokens) + sum(child.size for child in node.children)
     return nodes, [end for end in ends if end is not None]
@@ -87,8 +91,8 @@ def _common(first: Sequence[int], last: Sequence[int], known: int) -> int:
 def schedule(nodes: Sequence[Node], batch_tokens: int) -> Iterator[Step]:
     """Steps in which a model reads every node once, each after what it needs.
 
-    Subtrees of at most `MAX_ROW_TOKENS` become rows, batched longest first up to `batch_tokens` padded tokens; what is
-    larger is read node by node, depth first, so that the kept prefixes are those of one path.
+    Subtrees of at most `MAX_ROW_TOKENS` become rows, batched longest first up to `batch_tokens` padded tokens. A larger one
+    is read node by node, depth first, so that only the prefixes of one path are kept.
     """
     roots = [node for node in nodes if node.parent is None]
     yield from _subtrees(None, roots, batch_tokens)
@@ -128,6 +132,7 @@ def preorder(top: Node) -> list[Node]:
 
 def sees(row: Sequence[Node], width: int) -> Bool[np.ndarray, "width width"]:
     """Which tokens of a flattened subtree each token sees: its ancestors within the row and itself. Padding sees itself."""
+    # A padded place must see something: softmax over nothing is NaN.
     mask = np.eye(width, dtype=bool)
     ends: dict[int, int] = {}
     start = 0

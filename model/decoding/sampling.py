@@ -1,11 +1,10 @@
-"""Choosing the next token: greedy, temperature, top-p, with noise that depends on nothing but seed, prompt
-and position.
+"""Chooses the next token: greedy, temperature, top-p, with noise that depends on nothing but seed, prompt and position.
 
-One uniform number per generated token, from a counter-based hash, is turned into a token through the
-cumulative distribution. So a prompt's samples are the same in any batch, order and process; only rounding in
-the logits can move them. Log-probabilities are those of softmax(logits / temperature), as a training computes
-them: before top-p leaves any token out, and over all rows of the head, also those that pad it and have no token.
-Those are never chosen. At temperature 0 they are of softmax(logits).
+One uniform number per generated token, from a counter-based hash, is turned into a token through the cumulative
+distribution. So a prompt's samples are the same in any batch, order and process; only rounding in the logits can move them.
+Log-probabilities are those of softmax(logits / temperature), as a training computes them. They come before top-p leaves any
+token out, and count all rows of the head, padding rows without a token too. Those are never chosen. At temperature 0 they
+are of softmax(logits).
 """
 
 import math
@@ -56,8 +55,8 @@ def choose(
 
 def _choose_largest(logits: Float[Tensor, "rows vocab"], ids: int) -> tuple[Int[Tensor, "rows"], Float[Tensor, "rows"]]:
     """The first of the largest logits below `ids`, and its log-probability. Only one number of each row is normalised, and
-    the logits are walked through in pieces that stay in a CPU's caches: whole rows of log-probabilities take as long as a
-    third of the head's matmul.
+    the logits are read in pieces that stay in a CPU's caches. Whole rows of log-probabilities would take a third of the time
+    of the head's matmul.
     """
     inner = math.gcd(logits.shape[-1], _BLOCK)
     whole = ids // inner * inner

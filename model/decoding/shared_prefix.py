@@ -1,7 +1,7 @@
-"""Prompts that begin alike: what they share is read once (few-shot examples, the several answers of one prompt).
+"""Reads once what prompts share that begin alike: few-shot examples, the several answers of one prompt.
 
 `Admission` orders the prompts so that those which begin alike take rows together. `PrefixReader` reads what they share, keeps
-its keys and values for the next prompts, copies them to every row, and reads the rest of all prompts in one pass.
+its KV cache for the next prompts, copies it to every row, and reads the rest of all prompts in one prefill.
 
 Example: 32 problems with eight worked examples have 717 tokens each, of which 670 are the same. 2,174 tokens are read
 instead of 22,944.
@@ -82,7 +82,7 @@ class PrefixReader:
         self.kept: Kept = []
 
     def prefill(self, first_row: int, prompts: Sequence[Sequence[int]], shared: int) -> Float[Tensor, "prompts vocab"]:
-        """Put prompts whose first `shared` tokens are the same into rows `first_row`, `first_row + 1`, ...
+        """Prefill prompts whose first `shared` tokens are the same, into rows `first_row`, `first_row + 1`, ...
 
         Returns the logits after each prompt's last token, which is never among the shared ones.
         """

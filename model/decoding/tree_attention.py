@@ -1,4 +1,4 @@
-"""Attention of flattened trees of tokens: over the ancestors within a row, and over a prefix that all rows share.
+"""Lets tokens of flattened trees attend to their ancestors within a row, and to a prefix that all rows share.
 
 Scoring (`model/decoding/prefix_scoring.py`) and the reading of prompts (`model/decoding/shared_prefix.py`) both use it. The
 two sums are joined by the logarithms of their softmax sums, so the prefix is read by one matmul for all rows.
@@ -78,7 +78,7 @@ class TreeAttention:
         return (mixed, total) if self.padded is None else (mixed[self.padded], total[self.padded])
 
     def _over_prefix(self, q: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Over the kept tokens: one product for all rows, which need no padding here."""
+        """Over the kept tokens: one matmul for all rows, which need no padding here."""
         queries = q.permute(1, 2, 0, 3).flatten(1, 2)
         mixed, total = _attend(queries[None], keys[None], values[None], None)
         mixed, total = (t[0].unflatten(1, (self.heads[1], -1)) for t in (mixed, total))

@@ -1,4 +1,4 @@
-"""config.json of a Hugging Face `Olmo2ForCausalLM` folder, both ways, and `olmo2.json` beside it.
+"""Reads and writes config.json of a Hugging Face `Olmo2ForCausalLM` folder, and `olmo2.json` next to it.
 
 Source: RECIPE A.6 (fields). config.json is what other programs compute by, so it is read always. `olmo2.json` adds
 what it cannot say (the architecture options and the tokenizer's ranks) and may contradict it in nothing. A variant with
@@ -111,6 +111,7 @@ def hf_config(
         "max_position_embeddings": config.max_sequence_length,
         "initializer_range": config.init_std,
         "rope_theta": config.rope_theta,
+        # Both forms of rope, so that old and new versions of transformers read the same theta.
         "rope_scaling": None,
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
         "rms_norm_eps": config.norm_eps,
@@ -121,6 +122,7 @@ def hf_config(
         "pad_token_id": pad_id,
         "bos_token_id": bos_id,
         "eos_token_id": eos_id,
+        # `torch_dtype` is the former name, for older versions of transformers.
         "dtype": dtype,
         "torch_dtype": dtype,
     }
@@ -141,6 +143,7 @@ def read_config(folder: Path) -> ModelConfig:
         if hub.architectures[0] == VARIANT_ARCHITECTURE:
             raise ValueError(f"{folder} holds a variant, but {EXTRA}, which describes it, is missing")
         return _model_config(path, shape)
+    # Other programs compute by config.json, so a contradiction would mean that two programs disagree about one model.
     saved = extra.model.model_dump()
     different = [
         f"{_SHAPE[name]} is {value} and {saved[name]}" for name, value in shape.items() if saved[name] != value
@@ -163,10 +166,12 @@ def read_extra(folder: Path) -> Extra | None:
 
 def _shape(hub: _HubConfig, path: Path) -> dict[str, Any]:
     """Our fields as config.json says them."""
+    # Newer versions of transformers say rope_theta in rope_parameters; a file may have either, or both if they agree.
     thetas = {hub.rope_theta, hub.rope_parameters.rope_theta if hub.rope_parameters else None} - {None}
     if len(thetas) != 1:
         said = " and ".join(map(str, sorted(filter(None, thetas)))) or "nowhere"
         raise ValueError(f"{path} says rope_theta {said}; it has to be there once, or the same in rope_parameters")
+    # transformers derives both of these in the same way when a file leaves them out.
     head_dim = hub.hidden_size // hub.num_attention_heads
     return {name: getattr(hub, theirs) for name, theirs in _SHAPE.items()} | {
         "n_kv_heads": hub.num_key_value_heads or hub.num_attention_heads,

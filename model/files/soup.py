@@ -1,4 +1,4 @@
-"""Averages of weights (RECIPE E): uniform arithmetic mean in fp32."""
+"""Averages weights (RECIPE E): the uniform arithmetic mean, in fp32."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 @torch.no_grad()
 def average_weights(states: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Mean of several state dicts, in fp32, parameter by parameter; one of them at a time is held beside the sum.
+    """Mean of several state dicts, in fp32, parameter by parameter; one of them at a time is held besides the sum.
 
     Raises ValueError when names or shapes differ, or when there is none.
     """

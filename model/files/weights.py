@@ -1,4 +1,4 @@
-"""Models as Hugging Face `Olmo2ForCausalLM` folders, both ways.
+"""Reads and writes models as Hugging Face `Olmo2ForCausalLM` folders.
 
 Source: RECIPE A.6 (keys, shapes). What config.json and `olmo2.json` say is in `model/files/hf_config.py`.
 """

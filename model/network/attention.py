@@ -1,12 +1,11 @@
 """Causal attention, with a CPU path for bf16 that is several times quicker than the built-in kernel there.
 
-The built-in CPU kernel multiplies bf16 slowly where the processor has AVX512-BF16 but no matrix tiles. Here
-queries are taken in blocks of rows; each block meets only the keys at or before its end, the products are
-batched bf16 matrix products, and softmax is fp32. The backward pass computes the scores again from the
-row-wise logsumexp, as FlashAttention does (Dao et al. 2022), so nothing of size seq x seq is kept; it goes by
-blocks of keys and the queries from each on, as FlashAttention 2 does (Dao 2023), so that only the queries'
-gradient is a sum over blocks. Deviation from the built-in kernel: scores pass through bf16 before the softmax,
-as in eager attention.
+The built-in CPU kernel multiplies bf16 slowly where the processor has AVX512-BF16 but no matrix tiles. Here queries are
+taken in blocks of rows; each block meets only the keys at or before its end, the matmuls are batched bf16 matmuls, and
+softmax is fp32. The backward pass computes the scores again from the row-wise logsumexp, as FlashAttention does (Dao et al.
+2022), so nothing of size seq x seq is kept. It goes by blocks of keys and the queries from each on, as FlashAttention 2 does
+(Dao 2023), so that only the queries' gradient is a sum over blocks. Deviation from the built-in kernel: scores pass through
+bf16 before the softmax, as in eager attention.
 """
 
 import functools
@@ -20,7 +19,7 @@ from torch import Tensor
 
 BLOCK_ROWS = 128
 """Least rows of one query block: smaller blocks waste less on masked scores, larger ones make quicker
-products.
+matmuls.
 """
 MAX_BLOCKS = 8
 """Most blocks of a sequence: each is unrolled in the compiled code."""
@@ -99,7 +98,7 @@ class BlockedAttention(torch.autograd.Function):
         delta = (outer.float() * output.float()).sum(-1, keepdim=True)
         q_parts, k_parts, v_parts = [], [], []
         for start, end in ranges:
-            # Batched products copy slices each time; here each is copied once.
+            # Batched matmuls copy slices each time; here each is copied once.
             late_q, late_outer, block_k = (t.contiguous() for t in (q[:, start:], outer[:, start:], k[:, start:end]))
             scores = torch.bmm(late_q, block_k.mT).float() * scale + mask[: length - start, : end - start]
             weights = (scores - log_sum[:, start:]).exp()

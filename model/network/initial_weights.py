@@ -1,4 +1,4 @@
-"""Initial weights of a model, drawn for any rows of any matrix without drawing the others.
+"""Draws the initial weights of a model, for any rows of any matrix without drawing the others.
 
 Source: RECIPE A.4 (N(0, 0.02) truncated at three standard deviations; OLMo-0424's scaled variant); paper section 3.2.
 Random numbers come from a counter-based generator (Philox 4x64, Salmon et al. 2011). Element i of a matrix takes the i-th
@@ -31,8 +31,8 @@ PER_COUNT = 4
 def initial_std(config: ModelConfig, name: str) -> float:
     """Standard deviation of a matrix before truncation (RECIPE A.4); layers count from 1 in the scaled variant.
 
-    The scaled variant follows OLMo's `mitchell` as run: an output projection goes by the width that it sums over, which
-    for the MLP is its hidden width, where the paper writes d_model for both.
+    The scaled variant follows OLMo's `mitchell` as run: an output projection scales with the width that it sums over. For
+    the MLP that is its hidden width; the paper writes d_model for both.
     """
     if config.init == "normal":
         return config.init_std

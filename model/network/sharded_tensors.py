@@ -1,4 +1,4 @@
-"""Tensors of which each process holds some rows: what it holds, and how the whole comes together.
+"""Of a sharded tensor each rank holds some rows; this module says which, and gathers the whole.
 
 Source: PyTorch's DTensor, as `fully_shard` makes them. A tensor is cut along its first dimension into equal runs of
 rows, so where a row lies follows from the shape and the number of parts alone. Knows torch.distributed only.

@@ -3,7 +3,7 @@
 Options make it OLMo-0424's, the baseline of paper section 3.2: layer norm without weights, on inputs, and clipped projections.
 
 Source: RECIPE A.3 (forward pass) and A.4 (initialisation); paper sections 2.1 and 3.2-3.3. Precision: weights
-are stored in fp32. Under `torch.autocast` the residual stream and every product are in the autocast type, as
+are stored in fp32. Under `torch.autocast` the residual stream and every matmul are in the autocast type, as
 in the published runs (bf16 parameters in compute); norms, RoPE and softmax compute in fp32 and round once.
 Deviation: queries, keys and values come from one matmul, and likewise gate and up, unless weights are sharded; the stored
 weights stay separate.
@@ -24,8 +24,8 @@ from model.network.initial_weights import initialise
 from model.network.sharded_tensors import is_sharded
 
 MAX_COMPILED_SHAPES = 2**31 - 1
-"""Batch shapes compiled per process: as many as come. Past torch's own limits (8 of a function, 256 in all) later shapes would
-run eagerly, which rounds differently; a resumed run meets shapes in another order, so it would end with other bytes.
+"""Batch shapes compiled per process: as many as come. Past torch's own limits (8 of a function, 256 in all) later shapes
+would run eagerly, which rounds differently. A resumed run meets shapes in another order, so it would end with other bytes.
 """
 
 
@@ -80,13 +80,14 @@ def norm_of(config: ModelConfig, width: int) -> RMSNorm | LayerNorm:
 
 
 class Linear(nn.Module):
-    """A bias-free product whose fp32 weight is rounded to the type of its input."""
+    """A bias-free matmul whose fp32 weight is rounded to the type of its input."""
 
     def __init__(self, width_in: int, width_out: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(width_out, width_in))
 
     def forward(self, x: Float[Tensor, "... width_in"]) -> Float[Tensor, "... width_out"]:
+        # Rounded at each use: the fp32 weight is the master copy that the optimizer updates.
         return F.linear(x, self.weight.to(x.dtype))
 
 
@@ -151,6 +152,7 @@ class Attention(nn.Module):
         q, k, v = projections(x, [self.q, self.k, self.v], self.fused)
         if self.qkv_clip is not None:
             q, k, v = (t.clamp(-self.qkv_clip, self.qkv_clip) for t in (q, k, v))
+        # OLMo 2 norms the whole projection before it is split into heads; a norm per head would be another model.
         q, k, v = (t.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for t in (self.q_norm(q), self.k_norm(k), v))
         return apply_rope(q, cos, sin), apply_rope(k, cos, sin), v
 
@@ -220,7 +222,7 @@ class Block(nn.Module):
 def uncompiled(part: nn.Module, gathered: nn.Module | None = None) -> Callable[..., Tensor]:
     """A call of a part's code as it is written, for evaluation, generation and references, which meet many shapes, each once.
 
-    Weights in parts are gathered by the hooks of a call: its own, or those of `gathered`, which come with it. Where they are
+    Sharded weights are gathered by the hooks of a call: its own, or those of `gathered`, which come with it. Where they are
     whole there is nothing to gather, and workers need not come here together.
     """
     in_parts = is_sharded(next((gathered or part).parameters()))
@@ -238,6 +240,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = norm_of(config, config.d_model)
         self.head = Linear(config.d_model, config.vocab_size)
+        # On the meta device there is no memory to draw into; `parallel.fill` brings the values later.
         if seed is not None and not self.head.weight.is_meta:
             initialise(self, config, seed)
 
@@ -271,7 +274,7 @@ class Transformer(nn.Module):
         return (self.norm if trained else uncompiled(self.norm, self.head))(x)
 
     def outputs(self, hidden: Float[Tensor, "*shape d_model"]) -> Float[Tensor, "*shape outputs"]:
-        """The head's product with outputs of the final norm. Weights in parts have been gathered with those of the norm."""
+        """The head's matmul with outputs of the final norm. Sharded weights have been gathered with those of the norm."""
         return self.head.forward(hidden)
 
     def forward(self, ids: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq vocab"]:

@@ -1,15 +1,15 @@
-"""One model trained by several processes: what each holds, and how they come together.
+"""Trains one model data parallel on several processes: what each rank holds, and how ranks exchange it.
 
 Source: RECIPE D (fp32 master weights and fp32 gradient reduction under bf16 compute); PyTorch's
 DistributedDataParallel and `fully_shard`. A group computes what one process computes, up to the order of sums:
 losses carry divisors or weights of the whole batch, so every worker's gradients are parts of one sum.
 
-Where a training computes in bf16, the sharded weights of blocks travel in bf16, as in the published runs. Products round
+Where a training computes in bf16, the sharded weights of blocks travel in bf16, as in the published runs. Matmuls round
 their weights so anyway. The weights of norms within blocks, and their gradients, round only here: one process and whole
 copies (ddp) keep them fp32. Embedding, final norm and head travel in fp32, and so do all gradients.
 
-A model is built without memory (`transformer.unfilled`), cut, and filled tensor by tensor with the rows that are
-held here: beside its part of the model, a worker never holds more than those rows of one tensor.
+A model is built without memory (`transformer.unfilled`), sharded, and filled tensor by tensor with the rows that are held
+here. Besides its shard of the model, a rank never holds more than those rows of one tensor.
 
 Of where it runs it knows torch.distributed only; whoever starts the processes has called `init_process_group`.
 """
@@ -53,10 +53,12 @@ class Trainee(nn.Module):
 
 @dataclass
 class Group:
-    """The processes that train one model, as one of them sees them; alone by default."""
+    """The ranks that train one model, as one of them sees them; by default it is alone."""
 
     rank: int = 0
+    """This process's number; rank 0 reports and writes what is written once."""
     world: int = 1
+    """The world size: how many processes train together."""
     shard: int = 0
     """Which part of every tensor this process holds."""
     shards: int = 1
@@ -66,11 +68,11 @@ class Group:
     trainee: nn.Module | None = None
     """The wrapped model; None for one process."""
     skeleton: nn.Module | None = None
-    """The model without weights, as it was before it was cut into parts."""
+    """The model without weights, as it was before it was sharded."""
     host: Any = None
     """The same processes, exchanging small values on the host between steps."""
     beside: Any = None
-    """The same for one thread that works beside the training."""
+    """The same for one thread that works alongside the training."""
 
     def run(self, objective: Objective, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The objective on this worker's part of a micro-batch."""
@@ -78,8 +80,8 @@ class Group:
 
     @torch.no_grad()
     def apply(self, function: Callable[[Any, Any], Tensor], model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        """A function of model and batch without gradients. Where weights are in parts, blocks are gathered one by one, so
-        all workers have to call this together; afterwards weights are in parts again.
+        """Call a function of model and batch without gradients. Sharded weights are gathered block by block, so all ranks
+        have to call this together; afterwards the weights are sharded again.
         """
         if self.trainee is None or not is_sharded(next(model.parameters())):
             return function(model, batch)
@@ -90,9 +92,9 @@ class Group:
 
     @contextlib.contextmanager
     def accumulating(self, last: bool) -> Iterator[None]:
-        """Around a micro-batch: copies of the model exchange gradients at a step's last one, be they whole or in parts.
+        """Gradient accumulation around a micro-batch: whole copies (ddp) all-reduce gradients at a step's `last` only.
 
-        Gradients are cut into parts at each, since whole ones would not fit.
+        Sharded gradients are reduce-scattered after each micro-batch, since whole ones would not fit.
         """
         if isinstance(self.trainee, nn.parallel.DistributedDataParallel) and not last:
             with self.trainee.no_sync():
@@ -103,7 +105,7 @@ class Group:
         yield
 
     def total(self, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Sums of scalars over all workers, on the device, with one exchange."""
+        """Sums of scalars over all workers, on the device, with one all-reduce."""
         if self.world == 1:
             return metrics
         values = torch.stack(list(metrics.values()))
@@ -111,7 +113,7 @@ class Group:
         return dict(zip(metrics, values.unbind(), strict=True))
 
     def gather(self, value: Any) -> list[Any] | None:
-        """Every worker's value on the first worker, None on the others. For one thread beside the training."""
+        """Return every rank's value on rank 0 (a gather), None on the others; for one thread alongside the training."""
         if self.world == 1:
             return [value]
         values: list[Any] | None = [None] * self.world if self.rank == 0 else None
@@ -119,7 +121,7 @@ class Group:
         return values
 
     def exchange(self, value: Any) -> list[Any]:
-        """Every worker's value, by rank, on all of them."""
+        """Return every rank's value, in order, on all ranks (an all-gather)."""
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
@@ -127,7 +129,7 @@ class Group:
         return values
 
     def any_of(self, flags: Bool[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-        """Which flags are set in any worker."""
+        """Return which flags any rank has set: an all-reduce by maximum on the host."""
         if self.world == 1:
             return flags
         found = torch.from_numpy(flags.astype(np.uint8))
@@ -136,8 +138,8 @@ class Group:
 
     @contextlib.contextmanager
     def holding(self, module: nn.Module) -> Iterator[None]:
-        """Every worker holds whole weights of a part of the model meanwhile, beside its own part of them, in the type in which
-        they travel; and those of whatever is gathered together with it. All workers have to enter and leave together.
+        """In this context every rank holds the whole weights of a module besides its own shard, in the type in which they
+        travel. Modules that are gathered together with it are whole too. All ranks have to enter and leave together.
         """
         holders = _holders(self.trainee, module)
         for holder in holders:
@@ -150,7 +152,7 @@ class Group:
 
 
 def spread(model: nn.Module, compute: Compute, precision: Precision) -> Group:
-    """Put the model on the device, or this process's part of it, and join the group. `precision` is that of the products.
+    """Put the model, or this rank's shard of it, on the device and join the group. `precision` is that of the matmuls.
 
     A model without memory (on the meta device) gets what its part needs, to be filled by `fill`. One of which nothing
     requires gradients is held in the same way; its copies exchange nothing. Raises ValueError when the process group is
@@ -205,7 +207,7 @@ def _put(model: nn.Module, device: str) -> None:
 
 @torch.no_grad()
 def fill(model: nn.Module, weights: Weights, group: Group) -> None:
-    """Give every parameter its values, of a sharded one the rows that this process holds, one parameter at a time."""
+    """Give every parameter its values, one at a time; a sharded parameter gets the rows that this rank holds."""
     for name, parameter in model.named_parameters():
         local_part(parameter).copy_(weights(name, parameter.shape, *local_rows(parameter, group)))
 
@@ -216,8 +218,8 @@ def local_rows(tensor: Tensor, group: Group) -> tuple[int, int]:
 
 
 def _shard(model: nn.Module, parallel: Parallel, device: str, precision: Precision) -> tuple[nn.Module, "DeviceMesh"]:
-    """Cut the weights along the first dimension, and say which of them are gathered together: those of the embedding, of each
-    block, and of final norm and head, which stay from the end of the forward pass to the beginning of backward.
+    """Shard the weights along the first dimension, and say which of them are gathered together: the embedding, each block,
+    and final norm with head. The last two stay gathered from the end of the forward pass to the beginning of backward.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -252,7 +254,7 @@ def _without_weights(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def whole_model(group: Group, model: nn.Module) -> nn.Module:
-    """The model with whole weights: on the host of the first worker; elsewhere it has none.
+    """The model with whole weights: on the host of rank 0; elsewhere it has none.
 
     A model that is not sharded is returned as it is. All workers have to call this.
     """
@@ -269,7 +271,7 @@ def whole_model(group: Group, model: nn.Module) -> nn.Module:
 
 
 def _sharded_root(trainee: nn.Module | None) -> "FSDPModule | None":
-    """The wrapped model where it is in parts."""
+    """The wrapped model where it is sharded."""
     if trainee is None or isinstance(trainee, nn.parallel.DistributedDataParallel):
         return None
     return cast("FSDPModule", trainee)

@@ -1,8 +1,8 @@
-"""What each worker of a group computes of a step: whole micro-batches, or rows of them.
+"""Splits a step over the ranks of a group: each computes whole micro-batches, or rows of them.
 
-Source: RECIPE C.9 (a batch does not depend on the number of workers), D. Micro-batches are cut into pieces, and the pieces
-dealt out. Every row goes to exactly one worker, pairs stay together, and what a worker gets still carries the divisor or
-the weights of the whole batch, so that the workers' losses and gradients are parts of one sum.
+Source: RECIPE C.9 (a batch does not depend on the world size), D. Micro-batches are cut into pieces, and the pieces dealt
+out. Every row goes to exactly one worker, and pairs stay together. What a worker gets carries the divisor or the weights of
+the whole batch, so that the workers' losses and gradients add up to those of one process.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from model.data.labels import IGNORE
 Batch = dict[str, Any]
 
 UNEVEN = 1.25
-"""How much longer a worker may compute so that there are fewer rounds: in each of them, weights in parts travel."""
+"""How much longer a worker may compute so that there are fewer rounds: in each of them, sharded weights are gathered."""
 
 
 class Shape(NamedTuple):
@@ -38,8 +38,8 @@ class Piece(NamedTuple):
 
 
 def share_of(batches: Sequence[Batch], rank: int, world: int) -> Sequence[Batch]:
-    """The part of a step's micro-batches that a worker computes; all workers get equally many, if need be one that counts
-    for nothing.
+    """Return what a rank computes of a step's micro-batches. All ranks get equally many; if need be, one that counts for
+    nothing.
 
     Raises ValueError where a micro-batch has to be cut whose loss depends on which rows are together.
     """
@@ -54,7 +54,7 @@ def share_of(batches: Sequence[Batch], rank: int, world: int) -> Sequence[Batch]
 
 
 def own_rows(micro_batches: int, rows: int, rank: int, world: int) -> Int[np.ndarray, " own"]:
-    """Which rows of a step, counted through its equal micro-batches of `rows` rows, `share_of` gives to a worker."""
+    """Return which rows of a step `share_of` gives to a rank, counted through equal micro-batches of `rows` rows."""
     step = np.arange(micro_batches * rows).reshape(micro_batches, rows)
     own = cut((Shape(rows, 1),) * micro_batches, world)[rank::world]
     return np.concatenate([step[0, :0], *(np.array_split(step[batch], parts)[part] for batch, part, parts in own)])
@@ -62,11 +62,12 @@ def own_rows(micro_batches: int, rows: int, rank: int, world: int) -> Int[np.nda
 
 @lru_cache(maxsize=64)
 def cut(shapes: tuple[Shape, ...], world: int) -> list[Piece]:
-    """The pieces of a step's micro-batches, the largest first; in each round the next `world` of them are computed at once.
+    """Cut a step's micro-batches into pieces, the largest first; in each round the next `world` of them are computed at
+    once.
 
-    Micro-batches are cut into so many parts each, or single units where they have fewer, that there are few rounds and
-    nobody waits long: of all cuts with which the largest pieces of the rounds, summed, are nearly as small as can be, the
-    one with fewest rounds. Who has the same step has the same pieces.
+    Each micro-batch is cut into equal parts, or into single units where it has fewer. The largest pieces of all rounds,
+    summed, are the time that workers wait for. Of all cuts for which that sum is nearly as small as can be, the one with
+    fewest rounds is taken. Workers at the same step cut the batch into the same pieces, so their slices never overlap.
     """
     units, tokens = np.array(shapes, dtype=np.int64).T
     found = []
@@ -82,7 +83,7 @@ def cut(shapes: tuple[Shape, ...], world: int) -> list[Piece]:
 
 
 def rows_of(batch: Batch, part: int, parts: int) -> Batch:
-    """One of so many parts of a micro-batch's rows, or of its pairs; at most as many as there are.
+    """Return one of so many parts of a micro-batch's rows, or of its pairs; at most as many as there are.
 
     Raises ValueError for parts of a micro-batch whose loss depends on which rows are together: it needs `divisor` or
     `weights`.

@@ -1,15 +1,13 @@
-"""Chats as ids: the whole conversation for training with the mask of what is trained, or a prompt to answer
-(RECIPE B, F).
+"""Turns chats into ids: a whole conversation with the mask of what is trained, or a prompt to answer (RECIPE B, F).
 
-The format's own BOS and EOS become single ids; everything between two of them is encoded as one text, as a
-tokenizer that recognises those two does, so ids equal those of the rendered string. Contents never become
-control tokens, whatever they say. The mask is made on token boundaries: a token is trained when its first
-byte lies in trained text. So `>` and newline of a header, which fuse into one token (397), are never trained,
-not even when an answer's leading newlines fuse with them.
+The format's own BOS and EOS become single ids, and everything between two of them is encoded as one text. A tokenizer that
+recognises those two does the same, so ids equal those of the rendered string. Contents never become control tokens, whatever
+they say. The mask is made on token boundaries: a token is trained when its first byte lies in trained text. So `>` and
+newline of a header, which fuse into one token (397), are never trained, not even when an answer's leading newlines fuse with
+them.
 
-Deviations: every assistant header is masked, also at the start of a chat or after another assistant turn,
-where the published code leaves it trained for want of a turn to mask before it. See `model/tokens/chat_template.py`
-for the text itself.
+Deviations: every assistant header is masked, also at the start of a chat or after another assistant turn. There the
+published code trains on it, since no turn comes before it to mask. See `model/tokens/chat_template.py` for the text itself.
 """
 
 from collections.abc import Sequence
@@ -48,6 +46,7 @@ def encode_chat(tokenizer: Tokenizer, messages: Sequence[Message], max_tokens: i
     trained: list[np.ndarray] = []
     text: list[Span] = []
     for span in [*render_spans(messages), None]:
+        # Text is gathered up to the next control token: pieces that are encoded apart would merge into other tokens.
         if span is not None and not span.control:
             text.append(span)
             continue
@@ -58,6 +57,7 @@ def encode_chat(tokenizer: Tokenizer, messages: Sequence[Message], max_tokens: i
         if span is not None:
             ids.append(tokenizer.eos_id)
             trained.append(np.array([span.trained]))
+    # Cut after encoding, since a cut text could end in other tokens.
     return EncodedChat(np.array(ids[:max_tokens], dtype=np.uint32), np.concatenate(trained)[:max_tokens])
 
 
@@ -77,13 +77,16 @@ def encode_prompt(tokenizer: Tokenizer, messages: Sequence[Message], answer_pref
             text = ""
         else:
             text += span.text
+    # The prefix is encoded with the header before it, since their characters may merge into one token.
     return ids + tokenizer.encode(text + answer_prefix)
 
 
 def _encode_text(tokenizer: Tokenizer, spans: Sequence[Span]) -> tuple[list[int], np.ndarray]:
     """Ids of spans encoded as one text, and for each whether its first byte is trained."""
+    # Bytes are counted below, and a lone surrogate has none.
     texts = [valid_text(span.text) for span in spans]
     ids = tokenizer.encode("".join(texts))
+    # Where each token begins, in bytes: tokens may span two spans, so spans cannot be encoded one by one.
     starts = np.cumsum(np.concatenate([[0], tokenizer.byte_lengths()[ids]]))[:-1]
     sizes = [len(text.encode("utf-8")) for text in texts]
     trained_bytes = np.repeat(np.array([span.trained for span in spans], dtype=bool), sizes)

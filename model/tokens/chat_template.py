@@ -70,6 +70,7 @@ def render_spans(messages: Sequence[Message], generation_prompt: bool = False) -
         if role == "assistant":
             yield Span(message["content"], control=False, trained=True)
             yield Span(END_OF_TEXT, control=True, trained=True)
+            # Only between turns: a newline after the last EOS would teach the model to write on.
             if index + 1 < len(messages):
                 yield Span("\n", control=False, trained=True)
         else:

@@ -4,14 +4,14 @@ Byte-level BPE with cl100k's ranks and split, built on tiktoken. Merges are orde
 the table from 256 ranks on is a complete vocabulary that encodes every text without loss; toy models use a
 short one. The 22 added tokens follow the ordinary ones at N, N+1, ... in the published order.
 
-Which added tokens are recognised in text: the three markers of removed personal data and the `<|extra_id_*|>`
-are atomic but carry no control, so `encode` gives them their single id, as in OLMo 2's data. The eight tokens
-flagged special (EOS, pad, ...) are plain text to `encode`: no document or user can place a control token.
-`encode_with_special` recognises all 22.
+Which added tokens are recognised in text: the three markers of removed personal data and the `<|extra_id_*|>`. They are
+atomic but carry no control, so `encode` gives them their single id, as in OLMo 2's data. The eight tokens flagged special
+(EOS, pad, ...) are plain text to `encode`: no document or user can place a control token. `encode_with_special` recognises
+all 22.
 
-Deviations: a run of more than 65,536 whitespace characters is cut into pieces of that length before
-splitting, because the split expression's backtracking limit would end in a crash; ids differ from an uncut
-run at the cuts at most. Lone surrogates, which no UTF-8 text can hold, are read as U+FFFD.
+Deviations: a run of more than 65,536 whitespace characters is cut into pieces of that length before splitting. Otherwise the
+split expression's backtracking limit would end in a crash. Ids differ from an uncut run at the cuts at most. Lone
+surrogates, which no UTF-8 text can hold, are read as U+FFFD.
 """
 
 import base64

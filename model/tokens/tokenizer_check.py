@@ -1,9 +1,9 @@
-"""Whether a folder's `tokenizer.json` turns text into the ids that `Tokenizer` does (RECIPE B).
+"""Checks that a folder's `tokenizer.json` turns text into the same ids as `Tokenizer` (RECIPE B).
 
-The vocabulary alone does not say so: the same tokens under another split, normaliser or order of merges give other ids, and
-a model is worth nothing under ids that it was not trained on. So texts are encoded both ways and decoded again: samples of
-what splits and normalisers treat in different ways, and every token of the vocabulary, which shows the order of merges.
-A short vocabulary has few tokens for a split to matter to (none of two digits, say), so the pieces are compared too.
+The vocabulary alone does not say so: the same tokens under another split, normaliser or order of merges give other ids. A
+model is worth nothing under ids that it was not trained on. So texts are encoded both ways and decoded again: samples of
+what splits and normalisers treat in different ways, and every token of the vocabulary, which shows the order of merges. A
+short vocabulary has few tokens for a split to matter to (none of two digits, say), so the pieces are compared too.
 """
 
 import json

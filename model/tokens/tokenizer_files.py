@@ -1,4 +1,4 @@
-"""The tokenizer as Hugging Face files: `tokenizer.json` and `tokenizer_config.json` (RECIPE B).
+"""Writes the tokenizer as Hugging Face files: `tokenizer.json` and `tokenizer_config.json` (RECIPE B).
 
 tokenizers stores a byte-level BPE as pairs to merge, tiktoken as ranks of merged tokens. The pair behind a
 token is what BPE leaves of its bytes when only lower ranks may merge; for the full vocabulary this gives

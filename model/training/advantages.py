@@ -1,4 +1,4 @@
-"""Reward arithmetic of reinforcement learning: scores, advantages, KL estimators, GAE, whitening.
+"""Computes what reinforcement learning makes of rewards: scores, advantages, KL estimators, GAE, whitening.
 
 Source: RECIPE H.2 (PPO) and H.3 (GRPO), oracle `tests/golden/rl_arithmetic.json`. Pure functions of tensors,
 nothing is sampled here. Axis names: `prompts samples` for groups of answers, `batch time` for response

@@ -1,9 +1,9 @@
-"""The C library's allocator in training: memory that one step frees serves the next.
+"""Tells the C library's allocator to keep what one training step frees for the next.
 
-glibc hands large blocks back to the system as soon as they are free, so every step would fetch its logits and
-gradients again, at the price of a page fault and a zeroed page per 4 KiB: 7 to 10 % of a step on two CPUs, measured
-with 11M and 60M parameters. What is kept is at most what the process held at its peak, plus fragmentation (60M model:
-2.2 to 2.6 GB; 11M: 1.00 to 1.01 GB). Values do not depend on it. GPUs have an allocator of their own, which does the same.
+glibc hands large blocks back to the system as soon as they are free, so every step would fetch its logits and gradients
+again. Each 4 KiB would cost a page fault and a zeroed page: 7 to 10 % of a step on two CPUs, measured with 11M and 60M
+parameters. What is kept is at most what the process held at its peak, plus fragmentation (60M model: 2.2 to 2.6 GB; 11M:
+1.00 to 1.01 GB). Values do not depend on it. GPUs have an allocator of their own, which does the same.
 """
 
 import ctypes

@@ -1,9 +1,8 @@
-"""Measures of training stability: spike score, growth exponent, norms of parameters, gradients and updates.
+"""Measures training stability: spike score, growth exponent, norms of parameters, gradients and updates.
 
 Source: RECIPE D (both spike scores, growth exponent), paper section 3.2; golden/spike_score.json; the rule of OLMo-core's
-`StabilityMonitorCallback`. Choices where no source settles the matter (RECIPE K): the paper's score uses the previous
-values only, the sample standard deviation, and starts when its window is full; a window that is flat judges nothing, as
-OLMo-core has it.
+`StabilityMonitorCallback`. Choices where no source settles the matter (RECIPE K): the score uses the previous values only
+and the sample standard deviation, and starts when its window is full. A window that is flat judges nothing, as in OLMo-core.
 """
 
 import math
@@ -168,11 +167,11 @@ Batches = TypeVar("Batches")
 
 
 class NormWatch:
-    """L2 norms per group of parameters at every `every`-th update (0: never), read beside the optimizer.
+    """L2 norms per group of parameters at every `every`-th update (0: never), read around the optimizer's step.
 
-    Use it in a `with` block, tell it each 0-based step before its update with `arm`, and take `metrics(n)` after the
-    n-th update: `param_norm/<group>` after it, `grad_norm/<group>` before clipping, `update_norm/<group>` of the
-    difference that it made, weight decay included. A watched update holds a second copy of the weights.
+    Use it in a `with` block, tell it each 0-based step before its update with `arm`, and take `metrics(n)` after the n-th
+    update. `param_norm/<group>` is from after the update and `grad_norm/<group>` from before clipping. `update_norm/<group>`
+    is of the difference that the update made, weight decay included. A watched update holds a second copy of the weights.
     """
 
     def __init__(self, model: nn.Module, every: int) -> None:

@@ -45,11 +45,11 @@ __all__ = [
 
 Evaluate = Callable[["TrainState"], dict[str, float]]
 """State -> metrics of the model as it is, equal in equal runs (RECIPE D, evaluation in the loop). Asked in all workers of a
-group, whose weights may be in parts (`Group.apply`, `Group.holding`)."""
+group, whose weights may be sharded (`Group.apply`, `Group.holding`)."""
 
 
 class EndOfTraining(Exception):
-    """Raised by `batches(step)`: no update is made any more, and the state of the last one is the result. In a group, all workers
+    """`batches(step)` raises this to end a training early: the state of the last update is the result. In a group, all ranks
     have to raise it at the same step.
     """
 
@@ -67,8 +67,8 @@ class TrainState:
 
 
 def new_state(model: nn.Module, optim: OptimConfig, compute: Compute) -> TrainState:
-    """State at step 0 with fresh moments; moves the model, or this process's part of it, to the device. Fill it with
-    `checkpoint.load_state` to resume.
+    """Return the state at step 0 with fresh moments. The model, or this rank's shard of it, moves to the device. Fill it
+    with `state_files.load_state` to resume.
     """
     group = spread(model, compute, optim.precision)
     return TrainState(model, Optimizer(model.named_parameters(), optim), group=group)
@@ -76,7 +76,7 @@ def new_state(model: nn.Module, optim: OptimConfig, compute: Compute) -> TrainSt
 
 @dataclass(frozen=True)
 class Logging:
-    """What a training tells of its steps."""
+    """Says what a training tells of its steps."""
 
     every: int = 10
     """Steps between two lines with all metrics; the steps between have `metrics.EVERY_STEP`."""
@@ -88,7 +88,7 @@ class Logging:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a training judges the model on its way."""
+    """Says how a training judges the model on its way."""
 
     judge: Evaluate | None = None
     """Called with the model in evaluation mode and without gradients; its metrics join those of that step."""
@@ -100,7 +100,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Course:
-    """What one training is, from its first step to its last; stages state it and the loop follows it."""
+    """A course is one training from its first step to its last: stages state it and the loop follows it."""
 
     objective: Objective
     """What is minimised."""
@@ -121,7 +121,7 @@ class Course:
 
 @dataclass(frozen=True)
 class Listeners:
-    """Who is told while a training runs."""
+    """Names who is told while a training runs."""
 
     log: Log | None = None
     """Gets the number of finished updates and all metrics (loss, the objective's own, grad_norm, skipped, lr, tokens, rates)
@@ -174,6 +174,7 @@ def train(state: TrainState, course: Course, compute: Compute, told: Listeners =
             if save and due:
                 save(state)
                 metrics.saved = state.step
+            # Ranks wait for each other at every step, so all of them pause for garbage at the same one (RECIPE J).
             if state.step % compute.gc_every == 0:
                 gc.collect(1)
         if state.step < steps:
@@ -182,8 +183,8 @@ def train(state: TrainState, course: Course, compute: Compute, told: Listeners =
 
 
 def train_step(state: TrainState, micro_batches: Sequence[Batch], course: Course, device: str) -> Scalars:
-    """One update: forward and backward of every micro-batch, then clip and apply. Metrics that are tensors
-    stay on the device.
+    """Make one update: forward and backward of every micro-batch (gradient accumulation), then clip and apply. Metrics that
+    are tensors stay on the device.
     """
     if not micro_batches:
         raise ValueError(
@@ -209,6 +210,7 @@ def train_step(state: TrainState, micro_batches: Sequence[Batch], course: Course
     lr = update_learning_rate(
         course.schedule, step=state.step, tokens=state.tokens, batch_tokens=batch_tokens, steps=course.steps
     )
+    # The skip-step rule judges by cross-entropy, as published (RECIPE D), not by its sum with the z-loss.
     update = state.optimizer.step(lr, sums.get("ce", sums["loss"]))
     state.step += 1
     state.tokens += batch_tokens
@@ -238,13 +240,13 @@ def compile_model(model: nn.Module) -> None:
 
 
 def to_device(batch: Batch, device: str) -> dict[str, Tensor]:
-    """A micro-batch as tensors; unsigned token arrays become int64, which embeddings index with."""
+    """Return a micro-batch as tensors; unsigned token arrays become int64, which embeddings index with."""
     tensors, pinned = {}, torch.device(device).type == "cuda"
     for name, value in batch.items():
         if isinstance(value, np.ndarray) and value.dtype == np.uint32:
             value = value.astype(np.int64)
         tensor = torch.as_tensor(value)
-        # Only from pinned memory does a copy to a GPU go on beside the host.
+        # Only from pinned memory does a copy to a GPU overlap with the host.
         tensors[name] = (tensor.pin_memory() if pinned and tensor.is_cpu else tensor).to(device, non_blocking=True)
     return tensors
 

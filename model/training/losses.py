@@ -1,8 +1,8 @@
-"""Cross-entropy with z-loss, and token log-probabilities, computed chunk by chunk so that no full logits exist.
+"""Computes cross-entropy with z-loss, and token log-probabilities, chunk by chunk, so that the full logits never exist.
 
-A chunk's logits are held once, in the type of the products, and overwritten with their gradient; maxima, sums and
-exponentials are fp32, and so is the sum of the head's gradient over chunks. How large a chunk is goes by the type of
-device: `loss_sizes` and `log_prob_sizes`.
+A chunk's logits are held once, in the type of the matmuls, and overwritten with their gradient. Maxima, sums and
+exponentials are fp32, and so is the sum of the head's gradient over chunks. How large a chunk is goes by the type of device:
+`loss_sizes` and `log_prob_sizes`.
 
 Source: RECIPE A.5 (loss, both normalisations), F ("sum"), 0.1 (z-loss weight); paper section 3.3.3.
 Convention: `labels[b, t]` is the id that position t has to predict, i.e. already shifted; -100 is not
@@ -27,11 +27,11 @@ from model.network.transformer import Transformer
 CHUNK_ELEMENTS = 1 << 22
 """Logits worked on at a time on a CPU: 4M, 8 MB in bf16, so that they stay within a processor's last cache level."""
 CHUNK_ROWS = 512
-"""Least rows of logits held at a time on a CPU: with fewer, the products with a large vocabulary wait for memory."""
+"""Least rows of logits held at a time on a CPU: with fewer, the matmuls with a large vocabulary wait for memory."""
 TILE_ROWS = 4096
 """Rows of the head whose gradient is summed at a time on a CPU."""
 WIDE_PRODUCTS = ("cuda", "xpu")
-"""Types of device whose products of bf16 factors can be fp32 (`out_dtype` of torch.mm)."""
+"""Types of device whose matmuls of bf16 factors can be fp32 (`out_dtype` of torch.mm)."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class HeadSizes:
     """How the work on a head is cut, in rows."""
 
     chunk: int
-    """Rows of logits held at a time, in the type of the products."""
+    """Rows of logits held at a time, in the type of the matmuls."""
     piece: int
     """Of those, rows worked on at a time in fp32."""
     tile: int
@@ -47,10 +47,10 @@ class HeadSizes:
 
 
 ACCELERATOR = HeadSizes(chunk=4096, piece=1024, tile=1 << 15)
-"""On all devices but a CPU. Every chunk reads the head and adds to its fp32 gradient; with 4,096 rows that is about a tenth of
-the time of their products on an H100 (bytes and operations over what it can do, not measured), and their logits are 0.8 GB in
-bf16 at a vocabulary of 100k. Larger pieces and tiles would not be faster; they bound what is made in fp32 at a time to 0.4 GB
-of logits and 0.5 GB of gradient at d_model 4096.
+"""On all devices but a CPU. Every chunk reads the head and adds to its fp32 gradient. With 4,096 rows that is about a tenth
+of the time of their matmuls on an H100 (bytes and operations over what it can do, not measured). Their logits are 0.8 GB in
+bf16 at a vocabulary of 100k. Larger pieces and tiles would not be faster; they bound what is made in fp32 at a time to 0.4
+GB of logits and 0.5 GB of gradient at d_model 4096.
 """
 
 
@@ -67,7 +67,8 @@ class LossConfig(Config):
 
 
 def cached_rows(vocab_size: int) -> int:
-    """Rows of logits that a CPU works on at a time, a power of two, so that batches of many sizes split evenly."""
+    """Return how many rows of logits a CPU works on at a time: a power of two, so that batches of many sizes split
+    evenly."""
     return 1 << (max(1, CHUNK_ELEMENTS // vocab_size).bit_length() - 1)
 
 
@@ -166,7 +167,7 @@ class _HeadLoss(torch.autograd.Function):
 
 
 def _wide_product(left: Float[Tensor, "m k"], right: Float[Tensor, "k n"]) -> Float[Tensor, "m n"]:
-    """left @ right in fp32 where the device makes such products, else in the type of the factors."""
+    """Return left @ right in fp32 where the device makes such matmuls, else in the type of the factors."""
     if left.dtype is torch.bfloat16 and left.device.type in WIDE_PRODUCTS:
         return torch.mm(left, right, out_dtype=torch.float32)
     return left @ right
@@ -208,7 +209,7 @@ def head_loss(
         # The forward pass makes the gradients of what requires them, whether or not they are asked for.
         hidden, head = hidden.detach(), head.detach()
     sizes = loss_sizes(hidden.device.type, len(head))
-    # The products choose their own type (that of `hidden`); autocast would cast the fp32 sums as well.
+    # The matmuls choose their own type (that of `hidden`); autocast would cast the fp32 sums as well.
     with torch.autocast(hidden.device.type, enabled=False):
         loss, ce, z = cast(
             tuple[Tensor, Tensor, Tensor],

@@ -1,12 +1,13 @@
-"""Memory of one GPU in training: sharded state by formula, activations from our own forward pass on tensors without data, and
-what `model/parallel/group.py` gathers.
+"""Estimates the memory of one GPU in training. Sharded state comes by formula, activations from our own forward pass on
+tensors without data. What `model/parallel/group.py` gathers is added.
 
-Source: RECIPE D (fp32 weights, gradients and moments, bf16 products). Two figures span what a run may use: each block computed
-again when backward needs it, and everything kept. Each is that of the moment of an update at which most is in use. On several
-GPUs weights are sharded over all of them (`fsdp`) and gathered where they are used: the embedding at the beginning, two blocks
-at a time in the type of the products, and final norm and head from the end of the forward pass to the beginning of backward.
-Oracle: the bytes of all tensors that live while the trainer itself makes updates (tests/flows/test_cost_memory.py). Blocks run
-eagerly there; compiled ones keep less. Left out: the allocator's waste, and the cache of keys and values while sampling.
+Source: RECIPE D (fp32 weights, gradients and moments, bf16 matmuls). Two figures span what a run may use: each block
+computed again when backward needs it, and everything kept. Each is that of the moment of an update at which most is in use.
+On several GPUs weights are sharded over all of them (`fsdp`) and gathered where they are used. The embedding is gathered at
+the beginning, and blocks two at a time in the type of the matmuls. Final norm and head stay gathered from the end of the
+forward pass to the beginning of backward. Oracle: the bytes of all tensors that live while the trainer itself makes updates
+(tests/flows/test_cost_memory.py). Blocks run eagerly there; compiled ones keep less. Left out: the allocator's waste, and
+the KV cache while sampling.
 """
 
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ LOGIT_COPIES = {2: 3, 4: 2}
 
 @dataclass(frozen=True)
 class Pass:
-    """Bytes on one GPU, beside its state, at the moment of an update at which most is in use."""
+    """Bytes on one GPU, besides its state, at the moment of an update at which most is in use."""
 
     activations: float
     """What the forward pass keeps for backward."""
@@ -93,7 +94,7 @@ def memory_of(
     inputs = model.n_layers * tokens * model.d_model * width
     block = saved.block_weights + saved.block_per_token * tokens
     share = 4 * model.parameters / gpus
-    # Decoding works on a copy of the weights in the type of the products; the last block is held while its copy is made.
+    # Decoding works on a copy of the weights in the type of the matmuls; the last block is held while its copy is made.
     last = 2 * width * model.block_parameters if gpus > 1 else 0
     sampling = Pass(0, width * model.parameters + last if samples else 0)
     policies = ((inputs, block), (model.n_layers * block, 0.0))
@@ -133,7 +134,7 @@ def _moments(
     table, norm = 4 * model.vocab_size * model.d_model, NORM_COPIES * 4 * stream
     block, sent = (width * model.block_parameters, 4 * model.block_parameters) if several else (0, 0)
     gathered = (models + 1) * table if several else 0
-    # Beginning: an embedding as it came and in its place, beside the heads of models before it.
+    # Beginning: an embedding as it came and in its place, besides the heads of models before it.
     yield Pass(0, gathered + width * stream)
     # Loss: heads, the last as it came, too; its gradient, rows with theirs, and the logits.
     yield Pass(kept + outside, gathered + table + 2 * width * stream + _loss(model, width, tokens, device))
@@ -145,7 +146,7 @@ def _moments(
 
 
 def _loss(model: ModelConfig, width: int, tokens: int, device: str) -> float:
-    """Bytes of a chunk of logits, and of the softmax or the product made from it; the head is cast unless it is fp32."""
+    """Bytes of a chunk of logits, and of the softmax or the matmul made from it; the head is cast unless it is fp32."""
     sizes, product_width = loss_sizes(device, model.vocab_size), 4 if device in WIDE_PRODUCTS else width
     cast = width * model.vocab_size * model.d_model if width < 4 else 0
     softmax = LOGIT_COPIES[width] * 4 * min(sizes.piece, tokens) * model.vocab_size
@@ -158,7 +159,7 @@ class Saved:
     """Bytes that the forward pass keeps for backward."""
 
     block_weights: float
-    """Of one block, whatever the batch: copies of its weights in the type of the products."""
+    """Of one block, whatever the batch: copies of its weights in the type of the matmuls."""
     block_per_token: float
     """Of one block and token."""
     outside_per_token: float
@@ -167,7 +168,7 @@ class Saved:
 
 def saved_for_backward(model: ModelConfig, precision: Precision, *, in_parts: bool = False) -> Saved:
     """What our own forward pass keeps, from tensors without data: models of one and two blocks, batches of one and two. Weights
-    `in_parts` have come in the type of the products, and come again for backward.
+    `in_parts` have come in the type of the matmuls, and come again for backward.
     """
     return _saved_for_backward(model.model_dump_json(), precision, in_parts)
 

@@ -1,7 +1,8 @@
-"""Metrics on their way from the device to the log: fetched in a background thread, so that no step waits for them.
+"""Brings metrics from the device to the log in a background thread, so that no step waits for them.
 
-Source: RECIPE J (metrics stay on the device until the logging interval, then go to a thread), D (every 10 steps; what the
-optimizer did, every step, since spikes and skipped updates are single steps). All values of an interval cross in one copy.
+Source: RECIPE J (metrics stay on the device until the logging interval, then go to a thread), D (every 10 steps). What the
+optimizer did is told of every step, since spikes and skipped updates are single steps. All values of an interval cross in
+one copy.
 """
 
 import time
@@ -77,7 +78,7 @@ class Metrics:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around what the training waits for beside its own work: the next batch."""
+        """Around what the training waits for besides its own work: the next batch."""
         began = time.perf_counter()
         try:
             yield
@@ -145,7 +146,7 @@ class Crossing:
         self.values = torch.stack(scalars) if scalars else torch.empty(0)
         self.copied: torch.cuda.Event | None = None
         if self.values.is_cuda:
-            # Only into pinned memory does a copy run beside the host; its event comes before what is launched later. The copy
+            # Only into pinned memory does a copy overlap with the host; its event comes before what is launched later. The copy
             # is queued on the stream of the values' device, which need not be the current one.
             host = torch.empty(self.values.shape, pin_memory=True)
             host.copy_(self.values, non_blocking=True)

@@ -4,10 +4,9 @@ Source: RECIPE F, G and H. Each loss is a pure function of log-probabilities or 
 builders wrap one for `model.training.loop.train`, which averages loss and metrics over the micro-batches ("passes") of
 a step.
 
-How a step splits into passes is a matter of memory, so it must not change the objective. The batch therefore
-carries `weights`, computed on the host by `model.data.chat_batches`, which already hold the published reduction
-(sum or mean per micro-batch of so many sequences, then the average): the step's loss is Σ weights · term over
-its passes.
+How a step splits into passes is a matter of memory, so it must not change the objective. The batch therefore carries
+`weights`, which `model.data.chat_batches` computes on the host. They already hold the published reduction: sum or mean per
+micro-batch of so many sequences, then the average. The step's loss is Σ weights · term over its passes.
 
 Labels are aligned with what predicts them, as in `model.training.losses`. Padding is at the right, so causal attention
 needs no mask.

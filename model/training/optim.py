@@ -47,7 +47,7 @@ class OptimConfig(Config):
     clip_norm: float = Field(default=1.0, ge=0)
     """Largest global L2 norm of the gradient; 0 is no clipping."""
     precision: Precision = "bf16"
-    """Type of activations and products; weights, gradients and moments are fp32 in both."""
+    """Type of activations and matmuls; weights, gradients and moments are fp32 in both."""
 
     @model_validator(mode="before")
     @classmethod
@@ -112,6 +112,7 @@ class Optimizer:
             if members:
                 groups.append({"params": members, "weight_decay": config.weight_decay if decay else 0.0})
         betas = (config.beta1, config.beta2)
+        # `step` sets the rate of every update; a rate of 0 would show an update that came without one.
         self.adam = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=config.eps, fused=True)
         device = next(iter(self.parts.values())).device
         self.history = torch.zeros(2, SKIP_WINDOW, device=device)
@@ -138,6 +139,7 @@ class Optimizer:
         for group in self.adam.param_groups:
             group["lr"] = learning_rate
         self.adam.step()
+        # The 32B run's code never advanced Adam's step, so its bias corrections stayed those of the first update.
         if self.config.kind == "skip_step_adamw_historical":
             for state in self.adam.state.values():
                 state["step"].zero_()
@@ -154,6 +156,7 @@ class Optimizer:
         verdict = torch.zeros((), device=norm.device)
         if self.seen + 1 >= SKIP_MINIMUM:
             limit = SKIP_DEVIATIONS * earlier.std(dim=1, correction=1)
+            # Asked this way round, a NaN fails the comparison and the update is left out.
             verdict = 1.0 - (current - earlier.mean(dim=1) <= limit).all().float()
         self.history[:, self.seen % SKIP_WINDOW] = current
         self.seen += 1

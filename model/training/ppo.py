@@ -1,4 +1,4 @@
-"""PPO with a value model: policy and critic trained side by side, and the arithmetic of a rollout.
+"""Trains a policy and its value model side by side (PPO), and has the arithmetic of a rollout.
 
 Source: RECIPE H.2 steps 3 to 7; paper Table 18. The two models share a batch, a loop and save points, and nothing else: each
 has an optimizer of its own, which clips its own gradient. Axis names as in `model.training.advantages`.
@@ -42,6 +42,7 @@ def joint_flops(flops: float, tokens: int, config: ModelConfig) -> float:
     """Training FLOPs of both models where the policy took `flops` for `tokens`: the value model's head has one output
     (RECIPE A.7).
     """
+    # The policy's head has vocab_size outputs, the critic's has one: it lacks 6 FLOPs per missing weight and token.
     return 2 * flops - 6.0 * (config.vocab_size - 1) * config.d_model * tokens
 
 
@@ -54,6 +55,7 @@ class JointOptimizer:
             Optimizer(((f"{name}.{key}", value) for key, value in part.named_parameters()), config)
             for name, part in (("policy", model.policy), ("critic", model.critic))
         )
+        # Save points hold a history. Reinforcement runs plain AdamW, which judges no spikes, so it stays as it is.
         self.history, self.seen = self.policy.history, 0
 
     @property
@@ -64,6 +66,7 @@ class JointOptimizer:
     def step(self, learning_rate: float, loss: Float[Tensor, ""]) -> dict[str, Float[Tensor, ""]]:
         """Apply both models' gradients; `grad_norm` is the policy's, `value_grad_norm` the critic's."""
         policy, critic = self.policy.step(learning_rate, loss), self.critic.step(learning_rate, loss)
+        # One flag for both: whoever reads the metrics should see that either model stood still.
         skipped = torch.maximum(policy["skipped"], critic["skipped"])
         return policy | {"value_grad_norm": critic["grad_norm"], "skipped": skipped}
 
@@ -107,6 +110,7 @@ def estimate(
     advantages, returns = generalized_advantages(rewards, keep_values(values, lengths), gamma, lam)
     positions = torch.arange(values.shape[1])
     real = positions < lengths[:, None]
+    # array_split gives runs of nearly equal length, so no short last run is whitened by a few tokens.
     runs = np.array_split(np.arange(len(values)), max(1, len(values) // whiten_batch))
     white = torch.cat([whiten(advantages[run], real[run]) for run in runs])
     return Estimates(white, returns, positions <= lengths[:, None])

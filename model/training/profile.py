@@ -1,4 +1,5 @@
-"""Where the time of a training step goes: a few real steps under torch's profiler, by part, beside the speed of matmuls here.
+"""Measures where the time of a training step goes: a few real steps under torch's profiler, by part, and the speed of
+matmuls here.
 
 Source: RECIPE A.7 (FLOPs of a token). Steps are `model.training.loop.train_step` with windows of random tokens; nothing is read
 and nothing is stored but a trace that https://ui.perfetto.dev opens. The clock is that of steps without the profiler, and the

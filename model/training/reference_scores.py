@@ -1,4 +1,4 @@
-"""Log-probabilities and scores of rows without gradients: references of DPO and GRPO, held-out scores.
+"""Computes log-probabilities and scores of rows without gradients: references of DPO and GRPO, held-out scores.
 
 Source: RECIPE G, H.3. Rows are padded and grouped as in training and computed in the training precision, so
 that a policy compared with itself differs by rounding only. The workers of a group share the passes out and tell each
@@ -84,7 +84,7 @@ def _over_passes(
     passes = split_passes([len(row.ids) for row in rows], pass_tokens)
     own: dict[int, np.ndarray] = {}
     for first in range(0, len(passes), group.world):
-        # Weights in parts are gathered by all workers at once: whoever is left without a pass repeats the last one.
+        # Sharded weights are gathered by all workers at once: whoever is left without a pass repeats the last one.
         members = passes[min(first + group.rank, len(passes) - 1)]
         batch = pad_rows([rows[i] for i in members], pad_id)
         batch["lengths"] = np.array([len(rows[i].ids) for i in members], dtype=np.int64)

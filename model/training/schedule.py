@@ -1,4 +1,4 @@
-"""Learning rate as a pure function of progress.
+"""The learning rate is a pure function of progress.
 
 Source: RECIPE D (warm-up, cosine in tokens or steps), E (linear to zero), F and G (warm-up ratio, then linear
 to zero); oracle tests/golden/schedules.json.
@@ -25,7 +25,7 @@ class ScheduleConfig(Config):
     """Linear warm-up from zero, in `unit` (RECIPE 0.2: the configs say tokens, the paper 2000 steps)."""
     warmup_ratio: float = Field(default=0.0, ge=0, lt=1)
     """Warm-up as a share of the length instead of `warmup` (post-training), cut to whole units as in open-instruct's
-    scripts (theirs are steps of one process, so a published warm-up can end up to a step later)."""
+    scripts. Theirs are steps of one process, so a published warm-up can end up to a step later."""
     length: int = Field(default=5_000_000_000_000, ge=0)
     """Where the decay ends, in `unit`, warm-up included; 0 is the run's own number of steps. A run may stop
     before.
@@ -60,6 +60,7 @@ def learning_rate(schedule: ScheduleConfig, *, step: int, tokens: int, steps: in
     if schedule.kind == "constant":
         return schedule.learning_rate
     if schedule.kind == "linear":
+        # A run that is all warm-up has no decay to divide by, hence the 1.0.
         return schedule.learning_rate * max(0.0, length - progress) / max(1.0, length - warmup)
     floor = schedule.final_ratio * schedule.learning_rate
     if progress >= length:

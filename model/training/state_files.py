@@ -1,4 +1,5 @@
-"""Training state on disk: weights, Adam moments, skip-step history, random state and counters, as safetensors and JSON.
+"""Saves and loads training state: weights, Adam moments, skip-step history, random state and counters, as safetensors and
+JSON.
 
 Source: RECIPE J (what a resume restores; a copy on the host is written in the background), E (mid-training keeps Adam
 moments and resets counters). Files are byte-deterministic: equal states give equal bytes. A sharded model is saved as
@@ -138,7 +139,7 @@ def save_state(state: "TrainState", folder: Path) -> None:
 def load_state(state: "TrainState", folder: Path) -> "TrainState":
     """Put a saved state into a freshly built one (same model, same optimizer config) and return it.
 
-    The state may have been saved by another number of processes. Raises ValueError naming a file or tensor that is
+    The state may have been saved with another world size. Raises ValueError naming a file or tensor that is
     missing or has another shape.
     """
     counters = json.loads((folder / COUNTERS).read_text()) if (folder / COUNTERS).is_file() else {"shards": 1}
@@ -225,8 +226,8 @@ def _check_names(parameters: Mapping[str, Tensor], saved: list[str]) -> None:
 
 @torch.no_grad()
 def load_whole(folder: Path, config: ModelConfig, part: str = "") -> tuple[Transformer, dict[str, Tensor]]:
-    """The whole model that any number of processes saved, on the CPU, and Adam's moments as `write_moments` takes them; of a
-    state of several models the one whose parameters' names begin with `part`.
+    """The whole model, on the CPU, of a state of any world size, and Adam's moments as `write_moments` takes them. Of a
+    state of several models, it is the one whose parameters' names begin with `part`.
 
     Raises ValueError naming a tensor that the config does not have, or that has another shape.
     """
@@ -251,9 +252,9 @@ def load_whole(folder: Path, config: ModelConfig, part: str = "") -> tuple[Trans
 
 
 def save_moments(optimizer: Updater, path: Path, group: Group | None = None) -> None:
-    """Write Adam's whole moments by parameter name (`optimizer.safetensors` beside finished weights).
+    """Write Adam's whole moments by parameter name (`optimizer.safetensors` next to finished weights).
 
-    All processes of a group have to call this; the first one writes.
+    All processes of a group have to call this; rank 0 writes.
     """
     moments: dict[str, Tensor] = {}
     for key, value in optimizer.moments().items():

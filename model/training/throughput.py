@@ -1,4 +1,4 @@
-"""How fast a training goes: rates for the live log and for a record's notes, never part of a result.
+"""Computes how fast a training goes: rates for the live log and for a record's notes, never part of a result.
 
 Source: RECIPE D (tokens per second and device, MFU, share of the time that data took, memory of the device). MFU counts
 the FLOPs of RECIPE A.7 and is left out where a device's peak is not known.

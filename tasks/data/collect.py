@@ -30,8 +30,9 @@ Source = Annotated[AnySource, Field(discriminator="kind")]
 def collect_documents(ws: Workspace, config: AnySource) -> Documents:
     """Read one pinned source into document shards.
 
-    Raises ValueError if it holds no document, if more than `max_bad_fraction` of its rows or `max_bad_file_fraction` of its
-    files are unusable, or, with its name, for a file that breaks where the number of its rows is unknown or that changes.
+    Raises ValueError if it holds no document, or if more than `max_bad_fraction` of its rows or `max_bad_file_fraction` of
+    its files are unusable. Raises ValueError with the name of a file that changes, or that breaks where the number of its
+    rows is unknown.
     """
     function, items = config.reading()
     # An item carries its own files; with the list of all in each, the work would grow with its square.

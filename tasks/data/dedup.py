@@ -1,10 +1,10 @@
 """Stage: duplicates over several document artifacts, out of core (paper section 2.4; RECIPE C.5 names a deduplicated set).
 
 Always documents with equal text; if asked for, similar documents (`near`: MinHash) and repeated parts of documents
-(`within`: paragraphs by hash, or n-grams by a Bloom filter). Every pass is a map over shards that leaves keys in
-partitions and a map over partitions that compares them (tasks/data/documents/partitions.py), so that memory is bounded by a
-partition; what is first in the order of inputs, shards and rows stays. `dropped/` has the documents that go and `removed/`
-the paragraphs, each with the id of what stayed; `clusters.json` counts the groups of equals.
+(`within`: paragraphs by hash, or n-grams by a Bloom filter). Every pass maps over shards, which leave keys in partitions,
+and then over partitions, which compare them (tasks/data/documents/partitions.py). So memory is bounded by a partition. What
+is first in the order of inputs, shards and rows stays. `dropped/` has the documents that go and `removed/` the paragraphs,
+each with the id of what stayed; `clusters.json` counts the groups of equals.
 """
 
 from typing import Annotated, Any, Literal

@@ -1,4 +1,4 @@
-"""Stage: documents through rules, decided by the scores beside them, in the order of the config (RECIPE C.3, C.4).
+"""Stage: documents through rules, decided by the scores next to them, in the order of the config (RECIPE C.3, C.4).
 
 The first rule that refuses a document drops it: it goes to `dropped/` with the rule as reason, the value and
 limit as detail and the attributes up to that rule. Documents in = documents kept + documents dropped, per reason.
@@ -86,7 +86,7 @@ def _check_scores(documents: Documents, config: FilterConfig, scores: Attributes
 
 
 def filter_shard(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
-    """Shard function: one document file, with the attribute files beside it, through all rules."""
+    """Shard function: one document file, with the attribute files next to it, through all rules."""
     config = FilterConfig.model_validate(item["config"])
     judge = Judge(config.rules)
     shard = f"{shard_name(item['name'])}.jsonl.zst"

@@ -1,7 +1,7 @@
 """Stage: preference pairs as they were released, in the place of pairs that are sampled and judged (RECIPE G).
 
 Read are rows with `chosen` and `rejected`: message lists (allenai/olmo-2-*-preference-mix, UltraFeedback binarised, with or
-without their `prompt`), single answers beside a `prompt`, `question` or `instruction`, and the transcripts of HH-RLHF. Both
+without their `prompt`), single answers with a `prompt`, `question` or `instruction`, and the transcripts of HH-RLHF. Both
 sides must answer the same question. Rows that do not are counted by reason and kept in `bad/preferences.jsonl.zst`; above
 `max_bad_fraction` of them the stage fails. Deviation: the published mixes also hold pairs of the policy's own answers, which
 the `preferences` stage makes.

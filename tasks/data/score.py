@@ -1,4 +1,4 @@
-"""Stage: documents to scores beside them (RECIPE C.1, C.3).
+"""Stage: documents to scores next to them (RECIPE C.1, C.3).
 
 Every scorer is asked about every document, in order; what one masks the next does not see. The numbers go to
 `attributes/<name>/`, with the documents' own file names, rows and order. Nothing is decided here: no threshold is part of this

@@ -25,7 +25,7 @@ from tasks.training.fitting.fit import load_checkpoint
 
 BITS_PER_BYTE = "bits_per_byte"
 SHOWN = 200
-"""Characters of a passage that are kept beside its score."""
+"""Characters of a passage that are kept next to its score."""
 
 
 class PerplexityConfig(Config):
@@ -42,7 +42,7 @@ class PerplexityConfig(Config):
     seed: int = 0
     """Of that choice."""
     precision: Precision = "fp32"
-    """Type of activations and products."""
+    """Type of activations and matmuls."""
 
 
 Passage = tuple[str, str, list[int]]

@@ -3,7 +3,7 @@
 Candidates answer the same items, so two of them are compared by their paired differences where the items are stored, which
 is sharper than comparing their errors. A candidate is tied with the best unless the difference is significant after Holm's
 correction for the number of candidates: the order among tied candidates is not evidence, and the outcome is "undecided".
-Beside a tied candidate stands how many items would decide, if the difference is what was measured (`items_to_decide`).
+Next to a tied candidate stands how many items would decide, if the difference is what was measured (`items_to_decide`).
 A score that is not finite never ranks; its candidate is named in `ranking.json`.
 """
 

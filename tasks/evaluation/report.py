@@ -31,7 +31,7 @@ READING = "collect.json"
 
 
 class ComparedConfig(Config):
-    """What the checkpoints are drawn beside each other for, when a report is of a comparison."""
+    """What the checkpoints are drawn side by side for, when a report is of a comparison."""
 
     title: str
     """What is compared."""
@@ -42,7 +42,7 @@ class ComparedConfig(Config):
 
 
 class ConformanceRow(Config):
-    """One value of the recipe beside the paper's and the released code's, in words."""
+    """One value of the recipe next to the paper's and the released code's, in words."""
 
     topic: str
     """What it is."""
@@ -76,7 +76,7 @@ class ReportConfig(Config):
     curve_points: int = Field(default=400, ge=2)
     """Most logged steps shown per curve."""
     conformance: tuple[ConformanceRow, ...] = ()
-    """The recipe's values beside the published ones, for a model of a published size."""
+    """The recipe's values next to the published ones, for a model of a published size."""
     compared: ComparedConfig | None = None
     """The comparison that the checkpoints are variants of, if they are."""
 
@@ -192,7 +192,7 @@ def _headline(checkpoints: list[Checkpoint], records: list[Record], cost: list[r
 def _score_figures(
     ws: Workspace, named: list[tuple[str, Checkpoint]], scores: list[Scores], bounds: numbers.Bounds
 ) -> dict[str, Any]:
-    """The score table, the change per step of the main line, and the soup beside its ingredients."""
+    """The score table, the change per step of the main line, and the soup next to its ingredients."""
     matched = numbers.match_scores(named, scores)
     soup, ingredients = numbers.ingredients_of({label: ws.record(checkpoint) for label, checkpoint in named})
     main_line = [label for label, _ in named if label not in ingredients]

@@ -1,7 +1,7 @@
 """Basic arithmetic questions in many wordings (RECIPE C.7, "basic arithmetic Q/A": 9.03M tokens of DolminoSynthMath).
 
-`working: digits` writes a sum or a difference column by column from the right, a product or a quotient by its parts:
-the paper's set gives bare answers, but a model of a few million parameters learns the columns long before the sums.
+`working: digits` writes a sum or a difference column by column from the right, and a product or a quotient by its parts. The
+paper's set gives bare answers, but a model of a few million parameters learns the columns long before the sums.
 """
 
 from random import Random

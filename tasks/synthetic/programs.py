@@ -1,9 +1,9 @@
 """Programs of assignments, run by walking their syntax tree (paper §4.4.1, TinyGSM; RECIPE C.7).
 
-The paper keeps a solution if its code executes and consists of assignments, and annotates every assignment with its
-value. Foreign code is never handed to Python: the parser gives a tree, and the few kinds of node that are known here are
-evaluated one by one, on numbers of bounded size, in a bounded number of steps. There are no names but the program's own
-and a few arithmetic functions, no attributes, no loops, no text. Anything else is a reason to leave the program out.
+The paper keeps a solution if its code executes and consists of assignments, and annotates every assignment with its value.
+Foreign code is never handed to Python. The parser gives a tree, and the few kinds of node that are known here are evaluated
+one by one, on numbers of bounded size, in a bounded number of steps. There are no names but the program's own and a few
+arithmetic functions, no attributes, no loops, no text. Anything else is a reason to leave the program out.
 """
 
 import ast

@@ -1,8 +1,8 @@
 """Worked word problems with other numbers and recomputed answers (paper §4.4.1; RECIPE C.7: 7,924 GSM8K examples, "resample 6x").
 
 GSM8K's solutions carry calculator annotations, `<<48/2=24>>`. Every number of a calculation is traced to the digits of the
-question, to an earlier result, or to words of the question ("half", "week", "%"); whole numbers of the question are then
-drawn anew, the calculations are evaluated again, and question and solution are written with the new numbers. A problem in which
+question, to an earlier result, or to words of the question ("half", "week", "%"). Whole numbers of the question are then
+redrawn, and the calculations are evaluated again. Question and solution are written with the new numbers. A problem in which
 a number could be two things, or none, is refused, since a wrong example is worse than none. The paper does not say how it
 substituted.
 """

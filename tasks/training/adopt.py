@@ -1,10 +1,9 @@
 """Stage: an Olmo2 Hugging Face folder, from a disk or the hub, as a checkpoint that any later stage can start from.
 
-Source: RECIPE A.6 (folder layout). The files are kept byte for byte. `pinned` pins them by hash (and a hub
-repository by commit), so that the identity covers the content; the record's config is the provenance. Before
-anything is kept, the folder is loaded as a training stage would load it, and its tokenizer has to give the ids that ours
-gives: it is ours that every later stage encodes with. Adam's moments are not adopted: no
-published folder has them.
+Source: RECIPE A.6 (folder layout). The files are kept byte for byte. `pinned` pins them by hash (and a hub repository by
+commit), so that the identity covers the content; the record's config is the provenance. Before anything is kept, the folder
+is loaded as a training stage would load it. Its tokenizer has to give the ids that ours gives, since every later stage
+encodes with ours. Adam's moments are not adopted: no published folder has them.
 """
 
 from pathlib import Path
@@ -25,7 +24,7 @@ from tasks.artifacts import Checkpoint
 KEPT = ("*.json", "*.safetensors", "*.jinja", "merges.txt")
 """Files of a model folder that say what the model is: config, weights, tokenizer and its chat template."""
 LEFT_OUT = ("optimizer*", "trainer_state.json", "training_args.json")
-"""Files of a training run that may lie beside them."""
+"""Files of a training run that may lie next to them."""
 
 
 class ModelFile(Config):

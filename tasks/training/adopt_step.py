@@ -34,7 +34,7 @@ BOS: dict[str, Literal["none", "eos"]] = {
 }  # fmt: skip
 """Stages whose save points are checkpoints, and what the text of their models begins with (RECIPE B)."""
 POLICY = {"ppo": "policy."}
-"""How the names of a checkpoint's parameters begin where a save point holds a value model beside it."""
+"""How the names of a checkpoint's parameters begin where a save point holds a value model next to it."""
 
 
 class SavedFile(Config):

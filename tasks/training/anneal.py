@@ -26,7 +26,7 @@ class AnnealConfig(MixTrainingConfig):
     seed: int = 42
     """Seed of the data order (7B: 42, 42069, 666; micro-anneals 7201)."""
     moments: Literal["kept", "fresh"] = "kept"
-    """Whether Adam's moments come from the parent, as published, or start anew."""
+    """Whether Adam's moments come from the parent, as published, or start at zero."""
 
 
 def anneal_checkpoint(ws: Workspace, parent: Checkpoint, mix: Mix, config: AnnealConfig) -> Checkpoint:

@@ -41,7 +41,7 @@ class DPOConfig(Config):
     clip_norm: float = Field(default=1.0, ge=0)
     """Largest gradient norm; 0 is no clipping."""
     precision: Precision = "bf16"
-    """Type of activations and products."""
+    """Type of activations and matmuls."""
     seed: int = 111
     """Order of the pairs (the published 1B command)."""
 

@@ -5,7 +5,7 @@ reward model's own score takes no part (its multiplier is 0 in all OLMo 2 runs).
 instead of overlapping by a step; the token means of both losses are over the whole mini-batch.
 
 Sampling, exact resumes and groups of workers: `tasks/training/answers/rollouts.py`. Only the policy is decoded, so the value
-model stays in parts.
+model stays sharded.
 """
 
 import copy
@@ -97,14 +97,14 @@ class PPOConfig(Config):
     clip_norm: float = Field(default=1.0, ge=0)
     """Largest gradient norm of each model; 0 is no clipping."""
     precision: Precision = "bf16"
-    """Type of activations and products, in sampling too."""
+    """Type of activations and matmuls, in sampling too."""
     seed: int = 1
     """Order of the prompts, sampling, and order within a rollout."""
 
 
 def train_ppo(ws: Workspace, policy: Checkpoint, judge: RewardModel, prompts: Prompts, config: PPOConfig) -> Checkpoint:
     """Sample answers, score them by their verifiers, and train the policy by the advantages that the value model, trained
-    beside it, sees in them.
+    with it, sees in them.
 
     Raises ValueError when `episodes` makes no rollout, fewer than two prompts fit, or policy and judge are unlike.
     """
@@ -187,7 +187,7 @@ class Learner(Rollouts[PPOConfig]):
     """Single answers, and updates of policy and value model by the advantages that the latter sees in them."""
 
     critic: Transformer = field(kw_only=True)
-    """The value model, in training beside the policy."""
+    """The value model, in training with the policy."""
 
     def roll(self, rollout: int) -> Rollout:
         prompts = [self.prompts[i] for i in self.places(rollout)]

@@ -1,9 +1,9 @@
 """Preference pairs: the policy answers each prompt several times, a judge rates, the ratings are binarised.
 
-Source: RECIPE G. Deviations: all answers are on-policy, where the paper mixes them with those of twenty other
-models; unless told otherwise the judge applies rules to the verifiers' verdicts (`tasks.training.answers.rule_judge`), where
-the paper asks GPT-4o (`tasks.training.answers.model_judge`). Beside the pairs, `samples/*.jsonl.zst` keeps every answer with
-its ratings, and `unrated/*.jsonl.zst` the prompts whose ratings could not be read.
+Source: RECIPE G. Deviations: all answers are on-policy, where the paper mixes them with those of twenty other models. Unless
+told otherwise the judge applies rules to the verifiers' verdicts (`tasks.training.answers.rule_judge`), where the paper asks
+GPT-4o (`tasks.training.answers.model_judge`). Besides the pairs, `samples/*.jsonl.zst` keeps every answer with its ratings,
+and `unrated/*.jsonl.zst` the prompts whose ratings could not be read.
 """
 
 from collections.abc import Sequence
@@ -67,7 +67,7 @@ class PreferencesConfig(Config):
     ties: Literal["keep", "drop"] = "keep"
     """Pairs with equal ratings: the paper asks for no margin and keeps them."""
     precision: Precision = "bf16"
-    """Type of activations and products while sampling."""
+    """Type of activations and matmuls while sampling."""
     seed: int = 1
     """Sampling and choice of the rejected answer."""
 

@@ -39,6 +39,7 @@ def train_base(ws: Workspace, mix: Mix, config: PretrainConfig) -> Checkpoint:
     tokenizer = Tokenizer(mix.ranks)
     check_vocabulary(mix, tokenizer, config.model.vocab_size)
     run = MixRun(
+        # Without memory: each rank draws only the rows of its shard, so a sharded model is never drawn whole.
         model=unfilled(config.model),
         weights=partial(initial_rows, config.model, config.init_seed),
         tokenizer=tokenizer,

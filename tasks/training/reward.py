@@ -1,9 +1,9 @@
 """The reward model: the finetuned model with a head of one score, trained to score the chosen answer higher.
 
-Source: RECIPE G (Bradley–Terry), paper Table 26; `tests/golden/posttraining_hparams.json`. Defaults are OLMo 2 7B. In OLMo 2 it
-only initialises PPO's value model. Deviations: a share of the prompts is held out to state an accuracy, over all pairs of
-differently rated answers to them and with an error clustered by prompt; the untrained language head of the parent stays in the
-folder, so that it remains a whole checkpoint.
+Source: RECIPE G (Bradley–Terry), paper Table 26; `tests/golden/posttraining_hparams.json`. Defaults are OLMo 2 7B. In OLMo 2
+it only initialises PPO's value model. Deviations: a share of the prompts is held out to state an accuracy, over all pairs of
+differently rated answers to them and with an error clustered by prompt. The untrained language head of the parent stays in
+the folder, so that it remains a whole checkpoint.
 """
 
 import math
@@ -55,7 +55,7 @@ class RewardConfig(Config):
     clip_norm: float = Field(default=1.0, ge=0)
     """Largest gradient norm; 0 is no clipping."""
     precision: Precision = "bf16"
-    """Type of activations and products."""
+    """Type of activations and matmuls."""
     seed: int = 1
     """Head's initial weights, held-out pairs and order."""
 

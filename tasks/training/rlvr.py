@@ -1,13 +1,14 @@
 """Reinforcement learning with verifiable rewards: GRPO with verifier scores and a KL to the initial policy.
 
-Source: RECIPE H.1, H.3; paper section 5; `tests/golden/posttraining_hparams.json`. The defaults are OLMo 2
-1B's, the published GRPO run (7B and 13B used PPO, tasks/training/ppo.py). Deviations: sampling and learning take turns instead of
+Source: RECIPE H.1, H.3; paper section 5; `tests/golden/posttraining_hparams.json`. The defaults are OLMo 2 1B's, the
+published GRPO run (7B and 13B used PPO, tasks/training/ppo.py). Deviations: sampling and learning take turns instead of
 overlapping by a step; the token mean is over the whole mini-batch unless `micro_batch` says otherwise. Later variants go by
-name: a higher upper clip is `clip_high` (DAPO 0.28), the mean of answers' means `loss_mean: answers` (the first GRPO), no
-standard deviation `normalization: centered`, and answers without an end may be left out of the loss (`unfinished: masked`).
+name. A higher upper clip is `clip_high` (DAPO 0.28), and the mean of answers' means is `loss_mean: answers` (the first
+GRPO). `normalization: centered` divides by no standard deviation, and `unfinished: masked` leaves answers without an end out
+of the loss.
 
 Sampling, exact resumes and groups of workers: `tasks/training/answers/rollouts.py`. The reference of a group that holds
-parts stays in parts.
+parts stays sharded.
 """
 
 import copy
@@ -93,7 +94,7 @@ class RLVRConfig(Config):
     micro_batch: int = Field(default=0, ge=0)
     """Answers whose token mean is one term of the loss; 0 is the whole mini-batch."""
     precision: Precision = "bf16"
-    """Type of activations and products, in sampling too."""
+    """Type of activations and matmuls, in sampling too."""
     seed: int = 1
     """Order of the prompts, sampling, and order within a rollout."""
 

@@ -1,8 +1,8 @@
 """Supervised finetuning: a base model learns to answer in the chat format.
 
-Source: RECIPE F; `tests/golden/posttraining_hparams.json`. The defaults are OLMo 2 7B. Deviations: batches
-run on across epochs (see `model.data.chat_batches`), so a last batch shorter than the others does not exist;
-gradients are clipped at 1.0, which the published launcher is said to have resolved to.
+Source: RECIPE F; `tests/golden/posttraining_hparams.json`. The defaults are OLMo 2 7B. Deviations: batches run on across
+epochs (see `model.data.chat_batches`), so a last batch shorter than the others does not exist. Gradients are clipped at 1.0,
+which the published launcher is said to have resolved to.
 """
 
 from collections.abc import Iterable
@@ -43,7 +43,7 @@ class SFTConfig(Config):
     clip_norm: float = Field(default=1.0, ge=0)
     """Largest gradient norm; 0 is no clipping."""
     precision: Precision = "bf16"
-    """Type of activations and products."""
+    """Type of activations and matmuls."""
     seed: int = 1
     """Order of the chats (the published commands used 1 for 1B)."""
 

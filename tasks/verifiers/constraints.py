@@ -1,7 +1,7 @@
 """The 25 constraints of the RLVR instruction-following data, by `func_name` (RECIPE H.4; open-instruct of December 2024).
 
-Deviations: the placeholder check counts, where the published one returned a pair and so always paid; a text whose language
-cannot be detected fails its language constraint instead of raising; arguments are checked by name before use.
+Deviations: the placeholder check counts, where the published one returned a pair and so always paid. A text whose language
+cannot be detected fails its language constraint instead of raising. Arguments are checked by name before use.
 """
 
 import inspect

@@ -1,9 +1,9 @@
 """Whether two LaTeX expressions are equal by computer algebra, within a time limit (RECIPE H.4: sympy, 5 s, failure = no).
 
-Simplification may run for ever in C-level loops that no signal handler or thread can interrupt, so it runs in a child process
-which the kernel ends when its time is over and which is started anew at the next question. The child is a plain interpreter
-reading lines, so this works in threads, in Ray workers and in daemonic processes alike. Its time is processor time: verdicts
-do not depend on what else the machine does, and a child whose parent is gone ends as well.
+Simplification may run for ever in C-level loops that no signal handler or thread can interrupt, so it runs in a child
+process. The kernel ends the child when its time is over, and it is started again at the next question. The child is a plain
+interpreter reading lines, so this works in threads, in Ray workers and in daemonic processes alike. Its time is processor
+time: verdicts do not depend on what else the machine does, and a child whose parent is gone ends as well.
 
 Deviation: parsed by latex2sympy2_extended (of math-verify), because sympy's own parser needs an older ANTLR runtime.
 """

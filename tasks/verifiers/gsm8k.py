@@ -1,7 +1,7 @@
 """The GSM8K verifier: the last number of the answer equals the truth (RECIPE H.4; open-instruct of December 2024).
 
-By default numbers are read as numbers: "-5", "−5" and "-$5" are minus five, "1,029" is one number and "3, 4" are two,
-"29.00" equals 29; a sign right after a letter, a digit or a bracket is an operation. Deviation: the published rule takes an
+By default numbers are read as numbers. "-5", "−5" and "-$5" are minus five, "1,029" is one number and "3, 4" are two, and
+"29.00" equals 29. A sign right after a letter, a digit or a bracket is an operation. Deviation: the published rule takes an
 optionally signed decimal or else an unsigned integer, and compares strings; it is kept under its name.
 """
 

@@ -2,7 +2,7 @@
 
 Deviation: IFEval counts sentences with NLTK's Punkt model and words with NLTK's tokeniser, which need a download. Here a
 sentence ends at . ! or ? (with closing quotes or brackets) before a space and something that begins a sentence, unless a
-known abbreviation or an initial precedes; words for capitalisation are runs of letters, digits, hyphens and apostrophes.
+known abbreviation or an initial precedes. Words for capitalisation are runs of letters, digits, hyphens and apostrophes.
 """
 
 import re

@@ -103,7 +103,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 def drive(folder: str, address: str, authentication: str = "disabled") -> None:
-    """One attempt at the stage, in this process; starts of shards are logged beside the store.
+    """One attempt at the stage, in this process; starts of shards are logged next to the store.
 
     A Ray that an earlier test started in the tests' process has switched token authentication on there, and so for the
     cluster; the fork server may be older than that and does not know.

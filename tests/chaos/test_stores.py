@@ -142,7 +142,7 @@ def saver(store: Store) -> Workspace:
 
 @pytest.mark.parametrize("damage", ["changed", "cut off", "gone"])
 def test_a_damaged_save_point_is_told(damage: str, store: Store, tmp_path: Path):
-    """Without an older one to go back to, nothing begins anew by itself."""
+    """Without an older one to go back to, nothing starts over by itself."""
     state = tmp_path / "state"
     state.mkdir()
     (state / "weights").write_bytes(b"weights")

@@ -24,7 +24,7 @@ def olmo2(*arguments: str, store: Path | str, code: int = 0) -> str:
 def finished_smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with one finished smoke run, made once for all processes of a test run. Read only: copy it to go on."""
     own = tmp_path_factory.getbasetemp()
-    # Processes that test side by side have their folders beside each other in the one of the whole test run.
+    # Processes that test side by side have their folders side by side in the one of the whole test run.
     shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
     store, finished = shared / "smoke" / "store", shared / "smoke" / "finished"
     with FileLock(shared / "smoke.lock"):

@@ -55,7 +55,7 @@ def test_the_plan_is_what_training_takes(workers: int) -> None:
         ("7B", 8, 1, 4096, "bf16", "off", "cpu"),
         ("32B", 16, 1, 4096, "bf16", "blocks", "cpu"),
         ("1B", 4, 1, 256, "bf16", "blocks", "cpu"),
-        # An accelerator whose products of bf16 factors are bf16, as a CPU's are.
+        # An accelerator whose matmuls of bf16 factors are bf16, as a CPU's are.
         ("1B", 8, 2, 4096, "bf16", "blocks", "mps"),
     ],
 )
@@ -126,7 +126,7 @@ def test_memory_falls_with_gpus_and_grows_with_tokens(gpus: int, tokens: int) ->
 
 
 def test_sampling_needs_a_copy_of_the_weights() -> None:
-    """In bf16 15 GB at 7B; beside it a block as it came and in its place (tasks/training/answers/rollouts.py)."""
+    """In bf16 15 GB at 7B; besides it a block as it came and in its place (tasks/training/answers/rollouts.py)."""
     model = ModelConfig(size="7B")
     alone, shared = (memory_of(model, "bf16", gpus, 1, samples=True).recomputed.working for gpus in (1, 64))
     assert (alone, shared - alone) == (2 * model.parameters, 4 * model.block_parameters)

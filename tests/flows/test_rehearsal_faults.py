@@ -1,7 +1,7 @@
 """The faults with which no published recipe could finish, put back one by one: a rehearsal finds each.
 
 A fault is put back into a copy of the sources, and the command runs from that copy, so that every process of it has the fault.
-Beside each stands the same command on the sources as they are. Oracle: how the recipes failed before (issue 10).
+Next to each stands the same command on the sources as they are. Oracle: how the recipes failed before (issue 10).
 """
 
 import os

@@ -36,7 +36,7 @@ CHANGED = ["dpo.beta=1", "execution.threads={dpo: 2}"]
         (None, [], [], ["rlvr"], False, "olmo2 run smoke --store s"),
         ("sft", [], CHANGED, ["sft"], False,
          "olmo2 run smoke --until sft --store s --set dpo.beta=1 --set 'execution.threads={dpo: 2}'"),
-        # What was finished anew is not made once more, what was to be made anew still is.
+        # What was rerun to its end is not rerun once more; what was still to be rerun is.
         (None, ["soup", "anneal"], [], ["anneal:42", "sft"], False, "olmo2 run smoke --rerun anneal:42 --store s"),
         (None, ["dpo"], [], ["rlvr"], True, "olmo2 rerun smoke rlvr --store s"),
         (None, ["dpo"], [], ["rlvr", "evaluate:dpo"], True, "olmo2 rerun smoke dpo --store s"),

@@ -1,4 +1,4 @@
-"""Stale artifacts: refused, accepted, made anew. Oracle: issue 9, item 4; the code of a stage is really edited here."""
+"""Stale artifacts: refused, accepted, rerun. Oracle: issue 9, item 4; the code of a stage is really edited here."""
 
 import importlib
 import sys

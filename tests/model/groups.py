@@ -210,7 +210,7 @@ def train_kind(
 
 
 def whole_state(state: TrainState) -> dict[str, Any]:
-    """Weights and moments as one process has them; of the first worker."""
+    """Weights and moments as one process has them; of rank 0."""
     moments = {
         key: whole_tensor(value, state.optimizer.parameters[key.split("/", 1)[1]]).clone().numpy()
         for key, value in state.optimizer.moments().items()
@@ -319,7 +319,7 @@ def two_workers(cases: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
 
 
 def build(parallel: Parallel, folder: Path | None) -> dict[str, Any]:
-    """A model built in parts, from a seed or from a saved folder with its moments beside: the rows that were asked for,
+    """A model built sharded, from a seed or from a saved folder with its moments: the rows that were asked for,
     bytes held and at the peak, whole weights and moments.
     """
     source = SavedWeights(folder) if folder else partial(initial_rows, DEEP, 1)

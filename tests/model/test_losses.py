@@ -90,7 +90,7 @@ def test_frozen_head_or_no_gradient(case: tuple) -> None:
     with torch.no_grad(), Seen() as seen:
         again, _ = head_loss(hidden, head, labels, torch.tensor(1.0))
     torch.testing.assert_close(again, loss.detach())
-    # Without gradients the logits of each chunk are the only product.
+    # Without gradients the logits of each chunk are the only result.
     assert [name for name in seen.names if "mm" in name] == ["aten.mm.out"] * 4
 
 

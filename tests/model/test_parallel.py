@@ -106,7 +106,7 @@ def test_bf16_rounds_where_one_process_rounds(pairs: dict[tuple[str, str], dict]
 
 
 def test_weights_that_travel_in_bf16_round_where_products_do(pairs: dict[tuple[str, str], dict]) -> None:
-    """The first step of whole copies is that of parts, but for gradients: those of norms travel in bf16, and those of a block's
+    """The first step of copies is that of shards, but for gradients: those of norms travel in bf16, and those of a block's
     input are a sum of one matmul per weight, each rounded. Then the norms are rounded, too.
     """
     copies, parts = (pairs["bf16", data]["lines"] for data in LAYOUTS)
@@ -199,7 +199,7 @@ def test_a_worker_asks_for_its_own_rows(source: str, built: list[list[dict]]) ->
 @pytest.mark.parametrize(("source", "copies"), [("seed", 4), ("folder", 1)])
 def test_no_worker_ever_holds_the_whole_model(source: str, copies: int, built: list[list[dict]]) -> None:
     """Oracle: the allocator's record of every allocation and release. Drawing makes copies of one tensor at a time,
-    reading none beside the padding of a part.
+    reading none besides the padding of a shard.
     """
     largest = 4 * max(value.numel() for value in Transformer(DEEP, seed=None).parameters())
     for of in built:
@@ -209,7 +209,7 @@ def test_no_worker_ever_holds_the_whole_model(source: str, copies: int, built: l
         assert found["peak"] < 0.75 * 4 * DEEP.parameters
 
 
-# --- parts --------------------------------------------------------------------------------------------
+# --- shards -------------------------------------------------------------------------------------------
 
 
 @given(rows=st.integers(0, 40), shards=st.integers(1, 9))

@@ -1,4 +1,4 @@
-"""Writes the samples beside this file: rows of our own in the schemas and layouts of the data sets of the published recipes.
+"""Writes the samples next to this file: rows of our own in the schemas and layouts of the data sets of the published recipes.
 
 Column names, types, nesting, file names and compressions follow data set cards and converters (RECIPE C.1, C.2, C.7, F, G, H).
 Run `python -m tests.samples.make_samples` to write them again; a test checks that the committed files are what this writes.

@@ -1,4 +1,4 @@
-"""Dolma's document files: reading and writing `documents/*.jsonl.zst` and the files beside them (RECIPE C.1).
+"""Dolma's document files: reading and writing `documents/*.jsonl.zst` and the files next to them (RECIPE C.1).
 
 A row is `id`, `text`, `source` and, where known, `added`, `created`, `metadata`. Attribute files have the
 same name, the same number of rows and the same order as the documents they describe. Streams are compressed
@@ -39,7 +39,7 @@ Row = dict[str, Any]
 class LineWriter:
     """Writes JSON lines to a local `.jsonl.zst` file and, on leaving the context, puts it into the payload.
 
-    A file without rows is not put, unless `empty` says that a file of no rows must exist (attributes beside
+    A file without rows is not put, unless `empty` says that a file of no rows must exist (attributes next to
     documents).
     """
 

@@ -4,8 +4,8 @@
 source is: Table 10's candidates of 50 billion tokens, whose printed percentages do not sum to 100 to the last digit and are
 scaled to do so. Sources have the names that the published recipes give them; a recipe that uses a preset names its own like that.
 
-The `listed` presets are what the released file lists hold instead of what Table 13 prints: for 100B the third copy of one part of
-the mathematics and both copies of wiki, which needs the mathematics as its parts.
+The `listed` presets are what the released file lists hold instead of what Table 13 prints. For 100B these are the third copy
+of one part of the mathematics and both copies of wiki. They need the mathematics as its parts.
 """
 
 from typing import Literal, NamedTuple

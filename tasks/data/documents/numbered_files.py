@@ -1,4 +1,4 @@
-"""Documents as they are written one after another: files of a fixed number of rows, and what could not be used beside them.
+"""Documents as they are written one after another: files of a fixed number of rows, and what could not be used next to them.
 
 For stages whose documents come in one stream, because a language model writes them. Such a stage resumes from the answers
 that the store remembers, so its files need no commits of their own.

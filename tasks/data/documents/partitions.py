@@ -3,7 +3,7 @@
 A shard spills its records in pieces of bounded size, each sorted into buckets by the first bits of the key, with the
 buckets' offsets in front. A partition is a run of buckets: reading it takes one range of every piece, so that the work of
 a partition fits memory whatever the corpus. What a partition finds is written by shard in the same layout, so that a shard
-reads its own part of it. The files live beside the shards' commits and go with them when the stage commits; nothing of a
+reads its own part of it. The files live next to the shards' commits and go with them when the stage commits; nothing of a
 result depends on how many partitions there are.
 """
 

@@ -1,6 +1,6 @@
-"""Paragraphs that occur before, compared by hash over all shards (as `dolma dedupe` does, but exact), and what the passes
-over parts of documents share: a document that is kept so far is cut at newlines, and each part that is long enough is a
-unit, numbered through its shard.
+"""Finds paragraphs that occur before, compared by hash over all shards (as `dolma dedupe` does, but exact). The passes over
+parts of documents share how those are cut: a document that is kept so far is cut at newlines, and each part that is long
+enough is a unit, numbered through its shard.
 """
 
 from collections.abc import Iterator

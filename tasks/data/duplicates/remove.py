@@ -1,4 +1,4 @@
-"""Writing what deduplication keeps and, beside it, what it drops with the id of what stays.
+"""Writing what deduplication keeps and, next to it, what it drops with the id of what stays.
 
 Dropped documents go to `dropped/`, as in every stage. Paragraphs go to `removed/`, one row each; a document that loses all
 its paragraphs is dropped as a whole.

@@ -1,11 +1,11 @@
 """Paragraphs and documents most of whose n-grams occurred before, by a Bloom filter (AllenAI's bff, with which DCLM and
 so the recipe's web text was deduplicated).
 
-bff fills one filter from many threads, so that what it drops depends on their timing. Here an n-gram counts as seen if it
-is in an earlier unit, in the order of inputs, shards, rows and paragraphs: shards leave their n-grams' hashes in
-partitions, and a partition walks them in that order through a filter of its own; memory is bounded by a partition,
-and results do not depend on workers. Unlike bff, n-grams of dropped paragraphs are seen too, and a repeated n-gram counts
-once in its paragraph. For the report, a second walk looks up where one seen n-gram of each dropped unit stood first.
+bff fills one filter from many threads, so that what it drops depends on their timing. Here an n-gram counts as seen if it is
+in an earlier unit, in the order of inputs, shards, rows and paragraphs. Shards leave their n-grams' hashes in partitions,
+and a partition walks them in that order through its own filter. Memory is bounded by a partition, and results do not depend
+on workers. Unlike bff, n-grams of dropped paragraphs are seen too, and a repeated n-gram counts once in its paragraph. For
+the report, a second walk looks up where one seen n-gram of each dropped unit stood first.
 """
 
 from collections.abc import Iterator

@@ -1,8 +1,8 @@
 """What a scorer says of documents, as Dolma attributes, and the limits by which a rule decides (RECIPE C.1).
 
-Measuring and deciding are apart. A scorer turns texts into numbers and spans; they are written beside the documents as
-`attributes/<name>/` with one span [first character, end, score] per mark, a score of the whole document spanning all of it.
-A rule is limits on those numbers, so a changed threshold decides anew without measuring anew.
+Measuring and deciding are apart. A scorer turns texts into numbers and spans, which are written next to the documents as
+`attributes/<name>/`. A mark is one span [first character, end, score]; a score of the whole document spans all of it. A rule
+is limits on those numbers, so a changed threshold decides again without measuring again.
 """
 
 from collections.abc import Mapping, Sequence

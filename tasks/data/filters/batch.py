@@ -1,7 +1,7 @@
 """Texts that are measured together, and what several rules need of them: words, as positions and as hashes.
 
-Words stand between white space, as `str.split` has it. A batch is one array of code points (texts joined by newlines), so that
-words, their lengths and their hashes take a few passes of NumPy over a megabyte instead of a Python step per word; they are
+Words stand between white space, as `str.split` has it. A batch is one array of code points (texts joined by newlines). So
+words, their lengths and their hashes take a few passes of NumPy over a megabyte instead of a Python step per word. They are
 computed once, for whichever rule asks first.
 """
 

@@ -1,8 +1,8 @@
-"""A Bloom filter over 64-bit hashes whose bits for one hash lie in one word (Putze, Sanders and Singler 2007), so that a
-look costs one access of memory and many hashes are looked up by a few passes of NumPy.
+"""A Bloom filter over 64-bit hashes keeps the bits of one hash in one word (Putze, Sanders and Singler 2007). So a look
+costs one access of memory, and a few passes of NumPy look up many hashes.
 
-The filter is made of independent ones, one per bucket of hashes, each sized by how many hashes that bucket will get: what
-it answers about a hash does not depend on which other buckets it holds.
+The filter is made of independent ones, one per bucket of hashes, each sized by how many hashes that bucket will get. So its
+answer about a hash does not depend on which other buckets it holds.
 """
 
 import math

@@ -2,7 +2,7 @@
 
 Large-star hangs every larger neighbour of a node on the smallest node it knows of, small-star the smaller ones; repeated in
 turn they leave one star per component, around its smallest node. Each looks at one node's neighbours at a time, so that a
-graph of any size is worked on in parts by node. Edges are given in both directions.
+graph of any size is worked on in partitions of its nodes. Edges are given in both directions.
 """
 
 from typing import NamedTuple

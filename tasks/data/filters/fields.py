@@ -1,4 +1,4 @@
-"""Where a document's own fields are found: beside its text, in its metadata, or in JSON text there.
+"""Where a document's own fields are found: next to its text, in its metadata, or in JSON text there.
 
 Published sets differ: DCLM has `url` at the top level, Dolma in `metadata`, FineMath in a JSON string that is its `metadata`.
 """

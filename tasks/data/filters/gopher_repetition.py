@@ -188,7 +188,7 @@ def _repeated(
     Int[np.ndarray, " repeats"],
     Bool[np.ndarray, " repeats"],
 ]:
-    """As `_repeated_part`, for many n-grams in parts by their sum: equal ones are in the same part, so memory is that of one."""
+    """As `_repeated_part`, for many n-grams, partitioned by their sum: equal ones share a partition, so memory is that of one."""
     parts = min(len(sums) // _PIECE_NGRAMS + 1, _NO_PART)
     if parts == 1:
         return _repeated_part(start, sums)
@@ -281,7 +281,7 @@ def _covered_characters(
     batch: TextBatch, start: Int[np.ndarray, " places"], n: int, characters: Int[np.ndarray, " words_and_one"]
 ) -> np.ndarray:
     """Characters of the words of each text that stand in an n-gram which begins at one of the words `start`."""
-    # Places ascend and all are n words long, so each covers anew what lies behind the end of the one before.
+    # Places ascend and all are n words long, so each newly covers what lies behind the end of the one before.
     begin = start.copy()
     begin[1:] = np.maximum(start[1:], start[:-1] + n)
     covered = characters[start + n] - characters[begin]

@@ -1,6 +1,6 @@
-"""Language identification: offline with Resiliparse, which guesses one language at some 150 MB/s per core and gives no
-probability; with langdetect, which gives one, at half a megabyte per second (seeded, so it repeats itself); or with a fastText
-model such as lid.176, which RefinedWeb and DCLM used.
+"""Identifies languages by one of three libraries. Resiliparse works offline and guesses one language at some 150 MB/s per
+core, without a probability. langdetect gives one, at half a megabyte per second (seeded, so it repeats itself). The third is
+a fastText model such as lid.176, which RefinedWeb and DCLM used.
 """
 
 from collections.abc import Sequence

@@ -1,10 +1,10 @@
 """Near-duplicates by MinHash and locality-sensitive hashing (Broder 1997; Leskovec et al., Mining of Massive
 Datasets, ch. 3).
 
-A text's signature is, for each of b·r seeded permutations of hash space, the smallest hash among its word
-n-grams; two texts agree in a place with a chance equal to the Jaccard similarity of their n-gram sets. Texts
-that agree in all r places of any of b bands are candidates; candidates are joined into connected components
-(tasks/data/duplicates/near.py). With 14 bands of 8 a pair at similarity 0.8 is found with a chance of 0.92, at 0.5 with 0.05.
+A text's signature is, for each of b·r seeded permutations of hash space, the smallest hash among its word n-grams. Two texts
+agree in a place with a chance equal to the Jaccard similarity of their n-gram sets. Texts that agree in all r places of any
+of b bands are candidates; candidates are joined into connected components (tasks/data/duplicates/near.py). With 14 bands of
+8 a pair at similarity 0.8 is found with a chance of 0.92, at 0.5 with 0.05.
 """
 
 from collections.abc import Sequence

@@ -88,7 +88,7 @@ def folded(text: str) -> str:
         return text
     invisible, separating = _character_classes()
     visible = invisible.sub("", unicodedata.normalize("NFKC", text))
-    # Case folding may leave what composes anew.
+    # Case folding may leave what composes again.
     return separating.sub(" ", unicodedata.normalize("NFKC", visible.casefold()))
 
 

@@ -1,11 +1,12 @@
 """Overlap of texts with evaluation items, by word n-grams (RECIPE C.6; paper section 4.3).
 
-Shared by the stages that remove what overlaps: documents, chats, prompts and preference pairs. Two directions: the share of a
-text's n-grams that some item has (the paper's FLAN rule as read in C.6, 10 %), or the share of one item's n-grams that the
-text has, which finds an item hidden in a long text. An item counts as its question with the gold answer, and as its question.
-Both sides are normalised alike: NFKC, case, invisible characters and punctuation do not hide an item.
-Deviation: n and the direction are not published; n = 8 words is the choice made in RECIPE C.6. The paper takes the training
-split of evaluation tasks too, for FLAN; other published sources are made of GSM8K's training split, so `splits` is per source.
+Shared by the stages that remove what overlaps: documents, chats, prompts and preference pairs. It works in two directions.
+One is the share of a text's n-grams that some item has (the paper's FLAN rule as read in C.6, 10 %). The other is the share
+of one item's n-grams that the text has, which finds an item hidden in a long text. An item counts as its question with the
+gold answer, and as its question. Both sides are normalised alike: NFKC, case, invisible characters and punctuation do not
+hide an item. Deviation: n and the direction are not published; n = 8 words is the choice made in RECIPE C.6. The paper takes
+the training split of evaluation tasks too, for FLAN; other published sources are made of GSM8K's training split, so `splits`
+is per source.
 """
 
 from typing import Any, Literal
@@ -47,7 +48,7 @@ class OverlapRule(Config):
 
     @property
     def items_name(self) -> str:
-        """Where its items are kept beside the payload."""
+        """Where its items are kept next to the payload."""
         return f"items/{self.ngram}-{self.splits}"
 
 

@@ -1,11 +1,11 @@
 """Personal data: e-mail addresses, telephone numbers and IP addresses give way to OLMo 2's marker tokens
 (RECIPE B).
 
-What a pattern finds is validated: a domain must look like one, an address must be a routable IPv4 or IPv6 address that is not
-called a version, a telephone number must be a valid one of its country's plan (libphonenumber) or have the North American form
-with valid area and exchange codes, and not be called an id. Documents with few spans are masked, with many removed; the limit
-of five is that of Dolma (Soldaini et al. 2024, section 4). Recall is traded for precision: version numbers, dates, prices, code
-and plain digit runs stay.
+What a pattern finds is validated. A domain must look like one. An address must be a routable IPv4 or IPv6 address that is
+not called a version. A telephone number must be valid in its country's plan (libphonenumber), or have the North American
+form with valid area and exchange codes. It must not be called an id. Documents with few spans are masked, with many removed;
+the limit of five is that of Dolma (Soldaini et al. 2024, section 4). Recall is traded for precision: version numbers, dates,
+prices, code and plain digit runs stay.
 
 Patterns are tried only near the characters that every match has (an @, a digit after a plus, digits around dots or colons),
 which a few passes over the whole batch find.

@@ -1,12 +1,11 @@
 """Documents with a span of 1 to 13 tokens repeated 32 times or more (RECIPE C.4; paper section 3.1).
 
-What is found is what the detector finds in the document's token ids. Tokenising everything only to look for such
-spans would double the cost of curation, so bytes are searched first: tokens with period p make bytes with
-period P, the bytes of p tokens, hence 32 repetitions are a run of at least 32 P bytes in which every byte
-equals the one P before it. Runs like that are rare; only text around them is tokenised, cut at places where
-the tokenizer always cuts. No repetition is missed (tests compare with the detector on all tokens). Deviation:
-the published tagger looked at slices of 100,000 characters with a GPT-NeoX tokenizer; this is OLMo 2's own
-tokenizer on whole documents.
+What is found is what the detector finds in the document's token ids. Tokenising everything only to look for such spans would
+double the cost of curation, so bytes are searched first. Tokens with period p make bytes with period P, the bytes of p
+tokens. Hence 32 repetitions are a run of at least 32 P bytes in which every byte equals the one P before it. Runs like that
+are rare; only text around them is tokenised, cut at places where the tokenizer always cuts. No repetition is missed (tests
+compare with the detector on all tokens). Deviation: the published tagger looked at slices of 100,000 characters with a
+GPT-NeoX tokenizer; this is OLMo 2's own tokenizer on whole documents.
 """
 
 import re

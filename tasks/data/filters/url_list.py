@@ -31,7 +31,7 @@ class URLScorer(Config):
     match: Literal["words", "substrings"] = "words"
     """Whether a listed word is a whole word of an address, or any part of it (DCLM's strict list)."""
     field: str = "url"
-    """Field with the address, in the metadata or beside the text; a document without one is on no list."""
+    """Field with the address, in the metadata or next to the text; a document without one is on no list."""
 
     @model_validator(mode="after")
     def _has_lists(self) -> Self:

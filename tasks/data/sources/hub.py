@@ -1,7 +1,7 @@
 """Documents from a dataset of the Hugging Face hub, or from a local folder in the same layout.
 
-The files are read one by one by this project's reader (`pieces.py`), so rows of any shapes stand beside each other; of `datasets`
-only the rules are taken by which a subset and a split stand for files. `pinned` pins a hub id to a commit, so that the identity
+This project's reader (`pieces.py`) reads the files one by one, so rows of any shapes stand side by side. Of `datasets` only
+the rules are taken by which a subset and a split stand for files. `pinned` pins a hub id to a commit, so that the identity
 covers its content; a local folder is pinned by the content of its files. Nothing is stored but the documents.
 """
 

@@ -1,5 +1,5 @@
-"""Which files of a dataset are meant: one listing per dataset and commit, kept in the local cache, and the dataset's own words
-on its configurations and splits (the `configs` of its README, or else `datasets`' rules for names of folders and files).
+"""Finds which files of a dataset are meant, from one listing per dataset and commit, kept in the local cache. The dataset's
+README says which configurations and splits it has (`configs`); else `datasets`' rules for names of folders and files decide.
 
 A listing of 30,000 files is thirty requests, asked once. Matching names is done here, in memory: `datasets` would ask the hub
 again for each pattern and resolve each file.

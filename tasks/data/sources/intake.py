@@ -1,11 +1,11 @@
 """The gate that every incoming row passes: good ones become Dolma documents, bad ones are kept aside with
 their place.
 
-Repairs, counted as `repaired`: a lone surrogate, which UTF-8 cannot hold, becomes U+FFFD (pairs written as
-two escapes are joined); NUL characters are removed, because C libraries downstream end a string there; `NaN`
-in metadata becomes null. Source: RECIPE C.1 for the schema; the paper does not say what its authors did with
-broken rows. What is in memory does not grow with an item: rows good and bad go to compressed files as they
-come, and of each document only the hash of its id and its place are noted, for `sources/repeated.py`.
+Repairs are counted as `repaired`. A lone surrogate, which UTF-8 cannot hold, becomes U+FFFD (pairs written as two escapes
+are joined). NUL characters are removed, because C libraries downstream end a string there. `NaN` in metadata becomes null.
+Source: RECIPE C.1 for the schema; the paper does not say what its authors did with broken rows. What is in memory does not
+grow with an item: rows good and bad go to compressed files as they come. Of each document only the hash of its id and its
+place are noted, for `sources/repeated.py`.
 """
 
 import json
@@ -27,8 +27,9 @@ from tasks.data.sources.listing import SourceFile
 
 SCHEMA = ("id", "text", "source", "added", "created", "metadata")
 PLACE = np.dtype([("part", "<u4"), ("file", "<u4"), ("first", "<u8"), ("line", "<u8"), ("group", "<i4")])
-"""Where a document went and came from: its part, the index of its file in the item's list, and its line, counted
-from byte `first` of that file, or its row, counted from the beginning of the row group (-1 in a file without)."""
+"""Says where a document went and came from: its part, the index of its file in the item's list, and its place there. The
+place is its line, counted from byte `first` of that file, or its row, counted from the beginning of the row group (-1 in a
+file without)."""
 _NESTED = 3
 """Objects inside each other under `metadata` whose fields are the document's."""
 _KEPT_RAW_CHARS = 2000
@@ -285,8 +286,8 @@ def example(row: dict[str, Any]) -> str:
 
 
 def metadata_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What a row says beside the schema, in one object: its fields at the top level, those of its `metadata` (an object, or a
-    JSON string that holds one) and those of a `metadata` in that; the inner ones win."""
+    """Return what a row says besides the schema, in one object: its fields at the top level, those of its `metadata`, and
+    those of a `metadata` in that. A `metadata` is an object, or a JSON string that holds one. The inner ones win."""
     found = {key: value for key, value in row.items() if key not in SCHEMA}
     inner = row.get("metadata")
     for _ in range(_NESTED):

@@ -1,9 +1,9 @@
 """Finding and fingerprinting the files that a source names: paths, folders, globs and object-store URLs.
 
 A stage's identity is a hash of its config, so the config must say which bytes it reads. A local file up to 64 MiB is pinned
-by a hash of its content; a larger one by its time of change and a hash of samples (first, middle and last 4 MiB); an object
-by the store's version of it, such as an ETag, without being read. The pin binds: `open` compares it with the file before the
-first byte is read and again after the last, and a file that is another one ends the stage.
+by a hash of its content. A larger one is pinned by its time of change and a hash of samples (first, middle and last 4 MiB).
+An object is pinned by the store's version of it, such as an ETag, without being read. The pin binds: `open` compares it with
+the file before the first byte is read and again after the last, and a file that is another one ends the stage.
 """
 
 import io

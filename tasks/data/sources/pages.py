@@ -2,9 +2,9 @@
 RECIPE C.1; paper section 2.4).
 
 Archives are framed by `records.py`; a record's head is read by FastWARC and text is taken out of HTML by Resiliparse, the
-extractor of DCLM, both Apache-2.0. Charset (`charset.py`), the language that Resiliparse guesses, address, date and content type
-are kept in the metadata. Records that are no pages (requests, images, redirects) are counted and passed over; a page that cannot
-be read, whatever it makes a library raise, is one row kept aside, named by its number in the file.
+extractor of DCLM, both Apache-2.0. Charset (`charset.py`), the language that Resiliparse guesses, address, date and content
+type are kept in the metadata. Records that are no pages (requests, images, redirects) are counted and passed over. A page
+that cannot be read, whatever it makes a library raise, is one row kept aside, named by its number in the file.
 """
 
 import io

@@ -1,10 +1,10 @@
 """The one reader of documents: any file of a known format, wherever it is, cut into pieces and read into an intake.
 
-Work is cut into items by bytes: a long uncompressed JSON-lines file by byte ranges (a line belongs to the range in which it
-begins), a long Parquet file by the row groups that begin in a range, a compressed file as one stream, short files several to
-an item. An item carries its own pieces and nothing of the others, and nothing is opened to make it. Files are read as streams
-row by row; what is in memory at once is one document or a small batch, and that is bounded. No schema of one file, or of the
-beginning of one, is asked of the next rows.
+Work is cut into items by bytes. A long uncompressed JSON-lines file is cut into byte ranges; a line belongs to the range in
+which it begins. A long Parquet file is cut by the row groups that begin in a range. A compressed file is one stream, and
+short files share an item. An item carries its own pieces and nothing of the others, and nothing is opened to make it. Files
+are read as streams row by row; what is in memory at once is one document or a small batch, and that is bounded. No schema of
+one file, or of the beginning of one, is asked of the next rows.
 """
 
 from collections import Counter

@@ -65,7 +65,7 @@ def fingerprint(store: Store, name: str, version: Version) -> tuple[int, str, st
     if not store.is_local and version.stamp:
         return version.size, "", version.stamp
     pin = str(version.modified) if store.is_local and version.size > WHOLE_BYTES else ""
-    # Without a stamp the version does not tell contents apart, and the hash is taken anew.
+    # Without a stamp the version does not tell contents apart, and the hash is computed again.
     return version.size, (_hash if version.stamp else _hash.__wrapped__)(store.url, name, version), pin
 
 

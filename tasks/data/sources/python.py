@@ -6,9 +6,8 @@ also hold pieces of the scripts, style sheets and drawings that packages ship fo
 text and filters have to find.
 Files are parsed, never imported. Each document names its package, version, file, object and licence.
 
-The same versions give the same bytes: files are put in the order of a hash of their names, dealt to a fixed
-number of shards, and each shard stops at its share of the byte budget. So the versions are part of the
-config, filled in by `pinned`.
+The same versions give the same bytes. Files are put in the order of a hash of their names and dealt to a fixed number of
+shards, and each shard stops at its share of the byte budget. So the versions are part of the config, filled in by `pinned`.
 """
 
 import ast
@@ -69,7 +68,7 @@ MIN_DOCSTRING_SHARE = 0.1
 the docstrings (measured on the packages above)."""
 
 ASSETS = (".js", ".css", ".svg")
-"""Endings of what pages ship beside their text."""
+"""Endings of what pages ship next to their text."""
 ASSET_CHARACTERS = 2_000
 """Characters of a document that is cut from an asset."""
 
@@ -85,7 +84,7 @@ class PythonSource(SourceConfig):
     content: Literal["docs", "code"] = "docs"
     """Docstrings, topics and descriptions, or whole `.py` files."""
     packages: tuple[str, ...] = PACKAGES
-    """Installed distributions to read beside the standard library."""
+    """Installed distributions to read besides the standard library."""
     exclude_folders: tuple[str, ...] = (
         *("test", "tests", "testing", "_vendor", "thirdparty_files", "idlelib", "lib2to3", "site-packages"),
         *("_examples", "__pycache__"),

@@ -1,6 +1,6 @@
 """The records of a WARC or WET archive, framed strictly: a head, as many bytes as it says, and the next head.
 
-FastWARC's own iterator looks for the next record where one is broken, so that records are missing without a word; here an
+FastWARC's own iterator looks for the next record where one is broken, so that records are missing without a word. Here an
 archive whose framing breaks ends the stage by name (WARC 0.17 to 1.1, ISO 28500).
 """
 

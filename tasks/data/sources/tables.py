@@ -83,7 +83,7 @@ def _parquet_rows(
 ) -> Iterator[Found]:
     try:
         table = pq.ParquetFile(stream, buffer_size=1 << 20, page_checksum_verification=True)
-        # Arrow keeps the schema of who wrote the file beside Parquet's own; a broken one must not hide the columns.
+        # Arrow keeps the schema of who wrote the file next to Parquet's own; a broken one must not hide the columns.
         metadata = table.metadata
         groups = [number for number in range(metadata.num_row_groups) if _begins_in(metadata, number, start, end)]
         _check_counts(metadata)

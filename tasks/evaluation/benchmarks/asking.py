@@ -1,9 +1,9 @@
 """Running a benchmark's requests on a checkpoint: prompts to ids, generation, log-likelihoods.
 
-Context and continuation are encoded apart, so that the split between them never depends on the pair. Whitespace that ends the
-context goes to the continuation, unless the request's `boundary` is `in_loop`. Deviation: OLMES encodes the pair and cuts at
-the context's length; ids differ only where a token would span the border, which a continuation that begins with a space or a
-letter after "Answer:" does not.
+Context and continuation are encoded apart, so that the split between them never depends on the pair. Whitespace that ends
+the context goes to the continuation, unless the request's `boundary` is `in_loop`. Deviation: OLMES encodes the pair and
+cuts at the context's length. Ids differ only where a token would span the border, which a continuation that begins with a
+space or a letter after "Answer:" does not.
 """
 
 from collections.abc import Callable, Iterator, Sequence

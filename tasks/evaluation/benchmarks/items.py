@@ -109,8 +109,8 @@ def subsample(items: Sequence[T], limit: int | None) -> list[T]:
 
 
 def estimate_mean(values: Sequence[float]) -> Estimate:
-    """Mean and standard error. Right-or-wrong values get the binomial error with half a success and half a failure added,
-    so that 0 of n and n of n have an error too; other values get the sample deviation over √n (0 for a single value)."""
+    """Mean and standard error. Right-or-wrong values get the binomial error with half a success and half a failure added, so
+    that 0 of n and n of n have an error too. Other values get the sample deviation over √n (0 for a single value)."""
     n = len(values)
     if n == 0:
         raise ValueError("a benchmark without items has no score")

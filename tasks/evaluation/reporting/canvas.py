@@ -44,7 +44,7 @@ COLOURS: dict[str, tuple[str, str]] = {
 """Name to (light, dark) colour: neutrals, then one hue per stage, used wherever that stage appears."""
 
 SOURCE_COLOURS = ("data", "source2", "source3", "source4", "source5", "source6")
-"""Earth tones for data sources, apart from the stages' hues; the seventh source begins anew."""
+"""Earth tones for data sources, apart from the stages' hues; the seventh source starts over."""
 
 
 def panel(height: float, *, left: float, bottom: float, right: float = 8, top: float = 6) -> tuple["Figure", "Axes"]:
@@ -77,7 +77,7 @@ def write(axes: "Axes", x: float, y: float, text: str, colour: str, ha: str = "l
 
 
 def short(label: str) -> str:
-    """A label that fits beside a panel."""
+    """A label that fits next to a panel."""
     return label if len(label) <= 20 else label[:19] + "…"
 
 

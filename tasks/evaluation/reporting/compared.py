@@ -16,7 +16,7 @@ from tasks.evaluation.reporting.words import fine
 COMPARED = {"loss": "training loss", "grad_norm": "gradient norm before clipping"}
 """Metrics that are drawn, with what they are."""
 COLOURS = ("base", "dpo", "soup", "sft", "rlvr", "data")
-"""Of the variants, in their order; the seventh begins anew."""
+"""Of the variants, in their order; the seventh starts over."""
 LAST = 0.2
 """Part of a run at its end whose mean and median stand for it."""
 

@@ -1,7 +1,7 @@
 """The report's distribution of a score: documents per bin, kept and dropped, with the limits drawn.
 
 Bins are equally wide on the page whatever the scale they were cut by (even, powers of ten or of two); a limit stands where it
-falls between the edges of its bin. Counts are drawn by their square root, so that few dropped documents beside many kept
+falls between the edges of its bin. Counts are drawn by their square root, so that few dropped documents next to many kept
 ones are seen.
 """
 

@@ -1,6 +1,6 @@
 """The report's page: plain values (`report.json`) in, one self-contained HTML page out.
 
-Numbers are written for people (`report_words`) here and nowhere else: thousands separated, with units, errors beside values.
+Numbers are written for people (`report_words`) here and nowhere else: thousands separated, with units, errors next to values.
 """
 
 from pathlib import Path
@@ -61,7 +61,7 @@ CURVES = {
     "zero_std_groups": "share of prompts whose answers all score the same",
     "value_loss": "loss of the value model",
 }
-"""Logged metrics that get a panel beside the loss, with what they are."""
+"""Logged metrics that get a panel next to the loss, with what they are."""
 
 BY_VERIFIER = "correct/"
 """How the metric of one verifier's answers begins; its name follows."""

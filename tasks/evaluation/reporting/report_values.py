@@ -60,7 +60,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class SoupRow:
-    """The soup beside its ingredients on one benchmark; `gain` compares it with the ingredients' mean."""
+    """The soup next to its ingredients on one benchmark; `gain` compares it with the ingredients' mean."""
 
     benchmark: str
     soup: float

@@ -26,7 +26,7 @@ STUB = 24.0
 
 @dataclass(frozen=True)
 class FlowStep:
-    """A step: its name, its column's heading, the steps it takes from, bytes in and kept, and the texts beside it."""
+    """A step: its name, its column's heading, the steps it takes from, bytes in and kept, and the texts next to it."""
 
     label: str
     column: str
@@ -81,7 +81,7 @@ def depths_of(steps: Sequence[FlowStep]) -> dict[str, int]:
 
 
 def place(steps: Sequence[FlowStep], depths: dict[str, int]) -> dict[str, Placed]:
-    """Bars of all steps: a step of one input lies beside it, one of several where the first of them is."""
+    """Bars of all steps: a step of one input lies next to it, one of several where the first of them is."""
     scale = BAND / max(1e-9, sum(step.taken for step in steps if not step.inputs))
     placed: dict[str, Placed] = {}
     free = HEAD + 16

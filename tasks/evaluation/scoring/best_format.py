@@ -1,8 +1,8 @@
 """The best of several formats, corrected for the choosing (RECIPE I.1 takes the larger of multiple choice and cloze).
 
 The larger of two measured scores is too large on average, most where the formats are equally good. The bootstrap says by how
-much: items are drawn anew, the best format of each draw is taken, and what its mean lies above the measured best is the excess
-(Efron and Tibshirani 1993, chapter 10). The published rule stays the score; the corrected one stands beside it.
+much: items are resampled, and the best format of each draw is taken. How far its mean lies above the measured best is the
+excess (Efron and Tibshirani 1993, chapter 10). The published rule stays the score; the corrected one stands next to it.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,8 @@
 """A language model as judge: UltraFeedback's four aspects, one request each, with all answers of a prompt listed (RECIPE G).
 
-The published judge is GPT-4o-2024-08-06, with prompts that set the annotator's role and ask to rate texts independently;
-the prompts here are ours. Its parser has quirks (a block that cannot be read is rated 1, "N/A" counts as -1 in the mean):
-`reading: published` has them too; `strict` leaves N/A out of the mean, and the whole prompt where a rating is missing.
+The published judge is GPT-4o-2024-08-06, with prompts that set the annotator's role and ask to rate texts independently; the
+prompts here are ours. Its parser has quirks: a block that cannot be read is rated 1, and "N/A" counts as -1 in the mean.
+`reading: published` has them too. `strict` leaves N/A out of the mean, and the whole prompt where a rating is missing.
 """
 
 import re

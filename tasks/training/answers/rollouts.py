@@ -1,14 +1,15 @@
 """A policy at work, whatever learns from it: prompts of a rollout, sampled and verified answers, their log-probabilities, and
 the order in which updates take them.
 
-Source: RECIPE H.1. Resuming is exact: a rollout is a function of (seed, rollout number, weights at its beginning), the loop asks
-for a step's batches right before that step, and save points fall between rollouts, so the weights that a rollout samples
-from are those of the save point or of the updates since.
+Source: RECIPE H.1. Resuming is exact: a rollout is a function of seed, rollout number and the weights at its beginning. The
+loop asks for a step's batches right before that step, and save points fall between rollouts. So a rollout samples from the
+weights of the save point or of the updates since.
 
-In a group every worker samples and verifies the answers to its share of the prompts, with the noise that one process would use;
-then all of them know all answers, so scores, metrics and updates are the same everywhere. Where weights are in parts (fsdp,
-hsdp), each worker takes the decoder's copy of the policy block by block: while it samples, it holds that copy beside its part
-(2 bytes a parameter in bf16: 15 GB at 7B, 64 GB at 32B) and the cache, which takes the memory that is left at most.
+In a group every rank samples and verifies the answers to its share of the prompts, with the noise that one process would
+use. Then all answers go to all ranks, so scores, metrics and updates are the same everywhere. Where weights
+are sharded (fsdp, hsdp), each rank makes the decoder's copy of the policy block by block. While it samples, it holds that
+copy besides its shard: 2 bytes a parameter in bf16, 15 GB at 7B, 64 GB at 32B. The KV cache takes at most the memory that is
+left.
 """
 
 import re
@@ -171,9 +172,9 @@ class Rollouts(ABC, Generic[How]):
 def answer_metrics(
     answers: Sequence[tuple[Prompt, Answer]], rows: Sequence[Row], log_probs: Sequence[np.ndarray]
 ) -> dict[str, float]:
-    """What a rollout's answers are like: verified share (by verifier where there are several), shares with an end of their own,
-    cut off, and with more than one final answer, lengths in tokens, and the entropy in nats per token, estimated by −log π of
-    the sampled tokens.
+    """Describe a rollout's answers: the verified share (by verifier where there are several), and the shares that ended,
+    were cut off, or have more than one final answer. Lengths are in tokens. The entropy, in nats per token, is estimated by
+    −log π of the sampled tokens.
     """
     correct: dict[str, list[bool]] = {}
     for prompt, answer in answers:

@@ -1,10 +1,9 @@
 """A rule-based judge: rates an answer 1 to 5 on UltraFeedback's four aspects from what a verifier can know.
 
 Source: RECIPE G names the aspects and the scale; the published judge is a language model, and
-`tasks.training.answers.model_judge` asks one. Deviation: here every rating follows from five observable facts about
-an answer, so that preferences need no other model and are reproducible: whether a verifier accepts it,
-whether it states an answer at all, whether it ended by itself, whether it hedges, and whether it shows more
-than the bare answer.
+`tasks.training.answers.model_judge` asks one. Deviation: here every rating follows from five observable facts about an
+answer, so that preferences need no other model and are reproducible. Does a verifier accept it, does it state an answer at
+all, did it end by itself, does it hedge, and does it show more than the bare answer?
 """
 
 import re

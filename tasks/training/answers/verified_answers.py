@@ -27,7 +27,7 @@ from tasks.verifiers import Rules, Verdict, verify
 MOST_ROWS = 1024
 """Rows that decode together at most. On a core, 256 decode 1.35 times as fast as 64, 1,024 do 1.55 times as fast."""
 HOST_SHARE = 8
-"""This part of a host's memory, or less, is for keys and values. It is the same at every resume, as free memory is not."""
+"""This part of a host's memory, or less, is for the KV cache. It is the same at every resume, as free memory is not."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def longest_prompt(model: Transformer, max_prompt_tokens: int, max_new_tokens: i
 def decoding_rows(
     model: Transformer, prompts: Sequence[Prompt], max_new_tokens: int, precision: Precision, memory: int | None = None
 ) -> int:
-    """Rows that answer these prompts together: as many as their keys and values leave room for, at most `MOST_ROWS`.
+    """Rows that answer these prompts together: as many as their KV cache leaves room for, at most `MOST_ROWS`.
 
     `memory` is that of the host in bytes, by default what this one has. An accelerator's is looked at by the decoder.
     """

@@ -1,9 +1,9 @@
-"""Training inside a workspace: what every gradient-trained stage does around `model.training.loop.train`.
+"""Trains inside a workspace: every gradient-trained stage does this around `model.training.loop.train`.
 
 Source: RECIPE J (resume from the newest state, metrics at fixed steps). Payload: the Hugging Face folder,
 `metrics.jsonl`, and `optimizer.safetensors` where the next stage needs the moments. Rates and timings are not part of
 it: they go to the record's notes. In a group of workers every one of them runs the stage up to the end of its training;
-the first one goes on with the whole model. A model that is trained is built without memory for its weights and gets its
+rank 0 continues with the whole model. A model that is trained is built without memory for its weights and gets its
 values when it is known which part of it is held here.
 """
 
@@ -36,7 +36,7 @@ from tasks.training.fitting.save_points import Journal, Mark, SavePoints, resume
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What came of a training: the model, and the facts its artifact states."""
+    """A training's result: the model, and the facts that its artifact states."""
 
     model: Transformer
     state: TrainState
@@ -80,7 +80,7 @@ def linear_schedule(learning_rate: float, warmup_ratio: float) -> ScheduleConfig
 
 
 def load_checkpoint(ws: Workspace, checkpoint: Checkpoint | RewardModel) -> tuple[Transformer, Tokenizer]:
-    """Model (fp32, on the CPU) and tokenizer of an input, of which Adam's moments are not fetched.
+    """Load model (fp32, on the CPU) and tokenizer of an input, without fetching Adam's moments.
 
     Raises ValueError when its weights, its tokenizer and its record do not have the same vocabulary.
     """
@@ -92,7 +92,7 @@ def load_checkpoint(ws: Workspace, checkpoint: Checkpoint | RewardModel) -> tupl
 
 
 def open_checkpoint(ws: Workspace, checkpoint: Checkpoint | RewardModel) -> tuple[Transformer, SavedWeights, Tokenizer]:
-    """The same for a training: the model without memory for its weights, and the weights as rows to be read.
+    """Open a checkpoint for a training: the model without memory for its weights, and the weights as rows to be read.
 
     Raises ValueError as `load_checkpoint` does.
     """
@@ -104,7 +104,7 @@ def open_checkpoint(ws: Workspace, checkpoint: Checkpoint | RewardModel) -> tupl
 
 
 def outline_checkpoint(ws: Workspace, checkpoint: Checkpoint) -> tuple[Transformer, Tokenizer]:
-    """The same where a server has the weights: the model without any, of which no file is fetched.
+    """Open a checkpoint whose weights a server has: the model has none, and no weight file is fetched.
 
     Raises ValueError as `load_checkpoint` does.
     """
@@ -139,7 +139,7 @@ def compute_of(ws: Workspace) -> Compute:
 
 
 def begin(ws: Workspace, model: nn.Module, optim: OptimConfig) -> TrainState:
-    """The state of a training before its first step, of the whole model or of this worker's part of it, on the device.
+    """Make the state of a training before its first step, of the whole model or of this rank's shard, on the device.
 
     Parameters of a model without memory get theirs, but no values: those come from `fit`, or from `parallel.fill` in
     stages that use the model before.
@@ -169,6 +169,7 @@ def fit(
             f"{course.description}: steps={course.steps} must be at least 1; raise the tokens or epochs to train on"
         )
     model = cast(Transformer, state.model)
+    # An earlier attempt's save point brings weights and moments; without one they come from the stage's inputs.
     journal = resume(ws, state)
     if journal is None:
         journal = Journal()
@@ -177,12 +178,14 @@ def fit(
         if initial_moments is not None:
             load_moments(state.optimizer, initial_moments, state.group)
     first, began, before = state.step, time.monotonic(), journal.mark()
+    # Rounded up to whole rollouts: a save point within one could not be resumed exactly.
     save_every = save_multiple * math.ceil(ws.save_every / save_multiple)
 
     with ws.progress(course.description, course.steps, "steps") as bar, SavePoints(ws, journal, save_every) as points:
         bar.advance(first)
 
         def counted_batches(step: int) -> Sequence[Batch]:
+            # A save point is written in the background; its error is raised here, at a later step.
             points.check()
             return journal.count(model, course.pad_id, course.batches(step))
 
@@ -221,11 +224,12 @@ def conclude(
     keep_moments: bool,
     found: dict[str, float],
 ) -> TrainingResult:
-    """Gather the model in the first worker, which writes what belongs to the payload; the others end with WorkDone."""
+    """Gather the model in rank 0, which writes what belongs to the payload; the others end with WorkDone."""
     group = state.group
     whole = cast(Transformer, whole_model(group, state.model))
     if keep_moments:
         save_moments(state.optimizer, ws.scratch / MOMENTS, group)
+    # The gathers above needed all ranks; what follows is written once, by rank 0.
     if group.rank:
         raise WorkDone(f"worker {group.rank} has trained its part of {description}")
     if keep_moments:

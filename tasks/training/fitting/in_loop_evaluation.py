@@ -1,7 +1,7 @@
 """Evaluation while training: perplexity of every source on windows held out of it, and small tasks.
 
 Source: RECIPE D (every 1,000 steps; perplexity sets and downstream tasks). Deviation: the published runs read eleven
-validation sets of their own; here windows of the mix itself are kept out of the training (docs/decisions.md says why), and
+validation sets of their own. Here windows of the mix itself are kept out of the training (docs/decisions.md says why), and
 tasks are the first items of the recipe's own benchmarks. Metrics are `perplexity/<source>` and `task/<benchmark>`.
 
 The workers of a group share windows and requests out, then all of them know all metrics. Perplexity has the precision of the
@@ -106,7 +106,7 @@ def _perplexity(state: TrainState, data: WindowedTokens, windows: list[Window], 
     device = model.device.type
     total = torch.zeros((), device=device)
     count = 0
-    # The first worker has most windows; all compute as many batches.
+    # Rank 0 has most windows; all compute as many batches.
     batches = -(-len(windows) // (group.world * data.micro_instances))
     for batch in _validation_batches(data, windows[group.rank :: group.world], batches):
         count += int((batch["labels"] != IGNORE).sum())
@@ -118,7 +118,7 @@ def _perplexity(state: TrainState, data: WindowedTokens, windows: list[Window], 
 
 
 def _validation_batches(data: WindowedTokens, windows: list[Window], batches: int) -> "Iterator[Batch]":
-    """Batches of the training's own shape, so that nothing is compiled anew; what is missing are untrained rows."""
+    """Batches of the training's own shape, so that nothing is recompiled; what is missing are untrained rows."""
     rows = data.micro_instances
     for first in range(0, batches * rows, rows):
         found = data.read(windows[first : first + rows])

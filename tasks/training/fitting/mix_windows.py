@@ -1,8 +1,8 @@
 """From a mix to the loader: which windows a training reads, and how they come from the store.
 
 Source: RECIPE C.8 (passes), C.9 (windows, order, target length), C.4 (mask), D (validation in the loop). A mix of a few
-gigabytes is read from verified copies of its files, each fetched when a window of it is first needed. A larger one is
-never copied: every window is a range of its object, all those of a step asked for at once, so a node needs neither the
+gigabytes is read from verified copies of its files, each fetched when a window of it is first needed. A larger one is never
+copied: every window is a range of its object, and all those of a step are asked for at once. So a node needs neither the
 disk for terabytes of tokens nor the time to hash them.
 """
 
@@ -47,8 +47,8 @@ class MixTrainingConfig(Config):
     batch_size: int = Field(default=1024, ge=1)
     """Windows per update (1B: 512, 13B and 32B: 2048; RECIPE D)."""
     order: OrderKind = "feistel"
-    """Order of the windows: a permutation computed in constant memory, or NumPy's shuffle as in the published runs
-    (`published`: OLMo, 1B to 13B; `published_core`: OLMo-core, 32B), which holds an integer per window (RECIPE C.9)."""
+    """Order of the windows: a permutation computed in constant memory, or NumPy's shuffle as in the published runs, which
+    holds an integer per window (RECIPE C.9). `published` is OLMo's (1B to 13B), `published_core` OLMo-core's (32B)."""
     target_length: int = Field(default=0, ge=0)
     """Windows are dropped so that the order also fits a later training with windows of this length, tokens (32B: 8192);
     0 keeps every whole window (RECIPE C.9). `published_core` also keeps the windows of a longer one together."""

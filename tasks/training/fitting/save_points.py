@@ -1,4 +1,4 @@
-"""Save points of a running training, written beside it.
+"""Save points of a running training, written alongside it.
 
 Source: RECIPE J (asynchronous checkpoints: the state is copied to the host, a background thread writes it). A save point
 holds the training state, the metric lines so far and the counts of tokens and FLOPs, so that a resumed stage writes the
@@ -39,7 +39,7 @@ class Mark(NamedTuple):
 
 @dataclass
 class Journal:
-    """What a save point holds beside the training state."""
+    """What a save point holds besides the training state."""
 
     tokens: int = 0
     flops: float = 0.0

@@ -1,7 +1,7 @@
-"""Training a model on the windows of a mix: what pre-training and anneals share (RECIPE C.9, D, E).
+"""Trains a model on the windows of a mix; pre-training and anneals share this (RECIPE C.9, D, E).
 
-A worker of a group reads the windows that it trains on and no others. How many windows the repetition mask removes
-from a whole batch, on which the divisor of the loss depends, the workers tell each other before each step.
+A rank of a group reads the windows that it trains on and no others. The divisor of the loss depends on how many windows the
+repetition mask removes from the whole batch. So ranks tell each other their counts before each step.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from tasks.training.fitting.mix_windows import MixTrainingConfig, training_windo
 
 @dataclass(frozen=True)
 class MixRun:
-    """What pre-training and an anneal do not have in common."""
+    """Holds what pre-training and an anneal do not have in common."""
 
     model: Transformer
     """On the meta device: its values come from `weights`."""

@@ -32,7 +32,7 @@ from tests.tasks.data.test_pages import page, record
 
 FILES = int(os.environ.get("OLMO2_FUZZ_FILES", "200"))
 GROUPS = 10
-"""Tests that the files are dealt to, so that they run beside each other."""
+"""Tests that the files are dealt to, so that they run in parallel."""
 WORDS = [
     "river",
     "stone",

@@ -1,4 +1,4 @@
-"""Fields of a row beside its text, wherever they stand, reach the rules. Oracle: the field as it was written."""
+"""Fields of a row next to its text, wherever they stand, reach the rules. Oracle: the field as it was written."""
 
 import json
 

@@ -95,7 +95,7 @@ class Call:
 
 
 def run_calls(root: str, calls: list[Call]) -> list[Finished | None]:
-    """Stage functions one after the other, each by all workers; what the first worker hands back, None from the others."""
+    """Stage functions one after the other, each by all workers; what rank 0 hands back, None from the others."""
     found: list[Finished | None] = []
     for call in calls:
         ws = Workspace(
@@ -134,7 +134,7 @@ KINDS: dict[str, tuple[torch.dtype, Any]] = {
     "rounded": (torch.float32, "bf16"),
     "plain": (torch.float16, "fp32"),
 }
-"""Weights, and precision of the products, so that every layout of them that is laid out once takes part."""
+"""Weights, and precision of the matmuls, so that every layout of them that is laid out once takes part."""
 SAMPLING = Sampling(max_new_tokens=6, temperature=1.0, seed=3)
 PROMPTS = [list(range(5 + place, 9 + 3 * place)) for place in range(5)]
 REQUESTS = [(prompt, prompt[: 1 + place]) for place, prompt in enumerate(PROMPTS)]
@@ -159,7 +159,7 @@ class Decoded:
 
     answers: list[Completion]
     single: list[Completion]
-    """To one prompt, of which the first worker has no share."""
+    """To one prompt, of which rank 0 has no share."""
     likelihoods: list[float]
     held: list[int]
     """Numbers that were whole, each time that some were held."""
@@ -167,7 +167,7 @@ class Decoded:
 
 
 def decode(kind: str, parallel: ParallelSettings) -> Decoded:
-    """Decode with a model in parts, or alone."""
+    """Decode with a sharded model, or alone."""
     dtype, precision = KINDS[kind]
     model = unfilled(TINY).to(dtype)
     group = Watched(**vars(spread(model, Compute(parallel=Parallel.model_validate(parallel.layout())), precision)))
@@ -181,6 +181,6 @@ def decode(kind: str, parallel: ParallelSettings) -> Decoded:
 
 
 def run_and_decode(root: str, calls: list[Call]) -> tuple[list[Finished | None], dict[str, Decoded]]:
-    """Stages, then decoding in parts, in one group: starting one costs more."""
+    """Stages, then sharded decoding, in one group: starting one costs more."""
     parts = ParallelSettings(workers=dist.get_world_size(), data="fsdp")
     return run_calls(root, calls), {kind: decode(kind, parts) for kind in KINDS}

@@ -22,7 +22,7 @@ from tests.tasks.training.conftest import RANKS, TINY, TOKENIZER, Bench
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A tiny checkpoint as another project might have left it: sharded, with files of a training run beside it."""
+    """A tiny checkpoint as another project might have left it: sharded, with files of a training run next to it."""
     made = tmp_path / "elsewhere"
     save_hf(Transformer(TINY, seed=5), TINY, TOKENIZER, made, max_shard_bytes=20_000)
     (made / "optimizer.safetensors").write_bytes(b"moments")

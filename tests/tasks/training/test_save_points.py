@@ -1,4 +1,4 @@
-"""Save points written beside a training: cadence, resuming, errors. Oracle: RECIPE J, and the undisturbed run."""
+"""Save points written alongside a training: cadence, resuming, errors. Oracle: RECIPE J, and the undisturbed run."""
 
 import json
 from pathlib import Path

@@ -189,7 +189,7 @@ class Trained:
     alone: dict[str, Outcome]
     """By stage."""
     first: dict[str, Finished]
-    """What the first worker hands back, by stage and layout."""
+    """What rank 0 hands back, by stage and layout."""
     second: dict[str, Finished | None]
     decoded: list[dict[str, Decoded]]
     """By worker, by kind."""
@@ -274,7 +274,7 @@ def test_what_is_evaluated_while_training_is_not_all_the_same(trained: Trained) 
 def test_decoding_in_parts_says_what_one_process_says_with_one_block_whole_at_a_time(
     kind: str, trained: Trained
 ) -> None:
-    """Alone, the shares are decoded one by one: other rows beside them could round otherwise."""
+    """Alone, the shares are decoded one by one: other rows next to them could round otherwise."""
     dtype, precision = KINDS[kind]
     model = Transformer(TINY.model_copy(update={"init_std": 0.3}), seed=0).to(dtype).eval()
     generator = local_generator(model, TOKENIZER, precision)
@@ -300,7 +300,7 @@ def test_decoding_in_parts_says_what_one_process_says_with_one_block_whole_at_a_
 
 
 def test_reinforcement_begun_by_two_workers_goes_on_in_one_process(trained: Trained) -> None:
-    """Oracle: the longer run of one process. The save point is the group's, in parts, before its last rollout."""
+    """Oracle: the longer run of one process. The save point is the group's, sharded, before its last rollout."""
     assert trained.first["shorter-fsdp"].artifact.facts()["steps"] == 6
     arguments = {"policy": trained.policy, "prompts": trained.prompts, "config": RLVR}
     store = trained.bench.session.store

@@ -1,9 +1,9 @@
 """DeepMind Mathematics: 56 modules, 100 problems of each, zero-shot with reasoning, mean over modules (paper, Table 24). Unseen.
 
-Source of the prompt and of the answer's pattern: OLMES's task `deepmind_math:0shot_cot::tulu3`. Deviations: OLMES reads a sample
-of 100 rows of each module that is not at hand, and here the first 100 rows of its test split count; later versions of that task
-also show example answers of the module, which are not at hand either. An answer is right when it is the same text without
-spaces, or equal by computer algebra.
+Source of the prompt and of the answer's pattern: OLMES's task `deepmind_math:0shot_cot::tulu3`. Deviations: OLMES reads a
+sample of 100 rows of each module, which we do not have; here the first 100 rows of its test split count. Later versions of
+that task also show example answers of the module, which we do not have either. An answer is right when it is the same text
+without spaces, or equal by computer algebra.
 """
 
 import ast
