@@ -44,11 +44,11 @@ ITEMS = 4
 
 LENGTH_FIELDS = {
     "sequence_length", "target_length", "max_sequence_length", "max_tokens", "max_prompt_tokens", "max_new_tokens",
-    "max_context", "context",
+    "max_context", "context", "passage_tokens",
 }  # fmt: skip
 MOST = {
     "batch_size": BATCH, "micro_batch": BATCH, "samples": SAMPLES, "prompts_per_rollout": PROMPTS, "items": ITEMS, "windows": 1,
-    "count": ROWS, "max_documents": ROWS,
+    "count": ROWS, "max_documents": ROWS, "passages": ITEMS,
 }  # fmt: skip
 """Fields that are cut to a most, wherever they stand outside of `KEPT`."""
 KEPT = {"execution", "filter", "classifiers", "dedup", "decontaminate", "writer", "model", "problems"}
@@ -152,6 +152,11 @@ def _scale_trainings(data: dict[str, Any], full: dict[str, Any]) -> None:
         item["steps"] = STEPS["anneal"] if item["steps"] else None
         _scale_mix(item["mix"], of_step["anneal"], STEPS["anneal"])
     _scale_schedule(pretrain, full["pretrain"], full["pretrain_mix"])
+    if data["curation_trial"]:
+        trial, given = data["curation_trial"]["pretrain"], full["curation_trial"]["pretrain"]
+        trial |= {"batch_size": WINDOWS, "steps": STEPS["pretrain"]}
+        trial["model"] = model_of(ModelConfig.model_validate(given["model"]))
+        _scale_schedule(trial, given, full["pretrain_mix"])
     for name, variant in data["comparison"]["variants"].items() if data["comparison"] else ():
         given = full["comparison"]["variants"][name]
         for field in ("batch_size", "in_loop", "steps"):

@@ -48,8 +48,12 @@ def new_session(
 
 
 def find_labels(rows: list[PlanRow], name: str) -> set[str]:
-    """Labels of the stages that a name means: a stage, one instance of it, or a pattern."""
-    found = {row.label for row in rows if matches(name, row.stage, row.label)}
+    """Labels that a name means: that of one step, all of a stage's, or those of a pattern.
+
+    Example: `pretrain` is the recipe's pre-training, though trials of curation train in the same stage (`pretrain:*`).
+    """
+    exact = {row.label for row in rows if row.label == name}
+    found = exact or {row.label for row in rows if matches(name, row.stage, row.label)}
     if not found:
         known = sorted({row.stage for row in rows} | {row.label for row in rows})
         starts = [row.label for row in rows if row.label.startswith(GIVEN)]

@@ -46,16 +46,16 @@ def _of_period(array: Int[np.ndarray, " tokens"], period: int, min_times: int) -
     # Rows of one period each; the first equals no other, nor does the last, which at least one place of no token fills up.
     equal = np.zeros((array.size // period + 1) * period, dtype=bool)
     np.equal(array[period:], array[:-period], out=equal[period : array.size])
-    equal = equal.reshape(-1, period)
-    whole = equal.all(axis=1)
+    rows = equal.reshape(-1, period)
+    whole = np.logical_and.reduce(rows, axis=1)
     # Runs of whole rows begin and end where neighbours differ; neither the first row nor the last is whole.
     edges = np.flatnonzero(whole[1:] != whole[:-1])
     firsts, lasts = edges[::2] + 1, edges[1::2]
     # A span begins and ends within the rows around its run, so it holds two periods more at most.
     long = lasts - firsts + 3 >= min_times
     for first, last in zip(firsts[long].tolist(), lasts[long].tolist(), strict=True):
-        start = (first - 1) * period - _run(equal[first - 1, ::-1])
-        end = (last + 1) * period + _run(equal[last + 1])
+        start = (first - 1) * period - _run(rows[first - 1, ::-1])
+        end = (last + 1) * period + _run(rows[last + 1])
         times = (end - start) // period
         if times >= min_times:
             yield Repetition(start, end, period, times)

@@ -144,7 +144,11 @@ def records(store: Store) -> dict[str, tuple[str, str]]:
 
 
 def resumed_from(store: Store, label: str) -> str:
-    return next(record.resumed_from for record in all_records(store) if record.label == label)
+    """What a step began with, of the first of that name that was resumed; "" where none was. A stage's name means all of its
+    steps, since its save points are those of any: `pretrain` may have been killed in a trial of curation.
+    """
+    named = [record for record in all_records(store) if label in (record.label, record.stage)]
+    return next((record.resumed_from for record in named if record.resumed_from), "")
 
 
 def copy_before(finished: Path, label: str, target: Path) -> Path:

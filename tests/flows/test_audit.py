@@ -71,7 +71,8 @@ def test_why_follows_a_document_to_its_end(asked: Curated, finished_smoke: Path)
     kept = rows_of(finished_smoke, "decontaminate/*/g0001/documents/*")[0]
     decisions = [step["decision"] for step in why(asked, kept["id"])]
     assert decisions[0] == "kept"
-    assert decisions[-1] == "encoded"
+    # The trial of curation reads it a second time, or sets it aside.
+    assert "encoded" in decisions
     assert "dropped" not in decisions
     scored = [step for step in why(asked, kept["id"]) if step.get("scores")]
     assert scored

@@ -67,7 +67,7 @@ def test_what_the_recipe_says_is_kept_and_ids_are_the_same(tmp_path: Path) -> No
     assert found.execution.micro_instances["anneal"] == 2
     assert found.execution.parallel["sft"] == ParallelSettings()
     assert found.execution.micro_instances["pretrain"] > 1
-    assert found.execution.pass_tokens.keys() == {"dpo", "reward", "rlvr"}
+    assert found.execution.pass_tokens.keys() == {"default", "dpo", "reward", "rlvr"}
     assert [(row.label, row.id) for row in plan(found)] == [(row.label, row.id) for row in plan(plain)]
 
 

@@ -215,4 +215,4 @@ def test_a_rehearsal_names_the_stage_that_fails_and_what_it_found_before(shared:
     output = olmo2(*arguments, store=shared, code=1)
     assert "instruction 'punctuation:no_dash' is unknown" in output
     found = listed(output)
-    assert "(run)" in found["report"] and "48 pairs" in found["pairs"]
+    assert "(run)" in found["report"] and "48 rows" in found["collect:math"]

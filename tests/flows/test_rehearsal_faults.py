@@ -129,7 +129,7 @@ def test_a_rehearsal_finds_the_fault(name: str, tmp_path: Path) -> None:
     [
         ("olmo2-7b", "collect:math", "48 documents"),
         ("olmo2-7b", "pairs", "48 pairs"),
-        ("olmo2-7b-synthesis", "synthesize:arithmetic", "48 documents"),
+        ("olmo2-7b-synthesis", "synthesize:arithmetic", "6 documents"),
     ],
 )
 def test_without_a_fault_the_same_stages_are_made(recipe: str, until: str, made: str, tmp_path: Path) -> None:

@@ -353,7 +353,8 @@ def test_with_a_password_nobody_else_is_answered(tmp_path: Path):
         assert running.request("POST", "/api/deployments/filter", {}).status == 401
         known = body | {"Authorization": "Basic " + b64encode(b"user:planted-secret").decode(), "Host": name}
         reply = running.request("POST", "/api/deployments/filter", {}, known)
-        assert {item["name"] for item in reply.json()} == {"recipe", "stage", "sweep", "evaluation"}
+        served = {"recipe", "stage", "sweep", "grid", "evaluation", "comparison", "adoption", "export"}
+        assert {item["name"] for item in reply.json()} == served
         assert (
             running.request("POST", "/api/deployments/filter", {}, known | {"Origin": f"http://{name}"}).status == 200
         )

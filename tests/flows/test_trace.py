@@ -15,7 +15,6 @@ from rich.console import Console
 from flows.inspection.steps import Training, print_trace, trace_document, trace_step, trained
 from infra.records.artifact import Artifact
 from infra.records.reader import Reader
-from infra.workspace import Workspace
 from model.config import ModelConfig
 from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Checkpoint, Mix
@@ -158,13 +157,13 @@ def test_what_cannot_be_traced_is_refused_by_name(run: Run):
 
 def test_the_mix_is_read_once(run: Run, monkeypatch: pytest.MonkeyPatch):
     read: list[str] = []
-    whole = Workspace.read_json
+    whole = Reader.read_json
 
-    def counted(ws: Workspace, artifact: Artifact, name: str) -> Any:
+    def counted(reader: Reader, artifact: Artifact, name: str) -> Any:
         read.append(f"{artifact.address}/{name}")
-        return whole(ws, artifact, name)
+        return whole(reader, artifact, name)
 
-    monkeypatch.setattr(Workspace, "read_json", counted)
+    monkeypatch.setattr(Reader, "read_json", counted)
     run.training(run.annealed.id)
     assert read == [f"{run.mixed.address}/mix.json"]
 

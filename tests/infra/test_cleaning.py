@@ -24,13 +24,12 @@ import sys
 import time
 from pathlib import Path
 from infra.records.lease import acquire
-from infra.settings import ComputeSettings
 from infra.storage.store import Store
 from infra.workspace import Workspace
 
 store = Store(sys.argv[1])
 with acquire(store, sys.argv[2], 60.0):
-    ws = Workspace(store, stage="s", id="i", payload="", progress_folder=sys.argv[2], compute=ComputeSettings())
+    ws = Workspace(store, stage="s", id="i", payload="", progress_folder=sys.argv[2])
     (ws.scratch / "half").write_bytes(b"x" * 300)
     with ws.staging() as folder, store._temporary(store.full(sys.argv[3])) as half:
         (folder / "weights").write_bytes(b"x" * 20)

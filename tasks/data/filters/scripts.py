@@ -74,7 +74,7 @@ def is_in_script(text: str, script: str, share: float) -> bool:
     inside = np.zeros(len(codes), dtype=bool)
     for first, last in _RANGES[script]:
         inside |= (codes >= first) & (codes <= last)
-    return np.count_nonzero(inside & letters) >= share * np.count_nonzero(letters)
+    return bool(np.count_nonzero(inside & letters) >= share * np.count_nonzero(letters))
 
 
 def _ascii_letters(text: str) -> int:

@@ -45,7 +45,7 @@ def habit(monkeypatch):
     """A verifier that accepts answers beginning with a printable ASCII character, a quarter of the tokens: something to learn."""
     monkeypatch.setattr(
         "tasks.training.answers.verified_answers.verify",
-        lambda dataset, text, truth: Verdict("!" <= text[:1] <= "~", text, ""),
+        lambda dataset, text, truth, rules: Verdict("!" <= text[:1] <= "~", text, ""),
     )
 
 
