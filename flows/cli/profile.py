@@ -1,6 +1,5 @@
 """`olmo2 profile`: where the time of a training step goes on this machine. Imports that take time happen inside the command."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -19,8 +18,6 @@ def profile(
     as_json: JsonOption = False,
 ) -> None:
     """Time a training stage's step on this machine by part: matmuls, attention, optimizer, copies, Python."""
-    # The profiler tells of its own start and end otherwise.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")
     from flows.inspection.profile_table import print_profile, profile_of, profile_row
 
     found = profile_of(recipe, set, stage, rows, steps, trace)
