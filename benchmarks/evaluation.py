@@ -27,6 +27,7 @@ import torch
 from peers.environment import peer_python
 from peers.evaluation_texts import ranked_requests, worked_problems
 
+from infra.processor import processor_name
 from model.config import ModelConfig
 from model.decoding.decoder import Prepared
 from model.decoding.generate import Sampling, generate
@@ -47,14 +48,6 @@ PEER = Path(__file__).parent / "peers" / "lm_eval_scores.py"
 def cpu_seconds() -> float:
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
-
-
-def processor() -> str:
-    """Its name and the instructions that decide the speed of matmuls."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-    flags = next((line.split() for line in lines if line.startswith("flags")), [])
-    return f"{name} ({', '.join(flag for flag in ('avx2', 'avx512f', 'avx512_bf16', 'amx_tile') if flag in flags)})"
 
 
 def make_model(folder: Path) -> None:
@@ -145,7 +138,7 @@ def main() -> None:
         print(json.dumps({"seconds": seconds, "answers": answers}))
         return
     python = peer_python("lm-eval", LM_EVAL, arguments.lm_eval_python)
-    print(f"processor: {processor()}")
+    print(f"processor: {processor_name()}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_model(folder / "model")
@@ -154,7 +147,7 @@ def main() -> None:
 
 def compare(folder: Path, python: str, items: int, problems: int, peer_items: int | None) -> dict[str, Any]:
     """All contestants on all kinds; prints a line for each. lm-eval shares nothing between items: its rate needs fewer."""
-    results: dict[str, Any] = {"processor": processor(), "largest_difference": 0.0}
+    results: dict[str, Any] = {"processor": processor_name(), "largest_difference": 0.0}
     model, _ = load_hf(folder / "model")
     for kind in KINDS:
         requests = ranked_requests(kind, items)

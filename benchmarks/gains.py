@@ -15,13 +15,14 @@ import argparse
 import json
 import math
 import os
-import platform
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from infra.processor import processor_name
 
 CLEAR = 3.0
 """Standard errors above which a gain is called clear."""
@@ -94,7 +95,7 @@ def run(recipe: str, seed: int, isa: str, folder: Path) -> Run:
     began = time.perf_counter()
     subprocess.run(command, env=os.environ | NARROW[isa], check=True, stdout=sys.stderr)
     seconds = {} if resumed else {"seconds": time.perf_counter() - began}
-    return seconds | {"processor": processor()} | gains_of(store)
+    return seconds | {"processor": processor_name()} | gains_of(store)
 
 
 def seeds(seed: int) -> list[str]:
@@ -114,14 +115,6 @@ def gains_of(store: Path) -> dict[str, Any]:
     gains = json.loads(reports[-1].read_text())["gains"]
     found = {step: gains[step] for step in STEPS if step in gains}
     return found | {name: gains[step][part] for name, (step, part) in FURTHER.items() if part in gains.get(step, {})}
-
-
-def processor() -> str:
-    """The processor's name."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def standard_errors(gain: Mapping[str, float]) -> float:
@@ -159,7 +152,7 @@ per byte of held-out text), and in brackets the same in paired standard errors. 
 of its ingredients and with the best of them; reward is the reward model's accuracy over chance; sweep is the best candidate over
 the next. `avx2` runs have narrower instructions only, as older processors do. Wall times are of runs that were not interrupted.
 
-`python benchmarks/gains.py --out docs/laptop-gains.md` made this page on: {processor()}.
+`python benchmarks/gains.py --out docs/laptop-gains.md` made this page on: {processor_name()}.
 
 {table}
 """

@@ -7,7 +7,7 @@ happen inside the commands, so that help is quick.
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -31,13 +31,11 @@ from flows.cli.options import (
     open_store,
     print_json,
 )
+from flows.cli.plan import plan
 from flows.cli.profile import profile
 from flows.cli.rehearse import conformance, rehearse, sample
 from flows.cli.scale import fit, scale
 from flows.cli.store import add_to as add_store_commands
-
-if TYPE_CHECKING:
-    from infra.execution.plan import PlanRow
 
 app = typer.Typer(
     help="The OLMo 2 training recipe: run it whole, rerun a stage, look at what was made.",
@@ -46,6 +44,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 add_commands(app)
+app.command()(plan)
 app.command()(rehearse)
 app.command()(scale)
 app.command()(profile)
@@ -100,77 +99,6 @@ def rerun(
 ) -> None:
     """Make a stage and everything below it again; what was there stays as an earlier generation."""
     _run(recipe, store, None, [stage], accepting(set, accept), cascade=True, no_rehearsal=no_rehearsal)
-
-
-@app.command()
-def plan(
-    recipe: RecipeArgument,
-    store: StoreOption = None,
-    until: UntilOption = None,
-    rerun: RerunOption = None,
-    set: SetOption = None,
-    as_json: JsonOption = False,
-    gpus: Annotated[int | None, typer.Option("--gpus", help="Say what training costs on so many GPUs.")] = None,
-    gpu: Annotated[
-        str | None, typer.Option("--gpu", help="a100, h100 (when not given), or any with --peak-flops and --watts.")
-    ] = None,
-    mfu: Annotated[
-        float | None, typer.Option("--mfu", help="Share of the peak FLOP/s that training reaches; else 0.4.")
-    ] = None,
-    price: Annotated[float | None, typer.Option("--price", help="Money per GPU and hour.")] = None,
-    peak_flops: Annotated[float | None, typer.Option("--peak-flops", help="Dense bf16 FLOP/s of a GPU.")] = None,
-    watts: Annotated[float | None, typer.Option("--watts", help="Power of a GPU.")] = None,
-    pue: Annotated[
-        float | None, typer.Option("--pue", help="Power usage effectiveness of the building; else the recipe's.")
-    ] = None,
-    carbon: Annotated[float | None, typer.Option("--carbon", help="kg CO2 per kWh; else the recipe's.")] = None,
-    water: Annotated[float | None, typer.Option("--water", help="Litres of water per kWh; else the recipe's.")] = None,
-    node_factor: Annotated[
-        float | None, typer.Option("--node-factor", help="Power of a node over its GPUs' rated power; else Table 19's.")
-    ] = None,
-) -> None:
-    """Say what a run would do with each stage, and why; with --gpus, what its training would cost. Runs nothing."""
-    asked = {
-        "gpu": gpu, "mfu": mfu, "price": price, "peak_flops": peak_flops, "watts": watts,
-        "pue": pue, "carbon": carbon, "water": water, "node_factor": node_factor,
-    }  # fmt: skip
-    if gpus is not None:
-        from flows.inspection.cost_table import plan_costs
-
-        if until or rerun:
-            raise ValueError("--gpus costs the whole recipe; leave out --until and --rerun")
-        costs = plan_costs(None if as_json else console, recipe, set, gpus, **asked)
-        if as_json:
-            print_json(costs)
-        return
-    if said := [f"--{name.replace('_', '-')}" for name, value in asked.items() if value is not None]:
-        raise ValueError(f"{', '.join(said)}: only a plan of costs asks for that; add --gpus, such as --gpus 64")
-    from flows.running.run import load_recipe
-    from flows.running.run import plan as plan_recipe
-
-    config = load_recipe(recipe, set, store)
-    rows = plan_recipe(config, until, rerun)
-    if as_json:
-        print_json(
-            [
-                {
-                    "label": row.label,
-                    "stage": row.stage,
-                    "action": row.action,
-                    "why": row.reason,
-                    "id": row.id,
-                    "inputs": list(row.inputs),
-                    "estimate": row.estimate,
-                }
-                for row in rows
-            ]
-        )
-        return
-    from flows.running.readiness import doubts
-
-    for label, text in doubts(config).items():
-        console.print(f"{label}: {text}", style="yellow", markup=False)
-    _print_plan(rows)
 
 
 @app.command(name="ls")
@@ -376,31 +304,6 @@ def _run(
     from flows.cli.terminal import run_in_terminal
 
     raise typer.Exit(run_in_terminal(console, errors, recipe, store, until, rerun, overrides, cascade=cascade))
-
-
-def _print_plan(rows: "list[PlanRow]") -> None:
-    from rich.table import Column, Table
-
-    from flows.cli.options import print_folded
-
-    styles = {"reused": "dim", "run": "green", "resume": "yellow", "left out": "dim", "corrupt": "red", "stale": "red"}
-    whole = {"no_wrap": True, "overflow": "ignore"}
-    heads = Column("stage", **whole), Column("action", **whole), Column("why", overflow="fold")
-    table = Table(*heads, Column("tokens", **whole), Column("FLOPs", **whole), box=None, pad_edge=False)
-    for row in rows:
-        tokens, flops = row.estimate.get("tokens"), row.estimate.get("flops")
-        at_most = row.estimate.get("tokens_at_most")
-        table.add_row(
-            row.label,
-            row.action,
-            row.reason,
-            f"{tokens:,.0f}" if tokens else f"≤ {at_most:,.0f}" if at_most else "",
-            f"{flops:.3g}" if flops else "",
-            style=styles[row.action],
-        )
-    print_folded(console, table)
-    counts = {action: sum(row.action == action for row in rows) for action in styles}
-    console.print(", ".join(f"{count} {action}" for action, count in counts.items() if count), highlight=False)
 
 
 def main() -> None:

@@ -15,10 +15,9 @@ import psutil
 import torch
 
 from flows.config.recipe_config import RecipeConfig
-from flows.config.training_runs import Run, training_runs
+from flows.config.training_runs import Run, trained_model, training_runs
 from infra.settings import Execution, ParallelSettings
 from model.config import ModelConfig
-from model.training.memory import memory_of
 
 HEADROOM = 0.9
 """Share of a device's memory that a plan may fill: the allocator's waste, the runtime and its collectives need the rest."""
@@ -91,15 +90,7 @@ def _units(run: Run, devices: int) -> Iterator[int]:
 def _taken(run: Run, model: ModelConfig, parallel: ParallelSettings, units: int) -> Fit:
     rows = units * run.together
     shards = 1 if parallel.data == "ddp" else parallel.workers // parallel.replicas
-    memory = memory_of(
-        model,
-        run.precision,
-        shards,
-        rows * run.longest,
-        trained_models=run.trained_models,
-        frozen_models=run.frozen_models,
-        samples=run.samples,
-    )
+    memory = run.memory(model, shards, rows * run.longest)
     kept = parallel.activation_checkpointing == "off"
     return Fit(parallel, rows, rows * run.longest, memory.most if kept else memory.least)
 
@@ -117,7 +108,7 @@ def fit_recipe(config: RecipeConfig, devices: int, memory: float) -> dict[str, F
         name = run.label.partition(":")[0]
         if name in config.execution.parallel:
             continue
-        fit = fit_run(replace(run, pass_tokens=0), config.pretrain.model, devices, memory)
+        fit = fit_run(replace(run, pass_tokens=0), trained_model(config, run.label), devices, memory)
         found[name] = min(found.get(name, fit), fit, key=lambda item: item.tokens)
     return found
 

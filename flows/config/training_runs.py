@@ -21,6 +21,7 @@ from infra.settings import ComputeSettings
 from model.config import ModelConfig, Precision
 from model.data.chat_batches import steps_for
 from model.parallel.work_split import Shape, cut
+from model.training.memory import Memory, memory_of
 from tasks.artifacts import Chats, Mix, Preferences
 from tasks.data.chats import SyntheticChats
 from tasks.data.mix import MixConfig
@@ -42,6 +43,9 @@ BEFORE: dict[StartPoint, tuple[str, ...]] = {
     "rlvr": ("pretrain", "anneal", "sft", "dpo", "reward"),
 }
 """Stages that a recipe which starts at a given checkpoint does not run."""
+
+TRIALS = ("pretrain:trial-unfiltered", "pretrain:trial-filtered")
+"""Trainings of the trial of curation (`flows/curation_trial.py`)."""
 
 FORWARD = 1 / 3
 """Share of the forward pass in a training step's FLOPs."""
@@ -92,6 +96,18 @@ class Run:
         name = "tokens_at_most" if self.at_most else "tokens"
         return known | {"steps": self.steps, name: self.tokens, "flops": self.flops(model)}
 
+    def memory(self, model: ModelConfig, shards: int, tokens: int) -> Memory:
+        """Memory of a GPU whose state is one of so many shards, with so many tokens going through it at once."""
+        return memory_of(
+            model,
+            self.precision,
+            shards,
+            tokens,
+            trained_models=self.trained_models,
+            frozen_models=self.frozen_models,
+            samples=self.samples,
+        )
+
     @property
     def most_gpus(self) -> int:
         """GPUs that an update can be shared by."""
@@ -119,6 +135,8 @@ def training_runs(config: RecipeConfig, made: Made = MappingProxyType({})) -> It
 
 def trained_model(config: RecipeConfig, label: str) -> ModelConfig:
     """The model that a training of the plan trains."""
+    if config.curation_trial and label in TRIALS:
+        return config.curation_trial.pretrain.model
     compared = config.comparison.trainings.get(label) if config.comparison else None
     return (compared or config.pretrain).model
 
@@ -139,6 +157,10 @@ def _all_runs(config: RecipeConfig, made: Made) -> Iterator[Run]:
             yield _window_run(label, how, mix, pretraining)
         return
     yield _window_run("pretrain", config.pretrain, mix, pretraining)
+    if config.curation_trial:
+        # Its steps are given, so no mix has to say how many there are.
+        for label in TRIALS:
+            yield _window_run(label, config.curation_trial.pretrain, mix, pretraining)
     for candidate in config.candidates:
         mix = made.get(f"mix:try-{candidate.name}", config.candidate_mix(candidate))
         yield _window_run(f"anneal:try-{candidate.name}", config.microanneal.anneal, mix, annealing)

@@ -16,7 +16,7 @@ from flows.config.recipe_config import RecipeConfig
 from flows.config.training_runs import Run, trained_model, training_runs
 from infra.settings import SiteSettings
 from model.config import ModelConfig
-from model.training.memory import Memory, memory_of
+from model.training.memory import Memory
 from model.training.throughput import PEAK_FLOPS
 
 DEFAULT_GPU = "h100"
@@ -124,15 +124,7 @@ def cost(run: Run, model: ModelConfig, hardware: Hardware) -> Cost:
         run.tokens,
         run.at_most,
         gpus,
-        memory_of(
-            model,
-            run.precision,
-            gpus,
-            run.tokens_at_once(gpus),
-            trained_models=run.trained_models,
-            frozen_models=run.frozen_models,
-            samples=run.samples,
-        ),
+        run.memory(model, gpus, run.tokens_at_once(gpus)),
         flops,
         hours,
         kwh,

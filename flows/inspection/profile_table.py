@@ -1,6 +1,5 @@
 """A profile of a recipe's training step, as a table and as JSON."""
 
-import platform
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from rich.table import Table
 
 from flows.cli.options import print_whole
 from flows.config.files import load
+from infra.processor import processor_name
 from model.config import Compute
 from model.training.profile import Profile, profile_steps
 
@@ -53,14 +53,6 @@ def profile_row(found: Profile) -> dict[str, Any]:
     return asdict(found) | {
         "tokens_per_second": found.tokens_per_second, "of_roofline": found.of_roofline, "processor": processor_name(),
     }  # fmt: skip
-
-
-def processor_name() -> str:
-    """The processor as its maker names it, where the system says so."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
 
 
 def print_profile(console: Console, found: Profile) -> None:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from flows.inspection.cost import Device, Run
 from model.config import ModelConfig
 from model.parallel.traffic import Collective, bytes_sent, collectives
-from model.training.memory import memory_of
 
 FAILURE_HOURS = 16_384 * 54 * 24 / 419
 """Hours of one GPU between two failures that end a run: 50,676."""
@@ -146,15 +145,7 @@ def _layout(
     compute = run.work * rows * run.longest * model.flops_per_token(run.longest) / (device.peak_flops * mfu)
     found = list(collectives(model, run.precision, shards=shards, replicas=replicas, passes=passes))
     interval = failures.interval(gpus)
-    memory = memory_of(
-        model,
-        run.precision,
-        shards,
-        run.tokens_at_once(gpus),
-        trained_models=run.trained_models,
-        frozen_models=run.frozen_models,
-        samples=run.samples,
-    )
+    memory = run.memory(model, shards, run.tokens_at_once(gpus))
     fits = device.memory is None or memory.most <= device.memory
     return Scaled(
         gpus=gpus,

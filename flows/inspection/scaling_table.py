@@ -10,7 +10,7 @@ from rich.table import Table
 
 from flows.cli.options import print_whole
 from flows.config.files import load
-from flows.inspection.cost import training_runs
+from flows.config.training_runs import trained_model, training_runs
 from flows.inspection.cost_table import find_device
 from flows.inspection.scaling import Fabric, Reliability, Scaled, scale, stops_at
 
@@ -50,7 +50,9 @@ def scaling_of(
     for name, value in positive.items():
         if not (value > 0 and math.isfinite(value)):
             raise ValueError(f"{name} {value:g}: give a number above 0")
-    found = scale(runs[stage], config.pretrain.model, counts, find_device(gpu, None, None), mfu, fabric, reliability)
+    found = scale(
+        runs[stage], trained_model(config, stage), counts, find_device(gpu, None, None), mfu, fabric, reliability
+    )
     if not found:
         raise ValueError(
             f"{stage} runs on none of {', '.join(map(str, counts))} GPUs: an update has {runs[stage].most_gpus} rows to "

@@ -9,6 +9,8 @@ from urllib.request import Request, urlopen
 import orjson
 
 TIMEOUT_SECONDS = 30
+MOST_BYTES = 4_000_000
+"""Of a list of models; a server that sends without end is refused."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,12 @@ def served_models(url: str, key_env: str = "") -> list[ServedModel]:
     address = f"{url.rstrip('/')}/models"
     try:
         with urlopen(Request(address, headers=headers), timeout=TIMEOUT_SECONDS) as response:
-            body = orjson.loads(response.read())
+            text = response.read(MOST_BYTES + 1)
+        if len(text) > MOST_BYTES:
+            raise ValueError(
+                f"{address} lists more than {MOST_BYTES:,} bytes of models; give the URL of a model server"
+            )
+        body = orjson.loads(text)
         return [ServedModel(str(row["id"]), row.get("max_model_len")) for row in body["data"]]
     except HTTPError as error:
         raise ValueError(

@@ -8,7 +8,6 @@ Sampling, exact resumes and groups of workers: `tasks/training/answers/rollouts.
 model stays sharded.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
@@ -23,25 +22,21 @@ from infra.workspace import Workspace
 from model.config import Config, Precision
 from model.data.chat_batches import Batch, Row, token_batches
 from model.network.transformer import Transformer
-from model.parallel.group import distribute, fill
 from model.training.advantages import stop_penalty
 from model.training.loop import Course, Logging
 from model.training.ppo import ActorCritic, Estimates, JointOptimizer, estimate, joint_flops, ppo_objective
 from model.training.reference_scores import row_values
 from tasks.artifacts import Checkpoint, Prompts, RewardModel
 from tasks.training.answers.kl_control import KLControl
-from tasks.training.answers.rollouts import Rollout, Rollouts, answer_metrics
+from tasks.training.answers.rollouts import Rollout, Rollouts, answer_metrics, frozen_reference, prompts_that_fit
 from tasks.training.answers.verified_answers import (
     Answer,
     answer_row,
-    encode_prompts,
-    longest_prompt,
 )
 from tasks.training.fitting.fit import (
     TrainingResult,
     adamw,
     begin,
-    compute_of,
     export,
     fit,
     linear_schedule,
@@ -115,23 +110,12 @@ def train_ppo(ws: Workspace, policy: Checkpoint, judge: RewardModel, prompts: Pr
             f"the value model {judge.address} has shape {critic.config} and {other.ranks:,} ranks, the policy "
             f"{policy.address} has {model.config} and {tokenizer.ranks:,}; take a reward model of the policy's kind"
         )
-    limit = longest_prompt(model, config.max_prompt_tokens, config.max_new_tokens)
-    encoded, too_long = encode_prompts(tokenizer, ws.read_jsonl(prompts, "prompts.jsonl.zst"), limit)
-    if len(encoded) < 2:
-        raise ValueError(
-            f"{len(encoded)} of {len(encoded) + too_long:,} prompts have at most {limit:,} tokens, at least 2 are needed; "
-            "raise max_prompt_tokens"
-        )
-    answers = min(config.prompts_per_rollout, len(encoded))
-    if answers < config.mini_batches:
-        raise ValueError(f"a rollout has {answers} answers, too few for mini_batches={config.mini_batches}; lower it")
-    ws.note(prompts_too_long=too_long)
-    reference = copy.deepcopy(model).requires_grad_(False)
+    # A single answer has no spread to whiten its advantages by.
+    encoded = prompts_that_fit(ws, prompts, tokenizer, model, config, least=2)
+    reference, reference_group = frozen_reference(ws, model, weights, config.precision)
     pair = ActorCritic(model, critic)
     state = begin(ws, pair, joint := adamw(config.clip_norm, config.precision))
     state.optimizer = JointOptimizer(pair, joint)
-    reference_group = distribute(reference, compute_of(ws), config.precision)
-    fill(reference, weights, reference_group)
 
     def both(name: str, shape: Sequence[int], start: int, stop: int) -> Tensor:
         part, _, rest = name.partition(".")

@@ -11,7 +11,6 @@ Sampling, exact resumes and groups of workers: `tasks/training/answers/rollouts.
 parts stays sharded.
 """
 
-import copy
 from collections.abc import Iterator
 from typing import Literal, Self
 
@@ -23,21 +22,18 @@ from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config, Precision
 from model.data.chat_batches import Batch, Row, token_batches
-from model.parallel.group import distribute, fill
 from model.training.advantages import KLEstimator, Normalization, group_advantages, stop_penalty, zero_std_groups
 from model.training.loop import Course, Logging
 from model.training.objectives import grpo_objective
 from model.training.schedule import ScheduleConfig
 from tasks.artifacts import Checkpoint, Prompts
 from tasks.training.answers.kl_control import KLControl
-from tasks.training.answers.rollouts import Rollout, Rollouts, answer_metrics
+from tasks.training.answers.rollouts import Rollout, Rollouts, answer_metrics, frozen_reference, prompts_that_fit
 from tasks.training.answers.verified_answers import (
     Answer,
     answer_row,
-    encode_prompts,
-    longest_prompt,
 )
-from tasks.training.fitting.fit import adamw, begin, compute_of, export, fit, open_checkpoint
+from tasks.training.fitting.fit import adamw, begin, export, fit, open_checkpoint
 from tasks.verifiers.verdict import Rules
 
 
@@ -115,20 +111,9 @@ def train_rlvr(ws: Workspace, policy: Checkpoint, prompts: Prompts, config: RLVR
     does not fit.
     """
     model, weights, tokenizer = open_checkpoint(ws, policy)
-    limit = longest_prompt(model, config.max_prompt_tokens, config.max_new_tokens)
-    encoded, too_long = encode_prompts(tokenizer, ws.read_jsonl(prompts, "prompts.jsonl.zst"), limit)
-    if not encoded:
-        raise ValueError(f"none of {too_long:,} prompts has at most {limit:,} tokens; raise max_prompt_tokens")
-    # Few prompts make smaller rollouts, and each of those must still fill every mini-batch with an answer.
-    size = min(config.prompts_per_rollout, len(encoded)) * config.samples
-    if size < config.mini_batches:
-        raise ValueError(f"a rollout has {size} answers, too few for mini_batches={config.mini_batches}; lower it")
-    ws.note(prompts_too_long=too_long)
-    # Copied while the model has no memory for its weights, so the copy costs nothing; `fill` brings them below.
-    reference = copy.deepcopy(model).requires_grad_(False)
+    encoded = prompts_that_fit(ws, prompts, tokenizer, model, config, samples=config.samples)
+    reference, reference_group = frozen_reference(ws, model, weights, config.precision)
     state = begin(ws, model, adamw(config.clip_norm, config.precision))
-    reference_group = distribute(reference, compute_of(ws), config.precision)
-    fill(reference, weights, reference_group)
     actor = GRPORollouts(
         config, model, state.group, reference, reference_group, tokenizer, encoded, ws.compute.pass_tokens
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from infra.records.record import all_records, lineage
+from infra.records.record import all_records, lineage, load_started
 from infra.storage.store import Store
 
 CHANGES = (
@@ -121,9 +121,16 @@ def is_fork_server(process: psutil.Process) -> bool:
     return any("multiprocessing.forkserver" in part for part in process.cmdline())
 
 
-def save_points(store: Store, stage: str) -> list[int]:
-    """Steps of the whole save points in the progress area of a stage's unfinished work."""
-    names = [path.rsplit("/", 1)[-1] for path in progress(store, stage) if "/points/point-" in path]
+def save_points(store: Store, label: str) -> list[int]:
+    """Steps of the whole save points in the progress area of a step's unfinished work."""
+    stage = label.partition(":")[0]
+    begun = {
+        id
+        for id in store.names(f"_progress/{stage}")
+        if (work := load_started(store, stage, id, 1)) and work.label == label
+    }
+    paths = [path for path in progress(store, stage) if "/points/point-" in path]
+    names = [path.rsplit("/", 1)[-1] for path in paths if any(f"/{id}/" in path for id in begun)]
     return sorted(int(name[6:16]) for name in names)
 
 
@@ -144,11 +151,7 @@ def records(store: Store) -> dict[str, tuple[str, str]]:
 
 
 def resumed_from(store: Store, label: str) -> str:
-    """What a step began with, of the first of that name that was resumed; "" where none was. A stage's name means all of its
-    steps, since its save points are those of any: `pretrain` may have been killed in a trial of curation.
-    """
-    named = [record for record in all_records(store) if label in (record.label, record.stage)]
-    return next((record.resumed_from for record in named if record.resumed_from), "")
+    return next(record.resumed_from for record in all_records(store) if record.label == label)
 
 
 def copy_before(finished: Path, label: str, target: Path) -> Path:

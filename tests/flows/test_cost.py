@@ -27,7 +27,7 @@ from flows.inspection.cost import (
 )
 from flows.inspection.cost_other import plan_labels
 from flows.inspection.cost_table import find_device, plain, plan_costs, scaled, scientific, total
-from flows.running.run import plan
+from flows.running.run import load_recipe, plan
 from infra.settings import SiteSettings
 from model.config import ModelConfig
 from model.data.chat_batches import make_row, pair_batches
@@ -38,6 +38,8 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 TABLE_19 = json.loads((GOLDEN / "environment_table19.json").read_text())
 SIZES = json.loads((GOLDEN / "model_sizes.json").read_text())["sizes"]
 H100 = DEVICES["h100"]
+TRAININGS = {"pretrain", "anneal", "sft", "dpo", "reward", "rlvr", "ppo"}
+"""Stages that train."""
 TINY = ModelConfig(d_model=64, n_layers=3, n_heads=4, n_kv_heads=2, head_dim=16, mlp_hidden=96, vocab_size=256)
 
 
@@ -97,11 +99,22 @@ def test_costs_are_the_estimates_of_the_plan(recipe: str) -> None:
     planned = {row.label: row.estimate for row in with_estimates(plan_labels(config), config)}
     costs = recipe_costs(config, Hardware(1, H100))
     assert len(costs) >= 9
+    trainings = {label for label in planned if label.partition(":")[0] in TRAININGS}
+    assert trainings == {item.label for item in costs}
     for item in costs:
         told = planned[item.label]
         known = told.get("tokens_at_most" if item.at_most else "tokens")
         assert (item.steps, item.tokens, item.flops) == (told.get("steps"), known, told.get("flops")), item.label
         assert item.steps is not None or item.label.startswith("sft"), f"{item.label} has no size"
+
+
+def test_a_finished_runs_trainings_made_as_many_updates_as_its_plan_says(finished_smoke: Path) -> None:
+    rows = plan(load_recipe("smoke", store=str(finished_smoke)))
+    trained = {row.label: row for row in rows if row.label.partition(":")[0] in TRAININGS}
+    assert len(trained) >= 12
+    for label, row in trained.items():
+        assert row.artifact is not None and row.action == "reused", (label, row.reason)
+        assert row.artifact.facts()["steps"] == row.estimate["steps"], label
 
 
 def test_the_plan_on_a_terminal_shows_the_tokens_of_its_costs(tmp_path: Path) -> None:

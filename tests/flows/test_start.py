@@ -79,11 +79,13 @@ def planned(store: Store, *overrides: str) -> dict[str, str]:
 
 def test_a_base_replaces_pre_training_alone(store: Store, id: str, whole: set[str]):
     rows = planned(store, f"start.base={id[:8]}", *FRESH)
-    gone = whole - rows.keys()
-    # The trial of curation is one of pre-training's text, and maths is read by stage 1 alone.
-    trial = {label for label in gone if "filtered" in label or "trial" in label}
-    assert gone - trial == {"pretrain", "mix:pretrain", "synthesize:maths", "encode:maths"}
-    assert {"pretrain:trial-filtered", "pretrain:trial-unfiltered", "perplexity:filtered"} <= trial
+    # The trial of curation is one of pre-training's text.
+    trial = {"set_aside:trial"}
+    for name in ("filtered", "unfiltered"):
+        trial |= {f"set_aside:{name}", f"perplexity:{name}"}
+        trial |= {f"{stage}:trial-{name}" for stage in ("encode", "mix", "pretrain")}
+    others = {"pretrain", "mix:pretrain", "synthesize:maths", "encode:maths"}
+    assert whole - rows.keys() == others | trial, "maths is stage 1's"
     assert rows.keys() - whole == {"start:base"}
     assert rows["start:base"] == "reused"
 

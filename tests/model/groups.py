@@ -22,7 +22,7 @@ from model.data.labels import IGNORE, loss_divisor, next_token_labels
 from model.files.weights import SavedWeights
 from model.network.initial_weights import initial_rows
 from model.network.sharded_tensors import is_sharded, whole_tensor
-from model.network.transformer import Linear, Transformer, on_meta_device
+from model.network.transformer import Linear, Transformer, on_meta_device, separate_projections
 from model.parallel.group import distribute, fill, whole_model
 from model.training.loop import Batch, Course, Evaluation, Listeners, Logging, TrainState, new_state, train, train_step
 from model.training.losses import LossConfig, language_model_objective
@@ -180,12 +180,18 @@ def train_kind(
     load: Path | None = None,
     save: Path | None = None,
     steps: int = STEPS,
+    separate: bool = False,
 ) -> dict[str, Any]:
-    """Train from the start or from a saved state; metrics of every step, whole weights and moments at the end."""
+    """Train from the start or from a saved state; metrics of every step, whole weights and moments at the end.
+
+    `separate`: copies multiply with each weight alone, as shards do.
+    """
     objective, batches = KINDS[kind]
     optim = optim or OptimConfig(precision="fp32")
     compute = Compute(parallel=parallel)
     state = new_state(model_of(kind), optim, compute)
+    if separate:
+        separate_projections(state.model)
     if load:
         load_state(state, load)
     lines: list[dict[str, float]] = []

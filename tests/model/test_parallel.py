@@ -34,6 +34,8 @@ from tests.model.groups import (
 )
 
 LAYOUTS = ("ddp", "fsdp")
+SEPARATE = "ddp, a matmul for each weight"
+"""Copies that round where shards do, since these join no weights of a block."""
 BF16 = OptimConfig(precision="bf16")
 
 
@@ -47,13 +49,17 @@ def two() -> tuple[list[tuple[str, dict]], dict]:
         if kind != "bf16"
     ]
     cases += [("bf16", {"parallel": Parallel(workers=2, data=data), "optim": BF16}) for data in LAYOUTS]
+    cases.append(("bf16", {"parallel": Parallel(workers=2), "optim": BF16, "separate": True}))
     return cases, run_group(2, two_workers, cases)[0]
 
 
 @pytest.fixture(scope="module")
 def pairs(two: tuple[list[tuple[str, dict]], dict]) -> dict[tuple[str, str], dict]:
     cases, found = two
-    return {(kind, how["parallel"].data): made for (kind, how), made in zip(cases, found["trained"], strict=True)}
+    return {
+        (kind, SEPARATE if how.get("separate") else how["parallel"].data): made
+        for (kind, how), made in zip(cases, found["trained"], strict=True)
+    }
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"bf16"}))
@@ -106,12 +112,12 @@ def test_bf16_rounds_where_one_process_rounds(pairs: dict[tuple[str, str], dict]
 
 
 def test_weights_that_travel_in_bf16_round_where_products_do(pairs: dict[tuple[str, str], dict]) -> None:
-    """The first step of copies is that of shards, but for gradients: those of norms travel in bf16, and those of a block's
-    input are a sum of one matmul per weight, each rounded. Then the norms are rounded, too.
+    """The first step of copies, with a matmul for each weight, is that of shards, but for the gradients of norms; then the norms
+    are rounded, too.
     """
-    copies, parts = (pairs["bf16", data]["lines"] for data in LAYOUTS)
+    copies, parts = (pairs["bf16", layout]["lines"] for layout in (SEPARATE, "fsdp"))
     assert parts[0]["loss"] == copies[0]["loss"]
-    assert parts[0]["grad_norm"] == pytest.approx(copies[0]["grad_norm"], rel=1e-3)
+    assert parts[0]["grad_norm"] == pytest.approx(copies[0]["grad_norm"], rel=1e-5)
     for mine, ours in zip(copies, parts, strict=True):
         assert ours["loss"] == pytest.approx(mine["loss"], rel=2e-4)
         assert ours["grad_norm"] == pytest.approx(mine["grad_norm"], rel=5e-3)

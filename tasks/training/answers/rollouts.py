@@ -12,6 +12,7 @@ copy besides its shard: 2 bytes a parameter in bf16, 15 GB at 7B, 64 GB at 32B. 
 left.
 """
 
+import copy
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -25,13 +26,23 @@ from model.config import Precision
 from model.data.chat_batches import Batch, Row, indices_of_step
 from model.decoding.generate import Sampling
 from model.network.transformer import Transformer
-from model.parallel.group import Group
+from model.parallel.group import Group, Weights, distribute, fill
 from model.tokens.tokenizer import Tokenizer
 from model.training.loop import EndOfTraining
 from model.training.reference_scores import row_log_probs
+from tasks.artifacts import Prompts
 from tasks.generation import local_generator
 from tasks.training.answers.kl_control import KLControl, coefficient_at, rollout_kl
-from tasks.training.answers.verified_answers import Answer, Prompt, answers_in_group, decoding_rows, mixed_seed
+from tasks.training.answers.verified_answers import (
+    Answer,
+    Prompt,
+    answers_in_group,
+    decoding_rows,
+    encode_prompts,
+    longest_prompt,
+    mixed_seed,
+)
+from tasks.training.fitting.fit import compute_of
 from tasks.verifiers.verdict import Rules
 
 
@@ -46,6 +57,8 @@ class RolloutConfig(Protocol):
     def epochs(self) -> int: ...
     @property
     def temperature(self) -> float: ...
+    @property
+    def max_prompt_tokens(self) -> int: ...
     @property
     def max_new_tokens(self) -> int: ...
     @property
@@ -63,6 +76,48 @@ class RolloutConfig(Protocol):
 How = TypeVar("How", bound=RolloutConfig)
 Rollout = tuple[list[list[Batch]], dict[str, float]]
 """Every update's passes, and metrics."""
+
+
+def prompts_that_fit(
+    ws: Workspace,
+    prompts: Prompts,
+    tokenizer: Tokenizer,
+    model: Transformer,
+    config: RolloutConfig,
+    *,
+    samples: int = 1,
+    least: int = 1,
+) -> list[Prompt]:
+    """The prompts whose whole answers fit in the model's window; the record says how many do not.
+
+    Raises ValueError for fewer than `least`, or where a rollout of so many samples a prompt cannot fill its mini-batches.
+    """
+    limit = longest_prompt(model, config.max_prompt_tokens, config.max_new_tokens)
+    encoded, too_long = encode_prompts(tokenizer, ws.read_jsonl(prompts, "prompts.jsonl.zst"), limit)
+    if len(encoded) < least:
+        raise ValueError(
+            f"{len(encoded)} of {len(encoded) + too_long:,} prompts have at most {limit:,} tokens, at least {least} are needed; "
+            "raise max_prompt_tokens"
+        )
+    # Few prompts make smaller rollouts, and each of those must still fill every mini-batch with an answer.
+    answers = min(config.prompts_per_rollout, len(encoded)) * samples
+    if answers < config.mini_batches:
+        raise ValueError(f"a rollout has {answers} answers, too few for mini_batches={config.mini_batches}; lower it")
+    ws.note(prompts_too_long=too_long)
+    return encoded
+
+
+def frozen_reference(
+    ws: Workspace, model: Transformer, weights: Weights, precision: Precision
+) -> tuple[Transformer, Group]:
+    """A frozen copy of the policy as it begins, and the processes that hold it.
+
+    It is to be asked for while `model` has no memory for its weights, so that copying costs nothing.
+    """
+    reference = copy.deepcopy(model).requires_grad_(False)
+    group = distribute(reference, compute_of(ws), precision)
+    fill(reference, weights, group)
+    return reference, group
 
 
 @dataclass

@@ -9,7 +9,7 @@ the prompt of OLMES's `agi_eval:0shot_cot::tulu3`.
 import re
 
 from tasks.evaluation.benchmarks.task import LETTERS, Document, Row, Task
-from tasks.evaluation.benchmarks.tasks.mmlu import chain_query, score_chain
+from tasks.evaluation.benchmarks.tasks.mmlu import with_reasoning
 
 EXAMS = ("aqua-rat", "logiqa-en", "lsat-ar", "lsat-lr", "lsat-rc", "sat-en", "sat-math", "gaokao-english")
 """Without sat-en-without-passage."""
@@ -41,33 +41,16 @@ def squeezed(text: str) -> str:
     return BREAKS.sub("\n", text.strip())
 
 
-TASKS = (
-    Task(
-        name="agi_eval",
-        dataset="dmayhem93/agieval-{group}",
-        split="test",
-        groups=EXAMS,
-        average="macro",
-        count=2646,
-        read=read_row,
-        formats=("multiple_choice", "bits_per_byte"),
-        shot_split="dev",
-        role="held_out",
-    ),
-    Task(
-        name="agi_eval_cot",
-        dataset="dmayhem93/agieval-{group}",
-        split="test",
-        groups=EXAMS,
-        average="macro",
-        count=2646,
-        read=read_row,
-        formats=("generate",),
-        query=chain_query,
-        score=score_chain,
-        max_new_tokens=2048,
-        max_context=4096,
-        role="held_out",
-        chat="turns",
-    ),
+AGI_EVAL = Task(
+    name="agi_eval",
+    dataset="dmayhem93/agieval-{group}",
+    split="test",
+    groups=EXAMS,
+    average="macro",
+    count=2646,
+    read=read_row,
+    formats=("multiple_choice", "bits_per_byte"),
+    shot_split="dev",
+    role="held_out",
 )
+TASKS = (AGI_EVAL, with_reasoning(AGI_EVAL))

@@ -6,7 +6,7 @@ with the category in place of the subject. `mmlu_pro_cot` is zero-shot with reas
 """
 
 from tasks.evaluation.benchmarks.task import Document, Row, Task
-from tasks.evaluation.benchmarks.tasks.mmlu import chain_query, score_chain
+from tasks.evaluation.benchmarks.tasks.mmlu import with_reasoning
 
 
 def read_row(row: Row, place: int) -> Document:
@@ -17,33 +17,16 @@ def read_row(row: Row, place: int) -> Document:
     return Document(id, f"Question: {row['question']}", choices[gold], choices, gold, group=category)
 
 
-TASKS = (
-    Task(
-        name="mmlu_pro",
-        dataset="TIGER-Lab/MMLU-Pro",
-        split="test",
-        count=12032,
-        read=read_row,
-        formats=("multiple_choice", "bits_per_byte"),
-        shots=5,
-        shot_split="validation",
-        description=lambda category: (
-            f"The following are multiple choice questions (with answers) about {category}.\n\n"
-        ),
-        role="held_out",
-    ),
-    Task(
-        name="mmlu_pro_cot",
-        dataset="TIGER-Lab/MMLU-Pro",
-        split="test",
-        count=12032,
-        read=read_row,
-        formats=("generate",),
-        query=chain_query,
-        score=score_chain,
-        max_new_tokens=2048,
-        max_context=4096,
-        role="held_out",
-        chat="turns",
-    ),
+MMLU_PRO = Task(
+    name="mmlu_pro",
+    dataset="TIGER-Lab/MMLU-Pro",
+    split="test",
+    count=12032,
+    read=read_row,
+    formats=("multiple_choice", "bits_per_byte"),
+    shots=5,
+    shot_split="validation",
+    description=lambda category: f"The following are multiple choice questions (with answers) about {category}.\n\n",
+    role="held_out",
 )
+TASKS = (MMLU_PRO, with_reasoning(MMLU_PRO))
