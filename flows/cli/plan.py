@@ -78,7 +78,7 @@ def _show_stages(
         return
     for label, text in doubts(config).items():
         console.print(f"{label}: {text}", style="yellow", markup=False)
-    _print_plan(rows)
+    print_plan(rows)
 
 
 def _as_json(row: "PlanRow") -> dict[str, Any]:
@@ -93,7 +93,8 @@ def _as_json(row: "PlanRow") -> dict[str, Any]:
     }
 
 
-def _print_plan(rows: "list[PlanRow]") -> None:
+def print_plan(rows: "list[PlanRow]") -> None:
+    """A row for each stage with what would be done and why, and the counts."""
     from rich.table import Column, Table
 
     from flows.cli.options import print_folded

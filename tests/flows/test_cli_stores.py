@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli.main import _print_plan, app
+from flows.cli.main import app
 from flows.cli.options import FOLDED
+from flows.cli.plan import print_plan
 from flows.config.errors import RecipeError
 from flows.running.run import load_recipe
 from flows.running.sessions import new_session
@@ -108,7 +109,7 @@ def test_a_plan_of_another_recipe_in_a_pipe_is_folded_and_not_padded(capsys: pyt
     assert "and 20 more values of packages" in reason
     assert "and 20 more values of versions" in reason
     assert len(reason) < 500
-    _print_plan([PlanRow("collect:web", "collect", "run", reason, "", (), {"tokens": 5}, None)])
+    print_plan([PlanRow("collect:web", "collect", "run", reason, "", (), {"tokens": 5}, None)])
     output = capsys.readouterr().out
     assert max(map(len, output.splitlines())) <= FOLDED
     assert [line for line in output.splitlines() if line != line.rstrip()] == []
