@@ -122,7 +122,7 @@ def write_report(
         "conformance": [row.model_dump() for row in config.conformance],
         "comparison": _comparison(ws, named, config.compared, config.curve_points),
         "preferences": preferences.facts() if preferences else None,
-        "reward": reward.facts() if reward else None,
+        "reward": reward.facts() if reward and reward.pairs_held_out else None,
         "funnel": [
             numbers.funnel_step(
                 label, item, ws.record(item), ancestors, step_labels, _histograms(ws, item), _reading(ws, item)

@@ -105,7 +105,9 @@ def train_ppo(ws: Workspace, policy: Checkpoint, judge: RewardModel, prompts: Pr
     """
     model, weights, tokenizer = open_checkpoint(ws, policy)
     critic, judged, other = open_reward_model(ws, judge)
-    if (critic.config, other.ranks) != (model.config, tokenizer.ranks):
+    # The released reward model has an embedding without the policy's padding rows; no id means one of them.
+    shape = critic.config.model_copy(update={"vocab_size": model.config.vocab_size})
+    if (shape, other.ranks) != (model.config, tokenizer.ranks):
         raise ValueError(
             f"the value model {judge.address} has shape {critic.config} and {other.ranks:,} ranks, the policy "
             f"{policy.address} has {model.config} and {tokenizer.ranks:,}; take a reward model of the policy's kind"
