@@ -139,8 +139,9 @@ def check_base(config: RecipeConfig) -> None:
 
 def base_settings(config: RecipeConfig, record: Record) -> dict[str, Any]:
     """What a recipe must say otherwise to anneal this checkpoint, by dotted field: its vocabulary, fresh moments."""
-    ranks = record.facts["ranks"]
-    wanting: dict[str, Any] = {} if config.encode.ranks == ranks else {"encode.ranks": ranks}
+    said = {"encode.ranks": config.encode.ranks, "encode.tokenizer": config.encode.tokenizer}
+    made = {"encode.ranks": record.facts["ranks"], "encode.tokenizer": record.facts.get("tokenizer", "dolma2")}
+    wanting: dict[str, Any] = {name: value for name, value in made.items() if said[name] != value}
     if MOMENTS not in record.files:
         stages = {"anneal": config.anneal, "microanneal.anneal": config.microanneal.anneal}
         wanting |= {f"{name}.moments": "fresh" for name, shape in stages.items() if shape.moments == "kept"}

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from flows.config.comparison_config import label_of
 from flows.config.known_sizes import BYTES_PER_TOKEN, prompts_of, rows_of, source_tokens, total_of
 from flows.config.limits import candidate_tokens
 from flows.config.needed import needed_sources
@@ -109,6 +110,9 @@ def text_bytes(config: RecipeConfig) -> dict[str, float | None]:
     read = needed_sources(config)
     found = {name: _bytes(source_tokens(source)) for name, source in config.collect.items() if name in read}
     found["all"] = None if None in found.values() else sum(size for size in found.values() if size is not None)
+    for variant in config.comparison.encode if config.comparison else ():
+        # A variant with its own vocabulary encodes every source again.
+        found |= {f"{name}-{label_of(variant)}": found[name] for name in config.collect if name in read}
     return found | {item.name: _bytes(candidate_tokens(item)) for item in config.candidates}
 
 

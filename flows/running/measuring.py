@@ -95,7 +95,7 @@ def evaluate_server(store: Store, url: str, asked: dict[str, Any], server: Serve
     with Endpoint(name, settings.model_copy(update={"patience_seconds": PROBE_PATIENCE_SECONDS})) as endpoint:
         known = f"{name}@{probe(endpoint, tokenizer)}"
     label = slug(name)
-    fields = {"label": label, "model": known, "ranks": tokenizer.ranks, "window": window, **asked}
+    fields = {"label": label, "model": known, **tokenizer.facts, "window": window, **asked}
     config = ServedConfig.model_validate(fields).pinned()
     session = Session(store, Execution(store=store.url, ray="off", endpoints={known: settings}))
     return run_stage(evaluate_served.labelled(label), session, {"config": config}, quiet)

@@ -26,7 +26,7 @@ def adopt_checkpoint(ws: Workspace, config: AdoptConfig) -> Checkpoint:
         raise ValueError(f"{config.source} has values that are not finite in {', '.join(broken)}; fetch it again")
     keep_files(ws, config, folder)
     return ws.artifact(
-        Checkpoint, steps=0, tokens=0, parameters=shape.parameters, loss=0.0, ranks=tokenizer.ranks, parent=""
+        Checkpoint, steps=0, tokens=0, parameters=shape.parameters, loss=0.0, **tokenizer.facts, parent=""
     )
 
 

@@ -38,7 +38,7 @@ def adopt_reward_model(ws: Workspace, config: AdoptConfig) -> RewardModel:
         accuracy=0.0,
         accuracy_stderr=0.0,
         pairs_held_out=0,
-        ranks=tokenizer.ranks,
+        **tokenizer.facts,
         parent="",
     )
 

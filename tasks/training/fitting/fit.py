@@ -113,10 +113,11 @@ def outline_checkpoint(ws: Workspace, checkpoint: Checkpoint) -> tuple[Transform
 def checkpoint_tokenizer(folder: Path, checkpoint: Checkpoint | RewardModel, rows: int) -> Tokenizer:
     """The tokenizer of a fetched checkpoint, of which every id has one of the embedding's `rows`. Raises ValueError otherwise."""
     tokenizer = Tokenizer.load(folder)
-    if tokenizer.ranks != checkpoint.ranks:
+    recorded = Tokenizer(checkpoint.ranks, checkpoint.tokenizer)
+    if tokenizer != recorded:
         raise ValueError(
-            f"{checkpoint.address} has a tokenizer of {tokenizer.ranks:,} ranks, its record says "
-            f"{checkpoint.ranks:,}; start from a checkpoint of one vocabulary"
+            f"{checkpoint.address} has the tokenizer {tokenizer}, its record says {recorded}; "
+            "start from a checkpoint of one vocabulary"
         )
     if rows < tokenizer.vocab_size:
         raise ValueError(
