@@ -12,7 +12,7 @@ surrogates, which no UTF-8 text can hold, are read as U+FFFD.
 import base64
 import hashlib
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,7 @@ class Dolma2:
         return tokenizer_files.tokenizer_json(rank_table(self._ranks), ADDED_TOKENS)
 
 
-def _atomic_in(text: str) -> Collection[str]:
+def _atomic_in(text: str) -> frozenset[str]:
     """The atomic tokens if the text may hold one: looking for them costs the splitter time, which almost no
     text needs.
     """

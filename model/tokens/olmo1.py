@@ -22,7 +22,7 @@ from model.tokens import tokenizer_files
 from model.tokens.surrogates import valid_text
 
 FULL_RANKS = 50_252
-"""Ordinary tokens of the full vocabulary: 256 bytes and what merges make."""
+"""Ordinary tokens of the full vocabulary: the 243 bytes that occur in UTF-8, and what merges make."""
 FIRST = 2
 """Id of the first ordinary token; two added ones lie before it."""
 
