@@ -73,7 +73,9 @@ def tell(what: str, begin: float) -> None:
     """One line: peak memory and seconds of the processor until now, seconds of the clock of this phase."""
     peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
     used = os.times()
-    print(f"{what}: peak {peak:.0f} MiB, {used.user + used.system:.1f} CPU s so far, {time.perf_counter() - begin:.1f} s")
+    print(
+        f"{what}: peak {peak:.0f} MiB, {used.user + used.system:.1f} CPU s so far, {time.perf_counter() - begin:.1f} s"
+    )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ a partition fits memory whatever the corpus. What a partition finds is written b
 reads its own part of it. The files live next to the shards' commits and go with them when the stage commits.
 
 `execution.shuffle_bytes` bounds the memory of a piece and of a partition, so it decides how many there are. Nothing of a
-result depends on it. The steps over partitions name how many there are: an attempt with another setting runs them anew.
+result depends on it. The steps over partitions name how many there are: an attempt with another setting runs them again.
 """
 
 from array import array

@@ -42,7 +42,7 @@ def write_tokens(ws: Workspace, config: Source) -> Tokens:
     return ws.artifact(Tokens, source=config.name, tokens=sum(files.values()), documents=1, ranks=300, files=files)
 
 
-def made_mix(store: Store, config: MixConfig = MixConfig()) -> Mix:
+def made_mix(store: Store, config: MixConfig | None = None) -> Mix:
     session = Session(store, Execution(store=store.url, ray="off", cores=1))
 
     def run(wrapped, **arguments):
@@ -50,7 +50,7 @@ def made_mix(store: Store, config: MixConfig = MixConfig()) -> Mix:
 
     writing = stage(write_tokens, name="tokens", version=1)
     sources = [run(writing, config=Source(name=name)) for name in ("web", "code")]
-    return run(mix, sources=sources, config=config, ranking=None)
+    return run(mix, sources=sources, config=config or MixConfig(), ranking=None)
 
 
 def cached(store: Store) -> list[Path]:
