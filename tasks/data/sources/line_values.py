@@ -94,6 +94,8 @@ def _broken(line: bytes, problem: str, damage: Damage, url: str, number: int) ->
         raise BrokenFileError(url, f"its last line is cut off, {problem}", number)
     if _HOLE in line or not line.strip(b"\x00\r\n "):
         raise BrokenFileError(url, "zeros stand where rows were: what was written there is lost", number)
+    if line.strip() == b"{":
+        raise BrokenFileError(url, "a row stands over several lines; write one object a line", number)
     if _LIST.match(line) and not damage.is_open():
         raise BrokenFileError(url, f"a list of rows cannot be read, {problem}", number)
     return Found(None, problem, damage.rows(line))
