@@ -13,7 +13,7 @@ from flows.config.parts import (
     EvaluationConfig,
 )
 from flows.config.recipe_config import RecipeConfig
-from tasks.data.prompts import PromptsConfig
+from tasks.data.post_training.prompts import PromptsConfig
 from tasks.training.anneal import AnnealConfig
 from tasks.training.preferences import PreferencesConfig
 from tasks.training.pretrain import PretrainConfig

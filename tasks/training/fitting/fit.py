@@ -25,11 +25,11 @@ from model.network.transformer import Transformer, on_meta_device
 from model.parallel.group import Weights, fill, whole_model
 from model.tokens.tokenizer import Tokenizer
 from model.training.loop import Batch, Course, Listeners, TrainState, new_state, train
-from model.training.metrics import Scalars
+from model.training.measuring.metrics import Scalars
+from model.training.measuring.throughput import peak_flops, speed
 from model.training.optim import OptimConfig
 from model.training.schedule import ScheduleConfig
 from model.training.state_files import load_moments, save_moments
-from model.training.throughput import peak_flops, speed
 from tasks.artifacts import METRICS, MOMENTS, Checkpoint, RewardModel, is_of_model
 from tasks.training.fitting.save_points import Journal, Mark, SavePoints, resume
 
