@@ -3,8 +3,8 @@
     VENV/bin/python benchmarks/peers/rule_decisions.py [FOLDER] > tests/parity/peer_decisions.json
 
 VENV has `datatrove[processing]==0.10.1`, spacy and loguru; FOLDER holds the unpacked wheels of nemo-curator 1.4.0 and dolma
-1.2.1, of which the filters are imported alone, since the packages need a GPU stack and more. A tool that VENV or FOLDER lacks is left
-out, and its decisions stay as they were. Each value is the reason by which a tool drops a text, or "".
+1.2.1, of which the filters are imported alone, since the packages need a GPU stack and more. A tool that VENV or FOLDER lacks is
+left out, and its decisions stay as they were. Each value is the reason by which a tool drops a text, or "".
 """
 
 import json
