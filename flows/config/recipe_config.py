@@ -10,10 +10,10 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from flows.config.comparison_config import ComparisonConfig, with_variants
 from flows.config.curation_trial import CurationTrialConfig
+from flows.config.evaluation_config import EvaluationConfig
 from flows.config.parts import (
     PAST_MIDTRAINING,
     CandidateConfig,
-    EvaluationConfig,
     FurtherRLVRConfig,
     IngredientConfig,
     MicroannealConfig,
