@@ -70,6 +70,11 @@ class EvaluationConfig(Config):
         """Whatever any model is asked, each once."""
         return once(chain(self.benchmarks, *(part.benchmarks for part in self.parts.values())))
 
+    @property
+    def every_suite(self) -> tuple[SuiteConfig, ...]:
+        """Whatever is averaged for any model, each once."""
+        return once(chain(self.suites, *(part.suites for part in self.parts.values())))
+
     def of(self, label: str, *, chat: bool = False, last: bool = False) -> EvaluateConfig:
         """The evaluation of one checkpoint; `last`: of its kind."""
         parts = [self.tuned, self.last_tuned] if chat else [self.base, self.last_base]
