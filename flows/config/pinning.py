@@ -10,7 +10,7 @@ from flows.config.evaluation_config import EvaluationConfig
 from flows.config.needed import needed_sources
 from flows.config.parts import PAST_FINETUNING, PAST_PREFERENCES
 from flows.config.recipe_config import RecipeConfig
-from tasks.data.prompts import PromptsConfig
+from tasks.data.post_training.prompts import PromptsConfig
 from tasks.training.anneal import AnnealConfig
 from tasks.training.dpo import DPOConfig
 from tasks.training.ppo import PPOConfig

@@ -12,10 +12,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tasks.evaluation.benchmarks.tasks.agi_eval import EXAMS
-from tasks.evaluation.benchmarks.tasks.bbh import NAMES
-from tasks.evaluation.benchmarks.tasks.deepmind_math import MODULES
-from tasks.evaluation.benchmarks.tasks.minerva_math import TYPES
+from tasks.evaluation.benchmarks.olmes.tasks.choices.agi_eval import EXAMS
+from tasks.evaluation.benchmarks.olmes.tasks.reasoning.bbh import NAMES
+from tasks.evaluation.benchmarks.olmes.tasks.reasoning.deepmind_math import MODULES
+from tasks.evaluation.benchmarks.olmes.tasks.reasoning.minerva_math import TYPES
 
 Row = dict[str, Any]
 Table = Callable[[str, list[Row]], None]

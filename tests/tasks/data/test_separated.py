@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.data.sources.listing import BrokenFileError
+from tasks.data.sources.files.listing import BrokenFileError
 from tasks.data.sources.rows import RowSource, read_rows
 
 ROWS = [{"a": "one, two", "b": 'a "word"\nover two lines'}, {"a": "é", "b": ""}]
