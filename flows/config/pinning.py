@@ -5,10 +5,10 @@ Example: `revision: main` of a dataset becomes the commit that `main` is now; a 
 
 from typing import TypeVar
 
-from flows.config.comparison_config import ComparisonConfig
-from flows.config.evaluation_config import EvaluationConfig
 from flows.config.needed import needed_sources
 from flows.config.parts import PAST_FINETUNING, PAST_PREFERENCES
+from flows.config.phases.comparison_config import ComparisonConfig
+from flows.config.phases.evaluation_config import EvaluationConfig
 from flows.config.recipe_config import RecipeConfig
 from tasks.data.post_training.prompts import PromptsConfig
 from tasks.training.anneal import AnnealConfig

@@ -8,8 +8,8 @@ divided by one number, so what does not fit in its context at full size does not
 from pathlib import Path
 from typing import Any
 
-from flows.config.evaluation_config import EvaluationConfig
 from flows.config.files import checked_recipe
+from flows.config.phases.evaluation_config import EvaluationConfig
 from flows.config.recipe_config import RecipeConfig
 from flows.rehearsing.local_rows import with_local_rows
 from model.config import ModelConfig
