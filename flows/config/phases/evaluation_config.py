@@ -19,7 +19,7 @@ Named = TypeVar("Named", Benchmark, SuiteConfig)
 
 
 class TablesConfig(Config):
-    """What models of one kind are asked beside what all are."""
+    """What models of one kind are asked besides what all are."""
 
     tables: tuple[str, ...] = ()
     """Words as of `olmo2 eval --tasks`: published tables, tasks, or a task's format, such as olmes or piqa:cloze."""
