@@ -19,10 +19,10 @@ from model.config import Compute
 from model.parallel.group import Group, Objective, distribute
 from model.parallel.work_split import Batch, share_of
 from model.training.allocator import keep_freed_memory
-from model.training.metrics import Facts, Instances, Log, Metrics, Scalars
+from model.training.measuring.metrics import Facts, Instances, Log, Metrics, Scalars
+from model.training.measuring.throughput import Meter
 from model.training.optim import OptimConfig, Optimizer, Updater
 from model.training.schedule import ScheduleConfig, update_learning_rate
-from model.training.throughput import Meter
 from model.training.watchdog import Watchdog
 
 # Batch: arrays or tensors of one micro-batch by name. Names `ids` and `*_ids` are token ids and are counted as trained

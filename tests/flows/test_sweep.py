@@ -11,8 +11,8 @@ import yaml
 
 from flows.config.errors import RecipeError
 from flows.config.files import checked_recipe, load
-from flows.config.training_runs import training_runs
-from flows.microanneal import sweep
+from flows.config.sizes.training_runs import training_runs
+from flows.phases.microanneal import sweep
 from flows.running.promotion import promoted_path, write_promoted
 from flows.running.run import load_recipe, run_sweep
 from flows.running.sessions import new_session, plan_rows

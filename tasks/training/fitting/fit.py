@@ -34,11 +34,11 @@ from model.training.loop import (
     new_state,
     train,
 )
-from model.training.metrics import Scalars
+from model.training.measuring.metrics import Scalars
+from model.training.measuring.throughput import peak_flops, speed
 from model.training.optim import OptimConfig
 from model.training.schedule import ScheduleConfig
 from model.training.state_files import is_needed, load_moments, load_state, save_moments
-from model.training.throughput import peak_flops, speed
 from tasks.artifacts import METRICS, MOMENTS, Checkpoint, RewardModel, is_of_model
 from tasks.training.fitting.save_points import Journal, Mark, SavePoints, resume
 from tasks.training.fitting.selection import Selector, best_step, scored_steps, tell_selection

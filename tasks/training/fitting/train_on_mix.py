@@ -15,9 +15,9 @@ from model.network.transformer import Transformer
 from model.parallel.group import Weights
 from model.parallel.work_split import own_rows
 from model.tokens.tokenizer import Tokenizer
-from model.training.diagnostics import NormWatch
 from model.training.loop import Course, Evaluation, Logging
 from model.training.losses import language_model_objective
+from model.training.measuring.diagnostics import NormWatch
 from model.training.schedule import ScheduleConfig
 from tasks.artifacts import Mix
 from tasks.training.fitting.fit import TrainingResult, begin, export, fit
