@@ -14,8 +14,9 @@ METRICS = "metrics.jsonl"
 """The log of a training: a line per step, with all metrics where the step was logged, else those of every step."""
 MOMENTS = "optimizer.safetensors"
 """Adam's moments of a training, twice the size of its weights: an anneal that goes on with them reads them, nothing else."""
-PERPLEXITY, TASK = "perplexity/", "task/"
-"""How names in it begin of what was evaluated on the way: held-out windows of a source, items of a benchmark."""
+PERPLEXITY, TASK, SELECT = "perplexity/", "task/", "select/"
+"""How names in it begin of what was evaluated on the way: held-out windows of a source, items of a benchmark, and what chooses
+among save points."""
 
 
 class Documents(Artifact):
@@ -174,6 +175,8 @@ class Ranking(Artifact):
     stderr: dict[str, float]
     outcome: str = "undecided"
     """The best candidate where it is better than all others beyond chance, else "undecided"."""
+    hopeless: list[str] = Field(default_factory=list)
+    """Candidates that are worse than the best beyond chance, or whose score is not finite: none tries them further."""
 
 
 class Report(Artifact):

@@ -8,12 +8,9 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from flows.config.comparison_config import ComparisonConfig, with_variants
-from flows.config.curation_trial import CurationTrialConfig
 from flows.config.parts import (
     PAST_MIDTRAINING,
     CandidateConfig,
-    EvaluationConfig,
     FurtherRLVRConfig,
     IngredientConfig,
     MicroannealConfig,
@@ -22,19 +19,22 @@ from flows.config.parts import (
     StartPoint,
     named_by_key,
 )
-from flows.synthesis import Synthesis
+from flows.config.phases.comparison_config import ComparisonConfig, with_variants
+from flows.config.phases.curation_trial import CurationTrialConfig
+from flows.config.phases.evaluation_config import EvaluationConfig
+from flows.phases.synthesis import Synthesis
 from infra.settings import Execution
 from model.config import Config
-from tasks.data.chats import ChatsConfig
-from tasks.data.classifier import ClassifierConfig
+from tasks.data.classifying.classifier import ClassifierConfig
+from tasks.data.classifying.label import LabelConfig
 from tasks.data.collect import Source
 from tasks.data.dedup import DedupConfig
 from tasks.data.encode import EncodeConfig
 from tasks.data.filter import FilterConfig
 from tasks.data.filters.overlap import DecontaminateConfig
-from tasks.data.label import LabelConfig
 from tasks.data.mix import MixConfig, MixSource
-from tasks.data.prompts import PromptsConfig
+from tasks.data.post_training.chats import ChatsConfig
+from tasks.data.post_training.prompts import PromptsConfig
 from tasks.evaluation.rank import RankConfig
 from tasks.training.anneal import AnnealConfig
 from tasks.training.answers.model_judge import LanguageModelJudge
@@ -159,23 +159,28 @@ class RecipeConfig(Config):
         """What an ingredient of the soup reads, in the windows and batches of all of them."""
         return read_by(self.anneal, mix)
 
-    def candidate_mix(self, candidate: CandidateConfig) -> MixConfig:
-        """The mix of one micro-anneal."""
+    def candidate_mix(self, candidate: CandidateConfig, tokens: int | None = None) -> MixConfig:
+        """The mix of one micro-anneal, of the largest budget unless another is given."""
         sweep = self.microanneal
         mix = MixConfig(
             sources=(
                 MixSource(source=sweep.web, ratio=1 - candidate.ratio, max_repetition_ratio=sweep.max_repetition),
                 MixSource(source=candidate.name, ratio=candidate.ratio, max_repetition_ratio=sweep.max_repetition),
             ),
-            requested_tokens=sweep.tokens,
+            requested_tokens=tokens or sweep.tokens,
             fill=sweep.web,
         )
         return read_by(sweep.anneal, mix)
 
-    def rank(self) -> RankConfig:
-        """How the sweep is ranked."""
-        names = tuple(candidate.name for candidate in self.candidates)
-        return RankConfig(benchmark=self.microanneal.rank_by, candidates=names)
+    def rank(self, candidates: Iterable[str], tokens: int) -> RankConfig:
+        """How these candidates of the sweep are ranked at a token budget."""
+        sweep = self.microanneal
+        return RankConfig(
+            benchmark=sweep.rank_by,
+            candidates=tuple(candidates),
+            seeds=len(sweep.every_seed),
+            tokens=tokens,
+        )
 
 
 def read_by(training: MixTrainingConfig, mix: MixConfig) -> MixConfig:

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pydantic import ValidationError
 
 from flows.config.errors import nearest
-from flows.config.limits import check_limits, reinforcements
 from flows.config.parts import PAST_MIDTRAINING
 from flows.config.passwords import check_passwords
 from flows.config.recipe_config import RecipeConfig
+from flows.config.sizes.limits import check_limits, reinforcements
 from flows.config.stages import NAMES, unknown_stages
 from infra.settings import Execution
 from model.config import Parallel
@@ -37,7 +37,8 @@ def check_recipe(config: RecipeConfig) -> None:
     _check_classifiers(config)
     _check_execution(config.execution)
     refuse_held_out("microanneal.rank_by", config.evaluation.only(config.microanneal.rank_by).benchmarks)
-    check_names(config.evaluation.of("recipe"))
+    for chat in (False, True):
+        check_names(config.evaluation.of("recipe", chat=chat, last=True))
     # A checkpoint brings its own model and vocabulary, so `pretrain.model` is not asked where one is given.
     if not config.begins_at(("base", *PAST_MIDTRAINING)):
         _check_model(config)

@@ -30,7 +30,7 @@ class Fault:
 
 
 NO_LIMITS = (
-    "flows/config/limits.py",
+    "flows/config/sizes/limits.py",
     '    """Raise ValueError for the first thing that cannot fit."""\n',
     '    """Raise ValueError for the first thing that cannot fit."""\n    return\n',
 )
@@ -45,22 +45,22 @@ FIRST_ROWS_COLUMNS = (
     '        text = row.get("text")\n        if not isinstance(text, str):\n',
 )
 CANDIDATES_AS_THEY_COME = (
-    "flows/leakage.py",
+    "flows/phases/leakage.py",
     "    if isinstance(origin, SynthesizeConfig):\n        return documents\n",
     "    return documents\n",
 )
 NO_FILL = ("flows/config/recipe_config.py", "            fill=sweep.web,\n", "")
 NO_MESSAGE_LISTS = (
-    "tasks/data/pairs.py",
+    "tasks/data/post_training/pairs.py",
     "        messages, reason = clean_messages(side)\n",
     '        messages, reason = [], "not a text"\n',
 )
-SHORT_CONTEXT = ("--set", "evaluation.benchmarks.2.context=2048")
+SHORT_CONTEXT = ("--set", "evaluation.base={tables: [], benchmarks: [{kind: ifeval, context: 2048}]}")
 
 FAULTS = {
     "an answer as long as its context, refused before anything runs": Fault(
         (), (*SHORT_CONTEXT, "--until", "evaluate:base"), 2,
-        ("evaluation.benchmarks.ifeval.max_new_tokens=2,048 leaves no room for a prompt in a context of 2,048",),
+        ("evaluation.base.benchmarks.ifeval.max_new_tokens=2,048 leaves no room for a prompt in a context of 2,048",),
     ),
     "an answer as long as its context, without that check": Fault(
         (NO_LIMITS,), (*SHORT_CONTEXT, "--until", "evaluate:base"), 1,

@@ -10,9 +10,9 @@ from typing import Any
 
 from tasks.evaluation.benchmarks import Benchmark
 from tasks.evaluation.benchmarks.ifeval import IFEvalBenchmark
-from tasks.evaluation.benchmarks.local_copy import find_copy
-from tasks.evaluation.benchmarks.olmes import OlmesBenchmark
-from tasks.evaluation.benchmarks.tasks import all_tasks, find_task
+from tasks.evaluation.benchmarks.olmes.benchmark import OlmesBenchmark
+from tasks.evaluation.benchmarks.olmes.local_copy import find_copy
+from tasks.evaluation.benchmarks.olmes.tasks import all_tasks, find_task
 from tasks.evaluation.scoring.suites import SuiteConfig
 
 TABLES: dict[str, tuple[str, ...]] = {
@@ -20,7 +20,7 @@ TABLES: dict[str, tuple[str, ...]] = {
         "arc_challenge", "arc_easy", "boolq", "csqa", "hellaswag", "openbookqa", "piqa", "socialiqa", "winogrande", "mmlu",
         "naturalqs", "drop", "squad", "coqa", "jeopardy",
     ),
-    "olmes_held_out": ("agi_eval", "gsm8k", "mmlu_pro", "triviaqa", "bbh", "minerva_math"),
+    "olmes_held_out": ("agi_eval", "gsm8k_held_out", "mmlu_pro", "triviaqa", "bbh", "minerva_math"),
     "olmes_bits": (
         "arc_challenge:bits_per_byte", "arc_easy:bits_per_byte", "boolq:bits_per_byte", "csqa:bits_per_byte",
         "hellaswag:bits_per_byte", "openbookqa:bits_per_byte", "piqa:bits_per_byte", "socialiqa:bits_per_byte",
