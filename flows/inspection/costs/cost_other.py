@@ -129,7 +129,8 @@ def _cost(row: PlanRow, config: RecipeConfig, hardware: Hardware, sizes: dict[st
         case "collect" | "score" | "filter" | "encode":
             return _data(row, sizes.get(name), hardware)
         case "dedup" | "decontaminate" | "classifier":
-            return _data(row, sizes["all"], hardware)
+            # A candidate is cleared by itself, the sources all together.
+            return _data(row, sizes[name if name in sizes else "all"], hardware)
         case "synthesize" | "worked" | "programs" | "personas" | "rewrite" | "label":
             return _made(row, name, config)
         case "preferences":

@@ -1,7 +1,7 @@
 """Stage: preference pairs as they were released, in the place of pairs that are sampled and judged (RECIPE G).
 
 Read are rows with `chosen` and `rejected`: message lists (allenai/olmo-2-*-preference-mix, UltraFeedback binarised, with or
-without their `prompt`), single answers with a `prompt`, `question` or `instruction`, and the transcripts of HH-RLHF. Both
+without their `prompt` and ratings), single answers with a `prompt`, `question` or `instruction`, and HH-RLHF's transcripts. Both
 sides must answer the same question. Rows that do not are counted by reason and kept in `bad/preferences.jsonl.zst`; above
 `max_bad_fraction` of them the stage fails. Deviation: the published mixes also hold pairs of the policy's own answers, which
 the `preferences` stage makes.
@@ -9,6 +9,7 @@ the `preferences` stage makes.
 
 import re
 from collections import Counter
+from math import isfinite
 from typing import Any, Literal, Self
 
 from pydantic import Field
@@ -24,7 +25,7 @@ from tasks.data.sources.rows import RowSource, check_share, read_rows
 
 QUESTIONS = ("prompt", "question", "instruction")
 """Fields that hold the question where the answers stand alone, the first that a row has."""
-RATINGS = ("{side}_rating", "score_{side}", "{side}_score")
+RATINGS = ("{side}_rating", "score_{side}", "{side}_score", "{side}-rating")
 """Fields that hold a side's rating, the first that a row has."""
 TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
 """How a turn of an HH-RLHF transcript begins."""
@@ -134,9 +135,10 @@ def transcript(text: str) -> tuple[Messages, str]:
 
 
 def rating_of(row: dict[str, Any], side: str) -> float | None:
-    """The rating of a side, None where the row has none."""
+    """The rating of a side, None where the row has none or one that is no finite number."""
     found = next((row[name] for form in RATINGS if (name := form.format(side=side)) in row), None)
-    return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
+    rated = isinstance(found, int | float) and not isinstance(found, bool) and isfinite(found)
+    return float(found) if rated else None
 
 
-pairs = stage(build_pairs, name="pairs", version=2)
+pairs = stage(build_pairs, name="pairs", version=3)

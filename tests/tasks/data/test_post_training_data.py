@@ -5,6 +5,8 @@ which must judge any answer to a row that is kept.
 import json
 from typing import Any, Literal
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tasks.data.filters.chat_filters import ChatFilterConfig
@@ -162,6 +164,61 @@ def test_released_pairs_are_read(bench, written, row):
     (read,) = bench.rows(made, "preferences")
     assert (read["chosen"], read["rejected"]) == (CHOSEN, REJECTED)
     assert (made.pairs, made.ties, made.mean_chosen) == (1, 0, None)
+
+
+MODELS = {"chosen_model": "allenai/OLMo-2-1124-7B-SFT", "rejected_model": "01-ai/Yi-1.5-9B-Chat"}
+SCHEMAS = {
+    # allenai/olmo-2-1124-7b-preference-mix by its card of November 2024, and by that of today.
+    "preference mix, first": {"chosen": CHOSEN, "rejected": REJECTED, **MODELS, "id": "a_1", "source": "ai2-adapt-dev/a"},
+    "preference mix": {
+        "prompt": "Name rivers.", "chosen": CHOSEN, "rejected": REJECTED, "chosen_rating": 4.75, "rejected_rating": 2.0,
+        **MODELS, "source": "ai2-adapt-dev/sft_v3.9_if_taxonomy_olmo2_7b", "id": "a_1",
+    },
+    "preference mix, unrated": {
+        "prompt": "Name rivers.", "chosen": CHOSEN, "rejected": REJECTED, "chosen_rating": None, "rejected_rating": None,
+        **MODELS, "source": "ai2-adapt-dev/a", "id": "a_1",
+    },
+    "UltraFeedback binarised": {
+        "prompt": "Name rivers.", "prompt_id": "f0", "chosen": CHOSEN, "rejected": REJECTED, "messages": CHOSEN,
+        "score_chosen": 4.75, "score_rejected": 2.0,
+    },
+    "UltraFeedback cleaned": {
+        "source": "evol_instruct", "prompt": "Name rivers.", "chosen": CHOSEN, "chosen-rating": 4.75, "chosen-model": "x",
+        "rejected": REJECTED, "rejected-rating": 2.0, "rejected-model": "y",
+    },
+    "HH": {
+        "chosen": "\n\nHuman: Name rivers.\n\nAssistant: Elbe, Rhine.",
+        "rejected": "\n\nHuman: Name rivers.\n\nAssistant: No.",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_every_column_of_a_released_schema_is_taken_as_it_is(bench, tmp_path, name):
+    """As Parquet with the card's columns and types, the last row of another conversation."""
+    row = SCHEMAS[name]
+    talk = [user("a"), assistant("b"), user("Name rivers.")]
+    longer = row | {side: [*talk, row[side][-1]] for side in ("chosen", "rejected") if isinstance(row[side], list)}
+    path = tmp_path / "train-00000-of-00001.parquet"
+    table = pa.Table.from_pylist([row, longer])
+    for place, field in enumerate(table.schema):
+        if pa.types.is_null(field.type):
+            table = table.set_column(place, field.name, pa.nulls(2, pa.float64()))
+    pq.write_table(table, path)
+    made = read_pairs(bench, RowSource(paths=(str(path),)))
+    first, second = bench.rows(made, "preferences")
+    assert (first["chosen"], first["rejected"]) == (CHOSEN, REJECTED)
+    rated = any("4.75" in str(value) for value in row.values())
+    assert (first["chosen_rating"], first["rejected_rating"]) == ((4.75, 2.0) if rated else (None, None))
+    assert made.mean_chosen == (4.75 if rated else None)
+    assert first["dataset"] == row.get("source", "")
+    assert len(second["chosen"]) == (4 if isinstance(row["chosen"], list) else 2)
+
+
+def test_a_rating_that_is_no_number_is_none(bench, written):
+    row = {"chosen": CHOSEN, "rejected": REJECTED, "chosen_rating": float("nan"), "rejected_rating": 2.0}
+    made = read_pairs(bench, written([row]))
+    assert (made.pairs, made.mean_chosen, made.mean_rejected) == (1, None, None)
 
 
 def test_transcripts_keep_all_turns(bench, written):
