@@ -16,6 +16,7 @@ from flows.cli.evaluation import add_commands
 from flows.cli.marks import add_to as add_mark_commands
 from flows.cli.options import (
     AcceptOption,
+    ApproveOption,
     IdArgument,
     JsonOption,
     NoRehearsalOption,
@@ -81,9 +82,10 @@ def run(
     set: SetOption = None,
     no_rehearsal: NoRehearsalOption = False,
     accept: AcceptOption = None,
+    approve: ApproveOption = None,
 ) -> None:
     """Run a recipe: what exists is reused, what was interrupted is resumed, what changed is rerun."""
-    _run(recipe, store, until, rerun or [], accepting(set, accept), cascade=False, no_rehearsal=no_rehearsal)
+    _run(recipe, store, until, rerun or [], accepting(set, accept, approve), cascade=False, no_rehearsal=no_rehearsal)
 
 
 @app.command()
@@ -96,9 +98,10 @@ def rerun(
     set: SetOption = None,
     no_rehearsal: NoRehearsalOption = False,
     accept: AcceptOption = None,
+    approve: ApproveOption = None,
 ) -> None:
     """Make a stage and everything below it again; what was there stays as an earlier generation."""
-    _run(recipe, store, None, [stage], accepting(set, accept), cascade=True, no_rehearsal=no_rehearsal)
+    _run(recipe, store, None, [stage], accepting(set, accept, approve), cascade=True, no_rehearsal=no_rehearsal)
 
 
 @app.command(name="ls")

@@ -29,9 +29,12 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from infra.compute.processes import stop_stages
 from infra.events import Listener
+from infra.execution.approval import check_approved
+from infra.execution.asking import ask_on_dashboard
 from infra.execution.attempt import Outcome, run_stage
 from infra.execution.markdown import code, escaped, slug
 from infra.execution.pages import ways_on
+from infra.execution.plan import kept_work
 from infra.records.record import Record
 from infra.session import Pending, Session
 from infra.stage import Stage
@@ -42,7 +45,7 @@ R = TypeVar("R")
 
 PUBLISH_SECONDS = 2.0
 """At most this often does a progress bar go to the dashboard."""
-TELL_SECONDS = 10.0
+TELL_SECONDS = 16.0
 """How long a cancelled run waits for its stages to end, and for the news of it to be sent."""
 
 
@@ -100,6 +103,14 @@ def _stage_task(stage: Stage, session: Session, arguments: dict[str, Any]):
     context = FlowRunContext.get()
     flow_run = str(context.flow_run.id) if context is not None and context.flow_run is not None else ""
     slots, count = (session.waiting, 1) if stage.waits else (session.cores, session.execution.stage_cores(stage.name))
+    try:
+        check_approved(stage, session, arguments, ask_on_dashboard)  # before any core is taken: an answer may take days
+    except Interrupted as error:
+        reporter("failed", error)
+        return Cancelled(message=str(error))
+    except Exception as error:
+        reporter("failed", error)
+        raise
     with slots.take(count):
         try:
             check_stopping()  # a request may have come while this waited
@@ -107,7 +118,7 @@ def _stage_task(stage: Stage, session: Session, arguments: dict[str, Any]):
             outcome = run_stage(stage, session, arguments, reporter, flow_run)
         except Interrupted as error:
             reporter("failed", error)
-            return Cancelled(message=str(error))
+            return Cancelled(message=f"{error} ({kept_work(stage, session, arguments)})")
         except BaseException as error:  # whatever ends a stage, interrupts too, is told and goes on to Prefect
             reporter("failed", error)
             raise

@@ -131,12 +131,14 @@ class Listeners:
     checkpoint: Callable[[TrainState], None] | None = None
     """Called after every `checkpoint_every` updates but the last, when the metrics of all steps so far have been told."""
     checkpoint_every: int = 0
+    stop: Callable[[int], bool] | None = None
+    """`stop(n)`, asked after the n-th update but the last, ends the training there, after a checkpoint, when it is true."""
 
 
 def train(state: TrainState, course: Course, compute: Compute, told: Listeners = Listeners()) -> TrainState:
     """Train from `state.step` to the last step of the course and return the state.
 
-    `course.batches` may raise EndOfTraining, after which the state has fewer updates. Raises FloatingPointError at a non-finite
+    After EndOfTraining from `course.batches`, or a stop, the state has fewer updates. Raises FloatingPointError at a non-finite
     loss or gradient, before it reaches the weights or a checkpoint.
     """
     if compute.threads:
@@ -160,7 +162,9 @@ def train(state: TrainState, course: Course, compute: Compute, told: Listeners =
                 break
             metrics.collect(state.step + 1, train_step(state, micro_batches, course, compute.device))
             watchdog.beat()
-            save = told.checkpoint if told.checkpoint_every and state.step % told.checkpoint_every == 0 else None
+            stop = told.stop is not None and state.step < steps and told.stop(state.step)
+            regular = bool(told.checkpoint_every) and state.step % told.checkpoint_every == 0
+            save = told.checkpoint if regular or stop else None
             due = save is not None and state.step < steps
             judge = evaluation.judge if evaluation.every and state.step % evaluation.every == 0 else None
             logged = judge is not None or state.step % logging.every == 0 or state.step == steps
@@ -174,6 +178,8 @@ def train(state: TrainState, course: Course, compute: Compute, told: Listeners =
             if save and due:
                 save(state)
                 metrics.saved = state.step
+            if stop:
+                break
             # Ranks wait for each other at every step, so all of them pause for garbage at the same one (RECIPE J).
             if state.step % compute.gc_every == 0:
                 gc.collect(1)
