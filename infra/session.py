@@ -90,6 +90,8 @@ class Session:
     """None where stages are run one by one (`infra.execution.attempt.run_stage`) and no flow is called."""
     price: Callable[[str], Price | None] | None = None
     """Label -> price, asked right before a stage runs, when its inputs exist; None where nothing is priced."""
+    again: str = ""
+    """The command that goes on with this run; empty where there is none."""
     cores: Cores = field(init=False)
     waiting: Cores = field(init=False)
     """Slots of stages that wait for a language model: they take no core, but no more of them run at once than there are."""

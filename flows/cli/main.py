@@ -269,11 +269,21 @@ def dashboard(
     host: Annotated[
         str, typer.Option("--host", help="Address to bind; beyond loopback only with a password.")
     ] = "127.0.0.1",
+    notify: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--notify",
+            metavar="ADDRESS",
+            envvar="OLMO2_NOTIFY",
+            show_envvar=True,
+            help="Who is told of runs that end and stages that wait: mailtos://…, a Slack or other webhook; repeatable.",
+        ),
+    ] = None,
 ) -> None:
     """Start the Prefect server, a worker and the deployments; Ctrl-C stops what this started."""
     from flows.running.dashboard import serve
 
-    serve(console, port, host)
+    serve(console, port, host, notify or [])
 
 
 @app.command()

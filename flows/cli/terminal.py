@@ -12,6 +12,7 @@ from rich.console import Console
 from flows.cli.display import Display, reused_line
 from flows.config.recipe_config import RecipeConfig
 from flows.inspection.steps import TRAININGS
+from flows.running.commands import resume_command
 from flows.running.prefect_server import start_own_server
 from flows.running.pricing import asking
 from flows.running.readiness import refuse_stale
@@ -21,7 +22,6 @@ from infra.compute.processes import stop_stages
 from infra.execution.approval import as_money
 from infra.execution.plan import PlanRow
 from infra.records.record import payload_at
-from infra.session import matches
 from infra.stopping import Interrupted, wait_for_stop
 from infra.storage.store import Store
 from tasks.artifacts import Report
@@ -153,27 +153,6 @@ def _end_in_time(errors: Console, interrupted: str) -> None:
     errors.print(interrupted, style="yellow")
     Console().show_cursor()
     os._exit(_exit_code())
-
-
-def resume_command(
-    recipe: str,
-    store: str,
-    until: str | None,
-    rerun: list[str],
-    overrides: list[str],
-    failed: list[str],
-    *,
-    cascade: bool,
-) -> str:
-    """Return the command that resumes after stages failed: the one that was given, but it makes nothing again that was
-    finished."""
-    if cascade:
-        words = ["rerun", recipe, failed[0] if len(failed) == 1 else rerun[0]]
-    else:
-        again = [label for label in failed if any(matches(name, label.partition(":")[0], label) for name in rerun)]
-        words = ["run", recipe, *(word for label in again for word in ("--rerun", label))]
-    words += ["--until", until] if until else []
-    return shlex.join(["olmo2", *words, "--store", store, *(word for item in overrides for word in ("--set", item))])
 
 
 def _tell_traces(errors: Console, display: Display, recipe: str, store: str, overrides: list[str]) -> None:

@@ -38,13 +38,20 @@ def plan(config: RecipeConfig, until: str | None = None, rerun: list[str] | None
 
 
 def run(
-    config: RecipeConfig, until: str | None = None, rerun: list[str] | None = None, *, cascade: bool = False
+    config: RecipeConfig,
+    until: str | None = None,
+    rerun: list[str] | None = None,
+    *,
+    cascade: bool = False,
+    again: str = "",
 ) -> Report | None:
     """Run a recipe: reuse, resume or run every stage. Returns the report, or None when `until` stops before it.
 
-    `rerun` gives the named stages a new generation; with `cascade`, everything below them too.
+    `rerun` gives the named stages a new generation; with `cascade`, everything below them too. `again` is the command that goes
+    on with this run, for its pages.
     """
-    with open_session(_to_run(config, new_session(config, until, rerun or [], cascade=cascade), recipe)) as session:
+    asked = replace(new_session(config, until, rerun or [], cascade=cascade), again=again)
+    with open_session(_to_run(config, asked, recipe)) as session:
         check_ready(config, session, recipe)
         result = recipe(config)
     # With `until`, what stands for the report is pending: the run left it out.
