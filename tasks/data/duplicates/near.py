@@ -1,7 +1,7 @@
 """Near-duplicate documents over all shards: MinHash bands, and connected components of what agrees in one.
 
 Exact copies are not signed; they come in as edges of the graph, so that the first of a component stands for all. The keys
-of the bands are compared in partitions, and the graph is contracted in partitions of its nodes (filters/components.py), a
+of the bands are compared in partitions, and the graph is contracted in partitions of its nodes (components.py), a
 node being shard and row in one number. All of it is bounded by a partition, but for the neighbours of one document.
 """
 
@@ -27,8 +27,8 @@ from tasks.data.documents.partitions import (
     read_repeats,
     write_groups,
 )
-from tasks.data.filters.components import Edges, both_ways, distinct, large_star, small_star, stars
-from tasks.data.filters.minhash import MinHashConfig, band_keys, signatures
+from tasks.data.duplicates.components import Edges, both_ways, distinct, large_star, small_star, stars
+from tasks.data.duplicates.minhash import MinHashConfig, band_keys, signatures
 
 BAND = np.dtype([("key", "<u8"), ("row", "<u4")])
 """Key of one band of a document, and its row."""

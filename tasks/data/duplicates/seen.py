@@ -33,8 +33,8 @@ from tasks.data.documents.partitions import (
     read_work,
     write_groups,
 )
+from tasks.data.duplicates.bloom import BloomFilter, shape
 from tasks.data.duplicates.pieces import UnitList, cut, kept_documents, long_enough, read_units
-from tasks.data.filters.bloom import BloomFilter, shape
 from tasks.data.filters.ngrams import word_ngrams
 from tasks.data.filters.windows import WINDOW_CHARACTERS, window_batches
 

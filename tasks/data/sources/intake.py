@@ -23,7 +23,7 @@ from infra.workspace import Workspace
 from model.config import Config
 from tasks.data.documents.dolma_files import LineWriter
 from tasks.data.documents.partitions import KeySpill, put_work
-from tasks.data.sources.listing import SourceFile
+from tasks.data.sources.files.listing import SourceFile
 
 SCHEMA = ("id", "text", "source", "added", "created", "metadata")
 PLACE = np.dtype([("part", "<u4"), ("file", "<u4"), ("first", "<u8"), ("line", "<u8"), ("group", "<i4")])

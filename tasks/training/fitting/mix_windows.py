@@ -26,6 +26,7 @@ from model.training.losses import LossConfig
 from model.training.optim import OptimConfig
 from tasks.artifacts import Mix
 from tasks.training.fitting.in_loop_evaluation import InLoopConfig
+from tasks.training.fitting.selection import SelectConfig
 
 COPIED_BYTES = 4 << 30
 """A mix whose files have no more bytes than this is read from local copies."""
@@ -56,6 +57,8 @@ class MixTrainingConfig(Config):
     """Leave windows with a span of 1 to 13 tokens repeated 32 times or more out of the loss (RECIPE C.4)."""
     in_loop: InLoopConfig = InLoopConfig()
     """Evaluation while training."""
+    select: SelectConfig | None = None
+    """Choose the result among the save points."""
     log_every: int = Field(default=10, ge=1)
     """Steps between two lines with all metrics (RECIPE D); loss, gradient norm and skipped updates are recorded every step."""
     norms_every: int = Field(default=100, ge=0)

@@ -21,14 +21,15 @@ from infra.storage.store import Store
 from tasks.data.collect import collect
 from tasks.data.documents import partitions
 from tasks.data.documents.dolma_files import LineWriter
-from tasks.data.sources import lines as lines_module
-from tasks.data.sources import repeated, tables
+from tasks.data.sources import repeated
+from tasks.data.sources.files.listing import BrokenFileError, SourceFailureError
 from tasks.data.sources.hub import HubSource
-from tasks.data.sources.lines import count_lines
-from tasks.data.sources.listing import BrokenFileError, SourceFailureError
 from tasks.data.sources.local import LocalSource
+from tasks.data.sources.reading import lines as lines_module
+from tasks.data.sources.reading import tables
+from tasks.data.sources.reading.lines import count_lines
+from tasks.data.sources.reading.texts import cut_parts
 from tasks.data.sources.rows import RowSource, read_rows
-from tasks.data.sources.texts import cut_parts
 
 
 def local(*paths: Path, **options) -> LocalSource:

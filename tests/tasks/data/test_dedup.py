@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from tasks.data.dedup import DedupConfig, dedup
 from tasks.data.documents import partitions
 from tasks.data.duplicates import seen as seen_module
+from tasks.data.duplicates.bloom import BloomFilter, expected_rate, shape
+from tasks.data.duplicates.components import Edges, large_star, small_star, stars
+from tasks.data.duplicates.minhash import MinHashConfig, band_keys, signatures
 from tasks.data.duplicates.pieces import ParagraphConfig
 from tasks.data.duplicates.seen import NGramConfig
 from tasks.data.filters import windows as windows_module
-from tasks.data.filters.bloom import BloomFilter, expected_rate, shape
-from tasks.data.filters.components import Edges, large_star, small_star, stars
-from tasks.data.filters.minhash import MinHashConfig, band_keys, signatures
 from tasks.data.filters.ngrams import word_ngrams
 
 

@@ -23,10 +23,11 @@ import pytest
 import zstandard
 
 from tasks.data.collect import collect
-from tasks.data.sources import lines, pin
+from tasks.data.sources.files import pin
+from tasks.data.sources.files.listing import BrokenFileError, ChangedFileError
 from tasks.data.sources.hub import HubSource
-from tasks.data.sources.listing import BrokenFileError, ChangedFileError
 from tasks.data.sources.local import LocalSource
+from tasks.data.sources.reading import lines
 from tests.tasks.data.conftest import Bench
 from tests.tasks.data.test_pages import page, record
 
