@@ -1,7 +1,7 @@
 """Imports that wait until what they name is used, as Python 3.15's `lazy from … import …` does (PEP 810).
 
-Stages name what trains and decodes at their top, and a plan that only asks what a stage is never loads it: PyTorch alone takes two
-seconds to import.
+Stages name what trains and decodes at their top, and a plan that only asks what a stage is never loads it: PyTorch alone
+takes two seconds to import.
 
     >>> with lazily():
     ...     from model.training.loop import train

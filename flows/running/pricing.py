@@ -8,9 +8,9 @@ from collections.abc import Callable
 from functools import partial
 
 from flows.config.recipe_config import RecipeConfig
-from flows.config.training_runs import trained_model, training_runs
-from flows.inspection.cost import DEVICES, Cost, Hardware, cost
-from flows.inspection.cost_other import OtherCost, other_costs
+from flows.config.sizes.training_runs import trained_model, training_runs
+from flows.inspection.costs.cost import DEVICES, Cost, Hardware, cost
+from flows.inspection.costs.cost_other import OtherCost, other_costs
 from flows.running.sessions import plan_rows
 from infra.execution.approval import as_money
 from infra.execution.plan import PlanRow
