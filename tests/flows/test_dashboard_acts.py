@@ -98,7 +98,7 @@ def test_a_training_is_cancelled_in_its_middle_and_a_new_run_goes_on_there(dashb
     assert task["state_type"] == "CANCELLED"
     assert "kept for the next attempt: from step" in task["state"]["message"], task["state"]
     assert page_of(dashboard, "pretrain-artifact").startswith("**pretrain was stopped.**")
-    dashboard.open(f"/runs/task-run/{task['id']}")
+    dashboard.open(f"/artifacts/artifact/{artifact['id']}")
     dashboard.find("//*[contains(text(),'kept for the next attempt')]")
     dashboard.shot("cancelled", height=900)
 
