@@ -1,4 +1,4 @@
-"""Parts of a recipe that no single stage has: candidates, the sweep, ingredients, further reinforcement, the evaluation."""
+"""Parts of a recipe that no single stage has: candidates, the sweep, ingredients, further reinforcement."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -12,8 +12,6 @@ from tasks.data.mix import MixConfig
 from tasks.data.post_training.pairs import PairsConfig
 from tasks.data.post_training.prompts import PromptsConfig
 from tasks.data.synthesis.rewrite import RewriteConfig
-from tasks.evaluation.benchmarks import BenchmarkConfig
-from tasks.evaluation.evaluate import EvaluateConfig, SuiteConfig
 from tasks.training.anneal import AnnealConfig
 from tasks.training.ppo import PPOConfig
 from tasks.training.preferences import PreferencesConfig
@@ -161,26 +159,3 @@ class MicroannealConfig(Config):
     """One epoch over the mix from the base checkpoint."""
     rank_by: str
     """Benchmark that ranks, by its name under `evaluation`."""
-
-
-class EvaluationConfig(Config):
-    """Benchmarks that every checkpoint is asked."""
-
-    benchmarks: tuple[BenchmarkConfig, ...]
-    """In the order they are run and reported."""
-    suites: tuple[SuiteConfig, ...] = ()
-    """Averages over benchmarks."""
-    max_context: int = Field(default=2048, ge=2)
-    """Tokens of prompt and answer together (RECIPE I.1)."""
-
-    def of(self, label: str, *, chat: bool = False) -> EvaluateConfig:
-        """The evaluation of one checkpoint."""
-        return EvaluateConfig(label=label, chat=chat, **self.model_dump())
-
-    def only(self, name: str) -> "EvaluationConfig":
-        """The same with a single benchmark. Raises ValueError for a name that is not there."""
-        chosen = tuple(benchmark for benchmark in self.benchmarks if benchmark.name == name)
-        if not chosen:
-            names = ", ".join(benchmark.name for benchmark in self.benchmarks)
-            raise ValueError(f"microanneal.rank_by={name!r} is not a benchmark of the recipe; they are {names}")
-        return self.model_copy(update={"benchmarks": chosen, "suites": ()})

@@ -8,12 +8,9 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from flows.config.comparison_config import ComparisonConfig, with_variants
-from flows.config.curation_trial import CurationTrialConfig
 from flows.config.parts import (
     PAST_MIDTRAINING,
     CandidateConfig,
-    EvaluationConfig,
     FurtherRLVRConfig,
     IngredientConfig,
     MicroannealConfig,
@@ -22,6 +19,9 @@ from flows.config.parts import (
     StartPoint,
     named_by_key,
 )
+from flows.config.phases.comparison_config import ComparisonConfig, with_variants
+from flows.config.phases.curation_trial import CurationTrialConfig
+from flows.config.phases.evaluation_config import EvaluationConfig
 from flows.phases.synthesis import Synthesis
 from infra.settings import Execution
 from model.config import Config
