@@ -24,9 +24,9 @@ from urllib.request import urlopen
 import psutil
 from rich.console import Console
 
-from flows.running.guarded_server import CLIENT_PASSWORD, PASSWORD, address, check_host, own_settings
 from flows.running.prefect_server import QUIET, dashboard_file, running_dashboard
 from flows.running.work_pool import JOB_TEMPLATE, POOL
+from flows.server.guarded_server import CLIENT_PASSWORD, PASSWORD, address, check_host, own_settings
 
 NOTIFY = "OLMO2_NOTIFY"
 """Environment variable: addresses of `--notify`."""
@@ -44,7 +44,7 @@ class DashboardError(ValueError):
 def serve(console: Console, port: int, host: str = "127.0.0.1", notify: Sequence[str] = ()) -> None:
     """Start everything, print the address, wait for Ctrl-C, SIGTERM or the terminal's end, stop everything.
 
-    `notify` are addresses that are told of runs (flows/running/notifications.py). Raises DashboardError when a dashboard is
+    `notify` are addresses that are told of runs (flows/server/notifications.py). Raises DashboardError when a dashboard is
     running already or a part does not start, ValueError for a host that other machines reach without a password.
     """
     check_host(host)
@@ -58,7 +58,7 @@ def serve(console: Console, port: int, host: str = "127.0.0.1", notify: Sequence
     logs = dashboard_file().parent / "olmo2-logs"
     logs.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
-        command = ["flows.running.dashboard_server", "--host", host, "--port", str(port)]
+        command = ["flows.server.dashboard_server", "--host", host, "--port", str(port)]
         server = stack.enter_context(started(command, environment, logs / "server.log"))
         with console.status("starting the server"):
             wait_for_server(api, server, logs / "server.log")
@@ -191,7 +191,7 @@ def set_up_notifications(origin: str, notify: Sequence[str], environment: dict[s
     Raises DashboardError for an address that is none, or that the server does not take.
     """
     done = subprocess.run(
-        [sys.executable, "-m", "flows.running.notifications", origin],
+        [sys.executable, "-m", "flows.server.notifications", origin],
         # Not as arguments, which other users of the machine could read.
         env=environment | {NOTIFY: "\n".join(notify)},
         capture_output=True,

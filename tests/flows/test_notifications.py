@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from flows.running.dashboard import prefect_file
-from flows.running.notifications import FLOWS, check_addresses
+from flows.server.notifications import FLOWS, check_addresses
 from tests.conftest import free_port
 from tests.flows.dashboards import running_dashboard, until
 

@@ -1,7 +1,7 @@
 """The dashboard's server: Prefect's behind our guard, with the kinds of notification that Prefect does not have."""
 
-from flows.running.guarded_server import main
-from flows.running.notifications import Mail
+from flows.server.guarded_server import main
+from flows.server.notifications import Mail
 
 BLOCKS = (Mail,)
 """Known to a server whose process has imported them."""

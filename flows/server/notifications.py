@@ -2,7 +2,7 @@
 
 An address is `mailto://…` or `mailtos://…` (a mail server, as apprise writes it), a Slack webhook, or any other web address,
 which gets the subject and text as JSON. Told are runs that finished, failed or crashed, and stages that wait for an approval.
-Run as `python -m flows.running.notifications ORIGIN` with the addresses in OLMO2_NOTIFY, one a line: they may hold secrets.
+Run as `python -m flows.server.notifications ORIGIN` with the addresses in OLMO2_NOTIFY, one a line: they may hold secrets.
 """
 
 import os
