@@ -154,7 +154,9 @@ def _scale_trainings(data: dict[str, Any], full: dict[str, Any]) -> None:
         training["steps"] = STEPS[name] if training["steps"] else None
         training["in_loop"] |= {"every": max(1, STEPS[name] // 2)}
     of_step = {name: WINDOWS * training["sequence_length"] for name, training in trainings.items()}
-    sweep["tokens"] = STEPS["microanneal"] * of_step["microanneal"]
+    budgets = len(sweep["budgets"])
+    sweep["tokens"] = (STEPS["microanneal"] + budgets) * of_step["microanneal"]
+    sweep["budgets"] = [(STEPS["microanneal"] + place) * of_step["microanneal"] for place in range(budgets)]
     _scale_mix(data["pretrain_mix"], of_step["pretrain"], STEPS["pretrain"])
     _scale_mix(data["anneal_mix"], of_step["anneal"], STEPS["anneal"])
     for item in data["further_ingredients"]:
