@@ -111,8 +111,6 @@ def definitions(tree: ast.Module, body_name: str) -> dict[str, Definition]:
                 pass
             case ast.If(test=ast.Name(id="TYPE_CHECKING")):
                 pass
-            case ast.With(items=[ast.withitem(context_expr=ast.Call(func=ast.Name(id="lazily")))]):
-                pass  # imports
             case ast.Assign() | ast.AnnAssign() | ast.AugAssign():
                 targets = node.targets if isinstance(node, ast.Assign) else [node.target]
                 names = [leaf.id for target in targets for leaf in ast.walk(target) if isinstance(leaf, ast.Name)]
