@@ -1,6 +1,6 @@
 """Asks a person on the dashboard whether a stage may run: a small flow run of its own that pauses with Prefect's input form.
 
-The run `approve LABEL` shows plan and price, and its Resume button opens the form. The stages beside it go on meanwhile. The
+The run `approve LABEL` shows plan and price, and its Resume button opens the form. Other stages go on meanwhile. The
 pause waits in a thread of its own, so that a cancelled run need not wait for the answer.
 """
 
