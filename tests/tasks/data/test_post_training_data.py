@@ -331,3 +331,35 @@ def test_lengths_and_languages_are_filtered(bench, written):
     made = talk(bench, rows, filter=ChatFilterConfig(languages=("en",), min_chars=5, max_chars=300))
     assert [row["messages"][1]["content"] for row in bench.rows(made, "chats")] == [english]
     assert [row["reason"] for row in bench.rows(made, "dropped/")] == ["another language", "short answers", "too long"]
+
+
+def completions(question: str, answers: list[str], origin: str) -> list[dict[str, Any]]:
+    return [{"messages": [user(question), assistant(text)], "source": origin} for text in answers]
+
+
+def test_a_majority_of_completions_decides_which_is_kept(bench, written):
+    """Case: the personas' mathematics of the 1B's mix, 5 completions a question; what does not vote is left alone."""
+    rows = [
+        *completions("pens?", ["$12,000$", "So 12000.", "I get 7.", r"\boxed{12{,}000}", "The answer is 12,000"], "maths"),
+        *completions("split?", ["1", "2", "1", "2", "3"], "maths"),
+        *completions("few?", ["4", "4"], "maths"),
+        *completions("x?", [r"\boxed{\frac{1}{2}}", r"so \boxed{\frac12}", r"\boxed{x+1}", r"$\frac{1}{2}$", "no idea"], "maths"),
+        *completions("late?", ["5", "6", "6", "5", "5", "6", "6", "6"], "maths"),
+        *completions("hello?", ["hi", "hello", "hi"], "talk"),
+    ]  # fmt: skip
+    vote = {"completions": 5, "origins": ["maths"]}
+    made = talk(bench, written(rows), filter=ChatFilterConfig.model_validate({"majority": vote}))
+    kept = [row["messages"][1]["content"] for row in bench.rows(made, "chats")]
+    assert kept == ["$12,000$", r"\boxed{\frac{1}{2}}", "5", "hi", "hello", "hi"]
+    reasons = [row["reason"] for row in bench.rows(made, "dropped/")]
+    assert reasons.count("no answer of more than half of 5 completions") == 5 + 2
+    assert reasons.count("another completion was kept") == 4 + 4 + 7
+
+
+def test_caps_count_what_a_vote_leaves(bench, written):
+    rows = [row for n in range(9) for row in completions(f"{n} + {n}?", [str(2 * n), str(2 * n), "0.5"], "maths")]
+    options = {"majority": {"completions": 3}, "caps": {"maths": 4}}
+    made = talk(bench, written(rows), filter=ChatFilterConfig.model_validate(options))
+    kept = [row["messages"] for row in bench.rows(made, "chats")]
+    assert len(kept) == 4
+    assert all(int(answer["content"]) == 2 * int(question["content"][0]) for question, answer in kept)
