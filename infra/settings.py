@@ -238,6 +238,8 @@ class Execution(BaseModel):
     """Why such artifacts are good all the same (`--accept`): they are used, and who said so, when and why is kept."""
     site: SiteSettings = SiteSettings()
     """The place, for what a plan says of CO2 and water."""
+    track: dict[Literal["tensorboard", "wandb", "mlflow", "trackio"], Annotated[str, Field(min_length=1)]] = {}
+    """Where metrics go too: `{tensorboard: FOLDER, wandb: PROJECT, mlflow: ADDRESS, trackio: PROJECT}`, any of them."""
     pricing: PricingSettings | None = None
     """What a stage's price is computed from."""
     approve_above: float | None = Field(default=None, ge=0, allow_inf_nan=False)
