@@ -50,7 +50,7 @@ def run_in_terminal(
         if all(row.action in ("reused", "left out") for row in rows):
             return tell_all_reused(console, rows, config.execution.store)
     new_session(config, until, rerun, cascade=cascade)  # refuses a stage that the recipe does not have
-    for number in ENDING:
+    for number in _ENDING:
         signal.signal(number, _on_interrupt)
     again = "resumes what is under way and makes what was rerun anew again" if rerun else "resumes where each stage was"
     interrupted = f"interrupted; the same command {again}"
@@ -104,7 +104,7 @@ def report_path(store: Store, address: str) -> str:
     return store.full(file) if store.is_local else f"{store.url}/{file}"
 
 
-ENDING = (signal.SIGINT, signal.SIGTERM)
+_ENDING = (signal.SIGINT, signal.SIGTERM)
 """Ctrl-C, and what kill, timeout and batch systems send. While a flow runs Prefect takes SIGTERM, ends the stages
 (`infra.execution.prefect_engine`) and hands it on to us."""
 ENDING_SECONDS = 15.0

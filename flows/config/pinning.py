@@ -22,7 +22,7 @@ from tasks.training.pretrain import PretrainConfig
 from tasks.training.rlvr import RLVRConfig
 from tasks.training.sft import SFTConfig
 
-Training = TypeVar("Training", bound=PretrainConfig | AnnealConfig | SFTConfig | DPOConfig | RLVRConfig | PPOConfig)
+_Training = TypeVar("_Training", bound=PretrainConfig | AnnealConfig | SFTConfig | DPOConfig | RLVRConfig | PPOConfig)
 
 
 def pin_recipe(config: RecipeConfig) -> RecipeConfig:
@@ -73,7 +73,7 @@ def pinned_preference_prompts(config: RecipeConfig) -> PromptsConfig | None:
     return prompts.pinned() if sampled and prompts else prompts
 
 
-def with_tasks(training: Training, evaluation: EvaluationConfig) -> Training:
+def with_tasks(training: _Training, evaluation: EvaluationConfig) -> _Training:
     """A training with the benchmarks that it asks on its way, and those that choose among its save points."""
     select = training.select and training.select.filled(evaluation.benchmarks, evaluation.suites)
     return training.model_copy(update={"in_loop": training.in_loop.filled(evaluation.benchmarks), "select": select})

@@ -8,11 +8,11 @@ from tasks.evaluation.evaluate import evaluate
 def score_models(models: dict[str, Checkpoint], config: RecipeConfig, *, chat: bool) -> dict[str, Scores]:
     """Every benchmark for each of them: base models get texts to continue, tuned ones are asked as chats."""
     return {
-        name: evaluate.labelled(slug(name))(model, config.evaluation.of(name, chat=chat))
+        name: evaluate.labelled(_slug(name))(model, config.evaluation.of(name, chat=chat))
         for name, model in models.items()
     }
 
 
-def slug(name: str) -> str:
+def _slug(name: str) -> str:
     """A label's name of a checkpoint."""
     return name.replace(" ", "-")

@@ -36,7 +36,7 @@ class StageFailed(Exception):
 
 
 _running: set[BaseProcess] = set()
-POLL_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 """How often a stage's process is looked after while it tells nothing."""
 
 
@@ -69,7 +69,7 @@ def run_in_process(function: Callable[..., R], arguments: tuple[str, Any, dict[s
     try:
         check_stopping()  # a request that came while the process was started
         while True:
-            while not here.poll(POLL_SECONDS):
+            while not here.poll(_POLL_SECONDS):
                 check_stopping()
             kind, *values = here.recv()
             if kind == "result":

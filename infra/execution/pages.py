@@ -17,7 +17,7 @@ from infra.storage.store import Store
 PAGES = "OLMO2_PAGES"
 """Environment variable: where a served store's pages are, such as https://runs.example."""
 
-REPORT = "report.html"
+_REPORT = "report.html"
 
 
 def pages_file(store: Store) -> Path:
@@ -40,7 +40,7 @@ def ways_on(store: Store, record: Record) -> str:
         for item in record.inputs
     ]
     page = page_address(store, record.id)
-    report = f", [the report]({page}/report)" if REPORT in record.files else ""
+    report = f", [the report]({page}/report)" if _REPORT in record.files else ""
     lines = [
         f"Made from {', '.join(made_from)}." if made_from else "Made from no other artifact.",
         f"[Its page]({page}){report}" if page else f"Its page: {code(f'olmo2 serve --store {store.url}')}",

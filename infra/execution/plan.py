@@ -18,7 +18,7 @@ R = TypeVar("R")
 
 TOLD_OF_A_FIELD = 3
 """So many values of one config field are named where it differs from an earlier record; `olmo2 diff` names all."""
-COMPARED = 200
+_COMPARED = 200
 """So many of the newest records of a stage are asked which is nearest."""
 TOLD_OF_A_VALUE = 80
 """Characters of a value that are told."""
@@ -51,7 +51,7 @@ class Plan:
         """Add the stage's row; returns its artifact if it exists, else what is known of it."""
         call = stage.sort(arguments)
         estimate = dict(stage.estimate(call.config, **call.inputs)) if stage.estimate else {}
-        action, reason, id, artifact = decide(stage, call, session)
+        action, reason, id, artifact = _decide(stage, call, session)
         labels = input_labels(call, self._origins)
         self.rows.append(PlanRow(stage.label, stage.name, action, reason, id, labels, estimate, artifact))
         if artifact is not None and action != "run":
@@ -70,7 +70,7 @@ class Plan:
         self.rows.append(PlanRow(label, record.stage, "reused", reason, record.id, (), {}, artifact))
 
 
-def decide(stage: Stage, call: Call, session: Session) -> tuple[str, str, str, Artifact | None]:
+def _decide(stage: Stage, call: Call, session: Session) -> tuple[str, str, str, Artifact | None]:
     """(action, reason, id where it is known, artifact where there is one) of one stage."""
     if session.is_left_out(stage.label):
         return "left out", "not needed for --until", "", None
@@ -88,7 +88,7 @@ def decide(stage: Stage, call: Call, session: Session) -> tuple[str, str, str, A
     started = started_work(session.store, stage.name, id)
     if started:
         return "resume", started, id, None
-    return "run", why(session.store, stage, call), id, None
+    return "run", _why(session.store, stage, call), id, None
 
 
 def _known(stage: Stage, record: Record, session: Session) -> tuple[str, str]:
@@ -133,9 +133,9 @@ def started_work(store: Store, stage: str, id: str) -> str:
     return f"{shards} shards are done" if shards else ""
 
 
-def why(store: Store, stage: Stage, call: Call) -> str:
+def _why(store: Store, stage: Stage, call: Call) -> str:
     """What differs from the nearest earlier record of the stage: version, config fields, inputs."""
-    records = Index(store).newest(stage.name, COMPARED)
+    records = Index(store).newest(stage.name, _COMPARED)
     if not records:
         return "first run of this stage"
     differences = [_differences(stage, call, record) for record in records]

@@ -38,7 +38,7 @@ class RankConfig(Config):
 def rank_candidates(ws: Workspace, scores: list[Scores], config: RankConfig) -> Ranking:
     """Order the candidates, best first; equal scores keep the order given. ValueError when names and scores do not match."""
     check_candidates(scores, config)
-    rows = [benchmark_row(ws, score, config.benchmark) for score in scores]
+    rows = [_benchmark_row(ws, score, config.benchmark) for score in scores]
     direction = -1 if rows[0]["lower_is_better"] else 1
     # JSON has no NaN: it is stored as null.
     finite = [place for place, row in enumerate(rows) if row["score"] is not None and isfinite(row["score"])]
@@ -111,7 +111,7 @@ def check_candidates(scores: list[Scores], config: RankConfig) -> None:
             )
 
 
-def benchmark_row(ws: Workspace, score: Scores, benchmark: str) -> dict[str, Any]:
+def _benchmark_row(ws: Workspace, score: Scores, benchmark: str) -> dict[str, Any]:
     """The benchmark's row of `scores.json`."""
     rows = ws.read_json(score, "scores.json")["benchmarks"]
     row = next(row for row in rows if row["name"] == benchmark)

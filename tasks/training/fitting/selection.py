@@ -20,8 +20,8 @@ from model.training.loop import TrainState
 from tasks.artifacts import SELECT
 from tasks.evaluation.benchmarks import LOWER_IS_BETTER, BenchmarkConfig
 from tasks.evaluation.benchmarks.items import estimate_mean
-from tasks.evaluation.scoring.suites import Row, SuiteConfig, ordered, score_suites
-from tasks.training.fitting.asked_tasks import AskedTask, Policy, named_benchmarks, trained_model
+from tasks.evaluation.scoring.suites import ScoreRow, SuiteConfig, ordered, score_suites
+from tasks.training.fitting.asked_tasks import AskedTask, Policy, language_model_of, named_benchmarks
 
 SELECTION = "selection.json"
 """The payload's file with the score of every save point, and which one was chosen."""
@@ -91,7 +91,7 @@ class Selector:
         """Whether a smaller score is the better one; all that a suite holds agree in that."""
         return self.asked[0].metric in LOWER_IS_BETTER
 
-    def _row(self, task: AskedTask, state: TrainState) -> Row:
+    def _row(self, task: AskedTask, state: TrainState) -> ScoreRow:
         found = estimate_mean(task.scores(self.policy(state), state, self.precision))
         return {
             "name": task.benchmark.name,
@@ -110,7 +110,7 @@ def selector(
     precision: Precision,
     *,
     chat: bool,
-    policy: Policy = trained_model,
+    policy: Policy = language_model_of,
 ) -> Selector | None:
     """What scores a training's save points; None where nothing is chosen. Raises ValueError for benchmarks not filled in."""
     if config is None:

@@ -23,7 +23,7 @@ from tasks.data.sources.intake import Intake
 from tasks.data.sources.reading.charset import charset_of, decode
 from tasks.data.sources.reading.lines import most_bytes
 from tasks.data.sources.reading.page_depth import MAX_DEPTH, is_too_deep
-from tasks.data.sources.reading.records import MAX_RECORD_BYTES, Record, records_of
+from tasks.data.sources.reading.records import MAX_RECORD_BYTES, ArchiveRecord, records_of
 
 MAX_PAGE_BYTES = 16 << 20
 """A longer page is kept aside: its parsed tree takes about twenty times its bytes."""
@@ -34,8 +34,8 @@ _OTHER_TYPES = ("warcinfo", "resource", "request", "metadata", "revisit", "conti
 """Types of records in the standard that hold no page as a server gave it."""
 
 
-Facts = dict[str, Any]
-Page = tuple[bytes, str, Facts]
+_Facts = dict[str, Any]
+Page = tuple[bytes, str, _Facts]
 """Bytes, the charset that the server named or "", metadata."""
 
 
@@ -71,7 +71,7 @@ def read_archive(intake: Intake, file: SourceFile, name: str) -> None:
                 return
 
 
-def _take_record(intake: Intake, record: Record, name: str, place: dict[str, Any]) -> None:
+def _take_record(intake: Intake, record: ArchiveRecord, name: str, place: dict[str, Any]) -> None:
     try:
         page, other, problem = _page_of(record)
     except Exception as error:  # A record may make a library raise anything; it is one row all the same.
@@ -121,7 +121,7 @@ def _unfit(data: bytes) -> str:
     return f"too_long: over {MAX_PAGE_BYTES:,} bytes" if len(data) > MAX_PAGE_BYTES else ""
 
 
-def _page_of(record: Record) -> tuple[Page, str, str]:
+def _page_of(record: ArchiveRecord) -> tuple[Page, str, str]:
     """(page, why it is no page or "", problem with it or "") of a response or a conversion."""
     archive = ArchiveIterator(io.BytesIO(record.whole()), parse_http=True, auto_decode="none")
     # A record's reader ends when the next record is asked for.
