@@ -182,7 +182,7 @@ class Workspace(Reader):
     def for_shard(self) -> "Workspace":
         """The same workspace as one shard sees it: with a file list of its own."""
         shard = Workspace.__new__(Workspace)
-        shard.__dict__.update(self.__getstate__())
+        shard.__setstate__(self.__getstate__())
         shard.__dict__.update(written={}, notes={}, _events=Events(), _ray="off")
         return shard
 

@@ -33,6 +33,7 @@ from flows.cli.options import (
 )
 from flows.cli.plan import plan_command
 from flows.cli.profile import profile
+from flows.cli.promote import promote
 from flows.cli.rehearse import conformance_command, rehearse, sample_command
 from flows.cli.scale import fit_command, scale_command
 from flows.cli.store import add_store_commands
@@ -48,6 +49,7 @@ app.command("plan")(plan_command)
 app.command()(rehearse)
 app.command("scale")(scale_command)
 app.command()(profile)
+app.command()(promote)
 app.command("fit")(fit_command)
 app.command("sample")(sample_command)
 app.command("conformance")(conformance_command)

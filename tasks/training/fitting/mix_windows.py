@@ -111,9 +111,11 @@ def training_windows(
 ) -> WindowedTokens:
     """The batches of a training on a mix; `micro_instances` windows are a micro-batch, 0 for the whole batch.
 
-    Raises ValueError when the mix holds less than one batch, or less than twice what is held out of a source.
+    Raises ValueError when the mix holds less than one batch, or less than twice what is held out of a source, and by name for a
+    source that gives no window.
     """
     files, stored = mix_files(reader, mix)
+    check_sources(files, config.target_length or config.sequence_length)
     return windows_of(reader, files, stored, config, seed, micro_instances)
 
 
@@ -139,6 +141,24 @@ def windows_of(
         held_out=config.in_loop.windows,
         reader=store_reader(reader, stored),
     )
+
+
+def check_sources(files: Sequence[TokenFile], window: int) -> None:
+    """ValueError that names a source of which no file has one window: the training would read nothing of it.
+
+    A mix stated by passes is the same for every training, so that it cannot know.
+    """
+    longest: dict[str, int] = {}
+    for file in files:
+        longest[file.source] = max(longest.get(file.source, 0), file.tokens)
+    for source, most in longest.items():
+        if most < window:
+            taken = [file.tokens for file in files if file.source == source]
+            raise ValueError(
+                f"source {source!r} gives no window of {window:,} tokens: the mix takes {sum(taken):,} tokens of it in "
+                f"{len(taken):,} files, at most {most:,} of one. Give it more text, longer files or more passes, make the window "
+                "shorter, or take it out of the mix"
+            )
 
 
 def store_reader(reader: Reader, stored: Sequence[StoredFile], copied_bytes: int = _COPIED_BYTES):

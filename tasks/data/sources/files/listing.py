@@ -23,6 +23,7 @@ from tasks.data.sources.files.pin import Version, current_version, fingerprint, 
 _THREADS = 16
 """Files that are pinned at the same time: hashing and requests both wait outside Python."""
 _PINNED_AT_ONCE = 1000
+_PINNED_FIELDS = {"root", "name", "size", "sha256", "version"}
 _SHOWN = 5
 """Files that a message names."""
 _GLOB = re.compile(r"[*?\[]")
@@ -177,7 +178,7 @@ def list_names(root: str, suffixes: tuple[str, ...]) -> list[str]:
     """Paths below a folder or URL of the files with one of `suffixes`, sorted; hidden files are left out."""
     if "://" not in root:
         root = str(Path(root).expanduser().absolute())
-    return sorted(name for name in _walk(root) if name.endswith(suffixes))
+    return sorted(name for name in _walk(root, suffixes) if name.endswith(suffixes))
 
 
 def pin_files(places: Iterable[tuple[str, str]]) -> tuple[SourceFile, ...]:
@@ -200,22 +201,23 @@ def _pinned(place: tuple[str, str]) -> SourceFile:
             "link, or leave it out by a glob under `exclude`"
         )
     size, sha256, pin = fingerprint(store, name, version)
-    return SourceFile(root=root, name=name, size=size, sha256=sha256, version=pin)
+    # 100,000 pins are in the driver's memory: they share the note of which fields were given.
+    return SourceFile.model_construct(_PINNED_FIELDS, root=root, name=name, size=size, sha256=sha256, version=pin)
 
 
 def _match(
     pattern: str, suffixes: tuple[str, ...], include: tuple[str, ...], exclude: tuple[str, ...], strict: bool
 ) -> tuple[str, list[str]]:
     """The root of a pattern and the names below it."""
-    root, rest = _split(pattern)
+    root, rest, is_glob = _split(pattern)
     if not rest:
-        names = chosen(_walk(root), include, exclude)
+        names = chosen(_walk(root, suffixes), include, exclude)
         if strict:
             check_endings(root, names, suffixes)
         return root, [name for name in names if _ends_in(name, suffixes)]
-    if _GLOB.search(rest):
+    if is_glob:
         expression = re.compile(glob_expression(rest))
-        return root, chosen([name for name in _walk(root) if expression.fullmatch(name)], include, exclude)
+        return root, chosen([name for name in _walk(root, suffixes) if expression.fullmatch(name)], include, exclude)
     return root, chosen([rest], include, exclude)
 
 
@@ -255,19 +257,21 @@ def check_endings(root: str, names: Sequence[str], suffixes: tuple[str, ...]) ->
     )
 
 
-def _split(pattern: str) -> tuple[str, str]:
-    """(root, what is below it): a folder has nothing below, a file or a glob the part after the last fixed
-    folder."""
+def _split(pattern: str) -> tuple[str, str, bool]:
+    """(root, what is below it, whether that is a glob): a folder has nothing below, a file or a glob the part after the last
+    fixed folder."""
     if "://" not in pattern:
         pattern = str(Path(pattern).expanduser().absolute())
-    glob = _GLOB.search(pattern)
+    # A path that is there is meant as it stands, even where it has the signs of a glob.
+    literal = "://" not in pattern and Path(pattern).exists()
+    glob = None if literal else _GLOB.search(pattern)
     cut = pattern.rfind("/", 0, glob.start() if glob else len(pattern))
     root, name = pattern[:cut] or "/", pattern[cut + 1 :]
     if glob is None and Store(root).size(name) is None:
         raise ValueError(f"{pattern!r} does not exist; check the path, or give a glob or a URL")
     if glob is None and _is_folder(root, name):
-        return pattern, ""
-    return root, name
+        return pattern, "", False
+    return root, name, glob is not None
 
 
 def _is_folder(root: str, name: str) -> bool:
@@ -275,8 +279,18 @@ def _is_folder(root: str, name: str) -> bool:
     return bool(store.fs.isdir(store.full(name)))
 
 
-def _walk(root: str) -> list[str]:
-    return [name for name in Store(root).walk("") if not name.rsplit("/", 1)[-1].startswith(".")]
+def _walk(root: str, suffixes: tuple[str, ...]) -> list[str]:
+    """Names below a folder but for hidden ones (`.git`, the hub client's `.cache`). ValueError for a link to a folder."""
+    store = Store(root)
+    names = [name for name in store.walk("") if not re.search(r"(?:^|/)\.", name)]
+    others = [name for name in names if not _ends_in(name, suffixes)] if store.is_local else []
+    links = [name for name in others if Path(root, name).is_dir()]
+    if links:
+        raise ValueError(
+            f"{root}/{links[0]} is a link to a folder. Links to folders are not followed, since they may lead in circles: put "
+            "the folder itself there, or remove the link and give the folder that it leads to as a path of its own"
+        )
+    return names
 
 
 def glob_expression(pattern: str) -> str:

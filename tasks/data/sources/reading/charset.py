@@ -9,7 +9,14 @@ import re
 
 from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
 
-_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    # Browsers read no UTF-32, whose mark begins like that of UTF-16; files have it.
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
 _PRESCAN_BYTES = 4096
 """Browsers look for the page's own word in its first 1,024 bytes; pages put it later too."""
 _COMMENT = re.compile(rb"<!--.*?(?:-->|\Z)", re.DOTALL)
@@ -17,6 +24,8 @@ _META = re.compile(rb"<meta\b[^>]*?\bcharset\s*=\s*[\"']?\s*([^\s\"'/>;]+)", re.
 _XML = re.compile(rb"<\?xml\b[^>]*?\bencoding\s*=\s*[\"']([^\"']+)")
 _PYTHON = {"shift_jis": "cp932", "euc_kr": "cp949", "iso8859-11": "cp874"}
 """Python's codec that holds all of the standard's encoding, where the one of the same name holds less."""
+_MISSING = {"x-mac-cyrillic": "mac-cyrillic", "x-mac-ukrainian": "mac-cyrillic"}
+"""Labels of the standard that Resiliparse lacks."""
 _DECODERS = {"gbk": "gb18030", "big5": "big5hkscs"}
 """As the standard decodes: the larger encoding of the family."""
 
@@ -26,7 +35,11 @@ def charset_of(data: bytes, named: str) -> str:
     for mark, charset in _MARKS:
         if data.startswith(mark):
             return charset
-    return from_label(named) or _declared(data) or _looks_like(data)
+    charset = from_label(named)
+    # The tags of a page in UTF-16 have zero bytes. Browsers would believe the server and show another script.
+    if charset.startswith("utf-16") and b"\x00" not in data[:_PRESCAN_BYTES]:
+        charset = ""
+    return charset or _declared(data) or _looks_like(data)
 
 
 def decode(data: bytes, charset: str) -> str:
@@ -39,7 +52,7 @@ def from_label(label: str) -> str:
     label = label.strip("\t\n\f\r \"'")
     if not label or not label.isascii() or not label.isprintable():
         return ""
-    charset = map_encoding_to_html5(label.lower(), fallback_utf8=False)
+    charset = _MISSING.get(label.lower()) or map_encoding_to_html5(label.lower(), fallback_utf8=False)
     return _PYTHON.get(charset, charset) if charset else ""
 
 

@@ -1,20 +1,19 @@
 """JSON-lines files (Dolma's format), compressed or not, read as a stream: a line, or a range of lines, at a time.
 
 A line belongs to the byte range in which it begins. A file that cannot be decompressed to its end, or whose last line is cut
-off, ends the stage by name: how many rows it lacks is unknown. Damage within a line counts the rows it made unusable: two rows
-whose line feed was lost are two, one row that a stray line feed cut is one.
+off, ends the stage by name: how many rows it lacks is unknown. What a line holds is told by `line_values.py`.
 """
 
 import codecs
 import io
-import re
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 from tasks.data.documents.dolma_files import open_lines
 from tasks.data.sources.files.listing import BrokenFileError, SourceFile
-from tasks.data.sources.intake import Intake, parse_line
+from tasks.data.sources.intake import Intake
+from tasks.data.sources.reading.line_values import Damage, line_values, open_before
 
 MAX_EXPANSION = 1000
 """A compressed file that grows beyond this factor (and 64 MiB) is an archive bomb: reading stops there."""
@@ -35,7 +34,7 @@ def read_lines(
         stream = open_lines(raw, file.name)
         first = _seek_line(stream, start) if start else 0
         intake.begin(first, cache(lambda: count_lines(file, first)))
-        damage = _Damage()
+        damage = Damage(lambda: open_before(file, first) if first else False)
         place: dict[str, Any] = {"file": file.url}
         for number, (offset, line, problem) in enumerate(cut_lines(stream, first, end, limit, most_bytes(file)), 1):
             place["line_number"] = number
@@ -43,18 +42,13 @@ def read_lines(
                 line = _beginning(line, file)
             if problem.startswith(ENDS):
                 raise BrokenFileError(file.url, problem, number)
-            if problem:
-                intake.reject_problem(problem, line, **place)
-            elif line.strip():
-                row, problem = intake.parse(line)
-                if problem:
-                    if is_cut_off(line):
-                        raise BrokenFileError(file.url, f"its last line is cut off, {problem}", number)
-                    intake.reject_problem(problem, line, **place, rows=damage.rows(line))
-                    continue
-                damage.open = False
-                for part, one in _rows(row):
-                    intake.accept(renamed(one, *fields), **place, fallback_id=f"{name}:{offset}{part}")
+            for found in line_values(line, problem, damage, file.url, number):
+                intake.repaired += found.repaired
+                if found.problem:
+                    intake.reject_problem(found.problem, line, **place, rows=found.rows)
+                else:
+                    row_id = f"{name}:{offset}{found.suffix}"
+                    intake.accept(renamed(found.value, *fields), **place, fallback_id=row_id)
             if intake.full:
                 break
     intake.begin()
@@ -62,7 +56,7 @@ def read_lines(
 
 def line_rows(file: SourceFile, limit: int) -> Iterator[tuple[int, dict[str, Any] | None]]:
     """(line, row) of a file of JSON lines; None for each row that is unusable. BrokenFileError as `read_lines`."""
-    damage = _Damage()
+    damage = Damage()
     with file.open() as raw:
         stream = open_lines(raw, file.name)
         for number, (offset, line, problem) in enumerate(cut_lines(stream, 0, None, limit, most_bytes(file)), 1):
@@ -70,16 +64,9 @@ def line_rows(file: SourceFile, limit: int) -> Iterator[tuple[int, dict[str, Any
                 line = _beginning(line, file)
             if problem.startswith(ENDS):
                 raise BrokenFileError(file.url, problem, number)
-            if not problem and not line.strip():
-                continue
-            value, problem, _ = (None, problem, False) if problem else parse_line(line)
-            if problem and is_cut_off(line) and not problem.startswith("too_long"):
-                raise BrokenFileError(file.url, f"its last line is cut off, {problem}", number)
-            if problem:
-                yield from ((number, None) for _ in range(damage.rows(line)))
-                continue
-            damage.open = False
-            yield from ((number, row if isinstance(row, dict) else None) for _, row in _rows(value))
+            for found in line_values(line, problem, damage, file.url, number):
+                for _ in range(found.rows):
+                    yield number, found.value if not found.problem and isinstance(found.value, dict) else None
 
 
 ENDS = ("unreadable", "archive_bomb")
@@ -93,28 +80,6 @@ _PACKED = {
     b"ARROW1": "Arrow (.arrow)",
 }
 """How files of other formats begin."""
-_GLUED = re.compile(rb"\}[^,\[\]:\"{}]?\{\"[^\"\\]*\"\s*:")
-"""The end of an object and the beginning of another with at most one byte between that is no separator of JSON: two rows."""
-
-
-class _Damage:
-    """How many rows were lost in lines that are no JSON."""
-
-    def __init__(self) -> None:
-        self.open = False
-        """Whether the line before was broken within a row, so that this one may go on with it."""
-
-    def rows(self, line: bytes) -> int:
-        """The rows that begin in a broken line."""
-        line = line.strip()
-        goes_on = self.open and not line.startswith(b"{")
-        self.open = (goes_on or line.startswith(b"{")) and not line.endswith(b"}")
-        return 1 - goes_on + len(_GLUED.findall(line))
-
-
-def is_cut_off(line: bytes) -> bool:
-    """Whether a line that is no JSON is the last one of a file that lacks its end."""
-    return not line.endswith(b"\n") and line.lstrip().startswith(b"{") and not line.rstrip().endswith(b"}")
 
 
 def _beginning(line: bytes, file: SourceFile) -> bytes:
@@ -130,14 +95,6 @@ def _beginning(line: bytes, file: SourceFile) -> bytes:
     if line.strip() == b"[":
         raise BrokenFileError(file.url, "it is one JSON list over several lines; write one object a line", 1)
     return line
-
-
-def _rows(value: Any) -> Iterator[tuple[str, Any]]:
-    """(suffix of the id, row) of a line: a list of objects holds several."""
-    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-        yield from ((f":{index}", item) for index, item in enumerate(value))
-    else:
-        yield "", value
 
 
 def cut_lines(

@@ -8,10 +8,8 @@ that cannot be read, whatever it makes a library raise, is one row kept aside, n
 """
 
 import io
-import zlib
 from typing import Any
 
-from fastwarc.stream_io import BrotliReader, ChunkedReader
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.html import HTMLTree
@@ -20,6 +18,7 @@ from resiliparse.parse.lang import detect_fast
 from tasks.data.documents.dolma_files import open_lines
 from tasks.data.sources.files.listing import SourceFile
 from tasks.data.sources.intake import Intake
+from tasks.data.sources.reading.bodies import body_of, with_line_ends
 from tasks.data.sources.reading.charset import charset_of, decode
 from tasks.data.sources.reading.lines import most_bytes
 from tasks.data.sources.reading.page_depth import MAX_DEPTH, is_too_deep
@@ -123,6 +122,7 @@ def _unfit(data: bytes) -> str:
 
 def _page_of(record: ArchiveRecord) -> tuple[Page, str, str]:
     """(page, why it is no page or "", problem with it or "") of a response or a conversion."""
+    record = with_line_ends(record)
     archive = ArchiveIterator(io.BytesIO(record.whole()), parse_http=True, auto_decode="none")
     # A record's reader ends when the next record is asked for.
     parsed = next(iter(archive))
@@ -143,7 +143,12 @@ def _is_page(record: Any) -> bool:
         return False
     if record.http_headers is None:
         return bool(record.is_http)
-    return record.http_headers.status_code == 200 and (record.http_content_type or "").lower() in _HTML_TYPES
+    return record.http_headers.status_code == 200 and _content_type(record) in _HTML_TYPES
+
+
+def _content_type(record: Any) -> str:
+    """What the server says that it is; where it says so twice, the first."""
+    return (record.http_content_type or "").partition(",")[0].strip().lower()
 
 
 def _read_record(record: Any) -> tuple[Page, str]:
@@ -159,26 +164,7 @@ def _read_record(record: Any) -> tuple[Page, str]:
     if len(data) < length or (record.record_type == WarcRecordType.response and record.http_headers is None):
         return (data, "", facts), f"cut_off: {len(data):,} of {length:,} bytes, or without an HTTP head"
     try:
-        data = _decoded(data, record.http_headers)
-    except (OSError, zlib.error) as error:
+        data = body_of(data, record.http_headers, MAX_PAGE_BYTES + 1)
+    except OSError as error:
         return (data, "", facts), f"unreadable: {error}"
     return (data, record.http_charset or "", facts), _unfit(data)
-
-
-def _decoded(data: bytes, headers: Any) -> bytes:
-    """The body without its transfer and content encodings, cut a little above the limit. OSError or zlib.error when broken."""
-    if headers is None:
-        return data
-    if headers.get("Transfer-Encoding", "").lower() == "chunked":
-        data = ChunkedReader(io.BytesIO(data)).read(len(data))
-    encoding = headers.get("Content-Encoding", "").lower()
-    if encoding in ("gzip", "x-gzip", "deflate"):
-        # 32 + 15: a gzip or a zlib head, whichever is there.
-        inflater = zlib.decompressobj(47)
-        inflated = inflater.decompress(data, MAX_PAGE_BYTES + 1)
-        if not inflater.eof and len(inflated) <= MAX_PAGE_BYTES:
-            raise OSError("the compressed body is cut off")
-        return inflated
-    if encoding == "br":
-        return BrotliReader(io.BytesIO(data)).read(MAX_PAGE_BYTES + 1)
-    return data

@@ -27,6 +27,12 @@ _UNREADABLE = (pa.ArrowException, OSError, OverflowError, ValueError, MemoryErro
 _NO_VALUE = (pa.ArrowException, ValueError, OverflowError, TypeError, KeyError)
 """What pyarrow raises for a value that Python has no form for: a date after the year 9999, an unknown time zone."""
 _ARROW_FILE = b"ARROW1"
+_ARROW_BETWEEN_BYTES = 64
+"""Between the last batch and the footer: a sign of the end and padding."""
+_PARQUET = b"PAR1"
+"""How a Parquet file begins and ends."""
+_BETWEEN_BYTES = 64 << 20
+"""Indexes of pages that are searched for another file's end."""
 
 Found = tuple[int, int, dict[str, Any], str, int]
 """Block, row in it from 1, the row, the problem or "", rows that the problem makes unusable."""
@@ -55,8 +61,18 @@ def read_table(
 def table_row(row: dict[str, Any], fields: tuple[str, str]) -> dict[str, Any]:
     """A row of a table under the schema's names, in values that JSON has; the text is left for the intake to repair."""
     named = dict(renamed(row, *fields))
-    text = named.pop("text", None)
+    text, id = named.pop("text", None), named.get("id")
+    if isinstance(id, bytes):
+        named["id"] = _id_text(id)
     return {**writable(named), "text": text}
+
+
+def _id_text(id: bytes) -> str:
+    """An id of bytes: as text, or its digits where it is a hash or such and no text."""
+    try:
+        return id.decode("utf-8")
+    except UnicodeDecodeError:
+        return id.hex()
 
 
 def _decoded(text: bytes) -> tuple[str | None, str]:
@@ -87,6 +103,7 @@ def _parquet_rows(
         metadata = table.metadata
         groups = [number for number in range(metadata.num_row_groups) if _begins_in(metadata, number, start, end)]
         _check_counts(metadata)
+        _check_alone(stream, file, metadata)
     except _UNREADABLE as error:
         raise BrokenFileError(file.url, f"its footer cannot be read ({error})", 1) from error
     for group in groups:
@@ -157,15 +174,33 @@ def _check_counts(metadata: pq.FileMetaData) -> None:
             raise ValueError(f"row group {number} has {group.num_rows:,} rows and columns of {sorted(values)} values")
 
 
+def _check_alone(stream: io.BufferedReader, file: SourceFile, metadata: pq.FileMetaData) -> None:
+    """ValueError for files that were joined: a reader sees the last footer, and its places are those of another file."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    columns = [group.column(index) for group in groups for index in range(metadata.num_columns)]
+    starts = [column.dictionary_page_offset or column.data_page_offset for column in columns]
+    end = max((at + one.total_compressed_size for at, one in zip(starts, columns, strict=True)), default=len(_PARQUET))
+    stream.seek(-8, io.SEEK_END)
+    footer = file.size - 8 - int.from_bytes(stream.read(4), "little")
+    # Between pages and footer there are only indexes and Bloom filters, in most files nothing.
+    if 0 < footer - end <= _BETWEEN_BYTES:
+        stream.seek(end)
+        if _PARQUET + _PARQUET in stream.read(footer - end):
+            raise ValueError("several Parquet files were joined to one; only the last one's footer counts")
+
+
 def _begins_in(metadata: pq.FileMetaData, group: int, start: int, end: int | None) -> bool:
     """Whether the first page of a row group is in the byte range."""
     if start == 0 and end is None:
         return True
+    if not metadata.num_columns:
+        return start == 0
     column = metadata.row_group(group).column(0)
     first = column.data_page_offset
     if column.has_dictionary_page and column.dictionary_page_offset:
         first = min(first, column.dictionary_page_offset)
-    return first >= start and (end is None or first < end)
+    # A broken footer's place before the file is in its first range, so that the rows are counted in one.
+    return max(0, first) >= start and (end is None or first < end)
 
 
 def _arrow_rows(stream: io.BufferedReader, file: SourceFile) -> Iterator[Found]:
@@ -194,10 +229,29 @@ def _arrow_batches(stream: io.BufferedReader, file: SourceFile) -> Iterator[pa.R
                 break
             yield batch
             group += 1
-        if not is_file and stream.tell() != file.size:
+        if is_file:
+            _check_end(stream, file, group)
+        elif stream.tell() != file.size:
             raise ValueError(f"it ends at byte {stream.tell():,} of {file.size:,}")
     except _UNREADABLE as error:
         raise BrokenFileError(file.url, f"record batch {group} cannot be read ({error})", 1) from error
+
+
+def _check_end(stream: io.BufferedReader, file: SourceFile, batches: int) -> None:
+    """ValueError for Arrow files that were joined: a reader sees the last footer, and its places are those of another file.
+
+    The stream stands behind the last batch that was read, and there the footer begins.
+    """
+    if not batches:
+        stream.seek(len(_ARROW_FILE) + 2)
+        pa.ipc.open_stream(stream)
+    end = stream.tell()
+    stream.seek(-len(_ARROW_FILE) - 4, io.SEEK_END)
+    footer = stream.tell() - int.from_bytes(stream.read(4), "little")
+    if footer - end > _ARROW_BETWEEN_BYTES:
+        raise ValueError(
+            f"{footer - end:,} bytes before its footer belong to no batch: several files were joined to one"
+        )
 
 
 def _batch_rows(batch: pa.RecordBatch) -> list[tuple[dict[str, Any], str]]:
