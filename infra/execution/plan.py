@@ -51,7 +51,7 @@ class Plan:
         """Add the stage's row; returns its artifact if it exists, else what is known of it."""
         call = stage.sort(arguments)
         estimate = dict(stage.estimate(call.config, **call.inputs)) if stage.estimate else {}
-        action, reason, id, artifact = _decide(stage, call, session)
+        action, reason, id, artifact = decide(stage, call, session)
         labels = input_labels(call, self._origins)
         self.rows.append(PlanRow(stage.label, stage.name, action, reason, id, labels, estimate, artifact))
         if artifact is not None and action != "run":
@@ -70,7 +70,7 @@ class Plan:
         self.rows.append(PlanRow(label, record.stage, "reused", reason, record.id, (), {}, artifact))
 
 
-def _decide(stage: Stage, call: Call, session: Session) -> tuple[str, str, str, Artifact | None]:
+def decide(stage: Stage, call: Call, session: Session) -> tuple[str, str, str, Artifact | None]:
     """(action, reason, id where it is known, artifact where there is one) of one stage."""
     if session.is_left_out(stage.label):
         return "left out", "not needed for --until", "", None
@@ -131,6 +131,15 @@ def started_work(store: Store, stage: str, id: str) -> str:
         return f"from step {point.step}"
     shards = sum(name.endswith(".json") for name in store.names(f"{folder}/shards"))
     return f"{shards} shards are done" if shards else ""
+
+
+def kept_work(stage: Stage, session: Session, arguments: dict[str, Any]) -> str:
+    """What the next attempt at a stage that was stopped would go on from, in words."""
+    call = stage.sort(arguments)
+    found = started_work(session.store, stage.name, identity(stage.name, stage.version, call.config, call.records()))
+    return (
+        f"kept for the next attempt: {found}" if found else "nothing of it was saved yet; the next attempt begins anew"
+    )
 
 
 def _why(store: Store, stage: Stage, call: Call) -> str:
