@@ -24,7 +24,7 @@ from tasks.training.adopt_reward import adopt_reward
 from tasks.training.adopt_step import adopt_step, pin_step
 from tasks.training.fitting.model_folder import AdoptConfig
 
-PLACES: tuple[StartPoint, ...] = get_args(StartPoint)
+_PLACES: tuple[StartPoint, ...] = get_args(StartPoint)
 """What an adopted checkpoint may stand for; at `reward`, a reward model."""
 GIVEN = "start:"
 """How labels of given checkpoints begin; the place follows."""
@@ -60,8 +60,8 @@ def adopt_command(store: Store, source: str, revision: str, place: str, into: st
 
     Raises ValueError for a place or recipe that does not exist, before anything is fetched.
     """
-    if place not in PLACES:
-        raise RecipeError(f"--as {place!r} is not a place to start at{nearest(place, list(PLACES))}")
+    if place not in _PLACES:
+        raise RecipeError(f"--as {place!r} is not a place to start at{nearest(place, list(_PLACES))}")
     # Loaded first, as it will be, so that a recipe that cannot begin there is refused before gigabytes are fetched.
     config = _beginning_at(into, place) if into else None
     outcome = adopt_into(store, source, revision, place, lambda *event: None)

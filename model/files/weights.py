@@ -59,7 +59,7 @@ SCORE_KEY = "score.weight"
 """The head of a reward model, in the place of `lm_head.weight`."""
 
 
-class Index(BaseModel):
+class WeightIndex(BaseModel):
     """Which file of a sharded folder holds which tensor."""
 
     weight_map: dict[str, str]
@@ -147,7 +147,7 @@ def save_hf(
 
 def _files(folder: Path) -> list[Path]:
     if (folder / INDEX).is_file():
-        names = sorted(set(read_json(folder / INDEX, Index).weight_map.values()))
+        names = sorted(set(read_json(folder / INDEX, WeightIndex).weight_map.values()))
         if elsewhere := [name for name in names if Path(name).name != name]:
             raise ValueError(f"{folder / INDEX} names weight files that do not lie beside it: {elsewhere}")
         if "model.safetensors" not in names and (folder / "model.safetensors").is_file():

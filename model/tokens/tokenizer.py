@@ -190,7 +190,7 @@ class Tokenizer:
         """
         name, ranks = tokenizer_files.read_kind(Path(folder), set(TOKENIZERS))
         tokenizer = cls(ranks, name)  # type: ignore[arg-type] - one of the table's, or refused
-        tokenizer_files.check(Path(folder), ranks, tokenizer.tokenizer_json())
+        tokenizer_files.check_tokenizer_file(Path(folder), ranks, tokenizer.tokenizer_json())
         return tokenizer
 
     @property

@@ -82,7 +82,7 @@ def read_kind(folder: Path, known: set[str]) -> tuple[str, int]:
     return "dolma2", sum(text not in extra for text in value.model.vocab)
 
 
-def check(folder: Path, ranks: int, content: dict[str, Any]) -> None:
+def check_tokenizer_file(folder: Path, ranks: int, content: dict[str, Any]) -> None:
     """Raises ValueError unless `tokenizer.json` has exactly the tokens of this content under their ids."""
     value = read_json(folder / "tokenizer.json", _TokenizerFile)
     stored = value.model.vocab | {token.content: token.id for token in value.added_tokens}

@@ -22,7 +22,7 @@ from tasks.data.filters.chat_filters import ChatFilterConfig, Messages, last_bel
 from tasks.data.sources.rows import RowSource, check_share, read_rows
 from tasks.synthetic import KindConfig, generate_mixed
 
-Judge = Callable[[str, Messages, str], str]
+_Judge = Callable[[str, Messages, str], str]
 """(place, messages, origin) -> why a usable chat is left out, or ""."""
 
 
@@ -111,31 +111,31 @@ def read_wanted(source: SyntheticChats | ChatRows) -> Iterator[tuple[str, Messag
             yield problem.key, problem_chat(problem.question, problem.response), "", ""
         return
     rules = source.filter
-    judged: Judge = by_themselves(rules)
+    judged: _Judge = _by_themselves(rules)
     # Passes of their own find which chats stay, so that no pass need hold them.
     if vote := rules.majority:
-        kept = winners(vote, ((place, talk) for place, talk, origin in usable(source, judged) if vote.votes(origin)))
-        judged = outvoted(vote, kept, judged)
+        kept = winners(vote, ((place, talk) for place, talk, origin in _usable(source, judged) if vote.votes(origin)))
+        judged = _outvoted(vote, kept, judged)
     if rules.caps:
-        last = last_below_caps(rules, ((place, origin) for place, _, origin in usable(source, judged)))
-        judged = beyond(rules, last, judged)
-    for place, messages, origin, reason in read_source(source):
+        last = last_below_caps(rules, ((place, origin) for place, _, origin in _usable(source, judged)))
+        judged = _beyond(rules, last, judged)
+    for place, messages, origin, reason in _read_source(source):
         yield place, messages, reason, "" if reason else judged(place, messages, origin)
 
 
-def usable(source: ChatRows, judged: Judge) -> Iterator[tuple[str, Messages, str]]:
+def _usable(source: ChatRows, judged: _Judge) -> Iterator[tuple[str, Messages, str]]:
     """(place, messages, origin) of the chats that nothing leaves out so far."""
-    for place, messages, origin, reason in read_source(source):
+    for place, messages, origin, reason in _read_source(source):
         if not reason and not judged(place, messages, origin):
             yield place, messages, origin
 
 
-def by_themselves(rules: ChatFilterConfig) -> Judge:
+def _by_themselves(rules: ChatFilterConfig) -> _Judge:
     """Leaves out chats for what they say, whatever else there is."""
     return lambda place, messages, origin: unwanted(rules, messages)
 
 
-def outvoted(vote: AnswerVote, kept: dict[bytes, str], before: Judge) -> Judge:
+def _outvoted(vote: AnswerVote, kept: dict[bytes, str], before: _Judge) -> _Judge:
     """Leaves out what `before` does, and of chats that vote all but the kept completion of their question."""
 
     def judged(place: str, messages: Messages, origin: str) -> str:
@@ -150,7 +150,7 @@ def outvoted(vote: AnswerVote, kept: dict[bytes, str], before: Judge) -> Judge:
     return judged
 
 
-def beyond(rules: ChatFilterConfig, last: dict[str, bytes], before: Judge) -> Judge:
+def _beyond(rules: ChatFilterConfig, last: dict[str, bytes], before: _Judge) -> _Judge:
     """Leaves out what `before` does, and what is over its origin's cap."""
 
     def judged(place: str, messages: Messages, origin: str) -> str:
@@ -161,7 +161,7 @@ def beyond(rules: ChatFilterConfig, last: dict[str, bytes], before: Judge) -> Ju
     return judged
 
 
-def read_source(source: ChatRows) -> Iterator[tuple[str, Messages, str, str]]:
+def _read_source(source: ChatRows) -> Iterator[tuple[str, Messages, str, str]]:
     """(place, messages, origin, reason why not usable or "") of every row of files or a dataset."""
     for place, row in read_rows(source.rows):
         if row is None:

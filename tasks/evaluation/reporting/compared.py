@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 
 from model.training.measuring.diagnostics import spike_score
-from tasks.evaluation.reporting.figures import Line, together
+from tasks.evaluation.reporting.figures import CurveLine, together
 from tasks.evaluation.reporting.words import fine
 
-COMPARED = {
+_COMPARED = {
     "loss": "training loss",
     "bits_per_byte": "training loss in bits per byte",
     "grad_norm": "gradient norm before clipping",
 }
 """Metrics that are drawn, with what they are; bits per byte in the place of the loss where vocabularies differ."""
-COLOURS = ("base", "dpo", "soup", "sft", "rlvr", "data")
+_COLOURS = ("base", "dpo", "soup", "sft", "rlvr", "data")
 """Of the variants, in their order; the seventh starts over."""
 LAST = 0.2
 """Part of a run at its end whose mean and median stand for it."""
@@ -74,13 +74,13 @@ def comparison_panels(comparison: dict[str, Any] | None) -> list[tuple[str, str]
     if comparison is None:
         return []
     panels = []
-    for metric, unit in COMPARED.items():
+    for metric, unit in _COMPARED.items():
         if metric not in comparison["runs"][0]["series"]:
             continue
         lines = {}
         for place, run in enumerate(comparison["runs"]):
             steps, values = run["series"][metric]
-            lines[run["label"]] = Line(steps, values, COLOURS[place % len(COLOURS)])
+            lines[run["label"]] = CurveLine(steps, values, _COLOURS[place % len(_COLOURS)])
         said = ", ".join(f"{run['label']} {fine(run['spikes'][metric])} % spikes" for run in comparison["runs"])
         panels.append((unit, together(f"{comparison['title']}: {unit} over steps; {said}", lines, unit=unit)))
     return panels
