@@ -153,7 +153,7 @@ def _fit(function: Callable[..., Any], arguments: tuple[Any, ...], mailbox: Any,
 
     compute = arguments[1].compute
     on_gpu = compute.device.startswith("cuda")
-    resources = {"CPU": float(compute.threads)} | ({"GPU": 1.0} if on_gpu else {})
+    resources = {"CPU": float(compute.threads)} | ({"GPU": 1.0} if on_gpu else {}) | compute.placement.resources
     trainer = TorchTrainer(
         _work,
         train_loop_config={"function": function, "arguments": arguments, "mailbox": mailbox},
@@ -161,7 +161,10 @@ def _fit(function: Callable[..., Any], arguments: tuple[Any, ...], mailbox: Any,
             backend="nccl" if on_gpu else "gloo", timeout_s=max(COLLECTIVE_SECONDS, int(compute.stall_seconds))
         ),
         scaling_config=ScalingConfig(
-            num_workers=compute.parallel.workers, use_gpu=on_gpu, resources_per_worker=resources
+            num_workers=compute.parallel.workers,
+            use_gpu=on_gpu,
+            resources_per_worker=resources,
+            label_selector=compute.placement.labels or None,
         ),
         # Ray Train keeps no checkpoint of its own: the stage's save points are the only truth.
         run_config=RunConfig(

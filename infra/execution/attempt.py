@@ -1,6 +1,7 @@
 """Makes one attempt at one artifact: it reuses what is committed, resumes what is half done, or runs the stage, and commits
 once."""
 
+import hashlib
 import importlib
 import resource
 import socket
@@ -16,6 +17,7 @@ from typing import Any
 
 import orjson
 
+from infra.compute.placed import Claim, run_placed
 from infra.compute.processes import run_in_process
 from infra.compute.shards import run_shards
 from infra.compute.train_group import run_in_group
@@ -26,6 +28,7 @@ from infra.execution.stale import accept, changes_since, stale_error
 from infra.records.artifact import Artifact
 from infra.records.lease import Lease, acquire
 from infra.records.record import (
+    FileEntry,
     Record,
     Started,
     code_version,
@@ -67,10 +70,13 @@ class Finished:
     """What a stage function hands back from wherever it ran."""
 
     artifact: Artifact
-    files: dict[str, Any]
+    files: dict[str, FileEntry]
     notes: dict[str, Any]
     resumed_from: str
     peak_memory_bytes: int
+    host: str
+    folder: str
+    """Where its payload lies: that of an earlier attempt, where the stage outlived its driver."""
 
 
 def run_stage(
@@ -210,7 +216,7 @@ def _run_and_commit(
         listener(kind, *values)
 
     with fenced(lease.check_alive):
-        finished = _run_somewhere(stage, workspace, arguments, tell, execution.ray)
+        finished = _run_somewhere(stage, workspace, arguments, tell, execution, started.fingerprint)
     record = Record(
         **dict(started),
         kind=finished.artifact.kind,
@@ -226,8 +232,9 @@ def _run_and_commit(
         energy_joules=joules_between(energy, read_joules()),
         notes=finished.notes,
         flow_run=flow_run,
-        folder=workspace.folder,
+        folder=finished.folder,
         token=lease.token,
+        host=finished.host,
         **_surroundings(workspace.compute),
     )
     return commit(session.store, record, lease.check)
@@ -242,22 +249,45 @@ def _ray_of(stage: Stage, execution: Execution) -> str:
 
 
 def _run_somewhere(
-    stage: Stage, workspace: Workspace, arguments: dict[str, Any], listener: Listener, ray_address: str
+    stage: Stage,
+    workspace: Workspace,
+    arguments: dict[str, Any],
+    listener: Listener,
+    execution: Execution,
+    fingerprint: dict[str, dict[str, str]],
 ) -> Finished:
-    """The stage function in a group of workers, in a process of its own, or here."""
+    """The stage function on a node of the cluster, in a group of workers, in a process of its own, or here."""
     call = (stage.reference, workspace, arguments)
+    if execution.cluster:
+        return run_placed(
+            call_on_node,
+            call,
+            listener,
+            address=execution.cluster,
+            name=workspace.progress_folder.replace("/", "."),
+            code=hashlib.sha256(orjson.dumps(fingerprint, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16],
+            claim=claim_of(stage, execution),
+            settled=lambda: load_finished(workspace.store, workspace.progress_folder),
+        )
     if workspace.compute.parallel.workers > 1:
-        return run_in_group(call_function, call, listener, ray_address=ray_address)
+        return run_in_group(call_function, call, listener, ray_address=execution.ray)
     if stage.process:
         return run_in_process(call_function, call, listener)
     workspace.report_to(Events(listener))
     return call_function(*call)
 
 
+def claim_of(stage: Stage, execution: Execution) -> Claim:
+    """What a stage takes of a node of the cluster. One that leads a group or hands out shards takes no core: they do."""
+    compute = execution.compute(stage.name, stage.label)
+    alone = stage.process and not stage.sharded and compute.parallel.workers == 1
+    on_gpu = alone and compute.device.startswith("cuda")
+    return Claim(cpus=compute.threads if alone else 0, gpus=int(on_gpu), placement=compute.placement)
+
+
 def _surroundings(compute: ComputeSettings) -> dict[str, Any]:
     """What a record says of the machine and the code that made it."""
     return {
-        "host": socket.gethostname(),
         "device": compute.device,
         "threads": compute.threads,
         "code": code_version(),
@@ -285,7 +315,7 @@ def commit(store: Store, record: Record, check: Callable[[], None]) -> Record:
     winner = load_record(store, record.stage, record.id, record.generation)
     assert winner is not None
     folder = progress_folder(record.stage, record.id, record.generation)
-    leftovers = [ephemeral_area(folder), f"{folder}/shards"]
+    leftovers = [ephemeral_area(folder), f"{folder}/shards", finished_path(folder)]
     if winner.payload != record.payload:
         leftovers.append(record.payload)
     for leftover in leftovers:
@@ -293,6 +323,48 @@ def commit(store: Store, record: Record, check: Callable[[], None]) -> Record:
         with suppress(StoreError):
             store.remove(leftover)
     return winner
+
+
+def call_on_node(reference: str, workspace: Workspace, arguments: dict[str, Any]) -> Finished:
+    """Call a stage function on the node of a cluster that it was placed on, and leave its result in the store as well, for
+    a driver that comes back after the stage has ended.
+    """
+    compute = workspace.compute
+    if compute.parallel.workers > 1:
+        finished = run_in_group(
+            call_function, (reference, workspace, arguments), workspace.tell, ray_address=workspace.ray
+        )
+    else:
+        importlib.import_module("torch").set_num_threads(compute.threads)
+        finished = call_function(reference, workspace, arguments)
+    save_finished(workspace.store, workspace.progress_folder, finished)
+    return finished
+
+
+def save_finished(store: Store, folder: str, finished: Finished) -> None:
+    """Write the result of a stage that has no record yet into its progress folder."""
+    files = {name: entry.model_dump() for name, entry in finished.files.items()}
+    artifact = finished.artifact.model_dump(mode="json")
+    value = vars(finished) | {"artifact": artifact, "kind": finished.artifact.kind, "files": files}
+    store.write(finished_path(folder), orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY))
+
+
+def load_finished(store: Store, folder: str) -> Finished | None:
+    """The result that `save_finished` wrote; None if there is none, or if its files are no longer all there."""
+    try:
+        value = store.read_json(finished_path(folder))
+    except FileNotFoundError:
+        return None
+    files = {name: FileEntry(**entry) for name, entry in value.pop("files").items()}
+    artifact = Artifact.kinds[value.pop("kind")].model_validate(value.pop("artifact"))
+    with ThreadPoolExecutor(SIZES_AT_ONCE) as pool:
+        sizes = pool.map(lambda name: store.size(f"{value['folder']}/{name}"), files)
+        whole = all(size == entry.size for size, entry in zip(sizes, files.values(), strict=True))
+    return Finished(artifact, files, **value) if whole else None
+
+
+def finished_path(folder: str) -> str:
+    return f"{folder}/finished.json"
 
 
 def call_function(reference: str, workspace: Workspace, arguments: dict[str, Any]) -> Finished:
@@ -305,4 +377,12 @@ def call_function(reference: str, workspace: Workspace, arguments: dict[str, Any
         workspace.close()
     # Linux counts in KiB, macOS in bytes.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return Finished(artifact, workspace.written, workspace.notes, workspace.resumed_from, peak)
+    return Finished(
+        artifact,
+        workspace.written,
+        workspace.notes,
+        workspace.resumed_from,
+        peak,
+        host=socket.gethostname(),
+        folder=workspace.folder,
+    )
