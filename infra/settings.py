@@ -127,6 +127,27 @@ class ComputeSettings(BaseModel):
     """Answers that decode together in evaluations."""
     placement: Placement = Placement()
     """The nodes of a cluster that it and its shards may run on."""
+    halvings: int = Field(default=0, ge=0)
+    """How often this attempt has run out of memory: each time half as much goes through the model at once."""
+
+    def halved(self) -> Self:
+        """The same with half as much going through the model at once."""
+        return self.model_copy(
+            update={
+                "halvings": self.halvings + 1,
+                "pass_tokens": max(1, self.pass_tokens // 2),
+                "answers_at_once": max(1, self.answers_at_once // 2),
+            }
+        )
+
+    def windows_at_once(self, batch: int) -> int:
+        """Windows of a forward pass in a training on a mix of so many a batch: `micro_instances`, 0 for all of them. Halved, it
+        is the next lower divisor of the batch.
+        """
+        if not self.halvings:
+            return self.micro_instances
+        wanted = max(1, (self.micro_instances or batch) >> self.halvings)
+        return next(count for count in range(wanted, 0, -1) if batch % count == 0)
 
 
 class EndpointSettings(BaseModel):

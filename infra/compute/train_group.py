@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from infra.compute.processes import portable
+from infra.compute.processes import is_out_of_memory, portable
 from infra.compute.ray_connection import connected
 from infra.events import Events, Listener
 from infra.stopping import check_stopping
@@ -206,7 +206,10 @@ def _work(config: dict[str, Any]) -> None:
         ray.get(mailbox.put.remote("error", portable(error)))
         raise
     except Exception as error:  # whatever ends a group, a lost worker above all, is told and goes on to Ray Train
-        if first:
+        if is_out_of_memory(error):
+            # A new start would only repeat it; whoever called asks for less at once.
+            ray.get(mailbox.put.remote("error", portable(error)))
+        elif first:
             ray.get(mailbox.put.remote("warning", f"the group's first worker ended: {type(error).__name__}: {error}"))
         raise
     ray.get(mailbox.put.remote("result", finished))

@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 
 from infra.compute.placed import Claim, run_placed
-from infra.compute.processes import run_in_process
+from infra.compute.processes import is_out_of_memory, run_in_process
 from infra.compute.shards import run_shards
 from infra.compute.train_group import run_in_group
 from infra.events import Events, Listener
@@ -52,6 +52,8 @@ from infra.stopping import fenced
 from infra.storage.store import Store, StoreError
 from infra.workspace import WorkSettings, Workspace
 
+HALVINGS = 5
+"""How often a stage that runs out of memory starts again with half as much at once: down to a thirty-second."""
 SIZES_AT_ONCE = 32
 """Payload files whose size is asked for at a time: a stage of 100,000 files would else wait for an object store for an hour."""
 
@@ -216,7 +218,7 @@ def _run_and_commit(
         listener(kind, *values)
 
     with fenced(lease.check_alive):
-        finished = _run_somewhere(stage, workspace, arguments, tell, execution, started.fingerprint)
+        finished = _run_fitting(stage, workspace, arguments, tell, execution, started.fingerprint)
     record = Record(
         **dict(started),
         kind=finished.artifact.kind,
@@ -246,6 +248,34 @@ def _ray_of(stage: Stage, execution: Execution) -> str:
     """
     on_gpus = execution.device.startswith("cuda") and execution.stage_generation(stage.name) == "local"
     return "off" if stage.process and execution.ray == "local" and not on_gpus else execution.ray
+
+
+def _run_fitting(
+    stage: Stage,
+    workspace: Workspace,
+    arguments: dict[str, Any],
+    listener: Listener,
+    execution: Execution,
+    fingerprint: dict[str, dict[str, str]],
+) -> Finished:
+    """The stage, with half as much going through the model at once each time its process runs out of memory. It goes on from
+    its last save point; results change by rounding only.
+    """
+    for _ in range(HALVINGS):
+        try:
+            return _run_somewhere(stage, workspace, arguments, listener, execution, fingerprint)
+        except Exception as error:  # of whichever library ran out of memory
+            # A stage without a process of its own has left its memory in this one.
+            if not (stage.process and is_out_of_memory(error)):
+                raise
+            workspace.compute = workspace.compute.halved()
+            workspace.note(out_of_memory=workspace.compute.halvings)
+            listener("warning", f"out of memory ({_first_line(error)}); goes on with half as much at once")
+    return _run_somewhere(stage, workspace, arguments, listener, execution, fingerprint)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _run_somewhere(
