@@ -68,6 +68,16 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Caller:
+    """Who asks for a stage, and what it has been given."""
+
+    flow_run: str = ""
+    """Prefect's id of the run."""
+    device: str = ""
+    """The GPU that the stage has to itself; empty for the recipe's device."""
+
+
+@dataclass(frozen=True)
 class Finished:
     """What a stage function hands back from wherever it ran."""
 
@@ -82,7 +92,7 @@ class Finished:
 
 
 def run_stage(
-    stage: Stage, session: Session, arguments: dict[str, Any], listener: Listener, flow_run: str = ""
+    stage: Stage, session: Session, arguments: dict[str, Any], listener: Listener, caller: Caller = Caller()
 ) -> Outcome:
     """Reuse, resume or run a stage in the session's store.
 
@@ -121,7 +131,7 @@ def run_stage(
         return Outcome(record.artifact(), record, reused=True)
     with lease:
         try:
-            record = _run_and_commit(stage, session, arguments, call, id, generation, lease, listener, flow_run)
+            record = _run_and_commit(stage, session, arguments, call, id, generation, lease, listener, caller)
         except Exception as error:  # a stage may raise anything; its traceback is kept before it goes on
             clean_error(error)
             keep_log(store, f"{folder}/error-{lease.number:06d}.txt", error, listener)
@@ -178,9 +188,12 @@ def _run_and_commit(
     generation: int,
     lease: Lease,
     listener: Listener,
-    flow_run: str,
+    caller: Caller,
 ) -> Record:
     execution = session.execution
+    compute = execution.compute(stage.name, stage.label)
+    if caller.device:
+        compute = compute.model_copy(update={"device": caller.device})
     workspace = Workspace(
         session.store,
         stage=stage.name,
@@ -188,7 +201,7 @@ def _run_and_commit(
         payload=payload_address(stage.name, id, generation),
         progress_folder=lease.folder,
         settings=WorkSettings(
-            compute=execution.compute(stage.name, stage.label),
+            compute=compute,
             ray=_ray_of(stage, execution),
             save_every=execution.save_every,
             keep_every=execution.keep_every or 0,
@@ -233,7 +246,7 @@ def _run_and_commit(
         peak_memory_bytes=finished.peak_memory_bytes,
         energy_joules=joules_between(energy, read_joules()),
         notes=finished.notes,
-        flow_run=flow_run,
+        flow_run=caller.flow_run,
         folder=finished.folder,
         token=lease.token,
         host=finished.host,

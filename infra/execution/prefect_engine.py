@@ -29,7 +29,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from infra.compute.processes import stop_stages
 from infra.events import Listener
-from infra.execution.attempt import Outcome, run_stage
+from infra.execution.attempt import Caller, Outcome, run_stage
 from infra.execution.markdown import code, escaped, slug
 from infra.execution.pages import ways_on
 from infra.records.record import Record
@@ -100,11 +100,11 @@ def _stage_task(stage: Stage, session: Session, arguments: dict[str, Any]):
     context = FlowRunContext.get()
     flow_run = str(context.flow_run.id) if context is not None and context.flow_run is not None else ""
     slots, count = (session.waiting, 1) if stage.waits else (session.cores, session.execution.stage_cores(stage.name))
-    with slots.take(count):
+    with slots.take(count), _device(stage, session) as device:
         try:
             check_stopping()  # a request may have come while this waited
             reporter("begin")
-            outcome = run_stage(stage, session, arguments, reporter, flow_run)
+            outcome = run_stage(stage, session, arguments, reporter, Caller(flow_run, device))
         except Interrupted as error:
             reporter("failed", error)
             return Cancelled(message=str(error))
@@ -115,6 +115,22 @@ def _stage_task(stage: Stage, session: Session, arguments: dict[str, Any]):
     if outcome.reused:
         return Completed(name="Reused", message=f"made {outcome.record.created}", data=outcome.artifact)
     return outcome.artifact
+
+
+@contextmanager
+def _device(stage: Stage, session: Session) -> Iterator[str]:
+    """The GPU that a stage has to itself on this machine; none where the recipe names one, and for those that need none.
+
+    Ray gives out the GPUs of a group and of shards. It knows nothing of those taken here, so they take all.
+    """
+    execution = session.execution
+    compute = execution.compute(stage.name)
+    if not stage.process or execution.device != "cuda" or execution.cluster:
+        yield ""
+        return
+    in_ray = compute.parallel.workers > 1 or (stage.sharded and execution.stage_generation(stage.name) == "local")
+    with session.devices.take(together=in_ray) as number:
+        yield "" if in_ray else f"cuda:{number}"
 
 
 class Reporter:
