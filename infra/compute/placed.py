@@ -140,7 +140,8 @@ def run_placed(
                 raise
             except ray.exceptions.RayActorError as error:
                 last = error
-                listener("warning", f"lost the node or process of this stage ({restart + 1}): {error}")
+                cause = str(error).partition("\n")[0]
+                listener("warning", f"lost the node or process of this stage ({restart + 1}): {cause}")
                 continue
             _end(ray, actor)
             if kind == "error":

@@ -19,6 +19,8 @@ from tests.chaos.runs import Run, copy_before, progress, records, resumed_from, 
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 
+SECONDS = 500.0
+"""A stage begins with a process of Ray that imports torch: on two busy cores a run takes minutes."""
 OBJECT_STORE_BYTES = 80 * 2**20
 ACCELERATOR = "toy_accelerator"
 ON_ACCELERATOR = ("pretrain", "rlvr")
@@ -88,14 +90,14 @@ def test_stages_run_on_the_nodes_and_go_on_without_their_driver(
     """The driver is killed in pre-training and comes back; the node that evaluates is lost."""
     store = Store(str(tmp_path / "store"))
     driver = start(tmp_path / "store", "--until", "evaluate:base")
-    driver.until(lambda: save_points(store, "pretrain"), "the middle of pretrain")
+    driver.until(lambda: save_points(store, "pretrain"), "the middle of pretrain", SECONDS)
     driver.kill_group()
     saved = save_points(store, "pretrain")
     wait_for(lambda: save_points(store, "pretrain") != saved, "further save points while nobody drives")
     driver = start(tmp_path / "store", "--until", "evaluate:base")
-    driver.until(lambda: progress(store, "evaluate") and cluster.working(), "the middle of evaluate:base")
+    driver.until(lambda: progress(store, "evaluate") and cluster.working(), "the middle of evaluate:base", SECONDS)
     cluster.lose(cluster.working()[0][0])
-    driver.finish()
+    driver.finish(seconds=SECONDS)
     made = {record.label: record for record in all_records(store)}
     assert (made["pretrain"].attempts, made["pretrain"].resumed_from) == (2, "")
     assert {label: digest for label, digest in records(Store(str(undisturbed))).items() if label in made} == records(
@@ -112,10 +114,10 @@ def test_a_node_that_is_lost_under_rollouts_costs_what_was_not_saved(
 ):
     store = Store(str(copy_before(undisturbed, "rlvr", tmp_path / "store")))
     driver = start(tmp_path / "store", "--until", "rlvr")
-    driver.until(lambda: save_points(store, "rlvr"), "the middle of rlvr")
+    driver.until(lambda: save_points(store, "rlvr"), "the middle of rlvr", SECONDS)
     assert [name for name, _ in cluster.working()] == ["third"]
     cluster.lose("third")
-    driver.finish()
+    driver.finish(seconds=SECONDS)
     assert resumed_from(store, "rlvr")
     assert records(store)["rlvr"] == records(Store(str(undisturbed)))["rlvr"]
     assert "lost the node or process of this stage" in driver.output
@@ -126,7 +128,7 @@ def test_an_interrupted_driver_ends_its_stage(
 ):
     store = Store(str(copy_before(undisturbed, "rlvr", tmp_path / "store")))
     driver = start(tmp_path / "store", "--until", "rlvr")
-    driver.until(lambda: save_points(store, "rlvr"), "the middle of rlvr")
+    driver.until(lambda: save_points(store, "rlvr"), "the middle of rlvr", SECONDS)
     os.killpg(driver.process.pid, signal.SIGINT)
     driver.process.wait(60)
     wait_for(lambda: not cluster.working(), "the end of the stage's actor")

@@ -1,0 +1,33 @@
+"""The GPU's ten minutes go through all their rows on the CPU at toy size, so that the first day with a GPU is not lost to them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu.sh"
+
+
+@pytest.mark.slow
+def test_every_row_has_its_figures():
+    command = ["bash", str(SCRIPT), "--device", "cpu", "--toy"]
+    done = subprocess.run(
+        command, env={"PATH": "/usr/bin:/bin", "PYTHON": sys.executable}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = json.loads(done.stdout.splitlines()[-1])["rows"]
+    assert rows["correctness"]["passed"]
+    assert 0 < rows["correctness"]["logits, transformers"] < 1e-4
+    assert len(rows) == 13
+    assert not [name for name, values in rows.items() if "left out" in values]
+    assert all(values["tokens/s"] > 0 for name, values in rows.items() if name.startswith(("train", "SFT", "generate")))
+
+
+def test_without_a_gpu_it_says_so():
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT.with_suffix(".py"))], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "torch finds no CUDA device here" in done.stderr
