@@ -124,7 +124,8 @@ class Bench:
         model = Transformer(config, seed=3)
         with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
             save_hf(model, config, None, Path(folder))
-            peer: Any = Olmo2ForCausalLM.from_pretrained(folder, dtype=torch.float32).to(self.device).eval()
+            peer: Any = Olmo2ForCausalLM.from_pretrained(folder, dtype=torch.float32)
+            peer = peer.to(self.device).eval()
             expected = model(ids)
             here = model.to(self.device)(ids.to(self.device)).cpu()
             theirs = peer(input_ids=ids.to(self.device)).logits.cpu()

@@ -1,4 +1,4 @@
-"""The GPU's ten minutes go through all their rows on the CPU at toy size, so that the first day with a GPU is not lost to them."""
+"""The ten minutes of a GPU go through all their rows on the CPU at toy size: the first day with a GPU is for figures."""
 
 import json
 import subprocess
