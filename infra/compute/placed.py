@@ -56,12 +56,12 @@ class Claim:
     placement: Placement
 
     def text(self) -> str:
-        """For people: `4 CPU, 1 GPU, label market=spot`."""
+        """For people: `4 CPU, 1 GPU, label market=spot`; empty for nothing."""
         parts = [f"{amount:g} {name}" for name, amount in (("CPU", self.cpus), ("GPU", self.gpus)) if amount]
         parts += [f"{self.placement.memory / 1e9:.1f} GB"] if self.placement.memory else []
         parts += [f"{amount:g} {name}" for name, amount in self.placement.resources.items()]
         parts += [f"label {name}={value}" for name, value in self.placement.labels.items()]
-        return ", ".join(parts) or "no core of its own"
+        return ", ".join(parts)
 
 
 class PlacedStage:
@@ -214,7 +214,7 @@ def _ending(
         check_stopping()
         if not told and time.monotonic() - asked > PATIENCE_SECONDS:
             told = True
-            listener("waiting", f"waiting for a node of the cluster with {claim.text()}")
+            listener("waiting", f"waiting for a node of the cluster{' with ' if claim.text() else ''}{claim.text()}")
     ray.get(begun)
     while True:
         taken = actor.take.remote()
