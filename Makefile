@@ -82,7 +82,7 @@ audit: env $(CHECKS)/installed
 	$(CHECKS)/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 bench: env
-	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	for file in benchmarks/*.py benchmarks/quality/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 dashboard: env
 	$(BIN)/olmo2 dashboard

@@ -150,8 +150,8 @@ def ours(folder: Path, workers: int) -> dict[str, Any]:
 def curate(store: str, documents: Any) -> Any:
     from tasks.data.encode import EncodeConfig, encode
     from tasks.data.filter import FilterConfig, filter
-    from tasks.data.filters.length import LengthRule
-    from tasks.data.filters.repetition import RepetitionRule
+    from tasks.data.filters.statistics.length import LengthRule
+    from tasks.data.filters.statistics.repetition import RepetitionRule
     from tasks.data.score import ScoreConfig, score
 
     config = FilterConfig(rules=(LengthRule(min_chars=100, max_chars=None), RepetitionRule()))

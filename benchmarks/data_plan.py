@@ -48,11 +48,11 @@ def stage_costs(folder: Path, megabytes: float) -> dict[str, float]:
     from infra.storage.store import Store
     from tasks.data.collect import LocalSource, PythonSource, collect
     from tasks.data.dedup import DedupConfig, dedup
+    from tasks.data.duplicates.minhash import MinHashConfig
     from tasks.data.encode import EncodeConfig, encode
     from tasks.data.filter import FilterConfig, filter
-    from tasks.data.filters.length import LengthRule
-    from tasks.data.filters.minhash import MinHashConfig
-    from tasks.data.filters.repetition import RepetitionRule
+    from tasks.data.filters.statistics.length import LengthRule
+    from tasks.data.filters.statistics.repetition import RepetitionRule
     from tasks.data.score import ScoreConfig, score
 
     session = Session(Store(str(folder / "store")), Execution(ray="off"))

@@ -26,7 +26,7 @@ from model.tokens.tokenizer import Tokenizer
 from tasks.evaluation.benchmarks import load_items, make_requests
 from tasks.evaluation.benchmarks.asking import ask, local_scorer
 from tasks.evaluation.benchmarks.items import Likelihood, LikelihoodAnswer
-from tasks.evaluation.benchmarks.olmes import OlmesBenchmark
+from tasks.evaluation.benchmarks.olmes.benchmark import OlmesBenchmark
 
 LM_EVAL = ("lm-eval[hf]>=0.4.13,<0.5",)
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tasks.data.filters.batch import TextBatch
-from tasks.data.filters.gopher_quality import score_gopher_quality
-from tasks.data.filters.gopher_repetition import GopherRepetitionScorer, score_gopher_repetition
 from tasks.data.filters.pii import score_pii
-from tasks.data.filters.repetition import RepetitionScorer, score_repetition
-from tasks.data.filters.word_frequency import score_word_frequency
+from tasks.data.filters.statistics.gopher_quality import score_gopher_quality
+from tasks.data.filters.statistics.gopher_repetition import GopherRepetitionScorer, score_gopher_repetition
+from tasks.data.filters.statistics.repetition import RepetitionScorer, score_repetition
+from tasks.data.filters.statistics.word_frequency import score_word_frequency
 
 RULES: dict[str, Callable[[TextBatch], object]] = {
     "repetition": lambda batch: score_repetition(batch, RepetitionScorer()),

@@ -6,14 +6,14 @@ given checkpoint at its place; a phase that only leads there makes nothing and r
 variants of pre-training are all that is trained.
 """
 
-from flows.comparison import comparison
 from flows.config.recipe_config import RecipeConfig
-from flows.curation import curation
-from flows.evaluation import evaluation
-from flows.microanneal import microanneal
-from flows.midtraining import midtraining
-from flows.posttraining import posttraining
-from flows.pretraining import pretraining
+from flows.phases.comparison import comparison
+from flows.phases.curation import curation
+from flows.phases.evaluation import evaluation
+from flows.phases.microanneal import microanneal
+from flows.phases.midtraining import midtraining
+from flows.phases.posttraining import posttraining
+from flows.phases.pretraining import pretraining
 from tasks.artifacts import Report
 
 

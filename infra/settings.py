@@ -12,6 +12,8 @@ PASS_TOKENS = 16_384
 """Padded tokens that go through a model at once where nothing is said."""
 ANSWERS_AT_ONCE = 64
 """Answers that decode together where nothing is said."""
+SHUFFLE_BYTES = 256_000_000
+"""Memory of a shard that compares records of all shards where nothing is said."""
 
 
 def _word(value: Any) -> Any:
@@ -127,6 +129,8 @@ class ComputeSettings(BaseModel):
     """Answers that decode together in evaluations."""
     placement: Placement = Placement()
     """The nodes of a cluster that it and its shards may run on."""
+    shuffle_bytes: int = Field(default=SHUFFLE_BYTES, ge=1024)
+    """Memory of a shard that groups the records of all shards by key."""
     halvings: int = Field(default=0, ge=0)
     """How often this attempt has run out of memory: each time half as much goes through the model at once."""
 
@@ -236,6 +240,12 @@ class Execution(BaseModel):
     answers_at_once: dict[str, Annotated[int, Field(ge=1)]] = {}
     """Answers that decode together in evaluations, by stage name; `default` for the others (64 when absent). It bounds memory
     and changes results by rounding only."""
+    shuffle_bytes: int = Field(default=SHUFFLE_BYTES, ge=1024)
+    """Memory that a worker may use, besides its shard, while it compares the records of all shards: deduplication (equal texts,
+    MinHash, n-grams) and the check for repeated ids. With less, there are more and smaller files between the steps."""
+    cache_bytes: int | None = Field(default=None, ge=0)
+    """Size of this machine's copies of a remote store's objects (~/.cache/olmo2), those of all stores together; null for half
+    of the disk. The least recently used go. What a stage is using stays, so what it uses at once may be more."""
     parallel: dict[str, ParallelSettings] = {}
     """Processes per training stage, by its name; one for the others."""
     fit: FitSettings | None = None
@@ -299,6 +309,7 @@ class Execution(BaseModel):
             pass_tokens=_of_stage(self.pass_tokens, stage, PASS_TOKENS),
             answers_at_once=_of_stage(self.answers_at_once, stage, ANSWERS_AT_ONCE),
             placement=_of_stage(self.placement, stage, Placement()),
+            shuffle_bytes=self.shuffle_bytes,
         )
 
     def stage_cores(self, stage: str) -> int:

@@ -22,7 +22,14 @@ from infra.records.artifact import Artifact
 from infra.records.permanent_save_points import Kept
 from infra.records.reader import Reader
 from infra.records.record import FileEntry, attempt_folder
-from infra.records.save_points import ephemeral_area, read_newest, read_save_point, write_save_point
+from infra.records.save_points import (
+    SavePoint,
+    ephemeral_area,
+    permanent_area,
+    read_newest,
+    read_save_point,
+    write_save_point,
+)
 from infra.settings import ComputeSettings, EndpointSettings, Generation, settings_of
 from infra.storage.store import Store, sha256_file
 
@@ -175,7 +182,7 @@ class Workspace(Reader):
     def for_shard(self) -> "Workspace":
         """The same workspace as one shard sees it: with a file list of its own."""
         shard = Workspace.__new__(Workspace)
-        shard.__dict__.update(self.__getstate__())
+        shard.__setstate__(self.__getstate__())
         shard.__dict__.update(written={}, notes={}, _events=Events(), ray="off")
         return shard
 
@@ -230,6 +237,13 @@ class Workspace(Reader):
         point, paths = found
         self.resumed_from = f"step {point.step}"
         return point.step, self.folder_of(point.folder, paths)
+
+    def own_save_point(self, step: int, wanted: Callable[[str], bool] = lambda name: True) -> Path:
+        """A permanent save point of this stage as a local folder with the wanted files. Raises StoreError for a file that is
+        not as it was saved, or is no longer there.
+        """
+        point = SavePoint(step, permanent_area(self.progress_folder))
+        return self.folder_of(point.folder, read_save_point(self.store, point, wanted, f"{self.stage}/{self.id}"))
 
     def kept(self, kept: Kept) -> Path:
         """A permanent save point, of whichever stage, as a local folder. Raises StoreError for a file that is not as it

@@ -13,8 +13,9 @@ METRICS = "metrics.jsonl"
 """The log of a training: a line per step, with all metrics where the step was logged, else those of every step."""
 MOMENTS = "optimizer.safetensors"
 """Adam's moments of a training, twice the size of its weights: an anneal that goes on with them reads them, nothing else."""
-PERPLEXITY, TASK = "perplexity/", "task/"
-"""How names in it begin of what was evaluated on the way: held-out windows of a source, items of a benchmark."""
+PERPLEXITY, TASK, SELECT = "perplexity/", "task/", "select/"
+"""How names in it begin of what was evaluated on the way: held-out windows of a source, items of a benchmark, and what chooses
+among save points."""
 
 
 class Documents(Artifact):

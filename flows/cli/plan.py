@@ -55,7 +55,7 @@ def plan(
             raise ValueError(f"{', '.join(said)}: only a plan of costs asks for that; add --gpus, such as --gpus 64")
         _show_stages(recipe, store, until, rerun, set, as_json=as_json)
         return
-    from flows.inspection.cost_table import plan_costs
+    from flows.inspection.costs.cost_table import plan_costs
 
     if until or rerun:
         raise ValueError("--gpus costs the whole recipe; leave out --until and --rerun")

@@ -18,7 +18,7 @@ def profile(
     as_json: JsonOption = False,
 ) -> None:
     """Time a training stage's step on this machine by part: matmuls, attention, optimizer, copies, Python."""
-    from flows.inspection.profile_table import print_profile, profile_of, profile_row
+    from flows.inspection.costs.profile_table import print_profile, profile_of, profile_row
 
     found = profile_of(recipe, set, stage, rows, steps, trace)
     if as_json:

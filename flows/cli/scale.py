@@ -23,8 +23,8 @@ def scale(
     as_json: JsonOption = False,
 ) -> None:
     """Simulate a training stage on many GPUs: time of an update, best save interval, expected time with failures."""
-    from flows.inspection.scaling import FAILURE_HOURS, Fabric, Reliability
-    from flows.inspection.scaling_table import counts_of, print_scaling, scaling_of, scaling_rows
+    from flows.inspection.costs.scaling import FAILURE_HOURS, Fabric, Reliability
+    from flows.inspection.costs.scaling_table import counts_of, print_scaling, scaling_of, scaling_rows
 
     how = Fabric(node_gpus=node_gpus, network_bandwidth=network / 8 * 1e9)
     failures = Reliability(failure_hours or FAILURE_HOURS, save_seconds)
@@ -44,8 +44,8 @@ def fit(
 ) -> None:
     """Choose sharding, recomputation and micro-batches of each training stage for the memory of so many devices."""
     from flows.config.files import load
-    from flows.config.fit import devices_here, fit_recipe
-    from flows.inspection.fit_table import fit_rows, print_fit
+    from flows.config.sizes.fit import devices_here, fit_recipe
+    from flows.inspection.costs.fit_table import fit_rows, print_fit
 
     config = load(recipe, set)
     here = devices_here(config.execution.device)

@@ -9,7 +9,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from model.config import Config
-from model.training.diagnostics import PAPER_WINDOW
+from model.training.measuring.diagnostics import PAPER_WINDOW
 from tasks.training.pretrain import PretrainConfig
 
 

@@ -4,14 +4,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from flows.synthesis import AnySynthesis, Synthesis
+from flows.phases.synthesis import AnySynthesis, Synthesis
 from model.config import Config
 from tasks.data.collect import Source
 from tasks.data.filter import FilterConfig
 from tasks.data.mix import MixConfig
-from tasks.data.pairs import PairsConfig
-from tasks.data.prompts import PromptsConfig
-from tasks.data.rewrite import RewriteConfig
+from tasks.data.post_training.pairs import PairsConfig
+from tasks.data.post_training.prompts import PromptsConfig
+from tasks.data.synthesis.rewrite import RewriteConfig
 from tasks.evaluation.benchmarks import BenchmarkConfig
 from tasks.evaluation.evaluate import EvaluateConfig, SuiteConfig
 from tasks.training.anneal import AnnealConfig

@@ -13,12 +13,16 @@ from flows.config.parts import (
     EvaluationConfig,
 )
 from flows.config.recipe_config import RecipeConfig
-from tasks.data.prompts import PromptsConfig
+from tasks.data.post_training.prompts import PromptsConfig
 from tasks.training.anneal import AnnealConfig
+from tasks.training.dpo import DPOConfig
+from tasks.training.ppo import PPOConfig
 from tasks.training.preferences import PreferencesConfig
 from tasks.training.pretrain import PretrainConfig
+from tasks.training.rlvr import RLVRConfig
+from tasks.training.sft import SFTConfig
 
-Training = TypeVar("Training", PretrainConfig, AnnealConfig)
+Training = TypeVar("Training", bound=PretrainConfig | AnnealConfig | SFTConfig | DPOConfig | RLVRConfig | PPOConfig)
 
 
 def pin_recipe(config: RecipeConfig) -> RecipeConfig:
@@ -41,8 +45,12 @@ def pin_recipe(config: RecipeConfig) -> RecipeConfig:
             "preferences": config.preferences if config.begins_at(PAST_PREFERENCES) else config.preferences.pinned(),
             "rlvr_prompts": config.rlvr_prompts if "rlvr" in config.start else config.rlvr_prompts.pinned(),
             "further_rlvr": tuple(
-                item.model_copy(update={"prompts": item.prompts.pinned()}) for item in config.further_rlvr
+                item.model_copy(update={"prompts": item.prompts.pinned(), "rlvr": with_tasks(item.rlvr, evaluation)})
+                for item in config.further_rlvr
             ),
+            "sft": with_tasks(config.sft, evaluation),
+            "dpo": with_tasks(config.dpo, evaluation),
+            "rlvr": with_tasks(config.rlvr, evaluation),
             "pretrain": with_tasks(config.pretrain, evaluation),
             "comparison": config.comparison and compared_with_tasks(config.comparison, evaluation),
             "anneal": with_tasks(config.anneal, evaluation),
@@ -66,8 +74,9 @@ def pinned_preference_prompts(config: RecipeConfig) -> PromptsConfig | None:
 
 
 def with_tasks(training: Training, evaluation: EvaluationConfig) -> Training:
-    """A training with the benchmarks that it asks on its way."""
-    return training.model_copy(update={"in_loop": training.in_loop.filled(evaluation.benchmarks)})
+    """A training with the benchmarks that it asks on its way, and those that choose among its save points."""
+    select = training.select and training.select.filled(evaluation.benchmarks, evaluation.suites)
+    return training.model_copy(update={"in_loop": training.in_loop.filled(evaluation.benchmarks), "select": select})
 
 
 def compared_with_tasks(comparison: ComparisonConfig, evaluation: EvaluationConfig) -> ComparisonConfig:

@@ -22,19 +22,19 @@ from flows.config.parts import (
     StartPoint,
     named_by_key,
 )
-from flows.synthesis import Synthesis
+from flows.phases.synthesis import Synthesis
 from infra.settings import Execution
 from model.config import Config
-from tasks.data.chats import ChatsConfig
-from tasks.data.classifier import ClassifierConfig
+from tasks.data.classifying.classifier import ClassifierConfig
+from tasks.data.classifying.label import LabelConfig
 from tasks.data.collect import Source
 from tasks.data.dedup import DedupConfig
 from tasks.data.encode import EncodeConfig
 from tasks.data.filter import FilterConfig
 from tasks.data.filters.overlap import DecontaminateConfig
-from tasks.data.label import LabelConfig
 from tasks.data.mix import MixConfig, MixSource
-from tasks.data.prompts import PromptsConfig
+from tasks.data.post_training.chats import ChatsConfig
+from tasks.data.post_training.prompts import PromptsConfig
 from tasks.evaluation.rank import RankConfig
 from tasks.training.anneal import AnnealConfig
 from tasks.training.answers.model_judge import LanguageModelJudge

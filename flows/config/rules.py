@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pydantic import ValidationError
 
 from flows.config.errors import nearest
-from flows.config.limits import check_limits, reinforcements
 from flows.config.parts import PAST_MIDTRAINING
 from flows.config.passwords import check_passwords
 from flows.config.recipe_config import RecipeConfig
+from flows.config.sizes.limits import check_limits, reinforcements
 from flows.config.stages import NAMES, unknown_stages
 from infra.settings import Execution
 from model.config import Parallel

@@ -7,7 +7,11 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-FOLDERS = ("tasks.data", "tasks.training", "tasks.evaluation")
+FOLDERS = (
+    "tasks.data", "tasks.data.classifying", "tasks.data.synthesis", "tasks.data.post_training", "tasks.training",
+    "tasks.evaluation",
+)  # fmt: skip
+"""Folders of stages: every file directly in one of them defines one stage (tests/test_layout.py)."""
 
 
 @cache

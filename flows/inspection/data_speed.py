@@ -27,8 +27,8 @@ from tasks.data.dedup import dedup
 from tasks.data.encode import encode
 from tasks.data.filter import FilterConfig, filter
 from tasks.data.score import ScoreConfig, score
+from tasks.data.sources.files.listing import SourceFile
 from tasks.data.sources.hub import HubSource, hub_files
-from tasks.data.sources.listing import SourceFile
 from tasks.data.sources.local import LocalSource
 
 _LARGE = 4

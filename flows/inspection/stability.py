@@ -1,6 +1,6 @@
 """Training stability drawn and counted: curves, spikes and norms of runs, growth through the depth at initialisation.
 
-Source: paper section 3.2 (Figures 2 to 10), RECIPE D; the measures are `model/training/diagnostics.py`. Scores are
+Source: paper section 3.2 (Figures 2 to 10), RECIPE D; the measures are `model/training/measuring/diagnostics.py`. Scores are
 of the values in a run's `metrics.jsonl`, which has those of every step; `judged` says how many there were to judge. A run's
 figures are `curves` (loss and gradient norm, every run in one), `norms-<id>` (parameters, gradients and updates per
 layer) and `in-loop-<id>` (what was evaluated while it trained), the last two where it logged them.
@@ -25,7 +25,13 @@ from infra.records.record import Record
 from infra.storage.store import Store
 from model.config import OLMO_0424, ModelConfig, mlp_width
 from model.network.transformer import Transformer
-from model.training.diagnostics import MONITOR_STEPS, MONITOR_WINDOW, growth_exponent, monitor_spike_score, spike_score
+from model.training.measuring.diagnostics import (
+    MONITOR_STEPS,
+    MONITOR_WINDOW,
+    growth_exponent,
+    monitor_spike_score,
+    spike_score,
+)
 from tasks.artifacts import METRICS, PERPLEXITY, TASK
 
 VARIANTS: dict[str, dict[str, Any]] = {

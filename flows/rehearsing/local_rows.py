@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from tasks.evaluation.benchmarks.tasks import find_task
+from tasks.evaluation.benchmarks.olmes.tasks import find_task
 
 ALL_FILES = "**/*"
 

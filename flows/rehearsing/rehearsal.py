@@ -13,7 +13,7 @@ from flows.config.recipe_config import RecipeConfig
 from flows.rehearsing.local_rows import with_local_rows
 from model.config import ModelConfig
 from model.tokens.tokenizer import Tokenizer
-from tasks.evaluation.benchmarks.olmes import OlmesBenchmark
+from tasks.evaluation.benchmarks.olmes.benchmark import OlmesBenchmark
 from tasks.evaluation.scoring.room import context_of, longest_answer
 from tasks.training.preferences import PreferencesConfig
 

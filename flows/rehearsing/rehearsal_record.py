@@ -10,8 +10,8 @@ from pathlib import Path
 
 from flows.config.errors import RecipeError
 from flows.config.recipe_config import RecipeConfig
-from flows.config.training_runs import training_runs
-from flows.inspection.cost import DEFAULT_MFU, DEVICES
+from flows.config.sizes.training_runs import training_runs
+from flows.inspection.costs.cost import DEFAULT_MFU, DEVICES
 
 FOLDER = Path("rehearsals")
 """In the folder that the commands are given in."""

@@ -24,7 +24,7 @@ from huggingface_hub.utils import build_hf_headers
 
 from flows.config.recipe_config import RecipeConfig
 from flows.rehearsing.local_rows import split_patterns
-from tasks.evaluation.benchmarks.tasks import find_task
+from tasks.evaluation.benchmarks.olmes.tasks import find_task
 
 ROWS = 100
 """Rows of each file."""

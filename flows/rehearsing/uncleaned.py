@@ -2,22 +2,22 @@
 
 Every text that is read or written by a language model must pass a `decontaminate` stage on every way to a training. It must
 do so before a language model rewrites it, too, since new wording would hide an item. Problems made from the seed of a split
-of their own are exempt (`flows/leakage.py`).
+of their own are exempt (`flows/phases/leakage.py`).
 """
 
 from infra.execution.plan import PlanRow
-from tasks.data.chats import chats
 from tasks.data.collect import collect
 from tasks.data.dedup import dedup
 from tasks.data.encode import encode
 from tasks.data.filter import filter
 from tasks.data.mix import mix
-from tasks.data.pairs import pairs
-from tasks.data.personas import personas
-from tasks.data.programs import programs
-from tasks.data.prompts import prompts
-from tasks.data.rewrite import rewrite
-from tasks.data.worked import worked
+from tasks.data.post_training.chats import chats
+from tasks.data.post_training.pairs import pairs
+from tasks.data.post_training.prompts import prompts
+from tasks.data.synthesis.personas import personas
+from tasks.data.synthesis.programs import programs
+from tasks.data.synthesis.rewrite import rewrite
+from tasks.data.synthesis.worked import worked
 from tasks.training.anneal import anneal
 from tasks.training.dpo import dpo
 from tasks.training.ppo import ppo
@@ -54,5 +54,5 @@ def uncleaned_error(found: dict[str, list[str]]) -> str:
     ways = "; ".join(f"{origin} is read by {', '.join(readers)}" for origin, readers in found.items())
     return (
         f"text reaches a training without decontamination: {ways}. Items of the evaluation in it would be trained on; pass it "
-        "through a decontaminate stage (flows/leakage.py)"
+        "through a decontaminate stage (flows/phases/leakage.py)"
     )

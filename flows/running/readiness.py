@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from flows.config.limits import mix_notes
 from flows.config.parts import PAST_MIDTRAINING
 from flows.config.recipe_config import RecipeConfig
+from flows.config.sizes.limits import mix_notes
 from flows.config.stages import COMPUTING, STAGES
 from flows.running.sessions import plan_rows
 from infra.execution.plan import PlanRow
@@ -20,7 +20,7 @@ from infra.execution.stale import stale_error
 from infra.records.artifact import Artifact
 from infra.session import Session
 from infra.settings import Execution, parsed_address, read_key, settings_of
-from tasks.data.personas import PersonasConfig
+from tasks.data.synthesis.personas import PersonasConfig
 from tasks.training.answers.model_judge import LanguageModelJudge
 from tasks.training.preferences import PreferencesConfig
 

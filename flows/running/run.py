@@ -4,14 +4,14 @@ import os
 from dataclasses import replace
 
 from flows.config.files import checked_recipe, load
-from flows.config.fit import fitted
 from flows.config.parts import CandidateConfig
 from flows.config.pinning import pin_recipe
 from flows.config.recipe_config import RecipeConfig
-from flows.config.training_runs import with_estimates
-from flows.evaluation import evaluate_some
+from flows.config.sizes.fit import fitted
+from flows.config.sizes.training_runs import with_estimates
 from flows.inspection.artifacts import find_record
-from flows.microanneal import sweep
+from flows.phases.evaluation import evaluate_some
+from flows.phases.microanneal import sweep
 from flows.recipe import recipe
 from flows.running.readiness import check_ready
 from flows.running.sessions import new_session, plan_rows

@@ -36,7 +36,7 @@ def new_session(
     config: RecipeConfig, until: str | None = None, rerun: Sequence[str] = (), *, cascade: bool = False
 ) -> Session:
     """The session of a request. Raises RecipeError for a stage that the recipe does not have."""
-    session = Session(Store(config.execution.store), config.execution, listener=_listener.get())
+    session = Session(_store_of(config), config.execution, listener=_listener.get())
     if until is None and not rerun:
         return session
     rows = plan_rows(config, session)
@@ -45,6 +45,10 @@ def new_session(
         forced = below(rows, forced)
     only = frozenset(above(rows, find_labels(rows, until))) if until is not None else None
     return replace(session, force=frozenset(forced), only=only)
+
+
+def _store_of(config: RecipeConfig) -> Store:
+    return Store(config.execution.store, cache_bytes=config.execution.cache_bytes)
 
 
 def find_labels(rows: list[PlanRow], name: str) -> set[str]:

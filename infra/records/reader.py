@@ -17,6 +17,7 @@ import zstandard
 
 from infra.records.artifact import Artifact
 from infra.records.record import ADDRESS, Record, corrupt_file, lineage, record_at, record_of
+from infra.storage.copies import Holds
 from infra.storage.scratch import Scratch
 from infra.storage.store import Store, StoreError, sha256_file
 
@@ -38,10 +39,16 @@ class Reader:
         self.store = store
         self._verified: set[tuple[str, str]] = set()
         self._scratch: Scratch | None = None
+        self._holds = Holds()
 
     def __getstate__(self) -> dict[str, Any]:
-        # Scratch space belongs to one process.
-        return self.__dict__ | {"_scratch": None, "_verified": set(self._verified)}
+        # Scratch space and what is held in the cache belong to one process.
+        state = self.__dict__ | {"_scratch": None, "_verified": set(self._verified)}
+        del state["_holds"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _holds=Holds())
 
     def record(self, artifact: Artifact) -> Record:
         """The record of exactly this generation."""
@@ -118,7 +125,8 @@ class Reader:
         return self._scratch.path
 
     def close(self) -> None:
-        """Delete the scratch folder."""
+        """Delete the scratch folder and let go of the cache's copies, which may then be removed."""
+        self._holds.close()
         if self._scratch is not None:
             self._scratch.remove()
             self._scratch = None
@@ -130,13 +138,13 @@ class Reader:
             raise StoreError(f"{artifact.address} has no file {name!r}; it has {', '.join(sorted(record.files))}")
         address, entry = f"{record.payload}/{name}", record.files[name]
         if (address, entry.sha256) in self._verified:
-            return self.store.local(address, entry.sha256)
+            return self.store.local(address, entry.sha256, self._holds)
         size = self.store.size(address)
         if size is None:
             raise corrupt_file(self.store, record, name, "the file is missing")
         if size != entry.size:
             raise corrupt_file(self.store, record, name, f"it has {size:,} bytes, its record says {entry.size:,}")
-        path = self.store.local(address, entry.sha256)
+        path = self.store.local(address, entry.sha256, self._holds)
         found = sha256_file(path)
         if found != entry.sha256:
             if not self.store.is_local:

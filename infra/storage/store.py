@@ -25,6 +25,7 @@ from fsspec.exceptions import FSTimeoutError
 from fsspec.implementations.local import LocalFileSystem
 
 from infra.secrets import refuse_password, without_secrets
+from infra.storage.copies import Copies, Holds
 from infra.storage.retries import PATIENCE_SECONDS, http_status, s3_options, with_retries
 from infra.storage.scratch import Scratch, locked
 
@@ -82,10 +83,11 @@ def sha256_file(path: Path) -> str:
 class Store:
     """Objects under one root URL, named by relative paths with forward slashes.
 
-    Cheap to pickle: only the URL travels. Remote objects are copied to a local cache when a path is asked for.
+    Cheap to pickle: only the URL travels. Remote objects are copied to a local cache when a path is asked for; the cache of all
+    stores is kept below `cache_bytes` (None: half of its disk).
     """
 
-    def __init__(self, url: str, cache: Path | None = None):
+    def __init__(self, url: str, cache: Path | None = None, cache_bytes: int | None = None):
         refuse_password(url, "store", PASSWORD_ADVICE)
         if re.match(r"[A-Za-z][\w+.-]+:/?[^/]", url) and "://" not in url:
             scheme, _, rest = url.partition(":")
@@ -109,9 +111,11 @@ class Store:
         self.patience_seconds = PATIENCE_SECONDS
         self._answered = False
         self.cache = cache or default_cache(self.url)
+        self.cache_bytes = cache_bytes
+        self._copies = Copies(self.cache, cache_bytes)
 
     def __reduce__(self):
-        return (Store, (self.url, self.cache))
+        return (Store, (self.url, self.cache, self.cache_bytes))
 
     def __repr__(self) -> str:
         return f"Store({self.url!r})"
@@ -342,19 +346,28 @@ class Store:
         for full in sorted(found):
             yield str(full)[len(self.root) + 1 :]
 
-    def local(self, path: str, digest: str) -> Path:
-        """A local file with the object's name and content, known by its hash: the object itself, or a cached copy."""
+    def local(self, path: str, digest: str, holds: Holds | None = None) -> Path:
+        """A local file with the object's name and content, known by its hash: the object itself, or a cached copy.
+
+        A copy stays until `holds` is closed; without it, until the process ends.
+        """
         if self.is_local:
             return Path(self.full(path))
         # Readers go by the name's suffix.
-        cached = self.cache / digest[:2] / digest / path.rsplit("/", 1)[-1]
+        cached = self._copies.place(digest, path.rsplit("/", 1)[-1], holds)
         if not cached.exists():
             # The workers of a node ask at once for the same tens of gigabytes: the first to come fetches them for all.
-            with self._telling("copy", path), locked(cached.parent), self._temporary(str(cached)) as temporary:
+            with self._telling("copy", path), locked(cached.parent):
                 if not cached.exists():
-                    self._ask("copy", path, partial(self.fs.get_file, self.full(path), str(temporary)))
-                    os.replace(temporary, cached)
+                    self._copy(path, cached)
         return cached
+
+    def _copy(self, path: str, target: Path) -> None:
+        """Fetch an object whole to a place of the cache, for which room is made."""
+        with self._temporary(str(target)) as reserved, self._temporary(str(target)) as temporary:
+            self._copies.make_room(self.size(path) or 0, reserved)
+            self._ask("copy", path, partial(self.fs.get_file, self.full(path), str(temporary)))
+            os.replace(temporary, target)
 
     def check_writable(self) -> None:
         """Fail early, with a clear message, when nothing can be written here; leave nothing, not even the store's folder."""

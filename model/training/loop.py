@@ -19,10 +19,10 @@ from model.config import Compute
 from model.parallel.group import Group, Objective, distribute
 from model.parallel.work_split import Batch, share_of
 from model.training.allocator import keep_freed_memory
-from model.training.metrics import Facts, Instances, Log, Metrics, Scalars
+from model.training.measuring.metrics import Facts, Instances, Log, Metrics, Scalars
+from model.training.measuring.throughput import Meter
 from model.training.optim import OptimConfig, Optimizer, Updater
 from model.training.schedule import ScheduleConfig, update_learning_rate
-from model.training.throughput import Meter
 from model.training.watchdog import Watchdog
 
 # Batch: arrays or tensors of one micro-batch by name. Names `ids` and `*_ids` are token ids and are counted as trained
@@ -38,6 +38,7 @@ __all__ = [
     "Logging",
     "Objective",
     "TrainState",
+    "evaluated",
     "new_state",
     "to_device",
     "train",
@@ -94,8 +95,14 @@ class Evaluation:
     """Called with the model in evaluation mode and without gradients; its metrics join those of that step."""
     every: int = 0
     """Updates between two evaluations; 0 is never."""
+    also: frozenset[int] = frozenset()
+    """Further numbers of updates after which it judges."""
     finish: Evaluate | None = None
     """Called once at the end, in all workers of a group, while they hold the model; for the artifact's facts."""
+
+    def due(self, step: int) -> Evaluate | None:
+        """What judges the model after so many updates."""
+        return self.judge if step in self.also or (self.every and step % self.every == 0) else None
 
 
 @dataclass(frozen=True)
@@ -131,6 +138,13 @@ class Listeners:
     checkpoint: Callable[[TrainState], None] | None = None
     """Called after every `checkpoint_every` updates but the last, when the metrics of all steps so far have been told."""
     checkpoint_every: int = 0
+    checkpoint_also: frozenset[int] = frozenset()
+    """Further numbers of updates after which it is called."""
+
+    def saving(self, step: int) -> Callable[[TrainState], None] | None:
+        """What saves the state after so many updates."""
+        due = step in self.checkpoint_also or (self.checkpoint_every and step % self.checkpoint_every == 0)
+        return self.checkpoint if due else None
 
 
 def train(state: TrainState, course: Course, compute: Compute, told: Listeners = Listeners()) -> TrainState:
@@ -160,14 +174,14 @@ def train(state: TrainState, course: Course, compute: Compute, told: Listeners =
                 break
             metrics.collect(state.step + 1, train_step(state, micro_batches, course, compute.device))
             watchdog.beat()
-            save = told.checkpoint if told.checkpoint_every and state.step % told.checkpoint_every == 0 else None
+            save = told.saving(state.step)
             due = save is not None and state.step < steps
-            judge = evaluation.judge if evaluation.every and state.step % evaluation.every == 0 else None
+            judge = evaluation.due(state.step)
             logged = judge is not None or state.step % logging.every == 0 or state.step == steps
             if logged or due:
                 known = dict(logging.facts(state.step)) if logging.facts and logged else {}
                 if judge:
-                    known |= _evaluated(state, judge)
+                    known |= evaluated(state, judge)
                     watchdog.beat()
                 metrics.send(state.tokens, known, logged)
             metrics.deliver(wait=due or state.step == steps)
@@ -223,7 +237,7 @@ def _tokens(batch: Batch) -> int:
 
 
 @torch.no_grad()
-def _evaluated(state: TrainState, evaluate: Evaluate) -> dict[str, float]:
+def evaluated(state: TrainState, evaluate: Evaluate) -> dict[str, float]:
     """What the hook finds, with the model back in training mode afterwards."""
     state.model.eval()
     try:

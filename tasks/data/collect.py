@@ -121,4 +121,4 @@ def _check(name: str, documents: int, bad: dict[str, int], allowed: float, examp
         raise ValueError(f"source {name!r} holds no usable document: {bad}; the first: {'; '.join(examples)}")
 
 
-collect = stage(collect_documents, name="collect", version=5)
+collect = stage(collect_documents, name="collect", version=6)

@@ -17,11 +17,11 @@ from model.config import Config
 from tasks.artifacts import Documents
 from tasks.data.documents.dolma_files import add_counts, document_files
 from tasks.data.duplicates.documents import find_equal_documents
+from tasks.data.duplicates.minhash import MinHashConfig
 from tasks.data.duplicates.near import find_similar_documents
 from tasks.data.duplicates.pieces import ParagraphConfig, find_equal_paragraphs
 from tasks.data.duplicates.remove import write_shard
 from tasks.data.duplicates.seen import NGramConfig, find_seen
-from tasks.data.filters.minhash import MinHashConfig
 
 
 class DedupConfig(Config):

@@ -21,8 +21,8 @@ from tasks.artifacts import Attributes, Documents
 from tasks.data.documents.dolma_files import LineWriter, Row, add_counts, document_files, read_lines, shard_name
 from tasks.data.filters.attributes import attribute_name, broken_limit, edges, histogram
 from tasks.data.filters.pii import MARKERS, Kind, PIIRule, mask
-from tasks.data.filters.repetition import RepetitionRule
 from tasks.data.filters.rules import Rule, Scorer, check_names, pin_rule, scorer_name
+from tasks.data.filters.statistics.repetition import RepetitionRule
 
 
 class FilterConfig(Config):

@@ -1,6 +1,7 @@
 """Stage: one source's documents split in two, told apart by their ids: a held-out share, and the rest.
 
-The trial of curation (flows/curation_trial.py) trains on the rest of filtered and of unfiltered text and judges both on the same
+The trial of curation (flows/phases/curation_trial.py) trains on the rest of filtered and of unfiltered text and judges both on
+the same
 held-out documents. A document's id decides its part, so it lies in the same part before and after filtering. Ours; the paper
 compares filters by whole trainings (section 2.4; RECIPE C).
 """

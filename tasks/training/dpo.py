@@ -15,12 +15,14 @@ from model.config import Config, Precision
 from model.data.chat_batches import indices_of_step, pair_batches, steps_for
 from model.network.transformer import Transformer
 from model.parallel.group import Group, fill
-from model.training.loop import Course, Logging
+from model.training.loop import Course, Evaluation, Logging
 from model.training.objectives import dpo_objective
 from model.training.reference_scores import row_log_probs
 from tasks.artifacts import Checkpoint, Preferences
 from tasks.training.answers.pairs import Pair, cut_pairs, read_pairs
+from tasks.training.fitting.asked_tasks import AnswersInLoop, answers_judge
 from tasks.training.fitting.fit import adamw, begin, export, fit, linear_schedule, open_checkpoint
+from tasks.training.fitting.selection import SelectConfig, selector
 
 
 class DPOConfig(Config):
@@ -44,6 +46,10 @@ class DPOConfig(Config):
     """Type of activations and matmuls."""
     seed: int = 111
     """Order of the pairs (the published 1B command)."""
+    in_loop: AnswersInLoop = AnswersInLoop()
+    """Development benchmarks that are asked on the way."""
+    select: SelectConfig | None = None
+    """Choose the result among the save points."""
 
 
 def train_dpo(ws: Workspace, policy: Checkpoint, pairs: Preferences, config: DPOConfig) -> Checkpoint:
@@ -85,7 +91,11 @@ def train_dpo(ws: Workspace, policy: Checkpoint, pairs: Preferences, config: DPO
             description="tune on preferences",
             pad_id=tokenizer.pad_id,
             logging=Logging(every=1, instances=members_of),
+            evaluation=Evaluation(
+                judge=answers_judge(ws, config.in_loop, tokenizer, config.precision), every=config.in_loop.every
+            ),
         ),
+        selector=selector(config.select, tokenizer, config.precision, chat=True),
     )
     export(ws, result.model, tokenizer, bos="eos")
     return ws.artifact(Checkpoint, **result.facts(), ranks=tokenizer.ranks, parent=policy.digest)
@@ -107,4 +117,4 @@ def reference_log_probs(
     return np.array(found, dtype=np.float32).reshape(-1, 2)
 
 
-dpo = stage(train_dpo, name="dpo", version=3, process=True, grouped=True)
+dpo = stage(train_dpo, name="dpo", version=4, process=True, grouped=True)

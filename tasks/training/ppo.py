@@ -23,7 +23,7 @@ from model.config import Config, Precision
 from model.data.chat_batches import Batch, Row, token_batches
 from model.network.transformer import Transformer
 from model.training.advantages import stop_penalty
-from model.training.loop import Course, Logging
+from model.training.loop import Course, Evaluation, Logging, TrainState
 from model.training.ppo import ActorCritic, Estimates, JointOptimizer, estimate, joint_flops, ppo_objective
 from model.training.reference_scores import row_values
 from tasks.artifacts import Checkpoint, Prompts, RewardModel
@@ -33,6 +33,7 @@ from tasks.training.answers.verified_answers import (
     Answer,
     answer_row,
 )
+from tasks.training.fitting.asked_tasks import AnswersInLoop, answers_judge
 from tasks.training.fitting.fit import (
     TrainingResult,
     adamw,
@@ -43,6 +44,7 @@ from tasks.training.fitting.fit import (
     open_checkpoint,
 )
 from tasks.training.fitting.reward_head import open_reward_model
+from tasks.training.fitting.selection import SelectConfig, selector
 from tasks.verifiers.verdict import Rules
 
 
@@ -95,6 +97,10 @@ class PPOConfig(Config):
     """Type of activations and matmuls, in sampling too."""
     seed: int = 1
     """Order of the prompts, sampling, and order within a rollout."""
+    in_loop: AnswersInLoop = AnswersInLoop()
+    """Development benchmarks that are asked on the way."""
+    select: SelectConfig | None = None
+    """Choose the result among the save points."""
 
 
 def train_ppo(ws: Workspace, policy: Checkpoint, judge: RewardModel, prompts: Prompts, config: PPOConfig) -> Checkpoint:
@@ -150,13 +156,23 @@ def train_ppo(ws: Workspace, policy: Checkpoint, judge: RewardModel, prompts: Pr
             logging=Logging(
                 every=1, facts=learner.metrics, instances=lambda step: learner.places(step // learner.updates)
             ),
+            evaluation=Evaluation(
+                judge=answers_judge(ws, config.in_loop, tokenizer, config.precision, policy_of),
+                every=config.in_loop.every,
+            ),
         ),
         weights=both,
+        selector=selector(config.select, tokenizer, config.precision, chat=True, policy=policy_of),
         save_multiple=learner.updates,
     )
     learner.tell_end(ws)
     export(ws, cast(Any, result.model).policy, tokenizer, bos="eos")
     return ws.artifact(Checkpoint, **facts_of_both(result), ranks=tokenizer.ranks, parent=policy.digest)
+
+
+def policy_of(state: TrainState) -> Transformer:
+    """The policy of a state that trains a value model with it."""
+    return cast(ActorCritic, state.model).policy
 
 
 def facts_of_both(result: TrainingResult) -> dict[str, Any]:
@@ -291,4 +307,4 @@ def per_token(
     }
 
 
-ppo = stage(train_ppo, name="ppo", version=4, process=True, grouped=True)
+ppo = stage(train_ppo, name="ppo", version=5, process=True, grouped=True)

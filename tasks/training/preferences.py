@@ -53,7 +53,7 @@ class PreferencesConfig(Config):
     """How to make preference pairs (RECIPE G)."""
 
     kind: Literal["sampled"] = Field(default="sampled", exclude=True)
-    """Sampled and judged here; `pairs` reads released ones (tasks/data/pairs.py). It takes no part in the identity."""
+    """Sampled and judged here; `pairs` reads released ones (`pairs` stage). It takes no part in the identity."""
     samples: int = Field(default=4, ge=2)
     """Answers per prompt."""
     temperature: float = Field(default=1.0, gt=0)

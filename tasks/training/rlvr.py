@@ -23,7 +23,7 @@ from infra.workspace import Workspace
 from model.config import Config, Precision
 from model.data.chat_batches import Batch, Row, token_batches
 from model.training.advantages import KLEstimator, Normalization, group_advantages, stop_penalty, zero_std_groups
-from model.training.loop import Course, Logging
+from model.training.loop import Course, Evaluation, Logging
 from model.training.objectives import grpo_objective
 from model.training.schedule import ScheduleConfig
 from tasks.artifacts import Checkpoint, Prompts
@@ -33,7 +33,9 @@ from tasks.training.answers.verified_answers import (
     Answer,
     answer_row,
 )
+from tasks.training.fitting.asked_tasks import AnswersInLoop, answers_judge
 from tasks.training.fitting.fit import adamw, begin, export, fit, open_checkpoint
+from tasks.training.fitting.selection import SelectConfig, selector
 from tasks.verifiers.verdict import Rules
 
 
@@ -93,6 +95,10 @@ class RLVRConfig(Config):
     """Type of activations and matmuls, in sampling too."""
     seed: int = 1
     """Order of the prompts, sampling, and order within a rollout."""
+    in_loop: AnswersInLoop = AnswersInLoop()
+    """Development benchmarks that are asked on the way."""
+    select: SelectConfig | None = None
+    """Choose the result among the save points."""
 
     @model_validator(mode="after")
     def _one_mean(self) -> Self:
@@ -136,8 +142,12 @@ def train_rlvr(ws: Workspace, policy: Checkpoint, prompts: Prompts, config: RLVR
             description="reinforce",
             pad_id=tokenizer.pad_id,
             logging=Logging(every=1, facts=actor.metrics, instances=lambda step: actor.places(step // actor.updates)),
+            evaluation=Evaluation(
+                judge=answers_judge(ws, config.in_loop, tokenizer, config.precision), every=config.in_loop.every
+            ),
         ),
         weights=weights,
+        selector=selector(config.select, tokenizer, config.precision, chat=True),
         # Save points fall between rollouts: one that has begun depends on weights that have moved on.
         save_multiple=actor.updates,
     )
@@ -238,4 +248,4 @@ def score_groups(groups: list[list[Answer]], config: RLVRConfig) -> tuple[torch.
     return stop_penalty(correct * config.correct_score, finished, config.unfinished_score), finished
 
 
-rlvr = stage(train_rlvr, name="rlvr", version=5, process=True, grouped=True)
+rlvr = stage(train_rlvr, name="rlvr", version=6, process=True, grouped=True)

@@ -15,10 +15,12 @@ from model.config import Config, Precision
 from model.data.chat_batches import Reduction, Row, indices_of_step, make_row, steps_for, token_batches
 from model.tokens.chat import encode_chat
 from model.tokens.tokenizer import Tokenizer
-from model.training.loop import Course, Logging
+from model.training.loop import Course, Evaluation, Logging
 from model.training.objectives import sft_objective
 from tasks.artifacts import Chats, Checkpoint
+from tasks.training.fitting.asked_tasks import AnswersInLoop, answers_judge
 from tasks.training.fitting.fit import adamw, begin, export, fit, linear_schedule, open_checkpoint
+from tasks.training.fitting.selection import SelectConfig, selector
 
 
 class SFTConfig(Config):
@@ -46,6 +48,10 @@ class SFTConfig(Config):
     """Type of activations and matmuls."""
     seed: int = 1
     """Order of the chats (the published commands used 1 for 1B)."""
+    in_loop: AnswersInLoop = AnswersInLoop()
+    """Development benchmarks that are asked on the way."""
+    select: SelectConfig | None = None
+    """Choose the result among the save points."""
 
 
 def train_sft(ws: Workspace, parent: Checkpoint, chats: Chats, config: SFTConfig) -> Checkpoint:
@@ -84,7 +90,11 @@ def train_sft(ws: Workspace, parent: Checkpoint, chats: Chats, config: SFTConfig
             description="finetune",
             pad_id=tokenizer.pad_id,
             logging=Logging(every=1, instances=members_of),
+            evaluation=Evaluation(
+                judge=answers_judge(ws, config.in_loop, tokenizer, config.precision), every=config.in_loop.every
+            ),
         ),
+        selector=selector(config.select, tokenizer, config.precision, chat=True),
         weights=weights,
     )
     export(ws, result.model, tokenizer, bos="eos")
@@ -104,4 +114,4 @@ def encode_chats(tokenizer: Tokenizer, chats: Iterable[dict], max_tokens: int) -
     return rows, dropped
 
 
-sft = stage(train_sft, name="sft", version=3, process=True, grouped=True)
+sft = stage(train_sft, name="sft", version=4, process=True, grouped=True)

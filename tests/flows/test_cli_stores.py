@@ -141,3 +141,8 @@ def test_a_recipe_with_a_password_in_a_url_is_refused(override: str, field: str)
 def test_the_version_is_told(tmp_path: Path):
     done = olmo2(tmp_path, "--version")
     assert (done.returncode, done.stdout.split()[0]) == (0, "olmo2")
+
+
+def test_the_size_of_the_cache_reaches_the_store_of_a_run(tmp_path: Path):
+    config = load_recipe("smoke", ["execution.cache_bytes=5000000"], str(tmp_path))
+    assert new_session(config).store.cache_bytes == 5_000_000

@@ -14,7 +14,7 @@ from flows.running.run import run
 from infra.execution.plan import PlanRow
 from infra.settings import EndpointSettings, Execution
 from tasks.artifacts import Checkpoint
-from tasks.data.pairs import PairsConfig
+from tasks.data.post_training.pairs import PairsConfig
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 

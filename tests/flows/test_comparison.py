@@ -11,13 +11,13 @@ from flows.config.errors import RecipeError
 from flows.config.files import load, recipe_folder
 from flows.config.recipe_config import RecipeConfig
 from flows.inspection.artifacts import find_record
-from flows.inspection.cost_table import plan_costs
+from flows.inspection.costs.cost_table import plan_costs
 from flows.rehearsing.rehearsal import rehearsed
 from flows.running.run import plan
 from infra.records.reader import Reader
 from infra.records.record import stage_records
 from infra.storage.store import Store
-from model.training.diagnostics import spike_score
+from model.training.measuring.diagnostics import spike_score
 from tasks.artifacts import METRICS
 from tasks.evaluation.reporting.compared import extremes
 from tests.flows.conftest import olmo2

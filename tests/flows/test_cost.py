@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from flows.cli.main import app
 from flows.config.files import load, recipe_names
-from flows.config.training_runs import Run, training_runs, with_estimates
-from flows.inspection.cost import (
+from flows.config.sizes.training_runs import Run, training_runs, with_estimates
+from flows.inspection.costs.cost import (
     DEVICES,
     NODE_FACTOR,
     Device,
@@ -25,8 +25,8 @@ from flows.inspection.cost import (
     environment,
     recipe_costs,
 )
-from flows.inspection.cost_other import plan_labels
-from flows.inspection.cost_table import find_device, plain, plan_costs, scaled, scientific, total
+from flows.inspection.costs.cost_other import plan_labels
+from flows.inspection.costs.cost_table import find_device, plain, plan_costs, scaled, scientific, total
 from flows.running.run import load_recipe, plan
 from infra.settings import SiteSettings
 from model.config import ModelConfig

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 import model.training.losses as losses
 from flows.config.files import load
-from flows.inspection.cost import DEVICES, Hardware, recipe_costs
+from flows.inspection.costs.cost import DEVICES, Hardware, recipe_costs
 from model.config import ModelConfig, Parallel
 from model.network.transformer import Transformer
 from model.training.losses import loss_sizes
-from model.training.memory import Memory, memory_of, saved_for_backward
+from model.training.measuring.memory import Memory, memory_of, saved_for_backward
 from tests.flows.live_bytes import imagined, trained
 from tests.model.groups import run_group
 

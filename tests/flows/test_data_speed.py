@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from flows.cli.main import app
 from flows.inspection.data_speed import sample_of
-from tasks.data.sources.listing import SourceFile
+from tasks.data.sources.files.listing import SourceFile
 
 
 def recipe(folder: Path) -> tuple[Path, int]:

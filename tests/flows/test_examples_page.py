@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from flows.cli.main import app
 from flows.inspection.examples_page import SHOWN_CHARACTERS, marked
-from tasks.data.filters.repetition import RepetitionRule
+from tasks.data.filters.statistics.repetition import RepetitionRule
 from tests.tasks.data.conftest import Bench
 
 SCRIPT = "<script>alert(1)</script></pre></mark>"

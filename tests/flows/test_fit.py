@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from flows.cli.main import app
 from flows.config.files import load
-from flows.config.fit import ENOUGH_TOKENS, HEADROOM, fit_recipe, fit_run, fitted, fitted_execution
-from flows.config.training_runs import Run
-from flows.inspection.fit_table import settings_text
+from flows.config.sizes.fit import ENOUGH_TOKENS, HEADROOM, fit_recipe, fit_run, fitted, fitted_execution
+from flows.config.sizes.training_runs import Run
+from flows.inspection.costs.fit_table import settings_text
 from flows.running.run import load_recipe, plan
 from infra.settings import Execution, FitSettings, ParallelSettings
 from model.config import ModelConfig, Parallel

@@ -13,7 +13,7 @@ from flows.config.parts import CandidateConfig
 from flows.deployments import sweep
 from flows.running.dashboard import prefect_file
 from flows.running.forms import CandidateForm
-from tasks.data.worked import WorkedConfig
+from tasks.data.synthesis.worked import WorkedConfig
 
 SCHEMA = parameter_schema(sweep.fn).model_dump_for_openapi()
 

@@ -8,8 +8,8 @@ import pytest
 
 from flows.config.errors import RecipeError
 from flows.config.files import load
-from flows.config.known_sizes import source_tokens
-from flows.config.limits import check_mix, known_tokens, mix_notes
+from flows.config.sizes.known_sizes import source_tokens
+from flows.config.sizes.limits import check_mix, known_tokens, mix_notes
 from tasks.artifacts import Tokens
 from tasks.data.mix import MixConfig, MixSource, plan_mix
 from tasks.evaluation.benchmarks.gsm8k import GSM8KBenchmark

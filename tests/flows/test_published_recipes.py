@@ -11,14 +11,14 @@ import torch
 
 from flows.config.files import load
 from flows.config.recipe_config import RecipeConfig
-from flows.config.training_runs import training_runs
+from flows.config.sizes.training_runs import training_runs
 from flows.running.run import plan
 from infra.execution.plan import PlanRow
 from model.network.transformer import Transformer
 from model.training.schedule import ScheduleConfig, learning_rate
-from tasks.data.chats import ChatRows
 from tasks.data.mix import MixConfig
-from tasks.data.prompts import PromptRows
+from tasks.data.post_training.chats import ChatRows
+from tasks.data.post_training.prompts import PromptRows
 from tasks.data.sources.hub import HubSource
 from tasks.training.anneal import linear_to_zero
 from tasks.training.fitting.fit import adamw

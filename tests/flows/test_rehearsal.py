@@ -21,9 +21,9 @@ from flows.rehearsing.stand_in_writer import answer, completion, stand_in_writer
 from flows.running.run import plan
 from infra.execution.plan import flatten
 from infra.language_models.protocol import Answer
-from tasks.data.label import VERDICTS
-from tasks.data.personas import LEAD, read_solution
-from tasks.data.rewrite import states
+from tasks.data.classifying.label import VERDICTS
+from tasks.data.synthesis.personas import LEAD, read_solution
+from tasks.data.synthesis.rewrite import states
 from tasks.prompting import fill, prompt_text
 from tasks.training.answers.model_judge import LanguageModelJudge, judge_requests, read_judgements
 from tests.flows.conftest import olmo2

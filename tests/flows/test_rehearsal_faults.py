@@ -30,7 +30,7 @@ class Fault:
 
 
 NO_LIMITS = (
-    "flows/config/limits.py",
+    "flows/config/sizes/limits.py",
     '    """Raise ValueError for the first thing that cannot fit."""\n',
     '    """Raise ValueError for the first thing that cannot fit."""\n    return\n',
 )
@@ -45,13 +45,13 @@ FIRST_ROWS_COLUMNS = (
     '        text = row.get("text")\n        if not isinstance(text, str):\n',
 )
 CANDIDATES_AS_THEY_COME = (
-    "flows/leakage.py",
+    "flows/phases/leakage.py",
     "    if isinstance(origin, SynthesizeConfig):\n        return documents\n",
     "    return documents\n",
 )
 NO_FILL = ("flows/config/recipe_config.py", "            fill=sweep.web,\n", "")
 NO_MESSAGE_LISTS = (
-    "tasks/data/pairs.py",
+    "tasks/data/post_training/pairs.py",
     "        messages, reason = clean_messages(side)\n",
     '        messages, reason = [], "not a text"\n',
 )

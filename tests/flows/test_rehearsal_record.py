@@ -6,7 +6,7 @@ import pytest
 
 from flows.config.errors import RecipeError
 from flows.config.files import load
-from flows.inspection.cost import DEVICES, Hardware, recipe_costs
+from flows.inspection.costs.cost import DEVICES, Hardware, recipe_costs
 from flows.rehearsing.rehearsal_record import ASKED_ABOVE, GPU_HOUR, check_rehearsed, digest, price, remember
 
 

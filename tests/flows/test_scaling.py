@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli.main import app
-from flows.inspection.cost import DEVICES, Run
-from flows.inspection.scaling import FAILURE_HOURS, Fabric, Reliability, Scaled, scale, stops_at
+from flows.inspection.costs.cost import DEVICES, Run
+from flows.inspection.costs.scaling import FAILURE_HOURS, Fabric, Reliability, Scaled, scale, stops_at
 from model.config import ModelConfig
 from model.parallel.traffic import Collective
 

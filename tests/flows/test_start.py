@@ -15,7 +15,7 @@ from flows.config.needed import needed_classifiers, needed_sources
 from flows.config.recipe_config import RecipeConfig
 from flows.deployments import shown_ranking
 from flows.inspection.artifacts import find_record
-from flows.microanneal import sweep
+from flows.phases.microanneal import sweep
 from flows.running.run import load_recipe, plan, run_evaluation, run_sweep
 from flows.running.sessions import StageError, listening, naming_failures, new_session, plan_rows
 from flows.starting import adopt_command
@@ -32,7 +32,7 @@ from model.files.weights import save_hf
 from model.network.transformer import Transformer
 from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Preferences, Ranking
-from tasks.data.rewrite import RewriteConfig
+from tasks.data.synthesis.rewrite import RewriteConfig
 from tasks.prompting import LanguageModelConfig
 from tasks.training.reward import RewardConfig, reward
 

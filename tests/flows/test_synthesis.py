@@ -12,7 +12,7 @@ from flows.config.files import load
 from flows.config.parts import CandidateConfig
 from flows.config.pinning import pin_recipe
 from flows.config.recipe_config import RecipeConfig
-from flows.microanneal import candidate_documents
+from flows.phases.microanneal import candidate_documents
 from flows.running.readiness import asked_models
 from flows.running.run import plan, run
 from infra.execution.attempt import run_stage
@@ -21,7 +21,7 @@ from infra.records.reader import Reader
 from infra.session import Session, current_session, open_session
 from infra.settings import EndpointSettings, Execution
 from infra.storage.store import Store
-from tasks.data.label import LabelConfig
+from tasks.data.classifying.label import LabelConfig
 from tests.openai_server import OpenAIServer
 
 PROGRAM = {"question": "How many legs have 6 cows?", "code": "def f():\n    result = 6 * 4\n    return result"}

@@ -22,7 +22,7 @@ from tasks.data.collect import collect
 from tasks.data.dedup import DedupConfig, dedup
 from tasks.data.encode import EncodeConfig, encode
 from tasks.data.filter import FilterConfig, filter
-from tasks.data.filters.length import LengthRule
+from tasks.data.filters.statistics.length import LengthRule
 from tasks.data.mix import MixConfig, mix
 from tasks.data.score import ScoreConfig, score
 from tasks.data.sources.local import LocalSource

@@ -247,7 +247,7 @@ def test_a_module_that_moves_is_the_same(toy: Path):
 
 
 def test_real_stages_cover_what_they_compute_with():
-    from tasks.data.rewrite import rewrite
+    from tasks.data.synthesis.rewrite import rewrite
     from tasks.training.dpo import dpo
 
     found = fingerprint_of(dpo.function)

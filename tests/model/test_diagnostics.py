@@ -12,8 +12,8 @@ import torch
 
 from model.config import OLMO_0424, ModelConfig
 from model.network.transformer import Transformer
-from model.training import diagnostics
-from model.training.diagnostics import NormWatch, growth_exponent, monitor_spike_score, spike_score
+from model.training.measuring import diagnostics
+from model.training.measuring.diagnostics import NormWatch, growth_exponent, monitor_spike_score, spike_score
 from model.training.optim import OptimConfig, Optimizer
 
 SHAPE = {

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from model.config import Compute
-from model.training import metrics as metrics_module
 from model.training.loop import Course, Evaluation, Listeners, Logging, TrainState, new_state, train
 from model.training.losses import LossConfig, language_model_objective
-from model.training.metrics import EVERY_STEP, Crossing, Metrics
+from model.training.measuring import metrics as metrics_module
+from model.training.measuring.metrics import EVERY_STEP, Crossing, Metrics
+from model.training.measuring.throughput import Meter
 from model.training.optim import OptimConfig
-from model.training.throughput import Meter
 from tests.model.groups import SCHEDULE, language_batches, model_of
 
 OBJECTIVE = language_model_objective(LossConfig())

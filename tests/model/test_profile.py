@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 from flows.cli.main import app
 from model.config import Compute
 from model.training.losses import LossConfig
+from model.training.measuring.profile import PARTS, profile_steps
 from model.training.optim import OptimConfig
-from model.training.profile import PARTS, profile_steps
 from tests.model.groups import CONFIG
 
 

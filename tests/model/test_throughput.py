@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from flows.inspection.cost import DEVICES
-from model.training.throughput import PEAK_FLOPS, Meter, peak_flops, speed
+from flows.inspection.costs.cost import DEVICES
+from model.training.measuring.throughput import PEAK_FLOPS, Meter, peak_flops, speed
 
 
 def test_rates_by_hand() -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 from tasks.evaluation.benchmarks import load_items, make_requests
 from tasks.evaluation.benchmarks.items import Likelihood
-from tasks.evaluation.benchmarks.olmes import OlmesBenchmark
+from tasks.evaluation.benchmarks.olmes.benchmark import OlmesBenchmark
 
 Row = dict[str, Any]
 LETTERS = "ABCDEFGHIJ"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.data.filters.gopher_quality import GopherQualityRule
-from tasks.data.filters.gopher_repetition import GopherRepetitionRule
 from tasks.data.filters.rules import Rule
+from tasks.data.filters.statistics.gopher_quality import GopherQualityRule
+from tasks.data.filters.statistics.gopher_repetition import GopherRepetitionRule
 from tests.parity.rule_texts import TEXTS
 from tests.tasks.data.conftest import refusals
 

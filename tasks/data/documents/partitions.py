@@ -3,11 +3,14 @@
 A shard spills its records in pieces of bounded size, each sorted into buckets by the first bits of the key, with the
 buckets' offsets in front. A partition is a run of buckets: reading it takes one range of every piece, so that the work of
 a partition fits memory whatever the corpus. What a partition finds is written by shard in the same layout, so that a shard
-reads its own part of it. The files live next to the shards' commits and go with them when the stage commits; nothing of a
-result depends on how many partitions there are.
+reads its own part of it. The files live next to the shards' commits and go with them when the stage commits.
+
+`execution.shuffle_bytes` bounds the memory of a piece and of a partition, so it decides how many there are. Nothing of a
+result depends on it. The steps over partitions name how many there are: an attempt with another setting runs them again.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -18,10 +21,10 @@ from infra.workspace import Workspace
 
 BUCKETS = 1 << 12
 """Buckets of a piece: the most partitions that there can be."""
-PARTITION_RECORDS = 4_000_000
-"""Records of a partition: about 250 MB while they are sorted."""
-PIECE_RECORDS = 1_000_000
-"""Records that a shard holds before it spills them: at most 40 MB and as much again while they are sorted."""
+RECORD_BYTES = 160
+"""Memory of a record while a partition is sorted, compared and written: at most so much of any kind (tests measure it)."""
+PIECE_BYTES = 256
+"""Memory of a record that a shard holds until it spills them, while the piece is sorted and written."""
 
 KEYED = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<u4"), ("count", "<u4")])
 """A key of 128 bits, the first row of the piece that has it, and how many rows of the piece have it."""
@@ -119,21 +122,43 @@ def bucket_of(keys: np.ndarray) -> np.ndarray:
     return (keys >> np.uint64(64 - (BUCKETS.bit_length() - 1))).astype(np.int64)
 
 
-def partitions(records: int, most: int | None = None) -> list[tuple[int, int]]:
-    """Runs of buckets, (first, end), of about `most` records each, `PARTITION_RECORDS` unless told otherwise."""
-    count = min(BUCKETS, max(1, -(-records // (most or PARTITION_RECORDS))))
+def partitions(ws: Workspace, records: int, record_bytes: float = RECORD_BYTES) -> list[tuple[int, int]]:
+    """Runs of buckets, (first, end), that each take about `execution.shuffle_bytes`, when a record takes `record_bytes`.
+
+    There are no more than BUCKETS; a warning says so where that is not enough.
+    """
+    wanted = -int(-records * record_bytes // ws.compute.shuffle_bytes)
+    if wanted > BUCKETS:
+        each = int(records * record_bytes / BUCKETS)
+        ws.warn(
+            f"{records:,} records are compared in {BUCKETS:,} partitions, the most there can be, of {each:,} bytes of memory "
+            f"each; execution.shuffle_bytes={ws.compute.shuffle_bytes:,} cannot be kept"
+        )
+    count = min(BUCKETS, max(1, wanted))
     borders = [BUCKETS * number // count for number in range(count + 1)]
     return list(pairwise(borders))
 
 
-class Spill:
-    """Records of one shard, whose first field is a 64-bit key, on their way to pieces `<kind>/<shard>-<piece>`."""
+def piece_records(ws: Workspace) -> int:
+    """Records that a shard holds before it spills them."""
+    return max(1, ws.compute.shuffle_bytes // PIECE_BYTES)
 
-    def __init__(self, ws: Workspace, kind: str, shard: int):
+
+class Spill:
+    """Records of one shard, whose first field is a 64-bit key, on their way to pieces `<kind>/<shard>-<piece>`.
+
+    `reduce` may leave out some of a piece's records before it is written.
+    """
+
+    def __init__(
+        self, ws: Workspace, kind: str, shard: int, reduce: Callable[[np.ndarray], np.ndarray] = lambda records: records
+    ):
         self.ws = ws
         self.kind = kind
         self.shard = shard
+        self.most = piece_records(ws)
         self.pieces = 0
+        self._reduce = reduce
         self.records = 0
         self._pending: list[np.ndarray] = []
         self._held = 0
@@ -142,19 +167,19 @@ class Spill:
         """Take records in the order of their rows."""
         self._pending.append(records)
         self._held += len(records)
-        if self._held >= PIECE_RECORDS:
+        if self._held >= self.most:
             self.flush()
 
     def flush(self) -> None:
         """Write what is held as a piece."""
         if not self._held:
             return
-        records = np.concatenate(self._pending)
+        records = self._reduce(np.concatenate(self._pending))
         assert records.dtype.names is not None
         name = piece_name(self.kind, self.shard, self.pieces)
         write_groups(self.ws, name, records, bucket_of(records[records.dtype.names[0]]), BUCKETS)
         self.pieces += 1
-        self.records += self._held
+        self.records += len(records)
         self._pending, self._held = [], 0
 
 
@@ -170,14 +195,14 @@ class KeySpill:
     def __init__(self, ws: Workspace, kind: str, shard: int):
         self._spill = Spill(ws, kind, shard)
         self._keys = bytearray()
-        self._rows: list[int] = []
+        self._rows = array("I")
         self._repeats: list[np.ndarray] = []
 
     def add(self, key: bytes, row: int) -> None:
         """Take the 16 bytes of one row; rows come in order."""
         self._keys += key
         self._rows.append(row)
-        if len(self._rows) >= PIECE_RECORDS:
+        if len(self._rows) >= self._spill.most:
             self._cut()
 
     def _cut(self) -> None:
@@ -198,7 +223,7 @@ class KeySpill:
         self._repeats.append(again)
         self._spill.add(records)
         self._spill.flush()
-        self._keys, self._rows = bytearray(), []
+        self._keys, self._rows = bytearray(), array("I")
 
     def close(self) -> dict[str, int]:
         """Write what is left. Returns `pieces`, distinct `keys` and `repeats` inside pieces, as `find_all_repeats` wants."""
@@ -244,12 +269,12 @@ def find_all_repeats(ws: Workspace, kind: str, spilled: list[dict[str, int]]) ->
     equal rows: how many, with how many rows, the largest sizes.
     """
     put_pieces(ws, kind, [result["pieces"] for result in spilled])
-    parts = partitions(sum(result["keys"] for result in spilled))
+    parts = partitions(ws, sum(result["keys"] for result in spilled))
     items = [
         {"kind": kind, "partition": number, "first": first, "end": end, "shards": len(spilled)}
         for number, (first, end) in enumerate(parts)
     ]
-    results = ws.map(find_repeats, items, description=f"compare {kind}")
+    results = ws.map(find_repeats, items, description=f"compare {kind} in {len(parts)}")
     return {"partitions": len(parts), "clusters": add_clusters(results)}
 
 

@@ -1,7 +1,7 @@
 """Near-duplicate documents over all shards: MinHash bands, and connected components of what agrees in one.
 
 Exact copies are not signed; they come in as edges of the graph, so that the first of a component stands for all. The keys
-of the bands are compared in partitions, and the graph is contracted in partitions of its nodes (filters/components.py), a
+of the bands are compared in partitions, and the graph is contracted in partitions of its nodes (components.py), a
 node being shard and row in one number. All of it is bounded by a partition, but for the neighbours of one document.
 """
 
@@ -27,8 +27,8 @@ from tasks.data.documents.partitions import (
     read_repeats,
     write_groups,
 )
-from tasks.data.filters.components import Edges, both_ways, distinct, large_star, small_star, stars
-from tasks.data.filters.minhash import MinHashConfig, band_keys, signatures
+from tasks.data.duplicates.components import Edges, both_ways, distinct, large_star, small_star, stars
+from tasks.data.duplicates.minhash import MinHashConfig, band_keys, signatures
 
 BAND = np.dtype([("key", "<u8"), ("row", "<u4")])
 """Key of one band of a document, and its row."""
@@ -41,9 +41,9 @@ def find_similar_documents(ws: Workspace, shards: list[dict[str, Any]], config: 
     near = config.model_dump(mode="json")
     signed = ws.map(sign_shard, [{**shard, "minhash": near} for shard in shards], description="sign")
     put_pieces(ws, "bands", [result["pieces"] for result in signed])
-    parts = partitions(sum(result["keys"] for result in signed))
+    parts = partitions(ws, sum(result["keys"] for result in signed))
     items = [{"partition": number, "first": first, "end": end} for number, (first, end) in enumerate(parts)]
-    matched = ws.map(match_bands, items, description="match")
+    matched = ws.map(match_bands, items, description=f"match in {len(parts)}")
     edges = sum(result["edges"] for result in signed + matched)
     names = [f"edges/copies-{shard['shard']:05d}.bin" for shard in shards]
     names += [f"edges/bands-{number:05d}.bin" for number in range(len(parts))]
@@ -52,7 +52,7 @@ def find_similar_documents(ws: Workspace, shards: list[dict[str, Any]], config: 
         {"partition": number, "first": first, "end": end, "names": names, "shards": len(shards)}
         for number, (first, end) in enumerate(parts)
     ]
-    settled = ws.map(settle, items, description="cluster")
+    settled = ws.map(settle, items, description=f"cluster in {len(parts)}")
     return {"partitions": len(parts), "clusters": add_clusters(settled)}
 
 
@@ -60,7 +60,8 @@ def sign_shard(ws: Workspace, item: dict[str, Any]) -> dict[str, int]:
     """Shard function: band keys of every document that is no exact copy, and an edge for each that is."""
     config = MinHashConfig.model_validate(item["minhash"])
     copies = read_repeats(ws, "texts", item["shard"], item["shards"], item["exact"])
-    spill = Spill(ws, "bands", item["shard"])
+    repeats = _Repeats(item["shard"])
+    spill = Spill(ws, "bands", item["shard"], repeats.take_out)
     # An exact copy is similar to what its original is similar to, so its signature need not be computed.
     skipped = set(copies["row"].tolist())
     documents = Documents.model_validate(item["documents"])
@@ -73,11 +74,31 @@ def sign_shard(ws: Workspace, item: dict[str, Any]) -> dict[str, int]:
         spill.add(records[keys != 0])
     spill.flush()
     edges = Edges(_nodes(copies["shard"], copies["row"]), _nodes(copies["kept_shard"], copies["kept_row"]))
+    edges = Edges(*(np.concatenate(ends) for ends in zip(edges, *repeats.edges, strict=True)))
     return {
         "pieces": spill.pieces,
         "keys": spill.records,
         "edges": _write_edges(ws, f"edges/copies-{item['shard']:05d}.bin", edges),
     }
+
+
+class _Repeats:
+    """The band keys that repeat within a piece become edges at once: a key that half of the corpus has fills no partition."""
+
+    def __init__(self, shard: int):
+        self._shard = np.array(shard)
+        self.edges: list[Edges] = []
+
+    def take_out(self, records: np.ndarray) -> np.ndarray:
+        """One record of each key, the first."""
+        order = np.argsort(records["key"], kind="stable")
+        records = records[order]
+        first = first_of_equal(records["key"])
+        again = np.flatnonzero(~first)
+        heads = np.flatnonzero(first)[np.cumsum(first)[again] - 1]
+        nodes = _nodes(self._shard, records["row"][np.concatenate([again, heads])])
+        self.edges.append(distinct(Edges(nodes[: len(again)], nodes[len(again) :])))
+        return records[first]
 
 
 def match_bands(ws: Workspace, item: dict[str, Any]) -> dict[str, int]:
@@ -93,7 +114,7 @@ def match_bands(ws: Workspace, item: dict[str, Any]) -> dict[str, int]:
 
 def contract(ws: Workspace, names: list[str], edges: int) -> tuple[list[tuple[int, int]], list[str]]:
     """Make the graph in these files stars, by rounds over partitions of its nodes; returns these and the files."""
-    parts = partitions(edges)
+    parts = partitions(ws, edges)
     # A graph that fits into memory needs no rounds.
     if len(parts) == 1:
         ws.map(contract_whole, [{"names": names}], description="contract")
@@ -107,7 +128,7 @@ def contract(ws: Workspace, names: list[str], edges: int) -> tuple[list[tuple[in
                 {"partition": part, "first": first, "end": end, "names": names, "step": step, "label": label}
                 for part, (first, end) in enumerate(parts)
             ]
-            results = ws.map(contract_part, items, description=f"contract {label}")
+            results = ws.map(contract_part, items, description=f"contract {label} in {len(parts)}")
             names = [f"edges/{label}-{part:05d}.bin" for part in range(len(parts))]
             changed |= any(result["changed"] for result in results)
         number += 1

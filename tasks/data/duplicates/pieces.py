@@ -3,6 +3,7 @@ parts of documents share how those are cut: a document that is kept so far is cu
 enough is a unit, numbered through its shard.
 """
 
+from array import array
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -71,16 +72,16 @@ class UnitList:
     def __init__(self, ws: Workspace, shard: int):
         self._ws = ws
         self._shard = shard
-        self._numbers: list[int] = []
+        self._numbers = array("I")
 
     def add(self, row: int, piece: int) -> int:
         """Take one unit; returns its number."""
-        self._numbers += (row, piece)
+        self._numbers.extend((row, piece))
         return len(self._numbers) // 2 - 1
 
     def close(self) -> None:
         """Write the list."""
-        put_work(self._ws, _units_name(self._shard), np.array(self._numbers, dtype="<u4").tobytes())
+        put_work(self._ws, _units_name(self._shard), self._numbers.tobytes())
 
 
 def read_units(ws: Workspace, shard: int) -> np.ndarray:

@@ -33,8 +33,8 @@ from tasks.data.documents.partitions import (
     read_work,
     write_groups,
 )
+from tasks.data.duplicates.bloom import BloomFilter, shape
 from tasks.data.duplicates.pieces import UnitList, cut, kept_documents, long_enough, read_units
-from tasks.data.filters.bloom import BloomFilter, shape
 from tasks.data.filters.ngrams import word_ngrams
 from tasks.data.filters.windows import WINDOW_CHARACTERS, window_batches
 
@@ -43,8 +43,8 @@ SEEN = np.dtype([("hash", "<u8"), ("unit", "<u4"), ("count", "<u4")])
 """How many n-grams of a unit were seen in one partition, and the least hash among them."""
 WHOLE = 1 << 31
 """Marks a unit number as standing for its whole document."""
-FILTER_NGRAMS = 200_000_000
-"""N-grams of a partition: a filter of about 300 MB at 1 % false positives."""
+_AROUND = 4
+"""Bits of memory for each n-gram besides its own in the filter: records of one piece at a time."""
 
 
 class NGramConfig(Config):
@@ -73,14 +73,15 @@ def find_seen(ws: Workspace, shards: list[dict[str, Any]], config: NGramConfig) 
     put_pieces(ws, "ngrams", [result["pieces"] for result in hashed])
     total = sum(result["ngrams"] for result in hashed)
     shared = {"shards": len(shards), "rate": config.false_positive_rate}
+    bits, _ = shape(config.false_positive_rate)
     parts = [
         {"partition": number, "first": first, "end": end, **shared}
-        for number, (first, end) in enumerate(partitions(total, FILTER_NGRAMS))
+        for number, (first, end) in enumerate(partitions(ws, total, (bits + _AROUND) / 8))
     ]
-    ws.map(count_seen, parts, description="count seen n-grams")
+    ws.map(count_seen, parts, description=f"count seen n-grams in {len(parts)}")
     items = [{"shard": s["shard"], "shards": len(shards), "partitions": len(parts), "ngrams": plain} for s in shards]
     decided = ws.map(decide, items, description="decide")
-    ws.map(find_first, parts, description="find first n-grams")
+    ws.map(find_first, parts, description=f"find first n-grams in {len(parts)}")
     dropped = {name: sum(result[name] for result in decided) for name in ("paragraphs", "documents")}
     units = sum(result["units"] for result in hashed)
     return {"partitions": len(parts), "clusters": {"ngrams": total, "units": units, "dropped": dropped}}

@@ -15,26 +15,36 @@ from tasks.artifacts import Classifier
 from tasks.data.documents.dolma_files import Row
 from tasks.data.filters.attributes import Scores
 from tasks.data.filters.batch import TextBatch
-from tasks.data.filters.education import CheckpointModel, EducationRule, EducationScorer, load_encoder, score_education
-from tasks.data.filters.gopher_quality import GopherQualityRule, GopherQualityScorer, score_gopher_quality
-from tasks.data.filters.gopher_repetition import GopherRepetitionRule, GopherRepetitionScorer, score_gopher_repetition
-from tasks.data.filters.language import (
+from tasks.data.filters.classifiers.education import (
+    CheckpointModel,
+    EducationRule,
+    EducationScorer,
+    load_encoder,
+    score_education,
+)
+from tasks.data.filters.classifiers.language import (
     FastTextIdentifier,
     LanguageRule,
     LanguageScorer,
     load_identifier,
     score_language,
 )
-from tasks.data.filters.length import LengthRule, LengthScorer, score_length
+from tasks.data.filters.classifiers.quality import QualityRule, QualityScorer, load_classifier, load_file, score_quality
+from tasks.data.filters.classifiers.revision import pin_checkpoint
+from tasks.data.filters.lists.url_list import URLRule, URLScorer, load_url_lists, score_urls
+from tasks.data.filters.lists.word_list import WordListRule, WordListScorer, load_phrases, score_word_list
 from tasks.data.filters.pii import PIIRule, PIIScorer, score_pii
 from tasks.data.filters.pinned import PinnedFile, read_pinned
-from tasks.data.filters.quality import QualityRule, QualityScorer, load_classifier, load_file, score_quality
-from tasks.data.filters.repetition import RepetitionRule, RepetitionScorer, score_repetition
-from tasks.data.filters.revision import pin_checkpoint
 from tasks.data.filters.stars import StarsRule, StarsScorer, score_stars
-from tasks.data.filters.url_list import URLRule, URLScorer, load_url_lists, score_urls
-from tasks.data.filters.word_frequency import WordFrequencyRule, WordFrequencyScorer, score_word_frequency
-from tasks.data.filters.word_list import WordListRule, WordListScorer, load_phrases, score_word_list
+from tasks.data.filters.statistics.gopher_quality import GopherQualityRule, GopherQualityScorer, score_gopher_quality
+from tasks.data.filters.statistics.gopher_repetition import (
+    GopherRepetitionRule,
+    GopherRepetitionScorer,
+    score_gopher_repetition,
+)
+from tasks.data.filters.statistics.length import LengthRule, LengthScorer, score_length
+from tasks.data.filters.statistics.repetition import RepetitionRule, RepetitionScorer, score_repetition
+from tasks.data.filters.statistics.word_frequency import WordFrequencyRule, WordFrequencyScorer, score_word_frequency
 
 Rule = Annotated[
     RepetitionRule

@@ -11,12 +11,12 @@ from typing import Any, Literal, Self
 from pydantic import Field
 
 from infra.workspace import Workspace
-from tasks.data.sources.formats import SUFFIXES
-from tasks.data.sources.hub_listing import Listing, choose_files, list_folder, list_hub
-from tasks.data.sources.hub_stream import hub_root, pin_revision
+from tasks.data.sources.files.hub_listing import Listing, choose_files, list_folder, list_hub
+from tasks.data.sources.files.hub_stream import hub_root, pin_revision
+from tasks.data.sources.files.listing import SourceFile, check_endings, chosen, pin_files
 from tasks.data.sources.intake import Reading, SourceConfig
-from tasks.data.sources.listing import SourceFile, check_endings, chosen, pin_files
 from tasks.data.sources.pieces import collect_pieces, file_items
+from tasks.data.sources.reading.formats import SUFFIXES
 
 
 class HubSource(SourceConfig):

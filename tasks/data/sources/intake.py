@@ -23,7 +23,7 @@ from infra.workspace import Workspace
 from model.config import Config
 from tasks.data.documents.dolma_files import LineWriter
 from tasks.data.documents.partitions import KeySpill, put_work
-from tasks.data.sources.listing import SourceFile
+from tasks.data.sources.files.listing import SourceFile
 
 SCHEMA = ("id", "text", "source", "added", "created", "metadata")
 PLACE = np.dtype([("part", "<u4"), ("file", "<u4"), ("first", "<u8"), ("line", "<u8"), ("group", "<i4")])
@@ -33,6 +33,8 @@ file without)."""
 _NESTED = 3
 """Objects inside each other under `metadata` whose fields are the document's."""
 _KEPT_RAW_CHARS = 2000
+_DIGITS = 20
+"""Of the longest number of 64 bits, with a sign."""
 EXAMPLES = 3
 """Rows kept aside that an item names in messages."""
 
@@ -123,12 +125,6 @@ class Intake:
         """From now on, lines count from byte `first` of a file; `lines_before` is asked when a line must be named."""
         self.first = first
         self.lines_before = lines_before or _none_before
-
-    def parse(self, line: bytes) -> tuple[Any, str]:
-        """(the value of one JSON line, ""), or (None, `reason: detail`) when it has none."""
-        row, problem, repaired = parse_line(line)
-        self.repaired += repaired
-        return row, problem
 
     def accept(self, row: Any, *, file: str, line_number: int, fallback_id: str, group: int | None = None) -> None:
         """One parsed row; `fallback_id` names it when it has no id of its own."""
@@ -257,20 +253,38 @@ class Intake:
 
 def parse_line(line: bytes) -> tuple[Any, str, bool]:
     """(value, problem, whether it was repaired) of a JSON line: what the fast parser refuses although JSON readers commonly take
-    it (lone surrogates, NaN, a byte order mark) is repaired."""
+    it (lone surrogates, NaN, a byte order mark), or rounds (whole numbers of more than 64 bits), is repaired."""
+    refused = ""
     try:
-        return orjson.loads(line), "", False
+        value = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         refused = str(error)
+    else:
+        if not _is_rounded(value):
+            return value, "", False
     try:
         # Files that were joined have a byte order mark in their middle; sequences (RFC 7464) begin each row with a separator.
         text = line.decode("utf-8").lstrip("\ufeff\x1e")
     except UnicodeDecodeError as error:
         return None, f"not_utf8: {error}", False
     try:
-        return writable(json.loads(text)), "", True
-    except (ValueError, RecursionError):
-        return None, f"not_json: {refused}", False
+        return writable(json.loads(text, parse_int=_whole)), "", True
+    except (ValueError, RecursionError) as error:
+        return None, f"not_json: {refused or error}", False
+
+
+def _is_rounded(value: Any) -> bool:
+    """Whether a value holds a number that may be a whole one of more than 64 bits, which the fast parser rounds."""
+    if isinstance(value, float):
+        return abs(value) >= 2**63
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    # Most values are text.
+    return any(type(item) is not str and _is_rounded(item) for item in items)
+
+
+def _whole(text: str) -> int | str:
+    """A whole number; its digits where it is so long that no JSON of ours holds it, and Python makes no number of it."""
+    return int(text) if len(text) <= _DIGITS else text
 
 
 def part_name(item: int, part: int) -> str:

@@ -7,10 +7,10 @@ from typing import Any, Literal, Self
 from pydantic import Field
 
 from infra.workspace import Workspace
-from tasks.data.sources.formats import SUFFIXES, format_of
+from tasks.data.sources.files.listing import SourceFile, find_files
 from tasks.data.sources.intake import Reading, SourceConfig
-from tasks.data.sources.listing import SourceFile, find_files
 from tasks.data.sources.pieces import collect_pieces, file_items
+from tasks.data.sources.reading.formats import SUFFIXES, format_of
 
 
 class LocalSource(SourceConfig):

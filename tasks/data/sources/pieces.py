@@ -12,13 +12,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from infra.workspace import Workspace
-from tasks.data.sources.formats import format_of, is_compressed
+from tasks.data.sources.files.listing import SourceFile
 from tasks.data.sources.intake import Intake, SourceConfig
-from tasks.data.sources.lines import read_lines
-from tasks.data.sources.listing import SourceFile
-from tasks.data.sources.pages import read_archive, read_page
-from tasks.data.sources.tables import block_ranges, read_table
-from tasks.data.sources.texts import read_text
+from tasks.data.sources.reading.formats import format_of, is_compressed
+from tasks.data.sources.reading.lines import read_lines
+from tasks.data.sources.reading.pages import read_archive, read_page
+from tasks.data.sources.reading.tables import block_ranges, read_table
+from tasks.data.sources.reading.texts import read_text
 
 EXPECTED_EXPANSION = 4
 """Text bytes per compressed byte, only to put short files together into items of about `shard_bytes`."""

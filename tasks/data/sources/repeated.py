@@ -14,9 +14,9 @@ import orjson
 from infra.workspace import Workspace
 from tasks.data.documents.dolma_files import LineWriter, parse_rows, read_own
 from tasks.data.documents.partitions import find_all_repeats, group_sizes, read_repeats, read_work
+from tasks.data.sources.files.listing import SourceFile
 from tasks.data.sources.intake import EXAMPLES, PLACE, example, part_name
-from tasks.data.sources.lines import count_lines
-from tasks.data.sources.listing import SourceFile
+from tasks.data.sources.reading.lines import count_lines
 
 REPEATED = "repeated_id"
 

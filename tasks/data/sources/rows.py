@@ -12,12 +12,12 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from model.config import Config
-from tasks.data.sources.formats import ROW_SUFFIXES, format_of
+from tasks.data.sources.files.hub_stream import pin_revision
+from tasks.data.sources.files.listing import SourceFile, find_files
 from tasks.data.sources.hub import HubSource, hub_files
-from tasks.data.sources.hub_stream import pin_revision
-from tasks.data.sources.lines import line_rows
-from tasks.data.sources.listing import SourceFile, find_files
-from tasks.data.sources.tables import table_rows
+from tasks.data.sources.reading.formats import ROW_SUFFIXES, format_of
+from tasks.data.sources.reading.lines import line_rows
+from tasks.data.sources.reading.tables import table_rows
 
 MAX_ROW_BYTES = 64_000_000
 """A longer line is no usable row; it bounds memory."""

@@ -6,6 +6,7 @@ then the answer, as text without HTML. Only questions that wait for their answer
 question. The paper names no HTML extractor; this is Resiliparse's, as for web pages. De-duplication is the dedup stage's work.
 """
 
+import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from pathlib import PurePosixPath
@@ -16,12 +17,14 @@ from resiliparse.extract.html2text import extract_plain_text
 
 from infra.workspace import Workspace
 from tasks.data.documents.dolma_files import open_lines
-from tasks.data.filters.stackexchange import MIN_ANSWER_VOTES, MIN_QUESTION_VOTES, is_good_pair, join_pair
-from tasks.data.sources.formats import COMPRESSIONS
+from tasks.data.sources.files.listing import BrokenFileError, SourceFile, find_files
 from tasks.data.sources.intake import Intake, Reading, SourceConfig
-from tasks.data.sources.lines import ENDS, cut_lines, most_bytes
-from tasks.data.sources.listing import BrokenFileError, SourceFile, find_files
+from tasks.data.sources.reading.formats import COMPRESSIONS
+from tasks.data.sources.reading.lines import ENDS, cut_lines, most_bytes
 
+MIN_QUESTION_VOTES = 3
+MIN_ANSWER_VOTES = 5
+_NEWLINES = re.compile(r"\n+")
 SUFFIXES = tuple(f"Posts.xml{compression}" for compression in ("", *COMPRESSIONS))
 QUESTION, ANSWER = "1", "2"
 """Values of PostTypeId."""
@@ -152,3 +155,19 @@ def plain_text(html: str) -> str:
 def site_of(url: str) -> str:
     """A site's name: that of the folder its posts are in."""
     return PurePosixPath(url).parent.name
+
+
+def is_good_pair(
+    question_votes: int,
+    answer_votes: int,
+    min_question_votes: int = MIN_QUESTION_VOTES,
+    min_answer_votes: int = MIN_ANSWER_VOTES,
+) -> bool:
+    """Whether a question and its accepted answer stay: both have enough votes."""
+    return question_votes >= min_question_votes and answer_votes >= min_answer_votes
+
+
+def join_pair(question: str, answer: str) -> str:
+    """Question and answer, separated by one newline more than the longest run of newlines in either."""
+    longest = max((len(run) for text in (question, answer) for run in _NEWLINES.findall(text)), default=0)
+    return question + "\n" * (longest + 1) + answer

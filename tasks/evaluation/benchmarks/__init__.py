@@ -8,12 +8,14 @@ from typing import Annotated
 
 from pydantic import Field
 
-from tasks.evaluation.benchmarks import gsm8k, ifeval, olmes, olmes_requests, synthetic, template
+from tasks.evaluation.benchmarks import gsm8k, ifeval, synthetic, template
 from tasks.evaluation.benchmarks.gsm8k import GSM8KBenchmark
 from tasks.evaluation.benchmarks.ifeval import IFEvalBenchmark
 from tasks.evaluation.benchmarks.items import Generation, Item, ItemScore, Likelihood, LikelihoodAnswer
-from tasks.evaluation.benchmarks.olmes import OlmesBenchmark
-from tasks.evaluation.benchmarks.olmes_requests import OlmesRequestsBenchmark
+from tasks.evaluation.benchmarks.olmes import benchmark as olmes
+from tasks.evaluation.benchmarks.olmes import requests as olmes_requests
+from tasks.evaluation.benchmarks.olmes.benchmark import OlmesBenchmark
+from tasks.evaluation.benchmarks.olmes.requests import OlmesRequestsBenchmark
 from tasks.evaluation.benchmarks.synthetic import SyntheticBenchmark
 from tasks.evaluation.benchmarks.template import TemplateBenchmark
 

@@ -15,9 +15,9 @@ from pydantic import Field
 from model.config import Config
 from model.tokens.chat import Message
 from tasks.data.sources.rows import RowSource, field_of, read_good_rows
-from tasks.evaluation.benchmarks.answers import gsm8k_match
 from tasks.evaluation.benchmarks.items import Generation, Item, ItemScore, LikelihoodAnswer, Prompt, subsample
-from tasks.evaluation.benchmarks.task import Role
+from tasks.evaluation.benchmarks.olmes.answers import gsm8k_match
+from tasks.evaluation.benchmarks.olmes.task import Role
 from tasks.verifiers import Rules, verify
 
 CALCULATOR = re.compile(r"<<.*?>>")

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from tasks.evaluation.benchmarks.gsm8k import GSM8KBenchmark
-from tasks.evaluation.benchmarks.olmes import OlmesBenchmark
-from tasks.evaluation.benchmarks.olmes_requests import OlmesRequestsBenchmark
-from tasks.evaluation.benchmarks.task import Role
+from tasks.evaluation.benchmarks.olmes.benchmark import OlmesBenchmark
+from tasks.evaluation.benchmarks.olmes.requests import OlmesRequestsBenchmark
+from tasks.evaluation.benchmarks.olmes.task import Role
 from tasks.evaluation.benchmarks.template import TemplateBenchmark
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from tasks.evaluation.benchmarks.items import (
     LikelihoodAnswer,
     Prompt,
 )
-from tasks.evaluation.benchmarks.ranked import Normalisation, score_ranked
+from tasks.evaluation.benchmarks.olmes.ranked import Normalisation, score_ranked
 from tasks.synthetic import KindConfig, Problem, generate_mixed
 from tasks.verifiers import verify
 

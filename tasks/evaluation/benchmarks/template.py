@@ -19,7 +19,6 @@ from pydantic import Field, model_validator
 from model.config import Config
 from model.tokens.chat import Message
 from tasks.data.sources.rows import RowSource, read_good_rows
-from tasks.evaluation.benchmarks.answers import squad_f1, squad_match
 from tasks.evaluation.benchmarks.items import (
     Generation,
     Item,
@@ -29,8 +28,9 @@ from tasks.evaluation.benchmarks.items import (
     Prompt,
     subsample,
 )
-from tasks.evaluation.benchmarks.ranked import Normalisation, score_bits, score_ranked
-from tasks.evaluation.benchmarks.task import LETTERS, Format, Role
+from tasks.evaluation.benchmarks.olmes.answers import squad_f1, squad_match
+from tasks.evaluation.benchmarks.olmes.ranked import Normalisation, score_bits, score_ranked
+from tasks.evaluation.benchmarks.olmes.task import LETTERS, Format, Role
 from tasks.verifiers import Rules, verify
 from tasks.verifiers.sandbox import run_program
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from model.training.diagnostics import spike_score
+from model.training.measuring.diagnostics import spike_score
 from tasks.evaluation.reporting.figures import Line, together
 from tasks.evaluation.reporting.words import fine
 

@@ -9,7 +9,7 @@ import orjson
 from tasks.evaluation.benchmarks import LOWER_IS_BETTER, Benchmark, ItemScore, primary_metric
 from tasks.evaluation.benchmarks.asking import Answer, RequestFacts
 from tasks.evaluation.benchmarks.items import Estimate, Generation, Item, Likelihood, estimate_mean
-from tasks.evaluation.benchmarks.olmes import OlmesBenchmark
+from tasks.evaluation.benchmarks.olmes.benchmark import OlmesBenchmark
 from tasks.evaluation.benchmarks.roles import role_of
 from tasks.evaluation.comparing.paired import error_of_mean
 from tasks.evaluation.scoring.suites import over_groups

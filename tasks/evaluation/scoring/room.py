@@ -5,7 +5,7 @@ Base tasks have a context of 2,048 tokens, which a task may say otherwise in its
 """
 
 from tasks.evaluation.benchmarks import Benchmark
-from tasks.evaluation.benchmarks.olmes import OlmesBenchmark
+from tasks.evaluation.benchmarks.olmes.benchmark import OlmesBenchmark
 
 
 def context_of(benchmark: Benchmark, max_context: int, window: int) -> int:

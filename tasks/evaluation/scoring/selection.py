@@ -10,9 +10,9 @@ from typing import Any
 
 from tasks.evaluation.benchmarks import Benchmark
 from tasks.evaluation.benchmarks.ifeval import IFEvalBenchmark
-from tasks.evaluation.benchmarks.local_copy import find_copy
-from tasks.evaluation.benchmarks.olmes import OlmesBenchmark
-from tasks.evaluation.benchmarks.tasks import all_tasks, find_task
+from tasks.evaluation.benchmarks.olmes.benchmark import OlmesBenchmark
+from tasks.evaluation.benchmarks.olmes.local_copy import find_copy
+from tasks.evaluation.benchmarks.olmes.tasks import all_tasks, find_task
 from tasks.evaluation.scoring.suites import SuiteConfig
 
 TABLES: dict[str, tuple[str, ...]] = {

@@ -24,14 +24,24 @@ from model.files.weights import SavedWeights, load_hf, save_hf
 from model.network.transformer import Transformer, on_meta_device
 from model.parallel.group import Weights, fill, whole_model
 from model.tokens.tokenizer import Tokenizer
-from model.training.loop import Batch, Course, Listeners, TrainState, new_state, train
-from model.training.metrics import Scalars
+from model.training.loop import (
+    Batch,
+    Course,
+    Evaluation,
+    Listeners,
+    TrainState,
+    evaluated,
+    new_state,
+    train,
+)
+from model.training.measuring.metrics import Scalars
+from model.training.measuring.throughput import peak_flops, speed
 from model.training.optim import OptimConfig
 from model.training.schedule import ScheduleConfig
-from model.training.state_files import load_moments, save_moments
-from model.training.throughput import peak_flops, speed
+from model.training.state_files import is_needed, load_moments, load_state, save_moments
 from tasks.artifacts import METRICS, MOMENTS, Checkpoint, RewardModel, is_of_model
 from tasks.training.fitting.save_points import Journal, Mark, SavePoints, resume
+from tasks.training.fitting.selection import Selector, best_step, scored_steps, tell_selection
 
 
 @dataclass(frozen=True)
@@ -156,13 +166,14 @@ def fit(
     initial_moments: Path | None = None,
     keep_moments: bool = False,
     save_multiple: int = 1,
+    selector: Selector | None = None,
 ) -> TrainingResult:
     """Train from the newest save point, or from `weights` (None: those that the model has), and write `metrics.jsonl`.
 
     `state` is what `begin` made. `initial_moments` is the `optimizer.safetensors` of the run to continue (RECIPE E). Save points
     fall on multiples of `save_multiple` steps. `metrics.jsonl` has a line for every step. With `keep_moments`,
-    `optimizer.safetensors` joins the payload. Use the result's model afterwards: the state's may be sharded. Raises WorkDone in
-    the workers of a group that are not its first.
+    `optimizer.safetensors` joins the payload. With a `selector`, the result is the best of its save points. Use the result's
+    model afterwards: the state's may be sharded. Raises WorkDone in the workers of a group that are not its first.
     """
     if course.steps < 1:
         raise ValueError(
@@ -181,7 +192,9 @@ def fit(
     # Rounded up to whole rollouts: a save point within one could not be resumed exactly.
     save_every = save_multiple * math.ceil(ws.save_every / save_multiple)
 
-    with ws.progress(course.description, course.steps, "steps") as bar, SavePoints(ws, journal, save_every) as points:
+    candidates = frozenset(selector.config.steps_of(course.steps, save_multiple) if selector else ())
+    saving = SavePoints(ws, journal, save_every, candidates)
+    with ws.progress(course.description, course.steps, "steps") as bar, saving as points:
         bar.advance(first)
 
         def counted_batches(step: int) -> Sequence[Batch]:
@@ -200,12 +213,59 @@ def fit(
             ws.log(step=step, **metrics)
             bar.advance(step - bar.done)
 
-        counted = replace(course, batches=counted_batches, logging=replace(course.logging, facts=facts))
-        told = Listeners(log=log, record=record, checkpoint=points.save, checkpoint_every=save_every)
+        counted = replace(
+            course,
+            batches=counted_batches,
+            logging=replace(course.logging, facts=facts),
+            evaluation=with_selection(course.evaluation, selector, candidates),
+        )
+        told = Listeners(
+            log=log,
+            record=record,
+            checkpoint=points.save,
+            checkpoint_every=save_every,
+            checkpoint_also=candidates,
+        )
         state = train(state, counted, compute_of(ws), told)
     _note_speed(ws, time.monotonic() - began, journal, before, state.group.world)
+    counts = choose(ws, state, journal, selector) if selector else journal
     found = course.evaluation.finish(state) if course.evaluation.finish else {}
-    return conclude(ws, state, journal, course.description, keep_moments=keep_moments, found=found)
+    return conclude(ws, state, journal, counts, course.description, keep_moments=keep_moments, found=found)
+
+
+def with_selection(evaluation: Evaluation, selector: Selector | None, candidates: frozenset[int]) -> Evaluation:
+    """What judges a training on its way, together with what scores its candidates."""
+    if selector is None:
+        return evaluation
+
+    def judge(state: TrainState) -> dict[str, float]:
+        asked = evaluation.due(state.step)
+        return (asked(state) if asked else {}) | (selector(state) if state.step in candidates else {})
+
+    return replace(evaluation, judge=judge, also=candidates)
+
+
+def choose(ws: Workspace, state: TrainState, journal: Journal, selector: Selector) -> Journal:
+    """Bring the state back to the best of a training's save points; the journal of that moment.
+
+    Raises StoreError where its files are no longer what was saved, ValueError where no score is finite.
+    """
+    scored = scored_steps(journal.lines, selector.metric)
+    if state.step not in scored:
+        # A training that ended early, by a budget, has no score of its end.
+        last = evaluated(state, selector)
+        scored[state.step] = {"score": last[selector.metric], "stderr": last[f"{selector.metric}/stderr"]}
+    # All ranks take the same one, and none reads before rank 0 has written the markers.
+    best = best_step(scored, by=selector.config.by, lower_is_better=selector.lower_is_better)
+    chosen, trained = state.group.exchange(best)[0], state.step
+    if chosen != trained:
+        folder = ws.own_save_point(chosen, lambda name: is_needed(name, state.group))
+        load_state(state, folder)
+        journal = Journal.load(folder)
+    if not state.group.rank:
+        tell_selection(ws, selector, scored, chosen)
+        ws.note(steps_trained=trained, step_chosen=chosen)
+    return journal
 
 
 def _note_speed(ws: Workspace, seconds: float, journal: Journal, before: Mark, devices: int) -> None:
@@ -219,12 +279,16 @@ def conclude(
     ws: Workspace,
     state: TrainState,
     journal: Journal,
+    counts: Journal,
     description: str,
     *,
     keep_moments: bool,
     found: dict[str, float],
 ) -> TrainingResult:
-    """Gather the model in rank 0, which writes what belongs to the payload; the others end with WorkDone."""
+    """Gather the model in rank 0, which writes what belongs to the payload; the others end with WorkDone.
+
+    `journal` is of the whole training, `counts` of it up to this state.
+    """
     group = state.group
     whole = cast(Transformer, whole_model(group, state.model))
     if keep_moments:
@@ -237,7 +301,7 @@ def conclude(
     if group.world > 1:
         ws.note(workers=group.world, parallel=ws.compute.parallel.data)
     ws.write(METRICS, bytes(journal.lines))
-    return TrainingResult(whole, state, state.step, journal.tokens, journal.flops, journal.final_loss(), found)
+    return TrainingResult(whole, state, state.step, counts.tokens, counts.flops, counts.final_loss(), found)
 
 
 def export(ws: Workspace, model: Transformer, tokenizer: Tokenizer, bos: Literal["none", "eos"]) -> None:

@@ -8,8 +8,7 @@ The workers of a group share windows and requests out, then all of them know all
 training; tasks have it on accelerators, and fp32 on a host.
 """
 
-from collections.abc import Callable, Iterator
-from itertools import chain
+from collections.abc import Iterator
 from math import exp
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,6 @@ import torch
 from pydantic import Field
 
 from infra.workspace import Workspace
-from model.config import Config, Precision
 from model.data.batches import Window, WindowedTokens
 from model.data.labels import IGNORE, next_token_labels
 from model.network.transformer import Transformer
@@ -26,44 +24,18 @@ from model.tokens.tokenizer import Tokenizer
 from model.training.loop import Evaluate, TrainState, to_device
 from model.training.losses import LossConfig, language_model_objective
 from model.training.optim import OptimConfig
-from tasks.artifacts import PERPLEXITY, TASK
-from tasks.evaluation.benchmarks import BenchmarkConfig, load_items, make_requests, primary_metric, score_item
-from tasks.evaluation.benchmarks.asking import ask, local_scorer, request_names
-from tasks.evaluation.benchmarks.roles import refuse_held_out
-from tasks.generation import local_generator, shared_generator
+from tasks.artifacts import PERPLEXITY
+from tasks.training.fitting.asked_tasks import TasksInLoop, asked_tasks, trained_model
 
 if TYPE_CHECKING:
     from model.training.loop import Batch
 
-BATCH_SIZE = 64
-"""Answers generated at once."""
 
+class InLoopConfig(TasksInLoop):
+    """What is evaluated while a model trains on a mix; nothing by default."""
 
-class InLoopConfig(Config):
-    """What is evaluated while a model trains; nothing by default."""
-
-    every: int = Field(default=1000, ge=1)
-    """Steps between two evaluations (RECIPE D)."""
     windows: int = Field(default=0, ge=0)
     """Windows of every source that are kept out of the training and judged by their perplexity; 0 is none."""
-    tasks: tuple[str, ...] = ()
-    """Benchmarks to ask, by their names under `evaluation`."""
-    items: int = Field(default=100, ge=1)
-    """Items of each benchmark, the first ones."""
-    benchmarks: tuple[BenchmarkConfig, ...] = ()
-    """The benchmarks of `tasks`; the recipe fills them in."""
-
-    def filled(self, benchmarks: tuple[BenchmarkConfig, ...]) -> "InLoopConfig":
-        """The same with the named benchmarks. Raises ValueError for a name that is not among them."""
-        known = {benchmark.name: benchmark for benchmark in benchmarks}
-        unknown = [name for name in self.tasks if name not in known]
-        if unknown:
-            raise ValueError(
-                f"in_loop.tasks names {', '.join(unknown)}; the benchmarks under evaluation are {', '.join(known)}"
-            )
-        chosen = tuple(known[name] for name in self.tasks)
-        refuse_held_out("in_loop.tasks", chosen)
-        return self.model_copy(update={"benchmarks": chosen})
 
 
 def evaluator(
@@ -73,13 +45,8 @@ def evaluator(
 
     Raises ValueError where tasks are named without their benchmarks.
     """
-    if len(config.tasks) != len(config.benchmarks):
-        raise ValueError(
-            f"in_loop.tasks names {len(config.tasks)} benchmarks, in_loop.benchmarks holds {len(config.benchmarks)}; a recipe "
-            "fills them in: give the benchmarks themselves when there is none"
-        )
     held_out = data.held_out()
-    asked = [_task(benchmark, config.items, tokenizer) for benchmark in config.benchmarks]
+    asked = asked_tasks(config, tokenizer, chat=False)
     if not held_out and not asked:
         return None
 
@@ -89,8 +56,9 @@ def evaluator(
         metrics = {
             f"{PERPLEXITY}{source}": _perplexity(state, data, windows, optim) for source, windows in held_out.items()
         }
-        for benchmark, score in zip(config.benchmarks, asked, strict=True):
-            metrics[f"{TASK}{benchmark.name}"] = score(state, optim.precision)
+        for name, task in asked.items():
+            values = task.scores(trained_model(state), state, optim.precision)
+            metrics[name] = sum(values) / len(values)
         rows.append({"step": state.step} | metrics)
         ws.table("in-loop", rows)
         return metrics
@@ -128,31 +96,3 @@ def _validation_batches(data: WindowedTokens, windows: list[Window], batches: in
         labels = next_token_labels(ids)
         labels[len(found) :] = IGNORE
         yield {"ids": ids, "labels": labels, "divisor": np.asarray(np.float32(1.0))}
-
-
-def _task(benchmark: BenchmarkConfig, items: int, tokenizer: Tokenizer) -> Callable[[TrainState, Precision], float]:
-    """(State, precision of its training) -> mean of the benchmark's own metric over its first items."""
-    chosen = load_items(benchmark)[:items]
-    requests = list(make_requests(benchmark, chosen, False))
-    metric = primary_metric(benchmark, chosen)
-    names = request_names(benchmark.name, chosen, requests)
-
-    def score(state: TrainState, precision: Precision) -> float:
-        model, group = state.model, state.group
-        assert isinstance(model, Transformer)
-        room, kind = model.config.max_sequence_length, model.device.type
-        used = "fp32" if kind == "cpu" else precision
-        generator = shared_generator(local_generator(model, tokenizer, used, BATCH_SIZE, group), group)
-        with torch.autocast(kind, torch.bfloat16, enabled=used == "bf16"):
-            asked = ask(
-                tokenizer, list(chain(*requests)), generator=generator, scorer=local_scorer(model, group),
-                max_context=room, progress=lambda _: None, names=names,
-            )  # fmt: skip
-        found = iter(asked.answers)
-        scores = [
-            score_item(benchmark, item, [next(found) for _ in wanted], False)
-            for item, wanted in zip(chosen, requests, strict=True)
-        ]
-        return float(np.mean([one.metrics[metric] for one in scores]))
-
-    return score

@@ -26,6 +26,7 @@ from model.training.losses import LossConfig
 from model.training.optim import OptimConfig
 from tasks.artifacts import Mix
 from tasks.training.fitting.in_loop_evaluation import InLoopConfig
+from tasks.training.fitting.selection import SelectConfig
 
 COPIED_BYTES = 4 << 30
 """A mix whose files have no more bytes than this is read from local copies."""
@@ -56,6 +57,8 @@ class MixTrainingConfig(Config):
     """Leave windows with a span of 1 to 13 tokens repeated 32 times or more out of the loss (RECIPE C.4)."""
     in_loop: InLoopConfig = InLoopConfig()
     """Evaluation while training."""
+    select: SelectConfig | None = None
+    """Choose the result among the save points."""
     log_every: int = Field(default=10, ge=1)
     """Steps between two lines with all metrics (RECIPE D); loss, gradient norm and skipped updates are recorded every step."""
     norms_every: int = Field(default=100, ge=0)
@@ -108,9 +111,11 @@ def training_windows(
 ) -> WindowedTokens:
     """The batches of a training on a mix; `micro_instances` windows are a micro-batch, 0 for the whole batch.
 
-    Raises ValueError when the mix holds less than one batch, or less than twice what is held out of a source.
+    Raises ValueError when the mix holds less than one batch, or less than twice what is held out of a source, and by name for a
+    source that gives no window.
     """
     files, stored = mix_files(reader, mix)
+    check_sources(files, config.target_length or config.sequence_length)
     return windows_of(reader, files, stored, config, seed, micro_instances)
 
 
@@ -136,6 +141,24 @@ def windows_of(
         held_out=config.in_loop.windows,
         reader=store_reader(reader, stored),
     )
+
+
+def check_sources(files: Sequence[TokenFile], window: int) -> None:
+    """ValueError that names a source of which no file has one window: the training would read nothing of it.
+
+    A mix stated by passes is the same for every training, so that it cannot know.
+    """
+    longest: dict[str, int] = {}
+    for file in files:
+        longest[file.source] = max(longest.get(file.source, 0), file.tokens)
+    for source, most in longest.items():
+        if most < window:
+            taken = [file.tokens for file in files if file.source == source]
+            raise ValueError(
+                f"source {source!r} gives no window of {window:,} tokens: the mix takes {sum(taken):,} tokens of it in "
+                f"{len(taken):,} files, at most {most:,} of one. Give it more text, longer files or more passes, make the window "
+                "shorter, or take it out of the mix"
+            )
 
 
 def store_reader(reader: Reader, stored: Sequence[StoredFile], copied_bytes: int = COPIED_BYTES):

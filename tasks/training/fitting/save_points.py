@@ -7,7 +7,7 @@ payload as an undisturbed one. A line is written once, when its step is known; a
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,11 +100,11 @@ def resume(ws: Workspace, state: TrainState) -> Journal | None:
 class SavePoints:
     """Context manager that saves states in a background thread, one after the other; leaves when all are written.
 
-    Every `keep_every`-th save point stays in the store.
+    Every `keep_every`-th save point stays in the store, and those of the steps `kept`.
     """
 
-    def __init__(self, ws: Workspace, journal: Journal, every: int) -> None:
-        self.ws, self.journal, self.every = ws, journal, every
+    def __init__(self, ws: Workspace, journal: Journal, every: int, kept: Collection[int] = ()) -> None:
+        self.ws, self.journal, self.every, self.kept = ws, journal, every, kept
         self.keep_every = every * (ws.keep_every // ws.save_every)
         self._memory: Snapshot | None = None
         self._running: Future[None] | None = None
@@ -127,7 +127,7 @@ class SavePoints:
         # The copy of the last save point is overwritten, so that saving takes the host's memory once.
         self._memory = snapshot(state, self._memory)
         # By step, not by count: a resumed run keeps the same save points as an undisturbed one.
-        keep = bool(self.keep_every) and state.step % self.keep_every == 0
+        keep = state.step in self.kept or (bool(self.keep_every) and state.step % self.keep_every == 0)
         self._running = self._thread.submit(self._write, state, state.step, self.journal.mark(), keep)
 
     def check(self, wait: bool = False) -> None:

@@ -15,14 +15,15 @@ from model.network.transformer import Transformer
 from model.parallel.group import Weights
 from model.parallel.work_split import own_rows
 from model.tokens.tokenizer import Tokenizer
-from model.training.diagnostics import NormWatch
 from model.training.loop import Course, Evaluation, Logging
 from model.training.losses import language_model_objective
+from model.training.measuring.diagnostics import NormWatch
 from model.training.schedule import ScheduleConfig
 from tasks.artifacts import Mix
 from tasks.training.fitting.fit import TrainingResult, begin, export, fit
 from tasks.training.fitting.in_loop_evaluation import evaluator
 from tasks.training.fitting.mix_windows import MixTrainingConfig, training_windows, window_names
+from tasks.training.fitting.selection import selector
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ def train_on_mix(ws: Workspace, mix: Mix, config: MixTrainingConfig, run: MixRun
             weights=run.weights,
             keep_moments=run.keep_moments,
             initial_moments=run.initial_moments,
+            selector=selector(config.select, run.tokenizer, config.optim.precision, chat=False),
         )
     ws.note(data_wait_seconds=round(rows.waited_seconds, 3))
     export(ws, result.model, run.tokenizer, bos="none")

@@ -30,6 +30,10 @@ class Bench:
         self.store = Store(str(root / "store"))
         self.session = Session(self.store, Execution(store=self.store.url, ray="off"))
 
+    def set(self, **execution: Any) -> None:
+        """Change settings of how stages run."""
+        self.session.execution = self.session.execution.model_copy(update=execution)
+
     def run(self, stage: Stage, *args: Any, **kwargs: Any) -> Any:
         """The artifact of a stage call."""
         return run_stage(stage, self.session, stage.bind(*args, **kwargs), lambda *event: None).artifact

@@ -19,16 +19,16 @@ import zstandard
 
 from infra.storage.store import Store
 from tasks.data.collect import collect
-from tasks.data.documents import partitions
 from tasks.data.documents.dolma_files import LineWriter
-from tasks.data.sources import lines as lines_module
-from tasks.data.sources import repeated, tables
+from tasks.data.sources import repeated
+from tasks.data.sources.files.listing import BrokenFileError, SourceFailureError
 from tasks.data.sources.hub import HubSource
-from tasks.data.sources.lines import count_lines
-from tasks.data.sources.listing import BrokenFileError, SourceFailureError
 from tasks.data.sources.local import LocalSource
+from tasks.data.sources.reading import lines as lines_module
+from tasks.data.sources.reading import tables
+from tasks.data.sources.reading.lines import count_lines
+from tasks.data.sources.reading.texts import cut_parts
 from tasks.data.sources.rows import RowSource, read_rows
-from tasks.data.sources.texts import cut_parts
 
 
 def local(*paths: Path, **options) -> LocalSource:
@@ -41,10 +41,9 @@ def lines(*rows: object) -> bytes:
 
 
 @pytest.fixture
-def small_partitions(monkeypatch):
+def small_partitions(bench):
     """Several pieces per shard and several partitions, so that nothing is found within one of them only."""
-    monkeypatch.setattr(partitions, "PIECE_RECORDS", 7)
-    monkeypatch.setattr(partitions, "PARTITION_RECORDS", 20)
+    bench.set(shuffle_bytes=2000)
 
 
 @pytest.mark.parametrize("shard_bytes", [300, 1_000_000])

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.data.collect import collect
+from tasks.data.sources.files.listing import BrokenFileError
 from tasks.data.sources.hub import HubSource
 from tasks.data.sources.intake import clean_text
-from tasks.data.sources.listing import BrokenFileError
 from tasks.data.sources.local import LocalSource
 from tasks.data.sources.python import PythonSource, docstrings
 
@@ -121,7 +121,7 @@ def test_a_line_beyond_the_limit_is_kept_aside_without_reading_it_whole(bench, t
 
 
 def test_an_archive_bomb_is_cut_off(bench, tmp_path, monkeypatch):
-    monkeypatch.setattr("tasks.data.sources.lines.MAX_EXPANSION_FROM", 1 << 16)
+    monkeypatch.setattr("tasks.data.sources.reading.lines.MAX_EXPANSION_FROM", 1 << 16)
     path = tmp_path / "bomb.jsonl.zst"
     path.write_bytes(zstandard.compress(b'{"text": "a"}\n' * 400_000))
     with pytest.raises(BrokenFileError, match=r"bomb\.jsonl\.zst breaks at row .*archive_bomb"):

@@ -5,13 +5,13 @@ import random
 
 import pytest
 
-from tasks.data.classifier import ClassifierConfig, Selection, classifier
+from tasks.data.classifying.classifier import ClassifierConfig, Selection, classifier
 from tasks.data.decontaminate import decontaminate
 from tasks.data.dedup import DedupConfig, dedup
-from tasks.data.filters.minhash import MinHashConfig
+from tasks.data.duplicates.minhash import MinHashConfig
+from tasks.data.filters.classifiers.quality import QualityRule
 from tasks.data.filters.ngrams import word_ngrams
 from tasks.data.filters.overlap import OWNED, UNIT, DecontaminateConfig, Items, find_overlaps
-from tasks.data.filters.quality import QualityRule
 from tasks.evaluation.benchmarks import load_items
 from tasks.evaluation.benchmarks.synthetic import SyntheticBenchmark
 from tasks.synthetic import WordProblemsConfig

@@ -10,24 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.data.dedup import DedupConfig, dedup
-from tasks.data.documents import partitions
-from tasks.data.duplicates import seen as seen_module
+from tasks.data.duplicates.bloom import BloomFilter, expected_rate, shape
+from tasks.data.duplicates.components import Edges, large_star, small_star, stars
+from tasks.data.duplicates.minhash import MinHashConfig, band_keys, signatures
 from tasks.data.duplicates.pieces import ParagraphConfig
 from tasks.data.duplicates.seen import NGramConfig
 from tasks.data.filters import windows as windows_module
-from tasks.data.filters.bloom import BloomFilter, expected_rate, shape
-from tasks.data.filters.components import Edges, large_star, small_star, stars
-from tasks.data.filters.minhash import MinHashConfig, band_keys, signatures
 from tasks.data.filters.ngrams import word_ngrams
 
 
-@pytest.fixture(params=["one partition", "many partitions"])
-def sizes(request, monkeypatch):
+@pytest.fixture(params=[None, 4000], ids=["one partition", "many partitions"])
+def sizes(request, bench):
     """Everything in one partition, or several pieces per shard and several partitions."""
-    if request.param == "many partitions":
-        monkeypatch.setattr(partitions, "PIECE_RECORDS", 40)
-        monkeypatch.setattr(partitions, "PARTITION_RECORDS", 50)
-        monkeypatch.setattr(seen_module, "FILTER_NGRAMS", 200)
+    if request.param:
+        bench.set(shuffle_bytes=request.param)
 
 
 def test_equal_texts_keep_the_first_in_order_of_inputs_and_rows(bench, sizes):

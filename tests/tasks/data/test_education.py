@@ -20,8 +20,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from tasks.data.classifier import ClassifierConfig, Selection, classifier
-from tasks.data.filters.education import (
+from tasks.data.classifying.classifier import ClassifierConfig, Selection, classifier
+from tasks.data.filters.classifiers.education import (
     CheckpointModel,
     EducationRule,
     EducationScorer,
@@ -29,8 +29,8 @@ from tasks.data.filters.education import (
     encoder_scores,
     load_encoder,
 )
-from tasks.data.filters.length import LengthScorer
 from tasks.data.filters.rules import needs_device, pin_rule
+from tasks.data.filters.statistics.length import LengthScorer
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *["the", "sun", "is", "a", "star", "and", "buys", "cheap", "pills", "now"]]
 TEXTS = ["the sun is a star", "buys cheap pills now " * 30, "", "the", "a star and the sun " * 3, "unknown words"]
@@ -126,7 +126,7 @@ def test_what_is_missing_is_named(tmp_path):
     """In an interpreter of its own, where transformers cannot be imported."""
     code = (
         "import sys; sys.modules['transformers'] = None\n"
-        "from tasks.data.filters.education import load_encoder\n"
+        "from tasks.data.filters.classifiers.education import load_encoder\n"
         "load_encoder('some/model', '', 8, 'cpu', 1)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tasks.data.classifier import _ZEROED_MEMORY, ClassifierConfig, Selection, classifier
+from tasks.data.classifying.classifier import _ZEROED_MEMORY, ClassifierConfig, Selection, classifier
+from tasks.data.filters.classifiers.quality import QualityRule, QualityScorer, load_classifier
 from tasks.data.filters.pinned import PinnedFile
-from tasks.data.filters.quality import QualityRule, QualityScorer, load_classifier
 from tasks.data.filters.rules import classifier_of, pin_rule
 from tasks.data.score import ScoreConfig, score
 
@@ -53,7 +53,7 @@ def trained(folder: Path, labels: tuple[str, ...]) -> Path:
         "import sys, fasttext; fasttext.train_supervised(sys.argv[1], wordNgrams=2, dim=16, bucket=5000, epoch=20, thread=1, "
         "verbose=0).save_model(sys.argv[2])"
     )
-    # fastText's matrices begin as whatever the heap holds; see tasks/data/classifier.py.
+    # fastText's matrices begin as whatever the heap holds; see tasks/data/classifying/classifier.py.
     subprocess.run([sys.executable, "-c", code, str(folder / "lines.txt"), str(made)], env=_ZEROED_MEMORY, check=True)
     return made
 

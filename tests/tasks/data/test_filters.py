@@ -14,10 +14,10 @@ from model.data.repetition import is_repetitive
 from model.tokens.tokenizer import Tokenizer
 from tasks.data.filters.attributes import Limit, attribute_rows, broken_limit, edges, histogram
 from tasks.data.filters.batch import TextBatch
-from tasks.data.filters.length import LengthRule, score_length
 from tasks.data.filters.ngrams import NGramSet, word_ngrams
-from tasks.data.filters.repetition import RepetitionRule, RepetitionScorer, score_repetition, suspicious_runs
-from tasks.data.filters.word_frequency import WordFrequencyRule, score_word_frequency
+from tasks.data.filters.statistics.length import LengthRule, score_length
+from tasks.data.filters.statistics.repetition import RepetitionRule, RepetitionScorer, score_repetition, suspicious_runs
+from tasks.data.filters.statistics.word_frequency import WordFrequencyRule, score_word_frequency
 from tests.tasks.data.conftest import refusals
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "repetition_filter.json").read_text())["cases"]

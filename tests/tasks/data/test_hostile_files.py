@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import lzma
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,9 @@ def lines(texts: Iterable[str] = TEXTS) -> bytes:
     return b"".join(json.dumps({"text": text}).encode() + b"\n" for text in texts)
 
 
-def read(bench, folder: Path) -> tuple[int, dict[str, int], dict[str, int]]:
+def read(bench, folder: Path, **options: Any) -> tuple[int, dict[str, int], dict[str, int]]:
     """Documents, unusable rows by reason, records passed over."""
-    source = LocalSource(name="web", paths=(str(folder),), max_bad_fraction=1.0, max_bad_file_fraction=1.0)
+    source = LocalSource(name="web", paths=(str(folder),), max_bad_fraction=1.0, max_bad_file_fraction=1.0, **options)
     made = bench.run(collect, source.pinned())
     return made.documents, dict(made.dropped), bench.json(made, "collect.json")["passed_over"]
 
@@ -123,18 +124,71 @@ LINES = {
     "no_text": (lines() + b'{"text": null}\n{"text": 5}\n{"text": ["x"]}\n{"content": "x"}\n', 50, {"no_text": 4}),
     "no_object": (lines() + b'5\n"x"\nnull\n[]\n', 50, {"not_object": 4}),
     "deep": (lines() + b'{"text": "x", "n": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", 50, {"not_json": 1}),
-    "long_number": (lines() + b'{"text": "x", "n": ' + b"9" * 5000 + b"}\n", 50, {"not_json": 1}),
+    "long_number": (lines() + b'{"text": "x", "n": ' + b"9" * 5000 + b"}\n", 51, {}),
+    "long_ids": (lines() + b"".join(b'{"text": "x", "id": %d}\n' % (10**29 + n) for n in range(9)), 59, {}),
+    "carriage_returns_alone": (lines().replace(b"\n", b"\r"), 50, {}),
+    "one_broken_of_carriage_returns_alone": (
+        lines().replace(b"\n", b"\r").replace(b"7 of", b'7" of', 1),
+        49,
+        {"not_json": 1},
+    ),
+    "list_with_others": (lines() + b'[{"text": "x"}, 5, null, {"text": "y"}]\n', 52, {"not_object": 2}),
+    "feeds_within_rows": (lines().replace(b"some rows", b"some\nrows", 9), 41, {"not_json": 9}),
+    "other_line_ends": ('{"text": "a\u2028b\u2029c\x85d"}\n'.encode() * 9, 9, {}),
     "not_finite": (lines() + b'{"text": "x", "n": NaN}\n{"text": "y", "n": -Infinity}\n', 52, {}),
     "surrogate": (lines() + b'{"text": "x \\ud800 y"}\n', 51, {}),
     "ids": (lines() + b'{"text": "a", "id": 1}\n{"text": "b", "id": [1]}\n{"text": "c", "id": ""}\n', 53, {}),
 }
 
 
+@pytest.mark.parametrize("shard_bytes", [64_000_000, 97])
 @pytest.mark.parametrize("name", list(LINES))
-def test_every_row_of_odd_lines_is_read_or_counted(bench, folder, name):
+def test_every_row_of_odd_lines_is_read_or_counted(bench, folder, name, shard_bytes):
+    """Also where a row is cut at a border between byte ranges."""
     data, documents, dropped = LINES[name]
+    if shard_bytes < 100 and len(data) > 10_000:
+        pytest.skip("thousands of shards show no more")
     (folder / "rows.jsonl").write_bytes(data)
-    assert read(bench, folder) == (documents, dropped, {})
+    assert read(bench, folder, shard_bytes=shard_bytes) == (documents, dropped, {})
+
+
+def test_ids_keep_all_their_digits_and_bytes(bench, folder):
+    """Hashes as whole numbers of 128 bits, or as bytes: rounded or repaired, different ones would be the same."""
+    numbers = [2**127 + n for n in range(9)]
+    (folder / "a.jsonl").write_bytes(b"".join(b'{"text": "x", "id": %d, "n": [%d]}\n' % (n, n) for n in numbers))
+    digests = [bytes([255, n]) * 8 for n in range(9)]
+    pq.write_table(pa.table({"text": ["y"] * 9, "id": digests}), folder / "b.parquet")
+    made = bench.run(collect, LocalSource(name="web", paths=(str(folder),)).pinned())
+    rows = bench.rows(made, "documents/")
+    assert [row["id"] for row in rows] == [*map(str, numbers), *(digest.hex() for digest in digests)]
+    assert rows[8]["metadata"]["n"] == [str(numbers[8])]
+
+
+UNTOLD = {
+    "pretty": (
+        json.dumps({"a": {"b": [1, 2]}, "text": "x"}, indent=2).encode() + b"\n",
+        "a row stands over several lines",
+    ),
+    "zeros_at_the_end": (lines() + bytes(4096), "zeros stand where rows were"),
+    "zeros_within": (lines()[:500] + bytes(4096) + lines()[500:], "zeros stand where rows were"),
+    "list_cut": (json.dumps([{"text": text} for text in TEXTS]).encode()[:-30], "a list of rows cannot be read"),
+    "list_broken": (
+        json.dumps([{"text": text} for text in TEXTS]).encode().replace(b"7 of", b'7" of'),
+        "a list of rows",
+    ),
+    "list_too_long": (json.dumps([{"text": "x" * 90}] * 9).encode() + b"\n", "too_long.*the line holds several rows"),
+    "glued_and_too_long": (lines().replace(b"\n", b"") * 2, "too_long.*the line holds several rows"),
+    "carriage_returns_and_too_long": (lines().replace(b"\n", b"\r"), "too_long.*the line holds several rows"),
+}
+
+
+@pytest.mark.parametrize("name", list(UNTOLD))
+def test_a_line_that_held_nobody_knows_how_many_rows_ends_the_stage(bench, folder, name):
+    data, problem = UNTOLD[name]
+    (folder / "rows.jsonl").write_bytes(data)
+    limit = 600 if "too_long" in name else 64_000_000
+    with pytest.raises(ValueError, match=rf"rows\.jsonl breaks at row \d+: .*{problem}"):
+        read(bench, folder, max_document_bytes=limit)
 
 
 @pytest.mark.parametrize(
@@ -258,6 +312,13 @@ BODIES = {
     "long_head": (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 30_000 + b"\r\n<p>x</p>", "unreadable"),
     "cut_gzip": (answer(gzip.compress(b"<p>text</p>")[:-9], "Content-Encoding: gzip\r\n"), "unreadable"),
     "no_gzip": (answer(b"<p>text</p>", "Content-Encoding: gzip\r\n"), "unreadable"),
+    "no_chunks": (answer(b"<p>text</p>", "Transfer-Encoding: chunked\r\n"), "unreadable"),
+    "cut_chunk": (answer(b"5\r\n<p>te\r\n9\r\nxt", "Transfer-Encoding: chunked\r\n"), "unreadable"),
+    "no_deflate": (answer(b"<p>text</p>", "Content-Encoding: deflate\r\n"), "unreadable"),
+    "cut_zstd": (answer(zstandard.compress(b"<p>text</p>" * 9)[:-3], "Content-Encoding: zstd\r\n"), "unreadable"),
+    "no_zstd": (answer(b"<p>text</p>", "Content-Encoding: zstd\r\n"), "unreadable"),
+    "unknown_encoding": (answer(b"<p>text</p>", "Content-Encoding: compress\r\n"), "unreadable"),
+    "zstd_bomb": (answer(zstandard.compress(bytes(40_000_000)), "Content-Encoding: zstd\r\n"), "too_long"),
     "bomb": (answer(gzip.compress(bytes(40_000_000)), "Content-Encoding: gzip\r\n"), "too_long"),
     "deep": (answer(b"<div>" * 600 + b"text"), "too_deep"),
     "no_text": (answer(b"<script>x</script>"), "no_text"),
@@ -271,6 +332,65 @@ def test_a_record_that_gives_no_text_is_one_row(bench, folder, name):
         b"".join(map(gzip.compress, [record(answer()) * 3, record(body), record(answer())]))
     )
     assert read(bench, folder) == (4, {reason: 1}, {})
+
+
+def raw_deflate(data: bytes) -> bytes:
+    """As some servers send it, without the head of zlib."""
+    packer = zlib.compressobj(wbits=-15)
+    return packer.compress(data) + packer.flush()
+
+
+def chunks(data: bytes) -> bytes:
+    parts = [data[at : at + 7] for at in range(0, len(data), 7)]
+    return b"".join(b"%X;of=seven\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\nTrailer: x\r\n\r\n"
+
+
+PAGE = b"<p>some text of a page</p>"
+ANSWERS = {
+    "two_members": answer(gzip.compress(PAGE[:9]) + gzip.compress(PAGE[9:]), "Content-Encoding: gzip\r\n"),
+    "bytes_after_gzip": answer(gzip.compress(PAGE) + b"junk", "content-encoding: X-GZIP\r\n"),
+    "twice": answer(gzip.compress(gzip.compress(PAGE)), "Content-Encoding: gzip, gzip\r\n"),
+    "zlib": answer(zlib.compress(PAGE), "Content-Encoding: deflate\r\n"),
+    "raw_deflate": answer(raw_deflate(PAGE), "Content-Encoding: deflate\r\n"),
+    "zstd": answer(zstandard.compress(PAGE), "Content-Encoding: zstd\r\n"),
+    "brotli": answer(pa.compress(PAGE, codec="brotli", asbytes=True), "Content-Encoding: br\r\n"),
+    "chunked": answer(chunks(PAGE), "Transfer-Encoding: chunked\r\n"),
+    "gzip_in_chunks": answer(chunks(gzip.compress(PAGE)), "Transfer-Encoding: chunked\r\nContent-Encoding: gzip\r\n"),
+    "gzip_as_transfer": answer(chunks(gzip.compress(PAGE)), "Transfer-Encoding: gzip, chunked\r\n"),
+    "no_encoding": answer(PAGE, "Content-Encoding: identity\r\nTransfer-Encoding: Identity\r\n"),
+    "charset_as_encoding": answer(PAGE, "Content-Encoding: UTF-8\r\n"),
+    "line_feeds": answer(PAGE).replace(b"\r\n", b"\n"),
+    "http_2": answer(PAGE).replace(b"HTTP/1.1 200 OK", b"HTTP/2 200"),
+    "type_twice": answer(PAGE).replace(b"text/html", b"Text/HTML; Charset=x, text/html"),
+    "utf_16_that_is_none": answer(PAGE).replace(b"text/html", b"text/html; charset=utf-16"),
+}
+
+
+@pytest.mark.parametrize("name", list(ANSWERS))
+def test_answers_of_any_encoding_give_the_text_of_their_page(bench, folder, name):
+    (folder / "a.warc").write_bytes(record(answer()) + record(ANSWERS[name]) + record(answer()))
+    made = bench.run(collect, LocalSource(name="web", paths=(str(folder),)).pinned())
+    assert [row["text"] for row in bench.rows(made, "documents/")] == ["some text of a page"] * 3
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32", "utf-16-be", "utf-32-be"])
+def test_a_page_with_any_byte_order_mark(bench, folder, encoding):
+    text = "Größe und 東京"
+    data = f"\ufeff<p>{text}</p>".encode(encoding) if encoding.endswith("be") else f"<p>{text}</p>".encode(encoding)
+    (folder / "a.HTM").write_bytes(data)
+    made = bench.run(collect, LocalSource(name="web", paths=(str(folder),)).pinned())
+    assert [row["text"] for row in bench.rows(made, "documents/")] == [text]
+
+
+@pytest.mark.parametrize("form", ["parquet", "file", "stream"])
+@pytest.mark.parametrize("last", [50, 0])
+def test_tables_that_were_joined_end_the_stage(bench, folder, form, last):
+    """The last file's footer is all that a reader sees, so that the first file's rows would be missing without a word."""
+    table = pa.table({"text": TEXTS})
+    name = "rows.parquet" if form == "parquet" else "rows.arrow"
+    (folder / name).write_bytes(written(table, form) + written(table.slice(0, last), form))
+    with pytest.raises(ValueError, match=rf"{name} breaks at row 1: .*(joined|ends at byte)"):
+        read(bench, folder)
 
 
 def test_archives_of_old_versions_and_records_that_are_no_pages(bench, folder):
@@ -287,6 +407,26 @@ def test_names_of_files_are_no_patterns(bench, folder):
     for name in names:
         (folder / f"{name}.jsonl").write_bytes(lines([name]))
     assert read(bench, folder) == (10, {}, {})
+
+
+def test_a_path_that_is_there_is_no_pattern(bench, folder):
+    inner = folder / "[z] *"
+    inner.mkdir()
+    (inner / "a?.jsonl").write_bytes(lines())
+    for place in (inner, inner / "a?.jsonl"):
+        assert bench.run(collect, LocalSource(name="web", paths=(str(place),)).pinned()).documents == 50
+
+
+def test_a_link_to_a_folder_is_named_and_hidden_folders_are_no_data(bench, folder):
+    (folder / "a.jsonl").write_bytes(lines())
+    for name in (".git", ".cache/huggingface"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "b.lock").write_bytes(b"x")
+    assert read(bench, folder)[0] == 50
+    (folder / "linked").symlink_to(folder / ".git")
+    for place in (folder, folder / "*.jsonl"):
+        with pytest.raises(ValueError, match=r"/linked is a link to a folder.*give the folder"):
+            LocalSource(name="web", paths=(str(place),)).pinned()
 
 
 def test_a_link_to_nothing_is_named(bench, folder):

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.data.collect import collect
+from tasks.data.sources.files.hub_listing import Listing, choose_files, configs_of
 from tasks.data.sources.hub import HubSource
-from tasks.data.sources.hub_listing import Listing, choose_files, configs_of
 from tests.hub_server import CountingHub
 
 

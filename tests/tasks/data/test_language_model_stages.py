@@ -9,12 +9,12 @@ import pytest
 from infra.language_models.client import EndpointError
 from infra.session import Session
 from infra.settings import EndpointSettings, Execution
-from tasks.data.classifier import ClassifierConfig, Selection, classifier
-from tasks.data.label import LabelConfig, label, read_label
-from tasks.data.personas import PersonasConfig, personas
-from tasks.data.programs import ProgramsConfig, programs
-from tasks.data.rewrite import RewriteConfig, rewrite, states
+from tasks.data.classifying.classifier import ClassifierConfig, Selection, classifier
+from tasks.data.classifying.label import LabelConfig, label, read_label
 from tasks.data.sources.rows import RowSource
+from tasks.data.synthesis.personas import PersonasConfig, personas
+from tasks.data.synthesis.programs import ProgramsConfig, programs
+from tasks.data.synthesis.rewrite import RewriteConfig, rewrite, states
 from tasks.prompting import LanguageModelConfig, check_prompt
 from tests.openai_server import OpenAIServer, completed
 

@@ -12,15 +12,15 @@ from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Checkpoint, Documents, Preferences
-from tasks.data.chats import ChatRows, ChatsConfig, SyntheticChats, chats
 from tasks.data.decontaminate import decontaminate
-from tasks.data.decontaminate_chats import decontaminate_chats
-from tasks.data.decontaminate_pairs import decontaminate_pairs
-from tasks.data.decontaminate_prompts import decontaminate_prompts
 from tasks.data.encode import EncodeConfig, encode
 from tasks.data.filters.ngrams import word_ngrams
 from tasks.data.filters.overlap import DecontaminateConfig, OverlapRule
-from tasks.data.prompts import PromptRows, PromptsConfig, prompts
+from tasks.data.post_training.chats import ChatRows, ChatsConfig, SyntheticChats, chats
+from tasks.data.post_training.decontaminate_chats import decontaminate_chats
+from tasks.data.post_training.decontaminate_pairs import decontaminate_pairs
+from tasks.data.post_training.decontaminate_prompts import decontaminate_prompts
+from tasks.data.post_training.prompts import PromptRows, PromptsConfig, prompts
 from tasks.data.sources.rows import RowSource
 from tasks.evaluation.benchmarks import load_items
 from tasks.evaluation.benchmarks.gsm8k import GSM8KBenchmark

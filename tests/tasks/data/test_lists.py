@@ -8,12 +8,12 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from tasks.data.filters.lists.url_entries import Entries, entries_of
+from tasks.data.filters.lists.url_list import URLLists, URLRule, URLScorer, listed_parts, score_urls
+from tasks.data.filters.lists.word_list import WordListRule, WordListScorer
 from tasks.data.filters.pinned import PinnedFile, read_lines
 from tasks.data.filters.rules import load_model, pin_rule
 from tasks.data.filters.stars import StarsScorer, score_stars
-from tasks.data.filters.url_entries import Entries, entries_of
-from tasks.data.filters.url_list import URLLists, URLRule, URLScorer, listed_parts, score_urls
-from tasks.data.filters.word_list import WordListRule, WordListScorer
 from tests.tasks.data.conftest import refusals
 
 

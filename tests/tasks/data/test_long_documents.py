@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from benchmarks.rules import KINDS, RULES, make_text
 from tasks.data.filters import batch as batch_module
-from tasks.data.filters import gopher_repetition, ngrams
+from tasks.data.filters import ngrams
 from tasks.data.filters.batch import TextBatch, cut_to, lines_of
-from tasks.data.filters.gopher_repetition import GopherRepetitionScorer, score_gopher_repetition
+from tasks.data.filters.statistics import gopher_repetition
+from tasks.data.filters.statistics.gopher_repetition import GopherRepetitionScorer, score_gopher_repetition
 from tests.tasks.data.test_more_filters import slow_repetition
 
 SHORT = 60_000

@@ -9,17 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.tokens.tokenizer import Tokenizer
+from tasks.data.duplicates.minhash import MinHashConfig, signatures
 from tasks.data.filters.batch import TextBatch
-from tasks.data.filters.gopher_quality import GopherQualityRule, score_gopher_quality
-from tasks.data.filters.gopher_repetition import (
+from tasks.data.filters.classifiers.language import LangDetect, LanguageRule, LanguageScorer, Resiliparse
+from tasks.data.filters.pii import MARKERS, PIIRule, find_pii, mask, score_pii
+from tasks.data.filters.stars import StarsRule
+from tasks.data.filters.statistics.gopher_quality import GopherQualityRule, score_gopher_quality
+from tasks.data.filters.statistics.gopher_repetition import (
     GopherRepetitionRule,
     GopherRepetitionScorer,
     score_gopher_repetition,
 )
-from tasks.data.filters.language import LangDetect, LanguageRule, LanguageScorer, Resiliparse
-from tasks.data.filters.minhash import MinHashConfig, signatures
-from tasks.data.filters.pii import MARKERS, PIIRule, find_pii, mask, score_pii
-from tasks.data.filters.stars import StarsRule
 from tests.tasks.data.conftest import refusals
 
 PROSE = "The house stood at the end of the road, and people who passed by it would have looked up with some interest. "
@@ -175,6 +175,6 @@ def test_language():
 def test_minhash_of_a_text_does_not_depend_on_its_company(monkeypatch):
     texts = [PROSE, "short", "", PROSE + "more", PROSE * 3]
     together = signatures(texts, MinHashConfig())
-    monkeypatch.setattr("tasks.data.filters.minhash._CHUNK", 7)
+    monkeypatch.setattr("tasks.data.duplicates.minhash._CHUNK", 7)
     apart = np.concatenate([signatures([text], MinHashConfig()) for text in texts])
     assert (together == apart).all()

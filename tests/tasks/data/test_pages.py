@@ -10,9 +10,9 @@ import pytest
 import zstandard
 
 from tasks.data.collect import collect
-from tasks.data.sources import pages
-from tasks.data.sources.listing import BrokenFileError
+from tasks.data.sources.files.listing import BrokenFileError
 from tasks.data.sources.local import LocalSource
+from tasks.data.sources.reading import pages
 
 SENTENCE = "The quick brown fox jumps over the lazy dog and goes home to sleep in the forest, number {}. "
 GERMAN = "Größere Städte müssen täglich für ihre Bürger sorgen, und das kostet überall viel Geld. "

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import pytest
 
-from tasks.data.chats import ChatRows, ChatsConfig, chats
 from tasks.data.filters.chat_filters import ChatFilterConfig
-from tasks.data.pairs import PairsConfig, pairs
-from tasks.data.prompts import PromptRows, PromptsConfig, prompts
+from tasks.data.post_training.chats import ChatRows, ChatsConfig, chats
+from tasks.data.post_training.pairs import PairsConfig, pairs
+from tasks.data.post_training.prompts import PromptRows, PromptsConfig, prompts
 from tasks.data.sources.rows import RowSource
 from tasks.verifiers import verify
 from tasks.verifiers.ground_truth import unusable_constraint, usable_truth

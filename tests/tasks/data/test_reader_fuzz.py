@@ -1,7 +1,8 @@
 """The reader against damaged files: every row is read or named unusable, or the stage ends with the file's name.
 
 Files of all formats and compressions are made from a fixed seed, with rows of changing shapes and texts of several encodings,
-then cut or with flipped bits. `OLMO2_FUZZ_FILES` sets how many (200 unless told); the oracle is the number of rows written.
+then cut, joined, or with flipped bits or a hole of zeros. `OLMO2_FUZZ_FILES` sets how many (200 unless told); the oracle is the
+number of rows written.
 """
 
 import ast
@@ -13,6 +14,7 @@ import lzma
 import os
 import random
 import re
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,10 +25,11 @@ import pytest
 import zstandard
 
 from tasks.data.collect import collect
-from tasks.data.sources import lines, pin
+from tasks.data.sources.files import pin
+from tasks.data.sources.files.listing import BrokenFileError, ChangedFileError
 from tasks.data.sources.hub import HubSource
-from tasks.data.sources.listing import BrokenFileError, ChangedFileError
 from tasks.data.sources.local import LocalSource
+from tasks.data.sources.reading import lines
 from tests.tasks.data.conftest import Bench
 from tests.tasks.data.test_pages import page, record
 
@@ -85,6 +88,17 @@ PACKS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+ENCODINGS: tuple[tuple[str, Callable[[bytes], bytes]], ...] = (
+    ("identity", bytes),
+    ("gzip", gzip.compress),
+    ("GZIP", members),
+    ("deflate", zlib.compress),
+    ("zstd", zstandard.compress),
+    ("strange", bytes),
+)
+"""How a server encoded its answer, and one that nobody knows."""
+
+
 class Made(NamedTuple):
     """A file and the rows that were written into it."""
 
@@ -106,7 +120,9 @@ def make_lines(rng: random.Random, count: int) -> bytes:
     rows = [
         json.dumps(shaped(rng, i, text), ensure_ascii=rng.random() < 0.5) for i, text in enumerate(texts(rng, count))
     ]
-    end = rng.choice(["\n", "\r\n"])
+    end = rng.choice(["\n", "\n", "\r\n", "\r"])
+    if rng.random() < 0.1:
+        rows = [f"[{', '.join(rows)}]"]
     encoding = rng.choice(["utf-8", "utf-8", "utf-8-sig", "utf-16", "latin-1"])
     return (end.join(rows) + rng.choice([end, ""])).encode(encoding, errors="replace")
 
@@ -134,10 +150,12 @@ def make_table(rng: random.Random, count: int, kind: str) -> bytes:
 
 def make_archive(rng: random.Random, count: int) -> bytes:
     charsets = ["utf-8", "base64", "iso-8859-1", "nonsense", ""]
-    return b"".join(
-        record(page(text).encode(), number, head=f"Content-Type: text/html; charset={rng.choice(charsets)}")
-        for number, text in enumerate(texts(rng, count))
-    )
+    records = []
+    for number, text in enumerate(texts(rng, count)):
+        name, encode = rng.choice(ENCODINGS)
+        head = f"Content-Type: text/html; charset={rng.choice(charsets)}\r\nContent-Encoding: {name}"
+        records.append(record(encode(page(text).encode()), number, head=head))
+    return b"".join(records)
 
 
 def make_file(seed: int) -> tuple[Made, str]:
@@ -155,7 +173,7 @@ def make_file(seed: int) -> tuple[Made, str]:
     else:
         data = make_lines(rng, count)
     data = PACKS[packed](data)
-    harm = rng.choice(["whole", "whole", "cut", "flipped", "flipped"])
+    harm = rng.choice(["whole", "whole", "cut", "flipped", "flipped", "hole", "joined"])
     # In a text without a checksum a cut or changed page is a page; what is asked there is that no row is lost.
     if harm == "cut":
         data = data[: rng.randrange(1, len(data))]
@@ -164,6 +182,12 @@ def make_file(seed: int) -> tuple[Made, str]:
         for _ in range(rng.choice([1, 1, 3])):
             changed[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
         data = bytes(changed)
+    if harm == "hole":
+        start = rng.randrange(len(data))
+        data = data[:start] + bytes(len(data[start : start + 700])) + data[start + 700 :]
+    if harm == "joined":
+        # A text is one document however it came about, and a list or row without an end makes one line with what follows.
+        data, count = data + data, count * (1 if form == ".txt" else 2)
     return Made(f"train-{seed}{form}{packed}", data, count), harm
 
 
@@ -179,11 +203,11 @@ def is_undetectable(made: Made, harm: str) -> bool:
     )
 
 
-def account(bench: Bench, folder: Path, made: Made, kind: str) -> str:
-    """Read one file; says how it went. AssertionError when a row is missing without a word."""
+def account(bench: Bench, folder: Path, made: Made, kind: str, shard_bytes: int) -> str:
+    """Read one file in parts of `shard_bytes`; says how it went. AssertionError when a row is missing without a word."""
     path = folder / made.name
     path.write_bytes(made.data)
-    options = {"name": "web", "max_bad_fraction": 1.0, "max_bad_file_fraction": 1.0}
+    options = {"name": "web", "max_bad_fraction": 1.0, "max_bad_file_fraction": 1.0, "shard_bytes": shard_bytes}
     source = (
         LocalSource(paths=(str(path),), **options)
         if kind == "local"
@@ -220,7 +244,9 @@ def test_every_row_is_read_or_named(bench, tmp_path, group):
     for seed in range(group, FILES, GROUPS):
         made, harm = make_file(seed)
         if not is_undetectable(made, harm):
-            went[account(bench, tmp_path, made, "hub" if seed % 3 == 0 else "local")] += 1
+            # Every fifth file is cut into a few byte ranges.
+            shard_bytes = 64_000_000 if seed % 5 else max(1, len(made.data) // 7)
+            went[account(bench, tmp_path, made, "hub" if seed % 3 == 0 else "local", shard_bytes)] += 1
     assert went["read"] >= 2, went
     assert went["ended"] > 0, went
 

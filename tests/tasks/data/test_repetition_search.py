@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from model.tokens.tokenizer import Tokenizer
 from tasks.data.filters.batch import TextBatch
-from tasks.data.filters.gopher_repetition import GopherRepetitionScorer, score_gopher_repetition
-from tasks.data.filters.repetition import _CUT, Characters, _extent, suspicious_runs
+from tasks.data.filters.statistics.gopher_repetition import GopherRepetitionScorer, score_gopher_repetition
+from tasks.data.filters.statistics.repetition import _CUT, Characters, _extent, suspicious_runs
 from tests.parity.mixed_text import mixed_texts
 
 
@@ -77,7 +77,7 @@ def test_long_documents_are_measured_like_short_ones(monkeypatch):
     """In pieces the n-gram rules find what they find at once, and take little memory."""
     text = " ".join(random.Random(2).choices([f"w{number}" for number in range(300)], k=20_000)) + " é"
     whole = score_gopher_repetition(TextBatch([text, "a b a b"]), GopherRepetitionScorer())
-    monkeypatch.setattr("tasks.data.filters.gopher_repetition._PIECE_NGRAMS", 1_000)
+    monkeypatch.setattr("tasks.data.filters.statistics.gopher_repetition._PIECE_NGRAMS", 1_000)
     monkeypatch.setattr("tasks.data.filters.batch._PIECE", 777)
     assert score_gopher_repetition(TextBatch([text, "a b a b"]), GopherRepetitionScorer()) == whole
     alone = score_gopher_repetition(TextBatch([text]), GopherRepetitionScorer())

@@ -10,8 +10,8 @@ import s3fs
 
 from infra.records.record import record_of
 from tasks.data.collect import collect
+from tasks.data.sources.files.listing import ChangedFileError
 from tasks.data.sources.intake import Intake
-from tasks.data.sources.listing import ChangedFileError
 from tasks.data.sources.local import LocalSource
 from tests.ceph import gateway
 from tests.tasks.data.test_hostile_files import PACKS, answer, lines, record, written

@@ -17,12 +17,12 @@ from infra.settings import Execution
 from tasks.artifacts import Attributes, Documents
 from tasks.data.collect import collect
 from tasks.data.filter import FilterConfig, filter
-from tasks.data.filters.gopher_quality import GopherQualityRule
-from tasks.data.filters.length import LengthRule
+from tasks.data.filters.classifiers.quality import QualityRule, QualityScorer
 from tasks.data.filters.pii import PIIRule
-from tasks.data.filters.quality import QualityRule, QualityScorer
-from tasks.data.filters.repetition import RepetitionRule
-from tasks.data.filters.word_frequency import WordFrequencyRule
+from tasks.data.filters.statistics.gopher_quality import GopherQualityRule
+from tasks.data.filters.statistics.length import LengthRule
+from tasks.data.filters.statistics.repetition import RepetitionRule
+from tasks.data.filters.statistics.word_frequency import WordFrequencyRule
 from tasks.data.score import ScoreConfig, score
 
 FILLER = "The quick brown fox jumps over the lazy dog while it rains number {}."

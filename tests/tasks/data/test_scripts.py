@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.data.filters.batch import TextBatch
-from tasks.data.filters.language import LanguageScorer, score_language
-from tasks.data.filters.scripts import is_in_script, script_of
+from tasks.data.filters.classifiers.language import LanguageScorer, score_language
+from tasks.data.filters.classifiers.scripts import is_in_script, script_of
 
 NAMES = {
     "Latin": "LATIN",

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.data.collect import collect
-from tasks.data.filters.stackexchange import is_good_pair, join_pair
-from tasks.data.sources.stackexchange import StackExchangeSource, plain_text
+from tasks.data.sources.stackexchange import StackExchangeSource, is_good_pair, join_pair, plain_text
 
 
 def row(**attributes: Any) -> str:

@@ -10,11 +10,11 @@ from infra.execution.attempt import run_stage
 from infra.session import Session
 from infra.settings import Execution
 from infra.storage.store import Store
-from tasks.data.chats import ChatRows, ChatsConfig, SyntheticChats, chats
 from tasks.data.documents.dolma_files import read_rows as read_lines
-from tasks.data.prompts import PromptRows, PromptsConfig, SyntheticPrompts, prompts
+from tasks.data.post_training.chats import ChatRows, ChatsConfig, SyntheticChats, chats
+from tasks.data.post_training.prompts import PromptRows, PromptsConfig, SyntheticPrompts, prompts
 from tasks.data.sources.rows import RowSource, read_rows
-from tasks.data.synthesize import SynthesizeConfig, synthesize
+from tasks.data.synthesis.synthesize import SynthesizeConfig, synthesize
 from tasks.synthetic import ArithmeticConfig, WordProblemsConfig, generate
 from tasks.verifiers import verify
 

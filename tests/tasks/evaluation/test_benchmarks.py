@@ -16,8 +16,6 @@ from tasks.evaluation.benchmarks import (
     primary_metric,
     score_item,
 )
-from tasks.evaluation.benchmarks import answers as answer_rules
-from tasks.evaluation.benchmarks.answers import drop_f1, gsm8k_match, squad_f1, squad_match
 from tasks.evaluation.benchmarks.items import (
     Estimate,
     Generation,
@@ -27,8 +25,10 @@ from tasks.evaluation.benchmarks.items import (
     macro_average,
     subsample,
 )
-from tasks.evaluation.benchmarks.olmes_requests import OlmesRequestsBenchmark
-from tasks.evaluation.benchmarks.ranked import score_ranked
+from tasks.evaluation.benchmarks.olmes import answers as answer_rules
+from tasks.evaluation.benchmarks.olmes.answers import drop_f1, gsm8k_match, squad_f1, squad_match
+from tasks.evaluation.benchmarks.olmes.ranked import score_ranked
+from tasks.evaluation.benchmarks.olmes.requests import OlmesRequestsBenchmark
 from tasks.evaluation.benchmarks.synthetic import SyntheticBenchmark, near_misses
 from tasks.synthetic import ArithmeticConfig, WordProblemsConfig, generate, split_of
 

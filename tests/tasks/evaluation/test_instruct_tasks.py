@@ -16,13 +16,13 @@ from tasks.evaluation.benchmarks import (
     score_item,
 )
 from tasks.evaluation.benchmarks.items import Generation, LikelihoodAnswer
-from tasks.evaluation.benchmarks.olmes import OlmesBenchmark, pass_at
-from tasks.evaluation.benchmarks.tasks import find_task
-from tasks.evaluation.benchmarks.tasks.agi_eval import EXAMS
-from tasks.evaluation.benchmarks.tasks.bbh import NAMES, extract
-from tasks.evaluation.benchmarks.tasks.deepmind_math import MODULES, equal
-from tasks.evaluation.benchmarks.tasks.drop import read_row as read_drop
-from tasks.evaluation.benchmarks.tasks.mmlu import extract_letter
+from tasks.evaluation.benchmarks.olmes.benchmark import OlmesBenchmark, pass_at
+from tasks.evaluation.benchmarks.olmes.tasks import find_task
+from tasks.evaluation.benchmarks.olmes.tasks.answers.drop import read_row as read_drop
+from tasks.evaluation.benchmarks.olmes.tasks.choices.agi_eval import EXAMS
+from tasks.evaluation.benchmarks.olmes.tasks.choices.mmlu import extract_letter
+from tasks.evaluation.benchmarks.olmes.tasks.reasoning.bbh import NAMES, extract
+from tasks.evaluation.benchmarks.olmes.tasks.reasoning.deepmind_math import MODULES, equal
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:

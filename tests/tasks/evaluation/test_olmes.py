@@ -13,8 +13,8 @@ import pytest
 
 from tasks.evaluation.benchmarks import load_items, make_requests, score_item
 from tasks.evaluation.benchmarks.items import Generation, LikelihoodAnswer
-from tasks.evaluation.benchmarks.olmes import OlmesBenchmark
-from tasks.evaluation.benchmarks.tasks import all_tasks, find_task
+from tasks.evaluation.benchmarks.olmes.benchmark import OlmesBenchmark
+from tasks.evaluation.benchmarks.olmes.tasks import all_tasks, find_task
 from tests.parity.olmes_bytes import last_turns, rendered
 
 FOLDER = Path(__file__).parents[2] / "golden"

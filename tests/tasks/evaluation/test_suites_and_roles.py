@@ -11,10 +11,10 @@ from flows.config.files import load
 from tasks.evaluation.benchmarks.gsm8k import GSM8KBenchmark
 from tasks.evaluation.benchmarks.ifeval import IFEvalBenchmark
 from tasks.evaluation.benchmarks.items import Item, ItemScore
-from tasks.evaluation.benchmarks.olmes import OlmesBenchmark
-from tasks.evaluation.benchmarks.olmes_requests import OlmesRequestsBenchmark, load_items
+from tasks.evaluation.benchmarks.olmes.benchmark import OlmesBenchmark
+from tasks.evaluation.benchmarks.olmes.requests import OlmesRequestsBenchmark, load_items
+from tasks.evaluation.benchmarks.olmes.tasks import all_tasks
 from tasks.evaluation.benchmarks.roles import role_of
-from tasks.evaluation.benchmarks.tasks import all_tasks
 from tasks.evaluation.comparing.differences import paired, with_holm
 from tasks.evaluation.scoring.best_format import choice_excess
 from tasks.evaluation.scoring.questions import EvaluateConfig

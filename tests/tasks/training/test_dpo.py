@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from tasks.data.pairs import PairsConfig, build_pairs
+from tasks.data.post_training.pairs import PairsConfig, build_pairs
 from tasks.data.sources.rows import RowSource
 from tasks.training.dpo import DPOConfig, train_dpo
 from tests.tasks.training.conftest import assistant, user

@@ -12,7 +12,7 @@ from model.data.labels import next_token_labels
 from model.network.transformer import Transformer
 from model.training.loop import Course, Logging
 from model.training.losses import LossConfig, language_model_objective
-from model.training.metrics import EVERY_STEP
+from model.training.measuring.metrics import EVERY_STEP
 from tasks.artifacts import METRICS, MOMENTS, Checkpoint
 from tasks.training.fitting.fit import (
     Journal,

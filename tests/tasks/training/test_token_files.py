@@ -15,7 +15,7 @@ from infra.workspace import Workspace
 from model.config import Config
 from model.data.batches import Window
 from tasks.artifacts import Mix, Tokens
-from tasks.data.mix import MixConfig, mix
+from tasks.data.mix import MixConfig, MixSource, mix
 from tasks.training.fitting.mix_windows import (
     Copies,
     MixTrainingConfig,
@@ -42,7 +42,7 @@ def write_tokens(ws: Workspace, config: Source) -> Tokens:
     return ws.artifact(Tokens, source=config.name, tokens=sum(files.values()), documents=1, ranks=300, files=files)
 
 
-def made_mix(store: Store) -> Mix:
+def made_mix(store: Store, config: MixConfig | None = None) -> Mix:
     session = Session(store, Execution(store=store.url, ray="off", cores=1))
 
     def run(wrapped, **arguments):
@@ -50,7 +50,7 @@ def made_mix(store: Store) -> Mix:
 
     writing = stage(write_tokens, name="tokens", version=1)
     sources = [run(writing, config=Source(name=name)) for name in ("web", "code")]
-    return run(mix, sources=sources, config=MixConfig(), ranking=None)
+    return run(mix, sources=sources, config=config or MixConfig(), ranking=None)
 
 
 def cached(store: Store) -> list[Path]:
@@ -110,6 +110,22 @@ def test_a_file_that_is_short_or_changed_is_refused(tmp_path: Path):
     store.remove(address)
     with pytest.raises((StoreError, FileNotFoundError), match=r"1\.npy"):
         Ranges(ws, stored)([Window(1, 0, 16)])
+
+
+@pytest.mark.parametrize(
+    ("sources", "length", "message"),
+    [
+        ((), 512, rf"'web' gives no window of 512 tokens: the mix takes [\d,]+ tokens of it in {FILES} files"),
+        ((MixSource(source="web"), MixSource(source="code", passes=0.001)), 16, "'code' gives no window of 16 tokens"),
+        ((MixSource(source="web"), MixSource(source="code", passes=3)), 512, "'web' gives no window"),
+    ],
+)
+def test_a_source_of_which_nothing_is_read_is_refused_by_name(tmp_path: Path, sources, length: int, message: str):
+    """Also where the mix is stated by passes and so knows no window."""
+    store = Store(str(tmp_path / "store"))
+    made = made_mix(store, MixConfig(sources=sources))
+    with pytest.raises(ValueError, match=message):
+        training_windows(Reader(store), made, MixTrainingConfig(sequence_length=length, batch_size=1), 3)
 
 
 def test_norms_must_fall_on_logged_steps():

@@ -1,0 +1,1 @@
+"""Sizes that follow from a recipe before it runs, and what they must fit into."""

@@ -1,0 +1,1 @@
+"""The phases of a recipe: which stage gets which artifact, in each."""

@@ -1,0 +1,1 @@
+"""Measures of a training: metrics, stability, memory, speed and profiles."""

@@ -1,0 +1,1 @@
+"""Rules on what a trained model says of a text: its quality, its educational value, its language."""

@@ -1,0 +1,1 @@
+"""Rules on listed words and addresses."""

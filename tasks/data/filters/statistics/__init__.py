@@ -1,0 +1,1 @@
+"""Rules on counts of a text: its length, its repetitions, its words and symbols."""

@@ -1,0 +1,1 @@
+"""Stages that make documents rather than read them (RECIPE C.7)."""

@@ -1,0 +1,1 @@
+"""OLMES: its tasks, their shots, and the benchmark that asks them (RECIPE I)."""

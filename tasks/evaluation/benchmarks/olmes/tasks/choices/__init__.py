@@ -1,0 +1,1 @@
+"""Tasks answered by one of several choices (RECIPE I.2)."""
