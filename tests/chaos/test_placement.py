@@ -17,7 +17,7 @@ from infra.records.record import all_records
 from infra.storage.store import Store
 from tests.chaos.runs import Run, copy_before, progress, records, resumed_from, save_points, wait_for
 
-pytestmark = [pytest.mark.chaos, pytest.mark.slow]
+pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 SECONDS = 500.0
 """A stage begins with a process of Ray that imports torch: on two busy cores a run takes minutes."""
