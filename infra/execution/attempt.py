@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import orjson
@@ -302,15 +303,16 @@ def _run_somewhere(
     """The stage function on a node of the cluster, in a group of workers, in a process of its own, or here."""
     call = (stage.reference, workspace, arguments)
     if execution.cluster:
+        code = hashlib.sha256(orjson.dumps(fingerprint, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
         return run_placed(
-            call_on_node,
+            partial(call_on_node, code),
             call,
             listener,
             address=execution.cluster,
             name=workspace.progress_folder.replace("/", "."),
-            code=hashlib.sha256(orjson.dumps(fingerprint, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16],
+            code=code,
             claim=claim_of(stage, execution),
-            settled=lambda: load_finished(workspace.store, workspace.progress_folder),
+            settled=lambda: load_finished(workspace.store, workspace.progress_folder, code),
         )
     if workspace.compute.parallel.workers > 1:
         return run_in_group(call_function, call, listener, ray_address=execution.ray)
@@ -368,9 +370,9 @@ def commit(store: Store, record: Record, check: Callable[[], None]) -> Record:
     return winner
 
 
-def call_on_node(reference: str, workspace: Workspace, arguments: dict[str, Any]) -> Finished:
+def call_on_node(code: str, reference: str, workspace: Workspace, arguments: dict[str, Any]) -> Finished:
     """Call a stage function on the node of a cluster that it was placed on, and leave its result in the store as well, for
-    a driver that comes back after the stage has ended.
+    a driver of the same code that comes back after the stage has ended.
     """
     compute = workspace.compute
     if compute.parallel.workers > 1:
@@ -380,23 +382,25 @@ def call_on_node(reference: str, workspace: Workspace, arguments: dict[str, Any]
     else:
         importlib.import_module("torch").set_num_threads(compute.threads)
         finished = call_function(reference, workspace, arguments)
-    save_finished(workspace.store, workspace.progress_folder, finished)
+    save_finished(workspace.store, workspace.progress_folder, code, finished)
     return finished
 
 
-def save_finished(store: Store, folder: str, finished: Finished) -> None:
-    """Write the result of a stage that has no record yet into its progress folder."""
+def save_finished(store: Store, folder: str, code: str, finished: Finished) -> None:
+    """Write the result of a stage that has no record yet into its progress folder, with a hash of the code that made it."""
     files = {name: entry.model_dump() for name, entry in finished.files.items()}
     artifact = finished.artifact.model_dump(mode="json")
-    value = vars(finished) | {"artifact": artifact, "kind": finished.artifact.kind, "files": files}
+    value = vars(finished) | {"artifact": artifact, "kind": finished.artifact.kind, "files": files, "code": code}
     store.write(finished_path(folder), orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY))
 
 
-def load_finished(store: Store, folder: str) -> Finished | None:
-    """The result that `save_finished` wrote; None if there is none, or if its files are no longer all there."""
+def load_finished(store: Store, folder: str, code: str) -> Finished | None:
+    """The result that `save_finished` wrote; None if there is none, if other code made it, or if files of it are gone."""
     try:
         value = store.read_json(finished_path(folder))
     except FileNotFoundError:
+        return None
+    if value.pop("code") != code:
         return None
     files = {name: FileEntry(**entry) for name, entry in value.pop("files").items()}
     artifact = Artifact.kinds[value.pop("kind")].model_validate(value.pop("artifact"))
