@@ -88,6 +88,7 @@ def test_stages_run_on_the_nodes_and_go_on_without_their_driver(
     tmp_path: Path, undisturbed: Path, cluster: Cluster, start: Callable[..., Run]
 ):
     """The driver is killed in pre-training and comes back; the node that evaluates is lost."""
+    accelerator = cluster.nodes["third"].node_id
     store = Store(str(tmp_path / "store"))
     driver = start(tmp_path / "store", "--until", "evaluate:base")
     driver.until(lambda: save_points(store, "pretrain"), "the middle of pretrain", SECONDS)
@@ -103,7 +104,7 @@ def test_stages_run_on_the_nodes_and_go_on_without_their_driver(
     assert {label: digest for label, digest in records(Store(str(undisturbed))).items() if label in made} == records(
         store
     )
-    assert made["pretrain"].notes["node"] == cluster.nodes["third"].node_id
+    assert made["pretrain"].notes["node"] == accelerator
     assert all(record.notes["node"] != cluster.head_id for record in made.values())
     assert len({record.notes["node"] for record in made.values()}) >= 3
     assert [path for path in store.walk("_progress") if path.endswith("finished.json")] == []
