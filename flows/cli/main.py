@@ -33,6 +33,7 @@ from flows.cli.options import (
 )
 from flows.cli.plan import plan
 from flows.cli.profile import profile
+from flows.cli.promote import promote
 from flows.cli.rehearse import conformance, rehearse, sample
 from flows.cli.scale import fit, scale
 from flows.cli.store import add_to as add_store_commands
@@ -48,6 +49,7 @@ app.command()(plan)
 app.command()(rehearse)
 app.command()(scale)
 app.command()(profile)
+app.command()(promote)
 app.command()(fit)
 app.command()(sample)
 app.command()(conformance)

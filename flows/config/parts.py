@@ -1,4 +1,4 @@
-"""Parts of a recipe that no single stage has: candidates, the sweep, ingredients, further reinforcement, the evaluation."""
+"""Parts of a recipe that no single stage has: candidates, the sweep, ingredients, further reinforcement."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -12,8 +12,6 @@ from tasks.data.mix import MixConfig
 from tasks.data.post_training.pairs import PairsConfig
 from tasks.data.post_training.prompts import PromptsConfig
 from tasks.data.synthesis.rewrite import RewriteConfig
-from tasks.evaluation.benchmarks import BenchmarkConfig
-from tasks.evaluation.evaluate import EvaluateConfig, SuiteConfig
 from tasks.training.anneal import AnnealConfig
 from tasks.training.ppo import PPOConfig
 from tasks.training.preferences import PreferencesConfig
@@ -159,28 +157,43 @@ class MicroannealConfig(Config):
     """Most passes over a candidate (published points: up to 4)."""
     anneal: AnnealConfig = AnnealConfig(seed=7201)
     """One epoch over the mix from the base checkpoint."""
+    seeds: tuple[int, ...] = ()
+    """Data-order seeds with which each candidate is annealed: the spread between them is the noise floor of the ranking. None is
+    `anneal.seed` alone, as published, and then chance between seeds is not known."""
+    budgets: tuple[int, ...] = ()
+    """Smaller token budgets, rising, that are tried before `tokens`. What is hopeless at one is not tried with the next."""
     rank_by: str
-    """Benchmark that ranks, by its name under `evaluation`."""
+    """Benchmark or suite that ranks, by its name under `evaluation`."""
 
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        rising = [*self.budgets, self.tokens]
+        if rising != sorted(set(rising)) or min(rising) < 1:
+            raise ValueError(
+                f"budgets={', '.join(map(str, self.budgets))} and then tokens={self.tokens:,} do not rise; give each budget "
+                "once, from the smallest, below tokens"
+            )
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds={self.seeds} has one twice, which would count one training as two; give each once")
+        return self
 
-class EvaluationConfig(Config):
-    """Benchmarks that every checkpoint is asked."""
+    @property
+    def every_seed(self) -> tuple[int, ...]:
+        """The seeds of each candidate's anneals."""
+        return self.seeds or (self.anneal.seed,)
 
-    benchmarks: tuple[BenchmarkConfig, ...]
-    """In the order they are run and reported."""
-    suites: tuple[SuiteConfig, ...] = ()
-    """Averages over benchmarks."""
-    max_context: int = Field(default=2048, ge=2)
-    """Tokens of prompt and answer together (RECIPE I.1)."""
+    @property
+    def every_budget(self) -> tuple[int, ...]:
+        """Token budgets in the order in which they are tried."""
+        return (*self.budgets, self.tokens)
 
-    def of(self, label: str, *, chat: bool = False) -> EvaluateConfig:
-        """The evaluation of one checkpoint."""
-        return EvaluateConfig(label=label, chat=chat, **self.model_dump())
+    def suffix(self, candidate: str, tokens: int, seed: int | None = None) -> str:
+        """What tells the stages of one trial apart, in their labels: budgets and seeds are named where there are several."""
+        parts = [f"try-{candidate}"]
+        parts += [f"{tokens}"] if tokens != self.tokens else []
+        parts += [f"seed-{seed}"] if seed is not None and len(self.every_seed) > 1 else []
+        return "-".join(parts)
 
-    def only(self, name: str) -> "EvaluationConfig":
-        """The same with a single benchmark. Raises ValueError for a name that is not there."""
-        chosen = tuple(benchmark for benchmark in self.benchmarks if benchmark.name == name)
-        if not chosen:
-            names = ", ".join(benchmark.name for benchmark in self.benchmarks)
-            raise ValueError(f"microanneal.rank_by={name!r} is not a benchmark of the recipe; they are {names}")
-        return self.model_copy(update={"benchmarks": chosen, "suites": ()})
+    def trial(self, seed: int) -> AnnealConfig:
+        """One candidate's anneal with a seed."""
+        return self.anneal.model_copy(update={"seed": seed})

@@ -5,13 +5,10 @@ Example: `revision: main` of a dataset becomes the commit that `main` is now; a 
 
 from typing import TypeVar
 
-from flows.config.comparison_config import ComparisonConfig
 from flows.config.needed import needed_sources
-from flows.config.parts import (
-    PAST_FINETUNING,
-    PAST_PREFERENCES,
-    EvaluationConfig,
-)
+from flows.config.parts import PAST_FINETUNING, PAST_PREFERENCES
+from flows.config.phases.comparison_config import ComparisonConfig
+from flows.config.phases.evaluation_config import EvaluationConfig
 from flows.config.recipe_config import RecipeConfig
 from tasks.data.post_training.prompts import PromptsConfig
 from tasks.training.anneal import AnnealConfig
@@ -27,9 +24,8 @@ Training = TypeVar("Training", bound=PretrainConfig | AnnealConfig | SFTConfig |
 
 def pin_recipe(config: RecipeConfig) -> RecipeConfig:
     """The recipe with everything pinned that it will read: package versions, file hashes, dataset commits."""
-    evaluation = config.evaluation.model_copy(
-        update={"benchmarks": tuple(item.pinned() for item in config.evaluation.benchmarks)}
-    )
+    evaluation = config.evaluation.pinned()
+    asked = evaluation.every_benchmark
     read = needed_sources(config)
     late, tuned = config.starts_after_midtraining, config.begins_at(PAST_FINETUNING)
     return config.model_copy(
@@ -58,10 +54,8 @@ def pin_recipe(config: RecipeConfig) -> RecipeConfig:
                 update={"anneal": with_tasks(config.microanneal.anneal, evaluation)}
             ),
             "evaluation": evaluation,
-            "decontaminate": config.decontaminate.model_copy(update={"benchmarks": evaluation.benchmarks}),
-            "decontaminate_messages": config.decontaminate_messages.model_copy(
-                update={"benchmarks": evaluation.benchmarks}
-            ),
+            "decontaminate": config.decontaminate.model_copy(update={"benchmarks": asked}),
+            "decontaminate_messages": config.decontaminate_messages.model_copy(update={"benchmarks": asked}),
         }
     )
 
@@ -75,8 +69,9 @@ def pinned_preference_prompts(config: RecipeConfig) -> PromptsConfig | None:
 
 def with_tasks(training: Training, evaluation: EvaluationConfig) -> Training:
     """A training with the benchmarks that it asks on its way, and those that choose among its save points."""
-    select = training.select and training.select.filled(evaluation.benchmarks, evaluation.suites)
-    return training.model_copy(update={"in_loop": training.in_loop.filled(evaluation.benchmarks), "select": select})
+    benchmarks, suites = evaluation.every_benchmark, evaluation.every_suite
+    select = training.select and training.select.filled(benchmarks, suites)
+    return training.model_copy(update={"in_loop": training.in_loop.filled(benchmarks), "select": select})
 
 
 def compared_with_tasks(comparison: ComparisonConfig, evaluation: EvaluationConfig) -> ComparisonConfig:

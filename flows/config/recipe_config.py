@@ -8,12 +8,9 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from flows.config.comparison_config import ComparisonConfig, with_variants
-from flows.config.curation_trial import CurationTrialConfig
 from flows.config.parts import (
     PAST_MIDTRAINING,
     CandidateConfig,
-    EvaluationConfig,
     FurtherRLVRConfig,
     IngredientConfig,
     MicroannealConfig,
@@ -22,6 +19,9 @@ from flows.config.parts import (
     StartPoint,
     named_by_key,
 )
+from flows.config.phases.comparison_config import ComparisonConfig, with_variants
+from flows.config.phases.curation_trial import CurationTrialConfig
+from flows.config.phases.evaluation_config import EvaluationConfig
 from flows.phases.synthesis import Synthesis
 from infra.settings import Execution
 from model.config import Config
@@ -159,23 +159,28 @@ class RecipeConfig(Config):
         """What an ingredient of the soup reads, in the windows and batches of all of them."""
         return read_by(self.anneal, mix)
 
-    def candidate_mix(self, candidate: CandidateConfig) -> MixConfig:
-        """The mix of one micro-anneal."""
+    def candidate_mix(self, candidate: CandidateConfig, tokens: int | None = None) -> MixConfig:
+        """The mix of one micro-anneal, of the largest budget unless another is given."""
         sweep = self.microanneal
         mix = MixConfig(
             sources=(
                 MixSource(source=sweep.web, ratio=1 - candidate.ratio, max_repetition_ratio=sweep.max_repetition),
                 MixSource(source=candidate.name, ratio=candidate.ratio, max_repetition_ratio=sweep.max_repetition),
             ),
-            requested_tokens=sweep.tokens,
+            requested_tokens=tokens or sweep.tokens,
             fill=sweep.web,
         )
         return read_by(sweep.anneal, mix)
 
-    def rank(self) -> RankConfig:
-        """How the sweep is ranked."""
-        names = tuple(candidate.name for candidate in self.candidates)
-        return RankConfig(benchmark=self.microanneal.rank_by, candidates=names)
+    def rank(self, candidates: Iterable[str], tokens: int) -> RankConfig:
+        """How these candidates of the sweep are ranked at a token budget."""
+        sweep = self.microanneal
+        return RankConfig(
+            benchmark=sweep.rank_by,
+            candidates=tuple(candidates),
+            seeds=len(sweep.every_seed),
+            tokens=tokens,
+        )
 
 
 def read_by(training: MixTrainingConfig, mix: MixConfig) -> MixConfig:

@@ -38,7 +38,8 @@ def check_recipe(config: RecipeConfig) -> None:
     _check_classifiers(config)
     _check_execution(config.execution)
     refuse_held_out("microanneal.rank_by", config.evaluation.only(config.microanneal.rank_by).benchmarks)
-    check_names(config.evaluation.of("recipe"))
+    for chat in (False, True):
+        check_names(config.evaluation.of("recipe", chat=chat, last=True))
     # A checkpoint brings its own model and vocabulary, so `pretrain.model` is not asked where one is given.
     if not config.begins_at(("base", *PAST_MIDTRAINING)):
         _check_model(config)

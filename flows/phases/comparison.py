@@ -1,6 +1,6 @@
 """A comparison: pre-trainings that differ in one thing, side by side on one mix (paper section 3; RECIPE D)."""
 
-from flows.config.comparison_config import label_of
+from flows.config.phases.comparison_config import label_of
 from flows.config.recipe_config import RecipeConfig
 from flows.phases.curation import Corpus
 from infra.phase import Phase

@@ -24,7 +24,8 @@ def evaluation(corpus: Corpus, base: Base, sweep: Sweep, soup: Soup, tuned: Tune
     texts |= soup.models
     scores = tuned.scores | soup.scores
     # What was given and not made has no scores yet.
-    scores |= score_models({name: model for name, model in texts.items() if name not in scores}, config, chat=False)
+    given = {name: model for name, model in texts.items() if name not in scores}
+    scores |= score_models(given, config, chat=False, last=soup.last)
     models = texts | tuned.models
     mixes = {"pretrain": base.mix} if base.mix else {}
     mixes |= {f"try {name}": item for name, item in sweep.mixes.items()} | soup.mixes

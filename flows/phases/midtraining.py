@@ -37,6 +37,11 @@ class Soup(NamedTuple):
             return self.ingredients
         return self.ingredients | {"soup": self.checkpoint}
 
+    @property
+    def last(self) -> str:
+        """The name of the model that finetuning starts from; empty where the recipe starts past it."""
+        return list(self.models)[-1] if self.models else ""
+
 
 @Phase
 def midtraining(corpus: Corpus, sweep: Sweep, base: Base, config: RecipeConfig) -> Soup:
@@ -57,4 +62,4 @@ def midtraining(corpus: Corpus, sweep: Sweep, base: Base, config: RecipeConfig) 
         ingredients[item.name] = anneal.labelled(item.name)(base.model, own, item.anneal(config.anneal))
     made = list(ingredients.values())
     whole = Soup(mixes, ingredients, made[0] if len(made) == 1 else soup(made, config.soup), {})
-    return whole._replace(scores=score_models({"base": base.model} | whole.models, config, chat=False))
+    return whole._replace(scores=score_models({"base": base.model} | whole.models, config, chat=False, last=whole.last))

@@ -51,7 +51,7 @@ class Tuned(NamedTuple):
 def posttraining(soup: Soup, config: RecipeConfig) -> Tuned:
     """Each stage starts from the one before; the reward model is trained next to DPO."""
     tuned = tune(soup.checkpoint, config)
-    return tuned._replace(scores=score_models(tuned.models, config, chat=True))
+    return tuned._replace(scores=score_models(tuned.models, config, chat=True, last="instruct"))
 
 
 def tune(soup: Checkpoint | None, config: RecipeConfig) -> Tuned:

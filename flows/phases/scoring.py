@@ -5,10 +5,13 @@ from tasks.artifacts import Checkpoint, Scores
 from tasks.evaluation.evaluate import evaluate
 
 
-def score_models(models: dict[str, Checkpoint], config: RecipeConfig, *, chat: bool) -> dict[str, Scores]:
-    """Every benchmark for each of them: base models get texts to continue, tuned ones are asked as chats."""
+def score_models(models: dict[str, Checkpoint], config: RecipeConfig, *, chat: bool, last: str) -> dict[str, Scores]:
+    """The benchmarks of their kind for each of them: base models get texts to continue, tuned ones are asked as chats.
+
+    `last` names the last model of the kind, which is asked what is held out too.
+    """
     return {
-        name: evaluate.labelled(slug(name))(model, config.evaluation.of(name, chat=chat))
+        name: evaluate.labelled(slug(name))(model, config.evaluation.of(name, chat=chat, last=name == last))
         for name, model in models.items()
     }
 

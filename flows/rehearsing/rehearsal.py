@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from flows.config.files import checked_recipe
+from flows.config.phases.evaluation_config import EvaluationConfig
 from flows.config.recipe_config import RecipeConfig
 from flows.rehearsing.local_rows import with_local_rows
 from model.config import ModelConfig
 from model.tokens.tokenizer import Tokenizer
+from tasks.evaluation.benchmarks import Benchmark
 from tasks.evaluation.benchmarks.olmes.benchmark import OlmesBenchmark
 from tasks.evaluation.scoring.room import context_of, longest_answer
 from tasks.training.preferences import PreferencesConfig
@@ -61,7 +63,7 @@ def rehearsed(config: RecipeConfig, rows: Path | None, store: str) -> RecipeConf
     Raises ValueError where the folder lacks something that the recipe reads.
     """
     full = config.model_dump(mode="json")
-    for benchmark, item in zip(config.evaluation.benchmarks, full["evaluation"]["benchmarks"], strict=True):
+    for benchmark, item in _benchmarks(config.evaluation, full["evaluation"]):
         if isinstance(benchmark, OlmesBenchmark):
             # What the task publishes is written out, so that it shrinks with the rest.
             window = config.pretrain.model.max_sequence_length
@@ -76,13 +78,20 @@ def rehearsed(config: RecipeConfig, rows: Path | None, store: str) -> RecipeConf
     tuned = min(data["dpo"]["max_tokens"], data["reward"]["max_tokens"])
     if isinstance(config.preferences, PreferencesConfig):
         data["preferences"]["max_new_tokens"] = min(data["preferences"]["max_new_tokens"], tuned // ENDLESS)
-    for benchmark in data["evaluation"]["benchmarks"]:
+    for _, benchmark in _benchmarks(config.evaluation, data["evaluation"]):
         if "limit" in benchmark:
             benchmark["limit"] = ITEMS
     data["execution"] = _execution(config, store)
     if rows is not None:
         data = with_local_rows(data, rows)
     return checked_recipe(_limited(data), data["name"])
+
+
+def _benchmarks(evaluation: EvaluationConfig, raw: dict[str, Any]) -> list[tuple[Benchmark, dict[str, Any]]]:
+    """Every benchmark of every kind of model with its raw fields."""
+    lists = [(evaluation.benchmarks, raw["benchmarks"])]
+    lists += [(part.benchmarks, raw[name]["benchmarks"]) for name, part in evaluation.parts.items()]
+    return [pair for benchmarks, fields in lists for pair in zip(benchmarks, fields, strict=True)]
 
 
 def model_of(model: ModelConfig) -> dict[str, Any]:
@@ -145,7 +154,9 @@ def _scale_trainings(data: dict[str, Any], full: dict[str, Any]) -> None:
         training["steps"] = STEPS[name] if training["steps"] else None
         training["in_loop"] |= {"every": max(1, STEPS[name] // 2)}
     of_step = {name: WINDOWS * training["sequence_length"] for name, training in trainings.items()}
-    sweep["tokens"] = STEPS["microanneal"] * of_step["microanneal"]
+    budgets = len(sweep["budgets"])
+    sweep["tokens"] = (STEPS["microanneal"] + budgets) * of_step["microanneal"]
+    sweep["budgets"] = [(STEPS["microanneal"] + place) * of_step["microanneal"] for place in range(budgets)]
     _scale_mix(data["pretrain_mix"], of_step["pretrain"], STEPS["pretrain"])
     _scale_mix(data["anneal_mix"], of_step["anneal"], STEPS["anneal"])
     for item in data["further_ingredients"]:

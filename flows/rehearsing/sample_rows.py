@@ -5,6 +5,7 @@ They are the first of each of the first folders of what the recipe reads, becaus
 converters.
 """
 
+import csv
 import gzip
 import io
 import re
@@ -31,6 +32,8 @@ ROWS = 100
 FOLDERS = 16
 """Folders of a subset that give a file each."""
 CARD = "README.md"
+SEPARATED = {".csv": "excel", ".tsv": "excel-tab"}
+"""Dialects of tables of separated values, by their endings."""
 LINES = re.compile(r"\.(jsonl?|ndjson)(\.(gz|zst|zstd))?$")
 
 
@@ -60,7 +63,8 @@ def _wanted(value: Any) -> Iterator[Wanted]:
         yield Wanted(value["path"], value["subset"], value["split"], value["revision"], tuple(value["data_files"]))
     elif value.get("kind") == "olmes" and not value["path"]:
         task = find_task(value["task"])
-        splits = [task.split, *([task.shot_split] if task.shot_split else [])]
+        shots = task.shots if value["shots"] is None else value["shots"]
+        splits = [task.split, *([task.shot_split] if task.shot_split and shots else [])]
         for _, dataset, subset in task.sources():
             for split in splits:
                 yield Wanted(dataset, subset, split, value["revision"])
@@ -102,8 +106,8 @@ def first_files(item: Wanted, folder: Path, commit: str, names: list[str]) -> li
     found = [name for name in names if any(expression.match(name) for expression in expressions) and _is_read(name)]
     if not found:
         raise ValueError(
-            f"{item.dataset} has no file of JSON lines or Parquet for configuration {item.subset or 'default'!r}, split "
-            f"{item.split!r} ({', '.join(patterns)})"
+            f"{item.dataset} has no file of JSON lines, Parquet, CSV or TSV for configuration "
+            f"{item.subset or 'default'!r}, split {item.split!r} ({', '.join(patterns)})"
         )
     by_folder: dict[str, str] = {}
     for name in found:
@@ -112,7 +116,7 @@ def first_files(item: Wanted, folder: Path, commit: str, names: list[str]) -> li
 
 
 def _is_read(name: str) -> bool:
-    return name.endswith(".parquet") or LINES.search(name) is not None
+    return name.endswith((".parquet", *SEPARATED)) or LINES.search(name) is not None
 
 
 def _open(dataset: str, commit: str, name: str) -> IO[bytes]:
@@ -126,6 +130,8 @@ def _copy(dataset: str, commit: str, name: str, target: Path, rows: int) -> int:
     with _open(dataset, commit, name) as stream:
         if name.endswith(".parquet"):
             return _copy_table(stream, target, rows)
+        if name.endswith(tuple(SEPARATED)):
+            return _copy_separated(stream, target, rows)
         lines = list(islice(_lines(stream, name), rows))
     target.write_bytes(_packed(b"".join(lines), name))
     return len(lines)
@@ -137,6 +143,16 @@ def _copy_table(stream: IO[bytes], target: Path, rows: int) -> int:
     table = pa.Table.from_batches([] if batch is None else [batch], schema=source.schema_arrow)
     pq.write_table(table, target, compression="zstd")
     return table.num_rows
+
+
+def _copy_separated(stream: IO[bytes], target: Path, rows: int) -> int:
+    """The header and the first rows; a row may have several lines."""
+    dialect = SEPARATED[target.suffix]
+    read = csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""), dialect=dialect, strict=True)
+    found = list(islice(read, rows + 1))
+    with target.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, dialect=dialect).writerows(found)
+    return len(found) - 1
 
 
 def _lines(stream: IO[bytes], name: str) -> Iterable[bytes]:

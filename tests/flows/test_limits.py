@@ -31,7 +31,7 @@ def test_every_answer_of_a_published_recipe_leaves_room_for_its_prompt(name: str
     window = config.pretrain.model.max_sequence_length
     rooms = {
         item.name: prompt_room(longest_answer(item), context_of(item, config.evaluation.max_context, window))
-        for item in config.evaluation.benchmarks
+        for item in config.evaluation.every_benchmark
     }
     assert rooms["ifeval"] == 2048
     assert rooms["gsm_star"] == 2048 - 512
@@ -41,11 +41,11 @@ def test_every_answer_of_a_published_recipe_leaves_room_for_its_prompt(name: str
     ("change", "message"),
     [
         (
-            "evaluation.benchmarks.2.context=2048",
-            r"evaluation\.benchmarks\.ifeval\.max_new_tokens=2,048 leaves no room",
+            "evaluation.tuned.benchmarks=[{kind: ifeval, context: 2048}]",
+            r"evaluation\.tuned\.benchmarks\.ifeval\.max_new_tokens=2,048 leaves no room",
         ),
         (
-            "evaluation.benchmarks.2.max_new_tokens=4096",
+            "evaluation.tuned.benchmarks=[{kind: ifeval, max_new_tokens: 4096}]",
             r"ifeval\.max_new_tokens=4,096 .*max_sequence_length=4,096 bounds it",
         ),
         (

@@ -20,6 +20,7 @@ from tasks.data.mix import MixConfig
 from tasks.data.post_training.chats import ChatRows
 from tasks.data.post_training.prompts import PromptRows
 from tasks.data.sources.hub import HubSource
+from tasks.evaluation.benchmarks.roles import role_of
 from tasks.training.anneal import linear_to_zero
 from tasks.training.fitting.fit import adamw
 from tasks.training.ppo import PPOConfig
@@ -391,3 +392,38 @@ def test_further_stages_need_names_of_their_own() -> None:
     item = "{name: 300b, seed: 1, mix: {preset: dolmino-300b}}"
     with pytest.raises(ValueError, match="further_ingredients has 300b more than once"):
         load("olmo2-7b", [f"further_ingredients=[{item}, {item}]"])
+
+
+def test_suites_of_tables_20_21_and_24_by_the_kind_of_model() -> None:
+    """Table 20's held-out half and Table 24 are asked of the last model of a kind alone; the sweep ranks by GSM*."""
+    for size in SIZES:
+        asked = recipe(size).evaluation
+        base, last_base, tuned, last_tuned = (
+            [item.name for item in asked.of("x", chat=chat, last=last).benchmarks]
+            for chat in (False, True)
+            for last in (False, True)
+        )
+        multiple = ("arc_challenge", "arc_easy", "boolq", "csqa", "hellaswag", "openbookqa", "piqa", "socialiqa")
+        formats = [f"{task}_{form}" for task in (*multiple, "winogrande", "mmlu") for form in ("mc", "rc")]
+        assert base == ["gsm_star", *formats, "naturalqs", "drop", "squad", "coqa", "jeopardy"]
+        held_out = ["agi_eval_mc", "gsm8k_held_out", "mmlu_pro_mc", "triviaqa", "bbh", "minerva_math"]
+        assert last_base == [*base, *held_out]
+        assert tuned == [
+            "gsm_star", "mmlu_cot", "popqa", "truthfulqa", "bbh_chat", "drop_3shot", "gsm8k", "minerva_math", "humaneval",
+            "humaneval_plus", "ifeval",
+        ]  # fmt: skip
+        assert last_tuned == [*tuned, "agi_eval_cot", "deepmind_math", "gpqa", "mmlu_pro_cot"]
+        assert recipe(size).microanneal.rank_by == "gsm_star"
+        assert not {role_of(item) for item in asked.of("x").benchmarks} - {"dev"}
+
+
+def test_a_benchmark_of_ones_own_replaces_the_tables_of_its_name_or_is_asked_too() -> None:
+    given = "[{kind: ifeval, max_new_tokens: 512}, {kind: olmes, task: lambada}]"
+    changed = load("olmo2-7b", [f"evaluation.tuned.benchmarks={given}"]).evaluation.tuned
+    own = recipe("7b").evaluation.tuned
+    assert [item.name for item in changed.benchmarks] == [*(item.name for item in own.benchmarks), "lambada_bpb"]
+    assert changed.benchmarks[-2].model_dump()["max_new_tokens"] == 512
+    written = recipe("7b").evaluation.model_dump(mode="json")
+    assert type(recipe("7b").evaluation).model_validate(written) == recipe("7b").evaluation
+    with pytest.raises(ValueError, match="'poetry' is no task and no table"):
+        load("olmo2-7b", ["evaluation.base.tables=[poetry]"])

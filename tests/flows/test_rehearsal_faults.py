@@ -55,12 +55,12 @@ NO_MESSAGE_LISTS = (
     "        messages, reason = clean_messages(side)\n",
     '        messages, reason = [], "not a text"\n',
 )
-SHORT_CONTEXT = ("--set", "evaluation.benchmarks.2.context=2048")
+SHORT_CONTEXT = ("--set", "evaluation.base={tables: [], benchmarks: [{kind: ifeval, context: 2048}]}")
 
 FAULTS = {
     "an answer as long as its context, refused before anything runs": Fault(
         (), (*SHORT_CONTEXT, "--until", "evaluate:base"), 2,
-        ("evaluation.benchmarks.ifeval.max_new_tokens=2,048 leaves no room for a prompt in a context of 2,048",),
+        ("evaluation.base.benchmarks.ifeval.max_new_tokens=2,048 leaves no room for a prompt in a context of 2,048",),
     ),
     "an answer as long as its context, without that check": Fault(
         (NO_LIMITS,), (*SHORT_CONTEXT, "--until", "evaluate:base"), 1,

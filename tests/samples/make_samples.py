@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
+from tests.samples.benchmark_rows import write_benchmarks
+
 Row = dict[str, Any]
 FOLDER = Path(__file__).parent / "hub"
 
@@ -404,6 +406,7 @@ def write(folder: Path) -> None:
     FOLDER = folder
     for part in (pretraining_mix, midtraining_mix, posttraining, questions):
         part()
+    write_benchmarks(folder, table, card)
 
 
 if __name__ == "__main__":

@@ -22,9 +22,12 @@ UNBOUNDED = 1 << 40
 def check_limits(config: RecipeConfig) -> None:
     """Raise ValueError for the first thing that cannot fit."""
     window = model_window(config)
-    for benchmark in config.evaluation.benchmarks:
-        context = context_of(benchmark, config.evaluation.max_context, window)
-        _check_room(f"evaluation.benchmarks.{benchmark.name}", longest_answer(benchmark), context, window)
+    named = {"benchmarks": config.evaluation.benchmarks}
+    named |= {f"{name}.benchmarks": part.benchmarks for name, part in config.evaluation.parts.items()}
+    for field, benchmarks in named.items():
+        for benchmark in benchmarks:
+            context = context_of(benchmark, config.evaluation.max_context, window)
+            _check_room(f"evaluation.{field}.{benchmark.name}", longest_answer(benchmark), context, window)
     if isinstance(config.preferences, PreferencesConfig) and not config.begins_at(("dpo", "rlvr")):
         _check_room("preferences", config.preferences.max_new_tokens, window, window)
     for name, how, asked in reinforcements(config):

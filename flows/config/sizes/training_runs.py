@@ -161,9 +161,7 @@ def _all_runs(config: RecipeConfig, made: Made) -> Iterator[Run]:
         # Its steps are given, so no mix has to say how many there are.
         for label in TRIALS:
             yield _window_run(label, config.curation_trial.pretrain, mix, pretraining)
-    for candidate in config.candidates:
-        mix = made.get(f"mix:try-{candidate.name}", config.candidate_mix(candidate))
-        yield _window_run(f"anneal:try-{candidate.name}", config.microanneal.anneal, mix, annealing)
+    yield from _trial_runs(config, made, annealing)
     shared = made.get("mix:anneal", config.annealing_mix(config.anneal_mix))
     for seed in config.anneal_seeds:
         yield _window_run(f"anneal:{seed}", config.anneal, shared, annealing)
@@ -171,6 +169,17 @@ def _all_runs(config: RecipeConfig, made: Made) -> Iterator[Run]:
         mix = made.get(f"mix:anneal-{item.name}", config.annealing_mix(item.mix))
         yield _window_run(f"anneal:{item.name}", item.anneal(config.anneal), mix, annealing)
     yield from _tuning_runs(config, made)
+
+
+def _trial_runs(config: RecipeConfig, made: Made, annealing: ComputeSettings) -> Iterator[Run]:
+    """Every candidate with every budget and seed: what no budget before it has stopped."""
+    sweep = config.microanneal
+    for tokens in sweep.every_budget:
+        for candidate in config.candidates:
+            mix = made.get(f"mix:{sweep.suffix(candidate.name, tokens)}", config.candidate_mix(candidate, tokens))
+            for seed in sweep.every_seed:
+                label = f"anneal:{sweep.suffix(candidate.name, tokens, seed)}"
+                yield _window_run(label, sweep.anneal, mix, annealing)
 
 
 def _window_run(

@@ -19,6 +19,7 @@ from flows.config.sizes.limits import candidate_tokens
 from flows.config.sizes.training_runs import FORWARD, training_runs
 from flows.inspection.costs.cost import Hardware, environment
 from flows.running.sessions import plan_rows
+from flows.starting import GIVEN
 from infra.execution.plan import PlanRow
 from infra.session import Session
 from infra.settings import EndpointSettings
@@ -29,6 +30,7 @@ from tasks.data.synthesis.synthesize import SynthesizeConfig
 from tasks.data.synthesis.worked import WorkedConfig
 from tasks.evaluation.benchmarks import Benchmark
 from tasks.evaluation.benchmarks.olmes.benchmark import OlmesBenchmark
+from tasks.evaluation.evaluate import EvaluateConfig
 from tasks.evaluation.scoring.room import context_of, longest_answer
 from tasks.training.answers.model_judge import LanguageModelJudge
 from tasks.training.answers.rule_judge import ASPECTS
@@ -227,8 +229,7 @@ def _preferences(row: PlanRow, config: RecipeConfig, hardware: Hardware) -> Othe
 
 
 def _evaluation(row: PlanRow, config: RecipeConfig, hardware: Hardware) -> OtherCost:
-    label = row.label.partition(":")[2]
-    asked = config.evaluation.only(config.microanneal.rank_by) if label.startswith("try-") else config.evaluation
+    asked = asked_of(row, config)
     window = config.pretrain.model.max_sequence_length
     counts: list[int | None] = []
     for benchmark in asked.benchmarks:
@@ -240,6 +241,17 @@ def _evaluation(row: PlanRow, config: RecipeConfig, hardware: Hardware) -> Other
         return OtherCost(row.label, "how many items is not known", tokens=None, flops=None, hours=None, kwh=None)
     said = "≤: every item fills its context, read and written at the MFU"
     return replace(_sampled(row, tokens, asked.max_context, config, hardware), assumption=said)
+
+
+def asked_of(row: PlanRow, config: RecipeConfig) -> EvaluateConfig:
+    """What the model of an evaluation is asked, by the stage that makes it."""
+    label = row.label.partition(":")[2]
+    if label.startswith("try-"):
+        return config.evaluation.only(config.microanneal.rank_by).of(label)
+    maker = row.inputs[0].removeprefix(GIVEN).partition(":")[0] if row.inputs else ""
+    chat = maker not in ("pretrain", "base", "anneal", "soup")
+    alone = maker == "anneal" and len(config.anneal_seeds) + len(config.further_ingredients) == 1
+    return config.evaluation.of(label, chat=chat, last=maker == "soup" or alone or label == "instruct")
 
 
 def _items_of(benchmark: Benchmark) -> int | None:

@@ -159,7 +159,7 @@ def score_batch(documents: Sequence[Row], batch: TextBatch, scorer: Scorer, mode
         case StarsScorer():
             return score_stars(documents, scorer)
         case GopherQualityScorer():
-            return score_gopher_quality(batch)
+            return score_gopher_quality(batch, scorer)
         case GopherRepetitionScorer():
             return score_gopher_repetition(batch, scorer)
         case LanguageScorer():

@@ -61,7 +61,7 @@ class HubSource(SourceConfig):
         return collect_hub, hub_items(self)
 
 
-def _names(config: HubSource, listing: Listing) -> list[str]:
+def _names(config: HubSource, listing: Listing, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
     """The files that are read. ValueError when there are none, or one that no reader knows."""
     try:
         names = chosen(
@@ -71,7 +71,7 @@ def _names(config: HubSource, listing: Listing) -> list[str]:
         raise ValueError(f"source {config.name!r}, dataset {config.path}: {error}") from error
     if not names:
         raise ValueError(f"source {config.name!r}: no file of {config.path} is meant by its subset, split and globs")
-    check_endings(config.path, names, SUFFIXES)
+    check_endings(config.path, names, suffixes)
     return names
 
 
@@ -89,11 +89,12 @@ def hub_items(config: HubSource) -> list[dict[str, Any]]:
     return file_items(files, config.shard_bytes, limits)
 
 
-def hub_files(config: HubSource) -> list[SourceFile]:
-    """The files at the pinned commit: it fixes their content, so they need no pin of their own."""
+def hub_files(config: HubSource, suffixes: tuple[str, ...] = SUFFIXES) -> list[SourceFile]:
+    """The files at the pinned commit: it fixes their content, so they need no pin of their own. ValueError for an ending that is
+    none of `suffixes`."""
     listing = list_hub(config.path, config.revision)
     root = hub_root(config.path, config.revision)
-    return [SourceFile(root=root, name=name, size=listing.sizes[name]) for name in _names(config, listing)]
+    return [SourceFile(root=root, name=name, size=listing.sizes[name]) for name in _names(config, listing, suffixes)]
 
 
 def collect_hub(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""JSON-lines, Parquet or Arrow rows from files or a hub dataset: chats, prompts, benchmarks, and what synthetic documents are
-made of. The reading is that of document sources (`sources/`): row by row, whatever shapes they have.
+"""Rows of JSON lines, Parquet, Arrow, CSV or TSV, from files or a hub dataset: chats, prompts, benchmarks, and what synthetic
+documents are made of. The reading is that of document sources (`sources/`): row by row, whatever shapes they have.
 
 As with document sources, `pinned` first writes into the config what will be read (file hashes, or a commit), so that
 the identity of a stage covers it.
@@ -15,8 +15,9 @@ from model.config import Config
 from tasks.data.sources.files.hub_stream import pin_revision
 from tasks.data.sources.files.listing import SourceFile, find_files
 from tasks.data.sources.hub import HubSource, hub_files
-from tasks.data.sources.reading.formats import ROW_SUFFIXES, format_of
+from tasks.data.sources.reading.formats import ROW_SUFFIXES, SEPARATED_SUFFIXES, format_of
 from tasks.data.sources.reading.lines import line_rows
+from tasks.data.sources.reading.separated import separated_rows
 from tasks.data.sources.reading.tables import table_rows
 
 MAX_ROW_BYTES = 64_000_000
@@ -27,7 +28,7 @@ class RowSource(Config):
     """Rows of files, or of a dataset on the Hugging Face hub; one of `paths` and `dataset` is given."""
 
     paths: tuple[str, ...] = ()
-    """Files, folders, globs or URLs of JSON lines (`.gz`, `.zst`, `.xz` and `.bz2` too), Parquet or Arrow."""
+    """Files, folders, globs or URLs of JSON lines (`.gz`, `.zst`, `.xz` and `.bz2` too), Parquet, Arrow, CSV or TSV."""
     include: tuple[str, ...] = ()
     """Only files whose path matches one of these globs; empty for all. A glob without a slash is compared with the name alone."""
     exclude: tuple[str, ...] = ()
@@ -123,13 +124,16 @@ def _hub_files(source: RowSource) -> Sequence[SourceFile]:
             revision=source.revision,
             include=source.include,
             exclude=source.exclude,
-        )
+        ),
+        ROW_SUFFIXES,
     )
 
 
 def _file_rows(files: Sequence[SourceFile]) -> Iterator[tuple[str, dict[str, Any] | None]]:
     for file in files:
-        if format_of(file.name) == "lines":
+        if file.name.lower().endswith(SEPARATED_SUFFIXES):
+            yield from ((f"{file.url}:{number}", row) for number, row in separated_rows(file, MAX_ROW_BYTES))
+        elif format_of(file.name) == "lines":
             for number, row in line_rows(file, MAX_ROW_BYTES):
                 yield f"{file.url}:{number}", row
         else:

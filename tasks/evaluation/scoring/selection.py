@@ -20,7 +20,7 @@ TABLES: dict[str, tuple[str, ...]] = {
         "arc_challenge", "arc_easy", "boolq", "csqa", "hellaswag", "openbookqa", "piqa", "socialiqa", "winogrande", "mmlu",
         "naturalqs", "drop", "squad", "coqa", "jeopardy",
     ),
-    "olmes_held_out": ("agi_eval", "gsm8k", "mmlu_pro", "triviaqa", "bbh", "minerva_math"),
+    "olmes_held_out": ("agi_eval", "gsm8k_held_out", "mmlu_pro", "triviaqa", "bbh", "minerva_math"),
     "olmes_bits": (
         "arc_challenge:bits_per_byte", "arc_easy:bits_per_byte", "boolq:bits_per_byte", "csqa:bits_per_byte",
         "hellaswag:bits_per_byte", "openbookqa:bits_per_byte", "piqa:bits_per_byte", "socialiqa:bits_per_byte",

@@ -57,6 +57,15 @@ def ordered(suites: Sequence[SuiteConfig]) -> list[SuiteConfig]:
     return done
 
 
+def members_of(name: str, suites: Sequence[SuiteConfig]) -> list[str]:
+    """A suite's name, and those of all suites and benchmarks that it holds; of a benchmark, its own."""
+    by_name, found = {suite.name: suite for suite in suites}, [name]
+    for one in found:
+        if one in by_name:
+            found += [member for task in by_name[one].tasks for member in task if member not in found]
+    return found
+
+
 def score_suites(
     suites: Sequence[SuiteConfig], rows: Sequence[Row], items: Mapping[str, ItemValues] | None = None
 ) -> list[Row]:

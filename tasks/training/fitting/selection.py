@@ -20,7 +20,7 @@ from model.training.loop import TrainState
 from tasks.artifacts import SELECT
 from tasks.evaluation.benchmarks import LOWER_IS_BETTER, BenchmarkConfig
 from tasks.evaluation.benchmarks.items import estimate_mean
-from tasks.evaluation.scoring.suites import Row, SuiteConfig, ordered, score_suites
+from tasks.evaluation.scoring.suites import Row, SuiteConfig, members_of, ordered, score_suites
 from tasks.training.fitting.asked_tasks import AskedTask, Policy, named_benchmarks, trained_model
 
 SELECTION = "selection.json"
@@ -45,11 +45,8 @@ class SelectConfig(Config):
 
     def filled(self, benchmarks: tuple[BenchmarkConfig, ...], suites: tuple[SuiteConfig, ...]) -> Self:
         """The same with what `by` names. Raises ValueError for a name that is neither a benchmark nor a suite."""
-        by_name, needed = {suite.name: suite for suite in suites}, [self.by]
-        for name in needed:
-            if name in by_name:
-                needed += [member for task in by_name[name].tasks for member in task if member not in needed]
-        asked = [name for name in needed if name not in by_name]
+        needed, averages = members_of(self.by, suites), {suite.name for suite in suites}
+        asked = [name for name in needed if name not in averages]
         return self.model_copy(
             update={
                 "benchmarks": named_benchmarks("select.by", asked, benchmarks),

@@ -5,11 +5,16 @@ TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst")
 PAGE_SUFFIXES = (".html", ".htm", ".xhtml")
 ARCHIVE_SUFFIXES = (".warc", ".wet")
 TABLE_SUFFIXES = (".parquet", ".arrow")
+SEPARATED_SUFFIXES = (".csv", ".tsv")
 COMPRESSIONS = (".gz", ".zst", ".zstd", ".xz", ".bz2")
 
 STREAM_SUFFIXES = (*LINE_SUFFIXES, *TEXT_SUFFIXES, *PAGE_SUFFIXES, *ARCHIVE_SUFFIXES)
 SUFFIXES = (*(suffix + packed for suffix in STREAM_SUFFIXES for packed in ("", *COMPRESSIONS)), *TABLE_SUFFIXES)
-ROW_SUFFIXES = (*(suffix + packed for suffix in LINE_SUFFIXES for packed in ("", *COMPRESSIONS)), *TABLE_SUFFIXES)
+ROW_SUFFIXES = (
+    *(suffix + packed for suffix in LINE_SUFFIXES for packed in ("", *COMPRESSIONS)),
+    *TABLE_SUFFIXES,
+    *SEPARATED_SUFFIXES,
+)
 """Endings of files whose rows have columns."""
 
 _FORMATS = {

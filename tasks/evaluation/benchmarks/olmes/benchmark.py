@@ -131,7 +131,7 @@ class OlmesBenchmark(Config):
         wanted = {"items": task.split}
         if task.shot_split and self.shot_count:
             wanted["shots"] = task.shot_split
-        pins = {}
+        pins, commits = {}, {}
         for part, split in wanted.items():
             for group, dataset, subset in task.sources():
                 if self.path:
@@ -139,8 +139,11 @@ class OlmesBenchmark(Config):
                     folder = f"{self.path.rstrip('/')}/{dataset.rpartition('/')[2]}" if templated else self.path
                     source = RowSource(paths=split_files(folder, subset, split))
                 else:
-                    source = RowSource(dataset=dataset, subset=subset, split=split, revision=self.revision)
-                pins[f"{part}:{group}"] = source.pinned()
+                    # Subsets of one repository have one commit, which the hub is asked for once.
+                    known = commits.get(dataset, self.revision)
+                    source = RowSource(dataset=dataset, subset=subset, split=split, revision=known)
+                pins[f"{part}:{group}"] = pinned = source.pinned()
+                commits[dataset] = pinned.revision
         return self.model_copy(update={"pins": pins})
 
 

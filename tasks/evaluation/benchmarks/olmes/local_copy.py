@@ -1,7 +1,7 @@
 """Files of one split in a local copy of a hub data set, by the names that such copies have.
 
 A copy is the repository as downloaded (`data/test-00000-of-00001.parquet`, `subset/test.jsonl`), what `save_to_disk` writes
-(`subset/test/data-00000-of-00001.arrow`), or a folder with one file per split (`test.jsonl`).
+(`subset/test/data-00000-of-00001.arrow`), or a folder with one file per split (`test.jsonl`) or per subset (`gpqa_main.csv`).
 """
 
 from infra.storage.store import Store
@@ -23,6 +23,8 @@ def split_files(root: str, subset: str, split: str) -> tuple[str, ...]:
     below = [name for name in names if subset and name.startswith(f"{subset}/")]
     # A copy of one subset alone has no folder of its name.
     found = [name for name in below or names if is_split(name.removeprefix(f"{subset}/"), split)]
+    # A set with one split may be a file that has the subset's name.
+    found = found or [name for name in names if subset and "/" not in name and name.startswith(f"{subset}.")]
     if not found:
         raise ValueError(
             f"{root} has no file of split {split!r}{f' of subset {subset!r}' if subset else ''}: expected names such "
