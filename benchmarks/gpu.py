@@ -34,11 +34,11 @@ from model.network.transformer import Transformer
 from model.tokens.tokenizer import Tokenizer
 from model.training.loop import Course, compile_model, new_state, train_step
 from model.training.losses import LossConfig, language_model_objective
+from model.training.measuring.profile import product_flops, profile_steps
+from model.training.measuring.throughput import peak_flops
 from model.training.optim import OptimConfig
-from model.training.profile import product_flops, profile_steps
 from model.training.schedule import ScheduleConfig
 from model.training.state_files import snapshot
-from model.training.throughput import peak_flops
 
 TOLERANCE = 1e-3
 """Largest difference of logits, as a share of the largest logit, and of losses. GPUs may multiply fp32 in TF32."""
