@@ -10,6 +10,7 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 
 from flows.config.recipe_config import RecipeConfig
+from flows.running.commands import run_command
 from flows.running.forms import CandidateForm
 from flows.running.promotion import promoted_path, write_promoted
 from flows.running.run import load_recipe, run, run_evaluation, run_sweep
@@ -41,8 +42,9 @@ def recipe(
         cascade: Make everything below the rerun stages again too.
     """
     config = load_recipe(recipe, overrides, store)
+    again = run_command(recipe, config.execution.store, until, rerun or [], overrides or [], cascade=cascade)
     with naming_failures():
-        return shown_report(config, run(config, until, rerun, cascade=cascade))
+        return shown_report(config, run(config, until, rerun, cascade=cascade, again=again))
 
 
 @flow(name="stage", flow_run_name="rerun {stage} of {recipe}", persist_result=False)
@@ -58,8 +60,9 @@ def stage(
         overrides: Changes as stage.field=value.
     """
     config = load_recipe(recipe, overrides, store)
+    again = run_command(recipe, config.execution.store, None, [stage], overrides or [], cascade=True)
     with naming_failures():
-        return shown_report(config, run(config, None, [stage], cascade=True))
+        return shown_report(config, run(config, None, [stage], cascade=True, again=again))
 
 
 @flow(name="microanneal-sweep", flow_run_name="sweep on {recipe}", persist_result=False)

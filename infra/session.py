@@ -101,6 +101,15 @@ class Pending:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Price:
+    """What a stage that has not run yet would cost."""
+
+    money: float
+    plan: tuple[tuple[str, str], ...]
+    """What it is made of: name and value."""
+
+
 @dataclass
 class Session:
     """One run (or plan) of a recipe."""
@@ -114,6 +123,10 @@ class Session:
     listener: Listener | None = None
     engine: Engine | None = None
     """None where stages are run one by one (`infra.execution.attempt.run_stage`) and no flow is called."""
+    price: Callable[[str], Price | None] | None = None
+    """Label -> price, asked right before a stage runs, when its inputs exist; None where nothing is priced."""
+    again: str = ""
+    """The command that goes on with this run; empty where there is none."""
     cores: Cores = field(init=False)
     waiting: Cores = field(init=False)
     """Slots of stages that wait for a language model: they take no core, but no more of them run at once than there are."""

@@ -201,6 +201,21 @@ class SiteSettings(BaseModel):
     """Litres per kWh, on site and at the power station together."""
 
 
+class PricingSettings(BaseModel):
+    """What GPU hours cost and how many GPUs work at once; prices of language models are those of `endpoints`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    price: float = Field(gt=0)
+    """Money per GPU and hour, in the currency of your choice."""
+    gpus: int = Field(default=1, ge=1)
+    """GPUs that one training may use."""
+    gpu: str = "h100"
+    """A GPU that `olmo2 plan --gpu` knows."""
+    mfu: float = Field(default=0.4, gt=0, le=1)
+    """Share of the peak FLOP/s that training reaches."""
+
+
 class Execution(BaseModel):
     """How a recipe runs on this machine or cluster (`execution:` in a recipe file, or OLMO2_* settings)."""
 
@@ -266,6 +281,21 @@ class Execution(BaseModel):
     """Why such artifacts are good all the same (`--accept`): they are used, and who said so, when and why is kept."""
     site: SiteSettings = SiteSettings()
     """The place, for what a plan says of CO2 and water."""
+    pricing: PricingSettings | None = None
+    """What a stage's price is computed from."""
+    approve_above: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """A stage whose price passes this waits until a person has approved it on the dashboard; null asks nobody."""
+    approve: str = ""
+    """Why such stages are approved beforehand (`--approve`); who, when and why is kept."""
+
+    @model_validator(mode="after")
+    def _what_is_approved_has_a_price(self) -> Self:
+        if self.approve_above is not None and self.pricing is None:
+            raise ValueError(
+                f"approve_above={self.approve_above:g} needs the price of a GPU hour; give execution: "
+                "{pricing: {price: 2.5, gpus: 64}}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _kept_save_points_are_save_points(self) -> Self:

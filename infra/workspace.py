@@ -6,7 +6,7 @@ and a shard on a Ray worker. Files that a stage writes are hashed as they are wr
 
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +49,7 @@ class ShardRunner(Protocol):
         ray: str,
         load: Callable[["Workspace"], Any] | None,
         device: str,
+        sizes: Sequence[int] | None,
     ) -> list[Any]: ...
 
 
@@ -164,6 +165,7 @@ class Workspace(Reader):
         load: Callable[["Workspace"], Any] | None = None,
         device: str = "cpu",
         here: bool = False,
+        sizes: Sequence[int] | None = None,
     ) -> list[Any]:
         """Run `function(ws, item)` for every item, on Ray or (always with `here`) in this process; each result is committed on
         its own.
@@ -173,11 +175,14 @@ class Workspace(Reader):
         to itself.
 
         Items and results are small JSON values; the function is module-level. A shard that has its commit is not run
-        again by a later attempt. Results come in the order of the items.
+        again by a later attempt. Results come in the order of the items. With `sizes`, the bytes that each item reads, progress
+        is told in bytes.
         """
         assert self._run_shards is not None, "only an attempt at a stage maps shards"
         ray = "off" if here else self.ray
-        return self._run_shards(self, function, list(items), description, ray=ray, load=load, device=device)
+        return self._run_shards(
+            self, function, list(items), description, ray=ray, load=load, device=device, sizes=sizes
+        )
 
     def for_shard(self) -> "Workspace":
         """The same workspace as one shard sees it: with a file list of its own."""

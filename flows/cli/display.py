@@ -3,6 +3,7 @@
 import threading
 import time
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -46,6 +47,8 @@ class Display:
         self._lock = threading.Lock()
         self._bars: dict[tuple[str, str], Any] = {}
         self._said: dict[str, float] = {}
+        self._began: dict[tuple[str, str], tuple[float, float]] = {}
+        """When a bar was first seen, and how much was done by then."""
         self._metrics: dict[str, str] = {}
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
@@ -91,10 +94,12 @@ class Display:
         metrics = self._metrics.get(label, "")
         if not self.console.is_terminal:
             now = time.monotonic()
+            began, before = self._began.setdefault(key, (now, done))
             if total and now - self._said.setdefault(label, now) >= PLAIN_SECONDS:
                 self._said[label] = now
+                pace = paced(done - before, now - began, total - done, unit)
                 self.console.print(
-                    f"  {label}: {description} {done:,.0f} of {total:,.0f} {unit}  {metrics}", markup=False
+                    f"  {label}: {description} {done:,.0f} of {total:,.0f} {unit}{pace}  {metrics}", markup=False
                 )
             return
         if key not in self._bars:
@@ -105,6 +110,8 @@ class Display:
         for key in [key for key in self._bars if key[0] == label]:
             self._progress.remove_task(self._bars.pop(key))
         self._said.pop(label, None)
+        for key in [key for key in self._began if key[0] == label]:
+            del self._began[key]
 
     def _end(self, label: str, outcome: Outcome) -> None:
         self._clear(label)
@@ -117,6 +124,14 @@ class Display:
         resumed = f"  resumed at {record.resumed_from}" if record.resumed_from else ""
         text = f"✓ {label:<28} {record.seconds:6.1f} s {record.id}  {headline(record.facts)}{resumed}"
         self.console.print(text, markup=False, highlight=False)
+
+
+def paced(done: float, seconds: float, left: float, unit: str) -> str:
+    """Rate and time left; nothing before anything is done."""
+    if done <= 0 or seconds <= 0:
+        return ""
+    rate = done / seconds
+    return f", {rate:,.1f} {unit}/s, {timedelta(seconds=round(left / rate))} left"
 
 
 def reused_line(label: str, id: str) -> str:

@@ -16,6 +16,7 @@ from flows.cli.evaluation import add_commands
 from flows.cli.marks import add_to as add_mark_commands
 from flows.cli.options import (
     AcceptOption,
+    ApproveOption,
     IdArgument,
     JsonOption,
     NoRehearsalOption,
@@ -83,9 +84,10 @@ def run(
     set: SetOption = None,
     no_rehearsal: NoRehearsalOption = False,
     accept: AcceptOption = None,
+    approve: ApproveOption = None,
 ) -> None:
     """Run a recipe: what exists is reused, what was interrupted is resumed, what changed is rerun."""
-    _run(recipe, store, until, rerun or [], accepting(set, accept), cascade=False, no_rehearsal=no_rehearsal)
+    _run(recipe, store, until, rerun or [], accepting(set, accept, approve), cascade=False, no_rehearsal=no_rehearsal)
 
 
 @app.command()
@@ -98,9 +100,10 @@ def rerun(
     set: SetOption = None,
     no_rehearsal: NoRehearsalOption = False,
     accept: AcceptOption = None,
+    approve: ApproveOption = None,
 ) -> None:
     """Make a stage and everything below it again; what was there stays as an earlier generation."""
-    _run(recipe, store, None, [stage], accepting(set, accept), cascade=True, no_rehearsal=no_rehearsal)
+    _run(recipe, store, None, [stage], accepting(set, accept, approve), cascade=True, no_rehearsal=no_rehearsal)
 
 
 @app.command(name="ls")
@@ -268,11 +271,21 @@ def dashboard(
     host: Annotated[
         str, typer.Option("--host", help="Address to bind; beyond loopback only with a password.")
     ] = "127.0.0.1",
+    notify: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--notify",
+            metavar="ADDRESS",
+            envvar="OLMO2_NOTIFY",
+            show_envvar=True,
+            help="Who is told of runs that end and stages that wait: mailtos://…, a Slack or other webhook; repeatable.",
+        ),
+    ] = None,
 ) -> None:
     """Start the Prefect server, a worker and the deployments; Ctrl-C stops what this started."""
     from flows.running.dashboard import serve
 
-    serve(console, port, host)
+    serve(console, port, host, notify or [])
 
 
 @app.command()

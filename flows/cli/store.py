@@ -1,4 +1,4 @@
-"""Commands for a store's day two: verify, repair, gc, cp, diff and the list of what was accepted."""
+"""Commands for a store's day two: verify, repair, gc, cp, diff and the lists of what was accepted and approved."""
 
 from typing import Annotated
 
@@ -163,7 +163,26 @@ def accepted(store: StoreOption = None, as_json: JsonOption = False) -> None:
         )
 
 
+def approvals(store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """List what was approved or refused above execution.approve_above: who, when, why, at which price."""
+    from dataclasses import asdict
+
+    from infra.execution.approval import approvals as decisions
+    from infra.execution.approval import as_money
+
+    rows = [asdict(said) for said in decisions(existing_store(store))]
+    if as_json:
+        print_json(rows)
+        return
+    for said in rows:
+        console.print(
+            f"{said['when']} {said['who']} {said['decision']} {said['label']} {as_money(said['price'])}: {said['reason']}",
+            markup=False,
+            highlight=False,
+        )
+
+
 def add_to(app: typer.Typer) -> None:
     """Add the commands to `olmo2`."""
-    for command in (verify, repair, gc, cp, diff, accepted):
+    for command in (verify, repair, gc, cp, diff, accepted, approvals):
         app.command()(command)

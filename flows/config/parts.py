@@ -12,6 +12,7 @@ from tasks.data.mix import MixConfig
 from tasks.data.post_training.pairs import PairsConfig
 from tasks.data.post_training.prompts import PromptsConfig
 from tasks.data.synthesis.rewrite import RewriteConfig
+from tasks.evaluation.benchmarks import BenchmarkConfig
 from tasks.training.anneal import AnnealConfig
 from tasks.training.ppo import PPOConfig
 from tasks.training.preferences import PreferencesConfig
@@ -163,7 +164,9 @@ class MicroannealConfig(Config):
     budgets: tuple[int, ...] = ()
     """Smaller token budgets, rising, that are tried before `tokens`. What is hopeless at one is not tried with the next."""
     rank_by: str
-    """Benchmark or suite that ranks, by its name under `evaluation`."""
+    """Benchmark or suite that ranks, by its name under `evaluation` or below."""
+    benchmarks: tuple[BenchmarkConfig, ...] = ()
+    """Further benchmarks, which candidates alone are asked: such as bits per byte, which tell small models apart."""
 
     @model_validator(mode="after")
     def _rising(self) -> Self:

@@ -172,6 +172,11 @@ class RecipeConfig(Config):
         )
         return read_by(sweep.anneal, mix)
 
+    @property
+    def sweep_evaluation(self) -> EvaluationConfig:
+        """What the candidates of the sweep are asked. Raises ValueError where `microanneal.rank_by` names nothing."""
+        return self.evaluation.only(self.microanneal.rank_by, self.microanneal.benchmarks)
+
     def rank(self, candidates: Iterable[str], tokens: int) -> RankConfig:
         """How these candidates of the sweep are ranked at a token budget."""
         sweep = self.microanneal

@@ -37,7 +37,7 @@ def check_recipe(config: RecipeConfig) -> None:
     _check_start(config)
     _check_classifiers(config)
     _check_execution(config.execution)
-    refuse_held_out("microanneal.rank_by", config.evaluation.only(config.microanneal.rank_by).benchmarks)
+    refuse_held_out("microanneal.rank_by", config.sweep_evaluation.benchmarks)
     for chat in (False, True):
         check_names(config.evaluation.of("recipe", chat=chat, last=True))
     # A checkpoint brings its own model and vocabulary, so `pretrain.model` is not asked where one is given.

@@ -81,7 +81,7 @@ def trial(
 ) -> Sweep:
     """Candidates at one token budget: a mix each, an anneal with every seed, and their ranking."""
     sweep = config.microanneal
-    evaluation = config.evaluation.only(sweep.rank_by)
+    evaluation = config.sweep_evaluation
     web = corpus.tokens[sweep.web]
     mixes = {
         name: mix.labelled(sweep.suffix(name, budget))([web, tokens[name]], config.candidate_mix(candidate, budget))

@@ -6,9 +6,9 @@ import os
 from rich.console import Console
 
 from flows.running.dashboard import check_free
-from flows.running.guarded_server import address
-from flows.running.origin_guard import LOOPBACK_NAMES, OriginGuard, host_headers
 from flows.running.prefect_server import running_dashboard
+from flows.server.guarded_server import address
+from flows.server.origin_guard import LOOPBACK_NAMES, OriginGuard, host_headers
 from flows.serving.app import make_app
 from infra.execution.pages import pages_file
 from infra.storage.store import Store

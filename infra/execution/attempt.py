@@ -49,7 +49,7 @@ from infra.secrets import clean_error, without_secrets
 from infra.session import Session
 from infra.settings import ComputeSettings, Execution
 from infra.stage import Call, Stage
-from infra.stopping import fenced
+from infra.stopping import Interrupted, fenced
 from infra.storage.store import Store, StoreError
 from infra.workspace import WorkSettings, Workspace
 
@@ -133,6 +133,8 @@ def run_stage(
     with lease:
         try:
             record = _run_and_commit(stage, session, arguments, call, id, generation, lease, listener, caller)
+        except Interrupted:
+            raise
         except Exception as error:  # a stage may raise anything; its traceback is kept before it goes on
             clean_error(error)
             keep_log(store, f"{folder}/error-{lease.number:06d}.txt", error, listener)

@@ -133,6 +133,15 @@ def started_work(store: Store, stage: str, id: str) -> str:
     return f"{shards} shards are done" if shards else ""
 
 
+def kept_work(stage: Stage, session: Session, arguments: dict[str, Any]) -> str:
+    """What the next attempt at a stage that was stopped would go on from, in words."""
+    call = stage.sort(arguments)
+    found = started_work(session.store, stage.name, identity(stage.name, stage.version, call.config, call.records()))
+    return (
+        f"kept for the next attempt: {found}" if found else "nothing of it was saved yet; the next attempt begins anew"
+    )
+
+
 def why(store: Store, stage: Stage, call: Call) -> str:
     """What differs from the nearest earlier record of the stage: version, config fields, inputs."""
     records = Index(store).newest(stage.name, COMPARED)

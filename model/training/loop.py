@@ -140,6 +140,8 @@ class Listeners:
     checkpoint_every: int = 0
     checkpoint_also: frozenset[int] = frozenset()
     """Further numbers of updates after which it is called."""
+    stop: Callable[[int], bool] | None = None
+    """`stop(n)`, asked after the n-th update but the last, ends the training there, after a checkpoint, when it is true."""
 
     def saving(self, step: int) -> Callable[[TrainState], None] | None:
         """What saves the state after so many updates."""
@@ -150,7 +152,7 @@ class Listeners:
 def train(state: TrainState, course: Course, compute: Compute, told: Listeners = Listeners()) -> TrainState:
     """Train from `state.step` to the last step of the course and return the state.
 
-    `course.batches` may raise EndOfTraining, after which the state has fewer updates. Raises FloatingPointError at a non-finite
+    After EndOfTraining from `course.batches`, or a stop, the state has fewer updates. Raises FloatingPointError at a non-finite
     loss or gradient, before it reaches the weights or a checkpoint.
     """
     if compute.threads:
@@ -174,7 +176,8 @@ def train(state: TrainState, course: Course, compute: Compute, told: Listeners =
                 break
             metrics.collect(state.step + 1, train_step(state, micro_batches, course, compute.device))
             watchdog.beat()
-            save = told.saving(state.step)
+            stop = told.stop is not None and state.step < steps and told.stop(state.step)
+            save = told.checkpoint if stop else told.saving(state.step)
             due = save is not None and state.step < steps
             judge = evaluation.due(state.step)
             logged = judge is not None or state.step % logging.every == 0 or state.step == steps
@@ -188,6 +191,8 @@ def train(state: TrainState, course: Course, compute: Compute, told: Listeners =
             if save and due:
                 save(state)
                 metrics.saved = state.step
+            if stop:
+                break
             # Ranks wait for each other at every step, so all of them pause for garbage at the same one (RECIPE J).
             if state.step % compute.gc_every == 0:
                 gc.collect(1)

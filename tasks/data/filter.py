@@ -19,6 +19,7 @@ from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Attributes, Documents
 from tasks.data.documents.dolma_files import LineWriter, Row, add_counts, document_files, read_lines, shard_name
+from tasks.data.documents.file_sources import file_bytes
 from tasks.data.filters.attributes import attribute_name, broken_limit, edges, histogram
 from tasks.data.filters.pii import MARKERS, Kind, PIIRule, mask
 from tasks.data.filters.rules import Rule, Scorer, check_names, pin_rule, scorer_name
@@ -60,8 +61,9 @@ def filter_documents(
         "config": config.model_dump(mode="json"),
         "scores": None if scores is None else scores.model_dump(mode="json"),
     }
-    items = [{"name": name, **shared} for name in document_files(ws, documents)]
-    results = ws.map(filter_shard, items, description="filter")
+    names = document_files(ws, documents)
+    items = [{"name": name, **shared} for name in names]
+    results = ws.map(filter_shard, items, description="filter", sizes=file_bytes(ws, documents, names))
     kept, dropped = add_counts(results, "sources"), add_counts(results, "dropped")
     count = sum(kept.values())
     assert documents.documents == count + sum(dropped.values()), (documents.documents, kept, dropped)

@@ -4,7 +4,7 @@ Base models (pre-training, mid-training) and tuned ones (SFT, DPO, RLVR) have su
 the last model of each kind alone, so that no choice between models can rest on it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import TypeVar
 
@@ -88,9 +88,9 @@ class EvaluationConfig(Config):
             suites=once(chain(*(part.suites for part in asked))),
         )
 
-    def only(self, name: str) -> "EvaluationConfig":
+    def only(self, name: str, further: Sequence[Benchmark] = ()) -> "EvaluationConfig":
         """The same with a single benchmark, or with a suite and what it holds. Raises ValueError for a name that is not there."""
-        known = once([*self.benchmarks, *self.base.benchmarks, *self.last_base.benchmarks])
+        known = once([*self.benchmarks, *self.base.benchmarks, *self.last_base.benchmarks, *further])
         suites = once([*self.suites, *self.base.suites, *self.last_base.suites])
         needed = members_of(name, suites)
         chosen = tuple(benchmark for benchmark in known if benchmark.name in needed)

@@ -247,7 +247,7 @@ def asked_of(row: PlanRow, config: RecipeConfig) -> EvaluateConfig:
     """What the model of an evaluation is asked, by the stage that makes it."""
     label = row.label.partition(":")[2]
     if label.startswith("try-"):
-        return config.evaluation.only(config.microanneal.rank_by).of(label)
+        return config.sweep_evaluation.of(label)
     maker = row.inputs[0].removeprefix(GIVEN).partition(":")[0] if row.inputs else ""
     chat = maker not in ("pretrain", "base", "anneal", "soup")
     alone = maker == "anneal" and len(config.anneal_seeds) + len(config.further_ingredients) == 1

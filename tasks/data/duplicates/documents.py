@@ -25,7 +25,14 @@ class Kept(NamedTuple):
 
 def find_equal_documents(ws: Workspace, shards: list[dict[str, Any]]) -> dict[str, Any]:
     """Find all repeated texts; returns what `find_all_repeats` does."""
-    return find_all_repeats(ws, "texts", ws.map(hash_texts, shards, description="hash"))
+    return find_all_repeats(ws, "texts", ws.map(hash_texts, shards, description="hash", sizes=sizes_of(ws, shards)))
+
+
+def sizes_of(ws: Workspace, shards: list[dict[str, Any]]) -> list[int]:
+    """Bytes of the document file of each shard."""
+    inputs = {shard["input"]: Documents.model_validate(shard["documents"]) for shard in shards}
+    files = {number: ws.record(documents).files for number, documents in inputs.items()}
+    return [files[shard["input"]][shard["name"]].size for shard in shards]
 
 
 def text_hash(text: str, compare: str) -> bytes:

@@ -28,6 +28,7 @@ from tasks.data.documents.partitions import (
     write_groups,
 )
 from tasks.data.duplicates.components import Edges, both_ways, distinct, large_star, small_star, stars
+from tasks.data.duplicates.documents import sizes_of
 from tasks.data.duplicates.minhash import MinHashConfig, band_keys, signatures
 
 BAND = np.dtype([("key", "<u8"), ("row", "<u4")])
@@ -39,7 +40,9 @@ _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 def find_similar_documents(ws: Workspace, shards: list[dict[str, Any]], config: MinHashConfig) -> dict[str, Any]:
     """Find the documents that are similar to an earlier one; `partitions` for `read_found`, and `clusters`."""
     near = config.model_dump(mode="json")
-    signed = ws.map(sign_shard, [{**shard, "minhash": near} for shard in shards], description="sign")
+    signed = ws.map(
+        sign_shard, [{**shard, "minhash": near} for shard in shards], description="sign", sizes=sizes_of(ws, shards)
+    )
     put_pieces(ws, "bands", [result["pieces"] for result in signed])
     parts = partitions(ws, sum(result["keys"] for result in signed))
     items = [{"partition": number, "first": first, "end": end} for number, (first, end) in enumerate(parts)]

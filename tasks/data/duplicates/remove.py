@@ -36,7 +36,7 @@ def write_shard(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     places = [place for place, _ in removed.documents.values()]
     places += [place for pieces in removed.pieces.values() for place in pieces.values()]
     ids = _ids_of(ws, places)
-    name = f"{item['input']:03d}-{shard_name(item['name'])}.jsonl.zst"
+    name = kept_name(item)
     result: dict[str, Any] = {"sources": {}, "dropped": {}, "bytes": 0, "removed": 0, "removed_bytes": 0}
     rows = enumerate(read_documents(ws, Documents.model_validate(item["documents"]), item["name"]))
     reason = NGRAMS if item["within"] == "ngrams" else PARAGRAPHS
@@ -66,6 +66,11 @@ def write_shard(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
             result["bytes"] += len(kept["text"].encode())
             result["sources"][document["source"]] = result["sources"].get(document["source"], 0) + 1
     return result
+
+
+def kept_name(item: dict[str, Any]) -> str:
+    """How the files of a shard are named: by the input and the file that it comes from."""
+    return f"{item['input']:03d}-{shard_name(item['name'])}.jsonl.zst"
 
 
 def without(document: Row, pieces: dict[int, str]) -> Row:

@@ -51,6 +51,15 @@ def file_items(
     return [{"item": number, "pieces": pieces} for number, pieces in enumerate(items)]
 
 
+def listed_bytes(items: Sequence[dict[str, Any]]) -> list[int] | None:
+    """Bytes of the files that each item reads, as they were listed; None for items of another kind, or where nobody knows."""
+    sizes = [
+        sum((piece["end"] or piece["file"]["size"]) - piece["start"] for piece in item.get("pieces", ()))
+        for item in items
+    ]
+    return sizes if sum(sizes) else None
+
+
 def _spans(file: SourceFile, shard_bytes: int, limit: int | None) -> Iterator[tuple[int, Piece]]:
     """(text bytes expected, byte range) of one file's pieces; a file of which only some rows are wanted is one piece."""
     form = format_of(file.name)

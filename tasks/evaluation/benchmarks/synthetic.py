@@ -1,4 +1,4 @@
-"""The held-out split of the synthetic maths problems, generated, as a cloze task, or as multiple choice.
+"""The held-out split of the synthetic maths problems: written, as a cloze task, as multiple choice, or as bits per byte.
 
 Completion prompts are OLMES's question/answer blocks (RECIPE I.1) with shots from the training split; chat prompts are the
 bare question, as in the chats of supervised finetuning. Wrong choices are near misses of the right number.
@@ -20,11 +20,11 @@ from tasks.evaluation.benchmarks.items import (
     LikelihoodAnswer,
     Prompt,
 )
-from tasks.evaluation.benchmarks.olmes.ranked import Normalisation, score_ranked
+from tasks.evaluation.benchmarks.olmes.ranked import Normalisation, score_bits, score_ranked
 from tasks.synthetic import KindConfig, Problem, generate_mixed
 from tasks.verifiers import verify
 
-Format = Literal["generate", "cloze", "multiple_choice"]
+Format = Literal["generate", "cloze", "multiple_choice", "bits_per_byte"]
 LETTERS = "ABCDEFGHIJ"
 
 
@@ -41,7 +41,7 @@ class SyntheticBenchmark(Config):
     seed: int = 1234
     format: Format = "generate"
     """`generate`: greedy answer, last number compared. `cloze`: the right answer ranked against near misses.
-    `multiple_choice`: the same as lettered options (RECIPE I.1, MCF)."""
+    `multiple_choice`: the same as lettered options (RECIPE I.1, MCF). `bits_per_byte`: how likely the worked answer is."""
     shots: int = Field(default=3, ge=0)
     """Worked examples before a completion prompt."""
     chat_shots: int = Field(default=0, ge=0)
@@ -54,7 +54,8 @@ class SyntheticBenchmark(Config):
 
     @property
     def primary(self) -> str:
-        return {"generate": "exact_match", "cloze": "acc_per_char", "multiple_choice": "acc_raw"}[self.format]
+        names = {"generate": "exact_match", "cloze": "acc_per_char", "multiple_choice": "acc_raw"}
+        return names.get(self.format, "bits_per_byte")
 
     @property
     def normalisation(self) -> Normalisation:
@@ -68,7 +69,8 @@ def load_items(config: SyntheticBenchmark) -> list[Item]:
 
 
 def make_item(config: SyntheticBenchmark, problem: Problem, place: int) -> Item:
-    options = near_misses(problem, config.choices, config.seed) if config.format != "generate" else []
+    ranked = config.format in ("cloze", "multiple_choice")
+    options = near_misses(problem, config.choices, config.seed) if ranked else []
     data = {
         "question": problem.question,
         "response": problem.response,
@@ -114,7 +116,7 @@ def query(config: SyntheticBenchmark, item: Item) -> str:
 def target(config: SyntheticBenchmark, item: Item) -> str:
     """What a worked example answers in this format."""
     match config.format:
-        case "generate":
+        case "generate" | "bits_per_byte":
             return item.data["response"]
         case "cloze":
             return item.gold
@@ -142,14 +144,20 @@ def item_requests(
 
 
 def continuations(config: SyntheticBenchmark, item: Item, chat: bool) -> list[str]:
-    """Choices as scored: with a leading space after "Answer:", without one at the start of a chat answer."""
+    """Texts as scored: with a leading space after "Answer:", without one at the start of a chat answer."""
     options = item.data["options"]
-    choices = options if config.format == "cloze" else LETTERS[: len(options)]
+    match config.format:
+        case "bits_per_byte":
+            choices = [item.data["response"]]
+        case "cloze":
+            choices = options
+        case _:
+            choices = list(LETTERS[: len(options)])
     return [choice if chat else f" {choice}" for choice in choices]
 
 
 def score(config: SyntheticBenchmark, item: Item, answers: Sequence[str | LikelihoodAnswer], chat: bool) -> ItemScore:
-    """Exact match of the extracted number, or accuracy of the best-ranked choice."""
+    """Exact match of the extracted number, accuracy of the best-ranked choice, or bits of the worked answer."""
     if config.format == "generate":
         (text,) = answers
         assert isinstance(text, str)
@@ -160,5 +168,7 @@ def score(config: SyntheticBenchmark, item: Item, answers: Sequence[str | Likeli
         }
         return ItemScore(metrics, text, verdict.extracted)
     ranked = [answer for answer in answers if isinstance(answer, LikelihoodAnswer)]
+    if config.format == "bits_per_byte":
+        return score_bits(continuations(config, item, chat)[0], ranked[0])
     gold = item.data["options"].index(item.gold)
     return score_ranked(continuations(config, item, chat), gold, ranked, None, config.normalisation)

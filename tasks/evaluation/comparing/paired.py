@@ -13,6 +13,13 @@ Comparer = Callable[[Sequence[Scores], Scores, str], Comparison]
 """(first models, second model, benchmark) -> second minus the mean of the first ones"""
 
 
+CLEAR = 3.0
+"""Standard errors from which a step's gain is called one."""
+POWER_ERRORS = 0.841621
+"""Standard errors above that limit which a gain needs to be found four times in five."""
+NO_EFFECT = "no effect shown"
+
+
 def comparer(reader: Reader) -> Comparer:
     """Comparisons by benchmark name. Items are read once. Where one side kept none (a suite), or none is common, the errors
     are taken as independent, and `n` is 0.
@@ -75,8 +82,17 @@ def macro_gain(comparisons: Sequence[Comparison], lower_is_better: Sequence[bool
         "stderr": total.stderr,
         "n": total.n,
         "discordant": total.discordant,
-        "words": total.words if total.n else total.words.partition(" (")[0],
+        "words": gain_words(total),
     }
+
+
+def gain_words(found: Comparison) -> str:
+    """What a gain shows: "gain" or "loss" from `CLEAR` standard errors on."""
+    if found.difference and abs(found.difference) >= CLEAR * found.stderr:
+        return "gain" if found.difference > 0 else "loss"
+    if not found.n:
+        return NO_EFFECT
+    return f"{NO_EFFECT} (these {found.n:,} items would show {(CLEAR + POWER_ERRORS) * found.stderr:.2g})"
 
 
 def error_of_mean(values: Sequence[float], clusters: Sequence[str | None]) -> float | None:

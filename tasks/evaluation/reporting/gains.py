@@ -2,8 +2,8 @@
 
 A step's gain is the mean improvement over all benchmarks from the checkpoint it began with to the one it made, item by item
 where both kept their items (`comparing/paired.py`). Positive is better, whatever a benchmark's direction. Every gain has `gain`,
-`stderr`, `n` (items), `discordant` (items that changed) and `words`: "gain", "loss" or "no effect shown". The paper prints no
-errors; they are ours.
+`stderr`, `n` (items), `discordant` (items that changed) and `words`: "gain" or "loss" from 3 standard errors on, else "no effect
+shown". The paper prints no errors; they are ours.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from typing import Any
 from infra.workspace import Workspace
 from tasks.artifacts import RewardModel, Scores
 from tasks.evaluation.comparing.comparison import Comparison
-from tasks.evaluation.comparing.paired import Comparer, macro_gain
+from tasks.evaluation.comparing.paired import NO_EFFECT, Comparer, gain_words, macro_gain
 from tasks.evaluation.reporting.report_values import SOUP, Benchmark, benchmarks_of
 
 Gain = dict[str, Any]
@@ -99,7 +99,8 @@ def sweep_gain(ranking: dict[str, Any]) -> Gain | None:
         return None
     second = ranking["candidates"][1]
     found = Comparison(second["behind_best"], second["behind_best_stderr"], second["n"], second.get("discordant", 0))
-    return _plain(found) | ({"words": "no effect shown"} if second["tied_with_best"] else {})
+    undecided = {"words": NO_EFFECT} if second["tied_with_best"] else {}
+    return _plain(found) | {"metric": ranking["metric"]} | undecided
 
 
 def in_order(gains: dict[str, Gain | None]) -> dict[str, Gain]:
@@ -110,11 +111,10 @@ def in_order(gains: dict[str, Gain | None]) -> dict[str, Gain]:
 
 
 def _plain(found: Comparison) -> Gain:
-    words = found.words if found.n else found.words.partition(" (")[0]
     return {
         "gain": found.difference,
         "stderr": found.stderr,
         "n": found.n,
         "discordant": found.discordant,
-        "words": words,
+        "words": gain_words(found),
     }

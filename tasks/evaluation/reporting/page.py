@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.artifacts import PERPLEXITY, TASK
+from tasks.evaluation.benchmarks import LOWER_IS_BETTER
 from tasks.evaluation.reporting import figures
 from tasks.evaluation.reporting.canvas import COLOURS
 from tasks.evaluation.reporting.compared import comparison_panels
@@ -118,7 +119,8 @@ def gain_rows(report: dict[str, Any]) -> list[tuple[str, dict[str, Any], float]]
     shares = not any(benchmark["lower_is_better"] for benchmark in report["benchmarks"])
     for step, gain in report["gains"].items():
         # Bits per byte stay as they are; a mean over shares and bits has no unit of its own.
-        unit = 100.0 if shares and step != "curation" else 1.0
+        in_bits = step == "curation" or gain.get("metric") in LOWER_IS_BETTER
+        unit = 100.0 if shares and not in_bits else 1.0
         rows.append((step, gain, unit))
         further = {"over_mean": "the ingredients’ mean", "over_best": "the best ingredient"}
         rows += [(f"{step} over {words}", gain[name], unit) for name, words in further.items() if name in gain]

@@ -17,6 +17,7 @@ from typing import Any, Literal, cast
 from torch import nn
 
 from infra.compute.train_group import WorkDone
+from infra.stopping import Interrupted, ending_in_order, is_stopping
 from infra.workspace import Workspace
 from model.config import Compute, Precision
 from model.files.hf_config import read_config
@@ -173,7 +174,8 @@ def fit(
     `state` is what `begin` made. `initial_moments` is the `optimizer.safetensors` of the run to continue (RECIPE E). Save points
     fall on multiples of `save_multiple` steps. `metrics.jsonl` has a line for every step. With `keep_moments`,
     `optimizer.safetensors` joins the payload. With a `selector`, the result is the best of its save points. Use the result's
-    model afterwards: the state's may be sharded. Raises WorkDone in the workers of a group that are not its first.
+    model afterwards: the state's may be sharded. Raises WorkDone in the workers of a group that are not its first, and
+    Interrupted, with a save point of that step, when asked to stop.
     """
     if course.steps < 1:
         raise ValueError(
@@ -192,10 +194,17 @@ def fit(
     # Rounded up to whole rollouts: a save point within one could not be resumed exactly.
     save_every = save_multiple * math.ceil(ws.save_every / save_multiple)
 
+    stopped = False
     candidates = frozenset(selector.config.steps_of(course.steps, save_multiple) if selector else ())
     saving = SavePoints(ws, journal, save_every, candidates)
-    with ws.progress(course.description, course.steps, "steps") as bar, saving as points:
+    with ws.progress(course.description, course.steps, "steps") as bar, saving as points, ending_in_order():
         bar.advance(first)
+
+        def stop(step: int) -> bool:
+            # A group's workers would have to agree on the step; asked to stop, it goes back to its last save point.
+            nonlocal stopped
+            stopped = is_stopping() and step % save_multiple == 0 and state.group.world == 1
+            return stopped
 
         def counted_batches(step: int) -> Sequence[Batch]:
             # A save point is written in the background; its error is raised here, at a later step.
@@ -225,8 +234,13 @@ def fit(
             checkpoint=points.save,
             checkpoint_every=save_every,
             checkpoint_also=candidates,
+            stop=stop,
         )
         state = train(state, counted, compute_of(ws), told)
+    if stopped:
+        raise Interrupted(
+            f"stopped on request after step {state.step:,}, which is saved; the same command resumes there"
+        )
     _note_speed(ws, time.monotonic() - began, journal, before, state.group.world)
     counts = choose(ws, state, journal, selector) if selector else journal
     found = course.evaluation.finish(state) if course.evaluation.finish else {}

@@ -57,7 +57,7 @@ def evaluator(
             f"{PERPLEXITY}{source}": _perplexity(state, data, windows, optim) for source, windows in held_out.items()
         }
         for name, task in asked.items():
-            values = task.scores(trained_model(state), state, optim.precision)
+            values = task.scores(trained_model(state), state.group, optim.precision)
             metrics[name] = sum(values) / len(values)
         rows.append({"step": state.step} | metrics)
         ws.table("in-loop", rows)

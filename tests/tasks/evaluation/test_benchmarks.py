@@ -309,3 +309,13 @@ def test_stops_are_applied_to_an_answer(text, stops, kept):
 )
 def test_gsm8k_reads_numbers_as_numbers(text, truth):
     assert answer_rules.gsm8k_match(text, truth)[0]
+
+
+def test_bits_per_byte_of_synthetic_problems_are_those_of_the_worked_answer():
+    config = SyntheticBenchmark(name="bits", format="bits_per_byte", items=3, shots=0, problems=(ArithmeticConfig(),))
+    item = load_items(config)[0]
+    ((request,),) = make_requests(config, [item], False)
+    assert isinstance(request, Likelihood) and request.continuation == f" {item.data['response']}"
+    found = score_item(config, item, [LikelihoodAnswer(-7.0, 3)], False)
+    wanted = 7.0 / log(2) / len(request.continuation.encode())
+    assert found.metrics[primary_metric(config, [item])] == pytest.approx(wanted)

@@ -95,6 +95,9 @@ class Run:
         return artifact
 
 
+AXES = {"seeds": 2, "noise_floor": 0.02}
+
+
 def losses(steps: int) -> list[dict[str, float]]:
     return [{"step": step, "loss": 8 / step**0.2, "lr": 1e-3 * (1 - step / steps)} for step in range(1, steps + 1)]
 
@@ -124,6 +127,7 @@ def ranked(rank: int, name: str, score: float, behind: float) -> dict[str, Any]:
     return {
         "rank": rank, "candidate": name, "score": score, "stderr": 0.03, "n": 50, "behind_best": behind,
         "behind_best_stderr": 0.05, "tied_with_best": True, "items_to_decide": 900 if rank > 1 else 0,
+        "seeds_to_decide": 4 if rank > 1 else 0, "tokens": 8192, "stopped": False,
     }  # fmt: skip
 
 
@@ -159,7 +163,15 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, dict[str, 
         order=["b", "a"],
         scores={"a": 0.30, "b": 0.34},
         stderr={"a": 0.03, "b": 0.03},
-        payload={"ranking.json": {"benchmark": "adding", "metric": "exact_match", "candidates": table}},
+        payload={
+            "ranking.json": {
+                "benchmark": "adding",
+                "metric": "exact_match",
+                "seeds": 2,
+                "noise_floor": 0.02,
+                "candidates": table,
+            }
+        },
     )
     config = ReportConfig(
         recipe="toy & test", checkpoint_labels=LABELS, funnel_labels=["collect", "filter"], mix_labels=["stage 1"]

@@ -1,4 +1,4 @@
-"""Prefect's server behind our guard: `python -m flows.running.guarded_server --host HOST --port PORT`.
+"""Prefect's server behind our guard: `python -m flows.server.guarded_server --host HOST --port PORT`.
 
 Prefect alone answers every website that the user's browser has open. The dashboard and the temporary server of a run are
 both started through this module.
@@ -9,8 +9,8 @@ import ipaddress
 import os
 from typing import TYPE_CHECKING
 
-from flows.running.busy_retry import BusyRetry
-from flows.running.origin_guard import LOOPBACK_NAMES, OriginGuard, host_headers
+from flows.server.busy_retry import BusyRetry
+from flows.server.origin_guard import LOOPBACK_NAMES, OriginGuard, host_headers
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
