@@ -22,7 +22,7 @@ from infra.session import Pending, Session, current_session
 P = ParamSpec("P")
 A = TypeVar("A", bound=Artifact)
 
-Estimate = Callable[..., dict[str, Any]]
+_Estimate = Callable[..., dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Stage(Generic[P, A]):
     """Takes no core: the server of a language model does its work."""
     sharded: bool = False
     """Its process only hands out shards, where there is a Ray: it holds no core while they wait for one."""
-    estimate: Estimate | None = None
+    estimate: _Estimate | None = None
     """Tokens, FLOPs and what else a plan can say before it runs: (config and inputs by name) -> facts."""
     suffix: str = ""
 
@@ -152,7 +152,7 @@ def stage(
     grouped: bool = False,
     waits: bool = False,
     sharded: bool = False,
-    estimate: Estimate | None = None,
+    estimate: _Estimate | None = None,
 ) -> Stage[P, A]:
     """Wrap a stage function; the wrapped stage is the noun that flows call."""
     return Stage(function, name, version, process, grouped, waits, sharded, estimate)

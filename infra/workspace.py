@@ -19,7 +19,7 @@ from infra.events import Events
 from infra.language_models.client import Endpoint
 from infra.language_models.protocol import AnswerMemory
 from infra.records.artifact import Artifact
-from infra.records.permanent_save_points import Kept
+from infra.records.permanent_save_points import KeptSavePoint
 from infra.records.reader import Reader
 from infra.records.record import FileEntry, attempt_folder
 from infra.records.save_points import (
@@ -30,7 +30,7 @@ from infra.records.save_points import (
     read_save_point,
     write_save_point,
 )
-from infra.settings import ComputeSettings, EndpointSettings, Generation, settings_of
+from infra.settings import ComputeSettings, EndpointSettings, GenerationSettings, settings_of
 from infra.storage.store import Store, sha256_file
 
 A = TypeVar("A", bound=Artifact)
@@ -72,7 +72,7 @@ class WorkSettings:
     """Steps between two save points that stay; 0 for none."""
     endpoints: Mapping[str, EndpointSettings] = field(default_factory=dict)
     """Where language models answer, by model name."""
-    generation: Generation = "local"
+    generation: GenerationSettings = "local"
     """Who answers prompts with a checkpoint."""
 
 
@@ -100,7 +100,7 @@ class Workspace(Reader):
         self.compute = settings.compute
         self.save_every = settings.save_every
         self.keep_every = settings.keep_every
-        self.generation: Generation = settings.generation
+        self.generation: GenerationSettings = settings.generation
         self.written: dict[str, FileEntry] = {}
         self.notes: dict[str, Any] = {}
         self.resumed_from = ""
@@ -250,7 +250,7 @@ class Workspace(Reader):
         point = SavePoint(step, permanent_area(self.progress_folder))
         return self.folder_of(point.folder, read_save_point(self.store, point, wanted, f"{self.stage}/{self.id}"))
 
-    def kept(self, kept: Kept) -> Path:
+    def kept(self, kept: KeptSavePoint) -> Path:
         """A permanent save point, of whichever stage, as a local folder. Raises StoreError for a file that is not as it
         was saved.
         """

@@ -14,7 +14,7 @@ from infra.execution.attempt import Outcome
 
 PLAIN_SECONDS = 20.0
 """Without a terminal, a working stage says where it is this often."""
-TOLD = ("skipped_steps", "mfu")
+_TOLD = ("skipped_steps", "mfu")
 """Metrics that are shown after a training's first three, where they are known and not 0."""
 
 
@@ -74,7 +74,7 @@ class Display:
             if kind == "progress":
                 self._show(label, *values)
             elif kind == "metrics":
-                shown = [*list(values[1])[:3], *(name for name in TOLD if values[1].get(name))]
+                shown = [*list(values[1])[:3], *(name for name in _TOLD if values[1].get(name))]
                 self._metrics[label] = "  ".join(f"{name} {values[1][name]:.4g}" for name in shown)
             elif kind == "waiting":
                 self.console.print(f"  {values[0]}", style="yellow")
@@ -143,19 +143,21 @@ def headline(facts: dict[str, Any]) -> str:
     """The scalar facts of an artifact in one line; scores with their standard errors."""
     if "stderr" in facts:
         scores = facts.get("primary") or facts["scores"]
-        return ", ".join(f"{name} {number(score)} ± {number(facts['stderr'][name])}" for name, score in scores.items())
+        return ", ".join(
+            f"{name} {_number(score)} ± {_number(facts['stderr'][name])}" for name, score in scores.items()
+        )
     shown = []
     for name, value in facts.items():
         if isinstance(value, bool | str | list) or name in ("ranks", "files"):
             continue
         if isinstance(value, dict):
-            shown += [f"{key} {number(item)}" for key, item in value.items() if isinstance(item, int | float)]
+            shown += [f"{key} {_number(item)}" for key, item in value.items() if isinstance(item, int | float)]
         else:
-            shown.append(f"{name} {number(value)}")
+            shown.append(f"{name} {_number(value)}")
     return ", ".join(shown)[:150]
 
 
-def number(value: float) -> str:
+def _number(value: float) -> str:
     """A number for people."""
     if isinstance(value, int):
         return f"{value:,}"

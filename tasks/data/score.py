@@ -24,9 +24,9 @@ from tasks.data.filters.attributes import attribute_rows
 from tasks.data.filters.batch import TextBatch
 from tasks.data.filters.rules import (
     Scorer,
-    check_names,
+    check_scorer_names,
     classifier_of,
-    load_model,
+    load_scorer_model,
     needs_device,
     needs_model,
     score_batch,
@@ -42,7 +42,7 @@ class ScoreConfig(Config):
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
-        check_names(self.scorers)
+        check_scorer_names(self.scorers)
         return self
 
     @property
@@ -81,7 +81,7 @@ def score_documents(
 
 def load_models(ws: Workspace, config: ScoreConfig, classifiers: dict[str, Classifier]) -> list[Any]:
     """What each scorer asks, loaded: once per worker."""
-    return [load_model(ws, scorer, classifiers) for scorer in config.scorers]
+    return [load_scorer_model(ws, scorer, classifiers) for scorer in config.scorers]
 
 
 def score_shard(ws: Workspace, item: dict[str, Any], loaded: list[Any] | None = None) -> int:

@@ -12,7 +12,7 @@ from tasks.artifacts import Documents
 from tasks.data.documents.dolma_files import LineWriter, Row, read_documents, shard_name
 from tasks.data.documents.partitions import read_found, read_repeats
 from tasks.data.duplicates.documents import dropped_documents, read_ids
-from tasks.data.duplicates.pieces import cut, read_units
+from tasks.data.duplicates.pieces import cut_paragraphs, read_units
 from tasks.data.duplicates.seen import WHOLE
 
 PARAGRAPHS = "repeated_paragraphs"
@@ -56,7 +56,7 @@ def write_shard(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
             if not kept["text"].strip() and pieces:
                 _drop(drop, document, reason, next(iter(pieces.values())), result)
                 continue
-            parts = cut(document["text"]) if pieces else []
+            parts = cut_paragraphs(document["text"]) if pieces else []
             for piece, kept_id in sorted(pieces.items()):
                 place = {"paragraph": piece, "text": parts[piece], "duplicate_of": kept_id}
                 aside.write({"id": document["id"], "source": document["source"], "reason": reason, **place})
@@ -77,7 +77,7 @@ def without(document: Row, pieces: dict[int, str]) -> Row:
     """The document without these parts; its metadata says how many went."""
     if not pieces:
         return document
-    kept = [text for piece, text in enumerate(cut(document["text"])) if piece not in pieces]
+    kept = [text for piece, text in enumerate(cut_paragraphs(document["text"])) if piece not in pieces]
     metadata = {**document.get("metadata", {}), "removed_paragraphs": len(pieces)}
     return {**document, "text": "\n".join(kept), "metadata": metadata}
 

@@ -25,14 +25,14 @@ EXPECTED_EXPANSION = 4
 MOST_FILES = 1000
 """Of an item, so that thousands of empty or tiny files are no single task."""
 
-Piece = dict[str, Any]
+_Piece = dict[str, Any]
 
 
 def file_items(
     files: Sequence[SourceFile], shard_bytes: int, limits: Sequence[int | None] = ()
 ) -> list[dict[str, Any]]:
     """Items of about `shard_bytes` each; `limits` are the rows wanted of each file (0: it is not read)."""
-    items: list[list[Piece]] = []
+    items: list[list[_Piece]] = []
     room = 0
     named = Counter(file.name for file in files)
     for index, file in enumerate(files):
@@ -60,7 +60,7 @@ def listed_bytes(items: Sequence[dict[str, Any]]) -> list[int] | None:
     return sizes if sum(sizes) else None
 
 
-def _spans(file: SourceFile, shard_bytes: int, limit: int | None) -> Iterator[tuple[int, Piece]]:
+def _spans(file: SourceFile, shard_bytes: int, limit: int | None) -> Iterator[tuple[int, _Piece]]:
     """(text bytes expected, byte range) of one file's pieces; a file of which only some rows are wanted is one piece."""
     form = format_of(file.name)
     packed = is_compressed(file.name) or form == "parquet"
