@@ -1,7 +1,7 @@
 """What one GPU does with this project's code, in one table: first whether it computes the same as the CPU, then how fast.
 
 Run alone: `benchmarks/gpu.sh` (at most ten minutes), or `benchmarks/gpu.sh --device cpu --toy`, which goes through the same rows
-with toy sizes on any machine, as the tests do. Rows: correctness (logits and losses beside the CPU's fp32), training of the
+with toy sizes on any machine, as the tests do. Rows: correctness (logits and losses against the CPU's fp32), training of the
 190M, the 1B and four blocks of the 7B, SFT with rows of unequal length, generation, evaluation, the stall of a save point.
 Peer: transformers' `Olmo2ForCausalLM` with the same shapes, compiled, bf16 autocast, fused AdamW. A row that does not fit into
 memory says so; the others go on. MFU counts the FLOPs of RECIPE A.7 against the data sheet's peak where the device is known,
@@ -116,7 +116,7 @@ class Bench:
     # -- rows ---------------------------------------------------------------------------------------------
 
     def correctness(self) -> dict[str, Any]:
-        """The same weights and windows in fp32: logits beside transformers' on this device and beside the CPU's, then the
+        """The same weights and windows in fp32: logits against transformers' on this device and the CPU's, then the
         losses of five updates here and on the CPU.
         """
         config = shapes(toy=True)["190M"].model
