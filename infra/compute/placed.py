@@ -218,7 +218,7 @@ def _ending(
     ray.get(begun)
     while True:
         taken = actor.take.remote()
-        # The same answer is waited for until it comes: asked anew, the actor would give what came since.
+        # The same answer is waited for until it comes: asked again, the actor would give what came since.
         while not ray.wait([taken], timeout=POLL_SECONDS)[0]:
             check_stopping()
         check_stopping()
