@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from flows.inspection.artifacts import export_checkpoint
 from infra.records.artifact import Artifact
 from infra.records.reader import Reader
-from model.data.chat_batches import Row
+from model.data.chat_batches import LabelledRow
 from model.files.weights import load_hf
 from model.parallel.group import Group
 from model.training.reference_scores import row_scores, row_values
@@ -73,7 +73,7 @@ def test_scores_are_those_of_transformers(bench: Bench, tmp_path: Path):
     model, tokenizer = opened(bench, judge)
     assert (judge.ranks, judge.pairs_held_out, judge.parent) == (RANKS, 0, "")
     assert judge.parameters == sum(value.numel() for value in reference.parameters())
-    rows = [Row(np.array(ids), np.full(len(ids), -100)) for ids in ROWS]
+    rows = [LabelledRow(np.array(ids), np.full(len(ids), -100)) for ids in ROWS]
     asked = {"pad_id": tokenizer.pad_id, "pass_tokens": 64, "precision": "fp32", "group": Group()}
     found = row_scores(model, rows, **asked)
     places = row_values(model, rows, **asked)
