@@ -17,8 +17,8 @@ from model.config import Config
 from tasks.artifacts import Chats
 from tasks.data.documents.dolma_files import LineWriter
 from tasks.data.documents.messages import clean_messages, unanswered
-from tasks.data.filters.answer_vote import AnswerVote, question_key, winners
-from tasks.data.filters.chat_filters import ChatFilterConfig, Messages, last_below_caps, order_key, unwanted
+from tasks.data.filters.chats.answer_vote import AnswerVote, question_key, winners
+from tasks.data.filters.chats.chat_filters import ChatFilterConfig, Messages, last_below_caps, order_key, unwanted
 from tasks.data.sources.rows import RowSource, check_share, read_rows
 from tasks.synthetic import KindConfig, generate_mixed
 

@@ -20,7 +20,7 @@ from model.config import Config
 from tasks.artifacts import Preferences
 from tasks.data.documents.dolma_files import LineWriter
 from tasks.data.documents.messages import clean_messages
-from tasks.data.filters.chat_filters import Messages
+from tasks.data.filters.chats.chat_filters import Messages
 from tasks.data.sources.rows import RowSource, check_share, read_rows
 
 QUESTIONS = ("prompt", "question", "instruction")

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.data.filters.chat_filters import ChatFilterConfig
+from tasks.data.filters.chats.chat_filters import ChatFilterConfig
 from tasks.data.post_training.chats import ChatRows, ChatsConfig, chats
 from tasks.data.post_training.pairs import PairsConfig, pairs
 from tasks.data.post_training.prompts import PromptRows, PromptsConfig, prompts

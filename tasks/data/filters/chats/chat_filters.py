@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from model.config import Config
-from tasks.data.filters.answer_vote import AnswerVote
+from tasks.data.filters.chats.answer_vote import AnswerVote
 from tasks.verifiers.text_units import detect_language
 
 Messages = list[dict[str, str]]
