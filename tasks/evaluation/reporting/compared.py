@@ -48,9 +48,9 @@ def compared_run(
         "label": label,
         "steps": len(losses),
         "judged": max(0, len(norms) - window),
-        "spikes": {name: spike_score(values, window) for name, (_, values) in series.items()},
+        "spikes": {"loss": spike_score(losses, window), "grad_norm": spike_score(norms, window)},
         "token_bytes": token_bytes,
-        f"last_{lossy}": float(np.mean(losses[-last:])),
+        "last_loss": float(np.mean(losses[-last:])),
         "last_grad_norm": float(np.median(norms[-last:])),
         "series": {name: extremes(steps, values, points) for name, (steps, values) in series.items()},
     }
@@ -81,6 +81,7 @@ def comparison_panels(comparison: dict[str, Any] | None) -> list[tuple[str, str]
         for place, run in enumerate(comparison["runs"]):
             steps, values = run["series"][metric]
             lines[run["label"]] = CurveLine(steps, values, _COLOURS[place % len(_COLOURS)])
-        said = ", ".join(f"{run['label']} {fine(run['spikes'][metric])} % spikes" for run in comparison["runs"])
+        judged = "grad_norm" if metric == "grad_norm" else "loss"
+        said = ", ".join(f"{run['label']} {fine(run['spikes'][judged])} % spikes" for run in comparison["runs"])
         panels.append((unit, together(f"{comparison['title']}: {unit} over steps; {said}", lines, unit=unit)))
     return panels
