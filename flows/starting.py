@@ -80,7 +80,7 @@ def adopt_command(store: Store, source: str, revision: str, place: str, into: st
 def _beginning_at(recipe: str, place: str) -> RecipeConfig:
     """The recipe as it is when it begins at a checkpoint that is not known yet. Raises RecipeError for one that cannot."""
     given = read_recipe(recipe).get("start", {})
-    # A reward model may stand beside one checkpoint.
+    # A reward model may stand next to one checkpoint.
     if place != "reward" and set(given) - {place, "reward"}:
         raise RecipeError(f"recipe {recipe} already starts at {given}; extend the one it extends")
     return load(recipe, [f"start.{place}={ANY_ID}"])

@@ -1,7 +1,7 @@
 """The head of a reward model: where it is kept, and how the model is opened with it.
 
 Source: RECIPE G (one output in the place of the language head), H.2 (PPO's value model begins as the reward model). Two layouts
-are read: ours, a whole checkpoint with the head in a file beside it, and transformers' `Olmo2ForSequenceClassification`.
+are read: ours, a whole checkpoint with the head in a file next to it, and transformers' `Olmo2ForSequenceClassification`.
 """
 
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ def open_scoring_folder(folder: Path, ranks: int | None) -> tuple[Transformer, W
         return with_score_head(on_meta_device(saved.config)), saved
     if not (folder / HEAD_FILE).is_file():
         raise ValueError(
-            f"{folder} is no reward model: its architecture has a language head and there is no {HEAD_FILE} beside it; give an "
+            f"{folder} is no reward model: its architecture has a language head and there is no {HEAD_FILE} next to it; give an "
             "Olmo2ForSequenceClassification folder with one label, or what `olmo2 export` wrote of a reward model"
         )
     saved = SavedWeights(folder, ranks)
