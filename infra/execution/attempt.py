@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -113,7 +113,9 @@ def run_stage(
         return Outcome(record.artifact(), record, reused=True)
     with lease:
         try:
-            record = _run_and_commit(stage, session, arguments, call, id, generation, lease, listener, flow_run)
+            record = _run_and_commit(
+                stage, session, arguments, call, Generation(id, generation), lease, listener, flow_run
+            )
         except Interrupted:
             raise
         except Exception as error:  # a stage may raise anything; its traceback is kept before it goes on
@@ -163,17 +165,24 @@ def check_sizes(store: Store, record: Record) -> None:
             raise corrupt_file(store, record, name, found)
 
 
+class Generation(NamedTuple):
+    """Names what an attempt makes."""
+
+    id: str
+    generation: int
+
+
 def _run_and_commit(
     stage: Stage,
     session: Session,
     arguments: dict[str, Any],
     call: Call,
-    id: str,
-    generation: int,
+    made: Generation,
     lease: Lease,
     listener: Listener,
     flow_run: str,
 ) -> Record:
+    id, generation = made
     execution = session.execution
     workspace = Workspace(
         session.store,
