@@ -33,9 +33,7 @@ def comparison(corpus: Corpus, config: RecipeConfig) -> Report:
             mixes={name: name if name in own else "pretrain" for name in what.variants} if own else {},
         ),
     )
-    return report(
-        list(corpus.funnel.values()), list(mixes.values()), list(trained.values()), None, None, None, [], [], labels
-    )
+    return report(list(corpus.funnel.values()), list(mixes.values()), list(trained.values()), [], [], [], labels)
 
 
 def mixed(label: str, tokens: list[Tokens], config: RecipeConfig) -> Mix:
