@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from flows.config.errors import nearest
 from flows.config.parts import PAST_MIDTRAINING
 from flows.config.passwords import check_passwords
+from flows.config.phases.grid_config import Gridded
 from flows.config.recipe_config import RecipeConfig
 from flows.config.sizes.limits import check_limits, reinforcements
 from flows.config.stages import NAMES, unknown_stages
@@ -38,6 +39,9 @@ def check_recipe(config: RecipeConfig) -> None:
     _check_classifiers(config)
     _check_execution(config.execution)
     refuse_held_out("microanneal.rank_by", config.sweep_evaluation.benchmarks)
+    for section in config.grid:
+        refuse_held_out(f"grid.{section}.by", config.grid_evaluation(section).benchmarks)
+        _check_grid(section, config)
     for chat in (False, True):
         check_names(config.evaluation.of("recipe", chat=chat, last=True))
     # A checkpoint brings its own model and vocabulary, so `pretrain.model` is not asked where one is given.
@@ -63,6 +67,16 @@ def check_recipe(config: RecipeConfig) -> None:
         _check_shape(name, mix, "anneal", config.anneal)
     check_limits(config)
     check_passwords(config)
+
+
+def _check_grid(section: Gridded, config: RecipeConfig) -> None:
+    """Every combination is a setting that the stage takes."""
+    try:
+        config.grid[section].points(getattr(config, section))
+    except ValidationError as error:
+        said = error.errors()[0]
+        where = ".".join(str(part) for part in said["loc"])
+        raise ValueError(f"grid.{section}.values: {where}: {said['msg'].removeprefix('Value error, ')}") from error
 
 
 def _check_names(config: RecipeConfig) -> None:
