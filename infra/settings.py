@@ -22,11 +22,11 @@ def _word(value: Any) -> Any:
 
 # YAML reads a bare `off` as the boolean false.
 CompilePolicy = Annotated[Literal["off", "blocks"], BeforeValidator(_word)]
-Generation = Literal["local", "endpoint"]
+GenerationSettings = Literal["local", "endpoint"]
 """A checkpoint's answers are decoded in the stage, or by the server that `endpoints` names under the checkpoint's digest."""
 
 
-ADDRESS = re.compile(r"(ray://)?(?P<host>[^\s:/]+|\[[0-9A-Fa-f:.]+\]):(?P<port>\d{1,5})")
+_ADDRESS = re.compile(r"(ray://)?(?P<host>[^\s:/]+|\[[0-9A-Fa-f:.]+\]):(?P<port>\d{1,5})")
 """A head node's GCS, or with `ray://` its client server; IPv6 in brackets."""
 
 
@@ -34,7 +34,7 @@ def parsed_address(address: str) -> tuple[str, int] | None:
     """Host and port of a cluster; None for `local` and `off`. ValueError for anything else."""
     if address in ("local", "off"):
         return None
-    found = ADDRESS.fullmatch(address)
+    found = _ADDRESS.fullmatch(address)
     if found is None:
         raise ValueError(
             f"{address!r} is none of: local (a Ray of this machine), off (shards run in this process), "
@@ -228,7 +228,7 @@ class Execution(BaseModel):
     machine, `{devices: 64, memory: 80e9}` for a cluster). What a stage is given above is kept. `olmo2 fit` shows the choice."""
     lease_stale_seconds: float = Field(default=60.0, gt=0)
     """A lease whose heartbeat has not moved for this long is taken over."""
-    generation: dict[str, Generation] = {}
+    generation: dict[str, GenerationSettings] = {}
     """Who answers prompts with a checkpoint, per stage name; `default` for the others (local when absent)."""
     endpoints: dict[str, EndpointSettings] = {}
     """Where language models answer, per model name; `default` for the others."""
@@ -238,6 +238,8 @@ class Execution(BaseModel):
     """Why such artifacts are good all the same (`--accept`): they are used, and who said so, when and why is kept."""
     site: SiteSettings = SiteSettings()
     """The place, for what a plan says of CO2 and water."""
+    track: dict[Literal["tensorboard", "wandb", "mlflow", "trackio"], Annotated[str, Field(min_length=1)]] = {}
+    """Where metrics go too: `{tensorboard: FOLDER, wandb: PROJECT, mlflow: ADDRESS, trackio: PROJECT}`, any of them."""
     pricing: PricingSettings | None = None
     """What a stage's price is computed from."""
     approve_above: float | None = Field(default=None, ge=0, allow_inf_nan=False)
@@ -298,7 +300,7 @@ class Execution(BaseModel):
         workers = self.parallel[stage].workers if stage in self.parallel and self.ray == "local" else 1
         return workers * self.stage_threads(stage)
 
-    def stage_generation(self, stage: str) -> Generation:
+    def stage_generation(self, stage: str) -> GenerationSettings:
         """Who answers prompts in a stage."""
         return _of_stage(self.generation, stage, "local")
 

@@ -22,7 +22,7 @@ from infra.session import Pending, Session, current_session
 P = ParamSpec("P")
 A = TypeVar("A", bound=Artifact)
 
-Estimate = Callable[..., dict[str, Any]]
+_Estimate = Callable[..., dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Stage(Generic[P, A]):
     """May run on several workers (`execution.parallel`): a training stage whose loop shares its work out."""
     waits: bool = False
     """Takes no core: the server of a language model does its work."""
-    estimate: Estimate | None = None
+    estimate: _Estimate | None = None
     """Tokens, FLOPs and what else a plan can say before it runs: (config and inputs by name) -> facts."""
     suffix: str = ""
 
@@ -144,7 +144,7 @@ def stage(
     process: bool = False,
     grouped: bool = False,
     waits: bool = False,
-    estimate: Estimate | None = None,
+    estimate: _Estimate | None = None,
 ) -> Stage[P, A]:
     """Wrap a stage function; the wrapped stage is the noun that flows call."""
     return Stage(function, name, version, process, grouped, waits, estimate)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from infra.execution.plan import PlanRow
 
 
-def plan(
+def plan_command(
     recipe: RecipeArgument,
     store: StoreOption = None,
     until: UntilOption = None,

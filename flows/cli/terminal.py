@@ -55,7 +55,7 @@ def run_in_terminal(
         if not config.execution.approve:
             _refuse_without_dashboard(config, rows)
     new_session(config, until, rerun, cascade=cascade)  # refuses a stage that the recipe does not have
-    for number in ENDING:
+    for number in _ENDING:
         signal.signal(number, _on_interrupt)
     again = "resumes what is under way and makes what was rerun anew again" if rerun else "resumes where each stage was"
     interrupted = f"interrupted; the same command {again}"
@@ -119,7 +119,7 @@ def report_path(store: Store, address: str) -> str:
     return store.full(file) if store.is_local else f"{store.url}/{file}"
 
 
-ENDING = (signal.SIGINT, signal.SIGTERM)
+_ENDING = (signal.SIGINT, signal.SIGTERM)
 """Ctrl-C, and what kill, timeout and batch systems send. While a flow runs Prefect takes SIGTERM, ends the stages
 (`infra.execution.prefect_engine`) and hands it on to us."""
 ENDING_SECONDS = 20.0

@@ -19,7 +19,7 @@ from tasks.training.pretrain import PretrainConfig
 from tasks.training.rlvr import RLVRConfig
 from tasks.training.sft import SFTConfig
 
-Training = TypeVar("Training", bound=PretrainConfig | AnnealConfig | SFTConfig | DPOConfig | RLVRConfig | PPOConfig)
+_Training = TypeVar("_Training", bound=PretrainConfig | AnnealConfig | SFTConfig | DPOConfig | RLVRConfig | PPOConfig)
 
 
 def pin_recipe(config: RecipeConfig) -> RecipeConfig:
@@ -69,7 +69,7 @@ def pinned_preference_prompts(config: RecipeConfig) -> PromptsConfig | None:
     return prompts.pinned() if sampled and prompts else prompts
 
 
-def with_tasks(training: Training, evaluation: EvaluationConfig) -> Training:
+def with_tasks(training: _Training, evaluation: EvaluationConfig) -> _Training:
     """A training with the benchmarks that it asks on its way, and those that choose among its save points."""
     benchmarks, suites = evaluation.every_benchmark, evaluation.every_suite
     select = training.select and training.select.filled(benchmarks, suites)

@@ -14,14 +14,14 @@ from flows.config.passwords import check_passwords
 from flows.config.phases.grid_config import Gridded
 from flows.config.recipe_config import RecipeConfig
 from flows.config.sizes.limits import check_limits, reinforcements
-from flows.config.stages import NAMES, unknown_stages
+from flows.config.stages import STAGE_NAMES, unknown_stages
 from infra.settings import Execution
 from model.config import Parallel
 from model.tokens.tokenizer import Tokenizer
 from tasks.data.filters.rules import classifier_of
 from tasks.data.mix import RANKED_FIRST, WINNER, MixConfig
 from tasks.evaluation.benchmarks.roles import refuse_held_out
-from tasks.evaluation.evaluate import check_names
+from tasks.evaluation.evaluate import check_benchmark_names
 from tasks.training.answers.model_judge import LanguageModelJudge
 from tasks.training.fitting.mix_windows import MixTrainingConfig
 from tasks.training.ppo import PPOConfig, ppo_rollouts
@@ -43,7 +43,7 @@ def check_recipe(config: RecipeConfig) -> None:
         refuse_held_out(f"grid.{section}.by", config.grid_evaluation(section).benchmarks)
         _check_grid(section, config)
     for chat in (False, True):
-        check_names(config.evaluation.of("recipe", chat=chat, last=True))
+        check_benchmark_names(config.evaluation.of("recipe", chat=chat, last=True))
     # A checkpoint brings its own model and vocabulary, so `pretrain.model` is not asked where one is given.
     if not config.begins_at(("base", *PAST_MIDTRAINING)):
         _check_model(config)
@@ -167,7 +167,7 @@ def _check_classifiers(config: RecipeConfig) -> None:
 
 def _check_execution(execution: Execution) -> None:
     for field, name in unknown_stages(execution).items():
-        raise ValueError(f"{field}: there is no stage {name!r}{nearest(name, list(NAMES))}")
+        raise ValueError(f"{field}: there is no stage {name!r}{nearest(name, list(STAGE_NAMES))}")
     for stage, settings in execution.parallel.items():
         try:
             Parallel(**settings.layout())

@@ -44,7 +44,7 @@ STAGES = (
     pretrain, anneal, soup, sft, preferences, dpo, reward, rlvr, ppo, evaluate, evaluate_served, perplexity, rescore, rank,
     report,
 )  # fmt: skip
-NAMES = tuple(stage.name for stage in STAGES)
+STAGE_NAMES = tuple(stage.name for stage in STAGES)
 COMPUTING = {stage.name for stage in STAGES if stage.process}
 """Stages that train or ask a model, on `execution.device`."""
 IN_SHARDS = {preferences.name}
@@ -66,6 +66,6 @@ def unknown_stages(execution: Execution) -> dict[str, str]:
         f"execution.{field}.{name}": name
         for field, settings in by_stage.items()
         for name in settings
-        if (name.partition(":")[0] if field == "compile" else name) not in NAMES
+        if (name.partition(":")[0] if field == "compile" else name) not in STAGE_NAMES
         and (name != "default" or field == "parallel")
     }

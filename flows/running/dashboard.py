@@ -26,15 +26,15 @@ from rich.console import Console
 
 from flows.running.prefect_server import QUIET, dashboard_file, running_dashboard
 from flows.running.work_pool import JOB_TEMPLATE, POOL
-from flows.server.guarded_server import CLIENT_PASSWORD, PASSWORD, address, check_host, own_settings
+from flows.server.guarded_server import CLIENT_PASSWORD, PASSWORD, check_host, own_settings, server_origin
 
 NOTIFY = "OLMO2_NOTIFY"
 """Environment variable: addresses of `--notify`."""
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, a polite kill, and a terminal that was closed."""
 
-START_SECONDS = 120.0
-STOP_SECONDS = 15.0
+_START_SECONDS = 120.0
+_STOP_SECONDS = 15.0
 
 
 class DashboardError(ValueError):
@@ -51,9 +51,9 @@ def serve(console: Console, port: int, host: str = "127.0.0.1", notify: Sequence
     if running := running_dashboard():
         raise DashboardError(f"a dashboard is running at {running.removesuffix('/api')}; stop it or use that one")
     check_free(host, port)
-    origin = address(host, port)
+    origin = server_origin(host, port)
     api, environment = f"{origin}/api", server_environment(host, port)
-    for number in ENDING:
+    for number in _ENDING:
         signal.signal(number, _interrupt_once)
     logs = dashboard_file().parent / "olmo2-logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ def server_environment(host: str, port: int) -> dict[str, str]:
         | QUIET
         | own_settings(host, port)
         | {
-            "PREFECT_API_URL": f"{address(host, port)}/api",
+            "PREFECT_API_URL": f"{server_origin(host, port)}/api",
             "PREFECT_LOGGING_LEVEL": "INFO",
             # In memory, the default, a killed server would forget who holds the only slot for sweeps: none ran any more.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
@@ -129,7 +129,7 @@ def stop(process: subprocess.Popen) -> None:
         for member in asked:
             with contextlib.suppress(psutil.NoSuchProcess):
                 member.terminate()
-        psutil.wait_procs(asked, timeout=STOP_SECONDS)
+        psutil.wait_procs(asked, timeout=_STOP_SECONDS)
     for member in (itself, *family):
         with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()
@@ -151,7 +151,7 @@ def check_free(host: str, port: int) -> None:
 
 def wait_for_server(api: str, server: subprocess.Popen, log: Path) -> None:
     """Return when the server answers. Raises DashboardError with the log's end when it ends or takes too long."""
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and server.poll() is None:
         try:
             with urlopen(f"{api}/health", timeout=2) as answer:
@@ -210,6 +210,6 @@ def prefect_file() -> Path:
 
 def _interrupt_once(number: int, frame: object) -> None:
     # Stopping takes some seconds, in which a second signal would leave a part behind that nothing stops any more.
-    for further in ENDING:
+    for further in _ENDING:
         signal.signal(further, signal.SIG_IGN)
     raise KeyboardInterrupt

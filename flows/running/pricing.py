@@ -9,7 +9,7 @@ from functools import partial
 
 from flows.config.recipe_config import RecipeConfig
 from flows.config.sizes.training_runs import trained_model, training_runs
-from flows.inspection.costs.cost import DEVICES, Cost, Hardware, cost
+from flows.inspection.costs.cost import DEVICES, Hardware, StageCost, cost
 from flows.inspection.costs.cost_other import OtherCost, other_costs
 from flows.running.sessions import plan_rows
 from infra.execution.approval import as_money
@@ -61,7 +61,7 @@ def asking(config: RecipeConfig, rows: list[PlanRow]) -> dict[str, Price]:
     return {label: price for label, price in prices.items() if price is not None and price.money > above}
 
 
-def _as_price(item: Cost | OtherCost, hardware: Hardware) -> Price | None:
+def _as_price(item: StageCost | OtherCost, hardware: Hardware) -> Price | None:
     if item.money is None:
         return None
     shown = {

@@ -17,6 +17,7 @@ from flows.config.stages import COMPUTING, IN_SHARDS, STAGES
 from flows.running.sessions import plan_rows
 from infra.execution.plan import PlanRow
 from infra.execution.stale import stale_error
+from infra.execution.tracking import check_trackers
 from infra.records.artifact import Artifact
 from infra.session import Session
 from infra.settings import Execution, parsed_address, read_key, settings_of
@@ -159,6 +160,7 @@ def check_ready(config: RecipeConfig, session: Session, flow: Callable[[RecipeCo
     to be asked without an endpoint, a device that is not there. Tell what is only doubtful.
     """
     session.store.check_writable()
+    check_trackers(config.execution.track)
     for label, text in doubts(config).items():
         if session.listener:
             session.listener(label, "warning", text)

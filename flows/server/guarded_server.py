@@ -44,7 +44,7 @@ def check_host(host: str) -> None:
         )
 
 
-def address(host: str, port: int) -> str:
+def server_origin(host: str, port: int) -> str:
     """The server's own origin, as a program on this machine reaches it."""
     reached = "127.0.0.1" if _is_wildcard(host) or host == "localhost" else host
     return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
@@ -54,7 +54,7 @@ def guard(app: "ASGIApp", host: str, port: int) -> OriginGuard:
     """An app behind the guard for the address it is bound to."""
     names = None if _is_wildcard(host) else {*LOOPBACK_NAMES, host} if is_loopback(host) else {host}
     hosts = None if names is None else host_headers(names, port)
-    return OriginGuard(BusyRetry(app), hosts, address(host, port))
+    return OriginGuard(BusyRetry(app), hosts, server_origin(host, port))
 
 
 def _is_wildcard(host: str) -> bool:
@@ -65,8 +65,8 @@ def own_settings(host: str, port: int) -> dict[str, str]:
     """Environment of the server: its page asks it, and no other origin has leave to read."""
     return {
         # Without this the pages of a server on another port than 4200 ask the wrong address.
-        "PREFECT_UI_API_URL": "/api" if _is_wildcard(host) else f"{address(host, port)}/api",
-        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": address(host, port),
+        "PREFECT_UI_API_URL": "/api" if _is_wildcard(host) else f"{server_origin(host, port)}/api",
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": server_origin(host, port),
     }
 
 

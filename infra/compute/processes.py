@@ -39,7 +39,7 @@ class StageFailed(Exception):
 
 
 _running: set[BaseProcess] = set()
-POLL_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 """How often a stage's process is looked after while it tells nothing."""
 STOP_SECONDS = 12.0
 """How long a training that was asked to stop has for its step and its save point; Prefect and Slurm kill after 30 s."""
@@ -75,7 +75,7 @@ def run_in_process(function: Callable[..., R], arguments: tuple[str, Any, dict[s
     try:
         check_stopping()  # a request that came while the process was started
         while True:
-            while not here.poll(POLL_SECONDS):
+            while not here.poll(_POLL_SECONDS):
                 deadline = min(deadline, _stop_by(process))
                 if time.monotonic() > deadline or not is_stopping():
                     check_stopping()

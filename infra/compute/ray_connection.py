@@ -25,7 +25,7 @@ OBJECT_STORE_BYTES = 256 * 2**20
 LINGER_SECONDS = 10.0
 """How long the connection outlives its last user: the next data stage usually follows at once."""
 
-TOKEN_BYTES = 32
+_TOKEN_BYTES = 32
 """Of a token that nobody guesses."""
 START_ATTEMPTS = 3
 """Tries to start a local Ray."""
@@ -73,7 +73,7 @@ def _ask_for_a_token() -> None:
     imported it before keeps its own environment. Whoever set a mode has decided that already.
     """
     if "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
-        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_urlsafe(TOKEN_BYTES))
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_urlsafe(_TOKEN_BYTES))
 
 
 def _connect(ray: ModuleType, address: str) -> None:

@@ -22,16 +22,16 @@ from infra.stopping import check_stopping
 if TYPE_CHECKING:
     from infra.workspace import Workspace
 
-POLL_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 """How often events are taken from the group."""
 
-STOP_SECONDS = 10.0
+_STOP_SECONDS = 10.0
 """How long the end of a group is waited for when its stage is over."""
 
 COLLECTIVE_SECONDS = 1800
 """The least that workers wait for each other, torch's default. At the start of a stage some may still fetch what others have."""
 
-FINAL = (ValueError, FloatingPointError)
+_FINAL = (ValueError, FloatingPointError)
 """Errors that a new start would only repeat: what the user gave, and numbers that left the finite."""
 
 
@@ -84,7 +84,7 @@ def run_in_group(
         listener("progress", f"start {workers} workers", 0.0, float(workers), "workers")
         result: list[Any] = []
         with _fitting(ray, function, arguments, mailbox, str(folder)) as fit:
-            while not ray.wait([fit], timeout=POLL_SECONDS)[0]:
+            while not ray.wait([fit], timeout=_POLL_SECONDS)[0]:
                 check_stopping()
                 _forward(ray, mailbox, listener, result)
             _forward(ray, mailbox, listener, result)
@@ -114,9 +114,9 @@ def _fitting(ray: ModuleType, function: Callable[..., Any], *values: Any) -> Ite
         if ray.is_initialized():
             # Asked, Ray Train gives back the cores that it has reserved; killed, it would keep them as long as Ray lives.
             ray.cancel(fit)
-            if not ray.wait([fit], timeout=STOP_SECONDS)[0]:
+            if not ray.wait([fit], timeout=_STOP_SECONDS)[0]:
                 ray.cancel(fit, force=True)
-                ray.wait([fit], timeout=STOP_SECONDS)
+                ray.wait([fit], timeout=_STOP_SECONDS)
         raise
 
 
@@ -199,7 +199,7 @@ def _work(config: dict[str, Any]) -> None:
         finished = config["function"](reference, workspace, values)
     except WorkDone:
         return
-    except FINAL as error:
+    except _FINAL as error:
         ray.get(mailbox.put.remote("error", portable(error)))
         raise
     except Exception as error:  # whatever ends a group, a lost worker above all, is told and goes on to Ray Train

@@ -17,7 +17,7 @@ from infra.storage.store import Store
 PAGES = "OLMO2_PAGES"
 """Environment variable: where a served store's pages are, such as https://runs.example."""
 
-REPORT = "report.html"
+_REPORT = "report.html"
 
 
 def pages_file(store: Store) -> Path:
@@ -34,7 +34,7 @@ def page_address(store: Store, id: str) -> str:
 def ways_on(store: Store, record: Record) -> str:
     """Markdown under an artifact's summary: its page and report, and the commands that look at it or rerun it."""
     page = page_address(store, record.id)
-    report = f", [the report]({page}/report)" if REPORT in record.files else ""
+    report = f", [the report]({page}/report)" if _REPORT in record.files else ""
     lines = [
         f"[Its page in the store]({page}){report}" if page else f"Its page: {code(f'olmo2 serve --store {store.url}')}",
         f"Look at it: {code(f'olmo2 show {record.id} --store {store.url}')}",

@@ -18,7 +18,7 @@ R = TypeVar("R")
 
 TOLD_OF_A_FIELD = 3
 """So many values of one config field are named where it differs from an earlier record; `olmo2 diff` names all."""
-COMPARED = 200
+_COMPARED = 200
 """So many of the newest records of a stage are asked which is nearest."""
 TOLD_OF_A_VALUE = 80
 """Characters of a value that are told."""
@@ -88,7 +88,7 @@ def decide(stage: Stage, call: Call, session: Session) -> tuple[str, str, str, A
     started = started_work(session.store, stage.name, id)
     if started:
         return "resume", started, id, None
-    return "run", why(session.store, stage, call), id, None
+    return "run", _why(session.store, stage, call), id, None
 
 
 def _known(stage: Stage, record: Record, session: Session) -> tuple[str, str]:
@@ -142,9 +142,9 @@ def kept_work(stage: Stage, session: Session, arguments: dict[str, Any]) -> str:
     )
 
 
-def why(store: Store, stage: Stage, call: Call) -> str:
+def _why(store: Store, stage: Stage, call: Call) -> str:
     """What differs from the nearest earlier record of the stage: version, config fields, inputs."""
-    records = Index(store).newest(stage.name, COMPARED)
+    records = Index(store).newest(stage.name, _COMPARED)
     if not records:
         return "first run of this stage"
     differences = [_differences(stage, call, record) for record in records]

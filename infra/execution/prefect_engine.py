@@ -6,6 +6,7 @@ Our record alone decides what is reused (Prefect's own cache stays off); a reuse
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from prefect import Task, flow
@@ -25,8 +26,9 @@ from infra.execution.attempt import run_stage
 from infra.execution.plan import kept_work
 from infra.execution.reporter import Reporter
 from infra.execution.stage_page import StagePage
+from infra.execution.tracking import Tracked, start_trackers
 from infra.records.artifact import Artifact
-from infra.records.record import Record
+from infra.records.record import Record, identity
 from infra.session import Pending, Session
 from infra.stage import Stage
 from infra.stopping import Interrupted, check_stopping
@@ -49,13 +51,16 @@ class PrefectEngine:
 
     def reporter(self, stage: Stage, session: Session, arguments: dict[str, Any]) -> Reporter:
         """Who tells of a stage whose inputs exist; the pages of these name it from now on."""
-        inputs = [item for _, item in stage.sort(arguments).flat() if isinstance(item, Artifact)]
+        call = stage.sort(arguments)
+        inputs = [item for _, item in call.flat() if isinstance(item, Artifact)]
         found = [(self._labels.get(item.address, item.stage), item.id) for item in inputs]
         for label, _ in found:
             if label in self._reporters:
                 self._reporters[label].used_by(stage.label)
         page = StagePage(stage.label, session.store, session.again, list(dict.fromkeys(found)))
-        reporter = self._reporters[stage.label] = Reporter(stage, session.listener, page)
+        run = Tracked(stage.label, identity(stage.name, stage.version, call.config, call.records()), call.config)
+        track = partial(start_trackers, session.execution.track, run)
+        reporter = self._reporters[stage.label] = Reporter(stage, session.listener, page, track)
         return reporter
 
     def made(self, label: str, address: str) -> None:

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,21 +33,26 @@ PAGE_SECONDS = 10.0
 class Reporter:
     """Carries a stage's events to the terminal's listener and to the dashboard, whose absence hinders no work."""
 
-    def __init__(self, stage: Stage, listener: Listener | None, page: StagePage):
+    def __init__(
+        self, stage: Stage, listener: Listener | None, page: StagePage, track: Callable[[], list[Listener]] = list
+    ):
         self._stage = stage
         self._listener = listener
         self._page = page
+        self._track = track
+        self._trackers: list[Listener] | None = None
         self._page_id: Any = None
         self._page_time = 0.0
         self._bars: dict[str, Any] = {}
         self._published: dict[str, float] = {}
         self._lock = threading.Lock()
-        self._silent = False
+        self._silent: set[str] = set()
 
     def __call__(self, kind: str, *values: Any) -> None:
         if self._listener is not None:
             self._listener(self._stage.label, kind, *values)
-        with self._lock, self._going_on():
+        self._tell_trackers(kind, *values)
+        with self._lock, self._going_on("the dashboard"):
             if kind == "progress":
                 self._publish_progress(*values)
             elif kind == "metrics":
@@ -64,16 +69,27 @@ class Reporter:
                 self._page.error = values[0]
                 self._publish_page()
 
+    def _tell_trackers(self, kind: str, *values: Any) -> None:
+        """Hand the event on to the trackers. A stage has a run with them from its first metrics on."""
+        if self._trackers is None and kind != "metrics":
+            return
+        with self._going_on("a tracker"):
+            if self._trackers is None:
+                self._trackers = []
+                self._trackers = self._track()
+            for tracker in self._trackers:
+                tracker(kind, *values)
+
     @contextmanager
-    def _going_on(self) -> Iterator[None]:
-        """What the dashboard's client raises (a server that restarts, one that is busy) is told once and ends nothing."""
+    def _going_on(self, who: str) -> Iterator[None]:
+        """What a client of theirs raises (a server that restarts, one that is busy) is told once and ends nothing."""
         try:
             yield
         except Exception as error:
-            text = f"the dashboard does not answer ({type(error).__name__}: {error}); the work goes on"
-            if self._silent:
+            text = f"{who} does not answer ({type(error).__name__}: {error}); the work goes on"
+            if who in self._silent:
                 return
-            self._silent = True
+            self._silent.add(who)
             if self._listener is not None:
                 self._listener(self._stage.label, "warning", text)
             else:
@@ -122,20 +138,21 @@ class Reporter:
         """Tell on the page, if there is one, that a stage takes this one's artifact."""
         self._page.used_by.append(label)
         if self._page_id is not None:
-            with self._lock, self._going_on():
+            with self._lock, self._going_on("the dashboard"):
                 self._publish_page()
 
     def stopped(self, kept: str) -> None:
         """Tell on the page that the stage was stopped, and what is kept."""
         self._page.stopped = kept
-        with self._lock, self._going_on():
+        with self._lock, self._going_on("the dashboard"):
             self._publish_page()
 
     def finish(self, outcome: Outcome) -> None:
         """Tell the end, and leave a summary of the artifact in the dashboard."""
         if self._listener is not None:
             self._listener(self._stage.label, "end", outcome)
+        self._tell_trackers("end", outcome)
         if not outcome.reused:
             self._page.record = outcome.record
-            with self._lock, self._going_on():
+            with self._lock, self._going_on("the dashboard"):
                 self._publish_page()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from model.decoding.decoder import Prepared
 from model.decoding.prefix_tree import Node, Step, build, schedule
-from model.decoding.tree_attention import Kept, Layout, TreeAttention
+from model.decoding.tree_attention import Layout, PrefixKeys, TreeAttention
 from model.network.transformer import Transformer
 
 Scored = tuple[Sequence[int], int]
@@ -68,7 +68,7 @@ class _TreeScorer:
         self.places = _PLACES.get(self.device.type, _PLACES_ELSEWHERE)
         self.head_rows = _HEAD_ROWS.get(self.device.type, model.config.vocab_size)
         self.prepared = Prepared(model, self.places, max(map(len, distinct)), head_rows=self.head_rows)
-        self.path: list[tuple[Node, Kept]] = []
+        self.path: list[tuple[Node, PrefixKeys]] = []
         self.waiting: list[Tensor] = []
         self.expected: list[dict[int, int]] = []
 

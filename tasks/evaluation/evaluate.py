@@ -20,17 +20,17 @@ from tasks.evaluation.benchmarks.asking import ask, local_scorer
 from tasks.evaluation.benchmarks.items import Likelihood
 from tasks.evaluation.scoring.answering import keep_answers, keep_scores, questions_of
 from tasks.evaluation.scoring.contamination import overlaps_of
-from tasks.evaluation.scoring.questions import EvaluateConfig, check_names
+from tasks.evaluation.scoring.questions import EvaluateConfig, check_benchmark_names
 from tasks.evaluation.scoring.room import context_of
 from tasks.evaluation.scoring.suites import SuiteConfig
 from tasks.generation import checkpoint_generator
 
-__all__ = ["EvaluateConfig", "SuiteConfig", "check_names", "evaluate", "evaluate_checkpoint"]
+__all__ = ["EvaluateConfig", "SuiteConfig", "check_benchmark_names", "evaluate", "evaluate_checkpoint"]
 
 
 def evaluate_checkpoint(ws: Workspace, checkpoint: Checkpoint, config: EvaluateConfig) -> Scores:
     """Ask every benchmark and average. ValueError for two benchmarks of one name or a suite of unknown ones."""
-    check_names(config)
+    check_benchmark_names(config)
     overlaps = overlaps_of(ws, checkpoint)
     shared = {"checkpoint": checkpoint.model_dump(), "config": config.model_dump(mode="json")}
     items = [

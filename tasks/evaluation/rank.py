@@ -122,7 +122,7 @@ def candidates_of(ws: Workspace, scores: list[Scores], config: RankConfig) -> li
     found = []
     for place, name in enumerate(config.candidates):
         own = scores[place * config.seeds : (place + 1) * config.seeds]
-        found.append(Candidate(name, own, [benchmark_row(ws, score, config.benchmark) for score in own]))
+        found.append(Candidate(name, own, [_benchmark_row(ws, score, config.benchmark) for score in own]))
     return found
 
 
@@ -195,7 +195,7 @@ def check_candidates(scores: list[Scores], config: RankConfig) -> None:
             )
 
 
-def benchmark_row(ws: Workspace, score: Scores, benchmark: str) -> dict[str, Any]:
+def _benchmark_row(ws: Workspace, score: Scores, benchmark: str) -> dict[str, Any]:
     """The benchmark's row of `scores.json`."""
     rows = ws.read_json(score, "scores.json")["benchmarks"]
     row = next(row for row in rows if row["name"] == benchmark)

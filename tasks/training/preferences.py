@@ -25,8 +25,8 @@ from tasks.generation import checkpoint_generator
 from tasks.training.answers.model_judge import LanguageModelJudge, Ratings, judge_requests, read_judgements
 from tasks.training.answers.rule_judge import binarise, mean_rating, observe, rate
 from tasks.training.answers.verified_answers import (
-    Answer,
-    Prompt,
+    EncodedPrompt,
+    VerifiedAnswer,
     decoding_rows,
     encode_prompts,
     longest_prompt,
@@ -104,7 +104,7 @@ def build_preferences(ws: Workspace, policy: Checkpoint, prompts: Prompts, confi
             "use ties='keep', more prompts or a higher temperature"
         )
     ws.write_jsonl("preferences.jsonl.zst", rows)
-    ws.table("preferences", [shown(row) for row in rows[:SHOWN_PAIRS]])
+    ws.table("preferences", [_shown(row) for row in rows[:SHOWN_PAIRS]])
     return ws.artifact(
         Preferences,
         pairs=len(rows),
@@ -169,7 +169,10 @@ def sample_and_rate(ws: Workspace, item: dict[str, Any], loaded: tuple[Transform
 
 
 def rate_all(
-    ws: Workspace, config: PreferencesConfig, prompts: Sequence[Prompt], groups: Sequence[Sequence[Answer]]
+    ws: Workspace,
+    config: PreferencesConfig,
+    prompts: Sequence[EncodedPrompt],
+    groups: Sequence[Sequence[VerifiedAnswer]],
 ) -> tuple[list[list[Ratings]], list[dict[str, Any]], dict[str, int | float]]:
     """(ratings of each prompt's answers, none where they cannot be read; those prompts with the reason; what it cost)."""
     judge = config.judge
@@ -199,7 +202,7 @@ def rate_all(
     return ratings, unrated, usage
 
 
-def instruction_of(prompt: Prompt) -> str:
+def instruction_of(prompt: EncodedPrompt) -> str:
     """What the answers reply to: the message, or the conversation with its roles."""
     messages = prompt.row["messages"]
     if len(messages) == 1:
@@ -207,14 +210,14 @@ def instruction_of(prompt: Prompt) -> str:
     return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
 
 
-def rated_by_rules(prompt: Prompt, answer: Answer) -> Ratings:
+def rated_by_rules(prompt: EncodedPrompt, answer: VerifiedAnswer) -> Ratings:
     """The rule-based judge's ratings of one answer."""
     verdict, text = answer.verdict, answer.completion.text
     facts = observe(prompt.row["dataset"], text, verdict.extracted, correct=verdict.correct, finished=answer.finished)
     return dict(rate(facts))
 
 
-def rated_sample(prompt: Prompt, answer: Answer, ratings: Ratings) -> dict[str, Any]:
+def rated_sample(prompt: EncodedPrompt, answer: VerifiedAnswer, ratings: Ratings) -> dict[str, Any]:
     """One answer with its verdict, if it has one, its ratings per aspect and their mean."""
     return {
         "id": prompt.row["id"],
@@ -226,7 +229,7 @@ def rated_sample(prompt: Prompt, answer: Answer, ratings: Ratings) -> dict[str, 
     }
 
 
-def make_pair(prompt: Prompt, samples: list[dict[str, Any]], generator: np.random.Generator) -> dict[str, Any]:
+def make_pair(prompt: EncodedPrompt, samples: list[dict[str, Any]], generator: np.random.Generator) -> dict[str, Any]:
     """The binarised row of one prompt."""
     best, other = binarise([sample["rating"] for sample in samples], generator)
     chosen, rejected = samples[best], samples[other]
@@ -246,7 +249,7 @@ def make_pair(prompt: Prompt, samples: list[dict[str, Any]], generator: np.rando
     }
 
 
-def shown(row: dict[str, Any]) -> dict[str, Any]:
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
     """A pair as a line of the dashboard's table."""
     return {
         "prompt": row["chosen"][-2]["content"],

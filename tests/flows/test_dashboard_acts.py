@@ -99,7 +99,7 @@ def test_a_training_is_cancelled_in_its_middle_and_a_new_run_goes_on_there(dashb
     assert "kept for the next attempt: from step" in task["state"]["message"], task["state"]
     assert page_of(dashboard, "pretrain-artifact").startswith("**pretrain was stopped.**")
     dashboard.open(f"/artifacts/artifact/{artifact['id']}")
-    dashboard.find("//*[contains(text(),'kept for the next attempt')]")
+    dashboard.find("//p[contains(normalize-space(),'kept for the next attempt')]")
     dashboard.shot("cancelled", height=900)
 
     start(dashboard, *LONG)

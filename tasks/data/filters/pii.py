@@ -25,7 +25,7 @@ from phonenumbers import PhoneNumberMatcher
 from pydantic import Field
 
 from model.config import Config
-from tasks.data.filters.attributes import Limit, Scores, Span
+from tasks.data.filters.attributes import DocumentScores, Limit, Span
 from tasks.data.filters.batch import TextBatch
 
 Kind = Literal["phone", "email", "ip"]
@@ -96,7 +96,7 @@ class PIIRule(Config):
         return (Limit("spans", 0, self.max_spans, "count"),)
 
 
-def score_pii(batch: TextBatch) -> Scores:
+def score_pii(batch: TextBatch) -> DocumentScores:
     """`spans`: how many of any kind; `phone`, `email`, `ip`: where they are. What goes on are the masked texts."""
     found = find_pii(batch)
     counts = [len(row) for row in found]
@@ -105,7 +105,7 @@ def score_pii(batch: TextBatch) -> Scores:
     for index, row in enumerate(found):
         for start, end, kind in row:
             spans[kind][index].append((start, end, 1.0))
-    return Scores({"spans": counts}, spans, texts)
+    return DocumentScores({"spans": counts}, spans, texts)
 
 
 class Spans:

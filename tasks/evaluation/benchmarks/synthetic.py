@@ -24,8 +24,8 @@ from tasks.evaluation.benchmarks.olmes.ranked import Normalisation, score_bits, 
 from tasks.synthetic import KindConfig, Problem, generate_mixed
 from tasks.verifiers import verify
 
-Format = Literal["generate", "cloze", "multiple_choice", "bits_per_byte"]
-LETTERS = "ABCDEFGHIJ"
+_Format = Literal["generate", "cloze", "multiple_choice", "bits_per_byte"]
+_LETTERS = "ABCDEFGHIJ"
 
 
 class SyntheticBenchmark(Config):
@@ -39,14 +39,14 @@ class SyntheticBenchmark(Config):
     items: int = Field(default=500, ge=1)
     """Distinct problems; 500 give a standard error of at most 2.2 points."""
     seed: int = 1234
-    format: Format = "generate"
+    format: _Format = "generate"
     """`generate`: greedy answer, last number compared. `cloze`: the right answer ranked against near misses.
     `multiple_choice`: the same as lettered options (RECIPE I.1, MCF). `bits_per_byte`: how likely the worked answer is."""
     shots: int = Field(default=3, ge=0)
     """Worked examples before a completion prompt."""
     chat_shots: int = Field(default=0, ge=0)
     """Worked examples as earlier turns of a chat."""
-    choices: int = Field(default=4, ge=2, le=len(LETTERS))
+    choices: int = Field(default=4, ge=2, le=len(_LETTERS))
     """Options of the ranked formats."""
     max_new_tokens: int = Field(default=64, ge=1)
     context: int | None = Field(default=None, ge=2)
@@ -65,10 +65,10 @@ class SyntheticBenchmark(Config):
 def load_items(config: SyntheticBenchmark) -> list[Item]:
     """Distinct problems of the evaluation split."""
     problems = generate_mixed(config.problems, "eval", config.items, config.seed, distinct=True)
-    return [make_item(config, problem, place) for place, problem in enumerate(problems)]
+    return [_make_item(config, problem, place) for place, problem in enumerate(problems)]
 
 
-def make_item(config: SyntheticBenchmark, problem: Problem, place: int) -> Item:
+def _make_item(config: SyntheticBenchmark, problem: Problem, place: int) -> Item:
     ranked = config.format in ("cloze", "multiple_choice")
     options = near_misses(problem, config.choices, config.seed) if ranked else []
     data = {
@@ -95,21 +95,21 @@ def requests(
     config: SyntheticBenchmark, items: Sequence[Item], chat: bool
 ) -> list[tuple[Generation | Likelihood, ...]]:
     """What to ask for each item."""
-    return [item_requests(config, item, shots(config, chat), chat) for item in items]
+    return [_item_requests(config, item, shots(config, chat), chat) for item in items]
 
 
 def shots(config: SyntheticBenchmark, chat: bool) -> list[Item]:
     """Worked examples from the training split, the same for every item."""
     count = config.chat_shots if chat else config.shots
     problems = generate_mixed(config.problems, "train", count, f"shots/{config.seed}") if count else []
-    return [make_item(config, problem, -1 - place) for place, problem in enumerate(problems)]
+    return [_make_item(config, problem, -1 - place) for place, problem in enumerate(problems)]
 
 
-def query(config: SyntheticBenchmark, item: Item) -> str:
+def _query(config: SyntheticBenchmark, item: Item) -> str:
     """The question as asked, with lettered options where the format has them."""
     if config.format != "multiple_choice":
         return item.data["question"]
-    lines = [f" {letter}. {option}" for letter, option in zip(LETTERS, item.data["options"], strict=False)]
+    lines = [f" {letter}. {option}" for letter, option in zip(_LETTERS, item.data["options"], strict=False)]
     return "\n".join([item.data["question"], *lines])
 
 
@@ -121,22 +121,22 @@ def target(config: SyntheticBenchmark, item: Item) -> str:
         case "cloze":
             return item.gold
         case "multiple_choice":
-            return LETTERS[item.data["options"].index(item.gold)]
+            return _LETTERS[item.data["options"].index(item.gold)]
 
 
-def item_requests(
+def _item_requests(
     config: SyntheticBenchmark, item: Item, examples: Sequence[Item], chat: bool
 ) -> tuple[Generation | Likelihood, ...]:
     if chat:
         messages: list[Message] = []
         for example in examples:
-            messages.append(Message(role="user", content=query(config, example)))
+            messages.append(Message(role="user", content=_query(config, example)))
             messages.append(Message(role="assistant", content=target(config, example)))
-        messages.append(Message(role="user", content=query(config, item)))
+        messages.append(Message(role="user", content=_query(config, item)))
         prompt = Prompt(messages=tuple(messages))
     else:
-        blocks = [f"Question: {query(config, e)}\nAnswer: {target(config, e)}" for e in examples]
-        prompt = Prompt(text="\n\n".join([*blocks, f"Question: {query(config, item)}\nAnswer:"]))
+        blocks = [f"Question: {_query(config, e)}\nAnswer: {target(config, e)}" for e in examples]
+        prompt = Prompt(text="\n\n".join([*blocks, f"Question: {_query(config, item)}\nAnswer:"]))
     if config.format == "generate":
         stop = () if chat else ("\n\n", "Question:")
         return (Generation(prompt, config.max_new_tokens, stop),)
@@ -152,7 +152,7 @@ def continuations(config: SyntheticBenchmark, item: Item, chat: bool) -> list[st
         case "cloze":
             choices = options
         case _:
-            choices = list(LETTERS[: len(options)])
+            choices = list(_LETTERS[: len(options)])
     return [choice if chat else f" {choice}" for choice in choices]
 
 

@@ -8,7 +8,7 @@ from infra.records.reader import Reader
 from tasks.artifacts import Scores
 from tasks.evaluation.comparing.comparison import Comparison, clustered_error, compare
 
-Items = dict[str, float]
+_Items = dict[str, float]
 Comparer = Callable[[Sequence[Scores], Scores, str], Comparison]
 """(first models, second model, benchmark) -> second minus the mean of the first ones"""
 
@@ -24,9 +24,9 @@ def comparer(reader: Reader) -> Comparer:
     """Comparisons by benchmark name. Items are read once. Where one side kept none (a suite), or none is common, the errors
     are taken as independent, and `n` is 0.
     """
-    known: dict[tuple[str, str], tuple[Items, dict[str, str] | None] | None] = {}
+    known: dict[tuple[str, str], tuple[_Items, dict[str, str] | None] | None] = {}
 
-    def items(score: Scores, benchmark: str) -> tuple[Items, dict[str, str] | None] | None:
+    def items(score: Scores, benchmark: str) -> tuple[_Items, dict[str, str] | None] | None:
         key = (score.address, benchmark)
         if key not in known:
             known[key] = read_items(reader, score, benchmark)
@@ -46,7 +46,7 @@ def comparer(reader: Reader) -> Comparer:
     return found
 
 
-def read_items(reader: Reader, score: Scores, benchmark: str) -> tuple[Items, dict[str, str] | None] | None:
+def read_items(reader: Reader, score: Scores, benchmark: str) -> tuple[_Items, dict[str, str] | None] | None:
     """Primary metric per item, and the cluster of each where the benchmark has clusters; None where no items are kept."""
     name = f"items/{benchmark}.jsonl.zst"
     if name not in reader.files(score):

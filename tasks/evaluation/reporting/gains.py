@@ -13,7 +13,7 @@ from infra.workspace import Workspace
 from tasks.artifacts import RewardModel, Scores
 from tasks.evaluation.comparing.comparison import Comparison
 from tasks.evaluation.comparing.paired import NO_EFFECT, Comparer, gain_words, macro_gain
-from tasks.evaluation.reporting.report_values import SOUP, Benchmark, benchmarks_of
+from tasks.evaluation.reporting.report_values import SOUP, ReportedBenchmark, benchmarks_of
 
 Gain = dict[str, Any]
 
@@ -28,7 +28,7 @@ def stage_gains(
     stages: dict[str, str],
     ingredients: Sequence[str],
     scores: dict[str, Scores],
-    benchmarks: dict[str, Benchmark],
+    benchmarks: dict[str, ReportedBenchmark],
     compared: Comparer,
 ) -> dict[str, Gain]:
     """Per step of the main line, the gain over what it began with. A soup's also holds `over_mean` and `over_best`: against the
@@ -53,7 +53,7 @@ def _soup_gains(
     over_start: Gain | None,
     ingredients: list[Scores],
     soup: Scores,
-    benchmarks: dict[str, Benchmark],
+    benchmarks: dict[str, ReportedBenchmark],
     compared: Comparer,
 ) -> dict[str, Gain]:
     over_mean = gain_over(ingredients, soup, benchmarks, compared)
@@ -66,7 +66,7 @@ def _soup_gains(
 
 
 def gain_over(
-    before: Sequence[Scores], after: Scores, benchmarks: dict[str, Benchmark], compared: Comparer
+    before: Sequence[Scores], after: Scores, benchmarks: dict[str, ReportedBenchmark], compared: Comparer
 ) -> Gain | None:
     """The mean improvement over the benchmarks that all have; None where there is no common one."""
     names = [name for name in after.primary if before and all(name in score.primary for score in before)]

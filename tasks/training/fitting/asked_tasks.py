@@ -84,7 +84,7 @@ def check_filled(config: TasksInLoop) -> None:
         )
 
 
-def trained_model(state: TrainState) -> Transformer:
+def language_model_of(state: TrainState) -> Transformer:
     """The model that a training trains, where that is the language model alone."""
     assert isinstance(state.model, Transformer)
     return state.model
@@ -152,7 +152,7 @@ def answers_judge(
     config: AnswersInLoop,
     tokenizer: Tokenizer,
     precision: Precision,
-    policy: Policy = trained_model,
+    policy: Policy = language_model_of,
 ) -> Evaluate | None:
     """The loop's hook of a stage of post-training: state -> accuracies on development items, also as a table of the dashboard.
 

@@ -14,7 +14,7 @@ from model.parallel.group import Group
 from model.tokens.tokenizer import Tokenizer
 from tasks.evaluation.benchmarks import LOWER_IS_BETTER, BenchmarkConfig
 from tasks.evaluation.benchmarks.items import estimate_mean
-from tasks.evaluation.scoring.suites import Row, SuiteConfig, members_of, ordered, score_suites
+from tasks.evaluation.scoring.suites import ScoreRow, SuiteConfig, members_of, ordered, score_suites
 from tasks.training.fitting.asked_tasks import AskedTask, named_benchmarks
 
 
@@ -50,7 +50,7 @@ class DevScorer:
     asked: tuple[AskedTask, ...]
     precision: Precision
 
-    def __call__(self, model: Transformer, group: Group) -> Row:
+    def __call__(self, model: Transformer, group: Group) -> ScoreRow:
         """The row, as in `scores.json`, of what decides. All workers of the group that holds the model have to ask together."""
         rows = [self._row(task, model, group) for task in self.asked]
         if self.config.suites:
@@ -64,7 +64,7 @@ class DevScorer:
         """Whether a smaller score is the better one; all that a suite holds agree in that."""
         return self.asked[0].metric in LOWER_IS_BETTER
 
-    def _row(self, task: AskedTask, model: Transformer, group: Group) -> Row:
+    def _row(self, task: AskedTask, model: Transformer, group: Group) -> ScoreRow:
         found = estimate_mean(task.scores(model, group, self.precision))
         return {
             "name": task.benchmark.name,

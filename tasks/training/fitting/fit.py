@@ -23,10 +23,10 @@ from model.config import Compute, Precision
 from model.files.hf_config import read_config
 from model.files.weights import SavedWeights, load_hf, save_hf
 from model.network.transformer import Transformer, on_meta_device
-from model.parallel.group import Weights, fill, whole_model
+from model.parallel.group import Weights, fill_weights, whole_model
+from model.parallel.work_split import HostBatch
 from model.tokens.tokenizer import Tokenizer
 from model.training.loop import (
-    Batch,
     Course,
     Evaluation,
     Listeners,
@@ -41,7 +41,7 @@ from model.training.optim import OptimConfig
 from model.training.schedule import ScheduleConfig
 from model.training.state_files import is_needed, load_moments, load_state, save_moments
 from tasks.artifacts import METRICS, MOMENTS, Checkpoint, RewardModel, is_of_model
-from tasks.training.fitting.save_points import Journal, Mark, SavePoints, resume
+from tasks.training.fitting.save_points import Journal, JournalMark, SavePoints, resume
 from tasks.training.fitting.selection import Selector, best_step, scored_steps, tell_selection
 
 
@@ -187,7 +187,7 @@ def fit(
     if journal is None:
         journal = Journal()
         if weights is not None:
-            fill(model, weights, state.group)
+            fill_weights(model, weights, state.group)
         if initial_moments is not None:
             load_moments(state.optimizer, initial_moments, state.group)
     first, began, before = state.step, time.monotonic(), journal.mark()
@@ -206,7 +206,7 @@ def fit(
             stopped = is_stopping() and step % save_multiple == 0 and state.group.world == 1
             return stopped
 
-        def counted_batches(step: int) -> Sequence[Batch]:
+        def counted_batches(step: int) -> Sequence[HostBatch]:
             # A save point is written in the background; its error is raised here, at a later step.
             points.check()
             return journal.count(model, course.pad_id, course.batches(step))
@@ -242,7 +242,7 @@ def fit(
             f"stopped on request after step {state.step:,}, which is saved; the same command resumes there"
         )
     _note_speed(ws, time.monotonic() - began, journal, before, state.group.world)
-    counts = choose(ws, state, journal, selector) if selector else journal
+    counts = _choose(ws, state, journal, selector) if selector else journal
     found = course.evaluation.finish(state) if course.evaluation.finish else {}
     return conclude(ws, state, journal, counts, course.description, keep_moments=keep_moments, found=found)
 
@@ -259,7 +259,7 @@ def with_selection(evaluation: Evaluation, selector: Selector | None, candidates
     return replace(evaluation, judge=judge, also=candidates)
 
 
-def choose(ws: Workspace, state: TrainState, journal: Journal, selector: Selector) -> Journal:
+def _choose(ws: Workspace, state: TrainState, journal: Journal, selector: Selector) -> Journal:
     """Bring the state back to the best of a training's save points; the journal of that moment.
 
     Raises StoreError where its files are no longer what was saved, ValueError where no score is finite.
@@ -282,7 +282,7 @@ def choose(ws: Workspace, state: TrainState, journal: Journal, selector: Selecto
     return journal
 
 
-def _note_speed(ws: Workspace, seconds: float, journal: Journal, before: Mark, devices: int) -> None:
+def _note_speed(ws: Workspace, seconds: float, journal: Journal, before: JournalMark, devices: int) -> None:
     """Rates of what was trained since `before`."""
     device, tokens, flops = ws.compute.device, journal.tokens - before.tokens, journal.flops - before.flops
     rates = speed(seconds, tokens, flops, device, devices, peak_flops(device))

@@ -18,7 +18,7 @@ from model.config import Precision
 from model.tokens.tokenizer import Tokenizer
 from model.training.loop import TrainState
 from tasks.artifacts import SELECT
-from tasks.training.fitting.asked_tasks import Policy, trained_model
+from tasks.training.fitting.asked_tasks import Policy, language_model_of
 from tasks.training.fitting.dev_scores import DevConfig, DevScorer, dev_scorer
 
 SELECTION = "selection.json"
@@ -69,7 +69,7 @@ def selector(
     precision: Precision,
     *,
     chat: bool,
-    policy: Policy = trained_model,
+    policy: Policy = language_model_of,
 ) -> Selector | None:
     """What scores a training's save points; None where nothing is chosen. Raises ValueError for benchmarks not filled in."""
     return config and Selector(config, dev_scorer("select", config, tokenizer, precision, chat=chat), policy)

@@ -36,7 +36,7 @@ from tasks.evaluation.reporting import words as report_words
 from tasks.evaluation.reporting.compared import compared_run, comparison_panels
 from tasks.evaluation.reporting.histogram import Histogram, position, shown_bins
 from tasks.evaluation.reporting.page import render_page, tried_mixes
-from tasks.evaluation.reporting.report_values import Bounds, curve, judge
+from tasks.evaluation.reporting.report_values import Bounds, curve, judge_difference
 from tasks.evaluation.reporting.sankey import FlowStep, depths_of, place
 
 SHARE = {"lower_is_better": False}
@@ -494,7 +494,7 @@ def test_labels_that_do_not_fit_are_refused(
     ],
 )
 def test_verdicts(difference: float, stderr: float, verdict: str) -> None:
-    assert judge(difference, stderr, BOUNDS)[1] == verdict
+    assert judge_difference(difference, stderr, BOUNDS)[1] == verdict
 
 
 @given(logged=st.integers(1, 500), points=st.integers(2, 50))
@@ -552,8 +552,8 @@ def test_a_metric_that_is_missing_somewhere_has_no_curve() -> None:
         (report_words.power(0), "–"),
         (report_words.points(-0.0312, SHARE), "−3.1"),
         (report_words.points(-0.0001, SHARE), "0.0"),
-        (report_words.score(0.41, SHARE), "41.0"),
-        (report_words.score(2.7141, {"lower_is_better": True}), "2.714"),
+        (report_words.score_words(0.41, SHARE), "41.0"),
+        (report_words.score_words(2.7141, {"lower_is_better": True}), "2.714"),
         (report_words.day("2024-12-31T10:02:00+00:00"), "2024-12-31 10:02"),
     ],
 )

@@ -12,7 +12,7 @@ from jaxtyping import Bool
 from pydantic import Field
 
 from model.config import Config
-from tasks.data.filters.attributes import Limit, Scores
+from tasks.data.filters.attributes import DocumentScores, Limit
 from tasks.data.filters.batch import TextBatch, Words, lines_of
 
 _WORDS_AT_ONCE = 1 << 20
@@ -80,7 +80,7 @@ class GopherQualityRule(Config):
         )
 
 
-def score_gopher_quality(batch: TextBatch, scorer: GopherQualityScorer) -> Scores:
+def score_gopher_quality(batch: TextBatch, scorer: GopherQualityScorer) -> DocumentScores:
     """The measured values, by the names of the limits."""
     signs = BULLETS[scorer.bullets]
     words, texts = batch.words, batch.texts
@@ -89,7 +89,7 @@ def score_gopher_quality(batch: TextBatch, scorer: GopherQualityScorer) -> Score
     ellipses = np.array([text.count("...") + text.count("…") for text in texts], dtype=np.int64)
     lines = np.array([_count_lines(text, signs) for text in texts], dtype=np.int64).reshape(-1, 3)
     line_count = np.maximum(lines[:, 0], 1)
-    return Scores(
+    return DocumentScores(
         {
             "words": batch.word_counts.tolist(),
             "mean_word_length": batch.sum_by_text(words.lengths) / count,
