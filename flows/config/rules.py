@@ -180,11 +180,12 @@ def _check_value_model(name: str, how: RLVRConfig | PPOConfig, config: RecipeCon
     # A recipe that starts at rlvr leaves the first stage of reinforcement out, so only further ones can miss the model.
     made_before = {"dpo", "rlvr"} if name != "rlvr" else {"dpo"}
     place = next((place for place in config.start if place in made_before), None)
-    if place and "reward" not in config.start and isinstance(how, PPOConfig):
+    needed = isinstance(how, PPOConfig) and how.value_start == "reward_model"
+    if place and "reward" not in config.start and needed:
         field = name.removesuffix(".rlvr")
         raise ValueError(
             f"{field}.algorithm=ppo needs the reward model, which a recipe that starts at a {place} checkpoint does not "
-            f"make; give one too, start: {{{place}: ID, reward: ID}}, start at sft, or use algorithm: grpo"
+            f"make; give one too, start: {{{place}: ID, reward: ID}}, start at sft, or use value_start: fresh or algorithm: grpo"
         )
 
 

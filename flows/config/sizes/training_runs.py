@@ -134,7 +134,7 @@ def training_runs(config: RecipeConfig, made: _Made = MappingProxyType({})) -> I
             yield run
 
 
-def _grid_runs(config: RecipeConfig, made: Made) -> Iterator[Run]:
+def _grid_runs(config: RecipeConfig, made: _Made) -> Iterator[Run]:
     """Every combination and seed of the grids: what the stage would be with these settings."""
     for section, grid in config.grid.items():
         for name, how in grid.points(getattr(config, section)).items():
