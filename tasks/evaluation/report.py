@@ -267,4 +267,4 @@ def _summary(plain: dict[str, Any]) -> dict[str, float]:
     return totals | {f"score/{name}": value for name, value in final["primary"].items()}
 
 
-report = stage(write_report, name="report", version=8)
+report = stage(write_report, name="report", version=9)
