@@ -110,7 +110,7 @@ def reinforce_further(policy: Checkpoint, judge: RewardModel | None, config: Rec
 def improve(
     policy: Checkpoint, judge: RewardModel | None, name: str, questions: Prompts, how: Reinforcement
 ) -> Checkpoint:
-    """One stage of it; with PPO, the value model begins anew each time, as the reward model or with a new head."""
+    """One stage of it; with PPO, the value model begins each time as the reward model, or with a new head."""
     if isinstance(how, PPOConfig):
         value = judge if how.value_start == "reward_model" else None
         return (ppo.labelled(name) if name else ppo)(policy, value, questions, how)
