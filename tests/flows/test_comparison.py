@@ -78,7 +78,7 @@ def test_variants_differ_in_the_one_thing_and_are_planned(name: str, size: str, 
     assert labels[-1] == "report" and not {"sft", "anneal:42"} & set(labels)
     costs = plan_costs(None, recipe, [], 8, gpu="h100")
     assert [row["steps"] for row in costs["stages"]] == [10_000 if size else 400] * 2
-    assert not size or all(row["hours"] is not None for row in costs["other"] if row["label"].startswith("encode:"))
+    assert not size or all(row["hours"] for row in costs["others"] if row["label"].startswith("encode:"))
 
 
 @pytest.mark.parametrize("name", ["init", "init-1b"])
