@@ -17,7 +17,7 @@ from jaxtyping import UInt32
 from pydantic import Field, model_validator
 
 from infra.stage import stage
-from infra.workspace import Workspace
+from infra.workspace import ShardItem, ShardResult, Workspace
 from model.config import Config
 from model.tokens.tokenizer import TOKENIZERS, Tokenizer, TokenizerName
 from tasks.artifacts import Documents, Tokens
@@ -103,7 +103,7 @@ def _source(documents: Documents, name: str) -> str:
     return name
 
 
-def encode_shard(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
+def encode_shard(ws: Workspace, item: ShardItem) -> ShardResult:
     """Shard function: one document file to one token file with its index."""
     documents = Documents.model_validate(item["documents"])
     tokenizer = Tokenizer(item["ranks"], item["tokenizer"])
