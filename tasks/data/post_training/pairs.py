@@ -137,8 +137,9 @@ def transcript(text: str) -> tuple[Messages, str]:
 def _rating_of(row: Row, side: str) -> float | None:
     """The rating of a side, None where the row has none or one that is no finite number."""
     found = next((row[name] for form in RATINGS if (name := form.format(side=side)) in row), None)
-    rated = isinstance(found, int | float) and not isinstance(found, bool) and isfinite(found)
-    return float(found) if rated else None
+    if isinstance(found, bool) or not isinstance(found, int | float) or not isfinite(found):
+        return None
+    return float(found)
 
 
 pairs = stage(build_pairs, name="pairs", version=3)
