@@ -6,12 +6,11 @@ committed one by one, so that an interrupted evaluation resumes at the benchmark
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from infra.stage import stage
-from infra.workspace import Workspace
+from infra.workspace import ShardItem, ShardResult, Workspace
 from model.files.weights import load_hf
 from model.network.transformer import Transformer
 from model.tokens.tokenizer import Tokenizer
@@ -43,7 +42,7 @@ def evaluate_checkpoint(ws: Workspace, checkpoint: Checkpoint, config: EvaluateC
     return keep_scores(ws, config, checkpoint.digest, rows)
 
 
-def evaluate_benchmark(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
+def evaluate_benchmark(ws: Workspace, item: ShardItem) -> ShardResult:
     """Ask one benchmark; stores its items and returns its row of `scores.json`."""
     config = EvaluateConfig.model_validate(item["config"])
     checkpoint = Checkpoint.model_validate(item["checkpoint"])
