@@ -155,7 +155,7 @@ def find_recipe(recipe: str) -> Path:
     return path
 
 
-ID = re.compile("[0-9a-f]{4,16}")
+_ID = re.compile("[0-9a-f]{4,16}")
 """An artifact's id or its beginning."""
 
 
@@ -194,7 +194,7 @@ def apply_override(data: dict[str, Any], override: str) -> None:
         target = target[name]
     try:
         # An id of digits alone, or with one e among them, is a number to YAML.
-        value = text.strip() if parents == ["start"] and ID.fullmatch(text.strip()) else parse_yaml(text)
+        value = text.strip() if parents == ["start"] and _ID.fullmatch(text.strip()) else parse_yaml(text)
     except yaml.YAMLError as error:
         said = " ".join(str(error).split())
         raise RecipeError(f"override {override!r}: {text!r} is not a YAML value: {said}") from error

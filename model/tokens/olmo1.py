@@ -21,30 +21,30 @@ import tokenizers
 from model.tokens import tokenizer_files
 from model.tokens.surrogates import valid_text
 
-FULL_RANKS = 50_252
+OLMO1_RANKS = 50_252
 """Ordinary tokens of the full vocabulary: the 243 bytes that occur in UTF-8, and what merges make."""
 FIRST = 2
 """Id of the first ordinary token; two added ones lie before it."""
 
-VOCABULARY = Path(__file__).parent / "vocabulary" / "gpt-neox-olmo-dolma-v1_5.json.xz"
-VOCABULARY_SHA256 = "9ad33b4b39a9f83973c3f8c42a01948dd5b877a28ac9a5356956c4ff4ed0b714"
+OLMO1_VOCABULARY = Path(__file__).parent / "vocabulary" / "gpt-neox-olmo-dolma-v1_5.json.xz"
+OLMO1_SHA256 = "9ad33b4b39a9f83973c3f8c42a01948dd5b877a28ac9a5356956c4ff4ed0b714"
 """Of the file before compression."""
 
 
 @lru_cache(maxsize=1)
 def published() -> dict[str, Any]:
     """The published `tokenizer.json`. Do not modify. Raises ValueError for an altered file."""
-    data = lzma.decompress(VOCABULARY.read_bytes())
+    data = lzma.decompress(OLMO1_VOCABULARY.read_bytes())
     digest = hashlib.sha256(data).hexdigest()
-    if digest != VOCABULARY_SHA256:
-        raise ValueError(f"{VOCABULARY} holds sha256 {digest}, not {VOCABULARY_SHA256}; reinstall olmo2-recipe")
+    if digest != OLMO1_SHA256:
+        raise ValueError(f"{OLMO1_VOCABULARY} holds sha256 {digest}, not {OLMO1_SHA256}; reinstall olmo2-recipe")
     return json.loads(data)
 
 
-def tokenizer_json(ranks: int) -> dict[str, Any]:
+def cut_tokenizer_json(ranks: int) -> dict[str, Any]:
     """The contents of `tokenizer.json` with so many ordinary tokens."""
     whole = published()
-    last, moved = FIRST + ranks, ranks - FULL_RANKS
+    last, moved = FIRST + ranks, ranks - OLMO1_RANKS
     added = [token | {"id": _moved(token["id"], moved)} for token in whole["added_tokens"]]
     names = {token["content"] for token in added}
     kept = {text: id for text, id in whole["model"]["vocab"].items() if text not in names and id < last}
@@ -69,7 +69,7 @@ class Olmo1:
     def __init__(self, ranks: int) -> None:
         self._ranks = ranks
         self.added = {
-            token["content"]: (token["id"], token["special"]) for token in tokenizer_json(ranks)["added_tokens"]
+            token["content"]: (token["id"], token["special"]) for token in cut_tokenizer_json(ranks)["added_tokens"]
         }
         """Id and flag "special" of each added token."""
 
@@ -104,4 +104,4 @@ class Olmo1:
 
     def tokenizer_json(self) -> dict[str, Any]:
         """The contents of `tokenizer.json`."""
-        return tokenizer_json(self._ranks)
+        return cut_tokenizer_json(self._ranks)

@@ -36,7 +36,7 @@ class Vocabulary(Protocol):
 
 
 @dataclass(frozen=True)
-class Kind:
+class TokenizerKind:
     """One row of the table of tokenizers."""
 
     vocabulary: Callable[[int], Vocabulary]
@@ -49,9 +49,9 @@ class Kind:
     """What its prefixes are cut from, for errors."""
 
 
-TOKENIZERS: dict[TokenizerName, Kind] = {
-    "dolma2": Kind(dolma2.Dolma2, dolma2.FULL_RANKS, "<|pad|>", "cl100k"),
-    "olmo-1": Kind(olmo1.Olmo1, olmo1.FULL_RANKS, "<|padding|>", "GPT-NeoX's with OLMo 1's markers"),
+TOKENIZERS: dict[TokenizerName, TokenizerKind] = {
+    "dolma2": TokenizerKind(dolma2.Dolma2, dolma2.FULL_RANKS, "<|pad|>", "cl100k"),
+    "olmo-1": TokenizerKind(olmo1.Olmo1, olmo1.OLMO1_RANKS, "<|padding|>", "GPT-NeoX's with OLMo 1's markers"),
 }
 EOS = "<|endoftext|>"
 

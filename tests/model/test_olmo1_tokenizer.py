@@ -19,20 +19,20 @@ TEXTS = [
     "我喜欢编程。日本語のテキスト", "😀👩‍👩‍👧 emoji cafe\u0301 naïve ½ ٣", "call |||PHONE_NUMBER||| at |||IP_ADDRESS||| now",
     " " * 60 + "x" + " " * 3, "ends here<|endoftext|><|padding|> twice",
 ]  # fmt: skip
-RANKS = [256, 300, 612, 4_096, olmo1.FULL_RANKS]
+RANKS = [256, 300, 612, 4_096, olmo1.OLMO1_RANKS]
 
 
 @pytest.fixture(scope="module")
 def published() -> tokenizers.Tokenizer:
-    data = lzma.decompress(olmo1.VOCABULARY.read_bytes())
-    assert hashlib.sha256(data).hexdigest() == olmo1.VOCABULARY_SHA256
+    data = lzma.decompress(olmo1.OLMO1_VOCABULARY.read_bytes())
+    assert hashlib.sha256(data).hexdigest() == olmo1.OLMO1_SHA256
     return tokenizers.Tokenizer.from_str(data.decode())
 
 
 def test_the_whole_vocabulary_is_the_published_file() -> None:
-    data = json.loads(lzma.decompress(olmo1.VOCABULARY.read_bytes()))
-    assert olmo1.tokenizer_json(olmo1.FULL_RANKS) == data
-    tokenizer = Tokenizer(olmo1.FULL_RANKS, "olmo-1")
+    data = json.loads(lzma.decompress(olmo1.OLMO1_VOCABULARY.read_bytes()))
+    assert olmo1.cut_tokenizer_json(olmo1.OLMO1_RANKS) == data
+    tokenizer = Tokenizer(olmo1.OLMO1_RANKS, "olmo-1")
     # The model's embedding has 50,304 rows; eos_token_id is 50279 and pad_token_id 1 in OLMo-7B-hf's config.
     assert (tokenizer.vocab_size, tokenizer.padded_vocab_size) == (50_280, 50_304)
     assert (tokenizer.eos_id, tokenizer.pad_id, tokenizer.control_ids.tolist()) == (50_279, 1, [1, 50_279])
@@ -40,7 +40,7 @@ def test_the_whole_vocabulary_is_the_published_file() -> None:
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_ids_are_those_of_the_published_file(text: str, published: tokenizers.Tokenizer) -> None:
-    tokenizer = Tokenizer(olmo1.FULL_RANKS, "olmo-1")
+    tokenizer = Tokenizer(olmo1.OLMO1_RANKS, "olmo-1")
     ids = published.encode(text, add_special_tokens=False).ids
     assert tokenizer.encode_with_special(text) == ids
     assert tokenizer.decode(ids, skip_special=False) == published.decode(ids, skip_special_tokens=False)
@@ -67,12 +67,12 @@ def test_a_shorter_vocabulary_needs_more_tokens() -> None:
     sizes = [len(Tokenizer(ranks, "olmo-1").encode(TEXTS[1])) for ranks in RANKS]
     assert sizes == sorted(sizes, reverse=True)
     # 243 bytes occur in UTF-8 text (not C0, C1, F5 to FF); what comes after them is merged.
-    content = olmo1.tokenizer_json(256)["model"]
+    content = olmo1.cut_tokenizer_json(256)["model"]
     assert len(content["merges"]) == 13
     assert sum(len(text) == 1 for text in content["vocab"]) == 243
 
 
-@pytest.mark.parametrize("ranks", [612, olmo1.FULL_RANKS])
+@pytest.mark.parametrize("ranks", [612, olmo1.OLMO1_RANKS])
 def test_a_folder_gives_it_back(tmp_path: Path, ranks: int) -> None:
     tokenizer = Tokenizer(ranks, "olmo-1")
     tokenizer.save(tmp_path)
@@ -104,7 +104,7 @@ def test_transformers_reads_the_folder(tmp_path: Path) -> None:
 def test_an_altered_file_and_wrong_ranks_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     altered = tmp_path / "altered.json.xz"
     altered.write_bytes(lzma.compress(b"{}"))
-    monkeypatch.setattr(olmo1, "VOCABULARY", altered)
+    monkeypatch.setattr(olmo1, "OLMO1_VOCABULARY", altered)
     with pytest.raises(ValueError, match="holds sha256"):
         olmo1.published.__wrapped__()
     with pytest.raises(ValueError, match=r"ranks=50,253 is not between 256 \(single bytes\) and 50,252"):

@@ -20,8 +20,8 @@ from tasks.verifiers.gsm8k import extract_number
 from tasks.verifiers.latex_strings import normalise_hendrycks
 
 Messages = list[dict[str, str]]
-FORMULA = re.compile(r"\$([^$]+)\$")
-NUMBER = re.compile(r"[+-]?\d[\d,]*(?:\.\d*)?")
+_FORMULA = re.compile(r"\$([^$]+)\$")
+_NUMBER = re.compile(r"[+-]?\d[\d,]*(?:\.\d*)?")
 
 
 class AnswerVote(Config):
@@ -47,10 +47,10 @@ def answer_of(messages: Messages) -> str:
     text = messages[-1]["content"].strip()
     read = last_boxed(text) or minerva_answer(text)
     if not read:
-        formulas = FORMULA.findall(text)
+        formulas = _FORMULA.findall(text)
         read = formulas[-1] if formulas else extract_number(text)
     answer = normalise_hendrycks(read.replace("{,}", ",").strip("$ ").removesuffix("."))
-    if NUMBER.fullmatch(answer):
+    if _NUMBER.fullmatch(answer):
         return f"{float(answer.replace(',', '')):.12g}"
     return answer
 

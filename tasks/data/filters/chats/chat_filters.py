@@ -15,10 +15,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from model.config import Config
-from tasks.data.filters.chats.answer_vote import AnswerVote
+from tasks.data.filters.chats.answer_vote import AnswerVote, Messages
 from tasks.verifiers.text_units import detect_language
-
-Messages = list[dict[str, str]]
 
 DATE_CUTOFF = re.compile(
     r"\b(?:knowledge|training|data|date|information)[ -]cut[ -]?off\b"
