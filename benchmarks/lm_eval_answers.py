@@ -67,8 +67,8 @@ WRITTEN = {
         "minerva_math", "minerva_math_algebra__gold_bpb_0shot",
         lambda row: row["solution"].partition("\\boxed{")[2].partition("}")[0], ("exact_match", "exact_match"),
         scores={
-            "": "lm-eval reads the form 'Final Answer: The final answer is X. I hope it is correct.' alone; OLMES (flex) also the "
-            "last box, the last mathematics and the whole answer"
+            "": "lm-eval reads the form 'Final Answer: The final answer is X. I hope it is correct.' alone; OLMES (flex) also "
+            "the last box, the last mathematics and the whole answer"
         },
         group="algebra",
     ),
