@@ -32,7 +32,8 @@ from infra.workspace import Workspace
 from model.config import Compute, ModelConfig
 from model.data.labels import next_token_labels
 from model.network.transformer import Transformer
-from model.training.loop import Batch, Course, Listeners, TrainState, new_state, train
+from model.parallel.work_split import HostBatch
+from model.training.loop import Course, Listeners, TrainState, new_state, train
 from model.training.losses import LossConfig, language_model_objective
 from model.training.optim import OptimConfig
 from model.training.schedule import ScheduleConfig
@@ -72,13 +73,13 @@ def stalls(state: TrainState, size: dict[str, int], ws: Workspace, rounds: int, 
     Windows with and without a save take turns. The first save, which makes the memory of the host copy, is told apart.
     """
     ids = np.random.default_rng(0).integers(0, size["vocab"], (size["batch"], size["seq"]), dtype=np.int64)
-    batch: list[Batch] = [{"ids": ids, "labels": next_token_labels(ids)}]
+    batch: list[HostBatch] = [{"ids": ids, "labels": next_token_labels(ids)}]
     began: dict[int, float] = {}
     saves: list[float] = []
     first = state.step
     with SavePoints(ws, Journal(), 2 * WINDOW) as points:
 
-        def batches(step: int) -> list[Batch]:
+        def batches(step: int) -> list[HostBatch]:
             began[step - first] = time.perf_counter()
             return batch
 

@@ -73,7 +73,7 @@ def make_text(folder: Path, megabytes: float) -> None:
     `cold/…`.
     """
     from tasks.data.collect import PythonSource, collect
-    from tasks.data.documents.dolma_files import read_rows
+    from tasks.data.documents.dolma_files import written_rows
 
     rows: list[dict[str, Any]] = []
     total = megabytes * 1e6
@@ -84,7 +84,7 @@ def make_text(folder: Path, megabytes: float) -> None:
     for source in sources:
         made = run_in(str(folder / "source"), collect, source.pinned())
         files = sorted((folder / "source" / made.address / "documents").iterdir())
-        rows += [row for file in files for row in read_rows(file)]
+        rows += [row for file in files for row in written_rows(file)]
     # Sources and docstrings in every file alike.
     rows.sort(key=lambda row: hash_of(row["id"]))
     size = sum(len(row["text"].encode()) for row in rows)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tasks.data.filters.batch import TextBatch
 from tasks.data.filters.pii import score_pii
-from tasks.data.filters.statistics.gopher_quality import score_gopher_quality
+from tasks.data.filters.statistics.gopher_quality import GopherQualityScorer, score_gopher_quality
 from tasks.data.filters.statistics.gopher_repetition import GopherRepetitionScorer, score_gopher_repetition
 from tasks.data.filters.statistics.repetition import RepetitionScorer, score_repetition
 from tasks.data.filters.statistics.word_frequency import score_word_frequency
@@ -21,7 +21,7 @@ from tasks.data.filters.statistics.word_frequency import score_word_frequency
 RULES: dict[str, Callable[[TextBatch], object]] = {
     "repetition": lambda batch: score_repetition(batch, RepetitionScorer()),
     "gopher_repetition": lambda batch: score_gopher_repetition(batch, GopherRepetitionScorer()),
-    "gopher_quality": score_gopher_quality,
+    "gopher_quality": lambda batch: score_gopher_quality(batch, GopherQualityScorer()),
     "word_frequency": score_word_frequency,
     "pii": score_pii,
 }

@@ -10,7 +10,9 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 
 from flows.config.recipe_config import RecipeConfig
+from flows.running.commands import run_command
 from flows.running.forms import CandidateForm
+from flows.running.promotion import promoted_path, write_promoted
 from flows.running.run import load_recipe, run, run_evaluation, run_sweep
 from flows.running.sessions import naming_failures
 from infra.execution.markdown import code, escaped
@@ -40,8 +42,9 @@ def recipe(
         cascade: Make everything below the rerun stages again too.
     """
     config = load_recipe(recipe, overrides, store)
+    again = run_command(recipe, config.execution.store, until, rerun or [], overrides or [], cascade=cascade)
     with naming_failures():
-        return shown_report(config, run(config, until, rerun, cascade=cascade))
+        return shown_report(config, run(config, until, rerun, cascade=cascade, again=again))
 
 
 @flow(name="stage", flow_run_name="rerun {stage} of {recipe}", persist_result=False)
@@ -57,8 +60,9 @@ def stage(
         overrides: Changes as stage.field=value.
     """
     config = load_recipe(recipe, overrides, store)
+    again = run_command(recipe, config.execution.store, None, [stage], overrides or [], cascade=True)
     with naming_failures():
-        return shown_report(config, run(config, None, [stage], cascade=True))
+        return shown_report(config, run(config, None, [stage], cascade=True, again=again))
 
 
 @flow(name="microanneal-sweep", flow_run_name="sweep on {recipe}", persist_result=False)
@@ -67,6 +71,7 @@ def sweep(
     recipe: str = "laptop",
     store: str | None = None,
     overrides: list[str] | None = None,
+    promote_as: str | None = None,
 ) -> str:
     """Anneal the base checkpoint on each candidate source mixed with web text, evaluate, and rank.
 
@@ -75,12 +80,17 @@ def sweep(
         recipe: Name in recipes/ or path of a YAML file; gives base checkpoint, web text and evaluation.
         store: Root of the artifacts; the recipe's own when empty.
         overrides: Changes as stage.field=value; start={base: ID} anneals a checkpoint that is in the store.
+        promote_as: Name of a mix file below promoted/ for recipes to extend; it is written if the sweep decides.
     """
     config = load_recipe(recipe, overrides, store)
+    mix_file = promoted_path(promote_as) if promote_as else None
+    tried = [*(candidates or config.candidates)]
     with naming_failures():
-        ranking = run_sweep(config, [*(candidates or config.candidates)])
+        ranking = run_sweep(config, tried)
     rows, text = shown_ranking(config, ranking)
     create_table_artifact(rows, key="sweep-ranking", description=text)
+    if mix_file and ranking.outcome in ranking.order:
+        write_promoted(mix_file, config.model_copy(update={"candidates": tuple(tried)}), ranking)
     return ranking.address
 
 

@@ -22,7 +22,7 @@ from tasks.artifacts import MOMENTS, Checkpoint, RewardModel
 from tasks.training.adopt import AdoptConfig, adopt
 from tasks.training.adopt_step import adopt_step, pin_step
 
-PLACES: tuple[StartPoint, ...] = tuple(place for place in get_args(StartPoint) if place != "reward")
+_PLACES: tuple[StartPoint, ...] = tuple(place for place in get_args(StartPoint) if place != "reward")
 """What an adopted checkpoint may stand for; a reward model is one that a recipe made in this store."""
 GIVEN = "start:"
 """How labels of given checkpoints begin; the place follows."""
@@ -53,8 +53,8 @@ def adopt_command(store: Store, source: str, revision: str, place: str, into: st
 
     Raises ValueError for a place or recipe that does not exist, before anything is fetched.
     """
-    if place not in PLACES:
-        raise RecipeError(f"--as {place!r} is not a place to start at{nearest(place, list(PLACES))}")
+    if place not in _PLACES:
+        raise RecipeError(f"--as {place!r} is not a place to start at{nearest(place, list(_PLACES))}")
     # Loaded first, so that a mistyped recipe is refused before gigabytes are fetched.
     config = load(into) if into else None
     outcome = adopt_into(store, source, revision, place, lambda *event: None)

@@ -13,7 +13,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows.inspection.artifacts import export_checkpoint, find_record
-from flows.running.measuring import compare_command
+from flows.running.measuring import compare_artifacts
 from flows.running.run import load_recipe, plan, run
 from flows.running.sessions import naming_failures
 from flows.starting import adopt_command
@@ -43,7 +43,7 @@ def comparison(first: str, second: str, store: str = STORE) -> None:
     found = Store(store)
     records = [find_record(found, id) for id in (first, second)]
     if all(record.kind == Scores.__name__ for record in records):
-        create_table_artifact(compare_command(found, first, second), key="comparison-scores")
+        create_table_artifact(compare_artifacts(found, first, second), key="comparison-scores")
     lines = [f"# {escaped(records[0].label)} and {escaped(records[1].label)}", ""]
     for section, told in record_differences(*records).items():
         if told:

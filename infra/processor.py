@@ -5,7 +5,7 @@ from pathlib import Path
 
 CPU_INFO = Path("/proc/cpuinfo")
 """Where Linux tells it."""
-TOLD = ("avx2", "avx512f", "avx512_bf16", "amx_tile")
+_TOLD = ("avx2", "avx512f", "avx512_bf16", "amx_tile")
 """Instructions that decide the speed of matmuls."""
 
 
@@ -16,4 +16,4 @@ def processor_name() -> str:
     lines = [line.partition(":") for line in CPU_INFO.read_text(encoding="utf-8").splitlines()]
     said = {name.strip(): value.strip() for name, _, value in lines}
     flags = said.get("flags", "").split()
-    return f"{said.get('model name', platform.machine())} ({', '.join(flag for flag in TOLD if flag in flags)})"
+    return f"{said.get('model name', platform.machine())} ({', '.join(flag for flag in _TOLD if flag in flags)})"

@@ -15,14 +15,14 @@ SHORTEST_SECRET = 8
 """Characters; a shorter value is also an everyday word, and taking it out would spoil messages."""
 LOGIN_OF_URL = re.compile(r"://[^/\s'\"]*:[^/\s'\"]*@")
 """Name and password before a URL's host; the password may hold an @."""
-HIDDEN = "***"
+_HIDDEN = "***"
 
 
 def without_secrets(text: str) -> str:
     """The text with each secret of the environment and each password in a URL replaced by `***`."""
     for value in _secret_values():
-        text = text.replace(value, HIDDEN)
-    return LOGIN_OF_URL.sub(f"://{HIDDEN}@", text)
+        text = text.replace(value, _HIDDEN)
+    return LOGIN_OF_URL.sub(f"://{_HIDDEN}@", text)
 
 
 def clean_error(error: BaseException) -> None:

@@ -15,6 +15,7 @@ class Interrupted(Exception):
 
 
 _stopping = threading.Event()
+_in_order = threading.Event()
 _fence: ContextVar[Callable[[], None] | None] = ContextVar("olmo2_fence", default=None)
 
 
@@ -26,6 +27,26 @@ def request_stop() -> None:
 def wait_for_stop(seconds: float | None = None) -> bool:
     """Whether the run was asked to stop, or is within so many seconds (None: wait until it is)."""
     return _stopping.wait(seconds)
+
+
+def is_stopping() -> bool:
+    """Whether the run was asked to stop."""
+    return _stopping.is_set()
+
+
+@contextmanager
+def ending_in_order() -> Iterator[None]:
+    """Whoever works inside asks `is_stopping` itself and ends at a point from which the work goes on."""
+    _in_order.set()
+    try:
+        yield
+    finally:
+        _in_order.clear()
+
+
+def ends_in_order() -> bool:
+    """Whether this process is left to end by itself once it was asked to stop."""
+    return _in_order.is_set()
 
 
 def check_stopping() -> None:

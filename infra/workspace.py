@@ -6,7 +6,7 @@ and a shard on a Ray worker. Files that a stage writes are hashed as they are wr
 
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from infra.events import Events
 from infra.language_models.client import Endpoint
 from infra.language_models.protocol import AnswerMemory
 from infra.records.artifact import Artifact
-from infra.records.permanent_save_points import Kept
+from infra.records.permanent_save_points import KeptSavePoint
 from infra.records.reader import Reader
 from infra.records.record import FileEntry, attempt_folder
 from infra.records.save_points import (
@@ -30,7 +30,7 @@ from infra.records.save_points import (
     read_save_point,
     write_save_point,
 )
-from infra.settings import ComputeSettings, EndpointSettings, Generation, settings_of
+from infra.settings import ComputeSettings, EndpointSettings, GenerationSettings, settings_of
 from infra.storage.store import Store, sha256_file
 
 A = TypeVar("A", bound=Artifact)
@@ -49,6 +49,7 @@ class ShardRunner(Protocol):
         ray: str,
         load: Callable[["Workspace"], Any] | None,
         device: str,
+        sizes: Sequence[int] | None,
     ) -> list[Any]: ...
 
 
@@ -71,7 +72,7 @@ class WorkSettings:
     """Steps between two save points that stay; 0 for none."""
     endpoints: Mapping[str, EndpointSettings] = field(default_factory=dict)
     """Where language models answer, by model name."""
-    generation: Generation = "local"
+    generation: GenerationSettings = "local"
     """Who answers prompts with a checkpoint."""
 
 
@@ -99,12 +100,12 @@ class Workspace(Reader):
         self.compute = settings.compute
         self.save_every = settings.save_every
         self.keep_every = settings.keep_every
-        self.generation: Generation = settings.generation
+        self.generation: GenerationSettings = settings.generation
         self.written: dict[str, FileEntry] = {}
         self.notes: dict[str, Any] = {}
         self.resumed_from = ""
         self._endpoints = dict(settings.endpoints)
-        self._ray = settings.ray
+        self.ray = settings.ray
         self._run_shards = run_shards
         self._events = Events()
 
@@ -164,6 +165,7 @@ class Workspace(Reader):
         load: Callable[["Workspace"], Any] | None = None,
         device: str = "cpu",
         here: bool = False,
+        sizes: Sequence[int] | None = None,
     ) -> list[Any]:
         """Run `function(ws, item)` for every item, on Ray or (always with `here`) in this process; each result is committed on
         its own.
@@ -173,17 +175,20 @@ class Workspace(Reader):
         to itself.
 
         Items and results are small JSON values; the function is module-level. A shard that has its commit is not run
-        again by a later attempt. Results come in the order of the items.
+        again by a later attempt. Results come in the order of the items. With `sizes`, the bytes that each item reads, progress
+        is told in bytes.
         """
         assert self._run_shards is not None, "only an attempt at a stage maps shards"
-        ray = "off" if here else self._ray
-        return self._run_shards(self, function, list(items), description, ray=ray, load=load, device=device)
+        ray = "off" if here else self.ray
+        return self._run_shards(
+            self, function, list(items), description, ray=ray, load=load, device=device, sizes=sizes
+        )
 
     def for_shard(self) -> "Workspace":
         """The same workspace as one shard sees it: with a file list of its own."""
         shard = Workspace.__new__(Workspace)
         shard.__setstate__(self.__getstate__())
-        shard.__dict__.update(written={}, notes={}, _events=Events(), _ray="off")
+        shard.__dict__.update(written={}, notes={}, _events=Events(), ray="off")
         return shard
 
     # -- language models ----------------------------------------------------------------------------------
@@ -245,7 +250,7 @@ class Workspace(Reader):
         point = SavePoint(step, permanent_area(self.progress_folder))
         return self.folder_of(point.folder, read_save_point(self.store, point, wanted, f"{self.stage}/{self.id}"))
 
-    def kept(self, kept: Kept) -> Path:
+    def kept(self, kept: KeptSavePoint) -> Path:
         """A permanent save point, of whichever stage, as a local folder. Raises StoreError for a file that is not as it
         was saved.
         """
@@ -269,6 +274,10 @@ class Workspace(Reader):
     def report_to(self, events: Events) -> None:
         """Send what follows to these events."""
         self._events = events
+
+    def tell(self, kind: str, *values: Any) -> None:
+        """Pass on what a group that works for this stage tells."""
+        self._events.send(kind, *values)
 
     def log(self, *, step: int, **metrics: float) -> None:
         """Live metrics of a step, for the terminal and the dashboard."""

@@ -181,7 +181,7 @@ SIZES: dict[str | None, dict[str, Any]] = {
     "32B": _size(5120, 64, 40, mlp_width(5120, multiple=512, factor=27648 / (8 * 5120 / 3)), n_kv_heads=8),
 }
 
-# The model half of the variant `olmo-0424`; the optimizer half is `optim.OLMO_0424`, and its loss has no z-term.
+# The model half of the variant `olmo-0424`; the optimizer half is `optim.py`, and its loss has no z-term.
 OLMO_0424: dict[str, Any] = {
     "norm": "layer", "norm_eps": 1e-5, "norm_placement": "input", "qk_norm": "none", "qkv_clip": 8.0, "rope_theta": 10_000.0,
     "init": "scaled",

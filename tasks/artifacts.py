@@ -165,6 +165,8 @@ class Ranking(Artifact):
     stderr: dict[str, float]
     outcome: str = "undecided"
     """The best candidate where it is better than all others beyond chance, else "undecided"."""
+    hopeless: list[str] = Field(default_factory=list)
+    """Candidates that are worse than the best beyond chance, or whose score is not finite: none tries them further."""
 
 
 class Report(Artifact):

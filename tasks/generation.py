@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     # Stages without a server do not load the HTTP client.
     from infra.language_models.client import Endpoint
 
-Progress = Callable[[int], None]
+_Progress = Callable[[int], None]
 
 
 def local_generator(
@@ -42,7 +42,7 @@ def local_generator(
 
     @torch.no_grad()
     def answer(
-        prompts: Sequence[Sequence[int]], sampling: Sampling, progress: Progress | None = None
+        prompts: Sequence[Sequence[int]], sampling: Sampling, progress: _Progress | None = None
     ) -> list[Completion]:
         with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
             return generate(
@@ -70,7 +70,7 @@ def shared_generator(generator: Generator, group: Group) -> Generator:
     """
 
     def answer(
-        prompts: Sequence[Sequence[int]], sampling: Sampling, progress: Progress | None = None
+        prompts: Sequence[Sequence[int]], sampling: Sampling, progress: _Progress | None = None
     ) -> list[Completion]:
         first, end = own_share(len(prompts), group)
         own = generator(prompts[first:end], replace(sampling, first_prompt=sampling.first_prompt + first), progress)
@@ -87,7 +87,7 @@ def server_generator(endpoint: "Endpoint", tokenizer: Tokenizer, window: int) ->
     """
 
     def answer(
-        prompts: Sequence[Sequence[int]], sampling: Sampling, progress: Progress | None = None
+        prompts: Sequence[Sequence[int]], sampling: Sampling, progress: _Progress | None = None
     ) -> list[Completion]:
         requests = [_request(endpoint.model, index, prompt, sampling, window) for index, prompt in enumerate(prompts)]
         completions = []

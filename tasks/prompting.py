@@ -15,7 +15,7 @@ from pydantic import Field
 from infra.language_models.protocol import Answer, Request, chat_request
 from model.config import Config
 
-FOLDER = Path(__file__).parent / "prompts"
+_FOLDER = Path(__file__).parent / "prompts"
 
 # Recipes may come from a browser's form: a template can read its values and do nothing else.
 ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
@@ -51,7 +51,7 @@ class LanguageModelConfig(Config):
 @cache
 def prompt_text(name: str) -> str:
     """The template of this name. FileNotFoundError if there is none."""
-    return (FOLDER / f"{name}.j2").read_text(encoding="utf-8")
+    return (_FOLDER / f"{name}.j2").read_text(encoding="utf-8")
 
 
 def check_prompt(text: str, *values: str) -> str:
@@ -66,7 +66,7 @@ def check_prompt(text: str, *values: str) -> str:
     return text
 
 
-def fill(template: str, **values: Any) -> str:
+def fill_template(template: str, **values: Any) -> str:
     """A prompt with its values."""
     return ENVIRONMENT.from_string(template).render(**values).strip()
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from infra.language_models.protocol import Answer, Request, completion_request
 from model.tokens.tokenizer import Tokenizer
-from tasks.evaluation.benchmarks.asking import Pair, Progress, Scorer
+from tasks.evaluation.benchmarks.asking import ContextAndContinuation, LikelihoodScorer, Progress
 
 if TYPE_CHECKING:
     # Stages without a server do not load the HTTP client.
@@ -25,14 +25,14 @@ PROBE = (
 """Words, numbers, code, letters with accents: two tokenizers that agree on it agree."""
 
 
-def server_scorer(endpoint: "Endpoint") -> Scorer:
+def server_scorer(endpoint: "Endpoint") -> LikelihoodScorer:
     """The endpoint's log-likelihoods of continuations after contexts, as many requests under way as its settings say.
 
     The scorer raises ValueError for a request that the server refuses and for a server that does not echo log-probabilities,
     EndpointError when the server cannot be used.
     """
 
-    def score(pairs: Sequence[Pair], progress: Progress) -> list[float]:
+    def score(pairs: Sequence[ContextAndContinuation], progress: Progress) -> list[float]:
         requests = (echo_request(endpoint.model, [*context, *continuation]) for context, continuation in pairs)
         sums = []
         for index, reply in enumerate(endpoint.ask(requests)):

@@ -129,14 +129,15 @@ def names_of(rows: list[Run]) -> list[str]:
 
 
 def markdown(rows: list[Run]) -> list[str]:
-    """The table: a run a line, a step a column; gain and standard errors. Curation's gain is in bits per byte."""
+    """The table: a run a line, a step a column; gain and standard errors. Curation and a sweep by bits gain bits per byte."""
     names = names_of(rows)
     lines = [f"| run | {' | '.join(names)} | minutes |", "|---" * (len(names) + 2) + "|"]
     for row in rows:
         cells = []
         for name in names:
-            scale, digits = (1, 3) if name == "curation" else (100, 1)
-            one = row.get(name)
+            one = row.get(name, {})
+            in_bits = name == "curation" or one.get("metric") == "bits_per_byte"
+            scale, digits = (1, 3) if in_bits else (100, 1)
             cells.append(f"{scale * one['gain']:+.{digits}f} ({standard_errors(one):+.1f})" if one else "")
         minutes = f"{row['seconds'] / 60:.1f}" if "seconds" in row else ""
         lines.append(f"| {row['run']} | {' | '.join(cells)} | {minutes} |")
@@ -147,8 +148,8 @@ def page(table: str) -> str:
     """The page of the documentation."""
     return f"""# What every step of the laptop recipe gains
 
-Each line is one whole run of `recipes/laptop.yaml` on two cores. A cell holds the gain, in percent points (of curation in bits
-per byte of held-out text), and in brackets the same in paired standard errors. The soup is compared with the base, with the mean
+Each line is one whole run of `recipes/laptop.yaml` on two cores. A cell holds the gain, in percent points (of curation and the
+sweep in bits per byte), and in brackets the same in paired standard errors. The soup is compared with the base, with the mean
 of its ingredients and with the best of them; reward is the reward model's accuracy over chance; sweep is the best candidate over
 the next. `avx2` runs have narrower instructions only, as older processors do. Wall times are of runs that were not interrupted.
 

@@ -7,13 +7,13 @@ import typer
 
 from flows.cli.options import JsonOption, RecipeArgument, SetOption, StoreOption, console, print_json
 
-app = typer.Typer(help="What curation did: how many went, which ones, and why one did.", no_args_is_help=True)
+data_app = typer.Typer(help="What curation did: how many went, which ones, and why one did.", no_args_is_help=True)
 
 RunOption = Annotated[str | None, typer.Option("--run", metavar="RECIPE|ID", help="Only what this was made from.")]
 
 
-@app.command()
-def funnel(
+@data_app.command("funnel")
+def funnel_command(
     run: Annotated[str, typer.Argument(metavar="RECIPE|ID", help="A recipe, or any artifact made of data.")],
     store: StoreOption = None,
     as_json: JsonOption = False,
@@ -29,8 +29,8 @@ def funnel(
         print_funnel(console, steps)
 
 
-@app.command()
-def look(
+@data_app.command("look")
+def look_command(
     reason: Annotated[
         str,
         typer.Option("--dropped", "--dropped-by", metavar="REASON", help="A rule, or another reason of the funnel."),
@@ -61,8 +61,8 @@ def look(
         print_examples(console, examples)
 
 
-@app.command()
-def why(
+@data_app.command("why")
+def why_command(
     id: Annotated[str, typer.Argument(metavar="DOC_ID", help="A document's id.")],
     run: RunOption = None,
     store: StoreOption = None,
@@ -79,7 +79,7 @@ def why(
         print_why(console, id, steps)
 
 
-@app.command()
+@data_app.command()
 def bench(
     recipe: RecipeArgument,
     source: Annotated[list[str] | None, typer.Option("--source", help="Only this source; repeatable.")] = None,

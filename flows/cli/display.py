@@ -3,6 +3,7 @@
 import threading
 import time
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -13,7 +14,7 @@ from infra.execution.attempt import Outcome
 
 PLAIN_SECONDS = 20.0
 """Without a terminal, a working stage says where it is this often."""
-TOLD = ("skipped_steps", "mfu")
+_TOLD = ("skipped_steps", "mfu")
 """Metrics that are shown after a training's first three, where they are known and not 0."""
 
 
@@ -46,6 +47,8 @@ class Display:
         self._lock = threading.Lock()
         self._bars: dict[tuple[str, str], Any] = {}
         self._said: dict[str, float] = {}
+        self._began: dict[tuple[str, str], tuple[float, float]] = {}
+        """When a bar was first seen, and how much was done by then."""
         self._metrics: dict[str, str] = {}
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
@@ -71,7 +74,7 @@ class Display:
             if kind == "progress":
                 self._show(label, *values)
             elif kind == "metrics":
-                shown = [*list(values[1])[:3], *(name for name in TOLD if values[1].get(name))]
+                shown = [*list(values[1])[:3], *(name for name in _TOLD if values[1].get(name))]
                 self._metrics[label] = "  ".join(f"{name} {values[1][name]:.4g}" for name in shown)
             elif kind == "waiting":
                 self.console.print(f"  {values[0]}", style="yellow")
@@ -91,10 +94,12 @@ class Display:
         metrics = self._metrics.get(label, "")
         if not self.console.is_terminal:
             now = time.monotonic()
+            began, before = self._began.setdefault(key, (now, done))
             if total and now - self._said.setdefault(label, now) >= PLAIN_SECONDS:
                 self._said[label] = now
+                pace = paced(done - before, now - began, total - done, unit)
                 self.console.print(
-                    f"  {label}: {description} {done:,.0f} of {total:,.0f} {unit}  {metrics}", markup=False
+                    f"  {label}: {description} {done:,.0f} of {total:,.0f} {unit}{pace}  {metrics}", markup=False
                 )
             return
         if key not in self._bars:
@@ -105,6 +110,8 @@ class Display:
         for key in [key for key in self._bars if key[0] == label]:
             self._progress.remove_task(self._bars.pop(key))
         self._said.pop(label, None)
+        for key in [key for key in self._began if key[0] == label]:
+            del self._began[key]
 
     def _end(self, label: str, outcome: Outcome) -> None:
         self._clear(label)
@@ -119,6 +126,14 @@ class Display:
         self.console.print(text, markup=False, highlight=False)
 
 
+def paced(done: float, seconds: float, left: float, unit: str) -> str:
+    """Rate and time left; nothing before anything is done."""
+    if done <= 0 or seconds <= 0:
+        return ""
+    rate = done / seconds
+    return f", {rate:,.1f} {unit}/s, {timedelta(seconds=round(left / rate))} left"
+
+
 def reused_line(label: str, id: str) -> str:
     """One stage that had nothing to do."""
     return f"· {label:<28} Reused   {id}"
@@ -128,19 +143,21 @@ def headline(facts: dict[str, Any]) -> str:
     """The scalar facts of an artifact in one line; scores with their standard errors."""
     if "stderr" in facts:
         scores = facts.get("primary") or facts["scores"]
-        return ", ".join(f"{name} {number(score)} ± {number(facts['stderr'][name])}" for name, score in scores.items())
+        return ", ".join(
+            f"{name} {_number(score)} ± {_number(facts['stderr'][name])}" for name, score in scores.items()
+        )
     shown = []
     for name, value in facts.items():
         if isinstance(value, bool | str | list) or name in ("ranks", "files"):
             continue
         if isinstance(value, dict):
-            shown += [f"{key} {number(item)}" for key, item in value.items() if isinstance(item, int | float)]
+            shown += [f"{key} {_number(item)}" for key, item in value.items() if isinstance(item, int | float)]
         else:
-            shown.append(f"{name} {number(value)}")
+            shown.append(f"{name} {_number(value)}")
     return ", ".join(shown)[:150]
 
 
-def number(value: float) -> str:
+def _number(value: float) -> str:
     """A number for people."""
     if isinstance(value, int):
         return f"{value:,}"

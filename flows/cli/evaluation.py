@@ -38,7 +38,14 @@ def eval_command(
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate a checkpoint, or a model behind an OpenAI-compatible server, on tasks of OLMES, without a recipe."""
-    from flows.running.measuring import How, Server, compare_command, evaluate_command, print_differences, print_scores
+    from flows.running.measuring import (
+        How,
+        Server,
+        compare_artifacts,
+        evaluate_checkpoint,
+        print_differences,
+        print_scores,
+    )
 
     if not target:
         raise ValueError("the checkpoint is empty; give an id (see: olmo2 ls), a folder or a hub id")
@@ -46,8 +53,8 @@ def eval_command(
     words = [word.strip() for word in tasks.split(",") if word.strip()]
     server = Server(model, key_env, tokenizer)
     how = How(chat=chat, precision=precision, device=device, threads=threads)
-    shown = evaluate_command(found, target, words, copies=data, limit=limit, how=how, server=server, why=why)
-    differences = compare_command(found, against, shown["id"], why=why) if against else []
+    shown = evaluate_checkpoint(found, target, words, copies=data, limit=limit, how=how, server=server, why=why)
+    differences = compare_artifacts(found, against, shown["id"], why=why) if against else []
     if as_json:
         print_json(shown | ({"differences": differences} if against else {}))
         return
@@ -60,9 +67,9 @@ def rescore_command(
     id: IdArgument, why: WhyOption = "", store: StoreOption = None, as_json: JsonOption = False
 ) -> None:
     """Score the stored answers of an evaluation with today's metrics; no model is loaded."""
-    from flows.running.measuring import print_scores, rescore_command
+    from flows.running.measuring import print_scores, rescore_artifact
 
-    shown = rescore_command(existing_store(store), id, why)
+    shown = rescore_artifact(existing_store(store), id, why)
     if as_json:
         print_json(shown)
     else:
@@ -78,9 +85,9 @@ def compare_command(
     as_json: JsonOption = False,
 ) -> None:
     """Paired differences of two evaluations, over the items that both answered."""
-    from flows.running.measuring import compare_command, print_differences
+    from flows.running.measuring import compare_artifacts, print_differences
 
-    rows = compare_command(existing_store(store), first, second, page, why)
+    rows = compare_artifacts(existing_store(store), first, second, page, why)
     if as_json:
         print_json(rows)
     else:

@@ -11,11 +11,12 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.data import app as data_app
+from flows.cli.data import data_app
 from flows.cli.evaluation import add_commands
-from flows.cli.marks import add_to as add_mark_commands
+from flows.cli.marks import add_mark_commands
 from flows.cli.options import (
     AcceptOption,
+    ApproveOption,
     IdArgument,
     JsonOption,
     NoRehearsalOption,
@@ -31,11 +32,12 @@ from flows.cli.options import (
     open_store,
     print_json,
 )
-from flows.cli.plan import plan
+from flows.cli.plan import plan_command
 from flows.cli.profile import profile
-from flows.cli.rehearse import conformance, rehearse, sample
-from flows.cli.scale import fit, scale
-from flows.cli.store import add_to as add_store_commands
+from flows.cli.promote import promote
+from flows.cli.rehearse import conformance_command, rehearse, sample_command
+from flows.cli.scale import fit_command, scale_command
+from flows.cli.store import add_store_commands
 
 app = typer.Typer(
     help="The OLMo 2 training recipe: run it whole, rerun a stage, look at what was made.",
@@ -44,13 +46,14 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 add_commands(app)
-app.command()(plan)
+app.command("plan")(plan_command)
 app.command()(rehearse)
-app.command()(scale)
+app.command("scale")(scale_command)
 app.command()(profile)
-app.command()(fit)
-app.command()(sample)
-app.command()(conformance)
+app.command()(promote)
+app.command("fit")(fit_command)
+app.command("sample")(sample_command)
+app.command("conformance")(conformance_command)
 add_store_commands(app)
 add_mark_commands(app)
 
@@ -72,8 +75,8 @@ def options(
     pass
 
 
-@app.command()
-def run(
+@app.command("run")
+def run_command(
     recipe: RecipeArgument,
     store: StoreOption = None,
     until: UntilOption = None,
@@ -81,9 +84,10 @@ def run(
     set: SetOption = None,
     no_rehearsal: NoRehearsalOption = False,
     accept: AcceptOption = None,
+    approve: ApproveOption = None,
 ) -> None:
     """Run a recipe: what exists is reused, what was interrupted is resumed, what changed is rerun."""
-    _run(recipe, store, until, rerun or [], accepting(set, accept), cascade=False, no_rehearsal=no_rehearsal)
+    _run(recipe, store, until, rerun or [], accepting(set, accept, approve), cascade=False, no_rehearsal=no_rehearsal)
 
 
 @app.command()
@@ -96,9 +100,10 @@ def rerun(
     set: SetOption = None,
     no_rehearsal: NoRehearsalOption = False,
     accept: AcceptOption = None,
+    approve: ApproveOption = None,
 ) -> None:
     """Make a stage and everything below it again; what was there stays as an earlier generation."""
-    _run(recipe, store, None, [stage], accepting(set, accept), cascade=True, no_rehearsal=no_rehearsal)
+    _run(recipe, store, None, [stage], accepting(set, accept, approve), cascade=True, no_rehearsal=no_rehearsal)
 
 
 @app.command(name="ls")
@@ -145,8 +150,8 @@ def show(
         print_record(console, shown)
 
 
-@app.command()
-def export(
+@app.command("export")
+def export_command(
     id: IdArgument,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
     store: StoreOption = None,
@@ -158,8 +163,8 @@ def export(
     console.print(f"{folder}: {', '.join(written)}", highlight=False)
 
 
-@app.command()
-def adopt(
+@app.command("adopt")
+def adopt_checkpoint_command(
     source: Annotated[
         str,
         typer.Argument(
@@ -192,8 +197,8 @@ def adopt(
         console.print(f"start a recipe from it: start: {{{place}: {adopted['id']}}}", highlight=False, markup=False)
 
 
-@app.command()
-def trace(
+@app.command("trace")
+def trace_command(
     target: Annotated[str, typer.Argument(metavar="RECIPE|ID", help="A recipe, or a pretrain or anneal id.")],
     step: Annotated[int | None, typer.Option("--step", help="Name the documents of this update (from 1).")] = None,
     document: Annotated[str | None, typer.Option("--document", help="Name the updates that read this one.")] = None,
@@ -241,8 +246,8 @@ def diagnose(
         print_diagnosis(console, found)
 
 
-@app.command()
-def clean(
+@app.command("clean")
+def clean_command(
     store: StoreOption = None,
     hours: Annotated[float, typer.Option("--hours", min=1, help="Idle so long, when nothing else tells.")] = 24,
     as_json: JsonOption = False,
@@ -266,15 +271,25 @@ def dashboard(
     host: Annotated[
         str, typer.Option("--host", help="Address to bind; beyond loopback only with a password.")
     ] = "127.0.0.1",
+    notify: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--notify",
+            metavar="ADDRESS",
+            envvar="OLMO2_NOTIFY",
+            show_envvar=True,
+            help="Who is told of runs that end and stages that wait: mailtos://…, a Slack or other webhook; repeatable.",
+        ),
+    ] = None,
 ) -> None:
     """Start the Prefect server, a worker and the deployments; Ctrl-C stops what this started."""
     from flows.running.dashboard import serve
 
-    serve(console, port, host)
+    serve(console, port, host, notify or [])
 
 
-@app.command()
-def serve(
+@app.command("serve")
+def serve_command(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the pages.")] = 4300,
     store: StoreOption = None,
 ) -> None:

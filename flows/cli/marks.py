@@ -75,7 +75,7 @@ def note(
     _tell([said], as_json, lambda mark: f"{mark['address']}  {mark['when']} {mark['who']}: {mark['text']}")
 
 
-def search(
+def search_command(
     conditions: Annotated[
         list[str], typer.Argument(metavar="CONDITION...", help="Such as 'loss<2.5', stage=dpo or 'label~anneal'.")
     ],
@@ -105,7 +105,7 @@ def _tell(rows: list[dict[str, Any]], as_json: bool, line: Any) -> None:
         console.print(line(row), highlight=False)
 
 
-def add_to(app: typer.Typer) -> None:
+def add_mark_commands(app: typer.Typer) -> None:
     """Add the commands to `olmo2`."""
-    for command in (tag, pin, note, search):
-        app.command()(command)
+    for command in (tag, pin, note, search_command):
+        app.command(command.__name__.removesuffix("_command"))(command)

@@ -58,16 +58,25 @@ AcceptOption = Annotated[
     str | None,
     typer.Option("--accept", metavar="WHY", help="Use what was made by earlier code; who, when and why is kept."),
 ]
+ApproveOption = Annotated[
+    str | None,
+    typer.Option(
+        "--approve", metavar="WHY", help="Approve stages above execution.approve_above; who, when and why is kept."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def accepting(overrides: list[str] | None, why: str | None) -> list[str]:
-    """Overrides with the reason of `--accept`, so that it travels with the run. Raises ValueError for an empty one."""
-    if why is None:
-        return overrides or []
-    if not why.strip():
-        raise ValueError("--accept is kept with its reason; give one, such as --accept 'only a message changed'")
-    return [*(overrides or []), f"execution.accept={json.dumps(why)}"]
+def accepting(overrides: list[str] | None, accept: str | None, approve: str | None = None) -> list[str]:
+    """Overrides with the reasons of `--accept` and `--approve`, so that they travel with the run. ValueError for an empty one."""
+    said = list(overrides or [])
+    for name, why in (("accept", accept), ("approve", approve)):
+        if why is None:
+            continue
+        if not why.strip():
+            raise ValueError(f"--{name} is kept with its reason; give one, such as --{name} 'only a message changed'")
+        said.append(f"execution.{name}={json.dumps(why)}")
+    return said
 
 
 def open_store(url: str | None) -> "Store":

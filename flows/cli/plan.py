@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from infra.execution.plan import PlanRow
 
 
-def plan(
+def plan_command(
     recipe: RecipeArgument,
     store: StoreOption = None,
     until: UntilOption = None,
@@ -67,9 +67,11 @@ def plan(
 def _show_stages(
     recipe: str, store: str | None, until: str | None, rerun: list[str] | None, set: list[str] | None, *, as_json: bool
 ) -> None:
+    from flows.running.pricing import asking
     from flows.running.readiness import doubts
     from flows.running.run import load_recipe
     from flows.running.run import plan as plan_recipe
+    from infra.execution.approval import as_money
 
     config = load_recipe(recipe, set, store)
     rows = plan_recipe(config, until, rerun)
@@ -79,6 +81,13 @@ def _show_stages(
     for label, text in doubts(config).items():
         console.print(f"{label}: {text}", style="yellow", markup=False)
     print_plan(rows)
+    for label, price in asking(config, rows).items():
+        console.print(
+            f"{label} will wait for an approval: {as_money(price.money)}, above {config.execution.approve_above:,g}",
+            style="yellow",
+            markup=False,
+            highlight=False,
+        )
 
 
 def _as_json(row: "PlanRow") -> dict[str, Any]:

@@ -32,7 +32,7 @@ def rehearse(
     as_json: JsonOption = False,
 ) -> None:
     """Run the recipe's whole graph in minutes: every stage as it is, the first rows of every source, a tiny model."""
-    from flows.rehearsing.rehearsal import explain as rules
+    from flows.rehearsing.rehearsal import explain_rule as rules
 
     if explain:
         console.print("\n".join(rules()), highlight=False, markup=False, soft_wrap=True)
@@ -96,34 +96,34 @@ def _check_cleaned(path: Path, root: str) -> None:
 
 
 def _tell(path: Path, root: str, until: str | None, *, as_json: bool) -> None:
-    from flows.rehearsing.findings import as_rows, findings, print_findings
+    from flows.rehearsing.findings import finding_rows, findings, print_findings
     from flows.running.run import load_recipe, plan
     from infra.storage.store import Store
 
     found = findings(Store(root), plan(load_recipe(str(path), store=root), until))
     if as_json:
-        print_json(as_rows(found))
+        print_json(finding_rows(found))
     else:
         print_findings(console, found)
 
 
-def conformance(
+def conformance_command(
     size: Annotated[str, typer.Argument(metavar="SIZE", help="1b, 7b, 13b or 32b.")],
     set: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare a published recipe with the paper and the released code, value by value, with the reason of each choice."""
-    from flows.inspection.conformance import as_rows, print_conformance
     from flows.inspection.conformance import conformance as compare
+    from flows.inspection.conformance import conformance_rows, print_conformance
 
     rows = compare(size, set)
     if as_json:
-        print_json(as_rows(rows))
+        print_json(conformance_rows(rows))
     else:
         print_conformance(console, rows)
 
 
-def sample(
+def sample_command(
     recipe: RecipeArgument,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the samples go, a folder per data set.")],
     rows: Annotated[int, typer.Option("-n", min=1, help="Rows of each file.")] = 100,

@@ -7,7 +7,7 @@ import typer
 from flows.cli.options import JsonOption, RecipeArgument, SetOption, console, print_json
 
 
-def scale(
+def scale_command(
     recipe: RecipeArgument,
     stage: Annotated[str, typer.Option("--stage", help="Training stage, as olmo2 plan names it.")] = "pretrain",
     gpus: Annotated[str, typer.Option("--gpus", help="Numbers of GPUs, with commas.")] = "8,16,32,64,128,256,512,1024",
@@ -35,7 +35,7 @@ def scale(
         print_scaling(console, found, how, failures)
 
 
-def fit(
+def fit_command(
     recipe: RecipeArgument,
     devices: Annotated[int | None, typer.Option("--devices", help="Devices that a training may use.")] = None,
     memory: Annotated[float | None, typer.Option("--memory", help="GB of one device; else those found here.")] = None,

@@ -1,4 +1,4 @@
-"""Commands for a store's day two: verify, repair, gc, cp, diff and the list of what was accepted."""
+"""Commands for a store's day two: verify, repair, gc, cp, diff and the lists of what was accepted and approved."""
 
 from typing import Annotated
 
@@ -9,7 +9,7 @@ from flows.cli.options import IdArgument, JsonOption, StoreOption, console, erro
 DoOption = Annotated[bool, typer.Option("--yes", help="Do it; without this it is only shown.")]
 
 
-def verify(
+def verify_command(
     ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Only these; all when left out.")] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
@@ -17,7 +17,7 @@ def verify(
     """Hash every file of every artifact again and name what is damaged (exit 1). Interrupted, it goes on where it was."""
     from dataclasses import asdict
 
-    from infra.records.upkeep import verify as check
+    from infra.records.upkeep import verify_artifacts as check
 
     found = existing_store(store)
     if "" in (ids or []):
@@ -42,7 +42,7 @@ def verify(
     raise typer.Exit(1 if damage else 0)
 
 
-def repair(
+def repair_command(
     id: IdArgument,
     source: Annotated[
         str | None, typer.Option("--from", metavar="STORE", help="Take it from this store; else it is made anew.")
@@ -147,7 +147,7 @@ def diff(
         console.print("they do not differ", highlight=False)
 
 
-def accepted(store: StoreOption = None, as_json: JsonOption = False) -> None:
+def accepted_command(store: StoreOption = None, as_json: JsonOption = False) -> None:
     """List what was accepted though its code had changed: who, when, why."""
     from infra.execution.stale import acceptances
 
@@ -163,7 +163,26 @@ def accepted(store: StoreOption = None, as_json: JsonOption = False) -> None:
         )
 
 
-def add_to(app: typer.Typer) -> None:
+def approvals(store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """List what was approved or refused above execution.approve_above: who, when, why, at which price."""
+    from dataclasses import asdict
+
+    from infra.execution.approval import approvals as decisions
+    from infra.execution.approval import as_money
+
+    rows = [asdict(said) for said in decisions(existing_store(store))]
+    if as_json:
+        print_json(rows)
+        return
+    for said in rows:
+        console.print(
+            f"{said['when']} {said['who']} {said['decision']} {said['label']} {as_money(said['price'])}: {said['reason']}",
+            markup=False,
+            highlight=False,
+        )
+
+
+def add_store_commands(app: typer.Typer) -> None:
     """Add the commands to `olmo2`."""
-    for command in (verify, repair, gc, cp, diff, accepted):
-        app.command()(command)
+    for command in (verify_command, repair_command, gc, cp, diff, accepted_command, approvals):
+        app.command(command.__name__.removesuffix("_command"))(command)

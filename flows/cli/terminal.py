@@ -10,15 +10,18 @@ from types import FrameType
 from rich.console import Console
 
 from flows.cli.display import Display, reused_line
+from flows.config.recipe_config import RecipeConfig
 from flows.inspection.steps import TRAININGS
+from flows.running.commands import resume_command
 from flows.running.prefect_server import start_own_server
+from flows.running.pricing import asking
 from flows.running.readiness import refuse_stale
 from flows.running.run import load_recipe, plan
 from flows.running.sessions import listening, new_session
 from infra.compute.processes import stop_stages
+from infra.execution.approval import as_money
 from infra.execution.plan import PlanRow
 from infra.records.record import payload_at
-from infra.session import matches
 from infra.stopping import Interrupted, wait_for_stop
 from infra.storage.store import Store
 from tasks.artifacts import Report
@@ -49,8 +52,10 @@ def run_in_terminal(
         refuse_stale(rows)
         if all(row.action in ("reused", "left out") for row in rows):
             return tell_all_reused(console, rows, config.execution.store)
+        if not config.execution.approve:
+            _refuse_without_dashboard(config, rows)
     new_session(config, until, rerun, cascade=cascade)  # refuses a stage that the recipe does not have
-    for number in ENDING:
+    for number in _ENDING:
         signal.signal(number, _on_interrupt)
     again = "resumes what is under way and makes what was rerun anew again" if rerun else "resumes where each stage was"
     interrupted = f"interrupted; the same command {again}"
@@ -86,6 +91,16 @@ def run_in_terminal(
     return 0
 
 
+def _refuse_without_dashboard(config: RecipeConfig, rows: list[PlanRow]) -> None:
+    """Raise ValueError, before hours of work, for stages that need an approval when nobody could be asked."""
+    waiting = ", ".join(f"{label} ({as_money(price.money)})" for label, price in asking(config, rows).items())
+    if waiting:
+        raise ValueError(
+            f"above execution.approve_above={config.execution.approve_above:,g} and not approved: {waiting}. Say --approve "
+            "'why', which is kept in the store; or start `olmo2 dashboard` and give the same command again: it waits there"
+        )
+
+
 def tell_all_reused(console: Console, rows: list[PlanRow], store: str) -> int:
     """Say that there is nothing to do. Without a dashboard that watches, this needs no Prefect server of its own."""
     reused = [row for row in rows if row.artifact is not None]
@@ -104,10 +119,10 @@ def report_path(store: Store, address: str) -> str:
     return store.full(file) if store.is_local else f"{store.url}/{file}"
 
 
-ENDING = (signal.SIGINT, signal.SIGTERM)
+_ENDING = (signal.SIGINT, signal.SIGTERM)
 """Ctrl-C, and what kill, timeout and batch systems send. While a flow runs Prefect takes SIGTERM, ends the stages
 (`infra.execution.prefect_engine`) and hands it on to us."""
-ENDING_SECONDS = 15.0
+ENDING_SECONDS = 20.0
 """After a signal, an end that takes longer is cut short; Slurm kills 30 s after SIGTERM, and a person at a terminal waits."""
 _interrupted: list[int] = []
 
@@ -138,27 +153,6 @@ def _end_in_time(errors: Console, interrupted: str) -> None:
     errors.print(interrupted, style="yellow")
     Console().show_cursor()
     os._exit(_exit_code())
-
-
-def resume_command(
-    recipe: str,
-    store: str,
-    until: str | None,
-    rerun: list[str],
-    overrides: list[str],
-    failed: list[str],
-    *,
-    cascade: bool,
-) -> str:
-    """Return the command that resumes after stages failed: the one that was given, but it makes nothing again that was
-    finished."""
-    if cascade:
-        words = ["rerun", recipe, failed[0] if len(failed) == 1 else rerun[0]]
-    else:
-        again = [label for label in failed if any(matches(name, label.partition(":")[0], label) for name in rerun)]
-        words = ["run", recipe, *(word for label in again for word in ("--rerun", label))]
-    words += ["--until", until] if until else []
-    return shlex.join(["olmo2", *words, "--store", store, *(word for item in overrides for word in ("--set", item))])
 
 
 def _tell_traces(errors: Console, display: Display, recipe: str, store: str, overrides: list[str]) -> None:

@@ -20,7 +20,7 @@ PASSWORD_OF_URL = re.compile(r"://[^/\s'\"]*@")
 """What stands before a URL's host: a name and a password, which no message repeats."""
 
 
-def explain(error: ValidationError, model: type[BaseModel], recipe: str) -> str:
+def explain_error(error: ValidationError, model: type[BaseModel], recipe: str) -> str:
     """Every problem on a line of its own: the field's path, its value, the rule, the nearest valid name."""
     lines = [f"recipe {recipe} cannot be used:"]
     schema = model.model_json_schema()

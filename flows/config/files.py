@@ -14,10 +14,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from flows.config.errors import RecipeError, explain, nearest
+from flows.config.errors import RecipeError, explain_error, nearest
 from flows.config.recipe_config import RecipeConfig
 from flows.config.rules import check_recipe
-from flows.config.strict_yaml import DEEPEST, parse
+from flows.config.strict_yaml import DEEPEST, parse_yaml
 
 NAMED = ("start", "collect", "classifiers", "label", "synthesize", "filter")
 """Fields whose keys are names of the recipe's own choosing: a null below them takes out what is of that name."""
@@ -62,7 +62,7 @@ def checked_recipe(data: dict[str, Any], recipe: str) -> RecipeConfig:
     try:
         config = RecipeConfig.model_validate(data)
     except ValidationError as error:
-        raise RecipeError(explain(error, RecipeConfig, recipe)) from error
+        raise RecipeError(explain_error(error, RecipeConfig, recipe)) from error
     try:
         check_recipe(config)
     except ValueError as error:
@@ -84,7 +84,7 @@ def _read(path: Path, above: list[Path]) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST_BYTES:
             raise RecipeError(f"{path.stat().st_size:,} bytes are no recipe; the most is {LARGEST_BYTES:,}")
-        data = parse(path.read_text(encoding="utf-8"))
+        data = parse_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not YAML: {error}") from error
     except RecipeError as error:
@@ -188,7 +188,7 @@ def apply_override(data: dict[str, Any], override: str) -> None:
             target[name] = {}
         target = target[name]
     try:
-        value = parse(text)
+        value = parse_yaml(text)
     except yaml.YAMLError as error:
         said = " ".join(str(error).split())
         raise RecipeError(f"override {override!r}: {text!r} is not a YAML value: {said}") from error

@@ -12,6 +12,7 @@ from tasks.data.mix import MixConfig
 from tasks.data.post_training.pairs import PairsConfig
 from tasks.data.post_training.prompts import PromptsConfig
 from tasks.data.synthesis.rewrite import RewriteConfig
+from tasks.evaluation.benchmarks import BenchmarkConfig
 from tasks.training.anneal import AnnealConfig
 from tasks.training.ppo import PPOConfig
 from tasks.training.preferences import PreferencesConfig
@@ -157,5 +158,45 @@ class MicroannealConfig(Config):
     """Most passes over a candidate (published points: up to 4)."""
     anneal: AnnealConfig = AnnealConfig(seed=7201)
     """One epoch over the mix from the base checkpoint."""
+    seeds: tuple[int, ...] = ()
+    """Data-order seeds with which each candidate is annealed: the spread between them is the noise floor of the ranking. None is
+    `anneal.seed` alone, as published, and then chance between seeds is not known."""
+    budgets: tuple[int, ...] = ()
+    """Smaller token budgets, rising, that are tried before `tokens`. What is hopeless at one is not tried with the next."""
     rank_by: str
-    """Benchmark that ranks, by its name under `evaluation`."""
+    """Benchmark or suite that ranks, by its name under `evaluation` or below."""
+    benchmarks: tuple[BenchmarkConfig, ...] = ()
+    """Further benchmarks, which candidates alone are asked: such as bits per byte, which tell small models apart."""
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        rising = [*self.budgets, self.tokens]
+        if rising != sorted(set(rising)) or min(rising) < 1:
+            raise ValueError(
+                f"budgets={', '.join(map(str, self.budgets))} and then tokens={self.tokens:,} do not rise; give each budget "
+                "once, from the smallest, below tokens"
+            )
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds={self.seeds} has one twice, which would count one training as two; give each once")
+        return self
+
+    @property
+    def every_seed(self) -> tuple[int, ...]:
+        """The seeds of each candidate's anneals."""
+        return self.seeds or (self.anneal.seed,)
+
+    @property
+    def every_budget(self) -> tuple[int, ...]:
+        """Token budgets in the order in which they are tried."""
+        return (*self.budgets, self.tokens)
+
+    def suffix(self, candidate: str, tokens: int, seed: int | None = None) -> str:
+        """What tells the stages of one trial apart, in their labels: budgets and seeds are named where there are several."""
+        parts = [f"try-{candidate}"]
+        parts += [f"{tokens}"] if tokens != self.tokens else []
+        parts += [f"seed-{seed}"] if seed is not None and len(self.every_seed) > 1 else []
+        return "-".join(parts)
+
+    def trial(self, seed: int) -> AnnealConfig:
+        """One candidate's anneal with a seed."""
+        return self.anneal.model_copy(update={"seed": seed})

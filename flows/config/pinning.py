@@ -19,13 +19,14 @@ from tasks.training.pretrain import PretrainConfig
 from tasks.training.rlvr import RLVRConfig
 from tasks.training.sft import SFTConfig
 
-Training = TypeVar("Training", bound=PretrainConfig | AnnealConfig | SFTConfig | DPOConfig | RLVRConfig | PPOConfig)
+_Training = TypeVar("_Training", bound=PretrainConfig | AnnealConfig | SFTConfig | DPOConfig | RLVRConfig | PPOConfig)
 
 
 def pin_recipe(config: RecipeConfig) -> RecipeConfig:
     """The recipe with everything pinned that it will read: package versions, file hashes, dataset commits."""
     evaluation = config.evaluation.pinned()
-    asked = evaluation.every_benchmark
+    tried = tuple(benchmark.pinned() for benchmark in config.microanneal.benchmarks)
+    asked = (*evaluation.every_benchmark, *tried)
     read = needed_sources(config)
     late, tuned = config.starts_after_midtraining, config.begins_at(PAST_FINETUNING)
     return config.model_copy(
@@ -50,8 +51,9 @@ def pin_recipe(config: RecipeConfig) -> RecipeConfig:
             "pretrain": with_tasks(config.pretrain, evaluation),
             "comparison": config.comparison and compared_with_tasks(config.comparison, evaluation),
             "anneal": with_tasks(config.anneal, evaluation),
+            "soup": config.soup.filled(evaluation.every_benchmark, evaluation.every_suite),
             "microanneal": config.microanneal.model_copy(
-                update={"anneal": with_tasks(config.microanneal.anneal, evaluation)}
+                update={"anneal": with_tasks(config.microanneal.anneal, evaluation), "benchmarks": tried}
             ),
             "evaluation": evaluation,
             "decontaminate": config.decontaminate.model_copy(update={"benchmarks": asked}),
@@ -67,7 +69,7 @@ def pinned_preference_prompts(config: RecipeConfig) -> PromptsConfig | None:
     return prompts.pinned() if sampled and prompts else prompts
 
 
-def with_tasks(training: Training, evaluation: EvaluationConfig) -> Training:
+def with_tasks(training: _Training, evaluation: EvaluationConfig) -> _Training:
     """A training with the benchmarks that it asks on its way, and those that choose among its save points."""
     benchmarks, suites = evaluation.every_benchmark, evaluation.every_suite
     select = training.select and training.select.filled(benchmarks, suites)

@@ -159,23 +159,33 @@ class RecipeConfig(Config):
         """What an ingredient of the soup reads, in the windows and batches of all of them."""
         return read_by(self.anneal, mix)
 
-    def candidate_mix(self, candidate: CandidateConfig) -> MixConfig:
-        """The mix of one micro-anneal."""
+    def candidate_mix(self, candidate: CandidateConfig, tokens: int | None = None) -> MixConfig:
+        """The mix of one micro-anneal, of the largest budget unless another is given."""
         sweep = self.microanneal
         mix = MixConfig(
             sources=(
                 MixSource(source=sweep.web, ratio=1 - candidate.ratio, max_repetition_ratio=sweep.max_repetition),
                 MixSource(source=candidate.name, ratio=candidate.ratio, max_repetition_ratio=sweep.max_repetition),
             ),
-            requested_tokens=sweep.tokens,
+            requested_tokens=tokens or sweep.tokens,
             fill=sweep.web,
         )
         return read_by(sweep.anneal, mix)
 
-    def rank(self) -> RankConfig:
-        """How the sweep is ranked."""
-        names = tuple(candidate.name for candidate in self.candidates)
-        return RankConfig(benchmark=self.microanneal.rank_by, candidates=names)
+    @property
+    def sweep_evaluation(self) -> EvaluationConfig:
+        """What the candidates of the sweep are asked. Raises ValueError where `microanneal.rank_by` names nothing."""
+        return self.evaluation.only(self.microanneal.rank_by, self.microanneal.benchmarks)
+
+    def rank(self, candidates: Iterable[str], tokens: int) -> RankConfig:
+        """How these candidates of the sweep are ranked at a token budget."""
+        sweep = self.microanneal
+        return RankConfig(
+            benchmark=sweep.rank_by,
+            candidates=tuple(candidates),
+            seeds=len(sweep.every_seed),
+            tokens=tokens,
+        )
 
 
 def read_by(training: MixTrainingConfig, mix: MixConfig) -> MixConfig:

@@ -13,14 +13,14 @@ from flows.config.parts import PAST_MIDTRAINING
 from flows.config.passwords import check_passwords
 from flows.config.recipe_config import RecipeConfig
 from flows.config.sizes.limits import check_limits, reinforcements
-from flows.config.stages import NAMES, unknown_stages
+from flows.config.stages import STAGE_NAMES, unknown_stages
 from infra.settings import Execution
 from model.config import Parallel
 from model.tokens.tokenizer import Tokenizer
 from tasks.data.filters.rules import classifier_of
 from tasks.data.mix import RANKED_FIRST, WINNER, MixConfig
 from tasks.evaluation.benchmarks.roles import refuse_held_out
-from tasks.evaluation.evaluate import check_names
+from tasks.evaluation.evaluate import check_benchmark_names
 from tasks.training.answers.model_judge import LanguageModelJudge
 from tasks.training.fitting.mix_windows import MixTrainingConfig
 from tasks.training.ppo import PPOConfig, ppo_rollouts
@@ -37,9 +37,9 @@ def check_recipe(config: RecipeConfig) -> None:
     _check_start(config)
     _check_classifiers(config)
     _check_execution(config.execution)
-    refuse_held_out("microanneal.rank_by", config.evaluation.only(config.microanneal.rank_by).benchmarks)
+    refuse_held_out("microanneal.rank_by", config.sweep_evaluation.benchmarks)
     for chat in (False, True):
-        check_names(config.evaluation.of("recipe", chat=chat, last=True))
+        check_benchmark_names(config.evaluation.of("recipe", chat=chat, last=True))
     # A checkpoint brings its own model and vocabulary, so `pretrain.model` is not asked where one is given.
     if not config.begins_at(("base", *PAST_MIDTRAINING)):
         _check_model(config)
@@ -153,7 +153,7 @@ def _check_classifiers(config: RecipeConfig) -> None:
 
 def _check_execution(execution: Execution) -> None:
     for field, name in unknown_stages(execution).items():
-        raise ValueError(f"{field}: there is no stage {name!r}{nearest(name, list(NAMES))}")
+        raise ValueError(f"{field}: there is no stage {name!r}{nearest(name, list(STAGE_NAMES))}")
     for stage, settings in execution.parallel.items():
         try:
             Parallel(**settings.layout())

@@ -1,6 +1,6 @@
 """YAML that a stranger may have written: what is too deep, too large or said twice is refused before any of it is built.
 
-Example: nine lines of nine aliases each would be a billion values; `parse` says so in a millisecond.
+Example: nine lines of nine aliases each would be a billion values; `parse_yaml` says so in a millisecond.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ LONGEST_NUMBER = 40
 """Characters of a whole number."""
 
 
-def parse(text: str) -> Any:
+def parse_yaml(text: str) -> Any:
     """YAML, strict about keys: one that a mapping has twice, of which YAML would keep the last, is refused.
 
     Raises RecipeError for that and for what is too deep, too large or has a number too long, before any of it is built;

@@ -19,15 +19,15 @@ from flows.config.recipe_config import RecipeConfig
 from model.config import ModelConfig
 from tasks.evaluation.report import ConformanceRow
 
-FILE = Path(__file__).with_name("published_values.yaml")
-SIZES = ("1b", "7b", "13b", "32b")
+_FILE = Path(__file__).with_name("published_values.yaml")
+PUBLISHED_SIZES = ("1b", "7b", "13b", "32b")
 ABSENT = object()
 """Stands for the value of a field that a recipe does not have."""
-Verdict = Literal["as both", "as the paper", "as the code", "ours", "not published"]
+_Verdict = Literal["as both", "as the paper", "as the code", "ours", "not published"]
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparedValue:
     """One value. None where a source does not say it."""
 
     topic: str
@@ -35,28 +35,28 @@ class Row:
     paper: Any
     code: Any
     ours: Any
-    verdict: Verdict
+    verdict: _Verdict
     why: str
 
 
-def conformance(size: str, overrides: list[str] | None = None) -> list[Row]:
+def conformance(size: str, overrides: list[str] | None = None) -> list[ComparedValue]:
     """The rows of a size. Raises RecipeError for one that is not published."""
-    if size not in SIZES:
-        raise RecipeError(f"{size!r} is not a published size; they are {', '.join(SIZES)}")
+    if size not in PUBLISHED_SIZES:
+        raise RecipeError(f"{size!r} is not a published size; they are {', '.join(PUBLISHED_SIZES)}")
     return compared(load(f"olmo2-{size}", overrides), size)
 
 
-def compared(config: RecipeConfig, size: str) -> list[Row]:
+def compared(config: RecipeConfig, size: str) -> list[ComparedValue]:
     """The rows of a recipe next to those of a published size; what the recipe has no field for is left out."""
     data = config.model_dump(mode="json")
-    entries = (entry for entry in published_values() if size in entry.get("sizes", SIZES))
+    entries = (entry for entry in published_values() if size in entry.get("sizes", PUBLISHED_SIZES))
     found = ((entry, _at(data, entry["field"])) for entry in entries)
     return [_row(entry, size, ours) for entry, ours in found if ours is not ABSENT]
 
 
 def published_size(config: RecipeConfig) -> str | None:
     """The published size whose model the recipe trains."""
-    models = {size: ModelConfig.model_validate(size.upper()) for size in SIZES}
+    models = {size: ModelConfig.model_validate(size.upper()) for size in PUBLISHED_SIZES}
     return next((size for size, model in models.items() if model == config.pretrain.model), None)
 
 
@@ -74,7 +74,7 @@ def reported(config: RecipeConfig) -> tuple[ConformanceRow, ...]:
 
 def published_values() -> list[dict[str, Any]]:
     """The entries of the file."""
-    return yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    return yaml.safe_load(_FILE.read_text(encoding="utf-8"))
 
 
 def of_size(value: Any, size: str) -> Any:
@@ -82,9 +82,11 @@ def of_size(value: Any, size: str) -> Any:
     return value.get(size) if isinstance(value, dict) else value
 
 
-def _row(entry: dict[str, Any], size: str, ours: Any) -> Row:
+def _row(entry: dict[str, Any], size: str, ours: Any) -> ComparedValue:
     paper, code = of_size(entry["paper"], size), of_size(entry["code"], size)
-    return Row(entry["topic"], entry["field"], paper, code, ours, _verdict(paper, code, ours), entry.get("why", ""))
+    return ComparedValue(
+        entry["topic"], entry["field"], paper, code, ours, _verdict(paper, code, ours), entry.get("why", "")
+    )
 
 
 def _at(data: dict[str, Any], field: str) -> Any:
@@ -98,7 +100,7 @@ def _at(data: dict[str, Any], field: str) -> Any:
     return value
 
 
-def _verdict(paper: Any, code: Any, ours: Any) -> Verdict:
+def _verdict(paper: Any, code: Any, ours: Any) -> _Verdict:
     if paper is None and code is None:
         return "not published"
     if ours in (paper, code) and (paper is None or code is None or paper == code):
@@ -106,7 +108,7 @@ def _verdict(paper: Any, code: Any, ours: Any) -> Verdict:
     return "as the paper" if ours == paper else "as the code" if ours == code else "ours"
 
 
-def print_conformance(console: Console, rows: list[Row]) -> None:
+def print_conformance(console: Console, rows: list[ComparedValue]) -> None:
     """The table."""
     table = Table("value", "paper", "code", "ours", "", "why", box=None, pad_edge=False)
     for row in rows:
@@ -116,7 +118,7 @@ def print_conformance(console: Console, rows: list[Row]) -> None:
     print_whole(console, table)
 
 
-def as_rows(rows: list[Row]) -> list[dict[str, Any]]:
+def conformance_rows(rows: list[ComparedValue]) -> list[dict[str, Any]]:
     """The table as JSON values."""
     return [asdict(row) for row in rows]
 

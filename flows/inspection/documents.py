@@ -26,13 +26,13 @@ from infra.records.record import Record, all_records, lineage, record_of
 from infra.storage.store import Store
 from model.data.batches import documents_within
 from tasks.artifacts import Documents, Tokens
-from tasks.data.documents.dolma_files import read_lines
+from tasks.data.documents.dolma_files import written_lines
 from tasks.data.filters.attributes import highest_scores
 
 DOCUMENTS, DROPPED, ATTRIBUTES, TOKENS = "documents/", "dropped/", "attributes/", "tokens/"
-READING = "collect.json"
+_READING = "collect.json"
 """What a source's files held and what of it was read."""
-WHOLE = 0.999
+_WHOLE = 0.999
 """Share of a source's rows below which its reading is told in red."""
 EXCERPT_CHARACTERS = 240
 """Shown on each side of what matched."""
@@ -54,7 +54,7 @@ class Curated:
 
     def lines_of(self, record: Record, name: str, needle: bytes = b"") -> Iterator[tuple[str, int, dict[str, Any]]]:
         """The same of one file."""
-        for number, line in enumerate(read_lines(self.reader.path(record.artifact(), name)), start=1):
+        for number, line in enumerate(written_lines(self.reader.path(record.artifact(), name)), start=1):
             if needle in line:
                 yield name, number, orjson.loads(line)
 
@@ -131,7 +131,7 @@ def _step(asked: Curated, record: Record) -> dict[str, Any]:
         "inputs": [item.label for item in map(asked.reader.record, given)],
         **coming,
         **out,
-        "reading": asked.reader.read_json(record.artifact(), READING) if READING in record.files else None,
+        "reading": asked.reader.read_json(record.artifact(), _READING) if _READING in record.files else None,
         "dropped": dict(sorted(dropped.items(), key=lambda item: (-item[1], item[0]))),
     }
 
@@ -181,7 +181,7 @@ def reading_line(reading: dict[str, Any]) -> tuple[str, str]:
         f"{files}, {reading['rows']:,} rows listed, {reading['read']:,} read ({floor_percent(share)}), "
         f"{reading['documents']:,} kept" + (f"; unusable: {unusable}" if unusable else "")
     )
-    return text, "" if share >= WHOLE else "bold red"
+    return text, "" if share >= _WHOLE else "bold red"
 
 
 def floor_percent(share: float) -> str:

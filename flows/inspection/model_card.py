@@ -19,7 +19,7 @@ CARD = "README.md"
 CHATS = ("sft", "dpo", "rlvr", "ppo")
 """Stages whose checkpoints are addressed through the chat template."""
 ADOPTED = ("adopt", "adopt_step")
-PLACES = ("dataset", "paths", "path", "packages", "templates")
+_PLACES = ("dataset", "paths", "path", "packages", "templates")
 """Fields of a source that say where its rows come from."""
 JOULES_PER_KWH = 3.6e6
 
@@ -121,7 +121,7 @@ def _sources(made: list[Record]) -> Iterator[tuple[str, str, str, str]]:
             continue
         for source in _configs(record):
             name = str(source.get("name") or record.label)
-            place = next((source[field] for field in PLACES if source.get(field)), None)
+            place = next((source[field] for field in _PLACES if source.get(field)), None)
             said = ", ".join(map(str, place[:3])) if isinstance(place, list) else str(place or source.get("kind", ""))
             revision = f" at {source['revision']}" if source.get("revision") else ""
             yield record.stage, name, escaped(f"{said}{revision}"), _licence(source)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LOG_SPAN = 30
+_LOG_SPAN = 30
 """Curves that span more than this factor are drawn on a log axis: a sum of losses next to a mean, or a spike."""
 INKS = ("#4a5f86", "#b4533b", "#1d776b", "#b27a1c", "#77396a", "#717a52")
 SHADES = ("#b9c9e6", "#22344f")
@@ -44,8 +44,8 @@ def shades(count: int) -> list[str]:
 
 
 def fit_scale(axis: "Axes", values: Sequence[float]) -> None:
-    """A log axis where positive values span more than `LOG_SPAN`."""
-    if values and min(values) > 0 and max(values) > LOG_SPAN * min(values):
+    """A log axis where positive values span more than `_LOG_SPAN`."""
+    if values and min(values) > 0 and max(values) > _LOG_SPAN * min(values):
         axis.set_yscale("log")
 
 
@@ -54,7 +54,7 @@ def legend(axis: "Axes", columns: int = 1) -> None:
     axis.legend(frameon=False, fontsize=8, ncols=columns)
 
 
-def write(figure: "Figure", out: Path, name: str, values: dict[str, Any]) -> list[str]:
+def write_figure(figure: "Figure", out: Path, name: str, values: dict[str, Any]) -> list[str]:
     """`<name>.json` with the values, `.png` and `.svg` in a folder; returns their paths."""
     import matplotlib
     from matplotlib.text import Text

@@ -12,7 +12,7 @@ from infra.storage.store import Store
 
 PAGE = 200
 """Deployments that the server gives at a time, its own limit."""
-ANSWER_SECONDS = 15
+_ANSWER_SECONDS = 15
 
 
 def newest_records(store: Store, count: int) -> list[Record]:
@@ -62,5 +62,5 @@ def _asked(url: str, body: dict[str, Any]) -> list[dict[str, Any]]:
         import base64
 
         headers["Authorization"] = f"Basic {base64.b64encode(password.encode()).decode()}"
-    with urlopen(Request(url, json.dumps(body).encode(), headers), timeout=ANSWER_SECONDS) as answer:
+    with urlopen(Request(url, json.dumps(body).encode(), headers), timeout=_ANSWER_SECONDS) as answer:
         return json.loads(answer.read())

@@ -15,7 +15,7 @@ from infra.records.index import Index
 from infra.storage.store import Store
 
 CONDITION = re.compile(r"\s*(?P<field>[^<>=!~\s]+)\s*(?P<operator><=|>=|!=|=|<|>|~)\s*(?P<value>.*\S)\s*", re.DOTALL)
-NUMBER = re.compile(r"[+-]?(\d{1,40}(\.\d{0,40})?|\.\d{1,40})([eE][+-]?\d{1,3})?", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(\d{1,40}(\.\d{0,40})?|\.\d{1,40})([eE][+-]?\d{1,3})?", re.ASCII)
 WORDS = {"true": True, "false": False, "null": None}
 ORDERED: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
@@ -63,7 +63,7 @@ def plain_value(text: str) -> Any:
     """A number, true, false or null; anything else is a text, whose quotes may be left out."""
     if text in WORDS:
         return WORDS[text]
-    if NUMBER.fullmatch(text):
+    if _NUMBER.fullmatch(text):
         return float(text) if "." in text or "e" in text.lower() else int(text)
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
 

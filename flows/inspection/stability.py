@@ -19,7 +19,7 @@ from rich.table import Table
 
 from flows.config.errors import nearest
 from flows.inspection.artifacts import find_record
-from flows.inspection.plots import fit_scale, inks, legend, panels, shades, write
+from flows.inspection.plots import fit_scale, inks, legend, panels, shades, write_figure
 from infra.records.reader import Reader
 from infra.records.record import Record
 from infra.storage.store import Store
@@ -44,10 +44,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 """OLMo 2, the paper's baseline, and either with one choice of the other (section 3.2 compares the two inits)."""
 HEAD_DIM = 32
-VOCABULARY = 512
+_VOCABULARY = 512
 DOCUMENTS, DOCUMENT_TOKENS = 50, 64
 """The paper judges growth on 50 random documents; ours are of this many random tokens."""
-SEED = 6198
+_SEED = 6198
 GROWTH = {
     "activations": "residual stream",
     "contributions": "what a layer adds",
@@ -58,7 +58,7 @@ NORMS = {
     "grad_norm": "norm of gradients before clipping",
     "update_norm": "norm of updates",
 }
-CURVES = {"loss": "training loss", "grad_norm": "gradient norm before clipping"}
+_CURVES = {"loss": "training loss", "grad_norm": "gradient norm before clipping"}
 IN_LOOP = {PERPLEXITY: "perplexity of held-out windows", TASK: "score on a task"}
 DRAWN = 4000
 """Most points of a curve. Of a longer one the lowest and the highest value of each piece are drawn, so no spike is lost."""
@@ -110,7 +110,7 @@ def judged(logged: dict[str, Series], window: int) -> dict[str, Any]:
     """Curves and spike scores of what a run logged, by both definitions; OLMo-core's reads the cross-entropy, and the loss
     of a run that has none.
     """
-    series = {name: logged.get(name, (array("q"), array("d"))) for name in CURVES}
+    series = {name: logged.get(name, (array("q"), array("d"))) for name in _CURVES}
     losses, norms = logged.get("ce", series["loss"])[1], series["grad_norm"][1]
     both = len(losses) == len(norms)
     count = len(series["loss"][0])
@@ -151,8 +151,8 @@ def thinned(series: Series) -> Drawn:
 def draw_curves(runs: list[dict[str, Any]], out: Path, name: str = "curves") -> list[str]:
     """Loss and gradient norm of runs (`judged`, with `label` and `id`), with their spike scores."""
     drawn = [run | {"series": {name: thinned(series) for name, series in run["series"].items()}} for run in runs]
-    figure, axes = panels(len(CURVES))
-    for axis, (metric, said) in zip(axes, CURVES.items(), strict=True):
+    figure, axes = panels(len(_CURVES))
+    for axis, (metric, said) in zip(axes, _CURVES.items(), strict=True):
         for run, ink in zip(drawn, inks(len(runs)), strict=True):
             steps, values = run["series"][metric]
             if values:
@@ -162,7 +162,7 @@ def draw_curves(runs: list[dict[str, Any]], out: Path, name: str = "curves") -> 
         axis.set(xlabel="step", ylabel=said)
         legend(axis)
         fit_scale(axis, [value for run in drawn for value in run["series"][metric][1]])
-    return write(figure, out, name, {"runs": drawn})
+    return write_figure(figure, out, name, {"runs": drawn})
 
 
 def _draw_details(run: dict[str, Any], logged: dict[str, Series], out: Path) -> dict[str, list[str]]:
@@ -198,7 +198,7 @@ def draw_lines(series: dict[str, dict[str, Drawn]], out: Path, name: str) -> lis
         axis.set(xlabel="step", ylabel=title)
         legend(axis, columns=2)
         fit_scale(axis, [value for _, values in lines.values() for value in values])
-    return write(figure, out, name, {"series": series})
+    return write_figure(figure, out, name, {"series": series})
 
 
 def diagnose_initialisation(variants: str, widths: str, layers: int, out: Path, name: str = "growth") -> dict[str, Any]:
@@ -228,8 +228,8 @@ def diagnose_initialisation(variants: str, widths: str, layers: int, out: Path, 
     for axis in axes:
         axis.set_ylim(low, high)
     legend(axes[0])
-    facts = {"layers": layers, "documents": DOCUMENTS, "document_tokens": DOCUMENT_TOKENS, "seed": SEED}
-    return {"growth": rows, "growth_files": write(figure, out, name, facts | {"growth": rows})}
+    facts = {"layers": layers, "documents": DOCUMENTS, "document_tokens": DOCUMENT_TOKENS, "seed": _SEED}
+    return {"growth": rows, "growth_files": write_figure(figure, out, name, facts | {"growth": rows})}
 
 
 def _variants(text: str) -> list[str]:
@@ -254,10 +254,10 @@ def _growth(variant: str, width: int, layers: int):
     heads = width // HEAD_DIM
     config = ModelConfig(
         d_model=width, n_layers=layers, n_heads=heads, n_kv_heads=heads, head_dim=HEAD_DIM, mlp_hidden=mlp_width(width),
-        vocab_size=VOCABULARY, max_sequence_length=DOCUMENT_TOKENS, **VARIANTS[variant],
+        vocab_size=_VOCABULARY, max_sequence_length=DOCUMENT_TOKENS, **VARIANTS[variant],
     )  # fmt: skip
-    ids = torch.randint(VOCABULARY, (DOCUMENTS, DOCUMENT_TOKENS), generator=torch.Generator().manual_seed(SEED))
-    return growth_exponent(Transformer(config, seed=SEED), ids)
+    ids = torch.randint(_VOCABULARY, (DOCUMENTS, DOCUMENT_TOKENS), generator=torch.Generator().manual_seed(_SEED))
+    return growth_exponent(Transformer(config, seed=_SEED), ids)
 
 
 def print_diagnosis(console: Console, found: dict[str, Any]) -> None:
@@ -266,7 +266,7 @@ def print_diagnosis(console: Console, found: dict[str, Any]) -> None:
         table = Table("run", "values", "judged", "loss spikes %", "gradient spikes %", "judged by monitor", "monitor %",
                       f"last {MONITOR_STEPS:,} %", box=None, pad_edge=False)  # fmt: skip
         for run in found["runs"]:
-            spikes = [f"{run['spikes'][name]:.3g}" if run["judged"] else "–" for name in CURVES]
+            spikes = [f"{run['spikes'][name]:.3g}" if run["judged"] else "–" for name in _CURVES]
             wanted = ("monitor_spikes", "monitor_recent_spikes")
             monitor = [f"{run[name]:.3g}" if run["monitor_judged"] else "–" for name in wanted]
             table.add_row(f"{run['label']} {run['id'][:8]}", f"{run['logged']:,}", f"{run['judged']:,}", *spikes,

@@ -25,9 +25,9 @@ from infra.records.artifact import Artifact
 from infra.records.reader import Reader
 from infra.records.record import Started, generations, load_started
 from infra.storage.store import Store
-from model.data.batches import Document, WindowedTokens, documents_within
+from model.data.batches import TokenRange, WindowedTokens, documents_within
 from tasks.artifacts import Mix
-from tasks.data.documents.dolma_files import read_rows, shard_name
+from tasks.data.documents.dolma_files import shard_name, written_rows
 from tasks.data.filters.attributes import highest_scores
 from tasks.training.anneal import AnnealConfig
 from tasks.training.fitting.mix_windows import StoredFile, mix_files, windows_of
@@ -213,7 +213,7 @@ def trace_document(training: Training, id: str) -> dict[str, Any]:
     return training.named | {"document": id, "places": list(places.values())}
 
 
-def _document(document: Document, source: str) -> dict[str, Any]:
+def _document(document: TokenRange, source: str) -> dict[str, Any]:
     return {
         "id": document.id,
         "source": source,
@@ -231,7 +231,7 @@ def _add_scores(reader: Reader, tokens: Artifact, documents: Sequence[dict[str, 
         document["scores"] = {}
         wanted.setdefault((document["id"], document["source"]), []).append(document)
     for path in _attribute_files(reader, tokens, {shard_name(document["src"]) for document in documents}):
-        for row in read_rows(path):
+        for row in written_rows(path):
             for document in wanted.get((row["id"], row["source"]), []):
                 document["scores"] |= highest_scores(row["attributes"])
 

@@ -33,25 +33,68 @@ class Sweep(NamedTuple):
 
 @Phase
 def microanneal(corpus: Corpus, base: Base, config: RecipeConfig) -> Sweep:
-    """Anneal the base on every candidate mixed with web text, evaluate, rank."""
+    """Anneal the base on every candidate mixed with web text, evaluate, rank; with several budgets, from the smallest on, and
+    without those that a smaller one has shown to be hopeless.
+    """
     if config.starts_after_midtraining:
         return Sweep({}, {}, {}, None)
     candidates = {candidate.name: candidate for candidate in config.candidates}
-    evaluation = config.evaluation.only(config.microanneal.rank_by)
-    web = corpus.tokens[config.microanneal.web]
+    tokens = candidate_tokens(corpus, config)
+    mixes: dict[str, Mix] = {}
+    scores: dict[str, Scores] = {}
+    ranking: Ranking | None = None
+    for budget in config.microanneal.every_budget:
+        left = [name for name in candidates if not is_hopeless(name, ranking)]
+        if ranking is not None and len(left) == 1:
+            break
+        made = trial({name: candidates[name] for name in left}, tokens, corpus, base, budget, ranking, config)
+        mixes, scores, ranking = mixes | made.mixes, scores | made.scores, made.ranking
+    return Sweep(tokens, mixes, scores, ranking)
+
+
+def is_hopeless(name: str, ranking: Ranking | None) -> bool:
+    """Whether a ranking by a smaller budget, as far as it is known, shows that a larger one would be wasted on a candidate."""
+    return isinstance(ranking, Ranking) and name in ranking.hopeless
+
+
+@Phase
+def candidate_tokens(corpus: Corpus, config: RecipeConfig) -> dict[str, Tokens]:
+    """The candidates' documents, filtered and encoded."""
     kept = {
-        name: filtered(name, candidate_documents(candidate, config), candidate.filter, corpus.classifiers)
-        for name, candidate in candidates.items()
+        candidate.name: filtered(
+            candidate.name, candidate_documents(candidate, config), candidate.filter, corpus.classifiers
+        )
+        for candidate in config.candidates
     }
-    tokens = {name: encode.labelled(name)(kept[name], config.encode_source(name)) for name in candidates}
+    return {name: encode.labelled(name)(documents, config.encode_source(name)) for name, documents in kept.items()}
+
+
+@Phase
+def trial(
+    candidates: dict[str, CandidateConfig],
+    tokens: dict[str, Tokens],
+    corpus: Corpus,
+    base: Base,
+    budget: int,
+    earlier: Ranking | None,
+    config: RecipeConfig,
+) -> Sweep:
+    """Candidates at one token budget: a mix each, an anneal with every seed, and their ranking."""
+    sweep = config.microanneal
+    evaluation = config.sweep_evaluation
+    web = corpus.tokens[sweep.web]
     mixes = {
-        name: mix.labelled(f"try-{name}")([web, tokens[name]], config.candidate_mix(candidate))
+        name: mix.labelled(sweep.suffix(name, budget))([web, tokens[name]], config.candidate_mix(candidate, budget))
         for name, candidate in candidates.items()
     }
-    shape = config.microanneal.anneal
-    tried = {name: anneal.labelled(f"try-{name}")(base.model, mixes[name], shape) for name in candidates}
-    scores = {name: evaluate.labelled(f"try-{name}")(tried[name], evaluation.of(f"try {name}")) for name in candidates}
-    return Sweep(tokens, mixes, scores, rank(list(scores.values()), config.rank()))
+    scores: dict[str, Scores] = {}
+    for name in candidates:
+        for seed in sweep.every_seed:
+            label = sweep.suffix(name, budget, seed)
+            tried = anneal.labelled(label)(base.model, mixes[name], sweep.trial(seed))
+            scores[label] = evaluate.labelled(label)(tried, evaluation.of(label.replace("-", " ", 1)))
+    step = rank if budget == sweep.tokens else rank.labelled(budget)
+    return Sweep(tokens, mixes, scores, step(list(scores.values()), config.rank(candidates, budget), earlier))
 
 
 def sweep(config: RecipeConfig) -> Ranking:

@@ -63,7 +63,7 @@ def tune(soup: Checkpoint | None, config: RecipeConfig) -> Tuned:
     if given := starting_point(config, "dpo"):
         return Tuned(None, None, given, given_judge, reinforce(given, given_judge, config), {})
     finetuned = starting_point(config, "sft") or finetune(soup, config)
-    preferred_answers = compare(finetuned, config)
+    preferred_answers = _compare(finetuned, config)
     preferred = dpo(finetuned, preferred_answers, config.dpo)
     # DPO and the reward model are both submitted before anything waits for either, so they train at the same time.
     judge = given_judge or reward(finetuned, preferred_answers, config.reward)
@@ -76,7 +76,7 @@ def finetune(soup: Checkpoint | None, config: RecipeConfig) -> Checkpoint:
     return sft(soup, clean_chats(config), config.sft)
 
 
-def compare(finetuned: Checkpoint, config: RecipeConfig) -> Preferences:
+def _compare(finetuned: Checkpoint, config: RecipeConfig) -> Preferences:
     """Preference pairs: the finetuned model's own answers, judged, or released ones."""
     if isinstance(config.preferences, PairsConfig):
         return decontaminate_pairs(pairs(config.preferences), config.decontaminate_messages)

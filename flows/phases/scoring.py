@@ -11,11 +11,11 @@ def score_models(models: dict[str, Checkpoint], config: RecipeConfig, *, chat: b
     `last` names the last model of the kind, which is asked what is held out too.
     """
     return {
-        name: evaluate.labelled(slug(name))(model, config.evaluation.of(name, chat=chat, last=name == last))
+        name: evaluate.labelled(_slug(name))(model, config.evaluation.of(name, chat=chat, last=name == last))
         for name, model in models.items()
     }
 
 
-def slug(name: str) -> str:
+def _slug(name: str) -> str:
     """A label's name of a checkpoint."""
     return name.replace(" ", "-")

@@ -65,9 +65,11 @@ def _finding(reader: Reader, store: Store, row: PlanRow, artifacts: dict[str, Ar
     record = record_of(store, artifact)
     inputs = [(label, found) for label in row.inputs if (found := artifacts.get(label))]
     dropped = _dropped(reader, artifact, record)
-    read = "; ".join(f"{amount(found)} of {label}" for label, found in inputs[:3])
+    read = "; ".join(f"{_amount(found)} of {label}" for label, found in inputs[:3])
     read += f" and {len(inputs) - 3} more" if len(inputs) > 3 else ""
-    return Finding(row.label, row.action, read or _source(reader, artifact, dropped, record), dropped, amount(artifact))
+    return Finding(
+        row.label, row.action, read or _source(reader, artifact, dropped, record), dropped, _amount(artifact)
+    )
 
 
 def _dropped(reader: Reader, artifact: Artifact, record: Record) -> dict[str, int]:
@@ -104,7 +106,7 @@ def _columns(reader: Reader, artifact: Artifact, record: Record) -> str:
     return f" ({', '.join(names)})" if names else ""
 
 
-def amount(artifact: Artifact) -> str:
+def _amount(artifact: Artifact) -> str:
     """What an artifact is, in a few words and numbers."""
     match artifact:
         case Documents():
@@ -147,6 +149,6 @@ def print_findings(console: Console, found: list[Finding]) -> None:
     print_whole(console, table)
 
 
-def as_rows(found: list[Finding]) -> list[dict[str, Any]]:
+def finding_rows(found: list[Finding]) -> list[dict[str, Any]]:
     """The list as JSON values."""
     return [asdict(item) for item in found]

@@ -35,13 +35,13 @@ BATCH = 8
 """Chats or pairs of an update at most."""
 PROMPTS = 8
 """Prompts of a rollout at most."""
-SAMPLES = 2
+_SAMPLES = 2
 """Answers to a prompt at most."""
 ROLLOUTS = 2
 """Rounds of sampling and updates in a stage of reinforcement."""
 ENDLESS = 4
 """A model of a few steps does not end its answers: those of preference pairs have this part of what a pair may have."""
-ITEMS = 4
+_ITEMS = 4
 """Items of each benchmark."""
 
 LENGTH_FIELDS = {
@@ -49,11 +49,11 @@ LENGTH_FIELDS = {
     "max_context", "context", "passage_tokens",
 }  # fmt: skip
 MOST = {
-    "batch_size": BATCH, "micro_batch": BATCH, "samples": SAMPLES, "prompts_per_rollout": PROMPTS, "items": ITEMS, "windows": 1,
-    "count": ROWS, "max_documents": ROWS, "passages": ITEMS,
+    "batch_size": BATCH, "micro_batch": BATCH, "samples": _SAMPLES, "prompts_per_rollout": PROMPTS, "items": _ITEMS, "windows": 1,
+    "count": ROWS, "max_documents": ROWS, "passages": _ITEMS,
 }  # fmt: skip
-"""Fields that are cut to a most, wherever they stand outside of `KEPT`."""
-KEPT = {"execution", "filter", "classifiers", "dedup", "decontaminate", "writer", "model", "problems"}
+"""Fields that are cut to a most, wherever they stand outside of `_KEPT`."""
+_KEPT = {"execution", "filter", "classifiers", "dedup", "decontaminate", "writer", "model", "problems"}
 """Below these nothing is changed by the name of a field: rules, thresholds, prompts and language models are the recipe's."""
 
 
@@ -80,7 +80,7 @@ def rehearsed(config: RecipeConfig, rows: Path | None, store: str) -> RecipeConf
         data["preferences"]["max_new_tokens"] = min(data["preferences"]["max_new_tokens"], tuned // ENDLESS)
     for _, benchmark in _benchmarks(config.evaluation, data["evaluation"]):
         if "limit" in benchmark:
-            benchmark["limit"] = ITEMS
+            benchmark["limit"] = _ITEMS
     data["execution"] = _execution(config, store)
     if rows is not None:
         data = with_local_rows(data, rows)
@@ -118,7 +118,7 @@ def _scaled(value: Any) -> Any:
         return [_scaled(member) for member in value]
     if not isinstance(value, dict):
         return value
-    return {key: member if key in KEPT else _changed(key, member) for key, member in value.items()}
+    return {key: member if key in _KEPT else _changed(key, member) for key, member in value.items()}
 
 
 def _changed(key: str, value: Any) -> Any:
@@ -154,7 +154,9 @@ def _scale_trainings(data: dict[str, Any], full: dict[str, Any]) -> None:
         training["steps"] = STEPS[name] if training["steps"] else None
         training["in_loop"] |= {"every": max(1, STEPS[name] // 2)}
     of_step = {name: WINDOWS * training["sequence_length"] for name, training in trainings.items()}
-    sweep["tokens"] = STEPS["microanneal"] * of_step["microanneal"]
+    budgets = len(sweep["budgets"])
+    sweep["tokens"] = (STEPS["microanneal"] + budgets) * of_step["microanneal"]
+    sweep["budgets"] = [(STEPS["microanneal"] + place) * of_step["microanneal"] for place in range(budgets)]
     _scale_mix(data["pretrain_mix"], of_step["pretrain"], STEPS["pretrain"])
     _scale_mix(data["anneal_mix"], of_step["anneal"], STEPS["anneal"])
     for item in data["further_ingredients"]:
@@ -221,7 +223,7 @@ def _execution(config: RecipeConfig, store: str) -> dict[str, Any]:
     return execution | here | small | {"store": store, "cores": 2, "save_every": 2, "keep_every": None}
 
 
-def explain() -> list[str]:
+def explain_rule() -> list[str]:
     """The rule in words, with its numbers."""
     return [
         f"model: {HEADS} heads of {HEAD_DIM} (grouped queries keep their group), {LAYERS} blocks, the size's ratio of MLP to "
@@ -230,10 +232,10 @@ def explain() -> list[str]:
         f"every source: its first {ROWS} rows (dealt to its files); at most {ROWS} made problems",
         f"trainings on a mix: {WINDOWS} windows a step; steps {', '.join(f'{name} {count}' for name, count in STEPS.items())}; "
         "warm-up and decay keep their shares of the run; mixes keep passes and ratios",
-        f"finetuning: {BATCH} chats or pairs an update at most; preferences: {SAMPLES} answers a prompt at most, of a "
+        f"finetuning: {BATCH} chats or pairs an update at most; preferences: {_SAMPLES} answers a prompt at most, of a "
         f"{ENDLESS}th of a pair's tokens, since so small a model does not end its answers",
         f"reinforcement: {ROLLOUTS} rollouts of {PROMPTS} prompts, or as many as there are mini-batches",
-        f"evaluation: {ITEMS} items of each benchmark; every checkpoint, benchmark and suite of the recipe",
+        f"evaluation: {_ITEMS} items of each benchmark; every checkpoint, benchmark and suite of the recipe",
         "kept as they are: rules and thresholds, duplicates, decontamination, optimizers, losses, orders, seeds, algorithms, "
         "prompts and language models",
         "execution: CPU, one process a stage, a store of its own",

@@ -13,7 +13,7 @@ from flows.config.recipe_config import RecipeConfig
 from flows.config.sizes.training_runs import training_runs
 from flows.inspection.costs.cost import DEFAULT_MFU, DEVICES
 
-FOLDER = Path("rehearsals")
+_FOLDER = Path("rehearsals")
 """In the folder that the commands are given in."""
 GPU_HOUR = 2.5
 """Price of an H100 hour that a run is judged by; what a plan is told with --price is the person's own."""
@@ -36,15 +36,15 @@ def price(config: RecipeConfig) -> float:
 
 def remember(config: RecipeConfig, *, how: str) -> Path:
     """Note that a recipe was rehearsed, or (`how`) that a person went on without."""
-    FOLDER.mkdir(exist_ok=True)
-    path = FOLDER / f"{digest(config)}.json"
+    _FOLDER.mkdir(exist_ok=True)
+    path = _FOLDER / f"{digest(config)}.json"
     path.write_text(json.dumps({"recipe": config.name, "how": how}) + "\n", encoding="utf-8")
     return path
 
 
 def check_rehearsed(config: RecipeConfig, recipe: str, *, skip: bool) -> None:
     """Raise RecipeError for an expensive recipe without a rehearsal; with `skip` it is noted, so that a resume asks no more."""
-    if (money := price(config)) <= ASKED_ABOVE or (FOLDER / f"{digest(config)}.json").exists():
+    if (money := price(config)) <= ASKED_ABOVE or (_FOLDER / f"{digest(config)}.json").exists():
         return
     if skip:
         remember(config, how="skipped")

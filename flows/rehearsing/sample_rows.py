@@ -27,11 +27,11 @@ from flows.config.recipe_config import RecipeConfig
 from flows.rehearsing.local_rows import split_patterns
 from tasks.evaluation.benchmarks.olmes.tasks import find_task
 
-ROWS = 100
+_ROWS = 100
 """Rows of each file."""
-FOLDERS = 16
+_FOLDERS = 16
 """Folders of a subset that give a file each."""
-CARD = "README.md"
+_CARD = "README.md"
 SEPARATED = {".csv": "excel", ".tsv": "excel-tab"}
 """Dialects of tables of separated values, by their endings."""
 LINES = re.compile(r"\.(jsonl?|ndjson)(\.(gz|zst|zstd))?$")
@@ -74,7 +74,7 @@ def _wanted(value: Any) -> Iterator[Wanted]:
         yield from _wanted(member)
 
 
-def sample(config: RecipeConfig, folder: Path, rows: int = ROWS) -> dict[str, int]:
+def sample(config: RecipeConfig, folder: Path, rows: int = _ROWS) -> dict[str, int]:
     """Write the samples; returns the rows of each file. What is there already is left as it is.
 
     Raises ValueError for a data set that has no file of a kind that is read, OSError when the hub does not answer.
@@ -96,10 +96,10 @@ def sample(config: RecipeConfig, folder: Path, rows: int = ROWS) -> dict[str, in
 
 def first_files(item: Wanted, folder: Path, commit: str, names: list[str]) -> list[str]:
     """The first file of each of the first folders that the recipe reads. Fetches the card. ValueError when there is none."""
-    card = folder / item.dataset / CARD
-    if CARD in names and not card.exists():
+    card = folder / item.dataset / _CARD
+    if _CARD in names and not card.exists():
         card.parent.mkdir(parents=True, exist_ok=True)
-        with _open(item.dataset, commit, CARD) as stream:
+        with _open(item.dataset, commit, _CARD) as stream:
             card.write_bytes(stream.read())
     patterns = item.data_files or split_patterns(card, item.subset, item.split)
     expressions = [re.compile(glob_translate(pattern)) for pattern in patterns]
@@ -112,7 +112,7 @@ def first_files(item: Wanted, folder: Path, commit: str, names: list[str]) -> li
     by_folder: dict[str, str] = {}
     for name in found:
         by_folder.setdefault(name.rpartition("/")[0], name)
-    return list(by_folder.values())[:FOLDERS]
+    return list(by_folder.values())[:_FOLDERS]
 
 
 def _is_read(name: str) -> bool:

@@ -27,9 +27,9 @@ from tasks.training.reward import reward
 from tasks.training.rlvr import rlvr
 from tasks.training.sft import sft
 
-READING = {stage.name for stage in (collect, worked, programs, personas, rewrite, chats, prompts, pairs)}
+_READING = {stage.name for stage in (collect, worked, programs, personas, rewrite, chats, prompts, pairs)}
 """Stages that bring text in."""
-PASSING = {stage.name for stage in (filter, dedup, encode, mix)}
+_PASSING = {stage.name for stage in (filter, dedup, encode, mix)}
 """Stages that hand the text of their inputs on as it is; what decontaminates is none of them."""
 USING = {stage.name for stage in (rewrite, pretrain, anneal, sft, preferences, dpo, reward, ppo, rlvr)}
 """Stages that train on text, or have it rewritten."""
@@ -44,8 +44,8 @@ def uncleaned(rows: list[PlanRow]) -> dict[str, list[str]]:
         if row.stage in USING:
             for origin in sorted(given):
                 found.setdefault(origin, []).append(row.label)
-        passed = given if row.stage in PASSING else set()
-        raw[row.label] = passed | ({row.label} if row.stage in READING else set())
+        passed = given if row.stage in _PASSING else set()
+        raw[row.label] = passed | ({row.label} if row.stage in _READING else set())
     return found
 
 

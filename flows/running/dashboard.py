@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from urllib.error import URLError
@@ -24,44 +24,48 @@ from urllib.request import urlopen
 import psutil
 from rich.console import Console
 
-from flows.running.guarded_server import CLIENT_PASSWORD, PASSWORD, address, check_host, own_settings
 from flows.running.prefect_server import QUIET, dashboard_file, running_dashboard
 from flows.running.work_pool import JOB_TEMPLATE, POOL
+from flows.server.guarded_server import CLIENT_PASSWORD, PASSWORD, check_host, own_settings, server_origin
 
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+NOTIFY = "OLMO2_NOTIFY"
+"""Environment variable: addresses of `--notify`."""
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, a polite kill, and a terminal that was closed."""
 
-START_SECONDS = 120.0
-STOP_SECONDS = 15.0
+_START_SECONDS = 120.0
+_STOP_SECONDS = 15.0
 
 
 class DashboardError(ValueError):
     """The dashboard could not start; the text says why and where its log is."""
 
 
-def serve(console: Console, port: int, host: str = "127.0.0.1") -> None:
+def serve(console: Console, port: int, host: str = "127.0.0.1", notify: Sequence[str] = ()) -> None:
     """Start everything, print the address, wait for Ctrl-C, SIGTERM or the terminal's end, stop everything.
 
-    Raises DashboardError when a dashboard is running already or a part does not start, ValueError for a host that other
-    machines reach without a password.
+    `notify` are addresses that are told of runs (flows/server/notifications.py). Raises DashboardError when a dashboard is
+    running already or a part does not start, ValueError for a host that other machines reach without a password.
     """
     check_host(host)
     if running := running_dashboard():
         raise DashboardError(f"a dashboard is running at {running.removesuffix('/api')}; stop it or use that one")
     check_free(host, port)
-    origin = address(host, port)
+    origin = server_origin(host, port)
     api, environment = f"{origin}/api", server_environment(host, port)
-    for number in ENDING:
+    for number in _ENDING:
         signal.signal(number, _interrupt_once)
     logs = dashboard_file().parent / "olmo2-logs"
     logs.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
-        command = ["flows.running.guarded_server", "--host", host, "--port", str(port)]
+        command = ["flows.server.dashboard_server", "--host", host, "--port", str(port)]
         server = stack.enter_context(started(command, environment, logs / "server.log"))
         with console.status("starting the server"):
             wait_for_server(api, server, logs / "server.log")
         with console.status("registering deployments"):
             register(environment)
+            if notify:
+                set_up_notifications(origin, notify, environment)
         worker_command = ["flows.running.worker", f"olmo2-{os.getpid()}"]
         worker = stack.enter_context(started(worker_command, environment, logs / "worker.log"))
         dashboard_file().write_text(json.dumps({"api": api, "pid": os.getpid()}))
@@ -78,12 +82,14 @@ def serve(console: Console, port: int, host: str = "127.0.0.1") -> None:
 def server_environment(host: str, port: int) -> dict[str, str]:
     """What server, worker and flow runs share."""
     password = os.environ.get(PASSWORD)
+    # The addresses of notifications may hold passwords, which no run needs.
+    surroundings = {name: value for name, value in os.environ.items() if name != NOTIFY}
     return (
-        os.environ
+        surroundings
         | QUIET
         | own_settings(host, port)
         | {
-            "PREFECT_API_URL": f"{address(host, port)}/api",
+            "PREFECT_API_URL": f"{server_origin(host, port)}/api",
             "PREFECT_LOGGING_LEVEL": "INFO",
             # In memory, the default, a killed server would forget who holds the only slot for sweeps: none ran any more.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
@@ -123,7 +129,7 @@ def stop(process: subprocess.Popen) -> None:
         for member in asked:
             with contextlib.suppress(psutil.NoSuchProcess):
                 member.terminate()
-        psutil.wait_procs(asked, timeout=STOP_SECONDS)
+        psutil.wait_procs(asked, timeout=_STOP_SECONDS)
     for member in (itself, *family):
         with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()
@@ -145,7 +151,7 @@ def check_free(host: str, port: int) -> None:
 
 def wait_for_server(api: str, server: subprocess.Popen, log: Path) -> None:
     """Return when the server answers. Raises DashboardError with the log's end when it ends or takes too long."""
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and server.poll() is None:
         try:
             with urlopen(f"{api}/health", timeout=2) as answer:
@@ -179,6 +185,23 @@ def register(environment: dict[str, str]) -> None:
                 raise DashboardError(f"prefect {' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
 
 
+def set_up_notifications(origin: str, notify: Sequence[str], environment: dict[str, str]) -> None:
+    """Make the automations that tell these addresses. In a process of its own: this one has no use for Prefect.
+
+    Raises DashboardError for an address that is none, or that the server does not take.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.server.notifications", origin],
+        # Not as arguments, which other users of the machine could read.
+        env=environment | {NOTIFY: "\n".join(notify)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise DashboardError(f"the notifications cannot be set up: {done.stderr.strip().splitlines()[-1]}")
+
+
 def prefect_file() -> Path:
     """prefect.yaml of the checkout, or the copy inside an installed package."""
     checkout = Path(__file__).resolve().parents[2] / "prefect.yaml"
@@ -187,6 +210,6 @@ def prefect_file() -> Path:
 
 def _interrupt_once(number: int, frame: object) -> None:
     # Stopping takes some seconds, in which a second signal would leave a part behind that nothing stops any more.
-    for further in ENDING:
+    for further in _ENDING:
         signal.signal(further, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -12,7 +12,7 @@ from pydantic_core import core_schema
 
 from flows.config.parts import CandidateConfig
 
-HIDDEN = frozenset({"name", "files", "versions"})
+_HIDDEN = frozenset({"name", "files", "versions"})
 """Fields of a candidate's origin that nobody fills in: it has the candidate's name, and the others are pinned later."""
 
 
@@ -50,8 +50,8 @@ class FormSchema(GenerateJsonSchema):
 
 def without_hidden(part: dict[str, Any]) -> dict[str, Any]:
     """An object's schema without the fields that a form does not ask."""
-    asked = {name: value for name, value in part.get("properties", {}).items() if name not in HIDDEN}
-    required = [name for name in part.get("required", []) if name not in HIDDEN]
+    asked = {name: value for name, value in part.get("properties", {}).items() if name not in _HIDDEN}
+    required = [name for name in part.get("required", []) if name not in _HIDDEN]
     return part | {"properties": asked, "required": required}
 
 

@@ -34,16 +34,16 @@ from tasks.served_likelihoods import probe
 
 ID = re.compile(r"[0-9a-f]{4,16}")
 SERVED = re.compile(r"https?://")
-WINDOW = 4096
+_WINDOW = 4096
 """Of a server that does not say: that of the OLMo 2 models."""
 PROBE_PATIENCE_SECONDS = 60.0
 
 
-def quiet(*event: object) -> None:
+def _quiet(*event: object) -> None:
     """The listener of a command that shows its result only."""
 
 
-def evaluate_command(
+def evaluate_checkpoint(
     store: Store,
     target: str,
     tasks: Sequence[str],
@@ -66,11 +66,11 @@ def evaluate_command(
         outcome = evaluate_server(store, target, asked, server or Server())
     else:
         checkpoint = find_checkpoint(store, target)
-        label = slug(Path(target).name)
+        label = _slug(Path(target).name)
         config = EvaluateConfig.model_validate({"label": label, "precision": how.precision, **asked}).pinned()
         threads = {"evaluate": how.threads or os.cpu_count() or 1}
         session = Session(store, Execution(store=store.url, ray="off", device=how.device, threads=threads))
-        outcome = run_stage(evaluate.labelled(label), session, {"checkpoint": checkpoint, "config": config}, quiet)
+        outcome = run_stage(evaluate.labelled(label), session, {"checkpoint": checkpoint, "config": config}, _quiet)
     note_look(store, [outcome.record], f"olmo2 eval {target}", why)
     return shown_scores(store, outcome.record, reused=outcome.reused) | {"not_computed": selection.not_computed}
 
@@ -111,11 +111,11 @@ def evaluate_server(store: Store, url: str, asked: dict[str, Any], server: Serve
     settings = EndpointSettings(url=url, key_env=server.key_env, served_name=name, concurrency=server.concurrency)
     with Endpoint(name, settings.model_copy(update={"patience_seconds": PROBE_PATIENCE_SECONDS})) as endpoint:
         known = f"{name}@{probe(endpoint, tokenizer)}"
-    label = slug(name)
+    label = _slug(name)
     fields = {"label": label, "model": known, "ranks": tokenizer.ranks, "window": window, **asked}
     config = ServedConfig.model_validate(fields).pinned()
     session = Session(store, Execution(store=store.url, ray="off", endpoints={known: settings}))
-    return run_stage(evaluate_served.labelled(label), session, {"config": config}, quiet)
+    return run_stage(evaluate_served.labelled(label), session, {"config": config}, _quiet)
 
 
 def served_model(url: str, server: Server) -> tuple[str, int]:
@@ -126,10 +126,10 @@ def served_model(url: str, server: Server) -> tuple[str, int]:
     if len(chosen) != 1:
         wanted = f"--model {server.model} is none of them" if server.model else "name one of them with --model"
         raise ValueError(f"{url} serves {names}; {wanted}")
-    return chosen[0].name, chosen[0].window or WINDOW
+    return chosen[0].name, chosen[0].window or _WINDOW
 
 
-def slug(name: str) -> str:
+def _slug(name: str) -> str:
     """A name as a label."""
     return re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-") or "checkpoint"
 
@@ -148,7 +148,7 @@ def find_checkpoint(store: Store, target: str) -> Checkpoint:
     if ID.fullmatch(target) and not Path(target).exists():
         artifact = find_record(store, target).artifact()
     else:
-        artifact = adopt_into(store, target, "", "base", quiet).record.artifact()
+        artifact = adopt_into(store, target, "", "base", _quiet).record.artifact()
     if not isinstance(artifact, Checkpoint):
         raise ValueError(f"{target} is a {artifact.kind}, and only checkpoints are evaluated; see: olmo2 ls")
     return artifact
@@ -169,7 +169,7 @@ def as_scores(record: Record) -> Scores:
     return artifact
 
 
-def rescore_command(store: Store, id: str, why: str = "") -> dict[str, Any]:
+def rescore_artifact(store: Store, id: str, why: str = "") -> dict[str, Any]:
     """Score the stored answers of an evaluation with today's metrics."""
     record = find_record(store, id)
     kind = ServedConfig if record.stage == evaluate_served.name else EvaluateConfig
@@ -178,12 +178,12 @@ def rescore_command(store: Store, id: str, why: str = "") -> dict[str, Any]:
     )
     session = Session(store, Execution(store=store.url, ray="off"))
     arguments = {"scores": as_scores(record), "config": config}
-    outcome = run_stage(rescore.labelled(config.label), session, arguments, quiet)
+    outcome = run_stage(rescore.labelled(config.label), session, arguments, _quiet)
     note_look(store, [outcome.record], f"olmo2 rescore {id}", why)
     return shown_scores(store, outcome.record, reused=outcome.reused)
 
 
-def compare_command(
+def compare_artifacts(
     store: Store, first: str, second: str, page: Path | None = None, why: str = ""
 ) -> list[dict[str, Any]]:
     """Paired differences of two evaluations; with `page`, an HTML page of the items where they differ."""

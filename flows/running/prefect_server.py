@@ -68,7 +68,7 @@ def start_own_server() -> None:
         def _run_uvicorn_command(self) -> "subprocess.Popen[bytes]":
             temporary = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
             process = subprocess.Popen(
-                [sys.executable, "-m", "flows.running.guarded_server", "--port", str(self.port)],
+                [sys.executable, "-m", "flows.server.guarded_server", "--port", str(self.port)],
                 env=os.environ | temporary | get_current_settings().to_environment_variables(exclude_unset=True),
                 # In a session of its own: the terminal's Ctrl-C would end it before the run has told it how it ended.
                 start_new_session=True,

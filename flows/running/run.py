@@ -1,6 +1,7 @@
 """Runs and plans a recipe: each function opens a session and calls the flows inside it."""
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 
 from flows.config.files import checked_recipe, load
@@ -13,6 +14,7 @@ from flows.inspection.artifacts import find_record
 from flows.phases.evaluation import evaluate_some
 from flows.phases.microanneal import sweep
 from flows.recipe import recipe
+from flows.running.pricing import priced
 from flows.running.readiness import check_ready
 from flows.running.sessions import new_session, plan_rows
 from flows.starting import check_base, checked_start
@@ -36,17 +38,30 @@ def plan(config: RecipeConfig, until: str | None = None, rerun: list[str] | None
 
 
 def run(
-    config: RecipeConfig, until: str | None = None, rerun: list[str] | None = None, *, cascade: bool = False
+    config: RecipeConfig,
+    until: str | None = None,
+    rerun: list[str] | None = None,
+    *,
+    cascade: bool = False,
+    again: str = "",
 ) -> Report | None:
     """Run a recipe: reuse, resume or run every stage. Returns the report, or None when `until` stops before it.
 
-    `rerun` gives the named stages a new generation; with `cascade`, everything below them too.
+    `rerun` gives the named stages a new generation; with `cascade`, everything below them too. `again` is the command that goes
+    on with this run, for its pages.
     """
-    with open_session(_with_engine(new_session(config, until, rerun or [], cascade=cascade))) as session:
+    asked = replace(new_session(config, until, rerun or [], cascade=cascade), again=again)
+    with open_session(_to_run(config, asked, recipe)) as session:
         check_ready(config, session, recipe)
         result = recipe(config)
     # With `until`, what stands for the report is pending: the run left it out.
     return result if isinstance(result, Report) else None
+
+
+def _to_run(config: RecipeConfig, session: Session, flow: Callable[[RecipeConfig], object]) -> Session:
+    """The session, to run a flow in, with its prices where these need an approval."""
+    price = priced(config, session, flow) if config.execution.approve_above is not None else None
+    return replace(_with_engine(session), price=price)
 
 
 def _with_engine(session: Session) -> Session:
@@ -65,7 +80,7 @@ def run_sweep(config: RecipeConfig, candidates: list[CandidateConfig]) -> Rankin
     data = config.model_dump() | {"candidates": [item.model_dump() for item in candidates]}
     changed = checked_recipe(data, f"{config.name} with these candidates")
     changed = changed.model_copy(update={"candidates": tuple(item.pinned() for item in changed.candidates)})
-    with open_session(_with_engine(new_session(config))) as session:
+    with open_session(_to_run(changed, new_session(config), sweep)) as session:
         check_ready(changed, session, sweep)
         return sweep(changed)
 

@@ -107,4 +107,6 @@ def naming_failures() -> Iterator[None]:
         if not failed or isinstance(error, Interrupted):
             raise
         said = (f"stage {label} failed: {type(cause).__name__}: {cause}" for label, cause in failed.items())
-        raise StageError("; ".join(said)) from error
+        raise StageError(
+            f"{'; '.join(said)}. Mend the cause and start the same run again: what is done is kept"
+        ) from error

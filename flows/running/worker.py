@@ -99,7 +99,7 @@ class RecipeWorker(ProcessWorker):
         return "olmo2-process"
 
 
-async def work(name: str) -> None:
+async def _work(name: str) -> None:
     """Start runs of the pool until a signal ends this process."""
     worker = RecipeWorker(
         work_pool_name=POOL,
@@ -118,7 +118,7 @@ def main() -> None:
     asked = parser.parse_args()
     setup_signal_handlers_worker(os.getpid(), "the worker", print)
     try:
-        asyncio.run(work(asked.name))
+        asyncio.run(_work(asked.name))
     except (asyncio.CancelledError, KeyboardInterrupt):
         print("stopped")
 

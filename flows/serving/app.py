@@ -15,11 +15,11 @@ from infra.records.reader import Reader
 from infra.secrets import without_secrets
 from infra.storage.store import Store, StoreError
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'self'"
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'self'"
 """What a page may load: nothing but its own styles."""
-REPORT_POLICY = f"{POLICY}; sandbox allow-same-origin"
+REPORT_POLICY = f"{_POLICY}; sandbox allow-same-origin"
 """A report comes from the store: whoever wrote it, no script in it runs."""
-REPORT = "report.html"
+_REPORT = "report.html"
 
 
 class Pages:
@@ -35,7 +35,7 @@ class Pages:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._templates.filters.update(number=number, size=size)
+        self._templates.filters.update(number=_number, size=_size)
 
     def routes(self) -> list[Route]:
         pages = {
@@ -67,7 +67,7 @@ class Pages:
         text = self._templates.get_template(f"{template}.html.j2").render(
             store=self._store.url, dashboard=self._dashboard, **values
         )
-        return HTMLResponse(text, status, headers={"Content-Security-Policy": POLICY, "Cache-Control": "no-store"})
+        return HTMLResponse(text, status, headers={"Content-Security-Policy": _POLICY, "Cache-Control": "no-store"})
 
     # -- pages --------------------------------------------------------------------------------------------
 
@@ -86,9 +86,9 @@ class Pages:
 
     def report(self, request: Request) -> Response:
         record = self._record(request)
-        if REPORT not in record.files:
+        if _REPORT not in record.files:
             raise views.NotFound(f"{record.label} {record.id} is no report")
-        data = Reader(self._store).path(record.artifact(), REPORT).read_bytes()
+        data = Reader(self._store).path(record.artifact(), _REPORT).read_bytes()
         return HTMLResponse(data, headers={"Content-Security-Policy": REPORT_POLICY})
 
     def samples(self, request: Request) -> Response:
@@ -101,7 +101,7 @@ class Pages:
         if not asked.get("first") or not asked.get("second"):
             return self._page("compare", first=None, second=None, differences={}, scores=[])
         records = [views.record_named(self._store, asked[name], None) for name in ("first", "second")]
-        return self._page("compare", **views.comparison(self._store, *records))
+        return self._page("compare", **views.comparison_page(self._store, *records))
 
     def _record(self, request: Request) -> Any:
         given = request.query_params.get("generation")
@@ -120,14 +120,14 @@ def whole(text: str) -> int:
     return int(text)
 
 
-def number(value: Any) -> str:
+def _number(value: Any) -> str:
     """A value for people: thousands apart, four digits of a fraction."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
 
 
-def size(count: int) -> str:
+def _size(count: int) -> str:
     """Bytes for people."""
     for unit, amount in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= amount:

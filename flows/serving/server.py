@@ -6,9 +6,9 @@ import os
 from rich.console import Console
 
 from flows.running.dashboard import check_free
-from flows.running.guarded_server import address
-from flows.running.origin_guard import LOOPBACK_NAMES, OriginGuard, host_headers
 from flows.running.prefect_server import running_dashboard
+from flows.server.guarded_server import server_origin
+from flows.server.origin_guard import LOOPBACK_NAMES, OriginGuard, host_headers
 from flows.serving.app import make_app
 from infra.execution.pages import pages_file
 from infra.storage.store import Store
@@ -21,7 +21,7 @@ def serve(console: Console, store: Store, port: int) -> None:
     import uvicorn
 
     check_free(HOST, port)
-    origin = address(HOST, port)
+    origin = server_origin(HOST, port)
     dashboard = (running_dashboard() or "").removesuffix("/api")
     app = OriginGuard(make_app(store, dashboard), host_headers(LOOPBACK_NAMES, port), origin, keep_policy=True)
     told = pages_file(store)

@@ -26,11 +26,11 @@ from tasks.artifacts import METRICS, Scores
 from tasks.evaluation.comparing.differences import compare_scores
 
 PAGE_ROWS = 100
-SAMPLES = 20
+_SAMPLES = 20
 """Rows of a file on one page."""
 LONGEST_LINE = 1 << 20
 """Bytes of a row that are read; a longer one is told as such."""
-SHOWN_CHARACTERS = 4_000
+_SHOWN_CHARACTERS = 4_000
 """Of a value in a row."""
 FARTHEST_ROW = 200_000
 """Rows that are passed over to reach a page: files have no index, so a far page costs reading what is before it."""
@@ -99,7 +99,7 @@ def artifact(store: Store, record: Record) -> dict[str, Any]:
         "cost": flatten(record.notes),
         "users": users,
         "graph": graph(store, record),
-        "curve": curve(store, record),
+        "curve": _curve(store, record),
         "samples": [name for name in sorted(record.files) if is_rows(name)],
         "tags": sorted(name for name, mark in tags(store).items() if mark.address == record.address),
         "pinned": any(mark.address == record.address for mark in pins(store)),
@@ -116,7 +116,7 @@ def is_rows(name: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Node:
+class GraphNode:
     """A box of the lineage."""
 
     id: str
@@ -138,12 +138,12 @@ def graph(store: Store, record: Record) -> dict[str, Any]:
         above = [depth[parent.address] for parent in item.inputs if parent.address in depth]
         depth[item.address] = 1 + max(above, default=-1)
     rows: dict[int, int] = {}
-    nodes: dict[str, Node] = {}
+    nodes: dict[str, GraphNode] = {}
     for item in records:
         column = depth[item.address]
         row = rows[column] = rows.get(column, -1) + 1
         place = (8 + column * COLUMN, 8 + row * ROW)
-        nodes[item.address] = Node(
+        nodes[item.address] = GraphNode(
             item.id, item.generation, item.label, item.stage, *place, item.address == record.address
         )
     lines = [
@@ -166,12 +166,12 @@ def graph(store: Store, record: Record) -> dict[str, Any]:
 # -- files ------------------------------------------------------------------------------------------------
 
 
-def curve(store: Store, record: Record) -> dict[str, Any] | None:
+def _curve(store: Store, record: Record) -> dict[str, Any] | None:
     """The loss of a training as a line in a box of 600 x 160; None where none was logged."""
     if METRICS not in record.files:
         return None
     points = []
-    for line in lines_of(store, record, METRICS):
+    for line in _lines_of(store, record, METRICS):
         row = orjson.loads(line) if line is not None else {}
         if isinstance(row.get("loss"), int | float) and isinstance(row.get("step"), int):
             points.append((row["step"], float(row["loss"])))
@@ -192,13 +192,13 @@ def samples(store: Store, record: Record, name: str, page: int) -> dict[str, Any
     """One page of the rows of a file of an artifact. Raises NotFound for a file that it does not have."""
     if name not in record.files or not is_rows(name):
         raise NotFound(f"{record.label} {record.id} has no file of rows {name[:200]!r}")
-    start = min(max(page, 1) - 1, FARTHEST_ROW // SAMPLES) * SAMPLES
-    lines = list(islice(lines_of(store, record, name), start, start + SAMPLES + 1))
-    rows = [(start + place, shown_row(line)) for place, line in enumerate(lines[:SAMPLES])]
-    return {"record": record, "file": name, "rows": rows, "page": start // SAMPLES + 1, "more": len(lines) > SAMPLES}
+    start = min(max(page, 1) - 1, FARTHEST_ROW // _SAMPLES) * _SAMPLES
+    lines = list(islice(_lines_of(store, record, name), start, start + _SAMPLES + 1))
+    rows = [(start + place, shown_row(line)) for place, line in enumerate(lines[:_SAMPLES])]
+    return {"record": record, "file": name, "rows": rows, "page": start // _SAMPLES + 1, "more": len(lines) > _SAMPLES}
 
 
-def lines_of(store: Store, record: Record, name: str) -> Iterator[bytes | None]:
+def _lines_of(store: Store, record: Record, name: str) -> Iterator[bytes | None]:
     """Lines of a verified file; None for one that is too long. A `.json` file is one line."""
     path = Reader(store).path(record.artifact(), name)
     with path.open("rb") as raw:
@@ -231,10 +231,10 @@ def _pretty(value: Any) -> str:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
 
 
-def comparison(store: Store, first: Record, second: Record) -> dict[str, Any]:
+def comparison_page(store: Store, first: Record, second: Record) -> dict[str, Any]:
     """How two artifacts differ; two evaluations also item by item."""
     scores: list[dict[str, Any]] = []
     if first.kind == second.kind == Scores.__name__:

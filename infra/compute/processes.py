@@ -5,6 +5,7 @@ while it works, then its result or its error. It ends when its parent does.
 """
 
 import importlib
+import math
 import multiprocessing
 import os
 import pickle
@@ -12,19 +13,25 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from types import FrameType
 from typing import Any, TypeVar
 
 from infra.events import Events, Listener
-from infra.stopping import check_stopping, request_stop
+from infra.stopping import check_stopping, ends_in_order, is_stopping, request_stop
 
 R = TypeVar("R")
 
 PRELOAD = ["torch", "numpy", "model.network.transformer", "infra.workspace"]
 """Imported once by the fork server. Nothing here may start threads at import."""
+
+
+NO_MEMORY = "can't allocate memory"
+"""What torch says when the CPU's memory is at its end."""
 
 
 class StageProcessDied(Exception):
@@ -36,12 +43,14 @@ class StageFailed(Exception):
 
 
 _running: set[BaseProcess] = set()
-POLL_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 """How often a stage's process is looked after while it tells nothing."""
+STOP_SECONDS = 12.0
+"""How long a training that was asked to stop has for its step and its save point; Prefect and Slurm kill after 30 s."""
 
 
 def stop_stages() -> None:
-    """End all stage processes and let shard loops stop at their next shard (Ctrl-C)."""
+    """End all stage processes, trainings at their next save point, and let shard loops stop at their next shard (Ctrl-C)."""
     request_stop()
     for process in list(_running):
         process.terminate()
@@ -55,6 +64,7 @@ def run_in_process(function: Callable[..., R], arguments: tuple[str, Any, dict[s
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
+    deadline = math.inf
     here, there = context.Pipe()
     process = context.Process(target=_child, args=(function, arguments, there), daemon=False)
     check_stopping()
@@ -69,8 +79,10 @@ def run_in_process(function: Callable[..., R], arguments: tuple[str, Any, dict[s
     try:
         check_stopping()  # a request that came while the process was started
         while True:
-            while not here.poll(POLL_SECONDS):
-                check_stopping()
+            while not here.poll(_POLL_SECONDS):
+                deadline = min(deadline, _stop_by(process))
+                if time.monotonic() > deadline or not is_stopping():
+                    check_stopping()
             kind, *values = here.recv()
             if kind == "result":
                 process.join()
@@ -90,18 +102,24 @@ def run_in_process(function: Callable[..., R], arguments: tuple[str, Any, dict[s
     finally:
         _running.discard(process)
         if process.is_alive():
-            process.terminate()
-            process.join(10)
-            if process.is_alive():
-                process.kill()
-                process.join()
+            # Not asked: one that lost its lease must not begin to save.
+            process.kill()
+            process.join()
         here.close()
+
+
+def _stop_by(process: BaseProcess) -> float:
+    """When a process has to be gone: never, until the run is asked to stop, which it is told then."""
+    if not is_stopping():
+        return math.inf
+    process.terminate()
+    return time.monotonic() + STOP_SECONDS
 
 
 def _child(function: Callable[..., Any], arguments: tuple[str, Any, dict[str, Any]], pipe: Connection) -> None:
     # The terminal's Ctrl-C reaches the whole group; the parent decides and ends this process in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, _asked_to_stop)
     threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()
     reference, workspace, values = arguments
     importlib.import_module("torch").set_num_threads(workspace.compute.threads)
@@ -151,6 +169,18 @@ def portable(error: BaseException) -> BaseException:
     except Exception:  # an error's own code runs here, and may raise anything
         return StageFailed(text)
     return error
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed: torch's on a device or on the CPU, or Python's own."""
+    # torch raises a bare RuntimeError for the CPU.
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or NO_MEMORY in str(error)
+
+
+def _asked_to_stop(number: int, _: FrameType | None) -> None:
+    request_stop()
+    if not ends_in_order():
+        os._exit(128 + number)
 
 
 def _end_with_parent(pipe: Connection) -> None:

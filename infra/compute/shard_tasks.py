@@ -37,7 +37,7 @@ class ShardDied(Exception):
 
 
 @dataclass
-class Run:
+class ShardRun:
     """One run of a shard that has been handed to Ray."""
 
     key: str
@@ -57,7 +57,7 @@ class Flight:
         self._launch = launch
         self._waiting = iter(keys)
         self._all_launched = False
-        self._running: dict[Any, Run] = {}
+        self._running: dict[Any, ShardRun] = {}
         self._seconds: list[float] = []
         self._cores = 1
         self._looked = float("-inf")
@@ -96,7 +96,7 @@ class Flight:
         return bool(self._running)
 
     def _start(self, key: str) -> None:
-        self._running[self._launch(key)] = Run(key, time.monotonic())
+        self._running[self._launch(key)] = ShardRun(key, time.monotonic())
 
     def _start_again(self) -> None:
         """Second runs for stragglers, on cores that have nothing else to do."""
@@ -119,7 +119,7 @@ class Flight:
                 return done
             self._fill()
 
-    def _result(self, reference: Any, run: Run) -> Any:
+    def _result(self, reference: Any, run: ShardRun) -> Any:
         errors = self._ray.exceptions
         try:
             return self._ray.get(reference)

@@ -8,7 +8,7 @@ other run must have written the same bytes.
 
 import re
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from functools import partial
@@ -24,6 +24,8 @@ from infra.stopping import check_stopping
 from infra.storage.store import StoreError
 from infra.workspace import Workspace
 
+UNITS = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
+"""Of progress in bytes: the largest of which there are ten."""
 READ_AT_ONCE = 16
 """Markers read at a time when a stage resumes: an object store answers in tens of milliseconds, a stage may have 100,000."""
 
@@ -37,9 +39,10 @@ def run_shards(
     ray: str,
     load: Callable[[Workspace], Any] | None = None,
     device: str = "cpu",
+    sizes: Sequence[int] | None = None,
 ) -> list[Any]:
     """All results, in the order of the items; their files are added to the workspace's. `device`: where the shards compute
-    with what `load` has loaded.
+    with what `load` has loaded. `sizes`: bytes that each item reads, for the progress.
     """
     assert device == "cpu" or load is not None, "a model that is on a device is loaded once, not per shard"
     slug = re.sub(r"[^a-z0-9]+", "-", description.lower()).strip("-")
@@ -48,8 +51,9 @@ def run_shards(
     if markers:
         ws.resumed_from = f"shard {len(markers)} of {len(items)} ({description})"
     missing = [(key, item) for key, item in zip(keys, items, strict=True) if key not in markers]
-    with ws.progress(description, len(items), "shards") as bar:
-        bar.advance(len(markers))
+    shares, unit = _shares(keys, sizes)
+    with ws.progress(description, sum(shares.values()), unit) as bar:
+        bar.advance(sum(shares[key] for key in markers))
         here = ray == "off" or runs_here(len(missing), device)
         run = shards_here if here else partial(shards_on_ray, address=ray)
         if load is not None:
@@ -59,7 +63,7 @@ def run_shards(
             for key, marker in results:
                 check_stopping()
                 markers[key] = marker
-                bar.advance()
+                bar.advance(shares[key])
     for key in keys:
         for name, entry in markers[key]["files"].items():
             if name in ws.written and ws.written[name].sha256 != entry["sha256"]:
@@ -67,6 +71,14 @@ def run_shards(
             ws.written[name] = FileEntry(**entry)
     ws.note(**{f"{slug}_seconds": round(sum(markers[key]["seconds"] for key in keys), 3)})
     return [markers[key]["result"] for key in keys]
+
+
+def _shares(keys: list[str], sizes: Sequence[int] | None) -> tuple[dict[str, float], str]:
+    """What of the progress each shard is, and the unit."""
+    if sizes is None:
+        return dict.fromkeys(keys, 1.0), "shards"
+    scale, unit = next(((scale, unit) for scale, unit in UNITS if sum(sizes) >= 10 * scale), (1, "B"))
+    return {key: size / scale for key, size in zip(keys, sizes, strict=True)}, unit
 
 
 def committed_shards(ws: Workspace, keys: list[str]) -> dict[str, dict[str, Any]]:
@@ -153,7 +165,9 @@ def shards_on_ray(
     items = dict(missing)
     with connected(address) as ray:
         # The shards of a stage go to the nodes in turn: with all on one, its disk and network would be the limit.
-        remote = ray.remote(num_cpus=1, max_retries=RETRIES, scheduling_strategy="SPREAD")(run_shard)
+        remote = ray.remote(
+            num_cpus=1, max_retries=RETRIES, scheduling_strategy="SPREAD", **ws.compute.placement.options()
+        )(run_shard)
         # Shards carry no live listener: progress is counted here, as they finish.
         bare = ray.put(ws.for_shard())
         flight = Flight(ray, lambda key: remote.remote(bare, function, key, items[key]), list(items))
@@ -221,7 +235,7 @@ def shards_on_actors(
         if gpus and not ray.cluster_resources().get("GPU"):
             tell_of_no_gpu(ws, address)
         # By value: what stands in the object store may be gone when an actor is started again.
-        yield from actor_results(ray, Worker, (own, work), missing, gpus=gpus)
+        yield from actor_results(ray, Worker, (own, work), missing, gpus=gpus, where=ws.compute.placement.options())
 
 
 def tell_of_no_gpu(ws: Workspace, address: str) -> None:

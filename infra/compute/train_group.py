@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from infra.compute.processes import portable
+from infra.compute.processes import is_out_of_memory, portable
 from infra.compute.ray_connection import connected
 from infra.events import Events, Listener
 from infra.stopping import check_stopping
@@ -22,16 +22,16 @@ from infra.stopping import check_stopping
 if TYPE_CHECKING:
     from infra.workspace import Workspace
 
-POLL_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 """How often events are taken from the group."""
 
-STOP_SECONDS = 10.0
+_STOP_SECONDS = 10.0
 """How long the end of a group is waited for when its stage is over."""
 
 COLLECTIVE_SECONDS = 1800
 """The least that workers wait for each other, torch's default. At the start of a stage some may still fetch what others have."""
 
-FINAL = (ValueError, FloatingPointError)
+_FINAL = (ValueError, FloatingPointError)
 """Errors that a new start would only repeat: what the user gave, and numbers that left the finite."""
 
 
@@ -84,7 +84,7 @@ def run_in_group(
         listener("progress", f"start {workers} workers", 0.0, float(workers), "workers")
         result: list[Any] = []
         with _fitting(ray, function, arguments, mailbox, str(folder)) as fit:
-            while not ray.wait([fit], timeout=POLL_SECONDS)[0]:
+            while not ray.wait([fit], timeout=_POLL_SECONDS)[0]:
                 check_stopping()
                 _forward(ray, mailbox, listener, result)
             _forward(ray, mailbox, listener, result)
@@ -114,9 +114,9 @@ def _fitting(ray: ModuleType, function: Callable[..., Any], *values: Any) -> Ite
         if ray.is_initialized():
             # Asked, Ray Train gives back the cores that it has reserved; killed, it would keep them as long as Ray lives.
             ray.cancel(fit)
-            if not ray.wait([fit], timeout=STOP_SECONDS)[0]:
+            if not ray.wait([fit], timeout=_STOP_SECONDS)[0]:
                 ray.cancel(fit, force=True)
-                ray.wait([fit], timeout=STOP_SECONDS)
+                ray.wait([fit], timeout=_STOP_SECONDS)
         raise
 
 
@@ -153,7 +153,7 @@ def _fit(function: Callable[..., Any], arguments: tuple[Any, ...], mailbox: Any,
 
     compute = arguments[1].compute
     on_gpu = compute.device.startswith("cuda")
-    resources = {"CPU": float(compute.threads)} | ({"GPU": 1.0} if on_gpu else {})
+    resources = {"CPU": float(compute.threads)} | ({"GPU": 1.0} if on_gpu else {}) | compute.placement.resources
     trainer = TorchTrainer(
         _work,
         train_loop_config={"function": function, "arguments": arguments, "mailbox": mailbox},
@@ -161,7 +161,10 @@ def _fit(function: Callable[..., Any], arguments: tuple[Any, ...], mailbox: Any,
             backend="nccl" if on_gpu else "gloo", timeout_s=max(COLLECTIVE_SECONDS, int(compute.stall_seconds))
         ),
         scaling_config=ScalingConfig(
-            num_workers=compute.parallel.workers, use_gpu=on_gpu, resources_per_worker=resources
+            num_workers=compute.parallel.workers,
+            use_gpu=on_gpu,
+            resources_per_worker=resources,
+            label_selector=compute.placement.labels or None,
         ),
         # Ray Train keeps no checkpoint of its own: the stage's save points are the only truth.
         run_config=RunConfig(
@@ -199,11 +202,14 @@ def _work(config: dict[str, Any]) -> None:
         finished = config["function"](reference, workspace, values)
     except WorkDone:
         return
-    except FINAL as error:
+    except _FINAL as error:
         ray.get(mailbox.put.remote("error", portable(error)))
         raise
     except Exception as error:  # whatever ends a group, a lost worker above all, is told and goes on to Ray Train
-        if first:
+        if is_out_of_memory(error):
+            # A new start would only repeat it; whoever called asks for less at once.
+            ray.get(mailbox.put.remote("error", portable(error)))
+        elif first:
             ray.get(mailbox.put.remote("warning", f"the group's first worker ended: {type(error).__name__}: {error}"))
         raise
     ray.get(mailbox.put.remote("result", finished))

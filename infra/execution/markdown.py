@@ -4,18 +4,18 @@ import re
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]()#+\-.!|~])")
 """What Markdown reads as markup somewhere in a line."""
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
 def escaped(text: str) -> str:
     """A text as one line of Markdown that shows exactly it: no tag, link, picture, table cell or emphasis comes of it."""
-    line = CONTROL.sub(" ", text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    line = _CONTROL.sub(" ", text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return SPECIAL.sub(r"\\\1", line)
 
 
 def code(text: str) -> str:
     """A text as a code span in a line or a table cell. A backtick would end it, and a bar would end the cell."""
-    line = CONTROL.sub(" ", text).replace("`", "'").replace("|", "¦")
+    line = _CONTROL.sub(" ", text).replace("`", "'").replace("|", "¦")
     return f"`{line}`" if line.strip() else ""
 
 

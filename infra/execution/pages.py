@@ -10,14 +10,14 @@ from urllib.parse import quote
 import orjson
 import psutil
 
-from infra.execution.markdown import code, escaped
+from infra.execution.markdown import code
 from infra.records.record import Record
 from infra.storage.store import Store
 
 PAGES = "OLMO2_PAGES"
 """Environment variable: where a served store's pages are, such as https://runs.example."""
 
-REPORT = "report.html"
+_REPORT = "report.html"
 
 
 def pages_file(store: Store) -> Path:
@@ -32,22 +32,15 @@ def page_address(store: Store, id: str) -> str:
 
 
 def ways_on(store: Store, record: Record) -> str:
-    """Markdown under an artifact's summary: what it was made from, its page, and the commands that look at it or rerun it."""
-    made_from = [
-        f"[{escaped(item.stage)}]({page}) {code(item.id)}"
-        if (page := page_address(store, item.id))
-        else code(item.address)
-        for item in record.inputs
-    ]
+    """Markdown under an artifact's summary: its page and report, and the commands that look at it or rerun it."""
     page = page_address(store, record.id)
-    report = f", [the report]({page}/report)" if REPORT in record.files else ""
+    report = f", [the report]({page}/report)" if _REPORT in record.files else ""
     lines = [
-        f"Made from {', '.join(made_from)}." if made_from else "Made from no other artifact.",
-        f"[Its page]({page}){report}" if page else f"Its page: {code(f'olmo2 serve --store {store.url}')}",
+        f"[Its page in the store]({page}){report}" if page else f"Its page: {code(f'olmo2 serve --store {store.url}')}",
         f"Look at it: {code(f'olmo2 show {record.id} --store {store.url}')}",
         f"Make it anew: {code(f'olmo2 rerun RECIPE {record.label} --store {store.url}')}",
     ]
-    return "\n\n" + "\n\n".join(lines)
+    return "\n\n".join(lines)
 
 
 def _local(store: Store) -> str:

@@ -18,7 +18,7 @@ R = TypeVar("R")
 
 TOLD_OF_A_FIELD = 3
 """So many values of one config field are named where it differs from an earlier record; `olmo2 diff` names all."""
-COMPARED = 200
+_COMPARED = 200
 """So many of the newest records of a stage are asked which is nearest."""
 TOLD_OF_A_VALUE = 80
 """Characters of a value that are told."""
@@ -88,7 +88,7 @@ def decide(stage: Stage, call: Call, session: Session) -> tuple[str, str, str, A
     started = started_work(session.store, stage.name, id)
     if started:
         return "resume", started, id, None
-    return "run", why(session.store, stage, call), id, None
+    return "run", _why(session.store, stage, call), id, None
 
 
 def _known(stage: Stage, record: Record, session: Session) -> tuple[str, str]:
@@ -133,9 +133,18 @@ def started_work(store: Store, stage: str, id: str) -> str:
     return f"{shards} shards are done" if shards else ""
 
 
-def why(store: Store, stage: Stage, call: Call) -> str:
+def kept_work(stage: Stage, session: Session, arguments: dict[str, Any]) -> str:
+    """What the next attempt at a stage that was stopped would go on from, in words."""
+    call = stage.sort(arguments)
+    found = started_work(session.store, stage.name, identity(stage.name, stage.version, call.config, call.records()))
+    return (
+        f"kept for the next attempt: {found}" if found else "nothing of it was saved yet; the next attempt begins anew"
+    )
+
+
+def _why(store: Store, stage: Stage, call: Call) -> str:
     """What differs from the nearest earlier record of the stage: version, config fields, inputs."""
-    records = Index(store).newest(stage.name, COMPARED)
+    records = Index(store).newest(stage.name, _COMPARED)
     if not records:
         return "first run of this stage"
     differences = [_differences(stage, call, record) for record in records]

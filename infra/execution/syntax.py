@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
@@ -150,7 +150,7 @@ class Writer:
                 return repr(node)
 
     def _node(self, node: ast.AST) -> str:
-        if isinstance(node, FUNCTIONS):
+        if isinstance(node, _FUNCTIONS):
             return self._function(node)
         if isinstance(node, COMPREHENSIONS):
             # What comes first is evaluated outside, which matters to nobody here.

@@ -31,20 +31,20 @@ T = TypeVar("T")
 
 REFUSALS = (400, 413, 422)
 """Statuses by which a server refuses one request for what it is: too long, a field it does not know, a content rule."""
-PASSING = (408, 409, 425, 429)
+_PASSING = (408, 409, 425, 429)
 """Statuses besides 5xx after which the same request may succeed."""
-LONGEST_WAIT_SECONDS = 60.0
+_LONGEST_WAIT_SECONDS = 60.0
 LONGEST_RETRY_AFTER_SECONDS = 600.0
 """A server that asks for more patience than this is asked again after this."""
-WINDOW = 4
+_WINDOW = 4
 """Requests handed to the loop ahead of the one that is read, in multiples of the concurrency: one slow answer must not
 idle the others."""
-CONNECT_SECONDS = 30.0
+_CONNECT_SECONDS = 30.0
 STORE_THREADS = 64
 """Answers read from or written to the store at once, at most."""
 DRAIN_SECONDS = 30.0
 """How long an interrupted stage waits for what it has sent: it may be paid for already."""
-SHOWN_CHARACTERS = 200
+_SHOWN_CHARACTERS = 200
 UNREACHABLE = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 """What tells that nothing listens at the URL, or nothing that answers."""
 
@@ -101,7 +101,7 @@ class Endpoint:
         self._headers = {"Authorization": f"Bearer {read_key(model, settings)}"} if settings.key_env else {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"endpoint {model}", daemon=True)
-        self._wait = wait_random_exponential(multiplier=settings.first_wait_seconds, max=LONGEST_WAIT_SECONDS)
+        self._wait = wait_random_exponential(multiplier=settings.first_wait_seconds, max=_LONGEST_WAIT_SECONDS)
         self._resume_at = 0.0
         self._closing = False
         self._tasks: set[asyncio.Task[Answer]] = set()
@@ -139,7 +139,7 @@ class Endpoint:
         ahead: deque[tuple[T, Future[Answer]]] = deque()
         for item, request in items:
             ahead.append((item, self.submit(request)))
-            if len(ahead) >= WINDOW * self.settings.concurrency:
+            if len(ahead) >= _WINDOW * self.settings.concurrency:
                 first, future = ahead.popleft()
                 yield first, self._result(future)
         while ahead:
@@ -178,7 +178,7 @@ class Endpoint:
             headers={"Content-Type": "application/json", **self._headers},
             # Back-pressure comes from the slots: they decide how many are under way.
             connector=aiohttp.TCPConnector(limit=0),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
             # Proxies of the environment, as other clients take them.
             trust_env=True,
         )
@@ -288,7 +288,7 @@ class Endpoint:
         """The body of an answer or a refusal. Raises PassingFailure or EndpointError for anything else."""
         if status in REFUSALS:
             return {"refused": f"HTTP {status}: {shown(content)}"}
-        if status in PASSING or status >= 500:
+        if status in _PASSING or status >= 500:
             wait = retry_after_seconds(retry_after)
             if status == 429:
                 # The limit is the account's: the others need not find out one by one.
@@ -353,4 +353,4 @@ def retry_after_seconds(header: str) -> float:
 
 def shown(content: bytes) -> str:
     """The beginning of a server's text, on one line."""
-    return without_secrets(" ".join(content.decode(errors="replace").split()))[:SHOWN_CHARACTERS]
+    return without_secrets(" ".join(content.decode(errors="replace").split()))[:_SHOWN_CHARACTERS]

@@ -17,7 +17,7 @@ from infra.storage.store import Store
 
 Route = Literal["chat/completions", "completions"]
 
-FOLDER = "_answers"
+_FOLDER = "_answers"
 """Area of the store that holds answers; a leading underscore keeps it apart from the stages' folders."""
 
 TOKEN_ID = "token_id:"
@@ -166,4 +166,4 @@ class AnswerMemory:
 
     @staticmethod
     def _path(request: Request) -> str:
-        return f"{FOLDER}/{request.key[:2]}/{request.key}.json"
+        return f"{_FOLDER}/{request.key[:2]}/{request.key}.json"

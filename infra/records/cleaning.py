@@ -25,7 +25,7 @@ from infra.storage.store import TEMPORARY_NAME, Store
 
 ATTEMPT = re.compile(r"(?:_progress/)?(?P<stage>[^_/][^/]*)/(?P<id>[0-9a-f]{16})/g(?P<generation>\d{4})/")
 """Where one attempt writes: its payload, and the folder with its lease."""
-SHARED = re.compile(r"(?:_answers|_progress|[^_/][^/]*/[0-9a-f]{16})/")
+_SHARED = re.compile(r"(?:_answers|_progress|[^_/][^/]*/[0-9a-f]{16})/")
 """Where several do."""
 
 
@@ -76,7 +76,7 @@ def _is_left(store: Store, left: Leftover, now: float, idle_seconds: float) -> b
     idle = now - left.changed > idle_seconds
     attempt = ATTEMPT.match(place)
     if attempt is None:
-        return idle and SHARED.match(place) is not None
+        return idle and _SHARED.match(place) is not None
     folder = progress_folder(attempt["stage"], attempt["id"], int(attempt["generation"]))
     holder = holder_of(store, folder)
     if holder == "alive":

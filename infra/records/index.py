@@ -26,7 +26,7 @@ SETTLED_SECONDS = 2.0
 ASKED_AT_ONCE = 32
 """Folders of a remote store that are listed at a time."""
 LOCK_SECONDS = 30.0
-TABLES = """
+_TABLES = """
 CREATE TABLE ids (stage TEXT, id TEXT, stamp TEXT, PRIMARY KEY (stage, id));
 CREATE TABLE records (stage TEXT, id TEXT, generation INTEGER, created TEXT, summary BLOB, body BLOB,
                       PRIMARY KEY (stage, id, generation));
@@ -191,7 +191,7 @@ def _connected(path: Path) -> sqlite3.Connection:
             if made == FORMAT:
                 return database
             database.executescript(
-                f"BEGIN IMMEDIATE; DROP TABLE IF EXISTS ids; DROP TABLE IF EXISTS records; {TABLES}"
+                f"BEGIN IMMEDIATE; DROP TABLE IF EXISTS ids; DROP TABLE IF EXISTS records; {_TABLES}"
                 f"PRAGMA user_version = {FORMAT}; COMMIT;"
             )
             return database

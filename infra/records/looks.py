@@ -17,7 +17,7 @@ import orjson
 
 from infra.storage.store import Store
 
-FOLDER = "_looks"
+_FOLDER = "_looks"
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,13 @@ def write_look(
     # The key names the file. A resumed stage gets the same name, and a create-only write then leaves one look.
     key = f"{scores}\n{run}" if once else f"{scores}\n{run}\n{look.when}\n{os.getpid()}"
     name = hashlib.sha256(key.encode()).hexdigest()[:32]
-    store.create(f"{FOLDER}/{name}.json", orjson.dumps(asdict(look), option=orjson.OPT_INDENT_2))
+    store.create(f"{_FOLDER}/{name}.json", orjson.dumps(asdict(look), option=orjson.OPT_INDENT_2))
     return look
 
 
 def read_looks(store: Store, scores: str = "") -> list[Look]:
     """All looks, or those at one evaluation's scores, the oldest first."""
-    rows = [store.read_json(f"{FOLDER}/{name}") for name in store.names(FOLDER)]
+    rows = [store.read_json(f"{_FOLDER}/{name}") for name in store.names(_FOLDER)]
     looks = [Look(**{**row, "benchmarks": tuple(row["benchmarks"])}) for row in rows]
     return sorted((look for look in looks if scores in ("", look.scores)), key=lambda look: look.when)
 

@@ -14,7 +14,7 @@ from infra.storage.store import Store
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptSavePoint:
     """A permanent save point, and whose it is."""
 
     stage: str
@@ -46,12 +46,12 @@ class Kept:
         return found
 
 
-def kept_at(stage: str, id: str, generation: int, step: int) -> Kept:
+def kept_at(stage: str, id: str, generation: int, step: int) -> KeptSavePoint:
     """The permanent save point of a step, whether it exists or not."""
-    return Kept(stage, id, generation, SavePoint(step, permanent_area(progress_folder(stage, id, generation))))
+    return KeptSavePoint(stage, id, generation, SavePoint(step, permanent_area(progress_folder(stage, id, generation))))
 
 
-def kept_save_points(store: Store, id: str = "", stage: str | None = None) -> Iterator[Kept]:
+def kept_save_points(store: Store, id: str = "", stage: str | None = None) -> Iterator[KeptSavePoint]:
     """All permanent save points of the stages whose id begins so, by stage, id, generation and step."""
     for name in store.names("_progress"):
         if stage is not None and name != stage:
@@ -64,10 +64,10 @@ def kept_save_points(store: Store, id: str = "", stage: str | None = None) -> It
                 for point in save_points(store, folder):
                     # An ephemeral one may be removed at any moment, so nobody is told of it.
                     if point.area == permanent_area(folder):
-                        yield Kept(name, found, int(attempt.removeprefix("g")), point)
+                        yield KeptSavePoint(name, found, int(attempt.removeprefix("g")), point)
 
 
-def find_kept(store: Store, id: str, step: int) -> Kept:
+def find_kept(store: Store, id: str, step: int) -> KeptSavePoint:
     """The save point of a step of the stage whose id begins so, of its newest generation that has it.
 
     Raises ValueError, which names what there is, when there is none or the id is not unique.

@@ -20,7 +20,7 @@ import xxhash
 
 from infra.storage.store import Store, StoreError, is_name
 
-FILES_AT_ONCE = 4
+_FILES_AT_ONCE = 4
 """Files of a save point that are brought to the disk, or verified, side by side."""
 
 HASH = "xxh3_128"
@@ -88,7 +88,7 @@ def write_save_point(
     its own files; `gather` hands what each has written to rank 0, which writes the marker.
     """
     point = SavePoint(step, (permanent_area if keep else ephemeral_area)(progress_folder))
-    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+    with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
         entries = dict(pool.map(_settled, files))
     for path in entries:
         # The files first, the marker last: a kill in between leaves unlisted files, never half a save point.
@@ -156,7 +156,7 @@ def read_save_point(store: Store, point: SavePoint, wanted: Callable[[str], bool
     Raises DamagedSavePoint, which names the `owner` (stage/id), for a file that is not.
     """
     entries = {name: entry for name, entry in read_marker(store, point, owner).items() if wanted(name)}
-    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+    with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
         paths = pool.map(lambda name: _saved_file(store, point, name, entries[name], owner), entries)
         return dict(zip(entries, paths, strict=True))
 

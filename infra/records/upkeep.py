@@ -26,7 +26,7 @@ from infra.records.record import (
 from infra.records.save_points import ephemeral_area
 from infra.storage.store import CorruptObject, Store, StoreError, default_cache
 
-FILES_AT_ONCE = 8
+_FILES_AT_ONCE = 8
 """Files that are hashed or copied at a time."""
 CHUNK_BYTES = 1 << 22
 
@@ -64,7 +64,7 @@ def damaged_files(store: Store, record: Record) -> dict[str, str]:
         expected = record.files[name].sha256
         return "" if found == expected else f"its sha256 is {found[:16]}…, its record says {expected[:16]}…"
 
-    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+    with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
         return {name: said for name, said in zip(record.files, pool.map(look, record.files), strict=True) if said}
 
 
@@ -78,7 +78,7 @@ def artifacts(store: Store) -> Iterator[tuple[str, str, int]]:
                 yield stage, id, generation
 
 
-class Journal:
+class VerifiedSoFar:
     """What a verification has found whole so far, so that the same command goes on after an interruption."""
 
     def __init__(self, store: Store):
@@ -94,14 +94,16 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
 
-def verify(store: Store, ids: Iterable[str], tell: Callable[[str, int, int], None]) -> tuple[int, list[Damage]]:
+def verify_artifacts(
+    store: Store, ids: Iterable[str], tell: Callable[[str, int, int], None]
+) -> tuple[int, list[Damage]]:
     """Hash every artifact whose id begins so (all if none is given) again; returns how many, and what is damaged.
 
     `tell` hears of each artifact with its number and their count. Interrupted, the same call skips what was found whole.
     """
     wanted = tuple(ids)
     found = [place for place in artifacts(store) if not wanted or place[1].startswith(wanted)]
-    journal = Journal(store)
+    journal = VerifiedSoFar(store)
     damage: list[Damage] = []
     for number, (stage, id, generation) in enumerate(found, 1):
         tell(f"{stage}/{id}", number, len(found))
@@ -121,7 +123,7 @@ def verify(store: Store, ids: Iterable[str], tell: Callable[[str, int, int], Non
     return len(found), damage
 
 
-def fetch(source: Store, target: Store, record: Record, names: Iterable[str]) -> None:
+def _fetch(source: Store, target: Store, record: Record, names: Iterable[str]) -> None:
     """Copy files of an artifact from one store to another. Raises CorruptObject for one that is not what its record says."""
 
     def copy(name: str) -> None:
@@ -137,7 +139,7 @@ def fetch(source: Store, target: Store, record: Record, names: Iterable[str]) ->
                 raise CorruptObject(f"{path} in store {source.url} is not what its record says; verify that store")
             target.move(local, path)
 
-    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+    with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
         list(pool.map(copy, names))
 
 
@@ -161,7 +163,7 @@ def copy_lineage(source: Store, target: Store, record: Record) -> list[tuple[Rec
             raise CorruptObject(
                 f"{known.payload} in store {target.url} is damaged: olmo2 repair {known.id} --store {target.url}"
             )
-        fetch(source, target, item, names)
+        _fetch(source, target, item, names)
         if there is None:
             target.settle([f"{item.payload}/{name}" for name in item.files])
             path = record_path(item.stage, item.id, item.generation)

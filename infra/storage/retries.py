@@ -21,7 +21,7 @@ FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 30.0
 BUSY = {409, 429, 500, 502, 503, 504}
 """HTTP answers that say nothing of the object: two conditional writes met, too many requests, the server's own trouble."""
-CONNECT_SECONDS = 10
+_CONNECT_SECONDS = 10
 ANSWER_SECONDS = 30
 """A connection on which nothing moves for so long hangs."""
 
@@ -90,7 +90,7 @@ def s3_options() -> dict[str, Any]:
     return ({"endpoint_url": endpoint} if endpoint else {}) | {
         "config_kwargs": {
             "retries": {"total_max_attempts": 1},
-            "connect_timeout": CONNECT_SECONDS,
+            "connect_timeout": _CONNECT_SECONDS,
             "read_timeout": ANSWER_SECONDS,
         }
     }

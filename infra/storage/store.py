@@ -44,7 +44,7 @@ PASSWORD_ADVICE = (
 )
 FIRST_ANSWER_SECONDS = 15
 """A store that has not said whether it is there after so long is told as one that does not answer."""
-WRITING = ("write", "create", "remove")
+_WRITING = ("write", "create", "remove")
 """What needs a right to write, and where something absent is an error."""
 
 
@@ -394,7 +394,7 @@ class Store:
         try:
             yield
         except self._failures as error:
-            if verb not in WRITING and isinstance(error, FileNotFoundError | NotADirectoryError):
+            if verb not in _WRITING and isinstance(error, FileNotFoundError | NotADirectoryError):
                 raise
             raise self._failed(verb, path, error) from error
 
@@ -402,7 +402,7 @@ class Store:
         if isinstance(error, StoreError):
             return error
         found = without_secrets(f"{type(error).__name__}: {error}")
-        writing = "has room and that you may write to it" if verb in WRITING else "that you may read it"
+        writing = "has room and that you may write to it" if verb in _WRITING else "that you may read it"
         return StoreError(
             f"cannot {verb} {path or 'what is'} in store {self.url}{self._endpoint()}: {found}. "
             f"Check that the store exists, {writing}, then run the same command again."

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, Int64, UInt32
 
-from model.data.labels import IGNORE, Normalisation, loss_divisor, next_token_labels
+from model.data.labels import IGNORE, LossNormalisation, loss_divisor, next_token_labels
 from model.data.order import AnyShuffle, OrderKind, shuffle
 from model.data.repetition import repetitive_rows
 
@@ -56,11 +56,11 @@ class Rows(NamedTuple):
     """Which of the rows that were read are removed by the repetition mask."""
 
 
-Reader = Callable[[Sequence[Window]], list[Int[np.ndarray, " seq"]]]
+_Reader = Callable[[Sequence[Window]], list[Int[np.ndarray, " seq"]]]
 """The tokens of windows, uint32, in their order. Called from several threads at once."""
 
 
-class Document(NamedTuple):
+class TokenRange(NamedTuple):
     """A document's tokens [start, end) within its token file (a row of its `.csv.gz`)."""
 
     start: int
@@ -89,11 +89,11 @@ class WindowedTokens:
         mask_repetitions: bool = True,
         *,
         micro_instances: int = 0,
-        normalisation: Normalisation = "labels",
+        normalisation: LossNormalisation = "labels",
         order: OrderKind = "feistel",
         target_length: int = 0,
         held_out: int = 0,
-        reader: Reader | None = None,
+        reader: _Reader | None = None,
     ) -> None:
         target = target_length or sequence_length
         micro = micro_instances or batch_size
@@ -103,7 +103,7 @@ class WindowedTokens:
             raise ValueError(f"micro_instances={micro} does not divide batch_size={batch_size}")
         self.files, self.sequence_length, self.batch_size = list(files), sequence_length, batch_size
         self.seed, self.mask_repetitions, self.micro_instances = seed, mask_repetitions, micro
-        self.normalisation: Normalisation = normalisation
+        self.normalisation: LossNormalisation = normalisation
         self.order: OrderKind = order
         self.group = target // sequence_length
         self.read = reader or _local_reader(self.files)
@@ -255,7 +255,7 @@ def _held_per_file(files: Sequence[TokenFile], windows: Sequence[int], held_out:
     return [min(share[file.path], count) for file, count in zip(files, windows, strict=True)]
 
 
-def _local_reader(files: Sequence[TokenFile]) -> Reader:
+def _local_reader(files: Sequence[TokenFile]) -> _Reader:
     for file in files:
         _check_size(Path(file.path), file.tokens)
     return partial(read_local, [Path(file.path) for file in files])
@@ -280,11 +280,11 @@ def _check_size(path: Path, tokens: int) -> None:
         )
 
 
-def documents_within(index: Path, start: int, end: int) -> Iterator[Document]:
+def documents_within(index: Path, start: int, end: int) -> Iterator[TokenRange]:
     """Yields the documents of a token file that overlap tokens [start, end), from its `.csv.gz` index."""
     with gzip.open(index, "rt", newline="", encoding="utf-8") as rows:
         for row in csv.reader(rows):
             if int(row[0]) >= end:
                 return
             if int(row[1]) > start:
-                yield Document(int(row[0]), int(row[1]), *row[2:5])
+                yield TokenRange(int(row[0]), int(row[1]), *row[2:5])

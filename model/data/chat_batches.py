@@ -31,7 +31,7 @@ Batch = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Row:
+class LabelledRow:
     """One sequence: `ids` and, aligned with what predicts them, `labels` (−100 where untrained)."""
 
     ids: Int64[np.ndarray, " seq"]
@@ -42,9 +42,9 @@ class Row:
         return int((self.labels != IGNORE).sum())
 
 
-def make_row(ids: UInt32[np.ndarray, " tokens"], trained: Bool[np.ndarray, " tokens"]) -> Row:
+def make_row(ids: UInt32[np.ndarray, " tokens"], trained: Bool[np.ndarray, " tokens"]) -> LabelledRow:
     """A row from tokens and the mask of those to learn; the first, predicted by nothing, is never learnt."""
-    return Row(ids.astype(np.int64), next_token_labels(ids[None], trained[None])[0])
+    return LabelledRow(ids.astype(np.int64), next_token_labels(ids[None], trained[None])[0])
 
 
 # --- order --------------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ def split_passes(lengths: Sequence[int], pass_tokens: int) -> list[list[int]]:
     return passes
 
 
-def pad_rows(rows: Sequence[Row], pad_id: int) -> Batch:
+def pad_rows(rows: Sequence[LabelledRow], pad_id: int) -> Batch:
     """`ids` and `labels` (batch seq), int64, right-padded with `pad_id` and −100."""
     length = padded_length(max(len(row.ids) for row in rows))
     ids = np.full((len(rows), length), pad_id, dtype=np.int64)
@@ -135,7 +135,7 @@ def weigh(labels: Int64[np.ndarray, "batch seq"], weights: Sequence[float]) -> F
 
 
 def token_batches(
-    rows: Sequence[Row],
+    rows: Sequence[LabelledRow],
     *,
     pad_id: int,
     reduction: Reduction,
@@ -169,7 +169,7 @@ def token_batches(
 
 
 def pair_batches(
-    pairs: Sequence[tuple[Row, Row]],
+    pairs: Sequence[tuple[LabelledRow, LabelledRow]],
     *,
     pad_id: int,
     pass_tokens: int,

@@ -13,7 +13,7 @@ IGNORE = -100
 """Label of a position that is not trained."""
 
 
-Normalisation = Literal["labels", "positions", "sum"]
+LossNormalisation = Literal["labels", "positions", "sum"]
 
 
 def next_token_labels(
@@ -28,7 +28,7 @@ def next_token_labels(
 
 
 def loss_divisor(
-    trained_labels: int, masked_instances: int, instances: int, length: int, normalisation: Normalisation
+    trained_labels: int, masked_instances: int, instances: int, length: int, normalisation: LossNormalisation
 ) -> float:
     """What the loss summed over a whole batch is divided by. The batch has `instances` rows of `length` positions, of which
     so many labels are trained. The repetition filter removed `masked_instances` of the rows.

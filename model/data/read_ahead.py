@@ -16,23 +16,23 @@ WORKERS = 2
 """Threads that make them."""
 
 
-Made = TypeVar("Made")
+_Made = TypeVar("_Made")
 
 
-class ReadAhead(Generic[Made]):
+class ReadAhead(Generic[_Made]):
     """`make(step)`, with the next steps in the making; use it in a `with` block, which ends its threads.
 
     Back-pressure: no more than `ahead` steps are made before they are asked for, and none at or beyond `steps`.
     `waited_seconds` is how long callers had to wait in all. An error of `make` is raised where its step is asked for.
     """
 
-    def __init__(self, make: Callable[[int], Made], steps: int, *, ahead: int = AHEAD, workers: int = WORKERS) -> None:
+    def __init__(self, make: Callable[[int], _Made], steps: int, *, ahead: int = AHEAD, workers: int = WORKERS) -> None:
         self.make, self.steps, self.ahead = make, steps, ahead
         self.waited_seconds = 0.0
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="read-ahead")
-        self._pending: dict[int, Future[Made]] = {}
+        self._pending: dict[int, Future[_Made]] = {}
 
-    def __call__(self, step: int) -> Made:
+    def __call__(self, step: int) -> _Made:
         wanted = range(step, max(step + 1, min(step + 1 + self.ahead, self.steps)))
         self._pending = {at: made for at, made in self._pending.items() if at in wanted}
         for at in wanted:
@@ -43,7 +43,7 @@ class ReadAhead(Generic[Made]):
         self.waited_seconds += time.perf_counter() - began
         return made
 
-    def __enter__(self) -> "ReadAhead[Made]":
+    def __enter__(self) -> "ReadAhead[_Made]":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

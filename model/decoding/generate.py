@@ -17,7 +17,7 @@ import torch
 
 from model.decoding.decoder import Decoder, Holding, held, held_parts
 from model.decoding.log_likelihoods import NonFiniteOutput, log_likelihoods
-from model.decoding.sampling import choose, uniform
+from model.decoding.sampling import choose, uniform_noise
 from model.decoding.shared_prefix import Admission, PrefixReader
 from model.network.transformer import Transformer
 from model.tokens.tokenizer import Tokenizer
@@ -222,7 +222,7 @@ class _Generation:
         noise = None
         if sampling.temperature > 0:
             indices = np.array([sampling.first_prompt + row.prompt for row in rows])
-            noise = uniform(sampling.seed, indices, np.array([len(row.ids) for row in rows]))
+            noise = uniform_noise(sampling.seed, indices, np.array([len(row.ids) for row in rows]))
         chosen, chosen_logprobs = choose(logits, sampling.temperature, sampling.top_p, noise, self.ids)
         # One transfer for both: ids are exact in float64.
         tokens, logprobs = torch.stack([chosen.double(), chosen_logprobs.double()]).tolist()

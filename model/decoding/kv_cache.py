@@ -21,7 +21,7 @@ from torch import Tensor
 from model.config import ModelConfig
 from model.decoding.linear_kernels import weighted_sums
 
-CHUNK = 64
+CACHE_CHUNK = 64
 """Positions whose keys lie together in a `BagCache`: whole cache lines, and rows long enough for the kernel."""
 CACHE_SHARE = 0.8
 """Of an accelerator's free memory, what a cache may take; activations and logits need the rest."""
@@ -128,8 +128,8 @@ class DenseCache:
 
 
 class BagCache:
-    """Values as rows of head_dim numbers, one per position; keys in chunks of `CHUNK` positions, as rows of
-    `CHUNK` numbers, one per dimension.
+    """Values as rows of head_dim numbers, one per position; keys in chunks of `CACHE_CHUNK` positions, as rows of
+    `CACHE_CHUNK` numbers, one per dimension.
 
     A query's scores of one chunk are then the sum of the chunk's rows weighted with the query, and a head's
     output is the sum of its values weighted with the softmax.
@@ -138,11 +138,11 @@ class BagCache:
     def __init__(self, config: ModelConfig, rows: int, length: int, dtype: torch.dtype, device: torch.device) -> None:
         assert device.type == "cpu"
         self.heads, self.kv_heads, self.head_dim = config.n_heads, config.n_kv_heads, config.head_dim
-        self.length, self.chunks = length, -(-length // CHUNK)
+        self.length, self.chunks = length, -(-length // CACHE_CHUNK)
         start = (config.n_layers, rows, self.kv_heads)
-        self.keys = _zeros((*start, self.chunks, self.head_dim, CHUNK), dtype)
+        self.keys = _zeros((*start, self.chunks, self.head_dim, CACHE_CHUNK), dtype)
         self.values = _zeros((*start, length, self.head_dim), dtype)
-        self.key_tables = [keys.view(-1, CHUNK) for keys in self.keys]
+        self.key_tables = [keys.view(-1, CACHE_CHUNK) for keys in self.keys]
         self.value_tables = [values.view(-1, self.head_dim) for values in self.values]
         self.shape = (0, 0)
 
@@ -150,12 +150,12 @@ class BagCache:
         rows, end = slice(first_row, first_row + len(k)), start + k.shape[1]
         self.values[layer, rows, :, start:end] = v.transpose(1, 2)
         keys, k = self.keys[layer, rows], k.permute(0, 2, 3, 1)
-        for first in range(start - start % CHUNK, end, CHUNK):
-            low, high = max(first, start), min(first + CHUNK, end)
-            keys[:, :, first // CHUNK, :, low - first : high - first] = k[..., low - start : high - start]
+        for first in range(start - start % CACHE_CHUNK, end, CACHE_CHUNK):
+            low, high = max(first, start), min(first + CACHE_CHUNK, end)
+            keys[:, :, first // CACHE_CHUNK, :, low - first : high - first] = k[..., low - start : high - start]
 
     def spread(self, first_row: int, rows: int, used: int) -> None:
-        chunks = -(-used // CHUNK)
+        chunks = -(-used // CACHE_CHUNK)
         for cached, count in ((self.keys, chunks), (self.values, used)):
             cached[:, first_row + 1 : first_row + rows, :, :count] = cached[:, first_row, None, :, :count]
 
@@ -164,15 +164,15 @@ class BagCache:
         position, row_head = torch.tensor(positions), torch.arange(rows * self.kv_heads)
         at = position.repeat_interleave(self.kv_heads)
         self.value_slots = row_head * self.length + at
-        line = (row_head * self.chunks + at // CHUNK) * self.head_dim
+        line = (row_head * self.chunks + at // CACHE_CHUNK) * self.head_dim
         dims = torch.arange(self.head_dim)
-        self.key_slots = ((line[:, None] + dims) * CHUNK + (at % CHUNK)[:, None]).view(-1)
+        self.key_slots = ((line[:, None] + dims) * CACHE_CHUNK + (at % CACHE_CHUNK)[:, None]).view(-1)
         self.beyond = _beyond(position, positions)
         row_head = row_head.repeat_interleave(self.heads // self.kv_heads)
         self.used = used
         self.value_rows = ((row_head * self.length)[:, None] + torch.arange(used)).view(-1)
         self.value_starts = torch.arange(0, len(self.value_rows) + 1, used)
-        shape = (rows, -(-used // CHUNK))
+        shape = (rows, -(-used // CACHE_CHUNK))
         if shape != self.shape:  # the key rows stay the same for up to CHUNK steps
             self.shape = shape
             lines = (row_head * self.chunks)[:, None] + torch.arange(shape[1])
@@ -194,7 +194,7 @@ class BagCache:
         return weighted_sums(values, self.value_rows, self.value_starts, weights).view(rows, -1)
 
     def move(self, source: int, target: int, used: int) -> None:
-        chunks = -(-used // CHUNK)
+        chunks = -(-used // CACHE_CHUNK)
         self.keys[:, target, :, :chunks] = self.keys[:, source, :, :chunks]
         self.values[:, target, :, :used] = self.values[:, source, :, :used]
 

@@ -20,7 +20,7 @@ from model.network.sharded_tensors import is_sharded
 from model.network.transformer import Transformer
 from model.parallel.group import Group
 
-Request = tuple[Sequence[int], Sequence[int]]
+_Request = tuple[Sequence[int], Sequence[int]]
 """(context ids, continuation ids)"""
 
 _HEAD_ELEMENTS = 1 << 26  # logits held at once, in numbers: 256 MB of fp32
@@ -39,7 +39,7 @@ class NonFiniteOutput(FloatingPointError):
 
 def log_likelihoods(
     model: Transformer,
-    requests: Sequence[Request],
+    requests: Sequence[_Request],
     *,
     batch_tokens: int | None = None,
     progress: Callable[[int], None] | None = None,
@@ -118,7 +118,7 @@ def _sharded_scores(
     return [found[index] for index in range(len(sequences))]
 
 
-def _fit(index: int, request: Request, window: int) -> tuple[list[int], int]:
+def _fit(index: int, request: _Request, window: int) -> tuple[list[int], int]:
     """Context and continuation joined, the context cut on the left; and the number of scored tokens."""
     context, continuation = (list(part) for part in request)
     if not context or not continuation:

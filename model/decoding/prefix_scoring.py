@@ -15,7 +15,7 @@ from torch import Tensor
 
 from model.decoding.decoder import Prepared
 from model.decoding.prefix_tree import Node, Step, build, schedule
-from model.decoding.tree_attention import Kept, Layout, TreeAttention
+from model.decoding.tree_attention import Layout, PrefixKeys, TreeAttention
 from model.network.transformer import Transformer
 
 Scored = tuple[Sequence[int], int]
@@ -96,7 +96,7 @@ class _TreeScorer:
         self.device = prepared.device
         self.places = _PLACES.get(self.device.type, _PLACES_ELSEWHERE)
         self.prepared = prepared
-        self.path: list[tuple[Node, Kept]] = []
+        self.path: list[tuple[Node, PrefixKeys]] = []
         self.waiting: list[Tensor] = []
         self.expected: list[dict[int, int]] = []
 

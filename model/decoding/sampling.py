@@ -21,7 +21,7 @@ _MASK = (1 << 64) - 1
 _PIECE = 8_192  # columns that are normalised at once
 
 
-def uniform(seed: int, prompts: np.ndarray, positions: np.ndarray) -> np.ndarray:
+def uniform_noise(seed: int, prompts: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """Float64 numbers in (0, 1), one for each (prompt index, position of the new token); a pure function of
     its arguments.
     """

@@ -18,7 +18,7 @@ from torch import Tensor
 from model.decoding import prefix_tree
 from model.decoding.decoder import Attend, Decoder
 from model.decoding.prefix_tree import Node
-from model.decoding.tree_attention import Kept, Layout, TreeAttention
+from model.decoding.tree_attention import Layout, PrefixKeys, TreeAttention
 
 LEAST_SHARED = 16
 """Tokens that prompts must share at least to be read together: copying keys and values has its price too."""
@@ -79,7 +79,7 @@ class PrefixReader:
     def __init__(self, decoder: Decoder) -> None:
         self.decoder, self.prepared = decoder, decoder.prepared
         self.ids: list[int] = []
-        self.kept: Kept = []
+        self.kept: PrefixKeys = []
 
     def prefill(self, first_row: int, prompts: Sequence[Sequence[int]], shared: int) -> Float[Tensor, "prompts vocab"]:
         """Prefill prompts whose first `shared` tokens are the same, into rows `first_row`, `first_row + 1`, ...
@@ -102,7 +102,7 @@ class PrefixReader:
 
         return self.prepared.logits(self._feed(layout, attend))
 
-    def _read(self, ids: Sequence[int]) -> Kept:
+    def _read(self, ids: Sequence[int]) -> PrefixKeys:
         """Keys and values of the given tokens; what the kept ones share with them is not read again."""
         common = common_tokens(np.asarray(self.ids), np.asarray(ids))
         kept = [(keys[:, :common], values[:, :common]) for keys, values in self.kept]

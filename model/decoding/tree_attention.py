@@ -14,7 +14,7 @@ from torch import Tensor
 from model.decoding.decoder import Prepared
 from model.decoding.prefix_tree import Node, sees
 
-Kept = list[tuple[Tensor, Tensor]]
+PrefixKeys = list[tuple[Tensor, Tensor]]
 """Per layer the keys and values of a prefix, `[kv_heads, tokens, head_dim]`."""
 
 
@@ -48,7 +48,7 @@ class TreeAttention:
     Called per layer, as `Decoder` calls its cache; `kept` gathers keys and values of prefix and row where asked.
     """
 
-    def __init__(self, prepared: Prepared, layout: Layout, past: Kept | None, keeps: bool) -> None:
+    def __init__(self, prepared: Prepared, layout: Layout, past: PrefixKeys | None, keeps: bool) -> None:
         config = prepared.config
         self.heads = config.n_kv_heads, config.n_heads // config.n_kv_heads
         self.shape, self.past, self.keeps = (layout.count, layout.width), past, keeps
@@ -56,7 +56,7 @@ class TreeAttention:
         sees = torch.from_numpy(layout.sees).to(prepared.device)
         self.mask = torch.zeros(sees.shape, device=sees.device).masked_fill_(~sees, float("-inf"))
         self.mask = self.mask.repeat(1, self.heads[1], 1)[:, None]
-        self.kept: Kept = []
+        self.kept: PrefixKeys = []
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "tokens d_model"]:
         if self.keeps:

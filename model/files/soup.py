@@ -1,6 +1,6 @@
 """Averages weights (RECIPE E): the uniform arithmetic mean, in fp32."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -28,3 +28,12 @@ def average_weights(states: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
     if not number:
         raise ValueError("a soup of no ingredients: give at least one state")
     return {name: value.div_(number) for name, value in total.items()}
+
+
+@torch.no_grad()
+def distances(state: Mapping[str, Tensor], average: Mapping[str, Tensor]) -> dict[str, float]:
+    """How far each tensor lies from its average, as a share of the average's norm: ‖w − mean‖ / ‖mean‖."""
+    return {
+        name: float((state[name].float() - mean).norm() / mean.norm().clamp_min(torch.finfo(torch.float32).tiny))
+        for name, mean in average.items()
+    }

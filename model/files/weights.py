@@ -48,7 +48,7 @@ _TOP_KEYS = {
 }
 
 
-class Index(BaseModel):
+class WeightIndex(BaseModel):
     """Which file of a sharded folder holds which tensor."""
 
     weight_map: dict[str, str]
@@ -136,7 +136,7 @@ def save_hf(
 
 def _files(folder: Path) -> list[Path]:
     if (folder / INDEX).is_file():
-        names = sorted(set(read_json(folder / INDEX, Index).weight_map.values()))
+        names = sorted(set(read_json(folder / INDEX, WeightIndex).weight_map.values()))
         if elsewhere := [name for name in names if Path(name).name != name]:
             raise ValueError(f"{folder / INDEX} names weight files that do not lie beside it: {elsewhere}")
         if "model.safetensors" not in names and (folder / "model.safetensors").is_file():

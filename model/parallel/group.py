@@ -154,7 +154,7 @@ class Group:
 def distribute(model: nn.Module, compute: Compute, precision: Precision) -> Group:
     """Put the model, or this rank's shard of it, on the device and join the group. `precision` is that of the matmuls.
 
-    A model without memory (on the meta device) gets what its part needs, to be filled by `fill`. One of which nothing
+    A model without memory (on the meta device) gets what its part needs, to be filled by `fill_weights`. One of which nothing
     requires gradients is held in the same way; its copies exchange nothing. Raises ValueError when the process group is
     not there or has another size.
     """
@@ -210,7 +210,7 @@ def _put(model: nn.Module, device: str) -> None:
 
 
 @torch.no_grad()
-def fill(model: nn.Module, weights: Weights, group: Group) -> None:
+def fill_weights(model: nn.Module, weights: Weights, group: Group) -> None:
     """Give every parameter its values, one at a time; a sharded parameter gets the rows that this rank holds."""
     for name, parameter in model.named_parameters():
         local_part(parameter).copy_(weights(name, parameter.shape, *local_rows(parameter, group)))

@@ -13,7 +13,7 @@ from typing import Literal
 
 from model.config import ModelConfig, Precision
 
-Kind = Literal["gather", "scatter", "reduce"]
+_Kind = Literal["gather", "scatter", "reduce"]
 """All-gather, reduce-scatter, all-reduce."""
 
 
@@ -21,7 +21,7 @@ Kind = Literal["gather", "scatter", "reduce"]
 class Collective:
     """Exchanges of one kind and size."""
 
-    kind: Kind
+    kind: _Kind
     size: float
     """Bytes of the whole tensor: what a gather ends with, what a scatter or an all-reduce begins with."""
     workers: int

@@ -14,7 +14,7 @@ from jaxtyping import Int
 
 from model.data.labels import IGNORE
 
-Batch = dict[str, Any]
+HostBatch = dict[str, Any]
 
 UNEVEN = 1.25
 """How much longer a worker may compute so that there are fewer rounds: in each of them, sharded weights are gathered."""
@@ -37,7 +37,7 @@ class Piece(NamedTuple):
     parts: int
 
 
-def share_of(batches: Sequence[Batch], rank: int, world: int) -> Sequence[Batch]:
+def share_of(batches: Sequence[HostBatch], rank: int, world: int) -> Sequence[HostBatch]:
     """Return what a rank computes of a step's micro-batches. All ranks get equally many; if need be, one that counts for
     nothing.
 
@@ -45,23 +45,23 @@ def share_of(batches: Sequence[Batch], rank: int, world: int) -> Sequence[Batch]
     """
     if world == 1:
         return batches
-    pieces = cut(tuple(map(_shape, batches)), world)
-    own = [rows_of(batches[piece.batch], piece.part, piece.parts) for piece in pieces[rank::world]]
+    pieces = cut_micro_batches(tuple(map(_shape, batches)), world)
+    own = [_rows_of(batches[piece.batch], piece.part, piece.parts) for piece in pieces[rank::world]]
     if len(own) * world < len(pieces):
         last = pieces[-1]
-        own.append(_silenced(rows_of(batches[last.batch], last.part, last.parts)))
+        own.append(_silenced(_rows_of(batches[last.batch], last.part, last.parts)))
     return own
 
 
 def own_rows(micro_batches: int, rows: int, rank: int, world: int) -> Int[np.ndarray, " own"]:
     """Return which rows of a step `share_of` gives to a rank, counted through equal micro-batches of `rows` rows."""
     step = np.arange(micro_batches * rows).reshape(micro_batches, rows)
-    own = cut((Shape(rows, 1),) * micro_batches, world)[rank::world]
+    own = cut_micro_batches((Shape(rows, 1),) * micro_batches, world)[rank::world]
     return np.concatenate([step[0, :0], *(np.array_split(step[batch], parts)[part] for batch, part, parts in own)])
 
 
 @lru_cache(maxsize=64)
-def cut(shapes: tuple[Shape, ...], world: int) -> list[Piece]:
+def cut_micro_batches(shapes: tuple[Shape, ...], world: int) -> list[Piece]:
     """Cut a step's micro-batches into pieces, the largest first; in each round the next `world` of them are computed at
     once.
 
@@ -83,7 +83,7 @@ def cut(shapes: tuple[Shape, ...], world: int) -> list[Piece]:
     return [Piece(batch, part, int(parts[batch])) for batch in order.tolist() for part in range(parts[batch])]
 
 
-def rows_of(batch: Batch, part: int, parts: int) -> Batch:
+def _rows_of(batch: HostBatch, part: int, parts: int) -> HostBatch:
     """Return one of so many parts of a micro-batch's rows, or of its pairs; at most as many as there are.
 
     Raises ValueError for parts of a micro-batch whose loss depends on which rows are together: it needs `divisor` or
@@ -99,7 +99,7 @@ def rows_of(batch: Batch, part: int, parts: int) -> Batch:
     count, units = len(batch["ids"]), _shape(batch).units
     own = np.array_split(np.arange(units), parts)[part]
     rows = own if units == count else np.concatenate([own, units + own])
-    piece: Batch = {}
+    piece: HostBatch = {}
     for name, value in batch.items():
         if value.ndim == 0:
             # Metrics are summed over pieces, so each has a share of the micro-batch's.
@@ -109,14 +109,14 @@ def rows_of(batch: Batch, part: int, parts: int) -> Batch:
     return piece
 
 
-def _shape(batch: Batch) -> Shape:
+def _shape(batch: HostBatch) -> Shape:
     """Pairs are where `weights` has one value for two rows of `ids`."""
     count, length = batch["ids"].shape
     pairs = "weights" in batch and batch["weights"].ndim == 1 and 2 * len(batch["weights"]) == count
     return Shape(count // 2, 2 * length) if pairs else Shape(count, length)
 
 
-def _silenced(batch: Batch) -> Batch:
+def _silenced(batch: HostBatch) -> HostBatch:
     """A micro-batch that counts for nothing: neither in the loss nor in metrics."""
     silent = dict(batch)
     for name, value in batch.items():

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model.tokens.chat_template import CHAT_TEMPLATE, Message, Span, render, render_spans
+from model.tokens.chat_template import CHAT_TEMPLATE, Message, TemplateSpan, render, render_spans
 from model.tokens.tokenizer import Tokenizer, valid_text
 
 __all__ = ["CHAT_TEMPLATE", "EncodedChat", "Message", "encode_chat", "encode_prompt", "render"]
@@ -44,7 +44,7 @@ def encode_chat(tokenizer: Tokenizer, messages: Sequence[Message], max_tokens: i
         raise ValueError(f"max_tokens={max_tokens} must be at least 1")
     ids: list[int] = []
     trained: list[np.ndarray] = []
-    text: list[Span] = []
+    text: list[TemplateSpan] = []
     for span in [*render_spans(messages), None]:
         # Text is gathered up to the next control token: pieces that are encoded apart would merge into other tokens.
         if span is not None and not span.control:
@@ -81,7 +81,7 @@ def encode_prompt(tokenizer: Tokenizer, messages: Sequence[Message], answer_pref
     return ids + tokenizer.encode(text + answer_prefix)
 
 
-def _encode_text(tokenizer: Tokenizer, spans: Sequence[Span]) -> tuple[list[int], np.ndarray]:
+def _encode_text(tokenizer: Tokenizer, spans: Sequence[TemplateSpan]) -> tuple[list[int], np.ndarray]:
     """Ids of spans encoded as one text, and for each whether its first byte is trained."""
     # Bytes are counted below, and a lone surrogate has none.
     texts = [valid_text(span.text) for span in spans]

@@ -39,7 +39,7 @@ class Message(TypedDict):
     content: str
 
 
-class Span(NamedTuple):
+class TemplateSpan(NamedTuple):
     """A stretch of a rendered conversation."""
 
     text: str
@@ -54,29 +54,29 @@ def header(role: str) -> str:
     return f"<|{role}|>\n"
 
 
-def render_spans(messages: Sequence[Message], generation_prompt: bool = False) -> Iterator[Span]:
+def render_spans(messages: Sequence[Message], generation_prompt: bool = False) -> Iterator[TemplateSpan]:
     """Yields the conversation in pieces: BOS, then header, content and ending of each turn, then the open
     answer's header.
 
     Trained are an assistant's content, its EOS and, when another turn follows, the newline after that EOS.
     Raises ValueError for a role other than system, user or assistant.
     """
-    yield Span(END_OF_TEXT, control=True, trained=False)
+    yield TemplateSpan(END_OF_TEXT, control=True, trained=False)
     for index, message in enumerate(messages):
         role = message["role"]
         if role not in _ROLES:
             raise ValueError(f"message {index} has role={role!r}; the chat format knows {', '.join(_ROLES)}")
-        yield Span(header(role), control=False, trained=False)
+        yield TemplateSpan(header(role), control=False, trained=False)
         if role == "assistant":
-            yield Span(message["content"], control=False, trained=True)
-            yield Span(END_OF_TEXT, control=True, trained=True)
+            yield TemplateSpan(message["content"], control=False, trained=True)
+            yield TemplateSpan(END_OF_TEXT, control=True, trained=True)
             # Only between turns: a newline after the last EOS would teach the model to write on.
             if index + 1 < len(messages):
-                yield Span("\n", control=False, trained=True)
+                yield TemplateSpan("\n", control=False, trained=True)
         else:
-            yield Span(message["content"] + "\n", control=False, trained=False)
+            yield TemplateSpan(message["content"] + "\n", control=False, trained=False)
     if generation_prompt:
-        yield Span(header("assistant"), control=False, trained=False)
+        yield TemplateSpan(header("assistant"), control=False, trained=False)
 
 
 def render(messages: Sequence[Message], generation_prompt: bool = False) -> str:

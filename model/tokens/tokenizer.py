@@ -223,7 +223,7 @@ class Tokenizer:
         2.
         """
         tokenizer = cls(tokenizer_files.read_ranks(Path(folder)))
-        tokenizer_files.check(Path(folder), rank_table(tokenizer.ranks), ADDED_TOKENS)
+        tokenizer_files.check_tokenizer_file(Path(folder), rank_table(tokenizer.ranks), ADDED_TOKENS)
         return tokenizer
 
 

@@ -37,7 +37,7 @@ SAMPLES = (
     *(f"x {text} y{text}z" for text, _ in ADDED_TOKENS),
 )
 """Fixed texts: digits, contractions, whitespace runs, code, scripts, what Unicode normalisation changes, added tokens."""
-SHOWN = 3
+_SHOWN = 3
 """Texts that an error quotes."""
 
 
@@ -98,7 +98,7 @@ def _told(
 ) -> str:
     samples = sum(place < len(SAMPLES) for place in places)
     shown = "; ".join(
-        f"{texts[place]!r:.80} gives {found[place]!r:.80}, not {wanted[place]!r:.80}" for place in places[:SHOWN]
+        f"{texts[place]!r:.80} gives {found[place]!r:.80}, not {wanted[place]!r:.80}" for place in places[:_SHOWN]
     )
     return (
         f"{path} is not OLMo 2's tokenizer though it has its vocabulary: {samples} of {len(SAMPLES)} sample texts and "

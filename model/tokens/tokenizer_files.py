@@ -79,7 +79,7 @@ def read_ranks(folder: Path) -> int:
     return sum(text not in extra for text in value.model.vocab)
 
 
-def check(folder: Path, table: dict[bytes, int], added: Sequence[tuple[str, bool]]) -> None:
+def check_tokenizer_file(folder: Path, table: dict[bytes, int], added: Sequence[tuple[str, bool]]) -> None:
     """Raises ValueError unless `tokenizer.json` has exactly these tokens under these ids."""
     value = read_json(folder / "tokenizer.json", _TokenizerFile)
     stored = value.model.vocab | {token.content: token.id for token in value.added_tokens}

@@ -17,19 +17,18 @@ from torch import Tensor, nn
 
 from model.config import Compute
 from model.parallel.group import Group, Objective, distribute
-from model.parallel.work_split import Batch, share_of
+from model.parallel.work_split import HostBatch, share_of
 from model.training.allocator import keep_freed_memory
-from model.training.measuring.metrics import Facts, Instances, Log, Metrics, Scalars
+from model.training.measuring.metrics import Instances, Log, MetricsLog, Scalars, StepFacts
 from model.training.measuring.throughput import Meter
 from model.training.optim import OptimConfig, Optimizer, Updater
 from model.training.schedule import ScheduleConfig, update_learning_rate
 from model.training.watchdog import Watchdog
 
-# Batch: arrays or tensors of one micro-batch by name. Names `ids` and `*_ids` are token ids and are counted as trained
+# HostBatch: arrays or tensors of one micro-batch by name. Names `ids` and `*_ids` are token ids and are counted as trained
 # tokens. Objective: (model, batch on the device) -> scalar to minimise and metrics, kept on the device; what several
 # workers or micro-batches return is summed over the former and averaged over the latter.
 __all__ = [
-    "Batch",
     "Course",
     "EndOfTraining",
     "Evaluate",
@@ -81,7 +80,7 @@ class Logging:
 
     every: int = 10
     """Steps between two lines with all metrics; the steps between have `metrics.EVERY_STEP`."""
-    facts: Facts | None = None
+    facts: StepFacts | None = None
     """`facts(n)`, asked right after the n-th update if it is logged, joins its metrics. Equal in equal runs."""
     instances: Instances | None = None
     """`instances(step)` names the examples of a 0-based step's batch, for the error of a loss that is not finite."""
@@ -111,7 +110,7 @@ class Course:
 
     objective: Objective
     """What is minimised."""
-    batches: Callable[[int], Sequence[Batch]]
+    batches: Callable[[int], Sequence[HostBatch]]
     """`batches(step)`, called once per 0-based step and in order, gives the micro-batches, over which gradients and metrics
     are averaged. In every process of a group it gives the same, but for the values of rows that `share_of` gives to others."""
     schedule: ScheduleConfig
@@ -140,6 +139,8 @@ class Listeners:
     checkpoint_every: int = 0
     checkpoint_also: frozenset[int] = frozenset()
     """Further numbers of updates after which it is called."""
+    stop: Callable[[int], bool] | None = None
+    """`stop(n)`, asked after the n-th update but the last, ends the training there, after a checkpoint, when it is true."""
 
     def saving(self, step: int) -> Callable[[TrainState], None] | None:
         """What saves the state after so many updates."""
@@ -150,7 +151,7 @@ class Listeners:
 def train(state: TrainState, course: Course, compute: Compute, told: Listeners = Listeners()) -> TrainState:
     """Train from `state.step` to the last step of the course and return the state.
 
-    `course.batches` may raise EndOfTraining, after which the state has fewer updates. Raises FloatingPointError at a non-finite
+    After EndOfTraining from `course.batches`, or a stop, the state has fewer updates. Raises FloatingPointError at a non-finite
     loss or gradient, before it reaches the weights or a checkpoint.
     """
     if compute.threads:
@@ -164,7 +165,7 @@ def train(state: TrainState, course: Course, compute: Compute, told: Listeners =
     with (
         _manual_gc(),
         Watchdog(compute.stall_seconds) as watchdog,
-        Metrics(told.log, told.record, logging.instances, state.step, meter) as metrics,
+        MetricsLog(told.log, told.record, logging.instances, state.step, meter) as metrics,
     ):
         while state.step < steps:
             try:
@@ -174,7 +175,8 @@ def train(state: TrainState, course: Course, compute: Compute, told: Listeners =
                 break
             metrics.collect(state.step + 1, train_step(state, micro_batches, course, compute.device))
             watchdog.beat()
-            save = told.saving(state.step)
+            stop = told.stop is not None and state.step < steps and told.stop(state.step)
+            save = told.checkpoint if stop else told.saving(state.step)
             due = save is not None and state.step < steps
             judge = evaluation.due(state.step)
             logged = judge is not None or state.step % logging.every == 0 or state.step == steps
@@ -188,6 +190,8 @@ def train(state: TrainState, course: Course, compute: Compute, told: Listeners =
             if save and due:
                 save(state)
                 metrics.saved = state.step
+            if stop:
+                break
             # Ranks wait for each other at every step, so all of them pause for garbage at the same one (RECIPE J).
             if state.step % compute.gc_every == 0:
                 gc.collect(1)
@@ -196,7 +200,7 @@ def train(state: TrainState, course: Course, compute: Compute, told: Listeners =
     return state
 
 
-def train_step(state: TrainState, micro_batches: Sequence[Batch], course: Course, device: str) -> Scalars:
+def train_step(state: TrainState, micro_batches: Sequence[HostBatch], course: Course, device: str) -> Scalars:
     """Make one update: forward and backward of every micro-batch (gradient accumulation), then clip and apply. Metrics that
     are tensors stay on the device.
     """
@@ -231,7 +235,7 @@ def train_step(state: TrainState, micro_batches: Sequence[Batch], course: Course
     return sums | update | {"lr": lr, "tokens": float(state.tokens)}
 
 
-def _tokens(batch: Batch) -> int:
+def _tokens(batch: HostBatch) -> int:
     """Token ids in a micro-batch."""
     return sum(math.prod(value.shape) for name, value in batch.items() if name == "ids" or name.endswith("_ids"))
 
@@ -253,7 +257,7 @@ def compile_model(model: nn.Module) -> None:
             part.compile_blocks()  # type: ignore[operator]
 
 
-def to_device(batch: Batch, device: str) -> dict[str, Tensor]:
+def to_device(batch: HostBatch, device: str) -> dict[str, Tensor]:
     """Return a micro-batch as tensors; unsigned token arrays become int64, which embeddings index with."""
     tensors, pinned = {}, torch.device(device).type == "cuda"
     for name, value in batch.items():

@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor
 
 from model.config import Config
-from model.data.labels import IGNORE, Normalisation
+from model.data.labels import IGNORE, LossNormalisation
 from model.network.transformer import Transformer
 
 CHUNK_ELEMENTS = 1 << 22
@@ -61,7 +61,7 @@ class LossConfig(Config):
     """Weight of logsumexp squared. Table 1 declares 1e-5; the 1B, 7B and 13B runs really used 1e-4 (RECIPE
     0.1).
     """
-    normalisation: Normalisation = "labels"
+    normalisation: LossNormalisation = "labels"
     """Divisor of the summed loss: trained labels plus all positions of masked instances (OLMo-core), every
     position of the batch (old trainer), or none (SFT with loss reduction "sum")."""
 

@@ -22,7 +22,7 @@ from model.training.advantages import KLEstimator, kl_estimate
 from model.training.loop import Objective
 from model.training.losses import token_log_probs
 
-Metrics = dict[str, Tensor]
+ObjectiveMetrics = dict[str, Tensor]
 
 # --- log-probabilities --------------------------------------------------------------------------------
 
@@ -137,7 +137,7 @@ def sft_objective() -> Objective:
     Batch: `ids`, `labels`, `weights`, `token_share` (batch seq). Metrics: `ce`, nats per trained token.
     """
 
-    def objective(model: Transformer, batch: dict[str, Tensor]) -> tuple[Tensor, Metrics]:
+    def objective(model: Transformer, batch: dict[str, Tensor]) -> tuple[Tensor, ObjectiveMetrics]:
         log_probs = label_log_probs(model, batch["ids"], batch["labels"])
         loss = -(batch["weights"] * log_probs).sum()
         return loss, {"ce": -(batch["token_share"] * log_probs.detach()).sum()}
@@ -153,7 +153,7 @@ def dpo_objective(beta: float) -> Objective:
     `chosen_log_prob` and `rejected_log_prob` (nats per token).
     """
 
-    def objective(model: Transformer, batch: dict[str, Tensor]) -> tuple[Tensor, Metrics]:
+    def objective(model: Transformer, batch: dict[str, Tensor]) -> tuple[Tensor, ObjectiveMetrics]:
         labels, weights = batch["labels"], batch["weights"]
         policy = mean_log_probs(label_log_probs(model, batch["ids"], labels), labels)
         chosen, rejected = policy.chunk(2)
@@ -176,7 +176,7 @@ def reward_objective() -> Objective:
     Batch: `ids` (2·pairs seq: chosen rows, then rejected), `lengths` (2·pairs), `weights` (pairs).
     """
 
-    def objective(model: Transformer, batch: dict[str, Tensor]) -> tuple[Tensor, Metrics]:
+    def objective(model: Transformer, batch: dict[str, Tensor]) -> tuple[Tensor, ObjectiveMetrics]:
         weights = batch["weights"]
         chosen, rejected = score_sequences(model, batch["ids"], batch["lengths"]).chunk(2)
         loss = (weights * bradley_terry_loss(chosen, rejected)).sum()
@@ -196,7 +196,7 @@ def grpo_objective(
     `clip_share`.
     """
 
-    def objective(model: Transformer, batch: dict[str, Tensor]) -> tuple[Tensor, Metrics]:
+    def objective(model: Transformer, batch: dict[str, Tensor]) -> tuple[Tensor, ObjectiveMetrics]:
         labels, share = batch["labels"], batch["token_share"]
         log_probs = label_log_probs(model, batch["ids"], labels, temperature)
         advantages = batch["advantages"][:, None].expand_as(log_probs)

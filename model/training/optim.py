@@ -52,11 +52,11 @@ class OptimConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _fill_in_variant(cls, data: Any) -> Any:
-        return filled_in(data, OLMO_0424)
+        return filled_in(data, _OLMO_0424)
 
 
 # The optimizer half of the variant `olmo-0424`; the model half is `config.OLMO_0424`.
-OLMO_0424: dict[str, Any] = {"decay": "all", "eps": 1e-5}
+_OLMO_0424: dict[str, Any] = {"decay": "all", "eps": 1e-5}
 
 
 def decayed(name: str, config: OptimConfig) -> bool:

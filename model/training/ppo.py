@@ -16,7 +16,13 @@ from model.config import ModelConfig
 from model.network.transformer import Transformer
 from model.parallel.group import Objective
 from model.training.advantages import generalized_advantages, keep_values, token_rewards, whiten
-from model.training.objectives import Metrics, clipped_policy_loss, clipped_value_loss, label_log_probs, token_values
+from model.training.objectives import (
+    ObjectiveMetrics,
+    clipped_policy_loss,
+    clipped_value_loss,
+    label_log_probs,
+    token_values,
+)
 from model.training.optim import OptimConfig, Optimizer
 
 
@@ -124,7 +130,7 @@ def ppo_objective(*, clip: float, value_clip: float, value_coefficient: float, t
     means `ratio` and `clip_share`.
     """
 
-    def objective(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Metrics]:
+    def objective(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, ObjectiveMetrics]:
         pair, share, old = cast(ActorCritic, model), batch["token_share"], batch["old_log_probs"]
         log_probs = label_log_probs(pair.policy, batch["ids"], batch["labels"], temperature)
         policy = (batch["weights"] * clipped_policy_loss(log_probs, old, batch["advantages"], clip, clip)).sum()

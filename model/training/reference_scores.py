@@ -13,7 +13,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from model.config import Precision
-from model.data.chat_batches import Row, pad_rows, split_passes
+from model.data.chat_batches import LabelledRow, pad_rows, split_passes
 from model.network.transformer import Transformer
 from model.parallel.group import Group
 from model.training.loop import to_device
@@ -22,7 +22,7 @@ from model.training.objectives import label_log_probs, score_sequences, token_va
 
 def row_log_probs(
     model: Transformer,
-    rows: Sequence[Row],
+    rows: Sequence[LabelledRow],
     *,
     pad_id: int,
     pass_tokens: int,
@@ -44,7 +44,13 @@ def row_log_probs(
 
 
 def row_values(
-    model: Transformer, rows: Sequence[Row], *, pad_id: int, pass_tokens: int, precision: Precision, group: Group
+    model: Transformer,
+    rows: Sequence[LabelledRow],
+    *,
+    pad_id: int,
+    pass_tokens: int,
+    precision: Precision,
+    group: Group,
 ) -> list[Float32[np.ndarray, " seq"]]:
     """The one-output head's value at every position of every row. All workers of the group have to call this with the same
     rows.
@@ -58,7 +64,13 @@ def row_values(
 
 
 def row_scores(
-    model: Transformer, rows: Sequence[Row], *, pad_id: int, pass_tokens: int, precision: Precision, group: Group
+    model: Transformer,
+    rows: Sequence[LabelledRow],
+    *,
+    pad_id: int,
+    pass_tokens: int,
+    precision: Precision,
+    group: Group,
 ) -> Float32[np.ndarray, " rows"]:
     """The one-output head's value at every row's last token. All workers of the group have to call this with the same rows."""
 
@@ -71,7 +83,7 @@ def row_scores(
 
 def _over_passes(
     model: Transformer,
-    rows: Sequence[Row],
+    rows: Sequence[LabelledRow],
     function: Callable[[Transformer, dict[str, Tensor]], Tensor],
     *,
     pad_id: int,

@@ -29,8 +29,8 @@ from model.training.optim import Updater
 if TYPE_CHECKING:
     from model.training.loop import TrainState
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
-FILES = ("weights", *MOMENTS, "counters")
+MOMENT_KINDS = ("exp_avg", "exp_avg_sq")
+FILES = ("weights", *MOMENT_KINDS, "counters")
 """Kinds of files; `counters` holds Adam's step counters, the skip-step history and the random state."""
 COUNTERS = "state.json"
 SAFETENSORS_TYPES = {torch.float32: "F32", torch.uint8: "U8"}
@@ -69,7 +69,7 @@ def snapshot(state: "TrainState", reuse: Snapshot | None = None) -> Snapshot | N
     tensors["weights"] = {name: local_part(value.detach()) for name, value in state.model.named_parameters()}
     for key, value in optimizer.moments().items():
         kind, name = key.split("/", 1)
-        if kind in MOMENTS:
+        if kind in MOMENT_KINDS:
             tensors[kind][name] = value
         else:
             tensors["counters"][key] = value
@@ -157,7 +157,7 @@ def load_state(state: "TrainState", folder: Path) -> "TrainState":
                 local_part(parameter).copy_(files.rows("weights", name, parameter, group))
         moments = {
             f"{kind}/{name}": files.rows(kind, name, parameters[name], group)
-            for kind in MOMENTS
+            for kind in MOMENT_KINDS
             for name in files.names(kind)
         }
         steps = {name: files.whole("counters", name) for name in files.names("counters")}
@@ -241,7 +241,7 @@ def load_whole(folder: Path, config: ModelConfig, part: str = "") -> tuple[Trans
             parameter.copy_(files.rows("weights", part + name, parameter, alone))
         moments = {
             f"{kind}/{name}": files.rows(kind, part + name, parameter, alone)
-            for kind in MOMENTS
+            for kind in MOMENT_KINDS
             for name, parameter in parameters.items()
         }
         moments |= {f"step/{name}": files.whole("counters", f"step/{part}{name}") for name in parameters}
@@ -259,7 +259,7 @@ def save_moments(optimizer: Updater, path: Path, group: Group | None = None) -> 
     moments: dict[str, Tensor] = {}
     for key, value in optimizer.moments().items():
         kind, name = key.split("/", 1)
-        whole = whole_tensor(value, optimizer.parameters[name]) if kind in MOMENTS else value
+        whole = whole_tensor(value, optimizer.parameters[name]) if kind in MOMENT_KINDS else value
         if group is None or group.rank == 0:
             moments[key] = whole.cpu()
     if group is None or group.rank == 0:
@@ -279,7 +279,7 @@ def load_moments(optimizer: Updater, path: Path, group: Group | None = None) -> 
         for key in file.keys():  # noqa: SIM118 - not a dict
             kind, name = key.split("/", 1)
             parameter = optimizer.parameters.get(name)
-            if group is not None and kind in MOMENTS and parameter is not None and is_sharded(parameter):
+            if group is not None and kind in MOMENT_KINDS and parameter is not None and is_sharded(parameter):
                 start, stop = local_rows(parameter, group)
                 moments[key] = file.get_slice(key)[start:stop]
             else:

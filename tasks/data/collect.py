@@ -17,6 +17,7 @@ from tasks.artifacts import Documents
 from tasks.data.documents.dolma_files import add_counts
 from tasks.data.sources.hub import HubSource
 from tasks.data.sources.local import LocalSource
+from tasks.data.sources.pieces import listed_bytes
 from tasks.data.sources.python import PythonSource
 from tasks.data.sources.repeated import REPEATED, set_repeated_ids_aside
 from tasks.data.sources.stackexchange import (
@@ -38,7 +39,8 @@ def collect_documents(ws: Workspace, config: AnySource) -> Documents:
     # An item carries its own files; with the list of all in each, the work would grow with its square.
     own = config if isinstance(config, PythonSource) else config.model_copy(update={"files": ()})
     plain = own.model_dump(mode="json")
-    results = ws.map(function, [{**item, "config": plain} for item in items], description=f"collect {config.name}")
+    work = [{**item, "config": plain} for item in items]
+    results = ws.map(function, work, description=f"collect {config.name}", sizes=listed_bytes(items))
     results += set_repeated_ids_aside(ws, results)
     documents = sum(result["documents"] for result in results)
     bad = add_counts(results, "bad")

@@ -19,6 +19,7 @@ from tasks.data.documents.dolma_files import (
     read_documents,
     shard_name,
 )
+from tasks.data.documents.file_sources import file_bytes, write_file_sources
 from tasks.data.filters.overlap import (
     REASON,
     DecontaminateConfig,
@@ -35,8 +36,9 @@ def decontaminate_documents(ws: Workspace, documents: Documents, config: Deconta
     """The documents without those that overlap; none may be left. Raises ValueError if a benchmark has no items."""
     owners, items = write_items(ws, config, config.rules_of(list(documents.sources)))
     shared = {"documents": documents.model_dump(mode="json"), "config": config.model_dump(mode="json")}
-    shards = [{"name": name, **shared} for name in document_files(ws, documents)]
-    results = ws.map(decontaminate_shard, shards, description="decontaminate")
+    names = document_files(ws, documents)
+    shards = [{"name": name, **shared} for name in names]
+    results = ws.map(decontaminate_shard, shards, description="decontaminate", sizes=file_bytes(ws, documents, names))
     kept = add_counts(results, "sources")
     dropped = sum(result["dropped"] for result in results)
     assert documents.documents == sum(kept.values()) + dropped, (documents.documents, kept, dropped)
@@ -48,6 +50,11 @@ def decontaminate_documents(ws: Workspace, documents: Documents, config: Deconta
             f"item (ngram={rule.ngram}, direction={rule.direction}, max_overlap={rule.max_overlap}); take it out of the "
             "recipe, or raise one of them under decontaminate.sources"
         )
+    parts = [
+        (f"documents/{shard_name(name)}.jsonl.zst", result["sources"])
+        for name, result in zip(names, results, strict=True)
+    ]
+    write_file_sources(ws, parts)
     ws.write_json("report.json", benchmark_report(config, owners, items, results))
     ws.write_json("exempt.json", {name: why for name, why in config.exempt.items() if name in documents.sources})
     return ws.artifact(
@@ -112,4 +119,4 @@ def _batch_overlaps(
     return found
 
 
-decontaminate = stage(decontaminate_documents, name="decontaminate", version=3)
+decontaminate = stage(decontaminate_documents, name="decontaminate", version=4)

@@ -16,11 +16,12 @@ from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Documents
 from tasks.data.documents.dolma_files import add_counts, document_files
-from tasks.data.duplicates.documents import find_equal_documents
+from tasks.data.documents.file_sources import write_file_sources
+from tasks.data.duplicates.documents import find_equal_documents, sizes_of
 from tasks.data.duplicates.minhash import MinHashConfig
 from tasks.data.duplicates.near import find_similar_documents
 from tasks.data.duplicates.pieces import ParagraphConfig, find_equal_paragraphs
-from tasks.data.duplicates.remove import write_shard
+from tasks.data.duplicates.remove import kept_name, write_shard
 from tasks.data.duplicates.seen import NGramConfig, find_seen
 
 
@@ -52,7 +53,13 @@ def dedup_documents(ws: Workspace, documents: list[Documents], config: DedupConf
             within = find_seen(ws, items, config.within)
         known |= {"within": config.within.kind, "parts": within["partitions"]}
         clusters[config.within.kind] = within["clusters"]
-    results = ws.map(write_shard, [{**shard, **known} for shard in shards], description="write")
+    results = ws.map(
+        write_shard, [{**shard, **known} for shard in shards], description="write", sizes=sizes_of(ws, shards)
+    )
+    write_file_sources(
+        ws,
+        ((f"documents/{kept_name(shard)}", result["sources"]) for shard, result in zip(shards, results, strict=True)),
+    )
     kept, dropped = add_counts(results, "sources"), add_counts(results, "dropped")
     total = sum(part.documents for part in documents)
     assert total == sum(kept.values()) + sum(dropped.values()), (total, kept, dropped)
@@ -86,4 +93,4 @@ def list_shards(ws: Workspace, documents: list[Documents], config: DedupConfig) 
     ]
 
 
-dedup = stage(dedup_documents, name="dedup", version=2)
+dedup = stage(dedup_documents, name="dedup", version=3)

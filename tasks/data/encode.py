@@ -21,7 +21,8 @@ from infra.workspace import Workspace
 from model.config import Config
 from model.tokens.tokenizer import FULL_RANKS, Tokenizer
 from tasks.artifacts import Documents, Tokens
-from tasks.data.documents.dolma_files import document_files, read_documents, shard_name
+from tasks.data.documents.dolma_files import read_documents, shard_name
+from tasks.data.documents.file_sources import file_bytes, files_of_source
 
 TOKEN_TYPE = np.dtype("<u4")
 """Ids of dolma2 do not fit 16 bits (RECIPE C.1)."""
@@ -46,11 +47,11 @@ def encode_documents(ws: Workspace, documents: Documents, config: EncodeConfig) 
     Raises ValueError if the source is not there, not named among several, or gives no token.
     """
     source = _source(documents, config.source)
-    items = [
-        {"name": name, "documents": documents.model_dump(mode="json"), "source": source, "ranks": config.ranks}
-        for name in document_files(ws, documents)
-    ]
-    results = ws.map(encode_shard, items, description=f"encode {source}")
+    names = files_of_source(ws, documents, source)
+    shared = {"documents": documents.model_dump(mode="json"), "source": source, "ranks": config.ranks}
+    items = [{"name": name, **shared} for name in names]
+    sizes = file_bytes(ws, documents, names)
+    results = ws.map(encode_shard, items, description=f"encode {source}", sizes=sizes)
     files = {name: tokens for result in results for name, tokens in result["files"].items()}
     count = sum(result["documents"] for result in results)
     read = sum(result["documents"] + result["empty"] for result in results)

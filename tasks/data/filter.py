@@ -18,10 +18,11 @@ from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Attributes, Documents
-from tasks.data.documents.dolma_files import LineWriter, Row, add_counts, document_files, read_lines, shard_name
-from tasks.data.filters.attributes import attribute_name, broken_limit, edges, histogram
+from tasks.data.documents.dolma_files import LineWriter, Row, add_counts, document_files, shard_name, written_lines
+from tasks.data.documents.file_sources import file_bytes
+from tasks.data.filters.attributes import attribute_name, bin_counts, broken_limit, edges
 from tasks.data.filters.pii import MARKERS, Kind, PIIRule, mask
-from tasks.data.filters.rules import Rule, Scorer, check_names, pin_rule, scorer_name
+from tasks.data.filters.rules import Rule, Scorer, check_scorer_names, pin_rule, scorer_name
 from tasks.data.filters.statistics.repetition import RepetitionRule
 
 
@@ -34,7 +35,7 @@ class FilterConfig(Config):
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
-        check_names(self.scorers)
+        check_scorer_names(self.scorers)
         return self
 
     @property
@@ -60,8 +61,9 @@ def filter_documents(
         "config": config.model_dump(mode="json"),
         "scores": None if scores is None else scores.model_dump(mode="json"),
     }
-    items = [{"name": name, **shared} for name in document_files(ws, documents)]
-    results = ws.map(filter_shard, items, description="filter")
+    names = document_files(ws, documents)
+    items = [{"name": name, **shared} for name in names]
+    results = ws.map(filter_shard, items, description="filter", sizes=file_bytes(ws, documents, names))
     kept, dropped = add_counts(results, "sources"), add_counts(results, "dropped")
     count = sum(kept.values())
     assert documents.documents == count + sum(dropped.values()), (documents.documents, kept, dropped)
@@ -119,13 +121,13 @@ def filter_shard(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
 def _beside(ws: Workspace, item: dict[str, Any], names: Sequence[str]) -> Iterator[tuple[bytes, list[Row]]]:
     """Each document's line with its row of every rule's attributes."""
     documents = Documents.model_validate(item["documents"])
-    lines = read_lines(ws.path(documents, item["name"]))
+    lines = written_lines(ws.path(documents, item["name"]))
     if not names:
         yield from ((line, []) for line in lines)
         return
     scores = Attributes.model_validate(item["scores"])
     shard = item["name"].rsplit("/", 1)[-1]
-    files = [read_lines(ws.path(scores, f"attributes/{name}/{shard}")) for name in names]
+    files = [written_lines(ws.path(scores, f"attributes/{name}/{shard}")) for name in names]
     for line, *rows in zip(lines, *files, strict=True):
         yield line, [orjson.loads(row) for row in rows]
 
@@ -177,7 +179,7 @@ class Judge:
             for key, limit in limits:
                 values = np.array(self._values[key], dtype=np.float64)
                 parts = {"kept": values[kept], "dropped": values[~kept]}
-                found[key] = {part: histogram(own, limit.scale).tolist() for part, own in parts.items()}
+                found[key] = {part: bin_counts(own, limit.scale).tolist() for part, own in parts.items()}
         return found
 
 

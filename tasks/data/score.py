@@ -19,13 +19,14 @@ from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Attributes, Classifier, Documents
 from tasks.data.documents.dolma_files import LineWriter, Row, batches, document_files, read_documents, shard_name
+from tasks.data.documents.file_sources import file_bytes
 from tasks.data.filters.attributes import attribute_rows
 from tasks.data.filters.batch import TextBatch
 from tasks.data.filters.rules import (
     Scorer,
-    check_names,
+    check_scorer_names,
     classifier_of,
-    load_model,
+    load_scorer_model,
     needs_device,
     needs_model,
     score_batch,
@@ -41,7 +42,7 @@ class ScoreConfig(Config):
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
-        check_names(self.scorers)
+        check_scorer_names(self.scorers)
         return self
 
     @property
@@ -65,11 +66,14 @@ def score_documents(
         )
     named = dict(zip(config.classifiers, given, strict=True))
     plain = {"documents": documents.model_dump(mode="json"), "config": config.model_dump(mode="json")}
-    items = [{"name": name, **plain} for name in document_files(ws, documents)]
+    files = document_files(ws, documents)
+    items = [{"name": name, **plain} for name in files]
     # Without models any worker can take any shard, and none needs to be kept.
     load = partial(load_models, config=config, classifiers=named) if any(map(needs_model, config.scorers)) else None
     device = ws.compute.device if any(map(needs_device, config.scorers)) else "cpu"
-    counts = ws.map(score_shard, items, description="score", load=load, device=device)
+    counts = ws.map(
+        score_shard, items, description="score", load=load, device=device, sizes=file_bytes(ws, documents, files)
+    )
     assert sum(counts) == documents.documents, (sum(counts), documents.documents)
     names = [scorer_name(scorer) for scorer in config.scorers]
     return ws.artifact(Attributes, documents=sum(counts), of=documents.digest, names=names)
@@ -77,7 +81,7 @@ def score_documents(
 
 def load_models(ws: Workspace, config: ScoreConfig, classifiers: dict[str, Classifier]) -> list[Any]:
     """What each scorer asks, loaded: once per worker."""
-    return [load_model(ws, scorer, classifiers) for scorer in config.scorers]
+    return [load_scorer_model(ws, scorer, classifiers) for scorer in config.scorers]
 
 
 def score_shard(ws: Workspace, item: dict[str, Any], loaded: list[Any] | None = None) -> int:

@@ -15,7 +15,8 @@ from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Documents
 from tasks.data.documents.document_random import draw
-from tasks.data.documents.dolma_files import LineWriter, add_counts, document_files, read_documents, shard_name
+from tasks.data.documents.dolma_files import LineWriter, add_counts, read_documents, shard_name
+from tasks.data.documents.file_sources import file_bytes, files_of_source
 
 
 class SetAsideConfig(Config):
@@ -38,8 +39,10 @@ def set_aside_documents(ws: Workspace, documents: Documents, config: SetAsideCon
             f"source {config.source!r} is not in {documents.address}; choose one of {', '.join(documents.sources) or 'none'}"
         )
     shared = {"documents": documents.model_dump(mode="json"), "config": config.model_dump(mode="json")}
-    items = [{"name": name, **shared} for name in document_files(ws, documents)]
-    results = ws.map(set_aside_shard, items, description=f"set aside {config.source}")
+    names = files_of_source(ws, documents, config.source)
+    items = [{"name": name, **shared} for name in names]
+    sizes = file_bytes(ws, documents, names)
+    results = ws.map(set_aside_shard, items, description=f"set aside {config.source}", sizes=sizes)
     sources = add_counts(results, "sources")
     if not sources:
         raise ValueError(

@@ -20,19 +20,19 @@ from model.files.weights import load_hf
 from model.network.transformer import Transformer
 from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Checkpoint, Scores, is_of_model
-from tasks.evaluation.benchmarks.asking import Answer, Asked, RequestFacts, ask, local_scorer
+from tasks.evaluation.benchmarks.asking import AnyAnswer, Asked, RequestFacts, ask, local_scorer
 from tasks.evaluation.benchmarks.items import Generation, Likelihood, LikelihoodAnswer
 from tasks.evaluation.scoring.answering import Questions, keep_answers, keep_scores, questions_of
 from tasks.evaluation.scoring.contamination import overlaps_of
-from tasks.evaluation.scoring.questions import EvaluateConfig, check_names
+from tasks.evaluation.scoring.questions import EvaluateConfig, check_benchmark_names
 from tasks.evaluation.scoring.room import context_of
 from tasks.evaluation.scoring.suites import SuiteConfig
 from tasks.generation import checkpoint_generator, halve
 
-__all__ = ["EvaluateConfig", "SuiteConfig", "check_names", "evaluate", "evaluate_checkpoint"]
+__all__ = ["EvaluateConfig", "SuiteConfig", "check_benchmark_names", "evaluate", "evaluate_checkpoint"]
 
 PART_REQUESTS = 1_024
-"""Requests of a part. Parts read the examples that they share once each, so a part is long beside these."""
+"""Requests of a part. Every part reads the examples that its items share once, so a part is much longer than these."""
 WORTH_WORKERS = 4_096
 """Requests from which on parts go to Ray: a worker's start and its copy of the model cost seconds."""
 Loaded = tuple[Transformer, Tokenizer, KeptWeights]
@@ -40,7 +40,7 @@ Loaded = tuple[Transformer, Tokenizer, KeptWeights]
 
 def evaluate_checkpoint(ws: Workspace, checkpoint: Checkpoint, config: EvaluateConfig) -> Scores:
     """Ask every benchmark and average. ValueError for two benchmarks of one name or a suite of unknown ones."""
-    check_names(config)
+    check_benchmark_names(config)
     overlaps = overlaps_of(ws, checkpoint)
     shared = {"checkpoint": checkpoint.model_dump(mode="json"), "config": config.model_dump(mode="json")}
     items, likelihoods, count = [], False, 0
@@ -137,7 +137,7 @@ def answer_part(ws: Workspace, item: dict[str, Any], loaded: Loaded) -> list[lis
 
 def asked_in(rows: Iterator[Sequence[Any]]) -> Asked:
     """What `answer_part` returned, put together."""
-    answers: list[Answer] = []
+    answers: list[AnyAnswer] = []
     facts: list[RequestFacts] = []
     for answer, how in rows:
         answers.append(answer if isinstance(answer, str) else LikelihoodAnswer(**answer))

@@ -17,7 +17,7 @@ from tasks.artifacts import Scores
 from tasks.evaluation.benchmarks.asking import ask
 from tasks.evaluation.benchmarks.items import Likelihood
 from tasks.evaluation.scoring.answering import keep_answers, keep_scores, questions_of
-from tasks.evaluation.scoring.questions import EvaluateConfig, check_names
+from tasks.evaluation.scoring.questions import EvaluateConfig, check_benchmark_names
 from tasks.evaluation.scoring.room import context_of
 from tasks.generation import server_generator
 from tasks.served_likelihoods import server_scorer
@@ -36,7 +36,7 @@ class ServedConfig(EvaluateConfig):
 
 def evaluate_served_model(ws: Workspace, config: ServedConfig) -> Scores:
     """Ask every benchmark and average. ValueError for two benchmarks of one name or a suite of unknown ones."""
-    check_names(config)
+    check_benchmark_names(config)
     items = [{"benchmark": place, "config": config.model_dump(mode="json")} for place in range(len(config.benchmarks))]
     rows = run_shards(ws, ask_benchmark, items, f"evaluate {config.label}", ray="off")
     return keep_scores(ws, config, f"served:{config.model}", rows)

@@ -24,7 +24,7 @@ from tasks.evaluation.scoring.results import summarise
 from tasks.training.fitting.fit import load_checkpoint
 
 BITS_PER_BYTE = "bits_per_byte"
-SHOWN = 200
+_SHOWN = 200
 """Characters of a passage that are kept next to its score."""
 
 
@@ -100,7 +100,7 @@ def write_scores(
         f"items/{config.name}.jsonl.zst",
         [
             {
-                "id": id, "question": tokenizer.decode(ids)[:SHOWN], "gold": "", "group": document, "answer": "",
+                "id": id, "question": tokenizer.decode(ids)[:_SHOWN], "gold": "", "group": document, "answer": "",
                 "extracted": "", "metrics": {BITS_PER_BYTE: value}, "answers": [],
             }
             for (id, document, ids), value in zip(passages, values, strict=True)

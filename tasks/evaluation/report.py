@@ -27,7 +27,7 @@ from tasks.evaluation.reporting.compared import compared_run
 from tasks.evaluation.reporting.page import render_page
 
 HISTOGRAMS = "histograms.json"
-READING = "collect.json"
+_READING = "collect.json"
 
 
 class ComparedConfig(Config):
@@ -173,10 +173,12 @@ def _histograms(ws: Workspace, documents: Documents) -> list[dict[str, Any]]:
 
 def _reading(ws: Workspace, documents: Documents) -> dict[str, Any] | None:
     """What a source's files held and what of it was read; None for a step that reads none."""
-    return ws.read_json(documents, READING) if READING in ws.files(documents) else None
+    return ws.read_json(documents, _READING) if _READING in ws.files(documents) else None
 
 
-def _headline(checkpoints: list[Checkpoint], records: list[Record], cost: list[report_costs.Cost]) -> dict[str, Any]:
+def _headline(
+    checkpoints: list[Checkpoint], records: list[Record], cost: list[report_costs.ReportedCost]
+) -> dict[str, Any]:
     return {
         "parameters": checkpoints[-1].parameters,
         "ranks": checkpoints[-1].ranks,
@@ -265,4 +267,4 @@ def _summary(plain: dict[str, Any]) -> dict[str, float]:
     return totals | {f"score/{name}": value for name, value in final["primary"].items()}
 
 
-report = stage(write_report, name="report", version=8)
+report = stage(write_report, name="report", version=9)

@@ -10,7 +10,7 @@ from infra.stage import stage
 from infra.workspace import Workspace
 from tasks.artifacts import Scores
 from tasks.evaluation.benchmarks import Benchmark
-from tasks.evaluation.benchmarks.asking import Answer, Asked, RequestFacts
+from tasks.evaluation.benchmarks.asking import AnyAnswer, Asked, RequestFacts
 from tasks.evaluation.benchmarks.items import LikelihoodAnswer
 from tasks.evaluation.scoring.answering import keep_answers, keep_scores, questions_of
 from tasks.evaluation.scoring.questions import EvaluateConfig
@@ -30,7 +30,7 @@ def rescore_benchmark(
     """One benchmark's row and items."""
     stored = {row["id"]: row for row in ws.read_jsonl(scores, f"items/{benchmark.name}.jsonl.zst")}
     questions = questions_of(benchmark, config.chat)
-    answers: list[Answer] = []
+    answers: list[AnyAnswer] = []
     facts: list[RequestFacts] = []
     for item, wanted in zip(questions.items, questions.requests, strict=True):
         rows = stored.get(item.id, {}).get("answers")
@@ -43,14 +43,14 @@ def rescore_benchmark(
                 f"item {item.id} of {benchmark.name!r} is asked otherwise today than when it was answered; evaluate the "
                 "checkpoint again"
             )
-        answers += map(read_answer, rows)
+        answers += map(_read_answer, rows)
         facts += map(read_facts, rows)
     overlaps = {id: row["training_documents"] for id, row in stored.items() if row["training_documents"]}
     looked = "overlap" in before[benchmark.name]
     return keep_answers(ws, benchmark, config.chat, questions, Asked(answers, facts), overlaps if looked else None)
 
 
-def read_answer(row: dict[str, Any]) -> Answer:
+def _read_answer(row: dict[str, Any]) -> AnyAnswer:
     """A stored answer."""
     return row["text"] if "text" in row else LikelihoodAnswer(row["logprob"], row["tokens"])
 

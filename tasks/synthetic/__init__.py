@@ -21,8 +21,8 @@ __all__ = [
     "Problem",
     "Split",
     "WordProblemsConfig",
-    "generate",
     "generate_mixed",
+    "generate_problems",
     "share_out",
     "split_of",
 ]
@@ -33,7 +33,7 @@ KindConfig = Annotated[
 ]
 
 
-def generate(
+def generate_problems(
     config: ArithmeticConfig | MultiAdditionConfig | WordProblemsConfig,
     split: Split,
     count: int,
@@ -74,7 +74,7 @@ def generate_mixed(
     problems = [
         problem
         for place, (config, share) in enumerate(zip(configs, shares, strict=True))
-        for problem in generate(config, split, share, f"{seed}/{place}", distinct=distinct)
+        for problem in generate_problems(config, split, share, f"{seed}/{place}", distinct=distinct)
     ]
     Random(f"mixed/{split}/{seed}").shuffle(problems)
     return problems

@@ -21,7 +21,7 @@ from tasks.synthetic.problems import (
 
 Working = Literal["none", "digits"]
 
-PHRASINGS: dict[str, tuple[str, ...]] = {
+_PHRASINGS: dict[str, tuple[str, ...]] = {
     "+": (
         "What is {a} + {b}?",
         "{a} + {b} = ?",
@@ -116,7 +116,7 @@ def draw_arithmetic(config: ArithmeticConfig, rng: Random) -> Draft:
         left, right = (1 + int(rng.random() * config.max_factor) for _ in range(2))
         if operator == "/":
             left *= right
-    choices = PHRASINGS[operator][: config.phrasings]
+    choices = _PHRASINGS[operator][: config.phrasings]
     number = int(rng.random() * len(choices))
     key = wording_key(left, operator, right, number)
     digits = config.working == "digits"
@@ -124,7 +124,7 @@ def draw_arithmetic(config: ArithmeticConfig, rng: Random) -> Draft:
     def write() -> Problem:
         return Problem(
             question=choices[number].format(a=left, b=right),
-            working=work(left, operator, right) if digits else "",
+            working=_work(left, operator, right) if digits else "",
             answer=str(calculate(left, operator, right)),
             key=key,
             kind="arithmetic",
@@ -134,7 +134,7 @@ def draw_arithmetic(config: ArithmeticConfig, rng: Random) -> Draft:
     return Draft(key, product_facts(left, operator, right) if digits else (), write)
 
 
-def work(left: int, operator: str, right: int) -> str:
+def _work(left: int, operator: str, right: int) -> str:
     """The steps of one calculation, each a fact of the one-digit tables or a sum of parts."""
     match operator:
         case "+":

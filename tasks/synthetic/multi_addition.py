@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from tasks.synthetic.problems import Draft, Problem, ProblemConfig, fact_key
 
-PHRASINGS: tuple[str, ...] = (
+_PHRASINGS: tuple[str, ...] = (
     "What is {sum}?",
     "{sum} = ?",
     "Add {list}.",
@@ -53,7 +53,7 @@ def draw_multi_addition(config: MultiAdditionConfig, rng: Random) -> Draft:
         total += term
 
     def write() -> Problem:
-        choices = PHRASINGS[: config.phrasings]
+        choices = _PHRASINGS[: config.phrasings]
         number = int(rng.random() * len(choices))
         words = [str(term) for term in terms]
         listing = ", ".join(words[:-1]) + " and " + words[-1]

@@ -19,11 +19,11 @@ from infra import python_ast
 
 Number = int | float
 
-MAX_CHARACTERS = 8_000
+_MAX_CHARACTERS = 8_000
 """A longer program is not parsed: Python's parser takes memory in proportion and fails on deep nesting."""
 MAX_STEPS = 1_000
 """Nodes evaluated; a program without loops cannot have more than its characters anyway."""
-MAX_DEPTH = 100
+_MAX_DEPTH = 100
 """Nesting of an expression."""
 MAX_MAGNITUDE = 10**15
 """Every intermediate value stays below this: sums of money and counts do, towers of powers do not. Below 2^53, so that
@@ -41,7 +41,7 @@ BINARY: dict[type[ast.operator], Callable[[Number, Number], Number]] = {
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
 }
-FUNCTIONS: dict[str, Callable[..., Any]] = {
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "abs": abs,
     "int": int,
     "float": float,
@@ -57,7 +57,7 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class ProgramRun:
     """A program that ran."""
 
     annotated: str
@@ -73,13 +73,13 @@ class Run:
         return written(self.result)
 
 
-def run_program(source: str) -> Run:
+def evaluate_program(source: str) -> ProgramRun:
     """Check and evaluate a program: assignments of numbers, alone or as the body of one function without arguments, which
     may have a docstring and ends by returning. Raises Refused with the reason.
     """
     # Python's own line ends, and no tabs, so that places in the tree are places in the lines that are annotated.
     source = source.replace("\r\n", "\n").replace("\r", "\n").expandtabs(4)
-    body = program_body(parse(source))
+    body = program_body(_parse(source))
     evaluator = Evaluator()
     lines = source.split("\n")
     result: Number | None = None
@@ -94,12 +94,12 @@ def run_program(source: str) -> Run:
             result = evaluator.assign(statement)
             annotate(lines, statement, result)
     assert result is not None
-    return Run("\n".join(line.rstrip() for line in lines).strip("\n"), evaluator.values, result)
+    return ProgramRun("\n".join(line.rstrip() for line in lines).strip("\n"), evaluator.values, result)
 
 
-def parse(source: str) -> ast.Module:
+def _parse(source: str) -> ast.Module:
     """The syntax tree. Raises Refused for what is too long or no Python."""
-    if len(source) > MAX_CHARACTERS:
+    if len(source) > _MAX_CHARACTERS:
         raise Refused("longer than 8,000 characters")
     try:
         with warnings.catch_warnings():
@@ -160,7 +160,7 @@ class Evaluator:
     def value(self, expression: ast.expr, depth: int = 0) -> Number:
         """The value of an expression."""
         self._steps += 1
-        if self._steps > MAX_STEPS or depth > MAX_DEPTH:
+        if self._steps > MAX_STEPS or depth > _MAX_DEPTH:
             raise Refused("too many steps or too deeply nested")
         depth += 1
         match expression:
@@ -179,7 +179,7 @@ class Evaluator:
                 return self.value(operand, depth)
             case ast.BinOp(left=left, op=op, right=right):
                 return self.binary(op, self.value(left, depth), self.value(right, depth))
-            case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in FUNCTIONS:
+            case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in _FUNCTIONS:
                 return call(name, [self.value(argument, depth) for argument in arguments])
         raise Refused(f"an expression that is no arithmetic: {type(expression).__name__}")
 
@@ -191,7 +191,7 @@ class Evaluator:
     @staticmethod
     def binary(op: ast.operator, left: Number, right: Number) -> Number:
         if isinstance(op, ast.Pow):
-            return power(left, right)
+            return _power(left, right)
         if type(op) not in BINARY:
             raise Refused(f"an operator that is no arithmetic: {type(op).__name__}")
         try:
@@ -200,7 +200,7 @@ class Evaluator:
             raise Refused("a division by zero") from error
 
 
-def power(base: Number, exponent: Number) -> Number:
+def _power(base: Number, exponent: Number) -> Number:
     """A power whose size is known to be small before it is computed."""
     if abs(exponent) > MAX_EXPONENT or (abs(base) > 1 and math.log10(abs(base)) * exponent > math.log10(MAX_MAGNITUDE)):
         raise Refused("a number that is too large")
@@ -221,7 +221,7 @@ def call(name: str, arguments: list[Number]) -> Number:
         # Rounding a whole number to a place far to the left would first make that power of ten.
         raise Refused("a number that is too large")
     try:
-        value = FUNCTIONS[name](*arguments)
+        value = _FUNCTIONS[name](*arguments)
     except (TypeError, ValueError, OverflowError) as error:
         raise Refused(f"a wrong call of {name}") from error
     return bounded(value)

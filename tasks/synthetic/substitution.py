@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 
-from tasks.synthetic.programs import Number, Refused, run_program, written
+from tasks.synthetic.programs import Number, Refused, evaluate_program, written
 
 NUMBER = re.compile(r"(?<![\w.,/:])\d+(?:,\d{3})*(?:\.\d+)?(?![\w/:]|[.,]\d)")
 """A number by itself: no part of a word, a date, a time or a fraction written in the text."""
 ANY_NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?|\.\d+")
 ANNOTATION = re.compile(r"<<([^<>=]+)=([^<>=]+)>>")
-FINAL = re.compile(r"\n####\s*(\S+)\s*$")
+_FINAL = re.compile(r"\n####\s*(\S+)\s*$")
 ARITHMETIC = re.compile(r"[-+*/(). \d]+")
 
 _TERM = r"\(*\s*\$?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)%?\s*\)*"
@@ -62,13 +62,13 @@ IMPLIED: dict[str, tuple[Number, ...]] = {
 """Words of a question, and the numbers which a solution may use because of them."""
 IMPLIED_BY_SIGN: dict[str, tuple[Number, ...]] = {"%": (100, 0.01)}
 ALWAYS: frozenset[Number] = frozenset({0, 1})
-DRAWS = 200
+_DRAWS = 200
 """Attempts at numbers with which every result is as whole and as positive as the original's."""
 SMALLEST = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class SolutionStep:
     """One calculation: its expression with `{q:value}` and `{r:place}` where numbers may change."""
 
     pattern: str
@@ -85,7 +85,7 @@ class Worked:
     """Without the annotations and the last line."""
     changing: tuple[str, ...]
     """Numbers of the question that calculations use, as written, in order."""
-    steps: tuple[Step, ...]
+    steps: tuple[SolutionStep, ...]
     constants: frozenset[Number]
     """Numbers of the question, in digits or words, which stay."""
 
@@ -99,9 +99,9 @@ class Variant:
     answer: str
 
 
-def plain(answer: str) -> tuple[str, str]:
+def without_annotations(answer: str) -> tuple[str, str]:
     """A GSM8K answer without its annotations, and the final answer. Raises Refused if it states none."""
-    final = FINAL.search(answer)
+    final = _FINAL.search(answer)
     if final is None:
         raise Refused("no final answer")
     return ANNOTATION.sub("", answer[: final.start()]).strip(), final[1].replace(",", "")
@@ -109,7 +109,7 @@ def plain(answer: str) -> tuple[str, str]:
 
 def trace(question: str, answer: str) -> Worked:
     """Find out what each number is. Raises Refused with the reason when that is not certain."""
-    solution, final = plain(answer)
+    solution, final = without_annotations(answer)
     texts = list(dict.fromkeys(match[0] for match in NUMBER.finditer(question)))
     values = {value_of(text): text for text in texts}
     if len(values) < len(texts):
@@ -121,12 +121,12 @@ def trace(question: str, answer: str) -> Worked:
     results: list[Number] = []
     used: set[Number] = set()
     kept: set[Number] = set()
-    steps: list[Step] = []
+    steps: list[SolutionStep] = []
     for expression, result in ANNOTATION.findall(answer):
         pattern = bind(expression, values.keys() | words, free, results, used, kept)
-        if abs(evaluate(expression) - value_of(result)) > 1e-9:
+        if abs(_evaluate(expression) - value_of(result)) > 1e-9:
             raise Refused("an annotation that does not compute")
-        steps.append(Step(pattern, result.strip()))
+        steps.append(SolutionStep(pattern, result.strip()))
         results.append(value_of(result))
     if not steps or value_of(final) != results[-1]:
         raise Refused("the final answer is not the last result")
@@ -194,11 +194,11 @@ def bind(
 def substitute(worked: Worked, rng: Random) -> Variant:
     """The problem with new numbers. Raises Refused when no draw fits."""
     originals = [value_of(text) for text in worked.changing]
-    for _ in range(DRAWS):
+    for _ in range(_DRAWS):
         drawn = {value: redrawn(int(value), rng) for value in originals}
         if drawn == {value: value for value in originals}:
             continue
-        results = recompute(worked, drawn)
+        results = _recompute(worked, drawn)
         replaced = None if results is None else replacements(worked, drawn, results)
         if replaced is not None:
             question = replace(NUMBER, worked.question, replaced)
@@ -224,7 +224,7 @@ def equations(solution: str) -> list[bool]:
         left = re.sub(r"(\d+(?:\.\d+)?)%", r"(\1/100)", left)
         places = len(right.partition(".")[2])
         try:
-            found.append(abs(evaluate(left) - float(right)) <= 0.5 * 10.0**-places * bool(places) + 1e-9)
+            found.append(abs(_evaluate(left) - float(right)) <= 0.5 * 10.0**-places * bool(places) + 1e-9)
         except Refused:
             # No arithmetic after all, such as unbalanced brackets of a sentence.
             found.append(False)
@@ -243,13 +243,13 @@ def redrawn(value: int, rng: Random) -> int:
     return low + step * int(rng.random() * ((2 * value - low) // step + 1))
 
 
-def recompute(worked: Worked, drawn: Mapping[Number, int]) -> list[Number] | None:
+def _recompute(worked: Worked, drawn: Mapping[Number, int]) -> list[Number] | None:
     """Results with the new numbers; None when one is not positive, or not as whole as it was."""
     results: list[Number] = []
     for step in worked.steps:
         expression = re.sub(r"\{q:(\d+)\}", lambda match: str(drawn[int(match[1])]), step.pattern)
         expression = re.sub(r"\{r:(\d+)\}", lambda match: str(results[int(match[1])]), expression)
-        value = evaluate(expression)
+        value = _evaluate(expression)
         places = len(step.result.partition(".")[2])
         rounded = round(value, places) if places else round(value)
         if value <= 0 or abs(rounded - value) > 1e-9:
@@ -300,6 +300,6 @@ def value_of(text: str) -> Number:
     return int(value) if value.is_integer() else value
 
 
-def evaluate(expression: str) -> Number:
+def _evaluate(expression: str) -> Number:
     """The value of an arithmetic expression. Raises Refused."""
-    return run_program(f"x = {expression.replace(',', '').strip()}").result
+    return evaluate_program(f"x = {expression.replace(',', '').strip()}").result

@@ -8,7 +8,7 @@ result, and `{}` in the sentence stands for the calculation. The last result is 
 
 from dataclasses import dataclass, field
 
-Step = tuple[str, str, str, str]
+_Step = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,14 +19,14 @@ class Template:
     text: str
     ranges: dict[str, tuple[int, int]]
     """Smallest and largest value of every drawn number, at scale 1."""
-    steps: tuple[Step, ...]
+    steps: tuple[_Step, ...]
     products: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Numbers which are the product of two drawn numbers."""
     hidden: tuple[str, ...] = ()
     """Drawn numbers which the question does not show."""
 
 
-NAMES = ("Tom", "Anna", "Ben", "Mia", "Sam", "Lena", "Max", "Rosa", "Ali", "Nina", "Leo", "Eva", "Ian", "Zoe")
+FIRST_NAMES = ("Tom", "Anna", "Ben", "Mia", "Sam", "Lena", "Max", "Rosa", "Ali", "Nina", "Leo", "Eva", "Ian", "Zoe")
 ITEMS = ("apples", "books", "pens", "cards", "coins", "shells", "stamps", "marbles", "eggs", "cups", "toys", "nuts")
 
 TEMPLATES: tuple[Template, ...] = (

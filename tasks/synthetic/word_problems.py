@@ -10,7 +10,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from tasks.synthetic.problems import Draft, Problem, ProblemConfig, calculate, fact_key
-from tasks.synthetic.templates import ITEMS, NAMES, TEMPLATES, Template
+from tasks.synthetic.templates import FIRST_NAMES, ITEMS, TEMPLATES, Template
 
 Calculation = tuple[int, str, int, int]
 
@@ -86,7 +86,7 @@ def write_story(
     steps: bool,
 ) -> Problem:
     """The story with two different names and one object, and its steps as sentences."""
-    name, other = rng.sample(NAMES, 2)
+    name, other = rng.sample(FIRST_NAMES, 2)
     words: dict[str, str | int] = {"name": name, "other": other, "item": rng.choice(ITEMS), **numbers}
     sentences = [
         sentence.replace("{}", f"{left} {operator} {right} = {result}").format(**words)

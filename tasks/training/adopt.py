@@ -21,7 +21,7 @@ from model.tokens.tokenizer import Tokenizer
 from model.tokens.tokenizer_check import check_encodings
 from tasks.artifacts import Checkpoint
 
-KEPT = ("*.json", "*.safetensors", "*.jinja", "merges.txt")
+_KEPT = ("*.json", "*.safetensors", "*.jinja", "merges.txt")
 """Files of a model folder that say what the model is: config, weights, tokenizer and its chat template."""
 LEFT_OUT = ("optimizer*", "trainer_state.json", "training_args.json")
 """Files of a training run that may lie next to them."""
@@ -59,7 +59,7 @@ class AdoptConfig(Config):
                 raise ValueError(f"revision={self.revision!r} is for hub ids, but {self.source} is a local folder")
             folder, found = path.absolute(), {"source": str(path.absolute())}
         else:
-            folder = fetch(self)
+            folder = _fetch(self)
             # The hub's cache keeps every snapshot under its commit.
             found = {"revision": folder.name}
         if not (folder / "config.json").is_file():
@@ -70,10 +70,10 @@ class AdoptConfig(Config):
 
 
 def _is_kept(path: Path) -> bool:
-    return any(path.match(glob) for glob in KEPT) and not any(path.match(glob) for glob in LEFT_OUT)
+    return any(path.match(glob) for glob in _KEPT) and not any(path.match(glob) for glob in LEFT_OUT)
 
 
-def fetch(config: AdoptConfig) -> Path:
+def _fetch(config: AdoptConfig) -> Path:
     """The hub's snapshot of a repository at the config's revision, in the hub's local cache.
 
     Raises ValueError when there is no such repository, or it can be neither reached nor found in the cache.
@@ -85,7 +85,7 @@ def fetch(config: AdoptConfig) -> Path:
         found = snapshot_download(
             config.source,
             revision=config.revision or None,
-            allow_patterns=list(KEPT),
+            allow_patterns=list(_KEPT),
             ignore_patterns=list(LEFT_OUT),
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
@@ -104,7 +104,7 @@ def adopt_checkpoint(ws: Workspace, config: AdoptConfig) -> Checkpoint:
     """
     if not config.files:
         raise ValueError(f"{config.source} is not pinned; call the config's method `pinned`")
-    folder = fetch(config) if config.revision else Path(config.source)
+    folder = _fetch(config) if config.revision else Path(config.source)
     tokenizer = Tokenizer.load(folder)
     _check_rows(ws, config.source, read_config(folder).vocab_size, tokenizer)
     check_encodings(folder, tokenizer)

@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from infra.records.permanent_save_points import Kept, find_kept, kept_at
+from infra.records.permanent_save_points import KeptSavePoint, find_kept, kept_at
 from infra.records.reader import Reader
 from infra.records.record import Input, Started
 from infra.records.save_points import HASH
@@ -33,7 +33,7 @@ BOS: dict[str, Literal["none", "eos"]] = {
     "pretrain": "none", "anneal": "none", "sft": "eos", "dpo": "eos", "rlvr": "eos", "ppo": "eos",
 }  # fmt: skip
 """Stages whose save points are checkpoints, and what the text of their models begins with (RECIPE B)."""
-POLICY = {"ppo": "policy."}
+_POLICY = {"ppo": "policy."}
 """How the names of a checkpoint's parameters begin where a save point holds a value model next to it."""
 
 
@@ -94,7 +94,7 @@ def pin_step(store: Store, id: str, step: int) -> AdoptStepConfig:
     )
 
 
-def _files(store: Store, kept: Kept) -> tuple[SavedFile, ...]:
+def _files(store: Store, kept: KeptSavePoint) -> tuple[SavedFile, ...]:
     """The files of a save point as its marker lists them."""
     listed = sorted(kept.files(store).items())
     return tuple(SavedFile(name=name, size=entry["size"], hash=entry[HASH]) for name, entry in listed)
@@ -128,12 +128,12 @@ def adopt_save_point(ws: Workspace, config: AdoptStepConfig) -> Checkpoint:
     if _files(ws.store, kept) != config.files:
         raise ValueError(f"save point {kept.name} changed while it was adopted; adopt it again")
     folder = ws.kept(kept)
-    model, moments = load_whole(folder, config.model, POLICY.get(config.stage, ""))
+    model, moments = load_whole(folder, config.model, _POLICY.get(config.stage, ""))
     write_moments(moments, ws.scratch / MOMENTS)
     ws.put(ws.scratch / MOMENTS)
     journal = Journal.load(folder)
     flops = journal.flops
-    if config.stage in POLICY:
+    if config.stage in _POLICY:
         flops = joint_flops(flops, journal.tokens, config.model)
     ws.put(folder / METRICS)
     export(ws, model, Tokenizer(config.ranks), bos=BOS[config.stage])

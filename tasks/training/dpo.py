@@ -14,12 +14,12 @@ from infra.workspace import Workspace
 from model.config import Config, Precision
 from model.data.chat_batches import indices_of_step, pair_batches, steps_for
 from model.network.transformer import Transformer
-from model.parallel.group import Group, fill
+from model.parallel.group import Group, fill_weights
 from model.training.loop import Course, Evaluation, Logging
 from model.training.objectives import dpo_objective
 from model.training.reference_scores import row_log_probs
 from tasks.artifacts import Checkpoint, Preferences
-from tasks.training.answers.pairs import Pair, cut_pairs, read_pairs
+from tasks.training.answers.pairs import PreferencePair, cut_pairs, read_pairs
 from tasks.training.fitting.asked_tasks import AnswersInLoop, answers_judge
 from tasks.training.fitting.fit import adamw, begin, export, fit, linear_schedule, open_checkpoint
 from tasks.training.fitting.selection import SelectConfig, selector
@@ -64,7 +64,7 @@ def train_dpo(ws: Workspace, policy: Checkpoint, pairs: Preferences, config: DPO
     steps = steps_for(len(rows), config.batch_size, config.epochs)
     state = begin(ws, model, adamw(config.clip_norm, config.precision))
     # Filled before `fit` may resume from a save point: the references need the initial weights.
-    fill(model, weights, state.group)
+    fill_weights(model, weights, state.group)
     # Computed once and kept as numbers, so that no second model is held during the training.
     references = reference_log_probs(ws, model, rows, tokenizer.pad_id, config, state.group)
 
@@ -102,7 +102,7 @@ def train_dpo(ws: Workspace, policy: Checkpoint, pairs: Preferences, config: DPO
 
 
 def reference_log_probs(
-    ws: Workspace, model: Transformer, pairs: list[Pair], pad_id: int, config: DPOConfig, group: Group
+    ws: Workspace, model: Transformer, pairs: list[PreferencePair], pad_id: int, config: DPOConfig, group: Group
 ) -> Float32[np.ndarray, "pairs 2"]:
     """Mean log-probability of each pair's chosen and rejected answer under the initial policy; workers share the work."""
     found, size = [], config.batch_size * group.world

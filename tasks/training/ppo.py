@@ -20,7 +20,7 @@ from torch import Tensor
 from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config, Precision
-from model.data.chat_batches import Batch, Row, token_batches
+from model.data.chat_batches import Batch, LabelledRow, token_batches
 from model.network.transformer import Transformer
 from model.training.advantages import stop_penalty
 from model.training.loop import Course, Evaluation, Logging, TrainState
@@ -30,7 +30,7 @@ from tasks.artifacts import Checkpoint, Prompts, RewardModel
 from tasks.training.answers.kl_control import KLControl
 from tasks.training.answers.rollouts import Rollout, Rollouts, answer_metrics, frozen_reference, prompts_that_fit
 from tasks.training.answers.verified_answers import (
-    Answer,
+    VerifiedAnswer,
     answer_row,
 )
 from tasks.training.fitting.asked_tasks import AnswersInLoop, answers_judge
@@ -218,7 +218,7 @@ class PPORollouts(Rollouts[PPOConfig]):
             **answer_metrics(list(zip(prompts, answers, strict=True)), rows, old),
         }
 
-    def values(self, rows: list[Row]) -> list[np.ndarray]:
+    def values(self, rows: list[LabelledRow]) -> list[np.ndarray]:
         """What the value model says at every position."""
         config = self.config
         return row_values(
@@ -235,7 +235,7 @@ class PPORollouts(Rollouts[PPOConfig]):
         ratio: Tensor,
         values: list[np.ndarray],
         scores: Tensor,
-        rows: list[Row],
+        rows: list[LabelledRow],
         starts: list[int],
         kl_coefficient: float,
     ) -> Estimates:
@@ -252,7 +252,9 @@ class PPORollouts(Rollouts[PPOConfig]):
             whiten_batch=config.whiten_batch,
         )
 
-    def update_batches(self, members: list[int], rows: list[Row], columns: dict[str, list[np.ndarray]]) -> list[Batch]:
+    def update_batches(
+        self, members: list[int], rows: list[LabelledRow], columns: dict[str, list[np.ndarray]]
+    ) -> list[Batch]:
         """The passes of one update over some of a rollout's answers."""
         own = {name: [values[i] for i in members] for name, values in columns.items()}
         batches = token_batches(
@@ -268,7 +270,7 @@ class PPORollouts(Rollouts[PPOConfig]):
         return [batch | {"value_share": batch.pop("judged") * np.float32(len(batches) / total)} for batch in batches]
 
 
-def score_answers(answers: list[Answer], config: PPOConfig) -> Tensor:
+def score_answers(answers: list[VerifiedAnswer], config: PPOConfig) -> Tensor:
     """Score of each answer after the penalty for one without an end (H.2 step 2)."""
     correct = torch.tensor([answer.verdict.correct for answer in answers])
     finished = torch.tensor([answer.finished for answer in answers])
@@ -285,7 +287,7 @@ def responses(values: list[np.ndarray], starts: list[int], limit: int) -> Tensor
 
 
 def per_token(
-    rows: list[Row], starts: list[int], old: list[np.ndarray], values: list[np.ndarray], estimates: Estimates
+    rows: list[LabelledRow], starts: list[int], old: list[np.ndarray], values: list[np.ndarray], estimates: Estimates
 ) -> dict[str, list[np.ndarray]]:
     """What the objective needs at every position of every row, 0 outside the answers."""
 

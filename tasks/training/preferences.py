@@ -24,8 +24,8 @@ from tasks.generation import checkpoint_generator, halve
 from tasks.training.answers.model_judge import LanguageModelJudge, Ratings, judge_requests, read_judgements
 from tasks.training.answers.rule_judge import binarise, mean_rating, observe, rate
 from tasks.training.answers.verified_answers import (
-    Answer,
-    Prompt,
+    EncodedPrompt,
+    VerifiedAnswer,
     decoding_rows,
     encode_prompts,
     longest_prompt,
@@ -103,7 +103,7 @@ def build_preferences(ws: Workspace, policy: Checkpoint, prompts: Prompts, confi
             "use ties='keep', more prompts or a higher temperature"
         )
     ws.write_jsonl("preferences.jsonl.zst", rows)
-    ws.table("preferences", [shown(row) for row in rows[:SHOWN_PAIRS]])
+    ws.table("preferences", [_shown(row) for row in rows[:SHOWN_PAIRS]])
     return ws.artifact(
         Preferences,
         pairs=len(rows),
@@ -161,7 +161,10 @@ def sample_and_rate(ws: Workspace, item: dict[str, Any], loaded: tuple[Transform
 
 
 def rate_all(
-    ws: Workspace, config: PreferencesConfig, prompts: Sequence[Prompt], groups: Sequence[Sequence[Answer]]
+    ws: Workspace,
+    config: PreferencesConfig,
+    prompts: Sequence[EncodedPrompt],
+    groups: Sequence[Sequence[VerifiedAnswer]],
 ) -> tuple[list[list[Ratings]], list[dict[str, Any]], dict[str, int | float]]:
     """(ratings of each prompt's answers, none where they cannot be read; those prompts with the reason; what it cost)."""
     judge = config.judge
@@ -191,7 +194,7 @@ def rate_all(
     return ratings, unrated, usage
 
 
-def instruction_of(prompt: Prompt) -> str:
+def instruction_of(prompt: EncodedPrompt) -> str:
     """What the answers reply to: the message, or the conversation with its roles."""
     messages = prompt.row["messages"]
     if len(messages) == 1:
@@ -199,14 +202,14 @@ def instruction_of(prompt: Prompt) -> str:
     return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
 
 
-def rated_by_rules(prompt: Prompt, answer: Answer) -> Ratings:
+def rated_by_rules(prompt: EncodedPrompt, answer: VerifiedAnswer) -> Ratings:
     """The rule-based judge's ratings of one answer."""
     verdict, text = answer.verdict, answer.completion.text
     facts = observe(prompt.row["dataset"], text, verdict.extracted, correct=verdict.correct, finished=answer.finished)
     return dict(rate(facts))
 
 
-def rated_sample(prompt: Prompt, answer: Answer, ratings: Ratings) -> dict[str, Any]:
+def rated_sample(prompt: EncodedPrompt, answer: VerifiedAnswer, ratings: Ratings) -> dict[str, Any]:
     """One answer with its verdict, if it has one, its ratings per aspect and their mean."""
     return {
         "id": prompt.row["id"],
@@ -218,7 +221,7 @@ def rated_sample(prompt: Prompt, answer: Answer, ratings: Ratings) -> dict[str, 
     }
 
 
-def make_pair(prompt: Prompt, samples: list[dict[str, Any]], generator: np.random.Generator) -> dict[str, Any]:
+def make_pair(prompt: EncodedPrompt, samples: list[dict[str, Any]], generator: np.random.Generator) -> dict[str, Any]:
     """The binarised row of one prompt."""
     best, other = binarise([sample["rating"] for sample in samples], generator)
     chosen, rejected = samples[best], samples[other]
@@ -238,7 +241,7 @@ def make_pair(prompt: Prompt, samples: list[dict[str, Any]], generator: np.rando
     }
 
 
-def shown(row: dict[str, Any]) -> dict[str, Any]:
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
     """A pair as a line of the dashboard's table."""
     return {
         "prompt": row["chosen"][-2]["content"],
@@ -248,4 +251,4 @@ def shown(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-preferences = stage(build_preferences, name="preferences", version=2, process=True)
+preferences = stage(build_preferences, name="preferences", version=2, process=True, sharded=True)

@@ -30,7 +30,7 @@ from model.training.reference_scores import row_scores
 from tasks.artifacts import Checkpoint, Preferences, RewardModel
 from tasks.evaluation.benchmarks.items import Estimate, estimate_mean
 from tasks.evaluation.comparing.paired import error_of_mean
-from tasks.training.answers.pairs import Pair, every_pair, prompt_pairs, whole_pairs
+from tasks.training.answers.pairs import PreferencePair, every_pair, prompt_pairs, whole_pairs
 from tasks.training.fitting.fit import adamw, begin, export, fit, linear_schedule, open_checkpoint
 from tasks.training.fitting.reward_head import HEAD_FILE, HEAD_KEY, HEAD_NAME, with_score_head
 
@@ -146,7 +146,7 @@ def split(pairs: list[T], held_out: float, seed: int) -> tuple[list[T], list[T]]
 def held_out_accuracy(
     ws: Workspace,
     model: Transformer,
-    pairs: list[tuple[str, Pair]],
+    pairs: list[tuple[str, PreferencePair]],
     pad_id: int,
     config: RewardConfig,
     group: Group,

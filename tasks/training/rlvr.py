@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config, Precision
-from model.data.chat_batches import Batch, Row, token_batches
+from model.data.chat_batches import Batch, LabelledRow, token_batches
 from model.training.advantages import KLEstimator, Normalization, group_advantages, stop_penalty, zero_std_groups
 from model.training.loop import Course, Evaluation, Logging
 from model.training.objectives import grpo_objective
@@ -30,7 +30,7 @@ from tasks.artifacts import Checkpoint, Prompts
 from tasks.training.answers.kl_control import KLControl
 from tasks.training.answers.rollouts import Rollout, Rollouts, answer_metrics, frozen_reference, prompts_that_fit
 from tasks.training.answers.verified_answers import (
-    Answer,
+    VerifiedAnswer,
     answer_row,
 )
 from tasks.training.fitting.asked_tasks import AnswersInLoop, answers_judge
@@ -217,7 +217,7 @@ class GRPORollouts(Rollouts[RLVRConfig]):
     def update_batches(
         self,
         members: list[int],
-        rows: list[Row],
+        rows: list[LabelledRow],
         advantages: np.ndarray,
         old: list[np.ndarray],
         reference: list[np.ndarray],
@@ -241,7 +241,7 @@ class GRPORollouts(Rollouts[RLVRConfig]):
         return made
 
 
-def score_groups(groups: list[list[Answer]], config: RLVRConfig) -> tuple[torch.Tensor, torch.Tensor]:
+def score_groups(groups: list[list[VerifiedAnswer]], config: RLVRConfig) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores (prompts, samples) after the penalty for answers without an end, and which answers have one."""
     correct = torch.tensor([[answer.verdict.correct for answer in group] for group in groups])
     finished = torch.tensor([[answer.finished for answer in group] for group in groups])

@@ -12,7 +12,7 @@ from pydantic import Field
 from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config, Precision
-from model.data.chat_batches import Reduction, Row, indices_of_step, make_row, steps_for, token_batches
+from model.data.chat_batches import LabelledRow, Reduction, indices_of_step, make_row, steps_for, token_batches
 from model.tokens.chat import encode_chat
 from model.tokens.tokenizer import Tokenizer
 from model.training.loop import Course, Evaluation, Logging
@@ -101,7 +101,7 @@ def train_sft(ws: Workspace, parent: Checkpoint, chats: Chats, config: SFTConfig
     return ws.artifact(Checkpoint, **result.facts(), ranks=tokenizer.ranks, parent=parent.digest)
 
 
-def encode_chats(tokenizer: Tokenizer, chats: Iterable[dict], max_tokens: int) -> tuple[list[Row], int]:
+def encode_chats(tokenizer: Tokenizer, chats: Iterable[dict], max_tokens: int) -> tuple[list[LabelledRow], int]:
     """Rows of the chats that have a trained token within `max_tokens`, and how many have none."""
     rows, dropped = [], 0
     for chat in chats:

@@ -13,13 +13,13 @@ from typing import Any
 from tasks.verifiers.text_units import count_spans, detect_language
 from tasks.verifiers.verdict import Rules, Verdict, is_blank
 
-WORD = re.compile(r"\b\w+\b")
+_WORD = re.compile(r"\b\w+\b")
 CAPITALS = re.compile(r"\b[A-Z]+\b")
 SENTENCE_BREAK = re.compile(r"(?<!\w\.\w.)(?<![A-Z][a-z]\.)(?<=\.|\?|!)\s")
 """The published splitter: white space after . ? or ! unless it follows an abbreviation like "e.g." or "Mr."."""
 
 
-def compare(count: int, quantifier: str, target: int, tolerance: int) -> bool:
+def _compare(count: int, quantifier: str, target: int, tolerance: int) -> bool:
     """Whether a count is at least, at most or around a target; an unknown quantifier is never met."""
     match quantifier:
         case "at least":
@@ -38,7 +38,7 @@ def verify_keywords(text: str, keyword_list: list[str]) -> bool:
 
 def verify_keyword_frequency(text: str, word: str, N: int) -> bool:
     """The word occurs exactly N times as a whole word, in any case."""
-    return WORD.findall(text.lower()).count(word.lower()) == N
+    return _WORD.findall(text.lower()).count(word.lower()) == N
 
 
 def validate_forbidden_words(text: str, forbidden_words: list[str]) -> bool:
@@ -66,12 +66,12 @@ def verify_paragraph_count(text: str, N: int) -> bool:
 
 def validate_word_constraint(text: str, N: int, quantifier: str) -> bool:
     """Words by white space; around is within a tenth, at least 1."""
-    return compare(len(text.split()), quantifier, N, max(1, round(N * 0.1)))
+    return _compare(len(text.split()), quantifier, N, max(1, round(N * 0.1)))
 
 
 def verify_sentence_constraint(text: str, N: int, quantifier: str) -> bool:
     """Sentences by the published splitter; around is within 1."""
-    return compare(len(SENTENCE_BREAK.split(text)), quantifier, N, 1)
+    return _compare(len(SENTENCE_BREAK.split(text)), quantifier, N, 1)
 
 
 def validate_paragraphs(text: str, N: int, first_word: str, i: int) -> bool:
@@ -151,7 +151,7 @@ def validate_lowercase(text: str) -> bool:
 
 def validate_frequency_capital_words(text: str, N: int, quantifier: str) -> bool:
     """Words of ASCII capitals; around means exactly."""
-    return compare(len(CAPITALS.findall(text)), quantifier, N, 0)
+    return _compare(len(CAPITALS.findall(text)), quantifier, N, 0)
 
 
 def validate_end(text: str, end_phrase: str) -> bool:

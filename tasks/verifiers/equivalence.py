@@ -22,13 +22,13 @@ LIMIT_SECONDS = 5.0
 PATIENCE = 60.0
 """Times the limit: what a child may take by the clock, on however busy a machine, before it is killed."""
 
-START_SECONDS = 60.0
+_START_SECONDS = 60.0
 """Importing sympy takes about a second; a loaded machine may take much longer."""
 
-MAX_CHARACTERS = 1_000
+_MAX_CHARACTERS = 1_000
 """Longer expressions are not parsed: no truth of MATH is near this, and runaway answers are not worth the time."""
 
-CHILD = """
+_CHILD = """
 import json, signal, sys, warnings
 warnings.simplefilter("ignore")
 from latex2sympy2_extended import latex2sympy
@@ -56,7 +56,7 @@ class AlgebraProcess:
 
     def equal(self, left: str, right: str, limit_seconds: float = LIMIT_SECONDS) -> bool:
         """False when the expressions differ, cannot be parsed or take too long."""
-        if max(len(left), len(right)) > MAX_CHARACTERS:
+        if max(len(left), len(right)) > _MAX_CHARACTERS:
             return False
         with self._lock:
             child = self._running()
@@ -82,16 +82,16 @@ class AlgebraProcess:
             self._child = None
         if self._child is None or self._child.poll() is not None:
             self._child = subprocess.Popen(
-                [sys.executable, "-c", CHILD],
+                [sys.executable, "-c", _CHILD],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
             )
             self._owner = os.getpid()
-            if self._read_line(self._child, START_SECONDS) != b"ready":
+            if self._read_line(self._child, _START_SECONDS) != b"ready":
                 self._kill()
                 raise RuntimeError(
-                    f"the algebra process did not start within {START_SECONDS:.0f} s; "
+                    f"the algebra process did not start within {_START_SECONDS:.0f} s; "
                     "check that `python -c 'import latex2sympy2_extended'` works"
                 )
         return self._child

@@ -17,7 +17,7 @@ from tasks.verifiers import DATASETS
 from tasks.verifiers.constraints import CONSTRAINTS
 
 QUANTIFIERS = ("at least", "at most", "around")
-PARTS = ("verify_paragraph_count", "validate_paragraphs", "validate_sections")
+_PARTS = ("verify_paragraph_count", "validate_paragraphs", "validate_sections")
 """Constraints that count parts of a text. A text has at least one part, so N=0 can never be met."""
 MAY_BE_EMPTY = ("forbidden_words",)
 """Lists that a row may give without an entry: any text keeps such a constraint."""
@@ -100,7 +100,7 @@ def unusable_count(name: str, key: str, value: Any) -> str:
     """A number is whole, and one that an answer can have."""
     if not isinstance(value, int) or isinstance(value, bool):
         return f"{key}={said(value)} is not a whole number"
-    least = 1 if key == "i" or name in PARTS else 0
+    least = 1 if key == "i" or name in _PARTS else 0
     return "" if value >= least else f"{key}={value} is below {least}"
 
 

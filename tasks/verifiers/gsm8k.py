@@ -12,8 +12,8 @@ from tasks.verifiers.verdict import Rules, Verdict
 
 COMMA_IN_NUMBER = re.compile(r"(\d),(\d)")
 PUBLISHED_NUMBER = re.compile(r"[-+]?\d*\.\d+|\d+")
-DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
-NUMBER = re.compile(rf"(?:(?<![\w)\]}}.%])(?P<sign>[-+−–]))?[$€£]?(?P<digits>{DIGITS})")
+_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
+_NUMBER = re.compile(rf"(?:(?<![\w)\]}}.%])(?P<sign>[-+−–]))?[$€£]?(?P<digits>{_DIGITS})")
 
 
 def extract_number(text: str, rules: Rules = "correct") -> str:
@@ -21,7 +21,7 @@ def extract_number(text: str, rules: Rules = "correct") -> str:
     if rules == "published":
         numbers = PUBLISHED_NUMBER.findall(COMMA_IN_NUMBER.sub(r"\1\2", text))
         return numbers[-1] if numbers else COMMA_IN_NUMBER.sub(r"\1\2", text)
-    numbers = list(NUMBER.finditer(text))
+    numbers = list(_NUMBER.finditer(text))
     if not numbers:
         return text
     found = numbers[-1]
@@ -31,7 +31,7 @@ def extract_number(text: str, rules: Rules = "correct") -> str:
 
 def same_number(left: str, right: str) -> bool:
     """Whether two texts are one number each, and equal; texts that are no numbers are compared ignoring case."""
-    values = [NUMBER.fullmatch(text.strip().removesuffix(".")) for text in (left, right)]
+    values = [_NUMBER.fullmatch(text.strip().removesuffix(".")) for text in (left, right)]
     if any(value is None for value in values):
         return left.strip().lower() == right.strip().lower()
     return Decimal(extract_number(left)) == Decimal(extract_number(right))

@@ -194,7 +194,7 @@ class Judgement:
         return all(self.loose)
 
 
-def check(instruction: str, arguments: Arguments, text: str) -> bool:
+def check_instruction(instruction: str, arguments: Arguments, text: str) -> bool:
     """One instruction. A blank text fails everything; arguments that are None or empty are dropped, 0 is a number."""
     if instruction not in CHECKS:
         raise ValueError(f"instruction {instruction!r} is unknown; known are {', '.join(CHECKS)}")
@@ -217,11 +217,11 @@ def loose_variants(text: str) -> list[str]:
     return whole + [variant.replace("*", "") for variant in whole]
 
 
-def judge(instructions: Sequence[str], arguments: Sequence[Arguments], text: str) -> Judgement:
+def judge_instructions(instructions: Sequence[str], arguments: Sequence[Arguments], text: str) -> Judgement:
     """All instructions of a prompt, strictly and loosely (any of the eight variants passes)."""
     variants = loose_variants(text)
     pairs = list(zip(instructions, arguments, strict=True))
     return Judgement(
-        strict=tuple(check(name, kwargs, text) for name, kwargs in pairs),
-        loose=tuple(any(check(name, kwargs, variant) for variant in variants) for name, kwargs in pairs),
+        strict=tuple(check_instruction(name, kwargs, text) for name, kwargs in pairs),
+        loose=tuple(any(check_instruction(name, kwargs, variant) for variant in variants) for name, kwargs in pairs),
     )

@@ -15,20 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-CHILD = Path(__file__).with_name("sandbox_child.py")
+_CHILD = Path(__file__).with_name("sandbox_child.py")
 SECONDS = 3.0
 """Of a program, as in the authors' harness of HumanEval."""
 MEMORY_BYTES = 1 << 30
 WORD_BYTES = 32
 
-Outcome = Literal["passed", "failed", "timed out"]
+_Outcome = Literal["passed", "failed", "timed out"]
 
 
 @dataclass(frozen=True, slots=True)
 class Ran:
     """How a program ended."""
 
-    outcome: Outcome
+    outcome: _Outcome
     detail: str
     """The last line of its error, or an empty text."""
 
@@ -44,7 +44,7 @@ def run_program(code: str, *, seconds: float = SECONDS, memory_bytes: int = MEMO
     with tempfile.TemporaryDirectory(prefix="olmo2-sandbox-") as folder, tempfile.TemporaryFile() as source:
         source.write(f"{word}\n{code}".encode("utf-8", "surrogatepass"))
         source.seek(0)
-        command = [sys.executable, "-I", "-S", str(CHILD), str(writing), str(memory_bytes), str(int(seconds) + 1)]
+        command = [sys.executable, "-I", "-S", str(_CHILD), str(writing), str(memory_bytes), str(int(seconds) + 1)]
         process = subprocess.Popen(
             command,
             stdin=source,
@@ -65,10 +65,10 @@ def run_program(code: str, *, seconds: float = SECONDS, memory_bytes: int = MEMO
         finally:
             said = os.read(reading, 4096)
             os.close(reading)
-    return judged(said, word, process.returncode)
+    return _judged(said, word, process.returncode)
 
 
-def judged(said: bytes, word: str, code: int) -> Ran:
+def _judged(said: bytes, word: str, code: int) -> Ran:
     """What the child's last words mean. Raises OSError when it could not build the sandbox."""
     if said == word.encode():
         return Ran("passed", "")

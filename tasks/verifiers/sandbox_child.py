@@ -14,7 +14,7 @@ import sys
 ALLOW, ERRNO, KILL = 0x7FFF0000, 0x00050000, 0x80000000
 EPERM, ENOSYS = 1, 38
 CLONE_THREAD = 0x00010000
-WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16
 X32 = 0x40000000
@@ -68,7 +68,7 @@ def filter_program(machine):
     for opening in (machine["open"], machine["openat"]):
         if opening:
             number, place = opening
-            look = [step(LOAD, ARGUMENTS + 8 * place), step(ANY_BIT, WRITING, 0, 1), refuse, step(RETURN, ALLOW)]
+            look = [step(LOAD, ARGUMENTS + 8 * place), step(ANY_BIT, _WRITING, 0, 1), refuse, step(RETURN, ALLOW)]
             program += [step(EQUAL, number, 0, len(look)), *look]
     program += [
         step(EQUAL, machine["clone"], 0, 4),

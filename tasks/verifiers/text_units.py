@@ -29,7 +29,7 @@ LONGEST_WORD = 16
 """Letters looked at before a full stop: longer words are no abbreviations."""
 LANGUAGE_CHARACTERS = 10_000
 """langdetect judges by no more."""
-WORD = re.compile(r"\w+")
+_WORD = re.compile(r"\w+")
 CASED_WORD = re.compile(r"[^\W_]+(?:[-'’.][^\W_]+)*")
 
 
@@ -70,7 +70,7 @@ def _spans(line: str, opening: str, closing: str) -> int:
 
 def count_words(text: str) -> int:
     r"""Runs of `\w`, as IFEval counts words."""
-    return len(WORD.findall(text))
+    return len(_WORD.findall(text))
 
 
 def count_capital_words(text: str) -> int:

@@ -109,7 +109,7 @@ def test_a_killed_command_takes_the_prefect_server_that_it_started_with_it(tmp_p
     store = Store(str(copy_before(undisturbed, "sft", tmp_path / "store")))
     run = Run(tmp_path / "store", "--until", "sft", api=None, log=tmp_path / "log", PREFECT_HOME=str(tmp_path / "home"))
     run.until(lambda: save_points(store, "sft"), "the middle of sft")
-    assert any("flows.running.guarded_server" in process.cmdline() for process in run.living())
+    assert any("flows.server.guarded_server" in process.cmdline() for process in run.living())
     kill_command(run)
     run.finish(-signal.SIGKILL)
     run.all_gone(20)

@@ -9,7 +9,7 @@ import pytest
 import s3fs
 
 from infra.records.record import all_records
-from infra.records.upkeep import verify
+from infra.records.upkeep import verify_artifacts
 from infra.storage import retries
 from infra.storage.store import Store, StoreError
 from tests.chaos.fault_proxy import KINDS, FaultProxy
@@ -50,7 +50,7 @@ def check(store: Store, expected: dict[str, str]) -> None:
     """Everything is there once, whole and the same, asked without faults."""
     assert {record.stage: record.digest for record in all_records(store)} == expected
     assert len(all_records(store)) == len(expected)
-    assert verify(store, [], lambda *_: None)[1] == []
+    assert verify_artifacts(store, [], lambda *_: None)[1] == []
 
 
 @pytest.mark.slow

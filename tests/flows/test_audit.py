@@ -8,7 +8,7 @@ import pytest
 
 from flows.inspection.documents import Curated, curated, funnel, look, matched_spans, why
 from infra.storage.store import Store
-from tasks.data.documents.dolma_files import read_rows
+from tasks.data.documents.dolma_files import written_rows
 from tests.flows.conftest import olmo2
 
 pytestmark = pytest.mark.slow
@@ -20,7 +20,7 @@ def asked(finished_smoke: Path) -> Curated:
 
 
 def rows_of(store: Path, pattern: str) -> list[dict]:
-    return [row for path in sorted(store.glob(pattern)) for row in read_rows(path)]
+    return [row for path in sorted(store.glob(pattern)) for row in written_rows(path)]
 
 
 def test_the_funnel_counts_what_the_files_hold(asked: Curated, finished_smoke: Path):

@@ -10,7 +10,14 @@ from typer.testing import CliRunner
 from flows.cli.main import app
 from flows.config.errors import RecipeError
 from flows.config.files import load
-from flows.inspection.conformance import SIZES, Row, conformance, of_size, published_values, reported
+from flows.inspection.conformance import (
+    PUBLISHED_SIZES,
+    ComparedValue,
+    conformance,
+    of_size,
+    published_values,
+    reported,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -19,11 +26,11 @@ def golden(name: str) -> dict[str, Any]:
     return json.loads((GOLDEN / f"{name}.json").read_text())
 
 
-def rows_of(size: str, *overrides: str) -> dict[str, Row]:
+def rows_of(size: str, *overrides: str) -> dict[str, ComparedValue]:
     return {row.field: row for row in conformance(size, list(overrides))}
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", PUBLISHED_SIZES)
 def test_every_value_is_a_published_one_and_every_choice_has_a_reason(size: str) -> None:
     for row in conformance(size):
         assert row.verdict != "ours", row
@@ -33,7 +40,7 @@ def test_every_value_is_a_published_one_and_every_choice_has_a_reason(size: str)
             assert row.ours in (row.paper, row.code)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", PUBLISHED_SIZES)
 def test_the_table_says_what_the_golden_files_say(size: str) -> None:
     rows, tuning, name = rows_of(size), golden("posttraining_hparams"), size.upper()
     rates = tuning["sft"]["lr"]
@@ -113,7 +120,7 @@ def test_the_command_prints_the_table_and_json() -> None:
     (line,) = (line for line in shown.output.splitlines() if line.startswith("reinforcement, β"))
     assert [*line.split()[2:5]] == ["0.07", "0.05", "0.05"]
     rows = json.loads(CliRunner().invoke(app, ["conformance", "32b", "--json"]).output)
-    assert len(rows) == len([entry for entry in published_values() if "32b" in entry.get("sizes", SIZES)])
+    assert len(rows) == len([entry for entry in published_values() if "32b" in entry.get("sizes", PUBLISHED_SIZES)])
     with pytest.raises(RecipeError, match="'8b' is not a published size; they are 1b, 7b, 13b, 32b"):
         conformance("8b")
 
@@ -122,6 +129,6 @@ def test_values_by_size_name_published_sizes_only() -> None:
     for entry in published_values():
         for source in ("paper", "code"):
             if isinstance(entry[source], dict):
-                assert entry[source].keys() <= set(SIZES), entry
+                assert entry[source].keys() <= set(PUBLISHED_SIZES), entry
             else:
                 assert of_size(entry[source], "1b") == entry[source]

@@ -26,7 +26,7 @@ from flows.inspection.costs.cost import (
     recipe_costs,
 )
 from flows.inspection.costs.cost_other import plan_labels
-from flows.inspection.costs.cost_table import find_device, plain, plan_costs, scaled, scientific, total
+from flows.inspection.costs.cost_table import find_device, plan_costs, scaled, scientific, separated, total
 from flows.running.run import load_recipe, plan
 from infra.settings import SiteSettings
 from model.config import ModelConfig
@@ -259,7 +259,7 @@ def test_options_that_do_not_fit_are_refused(arguments: list[str], message: str)
 
 def test_numbers_for_people() -> None:
     assert [scaled(value) for value in (None, 999, 3_895_023_632_384)] == ["?", "999", "3.9T"]
-    assert [plain(value) for value in (None, 0.0, 0.001, 2.5, 91_447.4)] == ["?", "0", "<0.01", "2.5", "91,447"]
+    assert [separated(value) for value in (None, 0.0, 0.001, 2.5, 91_447.4)] == ["?", "0", "<0.01", "2.5", "91,447"]
     assert [scientific(value) for value in (None, 1.86e23)] == ["?", "1.86e+23"]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from flows.config.errors import RecipeError
 from flows.config.files import apply_override, load
-from flows.config.strict_yaml import parse
+from flows.config.strict_yaml import parse_yaml
 
 ALIASES = "".join(
     f"a{level}: &a{level} [{', '.join([f'*a{level - 1}' if level else 'x'] * 9)}]\n" for level in range(9)
@@ -46,7 +46,7 @@ def test_aliases_that_multiply_are_refused(tmp_path: Path, place: str):
 
 
 def test_a_few_aliases_are_welcome():
-    assert parse("a: &a {b: 1}\nc: *a\nd: {<<: *a, e: 2}") == {"a": {"b": 1}, "c": {"b": 1}, "d": {"b": 1, "e": 2}}
+    assert parse_yaml("a: &a {b: 1}\nc: *a\nd: {<<: *a, e: 2}") == {"a": {"b": 1}, "c": {"b": 1}, "d": {"b": 1, "e": 2}}
 
 
 def test_an_alias_of_what_it_stands_in_is_refused(tmp_path: Path):

@@ -8,8 +8,8 @@ import yaml
 
 from flows.config.errors import RecipeError
 from flows.config.files import apply_override, load, merge, read_recipe, recipe_names
-from flows.config.stages import NAMES
-from flows.config.strict_yaml import parse
+from flows.config.stages import STAGE_NAMES
+from flows.config.strict_yaml import parse_yaml
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -54,7 +54,7 @@ def test_settings_may_name_every_stage_there_is():
     wrapped = {
         name for file in files for name in re.findall(r'^\w+ = stage\(\w+, name="(\w+)"', file.read_text(), re.M)
     }
-    assert {name for name in wrapped if not name.startswith("adopt")} == set(NAMES)
+    assert {name for name in wrapped if not name.startswith("adopt")} == set(STAGE_NAMES)
 
 
 @pytest.mark.parametrize(("layout", "says"), [
@@ -147,12 +147,12 @@ def test_a_key_that_is_there_twice_is_refused_with_both_lines(tmp_path: Path):
     with pytest.raises(RecipeError, match=r"twice\.yaml: dpo is there twice, on line 2 and on line 4"):
         read_recipe(str(tmp_path / "twice.yaml"))
     with pytest.raises(RecipeError, match=r"a\.1\.b is there twice, on line 3 and on line 4"):
-        parse("a:\n- 1\n- b: 1\n  b: 2\n")
+        parse_yaml("a:\n- 1\n- b: 1\n  b: 2\n")
     with pytest.raises(RecipeError, match=r"override 'dpo=.*': beta is there twice"):
         apply_override({}, "dpo={beta: 1, beta: 2}")
     anchors = "a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\nc: [*a, *a]\n"
-    assert parse(anchors) == yaml.safe_load(anchors), "a merge key may be overridden"
-    assert parse("") is None
+    assert parse_yaml(anchors) == yaml.safe_load(anchors), "a merge key may be overridden"
+    assert parse_yaml("") is None
 
 
 def test_null_takes_out_a_named_thing(tmp_path: Path):

@@ -16,7 +16,7 @@ from model.config import ModelConfig
 from model.files.weights import save_hf
 from model.network.transformer import Transformer
 from model.tokens.tokenizer import Tokenizer
-from tasks.data.documents.dolma_files import read_rows
+from tasks.data.documents.dolma_files import written_rows
 from tests.openai_server import OpenAIServer
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "olmes"
@@ -151,7 +151,7 @@ def test_a_served_model_has_the_scores_of_its_weights(tmp_path, copies):
     for row in olmo2("compare", here["id"], there["id"], *store):
         assert row["difference"] == pytest.approx(0, abs=1e-5)
     items = [
-        list(read_rows(tmp_path / "store" / one["address"] / "items" / f"{name}.jsonl.zst"))
+        list(written_rows(tmp_path / "store" / one["address"] / "items" / f"{name}.jsonl.zst"))
         for one in (here, there)
         for name in ("piqa_mc", "gsm8k")
     ]

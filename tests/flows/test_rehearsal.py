@@ -24,7 +24,7 @@ from infra.language_models.protocol import Answer
 from tasks.data.classifying.label import VERDICTS
 from tasks.data.synthesis.personas import LEAD, read_solution
 from tasks.data.synthesis.rewrite import states
-from tasks.prompting import fill, prompt_text
+from tasks.prompting import fill_template, prompt_text
 from tasks.training.answers.model_judge import LanguageModelJudge, judge_requests, read_judgements
 from tests.flows.conftest import olmo2
 from tests.samples.make_samples import write
@@ -142,17 +142,19 @@ def test_the_committed_samples_are_what_their_script_writes(tmp_path: Path) -> N
 
 def test_the_stand_in_answers_in_the_form_that_every_stage_asks_for() -> None:
     for subject in ("mathematics", "grade_school", "algebra"):
-        said = answer(fill(prompt_text(f"problem_{subject}"), persona="A baker"))
+        said = answer(fill_template(prompt_text(f"problem_{subject}"), persona="A baker"))
         assert said.startswith(LEAD) and "A baker" in said
-    solved = Answer(completion(fill(prompt_text("solution"), problem="How much is 12 and 5?")), remembered=False)
+    solved = Answer(
+        completion(fill_template(prompt_text("solution"), problem="How much is 12 and 5?")), remembered=False
+    )
     assert read_solution(solved)[::2] == ("", "17")
     for style in ("two_students", "problem_solving"):
         said = answer(
-            fill(prompt_text(f"rewrite_{style}"), text="Ann has 8 pens.\n\nShe buys 35. So the answer is 43.")
+            fill_template(prompt_text(f"rewrite_{style}"), text="Ann has 8 pens.\n\nShe buys 35. So the answer is 43.")
         )
         assert states(said, "43") and len(said.split()) >= 50
     for rubric, pattern in VERDICTS.items():
-        assert pattern.search(answer(fill(prompt_text(f"label_{rubric}"), text="A page on fractions.")))
+        assert pattern.search(answer(fill_template(prompt_text(f"label_{rubric}"), text="A page on fractions.")))
 
 
 def test_the_stand_in_judges_as_many_texts_as_it_is_shown() -> None:
@@ -165,7 +167,10 @@ def test_the_stand_in_judges_as_many_texts_as_it_is_shown() -> None:
 
 
 def test_the_stand_in_speaks_the_protocol() -> None:
-    body = {"model": "any", "messages": [{"role": "user", "content": fill(prompt_text("solution"), problem="2 + 2?")}]}
+    body = {
+        "model": "any",
+        "messages": [{"role": "user", "content": fill_template(prompt_text("solution"), problem="2 + 2?")}],
+    }
     with stand_in_writer() as url:
         asked = Request(f"{url}/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
         with urlopen(asked, timeout=10) as reply:

@@ -25,7 +25,7 @@ from infra.stage import stage
 from infra.storage.store import Store
 from infra.workspace import Workspace
 from model.config import Config
-from tests.flows.test_dashboard import free_port
+from tests.conftest import free_port
 from tests.infra.stages_for_tests import NumberConfig, number, total
 
 PLANTED = "<img src=x onerror=alert(1)>\"'><script>alert(1)</script></svg></title>"

@@ -172,7 +172,7 @@ def fail_as(stage_told: str, error: Exception, store: Store) -> None:
 
 
 def test_a_failure_that_nobody_is_told_of_names_its_stage(store: Store):
-    with pytest.raises(StageError, match=r"^stage dpo failed: ValueError: positives select 0$"):
+    with pytest.raises(StageError, match=r"^stage dpo failed: ValueError: positives select 0\. Mend the cause"):
         fail_as("dpo", ValueError("positives select 0"), store)
     with pytest.raises(RecipeError, match="no such stage"):
         fail_as("", RecipeError("no such stage"), store)

@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 
 from flows.cli.main import app
 from flows.cli.plain_console import PlainConsole
-from flows.cli.terminal import resume_command
 from flows.config.errors import RecipeError
 from flows.inspection.artifacts import list_rows, print_list
+from flows.running.commands import resume_command
 from flows.running.dashboard import DashboardError, serve
 from flows.running.readiness import check_ray
 from flows.running.run import load_recipe, plan, run

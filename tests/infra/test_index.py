@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flows.config.stage_names import stage_names
-from flows.config.stages import NAMES
+from flows.config.stages import STAGE_NAMES
 from flows.inspection.artifacts import find_record
 from flows.inspection.search import parse_condition, search
 from infra.execution.attempt import Outcome, run_stage
@@ -181,7 +181,7 @@ def test_what_is_no_condition_is_refused(text: str):
 
 
 def test_names_of_stages_are_those_of_their_files():
-    assert stage_names() == {*NAMES, "adopt", "adopt_step"}, "all but those two may stand in a recipe"
+    assert stage_names() == {*STAGE_NAMES, "adopt", "adopt_step"}, "all but those two may stand in a recipe"
 
 
 def test_looking_at_a_store_loads_no_training_library():

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from infra.compute.shards import committed_shards, marker_path, run_shard, run_shards
+from infra.events import Events
 from infra.storage.store import Store, StoreError
 from infra.workspace import Workspace
 
@@ -65,3 +66,13 @@ def test_only_missing_shards_are_run_and_results_keep_their_order(store: Store, 
     assert {path.read_text() for path in tmp_path.glob("calls-*")} == {"x"}
     assert len(ws.written) == 40
     assert store.exists(marker_path(ws, "some-work-000039"))
+
+
+def test_progress_is_told_in_bytes_where_the_items_have_sizes(store: Store, tmp_path: Path):
+    items, told = [item(tmp_path, value) for value in range(4)], []
+    ws = workspace(store)
+    ws.report_to(Events(lambda kind, *values: told.append(values)))
+    run_shard(ws, count_call, "some-work-000002", items[2])
+    run_shards(ws, count_call, items, "some work", ray="off", sizes=[20_000_000, 5_000_000, 60_000_000, 15_000_000])
+    assert {unit for _, _, _, unit in told} == {"MB"}
+    assert [round(done) for _, done, total, _ in told if total == 100] == [0, 60, 80, 85, 100, 100]

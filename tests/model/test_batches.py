@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.data.batches import TokenFile, Window, WindowedTokens, documents_within, read_local
-from model.data.labels import IGNORE, Normalisation
+from model.data.labels import IGNORE, LossNormalisation
 from model.data.order import PublishedShuffle, Shuffle, shuffle
 from model.parallel.work_split import own_rows, share_of
 
@@ -111,7 +111,7 @@ def test_repetitive_instance_is_masked_whole_and_still_counted(tmp_path: Path) -
 @pytest.mark.parametrize("world", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("normalisation", ["labels", "positions"])
 def test_workers_read_their_own_windows_and_have_the_batch_of_one_process(
-    world: int, normalisation: Normalisation, tmp_path: Path
+    world: int, normalisation: LossNormalisation, tmp_path: Path
 ) -> None:
     """Oracle: what one process reads and makes. Every third window is removed by the repetition mask."""
     path = tmp_path / "a.npy"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from model.data.chat_batches import (
     IGNORE,
-    Row,
+    LabelledRow,
     indices_of_step,
     make_row,
     pad_rows,
@@ -24,7 +24,7 @@ from model.data.chat_batches import (
 PAD = 99
 
 
-def row(length: int, trained_from: int = 1, start: int = 1) -> Row:
+def row(length: int, trained_from: int = 1, start: int = 1) -> LabelledRow:
     ids = np.arange(start, start + length, dtype=np.uint32)
     return make_row(ids, np.arange(length) >= trained_from)
 

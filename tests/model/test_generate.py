@@ -14,7 +14,7 @@ from torch import Tensor
 from model.config import OLMO_0424, ModelConfig
 from model.decoding.decoder import Decoder
 from model.decoding.generate import Completion, Sampling, generate, log_likelihoods
-from model.decoding.sampling import choose, uniform
+from model.decoding.sampling import choose, uniform_noise
 from model.network.transformer import Transformer
 from model.tokens.tokenizer import Tokenizer
 
@@ -215,19 +215,19 @@ def test_autocast_decodes_in_its_precision() -> None:
 @given(seed=st.integers(0, 2**63), count=st.integers(1, 50))
 def test_noise_is_a_function_of_its_key_and_lies_inside_the_unit_interval(seed: int, count: int) -> None:
     indices = np.arange(count)
-    noise = uniform(seed, indices, indices * 3)
+    noise = uniform_noise(seed, indices, indices * 3)
     assert noise.min() > 0
     assert noise.max() < 1
-    alone = [uniform(seed, indices[i : i + 1], indices[i : i + 1] * 3)[0] for i in range(count)]
+    alone = [uniform_noise(seed, indices[i : i + 1], indices[i : i + 1] * 3)[0] for i in range(count)]
     np.testing.assert_array_equal(noise, alone)
 
 
 def test_noise_is_uniform_and_uncorrelated() -> None:
     prompt, position = (axis.ravel() for axis in np.meshgrid(np.arange(300), np.arange(300), indexing="ij"))
-    noise = uniform(0, prompt, position).reshape(300, 300)
+    noise = uniform_noise(0, prompt, position).reshape(300, 300)
     counts = np.histogram(noise, bins=50, range=(0, 1))[0]
     assert ((counts - 1_800) ** 2 / 1_800).sum() < 95  # chi-square, 49 degrees of freedom, p about 1e-4
-    for other in (np.roll(noise, 1, 0), np.roll(noise, 1, 1), uniform(1, prompt, position).reshape(300, 300)):
+    for other in (np.roll(noise, 1, 0), np.roll(noise, 1, 1), uniform_noise(1, prompt, position).reshape(300, 300)):
         assert abs(np.corrcoef(noise.ravel(), other.ravel())[0, 1]) < 0.015
 
 
@@ -235,7 +235,7 @@ def test_noise_is_uniform_and_uncorrelated() -> None:
 def test_tokens_are_drawn_with_their_probability(temperature: float, top_p: float) -> None:
     logits = torch.tensor([0.1, 2.0, -1.0, 1.5, 0.0, -5.0])
     count = 40_000
-    noise = uniform(7, np.arange(count), np.zeros(count, dtype=np.int64))
+    noise = uniform_noise(7, np.arange(count), np.zeros(count, dtype=np.int64))
     tokens, logprobs = choose(logits.expand(count, -1), temperature, top_p, noise, ids=6)
     probabilities = torch.softmax(logits / temperature, -1)
     torch.testing.assert_close(logprobs, probabilities.log()[tokens])
@@ -248,7 +248,7 @@ def test_tokens_are_drawn_with_their_probability(temperature: float, top_p: floa
 
 def test_the_most_likely_token_survives_the_smallest_top_p() -> None:
     logits = torch.randn(64, 100, generator=torch.Generator().manual_seed(0))
-    noise = uniform(0, np.arange(64), np.zeros(64, dtype=np.int64))
+    noise = uniform_noise(0, np.arange(64), np.zeros(64, dtype=np.int64))
     assert torch.equal(choose(logits, 1.0, 1e-6, noise, ids=100)[0], logits.argmax(-1))
 
 
@@ -260,7 +260,7 @@ def test_rows_without_a_token_are_never_chosen_but_count_in_the_log_probability(
     logits = torch.zeros(2_000, 384)
     logits[:, 322:] = 1.0
     before = logits.clone()
-    noise = uniform(3, np.arange(2_000), np.zeros(2_000, dtype=np.int64))
+    noise = uniform_noise(3, np.arange(2_000), np.zeros(2_000, dtype=np.int64))
     tokens, logprobs = choose(logits, temperature, top_p, noise, ids=322)
     assert torch.equal(logits, before)
     assert int(tokens.max()) <= 321

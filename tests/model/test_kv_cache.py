@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.decoding.kv_cache import CACHE_SHARE, CHUNK, BagCache, DenseCache, rows_that_fit
+from model.decoding.kv_cache import CACHE_CHUNK, CACHE_SHARE, BagCache, DenseCache, rows_that_fit
 
-ROWS, LENGTH = 4, 2 * CHUNK + 10
+ROWS, LENGTH = 4, 2 * CACHE_CHUNK + 10
 CPU = torch.device("cpu")
 
 
@@ -35,7 +35,7 @@ def test_attention_over_rows_of_different_lengths(kind, kv_heads, dtype, toleran
         return torch.randn(*shape, generator=generator).to(dtype)
 
     cache = kind(config(kv_heads), ROWS, LENGTH, dtype, CPU)
-    lengths = [CHUNK - 2, 3, CHUNK + 1, 2 * CHUNK - 1]
+    lengths = [CACHE_CHUNK - 2, 3, CACHE_CHUNK + 1, 2 * CACHE_CHUNK - 1]
     longest = max(lengths)
     keys, values = random(ROWS, longest, kv_heads, 8), random(ROWS, longest, kv_heads, 8)
     for layer in range(2):

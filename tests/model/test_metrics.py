@@ -10,7 +10,7 @@ from model.config import Compute
 from model.training.loop import Course, Evaluation, Listeners, Logging, TrainState, new_state, train
 from model.training.losses import LossConfig, language_model_objective
 from model.training.measuring import metrics as metrics_module
-from model.training.measuring.metrics import EVERY_STEP, Crossing, Metrics
+from model.training.measuring.metrics import EVERY_STEP, Crossing, MetricsLog
 from model.training.measuring.throughput import Meter
 from model.training.optim import OptimConfig
 from tests.model.groups import SCHEDULE, language_batches, model_of
@@ -28,8 +28,8 @@ class Slow(Crossing):
         return super().end()
 
 
-def metrics_to(log: Any, record: Any = None, instances: Any = None) -> Metrics:
-    return Metrics(log, record, instances, saved=0, meter=Meter(0, "cpu", 1))
+def metrics_to(log: Any, record: Any = None, instances: Any = None) -> MetricsLog:
+    return MetricsLog(log, record, instances, saved=0, meter=Meter(0, "cpu", 1))
 
 
 def run(state: TrainState, steps: int, told: Listeners | None = None, **course: Any) -> TrainState:

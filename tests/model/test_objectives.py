@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.config import ModelConfig
-from model.data.chat_batches import Row, make_row, pad_rows, pair_batches, token_batches
+from model.data.chat_batches import LabelledRow, make_row, pad_rows, pair_batches, token_batches
 from model.data.labels import IGNORE
 from model.network.transformer import Transformer
 from model.training.objectives import (
@@ -41,7 +41,7 @@ def model() -> Transformer:
     return made
 
 
-def rows(*lengths: int) -> list[Row]:
+def rows(*lengths: int) -> list[LabelledRow]:
     rng = np.random.default_rng(0)
     return [
         make_row(rng.integers(0, 100, length).astype(np.uint32), np.arange(length) >= length // 2) for length in lengths
@@ -52,7 +52,7 @@ def tensors(batch: dict[str, np.ndarray]) -> dict[str, Tensor]:
     return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in batch.items()}
 
 
-def direct_log_probs(model: Transformer, row: Row, temperature: float = 1.0) -> Tensor:
+def direct_log_probs(model: Transformer, row: LabelledRow, temperature: float = 1.0) -> Tensor:
     """log p of every label of one unpadded row, from the full logits."""
     logits = model(torch.from_numpy(row.ids)[None])[0] / temperature
     labels = torch.from_numpy(row.labels)

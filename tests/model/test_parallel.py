@@ -16,7 +16,7 @@ from model.network.transformer import Transformer
 from model.parallel.work_split import share_of
 from model.training.loop import new_state
 from model.training.optim import OptimConfig
-from model.training.state_files import MOMENTS, save_moments
+from model.training.state_files import MOMENT_KINDS, save_moments
 from tests.model.groups import (
     CONFIG,
     DEEP,
@@ -170,7 +170,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_hf(Transformer(DEEP, seed=1), DEEP, None, folder)
     state = new_state(Transformer(DEEP, seed=1), OptimConfig(), Compute())
     shapes = {name: value.shape for name, value in state.model.named_parameters()}
-    drawn = {f"{kind}/{name}": torch.randn(shape) for name, shape in shapes.items() for kind in MOMENTS}
+    drawn = {f"{kind}/{name}": torch.randn(shape) for name, shape in shapes.items() for kind in MOMENT_KINDS}
     state.optimizer.restore_moments(drawn | {f"step/{name}": torch.tensor(3.0) for name in shapes})
     save_moments(state.optimizer, folder / "moments.safetensors")
     return folder

@@ -10,21 +10,21 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from model.data.labels import IGNORE
-from model.parallel.work_split import UNEVEN, Shape, cut, own_rows, share_of
-from tests.model.groups import Batch, chat_batches, language_batches, preference_batches, rollout_batches
+from model.parallel.work_split import UNEVEN, Shape, cut_micro_batches, own_rows, share_of
+from tests.model.groups import HostBatch, chat_batches, language_batches, preference_batches, rollout_batches
 
 KINDS = {"language": language_batches, "chat": chat_batches, "pairs": preference_batches, "rollouts": rollout_batches}
 SHARES = ("weights", "token_share", "value_share")
 """What a row, or a pair, counts by in losses and metrics."""
 
 
-def step_of(kind: str, number: int) -> list[Batch]:
+def step_of(kind: str, number: int) -> list[HostBatch]:
     """A step's micro-batches, with every array that objectives weigh by."""
     batches = KINDS[kind](number)
     return [batch | {"value_share": batch["weights"] / 7} for batch in batches] if kind == "rollouts" else batches
 
 
-def counted(batch: Batch) -> list[bytes]:
+def counted(batch: HostBatch) -> list[bytes]:
     """Its rows, or pairs of rows, that are trained, with all that belongs to each."""
     pairs = "lengths" in batch
     units = len(batch["ids"]) // 2 if pairs else len(batch["ids"])
@@ -41,7 +41,7 @@ def counted(batch: Batch) -> list[bytes]:
     return rows
 
 
-def totals(batches: Sequence[Batch]) -> dict[str, float]:
+def totals(batches: Sequence[HostBatch]) -> dict[str, float]:
     """Sums of what losses and metrics are weighed by; scalars other than the divisor are metrics themselves."""
     found: dict[str, float] = defaultdict(float)
     for batch in batches:
@@ -74,7 +74,7 @@ def test_workers_together_have_the_step_of_one(kind: str, number: int, world: in
 @example([Shape(4, 4096)] * 512, 96)
 @settings(max_examples=60, deadline=None)
 def test_few_rounds_and_nobody_waits_long(shapes: list[Shape], world: int) -> None:
-    pieces = cut(tuple(shapes), world)
+    pieces = cut_micro_batches(tuple(shapes), world)
     parts = [max(piece.parts for piece in pieces if piece.batch == batch) for batch in range(len(shapes))]
     assert Counter(pieces) == Counter(
         (batch, part, count) for batch, count in enumerate(parts) for part in range(count)

@@ -1,4 +1,5 @@
-"""Our quality and repetition rules against the decisions of datatrove 0.10.1 and NeMo Curator 1.4.0 on the same texts.
+"""Our quality and repetition rules against the decisions of datatrove 0.10.1, NeMo Curator 1.4.0 and Dolma 1.2.1 on the same
+texts.
 
 benchmarks/peers/rule_decisions.py, which runs the peers' own filters, wrote `peer_decisions.json`. Where a decision differs, the
 reason is named here and in docs/filters.md; a new difference, or one that is gone, fails.
@@ -10,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tasks.data.filters.rules import Rule
-from tasks.data.filters.statistics.gopher_quality import GopherQualityRule
-from tasks.data.filters.statistics.gopher_repetition import GopherRepetitionRule
+from tasks.data.filters.statistics.gopher_quality import GopherQualityRule, GopherQualityScorer
+from tasks.data.filters.statistics.gopher_repetition import GopherRepetitionRule, GopherRepetitionScorer
 from tests.parity.rule_texts import TEXTS
 from tests.tasks.data.conftest import refusals
 
@@ -20,13 +21,18 @@ RULES: dict[str, Rule] = {
     "datatrove_quality": GopherQualityRule(),
     "datatrove_repetition": GopherRepetitionRule(),
     "nemo_repetition": GopherRepetitionRule(),
+    "dolma_quality": GopherQualityRule(scorer=GopherQualityScorer(bullets="dolma")),
+    "dolma_repetition": GopherRepetitionRule(scorer=GopherRepetitionScorer(counted="copies")),
 }
 DIFFERENCES = {
     "datatrove_quality": {"no_lines_again", "hashes"},
     "datatrove_repetition": {"short"},
     "nemo_repetition": {"short"},
+    "dolma_quality": {"ellipsis_lines"},
+    "dolma_repetition": {"short"},
 }
-"""datatrove's words are spaCy's tokens, so punctuation makes words without letters and a text of more words; an n-gram that
+"""Dolma knows the one character … at the end of a line and not three dots.
+datatrove's words are spaCy's tokens, so punctuation makes words without letters and a text of more words; an n-gram that
 stands once is the most frequent one for both peers, so a text of a few words is dropped by its only two."""
 
 

@@ -13,7 +13,7 @@ from random import Random
 from typing import Any
 
 from tasks.evaluation.benchmarks.olmes.tasks.choices.agi_eval import EXAMS
-from tasks.evaluation.benchmarks.olmes.tasks.reasoning.bbh import NAMES
+from tasks.evaluation.benchmarks.olmes.tasks.reasoning.bbh import BBH_TASKS
 from tasks.evaluation.benchmarks.olmes.tasks.reasoning.deepmind_math import MODULES
 from tasks.evaluation.benchmarks.olmes.tasks.reasoning.minerva_math import TYPES
 
@@ -298,7 +298,7 @@ def write_benchmarks(folder: Path, table: Table, card: Card) -> None:
         hub(f"dmayhem93/agieval-{exam}", {("", "test"): agi_eval(exam)})
     hub("TIGER-Lab/MMLU-Pro", {("", "test"): mmlu_pro(), ("", "validation"): mmlu_pro()})
     hub("mandarjoshi/trivia_qa", {("rc.wikipedia.nocontext", "validation"): each("triviaqa", triviaqa)})
-    hub("lukaemon/bbh", groups("test", NAMES, bbh))
+    hub("lukaemon/bbh", groups("test", BBH_TASKS, bbh))
     hub("EleutherAI/hendrycks_math", groups("test", TYPES, hendrycks_math))
     separated(folder / "akariasai/PopQA/test.tsv", popqa(), "excel-tab")
     card("akariasai/PopQA", {"default": {"test": "test.tsv"}})

@@ -4,7 +4,7 @@ Base models (pre-training, mid-training) and tuned ones (SFT, DPO, RLVR) have su
 the last model of each kind alone, so that no choice between models can rest on it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import TypeVar
 
@@ -14,6 +14,7 @@ from model.config import Config
 from tasks.evaluation.benchmarks import Benchmark, BenchmarkConfig
 from tasks.evaluation.evaluate import EvaluateConfig, SuiteConfig
 from tasks.evaluation.scoring.selection import select
+from tasks.evaluation.scoring.suites import members_of
 
 Named = TypeVar("Named", Benchmark, SuiteConfig)
 
@@ -87,14 +88,19 @@ class EvaluationConfig(Config):
             suites=once(chain(*(part.suites for part in asked))),
         )
 
-    def only(self, name: str) -> "EvaluationConfig":
-        """The same with a single benchmark. Raises ValueError for a name that is not there."""
-        known = once([*self.benchmarks, *self.base.benchmarks, *self.last_base.benchmarks])
-        chosen = tuple(benchmark for benchmark in known if benchmark.name == name)
+    def only(self, name: str, further: Sequence[Benchmark] = ()) -> "EvaluationConfig":
+        """The same with a single benchmark, or with a suite and what it holds. Raises ValueError for a name that is not there."""
+        known = once([*self.benchmarks, *self.base.benchmarks, *self.last_base.benchmarks, *further])
+        suites = once([*self.suites, *self.base.suites, *self.last_base.suites])
+        needed = members_of(name, suites)
+        chosen = tuple(benchmark for benchmark in known if benchmark.name in needed)
         if not chosen:
-            names = ", ".join(benchmark.name for benchmark in known)
-            raise ValueError(f"microanneal.rank_by={name!r} is not a benchmark of the recipe; they are {names}")
-        return EvaluationConfig(benchmarks=chosen, max_context=self.max_context)
+            names = ", ".join([*(benchmark.name for benchmark in known), *(suite.name for suite in suites)])
+            raise ValueError(
+                f"microanneal.rank_by={name!r} is not a benchmark or suite of the recipe; they are {names}"
+            )
+        held = tuple(suite for suite in suites if suite.name in needed)
+        return EvaluationConfig(benchmarks=chosen, suites=held, max_context=self.max_context)
 
     def pinned(self) -> "EvaluationConfig":
         """The same with everything pinned that its benchmarks read, each benchmark once."""

@@ -26,7 +26,7 @@ ENOUGH_TOKENS = 16_384
 """Tokens of a pass from which matmuls gain nothing from more."""
 NODE_DEVICES = 8
 """Devices of a node, which hold one copy of the weights where copies are kept in step between nodes (hsdp)."""
-ON_A_MIX = {"pretrain", "anneal"}
+_ON_A_MIX = {"pretrain", "anneal"}
 """Stages whose pass is counted in windows (`micro_instances`); that of the others in tokens (`pass_tokens`)."""
 
 
@@ -117,8 +117,8 @@ def fit_recipe(config: RecipeConfig, devices: int, memory: float) -> dict[str, F
 def fitted_execution(execution: Execution, found: dict[str, Fit]) -> Execution:
     """The settings with those of each stage filled in that the recipe does not name itself."""
     said = {name: getattr(execution, name) for name in ("parallel", "micro_instances", "pass_tokens")}
-    windows = {name: fit.rows for name, fit in found.items() if name in ON_A_MIX}
-    tokens = {name: fit.tokens for name, fit in found.items() if name not in ON_A_MIX}
+    windows = {name: fit.rows for name, fit in found.items() if name in _ON_A_MIX}
+    tokens = {name: fit.tokens for name, fit in found.items() if name not in _ON_A_MIX}
     layouts = {name: fit.parallel for name, fit in found.items()}
     chosen = {"parallel": layouts, "micro_instances": windows, "pass_tokens": tokens}
     return execution.model_copy(update={name: chosen[name] | said[name] for name in said})

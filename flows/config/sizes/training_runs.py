@@ -20,7 +20,7 @@ from infra.records.artifact import Artifact
 from infra.settings import ComputeSettings
 from model.config import ModelConfig, Precision
 from model.data.chat_batches import steps_for
-from model.parallel.work_split import Shape, cut
+from model.parallel.work_split import Shape, cut_micro_batches
 from model.training.measuring.memory import Memory, memory_of
 from tasks.artifacts import Chats, Mix, Preferences
 from tasks.data.mix import MixConfig
@@ -31,7 +31,7 @@ from tasks.training.ppo import PPOConfig, ppo_rollouts
 from tasks.training.pretrain import PretrainConfig
 from tasks.training.rlvr import rollouts_of
 
-Made = Mapping[str, Artifact]
+_Made = Mapping[str, Artifact]
 """Artifacts that exist already, by the label of their stage."""
 
 BEFORE: dict[StartPoint, tuple[str, ...]] = {
@@ -117,11 +117,11 @@ class Run:
         """Tokens of one pass through one of so many GPUs: never less than what stays together."""
         least, units = self.together * self.longest, self.most_gpus
         together = min(units, max(1, self.pass_tokens // least)) if self.pass_tokens else units
-        pieces = cut((Shape(together, least),) * math.ceil(units / together), gpus)
+        pieces = cut_micro_batches((Shape(together, least),) * math.ceil(units / together), gpus)
         return least * math.ceil(together / pieces[0].parts)
 
 
-def training_runs(config: RecipeConfig, made: Made = MappingProxyType({})) -> Iterator[Run]:
+def training_runs(config: RecipeConfig, made: _Made = MappingProxyType({})) -> Iterator[Run]:
     """The training stages of a recipe under the labels that its plan has; those before its `start` are left out.
 
     Sizes are those of `made`, artifacts by label, where these exist, else what the recipe alone says.
@@ -149,7 +149,7 @@ def with_estimates(rows: Iterable[PlanRow], config: RecipeConfig) -> list[PlanRo
     return [replace(row, estimate=sizes.get(row.label, row.estimate)) for row in rows]
 
 
-def _all_runs(config: RecipeConfig, made: Made) -> Iterator[Run]:
+def _all_runs(config: RecipeConfig, made: _Made) -> Iterator[Run]:
     pretraining, annealing = config.execution.compute("pretrain"), config.execution.compute("anneal")
     mix = made.get("mix:pretrain", config.pretraining_mix)
     if config.comparison:
@@ -161,9 +161,7 @@ def _all_runs(config: RecipeConfig, made: Made) -> Iterator[Run]:
         # Its steps are given, so no mix has to say how many there are.
         for label in TRIALS:
             yield _window_run(label, config.curation_trial.pretrain, mix, pretraining)
-    for candidate in config.candidates:
-        mix = made.get(f"mix:try-{candidate.name}", config.candidate_mix(candidate))
-        yield _window_run(f"anneal:try-{candidate.name}", config.microanneal.anneal, mix, annealing)
+    yield from _trial_runs(config, made, annealing)
     shared = made.get("mix:anneal", config.annealing_mix(config.anneal_mix))
     for seed in config.anneal_seeds:
         yield _window_run(f"anneal:{seed}", config.anneal, shared, annealing)
@@ -171,6 +169,17 @@ def _all_runs(config: RecipeConfig, made: Made) -> Iterator[Run]:
         mix = made.get(f"mix:anneal-{item.name}", config.annealing_mix(item.mix))
         yield _window_run(f"anneal:{item.name}", item.anneal(config.anneal), mix, annealing)
     yield from _tuning_runs(config, made)
+
+
+def _trial_runs(config: RecipeConfig, made: _Made, annealing: ComputeSettings) -> Iterator[Run]:
+    """Every candidate with every budget and seed: what no budget before it has stopped."""
+    sweep = config.microanneal
+    for tokens in sweep.every_budget:
+        for candidate in config.candidates:
+            mix = made.get(f"mix:{sweep.suffix(candidate.name, tokens)}", config.candidate_mix(candidate, tokens))
+            for seed in sweep.every_seed:
+                label = f"anneal:{sweep.suffix(candidate.name, tokens, seed)}"
+                yield _window_run(label, sweep.anneal, mix, annealing)
 
 
 def _window_run(
@@ -189,7 +198,7 @@ def _window_run(
     return Run(label, steps, stage.batch_size, stage.sequence_length, limit, stage.optim.precision)
 
 
-def _tuning_runs(config: RecipeConfig, made: Made) -> Iterator[Run]:
+def _tuning_runs(config: RecipeConfig, made: _Made) -> Iterator[Run]:
     window = config.pretrain.model.max_sequence_length
     sft, dpo, reward = config.sft, config.dpo, config.reward
 
@@ -228,7 +237,7 @@ def _reinforcement_run(name: str, how: Reinforcement, window: int, limit: Callab
     )  # fmt: skip
 
 
-def chats_of(config: RecipeConfig, made: Made) -> int | None:
+def chats_of(config: RecipeConfig, made: _Made) -> int | None:
     """Finetuning chats: those that are made, else those that are asked for, else the rows that are read."""
     for label in ("decontaminate_chats", "chats"):
         if isinstance(found := made.get(label), Chats):
@@ -238,7 +247,7 @@ def chats_of(config: RecipeConfig, made: Made) -> int | None:
     )
 
 
-def pairs_of(config: RecipeConfig, made: Made) -> int | None:
+def pairs_of(config: RecipeConfig, made: _Made) -> int | None:
     """Preference pairs: those that are made, else one a prompt at most, or the rows that are read."""
     for label in ("decontaminate_pairs", "pairs", "preferences"):
         if isinstance(found := made.get(label), Preferences):

@@ -85,7 +85,7 @@ class Hardware:
 
 
 @dataclass(frozen=True)
-class Cost:
+class StageCost:
     """What one stage costs; None where its number of steps is not known."""
 
     label: str
@@ -103,12 +103,12 @@ class Cost:
     money: float | None
 
 
-def recipe_costs(config: RecipeConfig, hardware: Hardware) -> list[Cost]:
+def recipe_costs(config: RecipeConfig, hardware: Hardware) -> list[StageCost]:
     """Cost of every training stage in the order of the flow."""
     return [cost(run, trained_model(config, run.label), hardware) for run in training_runs(config)]
 
 
-def cost(run: Run, model: ModelConfig, hardware: Hardware) -> Cost:
+def cost(run: Run, model: ModelConfig, hardware: Hardware) -> StageCost:
     """One stage on the GPUs; those that its rows do not reach stay idle and are not counted."""
     gpus = min(hardware.gpus, run.most_gpus)
     flops = hours = kwh = co2 = water = money = None
@@ -118,7 +118,7 @@ def cost(run: Run, model: ModelConfig, hardware: Hardware) -> Cost:
         kwh = hardware.device.watts * hardware.node_factor * hours * gpus / 1000
         co2, water = environment(kwh / 1000, hardware.site)
         money = None if hardware.price is None else hardware.price * hours * gpus
-    return Cost(
+    return StageCost(
         run.label,
         run.steps,
         run.tokens,

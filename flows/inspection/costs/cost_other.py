@@ -54,7 +54,7 @@ STORED = 0.35
 """Bytes of a compressed text file per byte of text (zstd)."""
 WEIGHT_BYTES, MOMENT_BYTES = 4, 8
 """Bytes of a stored parameter (fp32), and of its two moments."""
-ITEMS = {"gsm8k": 1_319, "ifeval": 541}
+_ITEMS = {"gsm8k": 1_319, "ifeval": 541}
 """Items of a benchmark by its kind (RECIPE I.3, I.4)."""
 PERSONA_TOKENS = (2 * 250, 2 * 450)
 """Prompt and answer tokens of a persona's problem and its solution, two calls."""
@@ -247,7 +247,7 @@ def asked_of(row: PlanRow, config: RecipeConfig) -> EvaluateConfig:
     """What the model of an evaluation is asked, by the stage that makes it."""
     label = row.label.partition(":")[2]
     if label.startswith("try-"):
-        return config.evaluation.only(config.microanneal.rank_by).of(label)
+        return config.sweep_evaluation.of(label)
     maker = row.inputs[0].removeprefix(GIVEN).partition(":")[0] if row.inputs else ""
     chat = maker not in ("pretrain", "base", "anneal", "soup")
     alone = maker == "anneal" and len(config.anneal_seeds) + len(config.further_ingredients) == 1
@@ -261,7 +261,7 @@ def _items_of(benchmark: Benchmark) -> int | None:
         facts = benchmark.facts
         published = facts.limit or (len(facts.places) if facts.places is not None else facts.count)
     else:
-        published = ITEMS.get(fields["kind"])
+        published = _ITEMS.get(fields["kind"])
     return fields.get("limit") or fields.get("items") or published
 
 

@@ -16,9 +16,9 @@ from flows.inspection.costs.cost import (
     DEFAULT_MFU,
     DEVICES,
     NODE_FACTOR,
-    Cost,
     Device,
     Hardware,
+    StageCost,
     recipe_costs,
 )
 from flows.inspection.costs.cost_other import OtherCost, other_costs, plan_labels, stored_by_training
@@ -50,7 +50,7 @@ def plan_costs(
     return as_json(costs, hardware, others, stored_bytes(config, costs))
 
 
-def stored_bytes(config: RecipeConfig, costs: list[Cost]) -> dict[str, float]:
+def stored_bytes(config: RecipeConfig, costs: list[StageCost]) -> dict[str, float]:
     """Bytes that each training leaves in the store: weights, moments where they are kept, and permanent save points."""
     parameters, every = config.pretrain.model.parameters, config.execution.keep_every
     found = {}
@@ -105,7 +105,7 @@ def find_device(name: str, peak_flops: float | None, watts: float | None) -> Dev
     )
 
 
-def total(costs: Sequence[Cost | OtherCost]) -> dict[str, float | None]:
+def total(costs: Sequence[StageCost | OtherCost]) -> dict[str, float | None]:
     """Sums over the stages whose steps are known; None for what no stage has."""
     sums: dict[str, float | None] = {}
     for name in SUMS:
@@ -114,7 +114,9 @@ def total(costs: Sequence[Cost | OtherCost]) -> dict[str, float | None]:
     return sums
 
 
-def as_json(costs: list[Cost], hardware: Hardware, others: list[OtherCost], stored: dict[str, float]) -> dict[str, Any]:
+def as_json(
+    costs: list[StageCost], hardware: Hardware, others: list[OtherCost], stored: dict[str, float]
+) -> dict[str, Any]:
     """Everything, in bytes, FLOPs, hours, kWh, tonnes, kilolitres and money."""
     stages = [
         asdict(item)
@@ -138,7 +140,7 @@ def all_stored(others: list[OtherCost], stored: dict[str, float]) -> float:
 
 def print_costs(
     console: Console,
-    costs: list[Cost],
+    costs: list[StageCost],
     hardware: Hardware,
     others: list[OtherCost],
     order: list[str],
@@ -148,16 +150,16 @@ def print_costs(
     table = _table(
         "steps", "tokens", "FLOPs", "GPUs", "hours", "kWh", "t CO2", "kL water", "money", "calls", "GB stored"
     )
-    cells = {item.label: [*_cells(item), "", plain(stored[item.label] / 1e9)] for item in costs}
+    cells = {item.label: [*_cells(item), "", separated(stored[item.label] / 1e9)] for item in costs}
     cells |= {item.label: _other_cells(item) for item in others}
     for label in order:
         if label in cells:
             table.add_row(*cells[label])
     sums = total([*costs, *others])
     calls = sum(item.calls for item in others if item.calls)
-    summed = ["total", "", "", scientific(sums["flops"]), "", *(plain(sums[name]) for name in SUMS[1:-1])]
-    summed.append("" if sums["money"] is None else plain(sums["money"]))
-    table.add_row(*summed, f"{calls:,}" if calls else "", plain(all_stored(others, stored) / 1e9), style="bold")
+    summed = ["total", "", "", scientific(sums["flops"]), "", *(separated(sums[name]) for name in SUMS[1:-1])]
+    summed.append("" if sums["money"] is None else separated(sums["money"]))
+    table.add_row(*summed, f"{calls:,}" if calls else "", separated(all_stored(others, stored) / 1e9), style="bold")
     memory = _table("parameters", "gradients", "moments", "activations", "working", "GB/GPU")
     for item in costs:
         memory.add_row(item.label, *memory_cells(item.memory))
@@ -186,14 +188,14 @@ def _table(*titles: str) -> Table:
 def _other_cells(item: OtherCost) -> list[str]:
     amounts = [item.hours, item.kwh, item.co2_tonnes, item.water_kilolitres]
     shown = ["" if item.tokens == 0 else scaled(item.tokens), "" if item.flops == 0 else scientific(item.flops)]
-    shown += ["" if amount == 0 else plain(amount) for amount in amounts]
-    shown.append("" if item.money is None else plain(item.money))
+    shown += ["" if amount == 0 else separated(amount) for amount in amounts]
+    shown.append("" if item.money is None else separated(item.money))
     calls = "?" if item.calls is None else f"{item.calls:,}" if item.calls else ""
-    stored = plain(None if item.stored_bytes is None else item.stored_bytes / 1e9) if item.stored_bytes != 0 else ""
+    stored = separated(None if item.stored_bytes is None else item.stored_bytes / 1e9) if item.stored_bytes != 0 else ""
     return [item.label, "", *shown[:2], f"{item.gpus:,}" if item.gpus else "", *shown[2:], calls, stored]
 
 
-def _cells(item: Cost) -> list[str]:
+def _cells(item: StageCost) -> list[str]:
     bound = "≤ " if item.at_most and item.tokens is not None else ""
     cells = [
         item.label,
@@ -202,8 +204,8 @@ def _cells(item: Cost) -> list[str]:
         scientific(item.flops),
         f"{item.gpus:,}",
     ]
-    money = "" if item.money is None else plain(item.money)
-    return [*cells, *(plain(getattr(item, name)) for name in SUMS[1:-1]), money]
+    money = "" if item.money is None else separated(item.money)
+    return [*cells, *(separated(getattr(item, name)) for name in SUMS[1:-1]), money]
 
 
 def memory_cells(memory: Memory) -> list[str]:
@@ -216,7 +218,7 @@ def memory_cells(memory: Memory) -> list[str]:
     ]
 
 
-def _notes(costs: list[Cost], hardware: Hardware) -> list[str]:
+def _notes(costs: list[StageCost], hardware: Hardware) -> list[str]:
     device, site = hardware.device, hardware.site
     notes = [
         f"{hardware.gpus:,} GPUs of {device.peak_flops / 1e12:,.4g} TFLOP/s and {device.watts:,.4g} W at MFU "
@@ -255,7 +257,7 @@ def scientific(value: float | None) -> str:
     return "?" if value is None else f"{value:.2e}"
 
 
-def plain(value: float | None) -> str:
+def separated(value: float | None) -> str:
     """A number of three digits or more, with separators."""
     if value is None:
         return "?"

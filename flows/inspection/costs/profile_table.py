@@ -13,7 +13,7 @@ from infra.processor import processor_name
 from model.config import Compute
 from model.training.measuring.profile import Profile, profile_steps
 
-ON_A_MIX = ("pretrain", "anneal")
+_ON_A_MIX = ("pretrain", "anneal")
 """Stages whose steps are made of windows of one length, so that a profile of random windows is one of theirs."""
 
 
@@ -21,9 +21,9 @@ def profile_of(
     recipe: str, overrides: list[str] | None, stage: str, rows: int | None, steps: int, trace: Path | None
 ) -> Profile:
     """A profile of one stage with the settings of its recipe. Raises ValueError for other stages, or sizes that cannot be."""
-    if stage not in ON_A_MIX:
+    if stage not in _ON_A_MIX:
         raise ValueError(
-            f"{stage!r} cannot be profiled; choose one of {', '.join(ON_A_MIX)}, whose windows have one length"
+            f"{stage!r} cannot be profiled; choose one of {', '.join(_ON_A_MIX)}, whose windows have one length"
         )
     if trace is not None and not trace.parent.is_dir():
         raise ValueError(f"the folder of --trace {trace} does not exist; make it, or name another")

@@ -30,12 +30,12 @@ Instances = Callable[[int], Sequence[Any]]
 """0-based step -> what names the examples of its batch."""
 Scalars = dict[str, Tensor | float]
 """Metrics by name; tensors hold one value each and are still on the device."""
-Facts = Callable[[int], Mapping[str, Tensor | float]]
+StepFacts = Callable[[int], Mapping[str, Tensor | float]]
 """Number of the newest update -> metrics that join its own."""
 
 
 @dataclass
-class Line:
+class AskedSteps:
     """Steps whose values have been asked for; the newest may be one that is logged."""
 
     steps: list[int]
@@ -48,7 +48,7 @@ class Line:
     """Metrics of each step, and when they were there."""
 
 
-class Metrics:
+class MetricsLog:
     """Context manager that collects each step's metrics and hands them on in order, on the caller's thread.
 
     `record` gets every step: all that is known of logged ones, `EVERY_STEP` of the others. `log` gets the logged ones,
@@ -65,10 +65,10 @@ class Metrics:
         self._waited = 0.0
         self._skipped = 0.0
         self._collected: list[tuple[int, Scalars]] = []
-        self._sent: deque[Line] = deque()
+        self._sent: deque[AskedSteps] = deque()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
 
-    def __enter__(self) -> "Metrics":
+    def __enter__(self) -> "MetricsLog":
         return self
 
     def __exit__(
@@ -93,7 +93,7 @@ class Metrics:
         """Ask for all collected values. `facts` join the newest step's, which is logged or not."""
         steps, metrics = zip(*self._collected, strict=True)
         values = self._thread.submit(Crossing([*metrics[:-1], metrics[-1] | facts]).end)
-        self._sent.append(Line(list(steps), tokens, self._waited, logged, values))
+        self._sent.append(AskedSteps(list(steps), tokens, self._waited, logged, values))
         self._collected = []
 
     def end(self, tokens: int) -> None:

@@ -20,8 +20,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from model.config import Compute, ModelConfig
 from model.network.transformer import Transformer
+from model.parallel.work_split import HostBatch
 from model.training.allocator import keep_freed_memory
-from model.training.loop import Batch, Course, TrainState, compile_model, new_state, train_step
+from model.training.loop import Course, TrainState, compile_model, new_state, train_step
 from model.training.losses import LossConfig, language_model_objective
 from model.training.optim import OptimConfig
 from model.training.schedule import ScheduleConfig
@@ -126,13 +127,13 @@ def profile_steps(
     return Profile(min(times), rows * length, flops, speed, shares, largest)
 
 
-def _windows(model: ModelConfig, rows: int, length: int, micro_rows: int) -> list[Batch]:
+def _windows(model: ModelConfig, rows: int, length: int, micro_rows: int) -> list[HostBatch]:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, model.vocab_size, (rows, length), generator=generator)
     return [{"ids": part, "labels": part.roll(-1, dims=1)} for part in ids.split(micro_rows)]
 
 
-def _timed(state: TrainState, loss: LossConfig, batches: Sequence[Batch], device: str) -> float:
+def _timed(state: TrainState, loss: LossConfig, batches: Sequence[HostBatch], device: str) -> float:
     start = time.perf_counter()
     schedule = ScheduleConfig(learning_rate=1e-4, unit="steps", warmup=1, length=10_000)
     course = Course(language_model_objective(loss), lambda _: batches, schedule, 10_000)

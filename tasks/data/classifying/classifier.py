@@ -51,7 +51,7 @@ fasttext.train_supervised(verbose=0, thread=1, **options).save_model(sys.argv[2]
 """
 
 
-class Selection(Config):
+class ClassSelection(Config):
     """Which documents belong to a class. All given conditions must hold."""
 
     sources: tuple[str, ...] = ()
@@ -67,9 +67,9 @@ class Selection(Config):
 class ClassifierConfig(Config):
     """The two classes and fastText's settings."""
 
-    positives: Selection
+    positives: ClassSelection
     """What good text looks like."""
-    negatives: Selection = Selection()
+    negatives: ClassSelection = ClassSelection()
     """What text looks like in general: a random sample of everything that is not selected as positive."""
     word_ngrams: int = Field(default=2, ge=1)
     """Longest word n-gram (DCLM)."""
@@ -120,7 +120,7 @@ def train_classifier(ws: Workspace, documents: list[Documents], config: Classifi
     examples.sort(key=lambda row: draw(config.seed, "order", row["id"], row["line"]))
     training = [row for row in examples if not row["held_out"]]
     held_out = [row for row in examples if row["held_out"]]
-    model = fit(ws.scratch, [f"{row['label']} {row['line']}" for row in training], config)
+    model = _fit(ws.scratch, [f"{row['label']} {row['line']}" for row in training], config)
     ws.put(model, "model.bin")
     metrics = measure(load_classifier(model), held_out)
     ws.write_json("metrics.json", metrics | {"trained_on": len(training), "candidates": found})
@@ -133,14 +133,14 @@ def train_classifier(ws: Workspace, documents: list[Documents], config: Classifi
     )
 
 
-def label_of(document: Row, config: ClassifierConfig) -> str:
+def _label_of(document: Row, config: ClassifierConfig) -> str:
     """The class of a document, positive before negative; empty for neither."""
     if selects(config.positives, document):
         return POSITIVE_LABEL
     return NEGATIVE_LABEL if selects(config.negatives, document) else ""
 
 
-def selects(selection: Selection, document: Row) -> bool:
+def selects(selection: ClassSelection, document: Row) -> bool:
     """Whether a document meets every condition."""
     metadata = document.get("metadata") or {}
     return (
@@ -156,7 +156,7 @@ def count_examples(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     config = ClassifierConfig.model_validate(item["config"])
     found: dict[str, int] = {}
     for document in read_documents(ws, Documents.model_validate(item["documents"]), item["name"]):
-        label = label_of(document, config)
+        label = _label_of(document, config)
         if label:
             found[label] = found.get(label, 0) + 1
     return {"found": found}
@@ -168,7 +168,7 @@ def write_examples(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     limits = {POSITIVE_LABEL: config.positives.max_documents, NEGATIVE_LABEL: config.negatives.max_documents}
     with LineWriter(ws, f"examples/{item['item']}.jsonl.zst", empty=True) as examples:
         for document in read_documents(ws, Documents.model_validate(item["documents"]), item["name"]):
-            label = label_of(document, config)
+            label = _label_of(document, config)
             if not label or draw(config.seed, "sample", document["id"]) >= limits[label] / item["found"][label]:
                 continue
             line = page_line(document["text"])
@@ -178,7 +178,7 @@ def write_examples(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
         return {"examples": examples.rows}
 
 
-def fit(folder: Path, lines: list[str], config: ClassifierConfig) -> Path:
+def _fit(folder: Path, lines: list[str], config: ClassifierConfig) -> Path:
     """Train on labelled lines in a process of its own; the path of the model. Raises ValueError with
     fastText's message if it fails."""
     training, model = folder / "train.txt", folder / "model.bin"

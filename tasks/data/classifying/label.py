@@ -21,7 +21,7 @@ from tasks.artifacts import Documents
 from tasks.data.documents.document_random import draw
 from tasks.data.documents.dolma_files import Row, document_files, read_documents
 from tasks.data.documents.numbered_files import Drafts
-from tasks.prompting import LanguageModelConfig, check_prompt, fill, prompt_text, unusable
+from tasks.prompting import LanguageModelConfig, check_prompt, fill_template, prompt_text, unusable
 
 Rubric = Literal["educational", "mathematics"]
 
@@ -116,7 +116,7 @@ def sampled(ws: Workspace, documents: list[Documents], config: LabelConfig, shar
 
 def request_for(row: Row, config: LabelConfig) -> Request:
     """The question about one document."""
-    return config.writer.request(fill(config.prompt, text=row["text"].strip()[: config.max_characters]))
+    return config.writer.request(fill_template(config.prompt, text=row["text"].strip()[: config.max_characters]))
 
 
 def read_label(answer: Answer, rubric: Rubric) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from typing import Any
 
 from tasks.data.filters.chat_filters import Messages
 
-ROLES = ("system", "user", "assistant")
+_ROLES = ("system", "user", "assistant")
 
 
 CALLS = ("tool_calls", "function_call", "function_calls")
@@ -20,7 +20,7 @@ def clean_messages(messages: Any) -> tuple[Messages, str]:
         if not isinstance(message, dict):
             return [], "a message without text"
         role, content = message.get("role"), message.get("content")
-        if role not in ROLES:
+        if role not in _ROLES:
             return [], f"role {str(role)[:20]!r}"
         if called := next((name for name in CALLS if message.get(name)), ""):
             return [], f"a message with {called}"

@@ -15,7 +15,7 @@ EXACT = "exact_duplicate"
 NEAR = "near_duplicate"
 
 
-class Kept(NamedTuple):
+class Duplicate(NamedTuple):
     """Why a document is dropped, and where the one that stays is."""
 
     shard: int
@@ -25,7 +25,14 @@ class Kept(NamedTuple):
 
 def find_equal_documents(ws: Workspace, shards: list[dict[str, Any]]) -> dict[str, Any]:
     """Find all repeated texts; returns what `find_all_repeats` does."""
-    return find_all_repeats(ws, "texts", ws.map(hash_texts, shards, description="hash"))
+    return find_all_repeats(ws, "texts", ws.map(hash_texts, shards, description="hash", sizes=sizes_of(ws, shards)))
+
+
+def sizes_of(ws: Workspace, shards: list[dict[str, Any]]) -> list[int]:
+    """Bytes of the document file of each shard."""
+    inputs = {shard["input"]: Documents.model_validate(shard["documents"]) for shard in shards}
+    files = {number: ws.record(documents).files for number, documents in inputs.items()}
+    return [files[shard["input"]][shard["name"]].size for shard in shards]
 
 
 def text_hash(text: str, compare: str) -> bytes:
@@ -56,7 +63,7 @@ def _ids_name(shard: int) -> str:
     return f"ids/{shard:05d}.json"
 
 
-def dropped_documents(ws: Workspace, item: dict[str, Any]) -> dict[int, Kept]:
+def dropped_documents(ws: Workspace, item: dict[str, Any]) -> dict[int, Duplicate]:
     """Rows of a shard that the document passes drop. `item` has the number of partitions of each: `exact` and `near`."""
     shard, shards = item["shard"], item["shards"]
     equal = read_repeats(ws, "texts", shard, shards, item["exact"])
@@ -69,5 +76,5 @@ def dropped_documents(ws: Workspace, item: dict[str, Any]) -> dict[int, Kept]:
     return dropped
 
 
-def _by_row(found: np.ndarray, reason: str) -> dict[int, Kept]:
-    return {row: Kept(kept_shard, kept_row, reason) for _, row, kept_shard, kept_row in found.tolist()}
+def _by_row(found: np.ndarray, reason: str) -> dict[int, Duplicate]:
+    return {row: Duplicate(kept_shard, kept_row, reason) for _, row, kept_shard, kept_row in found.tolist()}

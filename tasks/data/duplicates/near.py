@@ -28,9 +28,10 @@ from tasks.data.documents.partitions import (
     write_groups,
 )
 from tasks.data.duplicates.components import Edges, both_ways, distinct, large_star, small_star, stars
+from tasks.data.duplicates.documents import sizes_of
 from tasks.data.duplicates.minhash import MinHashConfig, band_keys, signatures
 
-BAND = np.dtype([("key", "<u8"), ("row", "<u4")])
+_BAND = np.dtype([("key", "<u8"), ("row", "<u4")])
 """Key of one band of a document, and its row."""
 EDGE = np.dtype([("one", "<u8"), ("two", "<u8")])
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
@@ -39,7 +40,9 @@ _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 def find_similar_documents(ws: Workspace, shards: list[dict[str, Any]], config: MinHashConfig) -> dict[str, Any]:
     """Find the documents that are similar to an earlier one; `partitions` for `read_found`, and `clusters`."""
     near = config.model_dump(mode="json")
-    signed = ws.map(sign_shard, [{**shard, "minhash": near} for shard in shards], description="sign")
+    signed = ws.map(
+        sign_shard, [{**shard, "minhash": near} for shard in shards], description="sign", sizes=sizes_of(ws, shards)
+    )
     put_pieces(ws, "bands", [result["pieces"] for result in signed])
     parts = partitions(ws, sum(result["keys"] for result in signed))
     items = [{"partition": number, "first": first, "end": end} for number, (first, end) in enumerate(parts)]
@@ -69,7 +72,7 @@ def sign_shard(ws: Workspace, item: dict[str, Any]) -> dict[str, int]:
     signed = ({"text": document["text"], "row": row} for row, document in rows if row not in skipped)
     for batch in batches(signed):
         keys = band_keys(signatures([row["text"] for row in batch], config), config)
-        records = np.zeros(keys.shape, dtype=BAND)
+        records = np.zeros(keys.shape, dtype=_BAND)
         records["key"], records["row"] = keys, np.array([row["row"] for row in batch])[:, None]
         spill.add(records[keys != 0])
     spill.flush()
@@ -103,7 +106,7 @@ class _Repeats:
 
 def match_bands(ws: Workspace, item: dict[str, Any]) -> dict[str, int]:
     """Shard function: an edge from each document to the first that has the same key, in one partition of keys."""
-    records, shards = read_partition(ws, "bands", item["first"], item["end"], BAND)
+    records, shards = read_partition(ws, "bands", item["first"], item["end"], _BAND)
     order = np.argsort(records["key"], kind="stable")
     keys, nodes = records["key"][order], _nodes(shards, records["row"])[order]
     first = first_of_equal(keys)

@@ -17,7 +17,7 @@ from tasks.data.documents.dolma_files import Row, read_documents
 from tasks.data.documents.partitions import KeySpill, find_all_repeats, put_work, read_work
 from tasks.data.duplicates.documents import dropped_documents, text_hash
 
-UNIT = np.dtype([("row", "<u4"), ("piece", "<u4")])
+_UNIT = np.dtype([("row", "<u4"), ("piece", "<u4")])
 """Where a unit is: the row of its document, and which part of it."""
 
 
@@ -41,7 +41,7 @@ def hash_paragraphs(ws: Workspace, item: dict[str, Any]) -> dict[str, int]:
     spill = KeySpill(ws, "paragraphs", item["shard"])
     places = UnitList(ws, item["shard"])
     for row, document in kept_documents(ws, item):
-        for piece, text in enumerate(cut(document["text"])):
+        for piece, text in enumerate(cut_paragraphs(document["text"])):
             if long_enough(text, item["min_words"]):
                 spill.add(text_hash(text, item["compare"]), places.add(row, piece))
     places.close()
@@ -55,7 +55,7 @@ def kept_documents(ws: Workspace, item: dict[str, Any]) -> Iterator[tuple[int, R
     return ((row, document) for row, document in rows if row not in dropped)
 
 
-def cut(text: str) -> list[str]:
+def cut_paragraphs(text: str) -> list[str]:
     """The paragraphs of a text; joined by newlines they are the text."""
     return text.split("\n")
 
@@ -86,7 +86,7 @@ class UnitList:
 
 def read_units(ws: Workspace, shard: int) -> np.ndarray:
     """The units of a shard, by number."""
-    return np.frombuffer(read_work(ws, _units_name(shard)), dtype=UNIT)
+    return np.frombuffer(read_work(ws, _units_name(shard)), dtype=_UNIT)
 
 
 def _units_name(shard: int) -> str:

@@ -12,7 +12,7 @@ from tasks.artifacts import Documents
 from tasks.data.documents.dolma_files import LineWriter, Row, read_documents, shard_name
 from tasks.data.documents.partitions import read_found, read_repeats
 from tasks.data.duplicates.documents import dropped_documents, read_ids
-from tasks.data.duplicates.pieces import cut, read_units
+from tasks.data.duplicates.pieces import cut_paragraphs, read_units
 from tasks.data.duplicates.seen import WHOLE
 
 PARAGRAPHS = "repeated_paragraphs"
@@ -36,7 +36,7 @@ def write_shard(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     places = [place for place, _ in removed.documents.values()]
     places += [place for pieces in removed.pieces.values() for place in pieces.values()]
     ids = _ids_of(ws, places)
-    name = f"{item['input']:03d}-{shard_name(item['name'])}.jsonl.zst"
+    name = kept_name(item)
     result: dict[str, Any] = {"sources": {}, "dropped": {}, "bytes": 0, "removed": 0, "removed_bytes": 0}
     rows = enumerate(read_documents(ws, Documents.model_validate(item["documents"]), item["name"]))
     reason = NGRAMS if item["within"] == "ngrams" else PARAGRAPHS
@@ -56,7 +56,7 @@ def write_shard(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
             if not kept["text"].strip() and pieces:
                 _drop(drop, document, reason, next(iter(pieces.values())), result)
                 continue
-            parts = cut(document["text"]) if pieces else []
+            parts = cut_paragraphs(document["text"]) if pieces else []
             for piece, kept_id in sorted(pieces.items()):
                 place = {"paragraph": piece, "text": parts[piece], "duplicate_of": kept_id}
                 aside.write({"id": document["id"], "source": document["source"], "reason": reason, **place})
@@ -68,11 +68,16 @@ def write_shard(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+def kept_name(item: dict[str, Any]) -> str:
+    """How the files of a shard are named: by the input and the file that it comes from."""
+    return f"{item['input']:03d}-{shard_name(item['name'])}.jsonl.zst"
+
+
 def without(document: Row, pieces: dict[int, str]) -> Row:
     """The document without these parts; its metadata says how many went."""
     if not pieces:
         return document
-    kept = [text for piece, text in enumerate(cut(document["text"])) if piece not in pieces]
+    kept = [text for piece, text in enumerate(cut_paragraphs(document["text"])) if piece not in pieces]
     metadata = {**document.get("metadata", {}), "removed_paragraphs": len(pieces)}
     return {**document, "text": "\n".join(kept), "metadata": metadata}
 

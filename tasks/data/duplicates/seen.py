@@ -34,7 +34,7 @@ from tasks.data.documents.partitions import (
     write_groups,
 )
 from tasks.data.duplicates.bloom import BloomFilter, shape
-from tasks.data.duplicates.pieces import UnitList, cut, kept_documents, long_enough, read_units
+from tasks.data.duplicates.pieces import UnitList, cut_paragraphs, kept_documents, long_enough, read_units
 from tasks.data.filters.ngrams import word_ngrams
 from tasks.data.filters.windows import WINDOW_CHARACTERS, window_batches
 
@@ -80,7 +80,7 @@ def find_seen(ws: Workspace, shards: list[dict[str, Any]], config: NGramConfig) 
     ]
     ws.map(count_seen, parts, description=f"count seen n-grams in {len(parts)}")
     items = [{"shard": s["shard"], "shards": len(shards), "partitions": len(parts), "ngrams": plain} for s in shards]
-    decided = ws.map(decide, items, description="decide")
+    decided = ws.map(_decide, items, description="decide")
     ws.map(find_first, parts, description=f"find first n-grams in {len(parts)}")
     dropped = {name: sum(result[name] for result in decided) for name in ("paragraphs", "documents")}
     units = sum(result["units"] for result in hashed)
@@ -115,7 +115,7 @@ def _unit_batches(documents: Iterator[tuple[int, Any]], units: UnitList, words: 
     """(number of the first, texts) of units in batches of bounded size."""
     first, batch, size = 0, [], 0
     for row, document in documents:
-        for piece, text in enumerate(cut(document["text"])):
+        for piece, text in enumerate(cut_paragraphs(document["text"])):
             if not long_enough(text, words):
                 continue
             units.add(row, piece)
@@ -157,7 +157,7 @@ def _per_unit(seen: np.ndarray) -> np.ndarray:
     return result
 
 
-def decide(ws: Workspace, item: dict[str, Any]) -> dict[str, int]:
+def _decide(ws: Workspace, item: dict[str, Any]) -> dict[str, int]:
     """Shard function: the units of one shard that are dropped, each with one seen n-gram to be looked up."""
     config = NGramConfig.model_validate(item["ngrams"])
     shard = item["shard"]

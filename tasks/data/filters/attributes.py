@@ -14,7 +14,7 @@ import numpy as np
 EXPERIMENT = "olmo2"
 """First part of every attribute's name."""
 
-DIGITS = 6
+_DIGITS = 6
 """Decimals of a written score: what is decided on is what is written."""
 
 Span = tuple[int, int, float]
@@ -30,7 +30,7 @@ _EDGES: dict[str, np.ndarray] = {
 }
 
 
-class Scores(NamedTuple):
+class DocumentScores(NamedTuple):
     """One scorer's word on a batch of texts."""
 
     values: Mapping[str, Sequence[float] | np.ndarray]
@@ -55,12 +55,12 @@ def attribute_name(scorer: str, label: str) -> str:
     return f"{EXPERIMENT}__{scorer}__{label}"
 
 
-def attribute_rows(scorer: str, scores: Scores, lengths: Sequence[int]) -> list[dict[str, list[Any]]]:
+def attribute_rows(scorer: str, scores: DocumentScores, lengths: Sequence[int]) -> list[dict[str, list[Any]]]:
     """The attributes of each text. `lengths` are characters of the texts that were measured."""
     rows: list[dict[str, list[Any]]] = [{} for _ in lengths]
     for label, values in scores.values.items():
         name = attribute_name(scorer, label)
-        numbers = np.round(np.asarray(values, dtype=np.float64), DIGITS).tolist()
+        numbers = np.round(np.asarray(values, dtype=np.float64), _DIGITS).tolist()
         for row, length, number in zip(rows, lengths, numbers, strict=True):
             row[name] = [(0, length, number)]
     for label, spans in scores.spans.items():
@@ -97,7 +97,7 @@ def edges(scale: Scale) -> np.ndarray:
     return _EDGES[scale]
 
 
-def histogram(values: Sequence[float] | np.ndarray, scale: Scale) -> np.ndarray:
+def bin_counts(values: Sequence[float] | np.ndarray, scale: Scale) -> np.ndarray:
     """How many values fall into each bin."""
     borders = _EDGES[scale]
     places = np.searchsorted(borders, np.asarray(values, dtype=np.float64), side="right") - 1

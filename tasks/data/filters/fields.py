@@ -12,7 +12,7 @@ OWN = frozenset({"id", "text", "source", "added", "created", "metadata"})
 """Fields of every document, which a rule does not look for."""
 
 
-def field_of(document: Mapping[str, Any], name: str) -> Any:
+def document_field(document: Mapping[str, Any], name: str) -> Any:
     """The first value under a name that is not None: in the metadata, then at the top level, then one level deeper.
 
     None where there is none.

@@ -23,7 +23,7 @@ from tasks.data.filters.overlap import (
     write_items,
 )
 
-EXAMPLES = 50
+_EXAMPLES = 50
 """Removed rows whose words the report may show."""
 
 
@@ -67,7 +67,7 @@ def sift(
         )
     result = {
         "touched": touched,
-        "examples": examples[:EXAMPLES],
+        "examples": examples[:_EXAMPLES],
         "removed": count_values(example["item"] for example in examples),
     }
     report = benchmark_report(config, owners, ids, [result])

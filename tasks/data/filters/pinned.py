@@ -43,7 +43,7 @@ def read_pinned(file: PinnedFile) -> bytes:
     return content
 
 
-def read_lines(files: tuple[PinnedFile, ...]) -> list[str]:
+def list_entries(files: tuple[PinnedFile, ...]) -> list[str]:
     """The entries of lists: lines without comments (# behind white space), stripped; empty ones left out."""
     lines = [line for file in files for line in read_pinned(file).decode("utf-8-sig").splitlines()]
     entries = [_COMMENT.sub("", line).strip() for line in lines]

@@ -13,7 +13,7 @@ from pydantic import Field
 from infra.workspace import Workspace
 from tasks.artifacts import Classifier
 from tasks.data.documents.dolma_files import Row
-from tasks.data.filters.attributes import Scores
+from tasks.data.filters.attributes import DocumentScores
 from tasks.data.filters.batch import TextBatch
 from tasks.data.filters.classifiers.education import (
     CheckpointModel,
@@ -83,7 +83,7 @@ def scorer_name(scorer: Scorer) -> str:
     return scorer.classifier if isinstance(scorer, QualityScorer) else scorer.kind
 
 
-def check_names(scorers: Sequence[Scorer]) -> None:
+def check_scorer_names(scorers: Sequence[Scorer]) -> None:
     """Raises ValueError where two scorers have one name."""
     names = [scorer_name(scorer) for scorer in scorers]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -116,7 +116,7 @@ def needs_device(scorer: Scorer) -> bool:
     return isinstance(scorer, EducationScorer) and isinstance(scorer.model, CheckpointModel)
 
 
-def load_model(ws: Workspace, scorer: Scorer, classifiers: dict[str, Classifier]) -> Any:
+def load_scorer_model(ws: Workspace, scorer: Scorer, classifiers: dict[str, Classifier]) -> Any:
     """What a scorer asks, loaded: a classifier, a checkpoint, lists; None for one that only reads the text."""
     name = classifier_of(scorer)
     if name:
@@ -143,7 +143,7 @@ def _checkpoint(ws: Workspace, model: CheckpointModel) -> Any:
     return load_encoder(model.path, revision, model.max_tokens, ws.compute.device, ws.compute.threads)
 
 
-def score_batch(documents: Sequence[Row], batch: TextBatch, scorer: Scorer, model: Any) -> Scores:
+def score_batch(documents: Sequence[Row], batch: TextBatch, scorer: Scorer, model: Any) -> DocumentScores:
     """One scorer's word on documents whose texts, as scorers before it left them, are `batch`."""
     match scorer:
         case RepetitionScorer():
@@ -159,7 +159,7 @@ def score_batch(documents: Sequence[Row], batch: TextBatch, scorer: Scorer, mode
         case StarsScorer():
             return score_stars(documents, scorer)
         case GopherQualityScorer():
-            return score_gopher_quality(batch)
+            return score_gopher_quality(batch, scorer)
         case GopherRepetitionScorer():
             return score_gopher_repetition(batch, scorer)
         case LanguageScorer():

@@ -7,8 +7,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from model.config import Config
-from tasks.data.filters.attributes import Limit, Scores
-from tasks.data.filters.fields import field_of
+from tasks.data.filters.attributes import DocumentScores, Limit
+from tasks.data.filters.fields import document_field
 
 _NO_COUNT = ("", "nan", "none", "null")
 """How tables that went through text write that there is no count."""
@@ -36,13 +36,13 @@ class StarsRule(Config):
         return (Limit("count", self.min_stars, float("inf"), "count"),)
 
 
-def score_stars(documents: Sequence[Mapping[str, Any]], scorer: StarsScorer) -> Scores:
+def score_stars(documents: Sequence[Mapping[str, Any]], scorer: StarsScorer) -> DocumentScores:
     """`count`: stars of each document's repository; a count may be written as text. ValueError for one that is no number."""
-    return Scores({"count": [_count(document, scorer.field) for document in documents]})
+    return DocumentScores({"count": [_count(document, scorer.field) for document in documents]})
 
 
 def _count(document: Mapping[str, Any], field: str) -> float:
-    count = field_of(document, field)
+    count = document_field(document, field)
     try:
         number = float(count.replace(",", "") if isinstance(count, str) else count or 0)
     except (ValueError, TypeError):

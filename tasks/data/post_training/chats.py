@@ -112,18 +112,18 @@ def read_wanted(source: SyntheticChats | ChatRows) -> Iterator[tuple[str, Messag
         # A first pass finds which chats stay, so that the second need not hold them.
         wanted = (
             (place, origin)
-            for place, messages, origin, reason in read_source(source)
+            for place, messages, origin, reason in _read_source(source)
             if not reason and not unwanted(rules, messages)
         )
         last = last_below_caps(rules, wanted)
-    for place, messages, origin, reason in read_source(source):
+    for place, messages, origin, reason in _read_source(source):
         left_out = "" if reason else unwanted(rules, messages)
         if not reason and not left_out and origin in last and order_key(rules, place) > last[origin]:
             left_out = f"over the cap of {origin}"
         yield place, messages, reason, left_out
 
 
-def read_source(source: ChatRows) -> Iterator[tuple[str, Messages, str, str]]:
+def _read_source(source: ChatRows) -> Iterator[tuple[str, Messages, str, str]]:
     """(place, messages, origin, reason why not usable or "") of every row of files or a dataset."""
     for place, row in read_rows(source.rows):
         if row is None:

@@ -76,7 +76,7 @@ def build_pairs(ws: Workspace, config: PairsConfig) -> Preferences:
 
 def read_pair(row: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """({dataset, chosen, rejected, ratings} as the `preferences` stage writes them, reason why not usable or "")."""
-    question, reason = question_of(row)
+    question, reason = _question_of(row)
     if reason:
         return {}, reason
     sides: dict[str, Messages] = {}
@@ -89,14 +89,14 @@ def read_pair(row: dict[str, Any]) -> tuple[dict[str, Any], str]:
         return {}, "chosen and rejected answer different questions"
     if chosen[-1]["content"] == rejected[-1]["content"]:
         return {}, "chosen and rejected are the same"
-    ratings = {side: rating_of(row, side) for side in sides}
+    ratings = {side: _rating_of(row, side) for side in sides}
     if None in ratings.values():
         ratings = dict.fromkeys(sides)
     source = row.get("dataset") or row.get("source") or ""
     return {"dataset": str(source), **sides, **{f"{side}_rating": value for side, value in ratings.items()}}, ""
 
 
-def question_of(row: dict[str, Any]) -> tuple[Messages, str]:
+def _question_of(row: dict[str, Any]) -> tuple[Messages, str]:
     """The messages before the answers where they have a field of their own, none otherwise; or why they cannot be read."""
     found = next((row[name] for name in QUESTIONS if row.get(name)), None)
     if found is None:
@@ -133,7 +133,7 @@ def transcript(text: str) -> tuple[Messages, str]:
     return clean_messages([{"role": SPEAKERS[who], "content": said.strip()} for who, said in turns])
 
 
-def rating_of(row: dict[str, Any], side: str) -> float | None:
+def _rating_of(row: dict[str, Any], side: str) -> float | None:
     """The rating of a side, None where the row has none."""
     found = next((row[name] for form in RATINGS if (name := form.format(side=side)) in row), None)
     return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None

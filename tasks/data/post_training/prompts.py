@@ -21,11 +21,11 @@ from tasks.data.sources.rows import RowSource, check_share, read_rows
 from tasks.synthetic import KindConfig, generate_mixed
 from tasks.verifiers.ground_truth import usable_truth
 
-Row = dict[str, Any]
+_Row = dict[str, Any]
 
 UNVERIFIED = "unverified"
 """Dataset of a prompt whose answers no verifier judges."""
-ROLES = ("system", "user", "assistant")
+_ROLES = ("system", "user", "assistant")
 
 
 class SyntheticPrompts(Config):
@@ -93,7 +93,7 @@ def build_prompts(ws: Workspace, config: PromptsConfig) -> Prompts:
             names.add(source.name)
             reasons: Counter[str] = Counter()
             before = good.rows
-            for place, row, reason in read_source(source, config.ground_truth):
+            for place, row, reason in _read_source(source, config.ground_truth):
                 if reason:
                     reasons[reason] += 1
                     bad.write({"place": place, "reason": reason, "source": source.name})
@@ -107,9 +107,9 @@ def build_prompts(ws: Workspace, config: PromptsConfig) -> Prompts:
     return ws.artifact(Prompts, prompts=datasets.total(), datasets=dict(sorted(datasets.items())))
 
 
-def read_source(
+def _read_source(
     source: SyntheticPrompts | PromptRows, ground_truth: Literal["required", "optional"] = "required"
-) -> Iterator[tuple[str, Row, str]]:
+) -> Iterator[tuple[str, _Row, str]]:
     """(place, row, reason why not usable or "") of every prompt; `answer_cut` in a row says that its last answer is gone."""
     if isinstance(source, SyntheticPrompts):
         problems = generate_mixed(source.problems, source.split, source.count, source.seed, distinct=source.distinct)
@@ -122,7 +122,7 @@ def read_source(
         if row is None:
             yield place, {}, "not a JSON object"
             continue
-        messages, cut, reason = question_of(row.get(source.field))
+        messages, cut, reason = _question_of(row.get(source.field))
         if cut and source.last_answer == "refuse":
             raise ValueError(
                 f"prompt source {source.name!r}: {place} ends with the assistant, and a prompt ends with the user; cut the "
@@ -135,7 +135,7 @@ def read_source(
         yield place, clean | ({"answer_cut": True} if cut else {}), reason or fault
 
 
-def question_of(messages: Any) -> tuple[list[dict[str, str]], bool, str]:
+def _question_of(messages: Any) -> tuple[list[dict[str, str]], bool, str]:
     """(messages up to the user's last, whether an answer after it was cut off, reason why they are no prompt or "")."""
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
@@ -148,7 +148,7 @@ def question_of(messages: Any) -> tuple[list[dict[str, str]], bool, str]:
         role = message.get("role")
         if not isinstance(role, str):
             return [], False, "a message without role or text"
-        if role not in ROLES:
+        if role not in _ROLES:
             return [], False, f"role {role[:20]!r}"
         found.append({"role": role, "content": message["content"]})
     cut = found[-1]["role"] == "assistant" and len(found) > 1

@@ -25,14 +25,14 @@ EXPECTED_EXPANSION = 4
 MOST_FILES = 1000
 """Of an item, so that thousands of empty or tiny files are no single task."""
 
-Piece = dict[str, Any]
+_Piece = dict[str, Any]
 
 
 def file_items(
     files: Sequence[SourceFile], shard_bytes: int, limits: Sequence[int | None] = ()
 ) -> list[dict[str, Any]]:
     """Items of about `shard_bytes` each; `limits` are the rows wanted of each file (0: it is not read)."""
-    items: list[list[Piece]] = []
+    items: list[list[_Piece]] = []
     room = 0
     named = Counter(file.name for file in files)
     for index, file in enumerate(files):
@@ -51,7 +51,16 @@ def file_items(
     return [{"item": number, "pieces": pieces} for number, pieces in enumerate(items)]
 
 
-def _spans(file: SourceFile, shard_bytes: int, limit: int | None) -> Iterator[tuple[int, Piece]]:
+def listed_bytes(items: Sequence[dict[str, Any]]) -> list[int] | None:
+    """Bytes of the files that each item reads, as they were listed; None for items of another kind, or where nobody knows."""
+    sizes = [
+        sum((piece["end"] or piece["file"]["size"]) - piece["start"] for piece in item.get("pieces", ()))
+        for item in items
+    ]
+    return sizes if sum(sizes) else None
+
+
+def _spans(file: SourceFile, shard_bytes: int, limit: int | None) -> Iterator[tuple[int, _Piece]]:
     """(text bytes expected, byte range) of one file's pieces; a file of which only some rows are wanted is one piece."""
     form = format_of(file.name)
     packed = is_compressed(file.name) or form == "parquet"

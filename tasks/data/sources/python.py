@@ -34,7 +34,7 @@ from tasks.data.sources.intake import Intake, Reading, SourceConfig
 STANDARD_LIBRARY = "python"
 STANDARD_LIBRARY_LICENSE = "PSF-2.0"
 
-PACKAGES = (
+_PACKAGES = (
     *(
         "SQLAlchemy",
         "aiohttp",
@@ -83,7 +83,7 @@ class PythonSource(SourceConfig):
     kind: Literal["python"] = "python"
     content: Literal["docs", "code"] = "docs"
     """Docstrings, topics and descriptions, or whole `.py` files."""
-    packages: tuple[str, ...] = PACKAGES
+    packages: tuple[str, ...] = _PACKAGES
     """Installed distributions to read besides the standard library."""
     exclude_folders: tuple[str, ...] = (
         *("test", "tests", "testing", "_vendor", "thirdparty_files", "idlelib", "lib2to3", "site-packages"),

@@ -30,7 +30,7 @@ def set_repeated_ids_aside(ws: Workspace, results: list[dict[str, Any]]) -> list
     found = np.array([result["repeats"] for result in ids])
     found += group_sizes(ws, [f"ids/repeats-{number:05d}.bin" for number in range(partitions)], 0, shards)
     items = [{"item": item, "shards": shards, "partitions": partitions} for item in np.flatnonzero(found).tolist()]
-    removed = ws.map(set_aside, items, description="repeated ids") if items else []
+    removed = ws.map(_set_aside, items, description="repeated ids") if items else []
     for result in removed:
         for name in result["replaced"]:
             del ws.written[name]
@@ -38,7 +38,7 @@ def set_repeated_ids_aside(ws: Workspace, results: list[dict[str, Any]]) -> list
     return removed
 
 
-def set_aside(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
+def _set_aside(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     """Shard function: write one item's document files without those that repeat an id."""
     number = item["item"]
     rows = read_repeats(ws, "ids", number, item["shards"], item["partitions"])["row"]

@@ -25,7 +25,7 @@ from tasks.data.sources.reading.lines import ENDS, cut_lines, most_bytes
 MIN_QUESTION_VOTES = 3
 MIN_ANSWER_VOTES = 5
 _NEWLINES = re.compile(r"\n+")
-SUFFIXES = tuple(f"Posts.xml{compression}" for compression in ("", *COMPRESSIONS))
+_SUFFIXES = tuple(f"Posts.xml{compression}" for compression in ("", *COMPRESSIONS))
 QUESTION, ANSWER = "1", "2"
 """Values of PostTypeId."""
 
@@ -45,7 +45,7 @@ class StackExchangeSource(SourceConfig):
 
     def pinned(self) -> Self:
         """The config with its files listed and fingerprinted. Raises ValueError if one is missing or none is found."""
-        return self.model_copy(update={"files": find_files(self.paths, SUFFIXES)})
+        return self.model_copy(update={"files": find_files(self.paths, _SUFFIXES)})
 
     def reading(self) -> Reading:
         """The function that reads a part of the source, and the parts."""

@@ -19,14 +19,14 @@ from tasks.artifacts import Documents
 from tasks.data.documents.dolma_files import Row
 from tasks.data.documents.numbered_files import Drafts
 from tasks.data.sources.rows import RowSource, read_rows
-from tasks.prompting import LanguageModelConfig, check_prompt, fill, prompt_text, unusable
+from tasks.prompting import LanguageModelConfig, check_prompt, fill_template, prompt_text, unusable
 
 Subject = Literal["mathematics", "grade_school", "algebra"]
 
 LEAD = "Math problem:"
 """How a problem must begin, so that chatter around it is noticed."""
 
-FINAL_ANSWER = re.compile(r"^Final Answer: The final answer is \$?(.+?)\$?\. I hope it is correct\.?$")
+_FINAL_ANSWER = re.compile(r"^Final Answer: The final answer is \$?(.+?)\$?\. I hope it is correct\.?$")
 """Last line of a solution (RECIPE C.7, I.3: the form of Minerva's exemplars)."""
 
 
@@ -114,7 +114,7 @@ def problem_requests(config: PersonasConfig, drafts: Drafts) -> Iterator[tuple[R
             drafts.drop(made, "no persona", place)
             continue
         made["metadata"]["persona"] = persona.strip()
-        yield made, config.writer.request(fill(config.problem_prompt, persona=persona.strip()))
+        yield made, config.writer.request(fill_template(config.problem_prompt, persona=persona.strip()))
 
 
 def solution_requests(
@@ -128,7 +128,7 @@ def solution_requests(
         if reason or not problem:
             drafts.drop(row, f"problem: {reason or 'empty'}", answer.refused or answer.text)
             continue
-        yield {**row, "text": problem}, config.writer.request(fill(config.solution_prompt, problem=problem))
+        yield {**row, "text": problem}, config.writer.request(fill_template(config.solution_prompt, problem=problem))
 
 
 def read_solution(answer: Answer) -> tuple[str, str, str]:
@@ -136,7 +136,7 @@ def read_solution(answer: Answer) -> tuple[str, str, str]:
     if reason := unusable(answer):
         return f"solution: {reason}", "", ""
     solution = answer.text.strip()
-    found = FINAL_ANSWER.match(solution.splitlines()[-1].strip())
+    found = _FINAL_ANSWER.match(solution.splitlines()[-1].strip())
     if found is None or not found[1].strip(". "):
         return "solution: no final answer", "", ""
     return "", solution, found[1].strip()

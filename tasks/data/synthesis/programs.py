@@ -15,7 +15,7 @@ from model.config import Config
 from tasks.artifacts import Documents
 from tasks.data.documents.dolma_files import LineWriter, add_counts
 from tasks.data.sources.rows import RowSource, read_rows
-from tasks.synthetic.programs import Refused, run_program
+from tasks.synthetic.programs import Refused, evaluate_program
 
 
 class ProgramsConfig(Config):
@@ -55,7 +55,7 @@ def run_programs(ws: Workspace, config: ProgramsConfig) -> Documents:
         {"number": number, "config": config.model_copy(update={"rows": rows}).model_dump(mode="json")}
         for number, rows in enumerate(sources)
     ]
-    results = ws.map(run_shard, items, description=f"run {config.name}")
+    results = ws.map(_run_shard, items, description=f"run {config.name}")
     kept, dropped = sum(result["documents"] for result in results), add_counts(results, "dropped")
     refused = sum(dropped.values())
     if not kept or refused > config.max_dropped * (kept + refused):
@@ -67,7 +67,7 @@ def run_programs(ws: Workspace, config: ProgramsConfig) -> Documents:
     return ws.artifact(Documents, documents=kept, bytes=size, sources={config.name: kept}, dropped=dropped)
 
 
-def run_shard(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
+def _run_shard(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     """Shard function: the rows of one file."""
     config = ProgramsConfig.model_validate(item["config"])
     dropped: Counter[str] = Counter()
@@ -96,7 +96,7 @@ def solved(row: dict[str, Any] | None, config: ProgramsConfig) -> tuple[str, str
     if not isinstance(question, str) or not isinstance(program, str) or not question.strip():
         return "", "", "no question or program"
     try:
-        run = run_program(program)
+        run = evaluate_program(program)
     except Refused as refusal:
         return program, "", str(refusal)
     return f"{question.strip()}\n\n{run.annotated}", run.answer, ""

@@ -19,7 +19,7 @@ from model.config import Config
 from tasks.artifacts import Documents
 from tasks.data.documents.dolma_files import Row, document_files, read_documents
 from tasks.data.documents.numbered_files import Drafts
-from tasks.prompting import LanguageModelConfig, check_prompt, fill, prompt_text, unusable
+from tasks.prompting import LanguageModelConfig, check_prompt, fill_template, prompt_text, unusable
 
 Style = Literal["two_students", "problem_solving"]
 
@@ -70,7 +70,7 @@ def rewrite_documents(ws: Workspace, documents: Documents, config: RewriteConfig
         ws.endpoint(config.writer.model) as endpoint,
         ws.progress(f"rewrite {config.name}", count * config.copies, "documents") as bar,
     ):
-        requests = requests_for(first_rows(ws, documents, count), config, drafts)
+        requests = requests_for(_first_rows(ws, documents, count), config, drafts)
         for row, answer in endpoint.ask_each(requests):
             reason = why_unusable(row, answer, config)
             if reason:
@@ -82,7 +82,7 @@ def rewrite_documents(ws: Workspace, documents: Documents, config: RewriteConfig
     return drafts.finish(config.max_dropped)
 
 
-def first_rows(ws: Workspace, documents: Documents, count: int) -> Iterator[Row]:
+def _first_rows(ws: Workspace, documents: Documents, count: int) -> Iterator[Row]:
     """The first documents, file by file."""
     for name in document_files(ws, documents):
         for row in read_documents(ws, documents, name):
@@ -108,7 +108,7 @@ def requests_for(rows: Iterator[Row], config: RewriteConfig, drafts: Drafts) -> 
                 drafts.drop(made, "too long", f"{len(row['text']):,} characters")
                 continue
             writer = config.writer.model_copy(update={"seed": config.writer.seed + copy})
-            yield made, writer.request(fill(config.prompt, text=row["text"]))
+            yield made, writer.request(fill_template(config.prompt, text=row["text"]))
 
 
 def why_unusable(row: Row, answer: Answer, config: RewriteConfig) -> str:

@@ -19,7 +19,7 @@ from tasks.data.documents.dolma_files import Row
 from tasks.data.documents.numbered_files import Drafts
 from tasks.data.sources.rows import RowSource, read_rows
 from tasks.synthetic.programs import Refused
-from tasks.synthetic.substitution import plain, substitute, trace
+from tasks.synthetic.substitution import substitute, trace, without_annotations
 
 
 class WorkedConfig(Config):
@@ -75,7 +75,7 @@ def documents_of(row: dict[str, Any] | None, id: str, config: WorkedConfig) -> l
     if not isinstance(question, str) or not isinstance(answer, str):
         raise Refused("no question or answer")
     if config.numbers == "original":
-        solution, final = plain(answer)
+        solution, final = without_annotations(answer)
         return [document(id, question.strip(), solution, final, config)]
     worked = trace(question, answer)
     rng = Random(f"{config.seed}/{id}")

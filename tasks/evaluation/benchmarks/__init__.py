@@ -102,5 +102,5 @@ def score_item(config: Benchmark, item: Item, answers: Sequence[str | Likelihood
 def primary_metric(config: Benchmark, items: Sequence[Item]) -> str:
     """The metric that stands for the benchmark."""
     if isinstance(config, OlmesRequestsBenchmark):
-        return olmes_requests.primary_metric(config, items)
+        return olmes_requests.requests_metric(config, items)
     return config.primary

@@ -24,18 +24,18 @@ from tasks.evaluation.scoring.room import prompt_room
 EMPTY = (
     "has an empty continuation, whose likelihood is 1 for every model; leave the item out, or give the choice a text"
 )
-Answer = str | LikelihoodAnswer
+AnyAnswer = str | LikelihoodAnswer
 Progress = Callable[[int], None]
 
 
-Pair = tuple[list[int], list[int]]
+ContextAndContinuation = tuple[list[int], list[int]]
 """Ids of a context and of the continuation that is scored after it."""
 
 
-class Scorer(Protocol):
+class LikelihoodScorer(Protocol):
     """Whatever says how likely continuations are: a model here, or a server."""
 
-    def __call__(self, pairs: Sequence[Pair], progress: Progress) -> list[float]:
+    def __call__(self, pairs: Sequence[ContextAndContinuation], progress: Progress) -> list[float]:
         """Sum of natural log-probabilities of each continuation, in order. `progress` is told how many just finished."""
         ...
 
@@ -57,7 +57,7 @@ class RequestFacts:
 class Asked:
     """Answers, and how each was asked, in the order of the requests."""
 
-    answers: list[Answer]
+    answers: list[AnyAnswer]
     facts: list[RequestFacts]
 
     @property
@@ -66,16 +66,16 @@ class Asked:
         return sum(fact.truncated for fact in self.facts)
 
 
-def local_scorer(model: Transformer, group: Group | None = None, kept: KeptWeights | None = None) -> Scorer:
+def local_scorer(model: Transformer, group: Group | None = None, kept: KeptWeights | None = None) -> LikelihoodScorer:
     """Log-likelihoods of the model itself, which the workers of a `group` share out. `kept`: of a model that does not change."""
 
-    def score(pairs: Sequence[Pair], progress: Progress) -> list[float]:
+    def score(pairs: Sequence[ContextAndContinuation], progress: Progress) -> list[float]:
         return log_likelihoods(model, pairs, progress=progress, group=group, kept=kept)
 
     return score
 
 
-def encode(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
+def encoded_prompt(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
     """Ids of a prompt. A completion has no BOS (RECIPE I.1); an empty one is the end-of-text token alone."""
     if prompt.messages:
         return encode_prompt(tokenizer, prompt.messages, prompt.cue)
@@ -87,7 +87,7 @@ def ask(
     requests: Sequence[Generation | Likelihood],
     *,
     generator: Generator,
-    scorer: Scorer,
+    scorer: LikelihoodScorer,
     max_context: int,
     progress: Progress,
     names: Sequence[str] | None = None,
@@ -101,7 +101,7 @@ def ask(
     a continuation without a token, FloatingPointError where the model's output is not finite.
     """
     names = names or [f"request {place}" for place in range(len(requests))]
-    found: dict[int, tuple[Answer, RequestFacts]] = {}
+    found: dict[int, tuple[AnyAnswer, RequestFacts]] = {}
     generations = [(place, request) for place, request in enumerate(requests) if isinstance(request, Generation)]
     likelihoods = [(place, request) for place, request in enumerate(requests) if isinstance(request, Likelihood)]
     # Requests that are answered alike go to the generator together, so that its batches stay full.
@@ -111,7 +111,7 @@ def ask(
     if likelihoods:
         asked = [names[place] for place, _ in likelihoods]
         pairs = encode_pairs(tokenizer, [request for _, request in likelihoods], asked)
-        fitted = [fit(pair, max_context) for pair in pairs]
+        fitted = [_fit(pair, max_context) for pair in pairs]
         with named(asked):
             sums = scorer(fitted, progress)
         for (place, _), pair, (context, continuation), logprob in zip(likelihoods, pairs, fitted, sums, strict=True):
@@ -130,11 +130,11 @@ def write_answers(
     progress: Progress,
     names: Sequence[str],
     first_request: int,
-) -> dict[int, tuple[Answer, RequestFacts]]:
+) -> dict[int, tuple[AnyAnswer, RequestFacts]]:
     """The written answers of requests that are answered in the same way, by their places."""
     max_new_tokens, stop, temperature, top_p = way
     room = prompt_room(max_new_tokens, max_context)
-    prompts = [encode(tokenizer, request.prompt) for _, request in alike]
+    prompts = [encoded_prompt(tokenizer, request.prompt) for _, request in alike]
     sampling = Sampling(
         max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, stop=stop, first_prompt=first_request
     )
@@ -183,11 +183,11 @@ def encode_pairs(
     contexts: dict[str, list[int]] = {}
     pairs = []
     for request, name in zip(requests, names, strict=True):
-        prompt, text = split(request)
+        prompt, text = _split(request)
         key = repr((prompt.messages, prompt.cue, prompt.text))
         # Choices of an item share its context, and encoding takes longer than looking it up.
         if key not in contexts:
-            contexts[key] = encode(tokenizer, prompt)
+            contexts[key] = encoded_prompt(tokenizer, prompt)
         continuation = tokenizer.encode(text)
         if not continuation:
             raise ValueError(f"{name} {EMPTY}")
@@ -200,7 +200,7 @@ def encode_pair(tokenizer: Tokenizer, request: Likelihood) -> tuple[list[int], l
     return encode_pairs(tokenizer, [request], ["the request"])[0]
 
 
-def split(request: Likelihood) -> tuple[Prompt, str]:
+def _split(request: Likelihood) -> tuple[Prompt, str]:
     """The prompt and the continuation as encoded; whitespace between them is moved where the rule says so."""
     if request.prompt.messages or request.boundary == "in_loop":
         return request.prompt, request.continuation
@@ -209,7 +209,7 @@ def split(request: Likelihood) -> tuple[Prompt, str]:
     return Prompt(text=kept), request.prompt.text[len(kept) :] + request.continuation
 
 
-def fit(pair: tuple[list[int], list[int]], max_context: int) -> tuple[list[int], list[int]]:
+def _fit(pair: tuple[list[int], list[int]], max_context: int) -> tuple[list[int], list[int]]:
     """The pair with its context cut on the left. The last token is never fed, so one more than `max_context` fit.
 
     ValueError when the continuation alone is too long.

@@ -20,8 +20,8 @@ from tasks.evaluation.benchmarks.olmes.answers import gsm8k_match
 from tasks.evaluation.benchmarks.olmes.task import Role
 from tasks.verifiers import Rules, verify
 
-CALCULATOR = re.compile(r"<<.*?>>")
-STOP = ("Question:", "</s>", "<|im_end|>")
+_CALCULATOR = re.compile(r"<<.*?>>")
+_STOP = ("Question:", "</s>", "<|im_end|>")
 CUE = "Answer:"
 
 
@@ -60,10 +60,10 @@ class GSM8KBenchmark(Config):
 def split_answer(answer: str) -> tuple[str, str]:
     """Working without calculator notes, and the number after "####"."""
     working, _, number = answer.rpartition("####")
-    return CALCULATOR.sub("", working).strip(), number.strip()
+    return _CALCULATOR.sub("", working).strip(), number.strip()
 
 
-def worked(answer: str) -> str:
+def _worked(answer: str) -> str:
     """A shot's target."""
     working, number = split_answer(answer)
     return f"{' '.join(working.split())} So the answer is {number}."
@@ -74,7 +74,7 @@ def load_items(config: GSM8KBenchmark) -> list[Item]:
     shots = []
     if config.shot_rows is not None:
         examples = list(islice(read_good_rows(config.shot_rows), config.shots))
-        shots = [(row["question"].strip(), worked(row["answer"])) for row in examples]
+        shots = [(row["question"].strip(), _worked(row["answer"])) for row in examples]
     items = []
     for place, row in enumerate(read_good_rows(config.rows)):
         question, answer = (field_of(row, name, f"{config.name} row {place + 1}") for name in ("question", "answer"))
@@ -92,13 +92,13 @@ def item_request(config: GSM8KBenchmark, item: Item, chat: bool) -> Generation:
     if not chat:
         blocks = [f"Question: {question}\nAnswer: {answer}" for question, answer in item.data["shots"]]
         prompt = Prompt(text="\n\n".join([*blocks, f"Question: {item.data['question']}\nAnswer:"]))
-        return Generation(prompt, config.max_new_tokens, (*STOP, "\n\n"))
+        return Generation(prompt, config.max_new_tokens, (*_STOP, "\n\n"))
     messages: list[Message] = []
     for question, answer in item.data["shots"]:
         messages.append(Message(role="user", content=f"Question: {question}"))
         messages.append(Message(role="assistant", content=f"{CUE} {answer}"))
     messages.append(Message(role="user", content=f"Question: {item.data['question']}"))
-    return Generation(Prompt(messages=tuple(messages), cue=CUE), config.max_new_tokens, STOP)
+    return Generation(Prompt(messages=tuple(messages), cue=CUE), config.max_new_tokens, _STOP)
 
 
 def score(config: GSM8KBenchmark, item: Item, answers: Sequence[str | LikelihoodAnswer], chat: bool) -> ItemScore:

@@ -13,9 +13,9 @@ from model.config import Config
 from model.tokens.chat import Message
 from tasks.data.sources.rows import RowSource, field_of, read_good_rows
 from tasks.evaluation.benchmarks.items import Generation, Item, ItemScore, LikelihoodAnswer, Prompt, subsample
-from tasks.verifiers.ifeval import judge
+from tasks.verifiers.ifeval import judge_instructions
 
-FIELDS = ("prompt", "instruction_id_list", "kwargs")
+_FIELDS = ("prompt", "instruction_id_list", "kwargs")
 
 
 class IFEvalBenchmark(Config):
@@ -44,7 +44,7 @@ def load_items(config: IFEvalBenchmark) -> list[Item]:
     """Items in the order of the rows."""
     items = []
     for place, row in enumerate(read_good_rows(config.rows), 1):
-        prompt, instructions, kwargs = (field_of(row, name, f"{config.name} row {place}") for name in FIELDS)
+        prompt, instructions, kwargs = (field_of(row, name, f"{config.name} row {place}") for name in _FIELDS)
         data = {"prompt": prompt, "instructions": instructions, "kwargs": kwargs}
         items.append(Item(str(row.get("key", place)), prompt, "", data))
     return subsample(items, config.limit)
@@ -65,7 +65,7 @@ def score(config: IFEvalBenchmark, item: Item, answers: Sequence[str | Likelihoo
     """Prompt-level accuracies, and the share of the prompt's instructions that are met."""
     (text,) = answers
     assert isinstance(text, str)
-    judgement = judge(item.data["instructions"], item.data["kwargs"], text)
+    judgement = judge_instructions(item.data["instructions"], item.data["kwargs"], text)
     count = len(judgement.strict)
     metrics = {
         "prompt_strict": float(judgement.prompt_strict),

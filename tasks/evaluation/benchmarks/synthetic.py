@@ -1,4 +1,4 @@
-"""The held-out split of the synthetic maths problems, generated, as a cloze task, or as multiple choice.
+"""The held-out split of the synthetic maths problems: written, as a cloze task, as multiple choice, or as bits per byte.
 
 Completion prompts are OLMES's question/answer blocks (RECIPE I.1) with shots from the training split; chat prompts are the
 bare question, as in the chats of supervised finetuning. Wrong choices are near misses of the right number.
@@ -20,12 +20,12 @@ from tasks.evaluation.benchmarks.items import (
     LikelihoodAnswer,
     Prompt,
 )
-from tasks.evaluation.benchmarks.olmes.ranked import Normalisation, score_ranked
+from tasks.evaluation.benchmarks.olmes.ranked import Normalisation, score_bits, score_ranked
 from tasks.synthetic import KindConfig, Problem, generate_mixed
 from tasks.verifiers import verify
 
-Format = Literal["generate", "cloze", "multiple_choice"]
-LETTERS = "ABCDEFGHIJ"
+_Format = Literal["generate", "cloze", "multiple_choice", "bits_per_byte"]
+_LETTERS = "ABCDEFGHIJ"
 
 
 class SyntheticBenchmark(Config):
@@ -39,14 +39,14 @@ class SyntheticBenchmark(Config):
     items: int = Field(default=500, ge=1)
     """Distinct problems; 500 give a standard error of at most 2.2 points."""
     seed: int = 1234
-    format: Format = "generate"
+    format: _Format = "generate"
     """`generate`: greedy answer, last number compared. `cloze`: the right answer ranked against near misses.
-    `multiple_choice`: the same as lettered options (RECIPE I.1, MCF)."""
+    `multiple_choice`: the same as lettered options (RECIPE I.1, MCF). `bits_per_byte`: how likely the worked answer is."""
     shots: int = Field(default=3, ge=0)
     """Worked examples before a completion prompt."""
     chat_shots: int = Field(default=0, ge=0)
     """Worked examples as earlier turns of a chat."""
-    choices: int = Field(default=4, ge=2, le=len(LETTERS))
+    choices: int = Field(default=4, ge=2, le=len(_LETTERS))
     """Options of the ranked formats."""
     max_new_tokens: int = Field(default=64, ge=1)
     context: int | None = Field(default=None, ge=2)
@@ -54,7 +54,8 @@ class SyntheticBenchmark(Config):
 
     @property
     def primary(self) -> str:
-        return {"generate": "exact_match", "cloze": "acc_per_char", "multiple_choice": "acc_raw"}[self.format]
+        names = {"generate": "exact_match", "cloze": "acc_per_char", "multiple_choice": "acc_raw"}
+        return names.get(self.format, "bits_per_byte")
 
     @property
     def normalisation(self) -> Normalisation:
@@ -64,11 +65,12 @@ class SyntheticBenchmark(Config):
 def load_items(config: SyntheticBenchmark) -> list[Item]:
     """Distinct problems of the evaluation split."""
     problems = generate_mixed(config.problems, "eval", config.items, config.seed, distinct=True)
-    return [make_item(config, problem, place) for place, problem in enumerate(problems)]
+    return [_make_item(config, problem, place) for place, problem in enumerate(problems)]
 
 
-def make_item(config: SyntheticBenchmark, problem: Problem, place: int) -> Item:
-    options = near_misses(problem, config.choices, config.seed) if config.format != "generate" else []
+def _make_item(config: SyntheticBenchmark, problem: Problem, place: int) -> Item:
+    ranked = config.format in ("cloze", "multiple_choice")
+    options = near_misses(problem, config.choices, config.seed) if ranked else []
     data = {
         "question": problem.question,
         "response": problem.response,
@@ -93,48 +95,48 @@ def requests(
     config: SyntheticBenchmark, items: Sequence[Item], chat: bool
 ) -> list[tuple[Generation | Likelihood, ...]]:
     """What to ask for each item."""
-    return [item_requests(config, item, shots(config, chat), chat) for item in items]
+    return [_item_requests(config, item, shots(config, chat), chat) for item in items]
 
 
 def shots(config: SyntheticBenchmark, chat: bool) -> list[Item]:
     """Worked examples from the training split, the same for every item."""
     count = config.chat_shots if chat else config.shots
     problems = generate_mixed(config.problems, "train", count, f"shots/{config.seed}") if count else []
-    return [make_item(config, problem, -1 - place) for place, problem in enumerate(problems)]
+    return [_make_item(config, problem, -1 - place) for place, problem in enumerate(problems)]
 
 
-def query(config: SyntheticBenchmark, item: Item) -> str:
+def _query(config: SyntheticBenchmark, item: Item) -> str:
     """The question as asked, with lettered options where the format has them."""
     if config.format != "multiple_choice":
         return item.data["question"]
-    lines = [f" {letter}. {option}" for letter, option in zip(LETTERS, item.data["options"], strict=False)]
+    lines = [f" {letter}. {option}" for letter, option in zip(_LETTERS, item.data["options"], strict=False)]
     return "\n".join([item.data["question"], *lines])
 
 
 def target(config: SyntheticBenchmark, item: Item) -> str:
     """What a worked example answers in this format."""
     match config.format:
-        case "generate":
+        case "generate" | "bits_per_byte":
             return item.data["response"]
         case "cloze":
             return item.gold
         case "multiple_choice":
-            return LETTERS[item.data["options"].index(item.gold)]
+            return _LETTERS[item.data["options"].index(item.gold)]
 
 
-def item_requests(
+def _item_requests(
     config: SyntheticBenchmark, item: Item, examples: Sequence[Item], chat: bool
 ) -> tuple[Generation | Likelihood, ...]:
     if chat:
         messages: list[Message] = []
         for example in examples:
-            messages.append(Message(role="user", content=query(config, example)))
+            messages.append(Message(role="user", content=_query(config, example)))
             messages.append(Message(role="assistant", content=target(config, example)))
-        messages.append(Message(role="user", content=query(config, item)))
+        messages.append(Message(role="user", content=_query(config, item)))
         prompt = Prompt(messages=tuple(messages))
     else:
-        blocks = [f"Question: {query(config, e)}\nAnswer: {target(config, e)}" for e in examples]
-        prompt = Prompt(text="\n\n".join([*blocks, f"Question: {query(config, item)}\nAnswer:"]))
+        blocks = [f"Question: {_query(config, e)}\nAnswer: {target(config, e)}" for e in examples]
+        prompt = Prompt(text="\n\n".join([*blocks, f"Question: {_query(config, item)}\nAnswer:"]))
     if config.format == "generate":
         stop = () if chat else ("\n\n", "Question:")
         return (Generation(prompt, config.max_new_tokens, stop),)
@@ -142,14 +144,20 @@ def item_requests(
 
 
 def continuations(config: SyntheticBenchmark, item: Item, chat: bool) -> list[str]:
-    """Choices as scored: with a leading space after "Answer:", without one at the start of a chat answer."""
+    """Texts as scored: with a leading space after "Answer:", without one at the start of a chat answer."""
     options = item.data["options"]
-    choices = options if config.format == "cloze" else LETTERS[: len(options)]
+    match config.format:
+        case "bits_per_byte":
+            choices = [item.data["response"]]
+        case "cloze":
+            choices = options
+        case _:
+            choices = list(_LETTERS[: len(options)])
     return [choice if chat else f" {choice}" for choice in choices]
 
 
 def score(config: SyntheticBenchmark, item: Item, answers: Sequence[str | LikelihoodAnswer], chat: bool) -> ItemScore:
-    """Exact match of the extracted number, or accuracy of the best-ranked choice."""
+    """Exact match of the extracted number, accuracy of the best-ranked choice, or bits of the worked answer."""
     if config.format == "generate":
         (text,) = answers
         assert isinstance(text, str)
@@ -160,5 +168,7 @@ def score(config: SyntheticBenchmark, item: Item, answers: Sequence[str | Likeli
         }
         return ItemScore(metrics, text, verdict.extracted)
     ranked = [answer for answer in answers if isinstance(answer, LikelihoodAnswer)]
+    if config.format == "bits_per_byte":
+        return score_bits(continuations(config, item, chat)[0], ranked[0])
     gold = item.data["options"].index(item.gold)
     return score_ranked(continuations(config, item, chat), gold, ranked, None, config.normalisation)

@@ -108,7 +108,7 @@ class TemplateBenchmark(Config):
 
 
 @cache
-def environment() -> ImmutableSandboxedEnvironment:
+def _environment() -> ImmutableSandboxedEnvironment:
     """Jinja without access to anything but the row."""
     return ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
 
@@ -118,23 +118,23 @@ def load_items(config: TemplateBenchmark) -> list[Item]:
     examples = list(islice(read_good_rows(config.shot_rows), config.shots)) if config.shot_rows else []
     if len(examples) < config.shots:
         raise ValueError(f"{config.name}: shot_rows has {len(examples)} rows for {config.shots} shots")
-    shots = [make_item(config, row, place, ()) for place, row in enumerate(examples, 1)]
+    shots = [_make_item(config, row, place, ()) for place, row in enumerate(examples, 1)]
     rows = list(read_good_rows(config.rows))
-    items = [make_item(config, row, place, shots) for place, row in enumerate(rows, 1)]
+    items = [_make_item(config, row, place, shots) for place, row in enumerate(rows, 1)]
     return subsample(items, config.limit or len(items))
 
 
-def make_item(config: TemplateBenchmark, row: Mapping[str, Any], place: int, shots: Sequence[Item]) -> Item:
+def _make_item(config: TemplateBenchmark, row: Mapping[str, Any], place: int, shots: Sequence[Item]) -> Item:
     """One row as an item."""
     try:
-        choices = [str(choice) for choice in evaluated(config.choices, row)] if config.choices else []
-        gold = gold_place(evaluated(config.gold, row)) if config.gold else -1
+        choices = [str(choice) for choice in _evaluated(config.choices, row)] if config.choices else []
+        gold = _gold_place(_evaluated(config.gold, row)) if config.gold else -1
         if choices and not 0 <= gold < len(choices):
             raise ValueError(f"gold is {gold}, and it has {len(choices)} choices")
         lettered = "\n".join(f" {letter}. {text}" for letter, text in zip(LETTERS, choices, strict=False))
-        query = environment().from_string(config.prompt).render({**row, "lettered": lettered})
-        accepted = evaluated(config.answer, row) if config.answer else choices[gold] if choices else ""
-        tests = environment().from_string(config.tests).render(row) if config.tests else ""
+        query = _environment().from_string(config.prompt).render({**row, "lettered": lettered})
+        accepted = _evaluated(config.answer, row) if config.answer else choices[gold] if choices else ""
+        tests = _environment().from_string(config.tests).render(row) if config.tests else ""
     except (TemplateError, TypeError, ValueError, IndexError) as error:
         raise ValueError(
             f"row {place} of benchmark {config.name!r} does not fit its templates: {error}; "
@@ -155,12 +155,12 @@ def make_item(config: TemplateBenchmark, row: Mapping[str, Any], place: int, sho
     return Item(str(row.get("id", place)), f"{query}\n{answers[0]}", answers[0], data)
 
 
-def evaluated(expression: str, row: Mapping[str, Any]) -> Any:
+def _evaluated(expression: str, row: Mapping[str, Any]) -> Any:
     """The value of a Jinja expression. Raises TemplateError for a field that the row lacks."""
-    return environment().compile_expression(expression, undefined_to_none=False)(**row)
+    return _environment().compile_expression(expression, undefined_to_none=False)(**row)
 
 
-def gold_place(value: Any) -> int:
+def _gold_place(value: Any) -> int:
     """A place from 0, or a letter's place."""
     text = str(value).strip()
     return LETTERS.index(text) if len(text) == 1 and text in LETTERS else int(text)
@@ -168,10 +168,10 @@ def gold_place(value: Any) -> int:
 
 def requests(config: TemplateBenchmark, items: Sequence[Item], chat: bool) -> list[tuple[Generation | Likelihood, ...]]:
     """What to ask for each item."""
-    return [item_requests(config, item, chat) for item in items]
+    return [_item_requests(config, item, chat) for item in items]
 
 
-def item_requests(config: TemplateBenchmark, item: Item, chat: bool) -> tuple[Generation | Likelihood, ...]:
+def _item_requests(config: TemplateBenchmark, item: Item, chat: bool) -> tuple[Generation | Likelihood, ...]:
     prompt, space = Prompt(text=item.data["prefix"] + item.data["query"]), " "
     if chat:
         turns = [
@@ -201,7 +201,7 @@ def score(config: TemplateBenchmark, item: Item, answers: Sequence[str | Likelih
     if config.format == "generate":
         (text,) = answers
         assert isinstance(text, str)
-        return judged(config, item, text)
+        return _judged(config, item, text)
     ranked = [answer for answer in answers if isinstance(answer, LikelihoodAnswer)]
     space = "" if chat else " "
     if config.format == "bits_per_byte":
@@ -210,7 +210,7 @@ def score(config: TemplateBenchmark, item: Item, answers: Sequence[str | Likelih
     return score_ranked(texts, item.data["gold"], ranked[: len(texts)], ranked[len(texts) :] or None, config.ranked_by)
 
 
-def judged(config: TemplateBenchmark, item: Item, text: str) -> ItemScore:
+def _judged(config: TemplateBenchmark, item: Item, text: str) -> ItemScore:
     """The score of a written answer."""
     accepted = item.data["answers"]
     match config.metric:

@@ -47,7 +47,7 @@ def compare_scores(reader: Reader, first: Scores, second: Scores) -> list[Differ
         if name not in tables[1] or not all(file in reader.files(one) for one in (first, second)):
             continue
         metric = row["primary"]
-        values = [item_values(reader, one, file, metric) for one in (first, second)]
+        values = [_item_values(reader, one, file, metric) for one in (first, second)]
         if values[0].keys() & values[1].keys():
             found.append(paired(name, metric, values[0], values[1], row["lower_is_better"]))
     if not found:
@@ -58,7 +58,7 @@ def compare_scores(reader: Reader, first: Scores, second: Scores) -> list[Differ
     return with_holm(found)
 
 
-def item_values(reader: Reader, scores: Scores, file: str, metric: str) -> dict[str, tuple[float, str]]:
+def _item_values(reader: Reader, scores: Scores, file: str, metric: str) -> dict[str, tuple[float, str]]:
     """(value, group) of every item. ValueError when the items lack the metric."""
     rows = list(reader.read_jsonl(scores, file))
     if lacking := [row["id"] for row in rows if metric not in row["metrics"]]:

@@ -8,18 +8,25 @@ from infra.records.reader import Reader
 from tasks.artifacts import Scores
 from tasks.evaluation.comparing.comparison import Comparison, clustered_error, compare
 
-Items = dict[str, float]
+_Items = dict[str, float]
 Comparer = Callable[[Sequence[Scores], Scores, str], Comparison]
 """(first models, second model, benchmark) -> second minus the mean of the first ones"""
+
+
+CLEAR = 3.0
+"""Standard errors from which a step's gain is called one."""
+POWER_ERRORS = 0.841621
+"""Standard errors above that limit which a gain needs to be found four times in five."""
+NO_EFFECT = "no effect shown"
 
 
 def comparer(reader: Reader) -> Comparer:
     """Comparisons by benchmark name. Items are read once. Where one side kept none (a suite), or none is common, the errors
     are taken as independent, and `n` is 0.
     """
-    known: dict[tuple[str, str], tuple[Items, dict[str, str] | None] | None] = {}
+    known: dict[tuple[str, str], tuple[_Items, dict[str, str] | None] | None] = {}
 
-    def items(score: Scores, benchmark: str) -> tuple[Items, dict[str, str] | None] | None:
+    def items(score: Scores, benchmark: str) -> tuple[_Items, dict[str, str] | None] | None:
         key = (score.address, benchmark)
         if key not in known:
             known[key] = read_items(reader, score, benchmark)
@@ -39,7 +46,7 @@ def comparer(reader: Reader) -> Comparer:
     return found
 
 
-def read_items(reader: Reader, score: Scores, benchmark: str) -> tuple[Items, dict[str, str] | None] | None:
+def read_items(reader: Reader, score: Scores, benchmark: str) -> tuple[_Items, dict[str, str] | None] | None:
     """Primary metric per item, and the cluster of each where the benchmark has clusters; None where no items are kept."""
     name = f"items/{benchmark}.jsonl.zst"
     if name not in reader.files(score):
@@ -75,8 +82,17 @@ def macro_gain(comparisons: Sequence[Comparison], lower_is_better: Sequence[bool
         "stderr": total.stderr,
         "n": total.n,
         "discordant": total.discordant,
-        "words": total.words if total.n else total.words.partition(" (")[0],
+        "words": gain_words(total),
     }
+
+
+def gain_words(found: Comparison) -> str:
+    """What a gain shows: "gain" or "loss" from `CLEAR` standard errors on."""
+    if found.difference and abs(found.difference) >= CLEAR * found.stderr:
+        return "gain" if found.difference > 0 else "loss"
+    if not found.n:
+        return NO_EFFECT
+    return f"{NO_EFFECT} (these {found.n:,} items would show {(CLEAR + POWER_ERRORS) * found.stderr:.2g})"
 
 
 def error_of_mean(values: Sequence[float], clusters: Sequence[str | None]) -> float | None:

@@ -71,7 +71,7 @@ def quiet(axes: "Axes", *, y_axis: bool) -> None:
         axes.set_yticks([])
 
 
-def write(axes: "Axes", x: float, y: float, text: str, colour: str, ha: str = "left", size: float = FONT) -> None:
+def write_text(axes: "Axes", x: float, y: float, text: str, colour: str, ha: str = "left", size: float = FONT) -> None:
     """Text in data coordinates."""
     axes.text(x, y, text, color=light(colour), ha=ha, va="center_baseline", fontsize=size, parse_math=False)
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from model.training.measuring.diagnostics import spike_score
-from tasks.evaluation.reporting.figures import Line, together
+from tasks.evaluation.reporting.figures import CurveLine, together
 from tasks.evaluation.reporting.words import fine
 
-COMPARED = {"loss": "training loss", "grad_norm": "gradient norm before clipping"}
+_COMPARED = {"loss": "training loss", "grad_norm": "gradient norm before clipping"}
 """Metrics that are drawn, with what they are."""
-COLOURS = ("base", "dpo", "soup", "sft", "rlvr", "data")
+_COLOURS = ("base", "dpo", "soup", "sft", "rlvr", "data")
 """Of the variants, in their order; the seventh starts over."""
 LAST = 0.2
 """Part of a run at its end whose mean and median stand for it."""
@@ -23,7 +23,7 @@ LAST = 0.2
 
 def compared_run(label: str, rows: Iterable[dict[str, Any]], window: int, points: int) -> dict[str, Any]:
     """Values of one training: its spike scores in percent, its last fifth, and what is drawn of it."""
-    series: dict[str, tuple[list[int], list[float]]] = {name: ([], []) for name in COMPARED}
+    series: dict[str, tuple[list[int], list[float]]] = {name: ([], []) for name in _COMPARED}
     for row in rows:
         for name, (steps, values) in series.items():
             if name in row:
@@ -60,11 +60,11 @@ def comparison_panels(comparison: dict[str, Any] | None) -> list[tuple[str, str]
     if comparison is None:
         return []
     panels = []
-    for metric, unit in COMPARED.items():
+    for metric, unit in _COMPARED.items():
         lines = {}
         for place, run in enumerate(comparison["runs"]):
             steps, values = run["series"][metric]
-            lines[run["label"]] = Line(steps, values, COLOURS[place % len(COLOURS)])
+            lines[run["label"]] = CurveLine(steps, values, _COLOURS[place % len(_COLOURS)])
         said = ", ".join(f"{run['label']} {fine(run['spikes'][metric])} % spikes" for run in comparison["runs"])
         panels.append((unit, together(f"{comparison['title']}: {unit} over steps; {said}", lines, unit=unit)))
     return panels

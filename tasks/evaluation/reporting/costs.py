@@ -12,7 +12,7 @@ from infra.records.record import Record
 
 
 @dataclass(frozen=True)
-class Cost:
+class ReportedCost:
     """What one stage cost over all its runs. `share` is of all stages' seconds; memory is the largest run's."""
 
     stage: str
@@ -25,7 +25,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Node:
+class CostNode:
     """One record of the lineage."""
 
     address: str
@@ -57,7 +57,7 @@ class Versions:
     last: str
 
 
-def costs(records: Sequence[Record]) -> list[Cost]:
+def costs(records: Sequence[Record]) -> list[ReportedCost]:
     """Cost per stage, in order of first appearance. Tokens and FLOPs count where a model was trained."""
     stages: dict[str, list[Record]] = {}
     for record in records:
@@ -68,7 +68,7 @@ def costs(records: Sequence[Record]) -> list[Cost]:
         trained = [run.facts for run in runs if "flops" in run.facts]
         seconds = math.fsum(run.seconds for run in runs)
         rows.append(
-            Cost(
+            ReportedCost(
                 stage=stage,
                 runs=len(runs),
                 tokens=sum(facts["tokens"] for facts in trained),
@@ -81,10 +81,10 @@ def costs(records: Sequence[Record]) -> list[Cost]:
     return rows
 
 
-def node(record: Record) -> Node:
+def node(record: Record) -> CostNode:
     """What the lineage table shows of a record."""
     inputs = [(item.address, item.id) for item in record.inputs]
-    return Node(
+    return CostNode(
         address=record.address,
         id=record.id,
         label=record.label,

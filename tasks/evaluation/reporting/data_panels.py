@@ -4,7 +4,7 @@ from typing import Any
 
 from tasks.evaluation.reporting import figures
 from tasks.evaluation.reporting.canvas import SOURCE_COLOURS
-from tasks.evaluation.reporting.histogram import Histogram, histogram
+from tasks.evaluation.reporting.histogram import Histogram, score_histogram
 from tasks.evaluation.reporting.sankey import FlowStep, sankey
 from tasks.evaluation.reporting.words import count, size
 
@@ -61,5 +61,5 @@ def histogram_panels(report: dict[str, Any]) -> list[tuple[str, str]]:
             title = f"{step['label']}: {row['rule']}" + ("" if row["label"] == row["rule"] else f", {row['label']}")
             limits = [limit for limit in (row["least"], row["most"]) if limit is not None and limit > 0]
             scores = Histogram(row["edges"], row["kept"], row["dropped"], limits)
-            panels.append((title, histogram(f"Documents by score, {title}", scores, row["label"])))
+            panels.append((title, score_histogram(f"Documents by score, {title}", scores, row["label"])))
     return panels

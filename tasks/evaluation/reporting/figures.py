@@ -4,14 +4,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.evaluation.reporting.canvas import FONT, WIDTH, light, panel, quiet, short, to_svg, write
+from tasks.evaluation.reporting.canvas import FONT, WIDTH, light, panel, quiet, short, to_svg, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-LOG_SPAN = 30
+_LOG_SPAN = 30
 """Curves of unlike trainings that span more than this factor are drawn on a log axis."""
 
 
@@ -27,7 +27,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Line:
+class CurveLine:
     """One curve: y against step, drawn faint as logged and firm as a moving average."""
 
     steps: Sequence[float]
@@ -43,8 +43,8 @@ def bars(title: str, rows: Sequence[tuple[str, Point]]) -> str:
         axes.barh(row, point.value, height=0.62, color=light(point.colour))
         if point.stderr > 0:
             axes.errorbar(point.value, row, xerr=point.stderr, color=light("ink"), elinewidth=1.1, capsize=2.6)
-        write(axes, point.value + point.stderr + reach * 0.03, row, point.label, "ink")
-        write(axes, -reach * 0.03, row, short(label), "ink", ha="right")
+        write_text(axes, point.value + point.stderr + reach * 0.03, row, point.label, "ink")
+        write_text(axes, -reach * 0.03, row, short(label), "ink", ha="right")
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(0, reach * 1.55)
     axes.plot([0, 0], [-0.5, len(rows) - 0.5], color=light("muted"), linewidth=0.8)
@@ -86,7 +86,9 @@ def dots(title: str, rows: Sequence[tuple[str, Sequence[Point]]], unit: str, zer
     return to_svg(figure, title)
 
 
-def curves(title: str, lines: Sequence[Line], *, unit: str, rate: Line | None = None, log_steps: bool = False) -> str:
+def curves(
+    title: str, lines: Sequence[CurveLine], *, unit: str, rate: CurveLine | None = None, log_steps: bool = False
+) -> str:
     """Curves over steps; with `rate` the learning rate is drawn as a strip under them on the same steps."""
     strip = 30 if rate else 0
     figure, axes = panel(180 + strip, left=42, bottom=36 + strip + (14 if rate else 0), right=50, top=22)
@@ -120,7 +122,7 @@ def curves(title: str, lines: Sequence[Line], *, unit: str, rate: Line | None = 
     return to_svg(figure, title)
 
 
-def together(title: str, lines: dict[str, Line], *, unit: str) -> str:
+def together(title: str, lines: dict[str, CurveLine], *, unit: str) -> str:
     """Curves of unlike trainings on one pair of axes, as logged, each named in its colour above."""
     names = 15 * len(lines)
     figure, axes = panel(180 + names, left=42, bottom=36, right=14, top=22 + names)
@@ -131,7 +133,7 @@ def together(title: str, lines: dict[str, Line], *, unit: str) -> str:
             textcoords="offset points", color=light(line.colour), fontsize=FONT, parse_math=False,
         )  # fmt: skip
     values = [value for line in lines.values() for value in line.values]
-    if min(values) > 0 and max(values) > LOG_SPAN * min(values):
+    if min(values) > 0 and max(values) > _LOG_SPAN * min(values):
         axes.set_yscale("log")
     axes.text(0, 1.03, unit, transform=axes.transAxes, color=light("muted"), fontsize=10, parse_math=False)
     if axes.get_yscale() == "linear":
@@ -149,13 +151,13 @@ def funnel(title: str, steps: Sequence[tuple[str, float, float, str, str]]) -> s
     for row, (label, kept, removed, kept_text, removed_text) in enumerate(steps):
         axes.barh(row + 0.22, kept, height=0.34, color=light("data"))
         axes.barh(row + 0.22, removed, left=kept, height=0.34, color=light("dpo"), alpha=0.55)
-        write(axes, 0, row - 0.18, label, "ink")
+        write_text(axes, 0, row - 0.18, label, "ink")
         axes.annotate(
             kept_text, (1, row - 0.18), xycoords=("axes fraction", "data"), ha="right", va="center",
             color=light("ink"), fontsize=FONT, parse_math=False,
         )  # fmt: skip
         if removed_text:
-            write(axes, reach * 0.5, row - 0.18, removed_text, "dpo", ha="center", size=10)
+            write_text(axes, reach * 0.5, row - 0.18, removed_text, "dpo", ha="center", size=10)
     axes.set_xlim(0, reach)
     axes.set_ylim(len(steps) - 0.5, -0.45)
     axes.set_axis_off()
@@ -166,14 +168,14 @@ def shares(title: str, rows: Sequence[tuple[str, dict[str, float]]], colours: di
     """One bar per mix, cut by the share of each source; a cut is labelled where its name and share fit."""
     figure, axes = panel(len(rows) * 46 + 6, left=2, bottom=2, top=4, right=2)
     for row, (label, parts) in enumerate(rows):
-        write(axes, 0, row - 0.24, label, "ink")
+        write_text(axes, 0, row - 0.24, label, "ink")
         start = 0.0
         for source, share in parts.items():
             axes.barh(row + 0.2, share, left=start, height=0.44, color=light(colours[source]), linewidth=1.5,
                       edgecolor=light("card"))  # fmt: skip
             text = f"{source} {share:.0%}"
             if share * WIDTH > len(text) * 6.4 + 6:
-                write(axes, start + share / 2, row + 0.2, text, "card", ha="center")
+                write_text(axes, start + share / 2, row + 0.2, text, "card", ha="center")
             start += share
     axes.set_xlim(0, 1)
     axes.set_ylim(len(rows) - 0.45, -0.55)
@@ -181,7 +183,7 @@ def shares(title: str, rows: Sequence[tuple[str, dict[str, float]]], colours: di
     return to_svg(figure, title)
 
 
-def _rate_strip(figure: "Figure", axes: "Axes", rate: Line, height: float) -> "Axes":
+def _rate_strip(figure: "Figure", axes: "Axes", rate: CurveLine, height: float) -> "Axes":
     box = axes.get_position()
     total = figure.get_figheight() * 72
     strip = figure.add_axes((box.x0, 36 / total, box.width, height / total), sharex=axes)
@@ -205,7 +207,7 @@ def _rate_strip(figure: "Figure", axes: "Axes", rate: Line, height: float) -> "A
     return strip
 
 
-def _step_axis(lowest: "Axes", axes: "Axes", lines: Sequence[Line], log_steps: bool) -> None:
+def _step_axis(lowest: "Axes", axes: "Axes", lines: Sequence[CurveLine], log_steps: bool) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     first = min(step for line in lines for step in line.steps)

@@ -2,8 +2,8 @@
 
 A step's gain is the mean improvement over all benchmarks from the checkpoint it began with to the one it made, item by item
 where both kept their items (`comparing/paired.py`). Positive is better, whatever a benchmark's direction. Every gain has `gain`,
-`stderr`, `n` (items), `discordant` (items that changed) and `words`: "gain", "loss" or "no effect shown". The paper prints no
-errors; they are ours.
+`stderr`, `n` (items), `discordant` (items that changed) and `words`: "gain" or "loss" from 3 standard errors on, else "no effect
+shown". The paper prints no errors; they are ours.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from typing import Any
 from infra.workspace import Workspace
 from tasks.artifacts import RewardModel, Scores
 from tasks.evaluation.comparing.comparison import Comparison
-from tasks.evaluation.comparing.paired import Comparer, macro_gain
-from tasks.evaluation.reporting.report_values import SOUP, Benchmark, benchmarks_of
+from tasks.evaluation.comparing.paired import NO_EFFECT, Comparer, gain_words, macro_gain
+from tasks.evaluation.reporting.report_values import SOUP, ReportedBenchmark, benchmarks_of
 
 Gain = dict[str, Any]
 
@@ -28,7 +28,7 @@ def stage_gains(
     stages: dict[str, str],
     ingredients: Sequence[str],
     scores: dict[str, Scores],
-    benchmarks: dict[str, Benchmark],
+    benchmarks: dict[str, ReportedBenchmark],
     compared: Comparer,
 ) -> dict[str, Gain]:
     """Per step of the main line, the gain over what it began with. A soup's also holds `over_mean` and `over_best`: against the
@@ -53,7 +53,7 @@ def _soup_gains(
     over_start: Gain | None,
     ingredients: list[Scores],
     soup: Scores,
-    benchmarks: dict[str, Benchmark],
+    benchmarks: dict[str, ReportedBenchmark],
     compared: Comparer,
 ) -> dict[str, Gain]:
     over_mean = gain_over(ingredients, soup, benchmarks, compared)
@@ -66,7 +66,7 @@ def _soup_gains(
 
 
 def gain_over(
-    before: Sequence[Scores], after: Scores, benchmarks: dict[str, Benchmark], compared: Comparer
+    before: Sequence[Scores], after: Scores, benchmarks: dict[str, ReportedBenchmark], compared: Comparer
 ) -> Gain | None:
     """The mean improvement over the benchmarks that all have; None where there is no common one."""
     names = [name for name in after.primary if before and all(name in score.primary for score in before)]
@@ -99,7 +99,8 @@ def sweep_gain(ranking: dict[str, Any]) -> Gain | None:
         return None
     second = ranking["candidates"][1]
     found = Comparison(second["behind_best"], second["behind_best_stderr"], second["n"], second.get("discordant", 0))
-    return _plain(found) | ({"words": "no effect shown"} if second["tied_with_best"] else {})
+    undecided = {"words": NO_EFFECT} if second["tied_with_best"] else {}
+    return _plain(found) | {"metric": ranking["metric"]} | undecided
 
 
 def in_order(gains: dict[str, Gain | None]) -> dict[str, Gain]:
@@ -110,11 +111,10 @@ def in_order(gains: dict[str, Gain | None]) -> dict[str, Gain]:
 
 
 def _plain(found: Comparison) -> Gain:
-    words = found.words if found.n else found.words.partition(" (")[0]
     return {
         "gain": found.difference,
         "stderr": found.stderr,
         "n": found.n,
         "discordant": found.discordant,
-        "words": words,
+        "words": gain_words(found),
     }

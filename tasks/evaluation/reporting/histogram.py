@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from tasks.evaluation.reporting.canvas import light, panel, quiet, to_svg, write
+from tasks.evaluation.reporting.canvas import light, panel, quiet, to_svg, write_text
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Histogram:
     limits: Sequence[float]
 
 
-def histogram(title: str, scores: Histogram, unit: str) -> str:
+def score_histogram(title: str, scores: Histogram, unit: str) -> str:
     """Bars of kept documents with the dropped ones on top, and a line at each limit."""
     first, last = shown_bins(scores)
     figure, axes = panel(150, left=42, bottom=36, right=24, top=22)
@@ -38,7 +38,7 @@ def histogram(title: str, scores: Histogram, unit: str) -> str:
     for limit in scores.limits:
         place = position(limit, scores.edges)
         axes.plot([place, place], [0, reach * 1.04], color=light("ink"), linewidth=1.2, dashes=(3, 2))
-        write(axes, place, reach * 1.11, f"{limit:g}", "ink", ha="center", size=10)
+        write_text(axes, place, reach * 1.11, f"{limit:g}", "ink", ha="center", size=10)
     axes.set_xlim(first, last)
     axes.set_ylim(0, reach * 1.06)
     quiet(axes, y_axis=True)

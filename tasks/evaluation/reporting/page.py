@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from tasks.artifacts import PERPLEXITY, TASK
+from tasks.evaluation.benchmarks import LOWER_IS_BETTER
 from tasks.evaluation.reporting import figures
 from tasks.evaluation.reporting.canvas import COLOURS
 from tasks.evaluation.reporting.compared import comparison_panels
 from tasks.evaluation.reporting.data_panels import funnel_panels, histogram_panels, mix_panels, source_colours
-from tasks.evaluation.reporting.figures import Line, Point
+from tasks.evaluation.reporting.figures import CurveLine, Point
 from tasks.evaluation.reporting.words import (
     amount,
     count,
@@ -22,7 +23,7 @@ from tasks.evaluation.reporting.words import (
     points,
     power,
     scale_of,
-    score,
+    score_words,
     signed,
     size,
     unit_of,
@@ -43,7 +44,7 @@ STAGE_COLOURS = {
 }
 """Stage to colour name; stages that are not named here make data or measure."""
 
-CURVES = {
+_CURVES = {
     "accuracy": "share of pairs with the chosen answer ahead",
     "margin": "margin between chosen and rejected",
     "score": "mean reward of sampled answers",
@@ -69,7 +70,7 @@ BY_VERIFIER = "correct/"
 TRIED = "try "
 """How the label of a candidate's mix begins; the candidate's name follows."""
 
-LOG_SPAN = 30
+_LOG_SPAN = 30
 """A curve from an initialisation is drawn over log steps when its last step is this many times its first."""
 
 
@@ -86,7 +87,7 @@ def render_page(report: dict[str, Any]) -> str:
     )
     environment.filters.update(
         count=count, amount=amount, size=size, memory=memory, seconds=duration, power=power, day=day,
-        score=score, points=points, signed=signed, fine=fine,
+        score=score_words, points=points, signed=signed, fine=fine,
         dictvalues=lambda table: list(table.values()),
     )  # fmt: skip
     pictures = {
@@ -118,7 +119,8 @@ def gain_rows(report: dict[str, Any]) -> list[tuple[str, dict[str, Any], float]]
     shares = not any(benchmark["lower_is_better"] for benchmark in report["benchmarks"])
     for step, gain in report["gains"].items():
         # Bits per byte stay as they are; a mean over shares and bits has no unit of its own.
-        unit = 100.0 if shares and step != "curation" else 1.0
+        in_bits = step == "curation" or gain.get("metric") in LOWER_IS_BETTER
+        unit = 100.0 if shares and not in_bits else 1.0
         rows.append((step, gain, unit))
         further = {"over_mean": "the ingredients’ mean", "over_best": "the best ingredient"}
         rows += [(f"{step} over {words}", gain[name], unit) for name, words in further.items() if name in gain]
@@ -141,7 +143,7 @@ def _score_panels(report: dict[str, Any]) -> list[tuple[str, str]]:
         for row in report["scores"]:
             if name in row["primary"]:
                 value, error = row["primary"][name], row["stderr"][name]
-                text = f"{score(value, benchmark)} ± {score(error, benchmark)}"
+                text = f"{score_words(value, benchmark)} ± {score_words(error, benchmark)}"
                 rows.append((row["label"], Point(scale * value, scale * error, stage_colour(row["stage"]), text)))
         said = ", ".join(f"{label} {point.label}" for label, point in rows)
         title = f"{name}, {unit_of(benchmark)}, with one standard error: {said}"
@@ -216,11 +218,11 @@ def _groups(report: dict[str, Any]) -> list[list[dict[str, Any]]]:
 
 def _panel(group: list[dict[str, Any]], metric: str, unit: str) -> tuple[str, str]:
     colour = stage_colour(group[0]["stage"])
-    lines = [Line(curve["steps"], curve["series"][metric], colour) for curve in group]
+    lines = [CurveLine(curve["steps"], curve["series"][metric], colour) for curve in group]
     first = group[0]
-    rate = Line(first["steps"], first["series"]["lr"], "muted") if "lr" in first["series"] else None
+    rate = CurveLine(first["steps"], first["series"]["lr"], "muted") if "lr" in first["series"] else None
     span = first["steps"][-1] / max(1, first["steps"][0])
-    logarithmic = first["from_scratch"] and first["steps"][0] > 0 and span >= LOG_SPAN
+    logarithmic = first["from_scratch"] and first["steps"][0] > 0 and span >= _LOG_SPAN
     name = first["label"] if len(group) == 1 else f"{first['stage']} × {len(group)}"
     ends = ", ".join(f"{curve['label']} {fine(curve['series'][metric][-1])}" for curve in group)
     title = f"{unit} over steps, {name}; at the last step: {ends}"
@@ -235,7 +237,7 @@ def _loss_panels(report: dict[str, Any]) -> list[tuple[str, str]]:
 def _metric_panels(report: dict[str, Any]) -> list[tuple[str, str]]:
     panels = []
     for group in _groups(report):
-        for metric, unit in CURVES.items():
+        for metric, unit in _CURVES.items():
             having = [curve for curve in group if metric in curve["series"]]
             if having:
                 panels.append(_panel(having, metric, unit))

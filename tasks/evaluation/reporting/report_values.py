@@ -29,7 +29,7 @@ class Bounds:
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class ReportedBenchmark:
     """A benchmark and its primary metric: a share from 0 to 1, or bits per byte where lower is better."""
 
     name: str
@@ -39,7 +39,7 @@ class Benchmark:
 
 
 @dataclass(frozen=True)
-class Difference:
+class ReportedDifference:
     """One comparison. `ratio` is difference / stderr, None where no error is known."""
 
     start: str
@@ -67,8 +67,8 @@ class SoupRow:
     soup_stderr: float
     ingredients: dict[str, float]
     ingredient_stderr: dict[str, float]
-    gain: Difference
-    each: list[Difference]
+    gain: ReportedDifference
+    each: list[ReportedDifference]
     """Against every ingredient by itself."""
     best: str
     """The ingredient with the best score."""
@@ -108,7 +108,9 @@ class Curve:
     """Steps and values of what was evaluated while training, by metric."""
 
 
-def judge(difference: float, stderr: float, bounds: Bounds, lower_is_better: bool = False) -> tuple[float | None, str]:
+def judge_difference(
+    difference: float, stderr: float, bounds: Bounds, lower_is_better: bool = False
+) -> tuple[float | None, str]:
     """(difference / stderr, plain words). Without an error on either side there is nothing to judge by."""
     if difference == 0:
         return (0.0 if stderr > 0 else None), "no change"
@@ -138,12 +140,14 @@ def match_scores(checkpoints: Sequence[tuple[str, Checkpoint]], scores: Sequence
     return {label: found[label] for label in digests if label in found}
 
 
-def benchmarks_of(tables: Iterable[Sequence[dict[str, Any]]]) -> dict[str, Benchmark]:
+def benchmarks_of(tables: Iterable[Sequence[dict[str, Any]]]) -> dict[str, ReportedBenchmark]:
     """Every benchmark by name, in order of first appearance, from the rows of each `scores.json`."""
-    found: dict[str, Benchmark] = {}
+    found: dict[str, ReportedBenchmark] = {}
     for rows in tables:
         for row in rows:
-            found.setdefault(row["name"], Benchmark(row["name"], row["primary"], row["n"], row["lower_is_better"]))
+            found.setdefault(
+                row["name"], ReportedBenchmark(row["name"], row["primary"], row["n"], row["lower_is_better"])
+            )
     return found
 
 
@@ -159,10 +163,10 @@ def ingredients_of(records: dict[str, Record]) -> tuple[str, list[str]]:
 def step_changes(
     main_line: Sequence[str],
     scores: dict[str, Scores],
-    benchmarks: dict[str, Benchmark],
+    benchmarks: dict[str, ReportedBenchmark],
     bounds: Bounds,
     compared: Comparer,
-) -> list[Difference]:
+) -> list[ReportedDifference]:
     """Every benchmark's difference between neighbours on the main line (base, soup, sft, ...)."""
     changes = []
     for start, end in pairwise([label for label in main_line if label in scores]):
@@ -177,7 +181,7 @@ def soup_rows(
     soup: str,
     ingredients: Sequence[str],
     scores: dict[str, Scores],
-    benchmarks: dict[str, Benchmark],
+    benchmarks: dict[str, ReportedBenchmark],
     bounds: Bounds,
     compared: Comparer,
 ) -> list[SoupRow]:
@@ -255,9 +259,11 @@ def curve(label: str, artifact: Artifact, rows: Iterable[dict[str, Any]], parent
     return Curve(label, artifact.stage, artifact.id, not parent, steps, series, in_loop)
 
 
-def _difference(start: str, end: str, benchmark: Benchmark, found: Comparison, bounds: Bounds) -> Difference:
-    ratio, verdict = judge(found.difference, found.stderr, bounds, benchmark.lower_is_better)
+def _difference(
+    start: str, end: str, benchmark: ReportedBenchmark, found: Comparison, bounds: Bounds
+) -> ReportedDifference:
+    ratio, verdict = judge_difference(found.difference, found.stderr, bounds, benchmark.lower_is_better)
     low, high = found.interval
-    return Difference(
+    return ReportedDifference(
         start, end, benchmark.name, found.difference, found.stderr, ratio, verdict, low, high, found.n, found.discordant
     )

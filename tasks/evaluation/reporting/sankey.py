@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.evaluation.reporting.canvas import SOURCE_COLOURS, WIDTH, light, panel, to_svg, write
+from tasks.evaluation.reporting.canvas import SOURCE_COLOURS, WIDTH, light, panel, to_svg, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,7 +17,7 @@ NODE = 7.0
 """Width of a step's bar, in SVG units."""
 GAP = 40.0
 """Between the bands of one column: room for two short texts."""
-BAND = 160.0
+_BAND = 160.0
 """Height of all the bytes that came in."""
 HEAD = 18.0
 STUB = 24.0
@@ -60,7 +60,7 @@ def sankey(title: str, steps: Sequence[FlowStep]) -> str:
     axes.set_axis_off()
     headings = {depth: step.column for step, depth in zip(steps, depths.values(), strict=True)}
     for depth, heading in headings.items():
-        write(axes, _column(depth, max(depths.values())), 7, heading, "muted", size=10)
+        write_text(axes, _column(depth, max(depths.values())), 7, heading, "muted", size=10)
     for item in placed.values():
         arrival = item.top
         for name in item.step.inputs:
@@ -82,7 +82,7 @@ def depths_of(steps: Sequence[FlowStep]) -> dict[str, int]:
 
 def place(steps: Sequence[FlowStep], depths: dict[str, int]) -> dict[str, Placed]:
     """Bars of all steps: a step of one input lies next to it, one of several where the first of them is."""
-    scale = BAND / max(1e-9, sum(step.taken for step in steps if not step.inputs))
+    scale = _BAND / max(1e-9, sum(step.taken for step in steps if not step.inputs))
     placed: dict[str, Placed] = {}
     free = HEAD + 16
     for number, step in enumerate(steps):
@@ -108,14 +108,14 @@ def _node(axes: "Axes", item: Placed) -> None:
 
     removed = item.taken - item.kept
     axes.add_patch(Rectangle((item.x, item.top), NODE, item.kept, color=light(item.colour), linewidth=0))
-    write(axes, item.x, item.top - 8, item.step.text, "ink", size=9.5)
+    write_text(axes, item.x, item.top - 8, item.step.text, "ink", size=9.5)
     if removed > 0.2:
         start = item.top + item.kept
         axes.add_patch(Rectangle((item.x, start), NODE, removed, color=light("dpo"), linewidth=0))
         _band(axes, item.x + NODE, start, item.x + NODE + STUB, start + STUB, removed, "dpo", 0.45, end=0.35)
     if item.step.removed_text:
         low = item.top + max(item.taken, item.kept)
-        write(axes, item.x, low + 9, item.step.removed_text, "dpo", size=9.5)
+        write_text(axes, item.x, low + 9, item.step.removed_text, "dpo", size=9.5)
 
 
 def _band(

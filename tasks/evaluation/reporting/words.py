@@ -55,7 +55,7 @@ def day(value: str) -> str:
     return value[:16].replace("T", " ")
 
 
-def score(value: float, benchmark: dict[str, Any]) -> str:
+def score_words(value: float, benchmark: dict[str, Any]) -> str:
     """A share in percent, bits per byte as they are: 41.0 or 2.714"""
     scale, digits = scale_of(benchmark)
     return f"{scale * value:.{digits}f}"

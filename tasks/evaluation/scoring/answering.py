@@ -22,7 +22,7 @@ from tasks.evaluation.scoring.questions import EvaluateConfig
 from tasks.evaluation.scoring.results import benchmark_row, item_rows
 from tasks.evaluation.scoring.suites import formats_of_tasks, score_suites
 
-Request = Generation | Likelihood
+_Request = Generation | Likelihood
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,8 @@ class Questions:
     """The items of a benchmark and what they ask."""
 
     items: list[Item]
-    requests: list[tuple[Request, ...]]
-    flat: list[Request]
+    requests: list[tuple[_Request, ...]]
+    flat: list[_Request]
     """All requests, item by item."""
     names: list[str]
     """What errors call each of them."""
@@ -66,7 +66,7 @@ def keep_answers(
     return benchmark_row(benchmark, questions.items, scored, asked.truncated, overlaps)
 
 
-def item_values(ws: Workspace, row: dict[str, Any]) -> ItemValues:
+def _item_values(ws: Workspace, row: dict[str, Any]) -> ItemValues:
     """What the stage has stored of a benchmark's items: the primary metric, and the group where groups are averaged."""
     data = ws.store.read(ws.address(f"items/{row['name']}.jsonl.zst"))
     lines = zstandard.ZstdDecompressor().stream_reader(data).read().splitlines()
@@ -77,7 +77,7 @@ def item_values(ws: Workspace, row: dict[str, Any]) -> ItemValues:
 def keep_scores(ws: Workspace, config: EvaluateConfig, model: str, rows: Sequence[dict[str, Any]]) -> Scores:
     """Average the suites, write `scores.json` and note the look at what is held out. `model` is the weights' digest."""
     wanted = formats_of_tasks(config.suites)
-    items = {row["name"]: item_values(ws, row) for row in rows if row["name"] in wanted}
+    items = {row["name"]: _item_values(ws, row) for row in rows if row["name"] in wanted}
     rows = [*rows, *score_suites(config.suites, rows, items)]
     ws.write_json("scores.json", {"label": config.label, "checkpoint": model, "benchmarks": rows})
     columns = {"benchmark": "name", "metric": "primary", "score": "score", "stderr": "stderr", "n": "n"}

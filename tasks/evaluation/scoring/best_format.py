@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-DRAWS = 1_000
-SEED = 1_234
+_DRAWS = 1_000
+_SEED = 1_234
 
 
 ItemValues = Mapping[str, tuple[float, str]]
@@ -25,7 +25,7 @@ def choice_excess(formats: Sequence[ItemValues], lower_is_better: bool) -> float
     common = [id for id in formats[0] if all(id in other for other in formats[1:])]
     sides = [{id: one[id] for id in common} for one in formats] if common else formats
     best = np.min if lower_is_better else np.max
-    drawn = [drawn_means(side, SEED if common else SEED + place) for place, side in enumerate(sides)]
+    drawn = [drawn_means(side, _SEED if common else _SEED + place) for place, side in enumerate(sides)]
     measured = best([one[0] for one in drawn])
     excess = float(best([means for _, means in drawn], axis=0).mean() - measured)
     return max(0.0, -excess if lower_is_better else excess)
@@ -38,8 +38,8 @@ def drawn_means(items: ItemValues, seed: int) -> tuple[float, np.ndarray]:
     groups = np.array([group for _, group in ordered])
     _, starts, inverse, sizes = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
     weights = 1.0 / (len(sizes) * sizes[inverse])
-    generator, means = np.random.default_rng(seed), np.empty(DRAWS)
-    for draw in range(DRAWS):
+    generator, means = np.random.default_rng(seed), np.empty(_DRAWS)
+    for draw in range(_DRAWS):
         chosen = starts[inverse] + (generator.random(len(values)) * sizes[inverse]).astype(np.int64)
         means[draw] = values[chosen] @ weights
     return float(values @ weights), means

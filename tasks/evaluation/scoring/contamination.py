@@ -9,7 +9,7 @@ from collections import Counter
 from infra.workspace import Workspace
 from tasks.artifacts import Checkpoint
 
-REPORT = "report.json"
+_REPORT = "report.json"
 
 
 def overlaps_of(ws: Workspace, checkpoint: Checkpoint) -> dict[str, Counter[str]] | None:
@@ -17,9 +17,9 @@ def overlaps_of(ws: Workspace, checkpoint: Checkpoint) -> dict[str, Counter[str]
     found: dict[str, Counter[str]] = {}
     looked = False
     for record in ws.lineage(checkpoint):
-        if not record.stage.startswith("decontaminate") or REPORT not in record.files:
+        if not record.stage.startswith("decontaminate") or _REPORT not in record.files:
             continue
-        for row in ws.read_json(record.artifact(), REPORT):
+        for row in ws.read_json(record.artifact(), _REPORT):
             if "touched" in row:  # reports of before say how many items, not which
                 looked = True
                 found.setdefault(row["benchmark"], Counter()).update(row["touched"])

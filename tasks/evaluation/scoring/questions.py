@@ -31,6 +31,6 @@ class EvaluateConfig(Config):
         return self.model_copy(update={"benchmarks": tuple(benchmark.pinned() for benchmark in self.benchmarks)})
 
 
-def check_names(config: EvaluateConfig) -> None:
+def check_benchmark_names(config: EvaluateConfig) -> None:
     """Names are unique, and suites name benchmarks or suites that are there."""
     check_suites([benchmark.name for benchmark in config.benchmarks], config.suites)

@@ -7,14 +7,14 @@ from typing import Any
 import orjson
 
 from tasks.evaluation.benchmarks import LOWER_IS_BETTER, Benchmark, ItemScore, primary_metric
-from tasks.evaluation.benchmarks.asking import Answer, RequestFacts
+from tasks.evaluation.benchmarks.asking import AnyAnswer, RequestFacts
 from tasks.evaluation.benchmarks.items import Estimate, Generation, Item, Likelihood, estimate_mean
 from tasks.evaluation.benchmarks.olmes.benchmark import OlmesBenchmark
 from tasks.evaluation.benchmarks.roles import role_of
 from tasks.evaluation.comparing.paired import error_of_mean
 from tasks.evaluation.scoring.suites import over_groups
 
-Request = Generation | Likelihood
+_Request = Generation | Likelihood
 
 
 def benchmark_row(
@@ -44,8 +44,8 @@ def without_overlaps(
 
 def item_rows(
     items: Sequence[Item],
-    requests: Sequence[Sequence[Request]],
-    answers: Sequence[Answer],
+    requests: Sequence[Sequence[_Request]],
+    answers: Sequence[AnyAnswer],
     scored: Sequence[ItemScore],
     facts: Sequence[RequestFacts],
     overlaps: Mapping[str, int] | None = None,
@@ -71,13 +71,13 @@ def item_rows(
     ]
 
 
-def prompt_hash(request: Request) -> str:
+def prompt_hash(request: _Request) -> str:
     """SHA-256 of what is asked: the text, or the messages and the cue."""
     prompt = request.prompt
     return hashlib.sha256(orjson.dumps([prompt.text, list(prompt.messages), prompt.cue])).hexdigest()
 
 
-def stored_answer(request: Request, answer: Answer, facts: RequestFacts) -> dict[str, Any]:
+def stored_answer(request: _Request, answer: AnyAnswer, facts: RequestFacts) -> dict[str, Any]:
     """What was asked, by its hash, how, and what came back."""
     row: dict[str, Any] = {
         "prompt_sha256": prompt_hash(request),

@@ -49,7 +49,7 @@ FORMATS = {"rc": "cloze", "mc": "multiple_choice", "bpb": "bits_per_byte", "gen"
 
 
 @dataclass
-class Selection:
+class TaskSelection:
     """What is asked and averaged, and what is left out with the reason."""
 
     benchmarks: list[Benchmark] = field(default_factory=list)
@@ -57,12 +57,12 @@ class Selection:
     not_computed: dict[str, str] = field(default_factory=dict)
 
 
-def select(names: Sequence[str], *, copies: str = "", limit: int | None = None) -> Selection:
+def select(names: Sequence[str], *, copies: str = "", limit: int | None = None) -> TaskSelection:
     """The benchmarks that the words stand for, each once. `copies` is a folder of local copies of the data sets.
 
     Raises ValueError for a word that is no task, format or table, and where a copy is missing.
     """
-    chosen = Selection()
+    chosen = TaskSelection()
     for name in names:
         if name not in TABLES:
             add_task(chosen, name, copies, limit)
@@ -74,7 +74,7 @@ def select(names: Sequence[str], *, copies: str = "", limit: int | None = None) 
     return chosen
 
 
-def add_task(chosen: Selection, word: str, copies: str, limit: int | None) -> str:
+def add_task(chosen: TaskSelection, word: str, copies: str, limit: int | None) -> str:
     """Add a task's benchmarks; returns the name under which its score stands."""
     name, _, wanted = word.partition(":")
     if name == "ifeval":
@@ -105,13 +105,13 @@ def ifeval(copies: str, limit: int | None) -> IFEvalBenchmark:
     return IFEvalBenchmark.model_validate(fields)
 
 
-def add_benchmark(chosen: Selection, benchmark: Benchmark) -> str:
+def add_benchmark(chosen: TaskSelection, benchmark: Benchmark) -> str:
     if benchmark.name not in {known.name for known in chosen.benchmarks}:
         chosen.benchmarks.append(benchmark)
     return benchmark.name
 
 
-def add_suite(chosen: Selection, suite: SuiteConfig) -> str:
+def add_suite(chosen: TaskSelection, suite: SuiteConfig) -> str:
     if suite.name not in {known.name for known in chosen.suites}:
         chosen.suites.append(suite)
     return suite.name

@@ -11,7 +11,7 @@ from tasks.evaluation.benchmarks import ItemScore
 from tasks.evaluation.benchmarks.items import Estimate, Item, estimate_mean, macro_average
 from tasks.evaluation.scoring.best_format import ItemValues, choice_excess
 
-Row = dict[str, Any]
+ScoreRow = dict[str, Any]
 """A row of `scores.json`."""
 
 
@@ -57,9 +57,18 @@ def ordered(suites: Sequence[SuiteConfig]) -> list[SuiteConfig]:
     return done
 
 
+def members_of(name: str, suites: Sequence[SuiteConfig]) -> list[str]:
+    """A suite's name, and those of all suites and benchmarks that it holds; of a benchmark, its own."""
+    by_name, found = {suite.name: suite for suite in suites}, [name]
+    for one in found:
+        if one in by_name:
+            found += [member for task in by_name[one].tasks for member in task if member not in found]
+    return found
+
+
 def score_suites(
-    suites: Sequence[SuiteConfig], rows: Sequence[Row], items: Mapping[str, ItemValues] | None = None
-) -> list[Row]:
+    suites: Sequence[SuiteConfig], rows: Sequence[ScoreRow], items: Mapping[str, ItemValues] | None = None
+) -> list[ScoreRow]:
     """The rows of the suites, in the order in which the suites are given. `items`: of benchmarks that are formats of one task."""
     known = {row["name"]: row for row in rows}
     for suite in ordered(suites):
@@ -72,14 +81,14 @@ def formats_of_tasks(suites: Sequence[SuiteConfig]) -> set[str]:
     return {name for suite in suites for task in suite.tasks if len(task) > 1 for name in task}
 
 
-def excess_of(task: Sequence[str], best: Row, items: Mapping[str, ItemValues]) -> float:
+def excess_of(task: Sequence[str], best: ScoreRow, items: Mapping[str, ItemValues]) -> float:
     """What choosing the best format of a task adds; 0 where there was nothing to choose, or items are not at hand."""
     if len(task) < 2 or not all(name in items for name in task):
         return 0.0
     return choice_excess([items[name] for name in task], best["lower_is_better"])
 
 
-def score_suite(suite: SuiteConfig, by_name: Mapping[str, Row], items: Mapping[str, ItemValues]) -> Row:
+def score_suite(suite: SuiteConfig, by_name: Mapping[str, ScoreRow], items: Mapping[str, ItemValues]) -> ScoreRow:
     """Best format of each task, then the mean; the error is that of the chosen formats. `corrected` is the same mean without
     what choosing the best formats adds to it (`best_format.py`)."""
     lower = {by_name[name]["lower_is_better"] for task in suite.tasks for name in task}
@@ -117,7 +126,7 @@ def micro_average(estimates: Sequence[Estimate]) -> Estimate:
     return Estimate(value, stderr, total)
 
 
-def over_groups(row: Row, items: Sequence[Item], scored: Sequence[ItemScore]) -> Row:
+def over_groups(row: ScoreRow, items: Sequence[Item], scored: Sequence[ItemScore]) -> ScoreRow:
     """The row with the mean over groups (subjects, types) as its score, and every group's own mean."""
     by_group: dict[str, list[ItemScore]] = {}
     for item, score in zip(items, scored, strict=True):

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 
 from model.config import Config
-from model.data.chat_batches import Row
+from model.data.chat_batches import LabelledRow
 from model.training.advantages import kl_estimate
 from model.training.loop import EndOfTraining
 
@@ -27,7 +27,7 @@ class KLControl(Config):
     """`adapt` multiplies β by (KL / budget)² for the rollout's updates; `stop` ends the training before them."""
 
 
-def rollout_kl(log_probs: Sequence[np.ndarray], reference: Sequence[np.ndarray], rows: Sequence[Row]) -> float:
+def rollout_kl(log_probs: Sequence[np.ndarray], reference: Sequence[np.ndarray], rows: Sequence[LabelledRow]) -> float:
     """Mean KL per sampled token in nats, k3; both log-probabilities are 0 outside the answers."""
     total = sum(
         float(kl_estimate(torch.from_numpy(own.astype(np.float64) - other), "k3").sum())

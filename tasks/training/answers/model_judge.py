@@ -13,10 +13,10 @@ from pydantic import Field, model_validator
 
 from infra.language_models.protocol import Answer, Request
 from model.config import Config
-from tasks.prompting import LanguageModelConfig, check_prompt, fill, prompt_text, unusable
+from tasks.prompting import LanguageModelConfig, check_prompt, fill_template, prompt_text, unusable
 from tasks.training.answers.rule_judge import ASPECTS
 
-Reading = Literal["strict", "published"]
+_Reading = Literal["strict", "published"]
 Ratings = dict[str, int | None]
 """Rating of each aspect; None where it does not apply."""
 
@@ -41,7 +41,7 @@ class LanguageModelJudge(Config):
     """What the judge is told first."""
     prompts: dict[str, str] = Field(default_factory=default_prompts)
     """Jinja template per aspect, with {{ instruction }} and {{ texts }}."""
-    reading: Reading = "strict"
+    reading: _Reading = "strict"
     """`published` has the published parser's quirks."""
 
     @model_validator(mode="after")
@@ -56,12 +56,14 @@ class LanguageModelJudge(Config):
 def judge_requests(judge: LanguageModelJudge, instruction: str, texts: Sequence[str]) -> list[Request]:
     """One request per aspect, in the order of `ASPECTS`."""
     return [
-        judge.model.request(fill(judge.prompts[aspect], instruction=instruction, texts=texts), judge.system.strip())
+        judge.model.request(
+            fill_template(judge.prompts[aspect], instruction=instruction, texts=texts), judge.system.strip()
+        )
         for aspect in ASPECTS
     ]
 
 
-def read_judgements(answers: Sequence[Answer], count: int, reading: Reading) -> tuple[list[Ratings], str]:
+def read_judgements(answers: Sequence[Answer], count: int, reading: _Reading) -> tuple[list[Ratings], str]:
     """The ratings of each of `count` texts, from one answer per aspect; or none, and why a rating is missing."""
     ratings: list[Ratings] = [{} for _ in range(count)]
     for aspect, answer in zip(ASPECTS, answers, strict=True):
@@ -70,7 +72,7 @@ def read_judgements(answers: Sequence[Answer], count: int, reading: Reading) -> 
             said = found.get(place + 1)
             if said is None and reading == "strict":
                 return [], f"{aspect}: {unusable(answer) or f'no rating of text {place + 1}'}"
-            ratings[place][aspect] = rating_of(said, reading)
+            ratings[place][aspect] = _rating_of(said, reading)
     return ratings, ""
 
 
@@ -84,7 +86,7 @@ def read_blocks(text: str) -> dict[int, str]:
     return {number: ratings[0].upper() for number, ratings in said.items() if len(ratings) == 1}
 
 
-def rating_of(said: str | None, reading: Reading) -> int | None:
+def _rating_of(said: str | None, reading: _Reading) -> int | None:
     """A rating as a number; N/A and a missing one by the rules of the reading."""
     if said is None:
         return FAILED_BLOCK

@@ -6,12 +6,12 @@ from itertools import combinations
 from typing import Any
 
 from infra.workspace import Workspace
-from model.data.chat_batches import Row, make_row
+from model.data.chat_batches import LabelledRow, make_row
 from model.tokens.chat import Message, encode_chat
 from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Preferences
 
-Pair = tuple[Row, Row]
+PreferencePair = tuple[LabelledRow, LabelledRow]
 """(chosen, rejected)"""
 
 
@@ -23,7 +23,7 @@ def read_pairs(ws: Workspace, pairs: Preferences) -> Iterable[tuple[list[Message
 
 def cut_pairs(
     tokenizer: Tokenizer, pairs: Iterable[tuple[list[Message], list[Message]]], max_tokens: int
-) -> tuple[list[Pair], int]:
+) -> tuple[list[PreferencePair], int]:
     """Pairs with both sides cut after `max_tokens` (DPO), and how many had a side without a trained token."""
     kept, dropped = [], 0
     for chosen, rejected in pairs:
@@ -72,7 +72,7 @@ def every_pair(ws: Workspace, pairs: Preferences, prompts: set[str]) -> Iterator
 
 def whole_pairs(
     tokenizer: Tokenizer, pairs: Iterable[Conversations], max_tokens: int
-) -> tuple[list[tuple[str, Pair]], int]:
+) -> tuple[list[tuple[str, PreferencePair]], int]:
     """(prompt, pair) where both sides fit in `max_tokens` (reward model), and how many are left out."""
     kept, dropped = [], 0
     for id, chosen, rejected in pairs:

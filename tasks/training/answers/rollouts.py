@@ -23,10 +23,10 @@ import numpy as np
 
 from infra.workspace import Workspace
 from model.config import Precision
-from model.data.chat_batches import Batch, Row, indices_of_step
+from model.data.chat_batches import Batch, LabelledRow, indices_of_step
 from model.decoding.generate import Sampling
 from model.network.transformer import Transformer
-from model.parallel.group import Group, Weights, distribute, fill
+from model.parallel.group import Group, Weights, distribute, fill_weights
 from model.tokens.tokenizer import Tokenizer
 from model.training.loop import EndOfTraining
 from model.training.reference_scores import row_log_probs
@@ -34,8 +34,8 @@ from tasks.artifacts import Prompts
 from tasks.generation import local_generator
 from tasks.training.answers.kl_control import KLControl, coefficient_at, rollout_kl
 from tasks.training.answers.verified_answers import (
-    Answer,
-    Prompt,
+    EncodedPrompt,
+    VerifiedAnswer,
     answers_in_group,
     decoding_rows,
     encode_prompts,
@@ -87,7 +87,7 @@ def prompts_that_fit(
     *,
     samples: int = 1,
     least: int = 1,
-) -> list[Prompt]:
+) -> list[EncodedPrompt]:
     """The prompts whose whole answers fit in the model's window; the record says how many do not.
 
     Raises ValueError for fewer than `least`, or where a rollout of so many samples a prompt cannot fill its mini-batches.
@@ -116,7 +116,7 @@ def frozen_reference(
     """
     reference = copy.deepcopy(model).requires_grad_(False)
     group = distribute(reference, compute_of(ws), precision)
-    fill(reference, weights, group)
+    fill_weights(reference, weights, group)
     return reference, group
 
 
@@ -134,7 +134,7 @@ class Rollouts(ABC, Generic[How]):
     reference_group: Group
     """The same processes, as those that hold the reference."""
     tokenizer: Tokenizer
-    prompts: list[Prompt]
+    prompts: list[EncodedPrompt]
     pass_tokens: int
     """Padded tokens that go through the model at once."""
     rollout: int = -1
@@ -174,7 +174,7 @@ class Rollouts(ABC, Generic[How]):
         return self.facts
 
     def kl_coefficient(
-        self, log_probs: list[np.ndarray], reference: list[np.ndarray], rows: list[Row]
+        self, log_probs: list[np.ndarray], reference: list[np.ndarray], rows: list[LabelledRow]
     ) -> tuple[float, dict[str, float]]:
         """β for a rollout's updates, and the metrics that say why. Raises EndOfTraining where the KL budget ends the training."""
         config, kl = self.config, rollout_kl(log_probs, reference, rows)
@@ -191,7 +191,7 @@ class Rollouts(ABC, Generic[How]):
         """Numbers of the prompts that a rollout answers."""
         return indices_of_step(rollout, len(self.prompts), self.config.prompts_per_rollout, self.config.seed)
 
-    def answers(self, rollout: int, prompts: list[Prompt], samples: int) -> list[list[Answer]]:
+    def answers(self, rollout: int, prompts: list[EncodedPrompt], samples: int) -> list[list[VerifiedAnswer]]:
         """Sampled and verified answers to all prompts, of which every worker makes its share."""
         config = self.config
         sampling = Sampling(
@@ -204,7 +204,7 @@ class Rollouts(ABC, Generic[How]):
         generator = local_generator(self.policy, self.tokenizer, config.precision, rows, self.group)
         return answers_in_group(generator, prompts, samples, sampling, self.group, config.rules)
 
-    def log_probs(self, model: Transformer, rows: list[Row], group: Group) -> list[np.ndarray]:
+    def log_probs(self, model: Transformer, rows: list[LabelledRow], group: Group) -> list[np.ndarray]:
         """Per-token log-probabilities of the answers under a model, at the sampling temperature."""
         return row_log_probs(
             model,
@@ -225,7 +225,9 @@ class Rollouts(ABC, Generic[How]):
 
 
 def answer_metrics(
-    answers: Sequence[tuple[Prompt, Answer]], rows: Sequence[Row], log_probs: Sequence[np.ndarray]
+    answers: Sequence[tuple[EncodedPrompt, VerifiedAnswer]],
+    rows: Sequence[LabelledRow],
+    log_probs: Sequence[np.ndarray],
 ) -> dict[str, float]:
     """Describe a rollout's answers: the verified share (by verifier where there are several), and the shares that ended,
     were cut off, or have more than one final answer. Lengths are in tokens. The entropy, in nats per token, is estimated by
@@ -248,11 +250,13 @@ def answer_metrics(
     }
 
 
-FINAL_ANSWER = re.compile(r"(?:final\s+)?answer\s*(?:is|:|=)\s*(\S+)|\\boxed\s*\{([^}]*)\}|####\s*(\S+)", re.IGNORECASE)
+_FINAL_ANSWER = re.compile(
+    r"(?:final\s+)?answer\s*(?:is|:|=)\s*(\S+)|\\boxed\s*\{([^}]*)\}|####\s*(\S+)", re.IGNORECASE
+)
 """The wordings by which an answer states its result."""
 
 
 def final_answers(text: str) -> int:
     """Different results that a text states as its answer: 1 in "The answer is 4. \\boxed{4}", 2 where a second one is named."""
-    found = {"".join(groups).strip(" .,$*}{").removeprefix("\\boxed{") for groups in FINAL_ANSWER.findall(text)}
+    found = {"".join(groups).strip(" .,$*}{").removeprefix("\\boxed{") for groups in _FINAL_ANSWER.findall(text)}
     return len(found - {""})

@@ -26,7 +26,7 @@ WORKING_WORDS = 4
 """An answer shows working when it has at least this many words beyond those of the answer itself."""
 
 
-class Facts(NamedTuple):
+class AnswerFacts(NamedTuple):
     """What the judge looks at."""
 
     correct: bool
@@ -45,7 +45,7 @@ BARE_ANSWER_WORDS = 3
 """A text of at most this many words that holds a digit is itself an answer."""
 
 
-def observe(dataset: str, text: str, extracted: str, *, correct: bool, finished: bool) -> Facts:
+def observe(dataset: str, text: str, extracted: str, *, correct: bool, finished: bool) -> AnswerFacts:
     """The facts of one answer; `extracted` is what the verifier compared with the truth.
 
     Verifiers of mathematics compare the whole text when they find nothing in it, so that counts as no answer,
@@ -54,7 +54,7 @@ def observe(dataset: str, text: str, extracted: str, *, correct: bool, finished:
     text, extracted = text.strip(), extracted.strip()
     bare = len(text.split()) <= BARE_ANSWER_WORDS and any(letter.isdigit() for letter in text)
     found = bool(extracted) and (extracted != text or bare)
-    return Facts(
+    return AnswerFacts(
         correct=correct,
         answered=correct or (found and dataset.lower() != "ifeval"),
         finished=finished,
@@ -63,7 +63,7 @@ def observe(dataset: str, text: str, extracted: str, *, correct: bool, finished:
     )
 
 
-def rate(facts: Facts) -> dict[str, int]:
+def rate(facts: AnswerFacts) -> dict[str, int]:
     """A rating from 1 to 5 for each of the four aspects."""
     return {
         "instruction_following": instruction_following(facts),
@@ -73,7 +73,7 @@ def rate(facts: Facts) -> dict[str, int]:
     }
 
 
-def instruction_following(facts: Facts) -> int:
+def instruction_following(facts: AnswerFacts) -> int:
     """Form as asked: an answer where one is looked for (5 with the end reached, 3 without), else 2, or 1 if
     cut off too.
     """
@@ -82,7 +82,7 @@ def instruction_following(facts: Facts) -> int:
     return 2 if facts.finished else 1
 
 
-def honesty(facts: Facts) -> int:
+def honesty(facts: AnswerFacts) -> int:
     """Confidence matches correctness: sure and right 5, unsure and wrong 4, unsure and right 3, silent 2,
     sure and wrong 1.
     """
@@ -93,14 +93,14 @@ def honesty(facts: Facts) -> int:
     return 1 if facts.answered else 2
 
 
-def truthfulness(facts: Facts) -> int:
+def truthfulness(facts: AnswerFacts) -> int:
     """Nothing false is said: right 5, nothing stated 3, a wrong answer stated 1."""
     if facts.correct:
         return 5
     return 1 if facts.answered else 3
 
 
-def helpfulness(facts: Facts) -> int:
+def helpfulness(facts: AnswerFacts) -> int:
     """Of use to the reader: right with its working 5, right 4, right but cut off 3, wrong with working to
     check 2, else 1.
     """

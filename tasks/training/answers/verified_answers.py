@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from model.config import Precision
-from model.data.chat_batches import Row, make_row
+from model.data.chat_batches import LabelledRow, make_row
 from model.decoding.generate import Completion, Generator, Sampling
 from model.decoding.kv_cache import rows_that_fit
 from model.network.transformer import Transformer
@@ -31,7 +31,7 @@ HOST_SHARE = 8
 
 
 @dataclass(frozen=True)
-class Prompt:
+class EncodedPrompt:
     """One row of a `Prompts` artifact, encoded up to the answer's header."""
 
     row: dict[str, Any]
@@ -39,7 +39,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Answer:
+class VerifiedAnswer:
     """One sampled answer and what its verifier says; None where the prompt has no ground truth."""
 
     completion: Completion
@@ -61,9 +61,11 @@ class Answer:
         return self.completion.finish == "stop"
 
 
-def encode_prompts(tokenizer: Tokenizer, rows: Iterable[dict[str, Any]], max_tokens: int) -> tuple[list[Prompt], int]:
+def encode_prompts(
+    tokenizer: Tokenizer, rows: Iterable[dict[str, Any]], max_tokens: int
+) -> tuple[list[EncodedPrompt], int]:
     """Prompts of at most `max_tokens` tokens, and how many were longer."""
-    prompts = [Prompt(row, encode_prompt(tokenizer, row["messages"])) for row in rows]
+    prompts = [EncodedPrompt(row, encode_prompt(tokenizer, row["messages"])) for row in rows]
     kept = [prompt for prompt in prompts if len(prompt.ids) <= max_tokens]
     return kept, len(prompts) - len(kept)
 
@@ -82,7 +84,11 @@ def longest_prompt(model: Transformer, max_prompt_tokens: int, max_new_tokens: i
 
 
 def decoding_rows(
-    model: Transformer, prompts: Sequence[Prompt], max_new_tokens: int, precision: Precision, memory: int | None = None
+    model: Transformer,
+    prompts: Sequence[EncodedPrompt],
+    max_new_tokens: int,
+    precision: Precision,
+    memory: int | None = None,
 ) -> int:
     """Rows that answer these prompts together: as many as their KV cache leaves room for, at most `MOST_ROWS`.
 
@@ -99,13 +105,13 @@ def decoding_rows(
 
 def sample_answers(
     generator: Generator,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[EncodedPrompt],
     samples: int,
     sampling: Sampling,
     *,
     first: int = 0,
     rules: Rules = "correct",
-) -> list[list[Answer]]:
+) -> list[list[VerifiedAnswer]]:
     """`samples` verified answers per prompt, a function of the generator's weights, prompts and `sampling` alone.
 
     `first`: place of the first prompt among all, where these are a part of them that is answered by itself. `rules`: how the
@@ -116,30 +122,30 @@ def sample_answers(
     completions = generator([prompt.ids for prompt in prompts for _ in range(samples)], sampling)
     answers = []
     for index, completion in enumerate(completions):
-        answers.append(Answer(completion, judged(prompts[index // samples].row, completion.text, rules)))
+        answers.append(VerifiedAnswer(completion, _judged(prompts[index // samples].row, completion.text, rules)))
     return [answers[start : start + samples] for start in range(0, len(answers), samples)]
 
 
-def judged(row: dict[str, Any], text: str, rules: Rules = "correct") -> Verdict | None:
+def _judged(row: dict[str, Any], text: str, rules: Rules = "correct") -> Verdict | None:
     """What the row's verifier says of an answer; None where the row has no ground truth."""
     return None if row["ground_truth"] is None else verify(row["dataset"], text, row["ground_truth"], rules)
 
 
 def answers_in_group(
     generator: Generator,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[EncodedPrompt],
     samples: int,
     sampling: Sampling,
     group: Group,
     rules: Rules = "correct",
-) -> list[list[Answer]]:
+) -> list[list[VerifiedAnswer]]:
     """The same, of which every worker of a group makes its share; all of them get all answers."""
     first, end = own_share(len(prompts), group)
     own = sample_answers(generator, prompts[first:end], samples, sampling, first=first, rules=rules)
     return [answers for part in group.exchange(own) for answers in part]
 
 
-def answer_row(prompt: Prompt, answer: Answer, eos_id: int) -> Row:
+def answer_row(prompt: EncodedPrompt, answer: VerifiedAnswer, eos_id: int) -> LabelledRow:
     """Prompt and answer as one row; trained are the answer's tokens and the EOS that the policy chose."""
     tokens = [int(i) for i in answer.completion.ids]
     if answer.finished and (not tokens or tokens[-1] != eos_id):

@@ -16,6 +16,7 @@ from pydantic import Field
 from infra.workspace import Workspace
 from model.config import Config, Precision
 from model.network.transformer import Transformer
+from model.parallel.group import Group
 from model.tokens.tokenizer import Tokenizer
 from model.training.loop import Evaluate, TrainState
 from tasks.artifacts import TASK
@@ -83,7 +84,7 @@ def check_filled(config: TasksInLoop) -> None:
         )
 
 
-def trained_model(state: TrainState) -> Transformer:
+def language_model_of(state: TrainState) -> Transformer:
     """The model that a training trains, where that is the language model alone."""
     assert isinstance(state.model, Transformer)
     return state.model
@@ -109,9 +110,9 @@ class AskedTask:
         self.names = request_names(benchmark.name, self.items, self.requests)
         self.writes = any(isinstance(request, Generation) for request in chain(*self.requests))
 
-    def scores(self, model: Transformer, state: TrainState, precision: Precision) -> list[float]:
-        """The benchmark's own metric of every item. All workers of the state's group have to ask together."""
-        group, kind = state.group, model.device.type
+    def scores(self, model: Transformer, group: Group, precision: Precision) -> list[float]:
+        """The benchmark's own metric of every item. All workers of the group that holds the model have to ask together."""
+        kind = model.device.type
         used = "fp32" if kind == "cpu" else precision
         generator = shared_generator(local_generator(model, self.tokenizer, used, BATCH_SIZE, group), group)
         with torch.autocast(kind, torch.bfloat16, enabled=used == "bf16"):
@@ -151,7 +152,7 @@ def answers_judge(
     config: AnswersInLoop,
     tokenizer: Tokenizer,
     precision: Precision,
-    policy: Policy = trained_model,
+    policy: Policy = language_model_of,
 ) -> Evaluate | None:
     """The loop's hook of a stage of post-training: state -> accuracies on development items, also as a table of the dashboard.
 
@@ -163,7 +164,7 @@ def answers_judge(
     rows: list[dict[str, float]] = []
 
     def judge(state: TrainState) -> dict[str, float]:
-        values = {name: task.scores(policy(state), state, precision) for name, task in asked.items()}
+        values = {name: task.scores(policy(state), state.group, precision) for name, task in asked.items()}
         metrics = {name: sum(found) / len(found) for name, found in values.items()}
         rows.append({"step": state.step} | metrics)
         ws.table("in-loop", rows)

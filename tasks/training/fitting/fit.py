@@ -17,15 +17,16 @@ from typing import Any, Literal, cast
 from torch import nn
 
 from infra.compute.train_group import WorkDone
+from infra.stopping import Interrupted, ending_in_order, is_stopping
 from infra.workspace import Workspace
 from model.config import Compute, Precision
 from model.files.hf_config import read_config
 from model.files.weights import SavedWeights, load_hf, save_hf
 from model.network.transformer import Transformer, on_meta_device
-from model.parallel.group import Weights, fill, whole_model
+from model.parallel.group import Weights, fill_weights, whole_model
+from model.parallel.work_split import HostBatch
 from model.tokens.tokenizer import Tokenizer
 from model.training.loop import (
-    Batch,
     Course,
     Evaluation,
     Listeners,
@@ -40,7 +41,7 @@ from model.training.optim import OptimConfig
 from model.training.schedule import ScheduleConfig
 from model.training.state_files import is_needed, load_moments, load_state, save_moments
 from tasks.artifacts import METRICS, MOMENTS, Checkpoint, RewardModel, is_of_model
-from tasks.training.fitting.save_points import Journal, Mark, SavePoints, resume
+from tasks.training.fitting.save_points import Journal, JournalMark, SavePoints, resume
 from tasks.training.fitting.selection import Selector, best_step, scored_steps, tell_selection
 
 
@@ -173,7 +174,8 @@ def fit(
     `state` is what `begin` made. `initial_moments` is the `optimizer.safetensors` of the run to continue (RECIPE E). Save points
     fall on multiples of `save_multiple` steps. `metrics.jsonl` has a line for every step. With `keep_moments`,
     `optimizer.safetensors` joins the payload. With a `selector`, the result is the best of its save points. Use the result's
-    model afterwards: the state's may be sharded. Raises WorkDone in the workers of a group that are not its first.
+    model afterwards: the state's may be sharded. Raises WorkDone in the workers of a group that are not its first, and
+    Interrupted, with a save point of that step, when asked to stop.
     """
     if course.steps < 1:
         raise ValueError(
@@ -185,19 +187,26 @@ def fit(
     if journal is None:
         journal = Journal()
         if weights is not None:
-            fill(model, weights, state.group)
+            fill_weights(model, weights, state.group)
         if initial_moments is not None:
             load_moments(state.optimizer, initial_moments, state.group)
     first, began, before = state.step, time.monotonic(), journal.mark()
     # Rounded up to whole rollouts: a save point within one could not be resumed exactly.
     save_every = save_multiple * math.ceil(ws.save_every / save_multiple)
 
+    stopped = False
     candidates = frozenset(selector.config.steps_of(course.steps, save_multiple) if selector else ())
     saving = SavePoints(ws, journal, save_every, candidates)
-    with ws.progress(course.description, course.steps, "steps") as bar, saving as points:
+    with ws.progress(course.description, course.steps, "steps") as bar, saving as points, ending_in_order():
         bar.advance(first)
 
-        def counted_batches(step: int) -> Sequence[Batch]:
+        def stop(step: int) -> bool:
+            # A group's workers would have to agree on the step; asked to stop, it goes back to its last save point.
+            nonlocal stopped
+            stopped = is_stopping() and step % save_multiple == 0 and state.group.world == 1
+            return stopped
+
+        def counted_batches(step: int) -> Sequence[HostBatch]:
             # A save point is written in the background; its error is raised here, at a later step.
             points.check()
             return journal.count(model, course.pad_id, course.batches(step))
@@ -225,10 +234,15 @@ def fit(
             checkpoint=points.save,
             checkpoint_every=save_every,
             checkpoint_also=candidates,
+            stop=stop,
         )
         state = train(state, counted, compute_of(ws), told)
+    if stopped:
+        raise Interrupted(
+            f"stopped on request after step {state.step:,}, which is saved; the same command resumes there"
+        )
     _note_speed(ws, time.monotonic() - began, journal, before, state.group.world)
-    counts = choose(ws, state, journal, selector) if selector else journal
+    counts = _choose(ws, state, journal, selector) if selector else journal
     found = course.evaluation.finish(state) if course.evaluation.finish else {}
     return conclude(ws, state, journal, counts, course.description, keep_moments=keep_moments, found=found)
 
@@ -245,7 +259,7 @@ def with_selection(evaluation: Evaluation, selector: Selector | None, candidates
     return replace(evaluation, judge=judge, also=candidates)
 
 
-def choose(ws: Workspace, state: TrainState, journal: Journal, selector: Selector) -> Journal:
+def _choose(ws: Workspace, state: TrainState, journal: Journal, selector: Selector) -> Journal:
     """Bring the state back to the best of a training's save points; the journal of that moment.
 
     Raises StoreError where its files are no longer what was saved, ValueError where no score is finite.
@@ -268,7 +282,7 @@ def choose(ws: Workspace, state: TrainState, journal: Journal, selector: Selecto
     return journal
 
 
-def _note_speed(ws: Workspace, seconds: float, journal: Journal, before: Mark, devices: int) -> None:
+def _note_speed(ws: Workspace, seconds: float, journal: Journal, before: JournalMark, devices: int) -> None:
     """Rates of what was trained since `before`."""
     device, tokens, flops = ws.compute.device, journal.tokens - before.tokens, journal.flops - before.flops
     rates = speed(seconds, tokens, flops, device, devices, peak_flops(device))

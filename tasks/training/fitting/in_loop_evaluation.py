@@ -20,15 +20,16 @@ from infra.workspace import Workspace
 from model.data.batches import Window, WindowedTokens
 from model.data.labels import IGNORE, next_token_labels
 from model.network.transformer import Transformer
+from model.parallel.work_split import HostBatch
 from model.tokens.tokenizer import Tokenizer
 from model.training.loop import Evaluate, TrainState, to_device
 from model.training.losses import LossConfig, language_model_objective
 from model.training.optim import OptimConfig
 from tasks.artifacts import PERPLEXITY
-from tasks.training.fitting.asked_tasks import TasksInLoop, asked_tasks, trained_model
+from tasks.training.fitting.asked_tasks import TasksInLoop, asked_tasks, language_model_of
 
 if TYPE_CHECKING:
-    from model.training.loop import Batch
+    from model.parallel.work_split import HostBatch
 
 
 class InLoopConfig(TasksInLoop):
@@ -57,7 +58,7 @@ def evaluator(
             f"{PERPLEXITY}{source}": _perplexity(state, data, windows, optim) for source, windows in held_out.items()
         }
         for name, task in asked.items():
-            values = task.scores(trained_model(state), state, optim.precision)
+            values = task.scores(language_model_of(state), state.group, optim.precision)
             metrics[name] = sum(values) / len(values)
         rows.append({"step": state.step} | metrics)
         ws.table("in-loop", rows)
@@ -85,7 +86,7 @@ def _perplexity(state: TrainState, data: WindowedTokens, windows: list[Window], 
     return exp(sum(totals) / sum(counts))
 
 
-def _validation_batches(data: WindowedTokens, windows: list[Window], batches: int) -> "Iterator[Batch]":
+def _validation_batches(data: WindowedTokens, windows: list[Window], batches: int) -> "Iterator[HostBatch]":
     """Batches of the training's own shape, so that nothing is recompiled; what is missing are untrained rows."""
     rows = data.micro_instances
     for first in range(0, batches * rows, rows):

@@ -28,7 +28,7 @@ from tasks.artifacts import Mix
 from tasks.training.fitting.in_loop_evaluation import InLoopConfig
 from tasks.training.fitting.selection import SelectConfig
 
-COPIED_BYTES = 4 << 30
+_COPIED_BYTES = 4 << 30
 """A mix whose files have no more bytes than this is read from local copies."""
 FETCHES = 16
 """Files that are copied at the same time."""
@@ -161,7 +161,7 @@ def check_sources(files: Sequence[TokenFile], window: int) -> None:
             )
 
 
-def store_reader(reader: Reader, stored: Sequence[StoredFile], copied_bytes: int = COPIED_BYTES):
+def store_reader(reader: Reader, stored: Sequence[StoredFile], copied_bytes: int = _COPIED_BYTES):
     """How the windows of these files are read: from copies where all of them have at most `copied_bytes`, else by ranges.
 
     Raises ValueError (from the reader) for a file that ends inside a window.

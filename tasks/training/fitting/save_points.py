@@ -19,7 +19,8 @@ import orjson
 
 from infra.workspace import Workspace
 from model.network.transformer import Transformer
-from model.training.loop import Batch, TrainState
+from model.parallel.work_split import HostBatch
+from model.training.loop import TrainState
 from model.training.state_files import Snapshot, is_needed, load_state, snapshot, write_snapshot
 from tasks.artifacts import METRICS
 
@@ -28,7 +29,7 @@ COPIED_BYTES = 1 << 20
 """Bytes of lines that a save copies at a time: between two pieces the training goes on."""
 
 
-class Mark(NamedTuple):
+class JournalMark(NamedTuple):
     """How far a journal was at some step."""
 
     tokens: int
@@ -50,11 +51,11 @@ class Journal:
         """Write the line of the next step."""
         self.lines += orjson.dumps(row, option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
 
-    def mark(self) -> Mark:
+    def mark(self) -> JournalMark:
         """Where it is now."""
-        return Mark(self.tokens, self.flops, len(self.lines))
+        return JournalMark(self.tokens, self.flops, len(self.lines))
 
-    def write(self, folder: Path, mark: Mark) -> Iterator[Path]:
+    def write(self, folder: Path, mark: JournalMark) -> Iterator[Path]:
         """Write it into a folder as it was at the mark, while it goes on; yields the files."""
         with (folder / METRICS).open("wb") as file:
             for start in range(0, mark.size, COPIED_BYTES):
@@ -68,7 +69,7 @@ class Journal:
         """What `write` wrote."""
         return cls(**json.loads((folder / JOURNAL).read_text()), lines=bytearray((folder / METRICS).read_bytes()))
 
-    def count(self, model: Transformer, pad_id: int | None, batches: Sequence[Batch]) -> Sequence[Batch]:
+    def count(self, model: Transformer, pad_id: int | None, batches: Sequence[HostBatch]) -> Sequence[HostBatch]:
         """Add a step's tokens and FLOPs; padding, if there is any, is not counted. Returns the batches."""
         for batch in batches:
             ids = np.asarray(batch["ids"])
@@ -136,13 +137,13 @@ class SavePoints:
             running, self._running = self._running, None
             running.result()
 
-    def _write(self, state: TrainState, step: int, mark: Mark, keep: bool) -> None:
+    def _write(self, state: TrainState, step: int, mark: JournalMark, keep: bool) -> None:
         # Of the state only the group is read: the rest has moved on.
         with self.ws.staging() as folder:
             files = self._files(folder, mark, first=state.group.rank == 0)
             self.ws.save_point(step, files, keep=keep, gather=state.group.gather)
 
-    def _files(self, folder: Path, mark: Mark, first: bool) -> Iterator[Path]:
+    def _files(self, folder: Path, mark: JournalMark, first: bool) -> Iterator[Path]:
         """Write what this process saves, file by file."""
         if self._memory is not None:
             yield from write_snapshot(self._memory, folder)

@@ -8,54 +8,30 @@ the earliest is chosen. What is scored so is no longer held out: the chosen scor
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import orjson
 from pydantic import Field
 
 from infra.workspace import Workspace
-from model.config import Config, Precision
+from model.config import Precision
 from model.tokens.tokenizer import Tokenizer
 from model.training.loop import TrainState
 from tasks.artifacts import SELECT
-from tasks.evaluation.benchmarks import LOWER_IS_BETTER, BenchmarkConfig
-from tasks.evaluation.benchmarks.items import estimate_mean
-from tasks.evaluation.scoring.suites import Row, SuiteConfig, ordered, score_suites
-from tasks.training.fitting.asked_tasks import AskedTask, Policy, named_benchmarks, trained_model
+from tasks.training.fitting.asked_tasks import Policy, language_model_of
+from tasks.training.fitting.dev_scores import DevConfig, DevScorer, dev_scorer
 
 SELECTION = "selection.json"
 """The payload's file with the score of every save point, and which one was chosen."""
 
 
-class SelectConfig(Config):
+class SelectConfig(DevConfig):
     """Choose a training's result among its save points; without it the last state is the result."""
 
-    by: str
-    """Benchmark or suite that decides, by its name under `evaluation`; a held-out one is refused."""
     among: Literal["save_points"] = "save_points"
     """What is chosen from."""
     points: int = Field(default=8, ge=2)
     """How many save points, spread evenly over the training; its end is the last."""
-    items: int = Field(default=200, ge=2)
-    """Items of each benchmark, the first ones."""
-    benchmarks: tuple[BenchmarkConfig, ...] = ()
-    """The benchmarks of `by`; the recipe fills them in."""
-    suites: tuple[SuiteConfig, ...] = ()
-    """The suites of `by`; the recipe fills them in."""
-
-    def filled(self, benchmarks: tuple[BenchmarkConfig, ...], suites: tuple[SuiteConfig, ...]) -> Self:
-        """The same with what `by` names. Raises ValueError for a name that is neither a benchmark nor a suite."""
-        by_name, needed = {suite.name: suite for suite in suites}, [self.by]
-        for name in needed:
-            if name in by_name:
-                needed += [member for task in by_name[name].tasks for member in task if member not in needed]
-        asked = [name for name in needed if name not in by_name]
-        return self.model_copy(
-            update={
-                "benchmarks": named_benchmarks("select.by", asked, benchmarks),
-                "suites": tuple(suite for suite in suites if suite.name in needed),
-            }
-        )
 
     def steps_of(self, steps: int, multiple: int) -> tuple[int, ...]:
         """The steps whose states are chosen from, each a multiple of `multiple` but the end."""
@@ -68,17 +44,12 @@ class Selector:
     """Scores the states of a training."""
 
     config: SelectConfig
-    asked: tuple[AskedTask, ...]
-    precision: Precision
+    dev: DevScorer
     policy: Policy
 
     def __call__(self, state: TrainState) -> dict[str, float]:
         """The score of a state as metrics: of what decides, and its standard error."""
-        rows = [self._row(task, state) for task in self.asked]
-        if self.config.suites:
-            suites = score_suites(self.config.suites, rows)
-            rows = [row for row in suites if row["name"] == self.config.by]
-        (row,) = rows
+        row = self.dev(self.policy(state), state.group)
         return {self.metric: row["score"], f"{self.metric}/stderr": row["stderr"]}
 
     @property
@@ -88,20 +59,8 @@ class Selector:
 
     @property
     def lower_is_better(self) -> bool:
-        """Whether a smaller score is the better one; all that a suite holds agree in that."""
-        return self.asked[0].metric in LOWER_IS_BETTER
-
-    def _row(self, task: AskedTask, state: TrainState) -> Row:
-        found = estimate_mean(task.scores(self.policy(state), state, self.precision))
-        return {
-            "name": task.benchmark.name,
-            "primary": task.metric,
-            "score": found.value,
-            "stderr": found.stderr,
-            "n": found.n,
-            "lower_is_better": task.metric in LOWER_IS_BETTER,
-            "truncated_prompts": 0,
-        }
+        """Whether a smaller score is the better one."""
+        return self.dev.lower_is_better
 
 
 def selector(
@@ -110,18 +69,10 @@ def selector(
     precision: Precision,
     *,
     chat: bool,
-    policy: Policy = trained_model,
+    policy: Policy = language_model_of,
 ) -> Selector | None:
     """What scores a training's save points; None where nothing is chosen. Raises ValueError for benchmarks not filled in."""
-    if config is None:
-        return None
-    if not config.benchmarks:
-        raise ValueError(
-            f"select.by={config.by!r} is given without its benchmarks; a recipe fills them in: call `filled` when there is none"
-        )
-    ordered(config.suites)
-    asked = tuple(AskedTask(benchmark, config.items, tokenizer, chat=chat) for benchmark in config.benchmarks)
-    return Selector(config, asked, precision, policy)
+    return config and Selector(config, dev_scorer("select", config, tokenizer, precision, chat=chat), policy)
 
 
 def scored_steps(lines: bytes | bytearray, metric: str) -> dict[int, dict[str, float]]:

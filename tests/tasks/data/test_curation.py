@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from tasks.data.classifying.classifier import ClassifierConfig, Selection, classifier
+from tasks.data.classifying.classifier import ClassifierConfig, ClassSelection, classifier
 from tasks.data.decontaminate import decontaminate
 from tasks.data.dedup import DedupConfig, dedup
 from tasks.data.duplicates.minhash import MinHashConfig
@@ -104,8 +104,8 @@ def test_classifier_separates_what_is_separable_and_repeats_itself(bench, new_be
     good = [f"This is a well written sentence about subject {i} and its long history." for i in range(150)]
     junk = [f"xx{i} $$ click 0x{i:x} buy {i % 7} ::" for i in range(150)]
     config = ClassifierConfig(
-        positives=Selection(sources=("good",)),
-        negatives=Selection(max_documents=100),
+        positives=ClassSelection(sources=("good",)),
+        negatives=ClassSelection(max_documents=100),
         dim=8,
         bucket=1000,
         learning_rate=0.5,
@@ -125,4 +125,4 @@ def test_classifier_separates_what_is_separable_and_repeats_itself(bench, new_be
     with pytest.raises(ValueError, match=r"no document of .* passes: \{'quality': 150\}"):
         place.filtered(inputs[1], QualityRule(threshold=0.9), classifiers=[made])
     with pytest.raises(ValueError, match="positives select 0 documents"):
-        place.run(classifier, inputs, config.model_copy(update={"positives": Selection(sources=("none",))}))
+        place.run(classifier, inputs, config.model_copy(update={"positives": ClassSelection(sources=("none",))}))

@@ -27,7 +27,7 @@ from tasks.data.dedup import DedupConfig, dedup
 from tasks.data.documents.dolma_files import LineWriter
 from tasks.data.duplicates.pieces import ParagraphConfig
 from tasks.data.duplicates.seen import NGramConfig
-from tasks.data.filters.minhash import MinHashConfig
+from tasks.data.duplicates.minhash import MinHashConfig
 
 ROWS = 2_000
 WITHIN = {"": None, "paragraphs": ParagraphConfig(min_words=5), "ngrams": NGramConfig(ngram=5)}

@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from tasks.data.classifying.classifier import ClassifierConfig, Selection, classifier
+from tasks.data.classifying.classifier import ClassifierConfig, ClassSelection, classifier
 from tasks.data.filters.classifiers.education import (
     CheckpointModel,
     EducationRule,
@@ -109,7 +109,7 @@ def test_linear_scorer_is_the_offline_default(bench):
     junk = [f"xx{i} $$ click 0x{i:x} buy {i % 7} ::" for i in range(120)]
     inputs = [bench.documents(good, "good"), bench.documents(junk, "junk")]
     config = ClassifierConfig(
-        positives=Selection(sources=("good",)), negatives=Selection(sources=("junk",)), dim=8, bucket=1000,
+        positives=ClassSelection(sources=("good",)), negatives=ClassSelection(sources=("junk",)), dim=8, bucket=1000,
         learning_rate=0.5, epochs=10
     )  # fmt: skip
     assert config.sources == ("good", "junk")

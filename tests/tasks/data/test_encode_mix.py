@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Ranking, Tokens
+from tasks.data import encode as encode_module
+from tasks.data.dedup import DedupConfig, dedup
 from tasks.data.encode import EncodeConfig, encode
 from tasks.data.mix import Entry, MixConfig, MixSource, fill_windows, mix, plan_mix, take_passes
 
@@ -70,6 +72,24 @@ def test_encode_is_byte_identical_and_refuses_what_is_empty(bench, new_bench):
         bench.run(encode, bench.documents(["", " "], "blank"), EncodeConfig())
     with pytest.raises(ValueError, match=r"source 'other' is not in .*; choose one of web"):
         bench.run(encode, bench.documents(["a"]), EncodeConfig(source="other"))
+
+
+def test_encoding_source_by_source_reads_each_file_once(bench, monkeypatch):
+    """Whatever the number of sources that deduplication put into one artifact."""
+    names = ("web", "code", "books", "papers")
+    texts = {name: [f"document {n} of {name} and its own words" for n in range(30)] for name in names}
+    inputs = [bench.documents(texts[name], name, shard_bytes=400) for name in names]
+    clean = bench.run(dedup, inputs, DedupConfig())
+    read: list[str] = []
+    reading = encode_module.read_documents
+    monkeypatch.setattr(
+        encode_module, "read_documents", lambda ws, documents, name: read.append(name) or reading(ws, documents, name)
+    )
+    for name in names:
+        made = bench.run(encode, clean, EncodeConfig(source=name))
+        assert made.documents == 30
+    assert sorted(read) == bench.reader().files(clean, "documents/")
+    assert len(read) >= 12
 
 
 def tokens(source: str, *counts: int, ranks: int = 100_256) -> Tokens:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tasks.data.classifying.classifier import _ZEROED_MEMORY, ClassifierConfig, Selection, classifier
+from tasks.data.classifying.classifier import _ZEROED_MEMORY, ClassifierConfig, ClassSelection, classifier
 from tasks.data.filters.classifiers.quality import QualityRule, QualityScorer, load_classifier
 from tasks.data.filters.pinned import PinnedFile
 from tasks.data.filters.rules import classifier_of, pin_rule
@@ -92,7 +92,7 @@ def test_scores_are_fasttexts_own(bench, tmp_path, labels):
 def test_what_a_recipe_trains_is_such_a_file(bench, tmp_path):
     rng = Random(3)
     documents = bench.documents([f"{number} {text(rng)}" for number in range(200)])
-    config = ClassifierConfig(positives=Selection(min_chars=120), dim=8, bucket=1000)
+    config = ClassifierConfig(positives=ClassSelection(min_chars=120), dim=8, bucket=1000)
     made = bench.run(classifier, [documents], config)
     exported = tmp_path / "exported.bin"
     exported.write_bytes(bench.reader().path(made, "model.bin").read_bytes())

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from model.data.repetition import is_repetitive
 from model.tokens.tokenizer import Tokenizer
-from tasks.data.filters.attributes import Limit, attribute_rows, broken_limit, edges, histogram
+from tasks.data.filters.attributes import Limit, attribute_rows, bin_counts, broken_limit, edges
 from tasks.data.filters.batch import TextBatch
 from tasks.data.filters.ngrams import NGramSet, word_ngrams
 from tasks.data.filters.statistics.length import LengthRule, score_length
@@ -137,7 +137,7 @@ def test_attributes_are_dolma_spans_and_limits_include_their_ends():
 
 @given(st.lists(st.floats(0, 2e7), max_size=20), st.sampled_from(["share", "probability", "count", "grade"]))
 def test_every_score_is_in_one_bin(values, scale):
-    counts = histogram(values, scale)
+    counts = bin_counts(values, scale)
     assert counts.sum() == len(values)
     borders = edges(scale)
     assert (np.diff(borders) > 0).all()

@@ -9,7 +9,7 @@ import pytest
 from infra.language_models.client import EndpointError
 from infra.session import Session
 from infra.settings import EndpointSettings, Execution
-from tasks.data.classifying.classifier import ClassifierConfig, Selection, classifier
+from tasks.data.classifying.classifier import ClassifierConfig, ClassSelection, classifier
 from tasks.data.classifying.label import LabelConfig, label, read_label
 from tasks.data.sources.rows import RowSource
 from tasks.data.synthesis.personas import PersonasConfig, personas
@@ -240,7 +240,7 @@ def test_labels_become_metadata_from_which_a_classifier_learns(bench):
         classifier,
         [labelled],
         ClassifierConfig(
-            positives=Selection(metadata={"educational": ("3", "4", "5")}),
+            positives=ClassSelection(metadata={"educational": ("3", "4", "5")}),
             dim=4,
             bucket=1000,
             epochs=20,

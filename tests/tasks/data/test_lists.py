@@ -11,8 +11,8 @@ import pytest
 from tasks.data.filters.lists.url_entries import Entries, entries_of
 from tasks.data.filters.lists.url_list import URLLists, URLRule, URLScorer, listed_parts, score_urls
 from tasks.data.filters.lists.word_list import WordListRule, WordListScorer
-from tasks.data.filters.pinned import PinnedFile, read_lines
-from tasks.data.filters.rules import load_model, pin_rule
+from tasks.data.filters.pinned import PinnedFile, list_entries
+from tasks.data.filters.rules import load_scorer_model, pin_rule
 from tasks.data.filters.stars import StarsScorer, score_stars
 from tests.tasks.data.conftest import refusals
 
@@ -47,7 +47,7 @@ def test_urls_are_refused_by_domain_and_by_word(bench, tmp_path):
     rule = pin_rule(URLRule(scorer=URLScorer(domains=(domains,), words=(words,))))
     assert rule.scorer.domains[0].sha256 == hashlib.sha256((tmp_path / "domains").read_bytes()).hexdigest()
     pages = [page(url) for url in ("https://bad.com/x", "https://a.org/best-casino", "https://a.org/casinos", None)]
-    model = load_model(bench.reader(), rule.scorer, {})
+    model = load_scorer_model(bench.reader(), rule.scorer, {})
     assert refusals(rule, pages, model) == ["listed is 1, at most 0 wanted", "words is 1, at most 0 wanted", "", ""]
     assert refusals(rule.model_copy(update={"max_words": 1}), pages, model)[1] == ""
 
@@ -55,7 +55,7 @@ def test_urls_are_refused_by_domain_and_by_word(bench, tmp_path):
 def test_words_and_phrases_are_whole_words_in_any_case(bench, tmp_path):
     (tmp_path / "list").write_text("dirty\nvery naughty word\n")
     rule = pin_rule(WordListRule(scorer=WordListScorer(lists=(PinnedFile(path=str(tmp_path / "list")),))))
-    model = load_model(bench.reader(), rule.scorer, {})
+    model = load_scorer_model(bench.reader(), rule.scorer, {})
     texts = [
         "a Dirty thing, dirty!",
         "dirtying it",
@@ -79,7 +79,7 @@ def test_a_list_that_changed_is_refused_and_urls_can_be_lists(bench, tmp_path):
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = PinnedFile(path=f"http://127.0.0.1:{server.server_port}/list")
-        assert read_lines((url.pinned(),)) == ["one"]
+        assert list_entries((url.pinned(),)) == ["one"]
         server.shutdown()
     file.write_text("two\n")
     with pytest.raises(ValueError, match=r"has sha256 .*, pinned was .*: the file changed"):
@@ -87,7 +87,7 @@ def test_a_list_that_changed_is_refused_and_urls_can_be_lists(bench, tmp_path):
     with pytest.raises(ValueError, match="does not exist"):
         PinnedFile(path=str(tmp_path / "none")).pinned()
     with pytest.raises(ValueError, match="has no sha256; pin the recipe"):
-        read_lines((PinnedFile(path=str(file)),))
+        list_entries((PinnedFile(path=str(file)),))
     with pytest.raises(ValueError, match="url_list has no lists"):
         URLScorer()
 
@@ -122,7 +122,7 @@ def test_lists_in_every_format_mean_their_domain(bench, tmp_path, line):
     (tmp_path / "two").write_text("0.0.0.0 second.net\n127.0.0.1 localhost\n")
     files = tuple(PinnedFile(path=str(tmp_path / name)) for name in ("one", "two"))
     rule = pin_rule(URLRule(scorer=URLScorer(domains=files)))
-    model = load_model(bench.reader(), rule.scorer, {})
+    model = load_scorer_model(bench.reader(), rule.scorer, {})
     urls = [
         "https://bad.com/x",
         "http://a.BAD.com.:8080/",
@@ -186,6 +186,6 @@ def test_star_counts_may_be_text(stars, read):
 def test_a_hash_sign_belongs_to_a_word(bench, tmp_path):
     (tmp_path / "list").write_text("C#\nc++  # both of them\n# none\n")
     rule = pin_rule(WordListRule(scorer=WordListScorer(lists=(PinnedFile(path=str(tmp_path / "list")),))))
-    model = load_model(bench.reader(), rule.scorer, {})
+    model = load_scorer_model(bench.reader(), rule.scorer, {})
     texts = ["written in C#.", "written in C.", "C++ and others", "C #1", "item c#4", "Bc#"]
     assert [bool(detail) for detail in refusals(rule, texts, model)] == [True, False, True, False, False, False]

@@ -14,7 +14,12 @@ from tasks.data.filters.batch import TextBatch
 from tasks.data.filters.classifiers.language import LangDetect, LanguageRule, LanguageScorer, Resiliparse
 from tasks.data.filters.pii import MARKERS, PIIRule, find_pii, mask, score_pii
 from tasks.data.filters.stars import StarsRule
-from tasks.data.filters.statistics.gopher_quality import GopherQualityRule, score_gopher_quality
+from tasks.data.filters.statistics.gopher_quality import (
+    BULLETS,
+    GopherQualityRule,
+    GopherQualityScorer,
+    score_gopher_quality,
+)
 from tasks.data.filters.statistics.gopher_repetition import (
     GopherRepetitionRule,
     GopherRepetitionScorer,
@@ -43,7 +48,7 @@ def test_gopher_quality_names_the_limit_that_is_broken(text, broken):
 
 
 def test_gopher_values_by_hand():
-    quality = score_gopher_quality(TextBatch(["# one ... the\n- two three…"])).values
+    quality = score_gopher_quality(TextBatch(["# one ... the\n- two three…"]), GopherQualityScorer()).values
     values = {name: own[0] for name, own in quality.items()}
     assert values["words"] == 7
     assert values["hash_ratio"] == pytest.approx(1 / 7)
@@ -111,6 +116,15 @@ def test_gopher_repetition_drops_boilerplate_and_keeps_prose():
         GopherRepetitionRule(max_top_ngram={12: 0.1})
 
 
+@pytest.mark.parametrize("name", BULLETS)
+def test_bullets_are_those_of_the_tool_that_is_named(name):
+    signs = sorted(frozenset[str]().union(*BULLETS.values()))
+    texts = ["\n".join(f"{sign} the garden of number {n} and that bridge" for n in range(20)) for sign in signs]
+    rule = GopherQualityRule(scorer=GopherQualityScorer(bullets=name))
+    dropped = {sign for sign, why in zip(signs, refusals(rule, texts), strict=True) if "bullet_lines" in why}
+    assert dropped == BULLETS[name]
+
+
 @pytest.mark.parametrize(
     ("text", "kinds"),
     [
@@ -125,7 +139,7 @@ def test_gopher_repetition_drops_boilerplate_and_keeps_prose():
     ],
 )
 def test_pii_is_validated(text, kinds):
-    (found,) = find_pii(TextBatch([text]))
+    found = list(find_pii(TextBatch([text]))[0])
     assert [kind for _, _, kind in found] == kinds
 
 
@@ -145,7 +159,7 @@ def test_pii_is_masked_by_atomic_tokens_and_much_of_it_drops():
 
 @given(st.text(alphabet="ab@.:0123456789 +-()", max_size=80))
 def test_masking_leaves_the_rest_untouched(text):
-    (spans,) = find_pii(TextBatch([text]))
+    spans = list(find_pii(TextBatch([text]))[0])
     rest = mask(text, spans)
     for marker in MARKERS.values():
         rest = rest.replace(marker, "")

@@ -10,12 +10,12 @@ from infra.execution.attempt import run_stage
 from infra.session import Session
 from infra.settings import Execution
 from infra.storage.store import Store
-from tasks.data.documents.dolma_files import read_rows as read_lines
+from tasks.data.documents.dolma_files import written_rows as read_lines
 from tasks.data.post_training.chats import ChatRows, ChatsConfig, SyntheticChats, chats
 from tasks.data.post_training.prompts import PromptRows, PromptsConfig, SyntheticPrompts, prompts
 from tasks.data.sources.rows import RowSource, read_rows
 from tasks.data.synthesis.synthesize import SynthesizeConfig, synthesize
-from tasks.synthetic import ArithmeticConfig, WordProblemsConfig, generate
+from tasks.synthetic import ArithmeticConfig, WordProblemsConfig, generate_problems
 from tasks.verifiers import verify
 
 KINDS = (ArithmeticConfig(max_operand=99, max_factor=12), WordProblemsConfig())
@@ -54,7 +54,7 @@ def test_documents_hold_training_problems_only(desk, tmp_path):
     assert len({row["id"] for row in rows}) == 29
     blocks = [block for row in rows for block in row["text"].split("\n\n")]
     assert len(blocks) == 230
-    held_out = {p.question for kind in KINDS for p in generate(kind, "eval", 2_000, 3)}
+    held_out = {p.question for kind in KINDS for p in generate_problems(kind, "eval", 2_000, 3)}
     assert not held_out & {block.split("\n")[0].removeprefix("Question: ") for block in blocks}
     again = Desk(tmp_path / "again").run(synthesize, config)
     assert again.digest == made.digest
@@ -107,7 +107,7 @@ def test_prompts_come_from_their_split_and_are_verifiable(desk):
         rows = desk.rows(made, "prompts.jsonl.zst")
         assert made.datasets == {"arithmetic": 20, "word_problems": 20}
         expected = {p.question: p for kind_place, kind in enumerate(KINDS) for p in
-                    generate(kind, split, 20, f"6198/{kind_place}", distinct=True)}  # fmt: skip
+                    generate_problems(kind, split, 20, f"6198/{kind_place}", distinct=True)}  # fmt: skip
         assert {row["messages"][0]["content"] for row in rows} == set(expected)
         for row in rows:
             response = expected[row["messages"][0]["content"]].response

@@ -30,7 +30,7 @@ from tasks.evaluation.benchmarks.olmes.answers import drop_f1, gsm8k_match, squa
 from tasks.evaluation.benchmarks.olmes.ranked import score_ranked
 from tasks.evaluation.benchmarks.olmes.requests import OlmesRequestsBenchmark
 from tasks.evaluation.benchmarks.synthetic import SyntheticBenchmark, near_misses
-from tasks.synthetic import ArithmeticConfig, WordProblemsConfig, generate, split_of
+from tasks.synthetic import ArithmeticConfig, WordProblemsConfig, generate_problems, split_of
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "eval_sampling.json").read_text())
 SETS = {name: case for name, case in GOLDEN.items() if isinstance(case, dict) and "seed" not in name}
@@ -105,7 +105,7 @@ def test_synthetic_items_are_held_out_and_shots_are_not():
     config = synthetic()
     items = load_items(config)
     assert items == load_items(config)
-    keys = {p.key for kind in config.problems for p in generate(kind, "train", 3_000, 1)}
+    keys = {p.key for kind in config.problems for p in generate_problems(kind, "train", 3_000, 1)}
     assert len({item.text for item in items}) == 40
     assert all(item.gold in item.text for item in items)
     assert all(split_of(key) == "train" for key in keys)
@@ -142,7 +142,7 @@ def test_synthetic_ranked_formats(format):
 
 
 def test_near_misses_are_distinct_and_not_negative():
-    for problem in generate(ArithmeticConfig(max_operand=99), "eval", 300, 1):
+    for problem in generate_problems(ArithmeticConfig(max_operand=99), "eval", 300, 1):
         options = near_misses(problem, 5, 1)
         assert problem.answer in options
         assert len(set(options)) == 5
@@ -309,3 +309,13 @@ def test_stops_are_applied_to_an_answer(text, stops, kept):
 )
 def test_gsm8k_reads_numbers_as_numbers(text, truth):
     assert answer_rules.gsm8k_match(text, truth)[0]
+
+
+def test_bits_per_byte_of_synthetic_problems_are_those_of_the_worked_answer():
+    config = SyntheticBenchmark(name="bits", format="bits_per_byte", items=3, shots=0, problems=(ArithmeticConfig(),))
+    item = load_items(config)[0]
+    ((request,),) = make_requests(config, [item], False)
+    assert isinstance(request, Likelihood) and request.continuation == f" {item.data['response']}"
+    found = score_item(config, item, [LikelihoodAnswer(-7.0, 3)], False)
+    wanted = 7.0 / log(2) / len(request.continuation.encode())
+    assert found.metrics[primary_metric(config, [item])] == pytest.approx(wanted)

@@ -20,10 +20,10 @@ from model.files.weights import save_hf
 from model.network.transformer import Transformer
 from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Checkpoint, Scores
-from tasks.data.documents.dolma_files import read_rows
+from tasks.data.documents.dolma_files import written_rows
 from tasks.evaluation import evaluate as evaluate_module
 from tasks.evaluation.benchmarks import load_items
-from tasks.evaluation.benchmarks.asking import ask, encode, encode_pairs, local_scorer, request_names
+from tasks.evaluation.benchmarks.asking import ask, encode_pairs, encoded_prompt, local_scorer, request_names
 from tasks.evaluation.benchmarks.items import Generation, Item, Likelihood, LikelihoodAnswer, Prompt
 from tasks.evaluation.benchmarks.synthetic import SyntheticBenchmark
 from tasks.evaluation.evaluate import EvaluateConfig, SuiteConfig, evaluate_checkpoint
@@ -66,7 +66,7 @@ class Desk:
         )
 
     def rows(self, artifact: Scores, name: str) -> list[dict[str, Any]]:
-        return list(read_rows(Path(self.session.store.full(f"{artifact.address}/{name}"))))
+        return list(written_rows(Path(self.session.store.full(f"{artifact.address}/{name}"))))
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_likelihood_equals_a_plain_log_softmax(model):
     contexts = [
         TOKENIZER.encode("Question: 4 + 5?\nAnswer:"),
         TOKENIZER.encode("trailing"),
-        encode(TOKENIZER, requests[2].prompt),
+        encoded_prompt(TOKENIZER, requests[2].prompt),
         [TOKENIZER.eos_id],
     ]
     for context, text, answer in zip(contexts, [" 9", " word", "9", "The"], asked.answers, strict=True):

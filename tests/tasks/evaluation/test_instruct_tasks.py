@@ -21,7 +21,7 @@ from tasks.evaluation.benchmarks.olmes.tasks import find_task
 from tasks.evaluation.benchmarks.olmes.tasks.answers.drop import read_row as read_drop
 from tasks.evaluation.benchmarks.olmes.tasks.choices.agi_eval import EXAMS
 from tasks.evaluation.benchmarks.olmes.tasks.choices.mmlu import extract_letter
-from tasks.evaluation.benchmarks.olmes.tasks.reasoning.bbh import NAMES, extract
+from tasks.evaluation.benchmarks.olmes.tasks.reasoning.bbh import BBH_TASKS, extract
 from tasks.evaluation.benchmarks.olmes.tasks.reasoning.deepmind_math import MODULES, equal
 
 
@@ -97,19 +97,19 @@ def test_truthfulqa_is_the_share_of_true_answers(tmp_path):
 
 @pytest.fixture
 def bbh(tmp_path):
-    for name in NAMES:
+    for name in BBH_TASKS:
         write(tmp_path / name / "test.jsonl", [{"input": f"{name}?", "target": "(B)"}])
     return str(tmp_path)
 
 
 def test_bbh_has_three_worked_shots_of_each_task(bbh):
     config, items = load(task="bbh", path=bbh)
-    assert [item.data["group"] for item in items] == list(NAMES)
-    plain = generation(config, items, NAMES.index("navigate"), chat=False)
+    assert [item.data["group"] for item in items] == list(BBH_TASKS)
+    plain = generation(config, items, BBH_TASKS.index("navigate"), chat=False)
     assert plain.prompt.text.startswith("Given a series of navigation instructions, determine whether")
     assert plain.prompt.text.count("A: Let's think step by step.\n") == 3
     assert plain.prompt.text.endswith("\n\nQ: navigate?\nA: Let's think step by step.")
-    turns = generation(config, items, NAMES.index("navigate")).prompt.messages
+    turns = generation(config, items, BBH_TASKS.index("navigate")).prompt.messages
     assert len(turns) == 7
     assert turns[1]["content"].startswith("We start at the origin")
 

@@ -10,10 +10,10 @@ from tasks.artifacts import Scores
 from tasks.evaluation.comparing.comparison import compare
 from tasks.evaluation.comparing.paired import comparer, error_of_mean
 from tasks.evaluation.reporting.gains import stage_gains
-from tasks.evaluation.reporting.report_values import Benchmark, Bounds, soup_rows, step_changes
+from tasks.evaluation.reporting.report_values import Bounds, ReportedBenchmark, soup_rows, step_changes
 from tests.tasks.evaluation.test_rank import Desk
 
-BENCHMARKS = {"maths": Benchmark("maths", "exact_match", 400, False)}
+BENCHMARKS = {"maths": ReportedBenchmark("maths", "exact_match", 400, False)}
 BASE = [float(n % 2) for n in range(400)]
 
 

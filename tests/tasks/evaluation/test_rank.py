@@ -129,7 +129,7 @@ def test_names_must_fit(desk):
     one, two = desk.scores("one", [1, 0]), desk.scores("two", [1, 1, 0])
     with pytest.raises(ValueError, match="2 scores for candidates"):
         desk.rank([one, two], ("a",))
-    with pytest.raises(ValueError, match="one distinct name per score"):
+    with pytest.raises(ValueError, match="one distinct name per candidate"):
         desk.rank([one, two], ("a", "a"))
     with pytest.raises(ValueError, match="answered different items"):
         desk.rank([one, two], ("a", "b"))
@@ -190,3 +190,37 @@ def test_an_undecided_sweep_says_how_many_items_would_decide(tmp_path):
     same, rows = desk.rank([desk.scores("a", base), desk.scores("c", base)], ("a", "c"))
     assert same.outcome == "undecided"
     assert rows[1]["items_to_decide"] is None
+
+
+def test_several_seeds_bring_the_noise_floor_into_the_error(desk):
+    """Runs of 0.6 and 0.4, and of 0.65 and 0.45, by hand: the variance between the two of a candidate is 0.02."""
+    runs = [desk.scores(f"run{n}", [1.0] * n + [0.0] * (100 - n)) for n in (60, 40, 65, 45)]
+    made, table = desk.rank(runs, ("a", "b"), seeds=2, tokens=64)
+    stored = json.loads(desk.session.store.read(f"{made.address}/ranking.json"))
+    assert made.order == ["b", "a"] and made.outcome == "undecided"
+    assert stored["noise_floor"] == pytest.approx(sqrt(0.02)) and stored["seeds"] == 2
+    # Per item the means over runs differ by a half on 10 items; between seeds two means of two runs differ by sqrt(0.02).
+    items = sqrt((10 * 0.45**2 + 90 * 0.05**2) / 99 / 100)
+    assert table[1]["behind_best"] == pytest.approx(0.05)
+    assert table[1]["behind_best_stderr"] == pytest.approx(sqrt(items**2 + 0.02), rel=1e-3)
+    assert table[1]["items_to_decide"] is None, "no number of items outweighs the seeds"
+    assert table[1]["seeds_to_decide"] > 2
+    with pytest.raises(ValueError, match="3 scores for candidates"):
+        desk.rank(runs[:3], ("a", "b"), seeds=2)
+
+
+def test_what_a_smaller_budget_stopped_follows_and_is_named(desk):
+    bad = desk.scores("bad", [0.0] * 100)
+    good, better = desk.scores("good", [1.0] * 90 + [0.0] * 10), desk.scores("better", [1.0] * 92 + [0.0] * 8)
+    first, _ = desk.rank([bad, good, better], ("bad", "good", "better"), tokens=10)
+    assert first.hopeless == ["bad"]
+    config = RankConfig(benchmark="maths", candidates=("good", "better"), tokens=20)
+    arguments = {"scores": [good, better], "config": config, "earlier": first}
+    made: Any = run_stage(rank, desk.session, arguments, lambda *event: None).artifact
+    table = json.loads(desk.session.store.read(f"{made.address}/ranking.json"))["candidates"]
+    assert made.order == ["better", "good", "bad"]
+    assert [(row["stopped"], row["tokens"], row["rank"]) for row in table] == [
+        (False, 20, 1),
+        (False, 20, 2),
+        (True, 10, 3),
+    ]

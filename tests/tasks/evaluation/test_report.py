@@ -36,7 +36,7 @@ from tasks.evaluation.reporting import words as report_words
 from tasks.evaluation.reporting.compared import compared_run, comparison_panels
 from tasks.evaluation.reporting.histogram import Histogram, position, shown_bins
 from tasks.evaluation.reporting.page import render_page, tried_mixes
-from tasks.evaluation.reporting.report_values import Bounds, curve, judge
+from tasks.evaluation.reporting.report_values import Bounds, curve, judge_difference
 from tasks.evaluation.reporting.sankey import FlowStep, depths_of, place
 
 SHARE = {"lower_is_better": False}
@@ -95,6 +95,9 @@ class Run:
         return artifact
 
 
+AXES = {"seeds": 2, "noise_floor": 0.02}
+
+
 def losses(steps: int) -> list[dict[str, float]]:
     return [{"step": step, "loss": 8 / step**0.2, "lr": 1e-3 * (1 - step / steps)} for step in range(1, steps + 1)]
 
@@ -124,13 +127,19 @@ def ranked(rank: int, name: str, score: float, behind: float) -> dict[str, Any]:
     return {
         "rank": rank, "candidate": name, "score": score, "stderr": 0.03, "n": 50, "behind_best": behind,
         "behind_best_stderr": 0.05, "tied_with_best": True, "items_to_decide": 900 if rank > 1 else 0,
+        "seeds_to_decide": 4 if rank > 1 else 0, "tokens": 8192, "stopped": False,
     }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, dict[str, Any]]:
     run = Run(tmp_path_factory.mktemp("store"))
-    raw = run.make(Documents, "collect", [], documents=100, bytes=10_000, sources={"web": 100})
+    reading = {
+        "files": 3, "bad_files": 1, "rows": 120, "read": 101, "documents": 100, "bad": {"not_json": 19, "repeated_id": 1},
+    }  # fmt: skip
+    raw = run.make(
+        Documents, "collect", [], documents=100, bytes=10_000, sources={"web": 100}, payload={"collect.json": reading}
+    )
     kept = run.make(
         Documents, "filter", [raw], documents=90, bytes=7_000, sources={"web": 90}, dropped={"short": 3, "odd": 7}
     )
@@ -159,7 +168,15 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, dict[str, 
         order=["b", "a"],
         scores={"a": 0.30, "b": 0.34},
         stderr={"a": 0.03, "b": 0.03},
-        payload={"ranking.json": {"benchmark": "adding", "metric": "exact_match", "candidates": table}},
+        payload={
+            "ranking.json": {
+                "benchmark": "adding",
+                "metric": "exact_match",
+                "seeds": 2,
+                "noise_floor": 0.02,
+                "candidates": table,
+            }
+        },
     )
     config = ReportConfig(
         recipe="toy & test", checkpoint_labels=LABELS, funnel_labels=["collect", "filter"], mix_labels=["stage 1"]
@@ -245,6 +262,14 @@ def test_funnel_and_costs_add_up(written: tuple[Workspace, Any]) -> None:
     assert sum(row["seconds"] for row in found["costs"]) == found["headline"]["seconds"]
     assert found["headline"]["tokens"] == 4 * 1_000 + 500
     assert found["headline"]["flops"] == 4.5e12
+
+
+def test_a_source_that_was_not_read_whole_is_told_in_red(written: tuple[Workspace, Any]) -> None:
+    text = " ".join(read(written[0], "report.html").split())
+    assert '<td class="short">101 <span class="pm">84.16 %</span></td>' in text
+    said = "collect read 84.16 % of the rows that its files hold, less than 99.9 %: 19 rows are not in the data."
+    assert f'<p class="short">{said}</p>' in text
+    assert re.search(r"p\.short \{ color: var\(--dpo\)", text), "the page's red"
 
 
 def test_lineage_names_inputs_before_their_users_and_each_once(written: tuple[Workspace, Any]) -> None:
@@ -482,7 +507,7 @@ def test_labels_that_do_not_fit_are_refused(
     ],
 )
 def test_verdicts(difference: float, stderr: float, verdict: str) -> None:
-    assert judge(difference, stderr, BOUNDS)[1] == verdict
+    assert judge_difference(difference, stderr, BOUNDS)[1] == verdict
 
 
 @given(logged=st.integers(1, 500), points=st.integers(2, 50))
@@ -540,8 +565,8 @@ def test_a_metric_that_is_missing_somewhere_has_no_curve() -> None:
         (report_words.power(0), "–"),
         (report_words.points(-0.0312, SHARE), "−3.1"),
         (report_words.points(-0.0001, SHARE), "0.0"),
-        (report_words.score(0.41, SHARE), "41.0"),
-        (report_words.score(2.7141, {"lower_is_better": True}), "2.714"),
+        (report_words.score_words(0.41, SHARE), "41.0"),
+        (report_words.score_words(2.7141, {"lower_is_better": True}), "2.714"),
         (report_words.day("2024-12-31T10:02:00+00:00"), "2024-12-31 10:02"),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.synthetic.programs import MAX_MAGNITUDE, Refused, run_program, written
+from tasks.synthetic.programs import MAX_MAGNITUDE, Refused, evaluate_program, written
 
 SHOP = '''def simple_math_problem() -> int:
     """
@@ -24,7 +24,7 @@ SHOP = '''def simple_math_problem() -> int:
 
 
 def test_every_assignment_is_annotated_and_nothing_else_changes():
-    run = run_program(SHOP)
+    run = evaluate_program(SHOP)
     assert run.annotated == SHOP.replace("3  # bought", "3  # = 3; bought").replace(
         "boxes * 4", "boxes * 4  # = 12"
     ).replace("    )\n", "    )  # = 15\n").replace("pens / 5", "pens / 5  # = 3").replace(
@@ -35,7 +35,7 @@ def test_every_assignment_is_annotated_and_nothing_else_changes():
 
 
 def test_line_ends_and_tabs_of_other_systems():
-    run = run_program("def f():\r\n\tx = 2\r\n\ty = x * 3\r\n\treturn y\r\n")
+    run = evaluate_program("def f():\r\n\tx = 2\r\n\ty = x * 3\r\n\treturn y\r\n")
     assert run.annotated == "def f():\n    x = 2  # = 2\n    y = x * 3  # = 6\n    return y"
 
 
@@ -60,11 +60,11 @@ def test_values_are_those_of_python(expression):
         expected = eval(expression, {"a": 6})  # numbers, operators and four known functions, made above
     except ZeroDivisionError:
         with pytest.raises(Refused, match="division by zero"):
-            run_program(f"a = 6\nb = {expression}")
+            evaluate_program(f"a = 6\nb = {expression}")
         return
     if abs(expected) > MAX_MAGNITUDE:
         return
-    assert run_program(f"a = 6\nb = {expression}").result == expected
+    assert evaluate_program(f"a = 6\nb = {expression}").result == expected
 
 
 REFUSED = {
@@ -122,7 +122,7 @@ REFUSED = {
 @pytest.mark.parametrize("source", REFUSED, ids=lambda source: source[:24])
 def test_whatever_is_no_arithmetic_is_refused_with_its_reason(source):
     with pytest.raises(Refused) as caught:
-        run_program(source)
+        evaluate_program(source)
     assert REFUSED[source] in str(caught.value)
 
 
@@ -134,7 +134,7 @@ def test_mutated_programs_run_or_are_refused_and_nothing_else():
         for _ in range(rng.randint(1, 3)):
             text[rng.randrange(len(text))] = rng.choice("()[]=*/+-.:'\"#\n\t 019axé\0")
         try:
-            outcomes.add(type(run_program("".join(text))).__name__)
+            outcomes.add(type(evaluate_program("".join(text))).__name__)
         except Refused:
             outcomes.add("Refused")
     assert outcomes == {"Run", "Refused"}

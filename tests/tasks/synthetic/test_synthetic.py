@@ -10,8 +10,8 @@ from tasks.synthetic import (
     ArithmeticConfig,
     MultiAdditionConfig,
     WordProblemsConfig,
-    generate,
     generate_mixed,
+    generate_problems,
     share_out,
     split_of,
 )
@@ -37,7 +37,9 @@ def evaluate(left: str, operator: str, right: str) -> int:
 @given(seeds=st.lists(st.integers(0, 2**40), min_size=4, max_size=4), kind=st.sampled_from(KINDS))
 @settings(max_examples=25, deadline=None)
 def test_no_key_is_in_two_splits_whatever_the_seeds(seeds, kind):
-    keys = [{p.key for p in generate(kind, split, 60, seed)} for split, seed in zip(SPLITS, seeds, strict=True)]
+    keys = [
+        {p.key for p in generate_problems(kind, split, 60, seed)} for split, seed in zip(SPLITS, seeds, strict=True)
+    ]
     for place, one in enumerate(keys):
         assert all(split_of(key) == SPLITS[place] for key in one)
         assert not any(one & other for other in keys[place + 1 :])
@@ -46,7 +48,7 @@ def test_no_key_is_in_two_splits_whatever_the_seeds(seeds, kind):
 @given(seed=st.integers(0, 2**40), kind=st.sampled_from(KINDS), split=st.sampled_from(["train", "preference", "rlvr"]))
 @settings(max_examples=25, deadline=None)
 def test_no_working_writes_out_a_fact_that_is_held_out(seed, kind, split):
-    for problem in generate(kind, split, 60, seed):
+    for problem in generate_problems(kind, split, 60, seed):
         for left, operator, right, _ in STEP.findall(problem.working):
             assert split_of(fact_key(int(left), operator, int(right))) != "eval", problem
 
@@ -54,7 +56,7 @@ def test_no_working_writes_out_a_fact_that_is_held_out(seed, kind, split):
 @given(seed=st.integers(0, 2**40), kind=st.sampled_from(KINDS), split=st.sampled_from(SPLITS))
 @settings(max_examples=25, deadline=None)
 def test_every_written_step_is_true(seed, kind, split):
-    for problem in generate(kind, split, 40, seed):
+    for problem in generate_problems(kind, split, 40, seed):
         for left, operator, right, result in STEP.findall(problem.working):
             assert evaluate(left, operator, right) == int(result), problem
         assert int(problem.answer) >= 0
@@ -62,26 +64,28 @@ def test_every_written_step_is_true(seed, kind, split):
 
 
 def test_arithmetic_answers_equal_the_question_read_back():
-    for problem in generate(ArithmeticConfig(phrasings=1), "eval", 500, 3):
+    for problem in generate_problems(ArithmeticConfig(phrasings=1), "eval", 500, 3):
         left, operator, right = re.fullmatch(r"What is (\d+) (.) (\d+)\?", problem.question).groups()
         assert evaluate(left, operator, right) == int(problem.answer)
 
 
 def test_word_problem_answer_is_its_last_step():
-    for problem in generate(WordProblemsConfig(), "train", 2_000, 4):
+    for problem in generate_problems(WordProblemsConfig(), "train", 2_000, 4):
         assert STEP.findall(problem.working)[-1][3] == problem.answer
         assert "{" not in problem.question + problem.working
 
 
 def test_numbers_stay_within_the_configured_largest():
-    problems = generate(WordProblemsConfig(templates=("gain", "boxes"), max_number=9, working="none"), "train", 500, 4)
+    problems = generate_problems(
+        WordProblemsConfig(templates=("gain", "boxes"), max_number=9, working="none"), "train", 500, 4
+    )
     assert max(int(n) for p in problems for n in re.findall(r"\d+", p.question)) == 9
     assert all(p.response == p.answer for p in problems)
 
 
 def test_there_are_at_least_25_stories_and_all_of_them_occur():
     assert len(TEMPLATES) >= 25
-    assert {p.phrasing for p in generate(WordProblemsConfig(), "train", 3_000, 5)} == {t.id for t in TEMPLATES}
+    assert {p.phrasing for p in generate_problems(WordProblemsConfig(), "train", 3_000, 5)} == {t.id for t in TEMPLATES}
 
 
 def test_commuted_sums_are_one_problem_and_differences_are_not():
@@ -96,11 +100,11 @@ def test_one_digit_facts_train_and_are_held_out_by_wording_only():
             assert split_of(fact_key(left, "*", right)) == "train"
             assert split_of(fact_key(left + right, "-", right)) == "train"
     tables = ArithmeticConfig(operators=("+",), max_operand=9)
-    splits = {split: {p.question for p in generate(tables, split, 400, 1)} for split in SPLITS}
+    splits = {split: {p.question for p in generate_problems(tables, split, 400, 1)} for split in SPLITS}
     for place, split in enumerate(SPLITS):
         assert not any(splits[split] & splits[other] for other in SPLITS[place + 1 :])
     wider = ArithmeticConfig(operators=("+",), min_operand=10, max_operand=40)
-    sums = {split: {fact_of(p.key) for p in generate(wider, split, 400, 1)} for split in SPLITS}
+    sums = {split: {fact_of(p.key) for p in generate_problems(wider, split, 400, 1)} for split in SPLITS}
     assert not sums["train"] & sums["eval"], "beyond the tables the fact itself is held out, in every wording"
 
 
@@ -128,17 +132,17 @@ def test_parts_of_a_product_add_up(left, right):
 
 def test_a_longer_list_begins_with_the_shorter_one():
     for kind in KINDS:
-        assert generate(kind, "rlvr", 100, 7)[:30] == generate(kind, "rlvr", 30, 7)
-        assert generate(kind, "rlvr", 30, 7) != generate(kind, "rlvr", 30, 8)
+        assert generate_problems(kind, "rlvr", 100, 7)[:30] == generate_problems(kind, "rlvr", 30, 7)
+        assert generate_problems(kind, "rlvr", 30, 7) != generate_problems(kind, "rlvr", 30, 8)
 
 
 def test_distinct_gives_no_key_twice_and_says_when_it_cannot():
-    problems = generate(ArithmeticConfig(max_operand=30, operators=("+",)), "eval", 20, 1, distinct=True)
+    problems = generate_problems(ArithmeticConfig(max_operand=30, operators=("+",)), "eval", 20, 1, distinct=True)
     assert len({p.key for p in problems}) == 20
     with pytest.raises(ValueError, match="widen its ranges or ask for fewer"):
-        generate(ArithmeticConfig(max_operand=12, operators=("+",)), "eval", 5_000, 1, distinct=True)
+        generate_problems(ArithmeticConfig(max_operand=12, operators=("+",)), "eval", 5_000, 1, distinct=True)
     with pytest.raises(ValueError, match="gave 0 of 1 problems for split 'eval'"):
-        generate(WordProblemsConfig(templates=("legs",), max_number=2), "eval", 1, 1)
+        generate_problems(WordProblemsConfig(templates=("legs",), max_number=2), "eval", 1, 1)
 
 
 def test_kinds_are_mixed_by_weight():

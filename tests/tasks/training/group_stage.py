@@ -25,9 +25,10 @@ from model.decoding.generate import Completion, Sampling, log_likelihoods
 from model.network.initial_weights import initial_rows
 from model.network.sharded_tensors import is_sharded
 from model.network.transformer import Transformer, on_meta_device
-from model.parallel.group import Group, distribute, fill
+from model.parallel.group import Group, distribute, fill_weights
+from model.parallel.work_split import HostBatch
 from model.tokens.tokenizer import Tokenizer
-from model.training.loop import Batch, Course, Logging
+from model.training.loop import Course, Logging
 from model.training.losses import LossConfig, language_model_objective
 from tasks.artifacts import Checkpoint
 from tasks.generation import local_generator, shared_generator
@@ -53,7 +54,7 @@ class Lines(Config):
 def train_lines(ws: Workspace, config: Lines) -> Checkpoint:
     """A toy language model on seeded ids."""
 
-    def batches(step: int) -> list[Batch]:
+    def batches(step: int) -> list[HostBatch]:
         if step == config.bad_step:
             raise ValueError(f"batch {step} is bad")
         if step == config.kill_step and not Path(config.kill_marker).exists() and dist.get_rank() == 1:
@@ -172,7 +173,7 @@ def decode(kind: str, parallel: ParallelSettings) -> Decoded:
     model = on_meta_device(TINY).to(dtype)
     group = Watched(**vars(distribute(model, Compute(parallel=Parallel.model_validate(parallel.layout())), precision)))
     group.model, group.held = model, []
-    fill(model, partial(initial_rows, TINY.model_copy(update={"init_std": 0.3}), 0), group)
+    fill_weights(model, partial(initial_rows, TINY.model_copy(update={"init_std": 0.3}), 0), group)
     generator = shared_generator(local_generator(model.eval(), TOKENIZER, precision, group=group), group)
     answers, single = (generator(PROMPTS[:count], SAMPLING) for count in (5, 1))
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):

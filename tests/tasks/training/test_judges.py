@@ -5,16 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.training.answers.rule_judge import ASPECTS, Facts, binarise, mean_rating, observe, rate
+from tasks.training.answers.rule_judge import ASPECTS, AnswerFacts, binarise, mean_rating, observe, rate
 from tasks.verifiers import verify
 
 
-def facts(text: str, truth: str = "12", finished: bool = True) -> Facts:
+def facts(text: str, truth: str = "12", finished: bool = True) -> AnswerFacts:
     verdict = verify("gsm8k", text, truth)
     return observe("gsm8k", text, verdict.extracted, correct=verdict.correct, finished=finished)
 
 
-@given(st.builds(Facts, st.booleans(), st.booleans(), st.booleans(), st.booleans(), st.booleans()))
+@given(st.builds(AnswerFacts, st.booleans(), st.booleans(), st.booleans(), st.booleans(), st.booleans()))
 @settings(max_examples=32, deadline=None)
 def test_every_rating_is_on_the_scale(observed):
     ratings = rate(observed)
@@ -23,9 +23,9 @@ def test_every_rating_is_on_the_scale(observed):
 
 
 def test_facts_are_read_from_the_text():
-    assert facts("5 plus 7 makes exactly 12") == Facts(True, True, True, False, True)
-    assert facts("12") == Facts(True, True, True, False, False)
-    assert facts("13") == Facts(False, True, True, False, False)
+    assert facts("5 plus 7 makes exactly 12") == AnswerFacts(True, True, True, False, True)
+    assert facts("12") == AnswerFacts(True, True, True, False, False)
+    assert facts("13") == AnswerFacts(False, True, True, False, False)
     assert not facts("no number at all here").answered
     assert facts("I think it is 13").hedged
 

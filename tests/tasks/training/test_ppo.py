@@ -10,7 +10,7 @@ from safetensors.torch import load
 from model.decoding.generate import Completion
 from model.training.reference_scores import row_values
 from tasks.artifacts import RewardModel
-from tasks.training.answers.verified_answers import Answer
+from tasks.training.answers.verified_answers import VerifiedAnswer
 from tasks.training.ppo import PPOConfig, ppo_rollouts, responses, score_answers, train_ppo
 from tasks.training.reward import RewardConfig, train_reward
 from tasks.verifiers import Verdict
@@ -28,8 +28,8 @@ CONFIG = PPOConfig(
 )
 
 
-def answer(correct: bool, finish: str) -> Answer:
-    return Answer(Completion(ids=[1], text="", logprobs=[0.0], finish=finish), Verdict(correct, "", ""))
+def answer(correct: bool, finish: str) -> VerifiedAnswer:
+    return VerifiedAnswer(Completion(ids=[1], text="", logprobs=[0.0], finish=finish), Verdict(correct, "", ""))
 
 
 def judge_of(bench) -> RewardModel:

@@ -8,7 +8,7 @@ import torch
 
 from model.decoding.generate import Completion
 from model.network.transformer import Transformer
-from tasks.training.answers.verified_answers import Answer, Prompt, decoding_rows
+from tasks.training.answers.verified_answers import EncodedPrompt, VerifiedAnswer, decoding_rows
 from tasks.training.rlvr import GRPORollouts, RLVRConfig, answer_row, rollouts_of, score_groups, train_rlvr
 from tasks.verifiers import Verdict
 from tests.tasks.training.conftest import TINY, TOKENIZER, user
@@ -24,9 +24,9 @@ CONFIG = RLVRConfig(
 )
 
 
-def answer(ids: list[int], correct: bool, finish: str) -> Answer:
+def answer(ids: list[int], correct: bool, finish: str) -> VerifiedAnswer:
     made = Completion(ids=ids, text="", logprobs=[0.0] * len(ids), finish=finish)
-    return Answer(made, Verdict(correct, "", ""))
+    return VerifiedAnswer(made, Verdict(correct, "", ""))
 
 
 def run(bench, **changes):
@@ -44,7 +44,7 @@ def test_scores_follow_the_verdict_and_the_end():
 
 
 def test_only_the_answer_and_its_end_are_trained():
-    prompt = Prompt({"messages": [user("1+1")]}, [5, 6, 7])
+    prompt = EncodedPrompt({"messages": [user("1+1")]}, [5, 6, 7])
     eos = TOKENIZER.eos_id
     finished = answer_row(prompt, answer([8, 9], True, "stop"), eos)
     assert finished.ids.tolist() == [5, 6, 7, 8, 9, eos]
@@ -108,7 +108,7 @@ def test_only_kept_answers_are_trained_unless_none_is():
 
 
 def test_the_mean_over_answers_weighs_each_alike():
-    rows = [answer_row(Prompt({}, [5]), answer([8] * n, True, "stop"), TOKENIZER.eos_id) for n in (1, 6)]
+    rows = [answer_row(EncodedPrompt({}, [5]), answer([8] * n, True, "stop"), TOKENIZER.eos_id) for n in (1, 6)]
     weights = {}
     for mean in ("tokens", "answers"):
         actor = GRPORollouts.__new__(GRPORollouts)
@@ -125,7 +125,7 @@ def test_the_mean_over_answers_weighs_each_alike():
 
 def test_how_many_rows_decode_together_depends_on_memory_alone(bench):
     model = Transformer(TINY, seed=0)
-    prompts = [Prompt({}, [5] * 10)]
+    prompts = [EncodedPrompt({}, [5] * 10)]
     row_bytes = 2 * 2 * 2 * 16 * 18 * 4  # keys and values, layers, heads, head_dim, tokens, fp32
     assert decoding_rows(model, prompts, 8, "fp32", memory=10**12) == 1024
     assert decoding_rows(model, prompts, 8, "fp32", memory=8 * 30 * row_bytes) == 24

@@ -13,7 +13,7 @@ import pytest
 
 from tasks.verifiers import verify
 from tasks.verifiers.competition_math import candidates
-from tasks.verifiers.ifeval import CHECKS, judge
+from tasks.verifiers.ifeval import CHECKS, judge_instructions
 from tasks.verifiers.latex_strings import _unwrapped
 from tests.tasks.verifiers.test_constraints import CASES as CONSTRAINTS
 from tests.tasks.verifiers.test_ifeval import CASES as INSTRUCTIONS
@@ -74,7 +74,7 @@ def test_10_000_hostile_answers_raise_nothing():
             # Algebra takes a process of its own: one answer in a hundred reaches it.
             verify("math", text, "7" if number % 100 == 0 else "eastern", rules)
             verify("ifeval", text, {"func_name": name, **arguments}, rules)
-        judge([instruction], [kwargs], text)
+        judge_instructions([instruction], [kwargs], text)
     assert {case[0] for case in INSTRUCTIONS} == set(CHECKS)
 
 

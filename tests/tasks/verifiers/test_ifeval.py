@@ -5,7 +5,14 @@ import re
 
 import pytest
 
-from tasks.verifiers.ifeval import CHECKS, check, count_bullets, has_title, judge, loose_variants
+from tasks.verifiers.ifeval import (
+    CHECKS,
+    check_instruction,
+    count_bullets,
+    has_title,
+    judge_instructions,
+    loose_variants,
+)
 from tasks.verifiers.text_units import count_capital_words, count_sentences, count_spans, count_words
 
 ENGLISH = "this is an ordinary english sentence about the weather in the north"
@@ -71,13 +78,13 @@ def test_all_25_are_covered():
 
 @pytest.mark.parametrize(("name", "kwargs", "good", "bad"), CASES)
 def test_check(name, kwargs, good, bad):
-    assert check(name, kwargs, good)
-    assert not check(name, kwargs, bad)
-    assert not check(name, kwargs, "  \n")
+    assert check_instruction(name, kwargs, good)
+    assert not check_instruction(name, kwargs, bad)
+    assert not check_instruction(name, kwargs, "  \n")
 
 
 def test_loose_passes_when_a_variant_does():
-    judgement = judge(
+    judgement = judge_instructions(
         ["startend:end_checker", "punctuation:no_comma"], [{"end_phrase": "bye"}, {}], "Sure, here:\n*bye*"
     )
     assert judgement.strict == (False, False)
@@ -92,9 +99,9 @@ def test_there_are_eight_variants():
 
 def test_unknown_and_incomplete_instructions_are_named():
     with pytest.raises(ValueError, match="instruction 'length:rhyme' is unknown"):
-        check("length:rhyme", {}, "x")
+        check_instruction("length:rhyme", {}, "x")
     with pytest.raises(ValueError, match="lacks argument 'num_words'"):
-        check("length_constraints:number_words", {"relation": "at least", "num_words": None}, "x")
+        check_instruction("length_constraints:number_words", {"relation": "at least", "num_words": None}, "x")
 
 
 @pytest.mark.parametrize(
@@ -120,15 +127,15 @@ def test_words():
 
 @pytest.mark.parametrize(("relation", "text", "met"), [("less than", "go", False), ("at least", "stay", True)])
 def test_a_frequency_of_0_is_judged(relation, text, met):
-    assert check("keywords:frequency", {"keyword": "go", "relation": relation, "frequency": 0}, text) is met
+    assert check_instruction("keywords:frequency", {"keyword": "go", "relation": relation, "frequency": 0}, text) is met
     letters = {"letter": "q", "let_relation": relation, "let_frequency": 0}
-    assert check("keywords:letter_frequency", letters, text) is met
+    assert check_instruction("keywords:letter_frequency", letters, text) is met
 
 
 def test_a_keyword_that_is_no_regular_expression_stands_for_itself():
-    assert check("keywords:existence", {"keywords": ["(c"]}, "I like (C")
-    assert not check("keywords:existence", {"keywords": ["(c"]}, "I like C")
-    assert check("keywords:forbidden_words", {"forbidden_words": ["(oops"]}, "fine")
+    assert check_instruction("keywords:existence", {"keywords": ["(c"]}, "I like (C")
+    assert not check_instruction("keywords:existence", {"keywords": ["(c"]}, "I like C")
+    assert check_instruction("keywords:forbidden_words", {"forbidden_words": ["(oops"]}, "fine")
 
 
 OFFICIAL_BULLETS = (r"^\s*\*[^\*].*$", r"^\s*-.*$")

@@ -13,13 +13,13 @@ import numpy as np
 from pydantic import Field
 
 from model.config import Config
-from tasks.data.filters.attributes import Limit, Scores
+from tasks.data.filters.attributes import DocumentScores, Limit
 from tasks.data.filters.batch import TextBatch
 from tasks.data.filters.classifiers.quality import positive_probabilities
 from tasks.data.filters.classifiers.revision import pin_checkpoint
 
 HIGHEST = 5.0
-EXTRA = "transformers"
+_EXTRA = "transformers"
 """The optional dependency group that holds what checkpoints need."""
 
 _BATCH_TOKENS = 16_384
@@ -95,7 +95,7 @@ def load_encoder(path: str, revision: str, max_tokens: int, device: str, threads
         from transformers.utils.logging import disable_progress_bar
     except ImportError as error:
         raise ValueError(
-            f"scoring with {path} needs transformers, which is not installed: pip install 'olmo2-recipe[{EXTRA}]', or use the "
+            f"scoring with {path} needs transformers, which is not installed: pip install 'olmo2-recipe[{_EXTRA}]', or use the "
             "linear scorer (scorer.model.kind: linear)"
         ) from error
     import torch
@@ -159,10 +159,10 @@ def _grades(logits: Any) -> Any:
     return logits.squeeze(-1).clamp(0.0, HIGHEST)
 
 
-def score_education(batch: TextBatch, scorer: EducationScorer, model: Any) -> Scores:
+def score_education(batch: TextBatch, scorer: EducationScorer, model: Any) -> DocumentScores:
     """`score`, 0 to 5, and `rounded`, the nearest integer (half to even). `model` is a fastText model or an `Encoder`."""
     if isinstance(scorer.model, LinearModel):
         scores = [HIGHEST * probability for probability in positive_probabilities(batch.texts, model)]
     else:
         scores = encoder_scores(batch.texts, model)
-    return Scores({"score": scores, "rounded": np.round(scores).tolist()})
+    return DocumentScores({"score": scores, "rounded": np.round(scores).tolist()})

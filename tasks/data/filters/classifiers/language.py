@@ -12,7 +12,7 @@ from pydantic import Field
 from resiliparse.parse.lang import detect_fast
 
 from model.config import Config
-from tasks.data.filters.attributes import Limit, Scores
+from tasks.data.filters.attributes import DocumentScores, Limit
 from tasks.data.filters.batch import TextBatch
 from tasks.data.filters.classifiers.quality import load_classifier, page_line
 from tasks.data.filters.classifiers.scripts import is_in_script, script_of
@@ -126,14 +126,14 @@ def _model_probabilities(texts: Sequence[str], language: str, model: Any) -> lis
     return found
 
 
-def score_language(batch: TextBatch, scorer: LanguageScorer, model: Any = None) -> Scores:
+def score_language(batch: TextBatch, scorer: LanguageScorer, model: Any = None) -> DocumentScores:
     """The probability of the language, under the language's name. `model` is what `load_identifier` returned."""
     found = _probabilities(batch.texts, scorer, model)
     script = script_of(scorer.language)
     for index, text in enumerate(batch.texts):
         if found[index] and scorer.min_script and not is_in_script(text, script, scorer.min_script):
             found[index] = 0.0
-    return Scores({scorer.language: found})
+    return DocumentScores({scorer.language: found})
 
 
 def _probabilities(texts: Sequence[str], scorer: LanguageScorer, model: Any) -> list[float]:

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 from pydantic import Field
 
 from model.config import Config
-from tasks.data.filters.attributes import Limit, Scores
+from tasks.data.filters.attributes import DocumentScores, Limit
 from tasks.data.filters.batch import TextBatch
 from tasks.data.filters.pinned import PinnedFile, read_pinned
 
@@ -97,6 +97,6 @@ def positive_probabilities(texts: Sequence[str], classifier: Any, positive_label
     return scores
 
 
-def score_quality(batch: TextBatch, classifier: Any, positive_label: str = POSITIVE_LABEL) -> Scores:
+def score_quality(batch: TextBatch, classifier: Any, positive_label: str = POSITIVE_LABEL) -> DocumentScores:
     """`score`: probability of the positive label."""
-    return Scores({"score": positive_probabilities(batch.texts, classifier, positive_label)})
+    return DocumentScores({"score": positive_probabilities(batch.texts, classifier, positive_label)})

@@ -53,7 +53,7 @@ def _hash(text: str) -> int:
 
 
 def read_entries(files: tuple[PinnedFile, ...]) -> Iterator[str]:
-    """Every entry of the lists, as `address` writes it. Raises ValueError for a file that changed."""
+    """Every entry of the lists, as `normalised_address` writes it. Raises ValueError for a file that changed."""
     for file in files:
         for line in io.BytesIO(read_pinned(file)):
             yield from entries_of(line.decode("utf-8-sig", errors="replace"))
@@ -74,7 +74,7 @@ def entries_of(line: str) -> list[str]:
         found = dnsmasq[1].split("/")
     elif (named := _UNBOUND.match(line)) or (named := _RPZ.match(line)):
         found = [named[1]]
-    addresses = (address(_plain(name)) for name in found)
+    addresses = (normalised_address(_plain(name)) for name in found)
     # A star that is left is a pattern.
     return [name for name in addresses if name and "*" not in name and " " not in name]
 
@@ -88,7 +88,7 @@ def _plain(entry: str) -> str:
     return entry.removeprefix("*").removeprefix(".") if entry.startswith(("*.", ".")) else entry
 
 
-def address(url: str) -> str:
+def normalised_address(url: str) -> str:
     """Host and path in one spelling: lower case, IDN in ASCII, no scheme, user, `www.`, port, closing dot, query or slash."""
     try:
         parts = urlsplit(url if "://" in url else f"//{url.removeprefix('//')}")

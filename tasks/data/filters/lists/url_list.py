@@ -12,10 +12,10 @@ from typing import Any, Literal, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from model.config import Config
-from tasks.data.filters.attributes import Limit, Scores
-from tasks.data.filters.fields import field_of
-from tasks.data.filters.lists.url_entries import Entries, address, read_entries
-from tasks.data.filters.pinned import PinnedFile, read_lines
+from tasks.data.filters.attributes import DocumentScores, Limit
+from tasks.data.filters.fields import document_field
+from tasks.data.filters.lists.url_entries import Entries, normalised_address, read_entries
+from tasks.data.filters.pinned import PinnedFile, list_entries
 
 _WORDS = re.compile(r"[a-z0-9]+")
 
@@ -72,13 +72,13 @@ class URLLists(NamedTuple):
 def load_url_lists(scorer: URLScorer) -> URLLists:
     """The lists' entries in lower case. Raises ValueError for a file that changed."""
     return URLLists(
-        Entries(read_entries(scorer.domains)), frozenset(entry.lower() for entry in read_lines(scorer.words))
+        Entries(read_entries(scorer.domains)), frozenset(entry.lower() for entry in list_entries(scorer.words))
     )
 
 
 def listed_parts(url: str, domains: Container[str]) -> int:
     """How many of the address, its host and the host's parent domains are on the list."""
-    host, _, path = address(url).partition("/")
+    host, _, path = normalised_address(url).partition("/")
     labels = host.split(".")
     names = {".".join(labels[start:]) for start in range(len(labels))}
     folders = path.split("/") if path else []
@@ -86,12 +86,12 @@ def listed_parts(url: str, domains: Container[str]) -> int:
     return sum(name in domains for name in names)
 
 
-def score_urls(documents: Sequence[Mapping[str, Any]], scorer: URLScorer, lists: URLLists) -> Scores:
+def score_urls(documents: Sequence[Mapping[str, Any]], scorer: URLScorer, lists: URLLists) -> DocumentScores:
     """`listed`: list entries that the address falls under; `words`: listed words in it."""
-    urls = [str(field_of(document, scorer.field) or "") for document in documents]
+    urls = [str(document_field(document, scorer.field) or "") for document in documents]
     listed = [listed_parts(url, lists.domains) if url else 0 for url in urls]
     words = [_listed_words(url.lower(), scorer, lists.words) if lists.words else 0 for url in urls]
-    return Scores({"listed": listed, "words": words})
+    return DocumentScores({"listed": listed, "words": words})
 
 
 def _listed_words(url: str, scorer: URLScorer, words: frozenset[str]) -> int:

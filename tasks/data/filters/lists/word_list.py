@@ -10,9 +10,9 @@ from typing import Literal, Self
 from pydantic import Field
 
 from model.config import Config
-from tasks.data.filters.attributes import Limit, Scores
+from tasks.data.filters.attributes import DocumentScores, Limit
 from tasks.data.filters.batch import TextBatch
-from tasks.data.filters.pinned import PinnedFile, read_lines
+from tasks.data.filters.pinned import PinnedFile, list_entries
 
 _WORDS = re.compile(r"\w+(?:\+\+|#(?!\w))?")
 """C# and C++ are words of their own."""
@@ -53,7 +53,7 @@ Phrases = dict[str, frozenset[tuple[str, ...]]]
 def load_phrases(scorer: WordListScorer) -> Phrases:
     """The lists' entries. Raises ValueError for a file that changed."""
     found: dict[str, set[tuple[str, ...]]] = {}
-    for line in read_lines(scorer.lists):
+    for line in list_entries(scorer.lists):
         entry = tuple(_WORDS.findall(line.lower()))
         if entry:
             found.setdefault(entry[0], set()).add(entry)
@@ -71,11 +71,11 @@ def count_listed(words: list[str], phrases: Phrases) -> int:
     )
 
 
-def score_word_list(batch: TextBatch, phrases: Phrases) -> Scores:
+def score_word_list(batch: TextBatch, phrases: Phrases) -> DocumentScores:
     """`count`: listed words and phrases; `share`: their share of all words."""
     counts, shares = [], []
     for text in batch.texts:
         words = _WORDS.findall(text.lower())
         counts.append(count_listed(words, phrases))
         shares.append(min(1.0, counts[-1] / max(1, len(words))))
-    return Scores({"count": counts, "share": shares})
+    return DocumentScores({"count": counts, "share": shares})

@@ -12,13 +12,20 @@ from jaxtyping import Bool
 from pydantic import Field
 
 from model.config import Config
-from tasks.data.filters.attributes import Limit, Scores
+from tasks.data.filters.attributes import DocumentScores, Limit
 from tasks.data.filters.batch import TextBatch, Words, lines_of
 
 _WORDS_AT_ONCE = 1 << 20
 
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
-BULLETS = frozenset("•‣▶◀◦●○■□▪▫–-*")
+Bullets = Literal["all", "datatrove", "dolma", "nemo_curator"]
+BULLETS: dict[Bullets, frozenset[str]] = {
+    "all": frozenset("•‣▶◀◦●○■□▪▫–-*"),
+    "datatrove": frozenset("•-"),
+    "dolma": frozenset("*-"),
+    "nemo_curator": frozenset("•‣⁃⁌⁍∙○●◘◦⦾⦿"),
+}
+"""What begins a line of a list. Gopher's authors do not say; the peers' are those of their packages on PyPI."""
 
 _AROUND_WORDS = b" \t\n\r\x0b\x0c.,;:!?\"'()"
 _UPPER = bytes(range(ord("A"), ord("Z") + 1))
@@ -30,6 +37,8 @@ class GopherQualityScorer(Config):
     """Measures what tells prose from other text."""
 
     kind: Literal["gopher_quality"] = "gopher_quality"
+    bullets: Bullets = "all"
+    """Signs that count as bullets: all that are in use, or those of datatrove, Dolma or NeMo Curator."""
 
 
 class GopherQualityRule(Config):
@@ -71,15 +80,16 @@ class GopherQualityRule(Config):
         )
 
 
-def score_gopher_quality(batch: TextBatch) -> Scores:
+def score_gopher_quality(batch: TextBatch, scorer: GopherQualityScorer) -> DocumentScores:
     """The measured values, by the names of the limits."""
+    signs = BULLETS[scorer.bullets]
     words, texts = batch.words, batch.texts
     # A text without words has ratios of 0 here; the limit on words decides about it.
     count = np.maximum(batch.word_counts, 1)
     ellipses = np.array([text.count("...") + text.count("…") for text in texts], dtype=np.int64)
-    lines = np.array([_count_lines(text) for text in texts], dtype=np.int64).reshape(-1, 3)
+    lines = np.array([_count_lines(text, signs) for text in texts], dtype=np.int64).reshape(-1, 3)
     line_count = np.maximum(lines[:, 0], 1)
-    return Scores(
+    return DocumentScores(
         {
             "words": batch.word_counts.tolist(),
             "mean_word_length": batch.sum_by_text(words.lengths) / count,
@@ -93,12 +103,12 @@ def score_gopher_quality(batch: TextBatch) -> Scores:
     )
 
 
-def _count_lines(text: str) -> tuple[int, int, int]:
+def _count_lines(text: str, signs: frozenset[str]) -> tuple[int, int, int]:
     """Lines that are not blank, those that begin with a bullet, those that end in an ellipsis."""
     count, bullets, trailing = 0, 0, 0
     for line in filter(None, map(str.strip, lines_of(text))):
         count += 1
-        bullets += line[0] in BULLETS
+        bullets += line[0] in signs
         trailing += line.endswith(("...", "…"))
     return count, bullets, trailing
 

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int, UInt64
 from pydantic import Field
 
 from model.config import Config
-from tasks.data.filters.attributes import Limit, Scores
+from tasks.data.filters.attributes import DocumentScores, Limit
 from tasks.data.filters.batch import TextBatch, cut_to
 from tasks.data.filters.ngrams import WORD_BASE, scramble
 
@@ -96,7 +96,7 @@ class Repeats(NamedTuple):
     """Whether it stood before."""
 
 
-def score_gopher_repetition(batch: TextBatch, scorer: GopherRepetitionScorer) -> Scores:
+def score_gopher_repetition(batch: TextBatch, scorer: GopherRepetitionScorer) -> DocumentScores:
     """The measured values, by the names of the limits."""
     values: dict[str, list[float]] = {}
     batch = cut_to(batch, MOST_WORDS, MOST_LINES)
@@ -116,7 +116,7 @@ def score_gopher_repetition(batch: TextBatch, scorer: GopherRepetitionScorer) ->
             values[f"duplicate_{n}grams"] = (_covered_characters(batch, start, n, characters) / total).tolist()
             del start
         del repeats
-    return Scores(values)
+    return DocumentScores(values)
 
 
 def _repeated_parts(text: str, first_too: bool) -> tuple[float, float, float, float]:

@@ -9,7 +9,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from model.config import Config
-from tasks.data.filters.attributes import Limit, Scores
+from tasks.data.filters.attributes import DocumentScores, Limit
 from tasks.data.filters.batch import TextBatch
 
 
@@ -42,6 +42,6 @@ class LengthRule(Config):
         return (Limit("chars", self.min_chars, most, "count"),)
 
 
-def score_length(batch: TextBatch) -> Scores:
+def score_length(batch: TextBatch) -> DocumentScores:
     """`chars`: characters of each stripped text."""
-    return Scores({"chars": [len(text.strip()) for text in batch.texts]})
+    return DocumentScores({"chars": [len(text.strip()) for text in batch.texts]})

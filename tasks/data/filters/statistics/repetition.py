@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from model.config import Config
 from model.data.repetition import MAX_PERIOD, MAX_TIMES, find_repetitions
 from model.tokens.tokenizer import FULL_RANKS, Tokenizer
-from tasks.data.filters.attributes import Limit, Scores, Span
+from tasks.data.filters.attributes import DocumentScores, Limit, Span
 from tasks.data.filters.batch import TextBatch
 
 LONGEST_TOKEN_BYTES = 128
@@ -85,7 +85,7 @@ class RepeatedSpan(NamedTuple):
     times: int
 
 
-def score_repetition(batch: TextBatch, scorer: RepetitionScorer) -> Scores:
+def score_repetition(batch: TextBatch, scorer: RepetitionScorer) -> DocumentScores:
     """`times`: how often the most repeated span stands there, 0 below `min_times`; `repeats`: all such spans.
 
     Texts are searched together: the fixed costs of the search are per call.
@@ -106,7 +106,7 @@ def score_repetition(batch: TextBatch, scorer: RepetitionScorer) -> Scores:
         found = repeated_spans(encoded[index], runs, scorer, Tokenizer(scorer.ranks))
         times[index] = max((span.times for span in found), default=0)
         spans[index] = [(span.start, span.end, float(span.times)) for span in found]
-    return Scores({"times": times}, {"repeats": spans})
+    return DocumentScores({"times": times}, {"repeats": spans})
 
 
 def repeated_spans(

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from model.config import Config
-from tasks.data.filters.attributes import Limit, Scores
+from tasks.data.filters.attributes import DocumentScores, Limit
 from tasks.data.filters.batch import TextBatch
 
 
@@ -39,7 +39,7 @@ class WordFrequencyRule(Config):
         )
 
 
-def score_word_frequency(batch: TextBatch) -> Scores:
+def score_word_frequency(batch: TextBatch) -> DocumentScores:
     """`top` and `top_two`: shares of the most frequent word and of the two most frequent; 0 for a text without words."""
     first = np.zeros(len(batch))
     second = np.zeros(len(batch))
@@ -61,4 +61,4 @@ def score_word_frequency(batch: TextBatch) -> Scores:
         counts[best[np.unique(text[best], return_index=True)[1]]] = 0
         second[owners] = np.maximum.reduceat(counts, begins)
     total = np.maximum(batch.word_counts, 1)
-    return Scores({"top": first / total, "top_two": (first + second) / total})
+    return DocumentScores({"top": first / total, "top_two": (first + second) / total})

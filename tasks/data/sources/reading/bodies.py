@@ -13,7 +13,7 @@ from typing import Any
 from backports import zstd
 from fastwarc.stream_io import BrotliReader
 
-from tasks.data.sources.reading.records import Record
+from tasks.data.sources.reading.records import ArchiveRecord
 
 _CHUNK = re.compile(rb"\s*([0-9a-fA-F]{1,8})[ \t]*(?:;[^\r\n]*)?\r?\n")
 _GZIP = b"\x1f\x8b"
@@ -116,7 +116,7 @@ _DECODERS: dict[str, Callable[[bytes, int], bytes]] = {
 }
 
 
-def with_line_ends(record: Record) -> Record:
+def with_line_ends(record: ArchiveRecord) -> ArchiveRecord:
     """A record whose answer's head has the line ends of HTTP, where a crawler wrote line feeds alone."""
     found = _HEAD.match(record.body) if record.body.startswith(b"HTTP/") else None
     if found is None:

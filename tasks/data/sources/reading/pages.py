@@ -22,7 +22,7 @@ from tasks.data.sources.reading.bodies import body_of, with_line_ends
 from tasks.data.sources.reading.charset import charset_of, decode
 from tasks.data.sources.reading.lines import most_bytes
 from tasks.data.sources.reading.page_depth import MAX_DEPTH, is_too_deep
-from tasks.data.sources.reading.records import MAX_RECORD_BYTES, Record, records_of
+from tasks.data.sources.reading.records import MAX_RECORD_BYTES, ArchiveRecord, records_of
 
 MAX_PAGE_BYTES = 16 << 20
 """A longer page is kept aside: its parsed tree takes about twenty times its bytes."""
@@ -33,8 +33,8 @@ _OTHER_TYPES = ("warcinfo", "resource", "request", "metadata", "revisit", "conti
 """Types of records in the standard that hold no page as a server gave it."""
 
 
-Facts = dict[str, Any]
-Page = tuple[bytes, str, Facts]
+_Facts = dict[str, Any]
+Page = tuple[bytes, str, _Facts]
 """Bytes, the charset that the server named or "", metadata."""
 
 
@@ -70,7 +70,7 @@ def read_archive(intake: Intake, file: SourceFile, name: str) -> None:
                 return
 
 
-def _take_record(intake: Intake, record: Record, name: str, place: dict[str, Any]) -> None:
+def _take_record(intake: Intake, record: ArchiveRecord, name: str, place: dict[str, Any]) -> None:
     try:
         page, other, problem = _page_of(record)
     except Exception as error:  # A record may make a library raise anything; it is one row all the same.
@@ -120,7 +120,7 @@ def _unfit(data: bytes) -> str:
     return f"too_long: over {MAX_PAGE_BYTES:,} bytes" if len(data) > MAX_PAGE_BYTES else ""
 
 
-def _page_of(record: Record) -> tuple[Page, str, str]:
+def _page_of(record: ArchiveRecord) -> tuple[Page, str, str]:
     """(page, why it is no page or "", problem with it or "") of a response or a conversion."""
     record = with_line_ends(record)
     archive = ArchiveIterator(io.BytesIO(record.whole()), parse_http=True, auto_decode="none")

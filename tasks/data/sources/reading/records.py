@@ -19,7 +19,7 @@ _LENGTH = re.compile(rb"^Content-Length:[ \t]*(\d{1,15})[ \t]*\r?$", re.IGNORECA
 _TYPE = re.compile(rb"^WARC-Type:[ \t]*([^\r\n]*?)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
 
 
-class Record(NamedTuple):
+class ArchiveRecord(NamedTuple):
     """One record."""
 
     number: int
@@ -42,7 +42,7 @@ class Record(NamedTuple):
         return self.head + self.body + b"\r\n\r\n"
 
 
-def records_of(stream: io.BufferedReader, file: SourceFile, most: int) -> Iterator[Record]:
+def records_of(stream: io.BufferedReader, file: SourceFile, most: int) -> Iterator[ArchiveRecord]:
     """The records of a decompressed archive. BrokenFileError where its framing or its compression breaks."""
     number, size = 1, 0
     while (record := _checked(stream, file, number)) is not None:
@@ -52,7 +52,7 @@ def records_of(stream: io.BufferedReader, file: SourceFile, most: int) -> Iterat
             raise BrokenFileError(file.url, f"archive_bomb: more than {most:,} bytes", number)
 
 
-def _checked(stream: io.BufferedReader, file: SourceFile, number: int) -> Record | None:
+def _checked(stream: io.BufferedReader, file: SourceFile, number: int) -> ArchiveRecord | None:
     """The next record; None at the end."""
     try:
         return _next(stream, number)
@@ -60,7 +60,7 @@ def _checked(stream: io.BufferedReader, file: SourceFile, number: int) -> Record
         raise BrokenFileError(file.url, str(error), number) from error
 
 
-def _next(stream: io.BufferedReader, number: int) -> Record | None:
+def _next(stream: io.BufferedReader, number: int) -> ArchiveRecord | None:
     """The next record; None at the end. ValueError where the framing breaks."""
     line = stream.readline(100)
     while line in (b"\r\n", b"\n"):
@@ -78,7 +78,7 @@ def _next(stream: io.BufferedReader, number: int) -> Record | None:
     missing = length - len(body) if length <= MAX_RECORD_BYTES else _skip(stream, length)
     if missing:
         raise ValueError(f"the record is cut off: {length - missing:,} of {length:,} bytes are there")
-    return Record(number, head, body, length)
+    return ArchiveRecord(number, head, body, length)
 
 
 def _rest_of_head(stream: io.BufferedReader) -> bytes:

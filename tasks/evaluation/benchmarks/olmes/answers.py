@@ -9,7 +9,7 @@ from itertools import permutations
 from tasks.verifiers.gsm8k import extract_number, same_number
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
-PUNCTUATION = frozenset(string.punctuation)
+_PUNCTUATION = frozenset(string.punctuation)
 GSM8K_IGNORED = (re.compile(r","), re.compile(r"\$"), re.compile(r"(?s).*#### "), re.compile(r"\.$"))
 
 
@@ -32,7 +32,7 @@ def before_stops(text: str, stops: Sequence[str]) -> str:
 
 def squad_words(text: str) -> list[str]:
     """Lower-cased words without punctuation and articles."""
-    text = "".join(letter for letter in text.lower() if letter not in PUNCTUATION)
+    text = "".join(letter for letter in text.lower() if letter not in _PUNCTUATION)
     return ARTICLES.sub(" ", text).split()
 
 
@@ -66,7 +66,7 @@ def drop_word(word: str) -> str:
     """A word of DROP's normal form: numbers as floats, others without punctuation and articles."""
     word = word.lower()
     if as_number(word) is None:
-        word = "".join(letter for letter in word if letter not in PUNCTUATION)
+        word = "".join(letter for letter in word if letter not in _PUNCTUATION)
     word = " ".join(ARTICLES.sub(" ", word).split())
     number = as_number(word)
     return word if number is None else str(number)

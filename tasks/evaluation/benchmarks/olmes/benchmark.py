@@ -33,8 +33,8 @@ from tasks.evaluation.benchmarks.olmes.task import Average, Document, Format, Ro
 from tasks.evaluation.benchmarks.olmes.tasks import find_task
 from tasks.verifiers.verdict import Rules
 
-SUFFIXES: dict[Format, str] = {"cloze": "rc", "multiple_choice": "mc", "bits_per_byte": "bpb", "generate": "gen"}
-UNCONDITIONAL_CONTEXT = "Answer:"
+_SUFFIXES: dict[Format, str] = {"cloze": "rc", "multiple_choice": "mc", "bits_per_byte": "bpb", "generate": "gen"}
+_UNCONDITIONAL_CONTEXT = "Answer:"
 PASS_AT = (1, 10)
 """Draws of pass@k."""
 
@@ -81,7 +81,7 @@ class OlmesBenchmark(Config):
         data = {"format": task.formats[0]} | {key: value for key, value in data.items() if value is not None}
         if data["format"] not in task.formats:
             raise ValueError(f"task {task.name!r} has no format {data['format']!r}; it has {', '.join(task.formats)}")
-        suffix = f"_{SUFFIXES[data['format']]}" if data["format"] != "generate" and len(task.formats) > 1 else ""
+        suffix = f"_{_SUFFIXES[data['format']]}" if data["format"] != "generate" and len(task.formats) > 1 else ""
         return {"name": task.name + suffix} | data
 
     @model_validator(mode="after")
@@ -156,12 +156,12 @@ def load_items(config: OlmesBenchmark) -> list[Item]:
         )
     task = config.facts
     shots = shots_by_group(task, config.shot_count, config.pins)
-    whole = read_documents(task, config)
+    whole = _read_documents(task, config)
     limit = config.limit or task.limit or len(whole)
-    return [make_item(config, task, document, shots) for document in subsample(whole, limit)]
+    return [_make_item(config, task, document, shots) for document in subsample(whole, limit)]
 
 
-def read_documents(task: Task, config: OlmesBenchmark) -> list[Document]:
+def _read_documents(task: Task, config: OlmesBenchmark) -> list[Document]:
     """Documents of all groups in order. ValueError naming the row that does not fit the data set's schema."""
     found: list[Document] = []
     for group, _, _ in task.sources():
@@ -186,7 +186,7 @@ def in_group(document: Document, group: str) -> Document:
     return replace(document, group=group, id=f"{group}-{document.id}")
 
 
-def make_item(config: OlmesBenchmark, task: Task, document: Document, shots: dict[str, list[Document]]) -> Item:
+def _make_item(config: OlmesBenchmark, task: Task, document: Document, shots: dict[str, list[Document]]) -> Item:
     """A document with the requests that it needs."""
     examples = examples_of(task, document, shots)
     if config.shot_count and not examples:
@@ -243,13 +243,13 @@ def chat_turns(task: Task, document: Document, examples: Sequence[Document]) -> 
 
 def requests(config: OlmesBenchmark, items: Sequence[Item], chat: bool) -> list[tuple[Generation | Likelihood, ...]]:
     """What to ask for each item."""
-    return [item_requests(config, item, chat) for item in items]
+    return [_item_requests(config, item, chat) for item in items]
 
 
-def item_requests(config: OlmesBenchmark, item: Item, chat: bool) -> tuple[Generation | Likelihood, ...]:
+def _item_requests(config: OlmesBenchmark, item: Item, chat: bool) -> tuple[Generation | Likelihood, ...]:
     task = config.facts
     if config.format == "generate":
-        return generations(config, task, item, chat)
+        return _generations(config, task, item, chat)
     if chat and task.chat == "one_turn":
         prompt = Prompt(messages=tuple(item.data["turns"]))
         return tuple(Likelihood(prompt, continuation, config.boundary) for _, continuation in item.data["pairs"])
@@ -258,13 +258,13 @@ def item_requests(config: OlmesBenchmark, item: Item, chat: bool) -> tuple[Gener
     ]
     if config.ranked_by == "pmi" and config.format == "cloze":
         wanted += [
-            Likelihood(Prompt(text=UNCONDITIONAL_CONTEXT), continuation, config.boundary)
+            Likelihood(Prompt(text=_UNCONDITIONAL_CONTEXT), continuation, config.boundary)
             for _, continuation in item.data["pairs"]
         ]
     return tuple(wanted)
 
 
-def generations(config: OlmesBenchmark, task: Task, item: Item, chat: bool) -> tuple[Generation, ...]:
+def _generations(config: OlmesBenchmark, task: Task, item: Item, chat: bool) -> tuple[Generation, ...]:
     """The written answers of an item: one, or `samples`."""
     length = config.max_new_tokens or task.max_new_tokens
     if chat and task.chat != "completion":

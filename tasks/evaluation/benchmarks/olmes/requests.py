@@ -57,10 +57,10 @@ PUBLISHED_NORMALISATION: dict[str, Normalisation] = {
 DRAWN_FROM = frozenset({"arc_easy", "boolq", "drop", "hellaswag", "naturalqs_open", "piqa", "socialiqa", "squad"})
 """Tasks of which OLMES evaluates 1,000 items; every other set is whole, however large (RECIPE I.2, I.3)."""
 
-UNCONDITIONAL_CONTEXT = "Answer:"
+_UNCONDITIONAL_CONTEXT = "Answer:"
 BITS_METRICS = ("bits_per_byte", "logits_per_byte")
 DEFAULT_NEW_TOKENS = 512
-FILES = ("config.json", "requests.jsonl", "requests.jsonl.gz")
+_FILES = ("config.json", "requests.jsonl", "requests.jsonl.gz")
 
 
 class OlmesRequestsBenchmark(Config):
@@ -89,7 +89,7 @@ class OlmesRequestsBenchmark(Config):
 
     def pinned(self) -> Self:
         """The config with its files pinned. ValueError when the folder is not a rendered task."""
-        found = find_files((self.path,), FILES)
+        found = find_files((self.path,), _FILES)
         names = [file.name.rsplit("/", 1)[-1] for file in found]
         if len(found) != 2 or "config.json" not in names:
             raise ValueError(
@@ -99,7 +99,7 @@ class OlmesRequestsBenchmark(Config):
         return self.model_copy(update={"files": found})
 
 
-def read_rows(config: OlmesRequestsBenchmark) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _read_rows(config: OlmesRequestsBenchmark) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The task's settings and all its rows. ValueError when it is not pinned or a row is not JSON."""
     if not config.files:
         raise ValueError(
@@ -124,7 +124,7 @@ def read_rows(config: OlmesRequestsBenchmark) -> tuple[dict[str, Any], list[dict
 
 def load_items(config: OlmesRequestsBenchmark) -> list[Item]:
     """One item per document, in the file's order; 1,000 of the sets that OLMES draws from."""
-    settings, rows = read_rows(config)
+    settings, rows = _read_rows(config)
     offset = (settings.get("metric_kwargs") or {}).get("uncond_docid_offset") or float("inf")
     groups: dict[int, list[dict[str, Any]]] = defaultdict(list)
     unconditional: set[int] = set()
@@ -133,12 +133,12 @@ def load_items(config: OlmesRequestsBenchmark) -> list[Item]:
             unconditional.add(row["doc_id"])
         else:
             groups[row["doc_id"]].append(row)
-    items = [make_item(config, settings, group) for group in groups.values()]
+    items = [_make_item(config, settings, group) for group in groups.values()]
     drawn = LARGE_SET_LIMIT if items and items[0].data["core"] in DRAWN_FROM else len(items)
     return subsample(items, config.limit or drawn)
 
 
-def make_item(config: OlmesRequestsBenchmark, settings: dict[str, Any], group: list[dict[str, Any]]) -> Item:
+def _make_item(config: OlmesRequestsBenchmark, settings: dict[str, Any], group: list[dict[str, Any]]) -> Item:
     """The rows of one document as an item."""
     group = sorted(group, key=lambda row: row["idx"])
     first = group[0]
@@ -228,24 +228,24 @@ def requests(
     config: OlmesRequestsBenchmark, items: Sequence[Item], chat: bool
 ) -> list[tuple[Generation | Likelihood, ...]]:
     """What to ask for each item: the rendered completion prompts, of chat models too, as OLMES does for DROP."""
-    return [item_requests(item, config.boundary) for item in items]
+    return [_item_requests(item, config.boundary) for item in items]
 
 
-def item_requests(item: Item, boundary: Boundary) -> tuple[Generation | Likelihood, ...]:
+def _item_requests(item: Item, boundary: Boundary) -> tuple[Generation | Likelihood, ...]:
     data = item.data
     prompts = [Prompt(text=context) for context in data["contexts"]]
     if data["scoring"] == "generate":
         return (Generation(prompts[0], data["max_new_tokens"], data["stop"]),)
     if data["scoring"] == "bits_per_byte":
-        place = gold_place(data)
+        place = _gold_place(data)
         return (Likelihood(prompts[place], data["continuations"][place], boundary),)
     wanted = [Likelihood(prompt, text, boundary) for prompt, text in zip(prompts, data["continuations"], strict=True)]
     if data["normalisation"] == "pmi":
-        wanted += [Likelihood(Prompt(text=UNCONDITIONAL_CONTEXT), text, boundary) for text in data["continuations"]]
+        wanted += [Likelihood(Prompt(text=_UNCONDITIONAL_CONTEXT), text, boundary) for text in data["continuations"]]
     return tuple(wanted)
 
 
-def gold_place(data: dict[str, Any]) -> int:
+def _gold_place(data: dict[str, Any]) -> int:
     return data["label"] if len(data["continuations"]) > 1 else 0
 
 
@@ -260,7 +260,7 @@ def score(
         return score_generated(data["core"], before_stops(text, data["stop"]), data["references"])
     ranked = [answer for answer in answers if isinstance(answer, LikelihoodAnswer)]
     if data["scoring"] == "bits_per_byte":
-        return score_bits(data["continuations"][gold_place(data)], ranked[0])
+        return score_bits(data["continuations"][_gold_place(data)], ranked[0])
     choices = len(data["continuations"])
     unconditional = ranked[choices:] or None
     return score_ranked(data["continuations"], data["label"], ranked[:choices], unconditional, data["normalisation"])
@@ -282,7 +282,7 @@ def score_generated(core: str, text: str, accepted: Sequence[Any]) -> ItemScore:
     return ItemScore(metrics, text, text.strip())
 
 
-def primary_metric(config: OlmesRequestsBenchmark, items: Sequence[Item]) -> str:
+def requests_metric(config: OlmesRequestsBenchmark, items: Sequence[Item]) -> str:
     """The metric that stands for the task."""
     data = items[0].data
     if data["scoring"] == "rank":

@@ -13,7 +13,7 @@ from pathlib import Path
 from tasks.data.sources.rows import RowSource, read_good_rows
 from tasks.evaluation.benchmarks.olmes.task import Document, Task
 
-FOLDERS = ("shots/choices", "shots/answers", "shots/reasoning")
+_FOLDERS = ("shots/choices", "shots/answers", "shots/reasoning")
 """Below this file's folder, so that the files count as part of the code (infra/execution/fingerprint.py)."""
 
 
@@ -25,7 +25,7 @@ def shots_by_group(task: Task, count: int, pinned: Mapping[str, RowSource]) -> d
     if count == 0:
         return {}
     if task.shot_split:
-        return first_rows(task, count, pinned)
+        return _first_rows(task, count, pinned)
     found: dict[str, list[Document]] = {}
     for group, rows in curated_rows(task.name).items():
         if len(rows) < count:
@@ -41,7 +41,7 @@ def one(read: Document | Sequence[Document]) -> Document:
     return read if isinstance(read, Document) else read[0]
 
 
-def first_rows(task: Task, count: int, pinned: Mapping[str, RowSource]) -> dict[str, list[Document]]:
+def _first_rows(task: Task, count: int, pinned: Mapping[str, RowSource]) -> dict[str, list[Document]]:
     """The first rows of each group in the shots' split."""
     found: dict[str, list[Document]] = defaultdict(list)
     for group, _, _ in task.sources():
@@ -61,7 +61,7 @@ def first_rows(task: Task, count: int, pinned: Mapping[str, RowSource]) -> dict[
 def curated_rows(name: str) -> Mapping[str, Sequence[Mapping[str, object]]]:
     """Rows by group of the task's file. Several tasks may share one: the file names them."""
     here = Path(__file__).parent
-    for file in sorted(path for folder in FOLDERS for path in (here / folder).glob("*.json")):
+    for file in sorted(path for folder in _FOLDERS for path in (here / folder).glob("*.json")):
         content = json.loads(file.read_text("utf-8"))
         if name in content["tasks"]:
             return content["groups"]

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from tasks.evaluation.benchmarks.olmes.answers import squad_f1, squad_match
 from tasks.evaluation.benchmarks.olmes.ranked import Normalisation
 
-Row = Mapping[str, Any]
+DatasetRow = Mapping[str, Any]
 Format = Literal["cloze", "multiple_choice", "generate", "bits_per_byte"]
 """`cloze` ranks the answers' texts, `multiple_choice` their letters, `generate` compares a written answer, `bits_per_byte`
 scores the gold answer alone."""
@@ -105,7 +105,7 @@ class Task:
     """Places of the split's rows that the task has, in its order; None for all."""
     limit: int | None = None
     """Documents that OLMES draws from the split; None evaluates the whole split (RECIPE I.2, I.3)."""
-    read: Callable[[Row, int], Document | Sequence[Document]]
+    read: Callable[[DatasetRow, int], Document | Sequence[Document]]
     """A row and its place in the split, as one document or several."""
     formats: tuple[Format, ...]
     """The formats that the task has; the first is its default."""

@@ -4,15 +4,15 @@ Every turn shows the passage's earlier gold answers. No shots. All turns are ask
 not independent.
 """
 
-from tasks.evaluation.benchmarks.olmes.task import Document, Format, Row, Task, squad_score
+from tasks.evaluation.benchmarks.olmes.task import DatasetRow, Document, Format, Task, squad_score
 
-DESCRIPTION = (
+_DESCRIPTION = (
     "Below is a passage followed by a conversation so far, where each turn in the conversation contains a question and an "
     "answer. Please answer the final question by referring to the passage and the previous questions.\n\n"
 )
 
 
-def read_row(row: Row, place: int) -> list[Document]:
+def _read_row(row: DatasetRow, place: int) -> list[Document]:
     """The turns of a row of `EleutherAI/coqa`. The first answer and the additional ones are accepted."""
     questions, answers = row["questions"]["input_text"], row["answers"]["input_text"]
     others = [extra["input_text"] for extra in (row.get("additional_answers") or {}).values()]
@@ -30,7 +30,7 @@ def read_row(row: Row, place: int) -> list[Document]:
     return documents
 
 
-def query(document: Document, format: Format) -> str:
+def _query(document: Document, format: Format) -> str:
     """The passage, the conversation so far and the question."""
     return f"{document.question}\nAnswer:"
 
@@ -41,10 +41,10 @@ TASKS = (
         dataset="EleutherAI/coqa",
         split="validation",
         count=7983,
-        read=read_row,
+        read=_read_row,
         formats=("generate", "bits_per_byte"),
-        description=lambda group: DESCRIPTION,
-        query=query,
+        description=lambda group: _DESCRIPTION,
+        query=_query,
         score=squad_score,
         primary="f1",
         max_new_tokens=50,

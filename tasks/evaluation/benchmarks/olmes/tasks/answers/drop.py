@@ -9,29 +9,29 @@ from collections.abc import Mapping
 from typing import Any
 
 from tasks.evaluation.benchmarks.olmes.answers import drop_exact, drop_f1
-from tasks.evaluation.benchmarks.olmes.task import Document, Row, Task
+from tasks.evaluation.benchmarks.olmes.task import DatasetRow, Document, Task
 
-DESCRIPTION = (
+_DESCRIPTION = (
     "The following are reading comprehension questions, where the answer to each question is either a segment of text from "
     "the corresponding passage, a number, or a date (containing any of the date, month, and/or year components). Some "
     "questions may require you to pull together information pieces from the passage and reason over them.\n\n"
 )
-STOP = ("Passage:", "Question:", "\n\n")
+_STOP = ("Passage:", "Question:", "\n\n")
 
 
-def read_row(row: Row, place: int) -> Document:
+def read_row(row: DatasetRow, place: int) -> Document:
     """A row of `EleutherAI/drop`."""
-    answers = accepted(row)
+    answers = _accepted(row)
     question = f"Passage: {row['passage']}\nQuestion: {row['question']}"
     id = str(row.get("query_id", place))
     return Document(id, question, ", ".join(answers[0]), references=tuple(answers), group=row.get("section_id", ""))
 
 
-def accepted(row: Row) -> list[tuple[str, ...]]:
+def _accepted(row: DatasetRow) -> list[tuple[str, ...]]:
     """The gold answer and the validated ones, each as spans, without repetition."""
     found: list[tuple[str, ...]] = []
     for answer in [row["answer"], *unzipped(row.get("validated_answers") or {})]:
-        spans = read_answer(answer)
+        spans = _read_answer(answer)
         if spans and spans not in found:
             found.append(spans)
     return found
@@ -44,7 +44,7 @@ def unzipped(validated: Any) -> list[Mapping[str, Any]]:
     return [dict(zip(validated, values, strict=True)) for values in zip(*validated.values(), strict=True)]
 
 
-def read_answer(answer: Mapping[str, Any]) -> tuple[str, ...]:
+def _read_answer(answer: Mapping[str, Any]) -> tuple[str, ...]:
     """The number, the spans, or "day month year"."""
     if answer["number"] != "":
         return (str(answer["number"]),)
@@ -54,7 +54,7 @@ def read_answer(answer: Mapping[str, Any]) -> tuple[str, ...]:
     return (" ".join(str(date[part]) for part in ("day", "month", "year")).strip(),)
 
 
-def score(document: Document, text: str) -> tuple[dict[str, float], str]:
+def _score(document: Document, text: str) -> tuple[dict[str, float], str]:
     """DROP's F1 and exact match, the best over the accepted answers."""
     given = text.strip()
     return {"f1": drop_f1(given, document.references), "exact_match": drop_exact(given, document.references)}, given
@@ -70,12 +70,12 @@ TASKS = tuple(
         read=read_row,
         formats=("generate", "bits_per_byte"),
         shots=shots,
-        description=lambda group: DESCRIPTION,
+        description=lambda group: _DESCRIPTION,
         bits_answer=lambda document: str(document.references[0]),
-        score=score,
+        score=_score,
         primary="f1",
         max_new_tokens=100,
-        stop=STOP,
+        stop=_STOP,
     )
     for name, shots in (("drop", 5), ("drop_3shot", 3))
 )

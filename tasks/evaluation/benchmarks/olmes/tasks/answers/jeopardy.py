@@ -1,9 +1,9 @@
 """Jeopardy (MosaicML's gauntlet): a category and a clue, all 2,116 rows (RECIPE I.3). The context is cut at its first ": "."""
 
-from tasks.evaluation.benchmarks.olmes.task import Document, Row, Task, squad_score
+from tasks.evaluation.benchmarks.olmes.task import DatasetRow, Document, Task, squad_score
 
 
-def read_row(row: Row, place: int) -> Document:
+def _read_row(row: DatasetRow, place: int) -> Document:
     """A row of `soldni/jeopardy`, subset mosaicml_gauntlet."""
     category, _, clue = row["context"].partition(": ")
     question = f"Category: {category}\nQuestion: {clue}"
@@ -17,7 +17,7 @@ TASKS = (
         subset="mosaicml_gauntlet",
         split="train",
         count=2116,
-        read=read_row,
+        read=_read_row,
         formats=("generate", "bits_per_byte"),
         shots=5,
         score=squad_score,

@@ -3,21 +3,21 @@
 The score is the bits per byte of the word, or whether the model's greedy text begins with it.
 """
 
-from tasks.evaluation.benchmarks.olmes.task import Document, Format, Row, Task
+from tasks.evaluation.benchmarks.olmes.task import DatasetRow, Document, Format, Task
 
 
-def read_row(row: Row, place: int) -> Document:
+def _read_row(row: DatasetRow, place: int) -> Document:
     """A row of `EleutherAI/lambada_openai`."""
     text, _, word = row["text"].rpartition(" ")
     return Document(str(place), text, word, references=(word,))
 
 
-def query(document: Document, format: Format) -> str:
+def _query(document: Document, format: Format) -> str:
     """The passage without its last word."""
     return document.question
 
 
-def score(document: Document, text: str) -> tuple[dict[str, float], str]:
+def _score(document: Document, text: str) -> tuple[dict[str, float], str]:
     """Whether the first word is the passage's last one."""
     first = next(iter(text.split()), "").strip(".,;:!?\"'”’")
     return {"exact_match": float(first == document.answer)}, first
@@ -29,10 +29,10 @@ TASKS = (
         dataset="EleutherAI/lambada_openai",
         split="test",
         count=5153,
-        read=read_row,
+        read=_read_row,
         formats=("bits_per_byte", "generate"),
-        query=query,
-        score=score,
+        query=_query,
+        score=_score,
         max_new_tokens=8,
     ),
 )

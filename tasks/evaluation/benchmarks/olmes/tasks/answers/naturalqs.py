@@ -1,17 +1,17 @@
 """Natural Questions (open): short factual questions, validation split (RECIPE I.3). A shot joins several answers by ", "."""
 
 from tasks.evaluation.benchmarks.olmes.answers import drop_exact, drop_f1
-from tasks.evaluation.benchmarks.olmes.task import Document, Row, Task
+from tasks.evaluation.benchmarks.olmes.task import DatasetRow, Document, Task
 
 
-def read_row(row: Row, place: int) -> Document:
+def _read_row(row: DatasetRow, place: int) -> Document:
     """A row of `google-research-datasets/nq_open`; the bits are those of the first answer."""
     answers = tuple(row["answer"])
     question = f"Question: {row['question']}"
     return Document(str(place), question, ", ".join(answers), references=answers, details={"first": answers[0]})
 
 
-def score(document: Document, text: str) -> tuple[dict[str, float], str]:
+def _score(document: Document, text: str) -> tuple[dict[str, float], str]:
     """F1 by DROP's rules, the best over the answers."""
     given = text.strip()
     spans = [[answer] for answer in document.references]
@@ -25,11 +25,11 @@ TASKS = (
         split="validation",
         count=3610,
         limit=1000,
-        read=read_row,
+        read=_read_row,
         formats=("generate", "bits_per_byte"),
         shots=5,
         bits_answer=lambda document: document.details["first"],
-        score=score,
+        score=_score,
         primary="f1",
         max_new_tokens=50,
         stop=("Question:", "Q:", "\n\n"),

@@ -7,10 +7,10 @@ contains an accepted one, or its lower-cased or capitalised form.
 
 import json
 
-from tasks.evaluation.benchmarks.olmes.task import Document, Format, Row, Task
+from tasks.evaluation.benchmarks.olmes.task import DatasetRow, Document, Format, Task
 
 
-def read_row(row: Row, place: int) -> Document:
+def _read_row(row: DatasetRow, place: int) -> Document:
     """A row of `akariasai/PopQA`; its answers are a list or a list written as JSON."""
     answers = row["possible_answers"]
     answers = tuple(json.loads(answers) if isinstance(answers, str) else answers)
@@ -19,12 +19,12 @@ def read_row(row: Row, place: int) -> Document:
     )
 
 
-def query(document: Document, format: Format) -> str:
+def _query(document: Document, format: Format) -> str:
     """The question on one line with the cue "A:"."""
     return f"{document.question} A:"
 
 
-def score(document: Document, text: str) -> tuple[dict[str, float], str]:
+def _score(document: Document, text: str) -> tuple[dict[str, float], str]:
     """Whether an accepted answer is in the text."""
     forms = {form for answer in document.references for form in (answer, answer.lower(), answer.capitalize())}
     return {"exact_match": float(any(form in text for form in forms))}, text.strip()
@@ -36,13 +36,13 @@ TASKS = (
         dataset="akariasai/PopQA",
         split="test",
         count=14267,
-        read=read_row,
+        read=_read_row,
         formats=("generate",),
         shots=1,
         shot_split="test",
         other_groups=True,
-        query=query,
-        score=score,
+        query=_query,
+        score=_score,
         max_new_tokens=15,
         stop=("\n\n",),
         chat="turns",

@@ -1,14 +1,14 @@
 """SQuAD: a span of a passage, validation split (RECIPE I.3), single newlines between title, background and question."""
 
-from tasks.evaluation.benchmarks.olmes.task import Document, Row, Task, squad_score
+from tasks.evaluation.benchmarks.olmes.task import DatasetRow, Document, Task, squad_score
 
-DESCRIPTION = (
+_DESCRIPTION = (
     "The following are reading comprehension questions, where the answer to each question is a segment of text from the "
     "corresponding background text.\n\n"
 )
 
 
-def read_row(row: Row, place: int) -> Document:
+def _read_row(row: DatasetRow, place: int) -> Document:
     """A row of `rajpurkar/squad`."""
     answers = tuple(row["answers"]["text"])
     question = f"Title: {row['title']}\nBackground: {row['context']}\nQuestion: {row['question']}"
@@ -22,10 +22,10 @@ TASKS = (
         split="validation",
         count=10570,
         limit=1000,
-        read=read_row,
+        read=_read_row,
         formats=("generate", "bits_per_byte"),
         shots=5,
-        description=lambda group: DESCRIPTION,
+        description=lambda group: _DESCRIPTION,
         score=squad_score,
         primary="f1",
         max_new_tokens=50,

@@ -4,10 +4,10 @@ No rendered oracle is at hand. The format follows RECIPE I.3; the five shots are
 its shot source `OLMES:triviaqa`, in their order.
 """
 
-from tasks.evaluation.benchmarks.olmes.task import Document, Row, Task, squad_score
+from tasks.evaluation.benchmarks.olmes.task import DatasetRow, Document, Task, squad_score
 
 
-def read_row(row: Row, place: int) -> Document:
+def _read_row(row: DatasetRow, place: int) -> Document:
     """A row of `mandarjoshi/trivia_qa`, subset rc.wikipedia.nocontext."""
     answer = row["answer"]
     references = dict.fromkeys([*answer.get("aliases", ()), *answer.get("normalized_aliases", ())])
@@ -22,7 +22,7 @@ TASKS = (
         subset="rc.wikipedia.nocontext",
         split="validation",
         count=7993,
-        read=read_row,
+        read=_read_row,
         formats=("generate", "bits_per_byte"),
         shots=5,
         score=squad_score,

@@ -8,7 +8,7 @@ the prompt of OLMES's `agi_eval:0shot_cot::tulu3`.
 
 import re
 
-from tasks.evaluation.benchmarks.olmes.task import LETTERS, Document, Row, Task
+from tasks.evaluation.benchmarks.olmes.task import LETTERS, DatasetRow, Document, Task
 from tasks.evaluation.benchmarks.olmes.tasks.choices.mmlu import with_reasoning
 
 EXAMS = ("aqua-rat", "logiqa-en", "lsat-ar", "lsat-lr", "lsat-rc", "sat-en", "sat-math", "gaokao-english")
@@ -18,7 +18,7 @@ QUERY = re.compile(r"^(?P<passage>.*?)\s*Q: (?P<question>.*?)\s*Answer Choices:"
 BREAKS = re.compile(r"\n+")
 
 
-def read_row(row: Row, place: int) -> Document:
+def _read_row(row: DatasetRow, place: int) -> Document:
     """A row of an exam. Raises ValueError for a question without a gold letter."""
     official = "question" in row
     passage, question = (row.get("passage") or "", row["question"]) if official else split_query(row["query"])
@@ -48,7 +48,7 @@ AGI_EVAL = Task(
     groups=EXAMS,
     average="macro",
     count=2646,
-    read=read_row,
+    read=_read_row,
     formats=("multiple_choice", "bits_per_byte"),
     shot_split="dev",
     role="held_out",

@@ -1,15 +1,15 @@
 """ARC-Challenge and ARC-Easy: grade-school science with four choices, test split (RECIPE I.2)."""
 
-from tasks.evaluation.benchmarks.olmes.task import LETTERS, Document, Row, Task
+from tasks.evaluation.benchmarks.olmes.task import LETTERS, DatasetRow, Document, Task
 
-DIGITS = {str(place + 1): letter for place, letter in enumerate(LETTERS[:5])}
+_DIGITS = {str(place + 1): letter for place, letter in enumerate(LETTERS[:5])}
 """Some questions number their options; keys 1 to 5 stand for A to E."""
 
 
-def read_row(row: Row, place: int) -> Document:
+def _read_row(row: DatasetRow, place: int) -> Document:
     """A row of `allenai/ai2_arc`."""
-    labels = [DIGITS.get(label, label) for label in row["choices"]["label"]]
-    gold = labels.index(DIGITS.get(row["answerKey"], row["answerKey"]))
+    labels = [_DIGITS.get(label, label) for label in row["choices"]["label"]]
+    gold = labels.index(_DIGITS.get(row["answerKey"], row["answerKey"]))
     choices = tuple(row["choices"]["text"])
     return Document(row["id"], f"Question: {row['question']}", choices[gold], choices, gold)
 
@@ -21,7 +21,7 @@ TASKS = (
         subset="ARC-Challenge",
         split="test",
         count=1172,
-        read=read_row,
+        read=_read_row,
         formats=("multiple_choice", "cloze", "bits_per_byte"),
         normalisation="pmi",
         shots=5,
@@ -33,7 +33,7 @@ TASKS = (
         split="test",
         count=2376,
         limit=1000,
-        read=read_row,
+        read=_read_row,
         formats=("multiple_choice", "cloze", "bits_per_byte"),
         normalisation="per_char",
         shots=5,

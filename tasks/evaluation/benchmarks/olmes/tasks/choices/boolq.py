@@ -1,11 +1,11 @@
 """BoolQ: yes or no about a passage, validation split (RECIPE I.2). Choices are yes and no, so the gold index is 1 − label."""
 
-from tasks.evaluation.benchmarks.olmes.task import Document, Row, Task
+from tasks.evaluation.benchmarks.olmes.task import DatasetRow, Document, Task
 
 CHOICES = ("yes", "no")
 
 
-def read_row(row: Row, place: int) -> Document:
+def _read_row(row: DatasetRow, place: int) -> Document:
     """A row of `aps/super_glue`, subset boolq."""
     gold = 1 - row["label"]
     question = f"{row['passage']}\nQuestion: {row['question']}?"
@@ -20,7 +20,7 @@ TASKS = (
         split="validation",
         count=3270,
         limit=1000,
-        read=read_row,
+        read=_read_row,
         formats=("multiple_choice", "cloze", "bits_per_byte"),
         normalisation="raw",
         shots=5,

@@ -1,9 +1,9 @@
 """CommonsenseQA: five choices, validation split (RECIPE I.2)."""
 
-from tasks.evaluation.benchmarks.olmes.task import Document, Row, Task
+from tasks.evaluation.benchmarks.olmes.task import DatasetRow, Document, Task
 
 
-def read_row(row: Row, place: int) -> Document:
+def _read_row(row: DatasetRow, place: int) -> Document:
     """A row of `tau/commonsense_qa`."""
     choices = tuple(row["choices"]["text"])
     gold = list(row["choices"]["label"]).index(row["answerKey"])
@@ -16,7 +16,7 @@ TASKS = (
         dataset="tau/commonsense_qa",
         split="validation",
         count=1221,
-        read=read_row,
+        read=_read_row,
         formats=("multiple_choice", "cloze", "bits_per_byte"),
         normalisation="pmi",
         shots=5,

@@ -7,30 +7,30 @@ second part stays before the line break.
 
 import re
 
-from tasks.evaluation.benchmarks.olmes.task import Document, Format, Row, Task, lettered
+from tasks.evaluation.benchmarks.olmes.task import DatasetRow, Document, Format, Task, lettered
 
 BRACKETS = re.compile(r"\[.*?\]")
 
 
-def clean(text: str) -> str:
+def _clean(text: str) -> str:
     """Strip, turn " [title]" into ". ", delete other marks in brackets, and halve double spaces."""
     text = text.strip().replace(" [title]", ". ")
     return BRACKETS.sub("", text).replace("  ", " ")
 
 
-def read_row(row: Row, place: int) -> Document:
+def _read_row(row: DatasetRow, place: int) -> Document:
     """A row of `Rowan/hellaswag`."""
     raw = f"{row['activity_label']}: {row['ctx_a']} {row['ctx_b'].capitalize()}"
-    choices = tuple(clean(ending) for ending in row["endings"])
+    choices = tuple(_clean(ending) for ending in row["endings"])
     gold = int(row["label"])
-    return Document(str(row["ind"]), clean(raw), choices[gold], choices, gold, details={"raw": raw})
+    return Document(str(row["ind"]), _clean(raw), choices[gold], choices, gold, details={"raw": raw})
 
 
-def query(document: Document, format: Format) -> str:
+def _query(document: Document, format: Format) -> str:
     """The situation alone, or with the lettered continuations."""
     if format != "multiple_choice":
         return document.question
-    return clean(f"{document.details['raw']}\nChoose the best continuation:\n{lettered(document)}Answer:")
+    return _clean(f"{document.details['raw']}\nChoose the best continuation:\n{lettered(document)}Answer:")
 
 
 TASKS = (
@@ -40,10 +40,10 @@ TASKS = (
         split="validation",
         count=10042,
         limit=1000,
-        read=read_row,
+        read=_read_row,
         formats=("multiple_choice", "cloze", "bits_per_byte"),
         normalisation="per_char",
         shots=5,
-        query=query,
+        query=_query,
     ),
 )

@@ -8,9 +8,9 @@ model reasons and ends "Therefore, the answer is (X)"; the instruction is the on
 import re
 from collections.abc import Sequence
 
-from tasks.evaluation.benchmarks.olmes.task import LETTERS, Document, Format, Row, Task
+from tasks.evaluation.benchmarks.olmes.task import LETTERS, DatasetRow, Document, Format, Task
 
-ANSWERS = (
+_ANSWERS = (
     r"[Tt]herefore, the answer is \(([A-{last}])\)",
     r"answer is:? \(?([A-{last}])\b",
     r"\(?\b([A-{last}])\)? is (?:the )?correct",
@@ -20,7 +20,7 @@ ANSWERS = (
 """From the asked form, whose last match counts, to any letter that stands alone, whose first match counts."""
 
 
-def read_row(row: Row, place: int) -> Document:
+def _read_row(row: DatasetRow, place: int) -> Document:
     """A row of `cais/mmlu`, subset all."""
     choices = tuple(row["choices"])
     gold = int(row["answer"])
@@ -29,7 +29,7 @@ def read_row(row: Row, place: int) -> Document:
     return Document(id, f"Question: {row['question']}", choices[gold], choices, gold, (LETTERS[gold],), subject)
 
 
-def description(subject: str) -> str:
+def _description(subject: str) -> str:
     """The line before the shots, underscores of the subject as spaces."""
     return f"The following are multiple choice questions (with answers) about {subject.replace('_', ' ')}.\n\n"
 
@@ -57,7 +57,7 @@ def chain_query(document: Document, format: Format = "generate") -> str:
 
 def extract_letter(text: str, choices: int) -> str:
     """The answer's letter among as many by progressively looser patterns, or an empty text."""
-    for place, pattern in enumerate(ANSWERS):
+    for place, pattern in enumerate(_ANSWERS):
         if found := re.findall(pattern.replace("{last}", LETTERS[choices - 1]), text):
             return found[-1] if place == 0 else found[0]
     return ""
@@ -96,12 +96,12 @@ MMLU = Task(
     subset="all",
     split="test",
     count=14042,
-    read=read_row,
+    read=_read_row,
     formats=("multiple_choice", "cloze", "bits_per_byte"),
     normalisation="per_char",
     average="macro",
     shots=5,
     shot_split="dev",
-    description=description,
+    description=_description,
 )
 TASKS = (MMLU, with_reasoning(MMLU))

@@ -5,11 +5,11 @@ with the category in place of the subject. `mmlu_pro_cot` is zero-shot with reas
 `mmlu_pro:0shot_cot::tulu3`.
 """
 
-from tasks.evaluation.benchmarks.olmes.task import Document, Row, Task
+from tasks.evaluation.benchmarks.olmes.task import DatasetRow, Document, Task
 from tasks.evaluation.benchmarks.olmes.tasks.choices.mmlu import with_reasoning
 
 
-def read_row(row: Row, place: int) -> Document:
+def _read_row(row: DatasetRow, place: int) -> Document:
     """A row of `TIGER-Lab/MMLU-Pro`."""
     choices = tuple(row["options"])
     gold = int(row["answer_index"])
@@ -22,7 +22,7 @@ MMLU_PRO = Task(
     dataset="TIGER-Lab/MMLU-Pro",
     split="test",
     count=12032,
-    read=read_row,
+    read=_read_row,
     formats=("multiple_choice", "bits_per_byte"),
     shots=5,
     shot_split="validation",

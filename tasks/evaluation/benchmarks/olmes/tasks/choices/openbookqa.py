@@ -1,9 +1,9 @@
 """OpenBookQA: elementary science with four choices, test split (RECIPE I.2)."""
 
-from tasks.evaluation.benchmarks.olmes.task import Document, Row, Task
+from tasks.evaluation.benchmarks.olmes.task import DatasetRow, Document, Task
 
 
-def read_row(row: Row, place: int) -> Document:
+def _read_row(row: DatasetRow, place: int) -> Document:
     """A row of `allenai/openbookqa`, subset main."""
     choices = tuple(row["choices"]["text"])
     gold = list(row["choices"]["label"]).index(row["answerKey"].strip())
@@ -17,7 +17,7 @@ TASKS = (
         subset="main",
         split="test",
         count=500,
-        read=read_row,
+        read=_read_row,
         formats=("multiple_choice", "cloze", "bits_per_byte"),
         normalisation="pmi",
         shots=5,

@@ -1,9 +1,9 @@
 """PIQA: two ways to a goal, validation split (RECIPE I.2). Its label is "Goal:" in place of "Question:"."""
 
-from tasks.evaluation.benchmarks.olmes.task import Document, Row, Task
+from tasks.evaluation.benchmarks.olmes.task import DatasetRow, Document, Task
 
 
-def read_row(row: Row, place: int) -> Document:
+def _read_row(row: DatasetRow, place: int) -> Document:
     """A row of `ybisk/piqa`."""
     choices = (row["sol1"], row["sol2"])
     gold = int(row["label"])
@@ -17,7 +17,7 @@ TASKS = (
         split="validation",
         count=1838,
         limit=1000,
-        read=read_row,
+        read=_read_row,
         formats=("multiple_choice", "cloze", "bits_per_byte"),
         normalisation="per_char",
         shots=5,

@@ -1,9 +1,9 @@
 """Social IQa: three choices about a situation, validation split (RECIPE I.2). The context and the question share a line."""
 
-from tasks.evaluation.benchmarks.olmes.task import Document, Row, Task
+from tasks.evaluation.benchmarks.olmes.task import DatasetRow, Document, Task
 
 
-def read_row(row: Row, place: int) -> Document:
+def _read_row(row: DatasetRow, place: int) -> Document:
     """A row of `allenai/social_i_qa`."""
     choices = (row["answerA"], row["answerB"], row["answerC"])
     gold = int(row["label"]) - 1
@@ -18,7 +18,7 @@ TASKS = (
         split="validation",
         count=1954,
         limit=1000,
-        read=read_row,
+        read=_read_row,
         formats=("multiple_choice", "cloze", "bits_per_byte"),
         normalisation="per_char",
         shots=5,

@@ -7,10 +7,10 @@ Choices are those of MC1 and MC2 without repetition.
 from collections.abc import Sequence
 from math import exp
 
-from tasks.evaluation.benchmarks.olmes.task import Document, Format, Row, Task
+from tasks.evaluation.benchmarks.olmes.task import DatasetRow, Document, Format, Task
 
 
-def read_row(row: Row, place: int) -> Document:
+def _read_row(row: DatasetRow, place: int) -> Document:
     """A row of `truthfulqa/truthful_qa`, subset multiple_choice, or a shot with its answer."""
     if "answer" in row:
         return Document(str(place), f"Q: {row['question']}", row["answer"])
@@ -23,12 +23,12 @@ def read_row(row: Row, place: int) -> Document:
     return Document(str(place), f"Q: {row['question']}", choices[gold], choices, gold, details=details)
 
 
-def query(document: Document, format: Format) -> str:
+def _query(document: Document, format: Format) -> str:
     """The question and the cue "A:"."""
     return f"{document.question}\nA:"
 
 
-def rank(document: Document, logprobs: Sequence[float]) -> dict[str, float]:
+def _rank(document: Document, logprobs: Sequence[float]) -> dict[str, float]:
     """MC2: probability of the true choices over that of all."""
     highest = max(logprobs)
     weights = [exp(value - highest) for value in logprobs]
@@ -43,14 +43,14 @@ TASKS = (
         subset="multiple_choice",
         split="validation",
         count=817,
-        read=read_row,
+        read=_read_row,
         formats=("cloze",),
         normalisation="raw",
         shots=6,
-        query=query,
-        rank=rank,
+        query=_query,
+        rank=_rank,
         rank_metric="mc2",
         chat="one_turn",
-        chat_query=lambda document: query(document, "cloze"),
+        chat_query=lambda document: _query(document, "cloze"),
     ),
 )

@@ -4,12 +4,12 @@ The cloze form puts each option into the blank and scores what comes after it, w
 sentences with the right option.
 """
 
-from tasks.evaluation.benchmarks.olmes.task import Document, Format, Row, Task, plain_pairs, plain_shot
+from tasks.evaluation.benchmarks.olmes.task import DatasetRow, Document, Format, Task, plain_pairs, plain_shot
 
 BLANK = "_"
 
 
-def read_row(row: Row, place: int) -> Document:
+def _read_row(row: DatasetRow, place: int) -> Document:
     """A row of `allenai/winogrande`."""
     choices = (row["option1"], row["option2"])
     gold = int(row["answer"]) - 1
@@ -19,14 +19,14 @@ def read_row(row: Row, place: int) -> Document:
     return Document(str(place), question, choices[gold], choices, gold, details=details)
 
 
-def shot(task: Task, document: Document, format: Format) -> str:
+def _shot(task: Task, document: Document, format: Format) -> str:
     """The whole sentence, or the lettered question with its answer."""
     if format == "multiple_choice":
         return plain_shot(task, document, format)
     return f"{document.details['before']}{document.answer} {document.details['after']}"
 
 
-def pairs(task: Task, document: Document, format: Format) -> list[tuple[str, str]]:
+def _pairs(task: Task, document: Document, format: Format) -> list[tuple[str, str]]:
     """The sentence up to each option, and the rest of it."""
     if format == "multiple_choice":
         return plain_pairs(task, document, format)
@@ -40,11 +40,11 @@ TASKS = (
         subset="winogrande_xl",
         split="validation",
         count=1267,
-        read=read_row,
+        read=_read_row,
         formats=("multiple_choice", "cloze", "bits_per_byte"),
         normalisation="raw",
         shots=5,
-        shot=shot,
-        pairs=pairs,
+        shot=_shot,
+        pairs=_pairs,
     ),
 )

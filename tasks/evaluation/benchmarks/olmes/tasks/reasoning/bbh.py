@@ -8,11 +8,11 @@ hand.
 import re
 
 from tasks.evaluation.benchmarks.olmes.shots import curated_rows
-from tasks.evaluation.benchmarks.olmes.task import Average, Document, Format, Row, Task
+from tasks.evaluation.benchmarks.olmes.task import Average, DatasetRow, Document, Format, Task
 
 THINK = "Let's think step by step."
 YES_NO = ("causal_judgement", "navigate", "web_of_lies", "sports_understanding")
-ANSWERS = {
+_ANSWERS = {
     **dict.fromkeys(YES_NO, r"(?:[Yy]es|[Nn]o)"),
     "boolean_expressions": r"(?:True|False|true|false)",
     "formal_fallacies": r"(?:[Vv]alid|[Ii]nvalid)",
@@ -24,8 +24,8 @@ ANSWERS = {
 LETTER = r"\([A-R]\)"
 PREFIXES = (r"[Ss]o the answer is:?\s*", r"answer is:?\s*", r"answer:\s*", r"answer\D{0,20}?", "")
 DELIMITERS = str.maketrans("", "", "\"'*`$")
-PUNCTUATION = re.compile(r"[^\w\s]")
-NAMES = (
+_PUNCTUATION = re.compile(r"[^\w\s]")
+BBH_TASKS = (
     "boolean_expressions", "causal_judgement", "date_understanding", "disambiguation_qa", "dyck_languages", "formal_fallacies",
     "geometric_shapes", "hyperbaton", "logical_deduction_five_objects", "logical_deduction_seven_objects",
     "logical_deduction_three_objects", "movie_recommendation", "multistep_arithmetic_two", "navigate", "object_counting",
@@ -35,22 +35,22 @@ NAMES = (
 )  # fmt: skip
 
 
-def read_row(row: Row, place: int) -> Document:
+def _read_row(row: DatasetRow, place: int) -> Document:
     """A row of `lukaemon/bbh`, or a shot whose target holds the working."""
     return Document(str(place), f"Q: {row['input']}", row["target"], references=(row["target"],))
 
 
-def query(document: Document, format: Format = "generate") -> str:
+def _query(document: Document, format: Format = "generate") -> str:
     """The question and the phrase that begins the working."""
     return f"{document.question}\nA: {THINK}"
 
 
-def shot(task: Task, document: Document, format: Format) -> str:
+def _shot(task: Task, document: Document, format: Format) -> str:
     """A query with its working on the next line, as in the authors' prompts."""
-    return f"{query(document)}\n{document.answer}"
+    return f"{_query(document)}\n{document.answer}"
 
 
-def description(group: str) -> str:
+def _description(group: str) -> str:
     """The sentence that the authors' prompt begins with."""
     rows = curated_rows("bbh")[group]
     return f"{rows[0]['description']}\n\n"
@@ -60,23 +60,23 @@ def extract(group: str, text: str) -> str:
     """The last match of the task's answer after the first of the prefixes that has one."""
     text = text.translate(DELIMITERS)
     for prefix in PREFIXES:
-        if found := re.findall(prefix + f"({ANSWERS.get(group, LETTER)})", text):
+        if found := re.findall(prefix + f"({_ANSWERS.get(group, LETTER)})", text):
             return found[-1].strip()
-    letters = re.findall(r"\b([A-R])\b", text) if group not in ANSWERS else []
+    letters = re.findall(r"\b([A-R])\b", text) if group not in _ANSWERS else []
     return f"({letters[-1]})" if letters else text.strip()
 
 
-def normal(group: str, text: str) -> str:
+def _normal(group: str, text: str) -> str:
     """Lower case, and without punctuation except in the task about brackets."""
     text = " ".join(text.lower().split())
-    return text.replace(" ", "") if group == "dyck_languages" else PUNCTUATION.sub("", text).strip()
+    return text.replace(" ", "") if group == "dyck_languages" else _PUNCTUATION.sub("", text).strip()
 
 
-def score(document: Document, text: str) -> tuple[dict[str, float], str]:
+def _score(document: Document, text: str) -> tuple[dict[str, float], str]:
     """Exact match of the extracted answer."""
     group = document.group
     extracted = extract(group, text)
-    return {"exact_match": float(normal(group, extracted) == normal(group, document.references[0]))}, extracted
+    return {"exact_match": float(_normal(group, extracted) == _normal(group, document.references[0]))}, extracted
 
 
 AVERAGES: tuple[tuple[str, Average], ...] = (("bbh", "macro"), ("bbh_chat", "micro"))
@@ -85,17 +85,17 @@ TASKS = tuple(
         name=name,
         dataset="lukaemon/bbh",
         subset="{group}",
-        groups=NAMES,
+        groups=BBH_TASKS,
         split="test",
         average=average,
         count=6511,
-        read=read_row,
+        read=_read_row,
         formats=("generate",),
         shots=3,
-        description=description,
-        query=query,
-        shot=shot,
-        score=score,
+        description=_description,
+        query=_query,
+        shot=_shot,
+        score=_score,
         max_new_tokens=512,
         stop=("\n\n",),
         max_context=4096,

@@ -9,7 +9,7 @@ without spaces, or equal by computer algebra.
 import ast
 import re
 
-from tasks.evaluation.benchmarks.olmes.task import Document, Format, Row, Task
+from tasks.evaluation.benchmarks.olmes.task import DatasetRow, Document, Format, Task
 from tasks.verifiers.equivalence import ALGEBRA
 
 MODULES = (
@@ -34,29 +34,29 @@ MODULES = (
     *(f"probability__{name}" for name in ("swr_p_level_set", "swr_p_sequence")),
 )  # fmt: skip
 PER_MODULE = 100
-ENDING = "Therefore, the final answer is [answer]. I hope it is correct."
+_ENDING = "Therefore, the final answer is [answer]. I hope it is correct."
 ANSWER = re.compile(r"(?i)therefore, the final answer is ([^\n]*?)\. I hope it is correct")
 LOOSER = re.compile(r"(?i)answer is:? ([^\n]*)")
 YES = {"yes": "true", "no": "false"}
 
 
-def plain(text: str) -> str:
+def _plain(text: str) -> str:
     """A field of the hub's rows, some of which hold Python's way of writing bytes, such as b'Solve 2*x = 4.\\n'."""
     return (ast.literal_eval(text).decode() if re.match(r"b['\"]", text) else text).strip()
 
 
-def read_row(row: Row, place: int) -> Document:
+def _read_row(row: DatasetRow, place: int) -> Document:
     """A row of `deepmind/math_dataset`."""
-    gold = plain(row["answer"])
-    return Document(str(place), plain(row["question"]), gold, references=(gold,))
+    gold = _plain(row["answer"])
+    return Document(str(place), _plain(row["question"]), gold, references=(gold,))
 
 
-def query(document: Document, format: Format = "generate") -> str:
+def _query(document: Document, format: Format = "generate") -> str:
     """The problem between the instruction and the form of the answer."""
     return (
         f"Solve the following math problem efficiently:\n{document.question}\n\n"
-        f'Show your work and conclude with the exact phrasing "{ENDING}" where [answer] is just the final number or expression '
-        f'that solves the problem. E.g., if the answer is 6, conclude with "{ENDING.replace("[answer]", "6")}"\n'
+        f'Show your work and conclude with the exact phrasing "{_ENDING}" where [answer] is just the final number or expression '
+        f'that solves the problem. E.g., if the answer is 6, conclude with "{_ENDING.replace("[answer]", "6")}"\n'
         "Note the formatting for the following answer types:\n"
         "- If the answer is a list (e.g., when there are two solutions to an equation), unless otherwise specified, present the "
         "solutions in a list separated by commas ordering them from the smallest to biggest  e.g.: 2, 10\n"
@@ -65,7 +65,7 @@ def query(document: Document, format: Format = "generate") -> str:
     )
 
 
-def normal(text: str) -> str:
+def _normal(text: str) -> str:
     """Text without spaces, mathematics' delimiters and a final full stop, in lower case; yes and no as truth values."""
     text = re.sub(r"[\s$`]|\\[()\[\]]", "", text.replace("\u2212", "-").lower()).rstrip(".")
     return YES.get(text, text)
@@ -73,18 +73,18 @@ def normal(text: str) -> str:
 
 def equal(given: str, wanted: str) -> bool:
     """Whether two answers say the same: part by part where they are lists."""
-    if normal(given) == normal(wanted):
+    if _normal(given) == _normal(wanted):
         return True
     parts = given.split(","), wanted.split(",")
     if len(parts[0]) != len(parts[1]) or not any(letter.isdigit() for letter in given):
         return False
     pairs = [
-        (normal(one).replace("**", "^"), normal(other).replace("**", "^")) for one, other in zip(*parts, strict=True)
+        (_normal(one).replace("**", "^"), _normal(other).replace("**", "^")) for one, other in zip(*parts, strict=True)
     ]
     return all(one == other or ALGEBRA.equal(one, other) for one, other in pairs)
 
 
-def score(document: Document, text: str) -> tuple[dict[str, float], str]:
+def _score(document: Document, text: str) -> tuple[dict[str, float], str]:
     """Whether the last answer in the asked form, else the last one in a looser form, is the gold one."""
     found = ANSWER.findall(text) or LOOSER.findall(text)
     given = found[-1].strip() if found else ""
@@ -101,10 +101,10 @@ TASKS = (
         split="test",
         places=tuple(range(PER_MODULE)),
         count=len(MODULES) * PER_MODULE,
-        read=read_row,
+        read=_read_row,
         formats=("generate",),
-        query=query,
-        score=score,
+        query=_query,
+        score=_score,
         max_new_tokens=2048,
         max_context=4096,
         role="held_out",

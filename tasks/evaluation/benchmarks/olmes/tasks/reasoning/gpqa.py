@@ -7,22 +7,22 @@ is MMLU CoT's with the four letters named.
 
 from random import Random
 
-from tasks.evaluation.benchmarks.olmes.task import LETTERS, Document, Format, Row, Task
+from tasks.evaluation.benchmarks.olmes.task import LETTERS, DatasetRow, Document, Format, Task
 from tasks.evaluation.benchmarks.olmes.tasks.choices.mmlu import chain_prompt, score_chain
 
-FIELDS = ("Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
+_FIELDS = ("Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
 
 
-def read_row(row: Row, place: int) -> Document:
+def _read_row(row: DatasetRow, place: int) -> Document:
     """A row of `Idavidrein/gpqa`."""
-    options = [row[field].strip() for field in FIELDS]
+    options = [row[field].strip() for field in _FIELDS]
     order = list(range(len(options)))
     Random(row["Question"]).shuffle(order)
     choices, gold = tuple(options[place] for place in order), order.index(0)
     return Document(str(place), f"Question: {row['Question'].strip()}", choices[gold], choices, gold, (LETTERS[gold],))
 
 
-def query(document: Document, format: Format = "generate") -> str:
+def _query(document: Document, format: Format = "generate") -> str:
     """The question with its options, and the four letters of which one is asked for."""
     return chain_prompt(document.question, document.choices, "(A), (B), (C), (D).")
 
@@ -34,9 +34,9 @@ TASKS = (
         subset="gpqa_main",
         split="train",
         count=448,
-        read=read_row,
+        read=_read_row,
         formats=("generate",),
-        query=query,
+        query=_query,
         score=score_chain,
         max_new_tokens=2048,
         max_context=4096,

@@ -9,30 +9,30 @@ import re
 from random import Random
 
 from tasks.evaluation.benchmarks.olmes.answers import gsm8k_match
-from tasks.evaluation.benchmarks.olmes.task import Document, Role, Row, Task
+from tasks.evaluation.benchmarks.olmes.task import DatasetRow, Document, Role, Task
 from tasks.verifiers import verify
 
-CALCULATOR = re.compile(r"<<.*?>>")
+_CALCULATOR = re.compile(r"<<.*?>>")
 OPERATOR = re.compile(r"([-+*/=])")
-STOP = ("Question:", "</s>", "<|im_end|>")
+_STOP = ("Question:", "</s>", "<|im_end|>")
 COUNT = 1319
 STAR_SEED, STAR_ITEMS = 42, 200
 STAR_PLACES = tuple(Random(STAR_SEED).sample(range(COUNT), STAR_ITEMS))
 """Places of GSM* in the test split, in evaluation order."""
 
 
-def read_row(row: Row, place: int) -> Document:
+def _read_row(row: DatasetRow, place: int) -> Document:
     """A row of `openai/gsm8k`, subset main; a row whose answer has no "####" is a shot that is written out already."""
     working, mark, number = row["answer"].rpartition("####")
     if not mark:
         return Document(str(place), f"Question: {row['question']}", row["answer"], references=(row["number"],))
     question = f"Question: {row['question']}"
-    return Document(str(place), question, worked(working, number.strip()), references=(number.strip(),))
+    return Document(str(place), question, _worked(working, number.strip()), references=(number.strip(),))
 
 
-def worked(working: str, number: str) -> str:
+def _worked(working: str, number: str) -> str:
     """The working on one line without calculator notes, then the number; every operator and hyphen between spaces."""
-    text = spaced(CALCULATOR.sub("", working))
+    text = spaced(_CALCULATOR.sub("", working))
     text = text[:1].upper() + text[1:]
     return f"{text if text.endswith('.') else f'{text}.'} So the answer is {spaced(number)}."
 
@@ -42,7 +42,7 @@ def spaced(text: str) -> str:
     return " ".join(OPERATOR.sub(r" \1 ", text).split())
 
 
-def score(document: Document, text: str) -> tuple[dict[str, float], str]:
+def _score(document: Document, text: str) -> tuple[dict[str, float], str]:
     """Exact match of the last number."""
     correct, extracted = gsm8k_match(text, document.references[0])
     return {"exact_match": float(correct)}, extracted
@@ -55,7 +55,7 @@ def published_score(document: Document, text: str) -> tuple[dict[str, float], st
 
 
 HELD_OUT_PLACES = tuple(sorted(set(range(COUNT)) - set(STAR_PLACES)))
-PARTS: tuple[tuple[str, tuple[int, ...] | None, Role], ...] = (
+_PARTS: tuple[tuple[str, tuple[int, ...] | None, Role], ...] = (
     ("gsm8k", None, "held_out"),
     ("gsm_star", STAR_PLACES, "dev"),
     ("gsm8k_held_out", HELD_OUT_PLACES, "held_out"),
@@ -68,18 +68,18 @@ TASKS = tuple(
         split="test",
         count=COUNT,
         places=places,
-        read=read_row,
+        read=_read_row,
         formats=("generate", "bits_per_byte"),
         shots=8,
-        score=score,
+        score=_score,
         published_score=published_score,
         max_new_tokens=512,
-        stop=(*STOP, "\n\n"),
+        stop=(*_STOP, "\n\n"),
         role=role,
         chat="turns",
         chat_query=lambda document: document.question,
-        chat_stop=STOP,
+        chat_stop=_STOP,
         chat_cue="Answer:",
     )
-    for name, places, role in PARTS
+    for name, places, role in _PARTS
 )

@@ -6,30 +6,30 @@ are those of a completion. A fenced block in an answer is taken out of it. Human
 
 import re
 
-from tasks.evaluation.benchmarks.olmes.task import Document, Format, Row, Task
+from tasks.evaluation.benchmarks.olmes.task import DatasetRow, Document, Format, Task
 from tasks.verifiers.sandbox import run_program
 
-STOP = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
+_STOP = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 """What begins after a function's end (Chen et al. 2021)."""
 FENCE = re.compile(r"```(?:python)?\n(.*?)(?:```|$)", re.S)
 ANNOUNCED = "Here is the completed function:\n\n```python\n"
 SECONDS_PLUS = 10.0
 
 
-def read_row(row: Row, place: int) -> Document:
+def _read_row(row: DatasetRow, place: int) -> Document:
     """A row of `openai/openai_humaneval` or `evalplus/humanevalplus`."""
     details = {name: row[name] for name in ("prompt", "test", "entry_point")}
     return Document(row["task_id"], row["prompt"], row["canonical_solution"], details=details)
 
 
-def query(document: Document, format: Format) -> str:
+def _query(document: Document, format: Format) -> str:
     """The signature and the docstring; before gold bits the rendered requests announce the answer too."""
     return document.question + (ANNOUNCED if format == "bits_per_byte" else "")
 
 
-def pairs(task: Task, document: Document, format: Format) -> list[tuple[str, str]]:
+def _pairs(task: Task, document: Document, format: Format) -> list[tuple[str, str]]:
     """The gold completion, whose own indentation is all that stands before it."""
-    return [(query(document, format), document.answer)]
+    return [(_query(document, format), document.answer)]
 
 
 def program(document: Document, text: str) -> str:
@@ -40,7 +40,7 @@ def program(document: Document, text: str) -> str:
     return f"{whole}\n{document.details['test']}\ncheck({document.details['entry_point']})\n"
 
 
-def score(document: Document, text: str) -> tuple[dict[str, float], str]:
+def _score(document: Document, text: str) -> tuple[dict[str, float], str]:
     """Whether the completed function passes its tests."""
     ran = run_program(program(document, text), seconds=SECONDS_PLUS)
     return {"passed": float(ran.passed)}, ran.detail
@@ -52,14 +52,14 @@ TASKS = tuple(
         dataset=dataset,
         split="test",
         count=164,
-        read=read_row,
+        read=_read_row,
         formats=("generate", "bits_per_byte"),
-        query=query,
-        pairs=pairs,
-        score=score,
+        query=_query,
+        pairs=_pairs,
+        score=_score,
         primary="pass_at_10",
         max_new_tokens=1024,
-        stop=STOP,
+        stop=_STOP,
         temperature=0.8,
         top_p=0.95,
         samples=20,

@@ -4,7 +4,7 @@ The score is the mean over types. One shot's inner blank line is repaired, as in
 shot is written out with its final answer. `math_500` is the sample of Lightman et al. (2023).
 """
 
-from tasks.evaluation.benchmarks.olmes.task import Document, Format, Row, Task
+from tasks.evaluation.benchmarks.olmes.task import DatasetRow, Document, Format, Task
 from tasks.verifiers import verify
 from tasks.verifiers.competition_math import last_boxed
 
@@ -17,35 +17,35 @@ TYPES = (
     "prealgebra",
     "precalculus",
 )
-STOP = ("Problem:", "\n\n")
+_STOP = ("Problem:", "\n\n")
 
 
-def read_row(row: Row, place: int) -> Document:
+def _read_row(row: DatasetRow, place: int) -> Document:
     """A row of `EleutherAI/hendrycks_math`."""
     gold = row.get("answer") or last_boxed(row["solution"]) or row["solution"]
     return Document(str(place), f"Problem:\n{row['problem']}", row["solution"], references=(gold,))
 
 
-def query(document: Document, format: Format) -> str:
+def _query(document: Document, format: Format) -> str:
     """The problem and the cue "Solution:"."""
     return f"{document.question}\n\nSolution:"
 
 
-def score(document: Document, text: str) -> tuple[dict[str, float], str]:
+def _score(document: Document, text: str) -> tuple[dict[str, float], str]:
     """Whether any extracted candidate equals the gold answer ("flex")."""
     verdict = verify("math", text, document.references[0], rules="published")
     return {"exact_match": float(verdict.correct)}, verdict.extracted
 
 
-SHARED = {
+_SHARED = {
     "split": "test",
-    "read": read_row,
+    "read": _read_row,
     "formats": ("generate", "bits_per_byte"),
     "shots": 4,
-    "query": query,
-    "score": score,
+    "query": _query,
+    "score": _score,
     "max_new_tokens": 1024,
-    "stop": STOP,
+    "stop": _STOP,
     "role": "held_out",
     "chat": "turns",
     "chat_query": lambda document: f"{document.question}\n\nSolution:",
@@ -58,7 +58,7 @@ TASKS = (
         groups=TYPES,
         average="macro",
         count=5000,
-        **SHARED,
+        **_SHARED,
     ),
-    Task(name="math_500", dataset="HuggingFaceH4/MATH-500", count=500, **SHARED),
+    Task(name="math_500", dataset="HuggingFaceH4/MATH-500", count=500, **_SHARED),
 )

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 LOOPBACK_NAMES = ("127.0.0.1", "localhost")
 OWN_SITES = (b"same-origin", b"none")
 """Sec-Fetch-Site of the own page, and of an address that a person typed."""
-POLICY = [
+_POLICY = [
     (b"x-frame-options", b"SAMEORIGIN"),
     (b"content-security-policy", b"frame-ancestors 'self'"),
     (b"cross-origin-resource-policy", b"same-origin"),
@@ -119,14 +119,14 @@ def _guarded(send: Send, canonical: bytes, keep_policy: bool) -> Send:
 
     async def guarded(message: Message) -> None:
         if message["type"] == "http.response.start":
-            named = {name for name, _ in POLICY} - ({b"content-security-policy"} if keep_policy else set())
+            named = {name for name, _ in _POLICY} - ({b"content-security-policy"} if keep_policy else set())
             kept = [
                 (name, value)
                 for name, value in message.get("headers", [])
                 if name.lower() not in named
                 and not (name.lower() == b"access-control-allow-origin" and value.lower() != canonical)
             ]
-            message = {**message, "headers": [*kept, *POLICY]}
+            message = {**message, "headers": [*kept, *_POLICY]}
         await send(message)
 
     return guarded
@@ -144,5 +144,5 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, reason: str) -> No
 
 async def _answer(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
     length = (b"content-length", str(len(body)).encode())
-    await send({"type": "http.response.start", "status": status, "headers": [*headers, length, *POLICY]})
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, length, *_POLICY]})
     await send({"type": "http.response.body", "body": body})

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-PATIENCE_SECONDS = 20.0
+_PATIENCE_SECONDS = 20.0
 """How long a request is tried for before its caller gets the 503."""
 FIRST_WAIT_SECONDS = 0.05
-LONGEST_WAIT_SECONDS = 1.0
+_LONGEST_WAIT_SECONDS = 1.0
 LARGEST_BODY = 4 << 20
 """Bytes of a request that are kept for another try; a larger one is passed on and tried once."""
 
 
 class BusyRetry:
-    """Answers 503 only when the app still does after `PATIENCE_SECONDS`."""
+    """Answers 503 only when the app still does after `_PATIENCE_SECONDS`."""
 
     def __init__(self, app: ASGIApp):
         self._app = app
@@ -36,7 +36,7 @@ class BusyRetry:
             await self._app(scope, receive, send)
             return
         body, whole = await _read(receive)
-        deadline, wait = time.monotonic() + PATIENCE_SECONDS, FIRST_WAIT_SECONDS
+        deadline, wait = time.monotonic() + _PATIENCE_SECONDS, FIRST_WAIT_SECONDS
         while True:
             last = not whole or time.monotonic() + wait > deadline
             busy = _Busy(send, pass_on=last)
@@ -50,7 +50,7 @@ class BusyRetry:
             if last or not busy.found:
                 return
             await asyncio.sleep(wait * random.uniform(0.5, 1.5))
-            wait = min(2 * wait, LONGEST_WAIT_SECONDS)
+            wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
 
 
 class _Busy:

@@ -1,4 +1,4 @@
-"""Prefect's server behind our guard: `python -m flows.running.guarded_server --host HOST --port PORT`.
+"""Prefect's server behind our guard: `python -m flows.server.guarded_server --host HOST --port PORT`.
 
 Prefect alone answers every website that the user's browser has open. The dashboard and the temporary server of a run are
 both started through this module.
@@ -9,8 +9,8 @@ import ipaddress
 import os
 from typing import TYPE_CHECKING
 
-from flows.running.busy_retry import BusyRetry
-from flows.running.origin_guard import LOOPBACK_NAMES, OriginGuard, host_headers
+from flows.server.busy_retry import BusyRetry
+from flows.server.origin_guard import LOOPBACK_NAMES, OriginGuard, host_headers
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -44,7 +44,7 @@ def check_host(host: str) -> None:
         )
 
 
-def address(host: str, port: int) -> str:
+def server_origin(host: str, port: int) -> str:
     """The server's own origin, as a program on this machine reaches it."""
     reached = "127.0.0.1" if _is_wildcard(host) or host == "localhost" else host
     return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
@@ -54,7 +54,7 @@ def guard(app: "ASGIApp", host: str, port: int) -> OriginGuard:
     """An app behind the guard for the address it is bound to."""
     names = None if _is_wildcard(host) else {*LOOPBACK_NAMES, host} if is_loopback(host) else {host}
     hosts = None if names is None else host_headers(names, port)
-    return OriginGuard(BusyRetry(app), hosts, address(host, port))
+    return OriginGuard(BusyRetry(app), hosts, server_origin(host, port))
 
 
 def _is_wildcard(host: str) -> bool:
@@ -65,8 +65,8 @@ def own_settings(host: str, port: int) -> dict[str, str]:
     """Environment of the server: its page asks it, and no other origin has leave to read."""
     return {
         # Without this the pages of a server on another port than 4200 ask the wrong address.
-        "PREFECT_UI_API_URL": "/api" if _is_wildcard(host) else f"{address(host, port)}/api",
-        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": address(host, port),
+        "PREFECT_UI_API_URL": "/api" if _is_wildcard(host) else f"{server_origin(host, port)}/api",
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": server_origin(host, port),
     }
 
 

@@ -1,0 +1,139 @@
+"""Asks a person on the dashboard whether a stage may run: a small flow run of its own that pauses with Prefect's input form.
+
+The run `approve LABEL` shows plan and price, and its Resume button opens the form. Other stages go on meanwhile. The
+pause waits in a thread of its own, so that a cancelled run need not wait for the answer.
+"""
+
+import threading
+from contextvars import copy_context
+from typing import Literal
+from uuid import UUID
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
+from prefect.exceptions import FlowPauseTimeout, ObjectNotFound
+from prefect.flow_runs import pause_flow_run
+from prefect.input import RunInput
+from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.states import Cancelled
+from pydantic import Field
+
+from infra.execution.approval import Answer, ApprovalNeeded, Question, as_money
+from infra.execution.markdown import code, escaped, slug
+from infra.stopping import check_stopping
+
+PATIENCE_SECONDS = 14 * 24 * 3600
+"""An approval that nobody gives in two weeks is none."""
+POLL_SECONDS = 2
+ENDED = ("CANCELLED", "CANCELLING", "CRASHED", "FAILED")
+
+
+class ApprovalForm(RunInput):
+    """The form on the dashboard."""
+
+    decision: Literal["approve", "refuse"] = Field(description="Whether the stage may run.")
+    reason: str = Field(min_length=1, max_length=2000, description="Why; it is kept in the store with your name.")
+    name: str = Field(min_length=1, max_length=200, description="Who decides.")
+
+
+def ask_on_dashboard(question: Question) -> Answer:
+    """Pause a flow run of its own until a person has answered its form.
+
+    Raises ApprovalNeeded without a dashboard, Interrupted when the run is asked to stop meanwhile.
+    """
+    if PREFECT_API_URL.value() is None:
+        raise ApprovalNeeded(
+            f"{question.label} would cost {as_money(question.price)}, above execution.approve_above={question.above:g}, and "
+            "there is no dashboard to ask on. Say --approve 'why', which is kept in the store; or start `olmo2 dashboard` and "
+            "give the same command again: it waits there for your answer"
+        )
+    asked = _Asked(question)
+    threading.Thread(
+        target=copy_context().run, args=(asked.run,), daemon=True, name=f"approve {question.label}"
+    ).start()
+    try:
+        while not asked.done.wait(POLL_SECONDS):
+            check_stopping()
+            asked.check_cancelled()
+    except BaseException:
+        asked.cancel()
+        raise
+    return asked.answer()
+
+
+class _Asked:
+    """One question under way."""
+
+    def __init__(self, question: Question):
+        self.done = threading.Event()
+        self._question = question
+        self._run: UUID | None = None
+        self._form: ApprovalForm | None = None
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        """Ask and wait; what comes of it is kept for `answer`."""
+        name = f"approve {self._question.label}"
+        try:
+            with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+                self._form = flow(name="approval", flow_run_name=name, persist_result=False)(self._pause)()
+        except Exception as error:  # told to the thread that waits, which raises it
+            self._error = error
+        self.done.set()
+
+    def _pause(self) -> ApprovalForm:
+        context = FlowRunContext.get()
+        assert context is not None and context.flow_run is not None, "called as a flow"
+        self._run = context.flow_run.id
+        text = as_markdown(self._question)
+        create_markdown_artifact(text, key=slug(f"{self._question.label}-approval"))
+        return pause_flow_run(
+            wait_for_input=ApprovalForm.with_initial_data(description=text),
+            timeout=PATIENCE_SECONDS,
+            poll_interval=POLL_SECONDS,
+        )
+
+    def check_cancelled(self) -> None:
+        """Raise ApprovalNeeded when somebody cancelled the question instead of answering it."""
+        if self._run is None:
+            return
+        with get_client(sync_client=True) as client:
+            try:
+                state = client.read_flow_run(self._run).state
+            except ObjectNotFound:
+                state = None
+        if state is None or state.type.value in ENDED:
+            raise ApprovalNeeded(
+                f"the question about {self._question.label} was cancelled or deleted; run again and answer its form"
+            )
+
+    def cancel(self) -> None:
+        """Take the question off the dashboard."""
+        if self._run is not None:
+            with get_client(sync_client=True) as client:
+                client.set_flow_run_state(self._run, Cancelled(message="nobody waits for this any more"), force=True)
+
+    def answer(self) -> Answer:
+        """What was said. Raises ApprovalNeeded when nobody answered, else what went wrong."""
+        if isinstance(self._error, FlowPauseTimeout):
+            raise ApprovalNeeded(f"nobody answered the question about {self._question.label} in time") from self._error
+        if self._error is not None:
+            raise self._error
+        assert self._form is not None, "a flow without an error has returned its form"
+        return Answer(self._form.decision, self._form.reason, self._form.name)
+
+
+def as_markdown(question: Question) -> str:
+    """Plan and price for the form and its artifact."""
+    lines = [
+        f"**{escaped(question.label)}** would cost **{as_money(question.price)}**, more than `approve_above` "
+        f"({as_money(question.above)}). It runs because: {escaped(question.why)}.",
+        "",
+        "| plan | |",
+        "|---|---|",
+        *(f"| {escaped(name)} | {escaped(value)} |" for name, value in question.plan),
+        f"| artifact | {code(question.id)} |",
+    ]
+    return "\n".join(lines)
