@@ -46,6 +46,7 @@ def eval_command(
         print_differences,
         print_scores,
     )
+    from tasks.evaluation.scoring.selection import select
 
     if not target:
         raise ValueError("the checkpoint is empty; give an id (see: olmo2 ls), a folder or a hub id")
@@ -53,7 +54,8 @@ def eval_command(
     words = [word.strip() for word in tasks.split(",") if word.strip()]
     server = Server(model, key_env, tokenizer)
     how = How(chat=chat, precision=precision, device=device, threads=threads)
-    shown = evaluate_checkpoint(found, target, words, copies=data, limit=limit, how=how, server=server, why=why)
+    selection = select(words, copies=data, limit=limit)
+    shown = evaluate_checkpoint(found, target, selection, how=how, server=server, why=why)
     differences = compare_artifacts(found, against, shown["id"], why=why) if against else []
     if as_json:
         print_json(shown | ({"differences": differences} if against else {}))

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -132,7 +132,9 @@ def run_stage(
         return Outcome(record.artifact(), record, reused=True)
     with lease:
         try:
-            record = _run_and_commit(stage, session, arguments, call, id, generation, lease, listener, caller)
+            record = _run_and_commit(
+                stage, session, arguments, call, Generation(id, generation), lease, listener, caller
+            )
         except Interrupted:
             raise
         except Exception as error:  # a stage may raise anything; its traceback is kept before it goes on
@@ -182,17 +184,24 @@ def check_sizes(store: Store, record: Record) -> None:
             raise corrupt_file(store, record, name, found)
 
 
+class Generation(NamedTuple):
+    """Names what an attempt makes."""
+
+    id: str
+    generation: int
+
+
 def _run_and_commit(
     stage: Stage,
     session: Session,
     arguments: dict[str, Any],
     call: Call,
-    id: str,
-    generation: int,
+    made: Generation,
     lease: Lease,
     listener: Listener,
     caller: Caller,
 ) -> Record:
+    id, generation = made
     execution = session.execution
     compute = execution.compute(stage.name, stage.label)
     if caller.device:

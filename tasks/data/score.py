@@ -116,4 +116,4 @@ def score_rows(documents: list[Row], scorers: Sequence[Scorer], models: Sequence
     return found
 
 
-score = stage(score_documents, name="score", version=4)
+score = stage(score_documents, name="score", version=5)
