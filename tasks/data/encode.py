@@ -10,14 +10,13 @@ import csv
 import gzip
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt32
 from pydantic import Field
 
 from infra.stage import stage
-from infra.workspace import Workspace
+from infra.workspace import ShardItem, ShardResult, Workspace
 from model.config import Config
 from model.tokens.tokenizer import FULL_RANKS, Tokenizer
 from tasks.artifacts import Documents, Tokens
@@ -77,7 +76,7 @@ def _source(documents: Documents, name: str) -> str:
     return name
 
 
-def encode_shard(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
+def encode_shard(ws: Workspace, item: ShardItem) -> ShardResult:
     """Shard function: one document file to one token file with its index."""
     documents = Documents.model_validate(item["documents"])
     tokenizer = Tokenizer(item["ranks"])

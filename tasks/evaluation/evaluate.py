@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from infra.stage import stage
-from infra.workspace import Workspace
+from infra.workspace import ShardItem, Workspace
 from model.decoding.prefix_scoring import KeptWeights
 from model.files.weights import load_hf
 from model.network.transformer import Transformer
@@ -100,7 +100,7 @@ def load_model(ws: Workspace, checkpoint: Checkpoint, device: str, precision: st
     return model.to(device).eval(), Tokenizer.load(folder), KeptWeights()
 
 
-def answer_part(ws: Workspace, item: dict[str, Any], loaded: Loaded) -> list[list[Any]]:
+def answer_part(ws: Workspace, item: ShardItem, loaded: Loaded) -> list[list[Any]]:
     """The answer to every request of a part, each with how it was asked."""
     config = EvaluateConfig.model_validate(item["config"])
     checkpoint = Checkpoint.model_validate(item["checkpoint"])

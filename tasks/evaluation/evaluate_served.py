@@ -5,13 +5,11 @@ log-likelihoods both come from the server (`execution.endpoints`). The store rem
 evaluation asks nothing twice. Deviation: the record names the model by its name and a probe of its weights, not by a digest.
 """
 
-from typing import Any
-
 from pydantic import Field
 
 from infra.compute.shards import run_shards
 from infra.stage import stage
-from infra.workspace import Workspace
+from infra.workspace import ShardItem, ShardResult, Workspace
 from model.tokens.tokenizer import FULL_RANKS, Tokenizer
 from tasks.artifacts import Scores
 from tasks.evaluation.benchmarks.asking import ask
@@ -42,7 +40,7 @@ def evaluate_served_model(ws: Workspace, config: ServedConfig) -> Scores:
     return keep_scores(ws, config, f"served:{config.model}", rows)
 
 
-def ask_benchmark(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
+def ask_benchmark(ws: Workspace, item: ShardItem) -> ShardResult:
     """Ask one benchmark; stores its items and returns its row of `scores.json`."""
     config = ServedConfig.model_validate(item["config"])
     benchmark, tokenizer = config.benchmarks[item["benchmark"]], Tokenizer(config.ranks)

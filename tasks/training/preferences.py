@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from infra.stage import stage
-from infra.workspace import Workspace
+from infra.workspace import ShardItem, ShardResult, Workspace
 from model.config import Config, Precision
 from model.decoding.generate import Sampling
 from model.network.transformer import Transformer
@@ -124,7 +124,7 @@ def load_policy(ws: Workspace, policy: Checkpoint, precision: Precision) -> tupl
     return model.to(ws.compute.device), tokenizer
 
 
-def sample_and_rate(ws: Workspace, item: dict[str, Any], loaded: tuple[Transformer, Tokenizer]) -> dict[str, Any]:
+def sample_and_rate(ws: Workspace, item: ShardItem, loaded: tuple[Transformer, Tokenizer]) -> ShardResult:
     """One shard: the answers to its prompts, kept with their ratings; returns the pairs. `loaded` is from `load_policy`."""
     config = PreferencesConfig(**item["config"])
     start = item["start"]

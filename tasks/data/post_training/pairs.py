@@ -17,7 +17,7 @@ from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Preferences
-from tasks.data.documents.dolma_files import LineWriter
+from tasks.data.documents.dolma_files import LineWriter, Row
 from tasks.data.documents.messages import clean_messages
 from tasks.data.filters.chat_filters import Messages
 from tasks.data.sources.rows import RowSource, check_share, read_rows
@@ -74,7 +74,7 @@ def build_pairs(ws: Workspace, config: PairsConfig) -> Preferences:
     return ws.artifact(Preferences, pairs=pairs, ties=ties, mean_chosen=chosen, mean_rejected=rejected)
 
 
-def read_pair(row: dict[str, Any]) -> tuple[dict[str, Any], str]:
+def read_pair(row: Row) -> tuple[dict[str, Any], str]:
     """({dataset, chosen, rejected, ratings} as the `preferences` stage writes them, reason why not usable or "")."""
     question, reason = _question_of(row)
     if reason:
@@ -96,7 +96,7 @@ def read_pair(row: dict[str, Any]) -> tuple[dict[str, Any], str]:
     return {"dataset": str(source), **sides, **{f"{side}_rating": value for side, value in ratings.items()}}, ""
 
 
-def _question_of(row: dict[str, Any]) -> tuple[Messages, str]:
+def _question_of(row: Row) -> tuple[Messages, str]:
     """The messages before the answers where they have a field of their own, none otherwise; or why they cannot be read."""
     found = next((row[name] for name in QUESTIONS if row.get(name)), None)
     if found is None:
@@ -133,7 +133,7 @@ def transcript(text: str) -> tuple[Messages, str]:
     return clean_messages([{"role": SPEAKERS[who], "content": said.strip()} for who, said in turns])
 
 
-def _rating_of(row: dict[str, Any], side: str) -> float | None:
+def _rating_of(row: Row, side: str) -> float | None:
     """The rating of a side, None where the row has none."""
     found = next((row[name] for form in RATINGS if (name := form.format(side=side)) in row), None)
     return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None

@@ -21,7 +21,7 @@ from pydantic import Field
 
 from infra.workspace import Workspace
 from model.config import Config
-from tasks.data.documents.dolma_files import LineWriter
+from tasks.data.documents.dolma_files import LineWriter, Row
 from tasks.data.documents.partitions import KeySpill, put_work
 from tasks.data.sources.files.listing import SourceFile
 
@@ -298,7 +298,7 @@ def part_name(item: int, part: int) -> str:
     return f"documents/{item:05d}-{part:03d}.jsonl.zst"
 
 
-def example(row: dict[str, Any]) -> str:
+def example(row: Row) -> str:
     """A row that was kept aside, for a message."""
     group = f" row group {row['group']} row " if "group" in row else ""
     many = f" of {row['rows']:,} rows" if row.get("rows", 1) > 1 else ""
