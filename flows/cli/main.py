@@ -252,7 +252,8 @@ def clean_command(
     hours: Annotated[float, typer.Option("--hours", min=1, help="Idle so long, when nothing else tells.")] = 24,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove what killed processes left: temporary files of the store and its cache, scratch folders of this machine.
+    """Remove what killed processes left: temporary files and unfinished uploads of the store, half copies in its
+    cache, scratch folders of this machine.
 
     Artifacts, save points and finished shards stay, and so does what a living process writes.
     """

@@ -3,11 +3,14 @@
 Oracle: a calm local run, as in test_store_faults.py.
 """
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from infra.records.cleaning import Cleaned, clean
+from infra.storage.store import Store
 from tests.ceph import S3, gateway
 from tests.chaos.fault_proxy import KINDS, FaultProxy
 from tests.chaos.small_stages import run_all
@@ -61,3 +64,34 @@ def test_each_kind_of_fault_on_ceph(
         assert proxy.counts[kind] >= 5
     calm = through_nothing(endpoint, url, tmp_path, monkeypatch)
     assert [calm.read(f"b/{place}") for place in range(8)] == [f"mine {place}".encode() for place in range(8)]
+
+
+def test_an_upload_in_parts_that_was_left_is_ended_and_a_new_one_is_kept(endpoint: str, tmp_path: Path):
+    url = bucket(endpoint)
+    store = Store(url, tmp_path / "cache")
+    store.write("_progress/x", b"made")
+    store.write("text/whole", b"whole")
+    name, _, prefix = store.root.partition("/")
+    begun = store.fs.call_s3("create_multipart_upload", Bucket=name, Key=f"{prefix}/text/half")
+    store.fs.call_s3(
+        "upload_part",
+        Bucket=name,
+        Key=f"{prefix}/text/half",
+        UploadId=begun["UploadId"],
+        PartNumber=1,
+        Body=b"x" * 5000,
+    )
+    other = store.fs.call_s3("create_multipart_upload", Bucket=name, Key="elsewhere/half")
+
+    def uploads() -> Cleaned:
+        return next(item for item in clean(store, idle) if item.what == "unfinished uploads to the store")
+
+    idle = 3600.0
+    assert uploads() == Cleaned("unfinished uploads to the store", 0, 0, 1, 5000)
+    time.sleep(1.1)
+    idle = 1.0
+    assert uploads() == Cleaned("unfinished uploads to the store", 1, 5000, 0, 0)
+    assert store.unfinished_uploads() == []
+    assert store.read("text/whole") == b"whole"
+    left = store.fs.call_s3("list_multipart_uploads", Bucket=name)["Uploads"]
+    assert [item["UploadId"] for item in left] == [other["UploadId"]], "what lies outside the store is not touched"
