@@ -99,7 +99,7 @@ def test_a_training_is_cancelled_in_its_middle_and_a_new_run_goes_on_there(dashb
     assert "kept for the next attempt: from step" in task["state"]["message"], task["state"]
     assert page_of(dashboard, "pretrain-artifact").startswith("**pretrain was stopped.**")
     dashboard.open(f"/artifacts/artifact/{artifact['id']}")
-    dashboard.find("//p[contains(normalize-space(),'kept for the next attempt')]")
+    dashboard.until(lambda: "kept for the next attempt" in dashboard.text(), "what is kept, on the page")
     dashboard.shot("cancelled", height=900)
 
     start(dashboard, *LONG)
@@ -112,13 +112,13 @@ def test_a_training_is_cancelled_in_its_middle_and_a_new_run_goes_on_there(dashb
 
 
 def answer(dashboard: Dashboard, decision: str, reason: str) -> None:
-    """Answer the question about the soup on its page."""
+    """Answer the question about the training on its page."""
     run = wait_for(lambda: newest(dashboard, "approve pretrain", "PAUSED"), RUN_SECONDS, "question about the training")
     dashboard.open(f"/runs/flow-run/{run['id']}")
     dashboard.click("//button[normalize-space()='Resume']")
     dashboard.find("//td[normalize-space()='price']")
-    dashboard.click("//*[contains(@class,'p-modal')]//button[contains(@class,'p-select-button') or @role='combobox']")
-    dashboard.click(f"//*[normalize-space()='{decision}' and contains(@class,'p-select-option')]")
+    dashboard.click("(//*[contains(@class,'p-select-button__control')])[last()]")
+    dashboard.click(f"//*[contains(@class,'p-select-option__text')][normalize-space()='{decision}']")
     dashboard.fill("Reason", reason)
     dashboard.fill("Name", "Ada")
     dashboard.shot(f"approval-{decision}")
