@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from importlib import import_module
 from typing import Any, Protocol, TypeVar
 
 from infra.events import Listener
@@ -57,6 +58,40 @@ class Cores:
                 self._changed.notify_all()
 
 
+class Devices:
+    """The GPUs of this machine: a stage that computes has one to itself, a group of workers all of them."""
+
+    def __init__(self, count: Callable[[], int]):
+        self._count = count
+        self._free: list[int] | None = None
+        self._all = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def take(self, *, together: bool) -> Iterator[int]:
+        """Wait for a GPU (for all of them with `together`); the number of the first."""
+        with self._changed:
+            if self._free is None:
+                # Asked at the first use: whoever computes on the CPU has no use for a count.
+                self._all = max(1, self._count())
+                self._free = list(range(self._all))
+            free, wanted = self._free, self._all if together else 1
+            self._changed.wait_for(lambda: len(free) >= wanted)
+            taken = [free.pop(0) for _ in range(wanted)]
+        try:
+            yield taken[0]
+        finally:
+            with self._changed:
+                free.extend(taken)
+                free.sort()
+                self._changed.notify_all()
+
+
+def count_gpus() -> int:
+    """CUDA devices that torch sees on this machine."""
+    return import_module("torch").cuda.device_count()
+
+
 @dataclass(frozen=True)
 class Pending:
     """Stands for an artifact that a plan cannot know yet, or that `--until` leaves out."""
@@ -95,6 +130,7 @@ class Session:
     cores: Cores = field(init=False)
     waiting: Cores = field(init=False)
     """Slots of stages that wait for a language model: they take no core, but no more of them run at once than there are."""
+    devices: Devices = field(default_factory=lambda: Devices(count_gpus))
 
     def __post_init__(self) -> None:
         self.cores = Cores(self.execution.cores)

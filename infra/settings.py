@@ -87,6 +87,23 @@ class FitSettings(BaseModel):
     """Bytes of one device."""
 
 
+class Placement(BaseModel):
+    """What a stage asks of the node of a Ray cluster that it runs on, besides its threads and its GPU; so do its shards."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    memory: float | None = Field(default=None, gt=0)
+    """Bytes of the node's memory that the stage reserves; null reserves none. Shards reserve none."""
+    resources: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Custom resources of Ray, such as {fast_disk: 1}."""
+    labels: dict[str, str] = {}
+    """Labels that the node must have (`ray start --labels`), such as {kind: cpu}."""
+
+    def options(self) -> dict[str, Any]:
+        """Options of a Ray task or actor."""
+        return {"resources": dict(self.resources), "label_selector": dict(self.labels)}
+
+
 class ComputeSettings(BaseModel):
     """What a training or evaluation stage may use."""
 
@@ -110,8 +127,31 @@ class ComputeSettings(BaseModel):
     """Padded tokens that go through the model at once in post-training."""
     answers_at_once: int = Field(default=ANSWERS_AT_ONCE, ge=1)
     """Answers that decode together in evaluations."""
+    placement: Placement = Placement()
+    """The nodes of a cluster that it and its shards may run on."""
     shuffle_bytes: int = Field(default=SHUFFLE_BYTES, ge=1024)
     """Memory of a shard that groups the records of all shards by key."""
+    halvings: int = Field(default=0, ge=0)
+    """How often this attempt has run out of memory: each time half as much goes through the model at once."""
+
+    def halved(self) -> Self:
+        """The same with half as much going through the model at once."""
+        return self.model_copy(
+            update={
+                "halvings": self.halvings + 1,
+                "pass_tokens": max(1, self.pass_tokens // 2),
+                "answers_at_once": max(1, self.answers_at_once // 2),
+            }
+        )
+
+    def windows_at_once(self, batch: int) -> int:
+        """Windows of a forward pass in a training on a mix of so many a batch: `micro_instances`, 0 for all of them. Halved, it
+        is the next lower divisor of the batch.
+        """
+        if not self.halvings:
+            return self.micro_instances
+        wanted = max(1, (self.micro_instances or batch) >> self.halvings)
+        return next(count for count in range(wanted, 0, -1) if batch % count == 0)
 
 
 class EndpointSettings(BaseModel):
@@ -226,6 +266,9 @@ class Execution(BaseModel):
     fit: FitSettings | None = None
     """Choose sharding, recomputation and micro-batches of each training so that it fits the devices (`{}` for those of this
     machine, `{devices: 64, memory: 80e9}` for a cluster). What a stage is given above is kept. `olmo2 fit` shows the choice."""
+    placement: dict[str, Placement] = {}
+    """Which nodes of a Ray cluster a stage may run on, per stage name; `default` for the others. Example: data on CPU nodes
+    with `{collect: {labels: {kind: cpu}}}`."""
     lease_stale_seconds: float = Field(default=60.0, gt=0)
     """A lease whose heartbeat has not moved for this long is taken over."""
     generation: dict[str, GenerationSettings] = {}
@@ -280,6 +323,11 @@ class Execution(BaseModel):
                 )
         return self
 
+    @property
+    def cluster(self) -> str:
+        """The address of the Ray cluster that stages run on; empty where they run on this machine."""
+        return "" if self.ray in ("local", "off") else self.ray
+
     def compute(self, stage: str, label: str = "") -> ComputeSettings:
         """Device, threads, compile policy and processes of one stage; its label may have a compile policy of its own."""
         return ComputeSettings(
@@ -292,12 +340,15 @@ class Execution(BaseModel):
             micro_instances=_of_stage(self.micro_instances, stage, 0),
             pass_tokens=_of_stage(self.pass_tokens, stage, PASS_TOKENS),
             answers_at_once=_of_stage(self.answers_at_once, stage, ANSWERS_AT_ONCE),
+            placement=_of_stage(self.placement, stage, Placement()),
             shuffle_bytes=self.shuffle_bytes,
         )
 
     def stage_cores(self, stage: str) -> int:
-        """Cores of this machine that a stage takes: its threads, in each of its local processes."""
-        workers = self.parallel[stage].workers if stage in self.parallel and self.ray == "local" else 1
+        """Cores of this machine that a stage takes: its threads, in each of its local processes; none in a cluster."""
+        if self.cluster:
+            return 0
+        workers = self.parallel[stage].workers if stage in self.parallel else 1
         return workers * self.stage_threads(stage)
 
     def stage_generation(self, stage: str) -> GenerationSettings:
@@ -305,7 +356,9 @@ class Execution(BaseModel):
         return _of_stage(self.generation, stage, "local")
 
     def stage_threads(self, stage: str) -> int:
-        return min(self.cores, _of_stage(self.threads, stage, 1))
+        """CPU threads of one process of a stage. A cluster's nodes may have more cores than this machine."""
+        wanted = _of_stage(self.threads, stage, 1)
+        return wanted if self.cluster else min(self.cores, wanted)
 
 
 def _of_stage(settings: Mapping[str, V], stage: str, absent: V) -> V:

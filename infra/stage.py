@@ -76,6 +76,8 @@ class Stage(Generic[P, A]):
     """May run on several workers (`execution.parallel`): a training stage whose loop shares its work out."""
     waits: bool = False
     """Takes no core: the server of a language model does its work."""
+    sharded: bool = False
+    """Its process only hands out shards, where there is a Ray: it holds no core while they wait for one."""
     estimate: _Estimate | None = None
     """Tokens, FLOPs and what else a plan can say before it runs: (config and inputs by name) -> facts."""
     suffix: str = ""
@@ -91,8 +93,13 @@ class Stage(Generic[P, A]):
         return f"{self.function.__module__}:{self.function.__name__}"
 
     @cached_property
+    def result_class(self) -> type[A]:
+        """The class of its artifact."""
+        return get_type_hints(self.function)["return"]
+
+    @property
     def result_kind(self) -> str:
-        return get_type_hints(self.function)["return"].__name__
+        return self.result_class.__name__
 
     def labelled(self, suffix: str | int) -> "Stage[P, A]":
         """The same stage under a label of its own, for several instances in one recipe."""
@@ -144,10 +151,11 @@ def stage(
     process: bool = False,
     grouped: bool = False,
     waits: bool = False,
+    sharded: bool = False,
     estimate: _Estimate | None = None,
 ) -> Stage[P, A]:
     """Wrap a stage function; the wrapped stage is the noun that flows call."""
-    return Stage(function, name, version, process, grouped, waits, estimate)
+    return Stage(function, name, version, process, grouped, waits, sharded, estimate)
 
 
 __all__ = ["Call", "Session", "Stage", "stage"]

@@ -105,7 +105,7 @@ class Workspace(Reader):
         self.notes: dict[str, Any] = {}
         self.resumed_from = ""
         self._endpoints = dict(settings.endpoints)
-        self._ray = settings.ray
+        self.ray = settings.ray
         self._run_shards = run_shards
         self._events = Events()
 
@@ -179,7 +179,7 @@ class Workspace(Reader):
         is told in bytes.
         """
         assert self._run_shards is not None, "only an attempt at a stage maps shards"
-        ray = "off" if here else self._ray
+        ray = "off" if here else self.ray
         return self._run_shards(
             self, function, list(items), description, ray=ray, load=load, device=device, sizes=sizes
         )
@@ -188,7 +188,7 @@ class Workspace(Reader):
         """The same workspace as one shard sees it: with a file list of its own."""
         shard = Workspace.__new__(Workspace)
         shard.__setstate__(self.__getstate__())
-        shard.__dict__.update(written={}, notes={}, _events=Events(), _ray="off")
+        shard.__dict__.update(written={}, notes={}, _events=Events(), ray="off")
         return shard
 
     # -- language models ----------------------------------------------------------------------------------
@@ -274,6 +274,10 @@ class Workspace(Reader):
     def report_to(self, events: Events) -> None:
         """Send what follows to these events."""
         self._events = events
+
+    def tell(self, kind: str, *values: Any) -> None:
+        """Pass on what a group that works for this stage tells."""
+        self._events.send(kind, *values)
 
     def log(self, *, step: int, **metrics: float) -> None:
         """Live metrics of a step, for the terminal and the dashboard."""

@@ -35,6 +35,7 @@ def eval_command(
 ) -> None:
     """Evaluate a checkpoint, or a model behind an OpenAI-compatible server, on tasks of OLMES, without a recipe."""
     from flows.running.measuring import Server, compare_artifacts, evaluate_checkpoint, print_differences, print_scores
+    from tasks.evaluation.scoring.selection import select
 
     if not target:
         raise ValueError("the checkpoint is empty; give an id (see: olmo2 ls), a folder or a hub id")
@@ -42,7 +43,7 @@ def eval_command(
     words = [word.strip() for word in tasks.split(",") if word.strip()]
     server = Server(model, key_env, tokenizer)
     shown = evaluate_checkpoint(
-        found, target, words, copies=data, limit=limit, chat=chat, device=device, server=server, why=why
+        found, target, select(words, copies=data, limit=limit), chat=chat, device=device, server=server, why=why
     )
     differences = compare_artifacts(found, against, shown["id"], why=why) if against else []
     if as_json:

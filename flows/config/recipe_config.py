@@ -22,6 +22,7 @@ from flows.config.parts import (
 from flows.config.phases.comparison_config import ComparisonConfig, with_variants
 from flows.config.phases.curation_trial import CurationTrialConfig
 from flows.config.phases.evaluation_config import EvaluationConfig
+from flows.config.phases.grid_config import GridConfig, Gridded
 from flows.phases.synthesis import Synthesis
 from infra.settings import Execution
 from model.config import Config
@@ -82,6 +83,8 @@ class RecipeConfig(Config):
     """Tokens to base model."""
     curation_trial: CurationTrialConfig | None = None
     """A small model on filtered against unfiltered text, alongside pre-training: what curation brings; none by default."""
+    grid: dict[Gridded, GridConfig] = Field(default_factory=dict)
+    """By training stage, settings that are tried; the recipe goes on with what the grid's rule chooses."""
     comparison: ComparisonConfig | None = None
     """Variants of `pretrain` that are trained side by side and drawn, and nothing after them."""
     candidates: tuple[CandidateConfig, ...] = Field(min_length=1)
@@ -171,6 +174,10 @@ class RecipeConfig(Config):
             fill=sweep.web,
         )
         return read_by(sweep.anneal, mix)
+
+    def grid_evaluation(self, section: Gridded) -> EvaluationConfig:
+        """What the models of a grid are asked. Raises ValueError where its `by` names nothing."""
+        return self.evaluation.only(self.grid[section].by, field=f"grid.{section}.by")
 
     @property
     def sweep_evaluation(self) -> EvaluationConfig:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from flows.config.errors import nearest
 from flows.config.parts import PAST_MIDTRAINING
 from flows.config.passwords import check_passwords
+from flows.config.phases.grid_config import Gridded
 from flows.config.recipe_config import RecipeConfig
 from flows.config.sizes.limits import check_limits, reinforcements
 from flows.config.stages import STAGE_NAMES, unknown_stages
@@ -38,6 +39,9 @@ def check_recipe(config: RecipeConfig) -> None:
     _check_classifiers(config)
     _check_execution(config.execution)
     refuse_held_out("microanneal.rank_by", config.sweep_evaluation.benchmarks)
+    for section in config.grid:
+        refuse_held_out(f"grid.{section}.by", config.grid_evaluation(section).benchmarks)
+        _check_grid(section, config)
     for chat in (False, True):
         check_benchmark_names(config.evaluation.of("recipe", chat=chat, last=True))
     # A checkpoint brings its own model and vocabulary, so `pretrain.model` is not asked where one is given.
@@ -63,6 +67,16 @@ def check_recipe(config: RecipeConfig) -> None:
         _check_shape(name, mix, "anneal", config.anneal)
     check_limits(config)
     check_passwords(config)
+
+
+def _check_grid(section: Gridded, config: RecipeConfig) -> None:
+    """Every combination is a setting that the stage takes."""
+    try:
+        config.grid[section].points(getattr(config, section))
+    except ValidationError as error:
+        said = error.errors()[0]
+        where = ".".join(str(part) for part in said["loc"])
+        raise ValueError(f"grid.{section}.values: {where}: {said['msg'].removeprefix('Value error, ')}") from error
 
 
 def _check_names(config: RecipeConfig) -> None:
@@ -166,11 +180,12 @@ def _check_value_model(name: str, how: RLVRConfig | PPOConfig, config: RecipeCon
     # A recipe that starts at rlvr leaves the first stage of reinforcement out, so only further ones can miss the model.
     made_before = {"dpo", "rlvr"} if name != "rlvr" else {"dpo"}
     place = next((place for place in config.start if place in made_before), None)
-    if place and "reward" not in config.start and isinstance(how, PPOConfig):
+    needed = isinstance(how, PPOConfig) and how.value_start == "reward_model"
+    if place and "reward" not in config.start and needed:
         field = name.removesuffix(".rlvr")
         raise ValueError(
             f"{field}.algorithm=ppo needs the reward model, which a recipe that starts at a {place} checkpoint does not "
-            f"make; give one too, start: {{{place}: ID, reward: ID}}, start at sft, or use algorithm: grpo"
+            f"make; give one too, start: {{{place}: ID, reward: ID}}, start at sft, or use value_start: fresh or algorithm: grpo"
         )
 
 

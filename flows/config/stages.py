@@ -47,8 +47,6 @@ STAGES = (
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
 COMPUTING = {stage.name for stage in STAGES if stage.process}
 """Stages that train or ask a model, on `execution.device`."""
-IN_SHARDS = {preferences.name}
-"""Those of them that do so in shards: on a cluster, on its GPUs."""
 
 
 def unknown_stages(execution: Execution) -> dict[str, str]:
@@ -57,6 +55,7 @@ def unknown_stages(execution: Execution) -> dict[str, str]:
         "threads": execution.threads,
         "compile": execution.compile,
         "micro_instances": execution.micro_instances,
+        "placement": execution.placement,
         "pass_tokens": execution.pass_tokens,
         "answers_at_once": execution.answers_at_once,
         "parallel": execution.parallel,

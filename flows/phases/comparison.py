@@ -24,4 +24,4 @@ def comparison(corpus: Corpus, config: RecipeConfig) -> Report:
         mix_labels=["pretrain"],
         compared=ComparedConfig(title=what.title, paper=what.paper, window=what.window),
     )
-    return report(list(corpus.funnel.values()), [tokens], list(trained.values()), None, None, None, [], [], labels)
+    return report(list(corpus.funnel.values()), [tokens], list(trained.values()), [], [], [], labels)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from flows.config.parts import Reinforcement
 from flows.config.recipe_config import RecipeConfig
+from flows.phases.grid import chosen_setting
 from flows.phases.leakage import clean_chats, clean_prompts
 from flows.phases.midtraining import Soup
 from flows.phases.scoring import score_models
@@ -64,16 +65,21 @@ def tune(soup: Checkpoint | None, config: RecipeConfig) -> Tuned:
         return Tuned(None, None, given, given_judge, reinforce(given, given_judge, config), {})
     finetuned = starting_point(config, "sft") or finetune(soup, config)
     preferred_answers = _compare(finetuned, config)
-    preferred = dpo(finetuned, preferred_answers, config.dpo)
     # DPO and the reward model are both submitted before anything waits for either, so they train at the same time.
     judge = given_judge or reward(finetuned, preferred_answers, config.reward)
+    how = chosen_setting(
+        "dpo", config.dpo, lambda name, how: dpo.labelled(name)(finetuned, preferred_answers, how), config, chat=True
+    )
+    preferred = dpo(finetuned, preferred_answers, how)
     return Tuned(finetuned, preferred_answers, preferred, judge, reinforce(preferred, judge, config), {})
 
 
 def finetune(soup: Checkpoint | None, config: RecipeConfig) -> Checkpoint:
     """Supervised finetuning on the recipe's chats."""
     assert soup is not None, config.start
-    return sft(soup, clean_chats(config), config.sft)
+    given, asked = soup, clean_chats(config)
+    how = chosen_setting("sft", config.sft, lambda name, how: sft.labelled(name)(given, asked, how), config, chat=True)
+    return sft(given, asked, how)
 
 
 def _compare(finetuned: Checkpoint, config: RecipeConfig) -> Preferences:
@@ -86,7 +92,10 @@ def _compare(finetuned: Checkpoint, config: RecipeConfig) -> Preferences:
 def reinforce(preferred: Checkpoint, judge: RewardModel | None, config: RecipeConfig) -> dict[str, Checkpoint]:
     """The last steps, on prompts whose answers can be verified; each goes on from the one before."""
     questions = clean_prompts("rlvr", config.rlvr_prompts, config)
-    return reinforce_further(improve(preferred, judge, "", questions, config.rlvr), judge, config)
+    how = chosen_setting(
+        "rlvr", config.rlvr, lambda name, how: improve(preferred, judge, name, questions, how), config, chat=True
+    )
+    return reinforce_further(improve(preferred, judge, "", questions, how), judge, config)
 
 
 def reinforce_further(policy: Checkpoint, judge: RewardModel | None, config: RecipeConfig) -> dict[str, Checkpoint]:
@@ -101,8 +110,8 @@ def reinforce_further(policy: Checkpoint, judge: RewardModel | None, config: Rec
 def improve(
     policy: Checkpoint, judge: RewardModel | None, name: str, questions: Prompts, how: Reinforcement
 ) -> Checkpoint:
-    """One stage of it; with PPO, the value model begins as the reward model each time."""
+    """One stage of it; with PPO, the value model begins each time as the reward model, or with a new head."""
     if isinstance(how, PPOConfig):
-        assert judge is not None, how
-        return (ppo.labelled(name) if name else ppo)(policy, judge, questions, how)
+        value = judge if how.value_start == "reward_model" else None
+        return (ppo.labelled(name) if name else ppo)(policy, value, questions, how)
     return (rlvr.labelled(name) if name else rlvr)(policy, questions, how)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from flows.config.recipe_config import RecipeConfig
 from flows.phases.curation import Corpus
 from flows.phases.curation_trial import curation_trial
+from flows.phases.grid import chosen_setting
 from flows.starting import starting_point
 from infra.phase import Phase
 from tasks.artifacts import Checkpoint, Mix, Scores
@@ -38,5 +39,8 @@ def pretraining(corpus: Corpus, config: RecipeConfig) -> Base:
         return Base(None, given, [])
     tokens = mix.labelled("pretrain")(list(corpus.tokens.values()), config.pretraining_mix)
     # Pre-training first: it takes a core for long, the trial fills the others.
-    base = pretrain(tokens, config.pretrain)
+    how = chosen_setting(
+        "pretrain", config.pretrain, lambda name, how: pretrain.labelled(name)(tokens, how), config, chat=False
+    )
+    base = pretrain(tokens, how)
     return Base(tokens, base, curation_trial(corpus, config))

@@ -28,7 +28,7 @@ from flows.running.prefect_server import QUIET, dashboard_file, running_dashboar
 from flows.running.work_pool import JOB_TEMPLATE, POOL
 from flows.server.guarded_server import CLIENT_PASSWORD, PASSWORD, check_host, own_settings, server_origin
 
-NOTIFY = "OLMO2_NOTIFY"
+_NOTIFY = "OLMO2_NOTIFY"
 """Environment variable: addresses of `--notify`."""
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, a polite kill, and a terminal that was closed."""
@@ -83,7 +83,7 @@ def server_environment(host: str, port: int) -> dict[str, str]:
     """What server, worker and flow runs share."""
     password = os.environ.get(PASSWORD)
     # The addresses of notifications may hold passwords, which no run needs.
-    surroundings = {name: value for name, value in os.environ.items() if name != NOTIFY}
+    surroundings = {name: value for name, value in os.environ.items() if name != _NOTIFY}
     return (
         surroundings
         | QUIET
@@ -193,7 +193,7 @@ def set_up_notifications(origin: str, notify: Sequence[str], environment: dict[s
     done = subprocess.run(
         [sys.executable, "-m", "flows.server.notifications", origin],
         # Not as arguments, which other users of the machine could read.
-        env=environment | {NOTIFY: "\n".join(notify)},
+        env=environment | {_NOTIFY: "\n".join(notify)},
         capture_output=True,
         text=True,
         check=False,

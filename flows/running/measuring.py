@@ -27,7 +27,7 @@ from tasks.evaluation.comparing.differences import Difference, compare_scores, d
 from tasks.evaluation.evaluate import EvaluateConfig, evaluate
 from tasks.evaluation.evaluate_served import ServedConfig, evaluate_served
 from tasks.evaluation.rescore import rescore
-from tasks.evaluation.scoring.selection import select
+from tasks.evaluation.scoring.selection import TaskSelection
 from tasks.served_likelihoods import probe
 
 ID = re.compile(r"[0-9a-f]{4,16}")
@@ -44,10 +44,8 @@ def _quiet(*event: object) -> None:
 def evaluate_checkpoint(
     store: Store,
     target: str,
-    tasks: Sequence[str],
+    selection: TaskSelection,
     *,
-    copies: str = "",
-    limit: int | None = None,
     chat: bool = False,
     device: str = "cpu",
     server: "Server | None" = None,
@@ -55,9 +53,8 @@ def evaluate_checkpoint(
 ) -> dict[str, Any]:
     """Evaluate a checkpoint of the store, a Hugging Face folder or hub model, which is adopted first, or a server's model.
 
-    `why` is kept in the log of looks at held-out scores. Raises ValueError for a target or a task that is none of these.
+    `why` is kept in the log of looks at held-out scores. Raises ValueError for a target that is none of these.
     """
-    selection = select(tasks, copies=copies, limit=limit)
     asked = {"benchmarks": tuple(selection.benchmarks), "suites": tuple(selection.suites), "chat": chat}
     if SERVED.match(target):
         outcome = evaluate_server(store, target, asked, server or Server())

@@ -13,7 +13,7 @@ import torch
 from flows.config.parts import PAST_MIDTRAINING
 from flows.config.recipe_config import RecipeConfig
 from flows.config.sizes.limits import mix_notes
-from flows.config.stages import COMPUTING, IN_SHARDS, STAGES
+from flows.config.stages import COMPUTING, STAGES
 from flows.running.sessions import plan_rows
 from infra.execution.plan import PlanRow
 from infra.execution.stale import stale_error
@@ -126,12 +126,11 @@ def doubts(config: RecipeConfig) -> dict[str, str]:
 def check_device(execution: Execution, rows: list[PlanRow], computing: set[str]) -> None:
     """Raise ValueError when a stage that computes on the device has work here, and the device is not there.
 
-    `computing` are the names of such stages. A group on a cluster, or its shards, bring devices of their own.
+    `computing` are the names of such stages. On a cluster they are placed where there is such a device.
     """
-    elsewhere: set[str] = set()
-    if execution.ray not in ("local", "off"):
-        elsewhere = IN_SHARDS | {name for name, group in execution.parallel.items() if group.workers > 1}
-    waiting = [row.label for row in rows if row.action in ("run", "resume") and row.stage in computing - elsewhere]
+    if execution.cluster:
+        return
+    waiting = [row.label for row in rows if row.action in ("run", "resume") and row.stage in computing]
     if waiting:
         try:
             _find_device(execution.device)

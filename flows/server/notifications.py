@@ -21,14 +21,14 @@ from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 from pydantic import SecretStr
 
-NOTIFY = "OLMO2_NOTIFY"
+_NOTIFY = "OLMO2_NOTIFY"
 MAIL = ("mailto", "mailtos")
 SLACK = "hooks.slack.com"
 OURS = "olmo2 notification"
 """How the names of our automations begin; others are not touched."""
-MOST = 20
+_MOST = 20
 """Addresses: more are a mistake."""
-ENDS = {
+_ENDS = {
     "prefect.flow-run.Completed",
     "prefect.flow-run.Failed",
     "prefect.flow-run.Crashed",
@@ -47,8 +47,8 @@ class Mail(AppriseNotificationBlock):
 
 def check_addresses(addresses: list[str]) -> list[str]:
     """The addresses. Raises ValueError, which repeats no secret, for one that is none."""
-    if len(addresses) > MOST:
-        raise ValueError(f"--notify names {len(addresses)} addresses; at most {MOST}")
+    if len(addresses) > _MOST:
+        raise ValueError(f"--notify names {len(addresses)} addresses; at most {_MOST}")
     for place, given in enumerate(addresses, 1):
         parts = urlsplit(given)
         if parts.scheme not in (*MAIL, "http", "https") or not parts.hostname:
@@ -76,8 +76,8 @@ def triggers() -> dict[str, EventTrigger]:
     evaluation = {"prefect.resource.role": "deployment", "prefect.resource.name": "evaluation"}
     approval = {"prefect.resource.role": "flow", "prefect.resource.name": "approval"}
     return {
-        "runs": _trigger(ENDS, flows),
-        "evaluations": _trigger(ENDS, evaluation),
+        "runs": _trigger(_ENDS, flows),
+        "evaluations": _trigger(_ENDS, evaluation),
         "approvals": _trigger({"prefect.flow-run.Paused"}, approval),
     }
 
@@ -112,7 +112,7 @@ def set_up(origin: str, addresses: list[str]) -> None:
 
 
 def _remove_ours(client: SyncPrefectClient) -> None:
-    for place in range(1, MOST + 1):
+    for place in range(1, _MOST + 1):
         for name in triggers():
             for found in client.read_automations_by_name(f"{OURS} {place} {name}"):
                 client.delete_automation(found.id)
@@ -120,7 +120,7 @@ def _remove_ours(client: SyncPrefectClient) -> None:
 
 def main() -> None:
     """Entry point of the process that `olmo2 dashboard` starts once its server answers."""
-    set_up(sys.argv[1], check_addresses(os.environ[NOTIFY].splitlines()))
+    set_up(sys.argv[1], check_addresses(os.environ[_NOTIFY].splitlines()))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,10 @@ PRELOAD = ["torch", "numpy", "model.network.transformer", "infra.workspace"]
 """Imported once by the fork server. Nothing here may start threads at import."""
 
 
+NO_MEMORY = "can't allocate memory"
+"""What torch says when the CPU's memory is at its end."""
+
+
 class StageProcessDied(Exception):
     """A stage's process ended without a result: killed from outside, or out of memory."""
 
@@ -165,6 +169,12 @@ def portable(error: BaseException) -> BaseException:
     except Exception:  # an error's own code runs here, and may raise anything
         return StageFailed(text)
     return error
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed: torch's on a device or on the CPU, or Python's own."""
+    # torch raises a bare RuntimeError for the CPU.
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or NO_MEMORY in str(error)
 
 
 def _asked_to_stop(number: int, _: FrameType | None) -> None:

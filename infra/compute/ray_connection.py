@@ -36,12 +36,14 @@ _lock = threading.Lock()
 _keeper = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray keeper")
 _users = 0
 _timer: threading.Timer | None = None
+_made_here = False
+"""Whether this process made its connection itself. One of Ray's own workers has it from its start, and keeps it."""
 
 
 @contextmanager
 def connected(address: str) -> Iterator[ModuleType]:
     """The `ray` module, connected to a local cluster (`local`) or to the one at an address."""
-    global _users
+    global _users, _made_here
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # What is forked here becomes another program at once; gRPC's care for forks that go on using it may crash them before.
@@ -58,11 +60,12 @@ def connected(address: str) -> Iterator[ModuleType]:
         with _lock:
             if not ray.is_initialized():
                 _keeper.submit(_connect, ray, address).result()
+                _made_here = True
         yield ray
     finally:
         with _lock:
             _users -= 1
-            if _users == 0:
+            if _users == 0 and _made_here:
                 _linger()
 
 

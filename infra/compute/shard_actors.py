@@ -6,7 +6,7 @@ each other's cores or GPUs cannot block each other. Ray shows an actor that aske
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -21,14 +21,20 @@ def actor_results(
     missing: list[tuple[str, Any]],
     *,
     gpus: int = 0,
+    where: Mapping[str, Any] = {},
 ) -> Iterator[tuple[str, Any]]:
     """(key, result) of every shard as they end. `worker` is a class with `ready()` and `run(key, item)`, and has one core
-    and `gpus` GPUs (0 or 1) to itself.
+    and `gpus` GPUs (0 or 1) to itself; `where` are further options of Ray's actors.
 
     An actor that dies is restarted, with the shard it was at, up to three times; then ShardDied is raised.
     """
     remote = ray.remote(
-        num_cpus=1, num_gpus=gpus, max_restarts=RETRIES, max_task_retries=RETRIES, scheduling_strategy="SPREAD"
+        num_cpus=1,
+        num_gpus=gpus,
+        max_restarts=RETRIES,
+        max_task_retries=RETRIES,
+        scheduling_strategy="SPREAD",
+        **where,
     )(worker)
     actors: list[Any] = []
     running: dict[Any, tuple[Any, str]] = {}

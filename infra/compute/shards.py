@@ -165,7 +165,9 @@ def shards_on_ray(
     items = dict(missing)
     with connected(address) as ray:
         # The shards of a stage go to the nodes in turn: with all on one, its disk and network would be the limit.
-        remote = ray.remote(num_cpus=1, max_retries=RETRIES, scheduling_strategy="SPREAD")(run_shard)
+        remote = ray.remote(
+            num_cpus=1, max_retries=RETRIES, scheduling_strategy="SPREAD", **ws.compute.placement.options()
+        )(run_shard)
         # Shards carry no live listener: progress is counted here, as they finish.
         bare = ray.put(ws.for_shard())
         flight = Flight(ray, lambda key: remote.remote(bare, function, key, items[key]), list(items))
@@ -233,7 +235,7 @@ def shards_on_actors(
         if gpus and not ray.cluster_resources().get("GPU"):
             tell_of_no_gpu(ws, address)
         # By value: what stands in the object store may be gone when an actor is started again.
-        yield from actor_results(ray, Worker, (own, work), missing, gpus=gpus)
+        yield from actor_results(ray, Worker, (own, work), missing, gpus=gpus, where=ws.compute.placement.options())
 
 
 def tell_of_no_gpu(ws: Workspace, address: str) -> None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from infra.compute.processes import portable
+from infra.compute.processes import is_out_of_memory, portable
 from infra.compute.ray_connection import connected
 from infra.events import Events, Listener
 from infra.stopping import check_stopping
@@ -153,7 +153,7 @@ def _fit(function: Callable[..., Any], arguments: tuple[Any, ...], mailbox: Any,
 
     compute = arguments[1].compute
     on_gpu = compute.device.startswith("cuda")
-    resources = {"CPU": float(compute.threads)} | ({"GPU": 1.0} if on_gpu else {})
+    resources = {"CPU": float(compute.threads)} | ({"GPU": 1.0} if on_gpu else {}) | compute.placement.resources
     trainer = TorchTrainer(
         _work,
         train_loop_config={"function": function, "arguments": arguments, "mailbox": mailbox},
@@ -161,7 +161,10 @@ def _fit(function: Callable[..., Any], arguments: tuple[Any, ...], mailbox: Any,
             backend="nccl" if on_gpu else "gloo", timeout_s=max(COLLECTIVE_SECONDS, int(compute.stall_seconds))
         ),
         scaling_config=ScalingConfig(
-            num_workers=compute.parallel.workers, use_gpu=on_gpu, resources_per_worker=resources
+            num_workers=compute.parallel.workers,
+            use_gpu=on_gpu,
+            resources_per_worker=resources,
+            label_selector=compute.placement.labels or None,
         ),
         # Ray Train keeps no checkpoint of its own: the stage's save points are the only truth.
         run_config=RunConfig(
@@ -203,7 +206,10 @@ def _work(config: dict[str, Any]) -> None:
         ray.get(mailbox.put.remote("error", portable(error)))
         raise
     except Exception as error:  # whatever ends a group, a lost worker above all, is told and goes on to Ray Train
-        if first:
+        if is_out_of_memory(error):
+            # A new start would only repeat it; whoever called asks for less at once.
+            ray.get(mailbox.put.remote("error", portable(error)))
+        elif first:
             ray.get(mailbox.put.remote("warning", f"the group's first worker ended: {type(error).__name__}: {error}"))
         raise
     ray.get(mailbox.put.remote("result", finished))

@@ -20,8 +20,8 @@ from infra.session import Session
 from infra.stage import Stage
 from infra.storage.store import CorruptObject, Store, StoreError
 
-AREA = "_approvals"
-TRIES = 100
+_AREA = "_approvals"
+_TRIES = 100
 Decision = Literal["approve", "refuse"]
 
 
@@ -109,13 +109,13 @@ def as_money(value: float) -> str:
 
 def newest_approval(store: Store, address: str) -> Approval | None:
     """The last decision on an artifact, if there is one."""
-    files = store.names(f"{AREA}/{address}")
-    return _read(store, f"{AREA}/{address}/{files[-1]}") if files else None
+    files = store.names(f"{_AREA}/{address}")
+    return _read(store, f"{_AREA}/{address}/{files[-1]}") if files else None
 
 
 def approvals(store: Store) -> list[Approval]:
     """All decisions, oldest first."""
-    return sorted((_read(store, path) for path in store.walk(AREA)), key=lambda said: said.when)
+    return sorted((_read(store, path) for path in store.walk(_AREA)), key=lambda said: said.when)
 
 
 def _read(store: Store, path: str) -> Approval:
@@ -130,12 +130,12 @@ def _read(store: Store, path: str) -> Approval:
 def _keep(store: Store, address: str, label: str, answer: Answer, price: float, above: float) -> None:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     said = Approval(address, label, answer.decision, answer.reason, answer.who, now, price, above)
-    number = len(store.names(f"{AREA}/{address}"))
-    for _ in range(TRIES):
+    number = len(store.names(f"{_AREA}/{address}"))
+    for _ in range(_TRIES):
         number += 1
-        if store.create(f"{AREA}/{address}/{number:06d}.json", orjson.dumps(asdict(said), option=orjson.OPT_INDENT_2)):
+        if store.create(f"{_AREA}/{address}/{number:06d}.json", orjson.dumps(asdict(said), option=orjson.OPT_INDENT_2)):
             return
-    raise StoreError(f"{TRIES} others decided on {address} of store {store.url} at the same time; try again")
+    raise StoreError(f"{_TRIES} others decided on {address} of store {store.url} at the same time; try again")
 
 
 def _user() -> str:

@@ -24,7 +24,7 @@ from infra.execution.approval import Answer, ApprovalNeeded, Question, as_money
 from infra.execution.markdown import code, escaped, slug
 from infra.stopping import check_stopping
 
-PATIENCE_SECONDS = 14 * 24 * 3600
+_PATIENCE_SECONDS = 14 * 24 * 3600
 """An approval that nobody gives in two weeks is none."""
 POLL_SECONDS = 2
 ENDED = ("CANCELLED", "CANCELLING", "CRASHED", "FAILED")
@@ -91,7 +91,7 @@ class _Asked:
         create_markdown_artifact(text, key=slug(f"{self._question.label}-approval"))
         return pause_flow_run(
             wait_for_input=ApprovalForm.with_initial_data(description=text),
-            timeout=PATIENCE_SECONDS,
+            timeout=_PATIENCE_SECONDS,
             poll_interval=POLL_SECONDS,
         )
 

@@ -1,6 +1,7 @@
 """Makes one attempt at one artifact: it reuses what is committed, resumes what is half done, or runs the stage, and commits
 once."""
 
+import hashlib
 import importlib
 import resource
 import socket
@@ -12,11 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import orjson
 
-from infra.compute.processes import run_in_process
+from infra.compute.placed import Claim, run_placed
+from infra.compute.processes import is_out_of_memory, run_in_process
 from infra.compute.shards import run_shards
 from infra.compute.train_group import run_in_group
 from infra.events import Events, Listener
@@ -26,6 +29,7 @@ from infra.execution.stale import accept, changes_since, stale_error
 from infra.records.artifact import Artifact
 from infra.records.lease import Lease, acquire
 from infra.records.record import (
+    FileEntry,
     Record,
     Started,
     code_version,
@@ -49,6 +53,8 @@ from infra.stopping import Interrupted, fenced
 from infra.storage.store import Store, StoreError
 from infra.workspace import WorkSettings, Workspace
 
+HALVINGS = 5
+"""How often a stage that runs out of memory starts again with half as much at once: down to a thirty-second."""
 SIZES_AT_ONCE = 32
 """Payload files whose size is asked for at a time: a stage of 100,000 files would else wait for an object store for an hour."""
 
@@ -63,18 +69,31 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Caller:
+    """Who asks for a stage, and what it has been given."""
+
+    flow_run: str = ""
+    """Prefect's id of the run."""
+    device: str = ""
+    """The GPU that the stage has to itself; empty for the recipe's device."""
+
+
+@dataclass(frozen=True)
 class Finished:
     """What a stage function hands back from wherever it ran."""
 
     artifact: Artifact
-    files: dict[str, Any]
+    files: dict[str, FileEntry]
     notes: dict[str, Any]
     resumed_from: str
     peak_memory_bytes: int
+    host: str
+    folder: str
+    """Where its payload lies: that of an earlier attempt, where the stage outlived its driver."""
 
 
 def run_stage(
-    stage: Stage, session: Session, arguments: dict[str, Any], listener: Listener, flow_run: str = ""
+    stage: Stage, session: Session, arguments: dict[str, Any], listener: Listener, caller: Caller = Caller()
 ) -> Outcome:
     """Reuse, resume or run a stage in the session's store.
 
@@ -113,7 +132,9 @@ def run_stage(
         return Outcome(record.artifact(), record, reused=True)
     with lease:
         try:
-            record = _run_and_commit(stage, session, arguments, call, id, generation, lease, listener, flow_run)
+            record = _run_and_commit(
+                stage, session, arguments, call, Generation(id, generation), lease, listener, caller
+            )
         except Interrupted:
             raise
         except Exception as error:  # a stage may raise anything; its traceback is kept before it goes on
@@ -163,18 +184,28 @@ def check_sizes(store: Store, record: Record) -> None:
             raise corrupt_file(store, record, name, found)
 
 
+class Generation(NamedTuple):
+    """Names what an attempt makes."""
+
+    id: str
+    generation: int
+
+
 def _run_and_commit(
     stage: Stage,
     session: Session,
     arguments: dict[str, Any],
     call: Call,
-    id: str,
-    generation: int,
+    made: Generation,
     lease: Lease,
     listener: Listener,
-    flow_run: str,
+    caller: Caller,
 ) -> Record:
+    id, generation = made
     execution = session.execution
+    compute = execution.compute(stage.name, stage.label)
+    if caller.device:
+        compute = compute.model_copy(update={"device": caller.device})
     workspace = Workspace(
         session.store,
         stage=stage.name,
@@ -182,7 +213,7 @@ def _run_and_commit(
         payload=payload_address(stage.name, id, generation),
         progress_folder=lease.folder,
         settings=WorkSettings(
-            compute=execution.compute(stage.name, stage.label),
+            compute=compute,
             ray=_ray_of(stage, execution),
             save_every=execution.save_every,
             keep_every=execution.keep_every or 0,
@@ -212,7 +243,7 @@ def _run_and_commit(
         listener(kind, *values)
 
     with fenced(lease.check_alive):
-        finished = _run_somewhere(stage, workspace, arguments, tell, execution.ray)
+        finished = _run_fitting(stage, workspace, arguments, tell, execution, started.fingerprint)
     record = Record(
         **dict(started),
         kind=finished.artifact.kind,
@@ -227,9 +258,10 @@ def _run_and_commit(
         peak_memory_bytes=finished.peak_memory_bytes,
         energy_joules=joules_between(energy, read_joules()),
         notes=finished.notes,
-        flow_run=flow_run,
-        folder=workspace.folder,
+        flow_run=caller.flow_run,
+        folder=finished.folder,
         token=lease.token,
+        host=finished.host,
         **_surroundings(workspace.compute),
     )
     return commit(session.store, record, lease.check)
@@ -243,23 +275,75 @@ def _ray_of(stage: Stage, execution: Execution) -> str:
     return "off" if stage.process and execution.ray == "local" and not on_gpus else execution.ray
 
 
-def _run_somewhere(
-    stage: Stage, workspace: Workspace, arguments: dict[str, Any], listener: Listener, ray_address: str
+def _run_fitting(
+    stage: Stage,
+    workspace: Workspace,
+    arguments: dict[str, Any],
+    listener: Listener,
+    execution: Execution,
+    fingerprint: dict[str, dict[str, str]],
 ) -> Finished:
-    """The stage function in a group of workers, in a process of its own, or here."""
+    """The stage, with half as much going through the model at once each time its process runs out of memory. It goes on from
+    its last save point; results change by rounding only.
+    """
+    for _ in range(HALVINGS):
+        try:
+            return _run_somewhere(stage, workspace, arguments, listener, execution, fingerprint)
+        except Exception as error:  # of whichever library ran out of memory
+            # A stage without a process of its own has left its memory in this one.
+            if not (stage.process and is_out_of_memory(error)):
+                raise
+            workspace.compute = workspace.compute.halved()
+            workspace.note(out_of_memory=workspace.compute.halvings)
+            listener("warning", f"out of memory ({_first_line(error)}); goes on with half as much at once")
+    return _run_somewhere(stage, workspace, arguments, listener, execution, fingerprint)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+def _run_somewhere(
+    stage: Stage,
+    workspace: Workspace,
+    arguments: dict[str, Any],
+    listener: Listener,
+    execution: Execution,
+    fingerprint: dict[str, dict[str, str]],
+) -> Finished:
+    """The stage function on a node of the cluster, in a group of workers, in a process of its own, or here."""
     call = (stage.reference, workspace, arguments)
+    if execution.cluster:
+        code = hashlib.sha256(orjson.dumps(fingerprint, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
+        return run_placed(
+            partial(call_on_node, code),
+            call,
+            listener,
+            address=execution.cluster,
+            name=workspace.progress_folder.replace("/", "."),
+            code=code,
+            claim=claim_of(stage, execution),
+            settled=lambda: load_finished(workspace.store, workspace.progress_folder, code),
+        )
     if workspace.compute.parallel.workers > 1:
-        return run_in_group(call_function, call, listener, ray_address=ray_address)
+        return run_in_group(call_function, call, listener, ray_address=execution.ray)
     if stage.process:
         return run_in_process(call_function, call, listener)
     workspace.report_to(Events(listener))
     return call_function(*call)
 
 
+def claim_of(stage: Stage, execution: Execution) -> Claim:
+    """What a stage takes of a node of the cluster. One that leads a group or hands out shards takes no core: they do."""
+    compute = execution.compute(stage.name, stage.label)
+    alone = stage.process and not stage.sharded and compute.parallel.workers == 1
+    on_gpu = alone and compute.device.startswith("cuda")
+    return Claim(cpus=compute.threads if alone else 0, gpus=int(on_gpu), placement=compute.placement)
+
+
 def _surroundings(compute: ComputeSettings) -> dict[str, Any]:
     """What a record says of the machine and the code that made it."""
     return {
-        "host": socket.gethostname(),
         "device": compute.device,
         "threads": compute.threads,
         "code": code_version(),
@@ -287,7 +371,7 @@ def commit(store: Store, record: Record, check: Callable[[], None]) -> Record:
     winner = load_record(store, record.stage, record.id, record.generation)
     assert winner is not None
     folder = progress_folder(record.stage, record.id, record.generation)
-    leftovers = [ephemeral_area(folder), f"{folder}/shards"]
+    leftovers = [ephemeral_area(folder), f"{folder}/shards", finished_path(folder)]
     if winner.payload != record.payload:
         leftovers.append(record.payload)
     for leftover in leftovers:
@@ -295,6 +379,50 @@ def commit(store: Store, record: Record, check: Callable[[], None]) -> Record:
         with suppress(StoreError):
             store.remove(leftover)
     return winner
+
+
+def call_on_node(code: str, reference: str, workspace: Workspace, arguments: dict[str, Any]) -> Finished:
+    """Call a stage function on the node of a cluster that it was placed on, and leave its result in the store as well, for
+    a driver of the same code that comes back after the stage has ended.
+    """
+    compute = workspace.compute
+    if compute.parallel.workers > 1:
+        finished = run_in_group(
+            call_function, (reference, workspace, arguments), workspace.tell, ray_address=workspace.ray
+        )
+    else:
+        importlib.import_module("torch").set_num_threads(compute.threads)
+        finished = call_function(reference, workspace, arguments)
+    save_finished(workspace.store, workspace.progress_folder, code, finished)
+    return finished
+
+
+def save_finished(store: Store, folder: str, code: str, finished: Finished) -> None:
+    """Write the result of a stage that has no record yet into its progress folder, with a hash of the code that made it."""
+    files = {name: entry.model_dump() for name, entry in finished.files.items()}
+    artifact = finished.artifact.model_dump(mode="json")
+    value = vars(finished) | {"artifact": artifact, "kind": finished.artifact.kind, "files": files, "code": code}
+    store.write(finished_path(folder), orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY))
+
+
+def load_finished(store: Store, folder: str, code: str) -> Finished | None:
+    """The result that `save_finished` wrote; None if there is none, if other code made it, or if files of it are gone."""
+    try:
+        value = store.read_json(finished_path(folder))
+    except FileNotFoundError:
+        return None
+    if value.pop("code") != code:
+        return None
+    files = {name: FileEntry(**entry) for name, entry in value.pop("files").items()}
+    artifact = Artifact.kinds[value.pop("kind")].model_validate(value.pop("artifact"))
+    with ThreadPoolExecutor(SIZES_AT_ONCE) as pool:
+        sizes = pool.map(lambda name: store.size(f"{value['folder']}/{name}"), files)
+        whole = all(size == entry.size for size, entry in zip(sizes, files.values(), strict=True))
+    return Finished(artifact, files, **value) if whole else None
+
+
+def finished_path(folder: str) -> str:
+    return f"{folder}/finished.json"
 
 
 def call_function(reference: str, workspace: Workspace, arguments: dict[str, Any]) -> Finished:
@@ -307,4 +435,12 @@ def call_function(reference: str, workspace: Workspace, arguments: dict[str, Any
         workspace.close()
     # Linux counts in KiB, macOS in bytes.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return Finished(artifact, workspace.written, workspace.notes, workspace.resumed_from, peak)
+    return Finished(
+        artifact,
+        workspace.written,
+        workspace.notes,
+        workspace.resumed_from,
+        peak,
+        host=socket.gethostname(),
+        folder=workspace.folder,
+    )

@@ -4,7 +4,8 @@ Our record alone decides what is reused (Prefect's own cache stays off); a reuse
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -22,7 +23,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from infra.compute.processes import stop_stages
 from infra.execution.approval import check_approved
 from infra.execution.asking import ask_on_dashboard
-from infra.execution.attempt import run_stage
+from infra.execution.attempt import Caller, run_stage
 from infra.execution.plan import kept_work
 from infra.execution.reporter import Reporter
 from infra.execution.stage_page import StagePage
@@ -120,10 +121,10 @@ def _stage_task(stage: Stage, session: Session, arguments: dict[str, Any]):
     slots, count = (session.waiting, 1) if stage.waits else (session.cores, session.execution.stage_cores(stage.name))
     try:
         check_approved(stage, session, arguments, ask_on_dashboard)  # before any core is taken: an answer may take days
-        with slots.take(count):
+        with slots.take(count), _device(stage, session) as device:
             check_stopping()  # a request may have come while this waited
             reporter("begin")
-            outcome = run_stage(stage, session, arguments, reporter, flow_run)
+            outcome = run_stage(stage, session, arguments, reporter, Caller(flow_run, device))
     except Interrupted as error:
         kept = f"{error} ({kept_work(stage, session, arguments)})"
         reporter("failed", error)
@@ -137,6 +138,22 @@ def _stage_task(stage: Stage, session: Session, arguments: dict[str, Any]):
     if outcome.reused:
         return Completed(name="Reused", message=f"made {outcome.record.created}", data=outcome.artifact)
     return outcome.artifact
+
+
+@contextmanager
+def _device(stage: Stage, session: Session) -> Iterator[str]:
+    """The GPU that a stage has to itself on this machine; none where the recipe names one, and for those that need none.
+
+    Ray gives out the GPUs of a group and of shards. It knows nothing of those taken here, so they take all.
+    """
+    execution = session.execution
+    compute = execution.compute(stage.name)
+    if not stage.process or execution.device != "cuda" or execution.cluster:
+        yield ""
+        return
+    in_ray = compute.parallel.workers > 1 or (stage.sharded and execution.stage_generation(stage.name) == "local")
+    with session.devices.take(together=in_ray) as number:
+        yield "" if in_ray else f"cuda:{number}"
 
 
 def _tell_ends(futures: list[PrefectFuture]) -> None:

@@ -51,11 +51,11 @@ class Curve:
         """The curve as a Markdown picture; empty for fewer than two points."""
         if len(self.steps) < 2:
             return ""
-        data = base64.b64encode(draw(self.steps, self.values).encode()).decode()
+        data = base64.b64encode(_draw(self.steps, self.values).encode()).decode()
         return f"![{name} by step](data:image/svg+xml;base64,{data})"
 
 
-def draw(steps: Sequence[int], values: Sequence[float]) -> str:
+def _draw(steps: Sequence[int], values: Sequence[float]) -> str:
     """A curve as SVG: its range on the left, its first and last step below."""
     stride = math.ceil(len(steps) / DRAWN_POINTS)
     xs, ys = [*steps[::stride], steps[-1]], [*values[::stride], values[-1]]

@@ -17,12 +17,12 @@ import orjson
 from infra.records.record import Record, record_at
 from infra.storage.store import CorruptObject, Store, StoreError
 
-AREA = "_marks"
+_AREA = "_marks"
 TAG = re.compile(r"[A-Za-z_][\w.-]{0,63}")
 """A tag's name; it is a folder's name too."""
 LONGEST_NOTE = 10_000
 """Characters."""
-TRIES = 100
+_TRIES = 100
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,13 @@ def add_note(store: Store, record: Record, text: str) -> Mark:
 
 def tags(store: Store) -> dict[str, Mark]:
     """Tag to its newest setting, of those that mark something."""
-    newest = {name: _newest(store, "tag", name) for name in store.names(f"{AREA}/tag")}
+    newest = {name: _newest(store, "tag", name) for name in store.names(f"{_AREA}/tag")}
     return {name: mark for name, mark in newest.items() if mark and mark.address}
 
 
 def pins(store: Store) -> list[Mark]:
     """Pins that are set."""
-    newest = [_newest(store, "pin", name) for name in store.names(f"{AREA}/pin")]
+    newest = [_newest(store, "pin", name) for name in store.names(f"{_AREA}/pin")]
     return [mark for mark in newest if mark and mark.address]
 
 
@@ -104,27 +104,27 @@ def _one_word(address: str) -> str:
 def _add(store: Store, kind: str, name: str, address: str, text: str = "") -> Mark:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     said = {"address": address, "text": text, "who": _user(), "when": now, "key": os.urandom(8).hex()}
-    numbers = store.names(f"{AREA}/{kind}/{name}")
+    numbers = store.names(f"{_AREA}/{kind}/{name}")
     number = int(numbers[-1].removesuffix(".json")) if numbers else 0
-    for _ in range(TRIES):
+    for _ in range(_TRIES):
         number += 1
-        if store.create(f"{AREA}/{kind}/{name}/{number:06d}.json", orjson.dumps(said)):
+        if store.create(f"{_AREA}/{kind}/{name}/{number:06d}.json", orjson.dumps(said)):
             return Mark(kind, name, address, text, said["who"], now)
-    raise StoreError(f"{TRIES} others set the {kind} {name} of store {store.url} at the same time; try again")
+    raise StoreError(f"{_TRIES} others set the {kind} {name} of store {store.url} at the same time; try again")
 
 
 def _settings(store: Store, kind: str, name: str) -> Iterator[Mark]:
-    for file in store.names(f"{AREA}/{kind}/{name}"):
+    for file in store.names(f"{_AREA}/{kind}/{name}"):
         yield _read(store, kind, name, file)
 
 
 def _newest(store: Store, kind: str, name: str) -> Mark | None:
-    files = store.names(f"{AREA}/{kind}/{name}")
+    files = store.names(f"{_AREA}/{kind}/{name}")
     return _read(store, kind, name, files[-1]) if files else None
 
 
 def _read(store: Store, kind: str, name: str, file: str) -> Mark:
-    path = f"{AREA}/{kind}/{name}/{file}"
+    path = f"{_AREA}/{kind}/{name}/{file}"
     said: Any = store.read_json(path)
     fields = ("address", "text", "who", "when")
     if not isinstance(said, dict) or not all(isinstance(said.get(field), str) for field in fields):

@@ -70,13 +70,26 @@ class TokenRange(NamedTuple):
     loc: str
 
 
+class WindowRules(NamedTuple):
+    """How files give windows, in which order these come, and what their losses are divided by."""
+
+    normalisation: LossNormalisation = "labels"
+    order: OrderKind = "feistel"
+    target_length: int = 0
+    """Keeps windows compatible with a later, longer training: a file gives floor(tokens / target_length) * target_length /
+    sequence_length windows. 0: the window itself."""
+    held_out: int = 0
+    """Windows of every source that are never trained on: the first ones of its files, as evenly as they divide, so that two
+    mixes of the same files hold out the same."""
+
+
+DEFAULT_RULES = WindowRules()
+
+
 class WindowedTokens:
     """Batches of `batch_size` windows of `sequence_length` tokens, reshuffled every epoch.
 
-    `micro_instances` splits a batch into micro-batches for gradient accumulation (0: one). `target_length` keeps the windows
-    compatible with a later, longer training: a file gives floor(tokens / target_length) * target_length / sequence_length
-    windows (0: the window itself). `held_out` windows of every source are never trained on. They are the first ones of its
-    files, as evenly as they divide, so that two mixes of the same files hold out the same. Without a `reader` the files are
+    `micro_instances` splits a batch into micro-batches for gradient accumulation (0: one). Without a `reader` the files are
     local. Raises ValueError for empty or short files and for lengths that do not divide.
     """
 
@@ -89,12 +102,10 @@ class WindowedTokens:
         mask_repetitions: bool = True,
         *,
         micro_instances: int = 0,
-        normalisation: LossNormalisation = "labels",
-        order: OrderKind = "feistel",
-        target_length: int = 0,
-        held_out: int = 0,
+        rules: WindowRules = DEFAULT_RULES,
         reader: _Reader | None = None,
     ) -> None:
+        normalisation, order, target_length, held_out = rules
         target = target_length or sequence_length
         micro = micro_instances or batch_size
         if target % sequence_length:

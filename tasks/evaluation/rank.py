@@ -11,7 +11,7 @@ tried with the next budget; they follow those that were. A score that is not fin
 `ranking.json`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil, fsum, isfinite
 from statistics import NormalDist
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ from tasks.artifacts import Ranking, Scores
 from tasks.evaluation.comparing.comparison import Comparison, holm, two_sided
 from tasks.evaluation.comparing.runs import Floor, RunsCompared, noise_floor, seeds_to_decide
 from tasks.evaluation.comparing.suite_pairs import difference_of_runs
+from tasks.evaluation.reporting.figures import Point, dots
 
 POWER = 0.8
 """How often the number of items or seeds that is asked for finds a difference of the measured size."""
@@ -96,6 +97,7 @@ def rank_candidates(ws: Workspace, scores: list[Scores], config: RankConfig, ear
     }
     ws.write_json("ranking.json", facts | {"candidates": table + stopped})
     ws.table("ranking", table + stopped)
+    ws.write("ranking.svg", figure_of(table + stopped, config.benchmark).encode())
     return ws.artifact(
         Ranking,
         order=[row["candidate"] for row in table + stopped],
@@ -104,6 +106,15 @@ def rank_candidates(ws: Workspace, scores: list[Scores], config: RankConfig, ear
         outcome=outcome,
         hopeless=[row["candidate"] for row in table[1:] if not row["tied_with_best"]] + unranked,
     )
+
+
+def figure_of(rows: Sequence[Mapping[str, Any]], benchmark: str) -> str:
+    """The candidates' scores with one standard error each, best first, as an SVG."""
+    drawn = [
+        (row["candidate"], [Point(row["score"], row["stderr"], "soup" if row["rank"] == 1 else "anneal")])
+        for row in rows
+    ]
+    return dots(f"Candidates by {benchmark}, best first, with one standard error", drawn, benchmark)
 
 
 def candidates_of(ws: Workspace, scores: list[Scores], config: RankConfig) -> list[Candidate]:
@@ -196,9 +207,4 @@ def _benchmark_row(ws: Workspace, score: Scores, benchmark: str) -> dict[str, An
     return row
 
 
-def hopeless(ranking: Ranking, names: Sequence[str]) -> list[str]:
-    """Those of the candidates that a larger budget would be wasted on."""
-    return [name for name in names if name in ranking.hopeless]
-
-
-rank = stage(rank_candidates, name="rank", version=4)
+rank = stage(rank_candidates, name="rank", version=5)

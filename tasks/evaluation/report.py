@@ -8,7 +8,8 @@ the items that both answered; else by that of two independent scores. The paper 
 
 import dataclasses
 from collections import Counter
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from pydantic import Field
 
@@ -86,14 +87,13 @@ def write_report(
     funnel: list[Documents],
     mixes: list[Mix],
     checkpoints: list[Checkpoint],
-    reward: RewardModel | None,
-    preferences: Preferences | None,
-    ranking: Ranking | None,
+    single: list[RewardModel | Preferences | Ranking],
     scores: list[Scores],
     trial: list[Scores],
     config: ReportConfig,
 ) -> Report:
-    """Write `report.html` and `report.json`. What is None or empty has no section. `trial`: scores of a small model on unfiltered
+    """Write `report.html` and `report.json`. What is empty has no section. `single` has
+    at most one of each kind. `trial`: scores of a small model on unfiltered
     and on filtered text, or none.
 
     ValueError when labels and artifacts do not fit together, or scores belong to another checkpoint.
@@ -102,7 +102,8 @@ def write_report(
     step_labels = {item.address: label for label, item in steps}
     named_mixes = _labelled("mix_labels", config.mix_labels, mixes)
     named = _labelled("checkpoint_labels", config.checkpoint_labels, checkpoints)
-    single = [item for item in (reward, preferences, ranking) if item is not None]
+    reward, preferences = _only(RewardModel, single), _only(Preferences, single)
+    ranking = _only(Ranking, single)
     ancestors = _ancestors(ws, [*funnel, *mixes, *checkpoints, *single, *scores, *trial])
     records = list(ancestors.values())
     order = list(ancestors)
@@ -146,6 +147,17 @@ def write_report(
     ws.write_json("report.json", plain)
     ws.write("report.html", render_page(plain).encode())
     return ws.artifact(Report, summary=_summary(plain), gains=plain["gains"])
+
+
+A = TypeVar("A", bound=Artifact)
+
+
+def _only(kind: type[A], artifacts: Sequence[Artifact]) -> A | None:
+    """The artifact of a kind, if there is one. ValueError if there are several."""
+    found = [item for item in artifacts if isinstance(item, kind)]
+    if len(found) > 1:
+        raise ValueError(f"the report takes one {kind.__name__} and got {len(found)}")
+    return found[0] if found else None
 
 
 def _labelled(field: str, labels: list[str], artifacts: list[Any]) -> list[tuple[str, Any]]:
@@ -267,4 +279,4 @@ def _summary(plain: dict[str, Any]) -> dict[str, float]:
     return totals | {f"score/{name}": value for name, value in final["primary"].items()}
 
 
-report = stage(write_report, name="report", version=8)
+report = stage(write_report, name="report", version=9)

@@ -43,7 +43,7 @@ from tasks.training.fitting.fit import (
     linear_schedule,
     open_checkpoint,
 )
-from tasks.training.fitting.reward_head import open_reward_model
+from tasks.training.fitting.reward_head import fresh_score_model, open_reward_model
 from tasks.training.fitting.selection import SelectConfig, selector
 from tasks.verifiers.verdict import Rules
 
@@ -97,25 +97,38 @@ class PPOConfig(Config):
     """Type of activations and matmuls, in sampling too."""
     seed: int = 1
     """Order of the prompts, sampling, and order within a rollout."""
+    value_start: Literal["reward_model", "fresh"] = "reward_model"
+    """What the value model begins as: the reward model, as published, or the policy with a new head."""
     in_loop: AnswersInLoop = AnswersInLoop()
     """Development benchmarks that are asked on the way."""
     select: SelectConfig | None = None
     """Choose the result among the save points."""
 
 
-def train_ppo(ws: Workspace, policy: Checkpoint, judge: RewardModel, prompts: Prompts, config: PPOConfig) -> Checkpoint:
+def train_ppo(
+    ws: Workspace, policy: Checkpoint, judge: RewardModel | None, prompts: Prompts, config: PPOConfig
+) -> Checkpoint:
     """Sample answers, score them by their verifiers, and train the policy by the advantages that the value model, trained
     with it, sees in them.
 
-    Raises ValueError when `episodes` makes no rollout, fewer than two prompts fit, or policy and judge are unlike.
+    Without a judge the value model begins as the policy with a new head (`value_start: fresh`). Raises ValueError when `episodes`
+    makes no rollout, fewer than two prompts fit, policy and judge are unlike, or judge and `value_start` disagree.
     """
-    model, weights, tokenizer = open_checkpoint(ws, policy)
-    critic, judged, other = open_reward_model(ws, judge)
-    if (critic.config, other.ranks) != (model.config, tokenizer.ranks):
+    if (judge is None) != (config.value_start == "fresh"):
         raise ValueError(
-            f"the value model {judge.address} has shape {critic.config} and {other.ranks:,} ranks, the policy "
-            f"{policy.address} has {model.config} and {tokenizer.ranks:,}; take a reward model of the policy's kind"
+            f"value_start={config.value_start}, but {'no' if judge is None else 'a'} reward model is given; give one for "
+            "value_start=reward_model, and none for value_start=fresh"
         )
+    model, weights, tokenizer = open_checkpoint(ws, policy)
+    if judge is None:
+        critic, judged = fresh_score_model(model, weights, config.seed)
+    else:
+        critic, judged, other = open_reward_model(ws, judge)
+        if (critic.config, other.ranks) != (model.config, tokenizer.ranks):
+            raise ValueError(
+                f"the value model {judge.address} has shape {critic.config} and {other.ranks:,} ranks, the policy "
+                f"{policy.address} has {model.config} and {tokenizer.ranks:,}; take a reward model of the policy's kind"
+            )
     # A single answer has no spread to whiten its advantages by.
     encoded = prompts_that_fit(ws, prompts, tokenizer, model, config, least=2)
     reference, reference_group = frozen_reference(ws, model, weights, config.precision)

@@ -259,4 +259,4 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-preferences = stage(build_preferences, name="preferences", version=2, process=True)
+preferences = stage(build_preferences, name="preferences", version=2, process=True, sharded=True)

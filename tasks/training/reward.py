@@ -6,14 +6,11 @@ differently rated answers to them and with an error clustered by prompt. The unt
 the folder, so that it remains a whole checkpoint.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
-import torch
-from jaxtyping import Float
 from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -32,7 +29,7 @@ from tasks.evaluation.benchmarks.items import Estimate, estimate_mean
 from tasks.evaluation.comparing.paired import error_of_mean
 from tasks.training.answers.pairs import PreferencePair, every_pair, prompt_pairs, whole_pairs
 from tasks.training.fitting.fit import adamw, begin, export, fit, linear_schedule, open_checkpoint
-from tasks.training.fitting.reward_head import HEAD_FILE, HEAD_KEY, HEAD_NAME, with_score_head
+from tasks.training.fitting.reward_head import HEAD_FILE, HEAD_KEY, HEAD_NAME, score_head, with_score_head
 
 T = TypeVar("T")
 
@@ -124,11 +121,6 @@ def train_reward(ws: Workspace, parent: Checkpoint, pairs: Preferences, config: 
         ranks=tokenizer.ranks,
         parent=parent.digest,
     )
-
-
-def score_head(d_model: int, seed: int) -> Float[Tensor, "1 d_model"]:
-    """Weights of a head of one output, drawn from N(0, 1/(d_model + 1))."""
-    return torch.randn(1, d_model, generator=torch.Generator().manual_seed(seed)) / math.sqrt(d_model + 1)
 
 
 def split(pairs: list[T], held_out: float, seed: int) -> tuple[list[T], list[T]]:

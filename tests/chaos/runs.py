@@ -66,7 +66,7 @@ class Run:
     def output(self) -> str:
         return self.log.read_text()
 
-    def until(self, condition: Callable[[], object], what: str) -> None:
+    def until(self, condition: Callable[[], object], what: str, seconds: float = PATIENCE_SECONDS) -> None:
         """Wait for a moment of the run. Raises AssertionError when the run ends before it."""
 
         def reached() -> bool:
@@ -75,7 +75,7 @@ class Run:
             assert found or not ended, f"ended with {self.process.returncode} before: {what}\n{self.output[-3000:]}"
             return found
 
-        wait_for(reached, what)
+        wait_for(reached, what, seconds)
 
     def kill_group(self) -> None:
         os.killpg(self.process.pid, signal.SIGKILL)
@@ -88,9 +88,9 @@ class Run:
         assert len(stages) == 1, (servers, stages)
         return stages[0]
 
-    def finish(self, code: int = 0) -> str:
+    def finish(self, code: int = 0, seconds: float = 3 * PATIENCE_SECONDS) -> str:
         """Wait for the end; returns the output. Raises AssertionError for another exit code."""
-        self.process.wait(PATIENCE_SECONDS * 3)
+        self.process.wait(seconds)
         assert self.process.returncode == code, f"exit {self.process.returncode}\n{self.output[-5000:]}"
         return self.output
 

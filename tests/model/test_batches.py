@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.data.batches import TokenFile, Window, WindowedTokens, documents_within, read_local
+from model.data.batches import TokenFile, Window, WindowedTokens, WindowRules, documents_within, read_local
 from model.data.labels import IGNORE, LossNormalisation
 from model.data.order import PublishedShuffle, Shuffle, shuffle
 from model.parallel.work_split import own_rows, share_of
@@ -104,7 +104,7 @@ def test_repetitive_instance_is_masked_whole_and_still_counted(tmp_path: Path) -
     assert (batch["labels"][~masked][:, :-1] != -100).all()
     assert float(batch["divisor"]) == 63 + 64  # OLMo-core: trained labels plus all tokens of masked instances
     assert float(batch["masked_instances"]) == 0.5
-    old = WindowedTokens([TokenFile(path, 128)], 64, 2, seed=0, normalisation="positions")
+    old = WindowedTokens([TokenFile(path, 128)], 64, 2, seed=0, rules=WindowRules(normalisation="positions"))
     assert float(old.batch(0)[0]["divisor"]) == 128
 
 
@@ -125,7 +125,13 @@ def test_workers_read_their_own_windows_and_have_the_batch_of_one_process(
         return read_local([path], windows)
 
     data = WindowedTokens(
-        [TokenFile(path, ids.size)], 64, 8, seed=1, micro_instances=2, reader=reader, normalisation=normalisation
+        [TokenFile(path, ids.size)],
+        64,
+        8,
+        seed=1,
+        micro_instances=2,
+        reader=reader,
+        rules=WindowRules(normalisation=normalisation),
     )
     for step in range(4):
         whole, windows = data.batch(step), data.locate(step)
@@ -148,7 +154,7 @@ def test_workers_read_their_own_windows_and_have_the_batch_of_one_process(
 
 
 def test_target_length_drops_the_longer_remainder(files: list[TokenFile]) -> None:
-    assert WindowedTokens(files, 16, 1, seed=1, target_length=64).instances == 4 + 0 + 0 + 8
+    assert WindowedTokens(files, 16, 1, seed=1, rules=WindowRules(target_length=64)).instances == 4 + 0 + 0 + 8
 
 
 def test_held_out_windows_are_never_read_and_equal_in_every_mix(files: list[TokenFile]) -> None:
@@ -156,7 +162,7 @@ def test_held_out_windows_are_never_read_and_equal_in_every_mix(files: list[Toke
     code = TokenFile(files[0].path.parent / "4.npy", 64, "code")
     (np.arange(64, dtype="<u4") + 4000).tofile(code.path)
     head = TokenFile(web[3].path, 40, "web")  # part of a further pass: two windows, both held out where whole
-    data = WindowedTokens([*web, code, web[3], head], 16, 1, seed=1, held_out=2)
+    data = WindowedTokens([*web, code, web[3], head], 16, 1, seed=1, rules=WindowRules(held_out=2))
     held = {source: data.read(windows) for source, windows in data.held_out().items()}
     assert {source: [int(row[0]) for row in rows] for source, rows in held.items()} == {
         "web": [0, 1000], "code": [4000, 4016],
@@ -169,11 +175,11 @@ def test_held_out_windows_are_never_read_and_equal_in_every_mix(files: list[Toke
         assert step in data.steps_reading(window.file, window.start, window.start + 1, epochs=2)
     assert data.steps_reading(0, 0, 16) == []
     assert data.steps_reading(0, 0, 17) == data.steps_reading(0, 16, 17) != []
-    twice = WindowedTokens([web[3], web[3], head], 16, 1, seed=1, held_out=4)
+    twice = WindowedTokens([web[3], web[3], head], 16, 1, seed=1, rules=WindowRules(held_out=4))
     assert [window.start for window in twice.held_out()["web"]] == [0, 16, 32, 48]
     assert twice.instances == 4 + 4 + 0, "a part that is all held out gives nothing"
     with pytest.raises(ValueError, match=r"'code' has 4 windows; holding out 3 .* hold out fewer"):
-        WindowedTokens([*web, code], 16, 1, seed=1, held_out=3)
+        WindowedTokens([*web, code], 16, 1, seed=1, rules=WindowRules(held_out=3))
 
 
 def test_errors_name_the_values(files: list[TokenFile], tmp_path: Path) -> None:

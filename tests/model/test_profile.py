@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from flows.cli.main import app
 from model.config import Compute
 from model.training.losses import LossConfig
-from model.training.measuring.profile import PARTS, profile_steps
+from model.training.measuring.profile import PARTS, StepShape, profile_steps
 from model.training.optim import OptimConfig
 from tests.model.groups import CONFIG
 
@@ -17,7 +17,7 @@ from tests.model.groups import CONFIG
 def test_parts_are_the_whole_step_and_the_trace_is_one(tmp_path: Path) -> None:
     trace = tmp_path / "trace.json"
     found = profile_steps(
-        CONFIG, OptimConfig(), LossConfig(), rows=4, length=32, micro_rows=2, compute=Compute(), steps=2, trace=trace
+        CONFIG, OptimConfig(), LossConfig(), StepShape(4, 32, 2), compute=Compute(), steps=2, trace=trace
     )
     assert tuple(found.shares) == PARTS
     assert sum(found.shares.values()) == pytest.approx(1.0)
@@ -31,12 +31,10 @@ def test_parts_are_the_whole_step_and_the_trace_is_one(tmp_path: Path) -> None:
     assert any(event.get("name") == "aten::mm" for event in events)
 
 
-@pytest.mark.parametrize(
-    "sizes", [{"rows": 0, "length": 8}, {"rows": 1, "length": 65}, {"rows": 1, "length": 8, "steps": 0}]
-)
-def test_sizes_that_cannot_be_are_refused(sizes: dict[str, int]) -> None:
+@pytest.mark.parametrize(("rows", "length", "steps"), [(0, 8, 3), (1, 65, 3), (1, 8, 0)])
+def test_sizes_that_cannot_be_are_refused(rows: int, length: int, steps: int) -> None:
     with pytest.raises(ValueError, match="at least 1, and the length at most 64"):
-        profile_steps(CONFIG, OptimConfig(), LossConfig(), compute=Compute(), **sizes)  # type: ignore[arg-type]
+        profile_steps(CONFIG, OptimConfig(), LossConfig(), StepShape(rows, length), compute=Compute(), steps=steps)
 
 
 def test_the_command_profiles_a_recipes_stage() -> None:

@@ -19,7 +19,7 @@ from infra.session import Session
 from infra.settings import Execution
 from infra.stage import Stage
 from infra.storage.store import Store
-from model.data.batches import TokenFile, WindowedTokens
+from model.data.batches import TokenFile, WindowedTokens, WindowRules
 from model.data.labels import IGNORE
 from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Tokens
@@ -73,7 +73,7 @@ def answers(files: list[TokenFile], core_python: Path, tmp_path_factory: pytest.
 
 
 def windows(files: list[TokenFile], target: int) -> WindowedTokens:
-    return WindowedTokens(files, LENGTH, BATCH, SEED, order="published_core", target_length=target)
+    return WindowedTokens(files, LENGTH, BATCH, SEED, rules=WindowRules(order="published_core", target_length=target))
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -88,17 +88,16 @@ class EvaluationConfig(Config):
             suites=once(chain(*(part.suites for part in asked))),
         )
 
-    def only(self, name: str, further: Sequence[Benchmark] = ()) -> "EvaluationConfig":
+    def only(
+        self, name: str, further: Sequence[Benchmark] = (), field: str = "microanneal.rank_by"
+    ) -> "EvaluationConfig":
         """The same with a single benchmark, or with a suite and what it holds. Raises ValueError for a name that is not there."""
-        known = once([*self.benchmarks, *self.base.benchmarks, *self.last_base.benchmarks, *further])
-        suites = once([*self.suites, *self.base.suites, *self.last_base.suites])
+        known, suites = once([*self.every_benchmark, *further]), self.every_suite
         needed = members_of(name, suites)
         chosen = tuple(benchmark for benchmark in known if benchmark.name in needed)
         if not chosen:
             names = ", ".join([*(benchmark.name for benchmark in known), *(suite.name for suite in suites)])
-            raise ValueError(
-                f"microanneal.rank_by={name!r} is not a benchmark or suite of the recipe; they are {names}"
-            )
+            raise ValueError(f"{field}={name!r} is not a benchmark or suite of the recipe; they are {names}")
         held = tuple(suite for suite in suites if suite.name in needed)
         return EvaluationConfig(benchmarks=chosen, suites=held, max_context=self.max_context)
 

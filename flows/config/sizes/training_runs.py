@@ -9,6 +9,7 @@ Example: `sum(run.tokens or 0 for run in training_runs(load("laptop")))`.
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from types import MappingProxyType
 from typing import Any
 
@@ -128,9 +129,20 @@ def training_runs(config: RecipeConfig, made: _Made = MappingProxyType({})) -> I
     """
     given = {name for place in config.start for name in BEFORE[place]}
     first = {"rlvr", "ppo"} if "rlvr" in config.start else set()
-    for run in _all_runs(config, made):
+    for run in chain(_all_runs(config, made), _grid_runs(config, made)):
         if run.label.partition(":")[0] not in given and run.label not in first:
             yield run
+
+
+def _grid_runs(config: RecipeConfig, made: _Made) -> Iterator[Run]:
+    """Every combination and seed of the grids: what the stage would be with these settings."""
+    for section, grid in config.grid.items():
+        for name, how in grid.points(getattr(config, section)).items():
+            alone = config.model_copy(update={section: how, "grid": {}})
+            stages = {section, "ppo"} if section == "rlvr" else {section}
+            run = next(run for run in _all_runs(alone, made) if run.label in stages)
+            for suffix in grid.labels(name):
+                yield replace(run, label=f"{run.label}:{suffix}")
 
 
 def trained_model(config: RecipeConfig, label: str) -> ModelConfig:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -34,12 +34,12 @@ COUNT_UNITS = ("", "K", "M", "B", "T")
 def plan_costs(
     console: Console | None, recipe: str, overrides: list[str] | None, gpus: int, **asked: Any
 ) -> dict[str, Any]:
-    """The costs of a recipe file as JSON values; printed too where a console is given. `asked` is `ask_hardware`'s.
+    """The costs of a recipe file as JSON values; printed too where a console is given. `asked` has fields of `AskedHardware`.
 
     Nothing that the recipe names is looked up, so published recipes are planned without a network.
     """
     config = load(recipe, overrides)
-    hardware = ask_hardware(config.execution.site, gpus, **asked)
+    hardware = ask_hardware(config.execution.site, gpus, AskedHardware(**asked))
     costs = recipe_costs(config, hardware)
     rows = plan_labels(config)
     others = other_costs(config, hardware, rows)
@@ -62,29 +62,30 @@ def stored_bytes(config: RecipeConfig, costs: list[StageCost]) -> dict[str, floa
     return found
 
 
-def ask_hardware(
-    site: SiteSettings,
-    gpus: int,
-    *,
-    gpu: str | None = None,
-    mfu: float | None = None,
-    price: float | None = None,
-    peak_flops: float | None = None,
-    watts: float | None = None,
-    pue: float | None = None,
-    carbon: float | None = None,
-    water: float | None = None,
-    node_factor: float | None = None,
-) -> Hardware:
+class AskedHardware(NamedTuple):
+    """What the options of a command say of GPUs and their site; None where they say nothing."""
+
+    gpu: str | None = None
+    mfu: float | None = None
+    price: float | None = None
+    peak_flops: float | None = None
+    watts: float | None = None
+    pue: float | None = None
+    carbon: float | None = None
+    water: float | None = None
+    node_factor: float | None = None
+
+
+def ask_hardware(site: SiteSettings, gpus: int, asked: AskedHardware) -> Hardware:
     """What the command line says, at the recipe's site where it says nothing else.
 
     Raises ValueError for an unknown GPU or a value out of range.
     """
-    said = {"pue": pue, "carbon": carbon, "water": water}
+    said = {"pue": asked.pue, "carbon": asked.carbon, "water": asked.water}
     site = site.model_copy(update={name: value for name, value in said.items() if value is not None})
-    device = find_device(gpu or DEFAULT_GPU, peak_flops, watts)
-    factor = NODE_FACTOR if node_factor is None else node_factor
-    return Hardware(gpus, device, DEFAULT_MFU if mfu is None else mfu, site, price, factor)
+    device = find_device(asked.gpu or DEFAULT_GPU, asked.peak_flops, asked.watts)
+    factor = NODE_FACTOR if asked.node_factor is None else asked.node_factor
+    return Hardware(gpus, device, DEFAULT_MFU if asked.mfu is None else asked.mfu, site, asked.price, factor)
 
 
 def find_device(name: str, peak_flops: float | None, watts: float | None) -> Device:

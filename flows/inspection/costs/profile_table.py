@@ -11,7 +11,7 @@ from flows.cli.options import print_whole
 from flows.config.files import load
 from infra.processor import processor_name
 from model.config import Compute
-from model.training.measuring.profile import Profile, profile_steps
+from model.training.measuring.profile import Profile, StepShape, profile_steps
 
 _ON_A_MIX = ("pretrain", "anneal")
 """Stages whose steps are made of windows of one length, so that a profile of random windows is one of theirs."""
@@ -39,9 +39,7 @@ def profile_of(
         config.pretrain.model,
         training.optim,
         training.loss,
-        rows=rows or training.batch_size,
-        length=training.sequence_length,
-        micro_rows=settings.micro_instances,
+        StepShape(rows or training.batch_size, training.sequence_length, settings.micro_instances),
         compute=Compute(device=settings.device, threads=settings.threads, compile=settings.compile),
         steps=steps,
         trace=trace,

@@ -13,7 +13,7 @@ the KV cache while sampling.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -101,7 +101,15 @@ def memory_of(
     recomputed, kept = (
         max(
             sampling,
-            *_moments(model, width, gpus, tokens, trained_models, trained_models * of_blocks, outside, again, device),
+            *_moments(
+                model,
+                width,
+                gpus,
+                tokens,
+                trained_models,
+                Activations(trained_models * of_blocks, outside, again),
+                device,
+            ),
             key=lambda found: found.total,
         )
         for of_blocks, again in policies
@@ -115,21 +123,27 @@ def memory_of(
     )
 
 
+class Activations(NamedTuple):
+    """Bytes of activations: kept of all blocks, of embedding and final norm, and recomputed of one block."""
+
+    kept: float
+    outside: float
+    recomputed: float
+
+
 def _moments(
     model: ModelConfig,
     width: int,
     gpus: int,
     tokens: int,
     models: int,
-    kept: float,
-    outside: float,
-    recomputed: float,
+    activations: Activations,
     device: str,
 ) -> Iterator[Pass]:
-    """What the moments of an update need at which that may be most. `kept`, `outside` and `recomputed` are bytes of activations:
-    of all blocks, of embedding and final norm, and of one block. What is gathered is there twice for a while, as it came and in
-    its place; gradients are on their way until the next ones are.
+    """What the moments of an update need at which that may be most. What is gathered is there twice for a while, as it came and
+    in its place; gradients are on their way until the next ones are.
     """
+    kept, outside, recomputed = activations
     several, stream = gpus > 1, tokens * model.d_model
     table, norm = 4 * model.vocab_size * model.d_model, NORM_COPIES * 4 * stream
     block, sent = (width * model.block_parameters, 4 * model.block_parameters) if several else (0, 0)

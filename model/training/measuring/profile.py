@@ -5,7 +5,7 @@ Source: RECIPE A.7 (FLOPs of a token). Steps are `model.training.loop.train_step
 and nothing is stored but a trace that https://ui.perfetto.dev opens. The clock is that of steps without the profiler, and the
 profiler only says how that time is divided: it slows small operations down.
 
-Example: `profile_steps(ModelConfig(size="30M"), OptimConfig(), LossConfig(), rows=4, length=512, compute=Compute())`.
+Example: `profile_steps(ModelConfig(size="30M"), OptimConfig(), LossConfig(), StepShape(4, 512), compute=Compute())`.
 """
 
 import time
@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -84,22 +84,29 @@ class Profile:
         return self.flops / self.product_flops / self.seconds
 
 
+class StepShape(NamedTuple):
+    """A step of `rows` windows of `length` tokens, `micro_rows` at a time (0: all at once)."""
+
+    rows: int
+    length: int
+    micro_rows: int = 0
+
+
 def profile_steps(
     model: ModelConfig,
     optim: OptimConfig,
     loss: LossConfig,
+    shape: StepShape,
     *,
-    rows: int,
-    length: int,
     compute: Compute,
-    micro_rows: int = 0,
     steps: int = 3,
     trace: Path | None = None,
 ) -> Profile:
-    """Time `steps` steps of `rows` windows of `length` tokens, `micro_rows` at a time (0: all at once), then profile one more.
+    """Time `steps` steps of this shape, then profile one more.
 
     Raises ValueError for sizes below 1 or windows longer than the model's.
     """
+    rows, length, micro_rows = shape
     if min(rows, length, steps) < 1 or length > model.max_sequence_length:
         raise ValueError(
             f"rows={rows}, length={length}, steps={steps}: each has to be at least 1, and the length at most "

@@ -14,7 +14,7 @@ from statistics import NormalDist, variance
 
 from tasks.evaluation.comparing.comparison import Comparison, compare, two_sided
 
-Items = Mapping[str, float]
+_Items = Mapping[str, float]
 """Score by item."""
 NORMAL_FROM = 200
 """Degrees of freedom from which the normal distribution stands for Student's."""
@@ -77,14 +77,14 @@ def noise_floor(means: Sequence[Sequence[float]]) -> Floor | None:
     return Floor(fsum(variance(runs) * (len(runs) - 1) for runs in repeated) / freedom, freedom)
 
 
-def mean_over_runs(runs: Sequence[Items]) -> dict[str, float]:
+def mean_over_runs(runs: Sequence[_Items]) -> dict[str, float]:
     """Mean score of each item that all runs answered. Raises ValueError for runs that answered different items."""
     if any(run.keys() != runs[0].keys() for run in runs[1:]):
         raise ValueError(f"{len(runs)} runs answered different items; evaluate them with one config")
     return {item: fsum(run[item] for run in runs) / len(runs) for item in runs[0]}
 
 
-def compare_runs(first: Sequence[Items], second: Sequence[Items], floor: Floor | None) -> RunsCompared:
+def compare_runs(first: Sequence[_Items], second: Sequence[_Items], floor: Floor | None) -> RunsCompared:
     """Second candidate minus first, by item scores of each one's runs."""
     shares = 1 / len(first) + 1 / len(second)
     return RunsCompared(compare(mean_over_runs(first), mean_over_runs(second)), floor, shares)

@@ -14,7 +14,7 @@ from tasks.evaluation.comparing.comparison import Comparison, compare
 from tasks.evaluation.comparing.paired import read_items
 from tasks.evaluation.comparing.runs import Floor, RunsCompared, mean_over_runs
 
-Row = dict[str, Any]
+_Row = dict[str, Any]
 Leaves = list[tuple[str, float]]
 """Benchmarks that a score is a weighted mean of, with their weights."""
 
@@ -35,7 +35,7 @@ def difference_of_runs(
     return RunsCompared(_independent(rows[: len(first)], rows[len(first) :]), floor, shares)
 
 
-def leaves(table: dict[str, Row], name: str) -> Leaves:
+def leaves(table: dict[str, _Row], name: str) -> Leaves:
     """The benchmarks below a suite with their weights; a benchmark is its own only one."""
     row = table[name]
     members = row.get("formats")
@@ -50,7 +50,7 @@ def leaves(table: dict[str, Row], name: str) -> Leaves:
     ]
 
 
-def _rows(reader: Reader, score: Scores) -> dict[str, Row]:
+def _rows(reader: Reader, score: Scores) -> dict[str, _Row]:
     return {row["name"]: row for row in reader.read_json(score, "scores.json")["benchmarks"]}
 
 
@@ -78,10 +78,10 @@ def _weighted(parts: Sequence[tuple[Comparison, float]]) -> Comparison:
     )
 
 
-def _independent(first: Sequence[Row], second: Sequence[Row]) -> Comparison:
+def _independent(first: Sequence[_Row], second: Sequence[_Row]) -> Comparison:
     """From means and their errors; runs of one candidate answered the same items, so more runs do not lower those."""
 
-    def mean(rows: Sequence[Row], field: str) -> float:
+    def mean(rows: Sequence[_Row], field: str) -> float:
         return fsum(row[field] for row in rows) / len(rows)
 
     return Comparison(

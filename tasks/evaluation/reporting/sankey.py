@@ -65,7 +65,7 @@ def sankey(title: str, steps: Sequence[FlowStep]) -> str:
         arrival = item.top
         for name in item.step.inputs:
             giver = placed[name]
-            _band(axes, giver.x + NODE, giver.top, item.x, arrival, giver.kept, giver.colour, 0.35)
+            _band(axes, (giver.x + NODE, giver.top), (item.x, arrival), giver.kept, giver.colour, 0.35)
             arrival += giver.kept
     for item in placed.values():
         _node(axes, item)
@@ -112,7 +112,8 @@ def _node(axes: "Axes", item: Placed) -> None:
     if removed > 0.2:
         start = item.top + item.kept
         axes.add_patch(Rectangle((item.x, start), NODE, removed, color=light("dpo"), linewidth=0))
-        _band(axes, item.x + NODE, start, item.x + NODE + STUB, start + STUB, removed, "dpo", 0.45, end=0.35)
+        left = item.x + NODE
+        _band(axes, (left, start), (left + STUB, start + STUB), removed, "dpo", 0.45, end=0.35)
     if item.step.removed_text:
         low = item.top + max(item.taken, item.kept)
         write_text(axes, item.x, low + 9, item.step.removed_text, "dpo", size=9.5)
@@ -120,19 +121,18 @@ def _node(axes: "Axes", item: Placed) -> None:
 
 def _band(
     axes: "Axes",
-    x: float,
-    top: float,
-    to_x: float,
-    to_top: float,
+    start: tuple[float, float],
+    to: tuple[float, float],
     height: float,
     colour: str,
     alpha: float,
     end: float = 1.0,
 ) -> None:
-    """A band of one height from one edge to another, horizontal at both; it thins to `end` of its height."""
+    """A band of one height from one edge, at (x, top), to another, horizontal at both; it thins to `end` of its height."""
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
 
+    (x, top), (to_x, to_top) = start, to
     middle = (x + to_x) / 2
     bottom, to_bottom = top + height, to_top + height * end
     points = [(x, top), (middle, top), (middle, to_top), (to_x, to_top), (to_x, to_bottom), (middle, to_bottom),

@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from infra.records.artifact import Artifact
 from infra.records.reader import Reader
 from model.config import Config
-from model.data.batches import TOKEN_BYTES, TokenFile, Window, WindowedTokens, read_local
+from model.data.batches import TOKEN_BYTES, TokenFile, Window, WindowedTokens, WindowRules, read_local
 from model.data.order import OrderKind
 from model.tokens.tokenizer import Tokenizer
 from model.training.losses import LossConfig
@@ -135,10 +135,7 @@ def windows_of(
         seed,
         config.mask_repetitions,
         micro_instances=micro_instances,
-        normalisation=config.loss.normalisation,
-        order=config.order,
-        target_length=config.target_length,
-        held_out=config.in_loop.windows,
+        rules=WindowRules(config.loss.normalisation, config.order, config.target_length, config.in_loop.windows),
         reader=store_reader(reader, stored),
     )
 

@@ -3,8 +3,12 @@
 Source: RECIPE G (one output in the place of the language head), H.2 (PPO's value model begins as the reward model).
 """
 
+import copy
+import math
 from collections.abc import Sequence
 
+import torch
+from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -25,6 +29,22 @@ def with_score_head(model: Transformer) -> Transformer:
     """The model with a head of one output, without memory, in the place of its own."""
     model.head = Linear(model.config.d_model, 1).to("meta")
     return model
+
+
+def score_head(d_model: int, seed: int) -> Float[Tensor, "1 d_model"]:
+    """Weights of a head of one output, drawn from N(0, 1/(d_model + 1))."""
+    return torch.randn(1, d_model, generator=torch.Generator().manual_seed(seed)) / math.sqrt(d_model + 1)
+
+
+def fresh_score_model(model: Transformer, saved: Weights, seed: int) -> tuple[Transformer, Weights]:
+    """A copy of a model without memory for its weights, with a new head of one output, and its weights: the model's, and the
+    head's drawn from a seed.
+    """
+
+    def weights(name: str, shape: Sequence[int], start: int, stop: int) -> Tensor:
+        return score_head(shape[1], seed)[start:stop] if name == HEAD_NAME else saved(name, shape, start, stop)
+
+    return with_score_head(copy.deepcopy(model)), weights
 
 
 def open_reward_model(ws: Workspace, judge: RewardModel) -> tuple[Transformer, Weights, Tokenizer]:

@@ -50,7 +50,7 @@ def train_on_mix(ws: Workspace, mix: Mix, config: MixTrainingConfig, run: MixRun
 
     Raises ValueError when the mix holds less than one batch, or less than what is held out.
     """
-    data = training_windows(ws, mix, config, run.seed, ws.compute.micro_instances)
+    data = training_windows(ws, mix, config, run.seed, ws.compute.windows_at_once(config.batch_size))
     steps = config.steps or data.steps_per_epoch
     state = begin(ws, run.model, config.optim)
     group = state.group

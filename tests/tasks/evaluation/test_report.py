@@ -134,7 +134,12 @@ def ranked(rank: int, name: str, score: float, behind: float) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, dict[str, Any]]:
     run = Run(tmp_path_factory.mktemp("store"))
-    raw = run.make(Documents, "collect", [], documents=100, bytes=10_000, sources={"web": 100})
+    reading = {
+        "files": 3, "bad_files": 1, "rows": 120, "read": 101, "documents": 100, "bad": {"not_json": 19, "repeated_id": 1},
+    }  # fmt: skip
+    raw = run.make(
+        Documents, "collect", [], documents=100, bytes=10_000, sources={"web": 100}, payload={"collect.json": reading}
+    )
     kept = run.make(
         Documents, "filter", [raw], documents=90, bytes=7_000, sources={"web": 90}, dropped={"short": 3, "odd": 7}
     )
@@ -257,6 +262,14 @@ def test_funnel_and_costs_add_up(written: tuple[Workspace, Any]) -> None:
     assert sum(row["seconds"] for row in found["costs"]) == found["headline"]["seconds"]
     assert found["headline"]["tokens"] == 4 * 1_000 + 500
     assert found["headline"]["flops"] == 4.5e12
+
+
+def test_a_source_that_was_not_read_whole_is_told_in_red(written: tuple[Workspace, Any]) -> None:
+    text = " ".join(read(written[0], "report.html").split())
+    assert '<td class="short">101 <span class="pm">84.16 %</span></td>' in text
+    said = "collect read 84.16 % of the rows that its files hold, less than 99.9 %: 19 rows are not in the data."
+    assert f'<p class="short">{said}</p>' in text
+    assert re.search(r"p\.short \{ color: var\(--dpo\)", text), "the page's red"
 
 
 def test_lineage_names_inputs_before_their_users_and_each_once(written: tuple[Workspace, Any]) -> None:

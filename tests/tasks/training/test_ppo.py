@@ -140,3 +140,15 @@ def test_a_judge_of_another_kind_is_refused(bench):
     judge = judge_of(bench).model_copy(update={"ranks": 300})
     with pytest.raises(ValueError, match="ranks"):
         bench.run(train_ppo, policy=bench.base(), judge=judge, prompts=bench.prompts(6), config=CONFIG)
+
+
+def test_a_fresh_value_model_needs_no_judge_and_trains(bench):
+    config = CONFIG.model_copy(update={"value_start": "fresh"})
+    made = bench.run(train_ppo, policy=bench.base(), judge=None, prompts=bench.prompts(6), config=config)
+    rows = rows_of(bench, made)
+    assert made.steps == len(rows) == 6
+    assert all(np.isfinite(row["value_loss"]) and row["value_loss"] > 0 for row in rows)
+    with pytest.raises(ValueError, match="value_start=reward_model, but no reward model is given"):
+        bench.run(train_ppo, policy=bench.base(), judge=None, prompts=bench.prompts(6), config=CONFIG)
+    with pytest.raises(ValueError, match="value_start=fresh, but a reward model is given"):
+        bench.run(train_ppo, policy=bench.base(), judge=judge_of(bench), prompts=bench.prompts(6), config=config)

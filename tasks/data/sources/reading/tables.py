@@ -34,7 +34,7 @@ _PARQUET = b"PAR1"
 _BETWEEN_BYTES = 64 << 20
 """Indexes of pages that are searched for another file's end."""
 
-Found = tuple[int, int, dict[str, Any], str, int]
+_Found = tuple[int, int, dict[str, Any], str, int]
 """Block, row in it from 1, the row, the problem or "", rows that the problem makes unusable."""
 
 
@@ -84,7 +84,7 @@ def _decoded(text: bytes) -> tuple[str | None, str]:
 
 def table_rows(
     file: SourceFile, start: int = 0, end: int | None = None, *, limit: float = float("inf")
-) -> Iterator[Found]:
+) -> Iterator[_Found]:
     """The rows of a Parquet or Arrow file's blocks that begin in bytes [start, end); no more than `limit` need to be whole."""
     # Opening is not under a handler: a store that does not answer is no bad content.
     with file.open() as stream:
@@ -96,7 +96,7 @@ def table_rows(
 
 def _parquet_rows(
     stream: io.BufferedReader, file: SourceFile, start: int, end: int | None, limit: float
-) -> Iterator[Found]:
+) -> Iterator[_Found]:
     try:
         table = pq.ParquetFile(stream, buffer_size=1 << 20, page_checksum_verification=True)
         # Arrow keeps the schema of who wrote the file next to Parquet's own; a broken one must not hide the columns.
@@ -203,7 +203,7 @@ def _begins_in(metadata: pq.FileMetaData, group: int, start: int, end: int | Non
     return max(0, first) >= start and (end is None or first < end)
 
 
-def _arrow_rows(stream: io.BufferedReader, file: SourceFile) -> Iterator[Found]:
+def _arrow_rows(stream: io.BufferedReader, file: SourceFile) -> Iterator[_Found]:
     """Rows of an Arrow file or stream (`datasets` writes streams)."""
     for group, batch in enumerate(_arrow_batches(stream, file)):
         try:

@@ -1,0 +1,232 @@
+"""Runs a whole stage on a node of a Ray cluster: one detached actor per stage, placed by the resources that it needs.
+
+The driver only waits and passes events on, so it may be a laptop. The actor does not end with the driver: a driver that comes
+back finds it by its name and waits for the same result. A node that dies takes its actor along; the driver starts another,
+and the stage resumes from what it saved.
+"""
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from infra.compute.processes import portable
+from infra.compute.ray_connection import connected
+from infra.events import Events, Listener
+from infra.settings import Placement
+from infra.stopping import Interrupted, check_stopping
+
+if TYPE_CHECKING:
+    from infra.workspace import Workspace
+
+R = TypeVar("R")
+
+NAMESPACE = "olmo2"
+"""Of the actors' names in a cluster."""
+RESTARTS = 3
+"""How often a stage is started again in one attempt after its node or process died."""
+POLL_SECONDS = 0.5
+"""How often events are taken from the actor."""
+PATIENCE_SECONDS = 10.0
+"""A stage that no node has taken after so long is told to be waiting, once."""
+HAND_OVER_SECONDS = 60.0
+"""How long an actor keeps an error, or a result, that no driver asks for. Results are in the store as well."""
+CALLS_AT_ONCE = 4
+"""Drivers that may ask an actor at a time, besides its work."""
+KEPT_EVENTS = 10_000
+"""Events that are kept for a driver that is away; of more, the oldest go."""
+
+
+class PlacedStageDied(Exception):
+    """A stage's actor died again and again: its nodes were lost, or memory is short."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a stage takes of a node while it runs, besides what its shards take for themselves."""
+
+    cpus: float
+    """0 for a stage that only hands out shards, or leads a group: a core held while they wait for one could block them."""
+    gpus: float
+    placement: Placement
+
+    def text(self) -> str:
+        """For people: `4 CPU, 1 GPU, label market=spot`; empty for nothing."""
+        parts = [f"{amount:g} {name}" for name, amount in (("CPU", self.cpus), ("GPU", self.gpus)) if amount]
+        parts += [f"{self.placement.memory / 1e9:.1f} GB"] if self.placement.memory else []
+        parts += [f"{amount:g} {name}" for name, amount in self.placement.resources.items()]
+        parts += [f"label {name}={value}" for name, value in self.placement.labels.items()]
+        return ", ".join(parts)
+
+
+class PlacedStage:
+    """The actor: runs the stage in a thread and keeps what it tells until a driver takes it."""
+
+    def __init__(self, address: str):
+        self._address = address
+        self._events: deque[tuple[Any, ...]] = deque(maxlen=KEPT_EVENTS)
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def begin(self, function: Callable[..., Any], call: tuple[str, "Workspace", dict[str, Any]]) -> None:
+        """Start the stage, unless an earlier driver has."""
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, args=(function, call), daemon=True)
+                self._thread.start()
+
+    def take(self) -> list[tuple[Any, ...]]:
+        """What was told since the last time; the last event of all is `result` or `error`."""
+        with self._lock:
+            taken = list(self._events)
+            self._events.clear()
+        return taken
+
+    def _run(self, function: Callable[..., Any], call: tuple[str, "Workspace", dict[str, Any]]) -> None:
+        reference, workspace, values = call
+        # Ray's worker is a driver of its own for shards and groups; its connection stays as long as the stage needs it.
+        with connected(self._address) as ray:
+            workspace.report_to(Events(self._tell))
+            workspace.note(node=ray.get_runtime_context().get_node_id())
+            try:
+                self._tell("result", function(reference, workspace, values))
+            except BaseException as error:  # every error must reach the driver, once, here
+                self._tell("error", portable(error))
+            # What the stage held is given back even if no driver ever comes.
+            time.sleep(HAND_OVER_SECONDS)
+            ray.kill(ray.get_runtime_context().current_actor)
+
+    def _tell(self, kind: str, *values: Any) -> None:
+        with self._lock:
+            # A driver that is away misses nothing by seeing the newest state of a bar only.
+            if kind == "progress" and self._events and self._events[-1][:2] == (kind, values[0]):
+                self._events.pop()
+            self._events.append((kind, *values))
+
+
+def run_placed(
+    function: Callable[..., R],
+    call: tuple[str, "Workspace", dict[str, Any]],
+    listener: Listener,
+    *,
+    address: str,
+    name: str,
+    code: str,
+    claim: Claim,
+    settled: Callable[[], R | None],
+) -> R:
+    """Call `function(reference, workspace, arguments)` on a node of the cluster at `address` and return its result.
+
+    `name` is the stage's, `code` a hash of its code: an actor of the same name and code, which an earlier driver started, is
+    joined, one of other code is ended. `settled` reads the result that a stage left in the store which ended while no driver
+    watched. Raises what the function raised, PlacedStageDied, or Interrupted; only the latter ends the actor.
+    """
+    with connected(address) as ray:
+        for restart in range(RESTARTS + 1):
+            # Asked again after each death: the stage may have ended just before its node did.
+            if (result := settled()) is not None:
+                return result
+            _end_other_code(ray, name, code)
+            actor = _actor(ray, f"{name}-{code}", address, claim)
+            try:
+                kind, value = _ending(ray, actor, function, call, listener, claim)
+            except Interrupted:
+                _end(ray, actor)
+                raise
+            except ray.exceptions.RayActorError as error:
+                last = error
+                cause = str(error).partition("\n")[0]
+                listener("warning", f"lost the node or process of this stage ({restart + 1}): {cause}")
+                continue
+            _end(ray, actor)
+            if kind == "error":
+                raise value
+            return value
+    raise PlacedStageDied(
+        f"stage {name} lost its node or process {RESTARTS + 1} times; the last error: {last}. Most often memory is short: give "
+        "it more with execution.placement. Run the same command again: it resumes."
+    )
+
+
+def _actor(ray: ModuleType, name: str, address: str, claim: Claim) -> Any:
+    placement = claim.placement
+    computes = claim.cpus or claim.gpus
+    where = {"label_selector": placement.labels} if computes else _some_worker(ray, placement.labels)
+    options = {
+        "name": name,
+        "namespace": NAMESPACE,
+        "get_if_exists": True,
+        "lifetime": "detached",
+        "max_concurrency": CALLS_AT_ONCE,
+        "num_cpus": claim.cpus,
+        "num_gpus": claim.gpus,
+        "resources": placement.resources,
+        **({"memory": placement.memory} if placement.memory else {}),
+        **where,
+    }
+    return ray.remote(PlacedStage).options(**options).remote(address)
+
+
+def _some_worker(ray: ModuleType, labels: dict[str, str]) -> dict[str, Any]:
+    """The option that puts an actor which takes no core on a node that has cores, rather not the driver's."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = ray.get_runtime_context().get_node_id()
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    nodes = [node for node in nodes if labels.items() <= node.get("Labels", {}).items()]
+    if not nodes:
+        return {"label_selector": labels}  # a cluster that grows on demand may have none yet
+    away = [node for node in nodes if node["NodeID"] != here] or nodes
+    chosen = away[int.from_bytes(os.urandom(4)) % len(away)]
+    # With this strategy Ray takes no label selector besides.
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(chosen["NodeID"], soft=True)}
+
+
+def _end_other_code(ray: ModuleType, name: str, code: str) -> None:
+    """End actors of the same stage whose code is not ours: they would write what nobody asks for any more."""
+    listed = ray.util.list_named_actors(all_namespaces=True)
+    ours = [actor["name"] for actor in listed if actor["namespace"] == NAMESPACE]
+    for other in ours:
+        if other.startswith(f"{name}-") and other != f"{name}-{code}":
+            # It may have ended since it was listed.
+            with suppress(ValueError):
+                ray.kill(ray.get_actor(other, namespace=NAMESPACE))
+
+
+def _end(ray: ModuleType, actor: Any) -> None:
+    # It may have gone by itself.
+    with suppress(ray.exceptions.RayError):
+        ray.kill(actor)
+
+
+def _ending(
+    ray: ModuleType, actor: Any, function: Callable[..., Any], call: Any, listener: Listener, claim: Claim
+) -> tuple[str, Any]:
+    """Start the stage in its actor, or join it, and pass its events on until the last: `result` or `error` with its value."""
+    begun, asked = actor.begin.remote(function, call), time.monotonic()
+    told = False
+    while not ray.wait([begun], timeout=POLL_SECONDS)[0]:
+        check_stopping()
+        if not told and time.monotonic() - asked > PATIENCE_SECONDS:
+            told = True
+            listener("waiting", f"waiting for a node of the cluster{' with ' if claim.text() else ''}{claim.text()}")
+    ray.get(begun)
+    while True:
+        taken = actor.take.remote()
+        # The same answer is waited for until it comes: asked again, the actor would give what came since.
+        while not ray.wait([taken], timeout=POLL_SECONDS)[0]:
+            check_stopping()
+        check_stopping()
+        for kind, *values in ray.get(taken):
+            if kind in ("result", "error"):
+                return kind, values[0]
+            listener(kind, *values)
+        time.sleep(POLL_SECONDS)
+
+
+__all__ = ["Claim", "PlacedStageDied", "run_placed"]
