@@ -155,11 +155,15 @@ def export_command(
     id: IdArgument,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
     store: StoreOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Copy a checkpoint out as a Hugging Face folder with a model card: data, scores with errors, recipe, how to load."""
     from flows.inspection.artifacts import export_checkpoint
 
     written = export_checkpoint(existing_store(store), id, folder)
+    if as_json:
+        print_json({"folder": str(folder), "files": written})
+        return
     console.print(f"{folder}: {', '.join(written)}", highlight=False)
 
 
