@@ -174,10 +174,11 @@ def stage_seconds(store: str) -> dict[str, float]:
 def raw(folder: Path) -> dict[str, Any]:
     """Seconds for the whole text in this process: encoding alone, with the screened and with the published detector."""
     from model.data.repetition import find_repetitions, is_repetitive
-    from model.tokens.tokenizer import Tokenizer, _encoding
+    from model.tokens.dolma2 import tiktoken_encoding
+    from model.tokens.tokenizer import Tokenizer
 
     everything = list(texts(folder / "full"))
-    encoding = _encoding(Tokenizer().ranks)
+    encoding = tiktoken_encoding(Tokenizer().ranks)
     encoding.encode_to_numpy(everything[0])
     began = time.perf_counter()
     ids = [encoding.encode_to_numpy(text, disallowed_special=()) for text in everything]

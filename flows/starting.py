@@ -19,13 +19,17 @@ from infra.session import Session, current_session
 from infra.settings import Execution
 from infra.storage.store import Store
 from tasks.artifacts import MOMENTS, Checkpoint, RewardModel
-from tasks.training.adopt import AdoptConfig, adopt
+from tasks.training.adopt import adopt
+from tasks.training.adopt_reward import adopt_reward
 from tasks.training.adopt_step import adopt_step, pin_step
+from tasks.training.fitting.model_folder import AdoptConfig
 
-_PLACES: tuple[StartPoint, ...] = tuple(place for place in get_args(StartPoint) if place != "reward")
-"""What an adopted checkpoint may stand for; a reward model is one that a recipe made in this store."""
+_PLACES: tuple[StartPoint, ...] = get_args(StartPoint)
+"""What an adopted checkpoint may stand for; at `reward`, a reward model."""
 GIVEN = "start:"
 """How labels of given checkpoints begin; the place follows."""
+ANY_ID = "f" * 16
+"""Stands for the id of what is not adopted yet."""
 SAVE_POINT = re.compile(r"(?P<id>[0-9a-f]{4,16})@(?P<step>\d+)")
 """How a permanent save point is named."""
 
@@ -40,12 +44,15 @@ def adopt_into(store: Store, source: str, revision: str, place: str, listener: L
     if (point := SAVE_POINT.fullmatch(source)) and not Path(source).exists():
         if revision:
             raise ValueError(f"--revision={revision!r} is for hub ids, but {source} is a save point")
+        if place == "reward":
+            raise ValueError(f"{source} is a save point, and those hold no reward model; give a folder or a hub id")
         kept = pin_step(store, point["id"], int(point["step"]))
         store.check_writable()
         return run_stage(adopt_step.labelled(place), session, {"config": kept}, listener)
     config = AdoptConfig(source=source, revision=revision).pinned()
     store.check_writable()
-    return run_stage(adopt.labelled(place), session, {"config": config}, listener)
+    how = adopt_reward if place == "reward" else adopt
+    return run_stage(how.labelled(place), session, {"config": config}, listener)
 
 
 def adopt_command(store: Store, source: str, revision: str, place: str, into: str | None) -> dict[str, Any]:
@@ -55,8 +62,8 @@ def adopt_command(store: Store, source: str, revision: str, place: str, into: st
     """
     if place not in _PLACES:
         raise RecipeError(f"--as {place!r} is not a place to start at{nearest(place, list(_PLACES))}")
-    # Loaded first, so that a mistyped recipe is refused before gigabytes are fetched.
-    config = load(into) if into else None
+    # Loaded first, as it will be, so that a recipe that cannot begin there is refused before gigabytes are fetched.
+    config = _beginning_at(into, place) if into else None
     outcome = adopt_into(store, source, revision, place, lambda *event: None)
     path = write_recipe(into, place, outcome.record, config) if into and config else None
     return {
@@ -68,6 +75,15 @@ def adopt_command(store: Store, source: str, revision: str, place: str, into: st
         "recipe": str(path) if path and path.is_absolute() else f"./{path}" if path else None,
         "facts": outcome.record.facts,
     }
+
+
+def _beginning_at(recipe: str, place: str) -> RecipeConfig:
+    """The recipe as it is when it begins at a checkpoint that is not known yet. Raises RecipeError for one that cannot."""
+    given = read_recipe(recipe).get("start", {})
+    # A reward model may stand next to one checkpoint.
+    if place != "reward" and set(given) - {place, "reward"}:
+        raise RecipeError(f"recipe {recipe} already starts at {given}; extend the one it extends")
+    return load(recipe, [f"start.{place}={ANY_ID}"])
 
 
 def starting_point(config: RecipeConfig, place: StartPoint) -> Checkpoint | None:
@@ -123,8 +139,9 @@ def check_base(config: RecipeConfig) -> None:
 
 def base_settings(config: RecipeConfig, record: Record) -> dict[str, Any]:
     """What a recipe must say otherwise to anneal this checkpoint, by dotted field: its vocabulary, fresh moments."""
-    ranks = record.facts["ranks"]
-    wanting: dict[str, Any] = {} if config.encode.ranks == ranks else {"encode.ranks": ranks}
+    said = {"encode.ranks": config.encode.ranks, "encode.tokenizer": config.encode.tokenizer}
+    made = {"encode.ranks": record.facts["ranks"], "encode.tokenizer": record.facts.get("tokenizer", "dolma2")}
+    wanting: dict[str, Any] = {name: value for name, value in made.items() if said[name] != value}
     if MOMENTS not in record.files:
         stages = {"anneal": config.anneal, "microanneal.anneal": config.microanneal.anneal}
         wanting |= {f"{name}.moments": "fresh" for name, shape in stages.items() if shape.moments == "kept"}
@@ -134,10 +151,8 @@ def base_settings(config: RecipeConfig, record: Record) -> dict[str, Any]:
 def write_recipe(recipe: str, place: str, record: Record, config: RecipeConfig) -> Path:
     """A new recipe file that extends another and starts at the checkpoint: next to a file, else in this folder.
 
-    Raises RecipeError when the file exists or the recipe starts elsewhere already.
+    Raises RecipeError when the file exists.
     """
-    if set(read_recipe(recipe).get("start", {})) - {place}:
-        raise RecipeError(f"recipe {recipe} already starts at {config.start}; extend the one it extends")
     source = find_recipe(recipe)
     by_path = recipe.endswith((".yaml", ".yml")) or "/" in recipe
     path = (source.parent if by_path else Path()) / f"{source.stem}-{place}-{record.id[:8]}.yaml"

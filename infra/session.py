@@ -21,12 +21,16 @@ from infra.storage.store import Store
 R = TypeVar("R")
 
 
+Arguments = dict[str, Any]
+"""What a stage is called with: parameter name -> artifact, promise of one, list of them, None, or config."""
+
+
 class Engine(Protocol):
     """What a session does with the stages and phases that are called in it: `infra.execution` has one that plans them and
     one that runs them.
     """
 
-    def stage(self, stage: Any, session: "Session", arguments: dict[str, Any]) -> Any:
+    def stage(self, stage: Any, session: "Session", arguments: Arguments) -> Any:
         """What stands for the artifact of a stage (an `infra.stage.Stage`): itself, a promise of it, or Pending."""
 
     def phase(self, name: str, function: Callable[[], R]) -> R:

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from infra.records.artifact import Artifact
 from infra.records.record import Input
-from infra.session import Pending, Session, current_session
+from infra.session import Arguments, Pending, Session, current_session
 
 P = ParamSpec("P")
 A = TypeVar("A", bound=Artifact)
@@ -127,7 +127,7 @@ class Stage(Generic[P, A]):
         bound.apply_defaults()
         return dict(list(bound.arguments.items())[1:])
 
-    def sort(self, arguments: dict[str, Any]) -> Call:
+    def sort(self, arguments: Arguments) -> Call:
         """Tell configs from inputs."""
         config = {
             name: value.model_dump(mode="json")

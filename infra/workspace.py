@@ -36,6 +36,12 @@ from infra.storage.store import Store, sha256_file
 A = TypeVar("A", bound=Artifact)
 
 
+ShardItem = dict[str, Any]
+"""What one shard is asked for, as JSON values: which files, rows and rules; each shard function has keys of its own."""
+ShardResult = dict[str, Any]
+"""What one shard says when it is done, as JSON values: counts, and names of the files that it wrote."""
+
+
 class ShardRunner(Protocol):
     """Runs a function over many items for a workspace (`infra.compute.shards.run_shards`)."""
 

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from infra.records.artifact import Artifact
+from model.tokens.tokenizer import TokenizerName
 
 METRICS = "metrics.jsonl"
 """The log of a training: a line per step, with all metrics where the step was logged, else those of every step."""
@@ -61,7 +62,11 @@ class Tokens(Artifact):
     tokens: int
     documents: int
     ranks: int
-    """Ordinary tokens of the vocabulary used, a prefix of cl100k's ranks."""
+    """Ordinary tokens of the vocabulary used, the first so many of its whole one."""
+    tokenizer: TokenizerName = "dolma2"
+    """Which vocabulary that is."""
+    bytes: int = 0
+    """UTF-8 bytes of the encoded text."""
     files: dict[str, int]
     """Token count of every `.npy` file."""
 
@@ -71,6 +76,9 @@ class Mix(Artifact):
 
     tokens: int
     ranks: int
+    tokenizer: TokenizerName = "dolma2"
+    bytes: int = 0
+    """UTF-8 bytes of the text behind the tokens, by each source's mean."""
     shares: dict[str, float]
     """Realised share of each source."""
 
@@ -86,6 +94,7 @@ class Checkpoint(Artifact):
     loss: float
     """Mean of the training objective over the last tenth of the steps; NaN-free."""
     ranks: int
+    tokenizer: TokenizerName = "dolma2"
     parent: str
     """Digest of the checkpoint that training started from; empty when it started from an initialisation."""
     flops: float = 0.0
@@ -110,6 +119,7 @@ class RewardModel(Artifact):
     pairs_held_out: int = 0
     """Pairs that the accuracy is of."""
     ranks: int
+    tokenizer: TokenizerName = "dolma2"
     parent: str
     flops: float = 0.0
 

@@ -52,6 +52,13 @@ def local_generator(
     return answer
 
 
+def halve(model: Transformer) -> None:
+    """Hold matrices as bf16, which decoding rounds them to in any case; vectors, which it reads in fp32, stay."""
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            parameter.data = parameter.data.to(torch.bfloat16)
+
+
 def own_share(count: int, group: Group) -> tuple[int, int]:
     """First and end place of what this worker takes of a list that the whole group works on."""
     return count * group.rank // group.world, count * (group.rank + 1) // group.world

@@ -145,3 +145,11 @@ def test_what_a_newcomer_searches_for_is_found():
     text = " ".join(line for name in PROSE if not name.startswith("tests/") for _, line in prose(name)).lower()
     counts = {word: text.count(word.lower()) for word in FIELD_WORDS.split("|")}
     assert min(counts.values()) >= 5, counts
+
+
+def test_the_page_on_published_recipes_names_tests_that_exist() -> None:
+    page = (ROOT / "docs" / "published-recipes.md").read_text()
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page)
+    assert len(named) > 20
+    for file, name in named:
+        assert f"def {name}(" in (ROOT / file).read_text(), f"{file} has no {name}"

@@ -64,6 +64,7 @@ def test_no_folder_grows_beyond_what_one_can_see(package: str):
         rooms = [
             path for path in folder.iterdir() if path.suffix == ".py" or (path.is_dir() and path.name[0] not in "_.")
         ]
+        rooms = [path for path in rooms if path.name != "__init__.py"]  # as benchmarks/house.py counts
         assert len(rooms) <= 16, f"{folder.relative_to(ROOT)} has {len(rooms)} files and folders"
 
 

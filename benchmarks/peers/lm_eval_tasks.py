@@ -37,12 +37,27 @@ def main() -> None:
     from lm_eval.api.task import ConfigurableTask  # pyright: ignore[reportMissingImports]
     from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
 
+    class Planted(HFLM):
+        """The harness's own model, which says given answers where it would write some; stops cut them as it cuts its own."""
+
+        answers: tuple[str, ...] = ()
+
+        def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+            found = []
+            for request in requests:
+                text = self.answers[request.doc_id]
+                for stop in request.args[1]["until"]:
+                    text = text.split(stop)[0]
+                found.append(text)
+            return found
+
     job = json.loads(Path(sys.argv[1]).read_text())
     torch.set_num_threads(1)
-    model = HFLM(pretrained=job["folder"], device="cpu", dtype="float32", batch_size=8, max_length=2048)
+    model = Planted(pretrained=job["folder"], device="cpu", dtype="float32", batch_size=8, max_length=2048)
     found = {}
     for name, file in job["tasks"].items():
         task = ConfigurableTask(config=config_of(name, file))
+        model.answers = tuple(job.get("answers", {}).get(name, ()))
         result = simple_evaluate(model=model, tasks=[task], log_samples=True, bootstrap_iters=0, verbosity="ERROR")
         (samples,) = result["samples"].values()
         found[name] = [
@@ -52,6 +67,8 @@ def main() -> None:
                 "metrics": {key: sample[key] for key in ("acc", "exact_match", "f1", "em") if key in sample},
             }
             for sample in sorted(samples, key=lambda sample: sample["doc_id"])
+            # A task with several ways of reading an answer has a sample for each.
+            if sample["filter"] == job.get("filters", {}).get(name, sample["filter"])
         ]
     print(json.dumps(found))
 

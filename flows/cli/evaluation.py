@@ -24,6 +24,10 @@ def eval_command(
     data: Annotated[str, typer.Option("--data", help="Folder with local copies of the data sets; else the hub.")] = "",
     chat: Annotated[bool, typer.Option("--chat", help="Ask through the chat template.")] = False,
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    precision: Annotated[
+        str, typer.Option("--precision", help="fp32, or bf16: faster, log-likelihoods to about 1e-2.")
+    ] = "fp32",
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; else all cores.")] = None,
     model: Annotated[str, typer.Option("--model", help="Of a server with several: what it calls the model.")] = "",
     key_env: Annotated[str, typer.Option("--key-env", help="Environment variable with the server's key.")] = "",
     tokenizer: Annotated[
@@ -34,7 +38,14 @@ def eval_command(
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate a checkpoint, or a model behind an OpenAI-compatible server, on tasks of OLMES, without a recipe."""
-    from flows.running.measuring import Server, compare_artifacts, evaluate_checkpoint, print_differences, print_scores
+    from flows.running.measuring import (
+        How,
+        Server,
+        compare_artifacts,
+        evaluate_checkpoint,
+        print_differences,
+        print_scores,
+    )
     from tasks.evaluation.scoring.selection import select
 
     if not target:
@@ -42,9 +53,9 @@ def eval_command(
     found = open_store(store)
     words = [word.strip() for word in tasks.split(",") if word.strip()]
     server = Server(model, key_env, tokenizer)
-    shown = evaluate_checkpoint(
-        found, target, select(words, copies=data, limit=limit), chat=chat, device=device, server=server, why=why
-    )
+    how = How(chat=chat, precision=precision, device=device, threads=threads)
+    selection = select(words, copies=data, limit=limit)
+    shown = evaluate_checkpoint(found, target, selection, how=how, server=server, why=why)
     differences = compare_artifacts(found, against, shown["id"], why=why) if against else []
     if as_json:
         print_json(shown | ({"differences": differences} if against else {}))

@@ -173,10 +173,10 @@ def adopt_checkpoint_command(
         str,
         typer.Argument(
             metavar="PATH|HUB_ID|ID@STEP",
-            help="Olmo2 Hugging Face folder, hub id, or a permanent save point (olmo2 ls --save-points).",
+            help="Olmo2 Hugging Face folder (of a reward model too), hub id, or a permanent save point (olmo2 ls --save-points).",
         ),
     ],
-    place: Annotated[str, typer.Option("--as", help="What it stands for: base, soup, sft or dpo.")],
+    place: Annotated[str, typer.Option("--as", help="What it stands for: base, soup, sft, dpo, reward or rlvr.")],
     store: StoreOption = None,
     revision: Annotated[str, typer.Option("--revision", help="Branch, tag or commit on the hub.")] = "",
     into: Annotated[

@@ -50,7 +50,8 @@ def run_in_terminal(
     if not rerun and "PREFECT_API_URL" not in os.environ:
         rows = plan(config, until)
         refuse_stale(rows)
-        if all(row.action in ("reused", "left out") for row in rows):
+        # An acceptance is written down by the engine that runs, so a run that accepts is never answered from the plan.
+        if not config.execution.accept and all(row.action in ("reused", "left out") for row in rows):
             return tell_all_reused(console, rows, config.execution.store)
         if not config.execution.approve:
             _refuse_without_dashboard(config, rows)

@@ -7,6 +7,7 @@ Directly below `start`, `collect`, `classifiers`, `label`, `synthesize` and `fil
 thing of that name out; everywhere else null is a value.
 """
 
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,10 @@ def find_recipe(recipe: str) -> Path:
     return path
 
 
+_ID = re.compile("[0-9a-f]{4,16}")
+"""An artifact's id or its beginning."""
+
+
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """Mappings merged key by key; anything else above replaces what is below. A mapping of another `kind` or `algorithm`
     replaces.
@@ -188,7 +193,8 @@ def apply_override(data: dict[str, Any], override: str) -> None:
             target[name] = {}
         target = target[name]
     try:
-        value = parse_yaml(text)
+        # An id of digits alone, or with one e among them, is a number to YAML.
+        value = text.strip() if parents == ["start"] and _ID.fullmatch(text.strip()) else parse_yaml(text)
     except yaml.YAMLError as error:
         said = " ".join(str(error).split())
         raise RecipeError(f"override {override!r}: {text!r} is not a YAML value: {said}") from error

@@ -17,7 +17,6 @@ from flows.config.sizes.limits import check_limits, reinforcements
 from flows.config.stages import STAGE_NAMES, unknown_stages
 from infra.settings import Execution
 from model.config import Parallel
-from model.tokens.tokenizer import Tokenizer
 from tasks.data.filters.rules import classifier_of
 from tasks.data.mix import RANKED_FIRST, WINNER, MixConfig
 from tasks.evaluation.benchmarks.roles import refuse_held_out
@@ -220,7 +219,7 @@ def _check_preferences(config: RecipeConfig) -> None:
 
 
 def _check_model(config: RecipeConfig) -> None:
-    model, tokenizer = config.pretrain.model, Tokenizer(config.encode.ranks)
+    model, tokenizer = config.pretrain.model, config.encode.vocabulary
     if model.vocab_size < tokenizer.vocab_size:
         raise ValueError(
             f"pretrain.model.vocab_size={model.vocab_size:,} has no row for each of the {tokenizer.vocab_size:,} ids of "
@@ -243,7 +242,7 @@ def _check_trial(config: "RecipeConfig") -> None:
         raise ValueError(
             f"curation_trial.source={trial.source!r} is not a collected source; they are {', '.join(config.collect)}"
         )
-    needed, rows = Tokenizer(config.encode.ranks).vocab_size, trial.pretrain.model.vocab_size
+    needed, rows = config.encode.vocabulary.vocab_size, trial.pretrain.model.vocab_size
     if rows < needed:
         raise ValueError(
             f"curation_trial.pretrain.model.vocab_size={rows:,} has no row for each of the {needed:,} ids of "
@@ -254,14 +253,23 @@ def _check_trial(config: "RecipeConfig") -> None:
 
 def _check_variants(config: RecipeConfig) -> None:
     """Variants share the mix and its vocabulary, so what they read has one shape."""
-    for name, how in config.comparison.variants.items() if config.comparison else ():
+    if config.comparison is None:
+        return
+    for name, how in config.comparison.variants.items():
         for field in ("sequence_length", "batch_size"):
             value, shared = getattr(how, field), getattr(config.pretrain, field)
             if value != shared:
                 raise ValueError(
                     f"comparison.variants.{name}.{field}={value:,} is not pretrain.{field}={shared:,}; the mix is cut for one"
                 )
-        if how.model.vocab_size != config.pretrain.model.vocab_size:
+        if name in config.comparison.encode:
+            own = config.comparison.encode[name].vocabulary
+            if how.model.vocab_size < own.vocab_size:
+                raise ValueError(
+                    f"comparison.variants.{name}.model.vocab_size={how.model.vocab_size:,} has no row for each of the "
+                    f"{own.vocab_size:,} ids of comparison.encode.{name} ({own}); use {own.padded_vocab_size:,}"
+                )
+        elif how.model.vocab_size != config.pretrain.model.vocab_size:
             raise ValueError(
                 f"comparison.variants.{name}.model.vocab_size={how.model.vocab_size:,} is not that of pretrain, "
                 f"{config.pretrain.model.vocab_size:,}; the token files have one vocabulary"

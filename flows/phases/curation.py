@@ -28,6 +28,8 @@ class Corpus(NamedTuple):
     """Documents after each step, by the step's label."""
     tokens: dict[str, Tokens]
     """Token files by source."""
+    documents: dict[str, Documents]
+    """What they were encoded from, by source."""
     classifiers: dict[str, Classifier]
     """Classifiers that rules may ask, by name."""
 
@@ -38,7 +40,7 @@ def curation(config: RecipeConfig) -> Corpus:
     construction. A recipe that starts at a model past mid-training reads no corpus.
     """
     if config.starts_after_midtraining:
-        return Corpus({}, {}, {})
+        return Corpus({}, {}, {}, {})
     read = needed_sources(config)
     raw = {name: collect.labelled(name)(source) for name, source in config.collect.items() if name in read}
     made = {name: source.made(name) for name, source in config.synthesize.items() if name in read}
@@ -52,13 +54,16 @@ def curation(config: RecipeConfig) -> Corpus:
     kept = {name: filtered(name, raw[name], config.filter[name], classifiers) for name in raw}
     unique = dedup(list(kept.values()), config.dedup)
     clean = decontaminate(unique, config.decontaminate)
-    tokens = {name: encode.labelled(name)(clean, config.encode_source(name)) for name in raw}
     safe = {name: clean_documents(name, documents, config.synthesize[name], config) for name, documents in made.items()}
-    tokens |= {name: encode.labelled(name)(documents, config.encode_source(name)) for name, documents in safe.items()}
+    documents = dict.fromkeys(raw, clean) | safe
+    # Where every variant of a comparison has a vocabulary of its own, nothing reads the recipe's.
+    apart = config.comparison and config.comparison.encode.keys() == config.comparison.variants.keys()
+    encoded = {} if apart else documents
+    tokens = {name: encode.labelled(name)(found, config.encode_source(name)) for name, found in encoded.items()}
     funnel = {f"collect {name}": documents for name, documents in raw.items()}
     funnel |= {f"decontaminate {name}": documents for name, documents in safe.items() if documents is not made[name]}
     funnel |= {f"filter {name}": documents for name, documents in kept.items()}
-    return Corpus(funnel | {"dedup": unique, "decontaminate": clean}, tokens, classifiers)
+    return Corpus(funnel | {"dedup": unique, "decontaminate": clean}, tokens, documents, classifiers)
 
 
 def filtered(name: str, documents: Documents, rules: FilterConfig, classifiers: dict[str, Classifier]) -> Documents:

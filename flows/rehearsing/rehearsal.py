@@ -174,6 +174,8 @@ def _scale_trainings(data: dict[str, Any], full: dict[str, Any]) -> None:
             variant[field] = pretrain[field]
         variant["model"] = model_of(ModelConfig.model_validate(given["model"]))
         _scale_schedule(variant, given, full["pretrain_mix"])
+    for own in data["comparison"]["encode"].values() if data["comparison"] else ():
+        own["ranks"] = RANKS
     if data["comparison"]:
         data["comparison"]["window"] = max(2, STEPS["pretrain"] // 2)
 

@@ -1,11 +1,12 @@
 """`olmo2 eval`, `olmo2 rescore` and `olmo2 compare`: one checkpoint on named tasks, without a recipe."""
 
 import html
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 from rich.table import Table
@@ -21,6 +22,7 @@ from infra.records.record import Record
 from infra.session import Session
 from infra.settings import EndpointSettings, Execution
 from infra.storage.store import Store
+from model.config import Precision
 from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Checkpoint, Scores
 from tasks.evaluation.comparing.differences import Difference, compare_scores, differing_items
@@ -46,8 +48,7 @@ def evaluate_checkpoint(
     target: str,
     selection: TaskSelection,
     *,
-    chat: bool = False,
-    device: str = "cpu",
+    how: "How | None" = None,
     server: "Server | None" = None,
     why: str = "",
 ) -> dict[str, Any]:
@@ -55,17 +56,34 @@ def evaluate_checkpoint(
 
     `why` is kept in the log of looks at held-out scores. Raises ValueError for a target that is none of these.
     """
-    asked = {"benchmarks": tuple(selection.benchmarks), "suites": tuple(selection.suites), "chat": chat}
+    how = how or How()
+    if how.precision not in get_args(Precision):
+        raise ValueError(f"--precision {how.precision!r} is neither of {', '.join(get_args(Precision))}")
+    asked = {"benchmarks": tuple(selection.benchmarks), "suites": tuple(selection.suites), "chat": how.chat}
     if SERVED.match(target):
         outcome = evaluate_server(store, target, asked, server or Server())
     else:
         checkpoint = find_checkpoint(store, target)
         label = _slug(Path(target).name)
-        config = EvaluateConfig(label=label, **asked).pinned()
-        session = Session(store, Execution(store=store.url, ray="off", device=device))
+        config = EvaluateConfig.model_validate({"label": label, "precision": how.precision, **asked}).pinned()
+        threads = {"evaluate": how.threads or os.cpu_count() or 1}
+        session = Session(store, Execution(store=store.url, ray="off", device=how.device, threads=threads))
         outcome = run_stage(evaluate.labelled(label), session, {"checkpoint": checkpoint, "config": config}, _quiet)
     note_look(store, [outcome.record], f"olmo2 eval {target}", why)
     return shown_scores(store, outcome.record, reused=outcome.reused) | {"not_computed": selection.not_computed}
+
+
+@dataclass(frozen=True)
+class How:
+    """How a model's weights are asked."""
+
+    chat: bool = False
+    """Through the chat template."""
+    precision: str = "fp32"
+    """Of the arithmetic; a server has its own."""
+    device: str = "cpu"
+    threads: int | None = None
+    """CPU threads; None for all cores."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +110,7 @@ def evaluate_server(store: Store, url: str, asked: dict[str, Any], server: Serve
     with Endpoint(name, settings.model_copy(update={"patience_seconds": PROBE_PATIENCE_SECONDS})) as endpoint:
         known = f"{name}@{probe(endpoint, tokenizer)}"
     label = _slug(name)
-    fields = {"label": label, "model": known, "ranks": tokenizer.ranks, "window": window, **asked}
+    fields = {"label": label, "model": known, **tokenizer.facts, "window": window, **asked}
     config = ServedConfig.model_validate(fields).pinned()
     session = Session(store, Execution(store=store.url, ray="off", endpoints={known: settings}))
     return run_stage(evaluate_served.labelled(label), session, {"config": config}, _quiet)

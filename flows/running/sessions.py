@@ -20,6 +20,8 @@ from infra.stopping import Interrupted
 from infra.storage.store import Store
 
 _listener: ContextVar[Listener | None] = ContextVar("olmo2_listener", default=None)
+GRIDDED = {"rlvr": "ppo"}
+"""Stages of another name than the section whose grid is theirs."""
 
 
 @contextmanager
@@ -43,8 +45,19 @@ def new_session(
     forced = {label for name in rerun for label in made_labels(rows, name)}
     if cascade:
         forced = below(rows, forced)
-    only = frozenset(above(rows, find_labels(rows, until))) if until is not None else None
+    only = frozenset(_with_grids(rows, above(rows, find_labels(rows, until)), config)) if until is not None else None
     return replace(session, force=frozenset(forced), only=only)
+
+
+def _with_grids(rows: list[PlanRow], needed: set[str], config: RecipeConfig) -> set[str]:
+    """The labels with what chooses the settings of their stages: a plan does not know yet that a stage waits for its grid."""
+    while True:
+        stages = {label.partition(":")[0] for label in needed}
+        judging = {f"rank:grid-{section}" for section in config.grid if {section, GRIDDED.get(section)} & stages}
+        wider = needed | above(rows, judging & {row.label for row in rows})
+        if wider == needed:
+            return needed
+        needed = wider
 
 
 def _store_of(config: RecipeConfig) -> Store:

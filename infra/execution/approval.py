@@ -10,13 +10,13 @@ import socket
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
 import orjson
 
 from infra.execution.plan import decide
 from infra.records.record import generations, payload_address
-from infra.session import Session
+from infra.session import Arguments, Session
 from infra.stage import Stage
 from infra.storage.store import CorruptObject, Store, StoreError
 
@@ -71,9 +71,7 @@ class Approval:
     above: float
 
 
-def check_approved(
-    stage: Stage, session: Session, arguments: dict[str, Any], ask: Callable[[Question], Answer]
-) -> None:
+def check_approved(stage: Stage, session: Session, arguments: Arguments, ask: Callable[[Question], Answer]) -> None:
     """Return when the stage may run: it is cheap, was approved, or is approved now by whoever `ask` reaches.
 
     Raises Refused when it is not.

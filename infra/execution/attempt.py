@@ -46,7 +46,7 @@ from infra.records.record import (
 )
 from infra.records.save_points import ephemeral_area
 from infra.secrets import clean_error, without_secrets
-from infra.session import Session
+from infra.session import Arguments, Session
 from infra.settings import ComputeSettings, Execution
 from infra.stage import Call, Stage
 from infra.stopping import Interrupted, fenced
@@ -93,7 +93,7 @@ class Finished:
 
 
 def run_stage(
-    stage: Stage, session: Session, arguments: dict[str, Any], listener: Listener, caller: Caller = Caller()
+    stage: Stage, session: Session, arguments: Arguments, listener: Listener, caller: Caller = Caller()
 ) -> Outcome:
     """Reuse, resume or run a stage in the session's store.
 
@@ -194,7 +194,7 @@ class Generation(NamedTuple):
 def _run_and_commit(
     stage: Stage,
     session: Session,
-    arguments: dict[str, Any],
+    arguments: Arguments,
     call: Call,
     made: Generation,
     lease: Lease,
@@ -278,7 +278,7 @@ def _ray_of(stage: Stage, execution: Execution) -> str:
 def _run_fitting(
     stage: Stage,
     workspace: Workspace,
-    arguments: dict[str, Any],
+    arguments: Arguments,
     listener: Listener,
     execution: Execution,
     fingerprint: dict[str, dict[str, str]],
@@ -306,7 +306,7 @@ def _first_line(error: Exception) -> str:
 def _run_somewhere(
     stage: Stage,
     workspace: Workspace,
-    arguments: dict[str, Any],
+    arguments: Arguments,
     listener: Listener,
     execution: Execution,
     fingerprint: dict[str, dict[str, str]],
@@ -381,7 +381,7 @@ def commit(store: Store, record: Record, check: Callable[[], None]) -> Record:
     return winner
 
 
-def call_on_node(code: str, reference: str, workspace: Workspace, arguments: dict[str, Any]) -> Finished:
+def call_on_node(code: str, reference: str, workspace: Workspace, arguments: Arguments) -> Finished:
     """Call a stage function on the node of a cluster that it was placed on, and leave its result in the store as well, for
     a driver of the same code that comes back after the stage has ended.
     """
@@ -425,7 +425,7 @@ def finished_path(folder: str) -> str:
     return f"{folder}/finished.json"
 
 
-def call_function(reference: str, workspace: Workspace, arguments: dict[str, Any]) -> Finished:
+def call_function(reference: str, workspace: Workspace, arguments: Arguments) -> Finished:
     """Import a stage function and call it; used in this process and in a stage's own."""
     module, name = reference.split(":")
     function = getattr(importlib.import_module(module), name)

@@ -10,7 +10,7 @@ from infra.records.artifact import Artifact
 from infra.records.index import Index, Known
 from infra.records.record import Input, Record, generations, identity, progress_folder
 from infra.records.save_points import newest_save_point
-from infra.session import Pending, Session
+from infra.session import Arguments, Pending, Session
 from infra.stage import Call, Stage
 from infra.storage.store import CorruptObject, Store
 
@@ -47,7 +47,7 @@ class Plan:
         self.rows: list[PlanRow] = []
         self._origins: dict[str, str] = {}  # address of an artifact -> label of the stage that gave it
 
-    def stage(self, stage: Stage, session: Session, arguments: dict[str, Any]) -> Artifact | Pending:
+    def stage(self, stage: Stage, session: Session, arguments: Arguments) -> Artifact | Pending:
         """Add the stage's row; returns its artifact if it exists, else what is known of it."""
         call = stage.sort(arguments)
         estimate = dict(stage.estimate(call.config, **call.inputs)) if stage.estimate else {}
@@ -133,7 +133,7 @@ def started_work(store: Store, stage: str, id: str) -> str:
     return f"{shards} shards are done" if shards else ""
 
 
-def kept_work(stage: Stage, session: Session, arguments: dict[str, Any]) -> str:
+def kept_work(stage: Stage, session: Session, arguments: Arguments) -> str:
     """What the next attempt at a stage that was stopped would go on from, in words."""
     call = stage.sort(arguments)
     found = started_work(session.store, stage.name, identity(stage.name, stage.version, call.config, call.records()))

@@ -30,7 +30,7 @@ from infra.execution.stage_page import StagePage
 from infra.execution.tracking import Tracked, start_trackers
 from infra.records.artifact import Artifact
 from infra.records.record import Record, identity
-from infra.session import Pending, Session
+from infra.session import Arguments, Pending, Session
 from infra.stage import Stage
 from infra.stopping import Interrupted, check_stopping
 
@@ -50,7 +50,7 @@ class PrefectEngine:
         self._labels: dict[str, str] = {}  # address of an artifact -> label of the stage that gave it
         self._reporters: dict[str, Reporter] = {}
 
-    def reporter(self, stage: Stage, session: Session, arguments: dict[str, Any]) -> Reporter:
+    def reporter(self, stage: Stage, session: Session, arguments: Arguments) -> Reporter:
         """Who tells of a stage whose inputs exist; the pages of these name it from now on."""
         call = stage.sort(arguments)
         inputs = [item for _, item in call.flat() if isinstance(item, Artifact)]
@@ -68,7 +68,7 @@ class PrefectEngine:
         """Remember which stage gave an artifact."""
         self._labels[address] = label
 
-    def stage(self, stage: Stage, session: Session, arguments: dict[str, Any]) -> PrefectFuture | Pending:
+    def stage(self, stage: Stage, session: Session, arguments: Arguments) -> PrefectFuture | Pending:
         """Hand a stage to Prefect; its future resolves to the artifact."""
         if session.is_left_out(stage.label):
             return Pending(stage.label, stage.result_kind)
@@ -112,7 +112,7 @@ class PrefectEngine:
         self.made(label, record.address)
 
 
-def _stage_task(stage: Stage, session: Session, arguments: dict[str, Any]):
+def _stage_task(stage: Stage, session: Session, arguments: Arguments):
     engine = session.engine
     assert isinstance(engine, PrefectEngine), "this engine has submitted it"
     reporter = engine.reporter(stage, session, arguments)

@@ -8,13 +8,14 @@ divide the requests and exchange results.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.decoding.prefix_scoring import tree_log_likelihoods
+from model.decoding.prefix_scoring import KeptWeights, tree_log_likelihoods
 from model.network.sharded_tensors import is_sharded
 from model.network.transformer import Transformer
 from model.parallel.group import Group
@@ -43,6 +44,7 @@ def log_likelihoods(
     batch_tokens: int | None = None,
     progress: Callable[[int], None] | None = None,
     group: Group | None = None,
+    kept: KeptWeights | None = None,
 ) -> list[float]:
     """Sum of log p (natural) of each continuation after its context, in request order.
 
@@ -51,13 +53,14 @@ def log_likelihoods(
     Precision is autocast's if it is enabled, the weights' own otherwise; the softmax is always fp32. All workers of a
     `group` have to call this with the same requests. Raises ValueError for an empty context or continuation; pass EOS as the
     context of a free-standing text. Raises ValueError also for a continuation that does not fit the window with one token of
-    context. Raises NonFiniteOutput for the first request whose log-likelihood is not finite.
+    context. Raises NonFiniteOutput for the first request whose log-likelihood is not finite. `kept` keeps the weights of a
+    model that does not change laid out for the next call.
     """
     window = model.config.max_sequence_length
     sequences = [_fit(index, request, window) for index, request in enumerate(requests)]
     batch_tokens = batch_tokens or BATCH_TOKENS.get(model.device.type, BATCH_TOKENS_ELSEWHERE)
     group = group or Group()
-    score = _sharded_scores if is_sharded(model.head.weight) else _tree_scores
+    score = _sharded_scores if is_sharded(model.head.weight) else partial(_tree_scores, kept=kept)
     found = score(model, sequences, batch_tokens, progress or (lambda finished: None), group)
     for index, value in enumerate(found):
         if not math.isfinite(value):
@@ -78,12 +81,15 @@ def _tree_scores(
     batch_tokens: int,
     progress: Callable[[int], None],
     group: Group,
+    kept: KeptWeights | None,
 ) -> list[float]:
     """Each worker reads a stretch of the sorted sequences, so that prefixes are read by few of them."""
     order = sorted(range(len(sequences)), key=lambda index: sequences[index][0])
     first, end = (len(order) * rank // group.world for rank in (group.rank, group.rank + 1))
     own = order[first:end]
-    values = tree_log_likelihoods(model, [sequences[i] for i in own], batch_tokens=batch_tokens, progress=progress)
+    values = tree_log_likelihoods(
+        model, [sequences[i] for i in own], batch_tokens=batch_tokens, progress=progress, kept=kept
+    )
     found: dict[int, float] = {}
     for scores in group.exchange(dict(zip(own, values, strict=True))):
         found |= scores

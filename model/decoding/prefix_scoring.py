@@ -31,6 +31,32 @@ _SCORE_ELEMENTS = {"cpu": 1 << 24}  # attention scores held at once, in numbers:
 _SCORE_ELEMENTS_ELSEWHERE = 1 << 28
 
 
+class KeptWeights:
+    """The weights of a model that does not change, laid out once for all scorings until `release`.
+
+    They take as much memory as the model again. Precision is autocast's at the first scoring.
+    """
+
+    def __init__(self) -> None:
+        self._prepared: Prepared | None = None
+
+    def of(self, model: Transformer) -> Prepared:
+        """The weights for sequences as long as the model's window."""
+        if self._prepared is None:
+            self._prepared = _prepare(model, model.config.max_sequence_length + 1)
+        return self._prepared
+
+    def release(self) -> None:
+        """Let the memory go; the next scoring lays the weights out again."""
+        self._prepared = None
+
+
+def _prepare(model: Transformer, length: int) -> Prepared:
+    kind = model.device.type
+    places, rows = _PLACES.get(kind, _PLACES_ELSEWHERE), _HEAD_ROWS.get(kind, model.config.vocab_size)
+    return Prepared(model, places, length, head_rows=rows)
+
+
 @torch.inference_mode()
 def tree_log_likelihoods(
     model: Transformer,
@@ -38,11 +64,14 @@ def tree_log_likelihoods(
     *,
     batch_tokens: int,
     progress: Callable[[int], None] | None = None,
+    kept: KeptWeights | None = None,
 ) -> list[float]:
     """Sum of log p (natural) of the scored ids of every sequence, in the order given; the sums are fp64."""
     if not sequences:
         return []
-    scorer = _TreeScorer(model, sequences, progress)
+    longest = max(len(ids) - 1 for ids, _ in sequences)
+    prepared = kept.of(model) if kept else _prepare(model, longest)
+    scorer = _TreeScorer(prepared, sequences, progress)
     for step in schedule(scorer.nodes, scorer.batch_tokens(batch_tokens)):
         scorer.read(step)
     scorer.apply_head(everything=True)
@@ -52,7 +81,7 @@ def tree_log_likelihoods(
 class _TreeScorer:
     """The tree of all sequences, the prefixes that are kept, and the places that wait for the head."""
 
-    def __init__(self, model: Transformer, sequences: Sequence[Scored], progress: Callable[[int], None] | None) -> None:
+    def __init__(self, prepared: Prepared, sequences: Sequence[Scored], progress: Callable[[int], None] | None) -> None:
         fed = [tuple(ids[:-1]) for ids, _ in sequences]
         distinct = sorted(set(fed))
         self.nodes, ends = build(distinct)
@@ -64,10 +93,9 @@ class _TreeScorer:
         self.open = [len(numbers) for numbers in self.numbers]
         self.logprobs = np.full(len(self.users), np.nan)
         self.progress = progress
-        self.device = model.device
+        self.device = prepared.device
         self.places = _PLACES.get(self.device.type, _PLACES_ELSEWHERE)
-        self.head_rows = _HEAD_ROWS.get(self.device.type, model.config.vocab_size)
-        self.prepared = Prepared(model, self.places, max(map(len, distinct)), head_rows=self.head_rows)
+        self.prepared = prepared
         self.path: list[tuple[Node, PrefixKeys]] = []
         self.waiting: list[Tensor] = []
         self.expected: list[dict[int, int]] = []

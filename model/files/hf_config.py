@@ -1,4 +1,4 @@
-"""Reads and writes config.json of a Hugging Face `Olmo2ForCausalLM` folder, and `olmo2.json` next to it.
+"""Reads and writes config.json of a Hugging Face `Olmo2ForCausalLM` folder, and `olmo2.json` next to it; reads a reward model's.
 
 Source: RECIPE A.6 (fields). config.json is what other programs compute by, so it is read always. `olmo2.json` adds
 what it cannot say (the architecture options and the tokenizer's ranks) and may contradict it in nothing. A variant with
@@ -16,6 +16,8 @@ from model.json_files import not_the_format, read_json
 
 ARCHITECTURE = "Olmo2ForCausalLM"
 VARIANT_ARCHITECTURE = "Olmo2VariantForCausalLM"
+SCORE_ARCHITECTURE = "Olmo2ForSequenceClassification"
+"""A reward model: `score.weight` of shape (1, d_model) in the place of the language head."""
 FILE = "config.json"
 EXTRA = "olmo2.json"
 
@@ -80,8 +82,8 @@ class _HubConfig(_Read):
     @field_validator("architectures")
     @classmethod
     def _is_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if len(names) != 1 or names[0] not in (ARCHITECTURE, VARIANT_ARCHITECTURE):
-            raise ValueError(f"only {ARCHITECTURE} can be loaded")
+        if len(names) != 1 or names[0] not in (ARCHITECTURE, VARIANT_ARCHITECTURE, SCORE_ARCHITECTURE):
+            raise ValueError(f"only {ARCHITECTURE}, or {SCORE_ARCHITECTURE} as a reward model, can be loaded")
         return names
 
 
@@ -128,17 +130,19 @@ def hf_config(
     }
 
 
-def read_config(folder: Path) -> ModelConfig:
-    """The model configuration of a folder, ours or from the hub.
+def read_config(folder: Path, *, scores: bool = False) -> ModelConfig:
+    """The model configuration of a folder, ours or from the hub; `scores` for one whose head is a score.
 
     Raises ValueError naming the file and the field that is missing, is not OLMo 2's, or is said in two ways.
     """
-    path = folder / FILE
-    if not path.is_file():
-        raise ValueError(f"{folder} has no {FILE}: not a checkpoint folder")
-    hub = read_json(path, _HubConfig)
+    path, hub = folder / FILE, _read_hub(folder)
+    if (hub.architectures[0] == SCORE_ARCHITECTURE) != scores:
+        raise ValueError(
+            f"{path} says {hub.architectures[0]}, "
+            + (f"not {SCORE_ARCHITECTURE}" if scores else "a reward model without a language head; adopt it as reward")
+        )
     shape = _shape(hub, path)
-    extra = read_extra(folder)
+    extra = None if scores else read_extra(folder)
     if extra is None:
         if hub.architectures[0] == VARIANT_ARCHITECTURE:
             raise ValueError(f"{folder} holds a variant, but {EXTRA}, which describes it, is missing")
@@ -156,6 +160,18 @@ def read_config(folder: Path) -> ModelConfig:
             f"remove {EXTRA} to go by {FILE} alone"
         )
     return extra.model
+
+
+def has_score_head(folder: Path) -> bool:
+    """Whether a folder holds a reward model as transformers writes it. Raises ValueError as `read_config` does."""
+    return _read_hub(folder).architectures[0] == SCORE_ARCHITECTURE
+
+
+def _read_hub(folder: Path) -> _HubConfig:
+    path = folder / FILE
+    if not path.is_file():
+        raise ValueError(f"{folder} has no {FILE}: not a checkpoint folder")
+    return read_json(path, _HubConfig)
 
 
 def read_extra(folder: Path) -> Extra | None:

@@ -18,7 +18,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.files.hf_config import ARCHITECTURE, EXTRA, FILE, Extra, hf_config, read_config, read_extra
+from model.files.hf_config import (
+    ARCHITECTURE,
+    EXTRA,
+    FILE,
+    SCORE_ARCHITECTURE,
+    Extra,
+    hf_config,
+    read_config,
+    read_extra,
+)
 from model.json_files import read_json
 from model.network.transformer import Transformer, on_meta_device
 
@@ -46,6 +55,8 @@ _TOP_KEYS = {
     "norm.weight": "model.norm.weight",
     "head.weight": "lm_head.weight",
 }
+SCORE_KEY = "score.weight"
+"""The head of a reward model, in the place of `lm_head.weight`."""
 
 
 class WeightIndex(BaseModel):
@@ -148,7 +159,10 @@ def _files(folder: Path) -> list[Path]:
         names = ["model.safetensors"]
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise ValueError(f"{folder} lacks weight files {missing}; fetch the folder again")
+        raise ValueError(
+            f"{folder} lacks weight files {missing}; fetch the folder again. Only safetensors are read: for a repository that "
+            "holds pytorch_model.bin alone, the hub's converter keeps them at --revision refs/pr/1"
+        )
     return [folder / name for name in names]
 
 
@@ -164,13 +178,15 @@ def _opened(path: Path) -> Iterator[Any]:
 
 class SavedWeights:
     """The weights of a folder by our names, read by rows in fp32. `ranks`, if given, is the tokenizer size the caller
-    will use.
+    will use. `scores` is for a reward model as transformers writes it, whose head has one row.
 
     Raises ValueError naming the architecture, vocabulary or tensors that do not fit; only headers are read for that.
     """
 
-    def __init__(self, folder: Path, ranks: int | None = None) -> None:
-        self.config = read_config(folder)
+    def __init__(self, folder: Path, ranks: int | None = None, *, scores: bool = False) -> None:
+        self.config = read_config(folder, scores=scores)
+        self.keys = {"head.weight": SCORE_KEY} if scores else {}
+        """Names that differ from `hf_key`'s."""
         extra = read_extra(folder)
         saved = extra.ranks if extra else None
         if ranks is not None and saved is not None and saved != ranks:
@@ -178,12 +194,16 @@ class SavedWeights:
                 f"{folder} was trained with a vocabulary of {saved} ranks, not {ranks}; use its own tokenizer"
             )
         wanted = {hf_key(name): tuple(value.shape) for name, value in on_meta_device(self.config).named_parameters()}
+        if scores:
+            del wanted[hf_key("head.weight")]
+            wanted[SCORE_KEY] = (1, self.config.d_model)
         self.files: dict[str, Path] = {}
         for path in _files(folder):
             with _opened(path) as file:
                 for key in file.keys():  # noqa: SIM118 - not a dict
                     if key not in wanted:
-                        raise ValueError(f"{path} holds {key}, which {ARCHITECTURE} of this shape does not have")
+                        model = SCORE_ARCHITECTURE if scores else ARCHITECTURE
+                        raise ValueError(f"{path} holds {key}, which {model} of this shape does not have")
                     if key in self.files:
                         raise ValueError(f"{path} and {self.files[key]} both hold {key}; remove the file that is wrong")
                     _check_tensor(path, key, file.get_slice(key), wanted[key])
@@ -193,8 +213,9 @@ class SavedWeights:
 
     def __call__(self, name: str, shape: Sequence[int], start: int, stop: int) -> Float[Tensor, "rows ..."]:
         """Rows [start, stop) of a parameter; `shape` is the whole one's."""
-        with _opened(self.files[hf_key(name)]) as file:
-            return file.get_slice(hf_key(name))[start:stop].float()
+        key = self.keys.get(name) or hf_key(name)
+        with _opened(self.files[key]) as file:
+            return file.get_slice(key)[start:stop].float()
 
 
 def _check_tensor(path: Path, key: str, saved: Any, shape: tuple[int, ...]) -> None:

@@ -16,7 +16,8 @@ from typing import NamedTuple
 import numpy as np
 
 from model.tokens.chat_template import CHAT_TEMPLATE, Message, TemplateSpan, render, render_spans
-from model.tokens.tokenizer import Tokenizer, valid_text
+from model.tokens.surrogates import valid_text
+from model.tokens.tokenizer import Tokenizer
 
 __all__ = ["CHAT_TEMPLATE", "EncodedChat", "Message", "encode_chat", "encode_prompt", "render"]
 

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from model.json_files import read_json
-from model.tokens.chat_template import CHAT_TEMPLATE, END_OF_TEXT
+from model.tokens.chat_template import CHAT_TEMPLATE
 
 # The split as tokenizers' regex engine needs it; model/tokens/tokenizer.py has the same split for tiktoken's.
 _SPLIT = (
@@ -29,6 +29,7 @@ _MAX_LENGTH = 4096
 
 class _Recorded(BaseModel):
     ranks: int
+    name: str = "dolma2"
 
 
 class _TokenizerConfig(BaseModel):
@@ -53,22 +54,24 @@ class _TokenizerFile(BaseModel):
     added_tokens: list[_Added] = []
 
 
-def save(folder: Path, table: dict[bytes, int], added: Sequence[tuple[str, bool]]) -> None:
-    """Writes both files. `table` maps token bytes to rank, `added` is (text, flagged special) in id order."""
+def save(folder: Path, name: str, ranks: int, content: dict[str, Any], eos: str, pad: str) -> None:
+    """Writes both files; `content` is that of `tokenizer.json`."""
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "tokenizer.json", tokenizer_json(table, added))
-    _write(folder / "tokenizer_config.json", _tokenizer_config(len(table), added))
+    _write(folder / "tokenizer.json", content)
+    _write(folder / "tokenizer_config.json", _tokenizer_config(name, ranks, content["added_tokens"], eos, pad))
 
 
-def read_ranks(folder: Path) -> int:
-    """Ordinary tokens of a folder's vocabulary: as we recorded it, else counted in `tokenizer.json`
+def read_kind(folder: Path, known: set[str]) -> tuple[str, int]:
+    """Name and ordinary tokens of a folder's vocabulary: as we recorded them, else counted in `tokenizer.json`
     (published OLMo 2 folders).
 
-    Raises ValueError when neither says so, or one of them is broken.
+    Raises ValueError when neither says so, one of them is broken, or the name is none of the known.
     """
     config = folder / "tokenizer_config.json"
     if config.is_file() and (recorded := read_json(config, _TokenizerConfig).recorded) is not None:
-        return recorded.ranks
+        if recorded.name not in known:
+            raise ValueError(f"{config} names the tokenizer {recorded.name!r}; known are {', '.join(sorted(known))}")
+        return recorded.name, recorded.ranks
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise ValueError(
@@ -76,18 +79,18 @@ def read_ranks(folder: Path) -> int:
         )
     value = read_json(path, _TokenizerFile)
     extra = {token.content for token in value.added_tokens}
-    return sum(text not in extra for text in value.model.vocab)
+    return "dolma2", sum(text not in extra for text in value.model.vocab)
 
 
-def check_tokenizer_file(folder: Path, table: dict[bytes, int], added: Sequence[tuple[str, bool]]) -> None:
-    """Raises ValueError unless `tokenizer.json` has exactly these tokens under these ids."""
+def check_tokenizer_file(folder: Path, ranks: int, content: dict[str, Any]) -> None:
+    """Raises ValueError unless `tokenizer.json` has exactly the tokens of this content under their ids."""
     value = read_json(folder / "tokenizer.json", _TokenizerFile)
     stored = value.model.vocab | {token.content: token.id for token in value.added_tokens}
-    wanted = _vocabulary(table, added)
+    wanted = content["model"]["vocab"] | {token["content"]: token["id"] for token in content["added_tokens"]}
     if stored != wanted:
         different = sorted(text for text in stored.keys() | wanted.keys() if stored.get(text) != wanted.get(text))
         raise ValueError(
-            f"{folder / 'tokenizer.json'} is not OLMo 2's vocabulary at {len(table):,} ranks: "
+            f"{folder / 'tokenizer.json'} is not the vocabulary that it should be at {ranks:,} ranks: "
             f"{len(different):,} tokens differ, first {different[0]!r}; "
             "only prefixes of cl100k with OLMo 2's added tokens are supported"
         )
@@ -152,23 +155,24 @@ def _last_merge(table: dict[bytes, int], token: bytes, rank: int) -> tuple[bytes
     return parts[0], parts[1]
 
 
-def _tokenizer_config(ranks: int, added: Sequence[tuple[str, bool]]) -> dict[str, Any]:
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+def _tokenizer_config(name: str, ranks: int, added: Sequence[dict[str, Any]], eos: str, pad: str) -> dict[str, Any]:
+    recorded: dict[str, Any] = {"ranks": ranks}
+    # A folder without a name is of the tokenizer that there was before there were two.
+    recorded |= {} if name == "dolma2" else {"name": name}
     return {
         "added_tokens_decoder": {
-            str(ranks + index): {"content": text, **flags, "special": special}
-            for index, (text, special) in enumerate(added)
+            str(token["id"]): {field: value for field, value in token.items() if field != "id"} for token in added
         },
-        "bos_token": END_OF_TEXT,
-        "eos_token": END_OF_TEXT,
-        "unk_token": END_OF_TEXT,
-        "pad_token": "<|pad|>",
+        "bos_token": eos,
+        "eos_token": eos,
+        "unk_token": eos,
+        "pad_token": pad,
         "add_prefix_space": False,
         "clean_up_tokenization_spaces": False,
         "model_max_length": _MAX_LENGTH,
         "tokenizer_class": "PreTrainedTokenizerFast",
         "chat_template": CHAT_TEMPLATE,
-        _RANKS_KEY: {"ranks": ranks},
+        _RANKS_KEY: recorded,
     }
 
 
@@ -188,6 +192,12 @@ def _byte_alphabet() -> dict[int, str]:
 
 
 _ALPHABET = _byte_alphabet()
+_BYTES = {character: byte for byte, character in _ALPHABET.items()}
+
+
+def token_bytes(text: str) -> bytes:
+    """The bytes of an ordinary token as a file shows it. Raises KeyError for a character that stands for no byte."""
+    return bytes([_BYTES[character] for character in text])
 
 
 def _visible(token: bytes) -> str:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from infra.stage import stage
-from infra.workspace import Workspace
+from infra.workspace import ShardResult, Workspace
 from tasks.artifacts import Documents
 from tasks.data.documents.dolma_files import add_counts
 from tasks.data.sources.hub import HubSource
@@ -61,7 +61,7 @@ def collect_documents(ws: Workspace, config: AnySource) -> Documents:
     )
 
 
-def file_counts(results: list[dict[str, Any]]) -> dict[str, tuple[int, int, bool]]:
+def file_counts(results: list[ShardResult]) -> dict[str, tuple[int, int, bool]]:
     """Rows kept and unusable of each file, and whether a part of it broke, over the items that read parts of it."""
     found: dict[str, tuple[int, int, bool]] = {}
     for result in results:
@@ -85,7 +85,7 @@ def reading(files: dict[str, tuple[int, int, bool]], documents: int, bad: dict[s
     return {**counts, "documents": documents, "bad": bad, "first_bad_files": bad_ones[:10]}
 
 
-def facts_of(results: list[dict[str, Any]]) -> dict[str, Any]:
+def facts_of(results: list[ShardResult]) -> dict[str, Any]:
     """Repaired rows, and records that are no documents by their kind."""
     return {
         "repaired": sum(result["repaired"] for result in results),

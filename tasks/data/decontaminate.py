@@ -8,7 +8,7 @@ is empty and says so; the stage that would read it refuses it by name.
 from typing import Any
 
 from infra.stage import stage
-from infra.workspace import Workspace
+from infra.workspace import ShardItem, ShardResult, Workspace
 from tasks.artifacts import Documents
 from tasks.data.documents.dolma_files import (
     LineWriter,
@@ -66,7 +66,7 @@ def decontaminate_documents(ws: Workspace, documents: Documents, config: Deconta
     )
 
 
-def decontaminate_shard(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
+def decontaminate_shard(ws: Workspace, item: ShardItem) -> ShardResult:
     """Shard function: one document file, and what was found in it by item."""
     documents, config = Documents.model_validate(item["documents"]), DecontaminateConfig.model_validate(item["config"])
     items = {rule.items_name: Items.read(ws, rule) for rule in config.rules_of(list(documents.sources))}

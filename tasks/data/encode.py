@@ -10,16 +10,16 @@ import csv
 import gzip
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from jaxtyping import UInt32
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from infra.stage import stage
-from infra.workspace import Workspace
+from infra.workspace import ShardItem, ShardResult, Workspace
 from model.config import Config
-from model.tokens.tokenizer import FULL_RANKS, Tokenizer
+from model.tokens.tokenizer import TOKENIZERS, Tokenizer, TokenizerName
 from tasks.artifacts import Documents, Tokens
 from tasks.data.documents.dolma_files import read_documents, shard_name
 from tasks.data.documents.file_sources import file_bytes, files_of_source
@@ -36,9 +36,28 @@ class EncodeConfig(Config):
 
     source: str = ""
     """The source to encode, where the documents hold several; empty for the only one."""
-    ranks: int = Field(default=FULL_RANKS, ge=256, le=FULL_RANKS)
-    """Ordinary tokens of the vocabulary, the first so many of cl100k: 100,256 is OLMo 2's, toy models use
-    fewer."""
+    tokenizer: TokenizerName = "dolma2"
+    """Which vocabulary: OLMo 2's, or `olmo-1` to compare with it (paper Table 2)."""
+    ranks: int = Field(default=TOKENIZERS["dolma2"].full, ge=256)
+    """Ordinary tokens of the vocabulary, its first so many; all of them unless said. Toy models use fewer."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _all_unless_said(cls, data: Any) -> Any:
+        # Any other value of `tokenizer` is refused as its own field's.
+        if isinstance(data, dict) and "ranks" not in data and (name := data.get("tokenizer")) in TOKENIZERS:
+            return data | {"ranks": TOKENIZERS[name].full}
+        return data
+
+    @model_validator(mode="after")
+    def _is_a_vocabulary(self) -> Self:
+        _ = self.vocabulary
+        return self
+
+    @property
+    def vocabulary(self) -> Tokenizer:
+        """The tokenizer that it says."""
+        return Tokenizer(self.ranks, self.tokenizer)
 
 
 def encode_documents(ws: Workspace, documents: Documents, config: EncodeConfig) -> Tokens:
@@ -48,7 +67,7 @@ def encode_documents(ws: Workspace, documents: Documents, config: EncodeConfig) 
     """
     source = _source(documents, config.source)
     names = files_of_source(ws, documents, source)
-    shared = {"documents": documents.model_dump(mode="json"), "source": source, "ranks": config.ranks}
+    shared = {"documents": documents.model_dump(mode="json"), "source": source, **config.vocabulary.facts}
     items = [{"name": name, **shared} for name in names]
     sizes = file_bytes(ws, documents, names)
     results = ws.map(encode_shard, items, description=f"encode {source}", sizes=sizes)
@@ -58,9 +77,16 @@ def encode_documents(ws: Workspace, documents: Documents, config: EncodeConfig) 
     assert read == documents.sources[source], (read, documents.sources)
     if not files:
         raise ValueError(f"source {source!r} gives no tokens: all {read:,} documents are empty; check the stage before")
-    ws.write_json("encode.json", {"documents": count, "empty": read - count, "ranks": config.ranks})
+    vocabulary = config.vocabulary.facts
+    ws.write_json("encode.json", {"documents": count, "empty": read - count, **vocabulary})
     return ws.artifact(
-        Tokens, source=source, tokens=sum(files.values()), documents=count, ranks=config.ranks, files=files
+        Tokens,
+        source=source,
+        tokens=sum(files.values()),
+        documents=count,
+        **vocabulary,
+        bytes=sum(result["bytes"] for result in results),
+        files=files,
     )
 
 
@@ -77,14 +103,14 @@ def _source(documents: Documents, name: str) -> str:
     return name
 
 
-def encode_shard(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
+def encode_shard(ws: Workspace, item: ShardItem) -> ShardResult:
     """Shard function: one document file to one token file with its index."""
     documents = Documents.model_validate(item["documents"])
-    tokenizer = Tokenizer(item["ranks"])
+    tokenizer = Tokenizer(item["ranks"], item["tokenizer"])
     name, source = item["name"], item["source"]
     index = io.StringIO()
     rows = csv.writer(index, lineterminator="\n")
-    count = empty = 0
+    count = empty = size = 0
     path = ws.scratch / f"{shard_name(name)}.npy"
     with TokenWriter(path, tokenizer) as tokens:
         for line, document in enumerate(read_documents(ws, documents, name), start=1):
@@ -98,13 +124,14 @@ def encode_shard(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
             tokens.write(tokenizer.encode_array(text))
             rows.writerow((start, tokens.position, document["id"], name, line))
             count += 1
+            size += len(text.encode("utf-8", "surrogatepass"))
     if not count:
-        return {"files": {}, "documents": 0, "empty": empty}
+        return {"files": {}, "documents": 0, "empty": empty, "bytes": 0}
     assert tokens.ends == count, f"EOS inside a document: {tokens.ends} in {count} documents"
     target = f"tokens/{shard_name(name)}.npy"
     ws.put(path, target)
     ws.write(f"tokens/{shard_name(name)}.csv.gz", _gzip(index.getvalue().encode()))
-    return {"files": {target: tokens.position}, "documents": count, "empty": empty}
+    return {"files": {target: tokens.position}, "documents": count, "empty": empty, "bytes": size}
 
 
 class TokenWriter:
@@ -150,4 +177,4 @@ def _gzip(data: bytes) -> bytes:
     return gzip.compress(data, compresslevel=_GZIP_LEVEL, mtime=0)
 
 
-encode = stage(encode_documents, name="encode", version=1)
+encode = stage(encode_documents, name="encode", version=2)

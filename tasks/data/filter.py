@@ -15,7 +15,7 @@ import orjson
 from pydantic import model_validator
 
 from infra.stage import stage
-from infra.workspace import Workspace
+from infra.workspace import ShardItem, ShardResult, Workspace
 from model.config import Config
 from tasks.artifacts import Attributes, Documents
 from tasks.data.documents.dolma_files import LineWriter, Row, add_counts, document_files, shard_name, written_lines
@@ -87,7 +87,7 @@ def _check_scores(documents: Documents, config: FilterConfig, scores: Attributes
         raise ValueError(f"{scores.address} has the scores of other documents than {documents.address}; score these")
 
 
-def filter_shard(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
+def filter_shard(ws: Workspace, item: ShardItem) -> ShardResult:
     """Shard function: one document file, with the attribute files next to it, through all rules."""
     config = FilterConfig.model_validate(item["config"])
     judge = Judge(config.rules)
@@ -118,7 +118,7 @@ def filter_shard(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     return {"sources": sources, "dropped": dropped, "bytes": size, "histograms": judge.histograms()}
 
 
-def _beside(ws: Workspace, item: dict[str, Any], names: Sequence[str]) -> Iterator[tuple[bytes, list[Row]]]:
+def _beside(ws: Workspace, item: ShardItem, names: Sequence[str]) -> Iterator[tuple[bytes, list[Row]]]:
     """Each document's line with its row of every rule's attributes."""
     documents = Documents.model_validate(item["documents"])
     lines = written_lines(ws.path(documents, item["name"]))
@@ -183,7 +183,7 @@ class Judge:
         return found
 
 
-def _histograms(config: FilterConfig, results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _histograms(config: FilterConfig, results: Sequence[ShardResult]) -> list[dict[str, Any]]:
     """One entry per limit: which score, where the limits are (None for none), and the documents per bin."""
     found = []
     for rule in config.rules:

@@ -22,6 +22,7 @@ from pydantic import Field, model_validator
 from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
+from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Mix, Ranking, Tokens
 from tasks.data.documents.mix_presets import CANDIDATE_MAX_REPETITION, PresetName, preset
 
@@ -167,7 +168,7 @@ def mix_tokens(ws: Workspace, sources: list[Tokens], config: MixConfig, ranking:
     Raises ValueError for a source that is not given, given twice, of another vocabulary, or too small for its
     ratio.
     """
-    ranks = _one_vocabulary(sources)
+    vocabulary = _one_vocabulary(sources).facts
     entries = plan_mix({tokens.source: tokens for tokens in sources}, config, ranking)
     total = sum(entry.tokens for entry in entries)
     by_source: dict[str, int] = {}
@@ -178,25 +179,26 @@ def mix_tokens(ws: Workspace, sources: list[Tokens], config: MixConfig, ranking:
         {"address": entry.address, "file": entry.file, "source": entry.source, "tokens": entry.tokens, "passes": passes}
         for entry, passes in _grouped(entries)
     ]
-    ws.write_json(
-        "mix.json", {"entries": rows, "tokens": total, "ranks": ranks, "shares": shares, "sources": by_source}
-    )
+    ws.write_json("mix.json", {"entries": rows, "tokens": total, **vocabulary, "shares": shares, "sources": by_source})
+    of = {tokens.source: tokens.bytes / tokens.tokens for tokens in sources}
     ws.table(
         "mix", [{"source": name, "tokens": by_source[name], "share": round(shares[name], 4)} for name in by_source]
     )
-    return ws.artifact(Mix, tokens=total, ranks=ranks, shares=shares)
+    text = round(sum(tokens * of[name] for name, tokens in by_source.items()))
+    return ws.artifact(Mix, tokens=total, **vocabulary, bytes=text, shares=shares)
 
 
-def _one_vocabulary(sources: list[Tokens]) -> int:
+def _one_vocabulary(sources: list[Tokens]) -> Tokenizer:
     if not sources:
         raise ValueError("a mix needs at least one source of tokens")
-    found = {tokens.source: tokens.ranks for tokens in sources}
+    found = {tokens.source: Tokenizer(tokens.ranks, tokens.tokenizer) for tokens in sources}
     if len(found) < len(sources):
         names = [tokens.source for tokens in sources]
         raise ValueError(f"two token artifacts are of the same source: {names}; give each source another name")
     if len(set(found.values())) > 1:
-        raise ValueError(f"sources were encoded with vocabularies of different size: {found}; encode them alike")
-    return sources[0].ranks
+        said = ", ".join(f"{name} {tokenizer}" for name, tokenizer in found.items())
+        raise ValueError(f"sources were encoded with different vocabularies: {said}; encode them alike")
+    return found[sources[0].source]
 
 
 def plan_mix(sources: dict[str, Tokens], config: MixConfig, ranking: Ranking | None = None) -> list[Entry]:
@@ -355,4 +357,4 @@ def estimate_mix(config: dict[str, Any], sources: list[Any], ranking: Any = None
     return {"tokens": sum(known)} if not parsed.sources and len(known) == len(sources) else {}
 
 
-mix = stage(mix_tokens, name="mix", version=2, estimate=estimate_mix)
+mix = stage(mix_tokens, name="mix", version=3, estimate=estimate_mix)

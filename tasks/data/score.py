@@ -15,7 +15,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from infra.stage import stage
-from infra.workspace import Workspace
+from infra.workspace import ShardItem, Workspace
 from model.config import Config
 from tasks.artifacts import Attributes, Classifier, Documents
 from tasks.data.documents.dolma_files import LineWriter, Row, batches, document_files, read_documents, shard_name
@@ -84,7 +84,7 @@ def load_models(ws: Workspace, config: ScoreConfig, classifiers: dict[str, Class
     return [load_scorer_model(ws, scorer, classifiers) for scorer in config.scorers]
 
 
-def score_shard(ws: Workspace, item: dict[str, Any], loaded: list[Any] | None = None) -> int:
+def score_shard(ws: Workspace, item: ShardItem, loaded: list[Any] | None = None) -> int:
     """Shard function: one document file to one attribute file per scorer. Returns the number of documents."""
     documents = Documents.model_validate(item["documents"])
     config = ScoreConfig.model_validate(item["config"])
@@ -116,4 +116,4 @@ def score_rows(documents: list[Row], scorers: Sequence[Scorer], models: Sequence
     return found
 
 
-score = stage(score_documents, name="score", version=4)
+score = stage(score_documents, name="score", version=5)

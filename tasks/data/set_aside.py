@@ -6,12 +6,12 @@ held-out documents. A document's id decides its part, so it lies in the same par
 compares filters by whole trainings (section 2.4; RECIPE C).
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from infra.stage import stage
-from infra.workspace import Workspace
+from infra.workspace import ShardItem, ShardResult, Workspace
 from model.config import Config
 from tasks.artifacts import Documents
 from tasks.data.documents.document_random import draw
@@ -57,7 +57,7 @@ def set_aside_documents(ws: Workspace, documents: Documents, config: SetAsideCon
     )
 
 
-def set_aside_shard(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
+def set_aside_shard(ws: Workspace, item: ShardItem) -> ShardResult:
     """Shard function: the documents of one file that belong to the part."""
     documents, config = Documents.model_validate(item["documents"]), SetAsideConfig.model_validate(item["config"])
     size = 0

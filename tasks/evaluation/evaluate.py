@@ -1,83 +1,148 @@
 """Stage: score a checkpoint on benchmarks (paper §2.5, Appendix A; RECIPE I).
 
-Greedy generation and log-likelihoods; every item's answer is stored; every score has its standard error. Benchmarks are
-committed one by one, so that an interrupted evaluation resumes at the benchmark it had reached.
+Greedy generation and log-likelihoods; every item's answer is stored; every score has its standard error. Benchmarks are asked
+in parts of consecutive items. Each part is committed alone, so an interrupted evaluation resumes within a benchmark, and
+parts go to Ray's workers, each with a model of its own.
 """
 
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from functools import lru_cache, partial
+from itertools import chain
 from typing import Any
 
 import torch
 
 from infra.stage import stage
-from infra.workspace import Workspace
+from infra.workspace import ShardItem, Workspace
+from model.decoding.prefix_scoring import KeptWeights
 from model.files.weights import load_hf
 from model.network.transformer import Transformer
 from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Checkpoint, Scores, is_of_model
-from tasks.evaluation.benchmarks.asking import ask, local_scorer
-from tasks.evaluation.benchmarks.items import Likelihood
-from tasks.evaluation.scoring.answering import keep_answers, keep_scores, questions_of
+from tasks.evaluation.benchmarks.asking import AnyAnswer, Asked, RequestFacts, ask, local_scorer
+from tasks.evaluation.benchmarks.items import Generation, Likelihood, LikelihoodAnswer
+from tasks.evaluation.scoring.answering import Questions, keep_answers, keep_scores, questions_of
 from tasks.evaluation.scoring.contamination import overlaps_of
 from tasks.evaluation.scoring.questions import EvaluateConfig, check_benchmark_names
 from tasks.evaluation.scoring.room import context_of
 from tasks.evaluation.scoring.suites import SuiteConfig
-from tasks.generation import checkpoint_generator
+from tasks.generation import checkpoint_generator, halve
 
 __all__ = ["EvaluateConfig", "SuiteConfig", "check_benchmark_names", "evaluate", "evaluate_checkpoint"]
+
+PART_REQUESTS = 1_024
+"""Requests of a part. Every part reads the examples that its items share once, so a part is much longer than these."""
+WORTH_WORKERS = 4_096
+"""Requests from which on parts go to Ray: a worker's start and its copy of the model cost seconds."""
+Loaded = tuple[Transformer, Tokenizer, KeptWeights]
 
 
 def evaluate_checkpoint(ws: Workspace, checkpoint: Checkpoint, config: EvaluateConfig) -> Scores:
     """Ask every benchmark and average. ValueError for two benchmarks of one name or a suite of unknown ones."""
     check_benchmark_names(config)
     overlaps = overlaps_of(ws, checkpoint)
-    shared = {"checkpoint": checkpoint.model_dump(), "config": config.model_dump(mode="json")}
-    items = [
-        {"benchmark": place, "overlaps": None if overlaps is None else overlaps.get(benchmark.name, {}), **shared}
-        for place, benchmark in enumerate(config.benchmarks)
-    ]
-    # In this process even when shards go to Ray: the model is loaded once and owns the device.
-    rows = ws.map(evaluate_benchmark, items, description=f"evaluate {config.label}", here=True)
+    shared = {"checkpoint": checkpoint.model_dump(mode="json"), "config": config.model_dump(mode="json")}
+    items, likelihoods, count = [], False, 0
+    for place in range(len(config.benchmarks)):
+        questions = asked_of(config, place)
+        count += len(questions.flat)
+        likelihoods |= any(isinstance(request, Likelihood) for request in questions.flat)
+        items += [
+            {"benchmark": place, "first": first, "end": end, **shared} for first, end in parts_of(questions.requests)
+        ]
+    # Where a server answers all there is, the device may be the server's.
+    device = ws.compute.device if ws.generation == "local" or likelihoods else "cpu"
+    load = partial(load_model, checkpoint=checkpoint, device=device, precision=config.precision)
+    said, here = f"evaluate {config.label}", count < WORTH_WORKERS
+    answered = ws.map(answer_part, items, description=said, load=load, device=device, here=here)
+    rows = []
+    for place, benchmark in enumerate(config.benchmarks):
+        own = [part for part, item in zip(answered, items, strict=True) if item["benchmark"] == place]
+        known = None if overlaps is None else overlaps.get(benchmark.name, {})
+        asked = asked_in(chain(*own))
+        rows.append(keep_answers(ws, benchmark, config.chat, asked_of(config, place), asked, known))
     ws.note(generation=ws.generation)
     return keep_scores(ws, config, checkpoint.digest, rows)
 
 
-def evaluate_benchmark(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
-    """Ask one benchmark; stores its items and returns its row of `scores.json`."""
-    config = EvaluateConfig.model_validate(item["config"])
-    checkpoint = Checkpoint.model_validate(item["checkpoint"])
-    benchmark = config.benchmarks[item["benchmark"]]
-    questions = questions_of(benchmark, config.chat)
-    # Where a server answers all there is, the device may be the server's.
-    computing = ws.generation == "local" or any(isinstance(request, Likelihood) for request in questions.flat)
-    device = ws.compute.device if computing else "cpu"
-    model, tokenizer = load_model(ws.path(checkpoint, wanted=is_of_model), device, ws.compute.threads)
-    with (
-        ws.progress(f"{config.label}: {benchmark.name}", len(questions.flat), "requests") as bar,
-        checkpoint_generator(
-            ws, checkpoint, model, tokenizer, config.precision, ws.compute.answers_at_once
-        ) as generator,
-        torch.autocast(device, torch.bfloat16, enabled=config.precision == "bf16"),
-    ):
-        asked = ask(
-            tokenizer,
-            questions.flat,
-            generator=generator,
-            scorer=local_scorer(model),
-            max_context=context_of(benchmark, config.max_context, model.config.max_sequence_length),
-            progress=bar.advance,
-            names=questions.names,
-        )
-    return keep_answers(ws, benchmark, config.chat, questions, asked, item["overlaps"])
+def parts_of(requests: Sequence[Sequence[Any]]) -> Iterator[tuple[int, int]]:
+    """First and end item of every part: as many items as have `PART_REQUESTS` requests, at least one."""
+    first = count = 0
+    for place, wanted in enumerate(requests):
+        if count and count + len(wanted) > PART_REQUESTS:
+            yield first, place
+            first, count = place, 0
+        count += len(wanted)
+    if requests:
+        yield first, len(requests)
+
+
+def asked_of(config: EvaluateConfig, place: int) -> Questions:
+    """The questions of the benchmark at a place."""
+    return _asked_of(config.model_dump_json(), place)
 
 
 @lru_cache(maxsize=1)
-def load_model(folder: Path, device: str, threads: int) -> tuple[Transformer, Tokenizer]:
-    """The checkpoint ready for inference; kept for the next benchmark of the same evaluation."""
-    torch.set_num_threads(threads)
+def _asked_of(config: str, place: int) -> Questions:
+    """Kept for the benchmark's next part; a configuration that holds mappings is no key itself."""
+    parsed = EvaluateConfig.model_validate_json(config)
+    return questions_of(parsed.benchmarks[place], parsed.chat)
+
+
+def load_model(ws: Workspace, checkpoint: Checkpoint, device: str, precision: str) -> Loaded:
+    """Once per worker: the checkpoint ready for inference."""
+    torch.set_num_threads(ws.compute.threads)
+    folder = ws.path(checkpoint, wanted=is_of_model)
     model, _ = load_hf(folder)
-    return model.to(device).eval(), Tokenizer.load(folder)
+    if precision == "bf16":
+        halve(model)
+    return model.to(device).eval(), Tokenizer.load(folder), KeptWeights()
 
 
-evaluate = stage(evaluate_checkpoint, name="evaluate", version=5, process=True)
+def answer_part(ws: Workspace, item: ShardItem, loaded: Loaded) -> list[list[Any]]:
+    """The answer to every request of a part, each with how it was asked."""
+    config = EvaluateConfig.model_validate(item["config"])
+    checkpoint = Checkpoint.model_validate(item["checkpoint"])
+    benchmark = config.benchmarks[item["benchmark"]]
+    questions = asked_of(config, item["benchmark"])
+    before, end = (sum(map(len, questions.requests[: item[place]])) for place in ("first", "end"))
+    requests = questions.flat[before:end]
+    model, tokenizer, kept = loaded
+    if any(isinstance(request, Generation) for request in requests):
+        # Writing lays the weights out in its own way, and there may be no room for both.
+        kept.release()
+    with (
+        ws.progress(f"{config.label}: {benchmark.name}", len(requests), "requests") as bar,
+        checkpoint_generator(
+            ws, checkpoint, model, tokenizer, config.precision, ws.compute.answers_at_once
+        ) as generator,
+        torch.autocast(model.device.type, torch.bfloat16, enabled=config.precision == "bf16"),
+    ):
+        asked = ask(
+            tokenizer,
+            requests,
+            generator=generator,
+            scorer=local_scorer(model, kept=kept),
+            max_context=context_of(benchmark, config.max_context, model.config.max_sequence_length),
+            progress=bar.advance,
+            names=questions.names[before:end],
+            first_request=before,
+        )
+    return [
+        [answer if isinstance(answer, str) else asdict(answer), asdict(facts)]
+        for answer, facts in zip(asked.answers, asked.facts, strict=True)
+    ]
+
+
+def asked_in(rows: Iterator[Sequence[Any]]) -> Asked:
+    """What `answer_part` returned, put together."""
+    answers: list[AnyAnswer] = []
+    facts: list[RequestFacts] = []
+    for answer, how in rows:
+        answers.append(answer if isinstance(answer, str) else LikelihoodAnswer(**answer))
+        facts.append(RequestFacts(**how))
+    return Asked(answers, facts)
+
+
+evaluate = stage(evaluate_checkpoint, name="evaluate", version=6, process=True)

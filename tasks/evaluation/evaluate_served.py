@@ -5,14 +5,13 @@ log-likelihoods both come from the server (`execution.endpoints`). The store rem
 evaluation asks nothing twice. Deviation: the record names the model by its name and a probe of its weights, not by a digest.
 """
 
-from typing import Any
-
 from pydantic import Field
 
 from infra.compute.shards import run_shards
 from infra.stage import stage
-from infra.workspace import Workspace
-from model.tokens.tokenizer import FULL_RANKS, Tokenizer
+from infra.workspace import ShardItem, ShardResult, Workspace
+from model.tokens.dolma2 import FULL_RANKS
+from model.tokens.tokenizer import Tokenizer, TokenizerName
 from tasks.artifacts import Scores
 from tasks.evaluation.benchmarks.asking import ask
 from tasks.evaluation.benchmarks.items import Likelihood
@@ -30,6 +29,8 @@ class ServedConfig(EvaluateConfig):
     """Name under `execution.endpoints`: what the server calls the model, `@`, and the probe of its weights."""
     ranks: int = FULL_RANKS
     """Ordinary tokens of its tokenizer; the published OLMo 2 models have all."""
+    tokenizer: TokenizerName = "dolma2"
+    """Which vocabulary that is."""
     window: int = Field(default=4096, ge=4)
     """Tokens that it takes, the answer included."""
 
@@ -42,10 +43,10 @@ def evaluate_served_model(ws: Workspace, config: ServedConfig) -> Scores:
     return keep_scores(ws, config, f"served:{config.model}", rows)
 
 
-def ask_benchmark(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
+def ask_benchmark(ws: Workspace, item: ShardItem) -> ShardResult:
     """Ask one benchmark; stores its items and returns its row of `scores.json`."""
     config = ServedConfig.model_validate(item["config"])
-    benchmark, tokenizer = config.benchmarks[item["benchmark"]], Tokenizer(config.ranks)
+    benchmark, tokenizer = config.benchmarks[item["benchmark"]], Tokenizer(config.ranks, config.tokenizer)
     questions = questions_of(benchmark, config.chat)
     # A server that echoes a prompt generates one token after it.
     reserved = 2 if any(isinstance(request, Likelihood) for request in questions.flat) else 0

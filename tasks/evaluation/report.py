@@ -40,6 +40,8 @@ class ComparedConfig(Config):
     """What the paper found."""
     window: int = Field(ge=2)
     """Steps before a value that it is judged against."""
+    mixes: dict[str, str] = Field(default_factory=dict)
+    """Label of the mix that each checkpoint read, where their vocabularies differ: bits per byte are drawn then."""
 
 
 class ConformanceRow(Config):
@@ -121,9 +123,9 @@ def write_report(
         "ranking": ws.read_json(ranking, "ranking.json") if ranking else None,
         "curves": _curves(ws, trained, config.curve_points),
         "conformance": [row.model_dump() for row in config.conformance],
-        "comparison": _comparison(ws, named, config.compared, config.curve_points),
+        "comparison": _comparison(ws, named, dict(named_mixes), config.compared, config.curve_points),
         "preferences": preferences.facts() if preferences else None,
-        "reward": reward.facts() if reward else None,
+        "reward": reward.facts() if reward and reward.pairs_held_out else None,
         "funnel": [
             numbers.funnel_step(
                 label, item, ws.record(item), ancestors, step_labels, _histograms(ws, item), _reading(ws, item)
@@ -252,12 +254,20 @@ def _curves(ws: Workspace, named: list[tuple[str, Any]], points: int) -> list[nu
 
 
 def _comparison(
-    ws: Workspace, named: list[tuple[str, Checkpoint]], config: ComparedConfig | None, points: int
+    ws: Workspace,
+    named: list[tuple[str, Checkpoint]],
+    mixes: dict[str, Mix],
+    config: ComparedConfig | None,
+    points: int,
 ) -> dict[str, Any] | None:
     """Every variant's loss and gradient norm over the steps, with its spike scores; None without a comparison."""
     if config is None:
         return None
-    runs = [compared_run(label, ws.read_jsonl(item, METRICS), config.window, points) for label, item in named]
+    runs = []
+    for label, item in named:
+        mix = mixes.get(config.mixes.get(label, ""))
+        size = mix.bytes / mix.tokens if mix else None
+        runs.append(compared_run(label, ws.read_jsonl(item, METRICS), config.window, points, size))
     return {"title": config.title, "paper": config.paper, "window": config.window, "runs": runs}
 
 

@@ -1,100 +1,16 @@
 """Stage: an Olmo2 Hugging Face folder, from a disk or the hub, as a checkpoint that any later stage can start from.
 
-Source: RECIPE A.6 (folder layout). The files are kept byte for byte. `pinned` pins them by hash (and a hub repository by
-commit), so that the identity covers the content; the record's config is the provenance. Before anything is kept, the folder
-is loaded as a training stage would load it. Its tokenizer has to give the ids that ours gives, since every later stage
-encodes with ours. Adam's moments are not adopted: no published folder has them.
+Source: RECIPE A.6 (folder layout). The files are kept byte for byte; the record's config, which pins them, is the provenance.
+Before anything is kept, the folder is loaded as a training stage would load it. Adam's moments are not adopted: no published
+folder has them.
 """
 
-from pathlib import Path
-from typing import Self
-
-from pydantic import Field
-
 from infra.stage import stage
-from infra.storage.store import sha256_file
 from infra.workspace import Workspace
-from model.config import Config
 from model.files.hf_config import read_config
 from model.files.weights import load_hf
-from model.tokens.tokenizer import Tokenizer
-from model.tokens.tokenizer_check import check_encodings
 from tasks.artifacts import Checkpoint
-
-_KEPT = ("*.json", "*.safetensors", "*.jinja", "merges.txt")
-"""Files of a model folder that say what the model is: config, weights, tokenizer and its chat template."""
-LEFT_OUT = ("optimizer*", "trainer_state.json", "training_args.json")
-"""Files of a training run that may lie next to them."""
-
-
-class ModelFile(Config):
-    """One file of the folder, pinned."""
-
-    name: str
-    """Name in the folder."""
-    size: int
-    """Bytes."""
-    sha256: str
-    """Hash of the whole content."""
-
-
-class AdoptConfig(Config):
-    """Which folder to adopt."""
-
-    source: str = Field(min_length=1)
-    """Local folder, or hub id such as `allenai/OLMo-2-1124-7B`."""
-    revision: str = ""
-    """Commit of the hub repository: `pinned` turns a branch or tag (none: main) into it. Empty for a local folder."""
-    files: tuple[ModelFile, ...] = ()
-    """The folder's files with their hashes; `pinned` fills them in."""
-
-    def pinned(self) -> Self:
-        """The config with its commit and files pinned; fetches a hub repository.
-
-        Raises ValueError for what is neither a folder nor a repository that can be reached, or holds no model.
-        """
-        path = Path(self.source).expanduser()
-        if path.is_dir():
-            if self.revision:
-                raise ValueError(f"revision={self.revision!r} is for hub ids, but {self.source} is a local folder")
-            folder, found = path.absolute(), {"source": str(path.absolute())}
-        else:
-            folder = _fetch(self)
-            # The hub's cache keeps every snapshot under its commit.
-            found = {"revision": folder.name}
-        if not (folder / "config.json").is_file():
-            raise ValueError(f"{self.source} has no config.json: not a Hugging Face checkpoint folder")
-        paths = [path for path in sorted(folder.iterdir()) if path.is_file() and _is_kept(path)]
-        files = [ModelFile(name=path.name, size=path.stat().st_size, sha256=sha256_file(path)) for path in paths]
-        return self.model_copy(update=found | {"files": tuple(files)})
-
-
-def _is_kept(path: Path) -> bool:
-    return any(path.match(glob) for glob in _KEPT) and not any(path.match(glob) for glob in LEFT_OUT)
-
-
-def _fetch(config: AdoptConfig) -> Path:
-    """The hub's snapshot of a repository at the config's revision, in the hub's local cache.
-
-    Raises ValueError when there is no such repository, or it can be neither reached nor found in the cache.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        found = snapshot_download(
-            config.source,
-            revision=config.revision or None,
-            allow_patterns=list(_KEPT),
-            ignore_patterns=list(LEFT_OUT),
-        )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        raise ValueError(
-            f"{config.source!r} is neither a local folder nor a model that can be fetched from the hub "
-            f"(revision {config.revision or 'main'!r}): {type(error).__name__}: {error}. "
-            "Check the name and the connection, or download it and give the folder"
-        ) from error
-    return Path(found)
+from tasks.training.fitting.model_folder import AdoptConfig, checked_tokenizer, keep_files, open_folder
 
 
 def adopt_checkpoint(ws: Workspace, config: AdoptConfig) -> Checkpoint:
@@ -102,37 +18,16 @@ def adopt_checkpoint(ws: Workspace, config: AdoptConfig) -> Checkpoint:
 
     Raises ValueError naming the architecture, vocabulary, tensor or file that does not fit.
     """
-    if not config.files:
-        raise ValueError(f"{config.source} is not pinned; call the config's method `pinned`")
-    folder = _fetch(config) if config.revision else Path(config.source)
-    tokenizer = Tokenizer.load(folder)
-    _check_rows(ws, config.source, read_config(folder).vocab_size, tokenizer)
-    check_encodings(folder, tokenizer)
+    folder = open_folder(config)
+    tokenizer = checked_tokenizer(ws, config.source, folder, read_config(folder).vocab_size)
     model, shape = load_hf(folder, ranks=tokenizer.ranks)
     broken = [name for name, tensor in model.named_parameters() if not tensor.isfinite().all()]
     if broken:
         raise ValueError(f"{config.source} has values that are not finite in {', '.join(broken)}; fetch it again")
-    with ws.progress("adopt", len(config.files), "files") as bar:
-        for file in config.files:
-            ws.put(folder / file.name)
-            if ws.written[file.name].sha256 != file.sha256:
-                raise ValueError(f"{folder / file.name} changed while it was adopted; adopt it again")
-            bar.advance()
+    keep_files(ws, config, folder)
     return ws.artifact(
-        Checkpoint, steps=0, tokens=0, parameters=shape.parameters, loss=0.0, ranks=tokenizer.ranks, parent=""
+        Checkpoint, steps=0, tokens=0, parameters=shape.parameters, loss=0.0, **tokenizer.facts, parent=""
     )
-
-
-def _check_rows(ws: Workspace, source: str, rows: int, tokenizer: Tokenizer) -> None:
-    """Every id needs its row, and no row beyond the padding has a text. The files are kept as they are, padded or not."""
-    ids, padded = tokenizer.vocab_size, tokenizer.padded_vocab_size
-    if not ids <= rows <= padded:
-        raise ValueError(
-            f"{source} has vocab_size {rows:,}, but its tokenizer has {ids:,} ids, padded to {padded:,} rows; anything from "
-            f"{ids:,} to {padded:,} can be adopted. It is not an OLMo 2 checkpoint with its own tokenizer"
-        )
-    if rows < padded:
-        ws.warn(f"{source} has vocab_size {rows:,}, not padded to {padded:,}; it is kept with the rows that it has")
 
 
 adopt = stage(adopt_checkpoint, name="adopt", version=3)

@@ -22,7 +22,7 @@ from infra.storage.store import Store
 from infra.workspace import Workspace
 from model.config import Config, ModelConfig
 from model.files.hf_config import EXTRA, FILE, read_config
-from model.tokens.tokenizer import Tokenizer
+from model.tokens.tokenizer import Tokenizer, TokenizerName
 from model.training.ppo import joint_flops
 from model.training.state_files import load_whole, write_moments
 from tasks.artifacts import METRICS, MOMENTS, Checkpoint, Mix
@@ -65,6 +65,8 @@ class AdoptStepConfig(Config):
     """Shape of the model."""
     ranks: int
     """Ordinary tokens of the vocabulary."""
+    tokenizer: TokenizerName = "dolma2"
+    """Which vocabulary."""
     parent: str
     """Digest of the checkpoint that the training started from; empty for an initialisation."""
 
@@ -81,7 +83,7 @@ def pin_step(store: Store, id: str, step: int) -> AdoptStepConfig:
         )
     started = kept.started(store)
     parents = [item for item in started.inputs if item.kind == Checkpoint.__name__]
-    model, ranks = _of_parent(store, parents[0]) if parents else _of_config(store, started)
+    model, vocabulary = _of_parent(store, parents[0]) if parents else _of_config(store, started)
     return AdoptStepConfig(
         stage=kept.stage,
         id=kept.id,
@@ -89,7 +91,7 @@ def pin_step(store: Store, id: str, step: int) -> AdoptStepConfig:
         step=step,
         files=_files(store, kept),
         model=model,
-        ranks=ranks,
+        **vocabulary.facts,
         parent=parents[0].digest if parents else "",
     )
 
@@ -100,7 +102,7 @@ def _files(store: Store, kept: KeptSavePoint) -> tuple[SavedFile, ...]:
     return tuple(SavedFile(name=name, size=entry["size"], hash=entry[HASH]) for name, entry in listed)
 
 
-def _of_parent(store: Store, parent: Input) -> tuple[ModelConfig, int]:
+def _of_parent(store: Store, parent: Input) -> tuple[ModelConfig, Tokenizer]:
     """Shape and vocabulary of the checkpoint that a training started from; its weights are not fetched."""
     ws = Reader(store)
     artifact = ws.at(parent.address)
@@ -108,14 +110,14 @@ def _of_parent(store: Store, parent: Input) -> tuple[ModelConfig, int]:
     with tempfile.TemporaryDirectory() as folder:
         for name in {FILE, EXTRA} & set(ws.files(artifact)):
             shutil.copyfile(ws.path(artifact, name), Path(folder, name))
-        return read_config(Path(folder)), artifact.ranks
+        return read_config(Path(folder)), Tokenizer(artifact.ranks, artifact.tokenizer)
 
 
-def _of_config(store: Store, started: Started) -> tuple[ModelConfig, int]:
+def _of_config(store: Store, started: Started) -> tuple[ModelConfig, Tokenizer]:
     """The same of a training that started from an initialisation: the stage's own model, the vocabulary of its tokens."""
     (mix,) = (Reader(store).at(item.address) for item in started.inputs if item.kind == Mix.__name__)
     assert isinstance(mix, Mix), mix.kind
-    return ModelConfig.model_validate(started.config["model"]), mix.ranks
+    return ModelConfig.model_validate(started.config["model"]), Tokenizer(mix.ranks, mix.tokenizer)
 
 
 def adopt_save_point(ws: Workspace, config: AdoptStepConfig) -> Checkpoint:
@@ -136,7 +138,7 @@ def adopt_save_point(ws: Workspace, config: AdoptStepConfig) -> Checkpoint:
     if config.stage in _POLICY:
         flops = joint_flops(flops, journal.tokens, config.model)
     ws.put(folder / METRICS)
-    export(ws, model, Tokenizer(config.ranks), bos=BOS[config.stage])
+    export(ws, model, Tokenizer(config.ranks, config.tokenizer), bos=BOS[config.stage])
     return ws.artifact(
         Checkpoint,
         steps=config.step,
@@ -144,6 +146,7 @@ def adopt_save_point(ws: Workspace, config: AdoptStepConfig) -> Checkpoint:
         parameters=model.config.parameters,
         loss=journal.final_loss(),
         ranks=config.ranks,
+        tokenizer=config.tokenizer,
         parent=config.parent,
         flops=flops,
     )

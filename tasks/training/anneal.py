@@ -51,7 +51,7 @@ def anneal_checkpoint(ws: Workspace, parent: Checkpoint, mix: Mix, config: Annea
         initial_moments=ws.path(parent, MOMENTS) if config.moments == "kept" else None,
     )
     result = train_on_mix(ws, mix, config, run)
-    return ws.artifact(Checkpoint, **result.facts(), ranks=mix.ranks, parent=parent.digest)
+    return ws.artifact(Checkpoint, **result.facts(), ranks=mix.ranks, tokenizer=mix.tokenizer, parent=parent.digest)
 
 
 def linear_to_zero(learning_rate: float) -> ScheduleConfig:

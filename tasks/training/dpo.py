@@ -98,7 +98,7 @@ def train_dpo(ws: Workspace, policy: Checkpoint, pairs: Preferences, config: DPO
         selector=selector(config.select, tokenizer, config.precision, chat=True),
     )
     export(ws, result.model, tokenizer, bos="eos")
-    return ws.artifact(Checkpoint, **result.facts(), ranks=tokenizer.ranks, parent=policy.digest)
+    return ws.artifact(Checkpoint, **result.facts(), **tokenizer.facts, parent=policy.digest)
 
 
 def reference_log_probs(

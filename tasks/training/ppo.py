@@ -124,10 +124,12 @@ def train_ppo(
         critic, judged = fresh_score_model(model, weights, config.seed)
     else:
         critic, judged, other = open_reward_model(ws, judge)
-        if (critic.config, other.ranks) != (model.config, tokenizer.ranks):
+        # The released reward model has an embedding without the policy's padding rows; no id means one of them.
+        shape = critic.config.model_copy(update={"vocab_size": model.config.vocab_size})
+        if (shape, other) != (model.config, tokenizer):
             raise ValueError(
-                f"the value model {judge.address} has shape {critic.config} and {other.ranks:,} ranks, the policy "
-                f"{policy.address} has {model.config} and {tokenizer.ranks:,}; take a reward model of the policy's kind"
+                f"the value model {judge.address} has shape {critic.config} and the tokenizer {other}, the policy "
+                f"{policy.address} has {model.config} and {tokenizer}; take a reward model of the policy's kind"
             )
     # A single answer has no spread to whiten its advantages by.
     encoded = prompts_that_fit(ws, prompts, tokenizer, model, config, least=2)
@@ -180,7 +182,7 @@ def train_ppo(
     )
     learner.tell_end(ws)
     export(ws, cast(Any, result.model).policy, tokenizer, bos="eos")
-    return ws.artifact(Checkpoint, **facts_of_both(result), ranks=tokenizer.ranks, parent=policy.digest)
+    return ws.artifact(Checkpoint, **facts_of_both(result), **tokenizer.facts, parent=policy.digest)
 
 
 def policy_of(state: TrainState) -> Transformer:

@@ -11,17 +11,16 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import torch
 from pydantic import Field
 
 from infra.stage import stage
-from infra.workspace import Workspace
+from infra.workspace import ShardItem, ShardResult, Workspace
 from model.config import Config, Precision
 from model.decoding.generate import Sampling
 from model.network.transformer import Transformer
 from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Checkpoint, Preferences, Prompts
-from tasks.generation import checkpoint_generator
+from tasks.generation import checkpoint_generator, halve
 from tasks.training.answers.model_judge import LanguageModelJudge, Ratings, judge_requests, read_judgements
 from tasks.training.answers.rule_judge import binarise, mean_rating, observe, rate
 from tasks.training.answers.verified_answers import (
@@ -125,14 +124,7 @@ def load_policy(ws: Workspace, policy: Checkpoint, precision: Precision) -> tupl
     return model.to(ws.compute.device), tokenizer
 
 
-def halve(model: Transformer) -> None:
-    """Hold matrices as bf16, which decoding rounds them to in any case; vectors, which it reads in fp32, stay."""
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            parameter.data = parameter.data.to(torch.bfloat16)
-
-
-def sample_and_rate(ws: Workspace, item: dict[str, Any], loaded: tuple[Transformer, Tokenizer]) -> dict[str, Any]:
+def sample_and_rate(ws: Workspace, item: ShardItem, loaded: tuple[Transformer, Tokenizer]) -> ShardResult:
     """One shard: the answers to its prompts, kept with their ratings; returns the pairs. `loaded` is from `load_policy`."""
     config = PreferencesConfig(**item["config"])
     start = item["start"]

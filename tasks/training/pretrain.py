@@ -36,7 +36,7 @@ def train_base(ws: Workspace, mix: Mix, config: PretrainConfig) -> Checkpoint:
 
     Raises ValueError when tokens and model have different vocabularies or the mix holds less than one batch.
     """
-    tokenizer = Tokenizer(mix.ranks)
+    tokenizer = Tokenizer(mix.ranks, mix.tokenizer)
     check_vocabulary(mix, tokenizer, config.model.vocab_size)
     run = MixRun(
         # Without memory: each rank draws only the rows of its shard, so a sharded model is never drawn whole.
@@ -49,7 +49,7 @@ def train_base(ws: Workspace, mix: Mix, config: PretrainConfig) -> Checkpoint:
         keep_moments=True,
     )
     result = train_on_mix(ws, mix, config, run)
-    return ws.artifact(Checkpoint, **result.facts(), ranks=mix.ranks, parent="")
+    return ws.artifact(Checkpoint, **result.facts(), **tokenizer.facts, parent="")
 
 
 pretrain = stage(train_base, name="pretrain", version=4, process=True, grouped=True)

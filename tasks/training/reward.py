@@ -118,7 +118,7 @@ def train_reward(ws: Workspace, parent: Checkpoint, pairs: Preferences, config: 
         RewardModel,
         **result.facts(),
         pairs_held_out=len(held),
-        ranks=tokenizer.ranks,
+        **tokenizer.facts,
         parent=parent.digest,
     )
 

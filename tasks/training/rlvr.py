@@ -153,7 +153,7 @@ def train_rlvr(ws: Workspace, policy: Checkpoint, prompts: Prompts, config: RLVR
     )
     actor.tell_end(ws)
     export(ws, result.model, tokenizer, bos="eos")
-    return ws.artifact(Checkpoint, **result.facts(), ranks=tokenizer.ranks, parent=policy.digest)
+    return ws.artifact(Checkpoint, **result.facts(), **tokenizer.facts, parent=policy.digest)
 
 
 def rollouts_of(config: RLVRConfig) -> int:

@@ -98,7 +98,7 @@ def train_sft(ws: Workspace, parent: Checkpoint, chats: Chats, config: SFTConfig
         weights=weights,
     )
     export(ws, result.model, tokenizer, bos="eos")
-    return ws.artifact(Checkpoint, **result.facts(), ranks=tokenizer.ranks, parent=parent.digest)
+    return ws.artifact(Checkpoint, **result.facts(), **tokenizer.facts, parent=parent.digest)
 
 
 def encode_chats(tokenizer: Tokenizer, chats: Iterable[dict], max_tokens: int) -> tuple[list[LabelledRow], int]:

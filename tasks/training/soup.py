@@ -64,6 +64,7 @@ def make_soup(ws: Workspace, ingredients: list[Checkpoint], config: SoupConfig) 
         parameters=first.parameters,
         loss=sum(item.loss for item in members) / len(members),
         ranks=first.ranks,
+        tokenizer=first.tokenizer,
         parent=first.parent,
     )
 

@@ -2,9 +2,11 @@
 
 import json
 import re
+from math import log
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from flows.config.errors import RecipeError
@@ -17,6 +19,7 @@ from flows.running.run import plan
 from infra.records.reader import Reader
 from infra.records.record import stage_records
 from infra.storage.store import Store
+from model.tokens.tokenizer import Tokenizer
 from model.training.measuring.diagnostics import spike_score
 from tasks.artifacts import METRICS
 from tasks.evaluation.reporting.compared import extremes
@@ -36,6 +39,7 @@ VARIES = {
     "adam-epsilon": {"optim.eps"},
     "embedding-decay": {"optim.decay"},
     "repetitions": {"mask_repetitions"},
+    "tokenizer": {"model.vocab_size"},
 }
 
 
@@ -45,6 +49,12 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {
         path: leaf for key, member in value.items() for path, leaf in flat(member, f"{prefix}.{key}".strip(".")).items()
     }
+
+
+def encodings(name: str) -> set[str]:
+    """Every source once; of the tokenizers' comparison once in each vocabulary, and not in the recipe's."""
+    ends = ["-OLMo-1", "-OLMo-2"] if name == "tokenizer" else [""]
+    return {f"encode:{source}{end}" for source in ("web", "code") for end in ends}
 
 
 def test_there_is_a_recipe_for_every_comparison() -> None:
@@ -61,12 +71,14 @@ def test_variants_differ_in_the_one_thing_and_are_planned(name: str, size: str, 
     assert {path for path in one if one[path] != other[path]} == VARIES[name]
     assert one["model.d_model"] == (2048 if size else 64)
     labels = [row.label for row in plan(config)]
+    assert {label for label in labels if label.startswith("encode:")} == encodings(name)
     assert [label for label in labels if label.startswith("pretrain:")] == [
         f"pretrain:{found.replace(' ', '-')}" for found in config.comparison.variants
     ]
     assert labels[-1] == "report" and not {"sft", "anneal:42"} & set(labels)
     costs = plan_costs(None, recipe, [], 8, gpu="h100")
     assert [row["steps"] for row in costs["stages"]] == [10_000 if size else 400] * 2
+    assert not size or all(row["hours"] for row in costs["others"] if row["label"].startswith("encode:"))
 
 
 @pytest.mark.parametrize("name", ["init", "init-1b"])
@@ -111,6 +123,16 @@ def test_an_override_of_pretrain_reaches_every_variant() -> None:
         (
             "comparison.variants={one: {}, two: {model: {vocab_size: 640}}}",
             r"two\.model\.vocab_size=640 is not that of",
+        ),
+        ("comparison.encode={three: {}}", "encode names three; the variants are no z-loss, z-loss 1e-4"),
+        ("comparison.encode={no z-loss: {tokenizer: olmo-2}}", r"tokenizer: Input should be 'dolma2' or 'olmo-1'"),
+        (
+            "comparison.encode={no z-loss: {tokenizer: olmo-1, ranks: 50_253}}",
+            r"ranks=50,253 is not between 256 .* and 50,252 \(all of GPT-NeoX's",
+        ),
+        (
+            "comparison.encode={no z-loss: {tokenizer: olmo-1}}",
+            r"no z-loss\.model\.vocab_size=512 has no row for each of the 50,280 ids .* \(olmo-1 at 50,252 ranks\); use 50,304",
         ),
         ("start={base: abcd1234}", "comparison trains its variants from their initialisation, but start gives base"),
     ],
@@ -163,3 +185,37 @@ def test_a_comparison_goes_through_to_its_figure(tmp_path: Path) -> None:
     html = Path(page).read_text()
     assert "Initialisation: gradient norm before clipping over steps" in html
     assert "0.40 to 0.03" in html
+
+
+def test_tokenizers_are_compared_by_the_bytes_of_their_text(tmp_path: Path) -> None:
+    """Oracles: the texts of the token files, read back; cross-entropy per token over the bytes of a token."""
+    sets = [word for change in SMALL for word in ("--set", change)]
+    output = olmo2("run", str(FOLDER / "tokenizer.yaml"), *sets, store=tmp_path)
+    (page,) = re.findall(r"report: (.*report\.html)", output)
+    found = json.loads(Path(page).with_suffix(".json").read_text())["comparison"]
+    store = Store(str(tmp_path))
+    reader = Reader(store)
+    trained = {record.label: record.artifact() for record in stage_records(store, "pretrain")}
+    for run, kind in zip(found["runs"], (Tokenizer(612, "olmo-1"), Tokenizer(1258)), strict=True):
+        label = f"-{run['label'].replace(' ', '-')}"
+        sources = {
+            record.label.removeprefix("encode:").removesuffix(label): record.artifact()
+            for record in stage_records(store, "encode")
+            if record.label.endswith(label)
+        }
+        (mixed,) = (record.artifact() for record in stage_records(store, "mix") if record.label.endswith(label))
+        size = 0.0
+        for source, tokens in sources.items():
+            ids = [id for name in tokens.files for id in np.fromfile(reader.path(tokens, name), dtype="<u4").tolist()]
+            assert (tokens.tokenizer, tokens.ranks, len(ids)) == (kind.name, kind.ranks, tokens.tokens)
+            texts = kind.decode_bytes([id for id in ids if id != kind.eos_id])
+            # NFC of OLMo 1's tokenizer may shorten a text; this text has nothing to shorten by more than a thousandth.
+            assert len(texts) == pytest.approx(tokens.bytes, rel=1e-3)
+            size += mixed.shares[source] * tokens.bytes / tokens.tokens
+        assert run["token_bytes"] == pytest.approx(size, rel=1e-4)
+        checkpoint = trained[f"pretrain:{run['label'].replace(' ', '-')}"]
+        losses = [row["ce"] for row in reader.read_jsonl(checkpoint, METRICS)]
+        assert run["series"]["bits_per_byte"][1] == pytest.approx([loss / size / log(2) for loss in losses], rel=1e-4)
+        assert checkpoint.tokenizer == kind.name
+    assert found["runs"][0]["token_bytes"] < found["runs"][1]["token_bytes"]
+    assert "Tokenizer: training loss in bits per byte over steps" in Path(page).read_text()

@@ -63,6 +63,16 @@ def test_a_plan_has_every_trial_and_knows_its_size(tmp_path: Path):
     assert {one.label for one in training_runs(config)} >= trials
 
 
+def test_a_stage_that_is_asked_for_alone_brings_its_grid(tmp_path: Path):
+    config = load_recipe("smoke", [GRID], str(tmp_path))
+    needed = {row.label for row in plan(config, until="dpo") if row.action != "left out"}
+    assert needed >= {f"dpo:{name}" for name in NAMES} | {"rank:grid-dpo", "dpo"}
+    assert "rlvr" not in needed
+    assert not {f"dpo:{name}" for name in NAMES} & {
+        row.label for row in plan(config, until="sft") if row.action != "left out"
+    }
+
+
 @pytest.mark.slow
 def test_the_chosen_setting_goes_on(finished_smoke: Path, tmp_path: Path):
     store = tmp_path / "store"

@@ -83,6 +83,12 @@ def test_a_missing_file_and_a_file_that_is_not_yaml(tmp_path: Path):
         read_recipe(str(tmp_path / "list.yaml"))
 
 
+@pytest.mark.parametrize("id", ["0123456789012345", "12345678", "1234e567", "00ab"])
+def test_an_id_that_looks_like_a_number_stays_an_id(id: str) -> None:
+    assert load("smoke", [f"start.sft={id}"]).start == {"sft": id}
+    assert load("smoke", [f"start.sft={id}", "start.sft=null"]).start == {}
+
+
 def test_overrides_reach_lists_and_nested_fields():
     data = {"a": {"b": [{"c": 1}, {"c": 2}]}}
     apply_override(data, "a.b.1.c=[3, 4]")

@@ -35,6 +35,7 @@ from tasks.artifacts import Preferences, Ranking
 from tasks.data.synthesis.rewrite import RewriteConfig
 from tasks.prompting import LanguageModelConfig
 from tasks.training.reward import RewardConfig, reward
+from tests.flows.conftest import olmo2
 
 RANKS = 490
 TOKENIZER = Tokenizer(RANKS)
@@ -272,6 +273,41 @@ def test_ppo_goes_on_from_a_given_dpo_model_with_a_given_reward_model(store: Sto
         load_recipe("smoke", [f"start.dpo={judge}"], store.url)
     with pytest.raises(RecipeError, match=rf"start\.reward={id} is a Checkpoint .*, not a RewardModel"):
         load_recipe("smoke", [f"start.reward={id}"], store.url)
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+def test_ppo_runs_from_adopted_folders_of_both_models(root: Path, store: Store, tmp_path: Path):
+    """As with allenai/OLMo-2-1124-7B-DPO and -RM: both are adopted, and the recipe that begins there runs to its report."""
+    import torch
+    from transformers import Olmo2Config, Olmo2ForSequenceClassification
+
+    torch.manual_seed(1)
+    shape = Olmo2Config(
+        vocab_size=TOKENIZER.vocab_size, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=256, pad_token_id=TOKENIZER.pad_id, rms_norm_eps=1e-6, num_labels=1,
+        rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
+    )  # fmt: skip
+    shape.eos_token_id = TOKENIZER.eos_id
+    Olmo2ForSequenceClassification(shape).save_pretrained(tmp_path / "rm")
+    TOKENIZER.save(tmp_path / "rm")
+    (tmp_path / "own.yaml").write_text(
+        "extends: smoke\nrlvr: {algorithm: ppo, episodes: 8, prompts_per_rollout: 8, max_new_tokens: 8}\n"
+    )
+    with pytest.raises(RecipeError, match=r"give one too, start: \{dpo: ID, reward: ID\}"):
+        adopt_command(store, "/nowhere", "", "dpo", str(tmp_path / "own.yaml"))
+    first = adopt_command(store, str(tmp_path / "rm"), "", "reward", str(tmp_path / "own.yaml"))
+    both = adopt_command(store, str(folder_of(root)), "", "dpo", first["recipe"])
+    config = load_recipe(both["recipe"], ["execution.ray=off"], store.url)
+    assert config.start == {"dpo": both["id"], "reward": first["id"]}
+    rows = {row.label: row for row in plan(config)}
+    assert rows["ppo"].inputs == ("start:dpo", "start:reward", "decontaminate_prompts:rlvr")
+    output = olmo2("run", both["recipe"], "--set", "execution.ray=off", store=Path(store.url))
+    assert "report" in output
+    with pytest.raises(RecipeError, match=r"already starts at .*dpo"):
+        adopt_command(store, str(folder_of(root)), "", "sft", both["recipe"])
+    with pytest.raises(ValueError, match="a reward model without a language head; adopt it as reward"):
+        adopt_command(store, str(tmp_path / "rm"), "", "dpo", None)
 
 
 @pytest.fixture(scope="module")

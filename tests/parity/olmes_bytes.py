@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.tokens.tokenizer import Tokenizer
 from tasks.evaluation.benchmarks import load_items, make_requests
-from tasks.evaluation.benchmarks.items import Likelihood
+from tasks.evaluation.benchmarks.asking import encode_pairs
+from tasks.evaluation.benchmarks.items import Likelihood, Prompt
 from tasks.evaluation.benchmarks.olmes.benchmark import OlmesBenchmark
 
 Row = dict[str, Any]
@@ -256,6 +258,26 @@ def compare(oracle: Oracle, documents: Sequence[Sequence[Row]]) -> tuple[int, tu
     return len(pairs) - len(wrong), wrong[0] if wrong else None
 
 
+def same_splits(tokenizer: Tokenizer, document: Sequence[tuple[str, str]]) -> bool:
+    """Whether our ids of context and continuation are those of lm-evaluation-harness (`TemplateLM._encode_pair`).
+
+    It moves the context's final whitespace to the continuation, encodes the context, and both together: what lies beyond the
+    context's length is the continuation.
+    """
+    pairs = encode_pairs(
+        tokenizer,
+        [Likelihood(Prompt(text=context), continuation) for context, continuation in document],
+        [""] * len(document),
+    )
+    for (context, continuation), ours in zip(document, pairs, strict=True):
+        kept = context.rstrip()
+        before = tokenizer.encode(kept)
+        whole = tokenizer.encode(context + continuation)
+        if (before, whole[len(before) :]) != ours:
+            return False
+    return True
+
+
 def last_turns(rows: Sequence[Row], ours: Sequence[Any]) -> list[Any]:
     """Of each conversation, the requests of its last turn."""
     found, end = [], 0
@@ -269,8 +291,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--golden", type=Path)
+    parser.add_argument("--no-splits", action="store_true", help="leave the comparison of token splits out")
     arguments = parser.parse_args()
-    total = equal = 0
+    total = equal = split = 0
+    tokenizer = Tokenizer()
     for oracle in ORACLES:
         documents = read_oracle(arguments.folder, oracle)
         if not documents:
@@ -278,13 +302,18 @@ def main() -> None:
             continue
         right, wrong = compare(oracle, documents)
         total, equal = total + len(documents), equal + right
-        print(f"{oracle.folder}: {right:,} of {len(documents):,} documents equal to the byte")
+        splits = 0 if arguments.no_splits else sum(same_splits(tokenizer, expected(one)) for one in documents)
+        split += splits
+        print(
+            f"{oracle.folder}: {right:,} of {len(documents):,} documents equal to the byte, {splits:,} token splits",
+            flush=True,
+        )
         if wrong:
             for name, pairs in zip(("ours", "theirs"), wrong, strict=True):
                 print(f"  {name}: {pairs[0][0][-200:]!r} | {[continuation for _, continuation in pairs]}")
         if arguments.golden:
             write_golden(arguments.golden, oracle, documents[:3])
-    print(json.dumps({"documents": total, "equal": equal}))
+    print(json.dumps({"documents": total, "equal": equal, "splits": split}))
 
 
 def write_golden(folder: Path, oracle: Oracle, documents: Sequence[Sequence[Row]]) -> None:

@@ -1,7 +1,8 @@
 """Pre-trainings that differ in one thing, in the place of the rest of a recipe: the comparisons of paper section 3.
 
 `comparison` names variants of `pretrain`. All read the same mix; each says only what differs, and the report draws them next to
-each other, with their spike scores.
+each other, with their spike scores. A variant under `encode` reads the same text in a vocabulary of its own (paper Table 2).
+Losses per token cannot be compared then, so the report draws bits per byte.
 """
 
 from typing import Any, Self
@@ -10,6 +11,7 @@ from pydantic import Field, model_validator
 
 from model.config import Config
 from model.training.measuring.diagnostics import PAPER_WINDOW
+from tasks.data.encode import EncodeConfig
 from tasks.training.pretrain import PretrainConfig
 
 
@@ -24,6 +26,14 @@ class ComparisonConfig(Config):
     """Steps before a value that it is judged against in the spike score (RECIPE D); a short run needs a shorter one."""
     variants: dict[str, PretrainConfig] = Field(min_length=2)
     """Trainings by name; in a recipe file, what differs from `pretrain`."""
+    encode: dict[str, EncodeConfig] = Field(default_factory=dict)
+    """Vocabularies of variants that have their own, by the variant's name; the recipe's `encode` is that of the others."""
+
+    @model_validator(mode="after")
+    def _encodes_variants(self) -> Self:
+        if unknown := sorted(self.encode.keys() - self.variants.keys()):
+            raise ValueError(f"encode names {', '.join(unknown)}; the variants are {', '.join(self.variants)}")
+        return self
 
     @model_validator(mode="after")
     def _labels_differ(self) -> Self:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from flows.config.needed import needed_sources
 from flows.config.parts import CandidateConfig
+from flows.config.phases.comparison_config import label_of
 from flows.config.recipe_config import RecipeConfig
 from flows.config.sizes.known_sizes import BYTES_PER_TOKEN, prompts_of, rows_of, source_tokens, total_of
 from flows.config.sizes.limits import candidate_tokens
@@ -112,6 +113,9 @@ def text_bytes(config: RecipeConfig) -> dict[str, float | None]:
     read = needed_sources(config)
     found = {name: _bytes(source_tokens(source)) for name, source in config.collect.items() if name in read}
     found["all"] = None if None in found.values() else sum(size for size in found.values() if size is not None)
+    for variant in config.comparison.encode if config.comparison else ():
+        # A variant with its own vocabulary encodes every source again.
+        found |= {f"{name}-{label_of(variant)}": found[name] for name in config.collect if name in read}
     return found | {item.name: _bytes(candidate_tokens(item)) for item in config.candidates}
 
 
@@ -125,7 +129,8 @@ def _cost(row: PlanRow, config: RecipeConfig, hardware: Hardware, sizes: dict[st
         case "collect" | "score" | "filter" | "encode":
             return _data(row, sizes.get(name), hardware)
         case "dedup" | "decontaminate" | "classifier":
-            return _data(row, sizes["all"], hardware)
+            # A candidate is cleared by itself, the sources all together.
+            return _data(row, sizes[name if name in sizes else "all"], hardware)
         case "synthesize" | "worked" | "programs" | "personas" | "rewrite" | "label":
             return _made(row, name, config)
         case "preferences":

@@ -20,7 +20,7 @@ import orjson
 from pydantic import Field
 
 from infra.stage import stage
-from infra.workspace import Workspace
+from infra.workspace import ShardItem, ShardResult, Workspace
 from model.config import Config
 from tasks.artifacts import Classifier, Documents
 from tasks.data.documents.document_random import draw
@@ -151,7 +151,7 @@ def selects(selection: ClassSelection, document: Row) -> bool:
     )
 
 
-def count_examples(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
+def count_examples(ws: Workspace, item: ShardItem) -> ShardResult:
     """Shard function: how many documents of each class a shard has."""
     config = ClassifierConfig.model_validate(item["config"])
     found: dict[str, int] = {}
@@ -162,7 +162,7 @@ def count_examples(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     return {"found": found}
 
 
-def write_examples(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
+def write_examples(ws: Workspace, item: ShardItem) -> ShardResult:
     """Shard function: the sampled examples of a shard. A document's draw depends on its id and the seed only."""
     config = ClassifierConfig.model_validate(item["config"])
     limits = {POSITIVE_LABEL: config.positives.max_documents, NEGATIVE_LABEL: config.negatives.max_documents}

@@ -17,7 +17,7 @@ import pyarrow as pa
 import zstandard
 from backports import zstd
 
-from infra.workspace import Workspace
+from infra.workspace import ShardResult, Workspace
 from tasks.artifacts import Documents
 
 _ZSTD_LEVEL = 1
@@ -218,7 +218,7 @@ def read_own(ws: Workspace, name: str) -> bytes:
     return ws.store.read(ws.address(name))
 
 
-def add_counts(results: list[dict[str, Any]], key: str) -> dict[str, int]:
+def add_counts(results: list[ShardResult], key: str) -> dict[str, int]:
     """Sum of the counters under `key` over shard results, sorted by name."""
     total: dict[str, int] = {}
     for result in results:

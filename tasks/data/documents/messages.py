@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tasks.data.filters.chat_filters import Messages
+from tasks.data.filters.chats.chat_filters import Messages
 
 _ROLES = ("system", "user", "assistant")
 

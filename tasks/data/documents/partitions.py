@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from infra.workspace import Workspace
+from infra.workspace import ShardItem, ShardResult, Workspace
 
 BUCKETS = 1 << 12
 """Buckets of a piece: the most partitions that there can be."""
@@ -278,7 +278,7 @@ def find_all_repeats(ws: Workspace, kind: str, spilled: list[dict[str, int]]) ->
     return {"partitions": len(parts), "clusters": add_clusters(results)}
 
 
-def add_clusters(results: list[dict[str, Any]]) -> dict[str, Any]:
+def add_clusters(results: list[ShardResult]) -> dict[str, Any]:
     """The cluster counts of several partitions as one."""
     return {
         "clusters": sum(result["clusters"] for result in results),
@@ -293,7 +293,7 @@ def count_clusters(sizes: np.ndarray) -> dict[str, Any]:
     return {"clusters": len(large), "rows": int(large.sum()), "largest": large[:_LARGEST].tolist()}
 
 
-def find_repeats(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
+def find_repeats(ws: Workspace, item: ShardItem) -> ShardResult:
     """Shard function: the repeated keys of one partition, written by shard; the first row of a key is kept."""
     records, shards = read_partition(ws, item["kind"], item["first"], item["end"], KEYED)
     # A stable sort leaves equal keys in order of shard and row.

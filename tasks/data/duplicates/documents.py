@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
-from infra.workspace import Workspace
+from infra.workspace import ShardItem, Workspace
 from tasks.artifacts import Documents
 from tasks.data.documents.dolma_files import read_documents
 from tasks.data.documents.partitions import KeySpill, find_all_repeats, put_work, read_found, read_repeats, read_work
@@ -23,12 +23,12 @@ class Duplicate(NamedTuple):
     reason: str
 
 
-def find_equal_documents(ws: Workspace, shards: list[dict[str, Any]]) -> dict[str, Any]:
+def find_equal_documents(ws: Workspace, shards: list[ShardItem]) -> dict[str, Any]:
     """Find all repeated texts; returns what `find_all_repeats` does."""
     return find_all_repeats(ws, "texts", ws.map(hash_texts, shards, description="hash", sizes=sizes_of(ws, shards)))
 
 
-def sizes_of(ws: Workspace, shards: list[dict[str, Any]]) -> list[int]:
+def sizes_of(ws: Workspace, shards: list[ShardItem]) -> list[int]:
     """Bytes of the document file of each shard."""
     inputs = {shard["input"]: Documents.model_validate(shard["documents"]) for shard in shards}
     files = {number: ws.record(documents).files for number, documents in inputs.items()}
@@ -42,7 +42,7 @@ def text_hash(text: str, compare: str) -> bytes:
     return hashlib.blake2b(text.strip().encode("utf-8", errors="surrogatepass"), digest_size=16).digest()
 
 
-def hash_texts(ws: Workspace, item: dict[str, Any]) -> dict[str, int]:
+def hash_texts(ws: Workspace, item: ShardItem) -> dict[str, int]:
     """Shard function: the texts' hashes, and the ids in line order for naming what is kept."""
     spill = KeySpill(ws, "texts", item["shard"])
     ids = []
@@ -63,7 +63,7 @@ def _ids_name(shard: int) -> str:
     return f"ids/{shard:05d}.json"
 
 
-def dropped_documents(ws: Workspace, item: dict[str, Any]) -> dict[int, Duplicate]:
+def dropped_documents(ws: Workspace, item: ShardItem) -> dict[int, Duplicate]:
     """Rows of a shard that the document passes drop. `item` has the number of partitions of each: `exact` and `near`."""
     shard, shards = item["shard"], item["shards"]
     equal = read_repeats(ws, "texts", shard, shards, item["exact"])

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from infra.workspace import Workspace
+from infra.workspace import ShardItem, ShardResult, Workspace
 from tasks.artifacts import Documents
 from tasks.data.documents.dolma_files import batches, read_documents
 from tasks.data.documents.partitions import (
@@ -37,7 +37,7 @@ EDGE = np.dtype([("one", "<u8"), ("two", "<u8")])
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 
 
-def find_similar_documents(ws: Workspace, shards: list[dict[str, Any]], config: MinHashConfig) -> dict[str, Any]:
+def find_similar_documents(ws: Workspace, shards: list[ShardItem], config: MinHashConfig) -> dict[str, Any]:
     """Find the documents that are similar to an earlier one; `partitions` for `read_found`, and `clusters`."""
     near = config.model_dump(mode="json")
     signed = ws.map(
@@ -59,7 +59,7 @@ def find_similar_documents(ws: Workspace, shards: list[dict[str, Any]], config: 
     return {"partitions": len(parts), "clusters": add_clusters(settled)}
 
 
-def sign_shard(ws: Workspace, item: dict[str, Any]) -> dict[str, int]:
+def sign_shard(ws: Workspace, item: ShardItem) -> dict[str, int]:
     """Shard function: band keys of every document that is no exact copy, and an edge for each that is."""
     config = MinHashConfig.model_validate(item["minhash"])
     copies = read_repeats(ws, "texts", item["shard"], item["shards"], item["exact"])
@@ -104,7 +104,7 @@ class _Repeats:
         return records[first]
 
 
-def match_bands(ws: Workspace, item: dict[str, Any]) -> dict[str, int]:
+def match_bands(ws: Workspace, item: ShardItem) -> dict[str, int]:
     """Shard function: an edge from each document to the first that has the same key, in one partition of keys."""
     records, shards = read_partition(ws, "bands", item["first"], item["end"], _BAND)
     order = np.argsort(records["key"], kind="stable")
@@ -138,12 +138,12 @@ def contract(ws: Workspace, names: list[str], edges: int) -> tuple[list[tuple[in
     return parts, names
 
 
-def contract_whole(ws: Workspace, item: dict[str, Any]) -> None:
+def contract_whole(ws: Workspace, item: ShardItem) -> None:
     """Shard function: the stars of a graph that is one partition."""
     _write_edges(ws, "edges/whole.bin", stars(_read_edges(ws, item["names"], 0, BUCKETS)))
 
 
-def contract_part(ws: Workspace, item: dict[str, Any]) -> dict[str, bool]:
+def contract_part(ws: Workspace, item: ShardItem) -> dict[str, bool]:
     """Shard function: one half of a round for one partition of the nodes."""
     edges = _read_edges(ws, item["names"], item["first"], item["end"])
     found, changed = large_star(edges) if item["step"] == "large" else small_star(edges)
@@ -151,7 +151,7 @@ def contract_part(ws: Workspace, item: dict[str, Any]) -> dict[str, bool]:
     return {"changed": changed}
 
 
-def settle(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
+def settle(ws: Workspace, item: ShardItem) -> ShardResult:
     """Shard function: the documents of the stars around one partition of the nodes, by their shard."""
     edges = _read_edges(ws, item["names"], item["first"], item["end"])
     # Edges lie in both directions; of a star, the node with the lowest number is the one that stays.

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from infra.workspace import Workspace
+from infra.workspace import ShardItem, Workspace
 from model.config import Config
 from tasks.artifacts import Documents
 from tasks.data.documents.dolma_files import Row, read_documents
@@ -30,13 +30,13 @@ class ParagraphConfig(Config):
     takes any length."""
 
 
-def find_equal_paragraphs(ws: Workspace, shards: list[dict[str, Any]], config: ParagraphConfig) -> dict[str, Any]:
+def find_equal_paragraphs(ws: Workspace, shards: list[ShardItem], config: ParagraphConfig) -> dict[str, Any]:
     """Find all repeated paragraphs; returns what `find_all_repeats` does."""
     items = [{**shard, "min_words": config.min_words} for shard in shards]
     return find_all_repeats(ws, "paragraphs", ws.map(hash_paragraphs, items, description="hash paragraphs"))
 
 
-def hash_paragraphs(ws: Workspace, item: dict[str, Any]) -> dict[str, int]:
+def hash_paragraphs(ws: Workspace, item: ShardItem) -> dict[str, int]:
     """Shard function: the hashes of the paragraphs of the documents that are not dropped already."""
     spill = KeySpill(ws, "paragraphs", item["shard"])
     places = UnitList(ws, item["shard"])
@@ -48,7 +48,7 @@ def hash_paragraphs(ws: Workspace, item: dict[str, Any]) -> dict[str, int]:
     return spill.close()
 
 
-def kept_documents(ws: Workspace, item: dict[str, Any]) -> Iterator[tuple[int, Row]]:
+def kept_documents(ws: Workspace, item: ShardItem) -> Iterator[tuple[int, Row]]:
     """(row, document) of a shard's documents that the document passes keep."""
     dropped = dropped_documents(ws, item)
     rows = enumerate(read_documents(ws, Documents.model_validate(item["documents"]), item["name"]))

@@ -7,7 +7,7 @@ its paragraphs is dropped as a whole.
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from infra.workspace import Workspace
+from infra.workspace import ShardItem, ShardResult, Workspace
 from tasks.artifacts import Documents
 from tasks.data.documents.dolma_files import LineWriter, Row, read_documents, shard_name
 from tasks.data.documents.partitions import read_found, read_repeats
@@ -30,7 +30,7 @@ class Removed(NamedTuple):
     pieces: dict[int, dict[int, Place]]
 
 
-def write_shard(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
+def write_shard(ws: Workspace, item: ShardItem) -> ShardResult:
     """Shard function, the last pass: one shard without what is dropped, and that aside."""
     removed = what_goes(ws, item)
     places = [place for place, _ in removed.documents.values()]
@@ -87,7 +87,7 @@ def _drop(drop: LineWriter, document: Row, reason: str, kept_id: str, result: di
     result["dropped"][reason] = result["dropped"].get(reason, 0) + 1
 
 
-def what_goes(ws: Workspace, item: dict[str, Any]) -> Removed:
+def what_goes(ws: Workspace, item: ShardItem) -> Removed:
     """What the passes before found for one shard."""
     kept = dropped_documents(ws, item)
     documents = {row: ((found.shard, found.row), found.reason) for row, found in kept.items()}

@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from infra.workspace import Workspace
+from infra.workspace import ShardItem, Workspace
 from model.config import Config
 from tasks.data.documents.partitions import (
     BUCKETS,
@@ -66,7 +66,7 @@ class NGramConfig(Config):
         return self
 
 
-def find_seen(ws: Workspace, shards: list[dict[str, Any]], config: NGramConfig) -> dict[str, Any]:
+def find_seen(ws: Workspace, shards: list[ShardItem], config: NGramConfig) -> dict[str, Any]:
     """Find what is to be dropped; `partitions` for `read_found`, and how many `units` were dropped of how many."""
     plain = config.model_dump(mode="json")
     hashed = ws.map(hash_ngrams, [{**shard, "ngrams": plain} for shard in shards], description="hash n-grams")
@@ -87,7 +87,7 @@ def find_seen(ws: Workspace, shards: list[dict[str, Any]], config: NGramConfig) 
     return {"partitions": len(parts), "clusters": {"ngrams": total, "units": units, "dropped": dropped}}
 
 
-def hash_ngrams(ws: Workspace, item: dict[str, Any]) -> dict[str, int]:
+def hash_ngrams(ws: Workspace, item: ShardItem) -> dict[str, int]:
     """Shard function: the distinct n-grams of every unit, and how many each has."""
     config = NGramConfig.model_validate(item["ngrams"])
     spill, units, totals = Spill(ws, "ngrams", item["shard"]), UnitList(ws, item["shard"]), []
@@ -128,7 +128,7 @@ def _unit_batches(documents: Iterator[tuple[int, Any]], units: UnitList, words: 
         yield first, batch
 
 
-def count_seen(ws: Workspace, item: dict[str, Any]) -> None:
+def count_seen(ws: Workspace, item: ShardItem) -> None:
     """Shard function: walk one partition's n-grams in order and count, per unit, those that an earlier one has."""
     first, end = item["first"], item["end"]
     pieces = list(read_pieces(ws, "ngrams"))
@@ -157,7 +157,7 @@ def _per_unit(seen: np.ndarray) -> np.ndarray:
     return result
 
 
-def _decide(ws: Workspace, item: dict[str, Any]) -> dict[str, int]:
+def _decide(ws: Workspace, item: ShardItem) -> dict[str, int]:
     """Shard function: the units of one shard that are dropped, each with one seen n-gram to be looked up."""
     config = NGramConfig.model_validate(item["ngrams"])
     shard = item["shard"]
@@ -186,7 +186,7 @@ def _decide(ws: Workspace, item: dict[str, Any]) -> dict[str, int]:
     return {"paragraphs": int(paragraphs.sum()), "documents": len(firsts)}
 
 
-def find_first(ws: Workspace, item: dict[str, Any]) -> None:
+def find_first(ws: Workspace, item: ShardItem) -> None:
     """Shard function: for one partition, the unit in which each wanted n-gram stood first."""
     first, end, shards = item["first"], item["end"], item["shards"]
     names = [f"wanted/{shard:05d}.bin" for shard in range(shards)]

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from infra.workspace import Workspace
+from infra.workspace import ShardResult, Workspace
 from model.config import Config
 from tasks.data.documents.dolma_files import Row, add_counts, read_own
 from tasks.data.filters.ngrams import NGrams, NGramSet, word_ngrams
@@ -178,7 +178,7 @@ def count_values(values: Any) -> dict[str, int]:
 
 
 def benchmark_report(
-    config: DecontaminateConfig, owners: np.ndarray, ids: list[str], results: list[dict[str, Any]]
+    config: DecontaminateConfig, owners: np.ndarray, ids: list[str], results: list[ShardResult]
 ) -> list[dict[str, Any]]:
     """One row per benchmark; `touched` says how many documents share an n-gram with each evaluated item."""
     touched, removed = add_counts(results, "touched"), add_counts(results, "removed")

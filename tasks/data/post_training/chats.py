@@ -6,7 +6,7 @@ text is left out of its chat. Roles other than system, user and assistant, and c
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Literal, Self
 
 from pydantic import Field
@@ -17,9 +17,13 @@ from model.config import Config
 from tasks.artifacts import Chats
 from tasks.data.documents.dolma_files import LineWriter
 from tasks.data.documents.messages import clean_messages, unanswered
-from tasks.data.filters.chat_filters import ChatFilterConfig, Messages, last_below_caps, order_key, unwanted
+from tasks.data.filters.chats.answer_vote import AnswerVote, question_key, winners
+from tasks.data.filters.chats.chat_filters import ChatFilterConfig, Messages, last_below_caps, order_key, unwanted
 from tasks.data.sources.rows import RowSource, check_share, read_rows
 from tasks.synthetic import KindConfig, generate_mixed
+
+_Judge = Callable[[str, Messages, str], str]
+"""(place, messages, origin) -> why a usable chat is left out, or ""."""
 
 
 class SyntheticChats(Config):
@@ -107,20 +111,54 @@ def read_wanted(source: SyntheticChats | ChatRows) -> Iterator[tuple[str, Messag
             yield problem.key, problem_chat(problem.question, problem.response), "", ""
         return
     rules = source.filter
-    last: dict[str, bytes] = {}
+    judged: _Judge = _by_themselves(rules)
+    # Passes of their own find which chats stay, so that no pass need hold them.
+    if vote := rules.majority:
+        kept = winners(vote, ((place, talk) for place, talk, origin in _usable(source, judged) if vote.votes(origin)))
+        judged = _outvoted(vote, kept, judged)
     if rules.caps:
-        # A first pass finds which chats stay, so that the second need not hold them.
-        wanted = (
-            (place, origin)
-            for place, messages, origin, reason in _read_source(source)
-            if not reason and not unwanted(rules, messages)
-        )
-        last = last_below_caps(rules, wanted)
+        last = last_below_caps(rules, ((place, origin) for place, _, origin in _usable(source, judged)))
+        judged = _beyond(rules, last, judged)
     for place, messages, origin, reason in _read_source(source):
-        left_out = "" if reason else unwanted(rules, messages)
-        if not reason and not left_out and origin in last and order_key(rules, place) > last[origin]:
-            left_out = f"over the cap of {origin}"
-        yield place, messages, reason, left_out
+        yield place, messages, reason, "" if reason else judged(place, messages, origin)
+
+
+def _usable(source: ChatRows, judged: _Judge) -> Iterator[tuple[str, Messages, str]]:
+    """(place, messages, origin) of the chats that nothing leaves out so far."""
+    for place, messages, origin, reason in _read_source(source):
+        if not reason and not judged(place, messages, origin):
+            yield place, messages, origin
+
+
+def _by_themselves(rules: ChatFilterConfig) -> _Judge:
+    """Leaves out chats for what they say, whatever else there is."""
+    return lambda place, messages, origin: unwanted(rules, messages)
+
+
+def _outvoted(vote: AnswerVote, kept: dict[bytes, str], before: _Judge) -> _Judge:
+    """Leaves out what `before` does, and of chats that vote all but the kept completion of their question."""
+
+    def judged(place: str, messages: Messages, origin: str) -> str:
+        reason = before(place, messages, origin)
+        if reason or not vote.votes(origin):
+            return reason
+        winner = kept.get(question_key(messages))
+        if winner is None:
+            return f"no answer of more than half of {vote.completions} completions"
+        return "" if winner == place else "another completion was kept"
+
+    return judged
+
+
+def _beyond(rules: ChatFilterConfig, last: dict[str, bytes], before: _Judge) -> _Judge:
+    """Leaves out what `before` does, and what is over its origin's cap."""
+
+    def judged(place: str, messages: Messages, origin: str) -> str:
+        reason = before(place, messages, origin)
+        over = not reason and origin in last and order_key(rules, place) > last[origin]
+        return f"over the cap of {origin}" if over else reason
+
+    return judged
 
 
 def _read_source(source: ChatRows) -> Iterator[tuple[str, Messages, str, str]]:
@@ -139,4 +177,4 @@ def problem_chat(question: str, response: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": question}, {"role": "assistant", "content": response}]
 
 
-chats = stage(build_chats, name="chats", version=3)
+chats = stage(build_chats, name="chats", version=4)

@@ -1,7 +1,7 @@
 """Stage: preference pairs as they were released, in the place of pairs that are sampled and judged (RECIPE G).
 
 Read are rows with `chosen` and `rejected`: message lists (allenai/olmo-2-*-preference-mix, UltraFeedback binarised, with or
-without their `prompt`), single answers with a `prompt`, `question` or `instruction`, and the transcripts of HH-RLHF. Both
+without their `prompt` and ratings), single answers with a `prompt`, `question` or `instruction`, and HH-RLHF's transcripts. Both
 sides must answer the same question. Rows that do not are counted by reason and kept in `bad/preferences.jsonl.zst`; above
 `max_bad_fraction` of them the stage fails. Deviation: the published mixes also hold pairs of the policy's own answers, which
 the `preferences` stage makes.
@@ -9,6 +9,7 @@ the `preferences` stage makes.
 
 import re
 from collections import Counter
+from math import isfinite
 from typing import Any, Literal, Self
 
 from pydantic import Field
@@ -17,14 +18,14 @@ from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Preferences
-from tasks.data.documents.dolma_files import LineWriter
+from tasks.data.documents.dolma_files import LineWriter, Row
 from tasks.data.documents.messages import clean_messages
-from tasks.data.filters.chat_filters import Messages
+from tasks.data.filters.chats.chat_filters import Messages
 from tasks.data.sources.rows import RowSource, check_share, read_rows
 
 QUESTIONS = ("prompt", "question", "instruction")
 """Fields that hold the question where the answers stand alone, the first that a row has."""
-RATINGS = ("{side}_rating", "score_{side}", "{side}_score")
+RATINGS = ("{side}_rating", "score_{side}", "{side}_score", "{side}-rating")
 """Fields that hold a side's rating, the first that a row has."""
 TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
 """How a turn of an HH-RLHF transcript begins."""
@@ -74,7 +75,7 @@ def build_pairs(ws: Workspace, config: PairsConfig) -> Preferences:
     return ws.artifact(Preferences, pairs=pairs, ties=ties, mean_chosen=chosen, mean_rejected=rejected)
 
 
-def read_pair(row: dict[str, Any]) -> tuple[dict[str, Any], str]:
+def read_pair(row: Row) -> tuple[dict[str, Any], str]:
     """({dataset, chosen, rejected, ratings} as the `preferences` stage writes them, reason why not usable or "")."""
     question, reason = _question_of(row)
     if reason:
@@ -96,7 +97,7 @@ def read_pair(row: dict[str, Any]) -> tuple[dict[str, Any], str]:
     return {"dataset": str(source), **sides, **{f"{side}_rating": value for side, value in ratings.items()}}, ""
 
 
-def _question_of(row: dict[str, Any]) -> tuple[Messages, str]:
+def _question_of(row: Row) -> tuple[Messages, str]:
     """The messages before the answers where they have a field of their own, none otherwise; or why they cannot be read."""
     found = next((row[name] for name in QUESTIONS if row.get(name)), None)
     if found is None:
@@ -133,10 +134,12 @@ def transcript(text: str) -> tuple[Messages, str]:
     return clean_messages([{"role": SPEAKERS[who], "content": said.strip()} for who, said in turns])
 
 
-def _rating_of(row: dict[str, Any], side: str) -> float | None:
-    """The rating of a side, None where the row has none."""
+def _rating_of(row: Row, side: str) -> float | None:
+    """The rating of a side, None where the row has none or one that is no finite number."""
     found = next((row[name] for form in RATINGS if (name := form.format(side=side)) in row), None)
-    return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
+    if isinstance(found, bool) or not isinstance(found, int | float) or not isfinite(found):
+        return None
+    return float(found)
 
 
-pairs = stage(build_pairs, name="pairs", version=2)
+pairs = stage(build_pairs, name="pairs", version=3)

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field
 
-from infra.workspace import Workspace
+from infra.workspace import ShardItem, ShardResult, Workspace
 from tasks.data.sources.files.hub_listing import Listing, choose_files, list_folder, list_hub
 from tasks.data.sources.files.hub_stream import hub_root, pin_revision
 from tasks.data.sources.files.listing import SourceFile, check_endings, chosen, pin_files
@@ -97,7 +97,7 @@ def hub_files(config: HubSource, suffixes: tuple[str, ...] = SUFFIXES) -> list[S
     return [SourceFile(root=root, name=name, size=listing.sizes[name]) for name in _names(config, listing, suffixes)]
 
 
-def collect_hub(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
+def collect_hub(ws: Workspace, item: ShardItem) -> ShardResult:
     """Shard function: read the item's pieces."""
     config = HubSource.model_validate(item["config"])
     return collect_pieces(ws, item, config, (config.text_field, config.id_field), "")

@@ -21,7 +21,7 @@ from pydantic import Field
 
 from infra.workspace import Workspace
 from model.config import Config
-from tasks.data.documents.dolma_files import LineWriter
+from tasks.data.documents.dolma_files import LineWriter, Row
 from tasks.data.documents.partitions import KeySpill, put_work
 from tasks.data.sources.files.listing import SourceFile
 
@@ -260,7 +260,7 @@ def parse_line(line: bytes) -> tuple[Any, str, bool]:
     except orjson.JSONDecodeError as error:
         refused = str(error)
     else:
-        if not _is_rounded(value):
+        if not is_rounded(value):
             return value, "", False
     try:
         # Files that were joined have a byte order mark in their middle; sequences (RFC 7464) begin each row with a separator.
@@ -273,13 +273,19 @@ def parse_line(line: bytes) -> tuple[Any, str, bool]:
         return None, f"not_json: {refused or error}", False
 
 
-def _is_rounded(value: Any) -> bool:
+def is_rounded(value: Any) -> bool:
     """Whether a value holds a number that may be a whole one of more than 64 bits, which the fast parser rounds."""
-    if isinstance(value, float):
-        return abs(value) >= 2**63
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    # Most values are text.
-    return any(type(item) is not str and _is_rounded(item) for item in items)
+    kind = type(value)
+    if kind is float:
+        return not -(2.0**63) < value < 2.0**63
+    if kind is not dict and kind is not list:
+        return False
+    # Most values are texts, and every row comes through here.
+    for item in value.values() if kind is dict else value:
+        kind = type(item)
+        if kind is not str and kind is not int and is_rounded(item):
+            return True
+    return False
 
 
 def _whole(text: str) -> int | str:
@@ -292,7 +298,7 @@ def part_name(item: int, part: int) -> str:
     return f"documents/{item:05d}-{part:03d}.jsonl.zst"
 
 
-def example(row: dict[str, Any]) -> str:
+def example(row: Row) -> str:
     """A row that was kept aside, for a message."""
     group = f" row group {row['group']} row " if "group" in row else ""
     many = f" of {row['rows']:,} rows" if row.get("rows", 1) > 1 else ""

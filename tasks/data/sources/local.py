@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field
 
-from infra.workspace import Workspace
+from infra.workspace import ShardItem, ShardResult, Workspace
 from tasks.data.sources.files.listing import SourceFile, find_files
 from tasks.data.sources.intake import Reading, SourceConfig
 from tasks.data.sources.pieces import collect_pieces, file_items
@@ -59,7 +59,7 @@ def local_items(config: LocalSource) -> list[dict[str, Any]]:
     return file_items(config.files, config.shard_bytes)
 
 
-def collect_local(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
+def collect_local(ws: Workspace, item: ShardItem) -> ShardResult:
     """Shard function: read the item's pieces."""
     config = LocalSource.model_validate(item["config"])
     return collect_pieces(ws, item, config, (config.text_field, config.id_field), config.text_separator)

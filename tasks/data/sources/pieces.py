@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from infra.workspace import Workspace
+from infra.workspace import ShardItem, ShardResult, Workspace
 from tasks.data.sources.files.listing import SourceFile
 from tasks.data.sources.intake import Intake, SourceConfig
 from tasks.data.sources.reading.formats import format_of, is_compressed
@@ -51,7 +51,7 @@ def file_items(
     return [{"item": number, "pieces": pieces} for number, pieces in enumerate(items)]
 
 
-def listed_bytes(items: Sequence[dict[str, Any]]) -> list[int] | None:
+def listed_bytes(items: Sequence[ShardItem]) -> list[int] | None:
     """Bytes of the files that each item reads, as they were listed; None for items of another kind, or where nobody knows."""
     sizes = [
         sum((piece["end"] or piece["file"]["size"]) - piece["start"] for piece in item.get("pieces", ()))
@@ -76,8 +76,8 @@ def _spans(file: SourceFile, shard_bytes: int, limit: int | None) -> Iterator[tu
 
 
 def collect_pieces(
-    ws: Workspace, item: dict[str, Any], config: SourceConfig, fields: tuple[str, str], separator: str
-) -> dict[str, Any]:
+    ws: Workspace, item: ShardItem, config: SourceConfig, fields: tuple[str, str], separator: str
+) -> ShardResult:
     """Read an item's pieces; `fields` are those of text and id, `separator` cuts plain text. Returns the intake's counts."""
     intake = Intake(ws, item["item"], config)
     for piece in item["pieces"]:

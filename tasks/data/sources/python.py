@@ -28,7 +28,7 @@ from typing import Any, Literal, Self
 from pydantic import Field
 
 from infra import python_ast
-from infra.workspace import Workspace
+from infra.workspace import ShardItem, ShardResult, Workspace
 from tasks.data.sources.intake import Intake, Reading, SourceConfig
 
 STANDARD_LIBRARY = "python"
@@ -172,7 +172,7 @@ def list_units(config: PythonSource) -> Iterator[Unit]:
         yield from ((STANDARD_LIBRARY, "topic", name) for name in _topics())
 
 
-def collect_python(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
+def collect_python(ws: Workspace, item: ShardItem) -> ShardResult:
     """Shard function: read the item's units until its budgets are used up, that of assets and that of all else."""
     config = PythonSource.model_validate(item["config"])
     intake = Intake(ws, item["item"], config)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from infra.workspace import Workspace
+from infra.workspace import ShardItem, ShardResult, Workspace
 from tasks.data.documents.dolma_files import LineWriter, parse_rows, read_own
 from tasks.data.documents.partitions import find_all_repeats, group_sizes, read_repeats, read_work
 from tasks.data.sources.files.listing import SourceFile
@@ -21,7 +21,7 @@ from tasks.data.sources.reading.lines import count_lines
 REPEATED = "repeated_id"
 
 
-def set_repeated_ids_aside(ws: Workspace, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def set_repeated_ids_aside(ws: Workspace, results: list[ShardResult]) -> list[dict[str, Any]]:
     """Take the documents whose id came before out of the payload. Returns, per item that has any, their counts as
     `Intake.finish` does, with negative `documents` and `bytes`."""
     ids = [result["ids"] for result in results]
@@ -38,7 +38,7 @@ def set_repeated_ids_aside(ws: Workspace, results: list[dict[str, Any]]) -> list
     return removed
 
 
-def _set_aside(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
+def _set_aside(ws: Workspace, item: ShardItem) -> ShardResult:
     """Shard function: write one item's document files without those that repeat an id."""
     number = item["item"]
     rows = read_repeats(ws, "ids", number, item["shards"], item["partitions"])["row"]

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, Self
 from pydantic import Field
 from resiliparse.extract.html2text import extract_plain_text
 
-from infra.workspace import Workspace
+from infra.workspace import ShardItem, ShardResult, Workspace
 from tasks.data.documents.dolma_files import open_lines
 from tasks.data.sources.files.listing import BrokenFileError, SourceFile, find_files
 from tasks.data.sources.intake import Intake, Reading, SourceConfig
@@ -72,7 +72,7 @@ def stackexchange_items(config: StackExchangeSource) -> list[dict[str, Any]]:
     return [{"item": number, "file": file.model_dump(mode="json")} for number, file in enumerate(config.files)]
 
 
-def collect_stackexchange(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
+def collect_stackexchange(ws: Workspace, item: ShardItem) -> ShardResult:
     """Shard function: one site. `selection/<item>.json` says how many posts were left out, and why."""
     config = StackExchangeSource.model_validate(item["config"])
     file = SourceFile.model_validate(item["file"])

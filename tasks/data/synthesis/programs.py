@@ -5,15 +5,15 @@ assignments, every assignment followed by its value. What a language model makes
 """
 
 from collections import Counter
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field
 
 from infra.stage import stage
-from infra.workspace import Workspace
+from infra.workspace import ShardItem, ShardResult, Workspace
 from model.config import Config
 from tasks.artifacts import Documents
-from tasks.data.documents.dolma_files import LineWriter, add_counts
+from tasks.data.documents.dolma_files import LineWriter, Row, add_counts
 from tasks.data.sources.rows import RowSource, read_rows
 from tasks.synthetic.programs import Refused, evaluate_program
 
@@ -67,7 +67,7 @@ def run_programs(ws: Workspace, config: ProgramsConfig) -> Documents:
     return ws.artifact(Documents, documents=kept, bytes=size, sources={config.name: kept}, dropped=dropped)
 
 
-def _run_shard(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
+def _run_shard(ws: Workspace, item: ShardItem) -> ShardResult:
     """Shard function: the rows of one file."""
     config = ProgramsConfig.model_validate(item["config"])
     dropped: Counter[str] = Counter()
@@ -88,7 +88,7 @@ def _run_shard(ws: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     return {"documents": documents, "bytes": size, "dropped": dict(dropped)}
 
 
-def solved(row: dict[str, Any] | None, config: ProgramsConfig) -> tuple[str, str, str]:
+def solved(row: Row | None, config: ProgramsConfig) -> tuple[str, str, str]:
     """(question and annotated program, answer, reason why it is left out or "")."""
     if row is None:
         return "", "", "not a JSON object"

@@ -4,12 +4,12 @@ A document is several question/answer blocks in the form of few-shot evaluation 
 split are written, so held-out problems cannot occur. Each config is one source, and so one candidate of a micro-anneal.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from infra.stage import stage
-from infra.workspace import Workspace
+from infra.workspace import ShardItem, Workspace
 from model.config import Config
 from tasks.artifacts import Documents
 from tasks.synthetic import ArithmeticConfig, KindConfig, Problem, generate_mixed
@@ -58,7 +58,7 @@ def synthesize_documents(ws: Workspace, config: SynthesizeConfig) -> Documents:
     )
 
 
-def synthesize_shard(ws: Workspace, item: dict[str, Any]) -> dict[str, int]:
+def synthesize_shard(ws: Workspace, item: ShardItem) -> dict[str, int]:
     """Write one shard; returns its numbers of documents and UTF-8 bytes."""
     config = SynthesizeConfig.model_validate(item["config"])
     problems = generate_mixed(config.problems, "train", item["count"], f"{config.seed}/{item['shard']}")

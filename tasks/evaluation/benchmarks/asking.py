@@ -13,6 +13,7 @@ from typing import Protocol
 
 from model.decoding.generate import Generator, Sampling, log_likelihoods
 from model.decoding.log_likelihoods import NonFiniteOutput
+from model.decoding.prefix_scoring import KeptWeights
 from model.network.transformer import Transformer
 from model.parallel.group import Group
 from model.tokens.chat import encode_prompt
@@ -65,11 +66,11 @@ class Asked:
         return sum(fact.truncated for fact in self.facts)
 
 
-def local_scorer(model: Transformer, group: Group | None = None) -> LikelihoodScorer:
-    """Log-likelihoods of the model itself, which the workers of a `group` share out."""
+def local_scorer(model: Transformer, group: Group | None = None, kept: KeptWeights | None = None) -> LikelihoodScorer:
+    """Log-likelihoods of the model itself, which the workers of a `group` share out. `kept`: of a model that does not change."""
 
     def score(pairs: Sequence[ContextAndContinuation], progress: Progress) -> list[float]:
-        return log_likelihoods(model, pairs, progress=progress, group=group)
+        return log_likelihoods(model, pairs, progress=progress, group=group, kept=kept)
 
     return score
 
@@ -90,11 +91,13 @@ def ask(
     max_context: int,
     progress: Progress,
     names: Sequence[str] | None = None,
+    first_request: int = 0,
 ) -> Asked:
     """Answer all requests: the generator's texts, the scorer's likelihoods.
 
     Prompts are cut on the left so that prompt and answer fit in `max_context` tokens; the last token of a continuation is
-    predicted and never fed, so it takes no place. `names` says of every request what errors call it. Raises ValueError for
+    predicted and never fed, so it takes no place. `names` says of every request what errors call it. `first_request`: the
+    place of the first one in a longer list, whose samples have noise of their own. Raises ValueError for
     a continuation without a token, FloatingPointError where the model's output is not finite.
     """
     names = names or [f"request {place}" for place in range(len(requests))]
@@ -104,7 +107,7 @@ def ask(
     # Requests that are answered alike go to the generator together, so that its batches stay full.
     for way in sorted({way_of(request) for _, request in generations}):
         alike = [(place, request) for place, request in generations if way_of(request) == way]
-        found |= write_answers(tokenizer, way, alike, generator, max_context, progress, names)
+        found |= write_answers(tokenizer, way, alike, generator, max_context, progress, names, first_request)
     if likelihoods:
         asked = [names[place] for place, _ in likelihoods]
         pairs = encode_pairs(tokenizer, [request for _, request in likelihoods], asked)
@@ -126,12 +129,15 @@ def write_answers(
     max_context: int,
     progress: Progress,
     names: Sequence[str],
+    first_request: int,
 ) -> dict[int, tuple[AnyAnswer, RequestFacts]]:
     """The written answers of requests that are answered in the same way, by their places."""
     max_new_tokens, stop, temperature, top_p = way
     room = prompt_room(max_new_tokens, max_context)
     prompts = [encoded_prompt(tokenizer, request.prompt) for _, request in alike]
-    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, stop=stop)
+    sampling = Sampling(
+        max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, stop=stop, first_prompt=first_request
+    )
     with named([names[place] for place, _ in alike]):
         completions = generator([ids[-room:] for ids in prompts], sampling, progress)
     return {

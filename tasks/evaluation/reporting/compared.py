@@ -5,6 +5,7 @@ Of a long run the extremes of each piece are drawn, so that no spike is lost.
 
 from collections.abc import Iterable
 from itertools import pairwise
+from math import log
 from typing import Any
 
 import numpy as np
@@ -13,29 +14,42 @@ from model.training.measuring.diagnostics import spike_score
 from tasks.evaluation.reporting.figures import CurveLine, together
 from tasks.evaluation.reporting.words import fine
 
-_COMPARED = {"loss": "training loss", "grad_norm": "gradient norm before clipping"}
-"""Metrics that are drawn, with what they are."""
+_COMPARED = {
+    "loss": "training loss",
+    "bits_per_byte": "training loss in bits per byte",
+    "grad_norm": "gradient norm before clipping",
+}
+"""Metrics that are drawn, with what they are; bits per byte in the place of the loss where vocabularies differ."""
 _COLOURS = ("base", "dpo", "soup", "sft", "rlvr", "data")
 """Of the variants, in their order; the seventh starts over."""
 LAST = 0.2
 """Part of a run at its end whose mean and median stand for it."""
 
 
-def compared_run(label: str, rows: Iterable[dict[str, Any]], window: int, points: int) -> dict[str, Any]:
-    """Values of one training: its spike scores in percent, its last fifth, and what is drawn of it."""
-    series: dict[str, tuple[list[int], list[float]]] = {name: ([], []) for name in _COMPARED}
+def compared_run(
+    label: str, rows: Iterable[dict[str, Any]], window: int, points: int, token_bytes: float | None = None
+) -> dict[str, Any]:
+    """Values of one training: its spike scores in percent, its last fifth, and what is drawn of it. With the mean bytes of a
+    token, cross-entropies become bits per byte of text, which do not depend on the vocabulary.
+    """
+    drawn = {"loss": ("loss", 1.0), "grad_norm": ("grad_norm", 1.0)}
+    if token_bytes is not None:
+        drawn = {"bits_per_byte": ("ce", 1 / (log(2) * token_bytes)), "grad_norm": ("grad_norm", 1.0)}
+    series: dict[str, tuple[list[int], list[float]]] = {name: ([], []) for name in drawn}
     for row in rows:
-        for name, (steps, values) in series.items():
-            if name in row:
-                steps.append(int(row["step"]))
-                values.append(float(row[name]))
-    losses, norms = series["loss"][1], series["grad_norm"][1]
+        for name, (metric, factor) in drawn.items():
+            if metric in row:
+                series[name][0].append(int(row["step"]))
+                series[name][1].append(float(row[metric]) * factor)
+    lossy, norms = next(iter(drawn)), series["grad_norm"][1]
+    losses = series[lossy][1]
     last = max(1, int(LAST * len(losses)))
     return {
         "label": label,
         "steps": len(losses),
         "judged": max(0, len(norms) - window),
-        "spikes": {name: spike_score(values, window) for name, (_, values) in series.items()},
+        "spikes": {"loss": spike_score(losses, window), "grad_norm": spike_score(norms, window)},
+        "token_bytes": token_bytes,
         "last_loss": float(np.mean(losses[-last:])),
         "last_grad_norm": float(np.median(norms[-last:])),
         "series": {name: extremes(steps, values, points) for name, (steps, values) in series.items()},
@@ -61,10 +75,13 @@ def comparison_panels(comparison: dict[str, Any] | None) -> list[tuple[str, str]
         return []
     panels = []
     for metric, unit in _COMPARED.items():
+        if metric not in comparison["runs"][0]["series"]:
+            continue
         lines = {}
         for place, run in enumerate(comparison["runs"]):
             steps, values = run["series"][metric]
             lines[run["label"]] = CurveLine(steps, values, _COLOURS[place % len(_COLOURS)])
-        said = ", ".join(f"{run['label']} {fine(run['spikes'][metric])} % spikes" for run in comparison["runs"])
+        judged = "grad_norm" if metric == "grad_norm" else "loss"
+        said = ", ".join(f"{run['label']} {fine(run['spikes'][judged])} % spikes" for run in comparison["runs"])
         panels.append((unit, together(f"{comparison['title']}: {unit} over steps; {said}", lines, unit=unit)))
     return panels

@@ -87,8 +87,10 @@ def curation_gain(ws: Workspace, trial: Sequence[Scores], compared: Comparer) ->
     return gain_over([unfiltered], filtered, benchmarks_of(tables), compared)
 
 
-def reward_gain(reward: RewardModel) -> Gain:
-    """The reward model's accuracy on held-out pairs over chance."""
+def reward_gain(reward: RewardModel) -> Gain | None:
+    """The reward model's accuracy on held-out pairs over chance; None of an adopted one, for which no pair was held out."""
+    if not reward.pairs_held_out:
+        return None
     found = Comparison(reward.accuracy - 0.5, reward.accuracy_stderr, reward.pairs_held_out, 0)
     return _plain(found) | {"discordant": reward.pairs_held_out}
 

@@ -96,10 +96,8 @@ def load_checkpoint(ws: Workspace, checkpoint: Checkpoint | RewardModel) -> tupl
     Raises ValueError when its weights, its tokenizer and its record do not have the same vocabulary.
     """
     folder = ws.path(checkpoint, wanted=is_of_model)
-    tokenizer = _tokenizer(folder, checkpoint)
     model, config = load_hf(folder, ranks=checkpoint.ranks)
-    _check_rows(checkpoint, config.vocab_size, tokenizer)
-    return model, tokenizer
+    return model, checkpoint_tokenizer(folder, checkpoint, config.vocab_size)
 
 
 def open_checkpoint(ws: Workspace, checkpoint: Checkpoint | RewardModel) -> tuple[Transformer, SavedWeights, Tokenizer]:
@@ -108,9 +106,8 @@ def open_checkpoint(ws: Workspace, checkpoint: Checkpoint | RewardModel) -> tupl
     Raises ValueError as `load_checkpoint` does.
     """
     folder = ws.path(checkpoint, wanted=is_of_model)
-    tokenizer = _tokenizer(folder, checkpoint)
     weights = SavedWeights(folder, ranks=checkpoint.ranks)
-    _check_rows(checkpoint, weights.config.vocab_size, tokenizer)
+    tokenizer = checkpoint_tokenizer(folder, checkpoint, weights.config.vocab_size)
     return on_meta_device(weights.config), weights, tokenizer
 
 
@@ -120,27 +117,25 @@ def outline_checkpoint(ws: Workspace, checkpoint: Checkpoint) -> tuple[Transform
     Raises ValueError as `load_checkpoint` does.
     """
     folder = ws.path(checkpoint, wanted=lambda name: not name.endswith(".safetensors"))
-    tokenizer, config = _tokenizer(folder, checkpoint), read_config(folder)
-    _check_rows(checkpoint, config.vocab_size, tokenizer)
-    return on_meta_device(config), tokenizer
+    config = read_config(folder)
+    return on_meta_device(config), checkpoint_tokenizer(folder, checkpoint, config.vocab_size)
 
 
-def _tokenizer(folder: Path, checkpoint: Checkpoint | RewardModel) -> Tokenizer:
+def checkpoint_tokenizer(folder: Path, checkpoint: Checkpoint | RewardModel, rows: int) -> Tokenizer:
+    """The tokenizer of a fetched checkpoint, of which every id has one of the embedding's `rows`. Raises ValueError otherwise."""
     tokenizer = Tokenizer.load(folder)
-    if tokenizer.ranks != checkpoint.ranks:
+    recorded = Tokenizer(checkpoint.ranks, checkpoint.tokenizer)
+    if tokenizer != recorded:
         raise ValueError(
-            f"{checkpoint.address} has a tokenizer of {tokenizer.ranks:,} ranks, its record says "
-            f"{checkpoint.ranks:,}; start from a checkpoint of one vocabulary"
+            f"{checkpoint.address} has the tokenizer {tokenizer}, its record says {recorded}; "
+            "start from a checkpoint of one vocabulary"
         )
-    return tokenizer
-
-
-def _check_rows(checkpoint: Checkpoint | RewardModel, rows: int, tokenizer: Tokenizer) -> None:
     if rows < tokenizer.vocab_size:
         raise ValueError(
             f"{checkpoint.address} has {rows:,} embedding rows for {tokenizer.vocab_size:,} ids; "
             "start from a checkpoint whose embedding covers its tokenizer"
         )
+    return tokenizer
 
 
 def compute_of(ws: Workspace) -> Compute:

@@ -203,10 +203,11 @@ class Copies:
 
 def check_vocabulary(mix: Mix, tokenizer: Tokenizer, vocab_size: int) -> None:
     """Raise ValueError unless the mix's tokens are ids of this tokenizer and the model has a row for each."""
-    if mix.ranks != tokenizer.ranks:
+    encoded = Tokenizer(mix.ranks, mix.tokenizer)
+    if encoded != tokenizer:
         raise ValueError(
-            f"vocabulary mismatch: the mix was encoded with {mix.ranks:,} ranks, the model's tokenizer has "
-            f"{tokenizer.ranks:,}; encode again with the model's vocabulary (encode.ranks) or start from another model"
+            f"vocabulary mismatch: the mix was encoded with {encoded}, the model's tokenizer is "
+            f"{tokenizer}; encode again with the model's vocabulary (encode.ranks, encode.tokenizer) or start from another model"
         )
     if vocab_size < tokenizer.vocab_size:
         raise ValueError(

@@ -226,7 +226,7 @@ def test_mix_refuses_what_does_not_fit(bench):
         plan_mix(sources, MixConfig(sources=(MixSource(source="winner"),)))
     with pytest.raises(ValueError, match="'c' is not among the given ones: a, b"):
         plan_mix(sources, MixConfig(sources=(MixSource(source="c"),)))
-    with pytest.raises(ValueError, match="different size"):
+    with pytest.raises(ValueError, match="different vocabularies"):
         bench.run(mix, [tokens("a", 10), tokens("b", 10, ranks=500)], MixConfig())
     with pytest.raises(ValueError, match="summing to 1"):
         MixConfig(sources=(MixSource(source="a", ratio=0.7),), requested_tokens=10)

@@ -5,9 +5,11 @@ which must judge any answer to a row that is kept.
 import json
 from typing import Any, Literal
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from tasks.data.filters.chat_filters import ChatFilterConfig
+from tasks.data.filters.chats.chat_filters import ChatFilterConfig
 from tasks.data.post_training.chats import ChatRows, ChatsConfig, chats
 from tasks.data.post_training.pairs import PairsConfig, pairs
 from tasks.data.post_training.prompts import PromptRows, PromptsConfig, prompts
@@ -164,6 +166,61 @@ def test_released_pairs_are_read(bench, written, row):
     assert (made.pairs, made.ties, made.mean_chosen) == (1, 0, None)
 
 
+MODELS = {"chosen_model": "allenai/OLMo-2-1124-7B-SFT", "rejected_model": "01-ai/Yi-1.5-9B-Chat"}
+SCHEMAS = {
+    # allenai/olmo-2-1124-7b-preference-mix by its card of November 2024, and by that of today.
+    "preference mix, first": {"chosen": CHOSEN, "rejected": REJECTED, **MODELS, "id": "a_1", "source": "ai2-adapt-dev/a"},
+    "preference mix": {
+        "prompt": "Name rivers.", "chosen": CHOSEN, "rejected": REJECTED, "chosen_rating": 4.75, "rejected_rating": 2.0,
+        **MODELS, "source": "ai2-adapt-dev/sft_v3.9_if_taxonomy_olmo2_7b", "id": "a_1",
+    },
+    "preference mix, unrated": {
+        "prompt": "Name rivers.", "chosen": CHOSEN, "rejected": REJECTED, "chosen_rating": None, "rejected_rating": None,
+        **MODELS, "source": "ai2-adapt-dev/a", "id": "a_1",
+    },
+    "UltraFeedback binarised": {
+        "prompt": "Name rivers.", "prompt_id": "f0", "chosen": CHOSEN, "rejected": REJECTED, "messages": CHOSEN,
+        "score_chosen": 4.75, "score_rejected": 2.0,
+    },
+    "UltraFeedback cleaned": {
+        "source": "evol_instruct", "prompt": "Name rivers.", "chosen": CHOSEN, "chosen-rating": 4.75, "chosen-model": "x",
+        "rejected": REJECTED, "rejected-rating": 2.0, "rejected-model": "y",
+    },
+    "HH": {
+        "chosen": "\n\nHuman: Name rivers.\n\nAssistant: Elbe, Rhine.",
+        "rejected": "\n\nHuman: Name rivers.\n\nAssistant: No.",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_every_column_of_a_released_schema_is_taken_as_it_is(bench, tmp_path, name):
+    """As Parquet with the card's columns and types, the last row of another conversation."""
+    row = SCHEMAS[name]
+    talk = [user("a"), assistant("b"), user("Name rivers.")]
+    longer = row | {side: [*talk, row[side][-1]] for side in ("chosen", "rejected") if isinstance(row[side], list)}
+    path = tmp_path / "train-00000-of-00001.parquet"
+    table = pa.Table.from_pylist([row, longer])
+    for place, field in enumerate(table.schema):
+        if pa.types.is_null(field.type):
+            table = table.set_column(place, field.name, pa.nulls(2, pa.float64()))
+    pq.write_table(table, path)
+    made = read_pairs(bench, RowSource(paths=(str(path),)))
+    first, second = bench.rows(made, "preferences")
+    assert (first["chosen"], first["rejected"]) == (CHOSEN, REJECTED)
+    rated = any("4.75" in str(value) for value in row.values())
+    assert (first["chosen_rating"], first["rejected_rating"]) == ((4.75, 2.0) if rated else (None, None))
+    assert made.mean_chosen == (4.75 if rated else None)
+    assert first["dataset"] == row.get("source", "")
+    assert len(second["chosen"]) == (4 if isinstance(row["chosen"], list) else 2)
+
+
+def test_a_rating_that_is_no_number_is_none(bench, written):
+    row = {"chosen": CHOSEN, "rejected": REJECTED, "chosen_rating": float("nan"), "rejected_rating": 2.0}
+    made = read_pairs(bench, written([row]))
+    assert (made.pairs, made.mean_chosen, made.mean_rejected) == (1, None, None)
+
+
 def test_transcripts_keep_all_turns(bench, written):
     start = "\n\nHuman: a\n\nAssistant: b\n\nHuman: Assistant: is that you?\n\nAssistant:"
     made = read_pairs(bench, written([{"chosen": f"{start} yes\n\nindeed", "rejected": f"{start} no"}]))
@@ -274,3 +331,35 @@ def test_lengths_and_languages_are_filtered(bench, written):
     made = talk(bench, rows, filter=ChatFilterConfig(languages=("en",), min_chars=5, max_chars=300))
     assert [row["messages"][1]["content"] for row in bench.rows(made, "chats")] == [english]
     assert [row["reason"] for row in bench.rows(made, "dropped/")] == ["another language", "short answers", "too long"]
+
+
+def completions(question: str, answers: list[str], origin: str) -> list[dict[str, Any]]:
+    return [{"messages": [user(question), assistant(text)], "source": origin} for text in answers]
+
+
+def test_a_majority_of_completions_decides_which_is_kept(bench, written):
+    """Case: the personas' mathematics of the 1B's mix, 5 completions a question; what does not vote is left alone."""
+    rows = [
+        *completions("pens?", ["$12,000$", "So 12000.", "I get 7.", r"\boxed{12{,}000}", "The answer is 12,000"], "maths"),
+        *completions("split?", ["1", "2", "1", "2", "3"], "maths"),
+        *completions("few?", ["4", "4"], "maths"),
+        *completions("x?", [r"\boxed{\frac{1}{2}}", r"so \boxed{\frac12}", r"\boxed{x+1}", r"$\frac{1}{2}$", "no idea"], "maths"),
+        *completions("late?", ["5", "6", "6", "5", "5", "6", "6", "6"], "maths"),
+        *completions("hello?", ["hi", "hello", "hi"], "talk"),
+    ]  # fmt: skip
+    vote = {"completions": 5, "origins": ["maths"]}
+    made = talk(bench, written(rows), filter=ChatFilterConfig.model_validate({"majority": vote}))
+    kept = [row["messages"][1]["content"] for row in bench.rows(made, "chats")]
+    assert kept == ["$12,000$", r"\boxed{\frac{1}{2}}", "5", "hi", "hello", "hi"]
+    reasons = [row["reason"] for row in bench.rows(made, "dropped/")]
+    assert reasons.count("no answer of more than half of 5 completions") == 5 + 2
+    assert reasons.count("another completion was kept") == 4 + 4 + 7
+
+
+def test_caps_count_what_a_vote_leaves(bench, written):
+    rows = [row for n in range(9) for row in completions(f"{n} + {n}?", [str(2 * n), str(2 * n), "0.5"], "maths")]
+    options = {"majority": {"completions": 3}, "caps": {"maths": 4}}
+    made = talk(bench, written(rows), filter=ChatFilterConfig.model_validate(options))
+    kept = [row["messages"] for row in bench.rows(made, "chats")]
+    assert len(kept) == 4
+    assert all(int(answer["content"]) == 2 * int(question["content"][0]) for question, answer in kept)

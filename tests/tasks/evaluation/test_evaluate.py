@@ -15,6 +15,7 @@ from infra.stage import stage
 from infra.storage.store import Store
 from infra.workspace import Workspace
 from model.config import Config, ModelConfig
+from model.decoding.prefix_scoring import KeptWeights
 from model.files.weights import save_hf
 from model.network.transformer import Transformer
 from model.tokens.tokenizer import Tokenizer
@@ -52,8 +53,8 @@ def make_checkpoint(ws: Workspace, config: Config) -> Checkpoint:
 
 
 class Desk:
-    def __init__(self, root: Path):
-        self.session = Session(Store(str(root)), Execution(store=str(root), ray="off", cores=1))
+    def __init__(self, root: Path, ray: str = "off"):
+        self.session = Session(Store(str(root)), Execution(store=str(root), ray=ray, cores=2))
         self.checkpoint = self.run(stage(make_checkpoint, name="base", version=1), config=Config())
 
     def run(self, made: Any, **arguments: Any) -> Any:
@@ -183,7 +184,7 @@ def test_output_that_is_not_finite_ends_with_the_benchmark_and_the_item(desk, mo
     broken = Transformer(TINY, seed=3).eval()
     with torch.no_grad():
         broken.norm.weight[0] = torch.nan
-    monkeypatch.setattr(evaluate_module, "load_model", lambda *_: (broken, TOKENIZER))
+    monkeypatch.setattr(evaluate_module, "load_model", lambda *_, **__: (broken, TOKENIZER, KeptWeights()))
     config = config_of()
     one = tuple(b for b in config.benchmarks if b.name == kind)
     item = load_items(one[0])[0].id
@@ -240,6 +241,44 @@ def test_an_interrupted_evaluation_resumes_with_equal_bytes(desk, tmp_path, monk
     resumed = desk.evaluate(config)
     assert len(calls) == 4, "the first benchmark is not asked again"
     assert resumed.digest == undisturbed.digest
+
+
+def test_a_kill_in_the_middle_of_a_benchmark_costs_one_part(desk, tmp_path, monkeypatch):
+    """Twelve items in parts of four: the second part is killed, and only it and what comes after are asked again."""
+    monkeypatch.setattr(evaluate_module, "PART_REQUESTS", 4)
+    config = config_of()
+    config = config.model_copy(update={"benchmarks": config.benchmarks[:1], "suites": ()})
+    undisturbed = Desk(tmp_path / "other").evaluate(config)
+    original, first_requests = evaluate_module.ask, []
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        first_requests.append(kwargs["first_request"])
+        if len(first_requests) == 2:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(evaluate_module, "ask", failing)
+    with pytest.raises(KeyboardInterrupt):
+        desk.evaluate(config)
+    resumed = desk.evaluate(config)
+    assert first_requests == [0, 4, 4, 8]
+    assert resumed.digest == undisturbed.digest
+
+
+def test_parts_on_ray_have_the_scores_of_one_process(tmp_path, monkeypatch):
+    here = Desk(tmp_path / "here").evaluate(config_of())
+    monkeypatch.setattr(evaluate_module, "PART_REQUESTS", 6)
+    monkeypatch.setattr(evaluate_module, "WORTH_WORKERS", 6)
+    # This process, whose function is another one now, answers nothing itself.
+    monkeypatch.setattr(evaluate_module, "ask", lambda *_, **__: pytest.fail("a part ran in the driver"))
+    there = Desk(tmp_path / "there", ray="local")
+    scores = there.evaluate(config_of())
+    assert scores.primary == here.primary
+    for name in ("generate", "cloze", "multiple_choice"):
+        ours = there.rows(scores, f"items/{name}.jsonl.zst")
+        assert [row["id"] for row in ours] == [
+            row["id"] for row in Desk(tmp_path / "here").rows(here, f"items/{name}.jsonl.zst")
+        ]
 
 
 def test_names_are_checked_before_anything_runs(desk):

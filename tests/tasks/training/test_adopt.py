@@ -14,8 +14,9 @@ from tasks.data.collect import collect
 from tasks.data.encode import EncodeConfig, encode_documents
 from tasks.data.mix import MixConfig, mix_tokens
 from tasks.data.sources.local import LocalSource
-from tasks.training.adopt import AdoptConfig, adopt_checkpoint
+from tasks.training.adopt import adopt_checkpoint
 from tasks.training.anneal import AnnealConfig, anneal_checkpoint
+from tasks.training.fitting.model_folder import AdoptConfig
 from tasks.training.sft import SFTConfig, train_sft
 from tests.tasks.training.conftest import RANKS, TINY, TOKENIZER, Bench
 

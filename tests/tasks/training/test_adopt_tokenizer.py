@@ -15,7 +15,8 @@ from model.network.transformer import Transformer
 from model.tokens.tokenizer import Tokenizer
 from model.tokens.tokenizer_check import SAMPLES, check_encodings
 from tasks.artifacts import Checkpoint
-from tasks.training.adopt import AdoptConfig, adopt_checkpoint
+from tasks.training.adopt import adopt_checkpoint
+from tasks.training.fitting.model_folder import AdoptConfig
 from tasks.training.sft import SFTConfig, train_sft
 from tests.tasks.training.conftest import RANKS, TINY, TOKENIZER, Bench
 

@@ -1,7 +1,8 @@
 """Entries of URL lists, in every common format, as a set of hashes: 5 million take 40 MB.
 
 Formats, also mixed in one file: plain domains and addresses, hosts files (`0.0.0.0 domain`), adblock (`||domain^`), wildcards
-(`*.domain`, `.domain`), dnsmasq (`address=/domain/`), unbound (`local-zone: "domain"`) and RPZ (`domain CNAME .`). Comments
+(`*.domain`, `.domain`, `*://*.domain/*`), dnsmasq (`address=/domain/`), unbound (`local-zone: "domain"`), BIND (`zone "domain"`),
+RPZ (`domain CNAME .`), proxies (`DOMAIN-SUFFIX,domain`, `domain:domain`), and tables whose first column is a domain. Comments
 begin with # or !. Adblock's exceptions, element rules and patterns are not about a domain and are left out.
 """
 
@@ -20,7 +21,11 @@ _COMMENT = re.compile(r"(?:^|\s)#(?!#).*")
 _ELEMENT_RULE = re.compile(r"#@?[?$%]?#")
 _FIRST_IS_IP = re.compile(r"(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9a-fA-F:]*:[0-9a-fA-F:.]*(?:%\w+)?)\s+(?=\S)")
 _DNSMASQ = re.compile(r"(?:address|server|local)=/(.+)/")
-_UNBOUND = re.compile(r'local-(?:zone|data):\s*"([^"\s]+)')
+_UNBOUND = re.compile(r'(?:local-(?:zone|data):|zone)\s*"([^"\s]+)')
+_PROXY = re.compile(r"(?:-\s*)?(?:(?:domain|host)(?:-suffix)?\s*,|(?:domain|full):)\s*([^,\s]+)", re.IGNORECASE)
+_COLUMN = re.compile(r"([^\s,;/]+\.[^\s,;/]+)[\s,;]")
+_ANY_SCHEME = re.compile(r"(?:\*|https?|http\*)://(?=.*\*)")
+"""Of a pattern with a star, as browser extensions write it."""
 _RPZ = re.compile(r"(\S+)\s+(?:\d+\s+)?(?:IN\s+)?CNAME\s", re.IGNORECASE)
 _LOCAL = frozenset({"localhost", "localhost.localdomain", "local", "broadcasthost", "0.0.0.0"})
 _CHUNK = 1 << 18
@@ -64,7 +69,7 @@ def entries_of(line: str) -> list[str]:
     line = line.strip()
     if line.startswith(("!", "[Adblock", "@@", "/")) or _ELEMENT_RULE.search(line):
         return []
-    line = _COMMENT.sub("", line).strip()
+    line = _ANY_SCHEME.sub("", _COMMENT.sub("", line).strip(" \t\r\n\x00\"',;"))
     if not line:
         return []
     found = [line]
@@ -72,11 +77,16 @@ def entries_of(line: str) -> list[str]:
         found = [name for name in line[hosts.end() :].split() if name.lower() not in _LOCAL and name[:4] != "ip6-"]
     elif dnsmasq := _DNSMASQ.match(line):
         found = dnsmasq[1].split("/")
-    elif (named := _UNBOUND.match(line)) or (named := _RPZ.match(line)):
-        found = [named[1]]
+    elif named := _first_match(line, _UNBOUND, _RPZ, _PROXY, _COLUMN):
+        found = [named]
     addresses = (normalised_address(_plain(name)) for name in found)
     # A star that is left is a pattern.
     return [name for name in addresses if name and "*" not in name and " " not in name]
+
+
+def _first_match(line: str, *patterns: re.Pattern[str]) -> str:
+    """What the first pattern that fits finds; "" where none does."""
+    return next((found[1] for pattern in patterns if (found := pattern.match(line))), "")
 
 
 def _plain(entry: str) -> str:
@@ -84,8 +94,8 @@ def _plain(entry: str) -> str:
     if entry.startswith("|") or "^" in entry:
         entry = entry.lstrip("|").split("$", 1)[0].rstrip("|")
         entry = entry.split("^", 1)[0]
-    entry = entry.removesuffix("/*")
-    return entry.removeprefix("*").removeprefix(".") if entry.startswith(("*.", ".")) else entry
+    entry = entry.split("$", 1)[0].removesuffix("/*")
+    return entry.lstrip("*+").removeprefix(".") if entry.startswith(("*.", "+.", ".")) else entry
 
 
 def normalised_address(url: str) -> str:

@@ -17,7 +17,8 @@ from pydantic import Field, model_validator
 
 from model.config import Config
 from model.data.repetition import MAX_PERIOD, MAX_TIMES, find_repetitions
-from model.tokens.tokenizer import FULL_RANKS, Tokenizer
+from model.tokens.dolma2 import FULL_RANKS
+from model.tokens.tokenizer import Tokenizer
 from tasks.data.filters.attributes import DocumentScores, Limit, Span
 from tasks.data.filters.batch import TextBatch
 

@@ -10,8 +10,10 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import orjson
+
 from tasks.data.sources.files.listing import BrokenFileError, SourceFile
-from tasks.data.sources.intake import parse_line
+from tasks.data.sources.intake import is_rounded, parse_line
 
 _GLUED = re.compile(rb"\}(?:\xef\xbb\xbf|[^,\[\]:\"{}])?\{\"[^\"\\]*\"\s*:")
 """The end of an object and the beginning of another with at most one byte between that is no separator of JSON, or a byte order
@@ -60,6 +62,15 @@ class Damage:
         goes_on = not line.startswith(b"{") and self.is_open()
         self._open = (goes_on or line.startswith(b"{")) and not line.endswith(b"}")
         return 1 - goes_on + len(_GLUED.findall(line))
+
+
+def whole_row(line: bytes) -> dict[str, Any] | None:
+    """The row of a line that is one object and nothing else, as nearly all lines are; None for all others."""
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    return value if isinstance(value, dict) and not is_rounded(value) else None
 
 
 def line_values(line: bytes, problem: str, damage: Damage, url: str, number: int) -> Iterator[Found]:

@@ -13,7 +13,7 @@ from typing import Any
 from tasks.data.documents.dolma_files import open_lines
 from tasks.data.sources.files.listing import BrokenFileError, SourceFile
 from tasks.data.sources.intake import Intake
-from tasks.data.sources.reading.line_values import Damage, line_values, open_before
+from tasks.data.sources.reading.line_values import Damage, line_values, open_before, whole_row
 
 MAX_EXPANSION = 1000
 """A compressed file that grows beyond this factor (and 64 MiB) is an archive bomb: reading stops there."""
@@ -42,6 +42,13 @@ def read_lines(
                 line = _beginning(line, file)
             if problem.startswith(ENDS):
                 raise BrokenFileError(file.url, problem, number)
+            row = None if problem else whole_row(line)
+            if row is not None:
+                damage.close()
+                intake.accept(renamed(row, *fields), **place, fallback_id=f"{name}:{offset}")
+                if intake.full:
+                    break
+                continue
             for found in line_values(line, problem, damage, file.url, number):
                 intake.repaired += found.repaired
                 if found.problem:

@@ -15,7 +15,7 @@ from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.html import HTMLTree
 from resiliparse.parse.lang import detect_fast
 
-from tasks.data.documents.dolma_files import open_lines
+from tasks.data.documents.dolma_files import Row, open_lines
 from tasks.data.sources.files.listing import SourceFile
 from tasks.data.sources.intake import Intake
 from tasks.data.sources.reading.bodies import body_of, with_line_ends
@@ -83,7 +83,7 @@ def _take_record(intake: Intake, record: ArchiveRecord, name: str, place: dict[s
 
 def _take(intake: Intake, page: Page, problem: str, name: str, place: dict[str, Any]) -> None:
     """Hand one page's text to the intake, or the page to those kept aside; a problem is `reason: detail`."""
-    row: dict[str, Any] = {}
+    row: Row = {}
     if not problem:
         try:
             row, problem = _row_of(page)

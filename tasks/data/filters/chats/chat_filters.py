@@ -1,4 +1,5 @@
-"""Which usable chats a finetuning mix leaves out: mentions of a knowledge cut-off, other languages, lengths, and caps per origin.
+"""Which usable chats a finetuning mix leaves out: mentions of a knowledge cut-off, other languages, lengths, what a majority
+outvoted, and caps per origin.
 
 Source: RECIPE F (the mixes of 1B and 32B have mentions of date cut-offs removed). The wordings are ours: the published filter is
 not released. Chats are chosen for a cap by a hash of their place, so the choice is even over the file and has a seed.
@@ -14,9 +15,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from model.config import Config
+from tasks.data.filters.chats.answer_vote import AnswerVote, Messages
 from tasks.verifiers.text_units import detect_language
-
-Messages = list[dict[str, str]]
 
 DATE_CUTOFF = re.compile(
     r"\b(?:knowledge|training|data|date|information)[ -]cut[ -]?off\b"
@@ -46,6 +46,8 @@ class ChatFilterConfig(Config):
     """Field of a row that says which set it comes from."""
     seed: int = 1
     """Which chats stay below a cap."""
+    majority: AnswerVote | None = None
+    """Votes over the completions of a question, before caps; None for none."""
 
 
 def unwanted(config: ChatFilterConfig, messages: Messages) -> str:

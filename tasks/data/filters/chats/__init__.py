@@ -1,0 +1,1 @@
+"""What a finetuning mix leaves out of the chats that it reads."""
