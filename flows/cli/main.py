@@ -155,11 +155,15 @@ def export_command(
     id: IdArgument,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
     store: StoreOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Copy a checkpoint out as a Hugging Face folder with a model card: data, scores with errors, recipe, how to load."""
     from flows.inspection.artifacts import export_checkpoint
 
     written = export_checkpoint(existing_store(store), id, folder)
+    if as_json:
+        print_json({"folder": str(folder), "files": written})
+        return
     console.print(f"{folder}: {', '.join(written)}", highlight=False)
 
 
@@ -252,7 +256,8 @@ def clean_command(
     hours: Annotated[float, typer.Option("--hours", min=1, help="Idle so long, when nothing else tells.")] = 24,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove what killed processes left: temporary files of the store and its cache, scratch folders of this machine.
+    """Remove what killed processes left: temporary files and unfinished uploads of the store, half copies in its
+    cache, scratch folders of this machine.
 
     Artifacts, save points and finished shards stay, and so does what a living process writes.
     """

@@ -49,15 +49,19 @@ def repair_command(
     ] = None,
     ray: Annotated[str, typer.Option("--ray", help="Where shards run: off, local or a cluster's address.")] = "off",
     store: StoreOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Mend a damaged artifact where it is, so that what was made from it stays as it is."""
     from flows.running.repair import repair as mend
     from infra.storage.store import Store
 
     def tell(text: str) -> None:
-        console.print(text, markup=False, highlight=False)
+        (errors if as_json else console).print(text, markup=False, highlight=False)
 
     mended = mend(existing_store(store), id, Store(source) if source else None, tell, ray)
+    if as_json:
+        print_json({"mended": mended})
+        return
     tell(f"mended: {', '.join(mended)}" if mended else "nothing of it is damaged")
 
 
@@ -112,6 +116,7 @@ def cp(
     id: IdArgument,
     target: Annotated[str, typer.Argument(metavar="STORE", help="Folder or fsspec URL.")],
     store: StoreOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Copy an artifact with its whole lineage to another store, every file verified. Interrupted, it goes on where it was."""
     from flows.inspection.artifacts import find_record
@@ -119,10 +124,14 @@ def cp(
     from infra.storage.store import Store
 
     source = existing_store(store)
+    rows = []
     for record, copied in copy_lineage(source, Store(target), find_record(source, id)):
-        console.print(
+        rows.append({"label": record.label, "id": record.id, "copied": copied})
+        (errors if as_json else console).print(
             f"{record.label} {record.id} {'copied' if copied else 'was there'}", markup=False, highlight=False
         )
+    if as_json:
+        print_json(rows)
 
 
 def diff(

@@ -97,7 +97,7 @@ class StagePage:
 
     def text(self) -> str:
         """The page."""
-        parts = [self._first_line(), *self._traceback(), *self._progress(), *self._metrics(), self.loss.image("loss")]
+        parts = [self._first_line(), *self._traceback(), *self._progress(), self.loss.image("loss"), *self._metrics()]
         parts += [*self._facts(), *self._lineage(), *self._ways()]
         return "\n\n".join(part for part in parts if part)
 

@@ -5,6 +5,7 @@ stage that logs metrics is one run there, named by its label. Packages are optio
 environment, as each of them documents it (WANDB_API_KEY, WANDB_MODE=offline, MLFLOW_TRACKING_TOKEN).
 """
 
+import importlib
 import importlib.util
 import math
 import time
@@ -70,21 +71,19 @@ def wandb(project: str, run: Tracked) -> Listener:
 
 def mlflow(address: str, run: Tracked) -> Listener:
     """A run of the experiment `olmo2` on a server or in a folder."""
-    from mlflow.entities import Metric, Param
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(tracking_uri=address)
+    entities = importlib.import_module("mlflow.entities")
+    client = importlib.import_module("mlflow.tracking").MlflowClient(tracking_uri=address)
     found = client.get_experiment_by_name(PROJECT)
     experiment = found.experiment_id if found else client.create_experiment(PROJECT)
     started = client.create_run(experiment, run_name=run.label, tags={"artifact": run.id}).info.run_id
-    config = [Param(name, str(value)[:LONGEST_VALUE]) for name, value in flatten(run.config).items()]
+    config = [entities.Param(name, str(value)[:LONGEST_VALUE]) for name, value in flatten(run.config).items()]
     for first in range(0, len(config), PARAMETERS_AT_ONCE):
         client.log_batch(started, params=config[first : first + PARAMETERS_AT_ONCE])
 
     def listen(kind: str, *values: Any) -> None:
         if kind == "metrics":
             now = int(1000 * time.time())
-            rows = [Metric(name, value, now, values[0]) for name, value in finite(values[1]).items()]
+            rows = [entities.Metric(name, value, now, values[0]) for name, value in finite(values[1]).items()]
             client.log_batch(started, metrics=rows)
         elif kind in ("end", "failed"):
             client.set_terminated(started, "FAILED" if kind == "failed" else "FINISHED")
@@ -94,9 +93,9 @@ def mlflow(address: str, run: Tracked) -> Listener:
 
 def trackio(project: str, run: Tracked) -> Listener:
     """A run of a trackio project on this machine."""
-    import trackio as client
-
-    started = client.init(project=project, name=f"{slug(run.label)}-{run.id}", config=run.config)
+    started = importlib.import_module("trackio").init(
+        project=project, name=f"{slug(run.label)}-{run.id}", config=run.config
+    )
 
     def listen(kind: str, *values: Any) -> None:
         if kind == "metrics":
@@ -121,7 +120,7 @@ def finite(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
 
 
-def check_trackers(track: Mapping[str, str]) -> None:
+def check_trackers(track: Mapping[Any, str]) -> None:
     """Raise ValueError for a tracker whose package is not installed, before hours of work."""
     for name in track:
         package, _ = TRACKERS[name]
@@ -131,6 +130,6 @@ def check_trackers(track: Mapping[str, str]) -> None:
             )
 
 
-def start_trackers(track: Mapping[str, str], run: Tracked) -> list[Listener]:
+def start_trackers(track: Mapping[Any, str], run: Tracked) -> list[Listener]:
     """A run with each of the trackers."""
     return [TRACKERS[name][1](where, run) for name, where in track.items()]

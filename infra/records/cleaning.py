@@ -58,7 +58,12 @@ def clean(store: Store, idle_seconds: float) -> list[Cleaned]:
     """
     if not store.names("_progress"):
         raise ValueError(f"nothing was ever made in store {store.url}; name another with --store or OLMO2_STORE")
-    return [_clean_store(store, idle_seconds), _clean_cache(store, idle_seconds), _clean_scratch()]
+    return [
+        _clean_store(store, idle_seconds),
+        _clean_uploads(store, idle_seconds),
+        _clean_cache(store, idle_seconds),
+        _clean_scratch(),
+    ]
 
 
 def _clean_store(store: Store, idle_seconds: float) -> Cleaned:
@@ -93,6 +98,18 @@ def _clock(store: Store) -> float:
         return Path(store.full(probe)).stat().st_mtime
     finally:
         store.remove(probe)
+
+
+def _clean_uploads(store: Store, idle_seconds: float) -> Cleaned:
+    """End uploads in parts that began so long ago that nobody completes them any more."""
+    removed, freed, kept, kept_bytes = 0, 0, 0, 0
+    for upload in store.unfinished_uploads():
+        if upload.idle_seconds() > idle_seconds:
+            store.end_upload(upload)
+            removed, freed = removed + 1, freed + upload.bytes
+        else:
+            kept, kept_bytes = kept + 1, kept_bytes + upload.bytes
+    return Cleaned("unfinished uploads to the store", removed, freed, kept, kept_bytes)
 
 
 def _clean_cache(store: Store, idle_seconds: float) -> Cleaned:

@@ -28,6 +28,7 @@ from infra.secrets import refuse_password, without_secrets
 from infra.storage.copies import Copies, Holds
 from infra.storage.retries import PATIENCE_SECONDS, http_status, s3_options, with_retries
 from infra.storage.scratch import Scratch, locked
+from infra.storage.uploads import Upload, end_upload, unfinished_uploads
 
 R = TypeVar("R")
 
@@ -339,6 +340,16 @@ class Store:
                 self.fs.rm(full, recursive=True)
 
         self._ask("remove", folder, remove)
+
+    def unfinished_uploads(self) -> list[Upload]:
+        """Uploads in parts that nobody has completed; none where objects are not sent so."""
+        if "s3" not in self.fs.protocol:
+            return []
+        return self._ask("list", "", partial(unfinished_uploads, self.fs, self.root))
+
+    def end_upload(self, upload: Upload) -> None:
+        """Remove the parts of an upload that nobody will complete."""
+        self._ask("remove", upload.key, partial(end_upload, self.fs, upload))
 
     def walk(self, folder: str) -> Iterator[str]:
         """Relative paths of all objects below a folder, sorted."""

@@ -79,6 +79,10 @@ class Dashboard:
             page = self.browser.find_element(By.TAG_NAME, "body").text
             raise AssertionError(f"{what}: not within {seconds} s at {self.browser.current_url}:\n{page}") from None
 
+    def text(self) -> str:
+        """All text of the page."""
+        return self.browser.find_element(By.TAG_NAME, "body").text
+
     def find(self, xpath: str) -> Any:
         return self.until(lambda: self.browser.find_element(By.XPATH, xpath), f"find {xpath}")
 

@@ -1,5 +1,6 @@
 """Stores that are mistyped, given twice or not there: the command says so and exits with 2. Oracle: code, text, folders made."""
 
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from flows.config.errors import RecipeError
 from flows.running.run import load_recipe
 from flows.running.sessions import new_session
 from infra.execution.plan import PlanRow, config_differences, shortened
+from infra.records.record import all_records
 from infra.storage.store import Store
 from tests.flows.dashboards import REPOSITORY
 from tests.flows.test_terminal import add_record
@@ -146,3 +148,16 @@ def test_the_version_is_told(tmp_path: Path):
 def test_the_size_of_the_cache_reaches_the_store_of_a_run(tmp_path: Path):
     config = load_recipe("smoke", ["execution.cache_bytes=5000000"], str(tmp_path))
     assert new_session(config).store.cache_bytes == 5_000_000
+
+
+def test_copies_and_repairs_are_told_as_json(tmp_path: Path):
+    """Oracle: one JSON value on standard output, and the copy in the other store."""
+    store = Store(str(tmp_path / "store"))
+    add_record(store, "sft")
+    (record,) = all_records(store)
+    done = olmo2(tmp_path, "cp", record.id, str(tmp_path / "other"), "--store", "store", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [{"label": record.label, "id": record.id, "copied": True}]
+    assert Store(str(tmp_path / "other")).exists(f"{record.stage}/{record.id}/record-0001.json")
+    mended = olmo2(tmp_path, "repair", record.id, "--store", "store", "--json")
+    assert json.loads(mended.stdout) == {"mended": []}, mended.stderr

@@ -64,7 +64,7 @@ def test_what_a_writer_has_is_kept_while_it_lives_and_goes_once_it_is_killed(tmp
         left = [Path(word) for word in writer.stdout.readline().split()]
         for path in left:
             age(path, 100 * HOUR)
-        in_store, _, in_scratch = clean(store, HOUR)
+        in_store, *_, in_scratch = clean(store, HOUR)
         assert (in_store.removed, in_store.kept, in_store.kept_bytes) == (0, 2, 21)
         assert (in_scratch.removed, in_scratch.kept, in_scratch.kept_bytes) == (0, 1, 300)
         assert len(left) == 3 and all(path.exists() for path in left)
@@ -74,7 +74,7 @@ def test_what_a_writer_has_is_kept_while_it_lives_and_goes_once_it_is_killed(tmp
     # However young: the process is proven dead.
     for path in left:
         age(path, 0)
-    in_store, _, in_scratch = clean(store, HOUR)
+    in_store, *_, in_scratch = clean(store, HOUR)
     assert (in_store.removed, in_store.freed_bytes, in_scratch.removed, in_scratch.freed_bytes) == (2, 21, 1, 300)
     assert not any(path.exists() for path in left)
     assert [path.rsplit("/", 1)[-1] for path in store.walk("")] == ["lease-000001.json"]
@@ -108,7 +108,7 @@ def test_only_old_names_that_the_store_gave_are_taken(tmp_path: Path):
     for path in (*kept, *taken):
         store.write(path, b"12345")
         age(Path(store.full(path)), (0.5 if path.endswith("ffffffff") else 2) * HOUR)
-    found, _, _ = clean(store, HOUR)
+    found, *_ = clean(store, HOUR)
     assert (found.removed, found.freed_bytes) == (3, 15)
     assert sorted(kept) == list(store.walk(""))
 
@@ -122,7 +122,7 @@ def test_half_copies_of_remote_objects_go_and_a_failed_copy_leaves_none(
     half = whole.with_name(f".tmp-{'0' * 32}")
     half.write_bytes(b"half")
     age(half, 2 * HOUR)
-    assert clean(store, HOUR)[1].freed_bytes == 4
+    assert clean(store, HOUR)[2].freed_bytes == 4
 
     def cut_off(_: str, local: str) -> None:
         Path(local).write_bytes(b"ha")
