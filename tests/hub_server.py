@@ -1,4 +1,5 @@
-"""A server on this machine that answers as the hub does for one dataset of many files, and counts what it is asked.
+"""A server on this machine that answers as the hub does for one dataset, and counts what it is asked. The dataset has many files
+of the same kind, or those that are given.
 
 It runs in a process of its own, so that its work is not taken for the client's.
 """
@@ -32,8 +33,9 @@ class CountingHub:
 
     dataset = DATASET
 
-    def __init__(self, files: int):
+    def __init__(self, files: int, contents: dict[str, bytes] | None = None):
         self.files = files
+        self.contents = contents
         self._manager = multiprocessing.get_context("spawn").Manager()
         self.counts: Any = self._manager.dict()
         self._port = self._manager.Value("i", 0)
@@ -46,7 +48,9 @@ class CountingHub:
     def __enter__(self) -> Self:
         context = multiprocessing.get_context("spawn")
         self._process = context.Process(
-            target=serve, args=(self.files, self.counts, self._port, self._ready), daemon=True
+            target=serve,
+            args=(self.files, self.contents, self.counts, self._port, self._ready),
+            daemon=True,
         )
         self._process.start()
         assert self._ready.wait(60), "the counting server did not start"
@@ -58,14 +62,16 @@ class CountingHub:
         self._manager.shutdown()
 
 
-def serve(files: int, counts: Any, port: Any, ready: Any) -> None:
+def serve(files: int, contents: dict[str, bytes] | None, counts: Any, port: Any, ready: Any) -> None:
     """Answer until terminated."""
     names = {f"data/dclm/{number // 1000:04d}/dclm-{number:05d}.json.gz": number for number in range(files)}
-    size = len(content(0))
+    sizes = {name: len(body) for name, body in contents.items()} if contents else dict.fromkeys(names, len(content(0)))
     entries = [
-        {"type": "file", "path": name, "size": size, "oid": hashlib.sha1(name.encode()).hexdigest()} for name in names
+        {"type": "file", "path": name, "size": size, "oid": hashlib.sha1(name.encode()).hexdigest()}
+        for name, size in sizes.items()
     ]
-    handler = type("Handler", (_Handler,), {"names": names, "entries": entries, "counts": counts})
+    parts = {"names": names, "contents": contents or {"README.md": README}, "entries": entries, "counts": counts}
+    handler = type("Handler", (_Handler,), parts)
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     port.value = server.server_address[1]
     ready.set()
@@ -77,6 +83,7 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     wbufsize = -1
     names: dict[str, int]
+    contents: dict[str, bytes]
     entries: list[dict[str, Any]]
     counts: Any
 
@@ -105,10 +112,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _file(self, name: str) -> None:
         self._note("README" if name == "README.md" else "file")
-        if name != "README.md" and name not in self.names:
+        if name not in self.contents and name not in self.names:
             self._send(404, b"{}", [("X-Error-Code", "EntryNotFound")])
             return
-        body = README if name == "README.md" else content(self.names[name])
+        body = self.contents[name] if name in self.contents else content(self.names[name])
         self._send(200, body, [("ETag", f'"{hashlib.sha1(body).hexdigest()}"'), ("X-Repo-Commit", COMMIT)])
 
     def _note(self, kind: str) -> None:

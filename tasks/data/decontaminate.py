@@ -119,4 +119,4 @@ def _batch_overlaps(
     return found
 
 
-decontaminate = stage(decontaminate_documents, name="decontaminate", version=4)
+decontaminate = stage(decontaminate_documents, name="decontaminate", version=5)

@@ -16,4 +16,4 @@ def decontaminate_chat_rows(ws: Workspace, chats: Chats, config: DecontaminateCo
     return ws.artifact(Chats, chats=counts.total(), sources=dict(counts), dropped=dropped)
 
 
-decontaminate_chats = stage(decontaminate_chat_rows, name="decontaminate_chats", version=2)
+decontaminate_chats = stage(decontaminate_chat_rows, name="decontaminate_chats", version=3)

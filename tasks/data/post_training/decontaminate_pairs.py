@@ -14,4 +14,4 @@ def decontaminate_pair_rows(ws: Workspace, pairs: Preferences, config: Decontami
     return ws.artifact(Preferences, pairs=counts.total(), **facts, dropped=dropped)
 
 
-decontaminate_pairs = stage(decontaminate_pair_rows, name="decontaminate_pairs", version=2)
+decontaminate_pairs = stage(decontaminate_pair_rows, name="decontaminate_pairs", version=3)

@@ -17,4 +17,4 @@ def decontaminate_prompt_rows(ws: Workspace, prompts: Prompts, config: Decontami
     return ws.artifact(Prompts, prompts=datasets.total(), datasets=dict(sorted(datasets.items())), dropped=dropped)
 
 
-decontaminate_prompts = stage(decontaminate_prompt_rows, name="decontaminate_prompts", version=2)
+decontaminate_prompts = stage(decontaminate_prompt_rows, name="decontaminate_prompts", version=3)

@@ -1,6 +1,9 @@
 """Evaluation items planted in every kind of training data. Oracle: the items that were planted, in a real store."""
 
 import json
+import os
+import subprocess
+import sys
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ from tasks.evaluation.benchmarks import load_items
 from tasks.evaluation.benchmarks.gsm8k import GSM8KBenchmark
 from tasks.evaluation.scoring.contamination import overlaps_of
 from tasks.synthetic import ArithmeticConfig
+from tests.hub_server import CountingHub
 
 ITEMS = 40
 
@@ -190,6 +194,52 @@ def test_rules_are_those_of_each_source(bench, config):
     assert bench.run(decontaminate, bench.documents([piece, "x"], "plain2"), small).documents == 2
     piece += " how many lamps"
     assert bench.run(decontaminate, bench.documents([piece, "x"], "flan"), small).documents == 1
+
+
+SPLITS = """
+import json
+from tasks.evaluation.benchmarks.olmes.benchmark import OlmesBenchmark
+from tasks.evaluation.benchmarks.splits import items_of_splits
+found = {}
+for task in ("gsm_star", "gsm8k_held_out"):
+    pinned = OlmesBenchmark.model_validate({"kind": "olmes", "task": task}).pinned()
+    for splits in ("held_out", "all"):
+        items = list(items_of_splits(pinned, splits))
+        kinds = {kind: sorted(item.text for mine, item in items if mine == kind) for kind in ("held_out", "all")}
+        assert len({item.id for _, item in items}) == len(items)
+        found[f"{task} {splits}"] = kinds
+print(json.dumps(found))
+"""
+
+
+def test_all_splits_of_a_task_of_olmes_count(tmp_path):
+    """A task asks some rows of the test split only, and a split without answers is read by its texts."""
+
+    def lines(split: str, count: int) -> bytes:
+        rows = [{"question": f"{split} question {i}?", "answer": f"So. #### {i}"} for i in range(count)]
+        return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+    contents = {
+        "README.md": b"---\nconfigs:\n- config_name: main\n  data_files:\n"
+        + b"".join(f"  - split: {name}\n    path: main/{name}.jsonl\n".encode() for name in ("train", "test", "hidden"))
+        + b"---\n",
+        "main/train.jsonl": lines("train", 5),
+        "main/test.jsonl": lines("test", 1319),
+        "main/hidden.jsonl": json.dumps({"question": "hidden question?", "notes": ["told nowhere"]}).encode() + b"\n",
+    }
+    with CountingHub(0, contents) as hub:
+        environment = {"HF_ENDPOINT": hub.url, "XDG_CACHE_HOME": str(tmp_path / "c"), "HF_HOME": str(tmp_path / "h")}
+        run = subprocess.run(
+            [sys.executable, "-c", SPLITS], env={**os.environ, **environment}, capture_output=True, text=True
+        )
+    assert run.returncode == 0, run.stderr[-2000:]
+    found = json.loads(run.stdout)
+    for task in ("gsm_star", "gsm8k_held_out"):
+        few, every = found[f"{task} held_out"], found[f"{task} all"]
+        assert (len(few["held_out"]), len(few["all"])) == (1319 + 1, 0)
+        assert "hidden question?\ntold nowhere" in few["held_out"]
+        assert (len(every["held_out"]), len(every["all"])) == (1320, 5)
+        assert all("train question" in text for text in every["all"])
 
 
 CAFE = "Zoë naïvely serves eleven crème brûlée desserts at the café on every day of the week in summer"

@@ -83,9 +83,7 @@ def choose_files(listing: Listing, subset: str, split: str, data_files: Sequence
 
     ValueError names the subsets or splits there are when the one asked for is not among them.
     """
-    from datasets.data_files import FILES_TO_IGNORE
-
-    names = [name for name in sorted(listing.sizes) if name.rsplit("/", 1)[-1] not in FILES_TO_IGNORE]
+    names = _data_names(listing)
     patterns = list(data_files) or _patterns(listing, names, subset, split)
     return list(dict.fromkeys(name for pattern in patterns for name in match(names, pattern)))
 
@@ -96,8 +94,27 @@ def match(names: Sequence[str], pattern: str) -> list[str]:
     return [name for name in names if expression.fullmatch(name) and not re.search(r"(?:^|/)(?:\.|__)", name)]
 
 
+def split_names(listing: Listing, subset: str) -> list[str]:
+    """Names of a subset's splits, sorted. ValueError when there is no such subset, or it has no files."""
+    return sorted(map(str, _splits(listing, _data_names(listing), subset)))
+
+
+def _data_names(listing: Listing) -> list[str]:
+    from datasets.data_files import FILES_TO_IGNORE
+
+    return [name for name in sorted(listing.sizes) if name.rsplit("/", 1)[-1] not in FILES_TO_IGNORE]
+
+
 def _patterns(listing: Listing, names: Sequence[str], subset: str, split: str) -> list[str]:
     """The patterns of a subset's split."""
+    splits = _splits(listing, names, subset)
+    if split not in splits:
+        raise ValueError(f"the dataset has no split {split!r}; it has {', '.join(sorted(map(str, splits))) or 'none'}")
+    return splits[split]
+
+
+def _splits(listing: Listing, names: Sequence[str], subset: str) -> dict[str, list[str]]:
+    """The patterns of each split of a subset."""
     from datasets.data_files import sanitize_patterns
 
     config = _config(listing.configs, subset)
@@ -111,9 +128,7 @@ def _patterns(listing: Listing, names: Sequence[str], subset: str, split: str) -
             splits = sanitize_patterns(files)
     else:
         splits = _default_splits([name.removeprefix(below) for name in names if name.startswith(below)])
-    if split not in splits:
-        raise ValueError(f"the dataset has no split {split!r}; it has {', '.join(sorted(map(str, splits))) or 'none'}")
-    return [f"{below}{pattern}" for pattern in splits[split]]
+    return {split: [f"{below}{pattern}" for pattern in patterns] for split, patterns in splits.items()}
 
 
 def _list(paths: Any) -> list[str]:
