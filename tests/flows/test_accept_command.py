@@ -15,7 +15,7 @@ def test_an_acceptance_is_kept_though_all_is_reused(finished_smoke: Path, tmp_pa
     record = next(record for record in all_records(store) if record.label == "collect:web")
     # As if a function of the stage's code had been another one when the artifact was made.
     file, names = next((file, names) for file, names in record.fingerprint.items() if file.startswith("tasks/data"))
-    older = record.model_copy(update={"fingerprint": record.fingerprint | {file: {name: "0" * 16 for name in names}}})
+    older = record.model_copy(update={"fingerprint": record.fingerprint | {file: dict.fromkeys(names, "0" * 16)}})
     path = record_path(record.stage, record.id, record.generation)
     store.remove(path)
     store.create(path, older.sealed().model_dump_json().encode())

@@ -189,3 +189,9 @@ def test_a_checkpoint_to_be_asked_at_an_endpoint_needs_one_before_the_run(tmp_pa
     with pytest.raises(ValueError, match=r"no endpoint is known .* generation\.preferences local"):
         run(load("smoke", ["execution.generation.preferences=endpoint", f"execution.store={tmp_path}"]))
     assert not list(tmp_path.glob("collect/*")), "nothing was begun"
+
+
+def test_more_generated_problems_than_there_are_are_told_before_the_run() -> None:
+    message = r"evaluation\.benchmarks\.arithmetic\.items=4,000: arithmetic gave 2,247 of 4,000 distinct problems"
+    with pytest.raises(RecipeError, match=message):
+        load("laptop", ["evaluation.benchmarks.0.items=4000"])

@@ -4,12 +4,15 @@ The arithmetic is the stages' own, called here with what is known of their input
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from flows.config.parts import PAST_MIDTRAINING, CandidateConfig
 from flows.config.recipe_config import RecipeConfig
 from flows.config.sizes.known_sizes import prompts_of, source_tokens
 from tasks.data.mix import MixConfig, granted
 from tasks.data.post_training.prompts import PromptsConfig
+from tasks.evaluation.benchmarks import Benchmark
+from tasks.evaluation.benchmarks.synthetic import SyntheticBenchmark, draw_problems_of
 from tasks.evaluation.scoring.room import context_of, longest_answer, prompt_room
 from tasks.training.ppo import PPOConfig
 from tasks.training.preferences import PreferencesConfig
@@ -26,8 +29,11 @@ def check_limits(config: RecipeConfig) -> None:
     named |= {f"{name}.benchmarks": part.benchmarks for name, part in config.evaluation.parts.items()}
     for field, benchmarks in named.items():
         for benchmark in benchmarks:
+            _check_problems(f"evaluation.{field}.{benchmark.name}", benchmark)
             context = context_of(benchmark, config.evaluation.max_context, window)
             _check_room(f"evaluation.{field}.{benchmark.name}", longest_answer(benchmark), context, window)
+    for benchmark in config.microanneal.benchmarks:
+        _check_problems(f"microanneal.benchmarks.{benchmark.name}", benchmark)
     if isinstance(config.preferences, PreferencesConfig) and not config.begins_at(("dpo", "rlvr")):
         _check_room("preferences", config.preferences.max_new_tokens, window, window)
     for name, how, asked in reinforcements(config):
@@ -41,6 +47,22 @@ def model_window(config: RecipeConfig) -> int:
     """Tokens that the model reads at most; of a given checkpoint that is not known here."""
     given = config.begins_at(("base", *PAST_MIDTRAINING))
     return UNBOUNDED if given else config.pretrain.model.max_sequence_length
+
+
+def _check_problems(name: str, benchmark: Benchmark) -> None:
+    """The ranges of generated problems may hold fewer than are asked for."""
+    if isinstance(benchmark, SyntheticBenchmark) and (missing := _too_few_problems(benchmark.model_dump_json())):
+        raise ValueError(f"{name}.items={benchmark.items:,}: {missing}")
+
+
+@lru_cache(maxsize=64)
+def _too_few_problems(benchmark: str) -> str:
+    """What drawing all problems of a benchmark, given as JSON, says; empty if there are enough."""
+    try:
+        draw_problems_of(SyntheticBenchmark.model_validate_json(benchmark))
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _check_room(name: str, max_new_tokens: int, context: int, window: int) -> None:

@@ -64,8 +64,12 @@ class SyntheticBenchmark(Config):
 
 def load_items(config: SyntheticBenchmark) -> list[Item]:
     """Distinct problems of the evaluation split."""
-    problems = generate_mixed(config.problems, "eval", config.items, config.seed, distinct=True)
-    return [_make_item(config, problem, place) for place, problem in enumerate(problems)]
+    return [_make_item(config, problem, place) for place, problem in enumerate(draw_problems_of(config))]
+
+
+def draw_problems_of(config: SyntheticBenchmark) -> list[Problem]:
+    """The benchmark's problems. ValueError when their ranges hold fewer than `items`."""
+    return generate_mixed(config.problems, "eval", config.items, config.seed, distinct=True)
 
 
 def _make_item(config: SyntheticBenchmark, problem: Problem, place: int) -> Item:
