@@ -181,7 +181,9 @@ def test_what_is_no_condition_is_refused(text: str):
 
 
 def test_names_of_stages_are_those_of_their_files():
-    assert stage_names() == {*STAGE_NAMES, "adopt", "adopt_step"}, "all but those two may stand in a recipe"
+    assert stage_names() == {*STAGE_NAMES, "adopt", "adopt_step", "adopt_reward"}, (
+        "all but those three may stand in a recipe"
+    )
 
 
 def test_looking_at_a_store_loads_no_training_library():

@@ -182,8 +182,8 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, dict[str, 
         recipe="toy & test", checkpoint_labels=LABELS, funnel_labels=["collect", "filter"], mix_labels=["stage 1"]
     )
     return run, {
-        "funnel": [raw, kept], "mixes": [mix], "checkpoints": checkpoints, "reward": reward, "preferences": pairs,
-        "ranking": ranking, "scores": scores, "trial": trial, "config": config,
+        "funnel": [raw, kept], "mixes": [mix], "checkpoints": checkpoints, "single": [reward, pairs, ranking],
+        "scores": scores, "trial": trial, "config": config,
     }  # fmt: skip
 
 
@@ -441,9 +441,7 @@ def test_parts_that_were_not_made_have_no_section(arguments: tuple[Run, dict[str
         "funnel": [],
         "mixes": [],
         "scores": [],
-        "reward": None,
-        "preferences": None,
-        "ranking": None,
+        "single": [],
         "trial": [],
     }
     config = ReportConfig(recipe="bare", checkpoint_labels=["base"])

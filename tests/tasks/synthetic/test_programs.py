@@ -137,7 +137,7 @@ def test_mutated_programs_run_or_are_refused_and_nothing_else():
             outcomes.add(type(evaluate_program("".join(text))).__name__)
         except Refused:
             outcomes.add("Refused")
-    assert outcomes == {"Run", "Refused"}
+    assert outcomes == {"ProgramRun", "Refused"}
 
 
 def test_numbers_are_written_as_people_do():
