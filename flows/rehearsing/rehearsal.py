@@ -41,7 +41,7 @@ ROLLOUTS = 2
 """Rounds of sampling and updates in a stage of reinforcement."""
 ENDLESS = 4
 """A model of a few steps does not end its answers: those of preference pairs have this part of what a pair may have."""
-_ITEMS = 4
+_ITEMS = 2
 """Items of each benchmark."""
 
 LENGTH_FIELDS = {

@@ -9,13 +9,13 @@ import pytest
 from filelock import FileLock
 
 
-def olmo2(*arguments: str, store: Path | str, code: int = 0) -> str:
+def olmo2(*arguments: str, store: Path | str, code: int = 0, seconds: float = 500) -> str:
     """Run the command as a user would, in a process of its own; returns its output."""
     environment = os.environ | {"OLMO2_STORE": str(store), "COLUMNS": "200"}
     if not str(store).startswith("s3"):
         environment.pop("AWS_ENDPOINT_URL", None)
     command = [sys.executable, "-m", "flows.cli", *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
     assert done.returncode == code, f"{arguments}: exit {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
     return done.stdout + done.stderr
 

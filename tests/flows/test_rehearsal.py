@@ -90,7 +90,7 @@ def test_the_schedule_keeps_its_shares_and_the_sizes_are_the_rules() -> None:
     assert whole / (tiny.pretrain.steps or 0) == pytest.approx(steps / (full.pretrain.steps or 0), rel=0.01)
     assert all(getattr(source, "max_documents", None) == ROWS for source in tiny.collect.values())
     limits = {item.name: item.model_dump()["limit"] for item in tiny.evaluation.every_benchmark}
-    assert limits == {item.name: 4 for item in full.evaluation.every_benchmark}
+    assert limits == {item.name: 2 for item in full.evaluation.every_benchmark}
     assert tiny.execution.ray == "off"
     assert tiny.execution.device == "cpu"
 
@@ -106,7 +106,7 @@ def test_from_the_hub_every_data_set_keeps_its_name_and_only_its_first_rows_are_
 def test_explain_prints_the_rule_and_a_missing_sample_is_named(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, ["rehearse", "olmo2-7b", "--explain"])
     assert shown.exit_code == 0
-    for said in (f"divided by {LENGTHS}", f"first {ROWS} rows", "2 rollouts of 8 prompts", "4 items of each benchmark"):
+    for said in (f"divided by {LENGTHS}", f"first {ROWS} rows", "2 rollouts of 8 prompts", "2 items of each benchmark"):
         assert said in shown.output
     with pytest.raises(ValueError, match=r"has no samples of allenai/dolmino-mix-1124; `olmo2 sample RECIPE"):
         small("olmo2-7b", rows=tmp_path)
@@ -186,9 +186,10 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1000)
 @pytest.mark.parametrize("recipe", PUBLISHED)
 def test_every_published_recipe_goes_through_to_its_report(recipe: str, shared: Path) -> None:
-    output = olmo2("rehearse", recipe, "--rows", str(SAMPLES), "--store", str(shared), store=shared)
+    output = olmo2("rehearse", recipe, "--rows", str(SAMPLES), "--store", str(shared), store=shared, seconds=900)
     found = listed(output)
     assert all("(run)" not in line and "(resume)" not in line for line in found.values())
     assert "report: " in output and "the report" in found["report"]
