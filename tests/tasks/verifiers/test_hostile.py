@@ -101,7 +101,7 @@ LONG = {
 JUDGE = """
 import sys
 from tasks.verifiers import verify
-from tasks.verifiers.ifeval import judge
+from tasks.verifiers.ifeval import judge_instructions
 from tests.tasks.verifiers.test_constraints import CASES as CONSTRAINTS
 from tests.tasks.verifiers.test_ifeval import CASES as INSTRUCTIONS
 from tests.tasks.verifiers.test_hostile import LONG
@@ -112,7 +112,7 @@ for rules in ("correct", "published"):
     for name, arguments, *_ in CONSTRAINTS:
         verify("ifeval", text, {"func_name": name, **arguments}, rules)
 for name, kwargs, *_ in INSTRUCTIONS:
-    judge([name], [kwargs], text)
+    judge_instructions([name], [kwargs], text)
 """
 
 
