@@ -203,7 +203,8 @@ def listed(output: str) -> dict[str, str]:
     """Lines of the list by their stage."""
     lines = output.splitlines()
     first = next(number for number, line in enumerate(lines) if line.startswith("stage ") and "dropped and why" in line)
-    rows = [line for line in lines[first + 1 :] if line.strip()]
+    # What a stage made may go on below it, under its column.
+    rows = [line for line in lines[first + 1 :] if line.strip() and not line.startswith(" ")]
     return {line.split()[0]: line for line in rows}
 
 
