@@ -91,11 +91,11 @@ def test_chats_count_sources_and_keep_bad_rows_aside(desk, tmp_path):
 
 
 def test_too_many_bad_rows_fail_the_stage(desk, tmp_path):
-    source = ChatRows(name="file", rows=write_lines(tmp_path / "c.jsonl", ["{", {"messages": []}]))
+    source = ChatRows(name="file", rows=write_lines(tmp_path / "c.jsonl", ['{"messages" []}', {"messages": []}]))
     with pytest.raises(ValueError, match="has no usable row"):
         desk.run(chats, ChatsConfig(sources=(source,)).pinned())
     good = {"messages": [{"role": "assistant", "content": "x"}]}
-    source = ChatRows(name="file", rows=write_lines(tmp_path / "d.jsonl", ["{", good, good]))
+    source = ChatRows(name="file", rows=write_lines(tmp_path / "d.jsonl", ['{"messages" []}', good, good]))
     with pytest.raises(ValueError, match=r"1 of 3 rows are unusable .* max_bad_fraction=0.01"):
         desk.run(chats, ChatsConfig(sources=(source,)).pinned())
 
