@@ -62,14 +62,19 @@ def fetch(store: Store, number: int, holds: Holds) -> Path:
     return store.local(f"{number}.bin", digest_of(number), holds)
 
 
+def files_below(base: Path) -> list[Path]:
+    """Files on the disk; folders may vanish while they are listed, which `os.walk` passes over."""
+    return [Path(folder, name) for folder, _, names in os.walk(base) for name in names]
+
+
 def cached(base: Path) -> list[int]:
-    return sorted(int(path.stem) for path in base.rglob("*.bin"))
+    return sorted(int(path.stem) for path in files_below(base) if path.suffix == ".bin")
 
 
 def size_of(base: Path) -> int:
     """Bytes of copies, whole and half, on the disk."""
     total = 0
-    for path in base.rglob("*"):
+    for path in files_below(base):
         try:
             found = path.stat()
         except FileNotFoundError:

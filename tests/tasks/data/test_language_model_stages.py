@@ -58,7 +58,10 @@ def tutor(body):
 
 
 def persona_config(tmp_path, count=40, **changes):
-    rows = [{"persona": f"person number {i}, a baker"} for i in range(count)] + [b'{"persona" "no colon"}', {"persona": " "}]
+    rows = [{"persona": f"person number {i}, a baker"} for i in range(count)] + [
+        b'{"persona" "no colon"}',
+        {"persona": " "},
+    ]
     settings = {"personas": lines(tmp_path / "p.jsonl", rows), "writer": WRITER, "max_dropped": 0.6}
     return PersonasConfig(**(settings | changes)).pinned()
 

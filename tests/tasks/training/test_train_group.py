@@ -361,4 +361,6 @@ def test_a_group_takes_the_cores_of_all_its_workers() -> None:
     execution = Execution(cores=4, threads={"sft": 2}, parallel={"sft": {"workers": 2}})
     assert execution.stage_cores("sft") == 4
     assert execution.stage_cores("dpo") == 1
-    assert Execution(cores=2, ray="127.0.0.1:6379", parallel={"sft": {"workers": 64}}).stage_cores("sft") == 0, "a cluster has cores of its own"
+    assert Execution(cores=2, ray="127.0.0.1:6379", parallel={"sft": {"workers": 64}}).stage_cores("sft") == 0, (
+        "a cluster has cores of its own"
+    )
