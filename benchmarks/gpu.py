@@ -34,7 +34,7 @@ from model.network.transformer import Transformer
 from model.tokens.tokenizer import Tokenizer
 from model.training.loop import Course, compile_model, new_state, train_step
 from model.training.losses import LossConfig, language_model_objective
-from model.training.measuring.profile import product_flops, profile_steps
+from model.training.measuring.profile import StepShape, product_flops, profile_steps
 from model.training.measuring.throughput import peak_flops
 from model.training.optim import OptimConfig
 from model.training.schedule import ScheduleConfig
@@ -148,15 +148,8 @@ class Bench:
         return float(train_step(state, batches, course, device)["loss"])
 
     def training(self, shape: Shape) -> dict[str, Any]:
-        found = profile_steps(
-            shape.model,
-            self.optim,
-            LossConfig(),
-            rows=shape.rows,
-            micro_rows=shape.micro_rows,
-            length=shape.length,
-            compute=self.compute,
-        )
+        step = StepShape(shape.rows, shape.length, shape.micro_rows)
+        found = profile_steps(shape.model, self.optim, LossConfig(), step, compute=self.compute)
         peak = peak_flops(self.device) or found.product_flops
         return {
             "tokens/s": found.tokens_per_second,

@@ -191,6 +191,9 @@ def soup_rows(
         return []
     rows = []
     for name, value in scores[soup].primary.items():
+        # Held-out benchmarks are asked of the soup alone.
+        if any(name not in scores[label].primary for label in parts):
+            continue
         values = {label: scores[label].primary[name] for label in parts}
         errors = {label: scores[label].stderr[name] for label in parts}
         whole = compared([scores[label] for label in parts], scores[soup], name)
