@@ -266,6 +266,9 @@ class Execution(BaseModel):
     fit: FitSettings | None = None
     """Choose sharding, recomputation and micro-batches of each training so that it fits the devices (`{}` for those of this
     machine, `{devices: 64, memory: 80e9}` for a cluster). What a stage is given above is kept. `olmo2 fit` shows the choice."""
+    on_cluster: Literal["stages", "shards"] = "stages"
+    """What runs on a Ray cluster: whole stages, or shards and groups only, led by this machine. The loss of a node then costs the
+    shards that ran on it, and the end of this machine's process all that are running."""
     placement: dict[str, Placement] = {}
     """Which nodes of a Ray cluster a stage may run on, per stage name; `default` for the others. Example: data on CPU nodes
     with `{collect: {labels: {kind: cpu}}}`."""
@@ -326,7 +329,7 @@ class Execution(BaseModel):
     @property
     def cluster(self) -> str:
         """The address of the Ray cluster that stages run on; empty where they run on this machine."""
-        return "" if self.ray in ("local", "off") else self.ray
+        return "" if self.ray in ("local", "off") or self.on_cluster == "shards" else self.ray
 
     def compute(self, stage: str, label: str = "") -> ComputeSettings:
         """Device, threads, compile policy and processes of one stage; its label may have a compile policy of its own."""

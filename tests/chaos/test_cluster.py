@@ -111,7 +111,7 @@ def drive(folder: str, address: str, authentication: str = "disabled") -> None:
     if address != "off":
         os.environ["RAY_AUTH_MODE"] = authentication
     ray_shards.STRAGGLER_SECONDS, ray_shards.LOOK_SECONDS = 2.0, 0.2
-    session = Session(Store(folder), Execution(ray=address, lease_stale_seconds=2.0))
+    session = Session(Store(folder), Execution(ray=address, on_cluster="shards", lease_stale_seconds=2.0))
     config = NumberConfig(value=SHARDS, kill_marker=f"{folder}.log")
     run_stage(squares, session, squares.bind(config), lambda *_: None)
 
