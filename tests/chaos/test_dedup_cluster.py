@@ -60,7 +60,8 @@ def drive(folder: str, address: str, shuffle_bytes: int, authentication: str) ->
     """The texts and their deduplication, in this process."""
     if address != "off":
         os.environ["RAY_AUTH_MODE"] = authentication
-    session = Session(Store(folder), Execution(ray=address, on_cluster="shards", shuffle_bytes=shuffle_bytes, lease_stale_seconds=2.0))
+    execution = Execution(ray=address, on_cluster="shards", shuffle_bytes=shuffle_bytes, lease_stale_seconds=2.0)
+    session = Session(Store(folder), execution)
     made: Any = run_stage(texts, session, texts.bind(Texts()), lambda *_: None).artifact
     config = DedupConfig(near=MinHashConfig(ngram=5, bands=10, rows=4))
     run_stage(dedup, session, dedup.bind([made], config), lambda *_: None)
