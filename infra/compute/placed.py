@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -38,6 +39,8 @@ HAND_OVER_SECONDS = 60.0
 """How long an actor keeps an error, or a result, that no driver asks for. Results are in the store as well."""
 CALLS_AT_ONCE = 4
 """Drivers that may ask an actor at a time, besides its work."""
+SILENCE_SECONDS = 60.0
+"""How long an actor that Ray can't reach, but has not found dead, is asked again. Ray finds a dead node in about 30 seconds."""
 KEPT_EVENTS = 10_000
 """Events that are kept for a driver that is away; of more, the oldest go."""
 
@@ -69,7 +72,8 @@ class PlacedStage:
 
     def __init__(self, address: str):
         self._address = address
-        self._events: deque[tuple[Any, ...]] = deque(maxlen=KEPT_EVENTS)
+        self._events: deque[tuple[int, tuple[Any, ...]]] = deque(maxlen=KEPT_EVENTS)
+        self._told = 0
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -80,12 +84,15 @@ class PlacedStage:
                 self._thread = threading.Thread(target=self._run, args=(function, call), daemon=True)
                 self._thread.start()
 
-    def take(self) -> list[tuple[Any, ...]]:
-        """What was told since the last time; the last event of all is `result` or `error`."""
+    def take(self, seen: int) -> list[tuple[int, tuple[Any, ...]]]:
+        """Events after number `seen`, each with its own number; the last event of all is `result` or `error`.
+
+        What a driver has seen is forgotten. So an answer that is lost on its way is given again.
+        """
         with self._lock:
-            taken = list(self._events)
-            self._events.clear()
-        return taken
+            while self._events and self._events[0][0] <= seen:
+                self._events.popleft()
+            return list(self._events)
 
     def _run(self, function: Callable[..., Any], call: tuple[str, "Workspace", dict[str, Any]]) -> None:
         reference, workspace, values = call
@@ -104,9 +111,10 @@ class PlacedStage:
     def _tell(self, kind: str, *values: Any) -> None:
         with self._lock:
             # A driver that is away misses nothing by seeing the newest state of a bar only.
-            if kind == "progress" and self._events and self._events[-1][:2] == (kind, values[0]):
+            if kind == "progress" and self._events and self._events[-1][1][:2] == (kind, values[0]):
                 self._events.pop()
-            self._events.append((kind, *values))
+            self._told += 1
+            self._events.append((self._told, (kind, *values)))
 
 
 def run_placed(
@@ -138,8 +146,9 @@ def run_placed(
             except Interrupted:
                 _end(ray, actor)
                 raise
-            except ray.exceptions.RayActorError as error:
+            except (ray.exceptions.RayActorError, ray.exceptions.ActorUnschedulableError) as error:
                 last = error
+                _end(ray, actor)  # it may still run where Ray can't reach it
                 cause = str(error).partition("\n")[0]
                 listener("warning", f"lost the node or process of this stage ({restart + 1}): {cause}")
                 continue
@@ -184,7 +193,8 @@ def _some_worker(ray: ModuleType, labels: dict[str, str]) -> dict[str, Any]:
     away = [node for node in nodes if node["NodeID"] != here] or nodes
     chosen = away[int.from_bytes(os.urandom(4)) % len(away)]
     # With this strategy Ray takes no label selector besides.
-    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(chosen["NodeID"], soft=True)}
+    # Not soft: where the node has just died, Ray would take the driver's. It says so instead, and another one is drawn.
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(chosen["NodeID"], soft=False)}
 
 
 def _end_other_code(ray: ModuleType, name: str, code: str) -> None:
@@ -208,25 +218,45 @@ def _ending(
     ray: ModuleType, actor: Any, function: Callable[..., Any], call: Any, listener: Listener, claim: Claim
 ) -> tuple[str, Any]:
     """Start the stage in its actor, or join it, and pass its events on until the last: `result` or `error` with its value."""
-    begun, asked = actor.begin.remote(function, call), time.monotonic()
-    told = False
-    while not ray.wait([begun], timeout=POLL_SECONDS)[0]:
-        check_stopping()
-        if not told and time.monotonic() - asked > PATIENCE_SECONDS:
-            told = True
-            listener("waiting", f"waiting for a node of the cluster{' with ' if claim.text() else ''}{claim.text()}")
-    ray.get(begun)
+    _asked(ray, lambda: actor.begin.remote(function, call), _waiting(listener, claim))
+    seen = 0
     while True:
-        taken = actor.take.remote()
-        # The same answer is waited for until it comes: asked again, the actor would give what came since.
-        while not ray.wait([taken], timeout=POLL_SECONDS)[0]:
-            check_stopping()
-        check_stopping()
-        for kind, *values in ray.get(taken):
+        for seen, (kind, *values) in _asked(ray, partial(actor.take.remote, seen), lambda: None):
             if kind in ("result", "error"):
                 return kind, values[0]
             listener(kind, *values)
         time.sleep(POLL_SECONDS)
+
+
+def _waiting(listener: Listener, claim: Claim) -> Callable[[], None]:
+    """Tells once, when no node has taken the stage for a while."""
+    asked, told = time.monotonic(), False
+
+    def tell() -> None:
+        nonlocal told
+        if not told and time.monotonic() - asked > PATIENCE_SECONDS:
+            told = True
+            listener("waiting", f"waiting for a node of the cluster{' with ' if claim.text() else ''}{claim.text()}")
+
+    return tell
+
+
+def _asked(ray: ModuleType, ask: Callable[[], Any], meanwhile: Callable[[], None]) -> Any:
+    """An actor's answer. It is asked again while Ray can't reach it and does not know yet whether it has died."""
+    silent_since: float | None = None
+    while True:
+        answer = ask()
+        while not ray.wait([answer], timeout=POLL_SECONDS)[0]:
+            check_stopping()
+            meanwhile()
+        check_stopping()
+        try:
+            return ray.get(answer)
+        except ray.exceptions.ActorUnavailableError:
+            silent_since = silent_since or time.monotonic()
+            if time.monotonic() - silent_since > SILENCE_SECONDS:
+                raise
+            time.sleep(POLL_SECONDS)
 
 
 __all__ = ["Claim", "PlacedStageDied", "run_placed"]

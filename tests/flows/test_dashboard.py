@@ -41,7 +41,7 @@ def test_the_recipe_is_started_from_its_form(dashboard: Dashboard):
 
 def test_progress_tables_and_texts_are_shown(dashboard: Dashboard):
     """Stages leave progress, table and markdown artifacts, which the page of their phase's run lists."""
-    phase = next(run for run in dashboard.api("/flow_runs/filter", {}) if run["name"] == "microanneal")
+    phase = next(run for run in dashboard.api("/flow_runs/filter", {}) if run["name"] == "trial")
     dashboard.open(f"/runs/flow-run/{phase['id']}")
     dashboard.click("//li[normalize-space()='Artifacts']")
     for key in ("anneal-try-arithmetic-progress", "rank-ranking", "anneal-try-arithmetic-artifact"):
