@@ -99,7 +99,7 @@ class ModelConfig(Config):
             return given
         shape = SIZES.get(given.get("size"), {})
         for field, value in shape.items():
-            # Depth alone may differ from the table: micro-anneals and ladders cut a published width to fewer layers.
+            # Depth alone may differ from the table, for short trials at a published width.
             if field != "n_layers" and given.get(field, value) != value:
                 raise ValueError(
                     f"size={given['size']} has {field}={value}, and {field}={given[field]} is given beside it; "
@@ -110,8 +110,7 @@ class ModelConfig(Config):
     @model_validator(mode="after")
     def _check_heads(self) -> Self:
         if self.n_heads * self.head_dim != self.d_model:
-            # A projection of another width would be a legal transformer, but no OLMo 2 checkpoint could be read into
-            # it.
+            # Another width would be a legal transformer, but no OLMo 2 checkpoint could be read into it.
             raise ValueError(
                 f"n_heads={self.n_heads} x head_dim={self.head_dim} is {self.n_heads * self.head_dim}, but d_model is "
                 f"{self.d_model}; OLMo 2 needs them equal: choose head_dim = d_model / n_heads"

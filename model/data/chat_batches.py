@@ -124,7 +124,7 @@ def row_weights(trained: Sequence[int], reduction: Reduction, micro_batch: int) 
     Σ_tokens (RECIPE F).
     """
     groups = math.ceil(len(trained) / micro_batch)
-    # Published trainers reduce each micro-batch first, so a short row weighs more under "mean".
+    # Published trainers reduce each micro-batch first, so under "mean" a token of a short one weighs more.
     weights: list[float] = []
     for start in range(0, len(trained), micro_batch):
         group = trained[start : start + micro_batch]

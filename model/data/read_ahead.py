@@ -33,7 +33,7 @@ class ReadAhead(Generic[_Made]):
         self._pending: dict[int, Future[_Made]] = {}
 
     def __call__(self, step: int) -> _Made:
-        # Always the asked step itself, even beyond `steps`: a caller that evaluates may ask for it.
+        # The asked step is made in any case; only what runs ahead ends at `steps`.
         wanted = range(step, max(step + 1, min(step + 1 + self.ahead, self.steps)))
         # A jump to another step (a resume) makes older futures useless; dropping them frees their batches.
         self._pending = {at: made for at, made in self._pending.items() if at in wanted}

@@ -55,7 +55,7 @@ def _of_period(array: Int[np.ndarray, " tokens"], period: int, min_times: int) -
     # A span begins and ends within the rows around its run, so it holds two periods more at most.
     long = lasts - firsts + 3 >= min_times
     for first, last in zip(firsts[long].tolist(), lasts[long].tolist(), strict=True):
-        # The run may begin inside the row before it, as far as that row's end equals the next period.
+        # A span begins one period before its first equal token, which may lie in the row before the run.
         start = (first - 1) * period - _run(rows[first - 1, ::-1])
         end = (last + 1) * period + _run(rows[last + 1])
         times = (end - start) // period

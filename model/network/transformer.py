@@ -32,7 +32,7 @@ def rope_tables(
     positions: Int[Tensor, "*shape"], head_dim: int, theta: float
 ) -> tuple[Float[Tensor, "*shape head_dim"], Float[Tensor, "*shape head_dim"]]:
     """Cosines and sines in fp32 of every position (0-based) for half-split rotary embedding."""
-    # int64 before float, as the published code: an fp32 arange would round exponents elsewhere for wide heads.
+    # Integers first, then fp32, as in the released model's code, so that the tables agree bit for bit.
     exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.int64).float() / head_dim
     angles = positions.float().unsqueeze(-1) * (1.0 / theta**exponents)
     # [..., head_dim]: the half-split layout repeats the angles instead of interleaving them.
