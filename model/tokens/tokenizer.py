@@ -40,7 +40,7 @@ class TokenizerFacts(TypedDict):
     """The two fields by which artifacts say their vocabulary."""
 
     ranks: int
-    tokenizer: str
+    tokenizer: TokenizerName
 
 
 @dataclass(frozen=True)
