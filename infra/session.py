@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import Any, Protocol, TypeVar
 
 from infra.events import Listener
+from infra.json_values import JsonObject
 from infra.records.record import Record
 from infra.settings import Execution
 from infra.storage.store import Store
@@ -102,7 +103,7 @@ class Pending:
 
     label: str
     kind: str
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: JsonObject = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

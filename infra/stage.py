@@ -15,6 +15,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, get_type
 
 from pydantic import BaseModel
 
+from infra.json_values import JsonObject
 from infra.records.artifact import Artifact
 from infra.records.record import Input
 from infra.session import Arguments, Pending, Session, current_session
@@ -22,16 +23,16 @@ from infra.session import Arguments, Pending, Session, current_session
 P = ParamSpec("P")
 A = TypeVar("A", bound=Artifact)
 
-_Estimate = Callable[..., dict[str, Any]]
+_Estimate = Callable[..., JsonObject]
 
 
 @dataclass(frozen=True)
 class Call:
     """One stage with its arguments told apart: configs are hashed as they are, artifacts by their digests."""
 
-    inputs: dict[str, Any]
+    inputs: Arguments
     """Parameter name -> artifact, list of artifacts, or None."""
-    config: dict[str, Any]
+    config: JsonObject
 
     @property
     def pending(self) -> list[str]:
@@ -121,7 +122,7 @@ class Stage(Generic[P, A]):
                 "setting (stages that train with gradients can be groups, all others cannot)"
             )
 
-    def bind(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def bind(self, *args: Any, **kwargs: Any) -> Arguments:
         """Arguments by parameter name, defaults filled in."""
         bound = inspect.signature(self.function).bind(None, *args, **kwargs)
         bound.apply_defaults()

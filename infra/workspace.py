@@ -16,6 +16,7 @@ import orjson
 import zstandard
 
 from infra.events import Events
+from infra.json_values import JsonObject
 from infra.language_models.client import Endpoint
 from infra.language_models.protocol import AnswerMemory
 from infra.records.artifact import Artifact
@@ -36,9 +37,9 @@ from infra.storage.store import Store, sha256_file
 A = TypeVar("A", bound=Artifact)
 
 
-ShardItem = dict[str, Any]
+ShardItem = JsonObject
 """What one shard is asked for, as JSON values: which files, rows and rules; each shard function has keys of its own."""
-ShardResult = dict[str, Any]
+ShardResult = JsonObject
 """What one shard says when it is done, as JSON values: counts, and names of the files that it wrote."""
 
 
@@ -108,7 +109,7 @@ class Workspace(Reader):
         self.keep_every = settings.keep_every
         self.generation: GenerationSettings = settings.generation
         self.written: dict[str, FileEntry] = {}
-        self.notes: dict[str, Any] = {}
+        self.notes: JsonObject = {}
         self.resumed_from = ""
         self._endpoints = dict(settings.endpoints)
         self.ray = settings.ray
@@ -301,7 +302,7 @@ class Workspace(Reader):
         """A text for the dashboard."""
         self._events.send("markdown", key, text)
 
-    def table(self, key: str, rows: list[dict[str, Any]]) -> None:
+    def table(self, key: str, rows: Sequence[Mapping[str, object]]) -> None:
         """A table for the dashboard."""
         self._events.send("table", key, rows)
 

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from rich.console import Console
 from rich.table import Column, Table
@@ -13,8 +13,9 @@ from rich.tree import Tree
 
 from flows.config.stage_names import stage_names
 from flows.inspection.model_card import CARD, model_card
+from infra.json_values import JsonObject
 from infra.records.cleaning import clean
-from infra.records.index import Index
+from infra.records.index import Index, Summary
 from infra.records.marks import notes, pins, tagged_record, tags
 from infra.records.permanent_save_points import kept_save_points
 from infra.records.reader import Reader
@@ -27,13 +28,48 @@ from tasks.artifacts import Checkpoint, RewardModel, is_of_model
 if TYPE_CHECKING:
     from flows.cli.plain_console import PlainConsole
 
+
+class KeptRow(TypedDict):
+    """A permanent save point, for a list."""
+
+    name: str
+    """ID@STEP."""
+    stage: str
+    id: str
+    generation: int
+    step: int
+    bytes: int | None
+    """None where the save point is damaged."""
+
+
+class Parent(TypedDict):
+    """A record that an artifact was made from, directly or not."""
+
+    address: str
+    label: str
+    kind: str
+    digest: str
+    created: str
+    inputs: list[str]
+    """Addresses."""
+
+
+class Marks(TypedDict):
+    """What people have said of an artifact."""
+
+    tags: list[str]
+    pinned: bool
+    said: list[dict[str, str]]
+    """Notes: who, when, text."""
+
+
 MOST_BEGUN = 32
 """So many ids that begin alike are asked whether they are finished; more are too many anyway."""
 TOLD_IDS = 8
 """So many ids are named where a beginning fits several."""
 
 
-def list_rows(store: Store, stage: str | None = None) -> list[dict[str, Any]]:
+def list_rows(store: Store, stage: str | None = None) -> list[Summary]:
     """One row per record, oldest first; with `stage`, of that stage, label (`anneal:42`) or pattern (`anneal:*`).
 
     Raises ValueError, which names the stages that the store has, for a word that means none.
@@ -54,9 +90,10 @@ def _check_stage(stage: str | None, there: Sequence[tuple[str, str]]) -> None:
     raise ValueError(f"no stage {stage!r} is in the store; there are {known}")
 
 
-def kept_rows(store: Store, stage: str | None = None) -> list[dict[str, Any]]:
+def kept_rows(store: Store, stage: str | None = None) -> list[KeptRow]:
     """One row per permanent save point, of the stage, label or pattern; `bytes` is None where the save point is damaged."""
-    rows, others = [], []
+    rows: list[KeptRow] = []
+    others: list[tuple[str, str]] = []
     for kept in kept_save_points(store):
         if stage is not None and stage != kept.stage:
             started = kept.started(store)
@@ -67,8 +104,16 @@ def kept_rows(store: Store, stage: str | None = None) -> list[dict[str, Any]]:
             size = sum(int(entry["size"]) for entry in kept.files(store).values())
         except DamagedSavePoint:
             size = None
-        whose = {"stage": kept.stage, "id": kept.id, "generation": kept.generation}
-        rows.append({"name": kept.name, **whose, "step": kept.point.step, "bytes": size})
+        rows.append(
+            KeptRow(
+                name=kept.name,
+                stage=kept.stage,
+                id=kept.id,
+                generation=kept.generation,
+                step=kept.point.step,
+                bytes=size,
+            )
+        )
     if not rows:
         _check_stage(stage, others)
     return rows
@@ -95,10 +140,10 @@ def find_record(store: Store, id: str) -> Record:
     return record
 
 
-def show_record(store: Store, id: str) -> dict[str, Any]:
+def show_record(store: Store, id: str) -> JsonObject:
     """A record as JSON, with its lineage: every record it was made from, inputs first."""
     record = find_record(store, id)
-    parents = [
+    parents: list[Parent] = [
         {
             "address": parent.address,
             "label": parent.label,
@@ -109,7 +154,7 @@ def show_record(store: Store, id: str) -> dict[str, Any]:
         }
         for parent in lineage(store, record)
     ]
-    marks = {
+    marks: Marks = {
         "tags": sorted(name for name, mark in tags(store).items() if mark.address == record.address),
         "pinned": any(mark.address == record.address for mark in pins(store)),
         "said": [{"who": said.who, "when": said.when, "text": said.text} for said in notes(store, record)],
@@ -117,7 +162,7 @@ def show_record(store: Store, id: str) -> dict[str, Any]:
     return record.model_dump(mode="json") | {"lineage": parents, "marks": marks}
 
 
-def print_list(console: "PlainConsole", rows: list[dict[str, Any]], nothing: str) -> None:
+def print_list(console: "PlainConsole", rows: list[Summary], nothing: str) -> None:
     """One line per artifact, or what to say when there is none."""
     if not rows:
         console.print(nothing, highlight=False, markup=False)
@@ -148,7 +193,7 @@ def size_of(count: int) -> str:
     return f"{count / 1e6:,.2f} MB"
 
 
-def print_kept(console: Console, rows: list[dict[str, Any]], nothing: str) -> None:
+def print_kept(console: Console, rows: list[KeptRow], nothing: str) -> None:
     """One line per permanent save point, or what to say when there is none."""
     if not rows:
         console.print(nothing, highlight=False, markup=False)
@@ -161,7 +206,7 @@ def print_kept(console: Console, rows: list[dict[str, Any]], nothing: str) -> No
     console.print("start from one: olmo2 adopt ID@STEP --as base (or soup, sft, dpo)", highlight=False)
 
 
-def print_record(console: Console, shown: dict[str, Any]) -> None:
+def print_record(console: Console, shown: JsonObject) -> None:
     """Facts, cost, configuration and lineage tree of a record."""
     console.print(Text.assemble((shown["label"], "bold"), f"  {shown['address']}  ({shown['kind']})"))
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -181,7 +226,7 @@ def print_record(console: Console, shown: dict[str, Any]) -> None:
     console.print(_tree(by_address, shown["address"], set()))
 
 
-def _tree(records: dict[str, dict[str, Any]], address: str, seen: set[str], into: Tree | None = None) -> Tree:
+def _tree(records: dict[str, Parent], address: str, seen: set[str], into: Tree | None = None) -> Tree:
     record = records.get(address)
     known = address in seen
     text = Text(record["label"] if record else f"{address} (record gone)")
@@ -220,12 +265,12 @@ def export_checkpoint(store: Store, id: str, folder: Path) -> list[str]:
     return sorted({*names, CARD})
 
 
-def clean_rows(store: Store, hours: float) -> list[dict[str, Any]]:
+def clean_rows(store: Store, hours: float) -> list[JsonObject]:
     """Remove what killed processes left behind; one row per kind: what was removed, what that freed, what was kept."""
     return [asdict(cleaned) for cleaned in clean(store, hours * 3600)]
 
 
-def print_cleaned(console: Console, rows: list[dict[str, Any]]) -> None:
+def print_cleaned(console: Console, rows: list[JsonObject]) -> None:
     for row in rows:
         kept = f"; kept {row['kept']:,} ({row['kept_bytes']:,} bytes) that may be in use" if row["kept"] else ""
         console.print(f"{row['what']}: {row['removed']:,} removed{kept}", highlight=False, markup=False)

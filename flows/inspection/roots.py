@@ -2,11 +2,11 @@
 
 import json
 import os
-from typing import Any
 from urllib.request import Request, urlopen
 
 from flows.running.prefect_server import running_dashboard
-from infra.records.index import Index
+from infra.json_values import JsonObject
+from infra.records.index import Index, Summary
 from infra.records.record import Record, load_record
 from infra.storage.store import Store
 
@@ -17,7 +17,7 @@ _ANSWER_SECONDS = 15
 
 def newest_records(store: Store, count: int) -> list[Record]:
     """The newest artifacts of each label, so many of each."""
-    by_label: dict[str, list[dict[str, Any]]] = {}
+    by_label: dict[str, list[Summary]] = {}
     for row in Index(store).rows():
         by_label.setdefault(row["label"], []).append(row)
     kept = [row for rows in by_label.values() for row in rows[-count:]]
@@ -47,7 +47,7 @@ def scheduled_recipes(store: Store) -> list[tuple[str, list[str]]]:
     return found
 
 
-def _own_parameters(deployment: dict[str, Any]) -> list[dict[str, Any]]:
+def _own_parameters(deployment: JsonObject) -> list[JsonObject]:
     """A schedule may have parameters of its own over the deployment's."""
     return [
         deployment["parameters"] | (schedule.get("parameters") or {})
@@ -56,7 +56,7 @@ def _own_parameters(deployment: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _asked(url: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+def _asked(url: str, body: JsonObject) -> list[JsonObject]:
     headers = {"Content-Type": "application/json"}
     if password := os.environ.get("PREFECT_API_AUTH_STRING"):
         import base64

@@ -221,7 +221,9 @@ def _ending(
     _asked(ray, lambda: actor.begin.remote(function, call), _waiting(listener, claim))
     seen = 0
     while True:
-        for seen, (kind, *values) in _asked(ray, partial(actor.take.remote, seen), lambda: None):
+        for number, (kind, *values) in _asked(ray, partial(actor.take.remote, seen), lambda: None):
+            # The next question begins after this event, so an answer that got lost is given again.
+            seen = number
             if kind in ("result", "error"):
                 return kind, values[0]
             listener(kind, *values)

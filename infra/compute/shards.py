@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict
 
 import orjson
 
@@ -28,6 +28,24 @@ UNITS = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 """Of progress in bytes: the largest of which there are ten."""
 READ_AT_ONCE = 16
 """Markers read at a time when a stage resumes: an object store answers in tens of milliseconds, a stage may have 100,000."""
+
+
+class ShardFile(TypedDict):
+    """A file that a shard wrote."""
+
+    size: int
+    sha256: str
+
+
+class ShardMarker(TypedDict):
+    """The commit of a shard, as it is in the store."""
+
+    files: dict[str, ShardFile]
+    result: Any
+    """What the shard's function returned."""
+    seconds: float
+    folder: str
+    """Where the attempt that ran it writes its payload."""
 
 
 def run_shards(
@@ -81,7 +99,7 @@ def _shares(keys: list[str], sizes: Sequence[int] | None) -> tuple[dict[str, flo
     return {key: size / scale for key, size in zip(keys, sizes, strict=True)}, unit
 
 
-def committed_shards(ws: Workspace, keys: list[str]) -> dict[str, dict[str, Any]]:
+def committed_shards(ws: Workspace, keys: list[str]) -> dict[str, ShardMarker]:
     """Markers of those shards that have one, by key."""
     names = set(ws.store.names(f"{ws.progress_folder}/shards"))
     found = [key for key in keys if f"{key}.json" in names]
@@ -92,7 +110,7 @@ def committed_shards(ws: Workspace, keys: list[str]) -> dict[str, dict[str, Any]
     return markers
 
 
-def take_over(ws: Workspace, marker: dict[str, Any]) -> None:
+def take_over(ws: Workspace, marker: ShardMarker) -> None:
     """Bring the files of a shard that an earlier attempt ran into this attempt's own folder.
 
     A file that is gone was removed by a later step of that attempt, which this one comes to as well.
@@ -109,7 +127,7 @@ def marker_path(ws: Workspace, key: str) -> str:
     return f"{ws.progress_folder}/shards/{key}.json"
 
 
-def run_shard(ws: Workspace, function: Callable[[Workspace, Any], Any], key: str, item: Any) -> dict[str, Any]:
+def run_shard(ws: Workspace, function: Callable[[Workspace, Any], Any], key: str, item: Any) -> ShardMarker:
     """Run one shard and commit it; returns its marker. A shard that has one is not run.
 
     Raises StoreError if another run of the same shard has committed something else.
@@ -126,8 +144,8 @@ def run_shard(ws: Workspace, function: Callable[[Workspace, Any], Any], key: str
         result = function(shard, item)
     finally:
         shard.close()
-    marker = {
-        "files": {name: entry.model_dump() for name, entry in shard.written.items()},
+    marker: ShardMarker = {
+        "files": {name: {"size": entry.size, "sha256": entry.sha256} for name, entry in shard.written.items()},
         "result": result,
         "seconds": time.monotonic() - began,
         "folder": ws.folder,
@@ -145,7 +163,7 @@ def run_shard(ws: Workspace, function: Callable[[Workspace, Any], Any], key: str
     return winner
 
 
-def _differences(one: dict[str, Any], other: dict[str, Any]) -> str:
+def _differences(one: ShardMarker, other: ShardMarker) -> str:
     names = sorted(one["files"].keys() | other["files"].keys())
     files = [name for name in names if one["files"].get(name) != other["files"].get(name)]
     return ", ".join(files[:3]) or f"results {one['result']!r} and {other['result']!r}"
@@ -153,14 +171,14 @@ def _differences(one: dict[str, Any], other: dict[str, Any]) -> str:
 
 def shards_here(
     ws: Workspace, function: Callable[[Workspace, Any], Any], missing: list[tuple[str, Any]]
-) -> Generator[tuple[str, dict[str, Any]], None, None]:
+) -> Generator[tuple[str, ShardMarker], None, None]:
     for key, item in missing:
         yield key, run_shard(ws, function, key, item)
 
 
 def shards_on_ray(
     ws: Workspace, function: Callable[[Workspace, Any], Any], missing: list[tuple[str, Any]], *, address: str
-) -> Generator[tuple[str, dict[str, Any]], None, None]:
+) -> Generator[tuple[str, ShardMarker], None, None]:
     """Shards as Ray tasks, each on one core; a task whose worker or node dies is run again elsewhere."""
     items = dict(missing)
     with connected(address) as ray:
@@ -218,14 +236,14 @@ class Worker:
         """Load before the first shard comes."""
         self.work.prepare(self.ws)
 
-    def run(self, key: str, item: Any) -> dict[str, Any]:
+    def run(self, key: str, item: Any) -> ShardMarker:
         """One shard, committed."""
         return run_shard(self.ws, self.work, key, item)
 
 
 def shards_on_actors(
     ws: Workspace, work: Callable[[Workspace, Any], Any], missing: list[tuple[str, Any]], *, address: str, device: str
-) -> Generator[tuple[str, dict[str, Any]], None, None]:
+) -> Generator[tuple[str, ShardMarker], None, None]:
     """Shards on Ray actors, which keep what they loaded; each has a GPU of its own if they compute on GPUs."""
     own, gpus = ws.for_shard(), int(device.startswith("cuda"))
     if gpus:

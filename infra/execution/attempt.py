@@ -26,8 +26,9 @@ from infra.events import Events, Listener
 from infra.execution.energy import joules_between, read_joules
 from infra.execution.fingerprint import fingerprint_of
 from infra.execution.stale import accept, changes_since, stale_error
+from infra.json_values import JsonObject
 from infra.records.artifact import Artifact
-from infra.records.lease import Lease, acquire
+from infra.records.lease import Lease, ProcessIdentity, acquire
 from infra.records.record import (
     FileEntry,
     Record,
@@ -84,7 +85,7 @@ class Finished:
 
     artifact: Artifact
     files: dict[str, FileEntry]
-    notes: dict[str, Any]
+    notes: JsonObject
     resumed_from: str
     peak_memory_bytes: int
     host: str
@@ -116,7 +117,7 @@ def run_stage(
     def committed() -> Record | None:
         return load_record(store, stage.name, id, generation)
 
-    def tell(holder: dict[str, Any]) -> None:
+    def tell(holder: ProcessIdentity) -> None:
         listener("waiting", f"{stage.label} is being made by process {holder['pid']} on {holder['host']}; waiting")
 
     lease = acquire(

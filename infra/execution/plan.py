@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from infra.execution.attempt import reusable
 from infra.execution.stale import changes_since, other_packages
+from infra.json_values import JsonObject
 from infra.records.artifact import Artifact
 from infra.records.index import Index, Known
 from infra.records.record import Input, Record, generations, identity, progress_folder
@@ -36,7 +37,7 @@ class PlanRow:
     id: str
     inputs: tuple[str, ...]
     """Labels of the stages it takes artifacts from."""
-    estimate: dict[str, Any]
+    estimate: JsonObject
     artifact: Artifact | None
 
 
@@ -159,7 +160,7 @@ def _differences(stage: Stage, call: Call, record: Known) -> list[tuple[str, str
     return found + [("", text) for text in _input_differences(record.inputs, call.records())]
 
 
-def config_differences(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, str]]:
+def config_differences(before: JsonObject, now: JsonObject) -> list[tuple[str, str]]:
     """(field, path of the value: what it was → what it is) for each value that differs."""
     had, has = flatten(before), flatten(now)
     return [
@@ -201,7 +202,7 @@ def _input_differences(before: list[Input], now: list[Input]) -> list[str]:
     return found
 
 
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(value: object, prefix: str = "") -> JsonObject:
     """Nested dicts and lists as one dict from dotted path to leaf."""
     if isinstance(value, dict) and value:
         items = value.items()
@@ -209,7 +210,7 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
         items = enumerate(value)  # type: ignore[assignment]
     else:
         return {prefix: value}
-    flat: dict[str, Any] = {}
+    flat: JsonObject = {}
     for key, member in items:
         flat |= flatten(member, f"{prefix}.{key}" if prefix else str(key))
     return flat

@@ -5,7 +5,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
+from uuid import UUID
 
 from prefect import get_run_logger
 from prefect.artifacts import (
@@ -41,9 +42,9 @@ class Reporter:
         self._page = page
         self._track = track
         self._trackers: list[Listener] | None = None
-        self._page_id: Any = None
+        self._page_id: UUID | None = None
         self._page_time = 0.0
-        self._bars: dict[str, Any] = {}
+        self._bars: dict[str, UUID] = {}
         self._published: dict[str, float] = {}
         self._lock = threading.Lock()
         self._silent: set[str] = set()
@@ -105,7 +106,8 @@ class Reporter:
         if description not in self._bars:
             key = slug(f"{self._stage.label}-progress")
             text = f"{self._stage.label}: {description} ({total:,.0f} {unit})"
-            self._bars[description] = create_progress_artifact(percent, key=key, description=text)
+            # Called without an event loop, Prefect's client waits and returns the id itself.
+            self._bars[description] = cast(UUID, create_progress_artifact(percent, key=key, description=text))
             self._publish_page()
         elif done >= total or now - self._published[description] >= PUBLISH_SECONDS:
             update_progress_artifact(self._bars[description], percent)
@@ -128,7 +130,7 @@ class Reporter:
         """Make the stage's page, or bring it up to date. Lists of artifacts then have one entry for each run of a stage."""
         text = self._page.text()
         if self._page_id is None:
-            self._page_id = create_markdown_artifact(text, key=page_key(self._stage.label))
+            self._page_id = cast(UUID, create_markdown_artifact(text, key=page_key(self._stage.label)))
         else:
             with get_client(sync_client=True) as client:
                 client.update_artifact(self._page_id, ArtifactUpdate(data=text))

@@ -12,10 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import orjson
 
+from infra.json_values import JsonObject
 from infra.records.record import Input, Record, generations, load_record
 from infra.storage.store import Store
 
@@ -33,12 +34,38 @@ CREATE TABLE records (stage TEXT, id TEXT, generation INTEGER, created TEXT, sum
 """
 
 
+class Summary(TypedDict):
+    """What a list tells of a record."""
+
+    id: str
+    stage: str
+    label: str
+    kind: str
+    created: str
+    generation: int
+    seconds: float
+    bytes: int
+    """Of all payload files."""
+    digest: str
+    facts: JsonObject
+
+
+class Body(TypedDict):
+    """What a search reads of a record besides its summary."""
+
+    version: int
+    config: JsonObject
+    inputs: list[dict[str, str]]
+    """As `Input` has them."""
+    notes: JsonObject
+
+
 @dataclass(frozen=True)
 class Known:
     """What a record says of how its artifact was made."""
 
     version: int
-    config: dict[str, Any]
+    config: JsonObject
     inputs: list[Input]
 
 
@@ -50,7 +77,7 @@ class Index:
         self._tell = tell
         self.path = store.cache / "index.sqlite"
 
-    def rows(self, stages: Iterable[str] | None = None) -> list[dict[str, Any]]:
+    def rows(self, stages: Iterable[str] | None = None) -> list[Summary]:
         """A summary of each record, oldest first; CorruptObject for a new one that is damaged."""
         with self._opened() as database:
             self._refresh(database, stages)
@@ -58,7 +85,7 @@ class Index:
             found = database.execute(f"SELECT summary FROM records {where} ORDER BY created, stage, id", values)
             return [orjson.loads(summary) for (summary,) in found]
 
-    def bodies(self, stages: Iterable[str] | None = None) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    def bodies(self, stages: Iterable[str] | None = None) -> Iterator[tuple[Summary, Body]]:
         """(summary, the rest: config, notes, inputs, version) of each record, oldest first."""
         with self._opened() as database:
             self._refresh(database, stages)
@@ -132,7 +159,7 @@ class Index:
             return dict(zip(ids, pool.map(lambda id: self._store.stamp(f"{stage}/{id}"), ids), strict=True))
 
 
-def summary_of(record: Record) -> dict[str, Any]:
+def summary_of(record: Record) -> Summary:
     """What a list tells of a record."""
     return {
         "id": record.id,

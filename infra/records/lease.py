@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 import orjson
 
@@ -35,7 +35,17 @@ class LeaseLost(Exception):
     """Another attempt has taken this id over: this attempt must not commit."""
 
 
-def process_identity() -> dict[str, str | int]:
+class ProcessIdentity(TypedDict):
+    """One process on one boot of one machine."""
+
+    host: str
+    boot_id: str
+    namespace: str
+    pid: int
+    start_ticks: int
+
+
+def process_identity() -> ProcessIdentity:
     """Who holds a lease: enough to prove, on the same machine and boot, that the holder is dead.
 
     The kernel's boot id and the start in clock ticks since boot do not move when a clock is set. A host name and a boot time
@@ -50,7 +60,7 @@ def process_identity() -> dict[str, str | int]:
     }
 
 
-def is_dead(holder: dict[str, Any]) -> bool:
+def is_dead(holder: ProcessIdentity) -> bool:
     """True only if the holder certainly no longer lives: same boot and pid namespace, and no such process."""
     here = (_text("/proc/sys/kernel/random/boot_id"), _pid_namespace())
     if not all(here) or (holder.get("boot_id"), holder.get("namespace")) != here:
@@ -165,7 +175,7 @@ def acquire(
     folder: str,
     stale_seconds: float,
     finished: Callable[[], bool] = lambda: False,
-    waiting: Callable[[dict], None] = lambda holder: None,
+    waiting: Callable[[ProcessIdentity], None] = lambda holder: None,
 ) -> Lease | None:
     """Take the next lease number, waiting for a live holder to end.
 

@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 import zstandard
 
+from infra.json_values import JsonObject
 from infra.records.artifact import Artifact
 from infra.records.record import ADDRESS, Record, corrupt_file, lineage, record_at, record_of
 from infra.storage.copies import Holds
@@ -41,13 +42,13 @@ class Reader:
         self._scratch: Scratch | None = None
         self._holds = Holds()
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         # Scratch space and what is held in the cache belong to one process.
         state = self.__dict__ | {"_scratch": None, "_verified": set(self._verified)}
         del state["_holds"]
         return state
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state, _holds=Holds())
 
     def record(self, artifact: Artifact) -> Record:
@@ -110,7 +111,7 @@ class Reader:
         """The value of a JSON file."""
         return orjson.loads(self.path(artifact, name).read_bytes())
 
-    def read_jsonl(self, artifact: Artifact, name: str) -> Iterator[dict[str, Any]]:
+    def read_jsonl(self, artifact: Artifact, name: str) -> Iterator[JsonObject]:
         """Rows of a JSON-lines file, one at a time."""
         with self.path(artifact, name).open("rb") as raw:
             stream = zstandard.ZstdDecompressor().stream_reader(raw) if name.endswith(".zst") else raw

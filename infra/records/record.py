@@ -9,7 +9,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 from subprocess import run
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 import orjson
 from pydantic import (
@@ -20,7 +20,9 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from typing_extensions import TypedDict
 
+from infra.json_values import JsonObject
 from infra.records.artifact import Artifact
 from infra.storage.store import CorruptObject, Store, StoreError, checked_name
 
@@ -82,10 +84,19 @@ class Started(BaseModel):
     id: Component
     label: str
     generation: int
-    config: dict[str, Any]
+    config: JsonObject
     inputs: list[Input]
     fingerprint: dict[str, dict[str, str]] = {}
     """The code behind the stage (`infra/execution/fingerprint.py`): file -> definition -> hash. Empty in older records."""
+
+
+class CodeVersion(TypedDict, total=False):
+    """Which code made an artifact: a commit of this checkout, or the distribution's version outside one."""
+
+    commit: str
+    dirty: bool
+    """Whether the checkout had uncommitted changes."""
+    version: str
 
 
 class Record(BaseModel):
@@ -102,8 +113,8 @@ class Record(BaseModel):
     generation: int
     address: Address
     digest: str
-    facts: dict[str, Any]
-    config: dict[str, Any]
+    facts: JsonObject
+    config: JsonObject
     inputs: list[Input]
     fingerprint: dict[str, dict[str, str]] = {}
     files: dict[FileName, FileEntry]
@@ -117,10 +128,10 @@ class Record(BaseModel):
     host: str
     device: str
     threads: int
-    code: dict[str, Any]
+    code: CodeVersion
     packages: dict[str, str]
     python: str
-    notes: dict[str, Any]
+    notes: JsonObject
     flow_run: str
     folder: str = ""
     """Where the payload lies: each attempt has a folder of its own. Empty in older records: the address itself."""
@@ -169,7 +180,7 @@ def content_digest(files: dict[str, FileEntry]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def identity(stage: str, version: int, config: dict[str, Any], inputs: list[Input]) -> str:
+def identity(stage: str, version: int, config: JsonObject, inputs: list[Input]) -> str:
     """What is computed, hashed: equal for equal stage, version, config and input contents (not input addresses)."""
     # Digests, not addresses: an input that was rerun to the same bytes reruns nothing below it.
     body = {
@@ -342,7 +353,7 @@ def corrupt_file(store: Store, record: Record, name: str, finding: str) -> Corru
 
 
 @cache
-def code_version() -> dict[str, Any]:
+def code_version() -> CodeVersion:
     """Commit of this checkout and whether it has uncommitted changes; the distribution's version outside a checkout."""
     here = Path(__file__).resolve().parents[1]
     command = ["git", "-C", str(here)]

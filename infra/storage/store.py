@@ -100,7 +100,7 @@ class Store:
             url = str(Path(url).expanduser().absolute())
         self.url = url.rstrip("/")
         # A listing cache would hide what other processes wrote.
-        options: dict[str, Any] = {} if "://" not in url else {"use_listings_cache": False}
+        options: dict[str, object] = {} if "://" not in url else {"use_listings_cache": False}
         if self.url.startswith(("s3://", "s3a://")):
             options |= s3_options()
         try:

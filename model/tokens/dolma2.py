@@ -99,6 +99,7 @@ class Dolma2:
     def encode(self, text: str, control: bool) -> list[int]:
         """Ids of a text; `control` recognises the tokens flagged special too."""
         allowed = _ALL_ADDED if control else _atomic_in(text)
+        # The quick way, for nearly all texts: nothing in them needs a second look.
         if not allowed and len(text) <= _LONGEST_WHITESPACE:
             return self._encoding.encode_ordinary(text)  # which itself reads lone surrogates as U+FFFD
         ids: list[int] = []

@@ -86,6 +86,7 @@ class Tokenizer:
     @property
     def padded_vocab_size(self) -> int:
         """Embedding rows: `vocab_size` rounded up to a multiple of 128."""
+        # A multiple of 128 keeps the head's matmul aligned.
         return -(-self.vocab_size // PADDING_MULTIPLE) * PADDING_MULTIPLE
 
     @property
@@ -156,6 +157,7 @@ class Tokenizer:
         if tokens.size and not 0 <= tokens.min() <= tokens.max() < self.padded_vocab_size:
             wrong = int(tokens.min() if tokens.min() < 0 else tokens.max())
             raise ValueError(f"id {wrong:,} is outside the vocabulary of {self.padded_vocab_size:,} rows")
+        # Control tokens are dropped before decoding, so texts that quote them are kept.
         kept = tokens[~np.isin(tokens, self.control_ids)] if skip_special else tokens
         texts = self.token_bytes()
         return b"".join([texts[id] for id in kept.tolist()])
@@ -201,11 +203,13 @@ class Tokenizer:
 @lru_cache(maxsize=8)
 def _token_bytes(tokenizer: Tokenizer) -> list[bytes]:
     tokens = _vocabulary(tokenizer.name, tokenizer.ranks).token_bytes()
+    # Padding rows have no text: model outputs may still name them.
     return tokens + [b""] * (tokenizer.padded_vocab_size - len(tokens))
 
 
 @lru_cache(maxsize=8)
 def _byte_lengths(tokenizer: Tokenizer) -> np.ndarray:
     lengths = np.array([len(token) for token in tokenizer.token_bytes()], dtype=np.int64)
+    # Shared by all callers of a cached table, so nobody may write to it.
     lengths.setflags(write=False)
     return lengths

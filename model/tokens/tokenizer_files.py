@@ -79,6 +79,7 @@ def read_kind(folder: Path, known: set[str]) -> tuple[str, int]:
         )
     value = read_json(path, _TokenizerFile)
     extra = {token.content for token in value.added_tokens}
+    # Published folders record no ranks: the ordinary tokens are what is not added.
     return "dolma2", sum(text not in extra for text in value.model.vocab)
 
 
@@ -87,6 +88,7 @@ def check_tokenizer_file(folder: Path, ranks: int, content: dict[str, Any]) -> N
     value = read_json(folder / "tokenizer.json", _TokenizerFile)
     stored = value.model.vocab | {token.content: token.id for token in value.added_tokens}
     wanted = content["model"]["vocab"] | {token["content"]: token["id"] for token in content["added_tokens"]}
+    # Compared as whole tables, since a single exchanged pair of ids would ruin a model silently.
     if stored != wanted:
         different = sorted(text for text in stored.keys() | wanted.keys() if stored.get(text) != wanted.get(text))
         raise ValueError(

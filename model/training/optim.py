@@ -65,10 +65,12 @@ class Optimizer:
 
     def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], config: OptimConfig) -> None:
         self.config = config
+        # Frozen parameters have no moments and must not reach the clipping norm.
         self.parameters = {name: parameter for name, parameter in parameters if parameter.requires_grad}
         # AdamW works value by value, so each process updates the rows that it holds.
         self.parts = {name: _part(parameter) for name, parameter in self.parameters.items()}
         groups = []
+        # AdamW takes its decay by group: one group with decay, one without.
         for decay in (True, False):
             members = [p for name, p in self.parts.items() if decayed(name, config) == decay]
             if members:
@@ -96,6 +98,7 @@ class Optimizer:
             skipped = torch.maximum(skipped, self._judge(loss.detach().float(), norm))
         adam = cast(Any, self.adam)
         # torch's own hooks for loss scaling: gradients are divided by grad_scale, and found_inf leaves the update out.
+        # At least 1, so gradients are only ever shortened.
         adam.grad_scale = (norm / self.config.clip_norm).clamp(min=1.0) if self.config.clip_norm else None
         adam.found_inf = skipped
         for group in self.adam.param_groups:
@@ -120,6 +123,7 @@ class Optimizer:
             limit = SKIP_DEVIATIONS * earlier.std(dim=1, correction=1)
             # Asked this way round, a NaN fails the comparison and the update is left out.
             verdict = 1.0 - (current - earlier.mean(dim=1) <= limit).all().float()
+        # A ring of 128 values: the oldest one is overwritten.
         self.history[:, self.seen % SKIP_WINDOW] = current
         self.seen += 1
         return verdict
@@ -149,5 +153,6 @@ class Optimizer:
                 shape = torch.Size([]) if kind == "step" else part.shape
                 if tensors[key].shape != shape:
                     raise ValueError(f"optimizer state {key} has shape {tuple(tensors[key].shape)}, not {tuple(shape)}")
+                # Cloned, since the file's memory map closes after loading.
                 state[kind] = tensors[key].to(part.device, torch.float32).clone()
             self.adam.state[part] = state

@@ -117,6 +117,7 @@ def estimate(
     advantages, returns = generalized_advantages(rewards, keep_values(values, lengths), gamma, lam)
     positions = torch.arange(values.shape[1])
     real = positions < lengths[:, None]
+    # Whitening over batches of the published size keeps the statistics of the original trainer.
     # array_split gives runs of nearly equal length, so no short last run is whitened by a few tokens.
     runs = np.array_split(np.arange(len(values)), max(1, len(values) // whiten_batch))
     white = torch.cat([whiten(advantages[run], real[run]) for run in runs])

@@ -29,6 +29,7 @@ def speed(
     """
     per_second = tokens / max(seconds, 1e-9)
     rates = {"tokens_per_second": per_second, "tokens_per_second_per_device": per_second / devices}
+    # Without a published peak a share of it would be a guess, so it is left out.
     if flops is not None and peak is not None:
         rates["mfu"] = flops / (max(seconds, 1e-9) * devices * peak)
     if torch.device(device).type == "cuda":
