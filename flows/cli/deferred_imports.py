@@ -26,9 +26,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-HEAVY = frozenset({"torch", "aiohttp", "phonenumbers"})
+_HEAVY = frozenset({"torch", "aiohttp", "phonenumbers"})
 """Packages that take long to import and that no plan needs."""
-OURS = ("flows", "tasks", "model", "infra")
+_OUR_PACKAGES = ("flows", "tasks", "model", "infra")
 """Where stand-ins are put into. Of these the modules of `model` that need PyTorch wait; the others say what a recipe may be."""
 _TOP_IMPORT = re.compile(r"^(?:from|import) ([\w.]+)(?: import (?:\(([^)]*)\)|(.*)))?", re.MULTILINE)
 
@@ -130,7 +130,7 @@ _lock = threading.RLock()
 
 def defer_imports() -> None:
     """From now on what is heavy waits for its first use; what has been imported stays."""
-    if _finder not in sys.meta_path and not HEAVY & sys.modules.keys():
+    if _finder not in sys.meta_path and not _HEAVY & sys.modules.keys():
         sys.meta_path.insert(0, _finder)
 
 
@@ -145,7 +145,7 @@ def _end() -> None:
             package, _, own = name.rpartition(".")
             if package in sys.modules and isinstance(vars(sys.modules[package]).get(own), _WaitingModule):
                 delattr(sys.modules[package], own)
-        for module in [found for name, found in sys.modules.items() if name.partition(".")[0] in OURS]:
+        for module in [found for name, found in sys.modules.items() if name.partition(".")[0] in _OUR_PACKAGES]:
             for name, value in list(vars(module).items()):
                 if isinstance(value, StandIn):
                     setattr(module, name, resolved(value))
@@ -157,7 +157,7 @@ def _end() -> None:
 def _waits(module: str) -> bool:
     """Whether a module is heavy, or one of the model's that imports such a one at its top."""
     root = module.partition(".")[0]
-    return root in HEAVY or (root == "model" and any(_waits(name) for name in _imports(module)))
+    return root in _HEAVY or (root == "model" and any(_waits(name) for name in _imports(module)))
 
 
 def _imports(module: str) -> set[str]:
