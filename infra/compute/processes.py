@@ -22,6 +22,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from infra.events import Events, Listener
+from infra.processor import wait_passively
 from infra.stopping import check_stopping, ends_in_order, is_stopping, request_stop
 
 R = TypeVar("R")
@@ -62,6 +63,7 @@ def run_in_process(function: Callable[..., R], arguments: tuple[str, Any, dict[s
     Events of the workspace arrive at the listener in this process. Raises what the function raised there, or
     StageProcessDied. When this process is interrupted, the child is stopped first.
     """
+    wait_passively()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     deadline = math.inf

@@ -53,6 +53,7 @@ def _abbreviates(text: str, marks: re.Match[str]) -> bool:
     """Whether the marks are the full stop of an abbreviation or an initial."""
     before = text[max(0, marks.start() - LONGEST_WORD) : marks.start()]
     word = "" if not before or before[-1].isspace() else before.split()[-1].lstrip("\"'“‘([").lower()
+    # A lone letter is an initial, but "I" ends sentences: "So did I."
     return marks[0] == "." and (word in ABBREVIATIONS or (len(word) == 1 and word.isalpha() and word != "i"))
 
 

@@ -101,6 +101,7 @@ def score_item(config: Benchmark, item: Item, answers: Sequence[str | Likelihood
 
 def primary_metric(config: Benchmark, items: Sequence[Item]) -> str:
     """The metric that stands for the benchmark."""
+    # Rendered requests say their metric themselves, so it is known only when they are read.
     if isinstance(config, OlmesRequestsBenchmark):
         return olmes_requests.requests_metric(config, items)
     return config.primary

@@ -62,6 +62,7 @@ def costs(records: Sequence[Record]) -> list[ReportedCost]:
     stages: dict[str, list[Record]] = {}
     for record in records:
         stages.setdefault(record.stage, []).append(record)
+    # Summed with fsum, so that the order of records does not matter.
     total = math.fsum(record.seconds for record in records)
     rows = []
     for stage, runs in stages.items():
