@@ -53,7 +53,10 @@ def ask_on_dashboard(question: Question) -> Answer:
     # A daemon, for Prefect's pause cannot be called off from outside and may last two weeks.
     threading.Thread(
         # The context holds Prefect's settings and the flow that asks; a bare thread would have neither.
-        target=copy_context().run, args=(asked.run,), daemon=True, name=f"approve {question.label}"
+        target=copy_context().run,
+        args=(asked.run,),
+        daemon=True,
+        name=f"approve {question.label}",
     ).start()
     try:
         while not asked.done.wait(POLL_SECONDS):
