@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows.cli.deferred_imports import defer_imports
 from flows.cli.options import (
     JsonOption,
     RecipeArgument,
@@ -50,6 +51,7 @@ def plan_command(
         "gpu": gpu, "mfu": mfu, "price": price, "peak_flops": peak_flops, "watts": watts,
         "pue": pue, "carbon": carbon, "water": water, "node_factor": node_factor,
     }  # fmt: skip
+    defer_imports()
     if gpus is None:
         if said := [f"--{name.replace('_', '-')}" for name, value in asked.items() if value is not None]:
             raise ValueError(f"{', '.join(said)}: only a plan of costs asks for that; add --gpus, such as --gpus 64")

@@ -33,6 +33,7 @@ import orjson
 from infra import python_ast
 from infra.execution.syntax import Definition, Scope, definitions, imported_names
 from infra.execution.syntax import __file__ as syntax_file
+from infra.storage.cache import cache_folder
 from infra.workspace import Workspace
 
 PACKAGES = ("tasks", "model")
@@ -104,10 +105,9 @@ def fingerprint_of(function: Callable[..., Any]) -> Fingerprint:
 
 def _kept_file(function: Callable[..., Any]) -> Path:
     """Where a function's fingerprint is kept: by its place, and by this very code."""
-    base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     here = [_stamp(Path(file)) for file in (__file__, syntax_file)]
     key = f"{_root()} {function.__module__} {function.__name__} {here} {sys.version}"
-    return base / "olmo2" / "fingerprints" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+    return cache_folder() / "fingerprints" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
 
 
 def _stamp(path: Path) -> Stamp:

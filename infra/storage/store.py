@@ -25,6 +25,7 @@ from fsspec.exceptions import FSTimeoutError
 from fsspec.implementations.local import LocalFileSystem
 
 from infra.secrets import refuse_password, without_secrets
+from infra.storage.cache import cache_folder
 from infra.storage.copies import Copies, Holds
 from infra.storage.retries import PATIENCE_SECONDS, http_status, s3_options, with_retries
 from infra.storage.scratch import Scratch, locked
@@ -470,5 +471,4 @@ def _failures(fs: AbstractFileSystem) -> tuple[type[Exception], ...]:
 
 def default_cache(url: str) -> Path:
     """Where copies of remote objects are kept: content-addressed, safe to delete."""
-    base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return base / "olmo2" / hashlib.sha256(url.encode()).hexdigest()[:12]
+    return cache_folder() / hashlib.sha256(url.encode()).hexdigest()[:12]

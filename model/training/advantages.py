@@ -5,18 +5,11 @@ nothing is sampled here. Axis names: `prompts samples` for groups of answers, `b
 tokens, where index 0 is the first response token and padding is at the right.
 """
 
-from typing import Literal
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-Normalization = Literal["sample_std", "population_std", "centered"]
-"""Divisor of a group's centred scores: std with ddof 1 (original GRPO script), ddof 0 (grpo_fast), or none.
-"""
-
-KLEstimator = Literal["k1", "k2", "k3"]
-"""Estimators of KL(policy ‖ reference) from one sample: log ratio, half its square, exp(−d) − 1 + d."""
+from model.training.configs import KLEstimator, Normalization
 
 ADVANTAGE_EPSILON = 1e-8
 """Added to a group's std (H.3)."""

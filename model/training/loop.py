@@ -19,9 +19,10 @@ from model.config import Compute
 from model.parallel.group import Group, Objective, distribute
 from model.parallel.work_split import HostBatch, share_of
 from model.training.allocator import keep_freed_memory
+from model.training.configs import OptimConfig
 from model.training.measuring.metrics import Instances, Log, MetricsLog, Scalars, StepFacts
 from model.training.measuring.throughput import Meter
-from model.training.optim import OptimConfig, Optimizer, Updater
+from model.training.optim import Optimizer, Updater
 from model.training.schedule import ScheduleConfig, update_learning_rate
 from model.training.watchdog import Watchdog
 

@@ -17,12 +17,11 @@ from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field
 from torch import Tensor
 
-from model.config import Config
-from model.data.labels import IGNORE, LossNormalisation
+from model.data.labels import IGNORE
 from model.network.transformer import Transformer
+from model.training.configs import LossConfig
 
 CHUNK_ELEMENTS = 1 << 22
 """Logits worked on at a time on a CPU: 4M, 8 MB in bf16, so that they stay within a processor's last cache level."""
@@ -52,18 +51,6 @@ of the time of their matmuls on an H100 (bytes and operations over what it can d
 bf16 at a vocabulary of 100k. Larger pieces and tiles would not be faster. They bound what is made in fp32 at a time to 0.4
 GB of logits and 0.5 GB of gradient at d_model 4096.
 """
-
-
-class LossConfig(Config):
-    """The language-model loss; the default is that of OLMo-core, with the declared z-loss weight."""
-
-    z_weight: float = Field(default=1e-5, ge=0)
-    """Weight of logsumexp squared. Table 1 declares 1e-5; the 1B, 7B and 13B runs really used 1e-4 (RECIPE
-    0.1).
-    """
-    normalisation: LossNormalisation = "labels"
-    """Divisor of the summed loss: trained labels plus all positions of masked instances (OLMo-core), every
-    position of the batch (old trainer), or none (SFT with loss reduction "sum")."""
 
 
 def cached_rows(vocab_size: int) -> int:

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from model.data.labels import IGNORE
 from model.network.transformer import Transformer
-from model.training.advantages import KLEstimator, kl_estimate
+from model.training.advantages import kl_estimate
+from model.training.configs import KLEstimator
 from model.training.loop import Objective
 from model.training.losses import token_log_probs
 

@@ -16,6 +16,7 @@ from model.config import ModelConfig
 from model.network.transformer import Transformer
 from model.parallel.group import Objective
 from model.training.advantages import generalized_advantages, keep_values, token_rewards, whiten
+from model.training.configs import OptimConfig
 from model.training.objectives import (
     ObjectiveMetrics,
     clipped_policy_loss,
@@ -23,7 +24,7 @@ from model.training.objectives import (
     label_log_probs,
     token_values,
 )
-from model.training.optim import OptimConfig, Optimizer
+from model.training.optim import Optimizer
 
 
 class ActorCritic(nn.Module):

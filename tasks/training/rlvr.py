@@ -22,7 +22,8 @@ from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config, Precision
 from model.data.chat_batches import Batch, LabelledRow, token_batches
-from model.training.advantages import KLEstimator, Normalization, group_advantages, stop_penalty, zero_std_groups
+from model.training.advantages import group_advantages, stop_penalty, zero_std_groups
+from model.training.configs import KLEstimator, Normalization
 from model.training.loop import Course, Evaluation, Logging
 from model.training.objectives import grpo_objective
 from model.training.schedule import ScheduleConfig

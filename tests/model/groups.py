@@ -25,10 +25,11 @@ from model.network.sharded_tensors import is_sharded, whole_tensor
 from model.network.transformer import Linear, Transformer, on_meta_device, separate_projections
 from model.parallel.group import distribute, fill_weights, whole_model
 from model.parallel.work_split import HostBatch
+from model.training.configs import LossConfig, OptimConfig
 from model.training.loop import Course, Evaluation, Listeners, Logging, TrainState, new_state, train, train_step
-from model.training.losses import LossConfig, language_model_objective
+from model.training.losses import language_model_objective
 from model.training.objectives import dpo_objective, grpo_objective, reward_objective, sft_objective
-from model.training.optim import OptimConfig, Optimizer
+from model.training.optim import Optimizer
 from model.training.ppo import ActorCritic, JointOptimizer, ppo_objective
 from model.training.reference_scores import row_log_probs, row_values
 from model.training.schedule import ScheduleConfig

@@ -16,8 +16,8 @@ from flows.config.recipe_config import RecipeConfig
 from flows.config.sizes.training_runs import Run, trained_model, training_runs
 from infra.settings import SiteSettings
 from model.config import ModelConfig
+from model.training.measuring.gpus import PEAK_FLOPS
 from model.training.measuring.memory import Memory
-from model.training.measuring.throughput import PEAK_FLOPS
 
 DEFAULT_GPU = "h100"
 """GPU of a plan that names none."""

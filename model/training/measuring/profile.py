@@ -22,9 +22,9 @@ from model.config import Compute, ModelConfig
 from model.network.transformer import Transformer
 from model.parallel.work_split import HostBatch
 from model.training.allocator import keep_freed_memory
+from model.training.configs import LossConfig, OptimConfig
 from model.training.loop import Course, TrainState, compile_model, new_state, train_step
-from model.training.losses import LossConfig, language_model_objective
-from model.training.optim import OptimConfig
+from model.training.losses import language_model_objective
 from model.training.schedule import ScheduleConfig
 
 WARM_STEPS = 2

@@ -26,6 +26,7 @@ from model.network.transformer import Transformer, on_meta_device
 from model.parallel.group import Weights, fill_weights, whole_model
 from model.parallel.work_split import HostBatch
 from model.tokens.tokenizer import Tokenizer
+from model.training.configs import OptimConfig
 from model.training.loop import (
     Course,
     Evaluation,
@@ -37,7 +38,6 @@ from model.training.loop import (
 )
 from model.training.measuring.metrics import Scalars
 from model.training.measuring.throughput import peak_flops, speed
-from model.training.optim import OptimConfig
 from model.training.schedule import ScheduleConfig
 from model.training.state_files import is_needed, load_moments, load_state, save_moments
 from tasks.artifacts import METRICS, MOMENTS, Checkpoint, RewardModel, is_of_model

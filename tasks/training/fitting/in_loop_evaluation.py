@@ -22,9 +22,9 @@ from model.data.labels import IGNORE, next_token_labels
 from model.network.transformer import Transformer
 from model.parallel.work_split import HostBatch
 from model.tokens.tokenizer import Tokenizer
+from model.training.configs import LossConfig, OptimConfig
 from model.training.loop import Evaluate, TrainState, to_device
-from model.training.losses import LossConfig, language_model_objective
-from model.training.optim import OptimConfig
+from model.training.losses import language_model_objective
 from tasks.artifacts import PERPLEXITY
 from tasks.training.fitting.asked_tasks import TasksInLoop, asked_tasks, language_model_of
 

@@ -22,8 +22,7 @@ from model.config import Config
 from model.data.batches import TOKEN_BYTES, TokenFile, Window, WindowedTokens, WindowRules, read_local
 from model.data.order import OrderKind
 from model.tokens.tokenizer import Tokenizer
-from model.training.losses import LossConfig
-from model.training.optim import OptimConfig
+from model.training.configs import LossConfig, OptimConfig
 from tasks.artifacts import Mix
 from tasks.training.fitting.in_loop_evaluation import InLoopConfig
 from tasks.training.fitting.selection import SelectConfig
