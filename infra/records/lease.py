@@ -204,7 +204,7 @@ def acquire(
             highest, pause = highest + 1, min(pause + 1, 6)
             time.sleep(random.uniform(0, BACK_OFF_SECONDS * 2**pause))
             continue
-        # The number belongs to what is compared, since a new holder starts its beats anew.
+        # The number belongs to what is compared, since a new holder counts its beats from 1.
         beat = (highest, _read_or_empty(store, f"{folder}/lease-{highest:06d}.beat"))
         if beat != seen:
             if seen is None:
