@@ -38,6 +38,7 @@ from flows.cli.promote import promote
 from flows.cli.rehearse import conformance_command, rehearse, sample_command
 from flows.cli.scale import fit_command, scale_command
 from flows.cli.store import add_store_commands
+from infra.processor import wait_passively
 
 app = typer.Typer(
     help="The OLMo 2 training recipe: run it whole, rerun a stage, look at what was made.",
@@ -328,6 +329,7 @@ def _run(
 
 def main() -> None:
     """Entry point: turns the errors that users can cause into a message and exit code 2, Ctrl-C into 130."""
+    wait_passively()
     # Commands with something to end in order set handlers of their own.
     signal.signal(signal.SIGINT, lambda *_: sys.exit(128 + signal.SIGINT))
     try:

@@ -22,6 +22,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from infra.events import Events, Listener
+from infra.processor import wait_passively
 from infra.stopping import check_stopping, ends_in_order, is_stopping, request_stop
 
 R = TypeVar("R")
@@ -63,6 +64,7 @@ def run_in_process(function: Callable[..., R], arguments: tuple[str, Any, dict[s
     Events of the workspace arrive at the listener in this process. Raises what the function raised there, or
     StageProcessDied. When this process is interrupted, the child is stopped first.
     """
+    wait_passively()
     # A plain fork would copy the locks of threads that do not exist in the child.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)

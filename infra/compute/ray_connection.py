@@ -19,6 +19,8 @@ from typing import Any
 
 from tenacity import retry, stop_after_attempt
 
+from infra.processor import wait_passively
+
 OBJECT_STORE_BYTES = 256 * 2**20
 """Shards hand over small JSON values, so a local Ray needs little shared memory."""
 
@@ -49,6 +51,7 @@ def connected(address: str) -> Iterator[ModuleType]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # What is forked here becomes another program at once; gRPC's care for forks that go on using it may crash them before.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    wait_passively()
     if address == "local":
         _ask_for_a_token()
     import ray
