@@ -15,6 +15,7 @@ def processor_name() -> str:
     if not CPU_INFO.exists():
         return platform.processor() or platform.machine()
     lines = [line.partition(":") for line in CPU_INFO.read_text(encoding="utf-8").splitlines()]
+    # With many cores the names repeat and the last one stays, which is as good as the first.
     said = {name.strip(): value.strip() for name, _, value in lines}
     flags = said.get("flags", "").split()
     return f"{said.get('model name', platform.machine())} ({', '.join(flag for flag in _TOLD if flag in flags)})"

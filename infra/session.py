@@ -87,12 +87,14 @@ class Devices:
         finally:
             with self._changed:
                 free.extend(taken)
+                # Sorted, so that the lowest number is given out first.
                 free.sort()
                 self._changed.notify_all()
 
 
 def count_gpus() -> int:
     """CUDA devices that torch sees on this machine."""
+    # Imported here, since torch takes seconds and a plan needs no GPU.
     return import_module("torch").cuda.device_count()
 
 

@@ -124,8 +124,10 @@ class Stage(Generic[P, A]):
 
     def bind(self, *args: Any, **kwargs: Any) -> Arguments:
         """Arguments by parameter name, defaults filled in."""
+        # None stands for the workspace, which is added where the stage runs.
         bound = inspect.signature(self.function).bind(None, *args, **kwargs)
         bound.apply_defaults()
+        # Without the first, the workspace.
         return dict(list(bound.arguments.items())[1:])
 
     def sort(self, arguments: Arguments) -> Call:
