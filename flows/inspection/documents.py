@@ -41,7 +41,7 @@ SAMPLED_FROM = 50
 """Dropped documents looked at for each one shown: a sample need not read a whole source."""
 
 
-class Reading(TypedDict):
+class SourceReading(TypedDict):
     """What a source's files held and what of it was read (`collect.json`)."""
 
     files: int
@@ -54,7 +54,7 @@ class Reading(TypedDict):
     """Unusable rows by reason."""
 
 
-class FunnelStep(TypedDict):
+class CurationStep(TypedDict):
     """One step of curation: what came in, what went on, and what was dropped. None stands for what the step does not count."""
 
     step: str
@@ -68,7 +68,7 @@ class FunnelStep(TypedDict):
     tokens: int | None
     sources: dict[str, int]
     """Documents by source."""
-    reading: Reading | None
+    reading: SourceReading | None
     dropped: dict[str, int]
     """Documents by reason, the most frequent first."""
 
@@ -106,7 +106,7 @@ class _Decided(_Named):
     source: str
 
 
-class Decision(_Decided, total=False):
+class DocumentDecision(_Decided, total=False):
     """What one step did with one document; a step has the fields that it knows."""
 
     file: str
@@ -188,12 +188,12 @@ def newest(store: Store) -> list[Record]:
 # -- funnel -----------------------------------------------------------------------------------------------
 
 
-def funnel(asked: Curated) -> list[FunnelStep]:
+def funnel(asked: Curated) -> list[CurationStep]:
     """Per step: documents, bytes and tokens in and out, and what was dropped for which reason."""
     return [_step(asked, record) for record in asked.records if record.kind in (Documents.__name__, Tokens.__name__)]
 
 
-def _step(asked: Curated, record: Record) -> FunnelStep:
+def _step(asked: Curated, record: Record) -> CurationStep:
     facts = record.facts
     inputs = [asked.reader.at(item.address) for item in record.inputs if item.kind == Documents.__name__]
     given = [item for item in inputs if isinstance(item, Documents)]
@@ -207,7 +207,7 @@ def _step(asked: Curated, record: Record) -> FunnelStep:
         dropped = facts["dropped"]
         documents_in, bytes_in = whole, sum(item.bytes for item in given)
         size, tokens, sources = facts["bytes"], None, facts["sources"]
-    return FunnelStep(
+    return CurationStep(
         step=record.label,
         id=record.id,
         inputs=[item.label for item in map(asked.reader.record, given)],
@@ -222,7 +222,7 @@ def _step(asked: Curated, record: Record) -> FunnelStep:
     )
 
 
-def print_funnel(console: Console, steps: Sequence[FunnelStep]) -> None:
+def print_funnel(console: Console, steps: Sequence[CurationStep]) -> None:
     """One row per step, one per reason below it."""
     table = Table(
         "step",
@@ -258,7 +258,7 @@ def print_funnel(console: Console, steps: Sequence[FunnelStep]) -> None:
             console.print(line, highlight=False)
 
 
-def reading_line(reading: Reading) -> tuple[str, str]:
+def reading_line(reading: SourceReading) -> tuple[str, str]:
     """(sentence, style) on what was listed, read, unusable and kept of a source; red below WHOLE."""
     share = reading["read"] / reading["rows"] if reading["rows"] else 1.0
     unusable = ", ".join(f"{reason} {count:,}" for reason, count in reading["bad"].items())
@@ -371,7 +371,7 @@ def print_examples(console: Console, examples: Sequence[Example]) -> None:
 # -- why --------------------------------------------------------------------------------------------------
 
 
-def why(asked: Curated, id: str) -> list[Decision]:
+def why(asked: Curated, id: str) -> list[DocumentDecision]:
     """Every score and decision about one document, step by step. Raises ValueError for an id that no step has."""
     needle = orjson.dumps(id)
     steps = [entry for record in asked.records for entry in _entries(asked, record, id, needle)]
@@ -383,7 +383,7 @@ def why(asked: Curated, id: str) -> list[Decision]:
     return steps
 
 
-def _entries(asked: Curated, record: Record, id: str, needle: bytes) -> Iterator[Decision]:
+def _entries(asked: Curated, record: Record, id: str, needle: bytes) -> Iterator[DocumentDecision]:
     named: _Named = {"step": record.label, "address": record.address}
     scores: dict[str, dict[str, float | None]] = {}
     for _, _, row in asked.lines(record, ATTRIBUTES, needle):
@@ -419,7 +419,7 @@ def _place(file: str, line: int, row: JsonObject) -> _Place:
     return {"source": row["source"], "file": file, "line": line, "bytes": len(row["text"].encode())}
 
 
-def _encoded(asked: Curated, record: Record, id: str, named: _Named) -> Iterator[Decision]:
+def _encoded(asked: Curated, record: Record, id: str, named: _Named) -> Iterator[DocumentDecision]:
     for name in sorted(name for name in record.files if name.startswith(TOKENS) and name.endswith(".csv.gz")):
         for document in documents_within(asked.reader.path(record.artifact(), name), 0, sys.maxsize):
             if document.id == id:
@@ -428,7 +428,7 @@ def _encoded(asked: Curated, record: Record, id: str, named: _Named) -> Iterator
                 yield {**named, "decision": "encoded", "source": source, "file": file, "tokens": tokens}
 
 
-def print_why(console: Console, id: str, steps: Sequence[Decision]) -> None:
+def print_why(console: Console, id: str, steps: Sequence[DocumentDecision]) -> None:
     """One paragraph per step."""
     console.print(id, markup=False, highlight=False, style="bold")
     colours = {"dropped": "red", "kept": "green", "scored": "cyan", "encoded": "green"}

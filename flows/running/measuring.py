@@ -40,7 +40,7 @@ _WINDOW = 4096
 PROBE_PATIENCE_SECONDS = 60.0
 
 
-class Asked(TypedDict):
+class AskedTasks(TypedDict):
     """Which tasks are asked, as fields of an evaluation's config."""
 
     benchmarks: Sequence[object]
@@ -83,7 +83,7 @@ def evaluate_checkpoint(
     how = how or How()
     if how.precision not in get_args(Precision):
         raise ValueError(f"--precision {how.precision!r} is neither of {', '.join(get_args(Precision))}")
-    asked: Asked = {"benchmarks": tuple(selection.benchmarks), "suites": tuple(selection.suites), "chat": how.chat}
+    asked: AskedTasks = {"benchmarks": tuple(selection.benchmarks), "suites": tuple(selection.suites), "chat": how.chat}
     if SERVED.match(target):
         outcome = evaluate_server(store, target, asked, server or Server())
     else:
@@ -123,7 +123,7 @@ class Server:
     concurrency: int = 32
 
 
-def evaluate_server(store: Store, url: str, asked: Asked, server: Server) -> Outcome:
+def evaluate_server(store: Store, url: str, asked: AskedTasks, server: Server) -> Outcome:
     """Evaluate a model behind a server. Its name and a probe of its weights stand for it in the store.
 
     Raises ValueError for a server whose model is not known, whose tokenizer is another one, or that tells no log-probabilities.

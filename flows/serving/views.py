@@ -42,7 +42,7 @@ COLUMN, ROW, BOX = 190, 46, (160, 30)
 """Pixels of the lineage's grid, and of a box."""
 
 
-class Listing(TypedDict):
+class ArtifactList(TypedDict):
     """One page of the artifacts that fit."""
 
     rows: list[Summary]
@@ -145,7 +145,7 @@ class NotFound(ValueError):
     """There is nothing of this name."""
 
 
-def listing(store: Store, stage: str, words: str, page: int) -> Listing:
+def listing(store: Store, stage: str, words: str, page: int) -> ArtifactList:
     """One page of the artifacts, newest first; `stage` is a stage, label or pattern, `words` is looked for in label and id."""
     rows = [
         row
