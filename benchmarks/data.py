@@ -65,7 +65,7 @@ def run_in(store: str, stage: Any, *arguments: Any, ray: str = "off") -> Any:
     from infra.storage.store import Store
 
     session = Session(Store(store), Execution(store=store, ray=ray))
-    return run_stage(stage, session, stage.bind(*arguments), lambda *_: None).artifact
+    return run_stage(stage, session, stage.bind(*arguments), lambda event: None).artifact
 
 
 def make_text(folder: Path, megabytes: float) -> None:

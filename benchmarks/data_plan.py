@@ -60,7 +60,7 @@ def stage_costs(folder: Path, megabytes: float) -> dict[str, float]:
 
     def timed(name: str, stage: Any, *arguments: Any) -> Any:
         began = time.process_time()
-        artifact = run_stage(stage, session, stage.bind(*arguments), lambda *_: None).artifact
+        artifact = run_stage(stage, session, stage.bind(*arguments), lambda event: None).artifact
         costs[name] = (time.process_time() - began) / megabytes
         return artifact
 

@@ -159,12 +159,12 @@ def run_stage_alone(file: str, config: dict[str, Any], shard_bytes: int, out: st
         store = Store(folder)
         session = Session(store, Execution(store=folder, ray="off"))
         source = LocalSource(name="web", paths=(file,), shard_bytes=shard_bytes, max_bad_fraction=0.5).pinned()
-        documents: Any = run_stage(collect, session, collect.bind(source), lambda *event: None).artifact
+        documents: Any = run_stage(collect, session, collect.bind(source), lambda event: None).artifact
         # What collecting needed is not what deduplication needs: reset the peak (Linux).
         Path("/proc/self/clear_refs").write_text("5")
         before, began = time.process_time(), time.monotonic()
         call = dedup.bind([documents], DedupConfig.model_validate(config))
-        made = run_stage(dedup, session, call, lambda *event: None)
+        made = run_stage(dedup, session, call, lambda event: None)
         unique: Any = made.artifact
         seconds = time.process_time() - before
         reader = Reader(store)

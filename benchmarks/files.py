@@ -63,7 +63,7 @@ def measure(folder: Path, ray: str) -> None:
     store = Store(str(folder / "store"))
     session = Session(store, Execution(store=store.url, ray=ray))
     begin = time.perf_counter()
-    record = run_stage(collect, session, collect.bind(config), lambda *event: None)
+    record = run_stage(collect, session, collect.bind(config), lambda event: None)
     documents: Any = record.artifact
     tell(f"{documents.documents:,} documents collected", begin)
     print(f"  record: {sum(path.stat().st_size for path in Path(store.root).rglob('*record*')) / 1e6:.1f} MB")

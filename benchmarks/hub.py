@@ -55,7 +55,7 @@ def measure(hub: CountingHub, folder: Path, read: int) -> None:
     names = tuple(piece["name"] for item in items for piece in item["pieces"])[:read]
     with Phase(f"reading {len(names)} files", hub, len(names)):
         some = config.model_copy(update={"data_files": names})
-        made: Any = run_stage(collect, session, collect.bind(some), lambda *event: None).artifact
+        made: Any = run_stage(collect, session, collect.bind(some), lambda event: None).artifact
     print(
         f"  {made.documents:,} documents; peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MiB"
     )

@@ -8,10 +8,11 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 
 from flows.config.recipe_config import RecipeConfig
+from flows.recipe import recipe as make_model
 from flows.running.commands import run_command
 from flows.running.forms import CandidateForm
 from flows.running.promotion import promoted_path, write_promoted
-from flows.running.run import load_recipe, run, run_evaluation, run_sweep
+from flows.running.run import load_recipe, made_report, run_evaluation, run_sweep, running
 from flows.running.sessions import naming_failures
 from infra.execution.markdown import code, escaped
 from infra.json_values import JsonObject
@@ -42,8 +43,9 @@ def recipe(
     """
     config = load_recipe(recipe, overrides, store)
     again = run_command(recipe, config.execution.store, until, rerun or [], overrides or [], cascade=cascade)
-    with naming_failures():
-        return shown_report(config, run(config, until, rerun, cascade=cascade, again=again))
+    with naming_failures(), running(config, until, rerun or [], cascade=cascade, again=again):
+        report = made_report(make_model(config))
+    return shown_report(config, report)
 
 
 @flow(name="stage", flow_run_name="rerun {stage} of {recipe}", persist_result=False)
@@ -60,8 +62,9 @@ def stage(
     """
     config = load_recipe(recipe, overrides, store)
     again = run_command(recipe, config.execution.store, None, [stage], overrides or [], cascade=True)
-    with naming_failures():
-        return shown_report(config, run(config, None, [stage], cascade=True, again=again))
+    with naming_failures(), running(config, None, [stage], cascade=True, again=again):
+        report = made_report(make_model(config))
+    return shown_report(config, report)
 
 
 @flow(name="microanneal-sweep", flow_run_name="sweep on {recipe}", persist_result=False)

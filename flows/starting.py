@@ -11,7 +11,7 @@ from flows.config.files import find_recipe, load, read_recipe
 from flows.config.parts import PAST_MIDTRAINING, StartPoint
 from flows.config.recipe_config import RecipeConfig
 from flows.inspection.artifacts import find_record
-from infra.events import Listener
+from infra.events import Listener, silent
 from infra.execution.attempt import Outcome, run_stage
 from infra.json_values import JsonObject
 from infra.records.artifact import Artifact
@@ -78,7 +78,7 @@ def adopt_command(store: Store, source: str, revision: str, place: str, into: st
         raise RecipeError(f"--as {place!r} is not a place to start at{nearest(place, list(_PLACES))}")
     # Loaded first, as it will be, so that a recipe that cannot begin there is refused before gigabytes are fetched.
     config = _beginning_at(into, place) if into else None
-    outcome = adopt_into(store, source, revision, place, lambda *event: None)
+    outcome = adopt_into(store, source, revision, place, silent)
     path = write_recipe(into, place, outcome.record, config) if into and config else None
     return {
         "id": outcome.record.id,

@@ -4,7 +4,7 @@ The engine that runs makes it one Prefect flow; the engine that plans just calls
 """
 
 from collections.abc import Callable
-from functools import update_wrapper
+from functools import partial, update_wrapper
 from typing import Generic, ParamSpec, TypeVar
 
 from infra.session import current_session
@@ -25,5 +25,5 @@ class Phase(Generic[P, R]):
         update_wrapper(self, function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        engine = current_session().in_charge
-        return engine.phase(self.function.__name__, lambda: self.function(*args, **kwargs))
+        bound = partial(self.function, *args, **kwargs)
+        return current_session().in_charge.phase(self.function.__name__, bound)()

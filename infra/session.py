@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from importlib import import_module
 from typing import Any, Protocol, TypedDict, TypeVar
 
-from infra.events import Listener
+from infra.events import LabelledListener
 from infra.records.record import Record
 from infra.settings import Execution
 from infra.storage.store import Store
@@ -33,8 +33,8 @@ class Engine(Protocol):
     def stage(self, stage: Any, session: "Session", arguments: Arguments) -> Any:
         """What stands for the artifact of a stage (an `infra.stage.Stage`): itself, a promise of it, or Pending."""
 
-    def phase(self, name: str, function: Callable[[], R]) -> R:
-        """What the function of a phase returns, its promises resolved."""
+    def phase(self, name: str, function: Callable[[], R]) -> Callable[[], R]:
+        """What to call for a phase's function: it returns what the function returns, its promises resolved."""
         ...
 
     def given(self, label: str, record: Record) -> None:
@@ -138,11 +138,13 @@ class Session:
     """Stage names or labels that get a new generation."""
     only: frozenset[str] | None = None
     """Labels to run; None for all of them."""
-    listener: Listener | None = None
+    listener: LabelledListener | None = None
     engine: Engine | None = None
     """None where stages are run one by one (`infra.execution.attempt.run_stage`) and no flow is called."""
     price: Callable[[str], Price | None] | None = None
     """Label -> price, asked right before a stage runs, when its inputs exist; None where nothing is priced."""
+    preload: tuple[str, ...] = ()
+    """Modules that the fork server of stages' processes imports once, besides its own; none may start threads at import."""
     again: str = ""
     """The command that goes on with this run; empty where there is none."""
     cores: Cores = field(init=False)

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import orjson
 import zstandard
 
-from infra.events import Events
+from infra.events import Event, Events, Markdown, Metrics, Progress, TableRows, Warned
 from infra.json_values import JsonObject
 from infra.language_models.client import Endpoint
 from infra.language_models.protocol import AnswerMemory
@@ -276,23 +276,23 @@ class Workspace(Reader):
     @contextmanager
     def progress(self, description: str, total: float | None, unit: str = "") -> Iterator["Bar"]:
         """A progress bar in the terminal and in the dashboard."""
-        self._events.send("progress", description, 0.0, total, unit)
+        self._events.send(Progress(description, 0.0, total, unit))
         bar = Bar(self._events, description, total, unit)
         yield bar
         # A last word, so that the bar ends where the work did.
-        self._events.send("progress", description, bar.done, total, unit)
+        self._events.send(Progress(description, bar.done, total, unit))
 
     def report_to(self, events: Events) -> None:
         """Send what follows to these events."""
         self._events = events
 
-    def tell(self, kind: str, *values: Any) -> None:
+    def tell(self, event: Event) -> None:
         """Pass on what a group that works for this stage tells."""
-        self._events.send(kind, *values)
+        self._events.send(event)
 
     def log(self, *, step: int, **metrics: float) -> None:
         """Live metrics of a step, for the terminal and the dashboard."""
-        self._events.send("metrics", step, metrics)
+        self._events.send(Metrics(step, metrics))
 
     def note(self, **facts: Any) -> None:
         """Facts for the record only: timings, rates, counts that may differ between equal runs."""
@@ -300,15 +300,15 @@ class Workspace(Reader):
 
     def warn(self, text: str) -> None:
         """Something that a person should know of and the stage goes on with."""
-        self._events.send("warning", text)
+        self._events.send(Warned(text))
 
     def markdown(self, key: str, text: str) -> None:
         """A text for the dashboard."""
-        self._events.send("markdown", key, text)
+        self._events.send(Markdown(key, text))
 
     def table(self, key: str, rows: Sequence[Mapping[str, object]]) -> None:
         """A table for the dashboard."""
-        self._events.send("table", key, rows)
+        self._events.send(TableRows(key, rows))
 
 
 class Bar:
@@ -323,4 +323,4 @@ class Bar:
 
     def advance(self, amount: float = 1) -> None:
         self.done += amount
-        self._events.send("progress", self._description, self.done, self._total, self._unit)
+        self._events.send(Progress(self._description, self.done, self._total, self._unit))

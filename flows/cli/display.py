@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from infra import events
+from infra.events import Ended, Event, Failed, LogKept, Metrics, Waiting, Warned
 from infra.execution.attempt import Outcome
 from infra.json_values import JsonObject
 
@@ -70,27 +72,29 @@ class Display:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def __call__(self, label: str, kind: str, *values: Any) -> None:
+    def __call__(self, label: str, event: Event) -> None:
         with self._lock:
-            if kind == "progress":
-                self._show(label, *values)
-            elif kind == "metrics":
-                shown = [*list(values[1])[:3], *(name for name in _TOLD if values[1].get(name))]
-                self._metrics[label] = "  ".join(f"{name} {values[1][name]:.4g}" for name in shown)
-            elif kind == "waiting":
-                self.console.print(f"  {values[0]}", style="yellow")
-            elif kind == "warning":
-                self.console.print(f"  {label}: {values[0]}", style="yellow", markup=False)
-            elif kind == "end":
-                self._end(label, values[0])
-            elif kind == "log":
-                self._logs[label] = values[0]
-            elif kind == "failed":
-                self._clear(label)
-                self.failed.append(Failure(label, values[0], self._logs.get(label, "")))
-                self.console.print(f"✗ {label}: {type(values[0]).__name__}: {values[0]}", style="red", markup=False)
+            match event:
+                case events.Progress():
+                    self._show(label, event)
+                case Metrics(_, values):
+                    shown = [*list(values)[:3], *(name for name in _TOLD if values.get(name))]
+                    self._metrics[label] = "  ".join(f"{name} {values[name]:.4g}" for name in shown)
+                case Waiting(text):
+                    self.console.print(f"  {text}", style="yellow")
+                case Warned(text):
+                    self.console.print(f"  {label}: {text}", style="yellow", markup=False)
+                case Ended(outcome):
+                    self._end(label, outcome)
+                case LogKept(place):
+                    self._logs[label] = place
+                case Failed(error):
+                    self._clear(label)
+                    self.failed.append(Failure(label, error, self._logs.get(label, "")))
+                    self.console.print(f"✗ {label}: {type(error).__name__}: {error}", style="red", markup=False)
 
-    def _show(self, label: str, description: str, done: float, total: float | None, unit: str) -> None:
+    def _show(self, label: str, event: events.Progress) -> None:
+        description, done, total, unit = event.description, event.done, event.total, event.unit
         key = (label, description)
         metrics = self._metrics.get(label, "")
         if not self.console.is_terminal:

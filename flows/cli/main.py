@@ -88,7 +88,11 @@ def run_command(
     approve: ApproveOption = None,
 ) -> None:
     """Run a recipe: what exists is reused, what was interrupted is resumed, what changed is rerun."""
-    _run(recipe, store, until, rerun or [], accepting(set, accept, approve), cascade=False, no_rehearsal=no_rehearsal)
+    overrides = accepting(set, accept, approve)
+    _prepare(recipe, overrides, no_rehearsal)
+    from flows.cli.terminal import run_in_terminal
+
+    raise typer.Exit(run_in_terminal(console, errors, recipe, store, until, rerun or [], overrides, cascade=False))
 
 
 @app.command()
@@ -104,7 +108,11 @@ def rerun(
     approve: ApproveOption = None,
 ) -> None:
     """Make a stage and everything below it again; what was there stays as an earlier generation."""
-    _run(recipe, store, None, [stage], accepting(set, accept, approve), cascade=True, no_rehearsal=no_rehearsal)
+    overrides = accepting(set, accept, approve)
+    _prepare(recipe, overrides, no_rehearsal)
+    from flows.cli.terminal import run_in_terminal
+
+    raise typer.Exit(run_in_terminal(console, errors, recipe, store, None, [stage], overrides, cascade=True))
 
 
 @app.command(name="ls")
@@ -305,26 +313,14 @@ def serve_command(
     serve_pages(console, existing_store(store), port)
 
 
-def _run(
-    recipe: str,
-    store: str | None,
-    until: str | None,
-    rerun: list[str],
-    overrides: list[str],
-    *,
-    cascade: bool,
-    no_rehearsal: bool,
-) -> None:
+def _prepare(recipe: str, overrides: list[str], no_rehearsal: bool) -> None:
+    """Refuse a long run that was not rehearsed, and say how Prefect is to work before anything imports it."""
     from flows.config.files import load
     from flows.rehearsing.rehearsal_record import check_rehearsed
     from flows.running.prefect_server import prepare_prefect
 
     check_rehearsed(load(recipe, overrides), recipe, skip=no_rehearsal)
-
     prepare_prefect()
-    from flows.cli.terminal import run_in_terminal
-
-    raise typer.Exit(run_in_terminal(console, errors, recipe, store, until, rerun, overrides, cascade=cascade))
 
 
 def main() -> None:

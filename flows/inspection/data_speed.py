@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.config.recipe_config import RecipeConfig
+from infra.events import silent
 from infra.execution.attempt import run_stage
 from infra.session import Session
 from infra.settings import Execution
@@ -123,7 +124,7 @@ def _run(
 
     def run(stage: Any, *arguments: Any) -> Any:
         with _timed(seconds, stage.name):
-            return run_stage(stage, session, stage.bind(*arguments), lambda *_: None).artifact
+            return run_stage(stage, session, stage.bind(*arguments), silent).artifact
 
     collected = documents = run(collect, source)
     if rules.rules:

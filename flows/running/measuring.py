@@ -13,6 +13,7 @@ from rich.table import Table
 
 from flows.inspection.artifacts import find_record
 from flows.starting import adopt_into
+from infra.events import silent
 from infra.execution.attempt import Outcome, run_stage
 from infra.json_values import JsonObject
 from infra.language_models.client import Endpoint
@@ -63,10 +64,6 @@ class ShownScores(_Shown, total=False):
     """Why, by name of what was asked and is not there."""
 
 
-def _quiet(*event: object) -> None:
-    """The listener of a command that shows its result only."""
-
-
 def evaluate_checkpoint(
     store: Store,
     target: str,
@@ -92,7 +89,7 @@ def evaluate_checkpoint(
         config = EvaluateConfig.model_validate({"label": label, "precision": how.precision, **asked}).pinned()
         threads = {"evaluate": how.threads or os.cpu_count() or 1}
         session = Session(store, Execution(store=store.url, ray="off", device=how.device, threads=threads))
-        outcome = run_stage(evaluate.labelled(label), session, {"checkpoint": checkpoint, "config": config}, _quiet)
+        outcome = run_stage(evaluate.labelled(label), session, {"checkpoint": checkpoint, "config": config}, silent)
     note_look(store, [outcome.record], f"olmo2 eval {target}", why)
     return shown_scores(store, outcome.record, reused=outcome.reused, not_computed=selection.not_computed)
 
@@ -137,7 +134,7 @@ def evaluate_server(store: Store, url: str, asked: AskedTasks, server: Server) -
     fields = {"label": label, "model": known, **tokenizer.facts, "window": window, **asked}
     config = ServedConfig.model_validate(fields).pinned()
     session = Session(store, Execution(store=store.url, ray="off", endpoints={known: settings}))
-    return run_stage(evaluate_served.labelled(label), session, {"config": config}, _quiet)
+    return run_stage(evaluate_served.labelled(label), session, {"config": config}, silent)
 
 
 def served_model(url: str, server: Server) -> tuple[str, int]:
@@ -170,7 +167,7 @@ def find_checkpoint(store: Store, target: str) -> Checkpoint:
     if ID.fullmatch(target) and not Path(target).exists():
         artifact = find_record(store, target).artifact()
     else:
-        artifact = adopt_into(store, target, "", "base", _quiet).record.artifact()
+        artifact = adopt_into(store, target, "", "base", silent).record.artifact()
     if not isinstance(artifact, Checkpoint):
         raise ValueError(f"{target} is a {artifact.kind}, and only checkpoints are evaluated; see: olmo2 ls")
     return artifact
@@ -205,7 +202,7 @@ def rescore_artifact(store: Store, id: str, why: str = "") -> ShownScores:
     )
     session = Session(store, Execution(store=store.url, ray="off"))
     arguments = {"scores": as_scores(record), "config": config}
-    outcome = run_stage(rescore.labelled(config.label), session, arguments, _quiet)
+    outcome = run_stage(rescore.labelled(config.label), session, arguments, silent)
     note_look(store, [outcome.record], f"olmo2 rescore {id}", why)
     return shown_scores(store, outcome.record, reused=outcome.reused)
 

@@ -15,6 +15,7 @@ from flows.config.recipe_config import RecipeConfig
 from flows.config.sizes.limits import mix_notes
 from flows.config.stages import COMPUTING, STAGES
 from flows.running.sessions import plan_rows
+from infra.events import Warned
 from infra.execution.plan import PlanRow
 from infra.execution.stale import stale_error
 from infra.execution.tracking import check_trackers
@@ -162,7 +163,7 @@ def check_ready(config: RecipeConfig, session: Session, flow: Callable[[RecipeCo
     check_trackers(config.execution.track)
     for label, text in doubts(config).items():
         if session.listener:
-            session.listener(label, "warning", text)
+            session.listener(label, Warned(text))
     models, on_cpu = asked_models(config), config.execution.device == "cpu"
     rows = plan_rows(config, session, flow)
     refuse_stale(rows)

@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 from pydantic import BaseModel
 
 from flows.config.stages import STAGES
+from infra.events import silent
 from infra.execution.attempt import run_stage
 from infra.records.artifact import Artifact
 from infra.records.record import (
@@ -135,7 +136,7 @@ def _run(store: Store, record: Record | Started, ray: str, *, force: bool) -> Re
         ray=ray, device=device, threads={stage.name: threads}, cores=max(os.cpu_count() or 1, threads)
     )
     session = Session(store, execution, force=frozenset({stage.name} if force else ()))
-    return run_stage(stage, session, arguments_of(store, stage, record), lambda *_: None).record
+    return run_stage(stage, session, arguments_of(store, stage, record), silent).record
 
 
 def arguments_of(store: Store, stage: Stage, record: Record | Started) -> Arguments:

@@ -1,7 +1,8 @@
 """Runs and plans a recipe: each function opens a session and calls the flows inside it."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from flows.config.files import checked_recipe, load
@@ -37,38 +38,46 @@ def plan(config: RecipeConfig, until: str | None = None, rerun: list[str] | None
     return with_estimates(plan_rows(config, new_session(config, until, rerun or [])), config)
 
 
-def run(
+@contextmanager
+def running(
     config: RecipeConfig,
     until: str | None = None,
-    rerun: list[str] | None = None,
+    rerun: Sequence[str] = (),
     *,
     cascade: bool = False,
     again: str = "",
-) -> Report | None:
-    """Run a recipe: reuse, resume or run every stage. Returns the report, or None when `until` stops before it.
+    flow: Callable[[RecipeConfig], object] = recipe,
+) -> Iterator[Session]:
+    """Open a session in which a flow of the recipe runs, once everything that it needs answers.
 
     `rerun` gives the named stages a new generation; with `cascade`, everything below them too. `again` is the command that goes
     on with this run, for its pages.
     """
-    asked = replace(new_session(config, until, rerun or [], cascade=cascade), again=again)
-    with open_session(_to_run(config, asked, recipe)) as session:
-        check_ready(config, session, recipe)
-        result = recipe(config)
-    # With `until`, what stands for the report is pending: the run left it out.
+    asked = replace(new_session(config, until, rerun, cascade=cascade), again=again)
+    price = priced(config, asked, flow) if config.execution.approve_above is not None else None
+    with _engine_of(replace(asked, price=price)) as session:
+        check_ready(config, session, flow)
+        yield session
+
+
+@contextmanager
+def _engine_of(session: Session) -> Iterator[Session]:
+    """Open the session with the engine that runs. Prefect is imported here: it takes seconds, which no plan has to wait for."""
+    from infra.execution.prefect_engine import PrefectEngine, without_heartbeats
+
+    with without_heartbeats(), open_session(replace(session, engine=PrefectEngine())) as opened:
+        yield opened
+
+
+def run(config: RecipeConfig, until: str | None = None, rerun: Sequence[str] = ()) -> Report | None:
+    """Run a recipe: reuse, resume or run every stage. Returns the report, or None when `until` stops before it."""
+    with running(config, until, rerun):
+        return made_report(recipe(config))
+
+
+def made_report(result: object) -> Report | None:
+    """What a recipe returned; None where `until` left the report out, so that something pending stands for it."""
     return result if isinstance(result, Report) else None
-
-
-def _to_run(config: RecipeConfig, session: Session, flow: Callable[[RecipeConfig], object]) -> Session:
-    """The session, to run a flow in, with its prices where these need an approval."""
-    price = priced(config, session, flow) if config.execution.approve_above is not None else None
-    return replace(_with_engine(session), price=price)
-
-
-def _with_engine(session: Session) -> Session:
-    """The session, to run in. Prefect is imported here: it takes seconds, which no plan has to wait for."""
-    from infra.execution.prefect_engine import PrefectEngine
-
-    return replace(session, engine=PrefectEngine())
 
 
 def run_sweep(config: RecipeConfig, candidates: list[CandidateConfig]) -> Ranking:
@@ -80,8 +89,7 @@ def run_sweep(config: RecipeConfig, candidates: list[CandidateConfig]) -> Rankin
     data = config.model_dump() | {"candidates": [item.model_dump() for item in candidates]}
     changed = checked_recipe(data, f"{config.name} with these candidates")
     changed = changed.model_copy(update={"candidates": tuple(item.pinned() for item in changed.candidates)})
-    with open_session(_to_run(changed, new_session(config), sweep)) as session:
-        check_ready(changed, session, sweep)
+    with running(changed, flow=sweep):
         return sweep(changed)
 
 
@@ -92,7 +100,7 @@ def run_evaluation(config: RecipeConfig, ids: list[str], *, chat: bool) -> list[
     """
     if not ids:
         raise ValueError("no checkpoint is given; give the ids of one or more (olmo2 ls shows them)")
-    with open_session(_with_engine(new_session(config))) as session:
+    with _engine_of(new_session(config)) as session:
         found = [find_record(session.store, id).artifact() for id in ids]
         wrong = [f"{item.stage}/{item.id} ({item.kind})" for item in found if not isinstance(item, Checkpoint)]
         if wrong:

@@ -7,25 +7,26 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
-from typing import Any
 
 from flows.config.errors import RecipeError, nearest
 from flows.config.recipe_config import RecipeConfig
 from flows.recipe import recipe
 from flows.starting import GIVEN
-from infra.events import Listener
+from infra.events import Event, Failed, LabelledListener
 from infra.execution.plan import Plan, PlanRow, above, below
 from infra.session import Session, matches, open_session
 from infra.stopping import Interrupted
 from infra.storage.store import Store
 
-_listener: ContextVar[Listener | None] = ContextVar("olmo2_listener", default=None)
+_listener: ContextVar[LabelledListener | None] = ContextVar("olmo2_listener", default=None)
+PRELOAD = ("model.network.transformer",)
+"""What every training imports, which takes seconds."""
 GRIDDED = {"rlvr": "ppo"}
 """Stages of another name than the section whose grid is theirs."""
 
 
 @contextmanager
-def listening(listener: Listener) -> Iterator[None]:
+def listening(listener: LabelledListener) -> Iterator[None]:
     """Runs started inside tell this listener; a flow run by the dashboard's worker has none."""
     token = _listener.set(listener)
     try:
@@ -38,7 +39,7 @@ def new_session(
     config: RecipeConfig, until: str | None = None, rerun: Sequence[str] = (), *, cascade: bool = False
 ) -> Session:
     """The session of a request. Raises RecipeError for a stage that the recipe does not have."""
-    session = Session(_store_of(config), config.execution, listener=_listener.get())
+    session = Session(_store_of(config), config.execution, listener=_listener.get(), preload=PRELOAD)
     if until is None and not rerun:
         return session
     rows = plan_rows(config, session)
@@ -108,9 +109,9 @@ def naming_failures() -> Iterator[None]:
         return
     failed: dict[str, BaseException] = {}
 
-    def listen(label: str, kind: str, *values: Any) -> None:
-        if kind == "failed":
-            failed[label] = values[0]
+    def listen(label: str, event: Event) -> None:
+        if isinstance(event, Failed):
+            failed[label] = event.error
 
     try:
         with listening(listen):

@@ -14,18 +14,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 from infra.compute.processes import portable
 from infra.compute.ray_connection import connected
-from infra.events import Events, Listener
+from infra.compute.stage_call import Finished, StageCall
+from infra.events import Events, Listener, Progress, Raised, Returned, StageMessage, Waiting, Warned
 from infra.settings import Placement
 from infra.stopping import Interrupted, check_stopping
-
-if TYPE_CHECKING:
-    from infra.workspace import Workspace
-
-R = TypeVar("R")
 
 NAMESPACE = "olmo2"
 """Of the actors' names in a cluster."""
@@ -73,12 +69,12 @@ class PlacedStage:
     def __init__(self, address: str):
         self._address = address
         # Bounded, for a driver may be away for days; the numbers show it what it has missed.
-        self._events: deque[tuple[int, tuple[Any, ...]]] = deque(maxlen=KEPT_EVENTS)
+        self._events: deque[tuple[int, StageMessage]] = deque(maxlen=KEPT_EVENTS)
         self._told = 0
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def begin(self, function: Callable[..., Any], call: tuple[str, "Workspace", dict[str, Any]]) -> None:
+    def begin(self, function: Callable[[StageCall], Finished], call: StageCall) -> None:
         """Start the stage, unless an earlier driver has."""
         with self._lock:
             if self._thread is None:
@@ -86,8 +82,8 @@ class PlacedStage:
                 self._thread = threading.Thread(target=self._run, args=(function, call), daemon=True)
                 self._thread.start()
 
-    def take(self, seen: int) -> list[tuple[int, tuple[Any, ...]]]:
-        """Events after number `seen`, each with its own number; the last event of all is `result` or `error`.
+    def take(self, seen: int) -> list[tuple[int, StageMessage]]:
+        """Events after number `seen`, each with its own number; the last of all is Returned or Raised.
 
         What a driver has seen is forgotten. So an answer that is lost on its way is given again.
         """
@@ -96,41 +92,41 @@ class PlacedStage:
                 self._events.popleft()
             return list(self._events)
 
-    def _run(self, function: Callable[..., Any], call: tuple[str, "Workspace", dict[str, Any]]) -> None:
-        reference, workspace, values = call
+    def _run(self, function: Callable[[StageCall], Finished], call: StageCall) -> None:
         # Ray's worker is a driver of its own for shards and groups; its connection stays as long as the stage needs it.
         with connected(self._address) as ray:
-            workspace.report_to(Events(self._tell))
-            workspace.note(node=ray.get_runtime_context().get_node_id())
+            call.workspace.report_to(Events(self._tell))
+            call.workspace.note(node=ray.get_runtime_context().get_node_id())
             try:
-                self._tell("result", function(reference, workspace, values))
+                self._tell(Returned(function(call)))
             except BaseException as error:  # every error must reach the driver, once, here
-                self._tell("error", portable(error))
+                self._tell(Raised(portable(error)))
             # What the stage held is given back even if no driver ever comes.
             time.sleep(HAND_OVER_SECONDS)
             ray.kill(ray.get_runtime_context().current_actor)
 
-    def _tell(self, kind: str, *values: Any) -> None:
+    def _tell(self, message: StageMessage) -> None:
         with self._lock:
             # A driver that is away misses nothing by seeing the newest state of a bar only.
-            if kind == "progress" and self._events and self._events[-1][1][:2] == (kind, values[0]):
+            last = self._events[-1][1] if self._events else None
+            if isinstance(message, Progress) and isinstance(last, Progress) and last.description == message.description:
                 self._events.pop()
             self._told += 1
-            self._events.append((self._told, (kind, *values)))
+            self._events.append((self._told, message))
 
 
 def run_placed(
-    function: Callable[..., R],
-    call: tuple[str, "Workspace", dict[str, Any]],
+    function: Callable[[StageCall], Finished],
+    call: StageCall,
     listener: Listener,
     *,
     address: str,
     name: str,
     code: str,
     claim: Claim,
-    settled: Callable[[], R | None],
-) -> R:
-    """Call `function(reference, workspace, arguments)` on a node of the cluster at `address` and return its result.
+    settled: Callable[[], Finished | None],
+) -> Finished:
+    """Call `function(call)` on a node of the cluster at `address` and return its result.
 
     `name` is the stage's, `code` a hash of its code: an actor of the same name and code, which an earlier driver started, is
     joined, one of other code is ended. `settled` reads the result that a stage left in the store which ended while no driver
@@ -145,7 +141,7 @@ def run_placed(
             _end_other_code(ray, name, code)
             actor = _actor(ray, f"{name}-{code}", address, claim)
             try:
-                kind, value = _ending(ray, actor, function, call, listener, claim)
+                last_message = _ending(ray, actor, function, call, listener, claim)
             except Interrupted:
                 _end(ray, actor)
                 raise
@@ -153,12 +149,12 @@ def run_placed(
                 last = error
                 _end(ray, actor)  # it may still run where Ray can't reach it
                 cause = str(error).partition("\n")[0]
-                listener("warning", f"lost the node or process of this stage ({restart + 1}): {cause}")
+                listener(Warned(f"lost the node or process of this stage ({restart + 1}): {cause}"))
                 continue
             _end(ray, actor)
-            if kind == "error":
-                raise value
-            return value
+            if isinstance(last_message, Raised):
+                raise last_message.error
+            return last_message.value
     raise PlacedStageDied(
         f"stage {name} lost its node or process {RESTARTS + 1} times; the last error: {last}. Most often memory is short: give "
         "it more with execution.placement. Run the same command again: it resumes."
@@ -185,7 +181,7 @@ def _actor(ray: ModuleType, name: str, address: str, claim: Claim) -> Any:
     return ray.remote(PlacedStage).options(**options).remote(address)
 
 
-def _some_worker(ray: ModuleType, labels: dict[str, str]) -> dict[str, Any]:
+def _some_worker(ray: ModuleType, labels: dict[str, str]) -> dict[str, object]:
     """The option that puts an actor which takes no core on a node that has cores, rather not the driver's."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -222,18 +218,23 @@ def _end(ray: ModuleType, actor: Any) -> None:
 
 
 def _ending(
-    ray: ModuleType, actor: Any, function: Callable[..., Any], call: Any, listener: Listener, claim: Claim
-) -> tuple[str, Any]:
-    """Start the stage in its actor, or join it, and pass its events on until the last: `result` or `error` with its value."""
+    ray: ModuleType,
+    actor: Any,
+    function: Callable[[StageCall], Finished],
+    call: StageCall,
+    listener: Listener,
+    claim: Claim,
+) -> Returned | Raised:
+    """Start the stage in its actor, or join it, and pass its events on until the last."""
     _asked(ray, lambda: actor.begin.remote(function, call), _waiting(listener, claim))
     seen = 0
     while True:
-        for number, (kind, *values) in _asked(ray, partial(actor.take.remote, seen), lambda: None):
+        for number, message in _asked(ray, partial(actor.take.remote, seen), lambda: None):
             # The next question begins after this event, so an answer that got lost is given again.
             seen = number
-            if kind in ("result", "error"):
-                return kind, values[0]
-            listener(kind, *values)
+            if isinstance(message, Returned | Raised):
+                return message
+            listener(message)
         time.sleep(_POLL_SECONDS)
 
 
@@ -245,7 +246,7 @@ def _waiting(listener: Listener, claim: Claim) -> Callable[[], None]:
         nonlocal told
         if not told and time.monotonic() - asked > _PATIENCE_SECONDS:
             told = True
-            listener("waiting", f"waiting for a node of the cluster{' with ' if claim.text() else ''}{claim.text()}")
+            listener(Waiting(f"waiting for a node of the cluster{' with ' if claim.text() else ''}{claim.text()}"))
 
     return tell
 

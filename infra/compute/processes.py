@@ -4,7 +4,6 @@ A fork server that has imported torch once hands out processes in milliseconds. 
 while it works, then its result or its error. It ends when its parent does.
 """
 
-import importlib
 import math
 import multiprocessing
 import os
@@ -15,22 +14,19 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Sequence
+from contextlib import closing
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import FrameType
-from typing import Any, TypeVar
 
-from infra.events import Events, Listener
+from infra.compute.stage_call import Finished, StageCall
+from infra.events import Events, Listener, Raised, Returned
 from infra.processor import wait_passively
 from infra.stopping import check_stopping, ends_in_order, is_stopping, request_stop
 
-R = TypeVar("R")
-
-PRELOAD = ["torch", "numpy", "model.network.transformer", "infra.workspace"]
-"""Imported once by the fork server. Nothing here may start threads at import."""
-
-
+PRELOAD = ("torch", "numpy", StageCall.__module__)
+"""What the fork server imports once for all its children."""
 NO_MEMORY = "can't allocate memory"
 """What torch says when the CPU's memory is at its end."""
 
@@ -58,8 +54,10 @@ def stop_stages() -> None:
         process.terminate()
 
 
-def run_in_process(function: Callable[..., R], arguments: tuple[str, Any, dict[str, Any]], listener: Listener) -> R:
-    """Call `function(reference, workspace, arguments)` in a child process and return its result.
+def run_in_process(call: StageCall, listener: Listener, preload: Sequence[str]) -> Finished:
+    """Make a stage's call in a child process and return its result.
+
+    `preload` names modules that the fork server imports once, with `PRELOAD`; none of them may start threads at import.
 
     Events of the workspace arrive at the listener in this process. Raises what the function raised there, or
     StageProcessDied. When this process is interrupted, the child is stopped first.
@@ -67,11 +65,11 @@ def run_in_process(function: Callable[..., R], arguments: tuple[str, Any, dict[s
     wait_passively()
     # A plain fork would copy the locks of threads that do not exist in the child.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
+    context.set_forkserver_preload([*PRELOAD, *preload])
     # No end is waited for before one was asked for.
     deadline = math.inf
     here, there = context.Pipe()
-    process = context.Process(target=_child, args=(function, arguments, there), daemon=False)
+    process = context.Process(target=_child, args=(call, there), daemon=False)
     check_stopping()
     try:
         process.start()
@@ -104,7 +102,7 @@ def run_in_process(function: Callable[..., R], arguments: tuple[str, Any, dict[s
         process.join()
         check_stopping()
         raise StageProcessDied(
-            f"the process of stage {arguments[1].stage} ended with code {process.exitcode} and no result "
+            f"the process of stage {call.workspace.stage} ended with code {process.exitcode} and no result "
             f"(-9: killed, often for lack of memory; {os.EX_TEMPFAIL}: a training step took longer than "
             "execution.stall_seconds, the stacks are above). Run the same command again: it resumes from its last save point."
         ) from None
@@ -125,18 +123,19 @@ def _stop_by(process: BaseProcess) -> float:
     return time.monotonic() + STOP_SECONDS
 
 
-def _child(function: Callable[..., Any], arguments: tuple[str, Any, dict[str, Any]], pipe: Connection) -> None:
+def _child(call: StageCall, pipe: Connection) -> None:
     # The terminal's Ctrl-C reaches the whole group; the parent decides and ends this process in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _asked_to_stop)
     threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()
-    reference, workspace, values = arguments
-    importlib.import_module("torch").set_num_threads(workspace.compute.threads)
-    workspace.report_to(Events(pipe))
+    call.use_threads()
+    call.workspace.report_to(Events(pipe))
     try:
-        message = ("result", function(reference, workspace, values))
+        with closing(call.workspace):
+            artifact = call.bound()()
+        message = Returned(call.finished(artifact))
     except BaseException as error:  # every error must cross the process boundary, once, here
-        message = ("error", portable(error))
+        message = Raised(portable(error))
     pipe.send(message)
     # Compiled code and thread pools may hold threads that never end; everything that matters has been sent.
     os._exit(0)

@@ -9,18 +9,17 @@ Ray Train has no call that stops a group, but what it starts ends with the proce
 calls it, and a failed or interrupted stage ends that process. Nothing then works on for a stage that is over.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from infra.compute.processes import is_out_of_memory, portable
 from infra.compute.ray_connection import connected
-from infra.events import Events, Listener
+from infra.compute.stage_call import Finished, StageCall
+from infra.events import Event, Events, Listener, Progress, Raised, Returned, StageMessage, Warned
+from infra.json_values import JsonObject
 from infra.stopping import check_stopping
-
-if TYPE_CHECKING:
-    from infra.workspace import Workspace
 
 _POLL_SECONDS = 0.2
 """How often events are taken from the group."""
@@ -47,14 +46,14 @@ class Mailbox:
     """A Ray actor: what rank 0 tells, until the stage's process takes it."""
 
     def __init__(self) -> None:
-        self.events: list[tuple[Any, ...]] = []
+        self.events: list[StageMessage] = []
         self.ended = False
 
-    def put(self, *event: Any) -> None:
-        self.events.append(event)
-        self.ended = self.ended or event[0] in ("result", "error")
+    def put(self, message: StageMessage) -> None:
+        self.events.append(message)
+        self.ended = self.ended or isinstance(message, Returned | Raised)
 
-    def take(self) -> list[tuple[Any, ...]]:
+    def take(self) -> list[StageMessage]:
         taken, self.events = self.events, []
         return taken
 
@@ -62,28 +61,22 @@ class Mailbox:
         return self.ended
 
 
-def run_in_group(
-    function: Callable[..., Any],
-    arguments: tuple[str, "Workspace", dict[str, Any]],
-    listener: Listener,
-    *,
-    ray_address: str,
-) -> Any:
-    """Call `function(reference, workspace, arguments)` in every worker of a group and return rank 0's result.
+def run_in_group(call: StageCall, listener: Listener, *, ray_address: str) -> Finished:
+    """Make a stage's call in every worker of a group and return rank 0's result.
 
     Raises what the function raised if it is of the user's making (ValueError) or not finite. Raises GroupFailed when
     workers, or the process that led them, died or failed more than `max_restarts` times. Raises Interrupted when the run was
     asked to stop.
     """
-    _, workspace, _ = arguments
+    workspace = call.workspace
     check_stopping()
     with connected(ray_address) as ray, workspace.store.staging(workspace.progress_folder) as folder:
         # Next to the stage's process, so that no other node's end takes it along.
         mailbox = ray.remote(num_cpus=0, scheduling_strategy=_here(ray))(Mailbox).remote()
         workers = workspace.compute.parallel.workers
-        listener("progress", f"start {workers} workers", 0.0, float(workers), "workers")
-        result: list[Any] = []
-        with _fitting(ray, function, arguments, mailbox, str(folder)) as fit:
+        listener(Progress(f"start {workers} workers", 0.0, float(workers), "workers"))
+        result: list[Finished] = []
+        with _fitting(ray, call, mailbox, str(folder)) as fit:
             while not ray.wait([fit], timeout=_POLL_SECONDS)[0]:
                 check_stopping()
                 _forward(ray, mailbox, listener, result)
@@ -106,9 +99,9 @@ def group_failed(stage: str, max_restarts: int, last: str) -> GroupFailed:
 
 
 @contextmanager
-def _fitting(ray: ModuleType, function: Callable[..., Any], *values: Any) -> Iterator[Any]:
+def _fitting(ray: ModuleType, call: StageCall, mailbox: Any, folder: str) -> Iterator[Any]:
     """The call of Ray Train in a process on this node; an exception in the block ends it and all that it started."""
-    fit = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=_here(ray))(_fit).remote(function, *values)
+    fit = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=_here(ray))(_fit).remote(call, mailbox, folder)
     try:
         yield fit
     except BaseException:
@@ -136,28 +129,30 @@ def _ending(ray: ModuleType, fit: Any) -> str:
         return str(error)
 
 
-def _forward(ray: ModuleType, mailbox: Any, listener: Listener, result: list[Any]) -> None:
+def _forward(ray: ModuleType, mailbox: Any, listener: Listener, result: list[Finished]) -> None:
     """Hand events to the listener. Raises an error that a worker has sent."""
-    for kind, *values in ray.get(mailbox.take.remote()):
-        if kind == "error":
-            raise values[0]
-        if kind == "result":
-            result.append(values[0])
-        else:
-            listener(kind, *values)
+    messages: list[StageMessage] = ray.get(mailbox.take.remote())
+    for message in messages:
+        match message:
+            case Raised(error):
+                raise error
+            case Returned(value):
+                result.append(value)
+            case event:
+                listener(event)
 
 
-def _fit(function: Callable[..., Any], arguments: tuple[Any, ...], mailbox: Any, folder: str) -> str:
+def _fit(call: StageCall, mailbox: Any, folder: str) -> str:
     """Run a group to its end; the text of the error that it ends with, if it does."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    compute = arguments[1].compute
+    compute = call.workspace.compute
     on_gpu = compute.device.startswith("cuda")
     resources = {"CPU": float(compute.threads)} | ({"GPU": 1.0} if on_gpu else {}) | compute.placement.resources
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"function": function, "arguments": arguments, "mailbox": mailbox},
+        train_loop_config={"call": call, "mailbox": mailbox},
         torch_config=TorchConfig(
             backend="nccl" if on_gpu else "gloo", timeout_s=max(COLLECTIVE_SECONDS, int(compute.stall_seconds))
         ),
@@ -179,43 +174,50 @@ def _fit(function: Callable[..., Any], arguments: tuple[Any, ...], mailbox: Any,
     return ""
 
 
-def _work(config: dict[str, Any]) -> None:
+def _work(config: JsonObject) -> None:
     """One worker: the stage function, and what rank 0 tells about it."""
     import ray
     import torch
     from ray.train import get_context
     from ray.train.torch import get_device
 
-    mailbox, (reference, workspace, values) = config["mailbox"], config["arguments"]
+    mailbox: Any = config["mailbox"]
+    call: StageCall = config["call"]
+    workspace = call.workspace
     first = get_context().get_world_rank() == 0
     # The group may be started again after its result was told: a worker may die after that.
     if ray.get(mailbox.has_ended.remote()):
         return
     workers = workspace.compute.parallel.workers
     if first:
-        mailbox.put.remote("progress", f"start {workers} workers", float(workers), float(workers), "workers")
-    torch.set_num_threads(workspace.compute.threads)
+        mailbox.put.remote(Progress(f"start {workers} workers", float(workers), float(workers), "workers"))
+    call.use_threads()
     if workspace.compute.device.startswith("cuda"):
         torch.cuda.set_device(get_device())
         # From here on this worker's own, whichever it is and whichever was named.
         workspace.compute = workspace.compute.model_copy(update={"device": "cuda"})
-    workspace.report_to(Events((lambda *event: mailbox.put.remote(*event)) if first else None))
+
+    def put(event: Event) -> None:
+        mailbox.put.remote(event)
+
+    workspace.report_to(Events(put if first else None))
     try:
-        finished = config["function"](reference, workspace, values)
+        finished = call.run()
     except WorkDone:
         return
     except _FINAL as error:
         # Waited for, since the process may end before a message that is only on its way.
-        ray.get(mailbox.put.remote("error", portable(error)))
+        ray.get(mailbox.put.remote(Raised(portable(error))))
         raise
     except Exception as error:  # whatever ends a group, a lost worker above all, is told and goes on to Ray Train
         if is_out_of_memory(error):
             # A new start would only repeat it; whoever called asks for less at once.
-            ray.get(mailbox.put.remote("error", portable(error)))
+            ray.get(mailbox.put.remote(Raised(portable(error))))
         elif first:
-            ray.get(mailbox.put.remote("warning", f"the group's first worker ended: {type(error).__name__}: {error}"))
+            text = f"the group's first worker ended: {type(error).__name__}: {error}"
+            ray.get(mailbox.put.remote(Warned(text)))
         raise
-    ray.get(mailbox.put.remote("result", finished))
+    ray.get(mailbox.put.remote(Returned(finished)))
 
 
 __all__ = ["GroupFailed", "Mailbox", "WorkDone", "group_failed", "run_in_group"]

@@ -21,6 +21,7 @@ from prefect.states import Cancelled, Completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from infra.compute.processes import stop_stages
+from infra.events import Began, Failed
 from infra.execution.approval import check_approved
 from infra.execution.asking import ask_on_dashboard
 from infra.execution.attempt import Caller, run_stage
@@ -80,8 +81,8 @@ class PrefectEngine:
         _submitted.get().append(future)
         return future
 
-    def phase(self, name: str, function: Callable[[], R]) -> R:
-        """Run a phase's function as a Prefect flow.
+    def phase(self, name: str, function: Callable[[], R]) -> Callable[[], R]:
+        """The Prefect flow of a phase's function.
 
         It waits for all the stages it called, so that one failure does not stop its neighbours. Then it returns the result with
         the promises in it resolved, or raises the first error.
@@ -103,14 +104,20 @@ class PrefectEngine:
             return _resolved(result)
 
         threads = cast(TaskRunner[PrefectFuture[Any]], ThreadPoolTaskRunner(max_workers=64))
-        as_flow = flow(name=name, flow_run_name=name, task_runner=threads, persist_result=False)
-        # A heartbeat thread would add a second to the end of each phase; our leases tell who lives.
-        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-            return as_flow(run)()
+        return flow(name=name, flow_run_name=name, task_runner=threads, persist_result=False)(run)
 
     def given(self, label: str, record: Record) -> None:
         """Nothing is to be done for an artifact that exists."""
         self.made(label, record.address)
+
+
+@contextmanager
+def without_heartbeats() -> Iterator[None]:
+    """Flows started inside send none: a heartbeat thread would add a second to the end of each phase, and our leases tell
+    who lives.
+    """
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        yield
 
 
 def _stage_task(stage: Stage, session: Session, arguments: Arguments):
@@ -124,15 +131,15 @@ def _stage_task(stage: Stage, session: Session, arguments: Arguments):
         check_approved(stage, session, arguments, ask_on_dashboard)  # before any core is taken: an answer may take days
         with slots.take(count), _device(stage, session) as device:
             check_stopping()  # a request may have come while this waited
-            reporter("begin")
+            reporter(Began())
             outcome = run_stage(stage, session, arguments, reporter, Caller(flow_run, device))
     except Interrupted as error:
         kept = f"{error} ({kept_work(stage, session, arguments)})"
-        reporter("failed", error)
+        reporter(Failed(error))
         reporter.stopped(kept)
         return Cancelled(message=kept)
     except BaseException as error:  # whatever ends a stage, interrupts too, is told and goes on to Prefect
-        reporter("failed", error)
+        reporter(Failed(error))
         raise
     engine.made(stage.label, outcome.artifact.address)
     reporter.finish(outcome)

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import cast
 from uuid import UUID
 
 from prefect import get_run_logger
@@ -18,7 +18,19 @@ from prefect.artifacts import (
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 
-from infra.events import Listener
+from infra.events import (
+    Ended,
+    Event,
+    Failed,
+    LabelledListener,
+    Listener,
+    LogKept,
+    Markdown,
+    Metrics,
+    Progress,
+    TableRows,
+    Warned,
+)
 from infra.execution.attempt import Outcome
 from infra.execution.markdown import slug
 from infra.execution.stage_page import StagePage, page_key
@@ -35,7 +47,11 @@ class Reporter:
     """Carries a stage's events to the terminal's listener and to the dashboard, whose absence hinders no work."""
 
     def __init__(
-        self, stage: Stage, listener: Listener | None, page: StagePage, track: Callable[[], list[Listener]] = list
+        self,
+        stage: Stage,
+        listener: LabelledListener | None,
+        page: StagePage,
+        track: Callable[[], list[Listener]] = list,
     ):
         self._stage = stage
         self._listener = listener
@@ -49,39 +65,42 @@ class Reporter:
         self._lock = threading.Lock()
         self._silent: set[str] = set()
 
-    def __call__(self, kind: str, *values: Any) -> None:
+    def __call__(self, event: Event) -> None:
         if self._listener is not None:
-            self._listener(self._stage.label, kind, *values)
-        self._tell_trackers(kind, *values)
-        # Another stage's thread may call `used_by` at the same time.
+            self._listener(self._stage.label, event)
+        self._tell_trackers(event)
         with self._lock, self._going_on("the dashboard"):
-            if kind == "progress":
-                self._publish_progress(*values)
-            elif kind == "metrics":
-                self._note_metrics(*values)
-            elif kind == "markdown":
-                create_markdown_artifact(values[1], key=slug(f"{self._stage.label}-{values[0]}"))
-            elif kind == "log":
-                get_run_logger().error("%s failed; full traceback: %s", self._stage.label, values[0])
-            elif kind == "warning":
-                get_run_logger().warning("%s: %s", self._stage.label, values[0])
-            elif kind == "table":
-                create_table_artifact(values[1], key=slug(f"{self._stage.label}-{values[0]}"))
-            elif kind == "failed" and not isinstance(values[0], Interrupted):
-                self._page.error = values[0]
+            self._publish(event)
+
+    def _publish(self, event: Event) -> None:
+        label = self._stage.label
+        match event:
+            case Progress():
+                self._publish_progress(event)
+            case Metrics():
+                self._note_metrics(event)
+            case Markdown(key, text):
+                create_markdown_artifact(text, key=slug(f"{label}-{key}"))
+            case TableRows(key, rows):
+                create_table_artifact([dict(row) for row in rows], key=slug(f"{label}-{key}"))
+            case LogKept(place):
+                get_run_logger().error("%s failed; full traceback: %s", label, place)
+            case Warned(text):
+                get_run_logger().warning("%s: %s", label, text)
+            case Failed(error) if not isinstance(error, Interrupted):
+                self._page.error = error
                 self._publish_page()
 
-    def _tell_trackers(self, kind: str, *values: Any) -> None:
+    def _tell_trackers(self, event: Event) -> None:
         """Hand the event on to the trackers. A stage has a run with them from its first metrics on."""
-        if self._trackers is None and kind != "metrics":
+        if self._trackers is None and not isinstance(event, Metrics):
             return
         with self._going_on("a tracker"):
             if self._trackers is None:
-                # Empty first: a tracker that fails to start is not tried again at every event.
                 self._trackers = []
                 self._trackers = self._track()
             for tracker in self._trackers:
-                tracker(kind, *values)
+                tracker(event)
 
     @contextmanager
     def _going_on(self, who: str) -> Iterator[None]:
@@ -94,12 +113,13 @@ class Reporter:
                 return
             self._silent.add(who)
             if self._listener is not None:
-                self._listener(self._stage.label, "warning", text)
+                self._listener(self._stage.label, Warned(text))
             else:
                 # Not the run's own logger, which is the dashboard's.
                 logging.getLogger(__name__).warning("%s: %s", self._stage.label, text)
 
-    def _publish_progress(self, description: str, done: float, total: float | None, unit: str) -> None:
+    def _publish_progress(self, event: Progress) -> None:
+        description, done, total, unit = event.description, event.done, event.total, event.unit
         if not total:
             return
         percent = min(100.0, 100.0 * done / total)
@@ -118,10 +138,10 @@ class Reporter:
             return
         self._published[description] = now
 
-    def _note_metrics(self, step: int, metrics: dict[str, float]) -> None:
-        self._page.step, self._page.metrics = step, dict(metrics)
-        if "loss" in metrics:
-            self._page.loss.add(step, float(metrics["loss"]))
+    def _note_metrics(self, event: Metrics) -> None:
+        self._page.step, self._page.metrics = event.step, dict(event.values)
+        if "loss" in event.values:
+            self._page.loss.add(event.step, float(event.values["loss"]))
         self._publish_page_in_time()
 
     def _publish_page_in_time(self) -> None:
@@ -154,8 +174,8 @@ class Reporter:
     def finish(self, outcome: Outcome) -> None:
         """Tell the end, and leave a summary of the artifact in the dashboard."""
         if self._listener is not None:
-            self._listener(self._stage.label, "end", outcome)
-        self._tell_trackers("end", outcome)
+            self._listener(self._stage.label, Ended(outcome))
+        self._tell_trackers(Ended(outcome))
         if not outcome.reused:
             self._page.record = outcome.record
             with self._lock, self._going_on("the dashboard"):

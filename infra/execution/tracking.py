@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from infra.events import Listener
+from infra.events import Ended, Event, Failed, Listener, Metrics
 from infra.execution.markdown import slug
 from infra.execution.plan import flatten
 from infra.json_values import JsonObject
@@ -41,13 +41,14 @@ def tensorboard(folder: str, run: Tracked) -> Listener:
     writer = SummaryWriter(str(Path(folder) / slug(run.label) / run.id))
     writer.add_text("config", "\n".join(f"    {name}: {value}" for name, value in flatten(run.config).items()))
 
-    def listen(kind: str, *values: Any) -> None:
-        if kind == "metrics":
-            for name, value in finite(values[1]).items():
-                writer.add_scalar(name, value, values[0])
-            writer.flush()
-        elif kind in ("end", "failed"):
-            writer.close()
+    def listen(event: Event) -> None:
+        match event:
+            case Metrics(step, values):
+                for name, value in finite(values).items():
+                    writer.add_scalar(name, value, step)
+                writer.flush()
+            case Ended() | Failed():
+                writer.close()
 
     return listen
 
@@ -60,12 +61,13 @@ def wandb(project: str, run: Tracked) -> Listener:
         project=project, name=run.label, group=f"{slug(run.label)}-{run.id}", config=run.config, reinit="create_new"
     )
 
-    def listen(kind: str, *values: Any) -> None:
-        if kind == "metrics":
-            started.log(finite(values[1]), step=values[0])
-        elif kind in ("end", "failed"):
-            started.summary.update({"artifact": run.id})
-            started.finish(exit_code=int(kind == "failed"))
+    def listen(event: Event) -> None:
+        match event:
+            case Metrics(step, values):
+                started.log(finite(values), step=step)
+            case Ended() | Failed():
+                started.summary.update({"artifact": run.id})
+                started.finish(exit_code=int(isinstance(event, Failed)))
 
     return listen
 
@@ -81,13 +83,14 @@ def mlflow(address: str, run: Tracked) -> Listener:
     for first in range(0, len(config), PARAMETERS_AT_ONCE):
         client.log_batch(started, params=config[first : first + PARAMETERS_AT_ONCE])
 
-    def listen(kind: str, *values: Any) -> None:
-        if kind == "metrics":
-            now = int(1000 * time.time())
-            rows = [entities.Metric(name, value, now, values[0]) for name, value in finite(values[1]).items()]
-            client.log_batch(started, metrics=rows)
-        elif kind in ("end", "failed"):
-            client.set_terminated(started, "FAILED" if kind == "failed" else "FINISHED")
+    def listen(event: Event) -> None:
+        match event:
+            case Metrics(step, values):
+                now = int(1000 * time.time())
+                rows = [entities.Metric(name, value, now, step) for name, value in finite(values).items()]
+                client.log_batch(started, metrics=rows)
+            case Ended() | Failed():
+                client.set_terminated(started, "FAILED" if isinstance(event, Failed) else "FINISHED")
 
     return listen
 
@@ -98,11 +101,12 @@ def trackio(project: str, run: Tracked) -> Listener:
         project=project, name=f"{slug(run.label)}-{run.id}", config=run.config
     )
 
-    def listen(kind: str, *values: Any) -> None:
-        if kind == "metrics":
-            started.log(finite(values[1]), step=values[0])
-        elif kind in ("end", "failed"):
-            started.finish()
+    def listen(event: Event) -> None:
+        match event:
+            case Metrics(step, values):
+                started.log(finite(values), step=step)
+            case Ended() | Failed():
+                started.finish()
 
     return listen
 

@@ -19,6 +19,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -74,9 +75,11 @@ class Group:
     beside: Any = None
     """The same for one thread that works alongside the training."""
 
-    def run(self, objective: Objective, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The objective on this worker's part of a micro-batch."""
-        return objective(model, batch) if self.wrapped is None else self.wrapped(objective, batch)
+    def forward(
+        self, objective: Objective, model: nn.Module
+    ) -> Callable[[dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]:
+        """The objective as a function of this worker's part of a micro-batch, through the wrapped model where there is one."""
+        return partial(objective, model) if self.wrapped is None else partial(self.wrapped, objective)
 
     @torch.no_grad()
     def apply(self, function: Callable[[Any, Any], Tensor], model: nn.Module, batch: dict[str, Tensor]) -> Tensor:

@@ -13,9 +13,9 @@ from infra.stage import stage
 from infra.workspace import Workspace
 from model.training.schedule import ScheduleConfig
 from tasks.artifacts import MOMENTS, Checkpoint, Mix
-from tasks.training.fitting.fit import open_checkpoint
+from tasks.training.fitting.fit import export, fit, open_checkpoint
 from tasks.training.fitting.mix_windows import MixTrainingConfig, check_vocabulary
-from tasks.training.fitting.train_on_mix import MixRun, train_on_mix
+from tasks.training.fitting.train_on_mix import MixRun, course_on_mix, mix_selector
 
 
 class AnnealConfig(MixTrainingConfig):
@@ -44,14 +44,21 @@ def anneal_checkpoint(ws: Workspace, parent: Checkpoint, mix: Mix, config: Annea
         )
     run = MixRun(
         model=model,
-        weights=weights,
         tokenizer=tokenizer,
         seed=config.seed,
         schedule=linear_to_zero(config.learning_rate),
         description="annealing",
-        initial_moments=ws.path(parent, MOMENTS) if config.moments == "kept" else None,
     )
-    result = train_on_mix(ws, mix, config, run)
+    with course_on_mix(ws, mix, config, run) as (state, course):
+        result = fit(
+            ws,
+            state,
+            course,
+            weights=weights,
+            initial_moments=ws.path(parent, MOMENTS) if config.moments == "kept" else None,
+            selector=mix_selector(config, tokenizer),
+        )
+    export(ws, result.model, tokenizer, bos="none")
     return ws.artifact(Checkpoint, **result.facts(), ranks=mix.ranks, tokenizer=mix.tokenizer, parent=parent.digest)
 
 

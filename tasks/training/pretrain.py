@@ -14,8 +14,9 @@ from model.network.transformer import on_meta_device
 from model.tokens.tokenizer import Tokenizer
 from model.training.schedule import ScheduleConfig
 from tasks.artifacts import Checkpoint, Mix
+from tasks.training.fitting.fit import export, fit
 from tasks.training.fitting.mix_windows import MixTrainingConfig, check_vocabulary
-from tasks.training.fitting.train_on_mix import MixRun, train_on_mix
+from tasks.training.fitting.train_on_mix import MixRun, course_on_mix, mix_selector
 
 
 class PretrainConfig(MixTrainingConfig):
@@ -41,14 +42,21 @@ def train_base(ws: Workspace, mix: Mix, config: PretrainConfig) -> Checkpoint:
     run = MixRun(
         # Without memory: each rank draws only the rows of its shard, so a sharded model is never drawn whole.
         model=on_meta_device(config.model),
-        weights=partial(initial_rows, config.model, config.init_seed),
         tokenizer=tokenizer,
         seed=config.data_seed,
         schedule=config.schedule,
         description="pre-training",
-        keep_moments=True,
     )
-    result = train_on_mix(ws, mix, config, run)
+    with course_on_mix(ws, mix, config, run) as (state, course):
+        result = fit(
+            ws,
+            state,
+            course,
+            weights=partial(initial_rows, config.model, config.init_seed),
+            keep_moments=True,
+            selector=mix_selector(config, tokenizer),
+        )
+    export(ws, result.model, tokenizer, bos="none")
     return ws.artifact(Checkpoint, **result.facts(), **tokenizer.facts, parent="")
 
 

@@ -88,7 +88,7 @@ def run_all(store: Store) -> dict[str, Record]:
     made: dict[str, Record] = {}
 
     def run(which, **arguments) -> Part:
-        outcome = run_stage(which, session, arguments | {"config": PartConfig()}, lambda *_: None)
+        outcome = run_stage(which, session, arguments | {"config": PartConfig()}, lambda event: None)
         made[which.name] = outcome.record
         found = outcome.artifact
         assert isinstance(found, Part)

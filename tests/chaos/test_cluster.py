@@ -113,7 +113,7 @@ def drive(folder: str, address: str, authentication: str = "disabled") -> None:
     ray_shards.STRAGGLER_SECONDS, ray_shards.LOOK_SECONDS = 2.0, 0.2
     session = Session(Store(folder), Execution(ray=address, on_cluster="shards", lease_stale_seconds=2.0))
     config = NumberConfig(value=SHARDS, kill_marker=f"{folder}.log")
-    run_stage(squares, session, squares.bind(config), lambda *_: None)
+    run_stage(squares, session, squares.bind(config), lambda event: None)
 
 
 def driver(folder: Path, address: str) -> Any:

@@ -62,9 +62,9 @@ def drive(folder: str, address: str, shuffle_bytes: int, authentication: str) ->
         os.environ["RAY_AUTH_MODE"] = authentication
     execution = Execution(ray=address, on_cluster="shards", shuffle_bytes=shuffle_bytes, lease_stale_seconds=2.0)
     session = Session(Store(folder), execution)
-    made: Any = run_stage(texts, session, texts.bind(Texts()), lambda *_: None).artifact
+    made: Any = run_stage(texts, session, texts.bind(Texts()), lambda event: None).artifact
     config = DedupConfig(near=MinHashConfig(ngram=5, bands=10, rows=4))
-    run_stage(dedup, session, dedup.bind([made], config), lambda *_: None)
+    run_stage(dedup, session, dedup.bind([made], config), lambda event: None)
 
 
 def found(folder: Path) -> tuple[str, int, int] | None:

@@ -35,7 +35,7 @@ def attempt(folder: str) -> None:
     config = load_recipe("smoke", [f"pretrain.steps={STEPS}"]).pretrain
     arguments = pretrain.bind(mix, config)
     session = Session(store, Execution(ray="off", save_every=7))
-    run_stage(replace(pretrain, process=False), session, arguments, lambda *_: None)
+    run_stage(replace(pretrain, process=False), session, arguments, lambda event: None)
 
 
 def digest(store: Store) -> str | None:

@@ -45,7 +45,7 @@ def fill(folder: Path, leave: int) -> Path:
 
 
 def attempt(store: Store, stage: Any, config: NumberConfig) -> Any:
-    return run_stage(stage, Session(store, Execution(ray="off")), {"config": config}, lambda *_: None)
+    return run_stage(stage, Session(store, Execution(ray="off")), {"config": config}, lambda event: None)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from flows.cli import display
 from flows.cli.display import Display
+from infra.events import Progress
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -21,7 +22,7 @@ def test_a_bar_in_bytes_has_a_rate_and_the_time_left(monkeypatch, terminal):
     with shown:
         for seconds, done in ((100.0, 0.0), (105.0, 100.0), (110.0, 200.0)):
             now[0] = seconds
-            shown("collect web", "progress", "collect web", done, 800.0, "MB")
+            shown("collect web", Progress("collect web", done, 800.0, "MB"))
         shown._progress.refresh()
     text = out.getvalue()
     assert ("200/800 MB" if terminal else "200 of 800 MB") in text

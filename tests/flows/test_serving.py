@@ -52,7 +52,7 @@ rows = stage(make_rows, name="rows", version=1)
 
 
 def run(store: Store, made, **arguments) -> Outcome:
-    return run_stage(made, Session(store, Execution(ray="off")), arguments, lambda *_: None)
+    return run_stage(made, Session(store, Execution(ray="off")), arguments, lambda event: None)
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from flows.phases.microanneal import sweep
 from flows.running.run import load_recipe, plan, run_evaluation, run_sweep
 from flows.running.sessions import StageError, listening, naming_failures, new_session, plan_rows
 from flows.starting import adopt_command
+from infra.events import Failed
 from infra.execution.attempt import run_stage
 from infra.records.record import all_records
 from infra.session import Session
@@ -168,7 +169,7 @@ def fail_as(stage_told: str, error: Exception, store: Store) -> None:
     listener = new_session(load_recipe("smoke", None, store.url)).listener
     assert listener is not None
     if stage_told:
-        listener(stage_told, "failed", error)
+        listener(stage_told, Failed(error))
     raise error
 
 
@@ -179,10 +180,13 @@ def test_a_failure_that_nobody_is_told_of_names_its_stage(store: Store):
         fail_as("", RecipeError("no such stage"), store)
     with pytest.raises(Interrupted):
         fail_as("dpo", Interrupted("stopped"), store)
-    told: list[tuple[str, str]] = []
-    with listening(lambda label, kind, *_: told.append((label, kind))), pytest.raises(ValueError, match="as it was"):
+    told: list[tuple[str, type]] = []
+    with (
+        listening(lambda label, event: told.append((label, type(event)))),
+        pytest.raises(ValueError, match="as it was"),
+    ):
         fail_as("dpo", ValueError("as it was"), store)
-    assert told == [("dpo", "failed")]
+    assert told == [("dpo", Failed)]
 
 
 def test_what_is_given_cannot_be_made_anew(store: Store, id: str):
@@ -326,11 +330,11 @@ def judge(store: Store, id: str) -> str:
     ]
     session = Session(store, Execution(store=store.url, ray="off"))
     pairs = run_stage(
-        stage(write_pairs, name="preferences", version=1), session, {"config": Pairs(rows=rows)}, lambda *event: None
+        stage(write_pairs, name="preferences", version=1), session, {"config": Pairs(rows=rows)}, lambda event: None
     )
     policy = find_record(store, id).artifact()
     arguments = {"parent": policy, "pairs": pairs.artifact, "config": RewardConfig(batch_size=2, held_out=0.5)}
-    return run_stage(reward, session, arguments, lambda *event: None).record.id
+    return run_stage(reward, session, arguments, lambda event: None).record.id
 
 
 class Pairs(Config):

@@ -96,7 +96,7 @@ class AtOnce(Plan):
     """An engine that runs each stage as it is called."""
 
     def stage(self, stage, session, arguments):
-        return run_stage(stage, session, arguments, lambda *event: None).artifact
+        return run_stage(stage, session, arguments, lambda event: None).artifact
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from infra.execution.attempt import Finished, load_finished, save_finished
+from infra.compute.stage_call import Finished
+from infra.execution.runners import load_finished, save_finished
 from infra.records.record import FileEntry
 from infra.storage.store import Store
 from tests.infra.stages_for_tests import Number

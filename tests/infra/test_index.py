@@ -36,7 +36,7 @@ from tests.infra.stages_for_tests import NumberConfig, number, total
 
 def run(store: Store, made, force: bool = False, **arguments) -> Outcome:
     session = Session(store, Execution(ray="off"), force=frozenset({made.name} if force else ()))
-    return run_stage(made, session, arguments, lambda *_: None)
+    return run_stage(made, session, arguments, lambda event: None)
 
 
 def agrees(store: Store) -> bool:

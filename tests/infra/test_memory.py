@@ -9,6 +9,7 @@ import psutil
 import pytest
 import torch
 
+from infra.events import Event, Warned
 from infra.execution.attempt import HALVINGS, run_stage
 from infra.session import Session
 from infra.settings import ComputeSettings, Execution
@@ -41,12 +42,10 @@ def train_hungrily(ws: Workspace, config: NumberConfig) -> Number:
 hungry = stage(train_hungrily, name="hungry", version=1, process=True)
 
 
-def run(folder: Path, **settings: Any) -> tuple[Any, list[tuple[Any, ...]]]:
-    told: list[tuple[Any, ...]] = []
+def run(folder: Path, **settings: Any) -> tuple[Any, list[Event]]:
+    told: list[Event] = []
     execution = Execution(ray="off", **settings)
-    outcome = run_stage(
-        hungry, Session(Store(str(folder)), execution), hungry.bind(NumberConfig()), lambda *e: told.append(e)
-    )
+    outcome = run_stage(hungry, Session(Store(str(folder)), execution), hungry.bind(NumberConfig()), told.append)
     return outcome, told
 
 
@@ -55,7 +54,7 @@ def test_it_goes_on_from_its_save_point_with_half_as_much_at_once(tmp_path: Path
     assert outcome.artifact.value == 16, "64 windows of 16 MB, and then 32, do not fit into 400 MB"
     assert outcome.record.notes["out_of_memory"] == 2
     assert outcome.record.resumed_from == "step 1"
-    warnings = [event[1] for event in told if event[0] == "warning"]
+    warnings = [event.text for event in told if isinstance(event, Warned)]
     assert len(warnings) == 2
     assert all("out of memory" in text and "half as much" in text for text in warnings)
 
@@ -64,7 +63,7 @@ def test_an_error_of_another_kind_ends_it_at_once(tmp_path: Path):
     refusing = stage(refuse, name="hungry", version=1, process=True)
     session = Session(Store(str(tmp_path)), Execution(ray="off"))
     with pytest.raises(ValueError, match="nothing to do with memory"):
-        run_stage(refusing, session, refusing.bind(NumberConfig()), lambda *_: None)
+        run_stage(refusing, session, refusing.bind(NumberConfig()), lambda event: None)
 
 
 def refuse(ws: Workspace, config: NumberConfig) -> Number:

@@ -76,7 +76,7 @@ attempt(Store(url), marker)
 
 def attempt(store: Store, marker: Path | str, made=pid, stale: float = 1.0) -> Outcome:
     session = Session(store, Execution(ray="off", lease_stale_seconds=stale))
-    return run_stage(made, session, {"config": NumberConfig(kill_marker=str(marker))}, lambda *_: None)
+    return run_stage(made, session, {"config": NumberConfig(kill_marker=str(marker))}, lambda event: None)
 
 
 @pytest.mark.parametrize("where", ["payload", "record"])
@@ -198,7 +198,7 @@ def test_a_lost_reply_to_a_creation_is_known_as_ones_own(store: Store):
     assert store.create("x", b"mine")
     assert not store.create("x", b"theirs")
     session = Session(store, Execution(ray="off"))
-    made = run_stage(number, session, {"config": NumberConfig(value=3)}, lambda *_: None)
+    made = run_stage(number, session, {"config": NumberConfig(value=3)}, lambda event: None)
     assert not made.reused
     assert (
         made.record.token
@@ -239,8 +239,8 @@ def test_shards_of_an_earlier_attempt_are_taken_over_and_its_late_writes_change_
     arguments = {"config": NumberConfig(value=6, kill_marker=str(tmp_path / "calls"))}
     session = Session(store, Execution(ray="off"))
     with pytest.raises(KeyboardInterrupt):
-        run_stage(squares, session, arguments, lambda *_: None)
-    made = run_stage(squares, session, arguments, lambda *_: None)
+        run_stage(squares, session, arguments, lambda event: None)
+    made = run_stage(squares, session, arguments, lambda event: None)
     assert made.record.attempts == 2
     assert made.record.payload == f"{made.artifact.address}-a000002"
     for number_ in range(6):
@@ -254,7 +254,7 @@ def test_shards_of_an_earlier_attempt_are_taken_over_and_its_late_writes_change_
         "16",
         "25",
     ]
-    assert run_stage(squares, session, arguments, lambda *_: None).reused
+    assert run_stage(squares, session, arguments, lambda event: None).reused
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,9 @@ def test_shards_of_an_earlier_attempt_are_taken_over_and_its_late_writes_change_
 )
 def test_a_record_that_lists_a_file_outside_its_folder_is_refused_when_it_is_loaded(name: str, tmp_path: Path):
     store = Store(str(tmp_path))
-    made = run_stage(number, Session(store, Execution(ray="off")), {"config": NumberConfig()}, lambda *_: None).record
+    made = run_stage(
+        number, Session(store, Execution(ray="off")), {"config": NumberConfig()}, lambda event: None
+    ).record
     path = record_path(made.stage, made.id, made.generation)
     body = orjson.loads(store.read(path))
     entry = next(iter(body["files"].values()))
@@ -275,7 +277,9 @@ def test_a_record_that_lists_a_file_outside_its_folder_is_refused_when_it_is_loa
 @pytest.mark.parametrize("place", ["../../elsewhere", "/etc", "number/0123456789abcdef/g0001", "."])
 def test_a_record_that_lies_elsewhere_than_its_id_says_is_refused(field: str, place: str, tmp_path: Path):
     store = Store(str(tmp_path))
-    made = run_stage(number, Session(store, Execution(ray="off")), {"config": NumberConfig()}, lambda *_: None).record
+    made = run_stage(
+        number, Session(store, Execution(ray="off")), {"config": NumberConfig()}, lambda event: None
+    ).record
     path = record_path(made.stage, made.id, made.generation)
     body = orjson.loads(store.read(path))
     store.write(path, orjson.dumps(body | {field: place, "schema_version": 1, "seal": ""}))
@@ -305,7 +309,7 @@ class CommittedMeanwhile(Store):
         if folder.startswith("number/") and not self.done:
             self.done = True
             other = Session(Store(self.url, self.cache), Execution(ray="off"))
-            run_stage(number, other, {"config": NumberConfig(value=5)}, lambda *_: None)
+            run_stage(number, other, {"config": NumberConfig(value=5)}, lambda event: None)
         return found
 
 

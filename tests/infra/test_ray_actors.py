@@ -15,7 +15,7 @@ import pytest
 import ray
 
 from infra.compute.shards import run_shards, runs_here, tell_of_no_gpu
-from infra.events import Events
+from infra.events import Event, Events, Warned
 from infra.execution.attempt import run_stage
 from infra.session import Session
 from infra.settings import ComputeSettings, Execution
@@ -147,7 +147,7 @@ def test_each_gpu_gets_one_worker_that_sees_no_other(made: Any, tmp_path: Path):
     # The last of them: a named GPU that most workers could not see under this name.
     session = Session(Store(str(tmp_path / "store")), Execution(device="cuda:1", cores=4))
     config = NumberConfig(value=SHARDS, kill_marker=str(log))
-    outcome = run_stage(made, session, {"config": config}, lambda *event: None)
+    outcome = run_stage(made, session, {"config": config}, lambda event: None)
     assert outcome.artifact.facts()["value"] == sum(value**2 for value in range(SHARDS))
     processes, devices, visible = zip(*(line.split() for line in log.read_text().splitlines()), strict=True)
     assert len(set(processes)) == GPUS
@@ -173,13 +173,12 @@ def test_a_ray_without_a_gpu_is_an_error_here_and_a_warning_on_a_cluster(tmp_pat
     store = Store(str(tmp_path))
     with pytest.raises(ValueError, match=r"execution\.device=cuda, but Ray has found no GPU on this machine"):
         tell_of_no_gpu(workspace(store, "here", "local", "cuda"), "local")
-    events: list[tuple] = []
+    events: list[Event] = []
     away = workspace(store, "away", "head:6379", "cuda")
-    away.report_to(Events(lambda *event: events.append(event)))
+    away.report_to(Events(events.append))
     tell_of_no_gpu(away, "head:6379")
     assert events == [
-        (
-            "warning",
-            "execution.device=cuda, but Ray has found no GPU in the cluster head:6379; s waits for a node that has one",
+        Warned(
+            "execution.device=cuda, but Ray has found no GPU in the cluster head:6379; s waits for a node that has one"
         )
     ]

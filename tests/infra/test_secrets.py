@@ -24,9 +24,9 @@ def test_no_key_of_the_environment_is_in_the_store_or_an_error(tmp_path: Path, m
     store = Store(str(tmp_path))
     session = Session(store, Execution(ray="off", endpoints={"default": endpoint}))
     told: list[object] = []
-    run_stage(number, session, {"config": NumberConfig(value=3)}, lambda *event: told.append(event))
+    run_stage(number, session, {"config": NumberConfig(value=3)}, told.append)
     with pytest.raises(ValueError, match="on purpose") as failed:
-        run_stage(number, session, {"config": NumberConfig(fail="on purpose")}, lambda *event: told.append(event))
+        run_stage(number, session, {"config": NumberConfig(fail="on purpose")}, told.append)
     left = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert any(b'"digest"' in data for data in left), "the record is among what is looked at"
     assert not [data for data in left if b"planted-" in data]
@@ -41,7 +41,7 @@ def test_an_error_that_repeats_a_key_is_told_without_it(tmp_path: Path, monkeypa
     told: list[object] = []
     arguments = {"config": NumberConfig(fail=said)}
     with pytest.raises(ValueError, match="401: wrong key") as failed:
-        run_stage(number, Session(store, Execution(ray="off")), arguments, lambda *event: told.append(repr(event)))
+        run_stage(number, Session(store, Execution(ray="off")), arguments, lambda event: told.append(repr(event)))
     assert "planted" not in f"{failed.value!r} {told}"
     logs = [path.read_text() for path in tmp_path.rglob("error-*.txt")]
     assert logs and not [text for text in logs if "planted" in text]

@@ -71,8 +71,8 @@ def test_only_missing_shards_are_run_and_results_keep_their_order(store: Store, 
 def test_progress_is_told_in_bytes_where_the_items_have_sizes(store: Store, tmp_path: Path):
     items, told = [item(tmp_path, value) for value in range(4)], []
     ws = workspace(store)
-    ws.report_to(Events(lambda kind, *values: told.append(values)))
+    ws.report_to(Events(told.append))
     run_shard(ws, count_call, "some-work-000002", items[2])
     run_shards(ws, count_call, items, "some work", ray="off", sizes=[20_000_000, 5_000_000, 60_000_000, 15_000_000])
-    assert {unit for _, _, _, unit in told} == {"MB"}
-    assert [round(done) for _, done, total, _ in told if total == 100] == [0, 60, 80, 85, 100, 100]
+    assert {event.unit for event in told} == {"MB"}
+    assert [round(event.done) for event in told if event.total == 100] == [0, 60, 80, 85, 100, 100]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from infra.compute.processes import StageProcessDied
+from infra.events import Ended, Event, Failed
 from infra.execution.attempt import Outcome
 from infra.execution.plan import Plan, above, below
 from infra.execution.prefect_engine import PrefectEngine
@@ -36,11 +37,11 @@ class Log:
         self.outcomes: dict[str, Outcome] = {}
         self.failed: dict[str, BaseException] = {}
 
-    def __call__(self, label: str, kind: str, *values: Any) -> None:
-        if kind == "end":
-            self.outcomes[label] = values[0]
-        elif kind == "failed":
-            self.failed[label] = values[0]
+    def __call__(self, label: str, event: Event) -> None:
+        if isinstance(event, Ended):
+            self.outcomes[label] = event.outcome
+        elif isinstance(event, Failed):
+            self.failed[label] = event.error
 
     @property
     def ran(self) -> set[str]:

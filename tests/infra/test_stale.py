@@ -58,7 +58,7 @@ def made() -> Stage:
 
 def run(store: Store, **execution: str) -> Outcome:
     session = Session(store, Execution(ray="off", **execution))
-    return run_stage(made(), session, {"config": NumberConfig(value=3)}, lambda *_: None)
+    return run_stage(made(), session, {"config": NumberConfig(value=3)}, lambda event: None)
 
 
 def plan(store: Store, **execution: str) -> PlanRow:

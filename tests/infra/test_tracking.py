@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from infra.events import Ended, Event, Metrics, Warned
 from infra.execution.reporter import Reporter
 from infra.execution.stage_page import StagePage
 from infra.execution.tracking import TRACKERS, Tracked, check_trackers, finite, mlflow, start_trackers, trackio
@@ -15,16 +16,12 @@ from infra.storage.store import Store
 from tests.infra.stages_for_tests import total
 
 RUN = Tracked("anneal:42", "0123456789abcdef", {"schedule": {"length": 30}, "seed": 42})
-EVENTS: list[tuple[Any, ...]] = [
-    ("metrics", 10, {"loss": 2.5, "lr": 0.1}),
-    ("metrics", 20, {"loss": 2.0, "lr": float("nan")}),
-    ("end", None),
-]
+EVENTS = [Metrics(10, {"loss": 2.5, "lr": 0.1}), Metrics(20, {"loss": 2.0, "lr": float("nan")}), Ended(None)]
 
 
 def tell(listener: Any) -> None:
     for event in EVENTS:
-        listener(*event)
+        listener(event)
 
 
 def test_tensorboard_has_every_finite_metric_at_its_step(tmp_path: Path):
@@ -110,15 +107,17 @@ def test_a_tracker_that_is_not_installed_is_named_before_the_run(monkeypatch: py
 
 
 def test_a_tracker_that_fails_is_told_once_and_ends_nothing(tmp_path: Path):
-    told: list[tuple[Any, ...]] = []
+    told: list[Event] = []
 
     def broken() -> list[Any]:
         raise ConnectionError("nobody there")
 
-    reporter = Reporter(total, lambda *event: told.append(event), StagePage("total", Store(str(tmp_path))), broken)
+    reporter = Reporter(
+        total, lambda label, event: told.append(event), StagePage("total", Store(str(tmp_path))), broken
+    )
     for event in EVENTS[:2]:
-        reporter._tell_trackers(*event)
-    assert [event[2] for event in told if event[1] == "warning"] == [
+        reporter._tell_trackers(event)
+    assert [event.text for event in told if isinstance(event, Warned)] == [
         "a tracker does not answer (ConnectionError: nobody there); the work goes on"
     ]
 

@@ -55,7 +55,7 @@ def passed(policy: str, compiled: bool = True, parts: bool = False, separate: bo
         model.compile_blocks()
     for _ in range(2):
         model.zero_grad()
-        loss, metrics = group.run(square, model, {"ids": IDS})
+        loss, metrics = group.forward(square, model)({"ids": IDS})
         loss.backward()
     for length in (7, 16):
         reference = group.apply(lambda model, batch: model(batch["ids"]), model, {"ids": IDS[:, :length]})

@@ -49,7 +49,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[TokenFile]:
 
 
 def run(store: Store, stage: Stage, *arguments: Any) -> Any:
-    return run_stage(stage, Session(store, Execution(ray="off")), stage.bind(*arguments), lambda *_: None).artifact
+    return run_stage(stage, Session(store, Execution(ray="off")), stage.bind(*arguments), lambda event: None).artifact
 
 
 @pytest.fixture(scope="module")

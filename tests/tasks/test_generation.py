@@ -129,10 +129,10 @@ def test_execution_chooses_who_answers_and_the_digest_names_the_weights(tmp_path
     def run(execution: Execution, name: str = "answer") -> Any:
         session = Session(Store(str(tmp_path)), execution)
         made = run_stage(
-            stage(make_checkpoint, name="base", version=1), session, {"config": Seed()}, lambda *event: None
+            stage(make_checkpoint, name="base", version=1), session, {"config": Seed()}, lambda event: None
         )
         arguments = {"checkpoint": made.artifact, "config": Config()}
-        answered = run_stage(stage(write_answers, name=name, version=1), session, arguments, lambda *event: None)
+        answered = run_stage(stage(write_answers, name=name, version=1), session, arguments, lambda event: None)
         return made.artifact, session.store.read_json(f"{answered.record.payload}/answers.json")
 
     here = Execution(store=str(tmp_path), ray="off", cores=1)

@@ -4,25 +4,25 @@ A rank of a group reads the windows that it trains on and no others. The divisor
 repetition mask removes from the whole batch. So ranks tell each other their counts before each step.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from infra.workspace import Workspace
 from model.data.batches import Rows, WindowBatch
 from model.data.read_ahead import ReadAhead
 from model.network.transformer import Transformer
-from model.parallel.group import Weights
 from model.parallel.work_split import own_rows
 from model.tokens.tokenizer import Tokenizer
-from model.training.loop import Course, Evaluation, Logging
+from model.training.loop import Course, Evaluation, Logging, TrainState
 from model.training.losses import language_model_objective
 from model.training.measuring.diagnostics import NormWatch
 from model.training.schedule import ScheduleConfig
 from tasks.artifacts import Mix
-from tasks.training.fitting.fit import TrainingResult, begin, export, fit
+from tasks.training.fitting.fit import begin
 from tasks.training.fitting.in_loop_evaluation import evaluator
 from tasks.training.fitting.mix_windows import MixTrainingConfig, training_windows, window_names
-from tasks.training.fitting.selection import selector
+from tasks.training.fitting.selection import Selector, selector
 
 
 @dataclass(frozen=True)
@@ -30,22 +30,20 @@ class MixRun:
     """Holds what pre-training and an anneal do not have in common."""
 
     model: Transformer
-    """On the meta device: its values come from `weights`."""
-    weights: Weights
+    """On the meta device: `fit` gives it values."""
     tokenizer: Tokenizer
     seed: int
     """Of the order of the windows."""
     schedule: ScheduleConfig
     description: str
-    keep_moments: bool = False
-    """Whether Adam's moments join the payload, for a training that goes on with them."""
-    initial_moments: Path | None = None
-    """Adam's moments of the run to continue."""
 
 
-def train_on_mix(ws: Workspace, mix: Mix, config: MixTrainingConfig, run: MixRun) -> TrainingResult:
-    """Train on the mix with windows read ahead, norms watched and evaluation on the way; the payload is the checkpoint
-    folder with its metrics.
+@contextmanager
+def course_on_mix(
+    ws: Workspace, mix: Mix, config: MixTrainingConfig, run: MixRun
+) -> Iterator[tuple[TrainState, Course]]:
+    """Open a training on the mix, for `fit`: its state before the first step, and its course, with windows read ahead, norms
+    watched and evaluation on the way.
 
     Raises ValueError when the mix holds less than one batch, or less than what is held out.
     """
@@ -66,29 +64,26 @@ def train_on_mix(ws: Workspace, mix: Mix, config: MixTrainingConfig, run: MixRun
             # Every rank has masked flags of its own windows; the union counts for the divisor.
             return data.micro_batches(found, group.any_of(found.masked))
 
-        course = Course(
-            objective=language_model_objective(config.loss),
-            batches=norms.watching(batches),
-            schedule=run.schedule,
-            steps=steps,
-            description=run.description,
-            # Windows are cut from text without gaps; rows of other workers, which are not read, count in full.
-            pad_id=None,
-            logging=Logging(every=config.log_every, facts=norms.metrics, instances=window_names(data)),
-            evaluation=Evaluation(
-                judge=evaluator(ws, config.in_loop, data, run.tokenizer, config.optim), every=config.in_loop.every
-            ),
-        )
-        result = fit(
-            ws,
+        yield (
             state,
-            course,
-            weights=run.weights,
-            keep_moments=run.keep_moments,
-            initial_moments=run.initial_moments,
-            selector=selector(config.select, run.tokenizer, config.optim.precision, chat=False),
+            Course(
+                objective=language_model_objective(config.loss),
+                batches=norms.watching(batches),
+                schedule=run.schedule,
+                steps=steps,
+                description=run.description,
+                # Windows are cut from text without gaps; rows of other workers, which are not read, count in full.
+                pad_id=None,
+                logging=Logging(every=config.log_every, facts=norms.metrics, instances=window_names(data)),
+                evaluation=Evaluation(
+                    judge=evaluator(ws, config.in_loop, data, run.tokenizer, config.optim), every=config.in_loop.every
+                ),
+            ),
         )
     # After the `with`: the total of all steps is known when the threads have ended.
     ws.note(data_wait_seconds=round(rows.waited_seconds, 3))
-    export(ws, result.model, run.tokenizer, bos="none")
-    return result
+
+
+def mix_selector(config: MixTrainingConfig, tokenizer: Tokenizer) -> Selector | None:
+    """What chooses the best save point of a training on a mix; None where the last one is taken."""
+    return selector(config.select, tokenizer, config.optim.precision, chat=False)

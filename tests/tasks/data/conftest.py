@@ -36,7 +36,7 @@ class Bench:
 
     def run(self, stage: Stage, *args: Any, **kwargs: Any) -> Any:
         """The artifact of a stage call."""
-        return run_stage(stage, self.session, stage.bind(*args, **kwargs), lambda *event: None).artifact
+        return run_stage(stage, self.session, stage.bind(*args, **kwargs), lambda event: None).artifact
 
     def filtered(self, documents: Documents, *rules: Rule, classifiers: Sequence[Classifier] = ()) -> Documents:
         """What passes the rules: scored and filtered, as the recipe does it."""

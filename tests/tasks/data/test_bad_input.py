@@ -323,7 +323,7 @@ from tasks.data.sources.local import LocalSource
 root = Path(sys.argv[1])
 session = Session(Store(str(root / "store")), Execution(store=str(root / "store"), ray="off"))
 config = LocalSource(name="web", paths=(str(root / "in"),), max_bad_fraction=0.9, max_bad_file_fraction=1.0).pinned()
-made = run_stage(collect, session, collect.bind(config), lambda *event: None).artifact
+made = run_stage(collect, session, collect.bind(config), lambda event: None).artifact
 status = Path("/proc/self/status")
 if status.exists():
     # Linux hands ru_maxrss on to a child: there it would be the peak of the process that runs all tests.

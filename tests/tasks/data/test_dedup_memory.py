@@ -69,10 +69,10 @@ config = DedupConfig(near=MinHashConfig(ngram=5, bands=14, rows=8), within=WITHI
 
 
 def run(count):
-    made = run_stage(stage(write, name="many", version=1), session, {"config": Many(count=count)}, lambda *event: None).artifact
+    made = run_stage(stage(write, name="many", version=1), session, {"config": Many(count=count)}, lambda event: None).artifact
     Path("/proc/self/clear_refs").write_text("5")
     before = resident("VmRSS")
-    kept = run_stage(dedup, session, dedup.bind([made], config), lambda *event: None).artifact
+    kept = run_stage(dedup, session, dedup.bind([made], config), lambda event: None).artifact
     return kept, resident("VmHWM") - before
 
 

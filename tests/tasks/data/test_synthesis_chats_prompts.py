@@ -28,7 +28,7 @@ class Desk:
         self.session = Session(Store(str(root)), Execution(store=str(root), ray="off", cores=1))
 
     def run(self, stage: Any, config: Any) -> Any:
-        return run_stage(stage, self.session, {"config": config}, lambda *event: None).artifact
+        return run_stage(stage, self.session, {"config": config}, lambda event: None).artifact
 
     def rows(self, artifact: Any, name: str) -> list[dict[str, Any]]:
         return list(read_lines(Path(self.session.store.full(f"{artifact.address}/{name}"))))

@@ -58,7 +58,7 @@ class Desk:
         self.checkpoint = self.run(stage(make_checkpoint, name="base", version=1), config=Config())
 
     def run(self, made: Any, **arguments: Any) -> Any:
-        return run_stage(made, self.session, arguments, lambda *event: None).artifact
+        return run_stage(made, self.session, arguments, lambda event: None).artifact
 
     def evaluate(self, config: EvaluateConfig) -> Scores:
         return self.run(
@@ -307,6 +307,6 @@ def test_where_a_server_answers_all_it_may_have_the_device(desk, model):
         session = Session(desk.session.store, execution, force=frozenset({"evaluate"}))
         wrapped = stage(evaluate_checkpoint, name="evaluate", version=1)
         arguments = {"checkpoint": desk.checkpoint, "config": config}
-        there = run_stage(wrapped, session, arguments, lambda *event: None)
+        there = run_stage(wrapped, session, arguments, lambda event: None)
         assert server.sent.total() > 0
     assert (there.reused, there.artifact.digest) == (False, here.digest)

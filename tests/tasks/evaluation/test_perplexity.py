@@ -36,7 +36,7 @@ class Desk:
 
     def run(self, function, **arguments):
         made = stage(function, name=function.__name__.replace("make_", ""), version=1)
-        return run_stage(made, self.session, arguments, lambda *event: None).artifact
+        return run_stage(made, self.session, arguments, lambda event: None).artifact
 
     def rows(self, texts: list[str]) -> Documents:
         rows = [{"id": f"d{n}", "text": text, "source": "web"} for n, text in enumerate(texts)]

@@ -49,13 +49,13 @@ class Desk:
 
     def scores(self, label: str, values: list[float], **fields: Any) -> Scores:
         arguments = {"config": Answers(label=label, values=tuple(values), **fields)}
-        made = run_stage(stage(make_scores, name="evaluate", version=1), self.session, arguments, lambda *event: None)
+        made = run_stage(stage(make_scores, name="evaluate", version=1), self.session, arguments, lambda event: None)
         assert isinstance(made.artifact, Scores)
         return made.artifact
 
     def rank(self, scores: list[Scores], names: tuple[str, ...], **fields: Any) -> tuple[Any, list[dict[str, Any]]]:
         config = RankConfig(benchmark="maths", candidates=names, **fields)
-        made = run_stage(rank, self.session, {"scores": scores, "config": config}, lambda *event: None).artifact
+        made = run_stage(rank, self.session, {"scores": scores, "config": config}, lambda event: None).artifact
         table = json.loads(self.session.store.read(f"{made.address}/ranking.json"))["candidates"]
         return made, table
 
@@ -138,7 +138,7 @@ def test_names_must_fit(desk):
             rank,
             desk.session,
             {"scores": [one], "config": RankConfig(benchmark="physics", candidates=("a",))},
-            lambda *event: None,
+            lambda event: None,
         )
 
 
@@ -216,7 +216,7 @@ def test_what_a_smaller_budget_stopped_follows_and_is_named(desk):
     assert first.hopeless == ["bad"]
     config = RankConfig(benchmark="maths", candidates=("good", "better"), tokens=20)
     arguments = {"scores": [good, better], "config": config, "earlier": first}
-    made: Any = run_stage(rank, desk.session, arguments, lambda *event: None).artifact
+    made: Any = run_stage(rank, desk.session, arguments, lambda event: None).artifact
     table = json.loads(desk.session.store.read(f"{made.address}/ranking.json"))["candidates"]
     assert made.order == ["better", "good", "bad"]
     assert [(row["stopped"], row["tokens"], row["rank"]) for row in table] == [

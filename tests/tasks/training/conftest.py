@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from infra.events import Event
 from infra.execution.attempt import Outcome, run_stage
 from infra.records.artifact import Artifact
 from infra.records.record import payload_at
@@ -85,11 +86,11 @@ class Bench:
         # Small passes, so that every training accumulates gradients over several of them.
         settings = {"pass_tokens": {"default": 256}} | execution
         self.session = Session(Store(str(root)), Execution(store=str(root), ray="off", cores=1, **settings))
-        self.events: list[tuple[Any, ...]] = []
+        self.events: list[Event] = []
 
     def outcome(self, function: Callable[..., Artifact], name: str = "", **arguments: Any) -> Outcome:
         wrapped = stage(function, name=name or function.__name__, version=1)
-        return run_stage(wrapped, self.session, arguments, lambda *event: self.events.append(event))
+        return run_stage(wrapped, self.session, arguments, self.events.append)
 
     def run(self, function: Callable[..., Artifact], name: str = "", **arguments: Any) -> Any:
         return self.outcome(function, name, **arguments).artifact

@@ -14,8 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from infra.compute.stage_call import Finished, StageCall
 from infra.compute.train_group import WorkDone
-from infra.execution.attempt import Finished, call_function
 from infra.settings import ComputeSettings, ParallelSettings
 from infra.storage.store import Store
 from infra.workspace import WorkSettings, Workspace
@@ -111,7 +111,7 @@ def run_calls(root: str, calls: list[Call]) -> list[Finished | None]:
             ),
         )
         try:
-            found.append(call_function(f"{call.function.__module__}:{call.function.__name__}", ws, call.arguments))
+            found.append(StageCall(f"{call.function.__module__}:{call.function.__name__}", ws, call.arguments).run())
         except WorkDone:
             found.append(None)
     return found

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from infra.events import TableRows
 from infra.records.reader import Reader
 from infra.workspace import Workspace
 from model.config import Config
@@ -74,8 +75,8 @@ def test_perplexities_are_of_windows_that_were_not_trained_on(bench):
     trained = {bytes(row) for step in range(8) for part in data.batch(step) for row in part["ids"]}
     assert not trained & {bytes(row) for windows in data.held_out().values() for row in data.read(windows)}
     assert 0 <= rows[4]["task/sums"] <= 1
-    tables = [event for event in bench.events if event[:2] == ("table", "in-loop")]
-    assert [row["step"] for row in tables[-1][2]] == [4, 8]
+    tables = [event for event in bench.events if isinstance(event, TableRows) and event.key == "in-loop"]
+    assert [row["step"] for row in tables[-1].rows] == [4, 8]
     assert rows[5]["update_norm/blocks.1"] > 0
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from infra.events import Metrics, Progress
 from infra.workspace import Workspace
 from model.data.labels import next_token_labels
 from model.network.transformer import Transformer
@@ -82,13 +83,14 @@ def test_facts_files_and_notes(bench):
     assert made.loss == rows[-1]["loss"]
     assert made.parameters == TINY.parameters
     assert outcome.record.notes["tokens_per_second"] == outcome.record.notes["tokens_per_second_per_device"] > 0
-    live = [event[2] for event in bench.events if event[0] == "metrics"]
-    assert [event[1] for event in bench.events if event[0] == "metrics"] == [2, 4, 5]
+    told = [event for event in bench.events if isinstance(event, Metrics)]
+    live = [event.values for event in told]
+    assert [event.step for event in told] == [2, 4, 5]
     assert all({"tokens_per_second", "data_wait_share", "skipped_steps"} <= line.keys() for line in live)
     expected = {"config.json", "model.safetensors", "tokenizer.json", METRICS, MOMENTS, "olmo2.json"}
     assert expected <= set(outcome.record.files)
-    done = [event for event in bench.events if event[:2] == ("progress", "train")]
-    assert done[-1][2:4] == (5, 5)
+    done = [event for event in bench.events if isinstance(event, Progress) and event.description == "train"]
+    assert (done[-1].done, done[-1].total) == (5, 5)
 
 
 def test_moments_are_continued(bench):

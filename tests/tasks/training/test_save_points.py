@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from infra.events import Warned
 from infra.settings import Execution
 from infra.storage.store import Store, StoreError
 from infra.workspace import WorkSettings, Workspace
@@ -116,7 +117,7 @@ def test_a_run_whose_newest_save_point_is_damaged_ends_with_the_same_bytes_and_s
     outcome = bench.outcome(train_lines, config=Lines(steps=9))
     assert outcome.record.resumed_from == "step 4"
     assert outcome.artifact.digest == plain.artifact.digest
-    warned = [event[1] for event in bench.events if event[0] == "warning"]
+    warned = [event.text for event in bench.events if isinstance(event, Warned)]
     assert len(warned) == 1
     assert "save point 6 of" in warned[0] and newest.rsplit("/", 1)[0] in warned[0]
     assert outcome.record.notes["damaged_save_points"] == warned

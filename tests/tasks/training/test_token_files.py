@@ -46,7 +46,7 @@ def made_mix(store: Store, config: MixConfig | None = None) -> Mix:
     session = Session(store, Execution(store=store.url, ray="off", cores=1))
 
     def run(wrapped, **arguments):
-        return run_stage(wrapped, session, arguments, lambda *event: None).artifact
+        return run_stage(wrapped, session, arguments, lambda event: None).artifact
 
     writing = stage(write_tokens, name="tokens", version=1)
     sources = [run(writing, config=Source(name=name)) for name in ("web", "code")]

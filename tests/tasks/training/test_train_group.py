@@ -15,8 +15,10 @@ import ray
 import torch
 from ray.train import FailureConfig
 
+from infra.compute.stage_call import Finished
 from infra.compute.train_group import GroupFailed, group_failed
-from infra.execution.attempt import Finished, Outcome, run_stage
+from infra.events import Event, Progress
+from infra.execution.attempt import Outcome, run_stage
 from infra.execution.plan import Plan
 from infra.session import Session, open_session
 from infra.settings import Execution, ParallelSettings
@@ -101,18 +103,19 @@ def losses(store: Store, address: str) -> list[float]:
 def test_a_killed_worker_restarts_the_group_which_ends_with_the_same_bytes(tmp_path: Path) -> None:
     """Through Ray Train, with sharded save points; the undisturbed run is two processes without Ray."""
     config = Lines(steps=9, kill_step=7, kill_marker=str(tmp_path / "killed"))
-    events: list[tuple] = []
+    events: list[Event] = []
     layout = {"workers": 2, "data": "fsdp", "max_restarts": -1}
     outcome = run_stage(
         lines,
         session(tmp_path / "ray", parallel={"pretrain": layout}, save_every=3),
         {"config": config},
-        lambda *event: events.append(event),
+        events.append,
     )
     assert (tmp_path / "killed").exists()
     assert outcome.record.resumed_from in ("step 3", "step 6")
     assert outcome.record.notes["workers"] == 2
-    assert [event for event in events if event[:2] == ("progress", "train")][-1][2:4] == (9, 9)
+    bars = [event for event in events if isinstance(event, Progress) and event.description == "train"]
+    assert (bars[-1].done, bars[-1].total) == (9, 9)
 
     call = Call("lines", train_lines, ParallelSettings(**layout), {"config": Lines(steps=9)})
     undisturbed = run_group(2, run_calls, str(tmp_path / "group"), [call])
@@ -121,7 +124,7 @@ def test_a_killed_worker_restarts_the_group_which_ends_with_the_same_bytes(tmp_p
         name: entry.sha256 for name, entry in outcome.record.files.items()
     }
 
-    alone = run_stage(lines, session(tmp_path / "one", ray="off"), {"config": config}, lambda *event: None)
+    alone = run_stage(lines, session(tmp_path / "one", ray="off"), {"config": config}, lambda event: None)
     assert alone.record.id == outcome.record.id
     mine = losses(Store(str(tmp_path / "one")), alone.artifact.address)
     ours = losses(Store(str(tmp_path / "ray")), outcome.artifact.address)
@@ -140,16 +143,18 @@ def free_cores() -> list[float]:
 
 def refused(root: Path, told: Connection) -> None:
     """A group whose batch is bad, then Ray's end, which kills a process of which any thread still works with Ray."""
-    events: list[tuple] = []
+    events: list[Event] = []
     try:
         run_stage(
             lines,
             session(root, parallel={"pretrain": {"workers": 2}}),
             {"config": Lines(bad_step=3)},
-            lambda *event: events.append(event),
+            events.append,
         )
     except ValueError as error:
-        starts = sum(event[:3] == ("progress", "train", 0.0) and len(event) == 5 for event in events)
+        starts = sum(
+            isinstance(event, Progress) and (event.description, event.done) == ("train", 0.0) for event in events
+        )
         told.send((str(error), starts, free_cores()))
     ray.shutdown()
     time.sleep(3)
