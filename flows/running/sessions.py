@@ -19,7 +19,7 @@ from infra.stopping import Interrupted
 from infra.storage.store import Store
 
 _listener: ContextVar[LabelledListener | None] = ContextVar("olmo2_listener", default=None)
-PRELOAD = ("model.network.transformer",)
+_PRELOAD = ("model.network.transformer",)
 """What every training imports, which takes seconds."""
 GRIDDED = {"rlvr": "ppo"}
 """Stages of another name than the section whose grid is theirs."""
@@ -39,7 +39,7 @@ def new_session(
     config: RecipeConfig, until: str | None = None, rerun: Sequence[str] = (), *, cascade: bool = False
 ) -> Session:
     """The session of a request. Raises RecipeError for a stage that the recipe does not have."""
-    session = Session(_store_of(config), config.execution, listener=_listener.get(), preload=PRELOAD)
+    session = Session(_store_of(config), config.execution, listener=_listener.get(), preload=_PRELOAD)
     if until is None and not rerun:
         return session
     rows = plan_rows(config, session)

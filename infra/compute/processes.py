@@ -25,7 +25,7 @@ from infra.events import Events, Listener, Raised, Returned
 from infra.processor import wait_passively
 from infra.stopping import check_stopping, ends_in_order, is_stopping, request_stop
 
-PRELOAD = ("torch", "numpy", StageCall.__module__)
+_PRELOAD = ("torch", "numpy", StageCall.__module__)
 """What the fork server imports once for all its children."""
 NO_MEMORY = "can't allocate memory"
 """What torch says when the CPU's memory is at its end."""
@@ -57,7 +57,7 @@ def stop_stages() -> None:
 def run_in_process(call: StageCall, listener: Listener, preload: Sequence[str]) -> Finished:
     """Make a stage's call in a child process and return its result.
 
-    `preload` names modules that the fork server imports once, with `PRELOAD`; none of them may start threads at import.
+    `preload` names modules that the fork server imports once, with `_PRELOAD`; none of them may start threads at import.
 
     Events of the workspace arrive at the listener in this process. Raises what the function raised there, or
     StageProcessDied. When this process is interrupted, the child is stopped first.
@@ -65,7 +65,7 @@ def run_in_process(call: StageCall, listener: Listener, preload: Sequence[str]) 
     wait_passively()
     # A plain fork would copy the locks of threads that do not exist in the child.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*PRELOAD, *preload])
+    context.set_forkserver_preload([*_PRELOAD, *preload])
     # No end is waited for before one was asked for.
     deadline = math.inf
     here, there = context.Pipe()

@@ -97,7 +97,7 @@ def run_stage(
         return Outcome(record.artifact(), record, reused=True)
     assert lease is not None, "a holder that is waited for has committed"
     with lease, _keeping_log(store, lease, listener):
-        attempt = begin(stage, session, call, made, lease, caller)
+        attempt = _begin(stage, session, call, made, lease, caller)
         run = runner_of(stage, session, attempt.workspace, arguments, attempt.told_by(listener), attempt.started)
         finished = None
         with fenced(lease.check_alive):
@@ -232,7 +232,7 @@ class Attempt:
         )
 
 
-def begin(stage: Stage, session: Session, call: Call, made: Generation, lease: Lease, caller: Caller) -> Attempt:
+def _begin(stage: Stage, session: Session, call: Call, made: Generation, lease: Lease, caller: Caller) -> Attempt:
     """Make the attempt's workspace, and write down what it computes for people who ask before there is a record."""
     execution = session.execution
     compute = execution.compute(stage.name, stage.label)

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from infra.events import Event, Warned
-from infra.execution.attempt import HALVINGS, run_stage
+from infra.execution.attempt import run_stage
+from infra.execution.runners import HALVINGS
 from infra.session import Session
 from infra.settings import ComputeSettings, Execution
 from infra.stage import stage
