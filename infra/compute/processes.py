@@ -89,15 +89,17 @@ def run_in_process(call: StageCall, listener: Listener, preload: Sequence[str]) 
                 # A process that was asked to stop gets its time to save; a lost lease ends it at once.
                 if time.monotonic() > deadline or not is_stopping():
                     check_stopping()
-            kind, *values = here.recv()
-            if kind == "result":
-                # Joined, so that no zombie is left.
-                process.join()
-                return values[0]
-            if kind == "error":
-                process.join()
-                raise values[0]
-            listener(kind, *values)
+            message: StageMessage = here.recv()
+            match message:
+                case Returned(value):
+                    # Joined, so that no zombie is left.
+                    process.join()
+                    return value
+                case Raised(error):
+                    process.join()
+                    raise error
+                case event:
+                    listener(event)
     except EOFError:
         process.join()
         check_stopping()
