@@ -163,7 +163,7 @@ def stage_hours(shards: int, shard_seconds: float, cores: int, driver_seconds: f
 
 def plan(stages: dict[str, float], driver: dict[str, float], files: dict[str, float]) -> list[dict[str, Any]]:
     """A row per shard size and number of cores."""
-    from infra.execution.attempt import SIZES_AT_ONCE
+    from infra.execution.runners import SIZES_AT_ONCE
 
     rows = []
     for megabytes in SHARD_MEGABYTES:

@@ -21,7 +21,7 @@ from infra.storage.store import Store
 R = TypeVar("R")
 
 
-Arguments = dict[str, Any]
+Arguments = dict[str, object]
 """What a stage is called with: parameter name -> artifact, promise of one, list of them, None, or config."""
 
 

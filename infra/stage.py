@@ -44,7 +44,7 @@ class Call:
         for name, value in self.inputs.items():
             if isinstance(value, list | tuple):
                 found += [(f"{name}[{index}]", item) for index, item in enumerate(value)]
-            elif value is not None:
+            elif isinstance(value, Artifact | Pending):
                 found.append((name, value))
         return found
 

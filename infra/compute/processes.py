@@ -21,7 +21,7 @@ from multiprocessing.process import BaseProcess
 from types import FrameType
 
 from infra.compute.stage_call import Finished, StageCall
-from infra.events import Events, Listener, Raised, Returned
+from infra.events import Events, Listener, Raised, Returned, StageMessage
 from infra.processor import wait_passively
 from infra.stopping import check_stopping, ends_in_order, is_stopping, request_stop
 
