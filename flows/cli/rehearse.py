@@ -50,7 +50,7 @@ def rehearse(
         from flows.cli.terminal import run_in_terminal
 
         _check_cleaned(path, root)
-        code = run_in_terminal(errors if as_json else console, errors, str(path), root, until, [], [], cascade=False)
+        code, _ = run_in_terminal(errors if as_json else console, errors, str(path), root, until, [], [], cascade=False)
         _tell(path, root, until, as_json=as_json)
     if code == 0 and until is None:
         remember(full, how=f"rehearsed in {root}")

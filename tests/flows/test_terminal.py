@@ -141,7 +141,7 @@ def recipe(*_):
     threading.Event().wait()
 deployments.recipe = recipe
 terminal.start_own_server = lambda: None
-code = terminal.run_in_terminal(Console(), Console(), "smoke", sys.argv[1], None, [], [], cascade=False)
+code, _ = terminal.run_in_terminal(Console(), Console(), "smoke", sys.argv[1], None, [], [], cascade=False)
 sys.stdout.flush()
 os._exit(code)
 """
