@@ -22,6 +22,7 @@ class RateColumn(ProgressColumn):
     """Units per second."""
 
     def render(self, task: Task) -> Text:
+        # `speed` is of the last seconds, and a finished bar has only that of the whole.
         speed = task.finished_speed or task.speed
         return Text("" if speed is None else f"{speed:,.1f} {task.fields['unit']}/s", style="dim")
 
@@ -74,6 +75,7 @@ class Display:
             if kind == "progress":
                 self._show(label, *values)
             elif kind == "metrics":
+                # The first three are what the training itself logs first, such as loss and learning rate.
                 shown = [*list(values[1])[:3], *(name for name in _TOLD if values[1].get(name))]
                 self._metrics[label] = "  ".join(f"{name} {values[1][name]:.4g}" for name in shown)
             elif kind == "waiting":
@@ -94,6 +96,7 @@ class Display:
         metrics = self._metrics.get(label, "")
         if not self.console.is_terminal:
             now = time.monotonic()
+            # Rate and time left count from here: a resumed stage begins with much done already.
             began, before = self._began.setdefault(key, (now, done))
             if total and now - self._said.setdefault(label, now) >= PLAIN_SECONDS:
                 self._said[label] = now
@@ -141,6 +144,7 @@ def reused_line(label: str, id: str) -> str:
 
 def headline(facts: dict[str, Any]) -> str:
     """The scalar facts of an artifact in one line; scores with their standard errors."""
+    # Scores are told with errors, whatever other facts there are.
     if "stderr" in facts:
         scores = facts.get("primary") or facts["scores"]
         return ", ".join(
@@ -148,6 +152,7 @@ def headline(facts: dict[str, Any]) -> str:
         )
     shown = []
     for name, value in facts.items():
+        # Texts, lists and sizes of files tell nothing in one line.
         if isinstance(value, bool | str | list) or name in ("ranks", "files"):
             continue
         if isinstance(value, dict):

@@ -319,6 +319,7 @@ def _run(
     from flows.rehearsing.rehearsal_record import check_rehearsed
     from flows.running.prefect_server import prepare_prefect
 
+    # The rehearsal is asked of the recipe as it stands, before anything of Prefect is imported.
     check_rehearsed(load(recipe, overrides), recipe, skip=no_rehearsal)
 
     prepare_prefect()
