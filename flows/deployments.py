@@ -4,8 +4,6 @@ Parameters are names and small configs; their docstrings and defaults become the
 the phases' runs, so what came out is left in the run that was started too.
 """
 
-from typing import Any
-
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 
@@ -16,6 +14,7 @@ from flows.running.promotion import promoted_path, write_promoted
 from flows.running.run import load_recipe, run, run_evaluation, run_sweep
 from flows.running.sessions import naming_failures
 from infra.execution.markdown import code, escaped
+from infra.json_values import JsonObject
 from infra.records.record import payload_at
 from infra.storage.store import Store
 from tasks.artifacts import Ranking, Report
@@ -126,7 +125,7 @@ def evaluation(
     return [scores.address for scores in found]
 
 
-def shown_ranking(config: RecipeConfig, ranking: Ranking) -> tuple[list[dict[str, Any]], str]:
+def shown_ranking(config: RecipeConfig, ranking: Ranking) -> tuple[list[JsonObject], str]:
     """The ranking's table, the candidates tied with the best told apart, and where it is."""
     store = Store(config.execution.store)
     file = f"{payload_at(store, ranking.address)}/ranking.json"

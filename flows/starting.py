@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import TypedDict, get_args
 
 import yaml
 
@@ -13,6 +13,7 @@ from flows.config.recipe_config import RecipeConfig
 from flows.inspection.artifacts import find_record
 from infra.events import Listener
 from infra.execution.attempt import Outcome, run_stage
+from infra.json_values import JsonObject
 from infra.records.artifact import Artifact
 from infra.records.record import Record
 from infra.session import Session, current_session
@@ -32,6 +33,19 @@ ANY_ID = "f" * 16
 """Stands for the id of what is not adopted yet."""
 SAVE_POINT = re.compile(r"(?P<id>[0-9a-f]{4,16})@(?P<step>\d+)")
 """How a permanent save point is named."""
+
+
+class Adopted(TypedDict):
+    """What `olmo2 adopt` says."""
+
+    id: str
+    address: str
+    digest: str
+    reused: bool
+    store: str
+    recipe: str | None
+    """Path of the recipe that was written."""
+    facts: JsonObject
 
 
 def adopt_into(store: Store, source: str, revision: str, place: str, listener: Listener) -> Outcome:
@@ -57,7 +71,7 @@ def adopt_into(store: Store, source: str, revision: str, place: str, listener: L
     return run_stage(how.labelled(place), session, {"config": config}, listener)
 
 
-def adopt_command(store: Store, source: str, revision: str, place: str, into: str | None) -> dict[str, Any]:
+def adopt_command(store: Store, source: str, revision: str, place: str, into: str | None) -> Adopted:
     """`olmo2 adopt`: the artifact's id, whether it was there already, and the recipe written for `into`.
 
     Raises ValueError for a place or recipe that does not exist, before anything is fetched.
@@ -142,11 +156,11 @@ def check_base(config: RecipeConfig) -> None:
         )
 
 
-def base_settings(config: RecipeConfig, record: Record) -> dict[str, Any]:
+def base_settings(config: RecipeConfig, record: Record) -> JsonObject:
     """What a recipe must say otherwise to anneal this checkpoint, by dotted field: its vocabulary, fresh moments."""
     said = {"encode.ranks": config.encode.ranks, "encode.tokenizer": config.encode.tokenizer}
     made = {"encode.ranks": record.facts["ranks"], "encode.tokenizer": record.facts.get("tokenizer", "dolma2")}
-    wanting: dict[str, Any] = {name: value for name, value in made.items() if said[name] != value}
+    wanting: JsonObject = {name: value for name, value in made.items() if said[name] != value}
     # Without the moments of AdamW, an anneal cannot keep them and starts with fresh ones.
     if MOMENTS not in record.files:
         stages = {"anneal": config.anneal, "microanneal.anneal": config.microanneal.anneal}
@@ -163,7 +177,7 @@ def write_recipe(recipe: str, place: str, record: Record, config: RecipeConfig) 
     # A recipe that was named by a path has its neighbours next to it; a built-in one is not written to.
     by_path = recipe.endswith((".yaml", ".yml")) or "/" in recipe
     path = (source.parent if by_path else Path()) / f"{source.stem}-{place}-{record.id[:8]}.yaml"
-    content: dict[str, Any] = {"extends": source.stem, "start": {place: record.id}}
+    content: JsonObject = {"extends": source.stem, "start": {place: record.id}}
     for name, value in (base_settings(config, record) if place == "base" else {}).items():
         *parents, last = name.split(".")
         target = content

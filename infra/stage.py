@@ -18,12 +18,12 @@ from pydantic import BaseModel
 from infra.json_values import JsonObject
 from infra.records.artifact import Artifact
 from infra.records.record import Input
-from infra.session import Arguments, Pending, Session, current_session
+from infra.session import Arguments, Pending, Session, StageEstimate, current_session
 
 P = ParamSpec("P")
 A = TypeVar("A", bound=Artifact)
 
-_Estimate = Callable[..., JsonObject]
+_Estimate = Callable[..., StageEstimate]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 from infra.execution.attempt import Outcome
+from infra.json_values import JsonObject
 
 PLAIN_SECONDS = 20.0
 """Without a terminal, a working stage says where it is this often."""
@@ -142,7 +143,7 @@ def reused_line(label: str, id: str) -> str:
     return f"· {label:<28} Reused   {id}"
 
 
-def headline(facts: dict[str, Any]) -> str:
+def headline(facts: JsonObject) -> str:
     """The scalar facts of an artifact in one line; scores with their standard errors."""
     # Scores are told with errors, whatever other facts there are.
     if "stderr" in facts:

@@ -243,12 +243,12 @@ def diagnose(
 
     if not ids and not init:
         raise ValueError("give checkpoint ids, or --init with variants such as olmo2,olmo-0424")
-    found = diagnose_runs(existing_store(store), ids, out, window) if ids else {}
-    found |= diagnose_initialisation(init, widths, layers, out) if init else {}
+    runs = diagnose_runs(existing_store(store), ids, out, window) if ids else None
+    growth = diagnose_initialisation(init, widths, layers, out) if init else None
     if as_json:
-        print_json(found)
+        print_json({**(runs or {}), **(growth or {})})
     else:
-        print_diagnosis(console, found)
+        print_diagnosis(console, runs, growth)
 
 
 @app.command("clean")

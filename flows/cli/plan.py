@@ -1,6 +1,6 @@
 """`olmo2 plan`: what a run would do with each stage, or what it would cost. Imports that take time happen inside the command."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -93,7 +93,7 @@ def _show_stages(
         )
 
 
-def _as_json(row: "PlanRow") -> dict[str, Any]:
+def _as_json(row: "PlanRow") -> dict[str, object]:
     return {
         "label": row.label,
         "stage": row.stage,

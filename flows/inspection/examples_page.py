@@ -6,10 +6,11 @@ script, however a text may be written.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
+
+from infra.json_values import JsonObject
 
 SHOWN_CHARACTERS = 50_000
 """Of a text; a longer one is shown around its first match."""
@@ -44,7 +45,7 @@ mark { background: #ffd54a; outline: 1px solid #c77800 }
 """
 
 
-def write_page(path: Path, reason: str, rows: Sequence[dict[str, Any]]) -> None:
+def write_page(path: Path, reason: str, rows: Sequence[JsonObject]) -> None:
     """Write the page of `dropped` rows; each has its `step` and, as `spans`, the characters that matched."""
     shown = [
         {**row, "url": (row.get("metadata") or {}).get("url"), "marked": marked(row["text"], row["spans"])}

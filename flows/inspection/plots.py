@@ -1,8 +1,8 @@
 """Figures of the diagnosis: panels, inks, and files whose bytes depend on nothing but the values."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import orjson
 
@@ -55,7 +55,7 @@ def legend(axis: "Axes", columns: int = 1) -> None:
     axis.legend(frameon=False, fontsize=8, ncols=columns)
 
 
-def write_figure(figure: "Figure", out: Path, name: str, values: dict[str, Any]) -> list[str]:
+def write_figure(figure: "Figure", out: Path, name: str, values: Mapping[str, object]) -> list[str]:
     """`<name>.json` with the values, `.png` and `.svg` in a folder; returns their paths."""
     import matplotlib
     from matplotlib.text import Text

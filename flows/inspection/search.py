@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from infra.execution.plan import flatten
+from infra.json_values import JsonObject
 from infra.records.index import Index
 from infra.storage.store import Store
 
@@ -32,7 +33,7 @@ class Condition:
     operator: str
     value: Any
 
-    def holds(self, fields: dict[str, Any]) -> bool:
+    def holds(self, fields: JsonObject) -> bool:
         """Whether a field of this name holds the value; `!=` asks that one is there and none is equal."""
         found = [value for path, value in fields.items() if path == self.field or path.endswith(f".{self.field}")]
         if self.operator == "!=":
@@ -72,7 +73,7 @@ def plain_value(text: str) -> Any:
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
 
 
-def search(store: Store, conditions: list[str]) -> list[dict[str, Any]]:
+def search(store: Store, conditions: list[str]) -> list[JsonObject]:
     """Summaries of the artifacts for which all conditions hold, oldest first, each with the fields that were asked."""
     asked = [parse_condition(text) for text in conditions]
     found = []

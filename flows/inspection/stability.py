@@ -7,10 +7,10 @@ layer) and `in-loop-<id>` (what was evaluated while it trained), the last two wh
 """
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from rich.table import Table
 from flows.config.errors import nearest
 from flows.inspection.artifacts import find_record
 from flows.inspection.plots import fit_scale, inks, legend, panels, shades, write_figure
+from infra.json_values import JsonObject
 from infra.records.reader import Reader
 from infra.records.record import Record
 from infra.storage.store import Store
@@ -34,7 +35,7 @@ from model.training.measuring.diagnostics import (
 )
 from tasks.artifacts import METRICS, PERPLEXITY, TASK
 
-VARIANTS: dict[str, dict[str, Any]] = {
+VARIANTS: dict[str, JsonObject] = {
     "olmo2": {},
     "olmo-0424": OLMO_0424,
     "olmo-0424-normal-init": OLMO_0424 | {"init": "normal"},
@@ -68,7 +69,49 @@ Drawn = tuple[list[int], list[float]]
 """Steps and values as they are drawn and written next to the figure."""
 
 
-def diagnose_runs(store: Store, ids: list[str], out: Path, window: int) -> dict[str, Any]:
+class Judged(TypedDict):
+    """Curves and spike scores of a run."""
+
+    series: dict[str, Series]
+    logged: int
+    """Steps that it logged."""
+    window: int
+    judged: int
+    """Steps that had a whole window before them."""
+    spikes: dict[str, float]
+    """Percent of the judged steps, by metric (the paper's definition)."""
+    monitor_judged: int
+    monitor_spikes: float | None
+    """Percent by OLMo-core's monitor; None where it cannot judge."""
+    monitor_recent_spikes: float | None
+
+
+class JudgedRun(Judged):
+    """The same with whose it is."""
+
+    id: str
+    label: str
+
+
+class RunDiagnosis(TypedDict):
+    """What was found of runs, and the figures that show it."""
+
+    runs: list[JsonObject]
+    """As JudgedRun, without the series."""
+    curves_files: list[str]
+    norms_files: NotRequired[list[str]]
+    in_loop_files: NotRequired[list[str]]
+
+
+class GrowthDiagnosis(TypedDict):
+    """What was found of initialisations, and the figures that show it."""
+
+    growth: list[JsonObject]
+    """A variant at a width, with its growth exponents."""
+    growth_files: list[str]
+
+
+def diagnose_runs(store: Store, ids: list[str], out: Path, window: int) -> RunDiagnosis:
     """Figures and spike scores of trainings in a folder; returns the scores and the paths.
 
     Raises ValueError for an artifact without logged metrics.
@@ -77,14 +120,17 @@ def diagnose_runs(store: Store, ids: list[str], out: Path, window: int) -> dict[
     if window < 2:
         raise ValueError(f"--window {window}: a standard deviation needs at least 2 values; the paper's window is 1000")
     logs = [_logged(store, record) for record in records]
-    runs = [
-        {"id": record.id, "label": record.label} | judged(logged, window)
+    runs: list[JudgedRun] = [
+        {"id": record.id, "label": record.label, **judged(logged, window)}
         for record, logged in zip(records, logs, strict=True)
     ]
-    found: dict[str, Any] = {"runs": [_without_series(run) for run in runs], "curves_files": draw_curves(runs, out)}
+    found: RunDiagnosis = {"runs": [_without_series(run) for run in runs], "curves_files": draw_curves(runs, out)}
     for run, logged in zip(runs, logs, strict=True):
-        for name, files in _draw_details(run, logged, out).items():
-            found.setdefault(name, []).extend(files)
+        details = _draw_details(run, logged, out)
+        if "norms_files" in details:
+            found["norms_files"] = found.get("norms_files", []) + details["norms_files"]
+        if "in_loop_files" in details:
+            found["in_loop_files"] = found.get("in_loop_files", []) + details["in_loop_files"]
     return found
 
 
@@ -107,7 +153,7 @@ def series_of(rows: Iterable[dict[str, float]]) -> dict[str, Series]:
     return found
 
 
-def judged(logged: dict[str, Series], window: int) -> dict[str, Any]:
+def judged(logged: dict[str, Series], window: int) -> Judged:
     """Curves and spike scores of what a run logged, by both definitions; OLMo-core's reads the cross-entropy, and the loss
     of a run that has none.
     """
@@ -130,7 +176,7 @@ def judged(logged: dict[str, Series], window: int) -> dict[str, Any]:
     }
 
 
-def _without_series(run: dict[str, Any]) -> dict[str, Any]:
+def _without_series(run: JudgedRun) -> JsonObject:
     return {name: value for name, value in run.items() if name != "series"}
 
 
@@ -152,24 +198,26 @@ def thinned(series: Series) -> Drawn:
     return [steps[place] for place in places], [values[place] for place in places]
 
 
-def draw_curves(runs: list[dict[str, Any]], out: Path, name: str = "curves") -> list[str]:
+def draw_curves(runs: Sequence[JudgedRun], out: Path, name: str = "curves") -> list[str]:
     """Loss and gradient norm of runs (`judged`, with `label` and `id`), with their spike scores."""
-    drawn = [run | {"series": {name: thinned(series) for name, series in run["series"].items()}} for run in runs]
+    drawn = [{name: thinned(series) for name, series in run["series"].items()} for run in runs]
     figure, axes = panels(len(_CURVES))
     for axis, (metric, said) in zip(axes, _CURVES.items(), strict=True):
-        for run, ink in zip(drawn, inks(len(runs)), strict=True):
-            steps, values = run["series"][metric]
+        for run, series, ink in zip(runs, drawn, inks(len(runs)), strict=True):
+            steps, values = series[metric]
             if values:
                 spikes = f"spikes {run['spikes'][metric]:.3g} %" if run["judged"] else "too short to judge"
                 label = f"{run['label']} {run['id'][:8]}: {spikes}"
                 axis.plot(steps, values, color=ink, linewidth=0.9, label=label)
         axis.set(xlabel="step", ylabel=said)
         legend(axis)
-        fit_scale(axis, [value for run in drawn for value in run["series"][metric][1]])
-    return write_figure(figure, out, name, {"runs": drawn})
+        fit_scale(axis, [value for series in drawn for value in series[metric][1]])
+    return write_figure(
+        figure, out, name, {"runs": [{**run, "series": series} for run, series in zip(runs, drawn, strict=True)]}
+    )
 
 
-def _draw_details(run: dict[str, Any], logged: dict[str, Series], out: Path) -> dict[str, list[str]]:
+def _draw_details(run: JudgedRun, logged: dict[str, Series], out: Path) -> dict[str, list[str]]:
     """The figures of one run alone, by the name under which they are reported."""
     short = run["id"][:8]
     details = {}
@@ -208,7 +256,9 @@ def draw_lines(series: dict[str, dict[str, Drawn]], out: Path, name: str) -> lis
     return write_figure(figure, out, name, {"series": series})
 
 
-def diagnose_initialisation(variants: str, widths: str, layers: int, out: Path, name: str = "growth") -> dict[str, Any]:
+def diagnose_initialisation(
+    variants: str, widths: str, layers: int, out: Path, name: str = "growth"
+) -> GrowthDiagnosis:
     """Growth exponents of variants over widths at initialisation: a `.json`, `.png` and `.svg`; returns them.
 
     Raises ValueError for a variant that is not known, a width that heads do not divide, or a single layer.
@@ -217,7 +267,7 @@ def diagnose_initialisation(variants: str, widths: str, layers: int, out: Path, 
     sizes = _widths(widths)
     if layers < 2:
         raise ValueError(f"--layers {layers}: growth through the depth needs at least 2 layers")
-    rows = [
+    rows: list[JsonObject] = [
         {"variant": name, "width": width, **_growth(name, width, layers)._asdict()}
         for name in chosen
         for width in sizes
@@ -270,23 +320,25 @@ def _growth(variant: str, width: int, layers: int):
     return growth_exponent(Transformer(config, seed=_SEED), ids)
 
 
-def print_diagnosis(console: Console, found: dict[str, Any]) -> None:
+def print_diagnosis(console: Console, runs: RunDiagnosis | None, growth: GrowthDiagnosis | None) -> None:
     """Scores and exponents as tables, and where the figures are."""
-    if "runs" in found:
+    files: list[list[str]] = []
+    if runs:
         table = Table("run", "values", "judged", "loss spikes %", "gradient spikes %", "judged by monitor", "monitor %",
                       f"last {MONITOR_STEPS:,} %", box=None, pad_edge=False)  # fmt: skip
-        for run in found["runs"]:
+        for run in runs["runs"]:
             spikes = [f"{run['spikes'][name]:.3g}" if run["judged"] else "–" for name in _CURVES]
             wanted = ("monitor_spikes", "monitor_recent_spikes")
             monitor = [f"{run[name]:.3g}" if run["monitor_judged"] else "–" for name in wanted]
             table.add_row(f"{run['label']} {run['id'][:8]}", f"{run['logged']:,}", f"{run['judged']:,}", *spikes,
                           f"{run['monitor_judged']:,}", *monitor)  # fmt: skip
         console.print(table)
-    if "growth" in found:
+        files += [runs["curves_files"], runs.get("norms_files", []), runs.get("in_loop_files", [])]
+    if growth:
         table = Table("variant", "width", *GROWTH, box=None, pad_edge=False)
-        for row in found["growth"]:
+        for row in growth["growth"]:
             table.add_row(row["variant"], str(row["width"]), *(f"{row[what]:+.4f}" for what in GROWTH))
         console.print(table)
-    for name in ("curves_files", "norms_files", "in_loop_files", "growth_files"):
-        if name in found:
-            console.print(*found[name], highlight=False)
+        files.append(growth["growth_files"])
+    for paths in filter(None, files):
+        console.print(*paths, highlight=False)

@@ -5,13 +5,13 @@ All of it is in the records and files that the stages leave; nothing is measured
 
 from collections import Counter
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from flows.cli.options import print_whole
 from infra.execution.plan import PlanRow
+from infra.json_values import JsonObject
 from infra.records.artifact import Artifact
 from infra.records.reader import Reader
 from infra.records.record import Record, record_of
@@ -102,7 +102,7 @@ def _columns(reader: Reader, artifact: Artifact, record: Record) -> str:
         name for name in record.files if name.endswith(".jsonl.zst") and not name.startswith(("bad/", "dropped/"))
     )
     # The first row stands for all: rows of one file have the same fields.
-    first: dict[str, Any] = next(iter(reader.read_jsonl(artifact, files[0])), {}) if files else {}
+    first: JsonObject = next(iter(reader.read_jsonl(artifact, files[0])), {}) if files else {}
     names = [name for name in first if name != "metadata"] + [
         f"metadata.{name}" for name in first.get("metadata") or {}
     ]
@@ -152,6 +152,6 @@ def print_findings(console: Console, found: list[Finding]) -> None:
     print_whole(console, table)
 
 
-def finding_rows(found: list[Finding]) -> list[dict[str, Any]]:
+def finding_rows(found: list[Finding]) -> list[JsonObject]:
     """The list as JSON values."""
     return [asdict(item) for item in found]

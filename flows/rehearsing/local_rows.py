@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from infra.json_values import JsonObject
 from tasks.evaluation.benchmarks.olmes.tasks import find_task
 
 ALL_FILES = "**/*"
@@ -83,7 +84,7 @@ def split_patterns(card: Path, subset: str, split: str) -> list[str]:
     return [path for item in found for path in ([item] if isinstance(item, str) else item)]
 
 
-def card_configs(card: Path) -> list[dict[str, Any]]:
+def card_configs(card: Path) -> list[JsonObject]:
     """The configurations of a card's front matter; none without a card."""
     if not card.is_file():
         return []

@@ -12,6 +12,7 @@ from flows.config.files import checked_recipe
 from flows.config.phases.evaluation_config import EvaluationConfig
 from flows.config.recipe_config import RecipeConfig
 from flows.rehearsing.local_rows import with_local_rows
+from infra.json_values import JsonObject
 from model.config import ModelConfig
 from model.tokens.tokenizer import Tokenizer
 from tasks.evaluation.benchmarks import Benchmark
@@ -88,14 +89,14 @@ def rehearsed(config: RecipeConfig, rows: Path | None, store: str) -> RecipeConf
     return checked_recipe(_limited(data), data["name"])
 
 
-def _benchmarks(evaluation: EvaluationConfig, raw: dict[str, Any]) -> list[tuple[Benchmark, dict[str, Any]]]:
+def _benchmarks(evaluation: EvaluationConfig, raw: JsonObject) -> list[tuple[Benchmark, JsonObject]]:
     """Every benchmark of every kind of model with its raw fields."""
     lists = [(evaluation.benchmarks, raw["benchmarks"])]
     lists += [(part.benchmarks, raw[name]["benchmarks"]) for name, part in evaluation.parts.items()]
     return [pair for benchmarks, fields in lists for pair in zip(benchmarks, fields, strict=True)]
 
 
-def model_of(model: ModelConfig) -> dict[str, Any]:
+def model_of(model: ModelConfig) -> JsonObject:
     """The variant's small model: its norms and initialisation, its queries per key, its ratio of MLP to width."""
     group = model.n_heads // model.n_kv_heads
     # Grouped queries keep their number per key, so the number of heads is a multiple of it.
@@ -151,7 +152,7 @@ def _limited(value: Any) -> Any:
     return found
 
 
-def _scale_trainings(data: dict[str, Any], full: dict[str, Any]) -> None:
+def _scale_trainings(data: JsonObject, full: JsonObject) -> None:
     """Windows of a step, steps, schedules, and the sizes of mixes that are asked for in tokens."""
     pretrain, sweep = data["pretrain"], data["microanneal"]
     trainings = {"pretrain": pretrain, "anneal": data["anneal"], "microanneal": sweep["anneal"]}
@@ -188,12 +189,12 @@ def _scale_trainings(data: dict[str, Any], full: dict[str, Any]) -> None:
         data["comparison"]["window"] = max(2, STEPS["pretrain"] // 2)
 
 
-def _scale_mix(mix: dict[str, Any], of_step: int, steps: int) -> None:
+def _scale_mix(mix: JsonObject, of_step: int, steps: int) -> None:
     if mix["requested_tokens"] is not None:
         mix["requested_tokens"] = of_step * steps
 
 
-def _scale_schedule(pretrain: dict[str, Any], full: dict[str, Any], mix: dict[str, Any]) -> None:
+def _scale_schedule(pretrain: JsonObject, full: JsonObject, mix: JsonObject) -> None:
     """The schedule's parts keep their shares of the run."""
     of_step = full["batch_size"] * full["sequence_length"]
     # Where no steps are given, the mix says how many there are.
@@ -209,7 +210,7 @@ def _scale_schedule(pretrain: dict[str, Any], full: dict[str, Any], mix: dict[st
         }
 
 
-def _scale_reinforcement(data: dict[str, Any], config: RecipeConfig) -> None:
+def _scale_reinforcement(data: JsonObject, config: RecipeConfig) -> None:
     """Whole rollouts, with no fewer answers than updates."""
     stages = [(data["rlvr"], config.rlvr), *zip(
         (item["rlvr"] for item in data["further_rlvr"]), (item.rlvr for item in config.further_rlvr), strict=True
@@ -221,7 +222,7 @@ def _scale_reinforcement(data: dict[str, Any], config: RecipeConfig) -> None:
         stage["episodes"] = ROLLOUTS * prompts * stage.get("samples", 1)
 
 
-def _execution(config: RecipeConfig, store: str) -> dict[str, Any]:
+def _execution(config: RecipeConfig, store: str) -> JsonObject:
     """Here, on CPU, in one process, without compiling; a language model is asked where the recipe says."""
     execution = config.execution.model_dump(mode="json")
     small = {

@@ -62,7 +62,7 @@ def _rating(number: int, typed: bool) -> str:
     return f"Text {number}\n{kind}Rating: {1 + number % 5}\nRationale: It is the text of number {number}."
 
 
-def completion(prompt: str) -> dict[str, Any]:
+def completion(prompt: str) -> dict[str, object]:
     """The answer's JSON; words stand for tokens."""
     text = answer(prompt)
     return {

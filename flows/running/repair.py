@@ -33,7 +33,7 @@ from infra.records.upkeep import (
     set_record_aside,
     told_digest,
 )
-from infra.session import Session
+from infra.session import Arguments, Session
 from infra.settings import Execution
 from infra.stage import Stage
 from infra.storage.store import CorruptObject, Store, StoreError
@@ -145,7 +145,7 @@ def _run(store: Store, record: Record | Started, ray: str, *, force: bool) -> Re
     return run_stage(stage, session, arguments_of(store, stage, record), lambda *_: None).record
 
 
-def arguments_of(store: Store, stage: Stage, record: Record | Started) -> dict[str, Any]:
+def arguments_of(store: Store, stage: Stage, record: Record | Started) -> Arguments:
     """The arguments that a record's config and inputs were."""
     hints = get_type_hints(stage.function)
     # The first parameter is the workspace, which no record has.
@@ -153,7 +153,7 @@ def arguments_of(store: Store, stage: Stage, record: Record | Started) -> dict[s
     configs = [name for name in parameters if _is_config(hints[name])]
     # As `Stage.sort` put them into the record: one config alone, several by their names.
     bodies = {configs[0]: record.config} if len(configs) == 1 else record.config
-    arguments: dict[str, Any] = {name: hints[name].model_validate(bodies[name]) for name in configs}
+    arguments: Arguments = {name: hints[name].model_validate(bodies[name]) for name in configs}
     for name in parameters:
         if name in arguments:
             continue

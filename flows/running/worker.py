@@ -8,7 +8,7 @@ import argparse
 import asyncio
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
 from prefect.settings import PREFECT_WORKER_HEARTBEAT_SECONDS, PREFECT_WORKER_PREFETCH_SECONDS
@@ -16,6 +16,7 @@ from prefect.utilities.processutils import setup_signal_handlers_worker
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker
 
 from flows.running.work_pool import ENTRYPOINTS, JOB_TEMPLATE, POOL, STEP
+from infra.json_values import JsonObject
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -52,7 +53,7 @@ def check_run(flow_run: "FlowRun", deployment: "DeploymentResponse | None", work
         raise RefusedRun(f"the deployment has steps before its run other than to work in {Path.cwd()}")
 
 
-def _stays_here(steps: list[dict[str, Any]] | None) -> bool:
+def _stays_here(steps: list[JsonObject] | None) -> bool:
     return all(
         set(step) == {STEP}
         and set(step[STEP]) == {"directory"}

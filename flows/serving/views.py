@@ -5,10 +5,10 @@ joined to a path unseen.
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypedDict
 
 import orjson
 import zstandard
@@ -16,7 +16,8 @@ import zstandard
 from flows.inspection.artifacts import find_record
 from infra.execution.compare import record_differences
 from infra.execution.plan import flatten
-from infra.records.index import Index
+from infra.json_values import JsonObject
+from infra.records.index import Index, Summary
 from infra.records.marks import notes, pins, tags
 from infra.records.reader import Reader
 from infra.records.record import Record, lineage, load_record
@@ -41,11 +42,110 @@ COLUMN, ROW, BOX = 190, 46, (160, 30)
 """Pixels of the lineage's grid, and of a box."""
 
 
+class ArtifactList(TypedDict):
+    """One page of the artifacts that fit."""
+
+    rows: list[Summary]
+    count: int
+    """Of all that fit."""
+    page: int
+    pages: int
+    stage: str
+    words: str
+
+
+class Runs(TypedDict):
+    """Where each run has come to."""
+
+    ends: list[JsonObject]
+    """Summaries with the recipe's name."""
+    count: int
+    """Of all records."""
+    tags: list[JsonObject]
+
+
+@dataclass(frozen=True)
+class GraphNode:
+    """A box of the lineage."""
+
+    id: str
+    generation: int
+    label: str
+    stage: str
+    x: int
+    y: int
+    own: bool
+
+
+class Graph(TypedDict):
+    """Boxes and lines of a lineage, in pixels."""
+
+    nodes: list[GraphNode]
+    lines: list[tuple[GraphNode, GraphNode]]
+    width: int
+    height: int
+    box: tuple[int, int]
+    left_out: int
+    """Artifacts that are not drawn."""
+
+
+class LossCurve(TypedDict):
+    """A loss as a line in a box of 600 x 160."""
+
+    line: str
+    """Points as SVG writes them."""
+    low: float
+    high: float
+    first: int
+    last: int
+    end: float
+    """The last value."""
+
+
+class ArtifactPage(TypedDict):
+    """Everything about one artifact; facts, config and cost by dotted path."""
+
+    record: Record
+    bytes: int
+    facts: JsonObject
+    config: JsonObject
+    cost: JsonObject
+    users: list[Summary]
+    graph: Graph
+    curve: LossCurve | None
+    samples: list[str]
+    """Files of rows."""
+    tags: list[str]
+    pinned: bool
+    said: Sequence[object]
+    """Notes."""
+
+
+class Samples(TypedDict):
+    """One page of a file's rows."""
+
+    record: Record
+    file: str
+    rows: list[tuple[int, dict[str, str]]]
+    """0-based number and the fields as text."""
+    page: int
+    more: bool
+
+
+class ComparedPage(TypedDict):
+    """How two artifacts differ."""
+
+    first: Record
+    second: Record
+    differences: dict[str, list[str]]
+    scores: list[JsonObject]
+
+
 class NotFound(ValueError):
     """There is nothing of this name."""
 
 
-def listing(store: Store, stage: str, words: str, page: int) -> dict[str, Any]:
+def listing(store: Store, stage: str, words: str, page: int) -> ArtifactList:
     """One page of the artifacts, newest first; `stage` is a stage, label or pattern, `words` is looked for in label and id."""
     rows = [
         row
@@ -61,11 +161,12 @@ def listing(store: Store, stage: str, words: str, page: int) -> dict[str, Any]:
     return {"rows": shown, "count": len(rows), "page": page, "pages": pages, "stage": stage, "words": words}
 
 
-def runs(store: Store) -> dict[str, Any]:
+def runs(store: Store) -> Runs:
     """Artifacts that nothing was made from, newest first: where each run has come to."""
-    rows, used = [], set()
+    rows: list[JsonObject] = []
+    used: set[str] = set()
     for summary, body in Index(store).bodies():
-        rows.append(summary | {"recipe": body["config"].get("recipe", "")})
+        rows.append({**summary, "recipe": body["config"].get("recipe", "")})
         used |= {item["address"] for item in body["inputs"]}
     # By address, since a generation may have been used while a later one was not.
     ends = [row for row in rows if f"{row['stage']}/{row['id']}/g{row['generation']:04d}" not in used]
@@ -87,7 +188,7 @@ def record_named(store: Store, id: str, generation: int | None) -> Record:
     return older
 
 
-def artifact(store: Store, record: Record) -> dict[str, Any]:
+def artifact(store: Store, record: Record) -> ArtifactPage:
     """Everything about one artifact."""
     users = [
         summary
@@ -118,20 +219,7 @@ def is_rows(name: str) -> bool:
 # -- lineage ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class GraphNode:
-    """A box of the lineage."""
-
-    id: str
-    generation: int
-    label: str
-    stage: str
-    x: int
-    y: int
-    own: bool
-
-
-def graph(store: Store, record: Record) -> dict[str, Any]:
+def graph(store: Store, record: Record) -> Graph:
     """Boxes and lines of what an artifact was made from, inputs left of what uses them."""
     records = lineage(store, record)
     left_out = max(0, len(records) - MOST_NODES)
@@ -172,7 +260,7 @@ def graph(store: Store, record: Record) -> dict[str, Any]:
 # -- files ------------------------------------------------------------------------------------------------
 
 
-def _curve(store: Store, record: Record) -> dict[str, Any] | None:
+def _curve(store: Store, record: Record) -> LossCurve | None:
     """The loss of a training as a line in a box of 600 x 160; None where none was logged."""
     if METRICS not in record.files:
         return None
@@ -196,7 +284,7 @@ def _curve(store: Store, record: Record) -> dict[str, Any] | None:
     return {"line": line, "low": low, "high": high, "first": first, "last": last, "end": kept[-1][1]}
 
 
-def samples(store: Store, record: Record, name: str, page: int) -> dict[str, Any]:
+def samples(store: Store, record: Record, name: str, page: int) -> Samples:
     """One page of the rows of a file of an artifact. Raises NotFound for a file that it does not have."""
     if name not in record.files or not is_rows(name):
         raise NotFound(f"{record.label} {record.id} has no file of rows {name[:200]!r}")
@@ -245,9 +333,9 @@ def _cut(text: str) -> str:
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
 
 
-def comparison_page(store: Store, first: Record, second: Record) -> dict[str, Any]:
+def comparison_page(store: Store, first: Record, second: Record) -> ComparedPage:
     """How two artifacts differ; two evaluations also item by item."""
-    scores: list[dict[str, Any]] = []
+    scores: list[JsonObject] = []
     if first.kind == second.kind == Scores.__name__:
         one, other = first.artifact(), second.artifact()
         assert isinstance(one, Scores) and isinstance(other, Scores)

@@ -31,9 +31,9 @@ NAMESPACE = "olmo2"
 """Of the actors' names in a cluster."""
 RESTARTS = 3
 """How often a stage is started again in one attempt after its node or process died."""
-POLL_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 """How often events are taken from the actor."""
-PATIENCE_SECONDS = 10.0
+_PATIENCE_SECONDS = 10.0
 """A stage that no node has taken after so long is told to be waiting, once."""
 HAND_OVER_SECONDS = 60.0
 """How long an actor keeps an error, or a result, that no driver asks for. Results are in the store as well."""
@@ -234,7 +234,7 @@ def _ending(
             if kind in ("result", "error"):
                 return kind, values[0]
             listener(kind, *values)
-        time.sleep(POLL_SECONDS)
+        time.sleep(_POLL_SECONDS)
 
 
 def _waiting(listener: Listener, claim: Claim) -> Callable[[], None]:
@@ -243,7 +243,7 @@ def _waiting(listener: Listener, claim: Claim) -> Callable[[], None]:
 
     def tell() -> None:
         nonlocal told
-        if not told and time.monotonic() - asked > PATIENCE_SECONDS:
+        if not told and time.monotonic() - asked > _PATIENCE_SECONDS:
             told = True
             listener("waiting", f"waiting for a node of the cluster{' with ' if claim.text() else ''}{claim.text()}")
 
@@ -256,7 +256,7 @@ def _asked(ray: ModuleType, ask: Callable[[], Any], meanwhile: Callable[[], None
     while True:
         answer = ask()
         # A wait with an end, so that Ctrl-C is noticed although the actor works for hours.
-        while not ray.wait([answer], timeout=POLL_SECONDS)[0]:
+        while not ray.wait([answer], timeout=_POLL_SECONDS)[0]:
             check_stopping()
             meanwhile()
         check_stopping()
@@ -266,7 +266,7 @@ def _asked(ray: ModuleType, ask: Callable[[], Any], meanwhile: Callable[[], None
             silent_since = silent_since or time.monotonic()
             if time.monotonic() - silent_since > SILENCE_SECONDS:
                 raise
-            time.sleep(POLL_SECONDS)
+            time.sleep(_POLL_SECONDS)
 
 
 __all__ = ["Claim", "PlacedStageDied", "run_placed"]

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from types import MappingProxyType
-from typing import Any
 
 from flows.config.parts import Reinforcement, StartPoint
 from flows.config.recipe_config import RecipeConfig
 from flows.config.sizes.known_sizes import prompts_of, rows_of, total_of
 from infra.execution.plan import PlanRow
 from infra.records.artifact import Artifact
+from infra.session import StageEstimate
 from infra.settings import ComputeSettings
 from model.config import ModelConfig, Precision
 from model.data.chat_batches import steps_for
@@ -89,13 +89,14 @@ class Run:
         """FLOPs of the whole stage for a model of this shape (RECIPE A.7)."""
         return None if self.tokens is None else self.work * self.tokens * model.flops_per_token(self.longest)
 
-    def estimate(self, model: ModelConfig) -> dict[str, Any]:
+    def estimate(self, model: ModelConfig) -> StageEstimate:
         """What a plan says of the stage before it runs; `tokens_at_most` where rows may be shorter than their limit."""
-        known = {"parameters": model.parameters, "flops_per_token": model.flops_per_token(self.longest)}
+        known: StageEstimate = {"parameters": model.parameters, "flops_per_token": model.flops_per_token(self.longest)}
         if self.tokens is None:
             return known
-        name = "tokens_at_most" if self.at_most else "tokens"
-        return known | {"steps": self.steps, name: self.tokens, "flops": self.flops(model)}
+        known["steps"], known["flops"] = self.steps, self.flops(model)
+        known["tokens_at_most" if self.at_most else "tokens"] = self.tokens
+        return known
 
     def memory(self, model: ModelConfig, shards: int, tokens: int) -> Memory:
         """Memory of a GPU whose state is one of so many shards, with so many tokens going through it at once."""

@@ -2,7 +2,6 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -46,7 +45,7 @@ def profile_of(
     )
 
 
-def profile_row(found: Profile) -> dict[str, Any]:
+def profile_row(found: Profile) -> dict[str, object]:
     """Seconds, tokens, FLOPs, and shares by part."""
     return asdict(found) | {
         "tokens_per_second": found.tokens_per_second, "of_roofline": found.of_roofline, "processor": processor_name(),

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -62,7 +61,7 @@ def scaling_of(
     return found
 
 
-def scaling_rows(found: Sequence[Scaled]) -> dict[str, Any]:
+def scaling_rows(found: Sequence[Scaled]) -> dict[str, object]:
     """Everything in seconds, bytes and hours."""
     rows = [asdict(item) | {"step": item.step, "hours": item.hours} for item in found]
     return {"rows": rows, "stops_scaling_at": stops_at(found)}
