@@ -1,9 +1,9 @@
 """What each step of a run gained, with its paired error: the report's `gains`.
 
-A step's gain is the mean improvement over all benchmarks of one unit from the checkpoint it began with to the one it made, item by item
-where both kept their items (`comparing/paired.py`). Positive is better, whatever a benchmark's direction. Every gain has `gain`,
-`stderr`, `n` (items), `discordant` (items that changed) and `words`: "gain" or "loss" from 3 standard errors on, else "no effect
-shown". The paper prints no errors; they are ours.
+A step's gain is the mean improvement over all benchmarks of one unit, from the checkpoint it began with to the one it made, item
+by item where both kept their items (`comparing/paired.py`). Positive is better, whatever a benchmark's direction. Every gain has
+`gain`, `stderr`, `n` (items), `discordant` (items that changed) and `words`: "gain" or "loss" from 3 standard errors on, else "no
+effect shown". The paper prints no errors; they are ours.
 """
 
 from collections.abc import Sequence
