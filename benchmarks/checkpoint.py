@@ -33,9 +33,9 @@ from model.config import Compute, ModelConfig
 from model.data.labels import next_token_labels
 from model.network.transformer import Transformer
 from model.parallel.work_split import HostBatch
+from model.training.configs import LossConfig, OptimConfig
 from model.training.loop import Course, Listeners, TrainState, new_state, train
-from model.training.losses import LossConfig, language_model_objective
-from model.training.optim import OptimConfig
+from model.training.losses import language_model_objective
 from model.training.schedule import ScheduleConfig
 from model.training.state_files import STATE_BYTES
 from tasks.training.fitting.save_points import Journal, SavePoints, resume

@@ -32,11 +32,11 @@ from model.decoding.prefix_scoring import tree_log_likelihoods
 from model.files.weights import save_hf
 from model.network.transformer import Transformer
 from model.tokens.tokenizer import Tokenizer
+from model.training.configs import LossConfig, OptimConfig
 from model.training.loop import Course, compile_model, new_state, train_step
-from model.training.losses import LossConfig, language_model_objective
+from model.training.losses import language_model_objective
 from model.training.measuring.profile import StepShape, product_flops, profile_steps
 from model.training.measuring.throughput import peak_flops
-from model.training.optim import OptimConfig
 from model.training.schedule import ScheduleConfig
 from model.training.state_files import snapshot
 

@@ -45,9 +45,9 @@ def ours(size: dict[str, int], compiled: bool, bf16: bool) -> Callable[[], float
     from model.config import Compute, ModelConfig
     from model.data.labels import next_token_labels
     from model.network.transformer import Transformer
+    from model.training.configs import LossConfig, OptimConfig
     from model.training.loop import Course, Listeners, new_state, train
-    from model.training.losses import LossConfig, language_model_objective
-    from model.training.optim import OptimConfig
+    from model.training.losses import language_model_objective
     from model.training.schedule import ScheduleConfig
 
     config = ModelConfig(

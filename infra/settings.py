@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypedDict, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -51,6 +51,15 @@ def _ray_address(value: str) -> str:
 RayAddress = Annotated[Literal["local", "off"] | str, BeforeValidator(_word), AfterValidator(_ray_address)]
 
 
+class ParallelLayout(TypedDict):
+    """The fields of ParallelSettings that a trainer has to know."""
+
+    workers: int
+    data: Literal["ddp", "fsdp", "hsdp"]
+    replicas: int
+    activation_checkpointing: Literal["off", "feed_forward", "blocks"]
+
+
 class ParallelSettings(BaseModel):
     """How many processes train one model, and what each of them holds. Results do not depend on it, up to rounding.
 
@@ -71,9 +80,14 @@ class ParallelSettings(BaseModel):
     """How often, in its whole run, a group that lost a worker is started again from its last save point; -1 for no limit. A
     fault that comes back at every start is then tried for ever."""
 
-    def layout(self) -> dict[str, Any]:
+    def layout(self) -> ParallelLayout:
         """What the trainer has to know; how often a lost group is started again is not."""
-        return self.model_dump(exclude={"max_restarts"})
+        return {
+            "workers": self.workers,
+            "data": self.data,
+            "replicas": self.replicas,
+            "activation_checkpointing": self.activation_checkpointing,
+        }
 
 
 class FitSettings(BaseModel):
@@ -85,6 +99,13 @@ class FitSettings(BaseModel):
     """Devices of the machine or cluster that one training may use."""
     memory: float | None = Field(default=None, gt=0)
     """Bytes of one device."""
+
+
+class PlacementOptions(TypedDict):
+    """Options of a Ray task or actor that choose its node."""
+
+    resources: dict[str, float]
+    label_selector: dict[str, str]
 
 
 class Placement(BaseModel):
@@ -99,7 +120,7 @@ class Placement(BaseModel):
     labels: dict[str, str] = {}
     """Labels that the node must have (`ray start --labels`), such as {kind: cpu}."""
 
-    def options(self) -> dict[str, Any]:
+    def options(self) -> PlacementOptions:
         """Options of a Ray task or actor."""
         return {"resources": dict(self.resources), "label_selector": dict(self.labels)}
 
@@ -307,6 +328,7 @@ class Execution(BaseModel):
         if self.keep_every is not None and self.keep_every % self.save_every:
             raise ValueError(
                 f"keep_every={self.keep_every} is not a multiple of save_every={self.save_every}; "
+                # Rounded up: the next multiple of `save_every`.
                 f"use {-(-self.keep_every // self.save_every) * self.save_every}"
             )
         return self

@@ -15,23 +15,24 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, get_type
 
 from pydantic import BaseModel
 
+from infra.json_values import JsonObject
 from infra.records.artifact import Artifact
 from infra.records.record import Input
-from infra.session import Arguments, Pending, Session, current_session
+from infra.session import Arguments, Pending, Session, StageEstimate, current_session
 
 P = ParamSpec("P")
 A = TypeVar("A", bound=Artifact)
 
-_Estimate = Callable[..., dict[str, Any]]
+_Estimate = Callable[..., StageEstimate]
 
 
 @dataclass(frozen=True)
 class Call:
     """One stage with its arguments told apart: configs are hashed as they are, artifacts by their digests."""
 
-    inputs: dict[str, Any]
+    inputs: Arguments
     """Parameter name -> artifact, list of artifacts, or None."""
-    config: dict[str, Any]
+    config: JsonObject
 
     @property
     def pending(self) -> list[str]:
@@ -121,10 +122,12 @@ class Stage(Generic[P, A]):
                 "setting (stages that train with gradients can be groups, all others cannot)"
             )
 
-    def bind(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def bind(self, *args: Any, **kwargs: Any) -> Arguments:
         """Arguments by parameter name, defaults filled in."""
+        # None stands for the workspace, which is added where the stage runs.
         bound = inspect.signature(self.function).bind(None, *args, **kwargs)
         bound.apply_defaults()
+        # Without the first, the workspace.
         return dict(list(bound.arguments.items())[1:])
 
     def sort(self, arguments: Arguments) -> Call:

@@ -16,6 +16,7 @@ import orjson
 import zstandard
 
 from infra.events import Events
+from infra.json_values import JsonObject
 from infra.language_models.client import Endpoint
 from infra.language_models.protocol import AnswerMemory
 from infra.records.artifact import Artifact
@@ -36,9 +37,9 @@ from infra.storage.store import Store, sha256_file
 A = TypeVar("A", bound=Artifact)
 
 
-ShardItem = dict[str, Any]
+ShardItem = JsonObject
 """What one shard is asked for, as JSON values: which files, rows and rules; each shard function has keys of its own."""
-ShardResult = dict[str, Any]
+ShardResult = JsonObject
 """What one shard says when it is done, as JSON values: counts, and names of the files that it wrote."""
 
 
@@ -108,7 +109,7 @@ class Workspace(Reader):
         self.keep_every = settings.keep_every
         self.generation: GenerationSettings = settings.generation
         self.written: dict[str, FileEntry] = {}
-        self.notes: dict[str, Any] = {}
+        self.notes: JsonObject = {}
         self.resumed_from = ""
         self._endpoints = dict(settings.endpoints)
         self.ray = settings.ray
@@ -148,6 +149,7 @@ class Workspace(Reader):
     def put(self, local: Path, name: str = "") -> None:
         """Put a local file, or every file below a local folder, into the payload."""
         if local.is_dir():
+            # Sorted, since a folder's own order differs between file systems.
             for file in sorted(path for path in local.rglob("*") if path.is_file()):
                 self.put(file, f"{name}/{file.relative_to(local).as_posix()}".lstrip("/"))
             return
@@ -192,8 +194,10 @@ class Workspace(Reader):
 
     def for_shard(self) -> "Workspace":
         """The same workspace as one shard sees it: with a file list of its own."""
+        # Past `__init__`, which would ask for everything a stage is made with.
         shard = Workspace.__new__(Workspace)
         shard.__setstate__(self.__getstate__())
+        # A shard's files are told by its marker, its progress by whoever waits for it.
         shard.__dict__.update(written={}, notes={}, _events=Events(), ray="off")
         return shard
 
@@ -275,6 +279,7 @@ class Workspace(Reader):
         self._events.send("progress", description, 0.0, total, unit)
         bar = Bar(self._events, description, total, unit)
         yield bar
+        # A last word, so that the bar ends where the work did.
         self._events.send("progress", description, bar.done, total, unit)
 
     def report_to(self, events: Events) -> None:
@@ -301,7 +306,7 @@ class Workspace(Reader):
         """A text for the dashboard."""
         self._events.send("markdown", key, text)
 
-    def table(self, key: str, rows: list[dict[str, Any]]) -> None:
+    def table(self, key: str, rows: Sequence[Mapping[str, object]]) -> None:
         """A table for the dashboard."""
         self._events.send("table", key, rows)
 

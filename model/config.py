@@ -30,6 +30,7 @@ def mlp_width(d_model: int, multiple: int = 256, factor: float | None = None) ->
     """Hidden width of the gated MLP: int(8d/3), times `factor` if any, rounded up to a multiple (RECIPE
     A.2).
     """
+    # Floored before rounding up, as OLMo-core does: 4096 gives 10922, and then 43 * 256 = 11008.
     width = int(8 * d_model / 3)
     if factor is not None:
         width = int(factor * width)
@@ -93,10 +94,12 @@ class ModelConfig(Config):
     @classmethod
     def _fill_in_names(cls, data: Any) -> Any:
         given = {"size": data} if isinstance(data, str) else data
+        # An unknown name is left in place, so that the field's own error lists the names that exist.
         if not isinstance(given, dict) or given.get("size") not in [None, *SIZES]:
             return given
         shape = SIZES.get(given.get("size"), {})
         for field, value in shape.items():
+            # Depth alone may differ from the table, for short trials at a published width.
             if field != "n_layers" and given.get(field, value) != value:
                 raise ValueError(
                     f"size={given['size']} has {field}={value}, and {field}={given[field]} is given beside it; "
@@ -107,12 +110,14 @@ class ModelConfig(Config):
     @model_validator(mode="after")
     def _check_heads(self) -> Self:
         if self.n_heads * self.head_dim != self.d_model:
+            # Another width would be a legal transformer, but no OLMo 2 checkpoint could be read into it.
             raise ValueError(
                 f"n_heads={self.n_heads} x head_dim={self.head_dim} is {self.n_heads * self.head_dim}, but d_model is "
                 f"{self.d_model}; OLMo 2 needs them equal: choose head_dim = d_model / n_heads"
             )
         if self.n_heads % self.n_kv_heads:
             raise ValueError(f"n_kv_heads={self.n_kv_heads} does not divide n_heads={self.n_heads}; use a divisor")
+        # Half-split RoPE pairs dimension i with i + head_dim / 2.
         if self.head_dim % 2:
             raise ValueError(f"head_dim={self.head_dim} is odd; rotary embedding turns pairs: use an even width")
         return self
@@ -127,6 +132,7 @@ class ModelConfig(Config):
     def attention_parameters(self) -> int:
         """Parameters of one attention sub-layer with its query and key norms."""
         queries, keys = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
+        # A layer norm here has no weights, so only an RMSNorm adds to the count.
         norms = queries + keys if self.qk_norm == "projection" and self.norm == "rms" else 0
         return 2 * self.d_model * queries + 2 * self.d_model * keys + norms
 
@@ -147,13 +153,17 @@ class ModelConfig(Config):
 
     def flops_per_token(self, sequence_length: int) -> int:
         """Training FLOPs (forward and backward) per token, without a causal discount (RECIPE A.7)."""
+        # Gate, up and down are three matrices of the same size.
         mlp = 3 * self.d_model * self.mlp_hidden
+        # The input embedding is a lookup, so it adds parameters but no FLOPs.
         head = self.vocab_size * self.d_model + self.norm_parameters
+        # 6 = 2 FLOPs of a multiply-add, once forward and twice backward (inputs and weights).
         matrices = 6 * (self.n_layers * (self.attention_parameters + mlp) + head)
+        # Scores and weighted values: 2 matmuls x 2 FLOPs x 3 passes = 12 for each pair of positions.
         return matrices + 12 * self.n_layers * self.n_heads * self.head_dim * sequence_length
 
 
-def _size(d_model: int, n_layers: int, n_heads: int, mlp_hidden: int, n_kv_heads: int | None = None) -> dict[str, Any]:
+def _size(d_model: int, n_layers: int, n_heads: int, mlp_hidden: int, n_kv_heads: int | None = None) -> dict[str, int]:
     return {
         "d_model": d_model,
         "n_layers": n_layers,
@@ -165,7 +175,7 @@ def _size(d_model: int, n_layers: int, n_heads: int, mlp_hidden: int, n_kv_heads
 
 
 # RECIPE A.1. Names up to 760M count parameters without the input embedding.
-SIZES: dict[str | None, dict[str, Any]] = {
+SIZES: dict[str | None, dict[str, int]] = {
     "30M": _size(256, 4, 8, mlp_width(256)),
     "60M": _size(384, 8, 8, mlp_width(384, factor=1.5)),
     "100M": _size(512, 12, 8, mlp_width(512, factor=1.5)),
@@ -178,20 +188,22 @@ SIZES: dict[str | None, dict[str, Any]] = {
     "3B": _size(3328, 16, 16, mlp_width(3328, factor=1.5)),
     "7B": _size(4096, 32, 32, mlp_width(4096)),
     "13B": _size(5120, 40, 40, mlp_width(5120)),
+    # 27648 is published. The factor leads the rule of A.2 to it, so that one formula makes the whole table.
     "32B": _size(5120, 64, 40, mlp_width(5120, multiple=512, factor=27648 / (8 * 5120 / 3)), n_kv_heads=8),
 }
 
 # The model half of the variant `olmo-0424`; the optimizer half is `optim.py`, and its loss has no z-term.
-OLMO_0424: dict[str, Any] = {
+OLMO_0424: dict[str, str | float] = {
     "norm": "layer", "norm_eps": 1e-5, "norm_placement": "input", "qk_norm": "none", "qkv_clip": 8.0, "rope_theta": 10_000.0,
     "init": "scaled",
 }  # fmt: skip
 
 
-def filled_in(data: Any, olmo_0424: dict[str, Any]) -> Any:
+def filled_in(data: Any, olmo_0424: dict[str, str | float]) -> Any:
     """Raw fields with those of their `variant` where they say nothing else; an unknown name is left to its field."""
     if not isinstance(data, dict) or data.get("variant") != "olmo-0424":
         return data
+    # The right side wins: what a recipe gives itself goes before what the variant fills in.
     return olmo_0424 | {name: value for name, value in data.items() if name != "variant"}
 
 

@@ -183,5 +183,6 @@ class Report(Artifact):
     """`report.html`, one self-contained page, and `report.json`, the same figures."""
 
     summary: dict[str, float]
+    # Words stand among the numbers, so the values of a step are of several types.
     gains: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Per step (curation, sweep, soup, sft, dpo, reward, rlvr): gain, stderr (paired), n, discordant, and words."""

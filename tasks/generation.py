@@ -38,6 +38,7 @@ def local_generator(
     """Decoding where the model is, with the weights it has at each call. All workers of the `group` that holds the sharded
     model have to call it together, each with prompts of its own or with none.
     """
+    # Without a group nothing is sharded, and a default Group holds nothing.
     holding = (group or Group()).holding
 
     @torch.no_grad()
@@ -55,12 +56,14 @@ def local_generator(
 def halve(model: Transformer) -> None:
     """Hold matrices as bf16, which decoding rounds them to in any case; vectors, which it reads in fp32, stay."""
     for parameter in model.parameters():
+        # Norm weights are vectors and are read in fp32; only matrices are rounded when they are used.
         if parameter.ndim > 1:
             parameter.data = parameter.data.to(torch.bfloat16)
 
 
 def own_share(count: int, group: Group) -> tuple[int, int]:
     """First and end place of what this worker takes of a list that the whole group works on."""
+    # Integer division of the bounds: shares differ by one at most and leave no gap.
     return count * group.rank // group.world, count * (group.rank + 1) // group.world
 
 
@@ -73,6 +76,7 @@ def shared_generator(generator: Generator, group: Group) -> Generator:
         prompts: Sequence[Sequence[int]], sampling: Sampling, progress: _Progress | None = None
     ) -> list[Completion]:
         first, end = own_share(len(prompts), group)
+        # The noise is keyed by the place among all prompts, so the split changes no answer.
         own = generator(prompts[first:end], replace(sampling, first_prompt=sampling.first_prompt + first), progress)
         return [completion for part in group.exchange(own) for completion in part]
 
@@ -91,6 +95,7 @@ def server_generator(endpoint: "Endpoint", tokenizer: Tokenizer, window: int) ->
     ) -> list[Completion]:
         requests = [_request(endpoint.model, index, prompt, sampling, window) for index, prompt in enumerate(prompts)]
         completions = []
+        # Replies come in the order of the requests, whichever of them the server finished first.
         for index, reply in enumerate(endpoint.ask(requests)):
             completions.append(_completion(index, reply, endpoint.model, tokenizer, sampling))
             if progress is not None:
@@ -110,6 +115,7 @@ def checkpoint_generator(
     batch_size: int = 64,
 ) -> Iterator[Generator]:
     """The generator that `execution.generation` chooses for this stage; `model` is the checkpoint, loaded."""
+    # A stage's own weights, or a server that was started with them: the caller sees no difference.
     if ws.generation == "local":
         yield local_generator(model, tokenizer, precision, batch_size)
         return
@@ -131,13 +137,16 @@ def _request(model: str, index: int, prompt: Sequence[int], sampling: Sampling, 
         "max_tokens": min(sampling.max_new_tokens, room),
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
+        # logprobs=0 asks for the sampled token's own log-probability and for no alternatives.
         "logprobs": 0,
         "return_token_ids": True,
     }
     if sampling.stop:
         fields["stop"] = list(sampling.stop)
+    # Greedy requests have no seed, so equal prompts are answered once and remembered.
     if sampling.temperature > 0:
         key = np.random.SeedSequence((sampling.seed, sampling.first_prompt + index))
+        # Shifted by one bit: some servers take signed 32-bit seeds only.
         fields["seed"] = int(key.generate_state(1, np.uint32)[0] >> 1)
     return completion_request(model, prompt, **fields)
 
@@ -148,12 +157,14 @@ def _completion(index: int, reply: Answer, model: str, tokenizer: Tokenizer, sam
         raise ValueError(f"the server of {model} refuses prompt {index}: {reply.refused}")
     choice = reply.choices[0]
     logprobs = [value for value in choice.logprobs or () if value is not None]
+    # Checked before use: a server that ignores `return_token_ids` would silently give texts without ids.
     if choice.ids is None or len(logprobs) != len(choice.ids):
         raise ValueError(
             f"the server of {model} does not say which tokens it sampled and with which log-probabilities (ids "
             f"{'absent' if choice.ids is None else len(choice.ids)}, log-probabilities {len(logprobs)}); it must honour "
             "return_token_ids and logprobs, as vLLM from 0.10.2 on does"
         )
+    # Other reasons (content_filter, tool_calls) mean a server that changed the answer.
     if choice.finish not in ("stop", "length"):
         raise ValueError(f"the server of {model} ended prompt {index} with {choice.finish!r}, not by stop or length")
     finish: Literal["stop", "length"] = "stop" if choice.finish == "stop" else "length"

@@ -18,6 +18,7 @@ from model.config import Config
 _FOLDER = Path(__file__).parent / "prompts"
 
 # Recipes may come from a browser's form: a template can read its values and do nothing else.
+# StrictUndefined: a template that misspells a value fails instead of asking with a gap.
 ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
 
 
@@ -60,6 +61,7 @@ def check_prompt(text: str, *values: str) -> str:
         asked = meta.find_undeclared_variables(ENVIRONMENT.parse(text))
     except TemplateSyntaxError as error:
         raise ValueError(f"the prompt is no Jinja template: {error.message} (line {error.lineno})") from error
+    # Values that a template leaves out would be asked for and never shown to the model.
     if asked != set(values):
         found, wanted = ", ".join(sorted(asked)) or "nothing", " and ".join(f"{{{{ {value} }}}}" for value in values)
         raise ValueError(f"the prompt must ask for {wanted} and nothing else; it asks for {found}")
@@ -75,6 +77,7 @@ def unusable(answer: Answer) -> str:
     """Why an answer cannot be used, whatever it is about; empty when it can."""
     if answer.refused:
         return "refused"
+    # A text that was cut off ends in the middle of a thought, so it is worse than none.
     if answer.finish == "length":
         return "cut off"
     if answer.finish != "stop":

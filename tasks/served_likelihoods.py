@@ -38,6 +38,7 @@ def server_scorer(endpoint: "Endpoint") -> LikelihoodScorer:
         for index, reply in enumerate(endpoint.ask(requests)):
             context, continuation = pairs[index]
             values = echoed(reply, len(context) + len(continuation), f"request {index}", endpoint.model)
+            # fsum: the sum of thousands of log-probabilities without rounding at each addition.
             sums.append(math.fsum(values[len(context) :]))
             progress(1)
         return sums
@@ -58,6 +59,7 @@ def echoed(reply: Answer, count: int, name: str, model: str) -> list[float]:
     if reply.refused:
         raise ValueError(f"the server of {model} refuses {name} of {count:,} tokens: {reply.refused}")
     values = reply.choices[0].logprobs
+    # Servers generate at least one token, so one value more than asked for is right.
     if values is None or not count <= len(values) <= count + 1 or any(value is None for value in values[1:count]):
         given = "no log-probabilities" if values is None else f"{len(values):,} log-probabilities"
         raise ValueError(

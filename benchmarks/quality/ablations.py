@@ -36,10 +36,10 @@ from model.config import Compute, ModelConfig
 from model.data.labels import next_token_labels
 from model.network.transformer import Transformer
 from model.tokens.tokenizer import Tokenizer
+from model.training.configs import LossConfig, OptimConfig
 from model.training.loop import Course, Listeners, Logging, new_state, train
-from model.training.losses import LossConfig, language_model_objective
+from model.training.losses import language_model_objective
 from model.training.measuring.diagnostics import NormWatch
-from model.training.optim import OptimConfig
 from model.training.schedule import ScheduleConfig
 
 WIDTH, LAYERS, HEAD, HIDDEN = 64, 8, 32, 192

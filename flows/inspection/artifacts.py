@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from rich.console import Console
 from rich.table import Column, Table
@@ -13,8 +13,9 @@ from rich.tree import Tree
 
 from flows.config.stage_names import stage_names
 from flows.inspection.model_card import CARD, model_card
+from infra.json_values import JsonObject
 from infra.records.cleaning import clean
-from infra.records.index import Index
+from infra.records.index import Index, Summary
 from infra.records.marks import notes, pins, tagged_record, tags
 from infra.records.permanent_save_points import kept_save_points
 from infra.records.reader import Reader
@@ -27,13 +28,48 @@ from tasks.artifacts import Checkpoint, RewardModel, is_of_model
 if TYPE_CHECKING:
     from flows.cli.plain_console import PlainConsole
 
+
+class KeptRow(TypedDict):
+    """A permanent save point, for a list."""
+
+    name: str
+    """ID@STEP."""
+    stage: str
+    id: str
+    generation: int
+    step: int
+    bytes: int | None
+    """None where the save point is damaged."""
+
+
+class Parent(TypedDict):
+    """A record that an artifact was made from, directly or not."""
+
+    address: str
+    label: str
+    kind: str
+    digest: str
+    created: str
+    inputs: list[str]
+    """Addresses."""
+
+
+class Marks(TypedDict):
+    """What people have said of an artifact."""
+
+    tags: list[str]
+    pinned: bool
+    said: list[dict[str, str]]
+    """Notes: who, when, text."""
+
+
 MOST_BEGUN = 32
 """So many ids that begin alike are asked whether they are finished; more are too many anyway."""
 TOLD_IDS = 8
 """So many ids are named where a beginning fits several."""
 
 
-def list_rows(store: Store, stage: str | None = None) -> list[dict[str, Any]]:
+def list_rows(store: Store, stage: str | None = None) -> list[Summary]:
     """One row per record, oldest first; with `stage`, of that stage, label (`anneal:42`) or pattern (`anneal:*`).
 
     Raises ValueError, which names the stages that the store has, for a word that means none.
@@ -48,27 +84,39 @@ def list_rows(store: Store, stage: str | None = None) -> list[dict[str, Any]]:
 def _check_stage(stage: str | None, there: Sequence[tuple[str, str]]) -> None:
     if stage == "":
         raise ValueError("--stage is empty; give a stage, a label such as anneal:42, or a pattern")
+    # A stage of the recipe without artifacts is no typing error.
     if stage is None or not there or stage in stage_names():
         return
     known = ", ".join(sorted({word for pair in there for word in pair}))
     raise ValueError(f"no stage {stage!r} is in the store; there are {known}")
 
 
-def kept_rows(store: Store, stage: str | None = None) -> list[dict[str, Any]]:
+def kept_rows(store: Store, stage: str | None = None) -> list[KeptRow]:
     """One row per permanent save point, of the stage, label or pattern; `bytes` is None where the save point is damaged."""
-    rows, others = [], []
+    rows: list[KeptRow] = []
+    others: list[tuple[str, str]] = []
     for kept in kept_save_points(store):
+        # The label is in what was begun, so it is read only where the stage's name does not decide.
         if stage is not None and stage != kept.stage:
             started = kept.started(store)
             if not matches(stage, started.stage, started.label):
                 others.append((started.stage, started.label))
                 continue
+        # A damaged save point is listed all the same, so that people see it.
         try:
             size = sum(int(entry["size"]) for entry in kept.files(store).values())
         except DamagedSavePoint:
             size = None
-        whose = {"stage": kept.stage, "id": kept.id, "generation": kept.generation}
-        rows.append({"name": kept.name, **whose, "step": kept.point.step, "bytes": size})
+        rows.append(
+            KeptRow(
+                name=kept.name,
+                stage=kept.stage,
+                id=kept.id,
+                generation=kept.generation,
+                step=kept.point.step,
+                bytes=size,
+            )
+        )
     if not rows:
         _check_stage(stage, others)
     return rows
@@ -83,6 +131,7 @@ def find_record(store: Store, id: str) -> Record:
     # An id that was begun and not finished has a folder but no generation. Asking about very many would take long.
     if len(found) <= MOST_BEGUN:
         found = [(stage, name) for stage, name in found if generations(store, stage, name)]
+    # An id goes before a tag of the same text.
     if not found and (tagged := tagged_record(store, id)):
         return tagged
     if not found:
@@ -95,10 +144,10 @@ def find_record(store: Store, id: str) -> Record:
     return record
 
 
-def show_record(store: Store, id: str) -> dict[str, Any]:
+def show_record(store: Store, id: str) -> JsonObject:
     """A record as JSON, with its lineage: every record it was made from, inputs first."""
     record = find_record(store, id)
-    parents = [
+    parents: list[Parent] = [
         {
             "address": parent.address,
             "label": parent.label,
@@ -109,7 +158,7 @@ def show_record(store: Store, id: str) -> dict[str, Any]:
         }
         for parent in lineage(store, record)
     ]
-    marks = {
+    marks: Marks = {
         "tags": sorted(name for name, mark in tags(store).items() if mark.address == record.address),
         "pinned": any(mark.address == record.address for mark in pins(store)),
         "said": [{"who": said.who, "when": said.when, "text": said.text} for said in notes(store, record)],
@@ -117,7 +166,7 @@ def show_record(store: Store, id: str) -> dict[str, Any]:
     return record.model_dump(mode="json") | {"lineage": parents, "marks": marks}
 
 
-def print_list(console: "PlainConsole", rows: list[dict[str, Any]], nothing: str) -> None:
+def print_list(console: "PlainConsole", rows: list[Summary], nothing: str) -> None:
     """One line per artifact, or what to say when there is none."""
     if not rows:
         console.print(nothing, highlight=False, markup=False)
@@ -134,6 +183,7 @@ def print_list(console: "PlainConsole", rows: list[dict[str, Any]], nothing: str
         )
         for row in rows
     ]
+    # Measured here, since rich's table of 100,000 rows takes a minute.
     widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
     console.print(_aligned(heads, widths), style="bold", highlight=False, soft_wrap=True)
     console.lines(_aligned(line, widths) for line in lines)
@@ -148,7 +198,7 @@ def size_of(count: int) -> str:
     return f"{count / 1e6:,.2f} MB"
 
 
-def print_kept(console: Console, rows: list[dict[str, Any]], nothing: str) -> None:
+def print_kept(console: Console, rows: list[KeptRow], nothing: str) -> None:
     """One line per permanent save point, or what to say when there is none."""
     if not rows:
         console.print(nothing, highlight=False, markup=False)
@@ -161,7 +211,7 @@ def print_kept(console: Console, rows: list[dict[str, Any]], nothing: str) -> No
     console.print("start from one: olmo2 adopt ID@STEP --as base (or soup, sft, dpo)", highlight=False)
 
 
-def print_record(console: Console, shown: dict[str, Any]) -> None:
+def print_record(console: Console, shown: JsonObject) -> None:
     """Facts, cost, configuration and lineage tree of a record."""
     console.print(Text.assemble((shown["label"], "bold"), f"  {shown['address']}  ({shown['kind']})"))
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -181,12 +231,14 @@ def print_record(console: Console, shown: dict[str, Any]) -> None:
     console.print(_tree(by_address, shown["address"], set()))
 
 
-def _tree(records: dict[str, dict[str, Any]], address: str, seen: set[str], into: Tree | None = None) -> Tree:
+def _tree(records: dict[str, Parent], address: str, seen: set[str], into: Tree | None = None) -> Tree:
     record = records.get(address)
     known = address in seen
+    # An input may have been removed, or have stayed in another store.
     text = Text(record["label"] if record else f"{address} (record gone)")
     if record:
         text.append(f" {address} {record['digest'][:12]}", "dim")
+    # What stands above with its inputs is not drawn twice: shared inputs would grow the tree exponentially.
     if into and known and record and record["inputs"]:
         text.append(" (above)", "dim")
     branch = into.add(text) if into else Tree(text)
@@ -209,10 +261,12 @@ def export_checkpoint(store: Store, id: str, folder: Path) -> list[str]:
         raise ValueError(f"{folder} is {'not empty' if folder.is_dir() else 'a file'}: give a new folder")
     workspace = Reader(store)
     artifact = record.artifact()
+    # Weights, config and tokenizer; metrics and AdamW's moments stay in the store.
     names = [name for name in record.files if is_of_model(name)]
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        # Through the reader, which verifies each file before it leaves the store.
         shutil.copyfile(workspace.path(artifact, name), folder / name)
     # A card that came with an adopted checkpoint is kept.
     if CARD not in names:
@@ -220,12 +274,12 @@ def export_checkpoint(store: Store, id: str, folder: Path) -> list[str]:
     return sorted({*names, CARD})
 
 
-def clean_rows(store: Store, hours: float) -> list[dict[str, Any]]:
+def clean_rows(store: Store, hours: float) -> list[JsonObject]:
     """Remove what killed processes left behind; one row per kind: what was removed, what that freed, what was kept."""
     return [asdict(cleaned) for cleaned in clean(store, hours * 3600)]
 
 
-def print_cleaned(console: Console, rows: list[dict[str, Any]]) -> None:
+def print_cleaned(console: Console, rows: list[JsonObject]) -> None:
     for row in rows:
         kept = f"; kept {row['kept']:,} ({row['kept_bytes']:,} bytes) that may be in use" if row["kept"] else ""
         console.print(f"{row['what']}: {row['removed']:,} removed{kept}", highlight=False, markup=False)

@@ -2,11 +2,11 @@
 
 import json
 import os
-from typing import Any
 from urllib.request import Request, urlopen
 
 from flows.running.prefect_server import running_dashboard
-from infra.records.index import Index
+from infra.json_values import JsonObject
+from infra.records.index import Index, Summary
 from infra.records.record import Record, load_record
 from infra.storage.store import Store
 
@@ -17,9 +17,10 @@ _ANSWER_SECONDS = 15
 
 def newest_records(store: Store, count: int) -> list[Record]:
     """The newest artifacts of each label, so many of each."""
-    by_label: dict[str, list[dict[str, Any]]] = {}
+    by_label: dict[str, list[Summary]] = {}
     for row in Index(store).rows():
         by_label.setdefault(row["label"], []).append(row)
+    # Rows come oldest first, so the last ones are the newest.
     kept = [row for rows in by_label.values() for row in rows[-count:]]
     records = [load_record(store, row["stage"], row["id"], row["generation"]) for row in kept]
     return [record for record in records if record is not None]
@@ -36,18 +37,21 @@ def scheduled_recipes(store: Store) -> list[tuple[str, list[str]]]:
             "--schedules asks a dashboard, and none is running; start one with olmo2 dashboard, or name --recipe"
         )
     found, start = [], 0
+    # The server gives a page at a time; an empty one is the end.
     while page := _asked(f"{api}/deployments/filter", {"limit": PAGE, "offset": start}):
         start += len(page)
         for deployment in page:
             active = any(schedule["active"] for schedule in deployment["schedules"]) and not deployment["paused"]
             for parameters in [deployment["parameters"], *_own_parameters(deployment)] if active else []:
                 where = parameters.get("store")
+                # Two spellings of one folder are the same store only after `Store` has made them absolute.
                 if where is None or Store(where).url == store.url:
+                    # A deployment without a recipe runs the default of its form.
                     found.append((parameters.get("recipe") or "laptop", list(parameters.get("overrides") or [])))
     return found
 
 
-def _own_parameters(deployment: dict[str, Any]) -> list[dict[str, Any]]:
+def _own_parameters(deployment: JsonObject) -> list[JsonObject]:
     """A schedule may have parameters of its own over the deployment's."""
     return [
         deployment["parameters"] | (schedule.get("parameters") or {})
@@ -56,7 +60,7 @@ def _own_parameters(deployment: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _asked(url: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+def _asked(url: str, body: JsonObject) -> list[JsonObject]:
     headers = {"Content-Type": "application/json"}
     if password := os.environ.get("PREFECT_API_AUTH_STRING"):
         import base64

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict
 
 import orjson
 
@@ -30,6 +30,24 @@ READ_AT_ONCE = 16
 """Markers read at a time when a stage resumes: an object store answers in tens of milliseconds, a stage may have 100,000."""
 
 
+class ShardFile(TypedDict):
+    """A file that a shard wrote."""
+
+    size: int
+    sha256: str
+
+
+class ShardMarker(TypedDict):
+    """The commit of a shard, as it is in the store."""
+
+    files: dict[str, ShardFile]
+    result: Any
+    """What the shard's function returned."""
+    seconds: float
+    folder: str
+    """Where the attempt that ran it writes its payload."""
+
+
 def run_shards(
     ws: Workspace,
     function: Callable[[Workspace, Any], Any],
@@ -45,7 +63,9 @@ def run_shards(
     with what `load` has loaded. `sizes`: bytes that each item reads, for the progress.
     """
     assert device == "cpu" or load is not None, "a model that is on a device is loaded once, not per shard"
+    # Keys are names of objects, so only what every store takes is left.
     slug = re.sub(r"[^a-z0-9]+", "-", description.lower()).strip("-")
+    # Six digits, so that names sort like numbers up to a million shards.
     keys = [f"{slug}-{index:06d}" for index in range(len(items))]
     markers = committed_shards(ws, keys)
     if markers:
@@ -59,6 +79,7 @@ def run_shards(
         if load is not None:
             function = Loaded(function, load)
             run = shards_here if here else partial(shards_on_actors, address=ray, device=device)
+        # Closed on an error too, or Ray's tasks would run on after their stage has failed.
         with closing(run(ws, function, missing)) as results:
             for key, marker in results:
                 check_stopping()
@@ -69,6 +90,7 @@ def run_shards(
             if name in ws.written and ws.written[name].sha256 != entry["sha256"]:
                 raise StoreError(f"two shards of {ws.stage} wrote {name!r}: file names must be unique per shard")
             ws.written[name] = FileEntry(**entry)
+    # Seconds of all shards together, whichever attempt ran them: an estimate of a larger run starts from them.
     ws.note(**{f"{slug}_seconds": round(sum(markers[key]["seconds"] for key in keys), 3)})
     return [markers[key]["result"] for key in keys]
 
@@ -81,18 +103,20 @@ def _shares(keys: list[str], sizes: Sequence[int] | None) -> tuple[dict[str, flo
     return {key: size / scale for key, size in zip(keys, sizes, strict=True)}, unit
 
 
-def committed_shards(ws: Workspace, keys: list[str]) -> dict[str, dict[str, Any]]:
+def committed_shards(ws: Workspace, keys: list[str]) -> dict[str, ShardMarker]:
     """Markers of those shards that have one, by key."""
+    # One listing instead of a question for each shard: 100,000 questions would take an object store an hour.
     names = set(ws.store.names(f"{ws.progress_folder}/shards"))
     found = [key for key in keys if f"{key}.json" in names]
     with ThreadPoolExecutor(READ_AT_ONCE) as pool:
         markers = dict(zip(found, pool.map(lambda key: ws.store.read_json(marker_path(ws, key)), found), strict=True))
+        # Reading the results raises what went wrong in a thread.
         for taken in pool.map(lambda key: take_over(ws, markers[key]), found):
             assert taken is None
     return markers
 
 
-def take_over(ws: Workspace, marker: dict[str, Any]) -> None:
+def take_over(ws: Workspace, marker: ShardMarker) -> None:
     """Bring the files of a shard that an earlier attempt ran into this attempt's own folder.
 
     A file that is gone was removed by a later step of that attempt, which this one comes to as well.
@@ -109,7 +133,7 @@ def marker_path(ws: Workspace, key: str) -> str:
     return f"{ws.progress_folder}/shards/{key}.json"
 
 
-def run_shard(ws: Workspace, function: Callable[[Workspace, Any], Any], key: str, item: Any) -> dict[str, Any]:
+def run_shard(ws: Workspace, function: Callable[[Workspace, Any], Any], key: str, item: Any) -> ShardMarker:
     """Run one shard and commit it; returns its marker. A shard that has one is not run.
 
     Raises StoreError if another run of the same shard has committed something else.
@@ -126,16 +150,18 @@ def run_shard(ws: Workspace, function: Callable[[Workspace, Any], Any], key: str
         result = function(shard, item)
     finally:
         shard.close()
-    marker = {
-        "files": {name: entry.model_dump() for name, entry in shard.written.items()},
+    marker: ShardMarker = {
+        "files": {name: {"size": entry.size, "sha256": entry.sha256} for name, entry in shard.written.items()},
         "result": result,
         "seconds": time.monotonic() - began,
         "folder": ws.folder,
     }
     data = orjson.dumps(marker, option=orjson.OPT_SERIALIZE_NUMPY)
+    # Create-only: the second of two runs changes nothing here.
     ws.store.create(path, data)
     # What a resumed attempt would read is what this attempt uses, whoever was first.
     winner = ws.store.read_json(path)
+    # Through JSON as well: a tuple comes back as a list, which would not equal it.
     mine = orjson.loads(data)
     if (winner["files"], winner["result"]) != (mine["files"], mine["result"]):
         raise StoreError(
@@ -145,7 +171,7 @@ def run_shard(ws: Workspace, function: Callable[[Workspace, Any], Any], key: str
     return winner
 
 
-def _differences(one: dict[str, Any], other: dict[str, Any]) -> str:
+def _differences(one: ShardMarker, other: ShardMarker) -> str:
     names = sorted(one["files"].keys() | other["files"].keys())
     files = [name for name in names if one["files"].get(name) != other["files"].get(name)]
     return ", ".join(files[:3]) or f"results {one['result']!r} and {other['result']!r}"
@@ -153,14 +179,14 @@ def _differences(one: dict[str, Any], other: dict[str, Any]) -> str:
 
 def shards_here(
     ws: Workspace, function: Callable[[Workspace, Any], Any], missing: list[tuple[str, Any]]
-) -> Generator[tuple[str, dict[str, Any]], None, None]:
+) -> Generator[tuple[str, ShardMarker], None, None]:
     for key, item in missing:
         yield key, run_shard(ws, function, key, item)
 
 
 def shards_on_ray(
     ws: Workspace, function: Callable[[Workspace, Any], Any], missing: list[tuple[str, Any]], *, address: str
-) -> Generator[tuple[str, dict[str, Any]], None, None]:
+) -> Generator[tuple[str, ShardMarker], None, None]:
     """Shards as Ray tasks, each on one core; a task whose worker or node dies is run again elsewhere."""
     items = dict(missing)
     with connected(address) as ray:
@@ -180,6 +206,7 @@ class Loaded:
     def __init__(self, function: Callable[..., Any], load: Callable[[Workspace], Any]):
         self.function = function
         self.load = load
+        # A list, because None may be what was loaded.
         self._kept: list[Any] = []
 
     def prepare(self, ws: Workspace) -> None:
@@ -218,14 +245,14 @@ class Worker:
         """Load before the first shard comes."""
         self.work.prepare(self.ws)
 
-    def run(self, key: str, item: Any) -> dict[str, Any]:
+    def run(self, key: str, item: Any) -> ShardMarker:
         """One shard, committed."""
         return run_shard(self.ws, self.work, key, item)
 
 
 def shards_on_actors(
     ws: Workspace, work: Callable[[Workspace, Any], Any], missing: list[tuple[str, Any]], *, address: str, device: str
-) -> Generator[tuple[str, dict[str, Any]], None, None]:
+) -> Generator[tuple[str, ShardMarker], None, None]:
     """Shards on Ray actors, which keep what they loaded; each has a GPU of its own if they compute on GPUs."""
     own, gpus = ws.for_shard(), int(device.startswith("cuda"))
     if gpus:

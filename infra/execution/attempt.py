@@ -26,8 +26,9 @@ from infra.events import Events, Listener
 from infra.execution.energy import joules_between, read_joules
 from infra.execution.fingerprint import fingerprint_of
 from infra.execution.stale import accept, changes_since, stale_error
+from infra.json_values import JsonObject
 from infra.records.artifact import Artifact
-from infra.records.lease import Lease, acquire
+from infra.records.lease import Lease, ProcessIdentity, acquire
 from infra.records.record import (
     FileEntry,
     Record,
@@ -84,7 +85,7 @@ class Finished:
 
     artifact: Artifact
     files: dict[str, FileEntry]
-    notes: dict[str, Any]
+    notes: JsonObject
     resumed_from: str
     peak_memory_bytes: int
     host: str
@@ -116,7 +117,7 @@ def run_stage(
     def committed() -> Record | None:
         return load_record(store, stage.name, id, generation)
 
-    def tell(holder: dict[str, Any]) -> None:
+    def tell(holder: ProcessIdentity) -> None:
         listener("waiting", f"{stage.label} is being made by process {holder['pid']} on {holder['host']}; waiting")
 
     lease = acquire(
@@ -126,6 +127,7 @@ def run_stage(
         finished=lambda: committed() is not None,
         waiting=tell,
     )
+    # Another attempt may have committed while this one waited for the lease.
     if lease is None or (record := committed()) is not None:
         record = committed()
         assert record is not None
@@ -239,6 +241,7 @@ def _run_and_commit(
     began, energy = time.monotonic(), read_joules()
 
     def tell(kind: str, *values: Any) -> None:
+        # Each event is a chance to end an attempt whose lease is lost before it does more work.
         lease.check_alive()
         listener(kind, *values)
 
@@ -314,6 +317,7 @@ def _run_somewhere(
     """The stage function on a node of the cluster, in a group of workers, in a process of its own, or here."""
     call = (stage.reference, workspace, arguments)
     if execution.cluster:
+        # Sorted keys, so that two drivers of the same code get the same name for their actor.
         code = hashlib.sha256(orjson.dumps(fingerprint, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
         return run_placed(
             partial(call_on_node, code),
@@ -364,6 +368,7 @@ def commit(store: Store, record: Record, check: Callable[[], None]) -> Record:
     store.settle([f"{record.payload}/{name}" for name in record.files])
     check()
     path = record_path(record.stage, record.id, record.generation)
+    # Indented and sorted, so that two records can be compared by `diff`.
     data = orjson.dumps(record.model_dump(mode="json"), option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS)
     store.create(path, data)
     store.settle([path])
@@ -411,6 +416,7 @@ def load_finished(store: Store, folder: str, code: str) -> Finished | None:
         value = store.read_json(finished_path(folder))
     except FileNotFoundError:
         return None
+    # Another driver's code may have made it, and would make other bytes now.
     if value.pop("code") != code:
         return None
     files = {name: FileEntry(**entry) for name, entry in value.pop("files").items()}

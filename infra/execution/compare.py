@@ -1,9 +1,8 @@
 """How two records differ, section by section, in words: for `olmo2 diff`."""
 
-from typing import Any
-
 from infra.execution.fingerprint import differences
 from infra.execution.plan import flatten
+from infra.json_values import JsonObject
 from infra.records.record import Input, Record
 
 
@@ -29,11 +28,11 @@ def _digests(inputs: list[Input]) -> dict[str, str]:
     return {item.name: f"{item.stage} {item.digest[:16]}" for item in inputs}
 
 
-def _place(record: Record) -> dict[str, Any]:
+def _place(record: Record) -> JsonObject:
     return {"device": record.device, "threads": record.threads}
 
 
-def _changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+def _changed(before: JsonObject, after: JsonObject) -> list[str]:
     was, now = flatten(before), flatten(after)
     return [
         f"{name}: {was.get(name, 'absent')} → {now.get(name, 'absent')}"

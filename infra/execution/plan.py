@@ -6,11 +6,12 @@ from typing import Any, TypeVar
 
 from infra.execution.attempt import reusable
 from infra.execution.stale import changes_since, other_packages
+from infra.json_values import JsonObject
 from infra.records.artifact import Artifact
 from infra.records.index import Index, Known
 from infra.records.record import Input, Record, generations, identity, progress_folder
 from infra.records.save_points import newest_save_point
-from infra.session import Arguments, Pending, Session
+from infra.session import Arguments, Pending, Session, StageEstimate
 from infra.stage import Call, Stage
 from infra.storage.store import CorruptObject, Store
 
@@ -36,7 +37,7 @@ class PlanRow:
     id: str
     inputs: tuple[str, ...]
     """Labels of the stages it takes artifacts from."""
-    estimate: dict[str, Any]
+    estimate: StageEstimate
     artifact: Artifact | None
 
 
@@ -50,7 +51,7 @@ class Plan:
     def stage(self, stage: Stage, session: Session, arguments: Arguments) -> Artifact | Pending:
         """Add the stage's row; returns its artifact if it exists, else what is known of it."""
         call = stage.sort(arguments)
-        estimate = dict(stage.estimate(call.config, **call.inputs)) if stage.estimate else {}
+        estimate: StageEstimate = stage.estimate(call.config, **call.inputs) if stage.estimate else {}
         action, reason, id, artifact = decide(stage, call, session)
         labels = input_labels(call, self._origins)
         self.rows.append(PlanRow(stage.label, stage.name, action, reason, id, labels, estimate, artifact))
@@ -159,7 +160,7 @@ def _differences(stage: Stage, call: Call, record: Known) -> list[tuple[str, str
     return found + [("", text) for text in _input_differences(record.inputs, call.records())]
 
 
-def config_differences(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, str]]:
+def config_differences(before: JsonObject, now: JsonObject) -> list[tuple[str, str]]:
     """(field, path of the value: what it was → what it is) for each value that differs."""
     had, has = flatten(before), flatten(now)
     return [
@@ -201,7 +202,7 @@ def _input_differences(before: list[Input], now: list[Input]) -> list[str]:
     return found
 
 
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(value: object, prefix: str = "") -> JsonObject:
     """Nested dicts and lists as one dict from dotted path to leaf."""
     if isinstance(value, dict) and value:
         items = value.items()
@@ -209,7 +210,7 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
         items = enumerate(value)  # type: ignore[assignment]
     else:
         return {prefix: value}
-    flat: dict[str, Any] = {}
+    flat: JsonObject = {}
     for key, member in items:
         flat |= flatten(member, f"{prefix}.{key}" if prefix else str(key))
     return flat

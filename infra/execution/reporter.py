@@ -5,7 +5,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
+from uuid import UUID
 
 from prefect import get_run_logger
 from prefect.artifacts import (
@@ -41,9 +42,9 @@ class Reporter:
         self._page = page
         self._track = track
         self._trackers: list[Listener] | None = None
-        self._page_id: Any = None
+        self._page_id: UUID | None = None
         self._page_time = 0.0
-        self._bars: dict[str, Any] = {}
+        self._bars: dict[str, UUID] = {}
         self._published: dict[str, float] = {}
         self._lock = threading.Lock()
         self._silent: set[str] = set()
@@ -52,6 +53,7 @@ class Reporter:
         if self._listener is not None:
             self._listener(self._stage.label, kind, *values)
         self._tell_trackers(kind, *values)
+        # Another stage's thread may call `used_by` at the same time.
         with self._lock, self._going_on("the dashboard"):
             if kind == "progress":
                 self._publish_progress(*values)
@@ -75,6 +77,7 @@ class Reporter:
             return
         with self._going_on("a tracker"):
             if self._trackers is None:
+                # Empty first: a tracker that fails to start is not tried again at every event.
                 self._trackers = []
                 self._trackers = self._track()
             for tracker in self._trackers:
@@ -105,7 +108,8 @@ class Reporter:
         if description not in self._bars:
             key = slug(f"{self._stage.label}-progress")
             text = f"{self._stage.label}: {description} ({total:,.0f} {unit})"
-            self._bars[description] = create_progress_artifact(percent, key=key, description=text)
+            # Called without an event loop, Prefect's client waits and returns the id itself.
+            self._bars[description] = cast(UUID, create_progress_artifact(percent, key=key, description=text))
             self._publish_page()
         elif done >= total or now - self._published[description] >= PUBLISH_SECONDS:
             update_progress_artifact(self._bars[description], percent)
@@ -128,7 +132,7 @@ class Reporter:
         """Make the stage's page, or bring it up to date. Lists of artifacts then have one entry for each run of a stage."""
         text = self._page.text()
         if self._page_id is None:
-            self._page_id = create_markdown_artifact(text, key=page_key(self._stage.label))
+            self._page_id = cast(UUID, create_markdown_artifact(text, key=page_key(self._stage.label)))
         else:
             with get_client(sync_client=True) as client:
                 client.update_artifact(self._page_id, ArtifactUpdate(data=text))

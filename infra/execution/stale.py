@@ -9,7 +9,7 @@ import os
 import socket
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import orjson
 
@@ -22,6 +22,21 @@ if TYPE_CHECKING:
 
 BYTES_DEPEND_ON = ("torch", "tiktoken", "fasttext")
 """Packages whose versions may change an artifact's bytes: told when they differ, and refused never."""
+
+
+class Acceptance(TypedDict):
+    """What is kept of an acceptance."""
+
+    artifact: str
+    """The address."""
+    label: str
+    who: str
+    when: str
+    why: str
+    changed: list[str]
+    """Files and definitions that differ from what made the artifact."""
+    code: str
+    """Digest of the code that was accepted."""
 
 
 class StaleError(ValueError):
@@ -44,10 +59,10 @@ def acceptance_path(record: Record, now: Fingerprint) -> str:
     return f"_accepted/{record.address}/{digest_of(now)}.json"
 
 
-def accept(store: Store, stage: "Stage", record: Record, why: str) -> dict[str, Any]:
+def accept(store: Store, stage: "Stage", record: Record, why: str) -> Acceptance:
     """Say that an artifact is what the code of now would make; returns what is kept of that."""
     now = fingerprint_of(stage.function)
-    said = {
+    said: Acceptance = {
         "artifact": record.address,
         "label": record.label,
         "who": f"{_user()}@{socket.gethostname()}",
@@ -60,7 +75,7 @@ def accept(store: Store, stage: "Stage", record: Record, why: str) -> dict[str, 
     return said
 
 
-def acceptances(store: Store) -> list[dict[str, Any]]:
+def acceptances(store: Store) -> list[Acceptance]:
     """All that was accepted, oldest first."""
     return sorted((store.read_json(path) for path in store.walk("_accepted")), key=lambda said: said["when"])
 

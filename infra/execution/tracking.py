@@ -17,6 +17,7 @@ from typing import Any
 from infra.events import Listener
 from infra.execution.markdown import slug
 from infra.execution.plan import flatten
+from infra.json_values import JsonObject
 
 LONGEST_VALUE = 500
 """Characters of a config value that MLflow takes."""
@@ -30,7 +31,7 @@ class Tracked:
 
     label: str
     id: str
-    config: dict[str, Any]
+    config: JsonObject
 
 
 def tensorboard(folder: str, run: Tracked) -> Listener:

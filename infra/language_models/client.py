@@ -21,6 +21,7 @@ import orjson
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from tenacity.wait import wait_random_exponential
 
+from infra.json_values import JsonObject
 from infra.language_models.protocol import Answer, AnswerMemory, Request, check_body
 from infra.language_models.rate_limit import Bucket
 from infra.secrets import without_secrets
@@ -146,7 +147,7 @@ class Endpoint:
             first, future = ahead.popleft()
             yield first, self._result(future)
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> JsonObject:
         """What was asked and what it costs, for the record."""
         prices = {"prompt": self.settings.prompt_price, "completion": self.settings.completion_price}
         usage = asdict(self.usage) | {"cost": round(self.usage.cost, 6), "paid_now": round(self.usage.paid_now, 6)}
@@ -244,7 +245,7 @@ class Endpoint:
             ) from failure
         return Answer(body, remembered=False)
 
-    async def _send(self, request: Request) -> dict[str, Any]:
+    async def _send(self, request: Request) -> JsonObject:
         """Send once, within the limits, and keep what comes. Raises PassingFailure or EndpointError."""
         async with self._slots:
             await self._requests.take(1)
@@ -284,7 +285,7 @@ class Endpoint:
     def _served(self) -> dict[str, str]:
         return {"model": self.settings.served_name} if self.settings.served_name else {}
 
-    def _read(self, status: int, content: bytes, retry_after: str) -> dict[str, Any]:
+    def _read(self, status: int, content: bytes, retry_after: str) -> JsonObject:
         """The body of an answer or a refusal. Raises PassingFailure or EndpointError for anything else."""
         if status in REFUSALS:
             return {"refused": f"HTTP {status}: {shown(content)}"}

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import orjson
 
+from infra.json_values import JsonObject
 from infra.storage.store import Store
 
 Route = Literal["chat/completions", "completions"]
@@ -29,7 +30,7 @@ class Request:
     """One request: everything that decides the answer, and nothing that says where it is asked."""
 
     route: Route
-    body: dict[str, Any]
+    body: JsonObject
     """The JSON body, the model's name included."""
 
     @cached_property
@@ -68,7 +69,7 @@ class Choice:
 class Answer:
     """The server's answer to one request."""
 
-    body: dict[str, Any]
+    body: JsonObject
     """The JSON it sent, or {"refused": reason}."""
     remembered: bool
     """It was in the store: nothing was sent or paid."""
@@ -101,7 +102,7 @@ class Answer:
         return self.choices[0].finish if self.choices else "refused"
 
 
-def read_choice(choice: dict[str, Any]) -> Choice:
+def read_choice(choice: JsonObject) -> Choice:
     """One entry of `choices`, of either route."""
     message = choice.get("message")
     text = choice.get("text") if message is None else message.get("content")
@@ -147,14 +148,14 @@ class AnswerMemory:
     def __init__(self, store: Store):
         self.store = store
 
-    def recall(self, request: Request) -> dict[str, Any] | None:
+    def recall(self, request: Request) -> JsonObject | None:
         """The body that answered this request, or None."""
         try:
             return self.store.read_json(self._path(request))["answer"]
         except FileNotFoundError:
             return None
 
-    def keep(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
+    def keep(self, request: Request, body: JsonObject) -> JsonObject:
         """Remember an answer. Returns the one that counts: another process may have been first."""
         entry = {"route": request.route, "request": request.body, "answer": body}
         data = orjson.dumps(entry, option=orjson.OPT_SORT_KEYS)

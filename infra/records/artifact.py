@@ -4,6 +4,8 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
+from infra.json_values import JsonObject
+
 
 class Artifact(BaseModel):
     """What one stage made: where it is, what it is made of, and a few typed facts. Never bulk data.
@@ -28,12 +30,13 @@ class Artifact(BaseModel):
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
+        # Kinds register themselves, so that a record's `kind` finds its class.
         Artifact.kinds[cls.__name__] = cls
 
     @property
     def kind(self) -> str:
         return type(self).__name__
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> JsonObject:
         """The fields that the subclass adds."""
         return self.model_dump(mode="json", exclude=set(Artifact.model_fields))

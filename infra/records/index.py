@@ -12,10 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import orjson
 
+from infra.json_values import JsonObject
 from infra.records.record import Input, Record, generations, load_record
 from infra.storage.store import Store
 
@@ -33,12 +34,38 @@ CREATE TABLE records (stage TEXT, id TEXT, generation INTEGER, created TEXT, sum
 """
 
 
+class Summary(TypedDict):
+    """What a list tells of a record."""
+
+    id: str
+    stage: str
+    label: str
+    kind: str
+    created: str
+    generation: int
+    seconds: float
+    bytes: int
+    """Of all payload files."""
+    digest: str
+    facts: JsonObject
+
+
+class Body(TypedDict):
+    """What a search reads of a record besides its summary."""
+
+    version: int
+    config: JsonObject
+    inputs: list[dict[str, str]]
+    """As `Input` has them."""
+    notes: JsonObject
+
+
 @dataclass(frozen=True)
 class Known:
     """What a record says of how its artifact was made."""
 
     version: int
-    config: dict[str, Any]
+    config: JsonObject
     inputs: list[Input]
 
 
@@ -48,9 +75,10 @@ class Index:
     def __init__(self, store: Store, tell: Callable[[int, int], None] = lambda done, total: None):
         self._store = store
         self._tell = tell
+        # In the cache, not in the store: two machines that share a store need not lock one database.
         self.path = store.cache / "index.sqlite"
 
-    def rows(self, stages: Iterable[str] | None = None) -> list[dict[str, Any]]:
+    def rows(self, stages: Iterable[str] | None = None) -> list[Summary]:
         """A summary of each record, oldest first; CorruptObject for a new one that is damaged."""
         with self._opened() as database:
             self._refresh(database, stages)
@@ -58,7 +86,7 @@ class Index:
             found = database.execute(f"SELECT summary FROM records {where} ORDER BY created, stage, id", values)
             return [orjson.loads(summary) for (summary,) in found]
 
-    def bodies(self, stages: Iterable[str] | None = None) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    def bodies(self, stages: Iterable[str] | None = None) -> Iterator[tuple[Summary, Body]]:
         """(summary, the rest: config, notes, inputs, version) of each record, oldest first."""
         with self._opened() as database:
             self._refresh(database, stages)
@@ -97,6 +125,7 @@ class Index:
             database.close()
 
     def _refresh(self, database: sqlite3.Connection, stages: Iterable[str] | None) -> None:
+        # Names with a dot or an underscore in front are the store's own areas.
         there = [name for name in self._store.names("") if name[0] not in "_."]
         for stage in there if stages is None else stages:
             self._refresh_stage(database, stage)
@@ -110,10 +139,12 @@ class Index:
         known = dict(database.execute("SELECT id, stamp FROM ids WHERE stage = ?", (stage,)))
         for id in known.keys() - stamps.keys():
             _forget(database, stage, id)
+        # An empty stamp is never believed, so a remote store without stamps is read again each time.
         changed = sorted(id for id, stamp in stamps.items() if not stamp or known.get(id) != stamp)
         try:
             for number, id in enumerate(changed, 1):
                 records = [load_record(self._store, stage, id, one) for one in generations(self._store, stage, id)]
+                # In the same transaction as the new rows, so that no reader sees an id without its records.
                 _forget(database, stage, id)
                 database.execute("INSERT INTO ids VALUES (?, ?, ?)", (stage, id, stamps[id]))
                 database.executemany(
@@ -132,7 +163,7 @@ class Index:
             return dict(zip(ids, pool.map(lambda id: self._store.stamp(f"{stage}/{id}"), ids), strict=True))
 
 
-def summary_of(record: Record) -> dict[str, Any]:
+def summary_of(record: Record) -> Summary:
     """What a list tells of a record."""
     return {
         "id": record.id,
@@ -178,6 +209,7 @@ def _local_stamps(folder: Path) -> dict[str, str]:
             if not entry.name.startswith(".") and entry.is_dir():
                 changed = entry.stat()
                 settled = now - changed.st_mtime > SETTLED_SECONDS
+                # The inode as well: a folder that was removed and made again may have the same time.
                 found[entry.name] = f"{changed.st_ino}:{changed.st_mtime_ns}" if settled else ""
     return found
 
@@ -195,6 +227,7 @@ def _connected(path: Path) -> sqlite3.Connection:
                 f"PRAGMA user_version = {FORMAT}; COMMIT;"
             )
             return database
+        # Another process holds the lock: the file is whole and must not be removed.
         except sqlite3.OperationalError:
             database.close()
             raise

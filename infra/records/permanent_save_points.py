@@ -6,10 +6,9 @@ For people who look around and for what they name: no stage searches for one.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from infra.records.record import Started, load_started, progress_folder
-from infra.records.save_points import SavePoint, permanent_area, read_marker, save_points
+from infra.records.save_points import SavePoint, SavePointFile, permanent_area, read_marker, save_points
 from infra.storage.store import Store
 
 
@@ -31,7 +30,7 @@ class KeptSavePoint:
         """What a person calls it."""
         return f"{self.id}@{self.point.step}"
 
-    def files(self, store: Store) -> dict[str, dict[str, Any]]:
+    def files(self, store: Store) -> dict[str, SavePointFile]:
         """Size and hash of every file, by name. Raises DamagedSavePoint when its marker does not say so."""
         return read_marker(store, self.point, self.owner)
 
@@ -83,4 +82,5 @@ def find_kept(store: Store, id: str, step: int) -> KeptSavePoint:
             f"{owners[0] if owners else id} has no permanent save point of step {step} in store {store.url}: {known}; "
             "execution.keep_every says how often one is kept, and `olmo2 ls --save-points` lists them"
         )
+    # A rerun has the same id in a new generation; the newest is what people mean.
     return max((kept for kept in found if kept.point.step == step), key=lambda kept: kept.generation)

@@ -9,7 +9,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 from subprocess import run
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 import orjson
 from pydantic import (
@@ -20,7 +20,9 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from typing_extensions import TypedDict
 
+from infra.json_values import JsonObject
 from infra.records.artifact import Artifact
 from infra.storage.store import CorruptObject, Store, StoreError, checked_name
 
@@ -82,10 +84,19 @@ class Started(BaseModel):
     id: Component
     label: str
     generation: int
-    config: dict[str, Any]
+    config: JsonObject
     inputs: list[Input]
     fingerprint: dict[str, dict[str, str]] = {}
     """The code behind the stage (`infra/execution/fingerprint.py`): file -> definition -> hash. Empty in older records."""
+
+
+class CodeVersion(TypedDict, total=False):
+    """Which code made an artifact: a commit of this checkout, or the distribution's version outside one."""
+
+    commit: str
+    dirty: bool
+    """Whether the checkout had uncommitted changes."""
+    version: str
 
 
 class Record(BaseModel):
@@ -102,8 +113,8 @@ class Record(BaseModel):
     generation: int
     address: Address
     digest: str
-    facts: dict[str, Any]
-    config: dict[str, Any]
+    facts: JsonObject
+    config: JsonObject
     inputs: list[Input]
     fingerprint: dict[str, dict[str, str]] = {}
     files: dict[FileName, FileEntry]
@@ -117,10 +128,10 @@ class Record(BaseModel):
     host: str
     device: str
     threads: int
-    code: dict[str, Any]
+    code: CodeVersion
     packages: dict[str, str]
     python: str
-    notes: dict[str, Any]
+    notes: JsonObject
     flow_run: str
     folder: str = ""
     """Where the payload lies: each attempt has a folder of its own. Empty in older records: the address itself."""
@@ -132,6 +143,7 @@ class Record(BaseModel):
     @model_validator(mode="after")
     def _lies_where_its_stage_and_id_say(self) -> Self:
         address = payload_address(self.stage, self.id, self.generation)
+        # Only the folder of an attempt of this very address may be named.
         if self.address != address or not re.fullmatch(rf"({re.escape(address)}(-a\d{{6}})?)?", self.folder):
             raise ValueError(f"address {self.address!r} or folder {self.folder!r} is not below {self.stage}/{self.id}")
         return self
@@ -143,6 +155,7 @@ class Record(BaseModel):
 
     def sealed(self) -> "Record":
         """The same as schema 2, with a hash over all of it, by which `load_record` finds an edit."""
+        # Sealed under schema 2, so the version is part of what is hashed.
         unsealed = self.model_copy(update={"schema_version": 2})
         return unsealed.model_copy(update={"seal": unsealed.expected_seal()})
 
@@ -169,7 +182,7 @@ def content_digest(files: dict[str, FileEntry]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def identity(stage: str, version: int, config: dict[str, Any], inputs: list[Input]) -> str:
+def identity(stage: str, version: int, config: JsonObject, inputs: list[Input]) -> str:
     """What is computed, hashed: equal for equal stage, version, config and input contents (not input addresses)."""
     # Digests, not addresses: an input that was rerun to the same bytes reruns nothing below it.
     body = {
@@ -267,6 +280,7 @@ def _check_record(store: Store, record: Record, path: str) -> None:
 
 def record_of(store: Store, artifact: Artifact) -> Record:
     """The record of exactly the generation that an artifact value stands for."""
+    # `stage/id/g0003` is generation 3.
     generation = int(artifact.address.rsplit("/g", 1)[1])
     record = load_record(store, artifact.stage, artifact.id, generation)
     if record is None:
@@ -318,6 +332,7 @@ def lineage(store: Store, record: Record) -> list[Record]:
     seen: dict[str, Record] = {}
 
     def visit(current: Record) -> None:
+        # An artifact that two others share is shown once.
         if current.address in seen:
             return
         for item in current.inputs:
@@ -326,6 +341,7 @@ def lineage(store: Store, record: Record) -> list[Record]:
             # showing.
             if parent is not None:
                 visit(parent)
+        # After its inputs, so that the list is in an order in which it could be made.
         seen[current.address] = current
 
     visit(record)
@@ -342,11 +358,12 @@ def corrupt_file(store: Store, record: Record, name: str, finding: str) -> Corru
 
 
 @cache
-def code_version() -> dict[str, Any]:
+def code_version() -> CodeVersion:
     """Commit of this checkout and whether it has uncommitted changes; the distribution's version outside a checkout."""
     here = Path(__file__).resolve().parents[1]
     command = ["git", "-C", str(here)]
     try:
+        # `check=False`: outside a checkout the exit status says so, and that is no error.
         commit = run([*command, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
         status = run([*command, "status", "--porcelain"], capture_output=True, text=True, check=False)
     except FileNotFoundError:
@@ -365,5 +382,6 @@ def package_versions() -> dict[str, str]:
         try:
             installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
+            # An entry all the same, since a package that comes later explains a difference as well.
             installed[name] = "absent"
     return installed

@@ -9,7 +9,7 @@ import errno
 import http.client
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
@@ -73,11 +73,12 @@ def http_status(error: BaseException | None) -> int | None:
         response = getattr(error, "response", None)
         if isinstance(response, dict):
             return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        # s3fs turns botocore's error into an OSError and keeps it as the cause.
         error = error.__cause__
     return None
 
 
-def s3_options() -> dict[str, Any]:
+def s3_options() -> dict[str, object]:
     """How s3fs is opened: one request fails once, in bounded time, and its retries are ours.
 
     s3fs repeats single requests of a long transfer itself, five times; it is told which errors to repeat.
@@ -87,10 +88,11 @@ def s3_options() -> dict[str, Any]:
     s3fs.core.set_custom_error_handler(lambda error: is_transient(error) and not is_refused(error))
     # Said here, not left to botocore: fsspec hands out one client for equal options, whatever the environment says by then.
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    return ({"endpoint_url": endpoint} if endpoint else {}) | {
+    options: dict[str, object] = {
         "config_kwargs": {
             "retries": {"total_max_attempts": 1},
             "connect_timeout": _CONNECT_SECONDS,
             "read_timeout": ANSWER_SECONDS,
         }
     }
+    return options | {"endpoint_url": endpoint} if endpoint else options

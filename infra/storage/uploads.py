@@ -30,7 +30,7 @@ def unfinished_uploads(fs: Any, root: str) -> list[Upload]:
     bucket, _, prefix = root.partition("/")
     found: list[Upload] = []
     below = f"{prefix}/" if prefix else ""
-    asked: dict[str, Any] = {"Bucket": bucket, "Prefix": below}
+    asked: dict[str, str] = {"Bucket": bucket, "Prefix": below}
     while True:
         page = fs.call_s3("list_multipart_uploads", **asked)
         for item in page.get("Uploads", []):

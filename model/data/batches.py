@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 from jaxtyping import Bool, Int, Int64, UInt32
@@ -44,6 +44,20 @@ class Window(NamedTuple):
     file: int
     start: int
     end: int
+
+
+class WindowBatch(TypedDict):
+    """A micro-batch of windows. Shares are of the micro-batch, float32 without dimensions."""
+
+    ids: UInt32[np.ndarray, "rows seq"]
+    labels: Int64[np.ndarray, "rows seq"]
+    """Next tokens; −100 where nothing is learned."""
+    divisor: np.ndarray
+    """What the sum of token losses is divided by."""
+    masked_instances: np.ndarray
+    """Share of windows that are masked for repetition."""
+    masked_labels: np.ndarray
+    """Share of labels that are not learned."""
 
 
 class Rows(NamedTuple):
@@ -120,7 +134,9 @@ class WindowedTokens:
         self.read = reader or _local_reader(self.files)
         self.making = Lock()
         windows = [file.tokens // target * (target // sequence_length) for file in self.files]
+        # Held-out windows lie at the head of each file, so training windows begin after them.
         self.held = np.array(_held_per_file(self.files, windows, held_out), dtype=np.int64)
+        # ends[i] is the number of training windows before file i: [0, 5, 12] for files of 5 and 7 windows.
         self.ends = np.cumsum([0, *(np.array(windows, dtype=np.int64) - self.held)])
         self.instances = int(self.ends[-1])
         if self.instances < batch_size:
@@ -143,9 +159,11 @@ class WindowedTokens:
     def locate(self, step: int) -> list[Window]:
         """The windows that a 0-based step reads, in batch order."""
         epoch, within = divmod(step, self.steps_per_epoch)
+        # Blocks of the order hold whole batches (4096 // batch of them), so no batch crosses two blocks.
         per_part = max(1, ORDER_PART // self.batch_size)
         first = within % per_part * self.batch_size
         instances = self._ordered(epoch, within // per_part)[first : first + self.batch_size]
+        # side="right" skips files without windows, whose ends equal those of the file before.
         files = np.searchsorted(self.ends, instances, side="right") - 1
         starts = (instances - self.ends[files] + self.held[files]) * self.sequence_length
         return [
@@ -160,6 +178,7 @@ class WindowedTokens:
         for number, file in enumerate(self.files):
             if file.path in seen or not self.held[number]:
                 continue
+            # A file may be listed twice in a mix (an upsampled source). Its held-out windows are asked once.
             seen.add(file.path)
             starts = range(0, int(self.held[number]) * self.sequence_length, self.sequence_length)
             found.setdefault(file.source, []).extend(
@@ -172,17 +191,19 @@ class WindowedTokens:
         `locate`.
         """
         before = int(self.ends[file]) - int(self.held[file])
+        # The first training window of the file bounds the range, since held-out windows are read by no step.
         first = max(before + start // self.sequence_length, int(self.ends[file]))
         last = min(before + (end - 1) // self.sequence_length, int(self.ends[file + 1]) - 1)
         if end <= start or first > last:
             return []
         steps = []
         for epoch in range(epochs):
+            # A place at or past the last whole batch is dropped in that epoch.
             within = self._shuffle(epoch).place_of(np.arange(first, last + 1)) // self.batch_size
             steps += [epoch * self.steps_per_epoch + w for w in within.tolist() if w < self.steps_per_epoch]
         return sorted(set(steps))
 
-    def batch(self, step: int) -> list[dict[str, Any]]:
+    def batch(self, step: int) -> list[WindowBatch]:
         """Micro-batches of a 0-based step: ids uint32, labels int64, the share of the batch's divisor, the
         masked shares of instances and of labels.
         """
@@ -193,6 +214,7 @@ class WindowedTokens:
         """The windows of a 0-based step at places `own` of the batch; of the others nothing is read."""
         windows = self.locate(step)
         shape = (len(windows), self.sequence_length)
+        # np.zeros maps pages lazily, so rows of other ranks cost no memory at a batch of millions of tokens.
         ids, labels = np.zeros(shape, dtype=np.uint32), np.zeros(shape, dtype=np.int64)
         masked = np.zeros(len(windows), dtype=bool)
         if len(own):
@@ -200,10 +222,11 @@ class WindowedTokens:
             labels[own] = next_token_labels(read)
             if self.mask_repetitions:
                 masked[own] = repetitive_rows(read)
+                # The row still goes through the model. Its labels are ignored, so that shapes stay equal.
                 labels[masked] = IGNORE
         return Rows(ids, labels, masked)
 
-    def micro_batches(self, rows: Rows, masked: Bool[np.ndarray, " batch"]) -> list[dict[str, Any]]:
+    def micro_batches(self, rows: Rows, masked: Bool[np.ndarray, " batch"]) -> list[WindowBatch]:
         """A step's windows as `batch` gives them. `masked` is of all windows, since the divisor depends on how many there
         are. Of the rows only those that are trained here need to have been read.
         """
@@ -211,6 +234,7 @@ class WindowedTokens:
         parts = count // self.micro_instances
         # In a window every token but the first is the label of the one before.
         divisor = loss_divisor((count - removed) * (length - 1), removed, count, length, self.normalisation)
+        # The loop averages over micro-batches, so each gets its part of the whole batch's divisor.
         share = np.float32(1.0 if self.normalisation == "sum" else divisor / parts)
         return [
             {
@@ -218,6 +242,8 @@ class WindowedTokens:
                 "labels": labels,
                 "divisor": np.asarray(share),
                 "masked_instances": np.asarray(gone),
+                # A masked row loses all its labels; any other row loses only the last one, which has nothing to
+                # predict.
                 "masked_labels": np.asarray(gone + (1 - gone) / np.float32(length)),
             }
             for ids, labels, gone in zip(
@@ -231,6 +257,7 @@ class WindowedTokens:
     @lru_cache(maxsize=4)  # noqa: B019 - as below
     def _ordered(self, epoch: int, part: int) -> Int[np.ndarray, " n"]:
         """Instances of some steps in a row: what is computed together costs little for each."""
+        # The last block is shorter: only whole batches of an epoch are ever asked for.
         size = max(1, ORDER_PART // self.batch_size) * self.batch_size
         last = self.steps_per_epoch * self.batch_size
         return self._shuffle(epoch).at(np.arange(part * size, min((part + 1) * size, last)))
@@ -250,6 +277,7 @@ def _held_per_file(files: Sequence[TokenFile], windows: Sequence[int], held_out:
     most: dict[str, dict[Path | str, int]] = {}
     for file, count in zip(files, windows, strict=True):
         paths = most.setdefault(file.source, {})
+        # A copy may be shorter than another, since a mix can read only the first tokens of a file.
         paths[file.path] = max(count, paths.get(file.path, 0))
     share: dict[Path | str, int] = {}
     for source, paths in most.items():
@@ -258,6 +286,7 @@ def _held_per_file(files: Sequence[TokenFile], windows: Sequence[int], held_out:
                 f"source {source!r} has {sum(paths.values())} windows; holding out {held_out} takes more than half of them: "
                 "hold out fewer, or give it more data"
             )
+        # Rounded up, so that the even shares together never fall short of `held_out`.
         left, even = held_out, -(-held_out // len(paths))
         # Files too short for an even share first: what they lack, the others give.
         for place, (path, count) in enumerate(sorted(paths.items(), key=lambda item: min(item[1], even))):
@@ -277,6 +306,7 @@ def read_local(paths: Sequence[Path], windows: Sequence[Window]) -> list[Int[np.
     with contextlib.ExitStack() as opened:
         files = {file: opened.enter_context(paths[file].open("rb", buffering=0)) for file in {w.file for w in windows}}
         return [
+            # os.pread takes its own offset, so threads that read ahead never move each other's file position.
             np.frombuffer(os.pread(files[file].fileno(), (end - start) * TOKEN_BYTES, start * TOKEN_BYTES), dtype="<u4")
             for file, start, end in windows
         ]
@@ -295,7 +325,9 @@ def documents_within(index: Path, start: int, end: int) -> Iterator[TokenRange]:
     """Yields the documents of a token file that overlap tokens [start, end), from its `.csv.gz` index."""
     with gzip.open(index, "rt", newline="", encoding="utf-8") as rows:
         for row in csv.reader(rows):
+            # The rows are sorted by start, so nothing after this one can overlap.
             if int(row[0]) >= end:
                 return
+            # A document that ends where the range starts shares no token with it.
             if int(row[1]) > start:
                 yield TokenRange(int(row[0]), int(row[1]), *row[2:5])

@@ -43,6 +43,7 @@ class LabelledRow:
 
 
 def make_row(ids: UInt32[np.ndarray, " tokens"], trained: Bool[np.ndarray, " tokens"]) -> LabelledRow:
+    # The first token has no label pointing at it, since labels are shifted by one.
     """A row from tokens and the mask of those to learn; the first, predicted by nothing, is never learnt."""
     return LabelledRow(ids.astype(np.int64), next_token_labels(ids[None], trained[None])[0])
 
@@ -59,6 +60,7 @@ def steps_for(count: int, batch: int, epochs: float) -> int:
     """Whole batches in `epochs` passes over `count` examples, at least one. Raises ValueError for none."""
     if count == 0:
         raise ValueError("no trainable example is left; check the data and max_tokens")
+    # A batch larger than the data is the whole data, so that small sets still train.
     return max(1, int(count * epochs) // min(batch, count))
 
 
@@ -69,6 +71,7 @@ def indices_of_step(step: int, count: int, batch: int, seed: int) -> list[int]:
     """
     size = min(batch, count)
     places = range(step * size, (step + 1) * size)
+    # A step may cross an epoch: each place asks the permutation of its own epoch.
     return [int(_permutation(count, seed, place // count)[place % count]) for place in places]
 
 
@@ -88,9 +91,11 @@ def split_passes(lengths: Sequence[int], pass_tokens: int) -> list[list[int]]:
 
     A single sequence longer than that makes a pass of its own.
     """
+    # Ties are broken by index, so the passes are the same on every machine.
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     passes: list[list[int]] = []
     while order:
+        # The longest row of a group sets its padded length, and the order makes that the first one.
         rows = max(1, pass_tokens // padded_length(lengths[order[0]]))
         passes.append(order[:rows])
         order = order[rows:]
@@ -119,6 +124,7 @@ def row_weights(trained: Sequence[int], reduction: Reduction, micro_batch: int) 
     Σ_tokens (RECIPE F).
     """
     groups = math.ceil(len(trained) / micro_batch)
+    # Published trainers reduce each micro-batch first, so under "mean" a token of a short one weighs more.
     weights: list[float] = []
     for start in range(0, len(trained), micro_batch):
         group = trained[start : start + micro_batch]
@@ -156,6 +162,7 @@ def token_batches(
     batches = []
     for members in passes:
         batch = pad_rows([rows[i] for i in members], pad_id)
+        # The loop divides by the number of passes. Multiplying by it here keeps the sum of the step.
         batch["weights"] = weigh(batch["labels"], [len(passes) * weights[i] for i in members])
         batch["token_share"] = weigh(batch["labels"], [len(passes) / sum(trained)] * len(members))
         for name, values in (per_row or {}).items():
@@ -180,14 +187,17 @@ def pair_batches(
     `ids`, `labels` (2·pairs seq: chosen rows, then rejected), `lengths` (2·pairs), `weights` (pairs), `reference`
     (2·pairs). The loop averages over passes, so `weights` are multiplied by the number of passes.
     """
+    # Half the budget each: a pair puts two rows into the pass.
     passes = split_passes([max(len(c.ids), len(r.ids)) for c, r in pairs], max(1, pass_tokens // 2))
     batches = []
     for members in passes:
+        # [chosen..., rejected...]: one forward pass, after which the loss splits the batch in the middle.
         rows = [pairs[i][0] for i in members] + [pairs[i][1] for i in members]
         batch = pad_rows(rows, pad_id)
         batch["lengths"] = np.array([len(row.ids) for row in rows], dtype=np.int64)
         batch["weights"] = np.full(len(members), len(passes) / len(pairs), dtype=np.float32)
         if references is not None:
+            # [pairs, 2] -> [2 * pairs], in the order of the rows: first all chosen, then all rejected.
             batch["reference"] = references[members].T.reshape(-1)
         batches.append(batch)
     return batches

@@ -21,6 +21,7 @@ def next_token_labels(
 ) -> Int[np.ndarray, "batch seq"]:
     """Shift ids into labels (int64); the last position, and targets where `trained` is False, become -100."""
     labels = np.full(ids.shape, IGNORE, dtype=np.int64)
+    # Copied whole before masking: labels[b, t] = ids[b, t + 1], so the mask is shifted by one as well.
     labels[:, :-1] = ids[:, 1:]
     if trained is not None:
         labels[:, :-1][~trained[:, 1:]] = IGNORE
@@ -37,4 +38,6 @@ def loss_divisor(
         return 1.0
     if normalisation == "positions":
         return float(instances * length)
+    # Masked rows count with all their positions, as in the published trainer: masking doesn't raise other rows'
+    # weight.
     return float(trained_labels + masked_instances * length)

@@ -57,12 +57,14 @@ class Shuffle:
         return result.astype(np.int64)
 
     def _forward(self, values: np.ndarray) -> np.ndarray:
+        # Unsigned 64-bit words: the products in splitmix64 wrap around, which is meant.
         left, right = values >> self.half, values & self.mask
         for key in self.keys:
             left, right = right, left ^ (splitmix64(right ^ key) & self.mask)
         return (left << self.half) | right
 
     def _backward(self, values: np.ndarray) -> np.ndarray:
+        # Keys in reverse undo the rounds, since a Feistel round is its own inverse up to the swap.
         left, right = values >> self.half, values & self.mask
         for key in reversed(self.keys):
             left, right = right ^ (splitmix64(left ^ key) & self.mask), left
@@ -78,6 +80,7 @@ class PublishedShuffle:
         if count > 1 << 32:
             raise ValueError(f"count={count:,}: the published order has 32-bit indices; use order: feistel")
         self.items = np.arange(count, dtype=np.uint32)
+        # 32-bit as in the published trainers: half the memory of int64, 4 GB for a billion instances.
         np.random.Generator(np.random.PCG64(seed + epoch)).shuffle(self.items)
 
     def at(self, places: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
@@ -111,6 +114,7 @@ class GroupedShuffle:
 
     def _within(self, values, permute) -> np.ndarray:
         result = np.asarray(values, dtype=np.int64).copy()
+        # Items after the last whole group keep their places; permuting them would mix part groups into whole ones.
         grouped = result < self.whole
         result[grouped] = permute(result[grouped] // self.size) * self.size + result[grouped] % self.size
         return result

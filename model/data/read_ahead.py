@@ -33,11 +33,14 @@ class ReadAhead(Generic[_Made]):
         self._pending: dict[int, Future[_Made]] = {}
 
     def __call__(self, step: int) -> _Made:
+        # The asked step is made in any case; only what runs ahead ends at `steps`.
         wanted = range(step, max(step + 1, min(step + 1 + self.ahead, self.steps)))
+        # A jump to another step (a resume) makes older futures useless; dropping them frees their batches.
         self._pending = {at: made for at, made in self._pending.items() if at in wanted}
         for at in wanted:
             if at not in self._pending:
                 self._pending[at] = self._pool.submit(self.make, at)
+        # Only waiting counts here, not making: the data-loading share of a step is what the threads could not hide.
         began = time.perf_counter()
         made = self._pending.pop(step).result()
         self.waited_seconds += time.perf_counter() - began
@@ -47,4 +50,5 @@ class ReadAhead(Generic[_Made]):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        # Steps that nobody will ask for must not delay the end of a training.
         self._pool.shutdown(cancel_futures=True)

@@ -50,10 +50,12 @@ def _of_period(array: Int[np.ndarray, " tokens"], period: int, min_times: int) -
     whole = np.logical_and.reduce(rows, axis=1)
     # Runs of whole rows begin and end where neighbours differ; neither the first row nor the last is whole.
     edges = np.flatnonzero(whole[1:] != whole[:-1])
+    # Edges come in pairs: even ones start a run of whole rows, odd ones end it.
     firsts, lasts = edges[::2] + 1, edges[1::2]
     # A span begins and ends within the rows around its run, so it holds two periods more at most.
     long = lasts - firsts + 3 >= min_times
     for first, last in zip(firsts[long].tolist(), lasts[long].tolist(), strict=True):
+        # A span begins one period before its first equal token, which may lie in the row before the run.
         start = (first - 1) * period - _run(rows[first - 1, ::-1])
         end = (last + 1) * period + _run(rows[last + 1])
         times = (end - start) // period
@@ -81,6 +83,7 @@ def repetitive_rows(ids: Int[np.ndarray, "rows tokens"], max_times: int = MAX_TI
     found = np.zeros(len(ids), dtype=bool)
     for period in range(1, min(MAX_PERIOD, ids.shape[1] // 3) + 1):
         alike = np.count_nonzero(ids[:, period:] == ids[:, :-period], axis=1)
+        # A necessary condition only: equal tokens may be scattered, so the exact detector decides.
         for row in np.flatnonzero((alike >= (max_times - 1) * period) & ~found).tolist():
             spans = find_repetitions(ids[row], period, period)
             found[row] = any(span.times >= max_times for span in spans)

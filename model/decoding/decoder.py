@@ -58,9 +58,11 @@ class Prepared:
         self.dtype = torch.get_autocast_dtype(device.type) if autocast else model.head.weight.dtype
         in_parts = is_sharded(model.head.weight)
         product = product_maker(self.dtype, device, rows, copy=in_parts)
+        # The order is that of `held_parts`: embedding, norm with head, then the blocks.
         table, outputs, *blocks = held_parts(model)
         with held(table, holding):
             embedding = model.get_parameter("embedding.weight").detach()
+            # Gathered weights are freed when the context ends, so what is needed later has to be copied.
             self.embedding = embedding.to(self.dtype, copy=True) if in_parts else embedding
         with held(outputs, holding):
             self.norm = _norm(model.norm)
@@ -71,6 +73,7 @@ class Prepared:
                 self.layers.append(_prepare(cast(Block, block), config, product))
         cos, sin = rope_tables(torch.arange(length, device=device), config.head_dim, config.rope_theta)
         half = config.head_dim // 2
+        # [length, head_dim / 2] unit complex numbers: multiplying a pair by one rotates it.
         self.turns = torch.complex(cos[:, :half], sin[:, :half])
 
     def blocks(
@@ -80,6 +83,7 @@ class Prepared:
         mixes the values.
         """
         x = F.embedding(ids, self.embedding).to(self.dtype)
+        # [tokens, 1, 1, pairs]: broadcast over query and key, and over their heads.
         turns = turns[:, None, None]
         input_norms = self.config.norm_placement == "input"
         for index, layer in enumerate(self.layers):
@@ -88,10 +92,12 @@ class Prepared:
             if wanted is not None and layer is self.layers[-1]:  # nothing more is read from the others
                 x, mixed = x[wanted], mixed[wanted]
                 if not len(wanted):
+                    # Keys and values of this layer are stored by now, which is all that a prefix read needs.
                     return x
             mixed = layer.out(mixed)
             x = x + mixed if input_norms else layer.attention_norm.add(x, mixed)
             gate, up = layer.gate_up(layer.feed_forward_norm(x) if input_norms else x).chunk(2, dim=-1)
+            # mul_ in place: gate is not needed again, and decode is limited by memory traffic.
             mixed = layer.down(F.silu(gate).mul_(up))
             x = x + mixed if input_norms else layer.feed_forward_norm.add(x, mixed)
         return x
@@ -135,12 +141,15 @@ class Decoder:
         grouped = self.config.n_heads != self.config.n_kv_heads
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            # The last blocks got tokens as one flat list; attention wants [prompts, longest, heads, head_dim].
             q, k, v = (t.unflatten(0, ids.shape) for t in (q, k, v))
             self.cache.put(layer, first_row, k, v)
             q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+            # scale=1.0: the queries come scaled already.
             mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0, enable_gqa=grouped)
             return mixed.transpose(1, 2).flatten(2).flatten(0, 1)
 
+        # Flat index of each prompt's last real token; only these go through the head.
         last = torch.tensor([row * longest + len(prompt) - 1 for row, prompt in enumerate(prompts)])
         turns = self.prepared.turns[:longest].repeat(len(prompts), 1)
         return self.prepared.logits(self.prepared.blocks(ids.view(-1), turns, attend, last.to(self.device)))
@@ -149,6 +158,7 @@ class Decoder:
         """Feed one token into each of the first rows, at the given 0-based positions; return the logits that
         follow.
         """
+        # One copy to the device for both lists.
         token, position = torch.tensor([ids, positions]).to(self.device, non_blocking=True)
         self.cache.begin(positions)
         return self.prepared.logits(self.prepared.blocks(token, self.prepared.turns[position], self.cache.attend))
@@ -165,6 +175,7 @@ def held_parts(model: Transformer) -> list[nn.Module]:
 
 @contextmanager
 def held(part: nn.Module, holding: Holding) -> Iterator[None]:
+    # A tensor that is gathered under inference mode is an inference tensor, which autograd refuses afterwards.
     """A part that is whole meanwhile. It is gathered outside of inference mode: in it, it could not be trained after."""
     inference = torch.is_inference_mode_enabled()
     with torch.inference_mode(False), torch.no_grad(), holding(part), torch.inference_mode(inference):
@@ -179,6 +190,7 @@ class _Norm:
     def __init__(self, weight: Float[Tensor, "*parts width"], eps: float) -> None:
         width = weight.shape[-1]
         self.weight = weight.detach().float() * width**0.5
+        # sqrt(|x|^2 + width * eps) = hypot(|x|, floor), which cannot overflow.
         self.floor = torch.tensor((width * eps) ** 0.5, device=weight.device)
 
     def wide(self, x: Float[Tensor, "... width"]) -> Float[Tensor, "... width"]:
@@ -190,6 +202,7 @@ class _Norm:
 
     def add(self, residual: Tensor, x: Float[Tensor, "... width"]) -> Float[Tensor, "... width"]:
         """residual + norm(x)"""
+        # addcdiv is one kernel; in bf16 the norm has to be rounded before it is added, as in training.
         if x.dtype == torch.float32:
             return torch.addcdiv(residual, x * self.weight, self._length(x))
         return residual + self(x)
@@ -233,6 +246,7 @@ class _Turned:
     def __call__(self, x: Float[Tensor, "tokens width"], turns: Tensor) -> list[Float[Tensor, "tokens heads head_dim"]]:
         x = x.unflatten(-1, (self.parts, -1))
         wide = x.float() * self.scale if self.norm is None else self.norm.wide(x)
+        # Neighbours (2i, 2i + 1) are read as one complex number, which needs no copy.
         pairs = torch.view_as_complex(wide.unflatten(-1, (-1, self.head_dim // 2, 2)))
         return list(torch.view_as_real(pairs.mul_(turns)).flatten(-2).to(x.dtype).unbind(1))
 
@@ -267,6 +281,7 @@ def _prepare(block: Block, config: ModelConfig, product: Callable[..., Product])
     turned = _turned(attention, config)
     return _Layer(
         qkv=product(q, k, attention.v.weight),
+        # Query and key are one piece where their widths agree, so `widths` has two or three entries.
         widths=[*([len(q) + len(k)] if len(turned) == 1 else [len(q), len(k)]), len(k)],
         turned=turned,
         out=product(attention.out.weight),
@@ -296,5 +311,6 @@ def _turned(attention: Attention, config: ModelConfig) -> tuple[_Turned, ...]:
 
 def _neighbours(weight: Float[Tensor, "width *rest"], head_dim: int) -> Float[Tensor, "width *rest"]:
     """Within each head, rows 0, head_dim/2, 1, head_dim/2 + 1, ...: what RoPE rotates together lies together."""
+    # [heads, 2, head_dim / 2] -> [heads, head_dim / 2, 2]: the two halves interleave.
     heads = weight.detach().unflatten(0, (-1, 2, head_dim // 2))
     return heads.transpose(1, 2).flatten(0, 2)

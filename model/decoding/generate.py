@@ -131,6 +131,7 @@ def generate(
             f"{tokenizer.padded_vocab_size:,}; use the tokenizer that the model was trained with"
         )
     _check_prompts(prompts, model.config.max_sequence_length, min(tokenizer.vocab_size, model.config.vocab_size))
+    # Empty prompts on one worker: it still takes part in the gathers of the others.
     if not prompts:
         for part in held_parts(model):
             with held(part, holding):
@@ -141,6 +142,7 @@ def generate(
         return generation.run(progress)
     except NonFiniteOutput as error:
         # Prompts that begin alike come together, so the first to break need not be the first given: broken weights break it too.
+        # Asked again alone, the first prompt tells whether the weights are broken or only one prompt is.
         if generation.decoder.prefill(0, prompts[:1]).isnan().any():
             raise generation.not_finite(0, 0) from error
         raise
@@ -179,6 +181,7 @@ class _Generation:
         self.stops = tuple(stop.encode() for stop in sampling.stop)
         self.token_bytes = tokenizer.token_bytes() if self.stops else []
         self.window = model.config.max_sequence_length
+        # Rows for the longest prompt and its answer; the model's window bounds both.
         rows, length = min(batch_size, len(prompts)), max(map(len, prompts)) + sampling.max_new_tokens
         self.decoder = Decoder(model, rows, min(length, self.window), holding)
         self.size = self.decoder.rows
@@ -194,6 +197,8 @@ class _Generation:
             finished = len(self.completions)
             free = self.size - len(self.rows)
             waiting = self.admission.waiting
+            # Waiting until an eighth of the rows is free makes one
+            # prefill of several prompts, which is cheaper than one each.
             if waiting and free >= min(waiting, max(1, self.size // _REFILL_SHARE)):
                 self._admit(free)
             else:
@@ -210,6 +215,7 @@ class _Generation:
         indices, shared = self.admission.take(free, self.prefill_tokens)
         for index in indices:
             length = len(self.prompts[index])
+            # The window has room for so many tokens after the prompt, however many may be generated.
             limit = min(self.sampling.max_new_tokens, self.window - length)
             self.rows.append(_Row(prompt=index, position=length - 1, limit=limit))
         self._append(first, self.reader.prefill(first, [self.prompts[index] for index in indices], shared))
@@ -235,6 +241,7 @@ class _Generation:
             row.position += 1
             if self._ends(row):
                 finished.append(first + offset)
+        # From the back, so that the row that fills a gap is never one that is to go as well.
         for index in reversed(finished):
             last = self.rows.pop()
             if index < len(self.rows):
@@ -256,6 +263,7 @@ class _Generation:
         if self.stops and not stopped:
             row.tail += self.token_bytes[token]
             stopped = any(stop in row.tail for stop in self.stops)
+            # As long as the longest stop text: one that began earlier cannot end in the next token.
             row.tail = row.tail[-max(map(len, self.stops)) :]
         if not stopped and len(row.ids) < row.limit:
             return False
@@ -272,6 +280,7 @@ def completion_text(tokenizer: Tokenizer, ids: Sequence[int], stop: Sequence[str
         return tokenizer.decode(list(ids))
     pieces = [tokenizer.token_bytes()[token] for token in ids]
     whole = b"".join(pieces)
+    # Searched in the bytes of the whole answer, since a stop text may begin in one token and end in another.
     cut = min((at for at in (whole.find(text.encode()) for text in stop) if at >= 0), default=len(whole))
     control, kept, start = set(tokenizer.control_ids.tolist()), b"", 0
     for token, piece in zip(ids, pieces, strict=True):

@@ -76,6 +76,7 @@ def free_bytes(device: torch.device) -> int | None:
     """
     if device.type != "cuda":
         return None
+    # Memory that torch reserved and does not use can be allocated again without asking the device.
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + kept
 
@@ -84,6 +85,7 @@ def rows_that_fit(config: ModelConfig, rows: int, length: int, dtype: torch.dtyp
     """How many of `rows` rows of `length` tokens a cache may have with `free` bytes left (None: all), at least one."""
     if free is None:
         return rows
+    # 2: keys and values. 7B at 4096 tokens in bf16: 2.1 GB a row.
     row_bytes = 2 * config.n_layers * config.n_kv_heads * length * config.head_dim * dtype.itemsize
     return max(1, min(rows, int(CACHE_SHARE * free) // row_bytes))
 
@@ -119,6 +121,7 @@ class DenseCache:
         queries = q.unflatten(1, (k.shape[1], -1))
         scores = torch.matmul(queries, keys[:rows, :, : self.used].mT).float()
         if self.beyond is not None:
+            # Set to -inf before softmax: what lies beyond a row's position is an older row's leftover.
             scores.masked_fill_(self.beyond[:, None, None], float("-inf"))
         return torch.matmul(scores.softmax(-1).to(v.dtype), values[:rows, :, : self.used]).flatten(1)
 
@@ -140,6 +143,7 @@ class BagCache:
         self.heads, self.kv_heads, self.head_dim = config.n_heads, config.n_kv_heads, config.head_dim
         self.length, self.chunks = length, -(-length // CACHE_CHUNK)
         start = (config.n_layers, rows, self.kv_heads)
+        # [layers, rows, kv heads, chunks, head_dim, 64]: a line holds one dimension of 64 positions.
         self.keys = _zeros((*start, self.chunks, self.head_dim, CACHE_CHUNK), dtype)
         self.values = _zeros((*start, length, self.head_dim), dtype)
         self.key_tables = [keys.view(-1, CACHE_CHUNK) for keys in self.keys]
@@ -149,6 +153,7 @@ class BagCache:
     def put(self, layer: int, first_row: int, k: Tensor, v: Tensor, start: int = 0) -> None:
         rows, end = slice(first_row, first_row + len(k)), start + k.shape[1]
         self.values[layer, rows, :, start:end] = v.transpose(1, 2)
+        # [n, seq, kv, head_dim] -> [n, kv, head_dim, seq]: keys lie by dimension.
         keys, k = self.keys[layer, rows], k.permute(0, 2, 3, 1)
         for first in range(start - start % CACHE_CHUNK, end, CACHE_CHUNK):
             low, high = max(first, start), min(first + CACHE_CHUNK, end)
@@ -166,6 +171,7 @@ class BagCache:
         self.value_slots = row_head * self.length + at
         line = (row_head * self.chunks + at // CACHE_CHUNK) * self.head_dim
         dims = torch.arange(self.head_dim)
+        # Where the new key's numbers go: one per line of its chunk, at the position's column.
         self.key_slots = ((line[:, None] + dims) * CACHE_CHUNK + (at % CACHE_CHUNK)[:, None]).view(-1)
         self.beyond = _beyond(position, positions)
         row_head = row_head.repeat_interleave(self.heads // self.kv_heads)
@@ -190,6 +196,7 @@ class BagCache:
         scores = scores.view(rows, self.heads, -1)[..., : self.used]
         if self.beyond is not None:
             scores.masked_fill_(self.beyond[:, None], float("-inf"))
+        # fp32 softmax, rounded once, as in training.
         weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype).view(-1)
         return weighted_sums(values, self.value_rows, self.value_starts, weights).view(rows, -1)
 
@@ -203,6 +210,7 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Zeros on the CPU that take no time to make, because NumPy lets the system clear memory when it is first touched, in
     huge pages. Clearing thousands of small pages costs as much as a tenth of a short generation.
     """
+    # NumPy's zeros come from calloc: pages are cleared by the system when they are first touched.
     memory = np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
     return torch.from_numpy(memory).view(dtype).view(shape)
 

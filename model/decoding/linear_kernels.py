@@ -52,6 +52,7 @@ class OneRow:
     def __init__(self, weight: Float[Tensor, "outputs inputs"]) -> None:
         outputs, inputs = weight.shape
         parts = torch.get_num_threads()
+        # The largest number of parts up to the threads that divides the outputs evenly.
         while outputs % parts:
             parts -= 1
         table = weight.unflatten(0, (parts, -1)).mT.contiguous()

@@ -85,6 +85,7 @@ def _tree_scores(
 ) -> list[float]:
     """Each worker reads a stretch of the sorted sequences, so that prefixes are read by few of them."""
     order = sorted(range(len(sequences)), key=lambda index: sequences[index][0])
+    # Stretches of the sorted order, so that requests with one prefix mostly fall to one worker.
     first, end = (len(order) * rank // group.world for rank in (group.rank, group.rank + 1))
     own = order[first:end]
     values = tree_log_likelihoods(
@@ -155,12 +156,14 @@ def _score(model: Transformer, sequences: list[tuple[list[int], int]], group: Gr
     for row, (ids, scored) in enumerate(sequences):
         padded[row, : len(ids) - 1] = ids[:-1]
         rows += [row] * scored
+        # Position t predicts token t + 1: the last `scored` places of what was fed.
         columns += range(len(ids) - 1 - scored, len(ids) - 1)
         targets += ids[-scored:]
     places = {"rows": rows, "columns": columns, "targets": targets}
     batch = {"ids": torch.from_numpy(padded)} | {name: torch.tensor(values) for name, values in places.items()}
     losses = group.apply(_losses, model, {name: value.to(model.device) for name, value in batch.items()})
     sums = torch.zeros(len(sequences), dtype=torch.float64)
+    # Summed in fp64: a long continuation adds thousands of numbers of one sign.
     sums.index_add_(0, torch.tensor(rows), -losses.double().cpu())
     return sums.tolist()
 
@@ -168,6 +171,7 @@ def _score(model: Transformer, sequences: list[tuple[list[int], int]], group: Gr
 def _losses(model: Transformer, batch: dict[str, Tensor]) -> Tensor:
     """-log p of every target, nats."""
     hidden = model.hidden(batch["ids"])[batch["rows"], batch["columns"]]
+    # Logits of so many places are held at once; the vocabulary decides how many that is.
     size = max(1, _HEAD_ELEMENTS // model.config.vocab_size)
     pieces = zip(hidden.split(size), batch["targets"].split(size), strict=True)
     return torch.cat([F.cross_entropy(model.outputs(x).float(), y, reduction="none") for x, y in pieces])

@@ -83,6 +83,7 @@ class _TreeScorer:
 
     def __init__(self, prepared: Prepared, sequences: Sequence[Scored], progress: Callable[[int], None] | None) -> None:
         fed = [tuple(ids[:-1]) for ids, _ in sequences]
+        # Sorted and distinct: prefixes then lie next to each other, and equal contexts are read once.
         distinct = sorted(set(fed))
         self.nodes, ends = build(distinct)
         end_of = dict(zip(distinct, ends, strict=True))
@@ -103,6 +104,7 @@ class _TreeScorer:
     def _targets(self, node: Node | None, ids: Sequence[int], scored: int, index: int) -> list[int]:
         """Register the scored ids of a sequence that ends in a node; the numbers of their scores."""
         numbers = []
+        # From the last place backwards, so the walk goes up the tree once.
         for place in range(len(ids) - 2, len(ids) - 2 - scored, -1):
             while node is not None and place < node.start:
                 node = node.parent
@@ -119,10 +121,12 @@ class _TreeScorer:
         """Padded tokens of one step: as many as wanted, fewer where their attention scores would take too much memory."""
         config = self.prepared.config
         most = _SCORE_ELEMENTS.get(self.device.type, _SCORE_ELEMENTS_ELSEWHERE)
+        # Scores take heads x tokens x length numbers, whatever the weights are.
         return max(1, min(wanted, most // (config.n_heads * len(self.prepared.turns))))
 
     def read(self, step: Step) -> None:
         """Feed the step's rows; keep keys and values where later steps need them."""
+        # Keys and values of a path are dropped as soon as the walk has left their subtree.
         while self.path and self.path[-1][0] is not step.prefix:
             self.path.pop()
         past = self.path[-1][1] if self.path else None
@@ -151,6 +155,7 @@ class _TreeScorer:
             places = [place for place, targets in enumerate(expected) for _ in targets]
             ids = [target for targets in expected for target in targets]
             numbers = [number for targets in expected for number in targets.values()]
+            # One place may predict several ids: choices of one token are read off the same logits.
             self.logprobs[numbers] = self._logprobs(hidden, places, ids)
             for number in numbers:
                 for index in self.users[number]:
@@ -168,9 +173,11 @@ class _TreeScorer:
         for logits in self.prepared.logit_parts(hidden):
             width = logits.shape[-1]
             inside = (target >= start) & (target < start + width)
+            # Clamped only to index legally; `inside` keeps values of other pieces out.
             found = logits[place, (target - start).clamp(0, width - 1)]
             chosen = torch.where(inside, found, chosen)
             largest = logits.amax(-1, keepdim=True)
             sums.append(logits.sub_(largest).exp_().sum(-1).log_().add_(largest[:, 0]))
             start += width
+        # log of the sum over all pieces of the vocabulary, joined without leaving the range of exp.
         return (chosen - torch.stack(sums).logsumexp(0)[place]).double().cpu().numpy()

@@ -25,9 +25,11 @@ def uniform_noise(seed: int, prompts: np.ndarray, positions: np.ndarray) -> np.n
     """Float64 numbers in (0, 1), one for each (prompt index, position of the new token); a pure function of
     its arguments.
     """
+    # Masked to 64 bits: seeds may be larger or negative, and NumPy refuses those.
     key = _mix(np.array([seed & _MASK], dtype=np.uint64))
     key = _mix(key + _mix(prompts.astype(np.uint64) + np.uint64(1)))
     bits = _mix(key + positions.astype(np.uint64) * GOLDEN)
+    # 53 bits fill a float64's mantissa; the half keeps the number off 0 and 1.
     return ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
 
 
@@ -46,6 +48,7 @@ def choose(
     if temperature == 0:
         return _choose_largest(logits, ids)
     assert noise is not None
+    # Divided before the softmax: a training at this temperature computes the same numbers.
     logprobs = torch.log_softmax(logits / temperature, dim=-1)
     uniforms = torch.from_numpy(noise).to(logits.device)[:, None]
     probabilities = _below(ids, logprobs.exp(), 0.0)
@@ -61,8 +64,10 @@ def _choose_largest(logits: Float[Tensor, "rows vocab"], ids: int) -> tuple[Int[
     inner = math.gcd(logits.shape[-1], _BLOCK)
     whole = ids // inner * inner
     tokens, largest = _largest(logits[:, :whole], inner)
+    # Columns beyond whole blocks; with real vocabularies there are at most 127.
     if whole < ids:
         found, place = logits[:, whole:ids].max(-1)
+        # `not <=` and not `>`: a NaN must win, so that it is noticed.
         later = ~(found <= largest)
         tokens, largest = torch.where(later, whole + place, tokens), torch.where(later, found, largest)
     # Rows that pad the head are not chosen, but they count, and may hold the largest logit of all.
@@ -103,6 +108,7 @@ def _largest(logits: Float[Tensor, "rows width"], inner: int) -> tuple[Int[Tenso
 def _draw(weights: Float[Tensor, "rows vocab"], uniforms: Float[Tensor, "rows 1"]) -> Int[Tensor, "rows"]:
     """The first index at which the cumulative weight exceeds the uniform share of the total."""
     blocks = _blocks(weights)
+    # fp64 sums: in fp32, a vocabulary's cumulative sum would round small probabilities away.
     totals = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
     share = uniforms * totals[:, -1:]
     block = torch.searchsorted(totals, share, right=True).clamp(max=totals.shape[-1] - 1)
@@ -120,7 +126,9 @@ def _draw_nucleus(
 ) -> Int[Tensor, "rows"]:
     """A draw from the smallest set of most likely tokens whose probability reaches `top_p`."""
     ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
+    # The probability before each token: the one that crosses `top_p` is still kept.
     before = ordered.cumsum(dim=-1) - ordered
     kept = ordered.masked_fill(before >= top_p, 0.0)
+    # The likeliest token is always kept, even where it alone exceeds `top_p`.
     kept[:, 0] = ordered[:, 0]
     return order.gather(-1, _draw(kept, uniforms)[:, None])[:, 0]

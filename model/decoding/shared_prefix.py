@@ -33,10 +33,12 @@ class Admission:
 
     def __init__(self, prompts: Sequence[Sequence[int]]) -> None:
         self.prompts = prompts
+        # Sorted by their ids, prompts that begin alike stand next to each other.
         order = sorted(range(len(prompts)), key=lambda index: tuple(prompts[index]))
         arrays = [np.asarray(prompts[index]) for index in order]
         links = [0, *(common_tokens(a, b) for a, b in pairwise(arrays)), 0]
         saved = sum(link for link in links if link >= LEAST_SHARED)
+        # Sorting changes who decodes with whom, so it has to save enough to be worth it.
         shares = saved >= LEAST_SAVED * sum(map(len, arrays))
         self.order = order if shares else list(range(len(prompts)))
         self.links = links if shares else [0] * len(links)
@@ -56,6 +58,7 @@ class Admission:
         start, links = self.next, self.links
         together = links[start + 1] >= LEAST_SHARED
         shared = links[start + 1] if together else 0
+        # A prompt that shares much less than the first two do would shorten what all of them share.
         least = max(LEAST_SHARED, LEAST_KEPT * shared) if together else 0
         longest = len(self.prompts[self.order[start]])
         end = start + 1
@@ -70,6 +73,7 @@ class Admission:
         indices = self.order[start:end]
         if len(indices) == 1:  # what the one before it shares may still be kept
             shared = links[start] if links[start] >= LEAST_SHARED else 0
+        # At least one token of each prompt is read, since its logits choose the first answer token.
         return indices, min(shared, min(len(self.prompts[index]) for index in indices) - 1)
 
 

@@ -55,6 +55,7 @@ class TreeAttention:
         self.padded = None if layout.full else torch.from_numpy(layout.padded).to(prepared.device)
         sees = torch.from_numpy(layout.sees).to(prepared.device)
         self.mask = torch.zeros(sees.shape, device=sees.device).masked_fill_(~sees, float("-inf"))
+        # [rows, width, width] -> [rows, 1, groups * width, width]: query heads of one key head share a mask.
         self.mask = self.mask.repeat(1, self.heads[1], 1)[:, None]
         self.kept: PrefixKeys = []
 
@@ -65,6 +66,7 @@ class TreeAttention:
         mixed, own = self._over_row(grouped, k, v)
         if self.past is not None:
             before, prefix = self._over_prefix(grouped, *self.past[layer])
+            # sigmoid(a - b) = e^a / (e^a + e^b): the prefix's share of the joint softmax.
             mixed = torch.lerp(mixed, before, torch.sigmoid(prefix - own)[..., None])
         return mixed.flatten(1).to(q.dtype)
 
@@ -108,7 +110,14 @@ def _attend(
     if q.device.type == "cpu":
         # The public attention does not return the sums; its kernel for CPUs does, and keeps scores in the caches.
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            q.float(), k.float(), v.float(), 0.0, False, attn_mask=mask, scale=1.0
+            # [batch, kv heads, queries, head_dim] in fp32; it returns outputs and log sums.
+            q.float(),
+            k.float(),
+            v.float(),
+            0.0,
+            False,
+            attn_mask=mask,
+            scale=1.0,
         )
     return _explicit(q, k, v, mask)
 
@@ -119,4 +128,5 @@ def _explicit(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Ten
     if mask is not None:
         scores += mask
     total = scores.logsumexp(-1)
+    # fp32 sums: the two parts are joined in fp32 and rounded once.
     return ((scores - total[..., None]).exp_().to(v.dtype) @ v).float(), total

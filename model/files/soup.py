@@ -16,11 +16,13 @@ def average_weights(states: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
     number = 0
     for number, state in enumerate(states, 1):
         if number == 1:
+            # copy=True: an fp32 tensor would otherwise be the ingredient's own memory, which the sum overwrites.
             total = {name: value.detach().to(torch.float32, copy=True) for name, value in state.items()}
             continue
         different = sorted(total.keys() ^ state.keys()) or [
             name for name in total if total[name].shape != state[name].shape
         ]
+        # Sorted names, at most five: a wrong ingredient differs in hundreds.
         if different:
             raise ValueError(f"ingredient {number} differs from the first in {', '.join(different[:5])}")
         for name, value in state.items():
@@ -34,6 +36,7 @@ def average_weights(states: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
 def distances(state: Mapping[str, Tensor], average: Mapping[str, Tensor]) -> dict[str, float]:
     """How far each tensor lies from its average, as a share of the average's norm: ‖w − mean‖ / ‖mean‖."""
     return {
+        # clamp_min: a tensor of zeros would otherwise divide by zero.
         name: float((state[name].float() - mean).norm() / mean.norm().clamp_min(torch.finfo(torch.float32).tiny))
         for name, mean in average.items()
     }

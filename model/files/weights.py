@@ -28,7 +28,7 @@ from model.files.hf_config import (
     read_config,
     read_extra,
 )
-from model.json_files import read_json
+from model.json_files import JsonObject, read_json
 from model.network.transformer import Transformer, on_meta_device
 
 INDEX = "model.safetensors.index.json"
@@ -88,7 +88,7 @@ def hf_key(name: str) -> str:
     return f"model.layers.{match[1]}.{_BLOCK_KEYS[match[2]]}"
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
+def _write_json(path: Path, value: JsonObject) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
@@ -97,6 +97,7 @@ def _shards(tensors: dict[str, Tensor], max_bytes: int) -> list[list[str]]:
     groups: list[list[str]] = [[]]
     held = 0
     for name, tensor in tensors.items():
+        # A tensor is never split over files, so one larger than the limit has a file of its own.
         if groups[-1] and held + tensor.nbytes > max_bytes:
             groups.append([])
             held = 0
@@ -122,7 +123,7 @@ def save_hf(
     eos_id, pad_id = (tokenizer.eos_id, tokenizer.pad_id) if tokenizer else (None, None)
     bos_id = eos_id if bos == "eos" else None
     _write_json(folder / FILE, hf_config(config, eos_id, pad_id, bos_id, str(dtype).removeprefix("torch.")))
-    special: dict[str, Any] = {"bos_token_id": bos_id, "eos_token_id": eos_id, "pad_token_id": pad_id}
+    special: JsonObject = {"bos_token_id": bos_id, "eos_token_id": eos_id, "pad_token_id": pad_id}
     if tokenizer and tokenizer.vocab_size < config.vocab_size:
         # Rows that pad the vocabulary have logits like any other, and no token: whoever samples has to leave them out.
         special["suppress_tokens"] = list(range(tokenizer.vocab_size, config.vocab_size))
@@ -131,6 +132,7 @@ def save_hf(
     _write_json(folder / EXTRA, extra.model_dump(mode="json"))
     if tokenizer:
         tokenizer.save(folder)
+    # In the order of the model's parameters, so that equal models are cut into equal files.
     tensors = {hf_key(name): value.detach().to(dtype).cpu().contiguous() for name, value in model.named_parameters()}
     groups = _shards(tensors, max_shard_bytes)
     if len(groups) == 1:
@@ -148,6 +150,7 @@ def save_hf(
 def _files(folder: Path) -> list[Path]:
     if (folder / INDEX).is_file():
         names = sorted(set(read_json(folder / INDEX, WeightIndex).weight_map.values()))
+        # A path in the index could lead out of the folder.
         if elsewhere := [name for name in names if Path(name).name != name]:
             raise ValueError(f"{folder / INDEX} names weight files that do not lie beside it: {elsewhere}")
         if "model.safetensors" not in names and (folder / "model.safetensors").is_file():
@@ -196,6 +199,7 @@ class SavedWeights:
         wanted = {hf_key(name): tuple(value.shape) for name, value in on_meta_device(self.config).named_parameters()}
         if scores:
             del wanted[hf_key("head.weight")]
+            # A score head is one row: [1, d_model] instead of [vocab, d_model].
             wanted[SCORE_KEY] = (1, self.config.d_model)
         self.files: dict[str, Path] = {}
         for path in _files(folder):
@@ -215,6 +219,7 @@ class SavedWeights:
         """Rows [start, stop) of a parameter; `shape` is the whole one's."""
         key = self.keys.get(name) or hf_key(name)
         with _opened(self.files[key]) as file:
+            # get_slice reads only these rows of the file: a rank never holds a whole tensor.
             return file.get_slice(key)[start:stop].float()
 
 

@@ -32,17 +32,20 @@ def attention(
 ) -> Float[Tensor, "batch heads seq head_dim"]:
     """Causal softmax attention with scale 1/sqrt(head_dim); kv_heads divides heads (grouped queries)."""
     groups = q.shape[1] // k.shape[1]
+    # The blocked path relies on the compiler, which fuses its elementwise steps and folds its masks into constants.
     if q.device.type != "cpu" or q.dtype != torch.bfloat16 or not torch.compiler.is_compiling():
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=groups > 1)
     if groups > 1:
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
     flat = (tensor.reshape(-1, *tensor.shape[2:]) for tensor in (q, k, v))
+    # The types inside are chosen by hand: bf16 matmuls, fp32 softmax. Autocast must not choose others.
     with torch.autocast("cpu", enabled=False):
         return cast(Tensor, BlockedAttention.apply(*flat)).view(q.shape)
 
 
 def blocks(length: int) -> list[tuple[int, int]]:
     """Row ranges [start, end) of the query blocks of a sequence."""
+    # At least 128 rows a block, and at most 8 blocks: a sequence of 4096 has 8 blocks of 512 rows.
     rows = max(BLOCK_ROWS, math.ceil(length / MAX_BLOCKS))
     return [(start, min(start + rows, length)) for start in range(0, length, rows)]
 
@@ -77,12 +80,17 @@ class BlockedAttention(torch.autograd.Function):
         outputs, log_sums = [], []
         for start, end in blocks(length):
             first = length - start
+            # [n, rows, head_dim] @ [n, head_dim, end] -> [n, rows, end]: keys past the block's last row are never
+            # touched.
             scores = torch.bmm(q[:, start:end], k[:, :end].mT).float() * scale
             scores = scores + mask[: end - start, first : first + end]
+            # Subtracting the row's maximum keeps exp() within range.
             top = scores.amax(-1, keepdim=True)
             powers = (scores - top).exp().to(q.dtype)
+            # Summed from the rounded bf16 powers, so that the weights which multiply v add up to one.
             total = powers.float().sum(-1, keepdim=True)
             outputs.append((torch.bmm(powers, v[:, :end]).float() / total).to(q.dtype))
+            # log(sum(exp(scores))) of each row is all that backward needs to compute the weights again.
             log_sums.append(top + total.log())
         output, log_sum = torch.cat(outputs, dim=1), torch.cat(log_sums, dim=1)
         ctx.save_for_backward(q, k, v, output, log_sum)
@@ -95,6 +103,7 @@ class BlockedAttention(torch.autograd.Function):
         length, scale = q.shape[1], q.shape[2] ** -0.5
         ranges = blocks(length)
         mask = _column_mask(length, ranges[0][1])
+        # Rows of dO * O summed: the softmax's correction term, computed once instead of per block (FlashAttention).
         delta = (outer.float() * output.float()).sum(-1, keepdim=True)
         q_parts, k_parts, v_parts = [], [], []
         for start, end in ranges:
@@ -104,6 +113,7 @@ class BlockedAttention(torch.autograd.Function):
             weights = (scores - log_sum[:, start:]).exp()
             inner = torch.bmm(late_outer, v[:, start:end].mT).float() - delta[:, start:]
             inner = (weights * inner * scale).to(q.dtype)
+            # dQ of the block's keys only; the parts are summed below in fp32, since bf16 sums would lose digits.
             q_parts.append(torch.bmm(inner, block_k))
             k_parts.append(torch.bmm(inner.mT, late_q))
             v_parts.append(torch.bmm(weights.to(q.dtype).mT, late_outer))
@@ -112,6 +122,7 @@ class BlockedAttention(torch.autograd.Function):
             shares = [
                 part[:, start - first : end - first].float()
                 for part, (first, _) in zip(q_parts, ranges, strict=True)
+                # Under the causal mask, keys that begin after these queries give them nothing.
                 if first <= start
             ]
             q_gradient.append(functools.reduce(torch.add, shares).to(q.dtype))

@@ -40,6 +40,7 @@ def initial_std(config: ModelConfig, name: str) -> float:
     for suffix, width in summed.items():
         if name.endswith(suffix):
             layer = int(name.split(".")[1]) + 1
+            # The 2 stands for the two sub-layers of a layer, which both add to the residual stream.
             return (2 * width * layer) ** -0.5
     return config.d_model**-0.5
 
@@ -61,6 +62,7 @@ def initial_rows(
     """
     rows = torch.ones(stop - start, *shape[1:])
     if len(shape) == 1:
+        # A norm starts as the identity.
         return rows
     width = math.prod(shape[1:])
     flat, first = rows.view(-1), start * width
@@ -90,6 +92,7 @@ def truncated_normal(drawn: Float[np.ndarray, " count"]) -> Float[Tensor, " coun
     The input is overwritten.
     """
     lowest = NormalDist().cdf(-TRUNCATION)
+    # Uniform on [cdf(-3), cdf(3)): the inverse function then never leaves three standard deviations.
     drawn *= 1 - 2 * lowest
     drawn += lowest
     return torch.special.ndtri(torch.from_numpy(drawn))

@@ -47,4 +47,5 @@ def whole_tensor(part: Tensor, like: Tensor) -> Tensor:
 def total_norm(tensors: Iterable[Tensor]) -> Tensor:
     """L2 norm of all tensors together, a scalar; of sharded ones over the rows of all workers, which all have to call this."""
     norm = nn.utils.get_total_norm(tensors)
+    # The norm of sharded gradients is a DTensor with a partial sum; full_tensor() adds the shards up.
     return cast(Any, norm).full_tensor() if is_sharded(norm) else norm

@@ -32,8 +32,10 @@ def rope_tables(
     positions: Int[Tensor, "*shape"], head_dim: int, theta: float
 ) -> tuple[Float[Tensor, "*shape head_dim"], Float[Tensor, "*shape head_dim"]]:
     """Cosines and sines in fp32 of every position (0-based) for half-split rotary embedding."""
+    # Integers first, then fp32, as in the released model's code, so that the tables agree bit for bit.
     exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.int64).float() / head_dim
     angles = positions.float().unsqueeze(-1) * (1.0 / theta**exponents)
+    # [..., head_dim]: the half-split layout repeats the angles instead of interleaving them.
     angles = torch.cat([angles, angles], dim=-1)
     return angles.cos(), angles.sin()
 
@@ -59,6 +61,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "... width"]) -> Float[Tensor, "... width"]:
         wide = x.float()
+        # Weight is applied before rounding (as OLMo does); Llama rounds first and multiplies in bf16.
         return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps) * self.weight).to(x.dtype)
 
 
@@ -110,6 +113,7 @@ def projections(x: Float[Tensor, "... width_in"], parts: Sequence[Linear], fused
     if not fused:
         return [part(x) for part in parts]
     weight = torch.cat([part.weight for part in parts]).to(x.dtype)
+    # One matmul of [width_in, q + k + v], split along the outputs.
     return F.linear(x, weight).split([len(part.weight) for part in parts], dim=-1)
 
 
@@ -152,11 +156,13 @@ class Attention(nn.Module):
         if self.qkv_clip is not None:
             q, k, v = (t.clamp(-self.qkv_clip, self.qkv_clip) for t in (q, k, v))
         # OLMo 2 norms the whole projection before it is split into heads; a norm per head would be another model.
+        # [batch, seq, heads * head_dim] -> [batch, heads, seq, head_dim]: heads first, so that the matmul is batched.
         q, k, v = (t.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for t in (self.q_norm(q), self.k_norm(k), v))
         return apply_rope(q, cos, sin), apply_rope(k, cos, sin), v
 
     def combine(self, heads: Float[Tensor, "batch heads seq head_dim"]) -> Float[Tensor, "batch seq d_model"]:
         """Output projection of the concatenated heads."""
+        # [batch, heads, seq, head_dim] -> [batch, seq, heads * head_dim].
         return self.out(heads.transpose(1, 2).flatten(2))
 
     def forward(self, x: Float[Tensor, "batch seq d_model"], cos: Tensor, sin: Tensor) -> Tensor:
@@ -212,6 +218,7 @@ class Block(nn.Module):
     def compute(self, x: Float[Tensor, "batch seq d_model"], cos: Tensor, sin: Tensor) -> Tensor:
         """The output, with all that a backward pass needs kept."""
         if self.norm_placement == "output":
+            # Norm after the sub-layer and inside the residual sum: the reordered norm of OLMo 2.
             x = x + self.attention_norm(self.attention(x, cos, sin))
             return x + self.feed_forward_norm(self.feed_forward(x))
         x = x + self.attention(self.attention_norm(x), cos, sin)
@@ -225,6 +232,8 @@ def uncompiled(part: nn.Module, gathered: nn.Module | None = None) -> Callable[.
     whole there is nothing to gather, and workers need not come here together.
     """
     in_parts = is_sharded(next((gathered or part).parameters()))
+    # `part.forward` would skip the hooks that gather sharded weights; `_call_impl` keeps them and skips the compiled
+    # call.
     return cast(Callable[..., Tensor], part._call_impl) if in_parts else part.forward
 
 
@@ -264,11 +273,13 @@ class Transformer(nn.Module):
                 f"sequence of {ids.shape[1]} tokens exceeds max_sequence_length {self.config.max_sequence_length}; "
                 "cut it, or build the model with a longer window"
             )
+        # No padding mask is needed: under causal attention, padding on the right is seen by no real token.
         positions = torch.arange(ids.shape[1], device=ids.device)
         cos, sin = rope_tables(positions, self.config.head_dim, self.config.rope_theta)
         x = self.embed(ids)
         trained = self.training and torch.is_grad_enabled()
         for block in self.blocks:
+            # Evaluation meets each shape once, so compiling it would cost more than it saves.
             x = (block if trained else uncompiled(block))(x, cos, sin)
         return (self.norm if trained else uncompiled(self.norm, self.head))(x)
 

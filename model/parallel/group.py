@@ -85,6 +85,7 @@ class Group:
         """
         if self.wrapped is None or not is_sharded(next(model.parameters())):
             return function(model, batch)
+        # The forward hooks of the wrapper gather the weights, so the function has to run inside its forward.
         output = self.wrapped(lambda _, part: function(model, part), batch)
         for module in _sharded_modules(self.wrapped):
             module.reshard()
@@ -97,10 +98,13 @@ class Group:
         Sharded gradients are reduce-scattered after each micro-batch, since whole ones would not fit.
         """
         if isinstance(self.wrapped, nn.parallel.DistributedDataParallel) and not last:
+            # no_sync: the all-reduce of earlier micro-batches would be repeated by the last one, which sends their
+            # sum.
             with self.wrapped.no_sync():
                 yield
             return
         if (root := _sharded_root(self.wrapped)) is not None:
+            # In hsdp, copies of a shard all-reduce at the last micro-batch only; the reduce-scatter happens at each.
             root.set_requires_all_reduce(last)
         yield
 
@@ -117,6 +121,7 @@ class Group:
         if self.world == 1:
             return [value]
         values: list[Any] | None = [None] * self.world if self.rank == 0 else None
+        # Gloo on the host and its own group: the saving thread must not mix its messages with the training's.
         dist.gather_object(value, values, dst=0, group=self.beside)
         return values
 
@@ -159,6 +164,7 @@ def distribute(model: nn.Module, compute: Compute, precision: Precision) -> Grou
     not there or has another size.
     """
     parallel, device = compute.parallel, compute.device
+    # Copied before sharding, since `fully_shard` changes the modules in place.
     skeleton = _without_weights(model) if parallel.workers > 1 and parallel.data != "ddp" else None
     recompute(model, parallel.activation_checkpointing)
     if parallel.workers == 1:
@@ -174,10 +180,12 @@ def distribute(model: nn.Module, compute: Compute, precision: Precision) -> Grou
 
     # As long as a step may take, since some wait for others there, and never less than torch's own.
     patience = max(default_pg_timeout, timedelta(seconds=compute.stall_seconds))
+    # Two groups, because two threads that use one group at once may pair each other's messages.
     host, beside = (dist.new_group(backend="gloo", timeout=patience) for _ in range(2))
     rank = dist.get_rank()
     if parallel.data == "ddp":
         _put(model, device)
+        # DDP refuses a module without trainable parameters, such as a reference model.
         trained = any(parameter.requires_grad for parameter in model.parameters())
         wrapped = (
             nn.parallel.DistributedDataParallel(ObjectiveModule(model), gradient_as_bucket_view=True)
@@ -193,6 +201,7 @@ def distribute(model: nn.Module, compute: Compute, precision: Precision) -> Grou
         parallel.workers,
         shard=mesh.get_local_rank(mesh.ndim - 1),
         shards=shards,
+        # In hsdp ranks 0 .. shards - 1 are the first copy; the others hold the same rows and need not write them.
         saves=rank < shards,
         wrapped=wrapped,
         skeleton=skeleton,
@@ -238,12 +247,14 @@ def _shard(model: nn.Module, parallel: Parallel, device: str, precision: Precisi
     exact = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
     rounded = replace(exact, param_dtype=torch.bfloat16) if precision == "bf16" else exact
     separate_projections(model)
+    # An actor-critic pair holds two Transformers; each is sharded by itself.
     for part in (part for part in model.modules() if isinstance(part, Transformer)):
         embedding = fully_shard(part.embedding, mesh=mesh, mp_policy=exact)
         # The gradient of a table does not depend on its values.
         embedding.set_unshard_in_backward(False)
         for block in part.blocks:
             fully_shard(block, mesh=mesh, mp_policy=rounded)
+        # Not resharded: backward begins with the head, so freeing it would mean gathering it again at once.
         fully_shard([part.norm, part.head], mesh=mesh, mp_policy=exact, reshard_after_forward=False)
     wrapped = ObjectiveModule(model)
     fully_shard(wrapped, mesh=mesh, mp_policy=exact)
@@ -266,6 +277,7 @@ def whole_model(group: Group, model: nn.Module) -> nn.Module:
         return model
     weights = {}
     for name, parameter in model.named_parameters():
+        # A collective call on every rank, though only rank 0 keeps the outcome: others would otherwise wait forever.
         whole = whole_tensor(local_part(parameter.detach()), parameter)
         if group.rank == 0:
             weights[name] = whole.cpu()
@@ -299,6 +311,7 @@ def _holders(wrapped: nn.Module | None, module: nn.Module) -> "list[FSDPModule]"
     nearest: dict[str, FSDPModule] = {}
     found: dict[FSDPModule, None] = {}
     for name, part in cast(nn.Module, root).named_modules():
+        # named_modules lists parents first, so the nearest sharded parent of a child is known already.
         nearest[name] = part if isinstance(part, FSDPModule) else nearest[name.rpartition(".")[0]]
         if part in members:
             found[nearest[name]] = None

@@ -34,6 +34,8 @@ class Collective:
     @property
     def sent(self) -> float:
         """Bytes that a worker sends in one of them as a ring, which is the least possible."""
+        # A ring passes on all but its own part; an all-reduce is a reduce-scatter and an all-gather, so it sends
+        # twice that.
         share = self.size * (self.workers - 1) / self.workers
         return 2 * share if self.kind == "reduce" else share
 

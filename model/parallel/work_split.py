@@ -5,7 +5,7 @@ out. Every row goes to exactly one worker, and pairs stay together. What a worke
 the whole batch, so that the workers' losses and gradients add up to those of one process.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -14,7 +14,9 @@ from jaxtyping import Int
 
 from model.data.labels import IGNORE
 
-HostBatch = dict[str, Any]
+HostBatch = Mapping[str, Any]
+"""A micro-batch on the host: arrays or tensors by name. `ids` [rows, seq] is in every one; what else, the objective says
+(`model.data.batches.WindowBatch`, `model.data.chat_batches.Batch`)."""
 
 UNEVEN = 1.25
 """How much longer a worker may compute so that there are fewer rounds: in each of them, sharded weights are gathered."""
@@ -46,7 +48,9 @@ def share_of(batches: Sequence[HostBatch], rank: int, world: int) -> Sequence[Ho
     if world == 1:
         return batches
     pieces = cut_micro_batches(tuple(map(_shape, batches)), world)
+    # Dealt out by stride: round r consists of pieces r * world .. (r + 1) * world - 1, all of nearly equal size.
     own = [_rows_of(batches[piece.batch], piece.part, piece.parts) for piece in pieces[rank::world]]
+    # Every rank must come to each collective, so a rank without a piece computes one whose loss is zero.
     if len(own) * world < len(pieces):
         last = pieces[-1]
         own.append(_silenced(_rows_of(batches[last.batch], last.part, last.parts)))
@@ -76,6 +80,7 @@ def cut_micro_batches(shapes: tuple[Shape, ...], world: int) -> list[Piece]:
         largest = -(-units // parts) * tokens
         # Largest first, so that the pieces of one round, which wait for each other, are nearly equal.
         order = np.argsort(-largest, kind="stable")
+        # The first piece of each round is the largest, so it is the straggler that the others wait for.
         firsts = np.repeat(largest[order], parts[order])[::world]
         found.append((len(firsts), int(firsts.sum()), order, parts))
     enough = UNEVEN * min(waited for _, waited, _, _ in found)
@@ -98,8 +103,9 @@ def _rows_of(batch: HostBatch, part: int, parts: int) -> HostBatch:
         )
     count, units = len(batch["ids"]), _shape(batch).units
     own = np.array_split(np.arange(units), parts)[part]
+    # Rows of a pair lie `units` apart: chosen rows come first, then rejected ones.
     rows = own if units == count else np.concatenate([own, units + own])
-    piece: HostBatch = {}
+    piece: dict[str, np.ndarray] = {}
     for name, value in batch.items():
         if value.ndim == 0:
             # Metrics are summed over pieces, so each has a share of the micro-batch's.
@@ -122,6 +128,7 @@ def _silenced(batch: HostBatch) -> HostBatch:
     for name, value in batch.items():
         if name in ("weights", "token_share", "value_share") or (value.ndim == 0 and name != "divisor"):
             silent[name] = np.zeros_like(value)
+    # Windows have no weights. Without labels their summed loss is zero, and the divisor stays valid.
     if "weights" not in batch:
         silent["labels"] = np.full_like(batch["labels"], IGNORE)
     return silent

@@ -91,4 +91,5 @@ def _encode_text(tokenizer: Tokenizer, spans: Sequence[TemplateSpan]) -> tuple[l
     starts = np.cumsum(np.concatenate([[0], tokenizer.byte_lengths()[ids]]))[:-1]
     sizes = [len(text.encode("utf-8")) for text in texts]
     trained_bytes = np.repeat(np.array([span.trained for span in spans], dtype=bool), sizes)
+    # A token belongs to the span in which its first byte lies.
     return ids, trained_bytes[starts]

@@ -15,11 +15,11 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tiktoken
 
+from model.json_files import JsonObject
 from model.tokens import tokenizer_files
 from model.tokens.surrogates import valid_text
 
@@ -99,6 +99,7 @@ class Dolma2:
     def encode(self, text: str, control: bool) -> list[int]:
         """Ids of a text; `control` recognises the tokens flagged special too."""
         allowed = _ALL_ADDED if control else _atomic_in(text)
+        # The quick way, for nearly all texts: nothing in them needs a second look.
         if not allowed and len(text) <= _LONGEST_WHITESPACE:
             return self._encoding.encode_ordinary(text)  # which itself reads lone surrogates as U+FFFD
         ids: list[int] = []
@@ -119,7 +120,7 @@ class Dolma2:
         """UTF-8 bytes of the text of every id in use."""
         return [*rank_table(self._ranks), *(text.encode() for text, _ in ADDED_TOKENS)]
 
-    def tokenizer_json(self) -> dict[str, Any]:
+    def tokenizer_json(self) -> JsonObject:
         """The contents of `tokenizer.json`."""
         return tokenizer_files.tokenizer_json(rank_table(self._ranks), ADDED_TOKENS)
 

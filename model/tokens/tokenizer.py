@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol, TypedDict
 
 import numpy as np
 
+from model.json_files import JsonObject
 from model.tokens import dolma2, olmo1, tokenizer_files
 
 PADDING_MULTIPLE = 128
@@ -32,7 +33,14 @@ class Vocabulary(Protocol):
     def encode(self, text: str, control: bool) -> list[int]: ...
     def encode_array(self, text: str) -> np.ndarray: ...
     def token_bytes(self) -> list[bytes]: ...
-    def tokenizer_json(self) -> dict[str, Any]: ...
+    def tokenizer_json(self) -> JsonObject: ...
+
+
+class TokenizerFacts(TypedDict):
+    """The two fields by which artifacts say their vocabulary."""
+
+    ranks: int
+    tokenizer: TokenizerName
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,7 @@ class Tokenizer:
     @property
     def padded_vocab_size(self) -> int:
         """Embedding rows: `vocab_size` rounded up to a multiple of 128."""
+        # A multiple of 128 keeps the head's matmul aligned.
         return -(-self.vocab_size // PADDING_MULTIPLE) * PADDING_MULTIPLE
 
     @property
@@ -114,7 +123,7 @@ class Tokenizer:
         return {id for id, _ in self._vocabulary.added.values()}
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> TokenizerFacts:
         """The two fields by which artifacts say their vocabulary."""
         return {"ranks": self.ranks, "tokenizer": self.name}
 
@@ -156,6 +165,7 @@ class Tokenizer:
         if tokens.size and not 0 <= tokens.min() <= tokens.max() < self.padded_vocab_size:
             wrong = int(tokens.min() if tokens.min() < 0 else tokens.max())
             raise ValueError(f"id {wrong:,} is outside the vocabulary of {self.padded_vocab_size:,} rows")
+        # Control tokens are dropped before decoding, so texts that quote them are kept.
         kept = tokens[~np.isin(tokens, self.control_ids)] if skip_special else tokens
         texts = self.token_bytes()
         return b"".join([texts[id] for id in kept.tolist()])
@@ -172,7 +182,7 @@ class Tokenizer:
         """
         return _token_bytes(self)
 
-    def tokenizer_json(self) -> dict[str, Any]:
+    def tokenizer_json(self) -> JsonObject:
         """The contents of `tokenizer.json`."""
         return self._vocabulary.tokenizer_json()
 
@@ -201,11 +211,13 @@ class Tokenizer:
 @lru_cache(maxsize=8)
 def _token_bytes(tokenizer: Tokenizer) -> list[bytes]:
     tokens = _vocabulary(tokenizer.name, tokenizer.ranks).token_bytes()
+    # Padding rows have no text: model outputs may still name them.
     return tokens + [b""] * (tokenizer.padded_vocab_size - len(tokens))
 
 
 @lru_cache(maxsize=8)
 def _byte_lengths(tokenizer: Tokenizer) -> np.ndarray:
     lengths = np.array([len(token) for token in tokenizer.token_bytes()], dtype=np.int64)
+    # Shared by all callers of a cached table, so nobody may write to it.
     lengths.setflags(write=False)
     return lengths

@@ -5,18 +5,11 @@ nothing is sampled here. Axis names: `prompts samples` for groups of answers, `b
 tokens, where index 0 is the first response token and padding is at the right.
 """
 
-from typing import Literal
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-Normalization = Literal["sample_std", "population_std", "centered"]
-"""Divisor of a group's centred scores: std with ddof 1 (original GRPO script), ddof 0 (grpo_fast), or none.
-"""
-
-KLEstimator = Literal["k1", "k2", "k3"]
-"""Estimators of KL(policy ‖ reference) from one sample: log ratio, half its square, exp(−d) − 1 + d."""
+from model.training.configs import KLEstimator, Normalization
 
 ADVANTAGE_EPSILON = 1e-8
 """Added to a group's std (H.3)."""
@@ -65,6 +58,7 @@ def kl_estimate(log_ratio: Float[Tensor, "*shape"], estimator: KLEstimator) -> F
         return log_ratio
     if estimator == "k2":
         return log_ratio.square() / 2
+    # expm1 keeps the digits of exp(-d) - 1 where d is small, as it is for nearly every token.
     return torch.expm1(-log_ratio) + log_ratio
 
 
@@ -81,6 +75,7 @@ def token_rewards(
     time = log_ratio.shape[1]
     positions = torch.arange(time, device=log_ratio.device)
     rewards = torch.where(positions < lengths[:, None], -kl_coefficient * log_ratio, torch.zeros_like(log_ratio))
+    # An answer that fills the row has no padding slot, so its score joins the last token's reward.
     slot = lengths.clamp(max=time - 1)
     return rewards.scatter_add(1, slot[:, None], scores[:, None].to(rewards.dtype))
 
@@ -100,6 +95,7 @@ def generalized_advantages(
     """
     advantages = torch.zeros_like(rewards)
     running = torch.zeros_like(rewards[:, 0])
+    # Backwards, since each advantage is built on the one after it; a loop over time, [batch] values at once.
     for t in range(rewards.shape[1] - 1, -1, -1):
         following = values[:, t + 1] if t + 1 < rewards.shape[1] else torch.zeros_like(running)
         delta = rewards[:, t] + gamma * following - values[:, t]

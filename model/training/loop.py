@@ -19,9 +19,10 @@ from model.config import Compute
 from model.parallel.group import Group, Objective, distribute
 from model.parallel.work_split import HostBatch, share_of
 from model.training.allocator import keep_freed_memory
+from model.training.configs import OptimConfig
 from model.training.measuring.metrics import Instances, Log, MetricsLog, Scalars, StepFacts
 from model.training.measuring.throughput import Meter
-from model.training.optim import OptimConfig, Optimizer, Updater
+from model.training.optim import Optimizer, Updater
 from model.training.schedule import ScheduleConfig, update_learning_rate
 from model.training.watchdog import Watchdog
 
@@ -175,6 +176,7 @@ def train(state: TrainState, course: Course, compute: Compute, told: Listeners =
                 break
             metrics.collect(state.step + 1, train_step(state, micro_batches, course, compute.device))
             watchdog.beat()
+            # Asked after the update, so a stopped training resumes at a whole step.
             stop = told.stop is not None and state.step < steps and told.stop(state.step)
             save = told.checkpoint if stop else told.saving(state.step)
             due = save is not None and state.step < steps
@@ -186,6 +188,7 @@ def train(state: TrainState, course: Course, compute: Compute, told: Listeners =
                     known |= evaluated(state, judge)
                     watchdog.beat()
                 metrics.send(state.tokens, known, logged)
+            # Before a save all metrics are awaited: a non-finite loss must not reach a checkpoint.
             metrics.deliver(wait=due or state.step == steps)
             if save and due:
                 save(state)
@@ -194,6 +197,7 @@ def train(state: TrainState, course: Course, compute: Compute, told: Listeners =
                 break
             # Ranks wait for each other at every step, so all of them pause for garbage at the same one (RECIPE J).
             if state.step % compute.gc_every == 0:
+                # Young generations only: a full collection walks all objects, which would take as long as some steps.
                 gc.collect(1)
         if state.step < steps:
             metrics.end(state.tokens)
@@ -219,11 +223,13 @@ def train_step(state: TrainState, micro_batches: Sequence[HostBatch], course: Co
                 torch.device(device).type, torch.bfloat16, enabled=state.optimizer.config.precision == "bf16"
             ):
                 loss, metrics = group.run(course.objective, state.model, to_device(batch, device))
+            # Multiplying by 1.0 would add a kernel per micro-batch and change nothing.
             (loss if scale == 1.0 else loss * scale).backward()
         for name, value in ({"loss": loss} | metrics).items():
             value = value.detach().float() * share
             sums[name] = sums[name] + value if name in sums else value
     sums = group.total(sums)
+    # Counted over the whole batch, not over this rank's part, so the schedule is the same for any world size.
     batch_tokens = sum(_tokens(batch) for batch in micro_batches)
     lr = update_learning_rate(
         course.schedule, step=state.step, tokens=state.tokens, batch_tokens=batch_tokens, steps=course.steps

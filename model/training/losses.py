@@ -17,12 +17,11 @@ from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field
 from torch import Tensor
 
-from model.config import Config
-from model.data.labels import IGNORE, LossNormalisation
+from model.data.labels import IGNORE
 from model.network.transformer import Transformer
+from model.training.configs import LossConfig
 
 CHUNK_ELEMENTS = 1 << 22
 """Logits worked on at a time on a CPU: 4M, 8 MB in bf16, so that they stay within a processor's last cache level."""
@@ -52,18 +51,6 @@ of the time of their matmuls on an H100 (bytes and operations over what it can d
 bf16 at a vocabulary of 100k. Larger pieces and tiles would not be faster. They bound what is made in fp32 at a time to 0.4
 GB of logits and 0.5 GB of gradient at d_model 4096.
 """
-
-
-class LossConfig(Config):
-    """The language-model loss; the default is that of OLMo-core, with the declared z-loss weight."""
-
-    z_weight: float = Field(default=1e-5, ge=0)
-    """Weight of logsumexp squared. Table 1 declares 1e-5; the 1B, 7B and 13B runs really used 1e-4 (RECIPE
-    0.1).
-    """
-    normalisation: LossNormalisation = "labels"
-    """Divisor of the summed loss: trained labels plus all positions of masked instances (OLMo-core), every
-    position of the batch (old trainer), or none (SFT with loss reduction "sum")."""
 
 
 def cached_rows(vocab_size: int) -> int:
@@ -134,12 +121,14 @@ class _HeadLoss(torch.autograd.Function):
         needs = ctx.needs_input_grad
         row_gradient = torch.empty_like(rows) if needs[0] else None
         weight_gradient = torch.empty_like(weight) if needs[1] else None
+        # One buffer of [chunk, vocab] for all chunks: the full logits of 16,384 tokens would be 3.3 GB in bf16.
         size = min(sizes.chunk, len(rows))
         buffer = torch.empty(size, weight.shape[0], dtype=rows.dtype, device=rows.device)
         numbers = torch.arange(size, device=rows.device)
         log_totals, picks = [], []
         for place in range(0, len(rows), size):
             part, target, part_scale = (t[place : place + size] for t in (rows, targets, scale))
+            # [chunk, d_model] @ [d_model, vocab] -> [chunk, vocab]; the kernel below overwrites it with its gradient.
             logits = torch.mm(part, cast_weight.T, out=buffer[: len(part)])
             picked = logits.gather(-1, target).float()
             pieces = zip(logits.split(sizes.piece), part_scale.split(sizes.piece), strict=True)
@@ -158,6 +147,7 @@ class _HeadLoss(torch.autograd.Function):
         ctx.gradients = row_gradient, weight_gradient
         log_total, picked = torch.cat(log_totals), torch.cat(picks)
         ce, z = ((log_total - picked) * scale).sum(), z_weight * (log_total.square() * scale).sum()
+        # Only the sum carries a gradient, which was made above; the two parts are metrics.
         ctx.mark_non_differentiable(ce, z)
         return ce + z, ce, z
 
@@ -252,6 +242,7 @@ class _HeadLogProbs(torch.autograd.Function):
             for piece, target, outer in zip(*(t.split(sizes.piece) for t in (logits, *ends)), strict=True):
                 inner = piece.float().div_(temperature).softmax(-1).mul_(-outer.unsqueeze(-1))
                 inner.scatter_add_(-1, target.unsqueeze(-1), outer.unsqueeze(-1))
+                # d log p / d logits = (onehot - softmax) / temperature; written over the logits to save a buffer.
                 piece.copy_(inner.div_(temperature))
             row_gradients.append(logits @ cast_weight)
             _add_outer_product(weight_gradient, logits, part, sizes.tile, first=False)
@@ -273,6 +264,7 @@ def token_log_probs(
     sizes = log_prob_sizes(hidden.device.type, len(head))
     with torch.autocast(hidden.device.type, enabled=False):
         values = cast(Tensor, _HeadLogProbs.apply(hidden.flatten(0, 1), head, safe, temperature, sizes))
+    # Times the mask instead of an index, so that ignored positions get a gradient of exactly 0.
     return values.view(targets.shape) * known
 
 
@@ -292,6 +284,7 @@ def language_model_objective(
         if "divisor" in batch:
             divisor = batch["divisor"]
         elif config.normalisation == "labels":
+            # At least 1: a micro-batch without a trained label has loss 0, not NaN.
             divisor = (labels != IGNORE).sum().clamp(min=1).float()
         else:
             size = labels.numel() if config.normalisation == "positions" else 1

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from model.data.labels import IGNORE
 from model.network.transformer import Transformer
-from model.training.advantages import KLEstimator, kl_estimate
+from model.training.advantages import kl_estimate
+from model.training.configs import KLEstimator
 from model.training.loop import Objective
 from model.training.losses import token_log_probs
 
@@ -43,6 +44,7 @@ def label_log_probs(
     rows = model.hidden(ids).flatten(0, 1).index_select(0, places)
     targets = labels.flatten().index_select(0, places)
     values = token_log_probs(rows.unsqueeze(0), model.head.weight, targets.unsqueeze(0), temperature)
+    # [positions with a label] -> [batch, seq], zeros elsewhere, so that losses can be weighted as a matrix.
     return torch.zeros(labels.numel(), device=values.device).index_copy(0, places, values[0]).view(labels.shape)
 
 
@@ -62,6 +64,7 @@ def dpo_loss(
     beta: float,
 ) -> Float[Tensor, " pairs"]:
     """−log σ(β[(π_c − π_r) − (ref_c − ref_r)]) per pair; log 2 where policy and reference agree (RECIPE G)."""
+    # The reference's margin is a constant of the batch: it comes from a pass without gradients.
     margin = (policy_chosen - policy_rejected) - (reference_chosen - reference_rejected)
     return -F.logsigmoid(beta * margin)
 
@@ -80,6 +83,7 @@ def clipped_policy_loss(
 ) -> Float[Tensor, "*shape"]:
     """max(−A·ρ, −A·clip(ρ, 1 − clip_low, 1 + clip_high)) per token, ρ = exp(log π − log π_old) (H.2, H.3)."""
     ratio = torch.exp(log_probs - old_log_probs)
+    # The larger of two losses is the pessimistic one: clipping may only take gain away (PPO).
     return torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip_low, 1 + clip_high))
 
 
@@ -108,6 +112,7 @@ def clipped_value_loss(
 ) -> Float[Tensor, "*shape"]:
     """0.5·max((v − R)², (clip(v, v_old ± clip) − R)²) per token (RECIPE H.2 step 6)."""
     clipped = torch.minimum(torch.maximum(values, old_values - clip), old_values + clip)
+    # As for the policy: the larger error, so that clipping never rewards a jump of the value model.
     return 0.5 * torch.maximum((values - returns).square(), (clipped - returns).square())
 
 
@@ -119,6 +124,7 @@ def score_sequences(
 ) -> Float[Tensor, " batch"]:
     """Value of the one-output head `model.head` at each row's last real token, fp32 (RECIPE G)."""
     rows = torch.arange(ids.shape[0], device=ids.device)
+    # [batch, seq, d_model] -> [batch, d_model]: the last real token has seen the whole row.
     last = model.hidden(ids)[rows, lengths - 1]
     return model.outputs(last).float().squeeze(-1)
 

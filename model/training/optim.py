@@ -6,57 +6,19 @@ then ends the run with an error.
 """
 
 from collections.abc import Iterable
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from model.config import Config, Precision, VariantName, filled_in
 from model.network.sharded_tensors import is_sharded, local_part, total_norm
+from model.training.configs import OptimConfig
 
 # RECIPE D: window of 128 earlier values, judged from 64 stored values on, six sample standard deviations.
 SKIP_WINDOW = 128
 SKIP_MINIMUM = 64
 SKIP_DEVIATIONS = 6.0
-
-
-class OptimConfig(Config):
-    """Optimizer and numeric precision; the defaults are OLMo 2 7B stage 1."""
-
-    variant: VariantName | None = Field(default=None, exclude=True)
-    """`olmo-0424` fills in that model's decay and epsilon where they are not given; the name takes no part in the identity,
-    and is None when they are filled in."""
-    kind: Literal["adamw", "skip_step_adamw", "skip_step_adamw_historical"] = "adamw"
-    """`skip_step_adamw` leaves out updates whose loss or gradient norm stands six deviations above the last
-    128 (32B). `_historical` also never advances Adam's step counter, as the 32B run did: no bias correction
-    after the first step."""
-    beta1: float = Field(default=0.9, ge=0, lt=1)
-    """Decay of the first moment."""
-    beta2: float = Field(default=0.95, ge=0, lt=1)
-    """Decay of the second moment (post-training: 0.999)."""
-    eps: float = Field(default=1e-8, gt=0)
-    """Added to the root of the second moment (OLMo-0424: 1e-5)."""
-    weight_decay: float = Field(default=0.1, ge=0)
-    """Decoupled decay per unit of learning rate."""
-    decay: Literal["all_but_embedding", "all"] = "all_but_embedding"
-    """What decays: everything, norms and head included, with (OLMo-0424) or without (OLMo 2) the input
-    embedding.
-    """
-    clip_norm: float = Field(default=1.0, ge=0)
-    """Largest global L2 norm of the gradient; 0 is no clipping."""
-    precision: Precision = "bf16"
-    """Type of activations and matmuls; weights, gradients and moments are fp32 in both."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in_variant(cls, data: Any) -> Any:
-        return filled_in(data, _OLMO_0424)
-
-
-# The optimizer half of the variant `olmo-0424`; the model half is `config.OLMO_0424`.
-_OLMO_0424: dict[str, Any] = {"decay": "all", "eps": 1e-5}
 
 
 def decayed(name: str, config: OptimConfig) -> bool:
@@ -103,10 +65,12 @@ class Optimizer:
 
     def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], config: OptimConfig) -> None:
         self.config = config
+        # Frozen parameters have no moments and must not reach the clipping norm.
         self.parameters = {name: parameter for name, parameter in parameters if parameter.requires_grad}
         # AdamW works value by value, so each process updates the rows that it holds.
         self.parts = {name: _part(parameter) for name, parameter in self.parameters.items()}
         groups = []
+        # AdamW takes its decay by group: one group with decay, one without.
         for decay in (True, False):
             members = [p for name, p in self.parts.items() if decayed(name, config) == decay]
             if members:
@@ -134,6 +98,7 @@ class Optimizer:
             skipped = torch.maximum(skipped, self._judge(loss.detach().float(), norm))
         adam = cast(Any, self.adam)
         # torch's own hooks for loss scaling: gradients are divided by grad_scale, and found_inf leaves the update out.
+        # At least 1, so gradients are only ever shortened.
         adam.grad_scale = (norm / self.config.clip_norm).clamp(min=1.0) if self.config.clip_norm else None
         adam.found_inf = skipped
         for group in self.adam.param_groups:
@@ -158,6 +123,7 @@ class Optimizer:
             limit = SKIP_DEVIATIONS * earlier.std(dim=1, correction=1)
             # Asked this way round, a NaN fails the comparison and the update is left out.
             verdict = 1.0 - (current - earlier.mean(dim=1) <= limit).all().float()
+        # A ring of 128 values: the oldest one is overwritten.
         self.history[:, self.seen % SKIP_WINDOW] = current
         self.seen += 1
         return verdict
@@ -187,5 +153,6 @@ class Optimizer:
                 shape = torch.Size([]) if kind == "step" else part.shape
                 if tensors[key].shape != shape:
                     raise ValueError(f"optimizer state {key} has shape {tuple(tensors[key].shape)}, not {tuple(shape)}")
+                # Cloned, since the file's memory map closes after loading.
                 state[kind] = tensors[key].to(part.device, torch.float32).clone()
             self.adam.state[part] = state

@@ -16,6 +16,7 @@ from model.config import ModelConfig
 from model.network.transformer import Transformer
 from model.parallel.group import Objective
 from model.training.advantages import generalized_advantages, keep_values, token_rewards, whiten
+from model.training.configs import OptimConfig
 from model.training.objectives import (
     ObjectiveMetrics,
     clipped_policy_loss,
@@ -23,7 +24,7 @@ from model.training.objectives import (
     label_log_probs,
     token_values,
 )
-from model.training.optim import OptimConfig, Optimizer
+from model.training.optim import Optimizer
 
 
 class ActorCritic(nn.Module):
@@ -116,6 +117,7 @@ def estimate(
     advantages, returns = generalized_advantages(rewards, keep_values(values, lengths), gamma, lam)
     positions = torch.arange(values.shape[1])
     real = positions < lengths[:, None]
+    # Whitening over batches of the published size keeps the statistics of the original trainer.
     # array_split gives runs of nearly equal length, so no short last run is whitened by a few tokens.
     runs = np.array_split(np.arange(len(values)), max(1, len(values) // whiten_batch))
     white = torch.cat([whiten(advantages[run], real[run]) for run in runs])

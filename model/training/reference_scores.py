@@ -98,6 +98,7 @@ def _over_passes(
     for first in range(0, len(passes), group.world):
         # Sharded weights are gathered by all workers at once: whoever is left without a pass repeats the last one.
         members = passes[min(first + group.rank, len(passes) - 1)]
+        # The length of a row says where its last real token is; padded places are cut off by the caller.
         batch = pad_rows([rows[i] for i in members], pad_id)
         batch["lengths"] = np.array([len(rows[i].ids) for i in members], dtype=np.int64)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):

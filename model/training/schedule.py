@@ -55,6 +55,7 @@ def learning_rate(schedule: ScheduleConfig, *, step: int, tokens: int, steps: in
     length = float(schedule.length or steps)
     warmup = float(int(schedule.warmup_ratio * length) if schedule.warmup_ratio else schedule.warmup)
     progress = float(step if schedule.unit == "steps" else tokens)
+    # At progress == warmup the rate is the peak, the first value of the decay.
     if progress < warmup:
         return schedule.learning_rate * progress / warmup
     if schedule.kind == "constant":

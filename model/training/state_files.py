@@ -55,7 +55,7 @@ class Snapshot:
 
     tensors: dict[str, dict[str, Tensor]]
     """By kind of file and by name."""
-    counters: dict[str, Any]
+    counters: dict[str, int]
     shard: int
 
 
@@ -66,6 +66,7 @@ def snapshot(state: "TrainState", reuse: Snapshot | None = None) -> Snapshot | N
         return None
     optimizer = state.optimizer
     tensors: dict[str, dict[str, Tensor]] = {kind: {} for kind in FILES}
+    # The shard's own rows, sharing memory with the model; the copy to the host comes below.
     tensors["weights"] = {name: local_part(value.detach()) for name, value in state.model.named_parameters()}
     for key, value in optimizer.moments().items():
         kind, name = key.split("/", 1)
@@ -83,6 +84,7 @@ def snapshot(state: "TrainState", reuse: Snapshot | None = None) -> Snapshot | N
         for kind, group in tensors.items()
     }
     if device.type == "cuda":
+        # The copies are queued, not made; the training may overwrite the weights only after this wait.
         torch.cuda.current_stream(device).synchronize()
     return Snapshot(copies, counters, state.group.shard)
 
@@ -116,13 +118,15 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """
     # Wide types first, so that every tensor is aligned.
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    header: dict[str, Any] = {}
+    header: dict[str, dict[str, str | list[int]]] = {}
     end = 0
     for name in names:
+        # Offsets count from the end of the header, as the format says.
         start, end = end, end + tensors[name].nbytes
         kind = SAFETENSORS_TYPES[tensors[name].dtype]
         header[name] = {"dtype": kind, "shape": list(tensors[name].shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
+    # Padded to 8 bytes, so that the data after the header is aligned.
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
@@ -142,6 +146,7 @@ def load_state(state: "TrainState", folder: Path) -> "TrainState":
     The state may have been saved with another world size. Raises ValueError naming a file or tensor that is
     missing or has another shape.
     """
+    # Without counters the check below names the missing file; 1 shard is a guess that lets it run.
     counters = json.loads((folder / COUNTERS).read_text()) if (folder / COUNTERS).is_file() else {"shards": 1}
     group, optimizer = state.group, state.optimizer
     needed = [file_name(kind, shard, counters["shards"]) for kind in FILES for shard in range(counters["shards"])]
@@ -154,6 +159,7 @@ def load_state(state: "TrainState", folder: Path) -> "TrainState":
         _check_names(parameters, files.names("weights"))
         with torch.no_grad():
             for name, parameter in parameters.items():
+                # Each process reads its own rows from whichever shards hold them, so the world size may have changed.
                 local_part(parameter).copy_(files.rows("weights", name, parameter, group))
         moments = {
             f"{kind}/{name}": files.rows(kind, name, parameters[name], group)
@@ -163,6 +169,7 @@ def load_state(state: "TrainState", folder: Path) -> "TrainState":
         steps = {name: files.whole("counters", name) for name in files.names("counters")}
         optimizer.history.copy_(steps.pop("history"))
         torch.set_rng_state(steps.pop("random"))
+        # Another kind of device has no use for this generator's state.
         if (random := steps.pop("random_cuda", None)) is not None and optimizer.history.is_cuda:
             torch.cuda.set_rng_state(random, optimizer.history.device)
         optimizer.restore_moments(moments | steps)
@@ -202,6 +209,7 @@ class SavedTensors:
         pieces = []
         for shard in range(self.shards):
             first, last = rows_of_shard(len(parameter), shard, self.shards)
+            # The overlap of what this process holds with what that shard saved.
             low, high = max(first, start), min(last, stop)
             if low >= high:
                 continue
@@ -213,6 +221,7 @@ class SavedTensors:
                     "use the configuration it was saved with"
                 )
             pieces.append(saved[low - first : high - first])
+        # The last ranks hold no rows where a tensor has fewer rows than there are shards.
         if not pieces:
             return torch.empty((0, *parameter.shape[1:]))
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
@@ -257,6 +266,7 @@ def save_moments(optimizer: Updater, path: Path, group: Group | None = None) -> 
     All processes of a group have to call this; rank 0 writes.
     """
     moments: dict[str, Tensor] = {}
+    # Every rank joins the gather; only rank 0 keeps the tensor, so that no other host needs memory for it.
     for key, value in optimizer.moments().items():
         kind, name = key.split("/", 1)
         whole = whole_tensor(value, optimizer.parameters[name]) if kind in MOMENT_KINDS else value

@@ -38,11 +38,13 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._stop:
+            # An Event and no sleep, so that the end of a training is not delayed by the poll.
             if not self._beat.wait(self.seconds):
                 print(
                     f"no training step finished in {self.seconds:g} s; ending the process",
                     file=sys.__stderr__,
                 )
                 faulthandler.dump_traceback(file=2, all_threads=True)  # the file descriptor of stderr
+                # os._exit and not sys.exit: the main thread hangs, so no exception would reach it.
                 os._exit(STALLED_EXIT_CODE)
             self._beat.clear()

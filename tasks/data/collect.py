@@ -40,13 +40,17 @@ def collect_documents(ws: Workspace, config: AnySource) -> Documents:
     own = config if isinstance(config, PythonSource) else config.model_copy(update={"files": ()})
     plain = own.model_dump(mode="json")
     work = [{**item, "config": plain} for item in items]
+    # Sizes of the files make the bar follow bytes, since files of a source differ by orders of magnitude.
     results = ws.map(function, work, description=f"collect {config.name}", sizes=listed_bytes(items))
+    # Ids are compared over all shards, which no shard can do by itself.
     results += set_repeated_ids_aside(ws, results)
     documents = sum(result["documents"] for result in results)
     bad = add_counts(results, "bad")
+    # Three examples tell the kind of fault; more would only lengthen the error.
     examples = [example for result in results for example in result["examples"]][:3]
     files = file_counts(results)
     facts = facts_of(results)
+    # Tested before the shares: with no row at all every share is 0 and nothing would fail.
     if documents == 0 and not bad:
         raise ValueError(_empty(config.name, list(files), facts["passed_over"]))
     _check(config.name, documents, bad, config.max_bad_fraction, examples)
@@ -67,17 +71,20 @@ def file_counts(results: list[ShardResult]) -> dict[str, tuple[int, int, bool]]:
     for result in results:
         for url, (kept, unusable, broke) in result["files"].items():
             before = found.get(url, (0, 0, False))
+            # A file cut into parts comes back several times, so its counts are added.
             found[url] = (before[0] + kept, before[1] + unusable, before[2] or bool(broke))
     return found
 
 
 def bad_files(files: dict[str, tuple[int, int, bool]]) -> list[str]:
     """Files of which a part broke, or of whose rows none is usable."""
+    # A file of bad rows only is broken as a whole, whatever the share of rows says.
     return [url for url, (kept, unusable, broke) in files.items() if broke or (unusable and not kept)]
 
 
 def reading(files: dict[str, tuple[int, int, bool]], documents: int, bad: dict[str, int]) -> dict[str, Any]:
     """What was listed, read and kept: `read` are the rows that had a usable text, repeated ids among them."""
+    # A repeated id is a usable row that stands elsewhere, so it counts as read.
     unusable = sum(count for reason, count in bad.items() if reason != REPEATED)
     listed = documents + sum(bad.values())
     bad_ones = bad_files(files)
@@ -95,6 +102,7 @@ def facts_of(results: list[ShardResult]) -> dict[str, Any]:
 
 def _check_files(name: str, files: dict[str, tuple[int, int, bool]], allowed: float) -> None:
     bad = bad_files(files)
+    # A share of files next to that of rows: one broken file among many small ones hides in the rows.
     if len(bad) > allowed * len(files):
         shown = ", ".join(bad[:3]) + (f" and {len(bad) - 3:,} more" if len(bad) > 3 else "")
         raise ValueError(
@@ -117,6 +125,7 @@ def _check(name: str, documents: int, bad: dict[str, int], allowed: float, examp
         raise ValueError(
             f"source {name!r}: {sum(bad.values()):,} of {rows:,} rows are unusable ({bad}), more than "
             f"max_bad_fraction={allowed}; the first: {'; '.join(examples)}. Repair them or raise max_bad_fraction"
+            # Repeated ids have a way out of their own, which is told only where it helps.
             + (", or set id_field to '' to name documents after file and position" if REPEATED in bad else "")
         )
     if documents == 0:

@@ -34,6 +34,7 @@ from tasks.data.filters.overlap import (
 
 def decontaminate_documents(ws: Workspace, documents: Documents, config: DecontaminateConfig) -> Documents:
     """The documents without those that overlap; none may be left. Raises ValueError if a benchmark has no items."""
+    # Written once and read by every shard, since all benchmarks' n-grams do not fit into an item.
     owners, items = write_items(ws, config, config.rules_of(list(documents.sources)))
     shared = {"documents": documents.model_dump(mode="json"), "config": config.model_dump(mode="json")}
     names = document_files(ws, documents)
@@ -41,7 +42,9 @@ def decontaminate_documents(ws: Workspace, documents: Documents, config: Deconta
     results = ws.map(decontaminate_shard, shards, description="decontaminate", sizes=file_bytes(ws, documents, names))
     kept = add_counts(results, "sources")
     dropped = sum(result["dropped"] for result in results)
+    # Nothing may vanish: each document is either kept or dropped with a reason.
     assert documents.documents == sum(kept.values()) + dropped, (documents.documents, kept, dropped)
+    # A source that is emptied stops nothing here; the stage that would read it refuses it by name.
     for source in sorted(documents.sources.keys() - kept.keys()):
         rule = config.rule_of(source)
         assert rule is not None, source
@@ -56,6 +59,7 @@ def decontaminate_documents(ws: Workspace, documents: Documents, config: Deconta
     ]
     write_file_sources(ws, parts)
     ws.write_json("report.json", benchmark_report(config, owners, items, results))
+    # Exemptions are written down, so that a report can say which text was never checked.
     ws.write_json("exempt.json", {name: why for name, why in config.exempt.items() if name in documents.sources})
     return ws.artifact(
         Documents,
@@ -82,6 +86,7 @@ def decontaminate_shard(ws: Workspace, item: ShardItem) -> ShardResult:
                 overlap, rule = overlaps.get(index), config.rule_of(document["source"])
                 for number in overlap["items"] if overlap else ():
                     touched[str(number)] = touched.get(str(number), 0) + 1
+                # Documents of exempt sources have no rule and are kept as they are.
                 if rule is None or overlap is None or overlap["share"] < rule.max_overlap:
                     keep.write(document)
                     size += len(document["text"].encode())
@@ -110,6 +115,7 @@ def _batch_overlaps(
     groups: dict[OverlapRule, list[int]] = {}
     for place, row in enumerate(batch):
         if rule := config.rule_of(row["source"]):
+            # Equal rules share one call: reading the items costs more than scanning a batch.
             groups.setdefault(OverlapRule(**rule.model_dump(include=set(OverlapRule.model_fields))), []).append(place)
     found: dict[int, dict[str, Any]] = {}
     for rule, places in groups.items():

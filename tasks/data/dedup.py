@@ -41,11 +41,14 @@ def dedup_documents(ws: Workspace, documents: list[Documents], config: DedupConf
     shards = list_shards(ws, documents, config)
     equal = find_equal_documents(ws, shards)
     clusters = {"exact": equal["clusters"]}
+    # "near" and "within" stay empty where those passes are off, and `write_shard` then skips them.
     known: dict[str, Any] = {"exact": equal["partitions"], "near": 0, "within": "", "parts": 0}
     if config.near is not None:
+        # Near-duplicates come after exact ones, whose copies need no signature of their own.
         near = find_similar_documents(ws, [{**shard, **known} for shard in shards], config.near)
         known["near"], clusters["near"] = near["partitions"], near["clusters"]
     if config.within is not None:
+        # Paragraphs are compared among the documents that are left, so a dropped copy hides nothing.
         items = [{**shard, **known} for shard in shards]
         if isinstance(config.within, ParagraphConfig):
             within = find_equal_paragraphs(ws, items, config.within)
@@ -62,6 +65,7 @@ def dedup_documents(ws: Workspace, documents: list[Documents], config: DedupConf
     )
     kept, dropped = add_counts(results, "sources"), add_counts(results, "dropped")
     total = sum(part.documents for part in documents)
+    # Nothing may vanish: each document is either kept or dropped with a reason.
     assert total == sum(kept.values()) + sum(dropped.values()), (total, kept, dropped)
     removed = {name: sum(result[name] for result in results) for name in ("removed", "removed_bytes")}
     ws.write_json("clusters.json", {**clusters, "paragraphs_removed": removed} if config.within else clusters)
@@ -79,6 +83,7 @@ def list_shards(ws: Workspace, documents: list[Documents], config: DedupConfig) 
     found = [(number, name) for number, part in enumerate(documents) for name in document_files(ws, part)]
     if not found:
         raise ValueError("dedup needs at least one documents artifact")
+    # One JSON form per input: items of the same input share it.
     inputs = [part.model_dump(mode="json") for part in documents]
     return [
         {

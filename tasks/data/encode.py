@@ -74,6 +74,7 @@ def encode_documents(ws: Workspace, documents: Documents, config: EncodeConfig) 
     files = {name: tokens for result in results for name, tokens in result["files"].items()}
     count = sum(result["documents"] for result in results)
     read = sum(result["documents"] + result["empty"] for result in results)
+    # Each document of the source was read exactly once, empty ones included.
     assert read == documents.sources[source], (read, documents.sources)
     if not files:
         raise ValueError(f"source {source!r} gives no tokens: all {read:,} documents are empty; check the stage before")
@@ -116,6 +117,7 @@ def encode_shard(ws: Workspace, item: ShardItem) -> ShardResult:
         for line, document in enumerate(read_documents(ws, documents, name), start=1):
             if document["source"] != source:
                 continue
+            # Stripped before encoding: white space at the ends would become tokens of its own.
             text = document["text"].strip()
             if not text:
                 empty += 1
@@ -124,9 +126,11 @@ def encode_shard(ws: Workspace, item: ShardItem) -> ShardResult:
             tokens.write(tokenizer.encode_array(text))
             rows.writerow((start, tokens.position, document["id"], name, line))
             count += 1
+            # surrogatepass: lone surrogates have no UTF-8 form, yet their bytes must be counted.
             size += len(text.encode("utf-8", "surrogatepass"))
     if not count:
         return {"files": {}, "documents": 0, "empty": empty, "bytes": 0}
+    # An EOS inside a document would split it in two for every reader of the index.
     assert tokens.ends == count, f"EOS inside a document: {tokens.ends} in {count} documents"
     target = f"tokens/{shard_name(name)}.npy"
     ws.put(path, target)
@@ -158,7 +162,9 @@ class TokenWriter:
 
     def _flush(self) -> None:
         if self._pending:
+            # Copied only where the type differs: dolma2 gives uint32 already.
             tokens = np.concatenate(self._pending).astype(TOKEN_TYPE, copy=False)
+            # An id beyond the vocabulary would be an index error hours later, on the GPU.
             assert int(tokens.max()) < self._vocab_size, int(tokens.max())
             self.ends += int(np.count_nonzero(tokens == self._eos_id))
             tokens.tofile(self._file)

@@ -55,6 +55,7 @@ def filter_documents(
 
     Raises ValueError if the scores are of other documents or lack a rule's, or if nothing passes.
     """
+    # Scores of other documents would line up by row and decide wrongly without an error.
     _check_scores(documents, config, scores)
     shared = {
         "documents": documents.model_dump(mode="json"),
@@ -66,6 +67,7 @@ def filter_documents(
     results = ws.map(filter_shard, items, description="filter", sizes=file_bytes(ws, documents, names))
     kept, dropped = add_counts(results, "sources"), add_counts(results, "dropped")
     count = sum(kept.values())
+    # Nothing may vanish: each document is either kept or dropped with a reason.
     assert documents.documents == count + sum(dropped.values()), (documents.documents, kept, dropped)
     if not count:
         raise ValueError(f"no document of {documents.address} passes: {dropped}; loosen the rules")
@@ -100,6 +102,7 @@ def filter_shard(ws: Workspace, item: ShardItem) -> ShardResult:
         drop = stack.enter_context(LineWriter(ws, f"dropped/{shard}"))
         for line, rows in _beside(ws, item, judge.names):
             document = orjson.loads(line)
+            # Rows are matched by place; the ids prove that the files really belong together.
             assert all(row["id"] == document["id"] for row in rows), (item["name"], document["id"])
             reason, detail = judge.decide([row["attributes"] for row in rows])
             if reason:
@@ -128,6 +131,7 @@ def _beside(ws: Workspace, item: ShardItem, names: Sequence[str]) -> Iterator[tu
     scores = Attributes.model_validate(item["scores"])
     shard = item["name"].rsplit("/", 1)[-1]
     files = [written_lines(ws.path(scores, f"attributes/{name}/{shard}")) for name in names]
+    # strict: a file that ends early would pair documents with the scores of others.
     for line, *rows in zip(lines, *files, strict=True):
         yield line, [orjson.loads(row) for row in rows]
 
@@ -169,6 +173,7 @@ class Judge:
         name, attributes = self.names[self._masking], rows[self._masking]["attributes"]
         found: dict[Kind, list[Any]] = {kind: attributes[attribute_name(name, kind)] for kind in MARKERS}
         spans: list[tuple[int, int, Kind]] = [(start, end, kind) for kind in found for start, end, _ in found[kind]]
+        # Sorted by start, since `mask` cuts the text from left to right.
         return mask(text, sorted(spans)) if spans else text
 
     def histograms(self) -> dict[str, dict[str, list[int]]]:
@@ -198,6 +203,7 @@ def _histograms(config: FilterConfig, results: Sequence[ShardResult]) -> list[di
                     "least": _finite(limit.least),
                     "most": _finite(limit.most),
                     "scale": limit.scale,
+                    # Six digits: edges are for reading, and float noise would differ between platforms.
                     "edges": [float(f"{edge:.6g}") for edge in edges(limit.scale)],
                     **counts,
                 }

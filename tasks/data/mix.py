@@ -19,6 +19,8 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 from pydantic import Field, model_validator
 
+from infra.json_values import JsonObject
+from infra.session import StageEstimate
 from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
@@ -77,11 +79,13 @@ class MixConfig(Config):
         if not isinstance(data, dict) or data.get("preset") not in get_args(PresetName):
             return data
         filled = preset_fields(data["preset"])
+        # A preset with other sources could mean either, so it is refused instead of merged.
         if data.get("sources") and list(map(_plain, data["sources"])) != list(map(_plain, filled["sources"])):
             raise ValueError(
                 f"preset={data['preset']!r} names the sources, and `sources` names others; give one of them (preset: null in a "
                 "recipe whose parent has one)"
             )
+        # What is given next to the preset goes before what the preset fills in.
         return filled | {key: value for key, value in data.items() if key != "sources"}
 
     @model_validator(mode="after")
@@ -100,6 +104,7 @@ class MixConfig(Config):
             raise ValueError("a ratio needs requested_tokens; give it, or use `passes`")
         if self.requested_tokens is not None:
             total = sum(ratio or 0.0 for ratio in ratios)
+            # isclose: ratios such as 0.1 ten times do not sum to 1 in floating point.
             if None in ratios or not np.isclose(total, 1.0):
                 raise ValueError(
                     f"requested_tokens={self.requested_tokens:,} needs a ratio for every source, summing to 1; "
@@ -122,6 +127,7 @@ class MixConfig(Config):
         if self.requested_tokens is None:
             return None
         _, batch_tokens = self.window_and_batch()
+        # Rounded up to whole batches, as the published tool does, so no batch is short.
         return ceil(self.requested_tokens / batch_tokens) * batch_tokens
 
     def window_and_batch(self) -> tuple[int, int]:
@@ -172,6 +178,7 @@ def mix_tokens(ws: Workspace, sources: list[Tokens], config: MixConfig, ranking:
     entries = plan_mix({tokens.source: tokens for tokens in sources}, config, ranking)
     total = sum(entry.tokens for entry in entries)
     by_source: dict[str, int] = {}
+    # By source, since a source may have several files and passes.
     for entry in entries:
         by_source[entry.source] = by_source.get(entry.source, 0) + entry.tokens
     shares = {name: tokens / total for name, tokens in by_source.items()}
@@ -180,6 +187,7 @@ def mix_tokens(ws: Workspace, sources: list[Tokens], config: MixConfig, ranking:
         for entry, passes in _grouped(entries)
     ]
     ws.write_json("mix.json", {"entries": rows, "tokens": total, **vocabulary, "shares": shares, "sources": by_source})
+    # Bytes per token of each source: the mix has no text of its own to count.
     of = {tokens.source: tokens.bytes / tokens.tokens for tokens in sources}
     ws.table(
         "mix", [{"source": name, "tokens": by_source[name], "share": round(shares[name], 4)} for name in by_source]
@@ -192,6 +200,7 @@ def _one_vocabulary(sources: list[Tokens]) -> Tokenizer:
     if not sources:
         raise ValueError("a mix needs at least one source of tokens")
     found = {tokens.source: Tokenizer(tokens.ranks, tokens.tokenizer) for tokens in sources}
+    # Two artifacts of one source would be counted twice under one name.
     if len(found) < len(sources):
         names = [tokens.source for tokens in sources]
         raise ValueError(f"two token artifacts are of the same source: {names}; give each source another name")
@@ -215,6 +224,7 @@ def plan_mix(sources: dict[str, Tokens], config: MixConfig, ranking: Ranking | N
     given = granted({name: tokens.tokens for name, tokens in sources.items()}, wanted, config)
     for wish in wanted:
         tokens = sources[wish.source]
+        # With ratios the passes follow from the tokens granted; max(1, ...) guards a source without any.
         passes = given[wish.source] / max(1, tokens.tokens) if given else wish.passes
         if config.requested_tokens and max(tokens.files.values(), default=0) < window:
             raise ValueError(
@@ -225,8 +235,10 @@ def plan_mix(sources: dict[str, Tokens], config: MixConfig, ranking: Ranking | N
         entries += take_passes(tokens, passes, config.part, config.seed)
     if config.requested_tokens is None or config.rounded_tokens is None:
         return entries
+    # Whole windows only: a file that ends inside a window would lose its last tokens.
     filled = fill_windows(entries, config.rounded_tokens // window, window)
     taken = {entry.source for entry in filled}
+    # A source that rounds to no window would silently be missing from the mix.
     for wish in wanted:
         if wish.source not in taken:
             raise ValueError(
@@ -257,12 +269,14 @@ def granted(sizes: dict[str, int], wishes: Sequence[MixSource], config: MixConfi
     """
     if config.requested_tokens is None:
         return {}
+    # int() floors; `fill_windows` makes up for what is lost.
     needed = {wish.source: int(config.requested_tokens * (wish.ratio or 0.0)) for wish in wishes}
     allowed = {
         wish.source: int(sizes[wish.source] * wish.max_source_fraction * wish.max_repetition_ratio) for wish in wishes
     }
     if config.fill:
         given = {name: min(count, allowed[name]) for name, count in needed.items()}
+        # What smaller sources lack goes to the one that fills.
         needed = given | {config.fill: given[config.fill] + sum(needed.values()) - sum(given.values())}
     for wish in wishes:
         if allowed[wish.source] < needed[wish.source]:
@@ -284,7 +298,9 @@ def take_passes(
     tokens: Tokens, passes: float, part: Literal["file_heads", "whole_files"] = "file_heads", seed: int = 42
 ) -> list[Entry]:
     """Whole passes over a source, then the part that remains."""
+    # Sorted by name, so that the mix does not depend on the order in which shards finished.
     files = [Entry(tokens.address, name, tokens.source, count, count) for name, count in sorted(tokens.files.items())]
+    # 2.5 passes are two whole ones and half of a third.
     whole, rest = divmod(passes, 1.0)
     entries = files * int(whole)
     if rest:
@@ -302,6 +318,7 @@ def _whole_files(files: list[Entry], fraction: float, seed: int) -> list[Entry]:
     in file order."""
     left = ceil(sum(file.capacity for file in files) * fraction)
     chosen: dict[int, Entry] = {}
+    # Seeded by the mix alone, so every source draws its own files in the same way.
     for index in np.random.default_rng(seed).permutation(len(files)).tolist():
         if left > 0:
             chosen[index] = replace(files[index], tokens=min(left, files[index].capacity))
@@ -320,6 +337,7 @@ def fill_windows(entries: list[Entry], instances: int, sequence_length: int) -> 
     open_entries = [index for index, most in enumerate(capacity) if windows[index] < most]
     missing = instances - sum(windows)
     if missing > 0 and open_entries:
+        # More is missing than there are files: an equal share for each first, then the remainders.
         share = missing // len(open_entries)
         for index in open_entries:
             windows[index] += min(share, capacity[index] - windows[index])
@@ -344,11 +362,12 @@ def _grouped(entries: list[Entry]) -> list[tuple[Entry, int]]:
     """Equal entries put together, in order of first appearance, with how often they stood there."""
     counts: dict[Entry, int] = {}
     for entry in entries:
+        # Passes over one file are equal entries, which are written once with their number.
         counts[entry] = counts.get(entry, 0) + 1
     return list(counts.items())
 
 
-def estimate_mix(config: dict[str, Any], sources: list[Any], ranking: Any = None) -> dict[str, Any]:
+def estimate_mix(config: JsonObject, sources: list[object], ranking: object = None) -> StageEstimate:
     """Tokens of a mix before it is made: what was requested, or all of sources that exist and are taken whole."""
     parsed = MixConfig.model_validate(config)
     if parsed.rounded_tokens is not None:

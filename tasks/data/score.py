@@ -74,6 +74,7 @@ def score_documents(
     counts = ws.map(
         score_shard, items, description="score", load=load, device=device, sizes=file_bytes(ws, documents, files)
     )
+    # Every document has a row, or the filter would read the scores of its neighbour.
     assert sum(counts) == documents.documents, (sum(counts), documents.documents)
     names = [scorer_name(scorer) for scorer in config.scorers]
     return ws.artifact(Attributes, documents=sum(counts), of=documents.digest, names=names)
@@ -111,6 +112,7 @@ def score_rows(documents: list[Row], scorers: Sequence[Scorer], models: Sequence
     for scorer, model in zip(scorers, models, strict=True):
         scores = score_batch(documents, batch, scorer, model)
         found.append(attribute_rows(scorer_name(scorer), scores, [len(text) for text in batch.texts]))
+        # What one scorer masks the next one does not see: a phone number is no feature of quality.
         if scores.texts is not None:
             batch = TextBatch(scores.texts)
     return found

@@ -63,6 +63,7 @@ def set_aside_shard(ws: Workspace, item: ShardItem) -> ShardResult:
     size = 0
     with LineWriter(ws, f"documents/{shard_name(item['name'])}.jsonl.zst") as kept:
         for document in read_documents(ws, documents, item["name"]):
+            # By id and seed alone: the same documents are held out before and after filtering.
             held_out = draw(config.seed, document["id"]) < config.share
             if document["source"] == config.source and held_out == (config.part == "held_out"):
                 kept.write(document)

@@ -70,6 +70,7 @@ def parts_of(requests: Sequence[Sequence[Any]]) -> Iterator[tuple[int, int]]:
     """First and end item of every part: as many items as have `PART_REQUESTS` requests, at least one."""
     first = count = 0
     for place, wanted in enumerate(requests):
+        # At least one item a part, however many requests it has.
         if count and count + len(wanted) > PART_REQUESTS:
             yield first, place
             first, count = place, 0
@@ -80,6 +81,7 @@ def parts_of(requests: Sequence[Sequence[Any]]) -> Iterator[tuple[int, int]]:
 
 def asked_of(config: EvaluateConfig, place: int) -> Questions:
     """The questions of the benchmark at a place."""
+    # The config as text is the key, since one with mappings cannot be hashed.
     return _asked_of(config.model_dump_json(), place)
 
 
@@ -95,6 +97,7 @@ def load_model(ws: Workspace, checkpoint: Checkpoint, device: str, precision: st
     torch.set_num_threads(ws.compute.threads)
     folder = ws.path(checkpoint, wanted=is_of_model)
     model, _ = load_hf(folder)
+    # Every worker holds a copy of the model, so half the bytes count many times.
     if precision == "bf16":
         halve(model)
     return model.to(device).eval(), Tokenizer.load(folder), KeptWeights()
@@ -106,6 +109,7 @@ def answer_part(ws: Workspace, item: ShardItem, loaded: Loaded) -> list[list[Any
     checkpoint = Checkpoint.model_validate(item["checkpoint"])
     benchmark = config.benchmarks[item["benchmark"]]
     questions = asked_of(config, item["benchmark"])
+    # Requests are numbered over the whole benchmark: the place keys the noise.
     before, end = (sum(map(len, questions.requests[: item[place]])) for place in ("first", "end"))
     requests = questions.flat[before:end]
     model, tokenizer, kept = loaded
@@ -130,6 +134,7 @@ def answer_part(ws: Workspace, item: ShardItem, loaded: Loaded) -> list[list[Any
             first_request=before,
         )
     return [
+        # Plain values: a part's result is committed as JSON.
         [answer if isinstance(answer, str) else asdict(answer), asdict(facts)]
         for answer, facts in zip(asked.answers, asked.facts, strict=True)
     ]

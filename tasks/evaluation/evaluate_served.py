@@ -39,6 +39,7 @@ def evaluate_served_model(ws: Workspace, config: ServedConfig) -> Scores:
     """Ask every benchmark and average. ValueError for two benchmarks of one name or a suite of unknown ones."""
     check_benchmark_names(config)
     items = [{"benchmark": place, "config": config.model_dump(mode="json")} for place in range(len(config.benchmarks))]
+    # One benchmark after the other here, since the server has the model and the slots.
     rows = run_shards(ws, ask_benchmark, items, f"evaluate {config.label}", ray="off")
     return keep_scores(ws, config, f"served:{config.model}", rows)
 

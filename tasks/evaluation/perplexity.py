@@ -56,6 +56,7 @@ def score_text(ws: Workspace, checkpoint: Checkpoint, documents: Documents, conf
     """
     torch.set_num_threads(ws.compute.threads)
     model, tokenizer = load_checkpoint(ws, checkpoint)
+    # The EOS before a passage takes a place too.
     if config.passage_tokens >= model.config.max_sequence_length:
         raise ValueError(
             f"passage_tokens={config.passage_tokens:,} and the EOS before them do not fit the model's window of "
@@ -67,6 +68,7 @@ def score_text(ws: Workspace, checkpoint: Checkpoint, documents: Documents, conf
             f"{documents.address} holds {len(found)} passages of {config.passage_tokens:,} tokens; hold out more text or use "
             "shorter passages"
         )
+    # A random choice, kept in the documents' order.
     chosen = np.random.default_rng(config.seed).permutation(len(found))[: config.passages]
     passages = [found[place] for place in sorted(chosen.tolist())]
     device = ws.compute.device
@@ -90,6 +92,7 @@ def write_scores(
     """Every passage's bits per byte, and their mean."""
     sizes = [len(piece) for piece in tokenizer.token_bytes()]
     values = [
+        # Bits per byte: lengths and tokenizers do not count.
         -logprob / log(2) / sum(sizes[id] for id in ids)
         for (_, _, ids), logprob in zip(passages, logprobs, strict=True)
     ]

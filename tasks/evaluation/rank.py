@@ -85,6 +85,7 @@ def rank_candidates(ws: Workspace, scores: list[Scores], config: RankConfig, ear
     table = ranked_rows(ws, ordered, floor, config, lower)
     decided = not any(row["tied_with_best"] for row in table[1:])
     outcome = table[0]["candidate"] if decided else "undecided"
+    # Candidates stopped by an earlier budget follow, in the order in which they were stopped.
     stopped = stopped_rows(ws, earlier, {*config.candidates}, len(table)) if earlier else []
     facts = {
         "benchmark": config.benchmark,
@@ -131,9 +132,11 @@ def ranked_rows(
 ) -> list[dict[str, Any]]:
     """A row of the ranking for each candidate, best first, with its distance from the best."""
     best = ordered[0]
+    # All are compared with the best, and Holm's correction counts these comparisons.
     found = [difference_of_runs(ws, best.scores, one.scores, config.benchmark, floor) for one in ordered[1:]]
     adjusted = holm([one.p_value for one in found])
     alpha = two_sided(config.tie_errors, 1.0)
+    # The first step of Holm's correction is the strictest; a tie must pass that one.
     level = alpha / max(1, len(found))
     table = []
     for rank, candidate in enumerate(ordered, 1):
@@ -146,6 +149,7 @@ def ranked_rows(
                 "score": candidate.mean,
                 "stderr": fsum(row["stderr"] for row in candidate.rows) / len(candidate.rows),
                 "n": candidate.rows[0]["n"],
+                # 0.0 + avoids a negative zero, which JSON would write as -0.0.
                 "behind_best": 0.0 + (1 if lower else -1) * one.difference if one else 0.0,
                 "behind_best_stderr": one.stderr if one else 0.0,
                 "discordant": one.items.discordant if one else 0,
@@ -176,6 +180,7 @@ def items_to_decide(found: RunsCompared, level: float) -> int | None:
     law = NormalDist()
     errors = law.inv_cdf(1 - level / 2) + law.inv_cdf(POWER)
     room = (found.difference / errors) ** 2 - found.seed_variance
+    # The error falls with the root of n: n * stderr^2 is the variance of one item.
     return ceil(items.n * items.stderr**2 / room) if room > 0 else None
 
 

@@ -100,6 +100,7 @@ def write_report(
 
     ValueError when labels and artifacts do not fit together, or scores belong to another checkpoint.
     """
+    # Refused before anything is drawn: a label on the wrong artifact would mislead silently.
     steps = _labelled("funnel_labels", config.funnel_labels, funnel)
     step_labels = {item.address: label for label, item in steps}
     named_mixes = _labelled("mix_labels", config.mix_labels, mixes)
@@ -109,6 +110,7 @@ def write_report(
     ancestors = _ancestors(ws, [*funnel, *mixes, *checkpoints, *single, *scores, *trial])
     records = list(ancestors.values())
     order = list(ancestors)
+    # In the order in which they were made, not in which they were given.
     trained = sorted(
         named + ([("reward model", reward)] if reward else []), key=lambda item: order.index(item[1].address)
     )
@@ -175,6 +177,7 @@ def _ancestors(ws: Workspace, artifacts: list[Artifact]) -> dict[str, Record]:
     """Records of all artifacts and all they were made from, by address, inputs before what uses them."""
     found: dict[str, Record] = {}
     for artifact in artifacts:
+        # Inputs come first in a lineage, so every parent is known before its child.
         for record in ws.lineage(artifact):
             found.setdefault(record.address, record)
     return found
@@ -247,6 +250,7 @@ def _curves(ws: Workspace, named: list[tuple[str, Any]], points: int) -> list[nu
     """Curves of everything that was trained and logged; a soup has none."""
     found = []
     for label, artifact in named:
+        # A soup and an adopted checkpoint have no log.
         if METRICS in ws.files(artifact):
             rows = ws.read_jsonl(artifact, METRICS)
             found.append(numbers.curve(label, artifact, rows, artifact.parent, points))
@@ -285,6 +289,7 @@ def _plain(value: Any) -> Any:
 def _summary(plain: dict[str, Any]) -> dict[str, float]:
     """The few figures that the artifact itself carries."""
     totals = {name: float(plain["headline"][name]) for name in ("parameters", "tokens", "flops", "seconds")}
+    # The last score is that of the final model.
     final = plain["scores"][-1] if plain["scores"] else {"primary": {}}
     return totals | {f"score/{name}": value for name, value in final["primary"].items()}
 

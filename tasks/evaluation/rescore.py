@@ -33,11 +33,13 @@ def rescore_benchmark(
     answers: list[AnyAnswer] = []
     facts: list[RequestFacts] = []
     for item, wanted in zip(questions.items, questions.requests, strict=True):
+        # Evaluations of before kept no facts, and scores cannot be made again without them.
         rows = stored.get(item.id, {}).get("answers")
         if rows is None or any("prompt_tokens" not in row for row in rows):
             raise ValueError(
                 f"item {item.id} of {benchmark.name!r} has no stored answers with their facts; evaluate the checkpoint again"
             )
+        # An answer to another prompt must not be scored as one to this.
         if [prompt_hash(request) for request in wanted] != [row["prompt_sha256"] for row in rows]:
             raise ValueError(
                 f"item {item.id} of {benchmark.name!r} is asked otherwise today than when it was answered; evaluate the "
@@ -45,6 +47,7 @@ def rescore_benchmark(
             )
         answers += map(_read_answer, rows)
         facts += map(read_facts, rows)
+    # Only items with overlaps are kept in this mapping, as the evaluation wrote it.
     overlaps = {id: row["training_documents"] for id, row in stored.items() if row["training_documents"]}
     looked = "overlap" in before[benchmark.name]
     return keep_answers(ws, benchmark, config.chat, questions, Asked(answers, facts), overlaps if looked else None)

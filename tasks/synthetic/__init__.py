@@ -55,6 +55,7 @@ def generate_problems(
             case WordProblemsConfig():
                 return draw_word_problem(config, rng)
 
+    # Kind and split are part of the seed, so the sets of two splits are drawn independently.
     rng = Random(f"{config.kind}/{split}/{seed}")
     return draw_problems(draw, split, count, rng, distinct=distinct, what=config.kind)
 
@@ -74,6 +75,7 @@ def generate_mixed(
     problems = [
         problem
         for place, (config, share) in enumerate(zip(configs, shares, strict=True))
+        # A seed per place in the list: two entries of one kind must not give the same problems.
         for problem in generate_problems(config, split, share, f"{seed}/{place}", distinct=distinct)
     ]
     Random(f"mixed/{split}/{seed}").shuffle(problems)
@@ -84,6 +86,7 @@ def share_out(weights: Sequence[float], count: int) -> list[int]:
     """`count` shared in proportion to the weights, by largest remainder; earlier weights win ties."""
     exact = [weight * count / sum(weights) for weight in weights]
     shares = [int(value) for value in exact]
+    # The most negative difference is the largest remainder.
     by_remainder = sorted(range(len(weights)), key=lambda place: (shares[place] - exact[place], place))
     for place in by_remainder[: count - sum(shares)]:
         shares[place] += 1

@@ -106,15 +106,18 @@ class ArithmeticConfig(ProblemConfig):
 
 def draw_arithmetic(config: ArithmeticConfig, rng: Random) -> Draft:
     """One question with uniformly drawn operator and operands."""
+    # int(random() * n) instead of randrange: the same numbers on every version of Python.
     operator = config.operators[int(rng.random() * len(config.operators))]
     if operator in "+-":
         span = config.max_operand - config.min_operand + 1
         left, right = (config.min_operand + int(rng.random() * span) for _ in range(2))
         if operator == "-" and left < right:
+            # Swapped instead of refused, so that differences are as frequent as sums.
             left, right = right, left
     else:
         left, right = (1 + int(rng.random() * config.max_factor) for _ in range(2))
         if operator == "/":
+            # A product becomes the dividend, so that the quotient is exact.
             left *= right
     choices = _PHRASINGS[operator][: config.phrasings]
     number = int(rng.random() * len(choices))
@@ -150,6 +153,7 @@ def add_columns(left: int, right: int) -> str:
     """Column sums from the ones upwards, each with the carry it received: `8 + 7 = 15, 4 + 1 + 1 = 6.`"""
     steps = []
     carry = 0
+    # `not steps` lets 0 + 0 write one column.
     while left or right or not steps:
         left, a = divmod(left, 10)
         right, b = divmod(right, 10)

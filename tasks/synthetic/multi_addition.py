@@ -66,5 +66,7 @@ def draw_multi_addition(config: MultiAdditionConfig, rng: Random) -> Draft:
             phrasing=str(number),
         )
 
+    # Sorted: the order of terms does not make another problem, which could cross the splits.
     key = "multi_addition " + " ".join(str(term) for term in sorted(terms))
+    # Every partial sum is a two-operand fact that may be held out.
     return Draft(key, tuple(fact_key(a, "+", b) for a, b, _ in steps), write)

@@ -73,6 +73,7 @@ def calculate(left: int, operator: str, right: int) -> int:
         case "*":
             return left * right
         case "/":
+            # Exact by construction; a remainder would be a fault of the drawing.
             quotient, remainder = divmod(left, right)
             assert remainder == 0, (left, right)
             return quotient
@@ -82,6 +83,7 @@ def calculate(left: int, operator: str, right: int) -> int:
 def fact_key(left: int, operator: str, right: int) -> str:
     """Canonical key of a two-operand problem: 3 + 5 and 5 + 3 are one problem; a fact of the one-digit tables says so."""
     if operator in "+*" and left > right:
+        # 3 + 5 and 5 + 3 must fall into the same split.
         left, right = right, left
     return f"{TABLE if is_table_fact(left, operator, right) else ''}arithmetic {left} {operator} {right}"
 
@@ -112,6 +114,7 @@ def split_of(key: str) -> Split:
     """The split to which the problem or fact with this key belongs, for ever; bare facts of the one-digit tables train."""
     if key.startswith(TABLE):
         return "train"
+    # By the key's hash alone, so that no seed or count moves a problem to another split.
     place = int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big") % 100
     return next(split for split, end in SPLIT_ENDS.items() if place < end)
 
@@ -129,6 +132,7 @@ def draw_problems(
     refusals = 0
     while len(problems) < count:
         draft = draw(rng)
+        # `distinct` is asked last, since the set of seen keys grows with the list.
         usable = draft is not None and belongs(draft, split) and not (distinct and draft.key in seen)
         if draft is None or not usable:
             refusals += 1
@@ -148,4 +152,5 @@ def belongs(draft: Draft, split: Split) -> bool:
     """Whether a draft may be used in `split`."""
     if split_of(draft.key) != split:
         return False
+    # Evaluation may use any fact; the others may not write out one that is held out.
     return split == "eval" or all(split_of(fact) != "eval" for fact in draft.facts)

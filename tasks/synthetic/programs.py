@@ -87,6 +87,7 @@ def evaluate_program(source: str) -> ProgramRun:
         if isinstance(statement, ast.Return):
             if place != len(body) - 1:
                 raise Refused("statements after return")
+            # `return` alone gives nothing to annotate.
             if statement.value is None:
                 raise Refused("returns nothing")
             result = evaluator.value(statement.value)
@@ -129,6 +130,7 @@ def program_body(module: ast.Module) -> list[ast.stmt]:
             body = body[1:]
     if not any(isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign) for statement in body):
         raise Refused("no assignment")
+    # Two statements on a line have no line ends of their own to write the values on.
     if any(one.end_lineno == other.lineno for one, other in pairwise(body)):
         raise Refused("several statements on a line")
     return body
@@ -149,6 +151,7 @@ class Evaluator:
             case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as expression):
                 value = self.value(expression)
             case ast.AugAssign(target=ast.Name(id=name), op=op, value=expression):
+                # An augmented assignment reads its name first, which must have a value.
                 value = self.binary(op, self.variable(name), self.value(expression))
             case ast.Assign() | ast.AnnAssign() | ast.AugAssign():
                 raise Refused("an assignment to something else than one name")
@@ -202,6 +205,7 @@ class Evaluator:
 
 def _power(base: Number, exponent: Number) -> Number:
     """A power whose size is known to be small before it is computed."""
+    # The size of a power is known from logarithms before it is computed: 9**9**9 would not end.
     if abs(exponent) > MAX_EXPONENT or (abs(base) > 1 and math.log10(abs(base)) * exponent > math.log10(MAX_MAGNITUDE)):
         raise Refused("a number that is too large")
     try:
@@ -210,6 +214,7 @@ def _power(base: Number, exponent: Number) -> Number:
         raise Refused("a division by zero") from error
     except OverflowError as error:
         raise Refused("a number that is too large") from error
+    # A negative base with a fraction as exponent is complex.
     if isinstance(value, complex):
         raise Refused("a root of a negative number")
     return bounded(value)
@@ -247,6 +252,8 @@ def annotate(lines: list[str], statement: ast.stmt, value: Number) -> None:
 def written(value: Number) -> str:
     """A number as one would write it: 3.0 is 3, 0.30000000000000004 is 0.3."""
     if isinstance(value, float) and not value.is_integer():
+        # Small numbers keep significant digits instead of decimals.
         text = f"{value:.{MAX_DIGITS}f}".rstrip("0").rstrip(".") if abs(value) >= 1e-4 else f"{value:.{MAX_DIGITS}g}"
+        # Rounding may leave "-0" of a tiny negative number.
         return text if text not in ("-0", "") else "0"
     return str(int(value))

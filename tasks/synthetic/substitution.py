@@ -110,8 +110,10 @@ def without_annotations(answer: str) -> tuple[str, str]:
 def trace(question: str, answer: str) -> Worked:
     """Find out what each number is. Raises Refused with the reason when that is not certain."""
     solution, final = without_annotations(answer)
+    # dict.fromkeys keeps each number once, in the order of the question.
     texts = list(dict.fromkeys(match[0] for match in NUMBER.finditer(question)))
     values = {value_of(text): text for text in texts}
+    # "1,000" and "1000" in one question could mean two things, so they are refused.
     if len(values) < len(texts):
         raise Refused("a number written in two ways")
     words = implied(question, values)
@@ -124,6 +126,7 @@ def trace(question: str, answer: str) -> Worked:
     steps: list[SolutionStep] = []
     for expression, result in ANNOTATION.findall(answer):
         pattern = bind(expression, values.keys() | words, free, results, used, kept)
+        # Some annotations are wrong in the data set itself.
         if abs(_evaluate(expression) - value_of(result)) > 1e-9:
             raise Refused("an annotation that does not compute")
         steps.append(SolutionStep(pattern, result.strip()))
@@ -132,6 +135,7 @@ def trace(question: str, answer: str) -> Worked:
         raise Refused("the final answer is not the last result")
     if not used:
         raise Refused("no number to change")
+    # 20 % and 0.2 would have to change together, and only one of them is known.
     if any(round(value / 100, 4) in kept for value in used if f"{values[value]}%" in question):
         raise Refused("a percentage that is also used as a fraction")
     known = {*values, *results, *words}
@@ -174,6 +178,7 @@ def bind(
 
     def mark(match: re.Match[str]) -> str:
         value = value_of(match[0])
+        # A value that is both given and computed could change in two ways.
         if value in results and value in fixed | free:
             raise Refused("a number that is given and computed")
         if results.count(value) > 1:
@@ -196,6 +201,7 @@ def substitute(worked: Worked, rng: Random) -> Variant:
     originals = [value_of(text) for text in worked.changing]
     for _ in range(_DRAWS):
         drawn = {value: redrawn(int(value), rng) for value in originals}
+        # A draw that changes nothing is no variant.
         if drawn == {value: value for value in originals}:
             continue
         results = _recompute(worked, drawn)
@@ -224,6 +230,7 @@ def equations(solution: str) -> list[bool]:
         left = re.sub(r"(\d+(?:\.\d+)?)%", r"(\1/100)", left)
         places = len(right.partition(".")[2])
         try:
+            # Half a unit of the last written digit, or nothing for whole numbers.
             found.append(abs(_evaluate(left) - float(right)) <= 0.5 * 10.0**-places * bool(places) + 1e-9)
         except Refused:
             # No arithmetic after all, such as unbalanced brackets of a sentence.
@@ -238,7 +245,9 @@ def replace(numbers: re.Pattern[str], text: str, replaced: Mapping[str, str]) ->
 
 def redrawn(value: int, rng: Random) -> int:
     """A number of the same size and roundness: 25 gives a multiple of 5 from 15 to 50."""
+    # Roundness is kept: 25 stays a multiple of 5, 300 one of 100.
     step = next((step for step in (1000, 100, 10, 5) if value % step == 0 and value > step), 1)
+    # At least half the value, rounded up to a whole step.
     low = max(SMALLEST, -(-value // (2 * step)) * step)
     return low + step * int(rng.random() * ((2 * value - low) // step + 1))
 
@@ -250,6 +259,7 @@ def _recompute(worked: Worked, drawn: Mapping[Number, int]) -> list[Number] | No
         expression = re.sub(r"\{q:(\d+)\}", lambda match: str(drawn[int(match[1])]), step.pattern)
         expression = re.sub(r"\{r:(\d+)\}", lambda match: str(results[int(match[1])]), expression)
         value = _evaluate(expression)
+        # As many places as the original's result has.
         places = len(step.result.partition(".")[2])
         rounded = round(value, places) if places else round(value)
         if value <= 0 or abs(rounded - value) > 1e-9:
@@ -264,10 +274,12 @@ def replacements(worked: Worked, drawn: Mapping[Number, int], results: list[Numb
     pairs = [(text, drawn[value_of(text)]) for text in worked.changing]
     pairs += [(step.result, result) for step, result in zip(worked.steps, results, strict=True)]
     for text, value in pairs:
+        # A constant stays, so a changing number with its value cannot be told from it.
         if value_of(text) in worked.constants and value != value_of(text):
             return None
         for form in forms(text):
             styling = styled(value, form)
+            # A new text that does not read back as its number would be a wrong solution.
             if value_of(styling) != value or new.setdefault(form, styling) != styling:
                 return None
     return new

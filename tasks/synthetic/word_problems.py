@@ -55,6 +55,7 @@ def draw_numbers(template: Template, max_number: int | None, rng: Random) -> dic
     """The story's numbers, drawn uniformly between its bounds or the configured largest number."""
     numbers = {}
     for name, (low, high) in template.ranges.items():
+        # A story's smallest number may be above the configured largest; then it stays at that.
         top = high if max_number is None else max(low, min(high, max_number))
         numbers[name] = low + int(rng.random() * (top - low + 1))
     for name, (left, right) in template.products.items():
@@ -68,6 +69,7 @@ def calculate_steps(template: Template, numbers: dict[str, int]) -> list[Calcula
     calculations: list[Calculation] = []
     for place, (_, left_name, operator, right_name) in enumerate(template.steps, 1):
         left, right = values[left_name], values[right_name]
+        # Negative or fractional results would make the story nonsense.
         if (operator == "-" and left < right) or (operator == "/" and left % right):
             return None
         result = calculate(left, operator, right)
@@ -86,6 +88,7 @@ def write_story(
     steps: bool,
 ) -> Problem:
     """The story with two different names and one object, and its steps as sentences."""
+    # Names are drawn after the numbers, which decide the split.
     name, other = rng.sample(FIRST_NAMES, 2)
     words: dict[str, str | int] = {"name": name, "other": other, "item": rng.choice(ITEMS), **numbers}
     sentences = [

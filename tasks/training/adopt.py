@@ -21,12 +21,20 @@ def adopt_checkpoint(ws: Workspace, config: AdoptConfig) -> Checkpoint:
     folder = open_folder(config)
     tokenizer = checked_tokenizer(ws, config.source, folder, read_config(folder).vocab_size)
     model, shape = load_hf(folder, ranks=tokenizer.ranks)
+    # A NaN in the weights would only be noticed after hours of a training that starts from them.
     broken = [name for name, tensor in model.named_parameters() if not tensor.isfinite().all()]
     if broken:
         raise ValueError(f"{config.source} has values that are not finite in {', '.join(broken)}; fetch it again")
     keep_files(ws, config, folder)
     return ws.artifact(
-        Checkpoint, steps=0, tokens=0, parameters=shape.parameters, loss=0.0, **tokenizer.facts, parent=""
+        # Nothing was trained here, so the counts that a report adds up are 0.
+        Checkpoint,
+        steps=0,
+        tokens=0,
+        parameters=shape.parameters,
+        loss=0.0,
+        **tokenizer.facts,
+        parent="",
     )
 
 

@@ -22,6 +22,7 @@ def adopt_reward_model(ws: Workspace, config: AdoptConfig) -> RewardModel:
     tokenizer = checked_tokenizer(ws, config.source, folder, model.config.vocab_size)
     broken = [
         name
+        # Tensor by tensor, without a model in memory: a reward model of 32B would not fit a laptop.
         for name, parameter in model.named_parameters()
         if not weights(name, parameter.shape, 0, len(parameter)).isfinite().all()
     ]
@@ -37,6 +38,7 @@ def adopt_reward_model(ws: Workspace, config: AdoptConfig) -> RewardModel:
         loss=0.0,
         accuracy=0.0,
         accuracy_stderr=0.0,
+        # No accuracy is known of a model from outside, so it is stated of no pairs.
         pairs_held_out=0,
         **tokenizer.facts,
         parent="",

@@ -30,6 +30,7 @@ from tasks.training.fitting.fit import export
 from tasks.training.fitting.save_points import Journal
 
 BOS: dict[str, Literal["none", "eos"]] = {
+    # Chat models begin their text with EOS, base models with nothing (RECIPE B).
     "pretrain": "none", "anneal": "none", "sft": "eos", "dpo": "eos", "rlvr": "eos", "ppo": "eos",
 }  # fmt: skip
 """Stages whose save points are checkpoints, and what the text of their models begins with (RECIPE B)."""
@@ -77,12 +78,14 @@ def pin_step(store: Store, id: str, step: int) -> AdoptStepConfig:
     Raises ValueError when there is none, or it is of a stage that makes no checkpoint.
     """
     kept = find_kept(store, id, step)
+    # A reward model's save point has no language head, so it is no checkpoint.
     if kept.stage not in BOS:
         raise ValueError(
             f"{kept.name} is a save point of stage {kept.stage}; only those of {', '.join(BOS)} are checkpoints"
         )
     started = kept.started(store)
     parents = [item for item in started.inputs if item.kind == Checkpoint.__name__]
+    # A training from a parent has the parent's shape; only pre-training states a shape of its own.
     model, vocabulary = _of_parent(store, parents[0]) if parents else _of_config(store, started)
     return AdoptStepConfig(
         stage=kept.stage,
@@ -108,6 +111,7 @@ def _of_parent(store: Store, parent: Input) -> tuple[ModelConfig, Tokenizer]:
     artifact = ws.at(parent.address)
     assert isinstance(artifact, Checkpoint), artifact.kind
     with tempfile.TemporaryDirectory() as folder:
+        # Only the two small files that say the shape are fetched, not gigabytes of weights.
         for name in {FILE, EXTRA} & set(ws.files(artifact)):
             shutil.copyfile(ws.path(artifact, name), Path(folder, name))
         return read_config(Path(folder)), Tokenizer(artifact.ranks, artifact.tokenizer)
@@ -127,6 +131,7 @@ def adopt_save_point(ws: Workspace, config: AdoptStepConfig) -> Checkpoint:
     what was saved, ValueError for one that is not what `pin_step` saw.
     """
     kept = kept_at(config.stage, config.id, config.generation, config.step)
+    # Compared again: between pinning and adopting, the save point may have been cleaned up and made again.
     if _files(ws.store, kept) != config.files:
         raise ValueError(f"save point {kept.name} changed while it was adopted; adopt it again")
     folder = ws.kept(kept)
@@ -136,6 +141,7 @@ def adopt_save_point(ws: Workspace, config: AdoptStepConfig) -> Checkpoint:
     journal = Journal.load(folder)
     flops = journal.flops
     if config.stage in _POLICY:
+        # The journal counts the policy's FLOPs; the value model trained next to it took nearly as many.
         flops = joint_flops(flops, journal.tokens, config.model)
     ws.put(folder / METRICS)
     export(ws, model, Tokenizer(config.ranks, config.tokenizer), bos=BOS[config.stage])

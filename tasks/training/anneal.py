@@ -36,6 +36,7 @@ def anneal_checkpoint(ws: Workspace, parent: Checkpoint, mix: Mix, config: Annea
     """
     model, weights, tokenizer = open_checkpoint(ws, parent)
     check_vocabulary(mix, tokenizer, model.config.vocab_size)
+    # Asked before the training, which would otherwise begin with moments of zero, unlike the published runs.
     if config.moments == "kept" and MOMENTS not in ws.files(parent):
         raise ValueError(
             f"{parent.address} has no Adam moments ({MOMENTS}); anneal from a pre-trained checkpoint, or set "
@@ -56,6 +57,7 @@ def anneal_checkpoint(ws: Workspace, parent: Checkpoint, mix: Mix, config: Annea
 
 def linear_to_zero(learning_rate: float) -> ScheduleConfig:
     """No warm-up, a line from the start to zero over the run's own steps."""
+    # length=0 stands for the run's own steps, so that the line ends exactly with the training.
     return ScheduleConfig(kind="linear", learning_rate=learning_rate, unit="steps", warmup=0, length=0)
 
 

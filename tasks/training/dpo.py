@@ -58,6 +58,7 @@ def train_dpo(ws: Workspace, policy: Checkpoint, pairs: Preferences, config: DPO
     Raises ValueError when no pair is left to train on or the policy's vocabulary does not fit its tokenizer.
     """
     model, weights, tokenizer = open_checkpoint(ws, policy)
+    # The model's window is the harder limit: positions beyond it were never trained.
     max_tokens = min(config.max_tokens, model.config.max_sequence_length)
     rows, dropped = cut_pairs(tokenizer, read_pairs(ws, pairs), max_tokens)
     ws.note(pairs_trained=len(rows), pairs_dropped=dropped)
@@ -105,6 +106,7 @@ def reference_log_probs(
     ws: Workspace, model: Transformer, pairs: list[PreferencePair], pad_id: int, config: DPOConfig, group: Group
 ) -> Float32[np.ndarray, "pairs 2"]:
     """Mean log-probability of each pair's chosen and rejected answer under the initial policy; workers share the work."""
+    # Blocks of a batch per worker, so that the progress bar moves.
     found, size = [], config.batch_size * group.world
     with ws.progress("reference log-probabilities", len(pairs), "pairs") as bar:
         for start in range(0, len(pairs), size):
@@ -112,8 +114,10 @@ def reference_log_probs(
             log_probs = row_log_probs(
                 model, rows, pad_id=pad_id, pass_tokens=ws.compute.pass_tokens, precision=config.precision, group=group
             )
+            # The mean per token, as the policy's own term in the loss (dpo_norm).
             found += [values.sum() / row.trained_tokens for values, row in zip(log_probs, rows, strict=True)]
             bar.advance(len(rows) // 2)
+    # [2 * pairs] -> [pairs, 2]: chosen and rejected alternate in the rows.
     return np.array(found, dtype=np.float32).reshape(-1, 2)
 
 

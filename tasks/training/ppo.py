@@ -135,11 +135,13 @@ def train_ppo(
     encoded = prompts_that_fit(ws, prompts, tokenizer, model, config, least=2)
     reference, reference_group = frozen_reference(ws, model, weights, config.precision)
     pair = ActorCritic(model, critic)
+    # One optimizer per model below, since each clips its own gradient; `begin` makes one for both.
     state = begin(ws, pair, joint := adamw(config.clip_norm, config.precision))
     state.optimizer = JointOptimizer(pair, joint)
 
     def both(name: str, shape: Sequence[int], start: int, stop: int) -> Tensor:
         part, _, rest = name.partition(".")
+        # Names begin with `policy.` or `critic.`, as `ActorCritic` names its parts.
         return (weights if part == "policy" else judged)(rest, shape, start, stop)
 
     learner = PPORollouts(
@@ -178,6 +180,7 @@ def train_ppo(
         ),
         weights=both,
         selector=selector(config.select, tokenizer, config.precision, chat=True, policy=policy_of),
+        # Saves fall between rollouts, where no half-used rollout is lost.
         save_multiple=learner.updates,
     )
     learner.tell_end(ws)
@@ -214,12 +217,15 @@ class PPORollouts(Rollouts[PPOConfig]):
 
     def roll(self, rollout: int) -> Rollout:
         prompts = [self.prompts[i] for i in self.places(rollout)]
+        # One answer per prompt: PPO's baseline is the value model, not a group.
         answers = [group[0] for group in self.answers(rollout, prompts, 1)]
         rows = [answer_row(p, a, self.tokenizer.eos_id) for p, a in zip(prompts, answers, strict=True)]
+        # From the trainer's own forward pass, since the decoder rounds differently.
         old = self.log_probs(self.policy, rows, self.group)
         values = self.values(rows)
         reference = self.log_probs(self.reference, rows, self.reference_group)
         coefficient, distance = self.kl_coefficient(old, reference, rows)
+        # Position t predicts token t + 1, so the answer's first token is predicted one place before it.
         starts = [len(prompt.ids) - 1 for prompt in prompts]
         ratio = responses([a - b for a, b in zip(old, reference, strict=True)], starts, self.config.max_new_tokens)
         scores = score_answers(answers, self.config)
@@ -276,6 +282,7 @@ class PPORollouts(Rollouts[PPOConfig]):
             [rows[i] for i in members],
             pad_id=self.tokenizer.pad_id,
             reduction="mean",
+            # All of the update's answers are one micro-batch: the token mean is over the whole of it.
             micro_batch=len(members),
             pass_tokens=self.pass_tokens,
             per_token=dict(own),
@@ -296,6 +303,7 @@ def responses(values: list[np.ndarray], starts: list[int], limit: int) -> Tensor
     """What belongs to the answers of padded rows, (rows, limit): from the position that predicts an answer's first token on."""
     found = torch.zeros(len(values), limit)
     for place, (row, start) in enumerate(zip(values, starts, strict=True)):
+        # The last position predicts nothing of the answer, so it may lie beyond the limit.
         own = row[start : start + limit]
         found[place, : len(own)] = torch.from_numpy(own)
     return found
@@ -310,6 +318,7 @@ def per_token(
         columns = []
         for place, (row, start) in enumerate(zip(rows, starts, strict=True)):
             column = np.zeros(len(row.ids), dtype=np.float32)
+            # Estimates are as wide as the longest answer may be; this row ends earlier.
             own = found[place].float().numpy()[: len(column) - start]
             column[start : start + len(own)] = own
             columns.append(column)

@@ -79,6 +79,7 @@ def build_preferences(ws: Workspace, policy: Checkpoint, prompts: Prompts, confi
     inputs = {"policy": policy.model_dump(mode="json"), "prompts": prompts.model_dump(mode="json")}
     items = [
         inputs | {"config": config.model_dump(mode="json"), "start": start}
+        # Shards by place in the file, so that a shard's content does not depend on the number of workers.
         for start in range(0, prompts.prompts, SHARD_PROMPTS)
     ]
     shards = ws.map(
@@ -90,12 +91,14 @@ def build_preferences(ws: Workspace, policy: Checkpoint, prompts: Prompts, confi
     )
     rows = [row for shard in shards for row in shard["pairs"]]
     ties = sum(row["chosen_rating"] == row["rejected_rating"] for row in rows)
+    # After counting: the record says how many ties there were, whatever is done with them.
     if config.ties == "drop":
         rows = [row for row in rows if row["chosen_rating"] != row["rejected_rating"]]
     unrated = sum(shard["unrated"] for shard in shards)
     ws.note(prompts_too_long=sum(shard["too_long"] for shard in shards), ties=ties, unrated=unrated)
     ws.note(generation=ws.generation)
     if asked := [shard["endpoint"] for shard in shards if shard["endpoint"]]:
+        # Costs of all shards together, since each asked the endpoint by itself.
         ws.note(endpoint={key: sum(usage[key] for usage in asked) for key in asked[0]})
     if not rows:
         raise ValueError(
@@ -116,6 +119,7 @@ def build_preferences(ws: Workspace, policy: Checkpoint, prompts: Prompts, confi
 def load_policy(ws: Workspace, policy: Checkpoint, precision: Precision) -> tuple[Transformer, Tokenizer]:
     """Once per worker: the policy on the device and its tokenizer. The weights stay where they are if a server has them."""
     if ws.generation == "endpoint":
+        # A server has the weights; the stage needs the tokenizer and the window only.
         return outline_checkpoint(ws, policy)
     model, tokenizer = load_checkpoint(ws, policy)
     # Every worker holds a copy of its own, so half the bytes count many times.
@@ -151,6 +155,7 @@ def sample_and_rate(ws: Workspace, item: ShardItem, loaded: tuple[Transformer, T
     ws.write_jsonl(f"samples/{start:08d}.jsonl.zst", (sample for _, group in rated for sample in group))
     if unrated:
         ws.write_jsonl(f"unrated/{start:08d}.jsonl.zst", unrated)
+    # Keyed by the shard's start: the choice of the rejected answer is the same on a retry.
     generator = np.random.default_rng([config.seed, start])
     return {
         "pairs": [make_pair(prompt, group, generator) for prompt, group in rated],
@@ -183,6 +188,7 @@ def rate_all(
     unrated: list[dict[str, Any]] = []
     size = len(judge.prompts)
     for place, (prompt, group) in enumerate(zip(prompts, groups, strict=True)):
+        # A request per aspect, prompt after prompt: a prompt's answers are a run of `size`.
         said = answers[place * size : (place + 1) * size]
         found, reason = read_judgements(said, len(group), judge.reading)
         ratings.append(found)
@@ -244,6 +250,7 @@ def make_pair(prompt: EncodedPrompt, samples: list[dict[str, Any]], generator: n
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
     """A pair as a line of the dashboard's table."""
     return {
+        # [-2]: the last message before the answer is what was asked.
         "prompt": row["chosen"][-2]["content"],
         "chosen": row["chosen"][-1]["content"],
         "rejected": row["rejected"][-1]["content"],

@@ -130,6 +130,7 @@ def split(pairs: list[T], held_out: float, seed: int) -> tuple[list[T], list[T]]
             f"{len(pairs)} usable pairs: one to train on and one to hold out are needed; "
             "make more preferences or raise max_tokens"
         )
+    # At least one on each side, however small the share.
     count = min(len(pairs) - 1, max(1, round(held_out * len(pairs))))
     order = np.random.default_rng([seed, len(pairs)]).permutation(len(pairs))
     return [pairs[i] for i in order[count:]], [pairs[i] for i in order[:count]]
@@ -148,11 +149,19 @@ def held_out_accuracy(
     """
     rows = [row for _, pair in pairs for row in pair]
     scores = row_scores(
-        model, rows, pad_id=pad_id, pass_tokens=ws.compute.pass_tokens, precision=config.precision, group=group
+        model,
+        rows,
+        pad_id=pad_id,
+        pass_tokens=ws.compute.pass_tokens,
+        precision=config.precision,
+        group=group,
+        # [2 * pairs] -> [pairs, 2], since each pair's rows follow each other.
     ).reshape(-1, 2)
+    # A tie counts half, as a coin would.
     right = (scores[:, 0] > scores[:, 1]) + 0.5 * (scores[:, 0] == scores[:, 1])
     found = estimate_mean(right.tolist())
     clustered = error_of_mean(right.tolist(), [id for id, _ in pairs])
+    # Clustered errors can be 0 where all are right; the larger of the two is stated.
     return found if clustered is None else replace(found, stderr=max(clustered, found.stderr))
 
 

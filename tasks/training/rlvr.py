@@ -22,7 +22,8 @@ from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config, Precision
 from model.data.chat_batches import Batch, LabelledRow, token_batches
-from model.training.advantages import KLEstimator, Normalization, group_advantages, stop_penalty, zero_std_groups
+from model.training.advantages import group_advantages, stop_penalty, zero_std_groups
+from model.training.configs import KLEstimator, Normalization
 from model.training.loop import Course, Evaluation, Logging
 from model.training.objectives import grpo_objective
 from model.training.schedule import ScheduleConfig
@@ -185,6 +186,7 @@ class GRPORollouts(Rollouts[RLVRConfig]):
         reference = self.log_probs(self.reference, rows, self.reference_group)
         coefficient, distance = self.kl_coefficient(old, reference, rows)
         scores, finished = score_groups(groups, config)
+        # Flattened like the rows: all answers to the first prompt, then those to the second.
         advantages = group_advantages(scores, config.normalization).flatten().numpy().astype(np.float32)
         flat = zero_std_groups(scores)
         keep = torch.ones_like(finished)
@@ -193,6 +195,7 @@ class GRPORollouts(Rollouts[RLVRConfig]):
         if config.unfinished == "masked":
             keep &= finished
         updates = [
+            # β goes with the batch only where a budget may change it, so that other runs keep their bytes.
             self.update_batches(members, rows, advantages, old, reference, coefficient if config.kl_control else None)
             for members in self.members(rollout, keep.flatten())
         ]
@@ -212,6 +215,7 @@ class GRPORollouts(Rollouts[RLVRConfig]):
         only their KL term remains; those without an end keep the penalty that they have.
         """
         for part in self.split(rollout, len(keep)):
+            # An update without answers would be no update, and the schedule counts updates.
             yield [i for i in part if keep[i]] or part
 
     def update_batches(
@@ -228,6 +232,7 @@ class GRPORollouts(Rollouts[RLVRConfig]):
             [rows[i] for i in members],
             pad_id=self.tokenizer.pad_id,
             reduction="mean",
+            # micro_batch=1 makes every answer's own mean a term; the whole mini-batch makes one mean over tokens.
             micro_batch=1 if self.config.loss_mean == "answers" else self.config.micro_batch or len(members),
             pass_tokens=self.pass_tokens,
             per_row={"advantages": advantages[members]},
@@ -245,6 +250,7 @@ def score_groups(groups: list[list[VerifiedAnswer]], config: RLVRConfig) -> tupl
     """Scores (prompts, samples) after the penalty for answers without an end, and which answers have one."""
     correct = torch.tensor([[answer.verdict.correct for answer in group] for group in groups])
     finished = torch.tensor([[answer.finished for answer in group] for group in groups])
+    # A finished answer keeps its score; the penalty replaces the score of any other, correct or not.
     return stop_penalty(correct * config.correct_score, finished, config.unfinished_score), finished
 
 

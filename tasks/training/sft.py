@@ -66,6 +66,7 @@ def train_sft(ws: Workspace, parent: Checkpoint, chats: Chats, config: SFTConfig
     ws.note(chats_trained=len(rows), chats_without_answer=dropped)
     steps = steps_for(len(rows), config.batch_size, config.epochs)
 
+    # Also told to the loop, which names these chats where a loss is not finite.
     def members_of(step: int) -> list[int]:
         return indices_of_step(step, len(rows), config.batch_size, config.seed)
 

@@ -47,12 +47,14 @@ def make_soup(ws: Workspace, ingredients: list[Checkpoint], config: SoupConfig) 
     if config.greedy:
         scorer = dev_scorer("soup.greedy", config.greedy, tokenizer, "fp32", chat=False)
         members, tried = greedy_members(ws, ingredients, model, scorer)
+    # Read one after the other, so that memory holds the sum and one ingredient at a time.
     weights = average_weights(_states(ws, members, model))
     model.load_state_dict(weights)
     apart = {
         item.address: distances(state, weights)
         for item, state in zip(ingredients, _states(ws, ingredients, model), strict=True)
     }
+    # The distances are of all ingredients, taken or not: they say how far the anneals went apart.
     facts = {"members": [item.address for item in members], "greedy": tried, "distances": apart}
     ws.write_json(SOUP_FILE, facts)
     export(ws, model, tokenizer, "none")
@@ -62,6 +64,7 @@ def make_soup(ws: Workspace, ingredients: list[Checkpoint], config: SoupConfig) 
         steps=0,
         tokens=0,
         parameters=first.parameters,
+        # A soup was not trained; the mean of its members' losses stands in for one.
         loss=sum(item.loss for item in members) / len(members),
         ranks=first.ranks,
         tokenizer=first.tokenizer,
@@ -78,11 +81,13 @@ def greedy_members(
     for item, state in zip(ingredients, _states(ws, ingredients, model), strict=True):
         model.load_state_dict(state)
         alone.append((item, scorer(model.eval(), Group())["score"]))
+    # Sorted by score and stable, so equals keep the order in which they were given.
     (first, best), *others = sorted(alone, key=lambda one: -sign * one[1])
     members, tried = [first], [{"ingredient": first.address, "alone": best, "together": best, "taken": True}]
     for item, score in others:
         model.load_state_dict(average_weights(_states(ws, [*members, item], model)))
         together = scorer(model.eval(), Group())["score"]
+        # Not worse is enough: a member that changes nothing still averages out noise.
         taken = sign * together >= sign * best
         tried.append({"ingredient": item.address, "alone": score, "together": together, "taken": taken})
         if taken:
@@ -94,6 +99,7 @@ def _states(ws: Workspace, ingredients: Sequence[Checkpoint], like: Transformer)
     """The ingredients' weights, one after the other, since each may fill a good part of the memory."""
     for ingredient in ingredients:
         other, _ = load_checkpoint(ws, ingredient)
+        # Parent and size agree in the record; only the files say whether the shape does.
         if other.config != like.config:
             raise ValueError(f"soup: {ingredient.address} has shape {other.config}, the first has {like.config}")
         yield other.state_dict()

@@ -21,8 +21,10 @@ def last_boxed(text: str, rules: Rules = "correct") -> str | None:
     Of `\boxed x` without a brace it is what stands before the next white space or `$`; None where a brace stays open. The
     published rule takes all up to the next `$` after `\boxed `, and the next brace group wherever it stands.
     """
+    # The published rule takes what follows "\boxed " up to a dollar sign.
     if rules == "published" and "\\boxed " in text:
         return text.rpartition("\\boxed ")[2].split("$")[0]
+    # \fbox counts only where no \boxed stands.
     command = "\\boxed" if "\\boxed" in text else "\\fbox"
     start = text.rfind(command)
     if start < 0:
@@ -30,6 +32,7 @@ def last_boxed(text: str, rules: Rules = "correct") -> str | None:
     start += len(command)
     if rules == "published":
         opening = text.find("{", start)
+    # LaTeX allows white space between a command and its argument.
     else:
         while start < len(text) and text[start].isspace():
             start += 1
@@ -55,6 +58,7 @@ def minerva_answer(text: str, rules: Rules = "correct") -> str | None:
     missing.
     """
     text += MINERVA_END
+    # The last occurrence: a model may quote the phrase before it answers.
     _, found, rest = text.partition(MINERVA_START) if rules == "published" else text.rpartition(MINERVA_START)
     return rest.partition(MINERVA_END)[0].strip() if found else None
 
@@ -73,6 +77,7 @@ def candidates(text: str, rules: Rules = "correct") -> list[str]:
         found.append(normalise_minerva(phrase))
     if not found:
         pieces = text.split("$")
+        # Three pieces are two dollar signs, which enclose a formula.
         if len(pieces) >= 3:
             found.append(normalise_minerva(pieces[-2]))
     found = found or [normalise_minerva(text)]
@@ -83,6 +88,7 @@ def equivalent(candidate: str, truth: str) -> str:
     """Which test finds the two equal: "string", "algebra", or "" for neither. The cheap test goes first."""
     if normalise_hendrycks(candidate) == normalise_hendrycks(truth):
         return "string"
+    # Prose would cost the time limit of the algebra and never be equal.
     if is_prose(candidate) or is_prose(truth):
         return ""
     return "algebra" if ALGEBRA.equal(with_braces(candidate), with_braces(truth)) else ""

@@ -49,6 +49,7 @@ def validate_forbidden_words(text: str, forbidden_words: list[str]) -> bool:
 def verify_letter_frequency(text: str, letter: str, N: int) -> bool:
     """The letter occurs exactly N times, in this case."""
     if len(letter) != 1:
+        # A longer text would be counted as a substring, which no row means.
         raise ValueError(f"letter={letter!r} must be a single character")
     return text.count(letter) == N
 
@@ -114,6 +115,7 @@ def validate_highlighted_sections(text: str, N: int) -> bool:
 def validate_sections(text: str, N: int, section_splitter: str) -> bool:
     """The splitter starts exactly N sections; what precedes the first is not one unless it holds text."""
     sections = text.split(section_splitter)
+    # What precedes the first splitter is a section only where it holds text.
     if not sections[0].strip():
         sections = sections[1:]
     return len(sections) == N
@@ -212,11 +214,14 @@ def verify_constraint(text: str, ground_truth: str | dict[str, Any], rules: Rule
     name = truth.get("func_name")
     if name not in CONSTRAINTS:
         raise ValueError(f"func_name={name!r} is not a constraint; known are {', '.join(CONSTRAINTS)}")
+    # [1:] leaves out the text itself.
     wanted = list(inspect.signature(CONSTRAINTS[name]).parameters)[1:]
+    # Published rows carry the arguments of all constraints, most of them None.
     arguments = {key: truth[key] for key in wanted if truth.get(key) is not None}
     missing = [key for key in wanted if key not in arguments]
     if missing:
         raise ValueError(f"constraint {name} lacks {', '.join(missing)}; its row gives {sorted(truth)}")
+    # An empty answer would meet every constraint that forbids something.
     if rules == "correct" and is_blank(text):
         return Verdict(False, "", f"{name}: the answer is empty")
     text = text.strip()

@@ -58,6 +58,7 @@ class AlgebraProcess:
         """False when the expressions differ, cannot be parsed or take too long."""
         if max(len(left), len(right)) > _MAX_CHARACTERS:
             return False
+        # One question at a time: the child answers in the order of the lines.
         with self._lock:
             child = self._running()
             assert child.stdin is not None
@@ -99,12 +100,14 @@ class AlgebraProcess:
     @staticmethod
     def _read_line(child: subprocess.Popen[bytes], limit_seconds: float) -> bytes | None:
         assert child.stdout is not None
+        # Patience is by the clock and long; the child's own limit is processor time.
         ready, _, _ = select.select([child.stdout], [], [], limit_seconds)
         return child.stdout.readline().strip() if ready else None
 
     def _kill(self) -> None:
         if self._child is not None and self._owner == os.getpid():
             self._child.kill()
+            # communicate() reaps the child, which would stay a zombie otherwise.
             self._child.communicate()
         self._child = None
 

@@ -42,6 +42,7 @@ def usable_truth(dataset: Any, truth: Any) -> tuple[str, Any, str]:
         return "", None, "no ground truth"
     if not isinstance(dataset, str) or dataset.lower() not in DATASETS:
         return "", None, f"dataset {str(dataset)[:40]!r} has no verifier"
+    # bool is an int in Python, and True is no number of GSM8K.
     if isinstance(truth, int) and not isinstance(truth, bool):
         truth = str(truth)
     return dataset, truth, unusable_truth(dataset, truth)
@@ -73,6 +74,7 @@ def unusable_constraint(truth: Any) -> str:
     faults = (unusable_argument(name, key, truth[key], kind) for key, kind in wanted.items())
     if fault := next(filter(None, faults), ""):
         return f"constraint {name}: {fault}"
+    # The i-th of N paragraphs must exist.
     if name == "validate_paragraphs" and truth["i"] > truth["N"]:
         return f"constraint {name}: i={truth['i']} is beyond N={truth['N']} paragraphs"
     return ""
@@ -100,6 +102,7 @@ def unusable_count(name: str, key: str, value: Any) -> str:
     """A number is whole, and one that an answer can have."""
     if not isinstance(value, int) or isinstance(value, bool):
         return f"{key}={said(value)} is not a whole number"
+    # A text has at least one part, so 0 parts can never be met.
     least = 1 if key == "i" or name in _PARTS else 0
     return "" if value >= least else f"{key}={value} is below {least}"
 

@@ -25,6 +25,7 @@ def extract_number(text: str, rules: Rules = "correct") -> str:
     if not numbers:
         return text
     found = numbers[-1]
+    # A dash and the minus sign of typography mean minus as well.
     sign = "-" if (found["sign"] or "+") in "-−–" else ""
     return sign + found["digits"].replace(",", "")
 
@@ -34,6 +35,7 @@ def same_number(left: str, right: str) -> bool:
     values = [_NUMBER.fullmatch(text.strip().removesuffix(".")) for text in (left, right)]
     if any(value is None for value in values):
         return left.strip().lower() == right.strip().lower()
+    # Decimal: 0.1 + 0.2 is no question here, but 29.00 must equal 29.
     return Decimal(extract_number(left)) == Decimal(extract_number(right))
 
 

@@ -42,11 +42,13 @@ def pattern(word: str, border: str = "") -> re.Pattern[str]:
     try:
         return re.compile(border + word + border, re.IGNORECASE)
     except re.error:
+        # The official checks take keywords as patterns; one that is none stands for itself.
         return re.compile(border + re.escape(word) + border, re.IGNORECASE)
 
 
 def in_language(text: str, code: str) -> bool:
     """By langdetect; a text without detectable language passes."""
+    # As published: a text without a detectable language passes.
     return detect_language(text) in (code, None)
 
 
@@ -88,6 +90,7 @@ def count_highlights(text: str) -> int:
 def is_json(text: str) -> bool:
     """JSON after removing a code fence."""
     text = text.strip()
+    # Longest first, or the fence without a language would leave "json" behind.
     for fence in ("```json", "```Json", "```JSON", "```"):
         text = text.removeprefix(fence)
     try:
@@ -110,6 +113,7 @@ def has_title(text: str) -> bool:
     """`<<…>>` with something inside, on one line."""
     for line in text.split("\n"):
         start, end = line.find("<<"), line.rfind(">>")
+        # `end - 2`: the two brackets of the opening must not be those of the closing.
         if 0 <= start < end - 2 and line[start : end + 2].lstrip("<").rstrip(">").strip():
             return True
     return False
@@ -199,6 +203,7 @@ def check_instruction(instruction: str, arguments: Arguments, text: str) -> bool
     """One instruction. A blank text fails everything; arguments that are None or empty are dropped, 0 is a number."""
     if instruction not in CHECKS:
         raise ValueError(f"instruction {instruction!r} is unknown; known are {', '.join(CHECKS)}")
+    # 0 is an argument, whereas None and empty values were left out of the row.
     given = {key: value for key, value in arguments.items() if value not in (None, "", [], {})}
     try:
         return not is_blank(text) and CHECKS[instruction](text, given)

@@ -30,6 +30,7 @@ TEXT_UNITS = re.compile(r"\\text\{ .*$", re.DOTALL)
 
 def normalise_minerva(answer: str) -> str:
     """Minerva's final-answer normal form: what follows the last "=", without units, wrappers and digit commas."""
+    # A chain of equations ends with its result.
     answer = answer.split("=")[-1]
     for old, new in MINERVA_SUBSTITUTIONS:
         answer = answer.replace(old, new)
@@ -40,6 +41,7 @@ def normalise_minerva(answer: str) -> str:
     answer = re.sub(r"(sqrt)([^{\[])", r"sqrt{\2}", answer)
     answer = answer.replace("$", "")
     without_commas = answer.replace(",", "")
+    # Commas separate thousands in a number, and entries anywhere else.
     return without_commas if without_commas.isdigit() else answer
 
 
@@ -98,6 +100,7 @@ def normalise_hendrycks(answer: str) -> str:
     answer = answer.replace("\\%", "").replace("%", "")
     answer = lead_decimals(answer)
     sides = answer.split("=")
+    # "x = 5" and "n=5" are their right sides; longer left sides belong to the answer.
     if len(sides) == 2 and len(sides[0]) <= 2:
         answer = sides[1]
     answer = brace_fractions(brace_roots(answer).replace(" ", ""))
@@ -118,6 +121,7 @@ TOKEN = r"(\\[A-Za-z]+|[^\s{}\[\\])"
 
 def brace_roots(answer: str) -> str:
     r"""`\sqrt3` and `\sqrt 3` as `\sqrt{3}`."""
+    # \sqrt takes one command or one character where no brace follows.
     return re.sub(r"\\sqrt\s*" + TOKEN, r"\\sqrt{\1}", answer)
 
 

@@ -39,11 +39,14 @@ class Ran:
 
 def run_program(code: str, *, seconds: float = SECONDS, memory_bytes: int = MEMORY_BYTES) -> Ran:
     """Run Python source to its end. Raises OSError where the system has no seccomp filters, never for what the program does."""
+    # A word that the program cannot know: only the child's last step sends it.
     word = secrets.token_hex(WORD_BYTES // 2)
     reading, writing = os.pipe()
     with tempfile.TemporaryDirectory(prefix="olmo2-sandbox-") as folder, tempfile.TemporaryFile() as source:
+        # surrogatepass: generated text may hold lone surrogates, and the program fails by itself then.
         source.write(f"{word}\n{code}".encode("utf-8", "surrogatepass"))
         source.seek(0)
+        # -I -S: no user site, no environment, no packages.
         command = [sys.executable, "-I", "-S", str(_CHILD), str(writing), str(memory_bytes), str(int(seconds) + 1)]
         process = subprocess.Popen(
             command,
@@ -53,8 +56,10 @@ def run_program(code: str, *, seconds: float = SECONDS, memory_bytes: int = MEMO
             cwd=folder,
             env={"OMP_NUM_THREADS": "1"},
             pass_fds=(writing,),
+            # A session of its own, so that a signal to our terminal's group does not reach it.
             start_new_session=True,
         )
+        # Closed here, or the read below would wait for our own end.
         os.close(writing)
         try:
             process.wait(timeout=seconds)
@@ -63,6 +68,7 @@ def run_program(code: str, *, seconds: float = SECONDS, memory_bytes: int = MEMO
             process.wait()
             return Ran("timed out", f"still running after {seconds:g} seconds")
         finally:
+            # Also after a time-out: the pipe is closed in any case.
             said = os.read(reading, 4096)
             os.close(reading)
     return _judged(said, word, process.returncode)

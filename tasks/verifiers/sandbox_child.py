@@ -55,22 +55,26 @@ def filter_program(machine):
     refuse = step(RETURN, ERRNO | EPERM)
     program = [
         step(LOAD, ARCHITECTURE),
+        # The architecture first: numbers of calls mean something else on another.
         step(EQUAL, machine["audit"], 1, 0),
         step(RETURN, KILL),
         step(LOAD, NUMBER),
         step(AT_LEAST, X32, 0, 1),
         refuse,
         step(EQUAL, machine["clone3"], 0, 1),
+        # ENOSYS and not EPERM: glibc then falls back to clone, whose flags a filter can read.
         step(RETURN, ERRNO | ENOSYS),
     ]
     for number in (*machine["refused"], *NEWER):
         program += [step(EQUAL, number, 0, 1), refuse]
     for opening in (machine["open"], machine["openat"]):
+        # Opening is allowed for reading, so its flags are looked at.
         if opening:
             number, place = opening
             look = [step(LOAD, ARGUMENTS + 8 * place), step(ANY_BIT, _WRITING, 0, 1), refuse, step(RETURN, ALLOW)]
             program += [step(EQUAL, number, 0, len(look)), *look]
     program += [
+        # A clone with CLONE_THREAD is a thread; without it a process, which is refused.
         step(EQUAL, machine["clone"], 0, 4),
         step(LOAD, ARGUMENTS),
         step(ANY_BIT, CLONE_THREAD, 1, 0),
@@ -94,11 +98,13 @@ def close_in(memory, seconds):
         (resource.RLIMIT_NOFILE, 64),
     ):
         resource.setrlimit(limit, (value, value))
+    # The filter goes last: setting limits is itself a call that it might refuse.
     code = b"".join(filter_program(machine))
     buffer = ctypes.create_string_buffer(code, len(code))
     holder = struct.pack("HP", len(code) // 8, ctypes.addressof(buffer))
     libc = ctypes.CDLL(None, use_errno=True)
     no_new_rights, set_seccomp, with_filter = 38, 22, 2
+    # no_new_privs lets a process without rights install a filter, and cannot be undone.
     if libc.prctl(no_new_rights, 1, 0, 0, 0) or libc.prctl(set_seccomp, with_filter, holder, 0, 0):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
@@ -116,6 +122,7 @@ def main():
     except BaseException as error:  # whatever a generated program raises is its failure, SystemExit too
         os.write(last, f"{type(error).__name__}: {error}"[:300].encode(errors="replace"))
         return
+    # Only reached at the program's own end.
     os.write(last, word)
 
 

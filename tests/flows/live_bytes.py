@@ -15,9 +15,10 @@ from torch.utils._pytree import tree_leaves
 from model.config import Compute, ModelConfig, Parallel
 from model.network.transformer import Transformer, on_meta_device
 from model.parallel.group import Group, _shard, recompute
+from model.training.configs import LossConfig, OptimConfig
 from model.training.loop import Course, TrainState, new_state, train_step
-from model.training.losses import LossConfig, language_model_objective
-from model.training.optim import OptimConfig, Optimizer
+from model.training.losses import language_model_objective
+from model.training.optim import Optimizer
 from model.training.schedule import ScheduleConfig
 
 SCHEDULE = ScheduleConfig(learning_rate=1e-3, unit="steps", warmup=2, length=10)

@@ -9,7 +9,8 @@ from model.config import ModelConfig
 from model.data.labels import next_token_labels
 from model.network.attention import BlockedAttention, blocks
 from model.network.transformer import Transformer
-from model.training.losses import LossConfig, language_model_objective
+from model.training.configs import LossConfig
+from model.training.losses import language_model_objective
 
 
 @pytest.mark.parametrize("length", [1, 16, 17, 40])

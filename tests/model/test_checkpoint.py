@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from model.config import Compute, Parallel
 from model.parallel.group import Group
+from model.training.configs import OptimConfig
 from model.training.loop import Course, Listeners, new_state, train
-from model.training.optim import OptimConfig
 from model.training.state_files import file_name, is_needed, load_state, save_state, snapshot, write_tensors
 from tests.model.groups import KINDS, SCHEDULE, STEPS, model_of, run_group, train_kind, train_kinds
 

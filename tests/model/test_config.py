@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from model.config import OLMO_0424, SIZES, ModelConfig, SizeName
 from model.network.transformer import Transformer
-from model.training.optim import OptimConfig
+from model.training.configs import OptimConfig
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/model_sizes.json").read_text())["sizes"]
 NAMES = {"1B_18layer(olmo2_1B)": "1B-18layer", "1B_released(olmo2_1B_v2)": "1B"}

@@ -12,9 +12,10 @@ import torch
 
 from model.config import OLMO_0424, ModelConfig
 from model.network.transformer import Transformer
+from model.training.configs import OptimConfig
 from model.training.measuring import diagnostics
 from model.training.measuring.diagnostics import NormWatch, growth_exponent, monitor_spike_score, spike_score
-from model.training.optim import OptimConfig, Optimizer
+from model.training.optim import Optimizer
 
 SHAPE = {
     "d_model": 32,

@@ -15,9 +15,10 @@ import torch
 from model.config import Compute, ModelConfig
 from model.data.labels import next_token_labels
 from model.network.transformer import Transformer
+from model.training.configs import LossConfig, OptimConfig
 from model.training.loop import Course, Listeners, TrainState, new_state, train
-from model.training.losses import LossConfig, language_model_objective
-from model.training.optim import OptimConfig, Optimizer
+from model.training.losses import language_model_objective
+from model.training.optim import Optimizer
 from model.training.schedule import ScheduleConfig
 from model.training.state_files import load_moments, load_state, save_moments, save_state
 

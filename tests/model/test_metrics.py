@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from model.config import Compute
+from model.training.configs import LossConfig, OptimConfig
 from model.training.loop import Course, Evaluation, Listeners, Logging, TrainState, new_state, train
-from model.training.losses import LossConfig, language_model_objective
+from model.training.losses import language_model_objective
 from model.training.measuring import metrics as metrics_module
 from model.training.measuring.metrics import EVERY_STEP, Crossing, MetricsLog
 from model.training.measuring.throughput import Meter
-from model.training.optim import OptimConfig
 from tests.model.groups import SCHEDULE, language_batches, model_of
 
 OBJECTIVE = language_model_objective(LossConfig())

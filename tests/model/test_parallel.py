@@ -14,8 +14,8 @@ from model.files.weights import save_hf
 from model.network.sharded_tensors import rows_of_shard
 from model.network.transformer import Transformer
 from model.parallel.work_split import share_of
+from model.training.configs import OptimConfig
 from model.training.loop import new_state
-from model.training.optim import OptimConfig
 from model.training.state_files import MOMENT_KINDS, save_moments
 from tests.model.groups import (
     CONFIG,

@@ -6,8 +6,9 @@ import torch
 
 from model.config import ModelConfig
 from model.network.transformer import Linear, Transformer
+from model.training.configs import OptimConfig
 from model.training.objectives import clipped_policy_loss, label_log_probs
-from model.training.optim import OptimConfig, Optimizer
+from model.training.optim import Optimizer
 from model.training.ppo import ActorCritic, JointOptimizer, estimate, ppo_objective
 
 SHAPE = ModelConfig(

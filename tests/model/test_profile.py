@@ -8,9 +8,8 @@ from typer.testing import CliRunner
 
 from flows.cli.main import app
 from model.config import Compute
-from model.training.losses import LossConfig
+from model.training.configs import LossConfig, OptimConfig
 from model.training.measuring.profile import PARTS, StepShape, profile_steps
-from model.training.optim import OptimConfig
 from tests.model.groups import CONFIG
 
 

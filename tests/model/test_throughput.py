@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from flows.inspection.costs.cost import DEVICES
-from model.training.measuring.throughput import PEAK_FLOPS, Meter, peak_flops, speed
+from model.training.measuring.gpus import PEAK_FLOPS
+from model.training.measuring.throughput import Meter, peak_flops, speed
 
 
 def test_rates_by_hand() -> None:

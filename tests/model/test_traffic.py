@@ -10,7 +10,7 @@ import torch.distributed as dist
 from model.config import ModelConfig, Parallel
 from model.parallel.traffic import bytes_sent, collectives
 from model.parallel.work_split import share_of
-from model.training.optim import OptimConfig
+from model.training.configs import OptimConfig
 from tests.model.groups import CONFIG, STEPS, language_batches, run_group, train_kind
 
 EVEN = {"vocab_size": 128}

@@ -22,9 +22,9 @@ from model.data.labels import IGNORE, loss_divisor, next_token_labels
 from model.files.weights import hf_key
 from model.network.transformer import Transformer
 from model.tokens.tokenizer import Tokenizer
+from model.training.configs import LossConfig, OptimConfig
 from model.training.loop import Course, Listeners, Logging, new_state, to_device, train
-from model.training.losses import LossConfig, language_model_objective
-from model.training.optim import OptimConfig
+from model.training.losses import language_model_objective
 from model.training.schedule import ScheduleConfig
 
 FORWARD_BOUND = 1e-5

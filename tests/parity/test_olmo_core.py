@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from model.files.weights import save_hf
 from model.network.transformer import Transformer
-from model.training.optim import OptimConfig
+from model.training.configs import OptimConfig
 from model.training.schedule import ScheduleConfig
 from tests.parity.cases import (
     CASES,

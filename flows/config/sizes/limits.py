@@ -3,12 +3,17 @@
 The arithmetic is the stages' own, called here with what is known of their inputs beforehand.
 """
 
+import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
+from pathlib import Path
 
 from flows.config.parts import PAST_MIDTRAINING, CandidateConfig
 from flows.config.recipe_config import RecipeConfig
 from flows.config.sizes.known_sizes import prompts_of, source_tokens
+from infra.execution.fingerprint import digest_of, fingerprint_of
+from infra.storage.cache import cache_folder
 from tasks.data.mix import MixConfig, granted
 from tasks.data.post_training.prompts import PromptsConfig
 from tasks.evaluation.benchmarks import Benchmark
@@ -51,18 +56,34 @@ def model_window(config: RecipeConfig) -> int:
 
 def _check_problems(name: str, benchmark: Benchmark) -> None:
     """The ranges of generated problems may hold fewer than are asked for."""
+    # Through JSON, because `lru_cache` needs a key that can be hashed.
     if isinstance(benchmark, SyntheticBenchmark) and (missing := _too_few_problems(benchmark.model_dump_json())):
         raise ValueError(f"{name}.items={benchmark.items:,}: {missing}")
 
 
+# Drawing thousands of problems takes time, and one recipe is checked several times.
 @lru_cache(maxsize=64)
 def _too_few_problems(benchmark: str) -> str:
-    """What drawing all problems of a benchmark, given as JSON, says; empty if there are enough."""
+    """What drawing all problems of a benchmark, given as JSON, says; empty if there are enough.
+
+    That there are enough is kept in the user's cache, by the benchmark and the code that draws: it takes up to a second.
+    """
+    known = _enough_file(benchmark)
+    if known.exists():
+        return ""
     try:
         draw_problems_of(SyntheticBenchmark.model_validate_json(benchmark))
     except ValueError as error:
         return str(error)
+    with suppress(OSError):  # without a cache they are drawn each time
+        known.parent.mkdir(parents=True, exist_ok=True)
+        known.touch()
     return ""
+
+
+def _enough_file(benchmark: str) -> Path:
+    key = f"{benchmark} {digest_of(fingerprint_of(draw_problems_of))}"
+    return cache_folder() / "enough-problems" / hashlib.sha256(key.encode()).hexdigest()[:24]
 
 
 def _check_room(name: str, max_new_tokens: int, context: int, window: int) -> None:

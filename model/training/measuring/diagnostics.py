@@ -36,6 +36,7 @@ def _scores(values: Float[np.ndarray, " steps"], window: int, ddof: int) -> Floa
     at_once = max(1, FRAME_VALUES // window)
     for start in range(0, len(scores), at_once):
         later = slice(start, min(start + at_once, len(scores)))
+        # A view of [steps, window] without copies; only its reductions take memory.
         frames = np.lib.stride_tricks.sliding_window_view(values[start : later.stop + window - 1], window)
         mean, deviation = frames.mean(axis=1), frames.std(axis=1, ddof=ddof)
         judging = deviation >= FLAT
@@ -110,6 +111,7 @@ def growth_exponent(model: Transformer, ids: Int[Tensor, "documents seq"]) -> Gr
 
     def keep(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         added.append((output - inputs[0]).detach())
+        # The residual stream is no leaf, so autograd would drop its gradient after use.
         output.retain_grad()
         outputs.append(output)
 
@@ -137,6 +139,7 @@ def _only_activations_differentiated(model: Transformer) -> Iterator[None]:
     training, wanted = model.training, {p: p.requires_grad for p in model.parameters()}
     model.train()
     model.requires_grad_(False)
+    # Something must require a gradient, or backward would not pass the blocks at all.
     model.embedding.requires_grad_(True)
     try:
         yield
@@ -220,6 +223,7 @@ class NormWatch:
         watched = self._watched(optimizer)
         gradients = {name: parameter.grad for name, parameter in watched if parameter.grad is not None}
         self.found = _group_norms("grad_norm", gradients)
+        # Cloned, since the fused optimizer updates in place.
         self._before = {name: parameter.detach().clone() for name, parameter in watched}
 
     @torch.no_grad()

@@ -88,6 +88,7 @@ def memory_of(
     a model `samples`, each GPU has the decoder's copy of it (tasks/training/answers/rollouts.py). By the type of
     `device` goes how much of the loss is made at a time.
     """
+    # Measured on tensors without data, so the estimate follows the model's code.
     saved = saved_for_backward(model, precision, in_parts=gpus > 1)
     width = 2 if precision == "bf16" else 4
     outside = trained_models * saved.outside_per_token * tokens
@@ -193,6 +194,7 @@ def _saved_for_backward(model_json: str, precision: Precision, in_parts: bool) -
     length = min(128, model.max_sequence_length)
     sizes = [(layers, batch) for layers in (1, 2) for batch in (1, 2)]
     kept = {size: _kept(model, precision, *size, length, in_parts) for size in sizes}
+    # Two minus one block is a block alone, and two minus one row is a row alone: what is fixed cancels out.
     first, second = (kept[2, batch] - kept[1, batch] for batch in (1, 2))
     per_token = (second - first) / length
     outside = (kept[1, 2] - kept[1, 1]) / length - per_token
@@ -205,9 +207,11 @@ def _kept(model: ModelConfig, precision: Precision, layers: int, batch: int, len
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
+        # By storage, since several saved views of one tensor keep its memory only once.
         found[storage._cdata] = storage.nbytes()
         return tensor
 
+    # Fake tensors have shapes and no memory, so a 32B model can be measured on a laptop.
     with FakeTensorMode():
         network = Transformer(model.model_copy(update={"n_layers": layers}), seed=None)
         if in_parts:
@@ -222,5 +226,6 @@ def _kept(model: ModelConfig, precision: Precision, layers: int, batch: int, len
         ):
             output = network.hidden(ids)
         weights = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
+        # Freed inside the mode: its graph holds fake tensors.
         del output
     return sum(size for key, size in found.items() if key not in weights)

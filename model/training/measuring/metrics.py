@@ -74,6 +74,7 @@ class MetricsLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # After an error nobody reads the values, and waiting could hang on a broken device.
         self._thread.shutdown(wait=error is None, cancel_futures=True)
 
     @contextmanager
@@ -92,6 +93,7 @@ class MetricsLog:
     def send(self, tokens: int, facts: Mapping[str, Tensor | float], logged: bool) -> None:
         """Ask for all collected values. `facts` join the newest step's, which is logged or not."""
         steps, metrics = zip(*self._collected, strict=True)
+        # The copy is queued here, on the training's thread; the other thread only waits for it.
         values = self._thread.submit(Crossing([*metrics[:-1], metrics[-1] | facts]).end)
         self._sent.append(AskedSteps(list(steps), tokens, self._waited, logged, values))
         self._collected = []
@@ -106,6 +108,7 @@ class MetricsLog:
         """Check, record and log what has arrived, or, waiting for it, all. Raises FloatingPointError for a value that is
         not finite.
         """
+        # From the oldest on, so lines reach the log in the order of their steps.
         while self._sent and (wait or self._sent[0].values.done()):
             line = self._sent.popleft()
             values, arrived = line.values.result()
@@ -143,6 +146,7 @@ class Crossing:
         scalars = [
             value.detach().float() for metrics in steps for value in metrics.values() if isinstance(value, Tensor)
         ]
+        # Stacked on the device first: one copy of n values instead of n copies of one.
         self.values = torch.stack(scalars) if scalars else torch.empty(0)
         self.copied: torch.cuda.Event | None = None
         if self.values.is_cuda:

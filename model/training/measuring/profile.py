@@ -22,9 +22,9 @@ from model.config import Compute, ModelConfig
 from model.network.transformer import Transformer
 from model.parallel.work_split import HostBatch
 from model.training.allocator import keep_freed_memory
+from model.training.configs import LossConfig, OptimConfig
 from model.training.loop import Course, TrainState, compile_model, new_state, train_step
-from model.training.losses import LossConfig, language_model_objective
-from model.training.optim import OptimConfig
+from model.training.losses import language_model_objective
 from model.training.schedule import ScheduleConfig
 
 WARM_STEPS = 2
@@ -124,6 +124,7 @@ def profile_steps(
     def step() -> float:
         return _timed(state, loss, batches, compute.device)
 
+    # The first steps compile and fill caches, so they are run and not counted.
     for _ in range(WARM_STEPS):
         step()
     times = [step() for _ in range(steps)]
@@ -131,6 +132,7 @@ def profile_steps(
     found = _profiled(step, compute.device, trace)
     shares, largest = _shares(found, min(times))
     flops = float(rows * length * model.flops_per_token(length))
+    # The least of several times: other programs can make a step slower, never faster.
     return Profile(min(times), rows * length, flops, speed, shares, largest)
 
 
@@ -184,9 +186,11 @@ def _shares(found: Any, seconds: float) -> tuple[dict[str, float], list[tuple[st
         spent = event.self_device_time_total if on_device else event.self_cpu_time_total
         if event.name.startswith("ProfilerStep") or not spent:
             continue
+        # Times of the profiler are in microseconds.
         own[part_of(event)] += spent / 1e6
         by_name[event.name] += spent / 1e6
     counted = sum(own.values())
+    # Profiling makes small operations slower, so their sum may exceed the step's time without it.
     whole = max(seconds, counted)
     shares = {part: own[part] / whole for part in PARTS[:-1]}
     shares[PARTS[-1]] = 1.0 - counted / whole
@@ -196,6 +200,7 @@ def _shares(found: Any, seconds: float) -> tuple[dict[str, float], list[tuple[st
 
 def part_of(event: Any) -> str:
     """The part that an event of the profiler belongs to: that of the optimizer, whatever is done there, else by its name."""
+    # Walking up finds what was called on the optimizer's behalf, which is named like any other kernel.
     parent = event
     while parent is not None:
         if parent.name.startswith("Optimizer."):

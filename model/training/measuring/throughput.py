@@ -8,9 +8,7 @@ import time
 
 import torch
 
-PEAK_FLOPS = {"A100": 312e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 989e12}
-"""Dense bf16 FLOP/s by a part of the device's name, the first that fits (NVIDIA's data sheets of these GPUs; theirs with
-sparsity are twice as high)."""
+from model.training.measuring.gpus import PEAK_FLOPS
 
 
 def peak_flops(device: str) -> float | None:
@@ -31,6 +29,7 @@ def speed(
     """
     per_second = tokens / max(seconds, 1e-9)
     rates = {"tokens_per_second": per_second, "tokens_per_second_per_device": per_second / devices}
+    # Without a published peak a share of it would be a guess, so it is left out.
     if flops is not None and peak is not None:
         rates["mfu"] = flops / (max(seconds, 1e-9) * devices * peak)
     if torch.device(device).type == "cuda":

@@ -42,6 +42,7 @@ from tasks.data.filters.classifiers.quality import (
     positive_probabilities,
 )
 
+# glibc fills what it hands out with the complement of this byte: 255 gives zeros.
 _ZEROED_MEMORY = {"MALLOC_PERTURB_": "255", "MALLOC_MMAP_THRESHOLD_": "65536"}
 
 _TRAIN = """
@@ -92,6 +93,7 @@ class ClassifierConfig(Config):
         """The sources that both classes are chosen from, each once; empty where a class takes from any."""
         if not self.positives.sources or not self.negatives.sources:
             return ()
+        # dict.fromkeys keeps the order and drops what both classes name.
         return tuple(dict.fromkeys([*self.positives.sources, *self.negatives.sources]))
 
 
@@ -114,6 +116,7 @@ def train_classifier(ws: Workspace, documents: list[Documents], config: Classifi
     for label, role in ((POSITIVE_LABEL, "positives"), (NEGATIVE_LABEL, "negatives")):
         if found.get(label, 0) < 2:
             raise ValueError(f"{role} select {found.get(label, 0)} documents; loosen `{role}` or give more documents")
+    # Counted first, since the sampling share of each class depends on how many there are.
     ws.map(write_examples, [{**shard, "found": found} for shard in shards], description="select examples")
     examples = [row for shard in shards for row in parse_rows(read_own(ws, f"examples/{shard['item']}.jsonl.zst"))]
     # Training sees examples in this order: one that is random and the same every time.
@@ -143,6 +146,7 @@ def _label_of(document: Row, config: ClassifierConfig) -> str:
 def selects(selection: ClassSelection, document: Row) -> bool:
     """Whether a document meets every condition."""
     metadata = document.get("metadata") or {}
+    # Empty conditions hold for every document.
     return (
         (not selection.sources or document["source"] in selection.sources)
         and all(str(metadata.get(field)) in values for field, values in selection.metadata.items())
@@ -169,6 +173,7 @@ def write_examples(ws: Workspace, item: ShardItem) -> ShardResult:
     with LineWriter(ws, f"examples/{item['item']}.jsonl.zst", empty=True) as examples:
         for document in read_documents(ws, Documents.model_validate(item["documents"]), item["name"]):
             label = _label_of(document, config)
+            # A draw per document instead of a list to sample from: memory does not grow with the corpus.
             if not label or draw(config.seed, "sample", document["id"]) >= limits[label] / item["found"][label]:
                 continue
             line = page_line(document["text"])
@@ -193,6 +198,7 @@ def _fit(folder: Path, lines: list[str], config: ClassifierConfig) -> Path:
         "seed": config.seed,
     }
     command = [sys.executable, "-c", _TRAIN, orjson.dumps(options).decode(), str(model)]
+    # The environment is that of the child only: other processes keep their allocator.
     done = subprocess.run(command, env=os.environ | _ZEROED_MEMORY, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ValueError(f"fastText could not train on {len(lines):,} examples: {done.stderr.strip()[-500:]}")
@@ -206,6 +212,7 @@ def measure(model: Any, rows: list[Row]) -> dict[str, Any]:
     hits = sum(said and true for said, true in pairs)
     said, true = sum(pair[0] for pair in pairs), sum(pair[1] for pair in pairs)
     return {
+        # A classifier that says yes to nothing has precision 0, not a division by zero.
         "precision": hits / said if said else 0.0,
         "recall": hits / true if true else 0.0,
         "held_out": len(rows),

@@ -73,6 +73,7 @@ def label_documents(ws: Workspace, documents: list[Documents], config: LabelConf
     Raises ValueError for a source that is not there or too many answers without a label, EndpointError when the model
     does not answer.
     """
+    # The share follows from the total and each document is drawn by itself, so `count` is approximate.
     total = sum(count for part in documents for name, count in part.sources.items() if is_asked(name, config))
     missing = sorted(set(config.sources) - {name for part in documents for name in part.sources})
     if missing or not total:
@@ -110,6 +111,7 @@ def sampled(ws: Workspace, documents: list[Documents], config: LabelConfig, shar
         for name in document_files(ws, part):
             for row in read_documents(ws, part, name):
                 asked = is_asked(row["source"], config) and row["text"].strip()
+                # By source and id: equal ids in two sources are drawn independently.
                 if asked and draw(config.seed, row["source"], row["id"]) < share:
                     yield row
 
@@ -124,6 +126,7 @@ def read_label(answer: Answer, rubric: Rubric) -> tuple[str, str]:
     if reason := unusable(answer):
         return reason, ""
     found = VERDICTS[rubric].findall(answer.text)
+    # The last statement counts, since an explanation may weigh other labels first.
     return ("", found[-1].lower()) if found else ("no label", "")
 
 

@@ -50,8 +50,10 @@ class LineWriter:
         self.bytes = 0
         """Bytes of the lines before compression."""
         self._empty = empty
+        # Slashes would be folders that nobody made.
         self._path = ws.scratch / name.replace("/", "__")
         self._file = self._path.open("wb")
+        # closefd=False: the file is closed below, after the last frame is written.
         self._stream = zstandard.ZstdCompressor(level=_ZSTD_LEVEL).stream_writer(self._file, closefd=False)
         self._pending = bytearray()
 
@@ -75,6 +77,7 @@ class LineWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        # Flushed even after an error, so that the file can be closed; it is put only without one.
         self._flush()
         self._stream.close()
         self._file.close()
@@ -89,6 +92,7 @@ def open_lines(raw: IO[bytes], name: str) -> io.BufferedReader:
     Reading raises OSError at the place where a compressed file is truncated or corrupt.
     """
     lower = name.lower()
+    # Endings in any case: ".GZ" is as common in old dumps as ".gz".
     codec = next((codec for ending, codec in _CODECS.items() if lower.endswith(ending)), None)
     if codec is None:
         return io.BufferedReader(raw, _BUFFER_BYTES)  # type: ignore[arg-type]
@@ -140,6 +144,7 @@ class _XzStreams:
     def read(self, size: int) -> bytes:
         """Up to `size` bytes, nothing at the end. EOFError where a stream is cut off, LZMAError where one is broken."""
         while self._stream is not None:
+            # max_length bounds what a small file may unpack to at a time.
             data = self._stream.decompress(self._held, max_length=size)
             self._held = b""
             if self._stream.eof:
@@ -153,6 +158,7 @@ class _XzStreams:
         return b""
 
     def _next_stream(self, held: bytes) -> None:
+        # The format allows zeros between streams, and only zeros.
         while not (held := held.lstrip(b"\x00")):
             if not (held := self._raw.read(_BUFFER_BYTES)):
                 self._stream = None
@@ -201,6 +207,7 @@ def batches(rows: Iterator[Row], characters: int = _BATCH_CHARACTERS) -> Iterato
     for row in rows:
         batch.append(row)
         size += len(row["text"])
+        # One batch is over the limit by its last document at most.
         if size >= characters:
             yield batch
             batch, size = [], 0
@@ -224,4 +231,5 @@ def add_counts(results: list[ShardResult], key: str) -> dict[str, int]:
     for result in results:
         for name, count in result[key].items():
             total[name] = total.get(name, 0) + count
+    # Sorted, so that records of equal results are equal byte by byte.
     return dict(sorted(total.items()))

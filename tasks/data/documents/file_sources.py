@@ -21,6 +21,7 @@ def write_file_sources(ws: Workspace, files: Iterable[tuple[str, Mapping[str, in
 def files_of_source(ws: Workspace, documents: Documents, source: str) -> list[str]:
     """Names of the document files that hold a source, in order; all of them where the artifact does not say."""
     names = document_files(ws, documents)
+    # A single source is in every file; older artifacts do not say which files hold which.
     if len(documents.sources) == 1 or NAME not in ws.record(documents).files:
         return names
     known = ws.read_json(documents, NAME)

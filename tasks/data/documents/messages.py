@@ -22,10 +22,12 @@ def clean_messages(messages: Any) -> tuple[Messages, str]:
         role, content = message.get("role"), message.get("content")
         if role not in _ROLES:
             return [], f"role {str(role)[:20]!r}"
+        # Calls of tools have no form in the chat template, so the whole chat is unusable.
         if called := next((name for name in CALLS if message.get(name)), ""):
             return [], f"a message with {called}"
         if not isinstance(content, str):
             return [], "a message without text"
+        # An empty system turn says nothing, and the template would still print its header.
         if role != "system" or content.strip():
             cleaned.append({"role": role, "content": content})
     return cleaned, "" if cleaned else "no messages"
@@ -36,4 +38,5 @@ def unanswered(messages: Messages) -> str:
     answers = [message["content"] for message in messages if message["role"] == "assistant"]
     if not answers:
         return "no assistant message"
+    # One empty answer spoils the chat, even where others are good.
     return "" if all(answer.strip() for answer in answers) else "an empty answer"

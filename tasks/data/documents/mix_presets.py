@@ -143,6 +143,7 @@ def preset(name: PresetName) -> Preset:
 
 def _candidate(column: int) -> Preset:
     percent = {source: float(row[column]) for source, row in _TABLE_10.items() if row[column]}
+    # The printed percentages sum to 99.9 or 100.1, so they are scaled to 1.
     total = sum(percent.values())
     ratios = {source: share / total for source, share in percent.items()}
     return Preset(ratios, "ratio", CANDIDATE_TOKENS)
@@ -151,6 +152,7 @@ def _candidate(column: int) -> Preset:
 def _listed(name: str) -> dict[str, float]:
     amounts = dict(_TABLE_13[name])
     times = amounts.pop("math")
+    # The released list of 100B holds two copies of wiki, where Table 13 prints one.
     if name == "dolmino-100b":
         amounts["wiki"] = 2.0
     amounts |= dict.fromkeys(MATH_PARTS, times)

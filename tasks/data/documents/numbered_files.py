@@ -59,10 +59,12 @@ class Drafts:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # Also after an error: the writer then closes its file without putting it.
         for writer, _ in self._writers.values():
             writer.__exit__(kind, error, trace)
 
     def _write(self, folder: str, row: Row, place: int) -> None:
+        # The number of a file follows from the count of rows, so a resumed stage cuts alike.
         number = place // self._per_file
         writer, open_number = self._writers.get(folder, (None, -1))
         if writer is None or open_number != number:

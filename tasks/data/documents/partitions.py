@@ -53,6 +53,7 @@ def _read_ranges(ws: Workspace, names: Sequence[str], ranges: Iterable[tuple[int
 
 def write_groups(ws: Workspace, name: str, records: np.ndarray, group: np.ndarray, groups: int) -> None:
     """Records by their group, in the order they come within one, behind an offset per group and one for the end."""
+    # Stable: records of a group keep the order of their rows.
     order = np.argsort(group, kind="stable")
     offsets = np.searchsorted(group[order], np.arange(groups + 1)).astype("<u8")
     put_work(ws, name, offsets.tobytes() + records[order].tobytes())
@@ -67,6 +68,7 @@ class GroupWriter:
         self._sizes = np.zeros(groups + 1, dtype="<u8")
         self._path = ws.scratch / name.replace("/", "__")
         self._file = self._path.open("w+b")
+        # A place for the offsets, which are known only at the end.
         self._file.write(self._sizes.tobytes())
 
     def append(self, group: int, records: np.ndarray) -> None:
@@ -77,6 +79,7 @@ class GroupWriter:
     def close(self) -> None:
         """Put the file into the work area."""
         self._file.seek(0)
+        # Sizes become offsets: group g lies between the sums up to g and up to g + 1.
         self._file.write(np.cumsum(self._sizes, dtype="<u8").tobytes())
         self._file.close()
         self._ws.store.put(self._path, self._ws.address(self._name, "work"))
@@ -94,11 +97,13 @@ def read_many(
     """The same groups of many files, one after another; a remote store is asked for a number of them at once."""
     for at in range(0, len(names), _READ_AT_ONCE):
         some = names[at : at + _READ_AT_ONCE]
+        # Offsets of all files first, then their records: two rounds of requests, however many files.
         offsets = [
             np.frombuffer(data, dtype="<u8")
             for data in _read_ranges(ws, some, [(8 * first, 8 * (end + 1))] * len(some))
         ]
         data = 8 * (groups + 1)
+        # Files without a record in this range are not asked again.
         full = [place for place, found in enumerate(offsets) if found[0] < found[-1]]
         bounds = [(int(offsets[place][0]), int(offsets[place][-1])) for place in full]
         ranges = [(data + start * dtype.itemsize, data + stop * dtype.itemsize) for start, stop in bounds]
@@ -119,6 +124,7 @@ def group_sizes(ws: Workspace, names: Sequence[str], first: int, end: int) -> np
 
 def bucket_of(keys: np.ndarray) -> np.ndarray:
     """Bucket of 64-bit keys: their first bits."""
+    # Buckets are the first bits, so a run of buckets is a run of keys.
     return (keys >> np.uint64(64 - (BUCKETS.bit_length() - 1))).astype(np.int64)
 
 
@@ -127,6 +133,7 @@ def partitions(ws: Workspace, records: int, record_bytes: float = RECORD_BYTES) 
 
     There are no more than BUCKETS; a warning says so where that is not enough.
     """
+    # -int(-x // y) rounds up.
     wanted = -int(-records * record_bytes // ws.compute.shuffle_bytes)
     if wanted > BUCKETS:
         each = int(records * record_bytes / BUCKETS)
@@ -135,6 +142,7 @@ def partitions(ws: Workspace, records: int, record_bytes: float = RECORD_BYTES) 
             f"each; execution.shuffle_bytes={ws.compute.shuffle_bytes:,} cannot be kept"
         )
     count = min(BUCKETS, max(1, wanted))
+    # Borders by integer division: partitions differ by one bucket at most.
     borders = [BUCKETS * number // count for number in range(count + 1)]
     return list(pairwise(borders))
 
@@ -167,6 +175,7 @@ class Spill:
         """Take records in the order of their rows."""
         self._pending.append(records)
         self._held += len(records)
+        # Memory is bounded by the piece, whatever the shard holds.
         if self._held >= self.most:
             self.flush()
 
@@ -208,17 +217,21 @@ class KeySpill:
     def _cut(self) -> None:
         if not self._rows:
             return
+        # [rows, 2]: the two halves of each 128-bit key.
         halves = np.frombuffer(bytes(self._keys), dtype="<u8").reshape(-1, 2)
         rows = np.array(self._rows, dtype="<u4")
+        # lexsort takes its last key first, and is stable: equal keys stay in the order of rows.
         order = np.lexsort((halves[:, 1], halves[:, 0]))
         halves, rows = halves[order], rows[order]
         first = first_of_equal(halves[:, 0], halves[:, 1])
         starts = np.flatnonzero(first)
         records = np.zeros(len(starts), dtype=KEYED)
         records["high"], records["low"], records["row"] = halves[first, 0], halves[first, 1], rows[first]
+        # Runs of equal keys: their lengths are the differences of their starts.
         records["count"] = np.diff(np.append(starts, len(rows)))
         again = np.zeros(len(rows) - len(starts), dtype=REPEAT)
         again["shard"] = again["kept_shard"] = self._spill.shard
+        # cumsum(first) - 1 is the run of each row; its start is the row that stays.
         again["row"], again["kept_row"] = rows[~first], rows[starts[np.cumsum(first) - 1]][~first]
         self._repeats.append(again)
         self._spill.add(records)
@@ -238,6 +251,7 @@ class KeySpill:
 def first_of_equal(*keys: np.ndarray) -> np.ndarray:
     """Whether each place of sorted keys begins a run of equal ones."""
     first = np.ones(len(keys[0]), dtype=bool)
+    # The first place always begins a run.
     first[1:] = np.logical_or.reduce([key[1:] != key[:-1] for key in keys])
     return first
 
@@ -258,7 +272,9 @@ def read_partition(ws: Workspace, kind: str, first: int, end: int, dtype: np.dty
     """All shards' records of a partition, in order of shard and row within a bucket; and the shard of each."""
     pieces = list(read_pieces(ws, kind))
     parts = list(read_many(ws, [name for _, name in pieces], first, end, BUCKETS, dtype))
+    # A shard number per record: the files themselves do not hold it.
     shards = [np.full(len(part), shard, dtype="<u4") for (shard, _), part in zip(pieces, parts, strict=True)]
+    # An empty array in front, since concatenate refuses an empty list.
     return np.concatenate([np.zeros(0, dtype=dtype), *parts]), np.concatenate([np.zeros(0, dtype="<u4"), *shards])
 
 
@@ -289,6 +305,7 @@ def add_clusters(results: list[ShardResult]) -> dict[str, Any]:
 
 def count_clusters(sizes: np.ndarray) -> dict[str, Any]:
     """Cluster counts of one partition from the sizes of its groups; groups of one are no clusters."""
+    # Groups of one are documents without a copy.
     large = np.sort(sizes[sizes > 1])[::-1]
     return {"clusters": len(large), "rows": int(large.sum()), "largest": large[:_LARGEST].tolist()}
 
@@ -312,8 +329,10 @@ def find_repeats(ws: Workspace, item: ShardItem) -> ShardResult:
 
 def read_repeats(ws: Workspace, kind: str, shard: int, shards: int, partitions: int) -> np.ndarray:
     """The repeated rows of one shard, sorted by row, each with the first row of all shards that has its key."""
+    # Found across shards: the first row there goes before the first row of the own piece.
     across = read_found(ws, kind, shard, shards, partitions)
     own = read_groups(ws, f"{kind}/own-{shard:05d}.bin", 0, 1, 1, REPEAT).copy()
+    # A row that repeats one of its own piece points at that one, which may itself repeat an earlier shard's.
     if len(across) and len(own):
         place = np.minimum(np.searchsorted(across["row"], own["kept_row"]), len(across) - 1)
         also = across["row"][place] == own["kept_row"]

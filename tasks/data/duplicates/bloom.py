@@ -20,6 +20,7 @@ class BloomFilter:
 
     def __init__(self, counts: Int[np.ndarray, " buckets"], first_bucket: int, bucket_bits: int, rate: float):
         bits, self._probes = shape(rate)
+        # Rounded up to whole words of 64 bits, at least one.
         self._sizes = np.maximum(1, -(-counts.astype(np.int64) * bits // _WORD)).astype(np.uint64)
         self._starts = np.concatenate([[0], np.cumsum(self._sizes)]).astype(np.uint64)
         self._first = first_bucket
@@ -41,16 +42,19 @@ class BloomFilter:
 
     def _places(self, hashes: UInt64[np.ndarray, " hashes"]) -> UInt64[np.ndarray, " hashes"]:
         bucket = (hashes >> (np.uint64(64) - self._bucket_bits)).astype(np.int64) - self._first
+        # Multiplication and shift instead of a modulo: the next 32 bits choose a word evenly.
         fraction = (hashes << self._bucket_bits) >> np.uint64(32)
         return self._starts[bucket] + ((fraction * self._sizes[bucket]) >> np.uint64(32))
 
     def _masks(self, hashes: UInt64[np.ndarray, " hashes"]) -> UInt64[np.ndarray, " hashes"]:
+        # Overflow of 64 bits is what the hash wants.
         with np.errstate(over="ignore"):
             spread = hashes * _SPREAD
             spread ^= spread >> np.uint64(32)
             spread *= _SPREAD
         masks = np.zeros(len(hashes), dtype=np.uint64)
         for probe in range(self._probes):
+            # Six bits choose one of the 64 bits of the word; eight probes fit into the hash.
             masks |= np.uint64(1) << ((spread >> np.uint64(58 - 6 * probe)) & np.uint64(63))
         return masks
 
@@ -70,6 +74,7 @@ def expected_rate(bits: int, probes: int) -> float:
     load = _WORD / bits
     total, chance = 0.0, math.exp(-load)
     for hashes in range(1, 200):
+        # Chance that a word got this many hashes, by recursion, since factorials would overflow.
         chance *= load / hashes
         total += chance * (1 - (1 - 1 / _WORD) ** (probes * hashes)) ** probes
     return total

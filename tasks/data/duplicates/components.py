@@ -22,6 +22,7 @@ class Edges(NamedTuple):
 
 def both_ways(edges: Edges) -> Edges:
     """Every edge in both directions, each once, sorted."""
+    # Loops tell nothing and would be counted as neighbours.
     other = edges.one != edges.two
     one, two = edges.one[other], edges.two[other]
     return distinct(Edges(np.concatenate([one, two]), np.concatenate([two, one])))
@@ -48,6 +49,7 @@ def large_star(edges: Edges) -> tuple[Edges, bool]:
     least = np.minimum(np.minimum.reduceat(two, starts), one[starts])
     least = np.repeat(least, np.diff(np.append(starts, len(one))))
     larger = two > one
+    # Edges to larger neighbours only: the smaller ones are small-star's part.
     return Edges(two[larger], least[larger]), bool((least < one)[larger].any())
 
 

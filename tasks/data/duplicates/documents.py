@@ -39,6 +39,7 @@ def text_hash(text: str, compare: str) -> bytes:
     """16 bytes; equal for texts that count as the same."""
     if compare == "words":
         text = " ".join(text.lower().split())
+    # surrogatepass: texts with lone surrogates are compared by their bytes.
     return hashlib.blake2b(text.strip().encode("utf-8", errors="surrogatepass"), digest_size=16).digest()
 
 

@@ -38,6 +38,7 @@ class MinHashConfig(Config):
 def signatures(texts: Sequence[str], config: MinHashConfig) -> UInt64[np.ndarray, "texts places"]:
     """MinHash signatures; a text without words has the largest hash in every place."""
     multipliers, offsets = _permutations(config)
+    # The largest hash everywhere: any n-gram lowers it.
     result = np.full((len(texts), len(multipliers)), np.iinfo(np.uint64).max, dtype=np.uint64)
     for windows, owners in window_batches(texts, config.ngram):
         grams = word_ngrams(windows, config.ngram)
@@ -55,6 +56,7 @@ def _lower(
     offsets: UInt64[np.ndarray, " places"],
 ) -> None:
     """Take n-grams, which stand in the order of their texts, into the signatures."""
+    # Where each text's n-grams begin; reduceat takes the minimum between two of these.
     firsts = np.flatnonzero(np.concatenate([[True], text[1:] != text[:-1]]))
     values, shifted = np.empty_like(hashes), np.empty_like(hashes)
     least = np.empty((len(multipliers), len(firsts)), dtype=np.uint64)
@@ -67,6 +69,7 @@ def _lower(
             np.bitwise_xor(values, shifted, out=values)
             np.minimum.reduceat(values, firsts, out=least[place])
     owners = text[firsts]
+    # A long text comes in several windows, so its minimum is taken over all of them.
     result[owners] = np.minimum(result[owners], least.T)
 
 
@@ -75,6 +78,7 @@ def _permutations(
 ) -> tuple[UInt64[np.ndarray, " places"], UInt64[np.ndarray, " places"]]:
     count = config.bands * config.rows
     numbers = np.random.default_rng(config.seed).integers(0, 1 << 64, size=(2, count), dtype=np.uint64)
+    # Odd multipliers have an inverse modulo 2^64, so they permute the hashes.
     return numbers[0] | np.uint64(1), numbers[1]
 
 
@@ -89,5 +93,6 @@ def band_keys(places: UInt64[np.ndarray, "texts places"], config: MinHashConfig)
         for row in range(config.rows):
             keys = (keys ^ shaped[:, :, row]) * np.uint64(0x9E3779B97F4A7C15)
             keys ^= keys >> np.uint64(32)
+    # A text without words would equal all others without words.
     keys[(places == np.iinfo(np.uint64).max).all(axis=1)] = 0
     return keys

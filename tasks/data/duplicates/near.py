@@ -73,6 +73,7 @@ def sign_shard(ws: Workspace, item: ShardItem) -> dict[str, int]:
     for batch in batches(signed):
         keys = band_keys(signatures([row["text"] for row in batch], config), config)
         records = np.zeros(keys.shape, dtype=_BAND)
+        # [:, None] repeats the row's number over its bands.
         records["key"], records["row"] = keys, np.array([row["row"] for row in batch])[:, None]
         spill.add(records[keys != 0])
     spill.flush()
@@ -101,6 +102,7 @@ class _Repeats:
         heads = np.flatnonzero(first)[np.cumsum(first)[again] - 1]
         nodes = _nodes(self._shard, records["row"][np.concatenate([again, heads])])
         self.edges.append(distinct(Edges(nodes[: len(again)], nodes[len(again) :])))
+        # One record of each key is enough for other shards to meet it.
         return records[first]
 
 
@@ -110,6 +112,7 @@ def match_bands(ws: Workspace, item: ShardItem) -> dict[str, int]:
     order = np.argsort(records["key"], kind="stable")
     keys, nodes = records["key"][order], _nodes(shards, records["row"])[order]
     first = first_of_equal(keys)
+    # Each record's head is the first record with its key.
     heads = nodes[np.flatnonzero(first)][np.cumsum(first) - 1]
     edges = Edges(nodes[~first], heads[~first])
     return {"edges": _write_edges(ws, f"edges/bands-{item['partition']:05d}.bin", edges)}
@@ -161,10 +164,12 @@ def settle(ws: Workspace, item: ShardItem) -> ShardResult:
     for shard, row, nodes in (("shard", "row", again), ("kept_shard", "kept_row", kept)):
         found[shard], found[row] = nodes >> np.uint64(32), nodes & np.uint64(0xFFFFFFFF)
     write_groups(ws, f"near/repeats-{item['partition']:05d}.bin", found, found["shard"], item["shards"])
+    # Each star's centre appears once per outward edge, so the size is one more.
     return count_clusters(np.unique(kept, return_counts=True)[1] + 1)
 
 
 def _nodes(shards: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    # Shard in the upper 32 bits, row in the lower: comparing numbers compares the order of documents.
     return (shards.astype(np.uint64) << np.uint64(32)) | rows.astype(np.uint64)
 
 
@@ -174,6 +179,7 @@ def _write_edges(ws: Workspace, name: str, edges: Edges) -> int:
     records = np.zeros(len(one), dtype=EDGE)
     records["one"], records["two"] = one, two
     with np.errstate(over="ignore"):
+        # Multiplied first: nodes of one shard share their upper bits and would fill one bucket.
         write_groups(ws, name, records, bucket_of(one * _SPREAD), BUCKETS)
     return len(records)
 

@@ -77,6 +77,7 @@ class UnitList:
     def add(self, row: int, piece: int) -> int:
         """Take one unit; returns its number."""
         self._numbers.extend((row, piece))
+        # Pairs of (row, piece) in one flat array: 8 bytes a unit.
         return len(self._numbers) // 2 - 1
 
     def close(self) -> None:

@@ -35,6 +35,7 @@ def write_shard(ws: Workspace, item: ShardItem) -> ShardResult:
     removed = what_goes(ws, item)
     places = [place for place, _ in removed.documents.values()]
     places += [place for pieces in removed.pieces.values() for place in pieces.values()]
+    # Ids are read for what goes only, since all ids of a corpus would not fit.
     ids = _ids_of(ws, places)
     name = kept_name(item)
     result: dict[str, Any] = {"sources": {}, "dropped": {}, "bytes": 0, "removed": 0, "removed_bytes": 0}
@@ -77,6 +78,7 @@ def without(document: Row, pieces: dict[int, str]) -> Row:
     """The document without these parts; its metadata says how many went."""
     if not pieces:
         return document
+    # Joined by newlines again: what stays is byte for byte what it was.
     kept = [text for piece, text in enumerate(cut_paragraphs(document["text"])) if piece not in pieces]
     metadata = {**document.get("metadata", {}), "removed_paragraphs": len(pieces)}
     return {**document, "text": "\n".join(kept), "metadata": metadata}

@@ -102,6 +102,7 @@ def hash_ngrams(ws: Workspace, item: ShardItem) -> dict[str, int]:
             records = np.zeros(int(new.sum()), dtype=NGRAM)
             records["hash"], records["unit"] = hashes[new], first + owner[new]
             spill.add(records)
+            # bincount over the batch: units without a new n-gram count 0.
             counts += np.bincount(owner[new], minlength=len(texts)).astype("<u4")
         totals.append(counts)
     spill.flush()
@@ -117,6 +118,7 @@ def _unit_batches(documents: Iterator[tuple[int, Any]], units: UnitList, words: 
     for row, document in documents:
         for piece, text in enumerate(cut_paragraphs(document["text"])):
             if not long_enough(text, words):
+                # Short units neither count nor are dropped: they have no n-gram of this length.
                 continue
             units.add(row, piece)
             batch.append(text)
@@ -169,6 +171,7 @@ def _decide(ws: Workspace, item: ShardItem) -> dict[str, int]:
     for part in read_many(ws, names, shard, shard + 1, item["shards"], SEEN):
         np.add.at(counts, part["unit"], part["count"])
         np.minimum.at(least, part["unit"], part["hash"])
+    # >= so that a unit that consists of seen n-grams alone is dropped at a limit of 1.
     paragraphs, firsts = counts >= config.max_seen * totals, np.zeros(0, dtype=np.int64)
     if config.drop != "paragraphs" and len(units):
         document = np.unique(units["row"], return_inverse=True)[1]
@@ -181,6 +184,7 @@ def _decide(ws: Workspace, item: ShardItem) -> dict[str, int]:
     wanted = np.zeros(int(paragraphs.sum()) + len(firsts), dtype=NGRAM)
     chosen = np.concatenate([np.flatnonzero(paragraphs), firsts])
     wanted["hash"], wanted["unit"] = least[chosen], chosen
+    # Marked by the highest bit: these entries speak for whole documents.
     wanted["unit"][len(chosen) - len(firsts) :] |= WHOLE
     write_groups(ws, f"wanted/{shard:05d}.bin", wanted, bucket_of(wanted["hash"]), BUCKETS)
     return {"paragraphs": int(paragraphs.sum()), "documents": len(firsts)}
@@ -197,6 +201,7 @@ def find_first(ws: Workspace, item: ShardItem) -> None:
     open_places = np.ones(len(hashes), dtype=bool)
     for shard, name in read_pieces(ws, "ngrams"):
         if not open_places.any():
+            # Every wanted n-gram has its first place, so the remaining pieces need not be read.
             break
         records = read_groups(ws, name, first, end, BUCKETS, NGRAM)
         place = np.minimum(np.searchsorted(hashes, records["hash"]), len(hashes) - 1)

@@ -60,8 +60,10 @@ def attribute_rows(scorer: str, scores: DocumentScores, lengths: Sequence[int]) 
     rows: list[dict[str, list[Any]]] = [{} for _ in lengths]
     for label, values in scores.values.items():
         name = attribute_name(scorer, label)
+        # Rounded before deciding, so that a document is judged by the number that is written.
         numbers = np.round(np.asarray(values, dtype=np.float64), _DIGITS).tolist()
         for row, length, number in zip(rows, lengths, numbers, strict=True):
+            # A score of the whole document is one span over all of it.
             row[name] = [(0, length, number)]
     for label, spans in scores.spans.items():
         name = attribute_name(scorer, label)
@@ -79,6 +81,7 @@ def broken_limit(limits: Sequence[tuple[str, Limit]], attributes: dict[str, Any]
     """What is wrong with a document, by the first of (attribute name, limit) that its attributes break; empty when none."""
     for name, limit in limits:
         value = attributes[name][0][2]
+        # Both ends belong to the range: a score that equals its limit passes.
         if not limit.least <= value <= limit.most:
             return f"{limit.label} is {value:g}, {_wanted(limit)}"
     return ""
@@ -100,5 +103,6 @@ def edges(scale: Scale) -> np.ndarray:
 def bin_counts(values: Sequence[float] | np.ndarray, scale: Scale) -> np.ndarray:
     """How many values fall into each bin."""
     borders = _EDGES[scale]
+    # Values beyond the edges fall into the outermost bins, so no document is missing from a histogram.
     places = np.searchsorted(borders, np.asarray(values, dtype=np.float64), side="right") - 1
     return np.bincount(np.clip(places, 0, len(borders) - 2), minlength=len(borders) - 1)

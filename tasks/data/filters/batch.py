@@ -55,6 +55,7 @@ class TextBatch:
     def codes(self) -> np.ndarray:
         """Code points of the texts, joined by newlines."""
         joined = "\n".join(self.texts) if len(self.texts) != 1 else self.texts[0]
+        # ASCII needs one byte a character, a quarter of the general form.
         if joined.isascii():
             return np.frombuffer(joined.encode("ascii"), dtype=np.uint8)
         if len(joined) > _PIECE:
@@ -68,6 +69,7 @@ class TextBatch:
     @cached_property
     def starts(self) -> Int[np.ndarray, " texts"]:
         """First character of each text in `codes`."""
+        # One more for the newline that joins the texts.
         lengths = np.array([len(text) + 1 for text in self.texts], dtype=np.int64)
         return np.cumsum(lengths) - lengths
 
@@ -79,6 +81,7 @@ class TextBatch:
         before = False
         for begin in range(0, len(codes), _PIECE):
             inside = ~_is_space(codes[begin : begin + _PIECE])
+            # A step up is the first character of a word, a step down the character after its last.
             steps = np.diff(inside.view(np.int8), prepend=np.int8(before))
             # 32 bits hold every place: a text of 2 billion characters is refused before.
             starts.append((np.flatnonzero(steps == 1) + begin).astype(np.int32))
@@ -88,6 +91,7 @@ class TextBatch:
             ends.append(np.array([len(codes)], dtype=np.int32))
         none = np.zeros(0, dtype=np.int32)
         start, end = np.concatenate([none, *starts]), np.concatenate([none, *ends])
+        # The first word of each text: words are in text order, so bisection finds it.
         first = np.searchsorted(start, self.starts)
         counts = np.diff([*first.tolist(), len(start)])
         if len(self) == 1:
@@ -113,6 +117,7 @@ class TextBatch:
 
     def sum_by_text(self, values: np.ndarray) -> np.ndarray:
         """Sum over the words of each text of a value per word."""
+        # bincount would copy the index of every word to 64 bits; a single text needs none.
         if len(self) == 1:
             # Numbers are whole, so the sum is the same in any order.
             return np.array([values.sum(dtype=np.int64)], dtype=np.float64)
@@ -126,6 +131,7 @@ def cut_to(batch: TextBatch, most_words: int, most_lines: int) -> TextBatch:
 
 
 def _cut_words(text: str, most: int) -> str:
+    # Each word needs two characters, so a short text cannot have too many.
     if len(text) < 2 * most:
         return text
     count, before = 0, False
@@ -139,6 +145,7 @@ def _cut_words(text: str, most: int) -> str:
 
 
 def _cut_lines(text: str, most: int) -> str:
+    # Counting newlines is far quicker than splitting, and nearly every text is within the bound.
     if len(text) <= most or text.count("\n") <= most:
         return text
     return text[: _nth_newline(text, most)]
@@ -155,6 +162,7 @@ def lines_of(text: str) -> Iterator[str]:
     """The lines of `str.splitlines`, without the memory of all of them at once."""
     start = 0
     while start < len(text):
+        # A piece ends after a newline, so no line is cut in two.
         end = text.find("\n", start + _LINES_AT_ONCE) + 1 or len(text)
         yield from text[start:end].splitlines()
         start = end
@@ -163,4 +171,5 @@ def lines_of(text: str) -> Iterator[str]:
 def _is_space(codes: np.ndarray) -> Bool[np.ndarray, " characters"]:
     if codes.dtype == np.uint8:
         return _SPACE[:256][codes]
+    # Beyond the last white space of Unicode nothing separates words, so one entry stands for all.
     return _SPACE[np.minimum(codes, _LAST_SPACE + 1)]

@@ -19,6 +19,7 @@ def document_field(document: Mapping[str, Any], name: str) -> Any:
     """
     metadata = document.get("metadata")
     top = {key: value for key, value in document.items() if key not in OWN}
+    # Metadata goes before the top level, since sources keep their own words there.
     places = [*_mappings(metadata), top]
     for place in places:
         if place.get(name) is not None:
@@ -34,6 +35,7 @@ def document_field(document: Mapping[str, Any], name: str) -> Any:
 def _mappings(value: Any) -> Iterator[Mapping[str, Any]]:
     """The value itself if it is a mapping, or the one that its JSON text holds."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
+        # A text that only looks like JSON is a text.
         try:
             value = orjson.loads(value)
         except orjson.JSONDecodeError:

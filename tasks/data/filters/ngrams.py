@@ -56,6 +56,7 @@ def word_ngrams(texts: Sequence[str], n: int, *, fold: bool = False) -> NGrams:
 
     With `fold`, spellings that look alike are alike: `folded` first.
     """
+    # Texts are joined, so that the passes of NumPy run once over the batch.
     data = b"\n".join(_normalise(folded(text) if fold else text) for text in texts) if texts else b""
     starts, ends = _words(data)
     count = len(starts)
@@ -68,16 +69,20 @@ def word_ngrams(texts: Sequence[str], n: int, *, fold: bool = False) -> NGrams:
     words = span_hashes(np.frombuffer(data, dtype=np.uint8), starts, ends)
     hashes = np.zeros(count, dtype=np.uint64)
     last = np.arange(count)
+    # Overflow is wanted: hashes are modulo 2^64.
     with np.errstate(over="ignore"):
         factor = np.uint64(1)
         for offset in range(min(n, count)):
             same = np.zeros(count, dtype=bool)
+            # True where the n-gram's word belongs to the same text as its first one.
             same[: count - offset] = text[offset:] == text[: count - offset]
+            # A word beyond its text adds nothing, so the n-gram of a short text has fewer words.
             hashes[: count - offset] += np.where(same[: count - offset], words[offset:] * factor, np.uint64(0))
             last[same] += offset > 0
             factor *= np.uint64(WORD_BASE)
         hashes = scramble(hashes)
     first_of_text = np.concatenate([[True], text[1:] != text[:-1]])
+    # Valid are n-grams of n words, and the first of each text, which stands for a shorter one.
     valid = (last - np.arange(count) == n - 1) | first_of_text
     return NGrams(hashes[valid], text[valid], starts[valid], ends[last[valid]], data)
 
@@ -98,6 +103,7 @@ def _character_classes() -> tuple[re.Pattern[str], re.Pattern[str]]:
     invisible, separating = [], []
     for code in range(128, sys.maxunicode + 1):
         category = unicodedata.category(chr(code))
+        # Format characters (Cf) are drawn by nobody, so they must not hide an item.
         if category == "Cf" or code in _UNSEEN:
             invisible.append(code)
         elif category[0] in "PSZ" or category == "Cc":
@@ -119,6 +125,7 @@ def _normalise(text: str) -> bytes:
     lowered = text.lower()
     if not lowered.isascii():
         lowered = _PUNCTUATION.sub(" ", lowered)
+    # Newlines inside a text would be taken for borders between texts.
     return lowered.encode("utf-8", errors="replace").replace(b"\n", b" ")
 
 
@@ -126,6 +133,7 @@ def _words(data: bytes) -> tuple[Int[np.ndarray, " words"], Int[np.ndarray, " wo
     """First byte and byte after the last of every word."""
     inside = np.zeros(len(data) + 2, dtype=np.int8)
     inside[1:-1] = _WORD_BYTES[np.frombuffer(data, dtype=np.uint8)]
+    # A step up begins a word, a step down ends it, as at the frame of zeros.
     steps = np.diff(inside)
     return np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)
 
@@ -138,6 +146,7 @@ def span_hashes(
     Taken piece by piece, so that the memory for a long text is that of its positions.
     """
     hashes = np.empty(len(starts), dtype=np.uint64)
+    # Spans by the piece in which they begin, found by bisection.
     borders = np.searchsorted(starts, np.arange(0, len(codes) + _PIECE_CODES, _PIECE_CODES))
     for first, last in pairwise(borders.tolist()):
         if first < last and ends[last - 1] - starts[last - 1] > _PIECE_CODES:
@@ -166,6 +175,7 @@ def _piece_hashes(
     powers, inverses = _powers(1 << max(16, len(codes).bit_length()))
     with np.errstate(over="ignore"):
         terms = codes.astype(np.uint64)
+        # Plus one: a code of 0 would leave the hash as it is, however many there are.
         terms += np.uint64(1)
         terms *= powers[: len(codes)]
         sums = np.zeros(len(codes) + 1, dtype=np.uint64)
@@ -176,6 +186,7 @@ def _piece_hashes(
 @lru_cache(maxsize=2)
 def _powers(count: int) -> tuple[UInt64[np.ndarray, " powers"], UInt64[np.ndarray, " powers"]]:
     """Powers of the base and of its inverse modulo 2^64."""
+    # An odd base has an inverse modulo 2^64, so a place's power can be divided out.
     inverse = pow(_BYTE_BASE, -1, 1 << 64)
     with np.errstate(over="ignore"):
         up, down = (np.full(count, base, dtype=np.uint64) for base in (_BYTE_BASE, inverse))
@@ -197,6 +208,7 @@ class NGramSet:
 
     def __init__(self, hashes: UInt64[np.ndarray, " ngrams"]):
         self.sorted = np.unique(hashes)
+        # At least 16 slots per entry, up to 2^28: fewer than 1 in 16 foreign n-grams pass the first look.
         bits = max(16, int(self.sorted.size * 16).bit_length())
         self._mask = np.uint64((1 << min(bits, 28)) - 1)
         self._table = np.zeros(int(self._mask) + 1, dtype=bool)
@@ -208,5 +220,6 @@ class NGramSet:
         if not candidates.size or not self.sorted.size:
             return np.zeros(0, dtype=np.int64)
         wanted = hashes[candidates]
+        # searchsorted may answer one past the end, which is no place.
         places = np.minimum(np.searchsorted(self.sorted, wanted), self.sorted.size - 1)
         return candidates[self.sorted[places] == wanted]

@@ -87,12 +87,14 @@ class Items:
 
     def having(self, hash: np.uint64) -> list[int]:
         """Units that have an n-gram."""
+        # The first and the next hash bound the run of equal ones.
         first, end = np.searchsorted(self.owned["hash"], [hash, hash + np.uint64(1)])
         return self.owned["unit"][first:end].tolist()
 
 
 def write_items(ws: Workspace, config: DecontaminateConfig, rules: list[OverlapRule]) -> tuple[np.ndarray, list[str]]:
     """Put the items' n-grams where every shard finds them. Returns each item's benchmark number, and the item ids."""
+    # The items of all splits are read once where any rule asks for them.
     asked = "all" if any(rule.splits == "all" for rule in rules) else "held_out"
     texts: list[str] = []
     item_of: list[int] = []
@@ -101,18 +103,21 @@ def write_items(ws: Workspace, config: DecontaminateConfig, rules: list[OverlapR
     ids: list[str] = []
     for number, benchmark in enumerate(config.benchmarks if rules else ()):
         for split, item in items_of_splits(benchmark, asked):
+            # Question with answer, and question alone: either may stand in a text.
             for text in dict.fromkeys((item.text, item.question)):
                 texts.append(text)
                 item_of.append(len(ids))
                 held_out.append(split == "held_out")
             ids.append(item.id)
             owners.append(number)
+    # Sources may share a rule; its items are written once.
     for rule in {rule.items_name: rule for rule in rules}.values():
         grams = word_ngrams(texts, rule.ngram, fold=True)
         counted = np.array(held_out, dtype=bool) | (rule.splits == "all")
         chosen = counted[grams.text] if len(texts) else np.zeros(0, dtype=bool)
         owned = np.zeros(int(chosen.sum()), dtype=OWNED)
         owned["hash"], owned["unit"] = grams.hashes[chosen], grams.text[chosen]
+        # Distinct and sorted by hash: an item that repeats itself counts each n-gram once.
         owned = np.unique(owned)
         units = np.zeros(len(texts), dtype=UNIT)
         units["ngrams"], units["item"] = np.bincount(owned["unit"], minlength=len(texts)), item_of
@@ -127,6 +132,7 @@ def find_overlaps(documents: list[Row], items: Items, n: int, direction: Directi
     pieces = [(index, piece) for index, row in enumerate(documents) for piece in _pieces(row["text"], n)]
     grams = word_ngrams([piece for _, piece in pieces], n, fold=True)
     owner = np.array([index for index, _ in pieces], dtype=np.int64)[grams.text]
+    # All n-grams of a document, repeated ones too: the share is of its text.
     totals = np.bincount(owner, minlength=len(documents))
     found = items.ngrams.find(grams.hashes)
     overlaps: dict[int, dict[str, Any]] = {}
@@ -144,7 +150,9 @@ def _overlap(grams: NGrams, found: np.ndarray, total: int, items: Items, directi
     shares: dict[int, float] = {}
     for unit, count in counts.items():
         size, number = items.units[unit].tolist()
+        # The larger share of an item's two units, question alone or with its answer.
         shares[number] = max(shares.get(number, 0.0), count / size)
+    # Ties are broken by number, so that reports are equal on every machine.
     order = sorted(shares, key=lambda number: (-shares[number], number))
     share = len(found) / total if direction == "document" else shares[order[0]]
     return {"share": share, "items": order, "shown": grams.show(int(found[0]))}
@@ -156,16 +164,19 @@ def _pieces(text: str, n: int) -> list[str]:
         return [text]
     pieces, start = [], 0
     while len(text) - start > _PIECE_CHARACTERS:
+        # Cut at a space, so that no word is cut in two.
         cut = text.rfind(" ", start + 1, start + _PIECE_CHARACTERS)
         cut = cut if cut > 0 else start + _PIECE_CHARACTERS
         pieces.append(text[start:cut])
         start = cut
     pieces.append(text[start:])
+    # Each piece begins with the last n - 1 words of the one before, so no n-gram is lost at a cut.
     tails = ["", *(_last_words(piece, n - 1) for piece in pieces[:-1])]
     return [f"{tail} {piece}" for tail, piece in zip(tails, pieces, strict=True)]
 
 
 def _last_words(text: str, count: int) -> str:
+    # Words of 100 characters on average would be extraordinary, so this tail holds enough of them.
     grams = word_ngrams([text[-100 * (count + 1) :]], 1, fold=True)
     return "" if not count or not len(grams.start) else grams.normalised[grams.start[-count:][0] :].decode()
 

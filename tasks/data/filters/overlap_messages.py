@@ -44,6 +44,7 @@ def sift(
     examples: list[dict[str, Any]] = []
     emptied: Counter[str] = Counter()
     with LineWriter(ws, name, empty=True) as keep, LineWriter(ws, f"dropped/{name}") as drop:
+        # Rows are measured by their messages' text, and carried along whole.
         for batch in batches(_with_text(ws.read_jsonl(artifact, name), fields)):
             for row, source, overlap in _judge(batch, items, config, fields, sources):
                 touched.update(str(number) for number in overlap["items"])
@@ -51,6 +52,7 @@ def sift(
                 if overlap["share"] < limit:
                     keep.write(row)
                     kept[source] += 1
+                    # Prompts are also counted by verifier, which only their stage asks for.
                     if datasets is not None:
                         datasets[row["dataset"]] += 1
                     continue
@@ -90,6 +92,7 @@ def _judge(
         row = made["row"]
         source = _source_of(row, sources)
         rule = config.rule_of(source)
+        # A limit of 2 is never reached, since shares are at most 1: exempt rows are kept.
         worst: dict[str, Any] = {"share": 0.0, "items": [], "shown": "", "limit": 2.0}
         if rule is not None:
             texts = [{"text": text} for text in _texts(row, fields)]
@@ -105,6 +108,7 @@ def _texts(row: Row, fields: tuple[str, ...]) -> list[str]:
     for field in fields:
         said = [message["content"] for message in row[field]]
         texts += [*said, "\n".join(said)]
+    # Each text once: the prompt of a pair stands on both sides.
     return list(dict.fromkeys(texts))
 
 

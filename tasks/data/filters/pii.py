@@ -100,6 +100,7 @@ def score_pii(batch: TextBatch) -> DocumentScores:
     """`spans`: how many of any kind; `phone`, `email`, `ip`: where they are. What goes on are the masked texts."""
     found = find_pii(batch)
     counts = [len(row) for row in found]
+    # Scorers after this one see the masked texts, as training will.
     texts = [mask(text, row) if row else text for text, row in zip(batch.texts, found, strict=True)]
     spans: dict[str, list[list[Span]]] = {kind: [[] for _ in found] for kind in MARKERS}
     for index, row in enumerate(found):
@@ -133,10 +134,12 @@ class Spans:
         starts, ends, kinds = (
             np.frombuffer(part, f"u{part.itemsize}") for part in (self._starts, self._ends, self._kinds)
         )
+        # lexsort takes its last key first: by start, then end, then kind.
         order = np.lexsort([kinds, ends, starts])
         kept, end = Spans(), 0
         for first in range(0, len(order), _AT_ONCE):
             for place in order[first : first + _AT_ONCE].tolist():
+                # A span that begins within the one before is left out: text can be masked once.
                 if self._starts[place] >= end:
                     end = self._ends[place]
                     kept.add(self._starts[place], end, _KINDS[self._kinds[place]])
@@ -152,11 +155,13 @@ def find_pii(batch: TextBatch) -> list[Spans]:
             found[index].add(*match.span(), "email")
     for pattern, places, before in ((_IPV4, dots, 4), (_IPV6, colons, 5)):
         for index, match in _matches(batch, pattern, places, before):
+            # 1.2.3.4 after "version" is a version, however valid an address it is.
             if _is_public(match.group()) and not _VERSION.search(_said_before(match)):
                 found[index].add(*match.span(), "ip")
     asked: Counter[int] = Counter()
     for index, match in _matches(batch, _COUNTRY_PHONE, pluses, 0):
         asked[index] += 1
+        # Beyond the bound a number is what it looks like; asking about a million would take minutes.
         end = match.end() if asked[index] > MOST_ASKED else _international(match)
         if end:
             found[index].add(match.start(), end, "phone")
@@ -175,6 +180,7 @@ def _places(codes: np.ndarray) -> tuple[Int[np.ndarray, " places"], ...]:
     framed[4:-4] = codes
     digit = (framed >= ord("0")) & (framed <= ord("9"))
     ats = np.flatnonzero(codes == ord("@"))
+    # [5:-3] is the neighbour to the right in the framed array.
     pluses = np.flatnonzero((framed[4:-4] == ord("+")) & digit[5:-3])
     before, after = digit[3:-5], digit[5:-3]
     joints = np.flatnonzero(before & after & ~digit[4:-4])
@@ -185,6 +191,7 @@ def _places(codes: np.ndarray) -> tuple[Int[np.ndarray, " places"], ...]:
         numbers = numbers[digit[numbers + 4 + offset]]
     dots = _chains(joints[marks == ord(".")], 3, 4)
     colon = np.flatnonzero(codes == ord(":"))
+    # | 0x20 makes a letter small, so that A to F and a to f are one range.
     last = framed[colon + 3] | 0x20
     hexadecimal = digit[colon + 3] | ((last >= ord("a")) & (last <= ord("f")))
     return ats, pluses, numbers, dots, _chains(colon[hexadecimal], 2, 5)
@@ -192,6 +199,7 @@ def _places(codes: np.ndarray) -> tuple[Int[np.ndarray, " places"], ...]:
 
 def _chains(places: Int[np.ndarray, " places"], count: int, gap: int) -> Int[np.ndarray, " chains"]:
     """Places that are followed by `count` - 1 others, each at most `gap` after the one before."""
+    # Only places with enough others behind them can begin a chain.
     first = places[: max(0, len(places) - count + 1)]
     near = np.ones(len(first), dtype=bool)
     for step in range(1, count):
@@ -206,9 +214,11 @@ def _matches(
     done: tuple[int, int] = (-1, 0)
     for first in range(0, len(places), _AT_ONCE):
         some = places[first : first + _AT_ONCE]
+        # The text of each place, found by bisection over the texts' starts.
         owners = np.searchsorted(batch.starts, some, side="right") - 1
         for index, place in zip(owners.tolist(), (some - batch.starts[owners]).tolist(), strict=True):
             text = batch.texts[index]
+            # Never before the end of the last match, or one address would be found twice.
             start = max(0, place - before, done[1] if done[0] == index else 0)
             while start <= place and (match := pattern.search(text, start, place + _LONGEST_MATCH)):
                 if match.start() > place:
@@ -220,6 +230,7 @@ def _matches(
 
 def _is_email(address: str) -> bool:
     local, domain = address.rsplit("@", 1)
+    # Addresses of example domains belong to nobody (RFC 2606).
     example = any(f".{domain.lower()}".endswith(f".{name}") for name in _EXAMPLE_DOMAINS)
     return ".." not in local and not local.endswith(".") and not example
 
@@ -227,6 +238,7 @@ def _is_email(address: str) -> bool:
 def _is_public(address: str) -> bool:
     """Whether it is an address of somebody's machine: not private, reserved, or a mere version number."""
     try:
+        # is_global refuses private, reserved and loopback addresses in both versions.
         return ipaddress.ip_address(address).is_global
     except ValueError:
         return False
@@ -238,6 +250,7 @@ def _said_before(match: re.Match[str]) -> str:
 
 def _international(match: re.Match[str]) -> int:
     """Where a valid number with a country code ends; 0 where none begins here."""
+    # What stands before tells an id or a sum apart from a telephone number.
     if _NUMBER_OF_A_THING.search(before := _said_before(match)) or _EXPRESSION.search(before):
         return 0
     number = next(iter(PhoneNumberMatcher(match.group(), None)), None)
@@ -256,6 +269,7 @@ def mask(text: str, spans: Iterable[tuple[int, int, Kind]]) -> str:
     """The text with each span replaced by its marker."""
     joined: list[str] = []
     position, rest = 0, iter(spans)
+    # Parts are joined in pieces, since a list of millions of strings takes more memory than the text.
     while some := list(islice(rest, _AT_ONCE)):
         parts = []
         for start, end, kind in some:

@@ -45,12 +45,14 @@ def read_pinned(file: PinnedFile) -> bytes:
 
 def list_entries(files: tuple[PinnedFile, ...]) -> list[str]:
     """The entries of lists: lines without comments (# behind white space), stripped; empty ones left out."""
+    # utf-8-sig drops a byte order mark, which would become part of the first entry.
     lines = [line for file in files for line in read_pinned(file).decode("utf-8-sig").splitlines()]
     entries = [_COMMENT.sub("", line).strip() for line in lines]
     return [entry for entry in entries if entry]
 
 
 def _read(path: str) -> bytes:
+    # Absolute, since a worker may run in another folder.
     location = path if "://" in path else str(Path(path).expanduser().absolute())
     root, _, name = location.rpartition("/")
     try:

@@ -87,6 +87,7 @@ def check_scorer_names(scorers: Sequence[Scorer]) -> None:
     """Raises ValueError where two scorers have one name."""
     names = [scorer_name(scorer) for scorer in scorers]
     twice = sorted({name for name in names if names.count(name) > 1})
+    # Two scorers of one name would write to one folder of attributes.
     if twice:
         raise ValueError(f"rules occur twice: {', '.join(twice)}; put their limits into one rule of that kind")
 
@@ -137,6 +138,7 @@ def load_scorer_model(ws: Workspace, scorer: Scorer, classifiers: dict[str, Clas
 
 def _checkpoint(ws: Workspace, model: CheckpointModel) -> Any:
     local = Path(model.path).expanduser().is_dir()
+    # Local files are checked again on the worker: they may have changed since the recipe was pinned.
     if local:
         pin_checkpoint(model.path, model.revision)
     revision = "" if local else model.revision

@@ -44,8 +44,10 @@ def score_stars(documents: Sequence[Mapping[str, Any]], scorer: StarsScorer) -> 
 def _count(document: Mapping[str, Any], field: str) -> float:
     count = document_field(document, field)
     try:
+        # A missing value counts as no stars.
         number = float(count.replace(",", "") if isinstance(count, str) else count or 0)
     except (ValueError, TypeError):
+        # Text that is no number is judged below, with NaN as any other non-number.
         number = float("nan")
     if not isfinite(number):
         if isinstance(count, str) and count.strip().lower() in _NO_COUNT:

@@ -15,9 +15,11 @@ def windows(text: str, n: int) -> list[str]:
     found, start, tail = [], 0, ""
     while start < len(text):
         end = start + WINDOW_CHARACTERS
+        # Cut at a space, so that no word is cut in two.
         cut = text.rfind(" ", start + 1, end) if end < len(text) else -1
         end = cut if cut > 0 else end
         found.append(f"{tail} {text[start:end]}")
+        # The last n - 1 words go with the next window, so no n-gram is lost at a cut.
         tail, start = _last_words(found[-1], n - 1), end
     return found
 
@@ -29,6 +31,7 @@ def window_batches(texts: Sequence[str], n: int) -> Iterator[tuple[list[str], li
     size = 0
     for index, text in enumerate(texts):
         for window in windows(text, n):
+            # Windows are bounded together, since their arrays are in memory at the same time.
             if batch and size + len(window) > WINDOW_CHARACTERS:
                 yield batch, owners
                 batch, owners, size = [], [], 0

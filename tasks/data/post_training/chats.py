@@ -95,9 +95,11 @@ def build_chats(ws: Workspace, config: ChatsConfig) -> Chats:
                     dropped[left_out] += 1
                     out.write({"place": place, "reason": left_out, "source": source.name})
                 else:
+                    # Numbered among the kept ones, so ids have no gaps.
                     id = f"{source.name}-{good.rows - before}"
                     good.write({"id": id, "messages": messages, "source": source.name})
             counts[source.name] = good.rows - before
+            # Synthetic chats are all usable, so no share of bad ones can stop the stage.
             allowed = source.max_bad_fraction if isinstance(source, ChatRows) else 1.0
             check_share(f"chat source {source.name!r}", counts[source.name], reasons, allowed)
     ws.note(chats_left_out=dict(sorted(dropped.items())))
@@ -156,6 +158,7 @@ def _beyond(rules: ChatFilterConfig, last: dict[str, bytes], before: _Judge) -> 
     def judged(place: str, messages: Messages, origin: str) -> str:
         reason = before(place, messages, origin)
         over = not reason and origin in last and order_key(rules, place) > last[origin]
+        # Judged last, so that a chat which is left out for another reason uses up no place below the cap.
         return f"over the cap of {origin}" if over else reason
 
     return judged

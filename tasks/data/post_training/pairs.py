@@ -55,6 +55,7 @@ def build_pairs(ws: Workspace, config: PairsConfig) -> Preferences:
     with LineWriter(ws, "preferences.jsonl.zst") as good, LineWriter(ws, "bad/preferences.jsonl.zst") as bad:
         for place, row in read_rows(config.rows):
             pair, reason = ({}, "not a JSON object") if row is None else read_pair(row)
+            # Each bad row is written with its place, so that it can be found in the file.
             if reason:
                 reasons[reason] += 1
                 bad.write({"place": place, "reason": reason})
@@ -65,6 +66,7 @@ def build_pairs(ws: Workspace, config: PairsConfig) -> Preferences:
             if tied and config.ties == "drop":
                 continue
             if rated:
+                # Means are over rated pairs alone; unrated ones have no number to add.
                 ratings.append((pair["chosen_rating"], pair["rejected_rating"]))
             good.write({"id": str(row.get("id", place)) if row else place, **pair})
         pairs = good.rows
@@ -86,12 +88,14 @@ def read_pair(row: Row) -> tuple[dict[str, Any], str]:
         if reason:
             return {}, f"{side}: {reason}"
     chosen, rejected = sides["chosen"], sides["rejected"]
+    # Everything before the answers must be equal, or the pair compares two questions.
     if chosen[:-1] != rejected[:-1]:
         return {}, "chosen and rejected answer different questions"
     if chosen[-1]["content"] == rejected[-1]["content"]:
         return {}, "chosen and rejected are the same"
     ratings = {side: _rating_of(row, side) for side in sides}
     if None in ratings.values():
+        # One rating alone says nothing about the pair.
         ratings = dict.fromkeys(sides)
     source = row.get("dataset") or row.get("source") or ""
     return {"dataset": str(source), **sides, **{f"{side}_rating": value for side, value in ratings.items()}}, ""
@@ -122,6 +126,7 @@ def conversation(side: Any, question: Messages) -> tuple[Messages, str]:
         return [], "the last message is not the assistant's"
     if not messages[-1]["content"].strip():
         return [], "the answer is empty"
+    # Answers that stand alone get the question of their own field in front.
     if all(message["role"] == "assistant" for message in messages):
         messages = [*question, *messages]
     return (messages, "") if len(messages) > 1 else ([], "no question")
@@ -137,6 +142,7 @@ def transcript(text: str) -> tuple[Messages, str]:
 def _rating_of(row: Row, side: str) -> float | None:
     """The rating of a side, None where the row has none or one that is no finite number."""
     found = next((row[name] for form in RATINGS if (name := form.format(side=side)) in row), None)
+    # bool is an int in Python, and True is no rating.
     if isinstance(found, bool) or not isinstance(found, int | float) or not isfinite(found):
         return None
     return float(found)

@@ -98,6 +98,7 @@ def build_prompts(ws: Workspace, config: PromptsConfig) -> Prompts:
                     reasons[reason] += 1
                     bad.write({"place": place, "reason": reason, "source": source.name})
                 else:
+                    # Only for the count: it is no field of a prompt.
                     answers_cut += row.pop("answer_cut", False)
                     datasets[row["dataset"]] += 1
                     good.write({"id": f"{source.name}-{good.rows - before}", **row})
@@ -130,6 +131,7 @@ def _read_source(
             )
         dataset, truth, fault = usable_truth(row.get("dataset"), row.get("ground_truth"))
         if fault and ground_truth == "optional":
+            # Without a usable truth a language model can still judge, so the row stays as unverified.
             dataset, truth, fault = UNVERIFIED, None, ""
         clean = {"messages": messages, "ground_truth": truth, "dataset": dataset}
         yield place, clean | ({"answer_cut": True} if cut else {}), reason or fault
@@ -151,6 +153,7 @@ def _question_of(messages: Any) -> tuple[list[dict[str, str]], bool, str]:
         if role not in _ROLES:
             return [], False, f"role {role[:20]!r}"
         found.append({"role": role, "content": message["content"]})
+    # A prompt that ends with an answer is a chat; what is asked stands before it.
     cut = found[-1]["role"] == "assistant" and len(found) > 1
     if cut:
         found.pop()

@@ -146,9 +146,11 @@ class Intake:
             return
         document = {key: row[key] for key in ("added", "created") if row.get(key) is not None}
         document["text"] = text
+        # Ids are texts here: a number and its digits are one id.
         document["id"] = self._clean(str(row["id"])) if row.get("id") not in (None, "") else fallback_id
         document["source"] = self.config.name
         document["metadata"] = metadata_of(row)
+        # The row's own word for its source is kept, since ours replaces it.
         if row.get("source") not in (None, self.config.name):
             document["metadata"]["original_source"] = row["source"]
         self._write(document, size)
@@ -163,6 +165,7 @@ class Intake:
         return clean
 
     def _write(self, document: Mapping[str, Any], size: int) -> None:
+        # A document is never cut, so a part may be over its size by one document.
         if self._writer is not None and self._part_bytes + size > self.config.shard_bytes:
             self._close_part()
         if self._writer is None:
@@ -177,6 +180,7 @@ class Intake:
         self._ids.add(blake2b(id.encode(), digest_size=16).digest(), self.documents - 1)
         index = self._files.setdefault(file, len(self._files))
         place = -1 if group is None else group
+        # The place goes to a file: items may have millions of documents.
         self._places.write(np.array((self._part, index, self.first, line_number, place), dtype=PLACE).tobytes())
 
     def _close_part(self) -> None:
@@ -214,6 +218,7 @@ class Intake:
             "line": line_number + self.lines_before(),
             "reason": reason,
             "detail": clean_text(detail),
+            # The beginning is enough to see what was wrong, and it bounds the file.
             "raw": clean_text(raw[:_KEPT_RAW_CHARS].decode("utf-8", errors="replace")),
         }
         row |= {} if group is None else {"group": group}
@@ -233,6 +238,7 @@ class Intake:
             self._close_part()
         if self._bad_writer is not None:
             self._bad_writer.__exit__(None)
+        # The places are read once, when all rows are in.
         self._places.seek(0)
         put_work(self.ws, f"places/{self.item:05d}.bin", self._places.read())
         put_work(
@@ -277,6 +283,7 @@ def is_rounded(value: Any) -> bool:
     """Whether a value holds a number that may be a whole one of more than 64 bits, which the fast parser rounds."""
     kind = type(value)
     if kind is float:
+        # 2^63 itself may be 2^63 + 1 rounded, so the bounds are strict.
         return not -(2.0**63) < value < 2.0**63
     if kind is not dict and kind is not list:
         return False
@@ -338,6 +345,7 @@ def _none_before() -> int:
 def _shown(value: Any) -> bytes:
     """The beginning of a value that is no document. A long text in it is not shown whole, to bound memory."""
     if isinstance(value, dict):
+        # Keys and values are cut too, since a broken row may be one huge field.
         value = {str(key)[:80]: str(item)[:200] for key, item in list(value.items())[:20]}
     elif isinstance(value, list):
         value = [str(item)[:200] for item in value[:20]]
@@ -353,6 +361,7 @@ def clean_text(text: str) -> str:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
+        # Only lone surrogates cannot be encoded; through UTF-16, pairs join and lone ones are replaced.
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return text
 
@@ -366,6 +375,7 @@ def writable(value: Any) -> Any:
         return [writable(item) for item in value]
     if isinstance(value, dict):
         return {clean_text(str(key)): writable(item) for key, item in value.items()}
+    # JSON readers round whole numbers beyond 64 bits, so they are kept as digits.
     if isinstance(value, int) and not -(2**63) <= value < 2**64:
         return str(value)
     if isinstance(value, datetime):

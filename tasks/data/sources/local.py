@@ -40,6 +40,7 @@ class LocalSource(SourceConfig):
         """The config with its files listed and fingerprinted. Raises ValueError if one is missing, none is found
         or one is of no known kind."""
         files = find_files(self.paths, SUFFIXES, include=self.include, exclude=self.exclude, strict=True)
+        # Asked now, so that an unknown ending is refused before the stage starts.
         for file in files:
             format_of(file.name)
         return self.model_copy(update={"files": files})

@@ -37,12 +37,14 @@ def file_items(
     named = Counter(file.name for file in files)
     for index, file in enumerate(files):
         limit = limits[index] if limits else None
+        # A limit dealt to many files gives some of them nothing.
         if limit == 0:
             continue
         # Files of several folders may share a name; documents are named after it.
         name = file.name if named[file.name] == 1 else f"{index}/{file.name}"
         fixed = {"file": file.model_dump(mode="json"), "name": name, "limit": limit}
         for weight, span in _spans(file, shard_bytes, limit):
+            # A new item where this piece does not fit, or where an item of tiny files is long enough.
             if not items or weight > room or len(items[-1]) >= MOST_FILES:
                 items.append([])
                 room = shard_bytes
@@ -63,11 +65,13 @@ def listed_bytes(items: Sequence[ShardItem]) -> list[int] | None:
 def _spans(file: SourceFile, shard_bytes: int, limit: int | None) -> Iterator[tuple[int, _Piece]]:
     """(text bytes expected, byte range) of one file's pieces; a file of which only some rows are wanted is one piece."""
     form = format_of(file.name)
+    # A Parquet file's pages are compressed by themselves.
     packed = is_compressed(file.name) or form == "parquet"
     if limit is None and form == "parquet":
         for start, end in block_ranges(file.size, shard_bytes // EXPECTED_EXPANSION):
             yield EXPECTED_EXPANSION * ((end or file.size) - start), {"start": start, "end": end}
     elif limit is None and form == "lines" and not packed and file.size > shard_bytes:
+        # Ranges are cut without looking: a line belongs to the range in which it begins.
         for start in range(0, file.size, shard_bytes):
             end = min(file.size, start + shard_bytes)
             yield end - start, {"start": start, "end": end}

@@ -143,9 +143,12 @@ def python_items(config: PythonSource) -> list[dict[str, Any]]:
         )
     config.pinned()
     shards = max(1, -(-config.max_bytes // config.shard_bytes))
+    # Order by hash mixes packages, so each shard holds some of all; hashes do not depend on the file system.
     units = sorted(list_units(config), key=lambda unit: hashlib.sha256("\0".join(unit).encode()).digest())
     return [
-        {"item": index, "budget": config.max_bytes // shards, "units": units[index::shards]} for index in range(shards)
+        # Dealt by stride, so that shards differ by one unit at most.
+        {"item": index, "budget": config.max_bytes // shards, "units": units[index::shards]}
+        for index in range(shards)
     ]
 
 
@@ -181,6 +184,7 @@ def collect_python(ws: Workspace, item: ShardItem) -> ShardResult:
     room = {True: assets, False: item["budget"] - assets}
     for package, kind, name in item["units"]:
         is_asset = kind == "asset"
+        # Two budgets: assets must not use up the room of prose, nor the reverse.
         if room[is_asset] <= 0:
             continue
         origin = {"package": package, "version": config.versions[package], "license": licenses[package]}
@@ -194,6 +198,7 @@ def collect_python(ws: Workspace, item: ShardItem) -> ShardResult:
             continue
         for id, text, facts in rows:
             room[is_asset] -= len(text.encode(errors="replace"))
+            # The row that exceeds the budget is left out, and with it the rest of its unit.
             if room[is_asset] < 0:
                 break
             intake.accept(
@@ -232,6 +237,7 @@ def unit_rows(content: str, package: str, kind: str, name: str) -> Iterator[tupl
 
 def quoted_share(source: bytes) -> float:
     """Share of a file's bytes that stand between triple quotes of the more frequent kind."""
+    # Whichever quote a file uses more; the odd pieces of a split lie inside.
     inside = max(sum(map(len, source.split(quote)[1::2])) for quote in (b'"""', b"'''"))
     return inside / max(1, len(source))
 
@@ -260,6 +266,7 @@ def docstrings(source: bytes) -> Iterator[tuple[str, str, int, str]]:
         children = [
             child for child in node.body if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
         ]
+        # Reversed, since the stack gives back the last one first.
         stack += [(f"{name}.{child.name}".lstrip("."), child) for child in reversed(children)]
 
 

@@ -33,6 +33,7 @@ def set_repeated_ids_aside(ws: Workspace, results: list[ShardResult]) -> list[di
     removed = ws.map(_set_aside, items, description="repeated ids") if items else []
     for result in removed:
         for name in result["replaced"]:
+            # Removed only now: until all items are written, an attempt that ends can be made again from them.
             del ws.written[name]
             ws.store.remove(ws.address(name))
     return removed
@@ -53,6 +54,7 @@ def _set_aside(ws: Workspace, item: ShardItem) -> ShardResult:
         for part in np.unique(places["part"][rows]).tolist():
             name = part_name(number, part)
             replaced.append(name)
+            # Documents are numbered through the item; the part's first one is found by bisection.
             first = int(np.searchsorted(places["part"], part))
             with LineWriter(ws, name.replace(".jsonl", ".unique.jsonl")) as keep:
                 for row, document in enumerate(parse_rows(read_own(ws, name)), first):
@@ -65,6 +67,7 @@ def _set_aside(ws: Workspace, item: ShardItem) -> ShardResult:
                         examples.append(example(kept_aside))
                     size += len(document["text"].encode())
     count = len(repeated)
+    # Negative counts are added to what the items reported before.
     counts = {"documents": -count, "bytes": -size, "repaired": 0, "bad": {REPEATED: count}}
     return {**counts, "examples": examples, "passed_over": {}, "files": {}, "replaced": replaced}
 

@@ -83,6 +83,7 @@ def collect_stackexchange(ws: Workspace, item: ShardItem) -> ShardResult:
     for number, post in _posts(intake, file):
         if post.get("PostTypeId") == QUESTION:
             _ask(post, waiting, counts, config)
+        # pop: an answer comes once, and its question need not wait any longer.
         elif post.get("PostTypeId") == ANSWER and (question := waiting.pop(post.get("Id", ""), None)):
             if is_good_pair(question.votes, _votes(post), config.min_question_votes, config.min_answer_votes):
                 row = _document(question, post, site_of(file.url))
@@ -99,6 +100,7 @@ def _posts(intake: Intake, file: SourceFile) -> Any:
     """(line number, attributes) of every row; lines that cannot be read are kept aside."""
     with file.open() as raw:
         stream = open_lines(raw, file.name)
+        # Lines are cut with the bound of a document, since one post is one line.
         lines = cut_lines(stream, 0, None, intake.config.max_document_bytes, most_bytes(file))
         for number, (_, line, problem) in enumerate(lines, start=1):
             place: dict[str, Any] = {"file": file.url, "line_number": number}
@@ -130,6 +132,7 @@ def _ask(post: dict[str, str], waiting: dict[str, Question], counts: Counter[str
 
 def _votes(post: dict[str, str]) -> int:
     score = post.get("Score", "0")
+    # A score that is no number is none.
     return int(score) if score.lstrip("-").isdecimal() else 0
 
 
@@ -169,5 +172,6 @@ def is_good_pair(
 
 def join_pair(question: str, answer: str) -> str:
     """Question and answer, separated by one newline more than the longest run of newlines in either."""
+    # One newline more than in either text, so that the separator is found without doubt.
     longest = max((len(run) for text in (question, answer) for run in _NEWLINES.findall(text)), default=0)
     return question + "\n" * (longest + 1) + answer

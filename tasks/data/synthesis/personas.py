@@ -87,6 +87,7 @@ def write_persona_problems(ws: Workspace, config: PersonasConfig) -> Documents:
         ws.endpoint(config.writer.model) as endpoint,
         ws.progress(f"write {config.name}", config.personas.limit, "documents") as bar,
     ):
+        # Both steps are lazy: solutions are asked for while problems still come in.
         problems = endpoint.ask_each(problem_requests(config, drafts))
         for row, answer in endpoint.ask_each(solution_requests(problems, config, drafts)):
             reason, solution, result = read_solution(answer)
@@ -113,6 +114,7 @@ def problem_requests(config: PersonasConfig, drafts: Drafts) -> Iterator[tuple[R
         if not isinstance(persona, str) or not persona.strip():
             drafts.drop(made, "no persona", place)
             continue
+        # Recorded with the document, so that a reader can see what it was written for.
         made["metadata"]["persona"] = persona.strip()
         yield made, config.writer.request(fill_template(config.problem_prompt, persona=persona.strip()))
 
@@ -124,6 +126,7 @@ def solution_requests(
     for row, answer in problems:
         problem = answer.text.strip()
         reason = unusable(answer) or ("" if problem.startswith(LEAD) else "no leading phrase")
+        # The phrase is asked for and then cut off: it proves that the text is a problem and no chatter.
         problem = problem.removeprefix(LEAD).strip()
         if reason or not problem:
             drafts.drop(row, f"problem: {reason or 'empty'}", answer.refused or answer.text)
@@ -136,6 +139,7 @@ def read_solution(answer: Answer) -> tuple[str, str, str]:
     if reason := unusable(answer):
         return f"solution: {reason}", "", ""
     solution = answer.text.strip()
+    # Only the last line counts: a solution may mention other values on its way.
     found = _FINAL_ANSWER.match(solution.splitlines()[-1].strip())
     if found is None or not found[1].strip(". "):
         return "solution: no final answer", "", ""

@@ -77,6 +77,7 @@ def _run_shard(ws: Workspace, item: ShardItem) -> ShardResult:
         for number, (place, row) in enumerate(read_rows(config.rows)):
             id = f"{config.name}-{item['number']:05d}-{number:08d}"
             text, answer, reason = solved(row, config)
+            # Counted with its reason and passed over, since one bad program must not end the shard.
             if reason:
                 drop.write({"id": id, "source": config.name, "reason": reason, "detail": place, "text": text})
                 dropped[reason] += 1
@@ -96,6 +97,7 @@ def solved(row: Row | None, config: ProgramsConfig) -> tuple[str, str, str]:
     if not isinstance(question, str) or not isinstance(program, str) or not question.strip():
         return "", "", "no question or program"
     try:
+        # Evaluated as assignments, never by Python itself: programs of the web are not trusted.
         run = evaluate_program(program)
     except Refused as refusal:
         return program, "", str(refusal)

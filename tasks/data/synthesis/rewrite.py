@@ -107,6 +107,7 @@ def requests_for(rows: Iterator[Row], config: RewriteConfig, drafts: Drafts) -> 
             if len(row["text"]) > config.max_characters:
                 drafts.drop(made, "too long", f"{len(row['text']):,} characters")
                 continue
+            # A seed per copy, or a remembered answer would be returned for every copy.
             writer = config.writer.model_copy(update={"seed": config.writer.seed + copy})
             yield made, writer.request(fill_template(config.prompt, text=row["text"]))
 
@@ -123,6 +124,7 @@ def why_unusable(row: Row, answer: Answer, config: RewriteConfig) -> str:
 
 def states(text: str, number: str) -> bool:
     """Whether a text contains the number by itself; thousands may be set apart by commas."""
+    # Digits, or a point with digits, on either side would make it another number: 12 is not in 112 or 12.5.
     return re.search(rf"(?<![\d.]){re.escape(number)}(?!\d|\.\d)", text.replace(",", "")) is not None
 
 

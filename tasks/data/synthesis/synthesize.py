@@ -45,6 +45,7 @@ def synthesize_documents(ws: Workspace, config: SynthesizeConfig) -> Documents:
             "shard": shard,
             "count": min(per_shard, config.count - shard * per_shard),
         }
+        # -(-a // b) rounds up: the last shard may be short.
         for shard in range(-(-config.count // per_shard))
     ]
     results = ws.map(synthesize_shard, items, description=f"synthesize {config.name}")
@@ -61,6 +62,7 @@ def synthesize_documents(ws: Workspace, config: SynthesizeConfig) -> Documents:
 def synthesize_shard(ws: Workspace, item: ShardItem) -> dict[str, int]:
     """Write one shard; returns its numbers of documents and UTF-8 bytes."""
     config = SynthesizeConfig.model_validate(item["config"])
+    # A seed per shard, so shards can be made in any order and still differ.
     problems = generate_mixed(config.problems, "train", item["count"], f"{config.seed}/{item['shard']}")
     size = config.problems_per_document
     groups = [problems[start : start + size] for start in range(0, len(problems), size)]

@@ -78,7 +78,9 @@ def documents_of(row: dict[str, Any] | None, id: str, config: WorkedConfig) -> l
         solution, final = without_annotations(answer)
         return [document(id, question.strip(), solution, final, config)]
     worked = trace(question, answer)
+    # Keyed by the problem's id: its variants do not depend on the problems before it.
     rng = Random(f"{config.seed}/{id}")
+    # Counter keeps each variant once, in order; small ranges repeat themselves.
     found = Counter(substitute(worked, rng) for _ in range(config.copies))
     return [
         document(f"{id}-{copy}", variant.question, variant.solution, variant.answer, config)

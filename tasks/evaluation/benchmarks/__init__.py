@@ -115,6 +115,7 @@ def _before_stops(answer: str | LikelihoodAnswer, request: Generation | Likeliho
 
 def primary_metric(config: Benchmark, items: Sequence[Item]) -> str:
     """The metric that stands for the benchmark."""
+    # Rendered requests say their metric themselves, so it is known only when they are read.
     if isinstance(config, OlmesRequestsBenchmark):
         return olmes_requests.requests_metric(config, items)
     return config.primary

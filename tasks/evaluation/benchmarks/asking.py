@@ -79,6 +79,7 @@ def encoded_prompt(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
     """Ids of a prompt. A completion has no BOS (RECIPE I.1); an empty one is the end-of-text token alone."""
     if prompt.messages:
         return encode_prompt(tokenizer, prompt.messages, prompt.cue)
+    # An empty prompt would give the model nothing to predict from.
     return tokenizer.encode(prompt.text) or [tokenizer.eos_id]
 
 
@@ -115,8 +116,10 @@ def ask(
         with named(asked):
             sums = scorer(fitted, progress)
         for (place, _), pair, (context, continuation), logprob in zip(likelihoods, pairs, fitted, sums, strict=True):
+            # A shorter context than the encoded one means that the left was cut.
             facts = RequestFacts(len(context), len(continuation), len(context) < len(pair[0]), "")
             found[place] = LikelihoodAnswer(logprob, len(continuation)), facts
+    # Back in the order of the requests, whichever way each was answered.
     ordered = [found[place] for place in range(len(requests))]
     return Asked([answer for answer, _ in ordered], [facts for _, facts in ordered])
 
@@ -139,6 +142,7 @@ def write_answers(
         max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, stop=stop, first_prompt=first_request
     )
     with named([names[place] for place, _ in alike]):
+        # Cut on the left: the question stands at the end of a prompt, after the shots.
         completions = generator([ids[-room:] for ids in prompts], sampling, progress)
     return {
         place: (done.text, RequestFacts(min(len(ids), room), len(done.ids), len(ids) > room, done.finish))
@@ -184,6 +188,7 @@ def encode_pairs(
     pairs = []
     for request, name in zip(requests, names, strict=True):
         prompt, text = _split(request)
+        # Prompts are unhashable where they hold messages, so their text form is the key.
         key = repr((prompt.messages, prompt.cue, prompt.text))
         # Choices of an item share its context, and encoding takes longer than looking it up.
         if key not in contexts:
@@ -202,6 +207,7 @@ def encode_pair(tokenizer: Tokenizer, request: Likelihood) -> tuple[list[int], l
 
 def _split(request: Likelihood) -> tuple[Prompt, str]:
     """The prompt and the continuation as encoded; whitespace between them is moved where the rule says so."""
+    # Chats have their own borders, and `in_loop` encodes both sides as they are.
     if request.prompt.messages or request.boundary == "in_loop":
         return request.prompt, request.continuation
     # Tokens begin with their space, so white space before a continuation belongs to it.
@@ -215,6 +221,7 @@ def _fit(pair: tuple[list[int], list[int]], max_context: int) -> tuple[list[int]
     ValueError when the continuation alone is too long.
     """
     context, continuation = pair
+    # The last token is predicted and never fed, so it takes no place in the window.
     room = max_context + 1 - len(continuation)
     if room < 1:
         raise ValueError(

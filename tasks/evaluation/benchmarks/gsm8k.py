@@ -59,6 +59,7 @@ class GSM8KBenchmark(Config):
 
 def split_answer(answer: str) -> tuple[str, str]:
     """Working without calculator notes, and the number after "####"."""
+    # The answer's own working may hold "####" too, so the last one counts.
     working, _, number = answer.rpartition("####")
     return _CALCULATOR.sub("", working).strip(), number.strip()
 
@@ -73,12 +74,14 @@ def load_items(config: GSM8KBenchmark) -> list[Item]:
     """Items in the order of the rows, sub-sampled by OLMES's rule."""
     shots = []
     if config.shot_rows is not None:
+        # Only the first rows are wanted, and a source may be large.
         examples = list(islice(read_good_rows(config.shot_rows), config.shots))
         shots = [(row["question"].strip(), _worked(row["answer"])) for row in examples]
     items = []
     for place, row in enumerate(read_good_rows(config.rows)):
         question, answer = (field_of(row, name, f"{config.name} row {place + 1}") for name in ("question", "answer"))
         data = {"question": question.strip(), "shots": shots}
+        # Decontamination looks for question and answer as the data set has them.
         items.append(Item(str(place), f"{question}\n{answer}", split_answer(answer)[1], data))
     return subsample(items, config.limit)
 
@@ -92,6 +95,7 @@ def item_request(config: GSM8KBenchmark, item: Item, chat: bool) -> Generation:
     if not chat:
         blocks = [f"Question: {question}\nAnswer: {answer}" for question, answer in item.data["shots"]]
         prompt = Prompt(text="\n\n".join([*blocks, f"Question: {item.data['question']}\nAnswer:"]))
+        # A completion would go on with the next block, so a blank line ends it; a chat ends by itself.
         return Generation(prompt, config.max_new_tokens, (*_STOP, "\n\n"))
     messages: list[Message] = []
     for question, answer in item.data["shots"]:

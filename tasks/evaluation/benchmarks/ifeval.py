@@ -58,6 +58,7 @@ def requests(config: IFEvalBenchmark, items: Sequence[Item], chat: bool) -> list
 def make_prompt(item: Item, chat: bool) -> Prompt:
     if chat:
         return Prompt(messages=(Message(role="user", content=item.data["prompt"]),))
+    # A base model continues a text, and the newline keeps it from continuing the prompt's last word.
     return Prompt(text=item.data["prompt"] + "\n")
 
 

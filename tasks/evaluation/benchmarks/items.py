@@ -75,6 +75,7 @@ class Item:
     def question(self) -> str:
         """The question alone; the whole text where the answer cannot be told apart."""
         asked = self.data.get("question")
+        # Some families keep no question of their own: then it is the text without its answer.
         return asked if isinstance(asked, str) else self.text.removesuffix(self.gold).strip() or self.text
 
 
@@ -105,6 +106,7 @@ def subsample(items: Sequence[T], limit: int | None) -> list[T]:
         limit = LARGE_SET_LIMIT if len(items) > LARGE_SET else len(items)
     if len(items) <= limit:
         return list(items)
+    # The same generator and seed as OLMES, so that the same items are drawn.
     return random.Random(SAMPLE_SEED).sample(list(items), limit)
 
 
@@ -116,8 +118,10 @@ def estimate_mean(values: Sequence[float]) -> Estimate:
         raise ValueError("a benchmark without items has no score")
     mean = sum(values) / n
     if set(values) <= {0.0, 1.0}:
+        # Half a success and half a failure more: 0 of 50 has an error of 1.4 points instead of none.
         share = (sum(values) + 0.5) / (n + 1)
         return Estimate(mean, sqrt(share * (1 - share) / (n + 1)), n)
+    # n - 1, and 1 for a single value, whose deviation is 0 anyway.
     variance = sum((value - mean) ** 2 for value in values) / max(1, n - 1)
     return Estimate(mean, sqrt(variance / n), n)
 
@@ -127,5 +131,6 @@ def macro_average(estimates: Sequence[Estimate]) -> Estimate:
     if not estimates:
         raise ValueError("a suite without benchmarks has no score")
     k = len(estimates)
+    # Independent errors add in squares.
     stderr = sqrt(sum(estimate.stderr**2 for estimate in estimates)) / k
     return Estimate(sum(e.value for e in estimates) / k, stderr, sum(e.n for e in estimates))

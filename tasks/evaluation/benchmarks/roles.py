@@ -35,6 +35,7 @@ def role_of(benchmark: "Benchmark") -> Role:
         case OlmesRequestsBenchmark():
             if benchmark.role:
                 return benchmark.role
+            # A folder's own name or its parent's may be that of the task.
             names = [benchmark.name, *benchmark.path.rstrip("/").split("/")[-2:]]
             return "held_out" if any(name.startswith(HELD_OUT_NAMES) for name in names) else "dev"
         case _:
@@ -45,6 +46,7 @@ def gsm8k_role(benchmark: GSM8KBenchmark) -> Role:
     """Held out where the rows are GSM8K's test questions, as far as their names tell."""
     rows = benchmark.rows
     names = " ".join([rows.dataset, *rows.paths]).lower()
+    # Local files name their split in the path, if anywhere.
     train = rows.split == "train" if rows.dataset else all("train" in path for path in rows.paths)
     return "held_out" if "gsm8k" in names and not train else "dev"
 

@@ -29,6 +29,7 @@ def items_of_splits(config: Benchmark, splits: Splits) -> Iterator[tuple[Splits,
     if isinstance(config, SyntheticBenchmark):
         yield from _marked("held_out", config)
         return
+    # The limit is lifted: items that are not evaluated must not be trained on either.
     everything = config.model_copy(update={"limit": sys.maxsize})
     yield from _marked("held_out", everything)
     # IFEval has a single split, and rendered requests hold the evaluated one only.
@@ -54,6 +55,7 @@ def _other_splits(rows: RowSource, splits: Splits) -> Iterator[tuple[Splits, Row
         return
     for name in split_names(list_hub(rows.dataset, rows.revision), rows.subset):
         training = TRAINING in name
+        # The evaluated split has been given above.
         if name != rows.split and (splits == "all" or not training):
             yield "all" if training else "held_out", rows.model_copy(update={"split": name, "limit": None})
 
@@ -80,6 +82,7 @@ def _row_items(task: Task, group: str, split: str, place: int, row: DatasetRow) 
     try:
         read = task.read(row, place)
     except (KeyError, IndexError, TypeError, ValueError):
+        # A test split without answers lacks fields, and its texts are still to be found.
         yield Item(f"{split}-{group}-{place}", "\n".join(_texts(row)), "")
         return
     for document in [read] if isinstance(read, Document) else read:

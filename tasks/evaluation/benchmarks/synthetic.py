@@ -69,6 +69,7 @@ def load_items(config: SyntheticBenchmark) -> list[Item]:
 
 def draw_problems_of(config: SyntheticBenchmark) -> list[Problem]:
     """The benchmark's problems. ValueError when their ranges hold fewer than `items`."""
+    # "eval" problems are held apart from all training splits by their kind.
     return generate_mixed(config.problems, "eval", config.items, config.seed, distinct=True)
 
 
@@ -89,6 +90,7 @@ def near_misses(problem: Problem, count: int, seed: int | str) -> list[str]:
     """The answer among `count - 1` different whole numbers near it, in a seeded order."""
     rng = Random(f"choices/{seed}/{problem.key}")
     answer = int(problem.answer)
+    # Near misses, so that length and magnitude give the answer away as little as can be.
     near = [answer + offset for offset in (-10, -3, -2, -1, 1, 2, 3, 10, 20, 100) if answer + offset >= 0]
     options = [str(number) for number in [answer, *rng.sample(near, count - 1)]]
     rng.shuffle(options)
@@ -106,6 +108,7 @@ def shots(config: SyntheticBenchmark, chat: bool) -> list[Item]:
     """Worked examples from the training split, the same for every item."""
     count = config.chat_shots if chat else config.shots
     problems = generate_mixed(config.problems, "train", count, f"shots/{config.seed}") if count else []
+    # Negative places keep the shots' ids apart from the items'.
     return [_make_item(config, problem, -1 - place) for place, problem in enumerate(problems)]
 
 
@@ -142,6 +145,7 @@ def _item_requests(
         blocks = [f"Question: {_query(config, e)}\nAnswer: {target(config, e)}" for e in examples]
         prompt = Prompt(text="\n\n".join([*blocks, f"Question: {_query(config, item)}\nAnswer:"]))
     if config.format == "generate":
+        # A completion would go on with the next question; a chat ends by itself.
         stop = () if chat else ("\n\n", "Question:")
         return (Generation(prompt, config.max_new_tokens, stop),)
     return tuple(Likelihood(prompt, text) for text in continuations(config, item, chat))
@@ -157,6 +161,7 @@ def continuations(config: SyntheticBenchmark, item: Item, chat: bool) -> list[st
             choices = options
         case _:
             choices = list(_LETTERS[: len(options)])
+    # The template of a chat ends in a newline, so its answer begins without a space.
     return [choice if chat else f" {choice}" for choice in choices]
 
 

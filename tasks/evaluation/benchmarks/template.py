@@ -80,6 +80,7 @@ class TemplateBenchmark(Config):
         ranked = self.format in ("cloze", "multiple_choice")
         lacking = [name for name in (("choices", "gold") if ranked else ("answer",)) if not getattr(self, name)]
         if self.metric == "code" and self.format == "generate":
+            # Code is judged by its tests and needs no gold answer.
             lacking = [] if self.tests else ["tests"]
         if lacking:
             raise ValueError(f"benchmark {self.name!r} of format {self.format} needs {' and '.join(lacking)}")
@@ -110,6 +111,7 @@ class TemplateBenchmark(Config):
 @cache
 def _environment() -> ImmutableSandboxedEnvironment:
     """Jinja without access to anything but the row."""
+    # keep_trailing_newline: a template's last newline is part of the prompt.
     return ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
 
 
@@ -121,6 +123,7 @@ def load_items(config: TemplateBenchmark) -> list[Item]:
     shots = [_make_item(config, row, place, ()) for place, row in enumerate(examples, 1)]
     rows = list(read_good_rows(config.rows))
     items = [_make_item(config, row, place, shots) for place, row in enumerate(rows, 1)]
+    # Own rows are evaluated whole: OLMES's rule of 1,000 is for its own sets.
     return subsample(items, config.limit or len(items))
 
 
@@ -161,12 +164,14 @@ def _make_item(config: TemplateBenchmark, row: Mapping[str, Any], place: int, sh
 
 def _evaluated(expression: str, row: Mapping[str, Any]) -> Any:
     """The value of a Jinja expression. Raises TemplateError for a field that the row lacks."""
+    # undefined_to_none=False: a misspelt field is an error and not None.
     return _environment().compile_expression(expression, undefined_to_none=False)(**row)
 
 
 def _gold_place(value: Any) -> int:
     """A place from 0, or a letter's place."""
     text = str(value).strip()
+    # A letter is a place; a digit is one too, so "1" is the second choice.
     return LETTERS.index(text) if len(text) == 1 and text in LETTERS else int(text)
 
 
@@ -190,6 +195,7 @@ def _item_requests(config: TemplateBenchmark, item: Item, chat: bool) -> tuple[G
         return (Likelihood(prompt, f"{space}{item.data['answers'][0]}"),)
     wanted = [Likelihood(prompt, f"{space}{text}") for text in shown_choices(config, item)]
     if config.ranked_by == "pmi":
+        # The same continuations after "Answer:" alone are the unconditional scores.
         wanted += [Likelihood(Prompt(text="Answer:"), one.continuation) for one in list(wanted)]
     return tuple(wanted)
 

@@ -58,6 +58,7 @@ def compare(
 
     Raises ValueError where no item is common.
     """
+    # In the first model's order, so that equal inputs give equal sums.
     common = [item for item in first if item in second]
     if not common:
         raise ValueError(
@@ -90,11 +91,13 @@ def clustered_error(values: Sequence[float], groups: Sequence[str]) -> float:
     count = len(sums)
     if count < 2:
         raise ValueError(f"{n} items lie in one cluster, {groups[0]!r}; an error needs at least two")
+    # count / (count - 1) corrects for few clusters, as n / (n - 1) does for few items.
     return sqrt(sum(total**2 for total in sums.values()) * count / (count - 1)) / n
 
 
 def two_sided(difference: float, stderr: float) -> float:
     """Probability of a difference at least as large by chance alone."""
+    # Without an error a difference is either none or certain.
     if stderr <= 0:
         return 1.0 if difference == 0 else 0.0
     return erfc(abs(difference) / stderr / sqrt(2))
@@ -105,6 +108,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     adjusted = [0.0] * len(p_values)
     largest = 0.0
     for place, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        # Adjusted values may not fall, or a larger p could look surer than a smaller one.
         largest = max(largest, min(1.0, (len(p_values) - place) * p_values[index]))
         adjusted[index] = largest
     return adjusted

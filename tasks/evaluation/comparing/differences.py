@@ -44,6 +44,7 @@ def compare_scores(reader: Reader, first: Scores, second: Scores) -> list[Differ
     found = []
     for name, row in tables[0].items():
         file = f"items/{name}.jsonl.zst"
+        # Suites keep no items of their own.
         if name not in tables[1] or not all(file in reader.files(one) for one in (first, second)):
             continue
         metric = row["primary"]
@@ -76,6 +77,7 @@ def paired(
     """The paired difference over the common items, with an error clustered by their groups where they have some."""
     groups = {id: group for id, (_, group) in first.items()}
     common = [id for id in first if id in second]
+    # One cluster for all would leave a single draw and no error.
     clustered = all(groups[id] for id in common) and len({groups[id] for id in common}) > 1
     before, after = ({id: value for id, (value, _) in side.items()} for side in (first, second))
     found = compare(before, after, groups if clustered else None)

@@ -34,12 +34,14 @@ def comparer(reader: Reader) -> Comparer:
 
     def found(first: Sequence[Scores], second: Scores, benchmark: str) -> Comparison:
         sides = [side for score in (*first, second) if (side := items(score, benchmark)) is not None]
+        # A side without items leaves the means only.
         if len(sides) <= len(first):
             return independent(first, second, benchmark)
         *before, after = sides
         common = {id for id in after[0] if all(id in side[0] for side in before)}
         if not common:
             return independent(first, second, benchmark)
+        # fsum: means over seeds must not depend on their order.
         mean = {id: fsum(side[0][id] for side in before) / len(before) for id in after[0] if id in common}
         return compare(mean, after[0], after[1])
 
@@ -56,6 +58,7 @@ def read_items(reader: Reader, score: Scores, benchmark: str) -> tuple[_Items, d
     )
     rows = list(reader.read_jsonl(score, name))
     clusters = {row["id"]: row["group"] for row in rows if row.get("group")}
+    # Clusters count only where every item has one.
     return {row["id"]: row["metrics"][metric] for row in rows}, clusters if len(clusters) == len(rows) else None
 
 
@@ -98,6 +101,7 @@ def gain_words(found: Comparison) -> str:
 def error_of_mean(values: Sequence[float], clusters: Sequence[str | None]) -> float | None:
     """The clustered error of a benchmark's mean; None where its items name no clusters or all lie in one."""
     named = [cluster for cluster in clusters if cluster is not None]
+    # Clusters of one item each are no clusters.
     if len(named) < len(values) or len(set(named)) < 2 or len(set(named)) == len(values):
         return None
     return clustered_error(values, named)

@@ -61,6 +61,7 @@ class RunsCompared:
     @property
     def p_value(self) -> float:
         """Probability of a difference at least as large by chance alone."""
+        # Without repeated runs the chance between seeds is unknown, so only items judge.
         if self.floor is None or self.seed_variance == 0:
             return two_sided(self.difference, self.stderr)
         total = self.stderr**2
@@ -74,6 +75,7 @@ def noise_floor(means: Sequence[Sequence[float]]) -> Floor | None:
     freedom = sum(len(runs) - 1 for runs in repeated)
     if not freedom:
         return None
+    # Weighted by degrees of freedom: a candidate with more runs says more of the spread.
     return Floor(fsum(variance(runs) * (len(runs) - 1) for runs in repeated) / freedom, freedom)
 
 
@@ -101,6 +103,7 @@ def seeds_to_decide(found: RunsCompared, level: float, power: float) -> int | No
     room = (found.difference / errors) ** 2 - found.items.stderr**2
     if room <= 0:
         return None
+    # Each candidate's mean over k runs has a variance of floor / k, and there are two.
     needed = 2 * found.floor.variance / room
     return max(1, int(needed) + (needed > int(needed)))
 
@@ -112,6 +115,7 @@ def student_two_sided(value: float, freedom: float) -> float:
     """
     if not isfinite(value):
         return 0.0
+    # Rounded down, which errs on the safe side.
     whole = max(1, int(freedom))
     if whole > NORMAL_FROM:
         return two_sided(value, 1.0)

@@ -26,6 +26,7 @@ def difference_of_runs(
     shares = 1 / len(first) + 1 / len(second)
     tables = [_rows(reader, score) for score in (*first, *second)]
     parts = [leaves(table, name) for table in tables]
+    # Suites may have chosen different formats of a task; then no item is common.
     if all(part == parts[0] for part in parts):
         found = [_paired(reader, first, second, leaf) for leaf, _ in parts[0]]
         if all(one is not None for one in found):
@@ -42,6 +43,7 @@ def leaves(table: dict[str, _Row], name: str) -> Leaves:
     if not members:
         return [(name, 1.0)]
     micro = str(row["primary"]).startswith("micro")
+    # In a micro average a benchmark counts by its items.
     total = sum(table[member]["n"] for member in members) if micro else len(members)
     return [
         (leaf, weight * (table[member]["n"] if micro else 1) / total)

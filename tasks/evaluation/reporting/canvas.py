@@ -53,6 +53,7 @@ def panel(height: float, *, left: float, bottom: float, right: float = 8, top: f
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH / 72, height / 72), facecolor="none")
+    # The canvas without pyplot, which would keep every figure in a global list.
     FigureCanvasSVG(figure)
     box = (left / WIDTH, bottom / height, (WIDTH - left - right) / WIDTH, (height - bottom - top) / height)
     return figure, figure.add_axes(box, facecolor="none")
@@ -91,16 +92,19 @@ def to_svg(figure: "Figure", title: str) -> str:
     import matplotlib
 
     raw = io.BytesIO()
+    # A fixed salt: element ids, and with them the bytes, are equal in equal reports.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
         figure.savefig(
             raw, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
         )
     text = raw.getvalue().decode()
     text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    # Only ids that something refers to are kept.
     used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', text))
     text = re.sub(r' id="([^"]*)"', lambda match: match.group(0) if match.group(1) in used else "", text)
     text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
     text = re.sub(r"font: (?:(bold|700) )?([\d.]+)px [^;\"]*", r"font-size: \2px; font-weight: \1", text)
+    # Each colour becomes its variable, so that one drawing serves light and dark.
     for name, (light, _) in COLOURS.items():
         text = text.replace(light, f"var(--{name})")
     box = f"0 0 {WIDTH:g} {figure.get_figheight() * 72:g}"

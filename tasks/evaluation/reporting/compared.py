@@ -61,6 +61,7 @@ def extremes(steps: list[int], values: list[float], points: int) -> tuple[list[i
     if len(values) <= points:
         return steps, values
     numbers = np.asarray(values)
+    # Half as many pieces as points: each gives its lowest and its highest.
     edges = np.linspace(0, len(values), points // 2 + 1).astype(int)
     places: set[int] = set()
     for start, end in pairwise(edges.tolist()):

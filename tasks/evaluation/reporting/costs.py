@@ -62,6 +62,7 @@ def costs(records: Sequence[Record]) -> list[ReportedCost]:
     stages: dict[str, list[Record]] = {}
     for record in records:
         stages.setdefault(record.stage, []).append(record)
+    # Summed with fsum, so that the order of records does not matter.
     total = math.fsum(record.seconds for record in records)
     rows = []
     for stage, runs in stages.items():
@@ -120,9 +121,10 @@ def versions(records: Sequence[Record]) -> Versions:
 
 
 def _code(record: Record) -> str:
-    if "commit" not in record.code:
-        return f"version {record.code['version']}"
-    return record.code["commit"][:10] + (" with uncommitted changes" if record.code["dirty"] else "")
+    commit = record.code.get("commit")
+    if commit is None:
+        return f"version {record.code.get('version', 'unknown')}"
+    return commit[:10] + (" with uncommitted changes" if record.code.get("dirty") else "")
 
 
 def _tally(values: Iterable[str]) -> dict[str, int]:

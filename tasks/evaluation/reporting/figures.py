@@ -45,6 +45,7 @@ def bars(title: str, rows: Sequence[tuple[str, Point]]) -> str:
             axes.errorbar(point.value, row, xerr=point.stderr, color=light("ink"), elinewidth=1.1, capsize=2.6)
         write_text(axes, point.value + point.stderr + reach * 0.03, row, point.label, "ink")
         write_text(axes, -reach * 0.03, row, short(label), "ink", ha="right")
+    # Reversed: the first row stands on top.
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(0, reach * 1.55)
     axes.plot([0, 0], [-0.5, len(rows) - 0.5], color=light("muted"), linewidth=0.8)
@@ -58,6 +59,7 @@ def dots(title: str, rows: Sequence[tuple[str, Sequence[Point]]], unit: str, zer
     points = [point for _, row in rows for point in row]
     low = min(point.value - point.stderr for point in points)
     high = max(point.value + point.stderr for point in points)
+    # 1e-9: a panel of equal values still needs an axis of some length.
     pad = 0.08 * (high - low) + 1e-9
     if zero:
         axes.axvline(0, color=light("muted"), linewidth=0.9, zorder=0)
@@ -174,6 +176,7 @@ def shares(title: str, rows: Sequence[tuple[str, dict[str, float]]], colours: di
             axes.barh(row + 0.2, share, left=start, height=0.44, color=light(colours[source]), linewidth=1.5,
                       edgecolor=light("card"))  # fmt: skip
             text = f"{source} {share:.0%}"
+            # A text wider than its cut would cover its neighbours.
             if share * WIDTH > len(text) * 6.4 + 6:
                 write_text(axes, start + share / 2, row + 0.2, text, "card", ha="center")
             start += share
@@ -228,6 +231,7 @@ def _smooth(values: Sequence[float]) -> list[float]:
     reach = len(values) // 40 + (len(values) > 10)
     out = []
     for index in range(len(values)):
+        # Narrower at the ends, so that the average has no lag where the curve begins.
         side = min(reach, index)
         window = values[index - side : index + side + 1]
         out.append(sum(window) / len(window))

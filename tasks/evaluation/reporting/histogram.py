@@ -28,6 +28,7 @@ def score_histogram(title: str, scores: Histogram, unit: str) -> str:
     figure, axes = panel(150, left=42, bottom=36, right=24, top=22)
     places = range(first, last)
     kept = [scores.kept[place] ** 0.5 for place in places]
+    # Square roots: 10 dropped documents next to 100,000 kept ones are seen.
     tops = [(scores.kept[place] + scores.dropped[place]) ** 0.5 for place in places]
     axes.bar(places, kept, width=0.92, align="edge", color=light("data"))
     axes.bar(
@@ -61,6 +62,7 @@ def shown_bins(scores: Histogram) -> tuple[int, int]:
 
 def position(value: float, edges: Sequence[float]) -> float:
     """Where a value stands among bins of equal width: bin number and share of the bin. Outside it is the nearest edge."""
+    # The first edge above the value closes its bin.
     for place, (low, high) in enumerate(pairwise(edges)):
         if value < high:
             return place + max(0.0, value - low) / (high - low)

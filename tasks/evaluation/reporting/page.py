@@ -81,6 +81,7 @@ def render_page(report: dict[str, Any]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
+        # A page that lacks a value is an error, not a gap.
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -173,6 +174,7 @@ def ranked_benchmark(report: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": ranking["benchmark"],
         "metric": ranking["metric"],
+        # Best first: where the last has more, less is better.
         "lower_is_better": first["score"] < last["score"],
     }
 
@@ -222,6 +224,7 @@ def _panel(group: list[dict[str, Any]], metric: str, unit: str) -> tuple[str, st
     first = group[0]
     rate = CurveLine(first["steps"], first["series"]["lr"], "muted") if "lr" in first["series"] else None
     span = first["steps"][-1] / max(1, first["steps"][0])
+    # From an initialisation most of the fall lies in the first steps, which a log axis shows.
     logarithmic = first["from_scratch"] and first["steps"][0] > 0 and span >= _LOG_SPAN
     name = first["label"] if len(group) == 1 else f"{first['stage']} × {len(group)}"
     ends = ", ".join(f"{curve['label']} {fine(curve['series'][metric][-1])}" for curve in group)

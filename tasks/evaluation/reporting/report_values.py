@@ -114,6 +114,7 @@ def judge_difference(
     """(difference / stderr, plain words). Without an error on either side there is nothing to judge by."""
     if difference == 0:
         return (0.0 if stderr > 0 else None), "no change"
+    # Without an error on either side there is no scale for a difference.
     if stderr <= 0:
         return None, "no error known"
     ratio = difference / stderr
@@ -156,6 +157,7 @@ def ingredients_of(records: dict[str, Record]) -> tuple[str, list[str]]:
     for label, record in records.items():
         if record.stage == SOUP:
             parents = {item.id for item in record.inputs}
+            # An ingredient is a labelled checkpoint that went into the soup.
             return label, [other for other, parent in records.items() if parent.id in parents]
     return "", []
 
@@ -218,6 +220,7 @@ def funnel_step(
     reading: dict[str, Any] | None,
 ) -> FunnelStep:
     """One step's account; bytes that came in are those of its input documents. `labels` names steps by address."""
+    # Only documents bring bytes; a classifier's input has none.
     before = [ancestors[item.address].facts["bytes"] for item in record.inputs if item.kind == Documents.__name__]
     return FunnelStep(
         label=label,
@@ -245,6 +248,7 @@ def curve(label: str, artifact: Artifact, rows: Iterable[dict[str, Any]], parent
     stride = max(1, math.ceil(len(logged) / points))
     kept = logged[::stride]
     if kept[-1] is not logged[-1]:
+        # The last row replaces the one before it where there is no room for both.
         kept = [*kept[:-1], logged[-1]] if len(kept) >= points else [*kept, logged[-1]]
     names = [name for name in logged[-1] if name != "step"]
     series = {

@@ -76,12 +76,14 @@ def depths_of(steps: Sequence[FlowStep]) -> dict[str, int]:
     """Column of every step: one more than its furthest input's."""
     depths: dict[str, int] = {}
     for step in steps:
+        # Inputs come before what takes them, so their columns are known.
         depths[step.label] = 1 + max((depths[name] for name in step.inputs), default=-1)
     return depths
 
 
 def place(steps: Sequence[FlowStep], depths: dict[str, int]) -> dict[str, Placed]:
     """Bars of all steps: a step of one input lies next to it, one of several where the first of them is."""
+    # The widths are shares of all bytes that the sources brought.
     scale = _BAND / max(1e-9, sum(step.taken for step in steps if not step.inputs))
     placed: dict[str, Placed] = {}
     free = HEAD + 16

@@ -71,6 +71,7 @@ def _item_values(ws: Workspace, row: dict[str, Any]) -> ItemValues:
     data = ws.store.read(ws.address(f"items/{row['name']}.jsonl.zst"))
     lines = zstandard.ZstdDecompressor().stream_reader(data).read().splitlines()
     found = map(orjson.loads, lines)
+    # Groups matter where the score is a mean over groups only.
     return {one["id"]: (one["metrics"][row["primary"]], one["group"] if "groups" in row else "") for one in found}
 
 
@@ -91,5 +92,6 @@ def keep_scores(ws: Workspace, config: EvaluateConfig, model: str, rows: Sequenc
     )
     seen = [row["name"] for row in rows if row.get("role") == "held_out"]
     why = f"the evaluation of {config.label}"
+    # `once`: an evaluation that resumes looked at its scores only once.
     write_look(ws.store, made.address, config.label, seen, run=f"stage {ws.stage}", why=why, once=True)
     return made

@@ -23,6 +23,7 @@ def choice_excess(formats: Sequence[ItemValues], lower_is_better: bool) -> float
     The same items are drawn of all formats; of formats without a common item each has draws of its own.
     """
     common = [id for id in formats[0] if all(id in other for other in formats[1:])]
+    # Without a common item each format has draws of its own, from another seed.
     sides = [{id: one[id] for id in common} for one in formats] if common else formats
     best = np.min if lower_is_better else np.max
     drawn = [drawn_means(side, _SEED if common else _SEED + place) for place, side in enumerate(sides)]
@@ -37,9 +38,11 @@ def drawn_means(items: ItemValues, seed: int) -> tuple[float, np.ndarray]:
     values = np.array([value for value, _ in ordered], dtype=np.float64)
     groups = np.array([group for _, group in ordered])
     _, starts, inverse, sizes = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
+    # Every group weighs the same, and within it every item.
     weights = 1.0 / (len(sizes) * sizes[inverse])
     generator, means = np.random.default_rng(seed), np.empty(_DRAWS)
     for draw in range(_DRAWS):
+        # A draw with return within each group, so that groups keep their sizes.
         chosen = starts[inverse] + (generator.random(len(values)) * sizes[inverse]).astype(np.int64)
         means[draw] = values[chosen] @ weights
     return float(values @ weights), means

@@ -38,6 +38,7 @@ def without_overlaps(
     primary: str, items: Sequence[Item], scored: Sequence[ItemScore], overlaps: Mapping[str, int]
 ) -> dict[str, Any]:
     """How many items share words with the training data, and the mean over the others (None where there are none)."""
+    # Items of which no training document holds an n-gram.
     clean = [score.metrics[primary] for item, score in zip(items, scored, strict=True) if item.id not in overlaps]
     return {"items": len(items) - len(clean), "score_of_others": sum(clean) / len(clean) if clean else None}
 
@@ -74,6 +75,7 @@ def item_rows(
 def prompt_hash(request: _Request) -> str:
     """SHA-256 of what is asked: the text, or the messages and the cue."""
     prompt = request.prompt
+    # Hashed, since prompts with shots would make the stored items many times larger.
     return hashlib.sha256(orjson.dumps([prompt.text, list(prompt.messages), prompt.cue])).hexdigest()
 
 
@@ -102,6 +104,7 @@ def summarise(
         values = [score.metrics[metric] for score in scored]
         plain = estimate_mean(values)
         clustered = error_of_mean(values, groups)
+        # Items of one group are not independent, so the clustered error goes before the plain one.
         metrics[metric] = plain if clustered is None else Estimate(plain.value, clustered, plain.n)
     return {
         "name": name,

@@ -14,6 +14,7 @@ def context_of(benchmark: Benchmark, max_context: int, window: int) -> int:
     It is never more than the model's window.
     """
     published = benchmark.facts.max_context if isinstance(benchmark, OlmesBenchmark) else max_context
+    # A context given in the recipe goes before the published one; the window bounds both.
     return min(benchmark.context or published, window)
 
 
@@ -21,6 +22,7 @@ def longest_answer(benchmark: Benchmark) -> int:
     """Tokens of the longest answer that is written; 0 where only choices are scored or the benchmark's files say it."""
     if isinstance(benchmark, OlmesBenchmark):
         return (benchmark.max_new_tokens or benchmark.facts.max_new_tokens) if benchmark.format == "generate" else 0
+    # Families differ in what fields they have, so the field is asked for by name.
     return benchmark.model_dump(include={"max_new_tokens"}).get("max_new_tokens", 0)
 
 

@@ -68,6 +68,7 @@ def select(names: Sequence[str], *, copies: str = "", limit: int | None = None) 
             add_task(chosen, name, copies, limit)
             continue
         members = [add_task(chosen, member, copies, limit) for member in TABLES[name]]
+        # Bits per byte have no common mean with accuracies.
         macro = [member for member in members if not member.endswith("_bpb")] or members
         add_suite(chosen, SuiteConfig(name=name, tasks=tuple((member,) for member in macro)))
         chosen.not_computed |= NOT_COMPUTED.get(name, {})
@@ -94,6 +95,7 @@ def add_task(chosen: TaskSelection, word: str, copies: str, limit: int | None) -
         names.append(add_benchmark(chosen, OlmesBenchmark.model_validate(fields)))
     if len(names) == 1:
         return names[0]
+    # The score of a task with several formats is the best of them, as a suite of one task.
     return add_suite(chosen, SuiteConfig(name=name, tasks=(tuple(names),)))
 
 

@@ -47,6 +47,7 @@ def ordered(suites: Sequence[SuiteConfig]) -> list[SuiteConfig]:
     names = {suite.name for suite in suites}
     while waiting:
         held = {suite.name for suite in waiting}
+        # Ready is a suite that holds none of those still waiting.
         ready = [suite for suite in waiting if not set(chain(*suite.tasks)) & held & names]
         if not ready:
             raise ValueError(
@@ -60,6 +61,7 @@ def ordered(suites: Sequence[SuiteConfig]) -> list[SuiteConfig]:
 def members_of(name: str, suites: Sequence[SuiteConfig]) -> list[str]:
     """A suite's name, and those of all suites and benchmarks that it holds; of a benchmark, its own."""
     by_name, found = {suite.name: suite for suite in suites}, [name]
+    # The list grows while it is walked, so that suites within suites are reached.
     for one in found:
         if one in by_name:
             found += [member for task in by_name[one].tasks for member in task if member not in found]
@@ -95,6 +97,7 @@ def score_suite(suite: SuiteConfig, by_name: Mapping[str, ScoreRow], items: Mapp
     if len(lower) > 1:
         raise ValueError(f"suite {suite.name!r} mixes accuracies with bits per byte, which have no common mean")
     direction = -1 if True in lower else 1
+    # For bits per byte the smallest score is the best one.
     chosen = [max((by_name[name] for name in task), key=lambda row: direction * row["score"]) for task in suite.tasks]
     corrected = [
         row.get("corrected", row["score"]) - direction * excess_of(task, row, items)
@@ -122,6 +125,7 @@ def micro_average(estimates: Sequence[Estimate]) -> Estimate:
     """Mean over all items of independent estimates."""
     total = sum(estimate.n for estimate in estimates)
     value = sum(estimate.value * estimate.n for estimate in estimates) / total
+    # Errors weigh by items, as the values do.
     stderr = sqrt(sum((estimate.stderr * estimate.n) ** 2 for estimate in estimates)) / total
     return Estimate(value, stderr, total)
 

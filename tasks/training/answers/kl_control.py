@@ -30,6 +30,7 @@ class KLControl(Config):
 def rollout_kl(log_probs: Sequence[np.ndarray], reference: Sequence[np.ndarray], rows: Sequence[LabelledRow]) -> float:
     """Mean KL per sampled token in nats, k3; both log-probabilities are 0 outside the answers."""
     total = sum(
+        # In fp64: the k3 estimate is a small difference, and thousands of them are added.
         float(kl_estimate(torch.from_numpy(own.astype(np.float64) - other), "k3").sum())
         for own, other in zip(log_probs, reference, strict=True)
     )
@@ -45,4 +46,5 @@ def coefficient_at(coefficient: float, kl: float, control: KLControl | None) -> 
             f"the KL to the reference is {kl:.4g} nats per token, beyond kl_control.budget={control.budget:g}; the model of "
             "the update before is kept"
         )
+    # The square: at twice the budget β is four times as strong.
     return coefficient * (kl / control.budget) ** 2

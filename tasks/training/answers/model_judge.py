@@ -21,6 +21,7 @@ Ratings = dict[str, int | None]
 """Rating of each aspect; None where it does not apply."""
 
 BLOCK = re.compile(r"^\W*text\W*(\d+)\b", re.IGNORECASE | re.MULTILINE)
+# Digits followed by a decimal (4.5) are no rating on this scale, so they do not match.
 RATING = re.compile(r"^\W*rating\W*(N/?A\b|[1-5]\b(?!\.\d))", re.IGNORECASE | re.MULTILINE)
 
 FAILED_BLOCK, NOT_APPLICABLE = 1, -1
@@ -69,6 +70,7 @@ def read_judgements(answers: Sequence[Answer], count: int, reading: _Reading) ->
     for aspect, answer in zip(ASPECTS, answers, strict=True):
         found = read_blocks(answer.text)
         for place in range(count):
+            # Texts are numbered from 1 in the prompt.
             said = found.get(place + 1)
             if said is None and reading == "strict":
                 return [], f"{aspect}: {unusable(answer) or f'no rating of text {place + 1}'}"
@@ -82,6 +84,7 @@ def read_blocks(text: str) -> dict[int, str]:
     found: dict[int, list[str]] = {}
     for number, block in zip(parts[1::2], parts[2::2], strict=True):
         found.setdefault(int(number), []).append(block)
+    # Two blocks for one text contradict each other, so neither counts.
     said = {number: RATING.findall(blocks[0]) for number, blocks in found.items() if len(blocks) == 1}
     return {number: ratings[0].upper() for number, ratings in said.items() if len(ratings) == 1}
 

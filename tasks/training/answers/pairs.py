@@ -31,6 +31,7 @@ def cut_pairs(
             make_row(*encode_chat(tokenizer, chosen, max_tokens)),
             make_row(*encode_chat(tokenizer, rejected, max_tokens)),
         )
+        # A pair without a trained token on one side has no log-probability to compare.
         if all(row.trained_tokens for row in pair):
             kept.append(pair)
         else:
@@ -52,6 +53,7 @@ def every_pair(ws: Workspace, pairs: Preferences, prompts: set[str]) -> Iterator
     """All pairs of differently rated answers to these prompts, where all answers are kept (`samples/`); else their rows."""
     kept = ws.files(pairs, "samples/")
     if not kept:
+        # Without kept samples (released pairs) only the file's own rows exist.
         yield from (row for row in prompt_pairs(ws, pairs) if row[0] in prompts)
         return
     samples: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -61,6 +63,7 @@ def every_pair(ws: Workspace, pairs: Preferences, prompts: set[str]) -> Iterator
                 samples[sample["id"]].append(sample)
     for id, chosen, _ in prompt_pairs(ws, pairs):
         for one, other in combinations(samples.get(id, []), 2):
+            # Equal ratings teach nothing about order.
             if one["rating"] != other["rating"]:
                 better, worse = (one, other) if one["rating"] > other["rating"] else (other, one)
                 yield (

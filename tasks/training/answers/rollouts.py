@@ -114,8 +114,10 @@ def frozen_reference(
 
     It is to be asked for while `model` has no memory for its weights, so that copying costs nothing.
     """
+    # Copied on the meta device: two models of shapes cost no memory until they are filled.
     reference = copy.deepcopy(model).requires_grad_(False)
     group = distribute(reference, compute_of(ws), precision)
+    # The same weights as the policy's at its beginning, so the first KL is zero.
     fill_weights(reference, weights, group)
     return reference, group
 
@@ -159,6 +161,7 @@ class Rollouts(ABC, Generic[How]):
         """The passes of one update."""
         rollout, update = divmod(step, self.updates)
         if rollout != self.rollout:
+            # A rollout inside its updates cannot be made again: the weights it was sampled from have moved on.
             assert update == 0, f"step {step} is inside rollout {rollout}, whose first weights are gone"
             try:
                 self.made, self.facts = self.roll(rollout)
@@ -170,6 +173,7 @@ class Rollouts(ABC, Generic[How]):
 
     def metrics(self, step: int) -> dict[str, float]:
         """Metrics of the rollout that the `step`-th update learnt from."""
+        # Metrics are asked after the step, when the loop has not yet asked for the next rollout.
         assert (step - 1) // self.updates == self.rollout
         return self.facts
 
@@ -197,6 +201,7 @@ class Rollouts(ABC, Generic[How]):
         sampling = Sampling(
             max_new_tokens=config.max_new_tokens,
             temperature=config.temperature,
+            # Another seed for each rollout, or every rollout would draw the same noise.
             seed=mixed_seed(config.seed, rollout),
         )
         # Weights in training are nowhere but here.
@@ -212,12 +217,14 @@ class Rollouts(ABC, Generic[How]):
             pad_id=self.tokenizer.pad_id,
             pass_tokens=self.pass_tokens,
             precision=self.config.precision,
+            # At the sampling temperature, as the answers were drawn; other log-probabilities would bias the ratio.
             temperature=self.config.temperature,
             group=group,
         )
 
     def split(self, rollout: int, count: int) -> Iterator[list[int]]:
         """The answers of each update: per epoch a new order, cut into `mini_batches` parts."""
+        # Keyed by seed and rollout, so a resumed training draws the same order.
         generator = np.random.default_rng([self.config.seed, rollout])
         for _ in range(self.config.epochs):
             for part in np.array_split(generator.permutation(count), self.config.mini_batches):
@@ -240,6 +247,7 @@ def answer_metrics(
     by_verifier = {f"correct/{name}": float(np.mean(found)) for name, found in sorted(correct.items())}
     return {
         "correct": float(np.mean([answer.verdict.correct for _, answer in answers])),
+        # A single verifier's share is `correct` already; a second name for it would only widen the log.
         **(by_verifier if len(by_verifier) > 1 else {}),
         "finished": float(np.mean([answer.finished for _, answer in answers])),
         "truncated": float(np.mean([not answer.finished for _, answer in answers])),
@@ -258,5 +266,6 @@ _FINAL_ANSWER = re.compile(
 
 def final_answers(text: str) -> int:
     """Different results that a text states as its answer: 1 in "The answer is 4. \\boxed{4}", 2 where a second one is named."""
+    # Trailing punctuation and dollar signs are no part of a result: "4." and "$4$" are one.
     found = {"".join(groups).strip(" .,$*}{").removeprefix("\\boxed{") for groups in _FINAL_ANSWER.findall(text)}
     return len(found - {""})

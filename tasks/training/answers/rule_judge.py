@@ -53,9 +53,11 @@ def observe(dataset: str, text: str, extracted: str, *, correct: bool, finished:
     """
     text, extracted = text.strip(), extracted.strip()
     bare = len(text.split()) <= BARE_ANSWER_WORDS and any(letter.isdigit() for letter in text)
+    # Verifiers compare the whole text where they find nothing, so `extracted == text` is no sign of an answer.
     found = bool(extracted) and (extracted != text or bare)
     return AnswerFacts(
         correct=correct,
+        # A constraint (ifeval) has no answer to extract: keeping it is the answer.
         answered=correct or (found and dataset.lower() != "ifeval"),
         finished=finished,
         hedged=HEDGES.search(text) is not None,
@@ -122,6 +124,7 @@ def binarise(means: Sequence[float], generator: np.random.Generator) -> tuple[in
     """
     if len(means) < 2:
         raise ValueError(f"{len(means)} answers: a pair needs at least 2")
+    # argmax takes the first of equals, so the pair does not depend on the order of a sort.
     chosen = int(np.argmax(means))
     others = [i for i in range(len(means)) if i != chosen]
     return chosen, others[int(generator.integers(len(others)))]

@@ -94,8 +94,10 @@ def decoding_rows(
 
     `memory` is that of the host in bytes, by default what this one has. An accelerator's is looked at by the decoder.
     """
+    # Elsewhere the decoder looks at the device's free memory itself.
     if model.device.type != "cpu":
         return MOST_ROWS
+    # All memory, not the free part: free memory differs from resume to resume, and rows change rounding.
     total = memory or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     longest = max((len(prompt.ids) for prompt in prompts), default=0) + max_new_tokens
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -119,6 +121,7 @@ def sample_answers(
     """
     # The noise is keyed by the place among all prompts, so shares of a group draw what one process would.
     sampling = replace(sampling, first_prompt=first * samples)
+    # Repeated per sample: prompt p, sample s stands at p * samples + s.
     completions = generator([prompt.ids for prompt in prompts for _ in range(samples)], sampling)
     answers = []
     for index, completion in enumerate(completions):
@@ -148,12 +151,15 @@ def answers_in_group(
 def answer_row(prompt: EncodedPrompt, answer: VerifiedAnswer, eos_id: int) -> LabelledRow:
     """Prompt and answer as one row; trained are the answer's tokens and the EOS that the policy chose."""
     tokens = [int(i) for i in answer.completion.ids]
+    # A server may leave the EOS out of the ids, though the policy chose it.
     if answer.finished and (not tokens or tokens[-1] != eos_id):
         tokens.append(eos_id)
     ids = np.array([*prompt.ids, *tokens], dtype=np.uint32)
+    # The prompt is context: only tokens from its end on are learnt.
     return make_row(ids, np.arange(len(ids)) >= len(prompt.ids))
 
 
 def mixed_seed(*parts: int) -> int:
     """One seed out of several numbers, different for different numbers."""
+    # SeedSequence mixes the numbers, so (1, 23) and (12, 3) give unrelated seeds.
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint32)[0])

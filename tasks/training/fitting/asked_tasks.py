@@ -105,6 +105,7 @@ class AskedTask:
         self.benchmark, self.tokenizer, self.chat = benchmark, tokenizer, chat
         self.items = load_items(benchmark)[:items]
         requests = [list(wanted) for wanted in make_requests(benchmark, self.items, chat)]
+        # Only written answers have a temperature; likelihoods have nothing to sample.
         self.requests = [[at_temperature(request, temperature) for request in wanted] for wanted in requests]
         self.metric = primary_metric(benchmark, self.items)
         self.names = request_names(benchmark.name, self.items, self.requests)
@@ -113,6 +114,7 @@ class AskedTask:
     def scores(self, model: Transformer, group: Group, precision: Precision) -> list[float]:
         """The benchmark's own metric of every item. All workers of the group that holds the model have to ask together."""
         kind = model.device.type
+        # fp32 on a host, so that scores do not depend on how its processor rounds bf16.
         used = "fp32" if kind == "cpu" else precision
         generator = shared_generator(local_generator(model, self.tokenizer, used, BATCH_SIZE, group), group)
         with torch.autocast(kind, torch.bfloat16, enabled=used == "bf16"):
@@ -141,6 +143,7 @@ def asked_tasks(config: TasksInLoop, tokenizer: Tokenizer, *, chat: bool) -> dic
     for benchmark in config.benchmarks:
         found[f"{TASK}{benchmark.name}"] = AskedTask(benchmark, config.items, tokenizer, chat=chat)
         temperature = config.temperature if isinstance(config, AnswersInLoop) else 0.0
+        # Ranked tasks write nothing, so sampling them again would ask the same twice.
         if temperature and found[f"{TASK}{benchmark.name}"].writes:
             sampled = AskedTask(benchmark, config.items, tokenizer, chat=chat, temperature=temperature)
             found[f"{TASK}{benchmark.name}{SAMPLED}"] = sampled
@@ -161,6 +164,7 @@ def answers_judge(
     asked = asked_tasks(config, tokenizer, chat=True)
     if not asked:
         return None
+    # Kept over all calls: the dashboard's table shows the whole course, not the last point.
     rows: list[dict[str, float]] = []
 
     def judge(state: TrainState) -> dict[str, float]:

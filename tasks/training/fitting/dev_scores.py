@@ -33,6 +33,7 @@ class DevConfig(Config):
     def filled(self, benchmarks: tuple[BenchmarkConfig, ...], suites: tuple[SuiteConfig, ...]) -> Self:
         """The same with what `by` names. Raises ValueError for a name that is neither a benchmark nor a suite."""
         needed, averages = members_of(self.by, suites), {suite.name for suite in suites}
+        # Suites hold names of suites too; only what is asked of the model is a benchmark.
         asked = [name for name in needed if name not in averages]
         return self.model_copy(
             update={
@@ -55,6 +56,7 @@ class DevScorer:
         rows = [self._row(task, model, group) for task in self.asked]
         if self.config.suites:
             suites = score_suites(self.config.suites, rows)
+            # Suites inside the deciding one have rows too; only the one that decides is wanted.
             rows = [row for row in suites if row["name"] == self.config.by]
         (row,) = rows
         return row
@@ -83,6 +85,7 @@ def dev_scorer(field: str, config: DevConfig, tokenizer: Tokenizer, precision: P
         raise ValueError(
             f"{field}.by={config.by!r} is given without its benchmarks; a recipe fills them in: call `filled` when there is none"
         )
+    # Sorted here for its error: suites that hold each other are refused before anything trains.
     ordered(config.suites)
     asked = tuple(AskedTask(benchmark, config.items, tokenizer, chat=chat) for benchmark in config.benchmarks)
     return DevScorer(config, asked, precision)

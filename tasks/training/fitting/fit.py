@@ -26,6 +26,7 @@ from model.network.transformer import Transformer, on_meta_device
 from model.parallel.group import Weights, fill_weights, whole_model
 from model.parallel.work_split import HostBatch
 from model.tokens.tokenizer import Tokenizer
+from model.training.configs import OptimConfig
 from model.training.loop import (
     Course,
     Evaluation,
@@ -37,7 +38,6 @@ from model.training.loop import (
 )
 from model.training.measuring.metrics import Scalars
 from model.training.measuring.throughput import peak_flops, speed
-from model.training.optim import OptimConfig
 from model.training.schedule import ScheduleConfig
 from model.training.state_files import is_needed, load_moments, load_state, save_moments
 from tasks.artifacts import METRICS, MOMENTS, Checkpoint, RewardModel, is_of_model
@@ -86,6 +86,8 @@ def linear_schedule(learning_rate: float, warmup_ratio: float) -> ScheduleConfig
         warmup=0,
         warmup_ratio=warmup_ratio,
         length=0,
+        # The published trainers ask for the rate before counting
+        # the update: the first one has a rate of 0 in warm-up.
         counter="before",
     )
 
@@ -116,6 +118,7 @@ def outline_checkpoint(ws: Workspace, checkpoint: Checkpoint) -> tuple[Transform
 
     Raises ValueError as `load_checkpoint` does.
     """
+    # A server has the weights already; only config and tokenizer are fetched.
     folder = ws.path(checkpoint, wanted=lambda name: not name.endswith(".safetensors"))
     config = read_config(folder)
     return on_meta_device(config), checkpoint_tokenizer(folder, checkpoint, config.vocab_size)
@@ -140,6 +143,7 @@ def checkpoint_tokenizer(folder: Path, checkpoint: Checkpoint | RewardModel, row
 
 def compute_of(ws: Workspace) -> Compute:
     """Where and how the numbers of this stage are computed."""
+    # Execution settings hold more (pass_tokens, micro_instances) than the model knows.
     known = {name: value for name, value in ws.compute.model_dump().items() if name in Compute.model_fields}
     return Compute.model_validate(known | {"parallel": ws.compute.parallel.layout()})
 
@@ -185,6 +189,7 @@ def fit(
             fill_weights(model, weights, state.group)
         if initial_moments is not None:
             load_moments(state.optimizer, initial_moments, state.group)
+    # Taken before the training, so that rates count this attempt's work only.
     first, began, before = state.step, time.monotonic(), journal.mark()
     # Rounded up to whole rollouts: a save point within one could not be resumed exactly.
     save_every = save_multiple * math.ceil(ws.save_every / save_multiple)
@@ -215,6 +220,7 @@ def fit(
 
         def log(step: int, metrics: dict[str, float]) -> None:
             ws.log(step=step, **metrics)
+            # Lines arrive some steps late and not for every step, so the bar follows the step's own number.
             bar.advance(step - bar.done)
 
         counted = replace(
@@ -232,6 +238,7 @@ def fit(
             stop=stop,
         )
         state = train(state, counted, compute_of(ws), told)
+    # Raised only here, after the loop has written the save point that it names.
     if stopped:
         raise Interrupted(
             f"stopped on request after step {state.step:,}, which is saved; the same command resumes there"
@@ -301,6 +308,7 @@ def conclude(
     group = state.group
     whole = cast(Transformer, whole_model(group, state.model))
     if keep_moments:
+        # A gather: all ranks call it, although only rank 0 writes.
         save_moments(state.optimizer, ws.scratch / MOMENTS, group)
     # The gathers above needed all ranks; what follows is written once, by rank 0.
     if group.rank:

@@ -22,9 +22,9 @@ from model.data.labels import IGNORE, next_token_labels
 from model.network.transformer import Transformer
 from model.parallel.work_split import HostBatch
 from model.tokens.tokenizer import Tokenizer
+from model.training.configs import LossConfig, OptimConfig
 from model.training.loop import Evaluate, TrainState, to_device
-from model.training.losses import LossConfig, language_model_objective
-from model.training.optim import OptimConfig
+from model.training.losses import language_model_objective
 from tasks.artifacts import PERPLEXITY
 from tasks.training.fitting.asked_tasks import TasksInLoop, asked_tasks, language_model_of
 
@@ -80,8 +80,10 @@ def _perplexity(state: TrainState, data: WindowedTokens, windows: list[Window], 
     for batch in _validation_batches(data, windows[group.rank :: group.world], batches):
         count += int((batch["labels"] != IGNORE).sum())
         with torch.autocast(device, torch.bfloat16, enabled=optim.precision == "bf16"):
+            # The objective's sum without divisor and z-loss: cross-entropy of all labels in the batch.
             loss = group.apply(lambda *given: objective(*given)[0], model, to_device(batch, device))
         total += loss.float()
+    # Sums and counts are exchanged, not means: ranks may have read different numbers of windows.
     totals, counts = zip(*group.exchange((float(total), count)), strict=True)
     return exp(sum(totals) / sum(counts))
 
@@ -91,6 +93,7 @@ def _validation_batches(data: WindowedTokens, windows: list[Window], batches: in
     rows = data.micro_instances
     for first in range(0, batches * rows, rows):
         found = data.read(windows[first : first + rows])
+        # Rows without a window stay zeros with ignored labels, so that the shape never changes.
         ids = np.zeros((rows, data.sequence_length), dtype=np.uint32)
         for place, window in enumerate(found):
             ids[place] = window

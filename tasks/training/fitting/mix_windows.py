@@ -22,8 +22,7 @@ from model.config import Config
 from model.data.batches import TOKEN_BYTES, TokenFile, Window, WindowedTokens, WindowRules, read_local
 from model.data.order import OrderKind
 from model.tokens.tokenizer import Tokenizer
-from model.training.losses import LossConfig
-from model.training.optim import OptimConfig
+from model.training.configs import LossConfig, OptimConfig
 from tasks.artifacts import Mix
 from tasks.training.fitting.in_loop_evaluation import InLoopConfig
 from tasks.training.fitting.selection import SelectConfig
@@ -67,6 +66,7 @@ class MixTrainingConfig(Config):
     @model_validator(mode="after")
     def _norms_are_logged(self) -> Self:
         if self.norms_every % self.log_every:
+            # The nearest multiple below, and at least one log interval.
             fitting = max(1, self.norms_every // self.log_every) * self.log_every
             raise ValueError(
                 f"norms_every={self.norms_every} is not a multiple of log_every={self.log_every}, so its lines would not be "
@@ -100,7 +100,9 @@ def mix_files(reader: Reader, mix: Mix) -> tuple[list[TokenFile], list[StoredFil
         if address not in artifacts:
             artifacts[address] = reader.at(address)
         place = StoredFile(artifacts[address], entry["file"])
+        # A mix of an older version may state no passes; each file then counts once.
         passes = entry.get("passes", 1)
+        # A file taken in two passes stands in the list twice, so its windows are read twice an epoch.
         files += [TokenFile(place.address, entry["tokens"], entry["source"])] * passes
         stored += [place] * passes
     return files, stored
@@ -176,6 +178,7 @@ class Ranges:
 
     def __call__(self, windows: Sequence[Window]) -> list[Int[np.ndarray, " seq"]]:
         places = [(self.stored[file].tokens, self.stored[file].name, start, end) for file, start, end in windows]
+        # Bytes of all windows of a step in one call: the store asks for them at once.
         parts = self.reader.read_ranges([(a, name, s * TOKEN_BYTES, e * TOKEN_BYTES) for a, name, s, e in places])
         # Token files are little-endian on every machine, whatever this one's order of bytes is.
         return [np.frombuffer(part, dtype="<u4") for part in parts]
@@ -197,6 +200,7 @@ class Copies:
                 found = pool.map(lambda file: self.reader.path(file.tokens, file.name), missing)
                 self.paths |= {file.address: path for file, path in zip(missing, found, strict=True)}
         numbers = {address: number for number, address in enumerate(wanted)}
+        # Windows name files by their place in the mix, and `read_local` by their place in this call.
         local = [window._replace(file=numbers[self.stored[window.file].address]) for window in windows]
         return read_local([self.paths[address] for address in wanted], local)
 

@@ -52,6 +52,7 @@ class AdoptConfig(Config):
         if path.is_dir():
             if self.revision:
                 raise ValueError(f"revision={self.revision!r} is for hub ids, but {self.source} is a local folder")
+            # Absolute, since the stage may run in another folder.
             folder, found = path.absolute(), {"source": str(path.absolute())}
         else:
             folder = _fetch(self)
@@ -59,6 +60,7 @@ class AdoptConfig(Config):
             found = {"revision": folder.name}
         if not (folder / "config.json").is_file():
             raise ValueError(f"{self.source} has no config.json: not a Hugging Face checkpoint folder")
+        # Sorted, so that the pinned list and the id made of it do not depend on the file system's order.
         paths = [path for path in sorted(folder.iterdir()) if path.is_file() and _is_kept(path)]
         files = [ModelFile(name=path.name, size=path.stat().st_size, sha256=sha256_file(path)) for path in paths]
         return self.model_copy(update=found | {"files": tuple(files)})
@@ -96,6 +98,7 @@ def open_folder(config: AdoptConfig) -> Path:
     """Where the pinned folder lies. Raises ValueError for a config that is not pinned, or a repository that is gone."""
     if not config.files:
         raise ValueError(f"{config.source} is not pinned; call the config's method `pinned`")
+    # A hub repository is read at its pinned commit, whatever `main` has become.
     return _fetch(config) if config.revision else Path(config.source)
 
 
@@ -115,6 +118,7 @@ def keep_files(ws: Workspace, config: AdoptConfig, folder: Path) -> None:
     with ws.progress("adopt", len(config.files), "files") as bar:
         for file in config.files:
             ws.put(folder / file.name)
+            # Hashed again while it is copied: what was pinned may have been overwritten since.
             if ws.written[file.name].sha256 != file.sha256:
                 raise ValueError(f"{folder / file.name} changed while it was adopted; adopt it again")
             bar.advance()

@@ -31,12 +31,14 @@ HEAD_NAME = "head.weight"
 
 def with_score_head(model: Transformer) -> Transformer:
     """The model with a head of one output, without memory, in the place of its own."""
+    # "meta": the head's values come later, by rows, like all others.
     model.head = Linear(model.config.d_model, 1).to("meta")
     return model
 
 
 def score_head(d_model: int, seed: int) -> Float[Tensor, "1 d_model"]:
     """Weights of a head of one output, drawn from N(0, 1/(d_model + 1))."""
+    # 1 / sqrt(d_model + 1) is the deviation with which open-instruct begins the score head.
     return torch.randn(1, d_model, generator=torch.Generator().manual_seed(seed)) / math.sqrt(d_model + 1)
 
 
@@ -46,6 +48,7 @@ def fresh_score_model(model: Transformer, saved: Weights, seed: int) -> tuple[Tr
     """
 
     def weights(name: str, shape: Sequence[int], start: int, stop: int) -> Tensor:
+        # Any rows of the head can be asked for, so a sharded training draws its own.
         return score_head(shape[1], seed)[start:stop] if name == HEAD_NAME else saved(name, shape, start, stop)
 
     return with_score_head(copy.deepcopy(model)), weights
@@ -66,6 +69,7 @@ def open_scoring_folder(folder: Path, ranks: int | None) -> tuple[Transformer, W
 
     Raises ValueError for a folder without a head of one score, or with weights that do not fit.
     """
+    # Layouts are told apart by the architecture's name in config.json, not by trying.
     if has_score_head(folder):
         saved = SavedWeights(folder, ranks, scores=True)
         return with_score_head(on_meta_device(saved.config)), saved

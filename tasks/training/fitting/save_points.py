@@ -49,6 +49,7 @@ class Journal:
 
     def add(self, row: Mapping[str, float]) -> None:
         """Write the line of the next step."""
+        # Sorted keys: equal steps give equal bytes, whatever order metrics came in.
         self.lines += orjson.dumps(row, option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
 
     def mark(self) -> JournalMark:
@@ -59,6 +60,7 @@ class Journal:
         """Write it into a folder as it was at the mark, while it goes on; yields the files."""
         with (folder / METRICS).open("wb") as file:
             for start in range(0, mark.size, COPIED_BYTES):
+                # A copy of a piece, since a bytearray that is being read may not grow.
                 file.write(self.lines[start : min(start + COPIED_BYTES, mark.size)])
         yield folder / METRICS
         (folder / JOURNAL).write_text(json.dumps({"flops": mark.flops, "tokens": mark.tokens}))
@@ -73,6 +75,7 @@ class Journal:
         """Add a step's tokens and FLOPs; padding, if there is any, is not counted. Returns the batches."""
         for batch in batches:
             ids = np.asarray(batch["ids"])
+            # Host arrays: counting costs no wait for the device.
             tokens = ids.size if pad_id is None else int((ids != pad_id).sum())
             self.tokens += tokens
             self.flops += float(tokens) * model.config.flops_per_token(ids.shape[1])
@@ -80,6 +83,7 @@ class Journal:
 
     def final_loss(self) -> float:
         """Mean loss of the last tenth of the steps."""
+        # Rounded up: a training of 3 steps averages the last one.
         last = math.ceil(self.lines.count(b"\n") / 10)
         # What follows the last line is empty, what goes before these ones is not split.
         lines = self.lines.rsplit(b"\n", last + 1)[-last - 1 : -1]
@@ -106,6 +110,7 @@ class SavePoints:
 
     def __init__(self, ws: Workspace, journal: Journal, every: int, kept: Collection[int] = ()) -> None:
         self.ws, self.journal, self.every, self.kept = ws, journal, every, kept
+        # `keep_every` is counted in save points, since `every` may have been rounded up to whole rollouts.
         self.keep_every = every * (ws.keep_every // ws.save_every)
         self._memory: Snapshot | None = None
         self._running: Future[None] | None = None
@@ -124,6 +129,7 @@ class SavePoints:
 
     def save(self, state: TrainState) -> None:
         """Copy the state and return; waits while an older save point is still being written."""
+        # One save point at a time: a second one would need a second copy of the state in host memory.
         self.check(wait=True)
         # The copy of the last save point is overwritten, so that saving takes the host's memory once.
         self._memory = snapshot(state, self._memory)
@@ -134,6 +140,7 @@ class SavePoints:
     def check(self, wait: bool = False) -> None:
         """Raise what a save point that was being written has raised."""
         if self._running is not None and (wait or self._running.done()):
+            # Forgotten before its error is raised, so that the error is told once.
             running, self._running = self._running, None
             running.result()
 

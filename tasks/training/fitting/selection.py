@@ -35,6 +35,7 @@ class SelectConfig(DevConfig):
 
     def steps_of(self, steps: int, multiple: int) -> tuple[int, ...]:
         """The steps whose states are chosen from, each a multiple of `multiple` but the end."""
+        # Rounded up to the multiple, so there may be fewer points than asked for, never more.
         every = multiple * math.ceil(steps / self.points / multiple)
         return (*range(every, steps, every), steps)
 
@@ -97,6 +98,7 @@ def best_step(scored: dict[int, dict[str, float]], *, by: str, lower_is_better: 
         raise ValueError(
             f"no save point has a finite score of {by!r} (steps {', '.join(map(str, scored))}); look at the training's metrics"
         )
+    # Ties go to the earliest: it has moved least from its parent.
     return min(finite, key=lambda step: (-sign * finite[step], step))
 
 

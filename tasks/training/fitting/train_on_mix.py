@@ -6,10 +6,9 @@ repetition mask removes from the whole batch. So ranks tell each other their cou
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from infra.workspace import Workspace
-from model.data.batches import Rows
+from model.data.batches import Rows, WindowBatch
 from model.data.read_ahead import ReadAhead
 from model.network.transformer import Transformer
 from model.parallel.group import Weights
@@ -54,6 +53,7 @@ def train_on_mix(ws: Workspace, mix: Mix, config: MixTrainingConfig, run: MixRun
     steps = config.steps or data.steps_per_epoch
     state = begin(ws, run.model, config.optim)
     group = state.group
+    # What this rank reads of a step follows from the sizes alone, so it is known before the first batch.
     own = own_rows(data.batch_size // data.micro_instances, data.micro_instances, group.rank, group.world)
 
     def read(step: int) -> Rows:
@@ -61,8 +61,9 @@ def train_on_mix(ws: Workspace, mix: Mix, config: MixTrainingConfig, run: MixRun
 
     with ReadAhead(read, steps) as rows, NormWatch(run.model, config.norms_every) as norms:
 
-        def batches(step: int) -> list[dict[str, Any]]:
+        def batches(step: int) -> list[WindowBatch]:
             found = rows(step)
+            # Every rank has masked flags of its own windows; the union counts for the divisor.
             return data.micro_batches(found, group.any_of(found.masked))
 
         course = Course(
@@ -87,6 +88,7 @@ def train_on_mix(ws: Workspace, mix: Mix, config: MixTrainingConfig, run: MixRun
             initial_moments=run.initial_moments,
             selector=selector(config.select, run.tokenizer, config.optim.precision, chat=False),
         )
+    # After the `with`: the total of all steps is known when the threads have ended.
     ws.note(data_wait_seconds=round(rows.waited_seconds, 3))
     export(ws, result.model, run.tokenizer, bos="none")
     return result

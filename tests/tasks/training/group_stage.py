@@ -28,8 +28,9 @@ from model.network.transformer import Transformer, on_meta_device
 from model.parallel.group import Group, distribute, fill_weights
 from model.parallel.work_split import HostBatch
 from model.tokens.tokenizer import Tokenizer
+from model.training.configs import LossConfig
 from model.training.loop import Course, Logging
-from model.training.losses import LossConfig, language_model_objective
+from model.training.losses import language_model_objective
 from tasks.artifacts import Checkpoint
 from tasks.generation import local_generator, shared_generator
 from tasks.training.fitting.fit import adamw, begin, export, fit, linear_schedule

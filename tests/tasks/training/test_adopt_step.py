@@ -16,7 +16,7 @@ from infra.storage.store import Store, StoreError
 from infra.workspace import Workspace
 from model.files.weights import load_hf
 from model.network.sharded_tensors import rows_of_shard
-from model.training.optim import OptimConfig
+from model.training.configs import OptimConfig
 from model.training.state_files import FILES, file_name, write_tensors
 from tasks.artifacts import Checkpoint, Mix, Tokens
 from tasks.data.mix import MixConfig, mix_tokens

@@ -14,7 +14,7 @@ from infra.records.reader import Reader
 from infra.workspace import Workspace
 from model.config import Config
 from model.files.weights import load_hf
-from model.training.optim import OptimConfig
+from model.training.configs import OptimConfig
 from tasks.artifacts import Mix, Tokens
 from tasks.data.mix import MixConfig, mix_tokens
 from tasks.evaluation.benchmarks.synthetic import SyntheticBenchmark

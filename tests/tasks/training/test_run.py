@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 from infra.workspace import Workspace
 from model.data.labels import next_token_labels
 from model.network.transformer import Transformer
+from model.training.configs import LossConfig
 from model.training.loop import Course, Logging
-from model.training.losses import LossConfig, language_model_objective
+from model.training.losses import language_model_objective
 from model.training.measuring.metrics import EVERY_STEP
 from tasks.artifacts import METRICS, MOMENTS, Checkpoint
 from tasks.training.fitting.fit import (

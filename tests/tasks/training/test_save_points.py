@@ -11,8 +11,8 @@ from infra.storage.store import Store, StoreError
 from infra.workspace import WorkSettings, Workspace
 from model.config import Compute
 from model.network.transformer import Transformer
+from model.training.configs import OptimConfig
 from model.training.loop import TrainState, new_state
-from model.training.optim import OptimConfig
 from tasks.training.fitting import save_points
 from tasks.training.fitting.save_points import Journal, SavePoints, resume
 from tests.tasks.training.conftest import TINY

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from model.training.optim import OptimConfig
+from model.training.configs import OptimConfig
 from tasks.evaluation.benchmarks.synthetic import SyntheticBenchmark
 from tasks.evaluation.scoring.suites import SuiteConfig
 from tasks.synthetic.arithmetic import ArithmeticConfig

@@ -25,7 +25,7 @@ from infra.storage.store import Store
 from infra.workspace import Workspace
 from model.network.transformer import Transformer
 from model.parallel.group import Group
-from model.training.optim import OptimConfig
+from model.training.configs import OptimConfig
 from tasks.artifacts import Checkpoint, Prompts, Tokens
 from tasks.data.mix import MixConfig, mix_tokens
 from tasks.evaluation.benchmarks.synthetic import SyntheticBenchmark

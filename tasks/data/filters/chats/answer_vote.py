@@ -39,6 +39,7 @@ class AnswerVote(Config):
 
 def question_key(messages: Messages) -> bytes:
     """What completions of one question share."""
+    # The last message is left out: it is the completion, and the rest is the question.
     return blake2b(json.dumps(messages[:-1]).encode("utf-8", "surrogatepass"), digest_size=12).digest()
 
 
@@ -49,8 +50,10 @@ def answer_of(messages: Messages) -> str:
     if not read:
         formulas = _FORMULA.findall(text)
         read = formulas[-1] if formulas else extract_number(text)
+    # LaTeX writes thousands as 1{,}000, and a sentence's full stop is no part of its answer.
     answer = normalise_hendrycks(read.replace("{,}", ",").strip("$ ").removesuffix("."))
     if _NUMBER.fullmatch(answer):
+        # Numbers are compared as numbers: 1,000 and 1000.0 agree.
         return f"{float(answer.replace(',', '')):.12g}"
     return answer
 
@@ -63,6 +66,7 @@ def winners(config: AnswerVote, chats: Iterable[tuple[str, Messages]]) -> dict[b
     first: dict[bytes, dict[str, str]] = defaultdict(dict)
     for place, messages in chats:
         question = question_key(messages)
+        # Only the first completions vote, so a question that was sampled more often has no louder voice.
         if votes[question].total() == config.completions:
             continue
         answer = answer_of(messages)
@@ -71,6 +75,7 @@ def winners(config: AnswerVote, chats: Iterable[tuple[str, Messages]]) -> dict[b
     found = {}
     for question, counted in votes.items():
         ((answer, count),) = counted.most_common(1)
+        # More than half of all votes that there could be, not of those that came.
         if 2 * count > config.completions:
             found[question] = first[question][answer]
     return found

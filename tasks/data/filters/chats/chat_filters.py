@@ -57,6 +57,7 @@ def unwanted(config: ChatFilterConfig, messages: Messages) -> str:
         return "mentions a date cut-off"
     if sum(map(len, answers)) < config.min_chars:
         return "short answers"
+    # The whole chat counts, since training cuts it as a whole.
     if config.max_chars is not None and sum(len(message["content"]) for message in messages) > config.max_chars:
         return "too long"
     if config.languages and detect_language("\n".join(answers)) not in config.languages:
@@ -66,6 +67,7 @@ def unwanted(config: ChatFilterConfig, messages: Messages) -> str:
 
 def order_key(config: ChatFilterConfig, place: str) -> bytes:
     """A chat's place in the seeded order in which caps take chats."""
+    # By place and seed, so the choice is even over the file and does not follow its order.
     return blake2b(f"{config.seed}/{place}".encode(), digest_size=12).digest()
 
 

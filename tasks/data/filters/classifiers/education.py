@@ -101,6 +101,7 @@ def load_encoder(path: str, revision: str, max_tokens: int, device: str, threads
     import torch
 
     disable_progress_bar()
+    # Each worker has its own cores; torch would take all of the machine's.
     torch.set_num_threads(threads)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision or None)
@@ -113,6 +114,7 @@ def load_encoder(path: str, revision: str, max_tokens: int, device: str, threads
             f"{path} cannot be loaded as a sequence-classification checkpoint: {error}. Give a hub id or a folder "
             "with config.json, model.safetensors and a tokenizer"
         ) from error
+    # The shorter of the two: positions beyond the checkpoint's window have no embedding.
     return Encoder(model.to(device).eval(), tokenizer, device, min(max_tokens, _window(model)))
 
 
@@ -127,6 +129,7 @@ def encoder_scores(texts: Sequence[str], encoder: Encoder) -> list[float]:
     import torch
 
     encoded = encoder.tokenizer(list(texts), truncation=True, max_length=encoder.max_tokens)["input_ids"]
+    # Shortest first, so that texts of like length share a batch.
     order = sorted(range(len(texts)), key=lambda index: len(encoded[index]))
     scores = [0.0] * len(texts)
     with torch.inference_mode():
@@ -143,6 +146,7 @@ def _batches(lengths: list[int]) -> list[range]:
     """Ranges of ascending lengths that, padded to the last, stay within the tokens of a batch."""
     ranges, start = [], 0
     for place, length in enumerate(lengths):
+        # Padded tokens are what costs, so they are bounded, not the number of texts.
         if place > start and (place + 1 - start) * length > _BATCH_TOKENS:
             ranges.append(range(start, place))
             start = place
@@ -155,6 +159,7 @@ def _grades(logits: Any) -> Any:
 
     if logits.shape[-1] > 1:
         classes = torch.arange(logits.shape[-1], dtype=torch.float32)
+        # The expected class number: classes of 0 to 5 become one grade.
         logits = (logits.softmax(-1) * classes).sum(-1, keepdim=True)
     return logits.squeeze(-1).clamp(0.0, HIGHEST)
 
@@ -165,4 +170,5 @@ def score_education(batch: TextBatch, scorer: EducationScorer, model: Any) -> Do
         scores = [HIGHEST * probability for probability in positive_probabilities(batch.texts, model)]
     else:
         scores = encoder_scores(batch.texts, model)
+    # np.round rounds halves to even, as the published scorer does.
     return DocumentScores({"score": scores, "rounded": np.round(scores).tolist()})

@@ -88,6 +88,7 @@ def _factory() -> Any:
 
     factory = DetectorFactory()
     factory.load_profile(PROFILES_DIRECTORY)
+    # langdetect draws random numbers; without a seed one text has two answers.
     factory.set_seed(_SEED)
     return factory
 
@@ -101,6 +102,7 @@ def language_probability(text: str, language: str) -> float:
     try:
         found = detector.get_probabilities()
     except LangDetectException:
+        # Texts without letters have no profile to compare.
         return 0.0
     return next((float(guess.prob) for guess in found if guess.lang == language), 0.0)
 
@@ -118,10 +120,12 @@ def load_identifier(content: bytes, folder: Path) -> Any:
 
 
 def _model_probabilities(texts: Sequence[str], language: str, model: Any) -> list[float]:
+    # fastText ends a line at NUL; the label of the rest would be lost.
     labels, probabilities = model.predict([page_line(text).replace("\0", " ") for text in texts], k=_GUESSES)
     found = []
     for own, numbers in zip(labels, probabilities, strict=True):
         guesses = dict(zip(own, numbers, strict=True))
+        # fastText's softmax may exceed 1 by rounding.
         found.append(min(1.0, float(guesses.get(_LABEL + language, 0.0))))
     return found
 
@@ -131,6 +135,7 @@ def score_language(batch: TextBatch, scorer: LanguageScorer, model: Any = None) 
     found = _probabilities(batch.texts, scorer, model)
     script = script_of(scorer.language)
     for index, text in enumerate(batch.texts):
+        # Only texts that the identifier takes for this language need the check.
         if found[index] and scorer.min_script and not is_in_script(text, script, scorer.min_script):
             found[index] = 0.0
     return DocumentScores({scorer.language: found})

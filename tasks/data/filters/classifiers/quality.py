@@ -68,6 +68,7 @@ def load_file(file: PinnedFile, positive_label: str, folder: Path) -> Any:
     path = folder / "classifier.bin"
     path.write_bytes(read_pinned(file))
     try:
+        # fastText raises ValueError for any file that is none of its own.
         model = load_classifier(path)
     except ValueError as error:
         raise ValueError(f"{file.path} is no fastText model that can be loaded: {error}") from error
@@ -85,6 +86,7 @@ def positive_probabilities(texts: Sequence[str], classifier: Any, positive_label
     # "\0" and "\n" would end a line inside fastText; a lone newline-like character is left to splitlines.
     lines = [page_line(text).replace("\n", " ").replace("\0", " ") for text in texts]
     scores: list[float] = []
+    # With two classes one probability tells both; with more, all labels have to be asked.
     if len(classifier.get_labels()) != 2:
         for label, probability in zip(*classifier.predict(lines, k=-1), strict=True):
             scores.append(min(1.0, float(dict(zip(label, probability, strict=True)).get(positive_label, 0.0))))

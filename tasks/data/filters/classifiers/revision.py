@@ -27,6 +27,7 @@ def pin_checkpoint(path: str, given: str) -> str:
 
 def _folder_hash(folder: Path) -> str:
     digest = hashlib.sha256()
+    # Names are hashed with the contents: a renamed weight file is another checkpoint.
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         digest.update(f"{file.relative_to(folder).as_posix()}\0{sha256_file(file)}\n".encode())
     return digest.hexdigest()

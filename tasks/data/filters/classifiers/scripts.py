@@ -56,6 +56,7 @@ _LANGUAGES = {
 def script_of(language: str) -> str:
     """The script of a language by its code, such as `Han` for `zh-cn`."""
     code = language.split("-")[0]
+    # Languages that are not listed are written in Latin letters.
     return next((script for script, codes in _LANGUAGES.items() if code in codes.split()), "Latin")
 
 
@@ -72,6 +73,7 @@ def is_in_script(text: str, script: str, share: float) -> bool:
     codes = TextBatch([text]).codes
     letters = is_letter(codes)
     inside = np.zeros(len(codes), dtype=bool)
+    # Blocks of one script may lie far apart, so each range is tested.
     for first, last in _RANGES[script]:
         inside |= (codes >= first) & (codes <= last)
     return bool(np.count_nonzero(inside & letters) >= share * np.count_nonzero(letters))

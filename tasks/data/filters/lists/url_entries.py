@@ -42,6 +42,7 @@ class Entries:
             if len(pending) == _CHUNK:
                 chunks.append(np.array(pending, dtype=np.uint64))
                 pending = []
+        # Duplicates between lists are common, and each takes 8 bytes.
         self._sorted = np.unique(np.concatenate([*chunks, np.array(pending, dtype=np.uint64)]))
 
     def __len__(self) -> int:
@@ -61,12 +62,14 @@ def read_entries(files: tuple[PinnedFile, ...]) -> Iterator[str]:
     """Every entry of the lists, as `normalised_address` writes it. Raises ValueError for a file that changed."""
     for file in files:
         for line in io.BytesIO(read_pinned(file)):
+            # utf-8-sig: lists edited on Windows begin with a byte order mark.
             yield from entries_of(line.decode("utf-8-sig", errors="replace"))
 
 
 def entries_of(line: str) -> list[str]:
     """The addresses that one line lists."""
     line = line.strip()
+    # Exceptions, element rules and regular expressions say nothing about a whole domain.
     if line.startswith(("!", "[Adblock", "@@", "/")) or _ELEMENT_RULE.search(line):
         return []
     line = _ANY_SCHEME.sub("", _COMMENT.sub("", line).strip(" \t\r\n\x00\"',;"))
@@ -74,6 +77,7 @@ def entries_of(line: str) -> list[str]:
         return []
     found = [line]
     if hosts := _FIRST_IS_IP.match(line):
+        # A hosts file maps names to 127.0.0.1 or 0.0.0.0; its own local names are no entries.
         found = [name for name in line[hosts.end() :].split() if name.lower() not in _LOCAL and name[:4] != "ip6-"]
     elif dnsmasq := _DNSMASQ.match(line):
         found = dnsmasq[1].split("/")
@@ -92,6 +96,7 @@ def _first_match(line: str, *patterns: re.Pattern[str]) -> str:
 def _plain(entry: str) -> str:
     """An entry without the marks of wildcards and of adblock."""
     if entry.startswith("|") or "^" in entry:
+        # Adblock's options follow a dollar sign: `||ads.example^$third-party`.
         entry = entry.lstrip("|").split("$", 1)[0].rstrip("|")
         entry = entry.split("^", 1)[0]
     entry = entry.split("$", 1)[0].removesuffix("/*")
@@ -101,11 +106,13 @@ def _plain(entry: str) -> str:
 def normalised_address(url: str) -> str:
     """Host and path in one spelling: lower case, IDN in ASCII, no scheme, user, `www.`, port, closing dot, query or slash."""
     try:
+        # urlsplit takes a bare host for a path, unless two slashes precede it.
         parts = urlsplit(url if "://" in url else f"//{url.removeprefix('//')}")
         host = parts.hostname or ""
     except ValueError:
         # A malformed address, such as half a bracketed IPv6 host, is compared as it is written.
         return url.lower()
+    # The same site is listed with and without www and with either full stop of its script.
     host = _ascii(host.rstrip(".。")).removeprefix("www.")
     return (host + parts.path.lower()).rstrip("/")
 

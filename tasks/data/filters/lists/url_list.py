@@ -80,8 +80,10 @@ def listed_parts(url: str, domains: Container[str]) -> int:
     """How many of the address, its host and the host's parent domains are on the list."""
     host, _, path = normalised_address(url).partition("/")
     labels = host.split(".")
+    # A listed domain stands for all below it: a.b.example is asked as b.example and example too.
     names = {".".join(labels[start:]) for start in range(len(labels))}
     folders = path.split("/") if path else []
+    # A listed path stands for all below it, so each of its folders is asked.
     names |= {"/".join([host, *folders[: end + 1]]) for end in range(len(folders))}
     return sum(name in domains for name in names)
 
@@ -96,5 +98,6 @@ def score_urls(documents: Sequence[Mapping[str, Any]], scorer: URLScorer, lists:
 
 def _listed_words(url: str, scorer: URLScorer, words: frozenset[str]) -> int:
     if scorer.match == "substrings":
+        # Substrings are DCLM's strict way: a listed word counts inside another word too.
         return sum(word in url for word in words)
     return sum(word in words for word in _WORDS.findall(url))

@@ -62,6 +62,7 @@ def load_phrases(scorer: WordListScorer) -> Phrases:
 
 def count_listed(words: list[str], phrases: Phrases) -> int:
     """How many places of the text begin a listed entry."""
+    # Most texts have no listed word at all, which the set tells without a loop.
     if phrases.keys().isdisjoint(words):
         return 0
     return sum(
@@ -77,5 +78,6 @@ def score_word_list(batch: TextBatch, phrases: Phrases) -> DocumentScores:
     for text in batch.texts:
         words = _WORDS.findall(text.lower())
         counts.append(count_listed(words, phrases))
+        # A phrase counts once per place, so overlapping entries could exceed the number of words.
         shares.append(min(1.0, counts[-1] / max(1, len(words))))
     return DocumentScores({"count": counts, "share": shares})

@@ -97,6 +97,7 @@ def score_gopher_quality(batch: TextBatch, scorer: GopherQualityScorer) -> Docum
             "ellipsis_ratio": ellipses / count,
             "bullet_lines": lines[:, 1] / line_count,
             "ellipsis_lines": lines[:, 2] / line_count,
+            # One pass over the batch's code points instead of one per word.
             "alphabetic_words": batch.sum_by_text(_with_letters(batch.codes, words)) / count,
             "stop_words": [_stop_words(text) for text in texts],
         }
@@ -118,6 +119,7 @@ def _with_letters(codes: np.ndarray, words: Words) -> Bool[np.ndarray, " words"]
     found = np.zeros(len(words.start), dtype=bool)
     for begin in range(0, len(found), _WORDS_AT_ONCE):
         start, end = words.start[begin : begin + _WORDS_AT_ONCE], words.end[begin : begin + _WORDS_AT_ONCE]
+        # Prefix sums of letters: a word has one where the sum grows within it.
         before = np.zeros(int(end[-1] - start[0]) + 1, dtype=np.int32)
         np.cumsum(is_letter(codes[start[0] : end[-1]]), dtype=np.int32, out=before[1:])
         found[begin : begin + _WORDS_AT_ONCE] = before[end - start[0]] > before[start - start[0]]
@@ -125,6 +127,7 @@ def _with_letters(codes: np.ndarray, words: Words) -> Bool[np.ndarray, " words"]
 
 
 def _stop_words(text: str) -> int:
+    # Spaces at both ends, so that the first and the last word are found like all others.
     plain = b" %b " % text.encode("utf-8", errors="replace").translate(_PLAIN)
     return sum(word in plain for word in _STOP_BYTES)
 
@@ -132,6 +135,7 @@ def _stop_words(text: str) -> int:
 @cache
 def _letters() -> Bool[np.ndarray, " codes"]:
     """Which code points are letters."""
+    # str.isalpha knows all scripts; one table makes it a lookup.
     return np.fromiter(map(str.isalpha, map(chr, range(0x110000))), dtype=bool, count=0x110000)
 
 
@@ -142,4 +146,5 @@ def is_letter(codes: np.ndarray) -> Bool[np.ndarray, " characters"]:
     return _letters()[codes]
 
 
+# Bytes above 127 are no ASCII text, so their entries are never asked.
 _ASCII_LETTERS = np.array([chr(code).isalpha() for code in range(128)] + [False] * 128)

@@ -99,12 +99,14 @@ class Repeats(NamedTuple):
 def score_gopher_repetition(batch: TextBatch, scorer: GopherRepetitionScorer) -> DocumentScores:
     """The measured values, by the names of the limits."""
     values: dict[str, list[float]] = {}
+    # Bounded: measuring a book of 100 MB whole would take a gigabyte.
     batch = cut_to(batch, MOST_WORDS, MOST_LINES)
     first_too = scorer.counted == "copies"
     parts = [_repeated_parts(text, first_too) for text in batch.texts]
     names = ("lines", "lines_characters", "paragraphs", "paragraphs_characters")
     for number, name in enumerate(names):
         values[f"duplicate_{name}"] = [part[number] for part in parts]
+    # Characters of all words before each one, so any run of words is a difference of two sums.
     characters = np.zeros(len(batch.words.start) + 1, dtype=np.int32)
     np.cumsum(batch.words.lengths, dtype=np.int32, out=characters[1:])
     total = np.maximum(batch.sum_by_text(batch.words.lengths), 1)
@@ -123,6 +125,7 @@ def _repeated_parts(text: str, first_too: bool) -> tuple[float, float, float, fl
     """Shares of lines, of their characters, of paragraphs and of theirs that occurred before, or of all that occur again."""
     all_lines = text.splitlines()
     lines = [line for line in map(str.strip, all_lines) if line]
+    # Without a repeated line nothing else needs to be counted, which holds for most texts.
     if len(set(lines)) == len(lines):
         # A paragraph that occurs again has lines that do.
         return 0.0, 0.0, 0.0, 0.0
@@ -133,6 +136,7 @@ def _repeated_parts(text: str, first_too: bool) -> tuple[float, float, float, fl
 
 
 def _repeated_shares(parts: list[str], first_too: bool) -> tuple[float, float]:
+    # The first copy counts only where the scorer says so.
     repeats = [(times - 1 + first_too, len(part)) for part, times in Counter(parts).items() if times > 1]
     share = sum(times for times, _ in repeats) / max(1, len(parts))
     return share, sum(times * length for times, length in repeats) / max(1, sum(map(len, parts)))
@@ -189,12 +193,14 @@ def _repeated(
     Bool[np.ndarray, " repeats"],
 ]:
     """As `_repeated_part`, for many n-grams, partitioned by their sum: equal ones share a partition, so memory is that of one."""
+    # Parts are bounded by the values of a byte, of which one marks n-grams that are done.
     parts = min(len(sums) // _PIECE_NGRAMS + 1, _NO_PART)
     if parts == 1:
         return _repeated_part(start, sums)
     part = np.empty(len(sums), dtype=np.uint8)
     for begin in range(0, len(sums), _PIECE_NGRAMS):
         piece = slice(begin, begin + _PIECE_NGRAMS)
+        # Scrambled, so that the parts are of like size.
         part[piece] = (scramble(sums[piece]) >> np.uint64(40)) % np.uint64(parts)
     # Written to their places in the text's order, as a single part has them.
     repeated = np.zeros(len(sums), dtype=bool)
@@ -206,6 +212,7 @@ def _repeated(
         same = sums == value
         part[same] = _NO_PART
         again |= same
+        # argmax finds the first copy, which is no repeat.
         again[same.argmax()] = False
         repeated |= same
         group[same] = groups
@@ -222,9 +229,11 @@ def _repeated(
 
 def _frequent(sums: UInt64[np.ndarray, " ngrams"]) -> UInt64[np.ndarray, " frequent"]:
     """Sums of which a sample has many, and which therefore occur more than once."""
+    # A fixed seed: the sample, and with it the time, is the same in every run.
     sample = sums[np.random.default_rng(0).integers(0, len(sums), _SAMPLE)]
     values, counts = np.unique(sample, return_counts=True)
     values = values[counts > _MANY]
+    # A sample draws with replacement, so a single n-gram could be drawn many times.
     return values[[np.count_nonzero(sums == value) > 1 for value in values]] if len(values) else values
 
 
@@ -240,6 +249,7 @@ def _repeated_part(
     # Most n-grams are alone in their slot of a table and need not be sorted.
     slots = 1 << max(10, (2 * len(sums)).bit_length())
     slot = (scramble(sums) & np.uint64(slots - 1)).view(np.int64)
+    # Crowded slots hold all repeats, and a few n-grams that share one by chance.
     crowded = np.bincount(slot, minlength=slots)[slot] > 1
     start, sums = start[crowded], sums[crowded]
     if not len(sums):
@@ -265,6 +275,7 @@ def _top_characters(
     top = np.zeros(len(batch))
     if not len(repeats.start):
         return top
+    # One entry per repeated n-gram: its first place.
     first = repeats.start[~repeats.again]
     times = np.bincount(repeats.group)[repeats.group[~repeats.again]]
     text = batch.words.text[first]
@@ -273,6 +284,7 @@ def _top_characters(
     best = np.flatnonzero(times == most[text])
     # Places ascend, so the first of a text's best comes first.
     best = best[np.unique(text[best], return_index=True)[1]]
+    # Characters of one copy, times its copies.
     top[text[best]] = (characters[first[best] + n] - characters[first[best]]) * times[best]
     return top
 

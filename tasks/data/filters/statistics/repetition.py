@@ -93,12 +93,14 @@ def score_repetition(batch: TextBatch, scorer: RepetitionScorer) -> DocumentScor
     """
     # Lone surrogates are replaced at intake; whatever else calls this gets the same answer as the tokenizer.
     encoded = [text.encode("utf-8", errors="replace") for text in batch.texts]
+    # One more for the zero byte that joins the texts and that no text holds.
     bounds = np.cumsum([0, *(len(data) + 1 for data in encoded)])
     suspects: dict[int, list[tuple[int, int]]] = {}
     for start, end in suspicious_runs(b"\0".join(encoded), scorer.max_period, scorer.min_times):
         first = int(np.searchsorted(bounds, start, side="right")) - 1
         last = int(np.searchsorted(bounds, end - 1, side="right")) - 1
         for index in range(first, min(last, len(batch) - 1) + 1):
+            # A run may reach over several texts; each gets its part.
             run = (max(0, start - int(bounds[index])), min(len(encoded[index]), end - int(bounds[index])))
             suspects.setdefault(index, []).append(run)
     times = [0] * len(batch)
@@ -119,6 +121,7 @@ def repeated_spans(
     lengths = tokenizer.byte_lengths().astype(np.uint8)
     for start, end in _token_aligned(data, runs):
         ids = tokenizer.encode_array(data[start:end].decode("utf-8"))
+        # Fewer tokens than repetitions cannot repeat so often.
         if ids.size < scorer.min_times:
             continue
         offsets = _offsets(ids, lengths, start)
@@ -157,6 +160,7 @@ class Characters:
             self._blocks = np.cumsum(counts)
         # A character that begins before the end and goes on after it is not whole.
         first = end
+        # Bytes 10xxxxxx continue a character, so the cut moves back to its first byte.
         while first > 0 and first < len(self._bytes) and self._bytes[first] & 0xC0 == 0x80:
             first -= 1
         block = first // _BLOCK
@@ -176,6 +180,7 @@ def _token_aligned(data: bytes, runs: list[tuple[int, int]]) -> list[tuple[int, 
         if slices and end <= floor:
             continue
         start = _cut_before(data, floor, start) if start > floor else floor
+        # Widened to the next sure cut, so that the tokens are those of the whole text.
         cut = _CUT.search(data, end)
         end = cut.start() + 1 if cut else len(data)
         if slices and start == floor:
@@ -221,6 +226,7 @@ def _dense_runs(array: UInt8[np.ndarray, " bytes"], period: int, equal_periods: 
     """Runs of one short period, by comparing every byte with the one a period later, eight comparisons at a
     time."""
     equal = array[period:] == array[:-period]
+    # Eight comparisons are one 64-bit word, which equals 0x0101... where all hold.
     groups = equal[: equal.size // 8 * 8].view(np.uint64)
     whole = np.flatnonzero(groups == _ALL_EQUAL)
     needed = equal_periods * period
@@ -229,6 +235,7 @@ def _dense_runs(array: UInt8[np.ndarray, " bytes"], period: int, equal_periods: 
     breaks = np.flatnonzero(np.diff(whole) != 1)
     firsts = whole[np.concatenate([[0], breaks + 1])]
     lasts = whole[np.concatenate([breaks, [whole.size - 1]])]
+    # A run of groups may be up to 7 bytes longer at either end, hence 14.
     enough = (lasts - firsts + 1) * 8 + 14 >= needed
     runs = []
     for first, last in zip((firsts[enough] * 8).tolist(), (lasts[enough] * 8 + 8).tolist(), strict=True):
@@ -247,6 +254,7 @@ def _sparse_runs(
     """Runs of longer periods: each holds a grid point whose window occurs again one period later. The grid may be as
     wide as the shortest period allows.
     """
+    # As wide as the shortest period allows: a run that long must cover a point of the grid.
     stride = equal_periods * periods.start - _WINDOW + 1
     runs: list[tuple[int, int]] = []
     done = 0
@@ -267,6 +275,7 @@ def _sparse_runs(
                 start, end = _extent(array, point, period)
                 if end - start >= (equal_periods + 1) * period:
                     runs.append((start, end))
+                    # Points inside a run that was found need no search of their own.
                     done = max(done, end - equal_periods * periods.start)
                     break
             again = data.find(window, again + 1, limit)

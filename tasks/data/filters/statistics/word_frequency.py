@@ -46,6 +46,7 @@ def score_word_frequency(batch: TextBatch) -> DocumentScores:
     if len(batch.words.text):
         # Sorted by text, then by what is left of the hash: 48 bits or more in batches of up to 65,536 texts.
         bits = max(1, (len(batch) - 1).bit_length())
+        # The upper bits make room for the text's number, so one sort serves all texts.
         keys = batch.word_hashes >> np.uint64(bits)
         if len(batch) > 1:
             keys |= batch.words.text.astype(np.uint64) << np.uint64(64 - bits)
@@ -58,6 +59,7 @@ def score_word_frequency(batch: TextBatch) -> DocumentScores:
         first[owners] = np.maximum.reduceat(counts, begins)
         # Without one of the most frequent, the next is the second.
         best = np.flatnonzero(counts == first[text])
+        # The most frequent word is taken out, once per text, and the next maximum is the second.
         counts[best[np.unique(text[best], return_index=True)[1]]] = 0
         second[owners] = np.maximum.reduceat(counts, begins)
     total = np.maximum(batch.word_counts, 1)

@@ -34,6 +34,7 @@ def list_hub(dataset: str, revision: str) -> Listing:
     """The listing at a commit, from the local cache where it was asked for before."""
     root = hub_root(dataset, revision)
     store = Store(str(default_cache(root)))
+    # Several workers may ask at once; one asks the hub and the others read what it wrote.
     with locked(Path(store.url)):
         if store.exists("listing.json"):
             return Listing(**orjson.loads(store.read("listing.json")))
@@ -53,6 +54,7 @@ def _ask(dataset: str, revision: str) -> Listing:
         with open_hub_file(hub_root(dataset, revision), README, sizes.get(README, 0)) as stream:
             text = b"".join(iter(lambda: stream.read(1 << 20), b""))
     except EntryNotFoundError:
+        # A dataset without a README has no configurations to name.
         return Listing(sizes, [])
     return Listing(sizes, configs_of(text.decode("utf-8", errors="replace")))
 
@@ -60,6 +62,7 @@ def _ask(dataset: str, revision: str) -> Listing:
 def list_folder(folder: str) -> Listing:
     """The listing of a local folder in a dataset's layout."""
     store = Store(folder)
+    # Hidden files are no data: `.cache` of the hub's client would double a dataset.
     names = [name for name in store.walk("") if not any(part.startswith(".") for part in name.split("/"))]
     readme = store.read(README).decode("utf-8", errors="replace") if README in names else ""
     return Listing(dict.fromkeys(names, 0), configs_of(readme))
@@ -71,6 +74,7 @@ def configs_of(readme: str) -> list[dict[str, Any]]:
     if not head:
         return []
     try:
+        # safe_load: a README is text of others.
         facts = yaml.safe_load(head[1])
     except yaml.YAMLError as error:
         raise ValueError(f"the head of the dataset's README.md is no YAML: {error}") from error
@@ -125,6 +129,7 @@ def _splits(listing: Listing, names: Sequence[str], subset: str) -> dict[str, li
         if isinstance(files, list) and files and isinstance(files[0], dict):
             splits = {str(entry["split"]): _list(entry["path"]) for entry in files}
         else:
+            # `datasets` knows files as a text, as a list and by split; its own function makes them one form.
             splits = sanitize_patterns(files)
     else:
         splits = _default_splits([name.removeprefix(below) for name in names if name.startswith(below)])
@@ -144,6 +149,7 @@ def _config(configs: list[dict[str, Any]], subset: str) -> dict[str, Any]:
         if known:
             raise ValueError(f"the dataset has no subset {subset!r}; it has {', '.join(sorted(known))}")
         return {"data_dir": "" if subset == "default" else subset}
+    # One that is marked as default goes before one that is called so.
     chosen = [config for config in configs if config.get("default")] or [
         known[name] for name in known if name == "default"
     ]
@@ -157,6 +163,7 @@ def _default_splits(names: Sequence[str]) -> dict[str, list[str]]:
     from datasets.data_files import _get_data_files_patterns  # pyright: ignore[reportPrivateUsage]
 
     try:
+        # The rules of `datasets` themselves, so that a folder means the same splits here and there.
         return _get_data_files_patterns(lambda pattern: match(names, pattern))
     except FileNotFoundError:
         raise ValueError("the dataset, or the folder of its subset, holds no files") from None

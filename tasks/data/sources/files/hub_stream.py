@@ -67,6 +67,7 @@ class HubStream(io.RawIOBase):
         """Ask for the bytes from the present position on; a file of another commit or version is an OSError."""
         from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
+        # identity: a compressed transfer could not be taken up in its middle.
         session, headers = get_session(), {**build_hf_headers(), "Accept-Encoding": "identity"}
         if self._position:
             headers["Range"] = f"bytes={self._position}-"
@@ -78,8 +79,10 @@ class HubStream(io.RawIOBase):
             self._disconnect()
             raise
         answers = [*self._response.history, self._response]
+        # Redirects lead to another storage; the hub's own headers are in the first answer.
         commit = next((one.headers["X-Repo-Commit"] for one in answers if "X-Repo-Commit" in one.headers), "")
         tag = next((one.headers[key] for one in answers for key in ("X-Linked-Etag", "ETag") if key in one.headers), "")
+        # A commit or ETag that changed would join two files' bytes.
         if commit not in ("", self._revision) or self._etag not in ("", tag):
             raise OSError(f"the hub gave commit {commit} and version {tag}, not {self._revision} and {self._etag}")
         self._etag = tag
@@ -99,6 +102,7 @@ class HubStream(io.RawIOBase):
         for attempt in range(_TRIES):
             try:
                 if self._response is None:
+                    # A size of 0 means that nobody knows it, so only the stream's end tells.
                     if self._position >= self._size > 0:
                         return b""
                     self._connect()
@@ -111,6 +115,7 @@ class HubStream(io.RawIOBase):
                     raise (
                         error if isinstance(error, OSError) else OSError(f"{type(error).__name__}: {error}")
                     ) from error
+                # 0.5, 1, 2, 4 seconds: a busy server is given time.
                 time.sleep(2**attempt / 2)
         data, self._held = (self._held, b"") if size < 0 else (self._held[:size], self._held[size:])
         self._position += len(data)
@@ -129,6 +134,7 @@ class HubStream(io.RawIOBase):
         """Move; the next read asks for what is there."""
         target = offset + (0, self._position, self._size)[whence]
         if target != self._position:
+            # Moving drops the connection; the next read asks for bytes from the new place.
             self._disconnect()
             self._position = target
         return target
@@ -141,4 +147,5 @@ class HubStream(io.RawIOBase):
 def _may_pass(error: Exception) -> bool:
     """Whether asking again may help: a lost connection, a server that is busy."""
     status = getattr(getattr(error, "response", None), "status_code", 503)
+    # Without a status it was the connection that failed, which is worth another try.
     return status == 429 or status >= 500

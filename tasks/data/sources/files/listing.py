@@ -61,6 +61,7 @@ class _Medium(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         try:
+            # A decompressor raises OSError too, for bad content; the two must not be mixed up.
             data = self._stream.read(len(buffer)) or b""
         except OSError as error:
             raise SourceFailureError(
@@ -123,6 +124,7 @@ class SourceFile(Config):
             try:
                 yield stream
             finally:
+                # Compared after reading, even where the reader stopped early: what it read must be the pinned file.
                 self._compare(before, current_version(store, self.name) if before.stamp else self._checked(store))
 
     def _checked(self, store: Store) -> Version:
@@ -170,6 +172,7 @@ def find_files(
                 f"{pattern!r} matches no file; give a file, a folder with files ending in "
                 f"{', '.join(suffixes)}, or a glob, local or as a URL such as s3://bucket/folder/*.jsonl.zst"
             )
+        # A dict keeps the first place of a file that two patterns name.
         found |= {f"{root}/{name}": (root, name) for name in names}
     return pin_files(found.values())
 
@@ -231,6 +234,7 @@ def chosen(names: Iterable[str], include: tuple[str, ...], exclude: tuple[str, .
     A glob without a slash is compared with the last part of a name, as in `.gitignore`; `*` stays within a part, `**` goes
     through folders.
     """
+    # Compiled once for all names: a listing may have 100,000.
     wanted, unwanted = ([re.compile(_anywhere(glob)) for glob in globs] for globs in (include, exclude))
     return [
         name
@@ -241,6 +245,7 @@ def chosen(names: Iterable[str], include: tuple[str, ...], exclude: tuple[str, .
 
 
 def _anywhere(glob: str) -> str:
+    # As in .gitignore, a glob without a slash matches at any depth.
     return glob_expression(glob if "/" in glob else f"**/{glob}")
 
 
@@ -265,6 +270,7 @@ def _split(pattern: str) -> tuple[str, str, bool]:
     # A path that is there is meant as it stands, even where it has the signs of a glob.
     literal = "://" not in pattern and Path(pattern).exists()
     glob = None if literal else _GLOB.search(pattern)
+    # The root ends before the first sign of a glob, so that only what is below it is listed.
     cut = pattern.rfind("/", 0, glob.start() if glob else len(pattern))
     root, name = pattern[:cut] or "/", pattern[cut + 1 :]
     if glob is None and Store(root).size(name) is None:
@@ -284,6 +290,7 @@ def _walk(root: str, suffixes: tuple[str, ...]) -> list[str]:
     store = Store(root)
     names = [name for name in store.walk("") if not re.search(r"(?:^|/)\.", name)]
     others = [name for name in names if not _ends_in(name, suffixes)] if store.is_local else []
+    # Asked of names with another ending only, since each question is a call to the system.
     links = [name for name in others if Path(root, name).is_dir()]
     if links:
         raise ValueError(
@@ -299,5 +306,7 @@ def glob_expression(pattern: str) -> str:
     parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]*\])", pattern)
     special = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     return "".join(
-        special.get(part, part.replace("[!", "[^") if part.startswith("[") else re.escape(part)) for part in parts
+        # [!a] of globs is [^a] of regular expressions.
+        special.get(part, part.replace("[!", "[^") if part.startswith("[") else re.escape(part))
+        for part in parts
     )

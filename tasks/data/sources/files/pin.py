@@ -40,11 +40,13 @@ def current_version(store: Store, name: str) -> Version | None:
             found = os.stat(store.full(name))
         except FileNotFoundError:
             return None
+        # ctime and inode: mtime can be set back by anyone, ctime cannot.
         return Version(found.st_size, f"{found.st_ctime_ns}-{found.st_ino}", found.st_mtime_ns, found.st_ctime_ns)
     try:
         facts = store.fs.info(store.full(name))
     except FileNotFoundError:
         return None
+    # Stores quote ETags, some with and some without.
     stamp = next((str(facts[key]).strip('"') for key in _NAMES if facts.get(key)), "")
     return Version(int(facts["size"]), stamp, 0, 0)
 
@@ -56,6 +58,7 @@ def settled_version(store: Store, name: str) -> Version | None:
         return version
     age = time.time() - version.changed / 1e9
     if 0 <= age < _TICK_SECONDS:
+        # Waits out the clock's tick, so that a later change has another stamp.
         time.sleep(_TICK_SECONDS - age)
     return current_version(store, name)
 
@@ -64,6 +67,7 @@ def fingerprint(store: Store, name: str, version: Version) -> tuple[int, str, st
     """(bytes, hash or "", version or ""): how a file is pinned. The same content at the same place has the same."""
     if not store.is_local and version.stamp:
         return version.size, "", version.stamp
+    # Large files are sampled, so their time of change is part of the pin.
     pin = str(version.modified) if store.is_local and version.size > WHOLE_BYTES else ""
     # Without a stamp the version does not tell contents apart, and the hash is computed again.
     return version.size, (_hash if version.stamp else _hash.__wrapped__)(store.url, name, version), pin
@@ -72,6 +76,7 @@ def fingerprint(store: Store, name: str, version: Version) -> tuple[int, str, st
 @lru_cache(4096)
 def _hash(url: str, name: str, version: Version) -> str:
     """Hash of the content. A worker asks again for every part of a file that it reads; the version says if it may differ."""
+    # The size goes first: samples of files of different length may be equal.
     digest = hashlib.sha256(str(version.size).encode())
     with Store(url).open(name) as file:
         if version.size <= WHOLE_BYTES:

@@ -25,6 +25,7 @@ def body_of(data: bytes, headers: Any, limit: int) -> bytes:
     """The decoded body, cut at `limit` bytes. OSError where it cannot be decoded; `headers` is None where there are none."""
     if headers is None:
         return data
+    # Transfer encoding is the outer layer, so it is undone first.
     for name in _encodings(headers, "Transfer-Encoding") + _encodings(headers, "Content-Encoding"):
         if name not in _DECODERS:
             raise OSError(f"the body has an encoding that is not known: {name[:40]!r}")
@@ -57,6 +58,7 @@ def _from_chunks(data: bytes, limit: int) -> bytes:
         if not size:
             return bytes(body)
         part = data[found.end() : found.end() + size]
+        # A cut chunk would be text that ends in the middle of a sentence.
         if len(part) < size:
             raise OSError(f"a chunk is cut off: {len(part):,} of {size:,} bytes")
         body += part
@@ -69,6 +71,7 @@ def _from_chunks(data: bytes, limit: int) -> bytes:
 def _from_gzip(data: bytes, limit: int) -> bytes:
     """Members one after another; what follows the last and is none is passed over, as in browsers."""
     body, data = _inflated(data, 31, limit)
+    # gzip data may have several members, one after another.
     while data.startswith(_GZIP) and len(body) < limit:
         part, data = _inflated(data, 31, limit - len(body))
         body += part
@@ -86,6 +89,7 @@ def _inflated(data: bytes, bits: int, limit: int) -> tuple[bytes, bytes]:
     """(decoded, what follows) of one stream."""
     inflater = zlib.decompressobj(bits)
     try:
+        # The limit is for the decoded bytes: a small body may unpack to gigabytes.
         body = inflater.decompress(data, limit)
     except zlib.error as error:
         raise OSError(f"the compressed body is broken: {error}") from error
@@ -122,5 +126,6 @@ def with_line_ends(record: ArchiveRecord) -> ArchiveRecord:
     if found is None:
         return record
     body = found[0].replace(b"\n", b"\r\n") + record.body[found.end() :]
+    # The length changed with the line ends, and readers go by it.
     head = re.sub(rb"(?im)^(Content-Length:[ \t]*)\d+", rb"\g<1>%d" % len(body), record.head, count=1)
     return record._replace(head=head, body=body, length=len(body))

@@ -32,6 +32,7 @@ _DECODERS = {"gbk": "gb18030", "big5": "big5hkscs"}
 
 def charset_of(data: bytes, named: str) -> str:
     """Python's name of a page's charset; `named` is what the server said, or ""."""
+    # A byte order mark goes before what anyone says, as in browsers.
     for mark, charset in _MARKS:
         if data.startswith(mark):
             return charset
@@ -62,6 +63,7 @@ def _declared(data: bytes) -> str:
     for found in (*_META.finditer(head), *_XML.finditer(head)):
         charset = from_label(found[1].decode("ascii", errors="replace"))
         if charset:
+            # A declaration that can be read in ASCII proves that the page is not UTF-16.
             return "utf-8" if charset.startswith("utf-16") else charset
     return ""
 

@@ -60,7 +60,9 @@ class Damage:
         """The rows that begin in a broken line."""
         line = line.strip()
         goes_on = not line.startswith(b"{") and self.is_open()
+        # Open where the line begins an object, or goes on with one, and does not end it.
         self._open = (goes_on or line.startswith(b"{")) and not line.endswith(b"}")
+        # A line that goes on with an earlier row begins none itself.
         return 1 - goes_on + len(_GLUED.findall(line))
 
 
@@ -85,15 +87,18 @@ def line_values(line: bytes, problem: str, damage: Damage, url: str, number: int
     if not line.strip():
         return
     value, problem, repaired = parse_line(line)
+    # Whole again: what was broken before ends here.
     if not problem:
         damage.close()
         yield from _rows(value, repaired)
         return
+    # Files of old systems end rows with a carriage return alone.
     parts = [part for part in line.split(b"\r") if part.strip()]
     if len(parts) == 1:
         yield _broken(line, problem, damage, url, number)
         return
     for index, part in enumerate(parts):
+        # Only the last part can be cut off; the others were ended by their carriage return.
         last = index == len(parts) - 1 and not line.endswith((b"\n", b"\r"))
         found = line_values(part if last else part + b"\n", "", damage, url, number)
         yield from (one._replace(suffix=f":{index}{one.suffix}") for one in found)
@@ -140,6 +145,7 @@ def open_before(file: SourceFile, end: int) -> bool:
         stream.seek(start)
         before = stream.read(end - start)
     lines = list(io.BytesIO(before))
+    # From the last line back: the nearest one that begins an object.
     first = next((place for place in range(len(lines) - 1, -1, -1) if lines[place].lstrip().startswith(b"{")), None)
     damage = Damage()
     if first is None:

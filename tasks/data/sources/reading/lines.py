@@ -33,6 +33,7 @@ def read_lines(
     with file.open() as raw:
         stream = open_lines(raw, file.name)
         first = _seek_line(stream, start) if start else 0
+        # Counted only when a line must be named, since it reads all that comes before.
         intake.begin(first, cache(lambda: count_lines(file, first)))
         damage = Damage(lambda: open_before(file, first) if first else False)
         place: dict[str, Any] = {"file": file.url}
@@ -72,6 +73,7 @@ def line_rows(file: SourceFile, limit: int) -> Iterator[tuple[int, dict[str, Any
             if problem.startswith(ENDS):
                 raise BrokenFileError(file.url, problem, number)
             for found in line_values(line, problem, damage, file.url, number):
+                # A broken line may stand for several rows, and each is given as unusable.
                 for _ in range(found.rows):
                     yield number, found.value if not found.problem and isinstance(found.value, dict) else None
 
@@ -118,6 +120,7 @@ def cut_lines(
                 return
             offset, position = position, position + len(line)
             if len(line) > limit:
+                # The rest of a line that is too long is read and not held.
                 position += _skip_line(stream, most - position) if not line.endswith(b"\n") else 0
                 yield offset, line, f"too_long: over {limit:,} bytes"
             else:
@@ -131,6 +134,7 @@ def cut_lines(
 
 def _seek_line(stream: io.BufferedReader, start: int) -> int:
     """Move to the first line that begins at or after `start`; returns its offset."""
+    # One byte back: if it is a newline, a line begins exactly at `start`.
     stream.seek(start - 1)
     return start - 1 + _skip_line(stream, None)
 

@@ -66,12 +66,14 @@ def is_too_deep(html: str, tree: HTMLTree) -> bool:
 
 
 def _may_be_deep(html: str) -> bool:
+    # Fewer tags than the limit cannot nest deeper.
     if html.count("<") <= MAX_DEPTH:
         return False
     left_open: Counter[str] = Counter()
     depth = 0
     for end, name in _TAG.findall(html):
         tag = name.lower()
+        # End tags without a start, and elements that close themselves, do not deepen a tree.
         if tag in _UNCOUNTED:
             continue
         if not end:

@@ -43,6 +43,7 @@ def read_page(intake: Intake, file: SourceFile, name: str) -> None:
     place = {"file": file.url, "line_number": 1}
     with file.open() as raw:
         try:
+            # One byte more than allowed tells a page that is too long from one that just fits.
             data = open_lines(raw, file.name).read(MAX_PAGE_BYTES + 1)
         except OSError as error:
             data, problem = b"", f"unreadable: {error}"
@@ -110,6 +111,7 @@ def _row_of(page: Page) -> tuple[dict[str, Any], str]:
     if not text.strip():
         return {}, "no_text: the page holds no text"
     language, _ = detect_fast(text[:_LANGUAGE_CHARACTERS])
+    # Record id and date become the document's own id and time below.
     kept = {key: value for key, value in facts.items() if key not in ("record", "date")}
     row = {"text": text, "metadata": {**kept, "charset": charset, "language": language}}
     return row | {"id": facts.get("record"), "created": facts.get("date")}, ""
@@ -161,6 +163,7 @@ def _read_record(record: Any) -> tuple[Page, str]:
         "content_type": record.http_content_type or record.headers.get("Content-Type", "").split(";")[0].strip(),
     }
     data = record.reader.read(length)
+    # A head without its blank line leaves no body; both are a crawl that broke off.
     if len(data) < length or (record.record_type == WarcRecordType.response and record.http_headers is None):
         return (data, "", facts), f"cut_off: {len(data):,} of {length:,} bytes, or without an HTTP head"
     try:

@@ -62,6 +62,7 @@ def _checked(stream: io.BufferedReader, file: SourceFile, number: int) -> Archiv
 
 def _next(stream: io.BufferedReader, number: int) -> ArchiveRecord | None:
     """The next record; None at the end. ValueError where the framing breaks."""
+    # Bounded: a broken archive may have no newline for gigabytes.
     line = stream.readline(100)
     while line in (b"\r\n", b"\n"):
         line = stream.readline(100)
@@ -71,6 +72,7 @@ def _next(stream: io.BufferedReader, number: int) -> ArchiveRecord | None:
         raise ValueError(f"a record should begin here, and {line[:40]!r} stands here")
     head = line + _rest_of_head(stream)
     lengths = _LENGTH.findall(head)
+    # Two lengths, or none, leave the frame of the record unknown.
     if len(lengths) != 1:
         raise ValueError("the record's head says no length that makes sense")
     length = int(lengths[0])

@@ -15,6 +15,7 @@ def separated_rows(file: SourceFile, limit: int) -> Iterator[tuple[int, dict[str
     with file.open() as raw:
         text = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
         rows = csv.reader(text, dialect="excel-tab" if file.name.lower().endswith(".tsv") else "excel", strict=True)
+        # The module's limit is shared by the process, so it is put back afterwards.
         previous = csv.field_size_limit(limit)
         number = 0
         try:
@@ -26,4 +27,5 @@ def separated_rows(file: SourceFile, limit: int) -> Iterator[tuple[int, dict[str
             raise BrokenFileError(file.url, f"it is no table of separated values, {error}", number + 1) from error
         finally:
             csv.field_size_limit(previous)
+            # Detached, or closing the text would close the stream of whoever opened it.
             text.detach()

@@ -45,6 +45,7 @@ def read_table(
     before, most = intake.bytes, most_bytes(file)
     for group, number, row, problem, rows in table_rows(file, start, end, limit=intake.room):
         place: dict[str, Any] = {"file": file.url, "line_number": number, "group": group}
+        # A row with a problem has no fields to rename.
         row, problem = (table_row(row, fields), problem) if not problem else (row, problem)
         if not problem and isinstance(row["text"], bytes):
             row["text"], problem = _decoded(row["text"])
@@ -98,6 +99,7 @@ def _parquet_rows(
     stream: io.BufferedReader, file: SourceFile, start: int, end: int | None, limit: float
 ) -> Iterator[_Found]:
     try:
+        # Checksums of pages are verified: a flipped bit would be a wrong text without an error.
         table = pq.ParquetFile(stream, buffer_size=1 << 20, page_checksum_verification=True)
         # Arrow keeps the schema of who wrote the file next to Parquet's own; a broken one must not hide the columns.
         metadata = table.metadata
@@ -107,9 +109,11 @@ def _parquet_rows(
     except _UNREADABLE as error:
         raise BrokenFileError(file.url, f"its footer cannot be read ({error})", 1) from error
     for group in groups:
+        # The limit is asked before a group is decoded.
         if limit <= 0:
             return
         rows = metadata.row_group(group).num_rows
+        # Rows wait until the group is whole; a group that breaks at its end would else be counted twice.
         with SpooledTemporaryFile(max_size=_HELD_BYTES) as held:
             try:
                 _hold(_whole_batches(table, group, limit), held)
@@ -134,6 +138,7 @@ def _whole_batches(table: pq.ParquetFile, group: int, limit: float) -> Iterator[
             batch = next(batches, None)
         except _UNREADABLE as error:
             raise _BlockError(str(error)) from error
+        # A group with more or fewer rows than its footer says hides or invents some.
         if not batch or given + batch.num_rows > wanted:
             found = given + (batch.num_rows if batch else 0)
             raise _BlockError(f"{found:,} rows are there, the footer says {wanted:,}")
@@ -167,6 +172,7 @@ def _check_counts(metadata: pq.FileMetaData) -> None:
     total = sum(group.num_rows for group in groups)
     if total != metadata.num_rows:
         raise ValueError(f"its row groups hold {total:,} rows, the file {metadata.num_rows:,}")
+    # Columns inside lists have more values than rows, so only flat ones are compared.
     flat = [index for index in range(metadata.num_columns) if metadata.schema.column(index).max_repetition_level == 0]
     for number, group in enumerate(groups):
         values = {group.column(index).num_values for index in flat}
@@ -180,6 +186,7 @@ def _check_alone(stream: io.BufferedReader, file: SourceFile, metadata: pq.FileM
     columns = [group.column(index) for group in groups for index in range(metadata.num_columns)]
     starts = [column.dictionary_page_offset or column.data_page_offset for column in columns]
     end = max((at + one.total_compressed_size for at, one in zip(starts, columns, strict=True)), default=len(_PARQUET))
+    # The last eight bytes are the footer's length and the magic word.
     stream.seek(-8, io.SEEK_END)
     footer = file.size - 8 - int.from_bytes(stream.read(4), "little")
     # Between pages and footer there are only indexes and Bloom filters, in most files nothing.
@@ -207,6 +214,8 @@ def _arrow_rows(stream: io.BufferedReader, file: SourceFile) -> Iterator[_Found]
     """Rows of an Arrow file or stream (`datasets` writes streams)."""
     for group, batch in enumerate(_arrow_batches(stream, file)):
         try:
+            # validate(full=True) finds offsets that lead out of the
+            # buffer, at which decoding would crash the process.
             batch.validate(full=True)
             # Decoding needs what validation has shown to be safe.
             parts = [_batch_rows(batch.slice(at, _BATCH_ROWS)) for at in range(0, batch.num_rows, _BATCH_ROWS)]
@@ -259,6 +268,7 @@ def _batch_rows(batch: pa.RecordBatch) -> list[tuple[dict[str, Any], str]]:
     try:
         return [(row, "") for row in batch.to_pylist()]
     except _NO_VALUE:
+        # Row by row: one date after the year 9999 must not cost the batch.
         return [_single_row(batch.slice(index, 1)) for index in range(batch.num_rows)]
 
 
@@ -292,4 +302,5 @@ def _rows_at_once(metadata: pq.FileMetaData, group: int) -> int:
 def block_ranges(size: int, each: int) -> Sequence[tuple[int, int | None]]:
     """Byte ranges of a Parquet file, so that no footer is read to plan the work; the last one is open."""
     starts = range(0, max(size, 1), max(1, each))
+    # The last range is open, so every row group belongs to exactly one.
     return [(start, start + each if start + each < size else None) for start in starts]

@@ -31,8 +31,10 @@ def read_text(intake: Intake, file: SourceFile, name: str, separator: str) -> No
                 intake.reject_problem(problem, data, file=file.url, line_number=line, broke=broke)
                 continue
             try:
+                # utf-8-sig for the first part only: a byte order mark stands at a file's beginning.
                 text = data.decode("utf-8-sig" if index == 0 else "utf-8")
             except UnicodeDecodeError as error:
+                # The line of the first bad byte, not of the document's beginning.
                 line += data.count(b"\n", 0, error.start)
                 intake.reject("not_utf8", str(error), data[error.start :], file=file.url, line_number=line)
                 continue
@@ -53,6 +55,7 @@ def cut_parts(stream: io.BufferedReader, separator: bytes, limit: int, most: int
             total += len(block)
             held += block
             start = 0
+            # What was searched before is not searched again, or a part without separators takes quadratic time.
             while separator and (cut := held.find(separator, max(start, searched))) >= 0:
                 if not skipping:
                     yield line, *_bounded(held, start, cut, limit)

@@ -21,12 +21,14 @@ def gsm8k_match(text: str, truth: str) -> tuple[bool, str]:
     extracted = extract_number(text)
     given, wanted = extracted, truth
     for pattern in GSM8K_IGNORED:
+        # Both sides lose the same marks, so that "$1,029." equals 1029.
         given, wanted = pattern.sub("", given), pattern.sub("", wanted)
     return same_number(given, wanted), extracted
 
 
 def before_stops(text: str, stops: Sequence[str]) -> str:
     """An answer up to the first of the task's stop texts, whoever generated it."""
+    # Servers stop at other places than local decoding, so the text is cut here for both.
     return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]
 
 
@@ -49,6 +51,7 @@ def squad_f1(text: str, references: Sequence[str]) -> float:
 def bag_f1(given: Sequence[str], wanted: Sequence[str]) -> float:
     """F1 of two multisets; two empty ones are equal."""
     if not given or not wanted:
+        # A multiset without words equals only another one without words.
         return float(list(given) == list(wanted))
     common = sum((Counter(given) & Counter(wanted)).values())
     return 2 * common / (len(given) + len(wanted))
@@ -65,6 +68,7 @@ def as_number(word: str) -> float | None:
 def drop_word(word: str) -> str:
     """A word of DROP's normal form: numbers as floats, others without punctuation and articles."""
     word = word.lower()
+    # A number keeps its point and sign; other words lose their punctuation.
     if as_number(word) is None:
         word = "".join(letter for letter in word if letter not in _PUNCTUATION)
     word = " ".join(ARTICLES.sub(" ", word).split())
@@ -81,6 +85,7 @@ def drop_bag(span: str) -> frozenset[str]:
 def drop_pair(given: frozenset[str], wanted: frozenset[str]) -> float:
     """F1 of two spans as sets; 0 unless they share a number when the gold has one."""
     numbers = {word for word in wanted if as_number(word) is not None}
+    # DROP's rule: an answer with the wrong number is wrong, whatever words it shares.
     if numbers and not numbers & given:
         return 0.0
     if not given or not wanted:
@@ -107,6 +112,7 @@ def drop_f1(text: str | Sequence[str], references: Sequence[Sequence[str]]) -> f
 
 def best_alignment(given: Sequence[frozenset[str]], wanted: Sequence[frozenset[str]]) -> float:
     """Largest total of pair scores over one-to-one alignments."""
+    # The shorter side chooses among the longer one, so every permutation is a full alignment.
     if len(given) > len(wanted):
         scores = [[drop_pair(g, w) for g in given] for w in wanted]
     else:
@@ -119,6 +125,7 @@ def best_alignment(given: Sequence[frozenset[str]], wanted: Sequence[frozenset[s
             sum(row[column] for row, column in zip(scores, order, strict=True))
             for order in permutations(columns, len(scores))
         )
+    # Beyond eight spans the permutations are too many: the best pairs first, each span once.
     pairs = sorted(((s, r, c) for r, row in enumerate(scores) for c, s in enumerate(row)), reverse=True)
     rows_left, columns_left, total = set(range(len(scores))), set(columns), 0.0
     for score, row, column in pairs:

@@ -78,9 +78,11 @@ class OlmesBenchmark(Config):
         if not isinstance(data, dict) or "task" not in data:
             return data
         task = find_task(data["task"])
+        # None stands for "not given", as a form leaves fields empty.
         data = {"format": task.formats[0]} | {key: value for key, value in data.items() if value is not None}
         if data["format"] not in task.formats:
             raise ValueError(f"task {task.name!r} has no format {data['format']!r}; it has {', '.join(task.formats)}")
+        # Tasks of several formats need different names in one table of scores.
         suffix = f"_{_SUFFIXES[data['format']]}" if data["format"] != "generate" and len(task.formats) > 1 else ""
         return {"name": task.name + suffix} | data
 
@@ -135,6 +137,7 @@ class OlmesBenchmark(Config):
         for part, split in wanted.items():
             for group, dataset, subset in task.sources():
                 if self.path:
+                    # A task of several data sets has a folder for each, which the hub id names.
                     templated = "{group}" in task.dataset
                     folder = f"{self.path.rstrip('/')}/{dataset.rpartition('/')[2]}" if templated else self.path
                     source = RowSource(paths=split_files(folder, subset, split))
@@ -157,6 +160,7 @@ def load_items(config: OlmesBenchmark) -> list[Item]:
     task = config.facts
     shots = shots_by_group(task, config.shot_count, config.pins)
     whole = _read_documents(task, config)
+    # The task's own limit is what OLMES draws; without one the whole split is asked.
     limit = config.limit or task.limit or len(whole)
     return [_make_item(config, task, document, shots) for document in subsample(whole, limit)]
 
@@ -166,6 +170,7 @@ def _read_documents(task: Task, config: OlmesBenchmark) -> list[Document]:
     found: list[Document] = []
     for group, _, _ in task.sources():
         rows = list(read_good_rows(config.pins[f"items:{group}"]))
+        # A local copy may be shorter than the published split.
         places = range(len(rows)) if task.places is None else [place for place in task.places if place < len(rows)]
         for place in places:
             try:
@@ -183,6 +188,7 @@ def in_group(document: Document, group: str) -> Document:
     """The document with the subset that it was read from as its group, and an id that is unique over subsets."""
     if not group:
         return document
+    # Rows of different subsets are numbered from 0 each.
     return replace(document, group=group, id=f"{group}-{document.id}")
 
 
@@ -195,8 +201,10 @@ def _make_item(config: OlmesBenchmark, task: Task, document: Document, shots: di
         )
     description = task.description(document.group)
     blocks = "".join(f"{task.shot(task, example, config.format)}\n\n" for example in examples)
+    # A generated answer needs no continuations, whose making may be costly.
     pairs = task.pairs(task, document, config.format) if config.format != "generate" else []
     if config.format == "bits_per_byte":
+        # Bits per byte are counted of the gold answer alone.
         pairs = [gold_pair(task, document)]
     data = {
         "query": task.query(document, config.format),
@@ -214,6 +222,7 @@ def examples_of(task: Task, document: Document, shots: dict[str, list[Document]]
     """The shots of a document: those of its group, of all other groups, or the same for all."""
     if task.other_groups:
         return [example for group, examples in shots.items() if group != document.group for example in examples]
+    # A task without groups keeps its shots under "".
     return shots.get(document.group) or shots.get("", [])
 
 
@@ -237,6 +246,7 @@ def chat_turns(task: Task, document: Document, examples: Sequence[Document]) -> 
         turns.append(Message(role="user", content=ask(example)))
         turns.append(Message(role="assistant", content=f"{cue}{task.chat_answer(example)}"))
     turns.append(Message(role="user", content=ask(document)))
+    # The description opens the first turn, since the template has no place before it.
     turns[0] = Message(role="user", content=f"{description}{turns[0]['content']}")
     return turns
 
@@ -252,10 +262,12 @@ def _item_requests(config: OlmesBenchmark, item: Item, chat: bool) -> tuple[Gene
         return _generations(config, task, item, chat)
     if chat and task.chat == "one_turn":
         prompt = Prompt(messages=tuple(item.data["turns"]))
+        # All shots stand in one user turn, so the choices are scored as its answer.
         return tuple(Likelihood(prompt, continuation, config.boundary) for _, continuation in item.data["pairs"])
     wanted = [
         Likelihood(Prompt(text=context), continuation, config.boundary) for context, continuation in item.data["pairs"]
     ]
+    # pmi divides by what each choice is worth without the question: the same context for all.
     if config.ranked_by == "pmi" and config.format == "cloze":
         wanted += [
             Likelihood(Prompt(text=_UNCONDITIONAL_CONTEXT), continuation, config.boundary)
@@ -282,6 +294,7 @@ def score(config: OlmesBenchmark, item: Item, answers: Sequence[str | Likelihood
         assert judge is not None  # checked when the config was made
         results = [judge(item.data["document"], text) for text in texts]
         metrics = (
+            # Several samples have no single score; pass@k is what they are drawn for.
             results[0][0] if len(results) == 1 else pass_at([found[config.facts.sample_metric] for found, _ in results])
         )
         return ItemScore(metrics, texts[0], results[0][1])
@@ -289,6 +302,7 @@ def score(config: OlmesBenchmark, item: Item, answers: Sequence[str | Likelihood
     continuations = [continuation for _, continuation in item.data["pairs"]]
     if config.format == "bits_per_byte":
         return score_bits(continuations[0], ranked[0])
+    # The unconditional answers follow those of the choices, in the same order.
     count = len(continuations)
     found = score_ranked(continuations, item.data["gold"], ranked[:count], ranked[count:] or None, config.ranked_by)
     if config.facts.rank is None:
@@ -300,4 +314,5 @@ def score(config: OlmesBenchmark, item: Item, answers: Sequence[str | Likelihood
 def pass_at(right: Sequence[float]) -> dict[str, float]:
     """pass@1 and pass@10 of samples, without bias: the chance that k of them drawn without return hold a right one."""
     count, correct = len(right), int(sum(right))
+    # 1 - C(n - c, k) / C(n, k): the chance that k of n samples hold none of the c right ones.
     return {f"pass_at_{k}": 1 - comb(count - correct, k) / comb(count, k) for k in PASS_AT if k <= count}

@@ -18,6 +18,7 @@ def split_files(root: str, subset: str, split: str) -> tuple[str, ...]:
     """Paths of the split's files. Raises ValueError naming what is there when it is not among it."""
     root = root.rstrip("/")
     if root.endswith(SUFFIXES):
+        # A single file is the split, whatever it is called.
         return (root,)
     names = list_names(root, SUFFIXES)
     below = [name for name in names if subset and name.startswith(f"{subset}/")]
@@ -41,6 +42,7 @@ def is_split(name: str, split: str) -> bool:
     own = parts[-1]
     if own in DESCRIPTIONS:
         return False
+    # "test-00000" and "test.jsonl" are the split test; "testing.jsonl" is not.
     return split in parts[:-1] or any(own.startswith(f"{split}{stop}") for stop in STOPS)
 
 
@@ -52,6 +54,7 @@ def find_copy(folder: str, dataset: str, task: str) -> str:
     folder = folder.rstrip("/")
     owner, _, name = dataset.rpartition("/")
     places = [f"{owner}/{name}", f"{owner}__{name}", name, task]
+    # Such a task names a data set per group, so its owner's folder holds them all.
     if "{group}" in dataset:
         places = [f"{owner}", task]
     for place in places:

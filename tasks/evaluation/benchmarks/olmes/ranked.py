@@ -50,5 +50,6 @@ def score_ranked(
 
 def score_bits(continuation: str, answer: LikelihoodAnswer) -> ItemScore:
     """Bits per UTF-8 byte of the gold continuation, its leading space included. Lower is better."""
+    # Per byte and not per token, so that tokenizers can be compared.
     bits = -answer.logprob / (log(2) * max(1, len(continuation.encode())))
     return ItemScore({"bits_per_byte": bits}, "", "")

@@ -106,6 +106,7 @@ def _read_rows(config: OlmesRequestsBenchmark) -> tuple[dict[str, Any], list[dic
             f"benchmark {config.name!r} is not pinned; call its method `pinned` first, so that "
             "the identity of its scores covers what is read"
         )
+    # config.json first, in whichever order the listing named the two.
     settings_file, rows_file = sorted(config.files, key=lambda file: not file.name.endswith("config.json"))
     with settings_file.open() as raw:
         settings = json.loads(raw.read())["task_config"]
@@ -125,6 +126,7 @@ def _read_rows(config: OlmesRequestsBenchmark) -> tuple[dict[str, Any], list[dic
 def load_items(config: OlmesRequestsBenchmark) -> list[Item]:
     """One item per document, in the file's order; 1,000 of the sets that OLMES draws from."""
     settings, rows = _read_rows(config)
+    # Without an offset no row is unconditional.
     offset = (settings.get("metric_kwargs") or {}).get("uncond_docid_offset") or float("inf")
     groups: dict[int, list[dict[str, Any]]] = defaultdict(list)
     unconditional: set[int] = set()
@@ -134,12 +136,14 @@ def load_items(config: OlmesRequestsBenchmark) -> list[Item]:
         else:
             groups[row["doc_id"]].append(row)
     items = [_make_item(config, settings, group) for group in groups.values()]
+    # OLMES draws from some sets only, however large the others are.
     drawn = LARGE_SET_LIMIT if items and items[0].data["core"] in DRAWN_FROM else len(items)
     return subsample(items, config.limit or drawn)
 
 
 def _make_item(config: OlmesRequestsBenchmark, settings: dict[str, Any], group: list[dict[str, Any]]) -> Item:
     """The rows of one document as an item."""
+    # The file may list choices in any order; `idx` is their place.
     group = sorted(group, key=lambda row: row["idx"])
     first = group[0]
     scoring = (
@@ -159,6 +163,7 @@ def _make_item(config: OlmesRequestsBenchmark, settings: dict[str, Any], group: 
         "max_new_tokens": (request.get("generation_kwargs") or {}).get("max_gen_toks") or DEFAULT_NEW_TOKENS,
         "normalisation": choose_normalisation(config, core, first["task_name"]),
     }
+    # A label that is no place cannot be compared with a ranked choice.
     if scoring == "rank" and not isinstance(first["label"], int):
         raise ValueError(f"{config.name}: document {first['doc_id']} has label {first['label']!r}, which no choice has; "
                          "use scoring: bits_per_byte or generate")  # fmt: skip
@@ -201,6 +206,7 @@ def gold_text(group: Sequence[dict[str, Any]], label: Any) -> str:
     """The gold answer as words: the option's text for lettered choices too."""
     first = group[0]
     if isinstance(label, int) and len(group) > 1:
+        # A lettered choice says " B"; its text stands in the question's own lines.
         choice = group[label]["request"]["continuation"].strip()
         options = [line for line in asked(first).splitlines() if line.startswith(f" {choice}. ")]
         return options[-1][len(choice) + 3 :].strip() if options else choice
@@ -214,6 +220,7 @@ def asked(row: dict[str, Any]) -> str:
 
 def question_text(row: dict[str, Any]) -> str:
     """The question alone: the document's own wording, else the last block of the rendered prompt."""
+    # Without a wording of its own the question is what follows the last shot.
     question = asked(row) or row["request"]["context"].split("\n\n")[-1]
     return question.removesuffix("Answer:").strip()
 
@@ -246,6 +253,7 @@ def _item_requests(item: Item, boundary: Boundary) -> tuple[Generation | Likelih
 
 
 def _gold_place(data: dict[str, Any]) -> int:
+    # A lone continuation is the gold one, whatever its label says.
     return data["label"] if len(data["continuations"]) > 1 else 0
 
 
@@ -257,6 +265,7 @@ def score(
     if data["scoring"] == "generate":
         (text,) = answers
         assert isinstance(text, str)
+        # The rendered stops hold for whoever generated: a server may stop later.
         return score_generated(data["core"], before_stops(text, data["stop"]), data["references"])
     ranked = [answer for answer in answers if isinstance(answer, LikelihoodAnswer)]
     if data["scoring"] == "bits_per_byte":

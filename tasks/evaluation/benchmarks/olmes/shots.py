@@ -32,6 +32,7 @@ def shots_by_group(task: Task, count: int, pinned: Mapping[str, RowSource]) -> d
             raise ValueError(
                 f"{task.name} has {len(rows)} curated shots and is asked with {count}; use at most {len(rows)}"
             )
+        # The first rows are the published shots; a larger count than there are is refused above.
         found[group] = [one(task.read(row, place)) for place, row in enumerate(rows[:count])]
     return found
 
@@ -47,6 +48,7 @@ def _first_rows(task: Task, count: int, pinned: Mapping[str, RowSource]) -> dict
     for group, _, _ in task.sources():
         for place, row in enumerate(read_good_rows(pinned[f"shots:{group}"])):
             document = one(task.read(row, place))
+            # The split is read once, and each group keeps its first rows.
             if len(found[document.group or group]) < count:
                 found[document.group or group].append(document)
     short = {group: len(rows) for group, rows in found.items() if len(rows) < count}
@@ -61,6 +63,7 @@ def _first_rows(task: Task, count: int, pinned: Mapping[str, RowSource]) -> dict
 def curated_rows(name: str) -> Mapping[str, Sequence[Mapping[str, object]]]:
     """Rows by group of the task's file. Several tasks may share one: the file names them."""
     here = Path(__file__).parent
+    # Sorted, so that a task found in two files gets the same one everywhere.
     for file in sorted(path for folder in _FOLDERS for path in (here / folder).glob("*.json")):
         content = json.loads(file.read_text("utf-8"))
         if name in content["tasks"]:

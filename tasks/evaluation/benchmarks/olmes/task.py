@@ -54,6 +54,7 @@ def plain_query(document: Document, format: Format) -> str:
 
 def lettered(document: Document) -> str:
     """One option a line: space, letter, full stop, space, text."""
+    # zip ends with the choices: few tasks have as many as the letters.
     return "".join(f" {letter}. {text}\n" for letter, text in zip(LETTERS, document.choices, strict=False))
 
 
@@ -159,5 +160,7 @@ class Task:
     def sources(self) -> list[tuple[str, str, str]]:
         """(group, hub id, subset) of everything that is read."""
         return [
-            (group, self.dataset.format(group=group), self.subset.format(group=group)) for group in self.groups or ("",)
+            # Subsets and data sets of a family differ by the group's name only.
+            (group, self.dataset.format(group=group), self.subset.format(group=group))
+            for group in self.groups or ("",)
         ]

@@ -70,6 +70,7 @@ def all_tasks() -> Mapping[str, Task]:
     found: dict[str, Task] = {}
     for family in FAMILIES:
         for task in family.TASKS:
+            # Two families with one name would silently replace each other.
             if task.name in found:
                 raise ValueError(
                     f"task {task.name!r} is defined twice, the second time in {family.__name__}; rename one"

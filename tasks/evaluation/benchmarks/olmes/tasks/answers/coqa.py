@@ -23,8 +23,10 @@ def _read_row(row: DatasetRow, place: int) -> list[Document]:
             for asked, given in zip(questions[:turn], answers[:turn], strict=True)
         )
         text = f"Passage: {row['story']}\n\n"
+        # The first turn has no preceding questions, and the header is left out with them.
         text += f"Preceding questions:\n\n{history}" if history else ""
         text += f"Final question:\n\nQuestion: {question}"
+        # Additional annotators answered turn by turn, so the place is the same.
         accepted = (answer, *(extra[turn] for extra in others))
         documents.append(Document(f"{row['id']}_turn{turn}", text, answer, references=accepted, group=row["id"]))
     return documents

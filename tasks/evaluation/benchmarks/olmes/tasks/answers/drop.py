@@ -41,16 +41,19 @@ def unzipped(validated: Any) -> list[Mapping[str, Any]]:
     """Validated answers, which the hub stores as a list per field, as a list of answers."""
     if not isinstance(validated, Mapping):
         return list(validated)
+    # {field: [values]} -> [{field: value}]: the hub's columns back into answers.
     return [dict(zip(validated, values, strict=True)) for values in zip(*validated.values(), strict=True)]
 
 
 def _read_answer(answer: Mapping[str, Any]) -> tuple[str, ...]:
     """The number, the spans, or "day month year"."""
+    # "0" is a number as well, so the test is for an empty text.
     if answer["number"] != "":
         return (str(answer["number"]),)
     if spans := list(answer["spans"]):
         return tuple(spans)
     date = answer["date"]
+    # A date may lack its day or its year; the empty parts leave spaces at the ends.
     return (" ".join(str(date[part]) for part in ("day", "month", "year")).strip(),)
 
 
@@ -71,6 +74,7 @@ TASKS = tuple(
         formats=("generate", "bits_per_byte"),
         shots=shots,
         description=lambda group: _DESCRIPTION,
+        # The rendered requests write Python's tuple, and bits depend on every character.
         bits_answer=lambda document: str(document.references[0]),
         score=_score,
         primary="f1",

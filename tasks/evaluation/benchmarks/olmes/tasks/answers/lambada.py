@@ -19,6 +19,7 @@ def _query(document: Document, format: Format) -> str:
 
 def _score(document: Document, text: str) -> tuple[dict[str, float], str]:
     """Whether the first word is the passage's last one."""
+    # The model may put a mark after the word, which the gold word lacks.
     first = next(iter(text.split()), "").strip(".,;:!?\"'”’")
     return {"exact_match": float(first == document.answer)}, first
 

@@ -26,6 +26,7 @@ def _query(document: Document, format: Format) -> str:
 
 def _score(document: Document, text: str) -> tuple[dict[str, float], str]:
     """Whether an accepted answer is in the text."""
+    # A form of the answer in any case is accepted, as published.
     forms = {form for answer in document.references for form in (answer, answer.lower(), answer.capitalize())}
     return {"exact_match": float(any(form in text for form in forms))}, text.strip()
 

@@ -11,6 +11,7 @@ def _read_row(row: DatasetRow, place: int) -> Document:
     """A row of `mandarjoshi/trivia_qa`, subset rc.wikipedia.nocontext."""
     answer = row["answer"]
     references = dict.fromkeys([*answer.get("aliases", ()), *answer.get("normalized_aliases", ())])
+    # Normalised aliases are lower case; both kinds are accepted.
     accepted = tuple(references) or (answer["value"],)
     return Document(row["question_id"], f"Question: {row['question']}", answer["value"], references=accepted)
 

@@ -23,6 +23,7 @@ def _read_row(row: DatasetRow, place: int) -> Document:
     official = "question" in row
     passage, question = (row.get("passage") or "", row["question"]) if official else split_query(row["query"])
     choices = tuple(squeezed(OPTION.sub("", option)) for option in row["options" if official else "choices"])
+    # Official files give a letter, the hub's copies a place.
     gold = LETTERS.index(row["label"]) if official else int(row["gold"][0])
     before = f"{squeezed(passage)}\n" if passage.strip() else ""
     return Document(str(place), f"{before}Question: {squeezed(question)}", choices[gold], choices, gold)

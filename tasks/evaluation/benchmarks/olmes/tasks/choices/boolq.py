@@ -7,6 +7,7 @@ CHOICES = ("yes", "no")
 
 def _read_row(row: DatasetRow, place: int) -> Document:
     """A row of `aps/super_glue`, subset boolq."""
+    # Label 1 means yes, which is the first choice.
     gold = 1 - row["label"]
     question = f"{row['passage']}\nQuestion: {row['question']}?"
     return Document(str(row.get("idx", place)), question, CHOICES[gold], CHOICES, gold)

@@ -15,6 +15,7 @@ BRACKETS = re.compile(r"\[.*?\]")
 def _clean(text: str) -> str:
     """Strip, turn " [title]" into ". ", delete other marks in brackets, and halve double spaces."""
     text = text.strip().replace(" [title]", ". ")
+    # Removing a mark leaves two spaces where it stood.
     return BRACKETS.sub("", text).replace("  ", " ")
 
 
@@ -30,6 +31,7 @@ def _query(document: Document, format: Format) -> str:
     """The situation alone, or with the lettered continuations."""
     if format != "multiple_choice":
         return document.question
+    # Cleaned as a whole, as the published code does: this keeps its spaces.
     return _clean(f"{document.details['raw']}\nChoose the best continuation:\n{lettered(document)}Answer:")
 
 

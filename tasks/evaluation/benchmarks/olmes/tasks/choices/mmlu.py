@@ -58,6 +58,7 @@ def chain_query(document: Document, format: Format = "generate") -> str:
 def extract_letter(text: str, choices: int) -> str:
     """The answer's letter among as many by progressively looser patterns, or an empty text."""
     for place, pattern in enumerate(_ANSWERS):
+        # {last} bounds the letters, so that an "I" is no answer among four choices.
         if found := re.findall(pattern.replace("{last}", LETTERS[choices - 1]), text):
             return found[-1] if place == 0 else found[0]
     return ""

@@ -16,6 +16,7 @@ def _read_row(row: DatasetRow, place: int) -> Document:
         return Document(str(place), f"Q: {row['question']}", row["answer"])
     labels: dict[str, int] = {}
     for targets in (row["mc1_targets"], row["mc2_targets"]):
+        # MC2 holds the choices of MC1 too; a dict keeps each once, with its label.
         labels |= dict(zip(targets["choices"], targets["labels"], strict=True))
     choices = tuple(labels)
     gold = list(labels.values()).index(1)
@@ -31,6 +32,7 @@ def _query(document: Document, format: Format) -> str:
 def _rank(document: Document, logprobs: Sequence[float]) -> dict[str, float]:
     """MC2: probability of the true choices over that of all."""
     highest = max(logprobs)
+    # The largest is taken out, or exp() of long answers would be 0 for all.
     weights = [exp(value - highest) for value in logprobs]
     true = sum(weight for weight, label in zip(weights, document.details["true"], strict=True) if label)
     return {"mc2": true / sum(weights)}

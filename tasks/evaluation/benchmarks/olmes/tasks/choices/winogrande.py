@@ -13,6 +13,7 @@ def _read_row(row: DatasetRow, place: int) -> Document:
     """A row of `allenai/winogrande`."""
     choices = (row["option1"], row["option2"])
     gold = int(row["answer"]) - 1
+    # The blank occurs once; what follows it is scored after either word.
     before, _, after = row["sentence"].partition(BLANK)
     question = f"Fill in the blank: {row['sentence'].replace(BLANK, '___')}"
     details = {"before": before, "after": after.strip()}

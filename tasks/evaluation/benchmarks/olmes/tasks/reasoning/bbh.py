@@ -60,6 +60,7 @@ def extract(group: str, text: str) -> str:
     """The last match of the task's answer after the first of the prefixes that has one."""
     text = text.translate(DELIMITERS)
     for prefix in PREFIXES:
+        # From the asked phrase to the bare answer: the first pattern that matches anything decides.
         if found := re.findall(prefix + f"({_ANSWERS.get(group, LETTER)})", text):
             return found[-1].strip()
     letters = re.findall(r"\b([A-R])\b", text) if group not in _ANSWERS else []
@@ -69,6 +70,7 @@ def extract(group: str, text: str) -> str:
 def _normal(group: str, text: str) -> str:
     """Lower case, and without punctuation except in the task about brackets."""
     text = " ".join(text.lower().split())
+    # Brackets are the answer in that task, so they are no punctuation there.
     return text.replace(" ", "") if group == "dyck_languages" else _PUNCTUATION.sub("", text).strip()
 
 

@@ -67,6 +67,7 @@ def _query(document: Document, format: Format = "generate") -> str:
 
 def _normal(text: str) -> str:
     """Text without spaces, mathematics' delimiters and a final full stop, in lower case; yes and no as truth values."""
+    # U+2212 is the minus sign that models write in formulas.
     text = re.sub(r"[\s$`]|\\[()\[\]]", "", text.replace("\u2212", "-").lower()).rstrip(".")
     return YES.get(text, text)
 
@@ -76,6 +77,7 @@ def equal(given: str, wanted: str) -> bool:
     if _normal(given) == _normal(wanted):
         return True
     parts = given.split(","), wanted.split(",")
+    # Without a digit two answers are equal as texts or not at all: algebra would compare words as symbols.
     if len(parts[0]) != len(parts[1]) or not any(letter.isdigit() for letter in given):
         return False
     pairs = [
@@ -99,6 +101,7 @@ TASKS = (
         groups=MODULES,
         average="macro",
         split="test",
+        # OLMES's own sample is not at hand, so the first rows stand for it.
         places=tuple(range(PER_MODULE)),
         count=len(MODULES) * PER_MODULE,
         read=_read_row,

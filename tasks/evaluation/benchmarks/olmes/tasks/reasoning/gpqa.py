@@ -17,6 +17,7 @@ def _read_row(row: DatasetRow, place: int) -> Document:
     """A row of `Idavidrein/gpqa`."""
     options = [row[field].strip() for field in _FIELDS]
     order = list(range(len(options)))
+    # Seeded by the question's own text, so the order does not depend on its place.
     Random(row["Question"]).shuffle(order)
     choices, gold = tuple(options[place] for place in order), order.index(0)
     return Document(str(place), f"Question: {row['Question'].strip()}", choices[gold], choices, gold, (LETTERS[gold],))

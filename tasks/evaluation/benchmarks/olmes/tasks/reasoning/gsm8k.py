@@ -24,6 +24,7 @@ STAR_PLACES = tuple(Random(STAR_SEED).sample(range(COUNT), STAR_ITEMS))
 def _read_row(row: DatasetRow, place: int) -> Document:
     """A row of `openai/gsm8k`, subset main; a row whose answer has no "####" is a shot that is written out already."""
     working, mark, number = row["answer"].rpartition("####")
+    # Curated shots are written out already and have no mark.
     if not mark:
         return Document(str(place), f"Question: {row['question']}", row["answer"], references=(row["number"],))
     question = f"Question: {row['question']}"
@@ -34,6 +35,7 @@ def _worked(working: str, number: str) -> str:
     """The working on one line without calculator notes, then the number; every operator and hyphen between spaces."""
     text = spaced(_CALCULATOR.sub("", working))
     text = text[:1].upper() + text[1:]
+    # Every shot ends with a full stop before "So the answer is".
     return f"{text if text.endswith('.') else f'{text}.'} So the answer is {spaced(number)}."
 
 

@@ -36,7 +36,9 @@ def program(document: Document, text: str) -> str:
     """The completed function with its tests."""
     found = FENCE.search(text)
     code = found[1] if found else text
+    # A chat model may repeat the signature; a completion goes on from it.
     whole = code if f"def {document.details['entry_point']}(" in code else f"{document.details['prompt']}{code}"
+    # `check` is the name that the data set's tests define.
     return f"{whole}\n{document.details['test']}\ncheck({document.details['entry_point']})\n"
 
 

@@ -22,6 +22,7 @@ _STOP = ("Problem:", "\n\n")
 
 def _read_row(row: DatasetRow, place: int) -> Document:
     """A row of `EleutherAI/hendrycks_math`."""
+    # Local copies have the answer in a field of its own; the hub's rows have it boxed.
     gold = row.get("answer") or last_boxed(row["solution"]) or row["solution"]
     return Document(str(place), f"Problem:\n{row['problem']}", row["solution"], references=(gold,))
 
