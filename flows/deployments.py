@@ -4,8 +4,6 @@ Parameters are names and small configs; their docstrings and defaults become the
 the phases' runs, so what came out is left in the run that was started too.
 """
 
-from typing import Any
-
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 
@@ -16,6 +14,7 @@ from flows.running.promotion import promoted_path, write_promoted
 from flows.running.run import load_recipe, run, run_evaluation, run_sweep
 from flows.running.sessions import naming_failures
 from infra.execution.markdown import code, escaped
+from infra.json_values import JsonObject
 from infra.records.record import payload_at
 from infra.storage.store import Store
 from tasks.artifacts import Ranking, Report
@@ -41,6 +40,7 @@ def recipe(
         overrides: Changes as stage.field=value.
         cascade: Make everything below the rerun stages again too.
     """
+    # Loaded before anything runs, so that a form with a typing error fails at once.
     config = load_recipe(recipe, overrides, store)
     again = run_command(recipe, config.execution.store, until, rerun or [], overrides or [], cascade=cascade)
     with naming_failures():
@@ -83,12 +83,14 @@ def sweep(
         promote_as: Name of a mix file below promoted/ for recipes to extend; it is written if the sweep decides.
     """
     config = load_recipe(recipe, overrides, store)
+    # The name is checked before days of training, and the file is written only after them.
     mix_file = promoted_path(promote_as) if promote_as else None
     tried = [*(candidates or config.candidates)]
     with naming_failures():
         ranking = run_sweep(config, tried)
     rows, text = shown_ranking(config, ranking)
     create_table_artifact(rows, key="sweep-ranking", description=text)
+    # An undecided sweep names no winner, so there is nothing to promote.
     if mix_file and ranking.outcome in ranking.order:
         write_promoted(mix_file, config.model_copy(update={"candidates": tuple(tried)}), ranking)
     return ranking.address
@@ -123,7 +125,7 @@ def evaluation(
     return [scores.address for scores in found]
 
 
-def shown_ranking(config: RecipeConfig, ranking: Ranking) -> tuple[list[dict[str, Any]], str]:
+def shown_ranking(config: RecipeConfig, ranking: Ranking) -> tuple[list[JsonObject], str]:
     """The ranking's table, the candidates tied with the best told apart, and where it is."""
     store = Store(config.execution.store)
     file = f"{payload_at(store, ranking.address)}/ranking.json"

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import TypedDict, get_args
 
 import yaml
 
@@ -13,6 +13,7 @@ from flows.config.recipe_config import RecipeConfig
 from flows.inspection.artifacts import find_record
 from infra.events import Listener
 from infra.execution.attempt import Outcome, run_stage
+from infra.json_values import JsonObject
 from infra.records.artifact import Artifact
 from infra.records.record import Record
 from infra.session import Session, current_session
@@ -34,6 +35,19 @@ SAVE_POINT = re.compile(r"(?P<id>[0-9a-f]{4,16})@(?P<step>\d+)")
 """How a permanent save point is named."""
 
 
+class Adopted(TypedDict):
+    """What `olmo2 adopt` says."""
+
+    id: str
+    address: str
+    digest: str
+    reused: bool
+    store: str
+    recipe: str | None
+    """Path of the recipe that was written."""
+    facts: JsonObject
+
+
 def adopt_into(store: Store, source: str, revision: str, place: str, listener: Listener) -> Outcome:
     """Make a Hugging Face folder, a hub model or a permanent save point of the store (ID@STEP) a checkpoint of the store.
 
@@ -47,15 +61,17 @@ def adopt_into(store: Store, source: str, revision: str, place: str, listener: L
         if place == "reward":
             raise ValueError(f"{source} is a save point, and those hold no reward model; give a folder or a hub id")
         kept = pin_step(store, point["id"], int(point["step"]))
+        # Before gigabytes are fetched for a store that takes nothing.
         store.check_writable()
         return run_stage(adopt_step.labelled(place), session, {"config": kept}, listener)
+    # Pinned first: a branch of the hub becomes a commit, so the id says which weights these are.
     config = AdoptConfig(source=source, revision=revision).pinned()
     store.check_writable()
     how = adopt_reward if place == "reward" else adopt
     return run_stage(how.labelled(place), session, {"config": config}, listener)
 
 
-def adopt_command(store: Store, source: str, revision: str, place: str, into: str | None) -> dict[str, Any]:
+def adopt_command(store: Store, source: str, revision: str, place: str, into: str | None) -> Adopted:
     """`olmo2 adopt`: the artifact's id, whether it was there already, and the recipe written for `into`.
 
     Raises ValueError for a place or recipe that does not exist, before anything is fetched.
@@ -83,6 +99,7 @@ def _beginning_at(recipe: str, place: str) -> RecipeConfig:
     # A reward model may stand next to one checkpoint.
     if place != "reward" and set(given) - {place, "reward"}:
         raise RecipeError(f"recipe {recipe} already starts at {given}; extend the one it extends")
+    # A stand-in for the id, since the checkpoint is not there before the recipe is known to fit.
     return load(recipe, [f"start.{place}={ANY_ID}"])
 
 
@@ -106,6 +123,7 @@ def _given(config: RecipeConfig, place: StartPoint) -> Artifact | None:
     session = current_session()
     record = find_record(session.store, config.start[place])
     artifact = record.artifact()
+    # A plan has a row for what is given too, so that people see where the recipe begins.
     session.in_charge.given(f"{GIVEN}{place}", record)
     return artifact
 
@@ -123,6 +141,7 @@ def checked_start(config: RecipeConfig, store: Store) -> RecipeConfig:
         if wanting:
             changes = " ".join(f"--set {name}={value}" for name, value in wanting.items())
             raise RecipeError(f"start.base={id} ({record.label}) does not fit the recipe as it is; add {changes}")
+        # The full id: what a person abbreviates may become ambiguous when the store grows.
         config = config.model_copy(update={"start": config.start | {place: record.id}})
     return config
 
@@ -137,11 +156,12 @@ def check_base(config: RecipeConfig) -> None:
         )
 
 
-def base_settings(config: RecipeConfig, record: Record) -> dict[str, Any]:
+def base_settings(config: RecipeConfig, record: Record) -> JsonObject:
     """What a recipe must say otherwise to anneal this checkpoint, by dotted field: its vocabulary, fresh moments."""
     said = {"encode.ranks": config.encode.ranks, "encode.tokenizer": config.encode.tokenizer}
     made = {"encode.ranks": record.facts["ranks"], "encode.tokenizer": record.facts.get("tokenizer", "dolma2")}
-    wanting: dict[str, Any] = {name: value for name, value in made.items() if said[name] != value}
+    wanting: JsonObject = {name: value for name, value in made.items() if said[name] != value}
+    # Without the moments of AdamW, an anneal cannot keep them and starts with fresh ones.
     if MOMENTS not in record.files:
         stages = {"anneal": config.anneal, "microanneal.anneal": config.microanneal.anneal}
         wanting |= {f"{name}.moments": "fresh" for name, shape in stages.items() if shape.moments == "kept"}
@@ -154,9 +174,10 @@ def write_recipe(recipe: str, place: str, record: Record, config: RecipeConfig) 
     Raises RecipeError when the file exists.
     """
     source = find_recipe(recipe)
+    # A recipe that was named by a path has its neighbours next to it; a built-in one is not written to.
     by_path = recipe.endswith((".yaml", ".yml")) or "/" in recipe
     path = (source.parent if by_path else Path()) / f"{source.stem}-{place}-{record.id[:8]}.yaml"
-    content: dict[str, Any] = {"extends": source.stem, "start": {place: record.id}}
+    content: JsonObject = {"extends": source.stem, "start": {place: record.id}}
     for name, value in (base_settings(config, record) if place == "base" else {}).items():
         *parents, last = name.split(".")
         target = content

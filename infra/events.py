@@ -19,12 +19,14 @@ class Events:
         self._lock = threading.Lock()
 
     def __reduce__(self):
+        # A listener is a function of this process and does not travel; a pipe does.
         return (Events, (self._target if isinstance(self._target, Connection) else None,))
 
     def send(self, kind: str, *values: Any) -> None:
         if self._target is None:
             return
         if isinstance(self._target, Connection):
+            # Threads of a stage may tell at the same time, and a pipe would mix what they send.
             with self._lock:
                 self._target.send((kind, *values))
         else:

@@ -31,6 +31,7 @@ def clean_error(error: BaseException) -> None:
     waiting: list[BaseException | None] = [error]
     while waiting:
         item = waiting.pop()
+        # Causes and contexts may form a ring.
         if item is None or id(item) in seen:
             continue
         seen.add(id(item))
@@ -62,4 +63,5 @@ def _secret_values() -> list[str]:
     }
     # user:password: the password alone is as secret.
     found |= {part for value in found if ":" in value and len(part := value.partition(":")[2]) >= SHORTEST_SECRET}
+    # The longest first: a secret that contains another is taken out whole.
     return sorted((value for value in found if not os.path.exists(value)), key=len, reverse=True)

@@ -11,10 +11,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from importlib import import_module
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypedDict, TypeVar
 
 from infra.events import Listener
-from infra.json_values import JsonObject
 from infra.records.record import Record
 from infra.settings import Execution
 from infra.storage.store import Store
@@ -88,13 +87,27 @@ class Devices:
         finally:
             with self._changed:
                 free.extend(taken)
+                # Sorted, so that the lowest number is given out first.
                 free.sort()
                 self._changed.notify_all()
 
 
 def count_gpus() -> int:
     """CUDA devices that torch sees on this machine."""
+    # Imported here, since torch takes seconds and a plan needs no GPU.
     return import_module("torch").cuda.device_count()
+
+
+class StageEstimate(TypedDict, total=False):
+    """What a plan can say of a stage before it runs; a stage has the fields that are known."""
+
+    tokens: int
+    tokens_at_most: int
+    """Where rows may be shorter than their limit."""
+    steps: int | None
+    parameters: int
+    flops_per_token: float
+    flops: float | None
 
 
 @dataclass(frozen=True)
@@ -103,7 +116,7 @@ class Pending:
 
     label: str
     kind: str
-    facts: JsonObject = field(default_factory=dict)
+    facts: StageEstimate = field(default_factory=lambda: StageEstimate())
 
 
 @dataclass(frozen=True)

@@ -328,6 +328,7 @@ class Execution(BaseModel):
         if self.keep_every is not None and self.keep_every % self.save_every:
             raise ValueError(
                 f"keep_every={self.keep_every} is not a multiple of save_every={self.save_every}; "
+                # Rounded up: the next multiple of `save_every`.
                 f"use {-(-self.keep_every // self.save_every) * self.save_every}"
             )
         return self

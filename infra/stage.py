@@ -18,12 +18,12 @@ from pydantic import BaseModel
 from infra.json_values import JsonObject
 from infra.records.artifact import Artifact
 from infra.records.record import Input
-from infra.session import Arguments, Pending, Session, current_session
+from infra.session import Arguments, Pending, Session, StageEstimate, current_session
 
 P = ParamSpec("P")
 A = TypeVar("A", bound=Artifact)
 
-_Estimate = Callable[..., JsonObject]
+_Estimate = Callable[..., StageEstimate]
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,10 @@ class Stage(Generic[P, A]):
 
     def bind(self, *args: Any, **kwargs: Any) -> Arguments:
         """Arguments by parameter name, defaults filled in."""
+        # None stands for the workspace, which is added where the stage runs.
         bound = inspect.signature(self.function).bind(None, *args, **kwargs)
         bound.apply_defaults()
+        # Without the first, the workspace.
         return dict(list(bound.arguments.items())[1:])
 
     def sort(self, arguments: Arguments) -> Call:

@@ -149,6 +149,7 @@ class Workspace(Reader):
     def put(self, local: Path, name: str = "") -> None:
         """Put a local file, or every file below a local folder, into the payload."""
         if local.is_dir():
+            # Sorted, since a folder's own order differs between file systems.
             for file in sorted(path for path in local.rglob("*") if path.is_file()):
                 self.put(file, f"{name}/{file.relative_to(local).as_posix()}".lstrip("/"))
             return
@@ -193,8 +194,10 @@ class Workspace(Reader):
 
     def for_shard(self) -> "Workspace":
         """The same workspace as one shard sees it: with a file list of its own."""
+        # Past `__init__`, which would ask for everything a stage is made with.
         shard = Workspace.__new__(Workspace)
         shard.__setstate__(self.__getstate__())
+        # A shard's files are told by its marker, its progress by whoever waits for it.
         shard.__dict__.update(written={}, notes={}, _events=Events(), ray="off")
         return shard
 
@@ -276,6 +279,7 @@ class Workspace(Reader):
         self._events.send("progress", description, 0.0, total, unit)
         bar = Bar(self._events, description, total, unit)
         yield bar
+        # A last word, so that the bar ends where the work did.
         self._events.send("progress", description, bar.done, total, unit)
 
     def report_to(self, events: Events) -> None:

@@ -163,7 +163,7 @@ class ModelConfig(Config):
         return matrices + 12 * self.n_layers * self.n_heads * self.head_dim * sequence_length
 
 
-def _size(d_model: int, n_layers: int, n_heads: int, mlp_hidden: int, n_kv_heads: int | None = None) -> dict[str, Any]:
+def _size(d_model: int, n_layers: int, n_heads: int, mlp_hidden: int, n_kv_heads: int | None = None) -> dict[str, int]:
     return {
         "d_model": d_model,
         "n_layers": n_layers,
@@ -175,7 +175,7 @@ def _size(d_model: int, n_layers: int, n_heads: int, mlp_hidden: int, n_kv_heads
 
 
 # RECIPE A.1. Names up to 760M count parameters without the input embedding.
-SIZES: dict[str | None, dict[str, Any]] = {
+SIZES: dict[str | None, dict[str, int]] = {
     "30M": _size(256, 4, 8, mlp_width(256)),
     "60M": _size(384, 8, 8, mlp_width(384, factor=1.5)),
     "100M": _size(512, 12, 8, mlp_width(512, factor=1.5)),
@@ -193,13 +193,13 @@ SIZES: dict[str | None, dict[str, Any]] = {
 }
 
 # The model half of the variant `olmo-0424`; the optimizer half is `optim.py`, and its loss has no z-term.
-OLMO_0424: dict[str, Any] = {
+OLMO_0424: dict[str, str | float] = {
     "norm": "layer", "norm_eps": 1e-5, "norm_placement": "input", "qk_norm": "none", "qkv_clip": 8.0, "rope_theta": 10_000.0,
     "init": "scaled",
 }  # fmt: skip
 
 
-def filled_in(data: Any, olmo_0424: dict[str, Any]) -> Any:
+def filled_in(data: Any, olmo_0424: dict[str, str | float]) -> Any:
     """Raw fields with those of their `variant` where they say nothing else; an unknown name is left to its field."""
     if not isinstance(data, dict) or data.get("variant") != "olmo-0424":
         return data

@@ -1,11 +1,14 @@
 """Reads JSON files as pydantic models, with messages that name the file and the field."""
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 M = TypeVar("M", bound=BaseModel)
+
+JsonObject = dict[str, Any]
+"""A JSON object whose keys another format fixes: the content of a `config.json` or a `tokenizer.json`."""
 
 
 def read_json(path: Path, kind: type[M]) -> M:

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 from infra.execution.attempt import Outcome
+from infra.json_values import JsonObject
 
 PLAIN_SECONDS = 20.0
 """Without a terminal, a working stage says where it is this often."""
@@ -22,6 +23,7 @@ class RateColumn(ProgressColumn):
     """Units per second."""
 
     def render(self, task: Task) -> Text:
+        # `speed` is of the last seconds, and a finished bar has only that of the whole.
         speed = task.finished_speed or task.speed
         return Text("" if speed is None else f"{speed:,.1f} {task.fields['unit']}/s", style="dim")
 
@@ -76,6 +78,7 @@ class Display:
             if kind == "progress":
                 self._show(label, *values)
             elif kind == "metrics":
+                # The first three are what the training itself logs first, such as loss and learning rate.
                 shown = [*list(values[1])[:3], *(name for name in _TOLD if values[1].get(name))]
                 self._metrics[label] = "  ".join(f"{name} {values[1][name]:.4g}" for name in shown)
             elif kind == "waiting":
@@ -98,6 +101,7 @@ class Display:
         metrics = self._metrics.get(label, "")
         if not self.console.is_terminal:
             now = time.monotonic()
+            # Rate and time left count from here: a resumed stage begins with much done already.
             began, before = self._began.setdefault(key, (now, done))
             if total and now - self._said.setdefault(label, now) >= PLAIN_SECONDS:
                 self._said[label] = now
@@ -145,8 +149,9 @@ def reused_line(label: str, id: str) -> str:
     return f"· {label:<28} Reused   {id}"
 
 
-def headline(facts: dict[str, Any]) -> str:
+def headline(facts: JsonObject) -> str:
     """The scalar facts of an artifact in one line; scores with their standard errors."""
+    # Scores are told with errors, whatever other facts there are.
     if "stderr" in facts:
         scores = facts.get("primary") or facts["scores"]
         return ", ".join(
@@ -154,6 +159,7 @@ def headline(facts: dict[str, Any]) -> str:
         )
     shown = []
     for name, value in facts.items():
+        # Texts, lists and sizes of files tell nothing in one line.
         if isinstance(value, bool | str | list) or name in ("ranks", "files"):
             continue
         if isinstance(value, dict):

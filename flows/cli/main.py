@@ -39,6 +39,7 @@ from flows.cli.promote import promote
 from flows.cli.rehearse import conformance_command, rehearse, sample_command
 from flows.cli.scale import fit_command, scale_command
 from flows.cli.store import add_store_commands
+from infra.processor import wait_passively
 
 app = typer.Typer(
     help="The OLMo 2 training recipe: run it whole, rerun a stage, look at what was made.",
@@ -247,12 +248,12 @@ def diagnose(
 
     if not ids and not init:
         raise ValueError("give checkpoint ids, or --init with variants such as olmo2,olmo-0424")
-    found = diagnose_runs(existing_store(store), ids, out, window) if ids else {}
-    found |= diagnose_initialisation(init, widths, layers, out) if init else {}
+    runs = diagnose_runs(existing_store(store), ids, out, window) if ids else None
+    growth = diagnose_initialisation(init, widths, layers, out) if init else None
     if as_json:
-        print_json(found)
+        print_json({**(runs or {}), **(growth or {})})
     else:
-        print_diagnosis(console, found)
+        print_diagnosis(console, runs, growth)
 
 
 @app.command("clean")
@@ -347,6 +348,7 @@ def _run(
     from flows.rehearsing.rehearsal_record import check_rehearsed
     from flows.running.prefect_server import prepare_prefect
 
+    # The rehearsal is asked of the recipe as it stands, before anything of Prefect is imported.
     check_rehearsed(load(recipe, overrides), recipe, skip=how.no_rehearsal)
 
     prepare_prefect()
@@ -362,6 +364,7 @@ def _run(
 
 def main() -> None:
     """Entry point: turns the errors that users can cause into a message and exit code 2, Ctrl-C into 130."""
+    wait_passively()
     # Commands with something to end in order set handlers of their own.
     signal.signal(signal.SIGINT, lambda *_: sys.exit(128 + signal.SIGINT))
     try:

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.cli.options import IdArgument, JsonOption, StoreOption, console, existing_store, print_json
+from infra.json_values import JsonObject
 
 RemoveOption = Annotated[bool, typer.Option("--remove", help="Take it away; its history stays in the store.")]
 OptionalId = Annotated[str | None, typer.Argument(metavar="[ID]", help="Artifact id or tag; lists all if left out.")]
@@ -25,6 +26,7 @@ def tag(
 
     found = existing_store(store)
     if remove:
+        # With `--remove` the first word is the tag itself, so a second one is a mistake.
         if id is None or name is not None:
             raise ValueError("olmo2 tag NAME --remove takes the tag's name and nothing else")
         marks = [remove_tag(found, id)]
@@ -88,7 +90,7 @@ def search_command(
     found = existing_store(store)
     rows = look(found, conditions)
 
-    def line(row: dict[str, Any]) -> str:
+    def line(row: JsonObject) -> str:
         said = ", ".join(f"{path} {value}" for path, value in row["found"].items())
         return f"{row['id']}  {row['label']}  {row['created']}  {said}"
 
@@ -97,7 +99,7 @@ def search_command(
         console.print(f"no artifact of store {found.url} is like that; see: olmo2 ls", highlight=False)
 
 
-def _tell(rows: list[dict[str, Any]], as_json: bool, line: Any) -> None:
+def _tell(rows: list[JsonObject], as_json: bool, line: Any) -> None:
     if as_json:
         print_json(rows)
         return

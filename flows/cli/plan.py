@@ -1,6 +1,6 @@
 """`olmo2 plan`: what a run would do with each stage, or what it would cost. Imports that take time happen inside the command."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -51,6 +51,7 @@ def plan_command(
         "gpu": gpu, "mfu": mfu, "price": price, "peak_flops": peak_flops, "watts": watts,
         "pue": pue, "carbon": carbon, "water": water, "node_factor": node_factor,
     }  # fmt: skip
+    # A plan uses no model, and torch alone takes seconds to import.
     defer_imports()
     if gpus is None:
         if said := [f"--{name.replace('_', '-')}" for name, value in asked.items() if value is not None]:
@@ -92,7 +93,7 @@ def _show_stages(
         )
 
 
-def _as_json(row: "PlanRow") -> dict[str, Any]:
+def _as_json(row: "PlanRow") -> dict[str, object]:
     return {
         "label": row.label,
         "stage": row.stage,

@@ -49,6 +49,7 @@ def run_in_terminal(
     console.print(f"store {target.url}", style="dim", markup=False, highlight=False)
     target.check_writable()
     began = time.monotonic()
+    # A dashboard that watches wants to see the run, even one that does nothing.
     if not rerun and "PREFECT_API_URL" not in os.environ:
         rows = plan(config, until)
         refuse_stale(rows)
@@ -77,6 +78,7 @@ def run_in_terminal(
             if not display.failed and not wait_for_stop(0):
                 raise
             address = None
+    # A request to stop goes before failures: stages that it ended are no errors.
     if wait_for_stop(0):
         errors.print(interrupted, style="yellow")
         return _exit_code(), _ending("interrupted", target, display.stages)
@@ -146,6 +148,7 @@ def _on_interrupt(number: int, _: FrameType | None) -> None:
         Console().show_cursor()
         os._exit(_exit_code())
     stop_stages()
+    # Prefect and the stages' threads hear of it by the event; this thread by the exception.
     raise KeyboardInterrupt
 
 
@@ -162,6 +165,7 @@ def _end_in_time(errors: Console, interrupted: str) -> None:
     wait_for_stop()
     time.sleep(ENDING_SECONDS)
     errors.print(interrupted, style="yellow")
+    # A live bar hides the cursor, and this exit runs no clean-up.
     Console().show_cursor()
     os._exit(_exit_code())
 
@@ -170,6 +174,7 @@ def _tell_traces(errors: Console, display: Display, recipe: str, store: str, ove
     """Say which command names the documents of a batch that gave values that are not finite."""
     sets = [word for item in overrides for word in ("--set", item)]
     for failure in display.failed:
+        # Only trainings on a mix can be traced from a step to documents.
         if isinstance(failure.error, FloatingPointError) and failure.label.partition(":")[0] in TRAININGS:
             words = ["olmo2", "trace", recipe, "--stage", failure.label, "--store", store, *sets]
             errors.print(f"the documents of that step: {shlex.join(words)} --step STEP", markup=False)

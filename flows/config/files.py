@@ -19,6 +19,7 @@ from flows.config.errors import RecipeError, explain_error, nearest
 from flows.config.recipe_config import RecipeConfig
 from flows.config.rules import check_recipe
 from flows.config.strict_yaml import DEEPEST, parse_yaml
+from infra.json_values import JsonObject
 
 NAMED = ("start", "collect", "classifiers", "label", "synthesize", "filter")
 """Fields whose keys are names of the recipe's own choosing: a null below them takes out what is of that name."""
@@ -51,11 +52,12 @@ def load(recipe: str, overrides: list[str] | None = None) -> RecipeConfig:
     """
     data = read_recipe(recipe)
     for override in overrides or []:
+        # In the order of the command line, so that a later one wins.
         apply_override(data, override)
     return checked_recipe(data, recipe)
 
 
-def checked_recipe(data: dict[str, Any], recipe: str) -> RecipeConfig:
+def checked_recipe(data: JsonObject, recipe: str) -> RecipeConfig:
     """The recipe that a mapping describes. `recipe` names it in errors.
 
     Raises RecipeError for an unknown field, a value of the wrong type, or parts that contradict each other.
@@ -71,18 +73,19 @@ def checked_recipe(data: dict[str, Any], recipe: str) -> RecipeConfig:
     return config
 
 
-def read_recipe(recipe: str) -> dict[str, Any]:
+def read_recipe(recipe: str) -> JsonObject:
     """The recipe's mapping, merged over the recipe it extends. Raises RecipeError for a loop of `extends`."""
     return _read(find_recipe(recipe), [])
 
 
-def _read(path: Path, above: list[Path]) -> dict[str, Any]:
+def _read(path: Path, above: list[Path]) -> JsonObject:
     """One file over what it extends; `above` are the files that extend it, the first one read first."""
     # Resolved, so that a link to a file that is being read is found as the loop it is.
     if path.resolve() in (file.resolve() for file in above):
         chain = " → ".join(str(file) for file in [*above, path])
         raise RecipeError(f"recipes extend each other in a loop: {chain}; let one of them extend something else")
     try:
+        # Asked of the file system, since reading it would be the harm already.
         if path.stat().st_size > LARGEST_BYTES:
             raise RecipeError(f"{path.stat().st_size:,} bytes are no recipe; the most is {LARGEST_BYTES:,}")
         data = parse_yaml(path.read_text(encoding="utf-8"))
@@ -93,6 +96,7 @@ def _read(path: Path, above: list[Path]) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise RecipeError(f"{path} holds {type(data).__name__}, not a mapping of stages to their settings")
     parent = data.pop("extends", None)
+    # The file's own name, not that of what it extends.
     data.setdefault("name", path.stem)
     if parent is None:
         return data
@@ -101,10 +105,11 @@ def _read(path: Path, above: list[Path]) -> dict[str, Any]:
         raise RecipeError(
             f"{path}: extends={parent!r} is not the name or path of a recipe, such as extends: laptop, or a list of them"
         )
-    below: dict[str, Any] = {}
+    below: JsonObject = {}
     for name in parents:
         file = extended_file(path, name)
         given = _read(file, [*above, path])
+        # Of a list of parents, a later one lies over the earlier ones.
         below = merge(taken_out(below, given, str(file)), given)
     return merge(taken_out(below, data, str(path)), data)
 
@@ -120,7 +125,7 @@ def extended_file(path: Path, parent: str) -> Path:
     return find_recipe(parent)
 
 
-def taken_out(below: dict[str, Any], above: dict[str, Any], where: str) -> dict[str, Any]:
+def taken_out(below: JsonObject, above: JsonObject, where: str) -> JsonObject:
     """`below` without the named things that are null in `above`; the nulls are removed from `above` itself.
 
     Raises RecipeError for a name that is not there.
@@ -159,7 +164,7 @@ _ID = re.compile("[0-9a-f]{4,16}")
 """An artifact's id or its beginning."""
 
 
-def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+def merge(below: JsonObject, above: JsonObject) -> JsonObject:
     """Mappings merged key by key; anything else above replaces what is below. A mapping of another `kind` or `algorithm`
     replaces.
     """
@@ -174,11 +179,12 @@ def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def apply_override(data: dict[str, Any], override: str) -> None:
+def apply_override(data: JsonObject, override: str) -> None:
     """Set one `stage.field=value` in place; the value is read as YAML. As in a file, `collect.web=null` takes `web` out."""
     path, equals, text = override.partition("=")
     if not equals or not path.strip():
         raise RecipeError(f"override {override[:200]!r} is not of the form stage.field=value, such as dpo.beta=1")
+    # A value of a thousand dots would build a thousand mappings, and recursion below would end.
     if path.count(".") >= DEEPEST:
         raise RecipeError(f"override {override[:200]!r}: {path.count('.') + 1:,} levels; the most is {DEEPEST}")
     *parents, last = path.strip().split(".")
@@ -189,6 +195,7 @@ def apply_override(data: dict[str, Any], override: str) -> None:
             continue
         if not isinstance(target, dict):
             raise RecipeError(f"override {override!r}: {'.'.join(parents[:depth])} is {target!r}, which has no fields")
+        # An absent section and one that says `null` both become a mapping.
         if target.get(name) is None:
             target[name] = {}
         target = target[name]

@@ -16,6 +16,7 @@ from flows.cli.options import print_whole
 from flows.config.errors import RecipeError
 from flows.config.files import load
 from flows.config.recipe_config import RecipeConfig
+from infra.json_values import JsonObject
 from model.config import ModelConfig
 from tasks.evaluation.report import ConformanceRow
 
@@ -57,6 +58,7 @@ def compared(config: RecipeConfig, size: str) -> list[ComparedValue]:
 def published_size(config: RecipeConfig) -> str | None:
     """The published size whose model the recipe trains."""
     models = {size: ModelConfig.model_validate(size.upper()) for size in PUBLISHED_SIZES}
+    # Equal in every field: a model of another shape has no published values.
     return next((size for size, model in models.items() if model == config.pretrain.model), None)
 
 
@@ -72,7 +74,7 @@ def reported(config: RecipeConfig) -> tuple[ConformanceRow, ...]:
     )  # fmt: skip
 
 
-def published_values() -> list[dict[str, Any]]:
+def published_values() -> list[JsonObject]:
     """The entries of the file."""
     return yaml.safe_load(_FILE.read_text(encoding="utf-8"))
 
@@ -82,14 +84,14 @@ def of_size(value: Any, size: str) -> Any:
     return value.get(size) if isinstance(value, dict) else value
 
 
-def _row(entry: dict[str, Any], size: str, ours: Any) -> ComparedValue:
+def _row(entry: JsonObject, size: str, ours: Any) -> ComparedValue:
     paper, code = of_size(entry["paper"], size), of_size(entry["code"], size)
     return ComparedValue(
         entry["topic"], entry["field"], paper, code, ours, _verdict(paper, code, ours), entry.get("why", "")
     )
 
 
-def _at(data: dict[str, Any], field: str) -> Any:
+def _at(data: JsonObject, field: str) -> Any:
     """The value at a dotted path, ABSENT where there is none; members of a list are told apart by their names."""
     value: Any = data
     for part in field.split("."):
@@ -103,6 +105,7 @@ def _at(data: dict[str, Any], field: str) -> Any:
 def _verdict(paper: Any, code: Any, ours: Any) -> _Verdict:
     if paper is None and code is None:
         return "not published"
+    # Where only one of the two says it, that one decides.
     if ours in (paper, code) and (paper is None or code is None or paper == code):
         return "as both" if paper == code else "as the code" if paper is None else "as the paper"
     return "as the paper" if ours == paper else "as the code" if ours == code else "ours"
@@ -118,7 +121,7 @@ def print_conformance(console: Console, rows: list[ComparedValue]) -> None:
     print_whole(console, table)
 
 
-def conformance_rows(rows: list[ComparedValue]) -> list[dict[str, Any]]:
+def conformance_rows(rows: list[ComparedValue]) -> list[JsonObject]:
     """The table as JSON values."""
     return [asdict(row) for row in rows]
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from rich.console import Console
 from rich.table import Table
@@ -35,7 +35,24 @@ _LARGE = 4
 """A file of more than so many times the sample is taken only where there is no smaller one."""
 
 
-def data_speed(config: RecipeConfig, name: str, megabytes: float, seed: int = 0) -> dict[str, Any]:
+class SourceSpeed(TypedDict):
+    """How fast a source is curated here, measured on a sample, and what all of it would take."""
+
+    source: str
+    files: int
+    listed_bytes: int
+    sample_files: int
+    sample_bytes: int
+    text_bytes: int
+    """Text in the sample."""
+    rules_left_out: list[str]
+    mb_per_second_per_core: dict[str, float]
+    """By stage; megabytes of text."""
+    whole_text_bytes: float
+    whole_core_hours: float
+
+
+def data_speed(config: RecipeConfig, name: str, megabytes: float, seed: int = 0) -> SourceSpeed:
     """Measure one source: processor seconds per MB of text of each stage, text per listed byte, and the whole source's hours.
 
     Raises ValueError for a source that is not one of files.
@@ -46,6 +63,7 @@ def data_speed(config: RecipeConfig, name: str, megabytes: float, seed: int = 0)
             f"{name!r} is no source of files; those of the recipe are {', '.join(file_sources(config)) or 'none'}"
         )
     files = list(source.files or (hub_files(source) if isinstance(source, HubSource) else ()))
+    # In a seeded order, so that two measurements of one machine read the same files.
     some = sample_of(files, megabytes * 1e6, seed)
     if source.files:
         part: LocalSource | HubSource = source.model_copy(update={"files": tuple(some)})
@@ -56,6 +74,7 @@ def data_speed(config: RecipeConfig, name: str, megabytes: float, seed: int = 0)
         seconds, documents = _run(Path(folder), config, name, part, rules)
     text, listed = documents.bytes, sum(file.size for file in files)
     read = sum(file.size for file in some)
+    # Files that were sampled stand for all: text grows with listed bytes.
     whole = listed / read * text
     return {
         "source": name,
@@ -65,6 +84,7 @@ def data_speed(config: RecipeConfig, name: str, megabytes: float, seed: int = 0)
         "sample_bytes": read,
         "text_bytes": text,
         "rules_left_out": left_out,
+        # A stage of a tiny sample may take no measurable time.
         "mb_per_second_per_core": {stage: text / 1e6 / max(1e-9, value) for stage, value in seconds.items()},
         "whole_text_bytes": whole,
         "whole_core_hours": whole / text * sum(seconds.values()) / 3600,
@@ -81,6 +101,7 @@ def sample_of(files: Sequence[SourceFile], size: float, seed: int) -> list[Sourc
     full = [file for file in files if file.size]
     if not full:
         raise ValueError(f"all {len(files):,} files of the source are empty")
+    # A huge file would take the measurement's whole time; without a smaller one the smallest is taken.
     fitting = [file for file in full if file.size <= _LARGE * size] or [min(full, key=lambda file: file.size)]
     random.Random(seed).shuffle(fitting)
     chosen: list[SourceFile] = []
@@ -119,18 +140,20 @@ def _run(
 
 @contextmanager
 def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    # Processor time of this process, so that neighbours on the machine do not count.
     start = time.process_time()
     yield
     seconds[name] = time.process_time() - start
 
 
-def print_speeds(console: Console, speeds: Sequence[dict[str, Any]], cores: int, price: float) -> None:
+def print_speeds(console: Console, speeds: Sequence[SourceSpeed], cores: int, price: float) -> None:
     """A row per source: MB/s per core of each stage, then what all of the source would take on so many cores."""
     for speed in speeds:
         table = Table("stage", "MB/s/core", box=None, pad_edge=False, header_style="bold")
         table.columns[1].justify = "right"
         for stage, value in speed["mb_per_second_per_core"].items():
             table.add_row(stage, f"{value:,.1f}")
+        # Rates in a row add by their inverses: each byte passes every stage.
         together = 1 / sum(1 / value for value in speed["mb_per_second_per_core"].values())
         table.add_row("together", f"{together:,.1f}", style="bold")
         console.print(

@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal, TypedDict
 
 import orjson
 from rich.console import Console
@@ -21,6 +21,7 @@ from flows.config.errors import RecipeError
 from flows.config.files import names_recipe
 from flows.inspection.artifacts import find_record
 from flows.running.run import load_recipe, plan
+from infra.json_values import JsonObject
 from infra.records.reader import Reader
 from infra.records.record import Record, all_records, lineage, record_of
 from infra.storage.store import Store
@@ -40,6 +41,88 @@ SAMPLED_FROM = 50
 """Dropped documents looked at for each one shown: a sample need not read a whole source."""
 
 
+class SourceReading(TypedDict):
+    """What a source's files held and what of it was read (`collect.json`)."""
+
+    files: int
+    bad_files: int
+    rows: int
+    """Rows that the files list."""
+    read: int
+    documents: int
+    bad: dict[str, int]
+    """Unusable rows by reason."""
+
+
+class CurationStep(TypedDict):
+    """One step of curation: what came in, what went on, and what was dropped. None stands for what the step does not count."""
+
+    step: str
+    id: str
+    inputs: list[str]
+    """Labels."""
+    documents_in: int | None
+    bytes_in: int | None
+    documents: int
+    bytes: int | None
+    tokens: int | None
+    sources: dict[str, int]
+    """Documents by source."""
+    reading: SourceReading | None
+    dropped: dict[str, int]
+    """Documents by reason, the most frequent first."""
+
+
+class Example(TypedDict):
+    """A dropped document as an excerpt around what matched."""
+
+    id: str
+    source: str
+    step: str
+    reason: str
+    detail: str
+    matched: list[str]
+    excerpt: str
+    spans: list[list[int]]
+    """Start and end of each match within the excerpt, in characters."""
+
+
+class _Named(TypedDict):
+    step: str
+    address: str
+
+
+class _Place(TypedDict):
+    source: str
+    file: str
+    line: int
+    """1-based, in the file."""
+    bytes: int
+    """Of the text."""
+
+
+class _Decided(_Named):
+    decision: Literal["dropped", "kept", "scored", "encoded"]
+    source: str
+
+
+class DocumentDecision(_Decided, total=False):
+    """What one step did with one document; a step has the fields that it knows."""
+
+    file: str
+    line: int
+    """1-based, in the file."""
+    bytes: int
+    """Of the text."""
+    tokens: list[int]
+    """Start and end in the token file."""
+    reason: str
+    detail: str
+    scores: dict[str, float | None]
+    duplicates: list[str]
+    """Ids of the copies for which this document was kept."""
+
+
 @dataclass(frozen=True)
 class Curated:
     """The records of data stages that are asked about, inputs before what was made of them."""
@@ -47,14 +130,15 @@ class Curated:
     reader: Reader
     records: list[Record]
 
-    def lines(self, record: Record, prefix: str, needle: bytes = b"") -> Iterator[tuple[str, int, dict[str, Any]]]:
+    def lines(self, record: Record, prefix: str, needle: bytes = b"") -> Iterator[tuple[str, int, JsonObject]]:
         """(file, 1-based line, row) of the payload's rows below a prefix whose bytes have the needle."""
         for name in sorted(name for name in record.files if name.startswith(prefix)):
             yield from self.lines_of(record, name, needle)
 
-    def lines_of(self, record: Record, name: str, needle: bytes = b"") -> Iterator[tuple[str, int, dict[str, Any]]]:
+    def lines_of(self, record: Record, name: str, needle: bytes = b"") -> Iterator[tuple[str, int, JsonObject]]:
         """The same of one file."""
         for number, line in enumerate(written_lines(self.reader.path(record.artifact(), name)), start=1):
+            # The needle is looked for in the bytes, since most lines need no parsing at all.
             if needle in line:
                 yield name, number, orjson.loads(line)
 
@@ -86,6 +170,7 @@ def curated(target: str | None, store: str | None) -> Curated:
 def newest(store: Store) -> list[Record]:
     """The newest generation of every artifact of a store, inputs before what was made of them."""
     known = {record.address: record for record in all_records(store)}
+    # Records come oldest first, so a later generation replaces an earlier one.
     last = {(record.stage, record.id): record.address for record in known.values()}
     ordered: dict[str, Record] = {}
 
@@ -96,6 +181,7 @@ def newest(store: Store) -> list[Record]:
             visit(item.address)
         ordered[address] = known[address]
 
+    # Inputs first: an explanation reads from the source to the token file.
     for address in last.values():
         visit(address)
     newest_addresses = set(last.values())
@@ -105,12 +191,12 @@ def newest(store: Store) -> list[Record]:
 # -- funnel -----------------------------------------------------------------------------------------------
 
 
-def funnel(asked: Curated) -> list[dict[str, Any]]:
+def funnel(asked: Curated) -> list[CurationStep]:
     """Per step: documents, bytes and tokens in and out, and what was dropped for which reason."""
     return [_step(asked, record) for record in asked.records if record.kind in (Documents.__name__, Tokens.__name__)]
 
 
-def _step(asked: Curated, record: Record) -> dict[str, Any]:
+def _step(asked: Curated, record: Record) -> CurationStep:
     facts = record.facts
     inputs = [asked.reader.at(item.address) for item in record.inputs if item.kind == Documents.__name__]
     given = [item for item in inputs if isinstance(item, Documents)]
@@ -118,25 +204,29 @@ def _step(asked: Curated, record: Record) -> dict[str, Any]:
     if record.kind == Tokens.__name__:
         # A token file is made of one source of its input.
         taken = sum(item.sources.get(facts["source"], 0) for item in given)
-        out = {"documents": facts["documents"], "bytes": None, "tokens": facts["tokens"], "sources": {}}
         dropped = {"empty": taken - facts["documents"]} if taken > facts["documents"] else {}
-        coming = {"documents_in": taken or None, "bytes_in": None}
+        documents_in, bytes_in, size, tokens, sources = taken, 0, None, facts["tokens"], {}
     else:
-        out = {"documents": facts["documents"], "bytes": facts["bytes"], "tokens": None, "sources": facts["sources"]}
         dropped = facts["dropped"]
-        coming = {"documents_in": whole or None, "bytes_in": sum(item.bytes for item in given) or None}
-    return {
-        "step": record.label,
-        "id": record.id,
-        "inputs": [item.label for item in map(asked.reader.record, given)],
-        **coming,
-        **out,
-        "reading": asked.reader.read_json(record.artifact(), _READING) if _READING in record.files else None,
-        "dropped": dict(sorted(dropped.items(), key=lambda item: (-item[1], item[0]))),
-    }
+        documents_in, bytes_in = whole, sum(item.bytes for item in given)
+        size, tokens, sources = facts["bytes"], None, facts["sources"]
+    return CurationStep(
+        step=record.label,
+        id=record.id,
+        inputs=[item.label for item in map(asked.reader.record, given)],
+        documents_in=documents_in or None,
+        bytes_in=bytes_in or None,
+        documents=facts["documents"],
+        bytes=size,
+        tokens=tokens,
+        sources=sources,
+        reading=asked.reader.read_json(record.artifact(), _READING) if _READING in record.files else None,
+        # The most frequent first, and ties by name, so that two calls print the same.
+        dropped=dict(sorted(dropped.items(), key=lambda item: (-item[1], item[0]))),
+    )
 
 
-def print_funnel(console: Console, steps: Sequence[dict[str, Any]]) -> None:
+def print_funnel(console: Console, steps: Sequence[CurationStep]) -> None:
     """One row per step, one per reason below it."""
     table = Table(
         "step",
@@ -172,7 +262,7 @@ def print_funnel(console: Console, steps: Sequence[dict[str, Any]]) -> None:
             console.print(line, highlight=False)
 
 
-def reading_line(reading: dict[str, Any]) -> tuple[str, str]:
+def reading_line(reading: SourceReading) -> tuple[str, str]:
     """(sentence, style) on what was listed, read, unusable and kept of a source; red below WHOLE."""
     share = reading["read"] / reading["rows"] if reading["rows"] else 1.0
     unusable = ", ".join(f"{reason} {count:,}" for reason, count in reading["bad"].items())
@@ -196,12 +286,12 @@ def _number(value: int | None) -> str:
 # -- look -------------------------------------------------------------------------------------------------
 
 
-def look(asked: Curated, reason: str, count: int, seed: int = 0) -> list[dict[str, Any]]:
+def look(asked: Curated, reason: str, count: int, seed: int = 0) -> list[Example]:
     """A seeded sample of documents that were dropped for a reason, as excerpts with what matched. Raises as `dropped_rows`."""
     return [_example(row) for row in dropped_rows(asked, reason, count, seed)]
 
 
-def dropped_rows(asked: Curated, reason: str, count: int, seed: int = 0) -> list[dict[str, Any]]:
+def dropped_rows(asked: Curated, reason: str, count: int, seed: int = 0) -> list[JsonObject]:
     """A seeded sample of the rows that were dropped for a reason, each with its `step` and the `spans` that matched.
 
     Raises ValueError for a reason that nothing was dropped for.
@@ -220,10 +310,12 @@ def dropped_rows(asked: Curated, reason: str, count: int, seed: int = 0) -> list
         for name in sorted(record.files)
         if name.startswith(DROPPED)
     ]
+    # Files first in a random order, then rows within them: a whole source need not be read.
     chance = random.Random(seed)
     chance.shuffle(files)
-    pool: list[dict[str, Any]] = []
+    pool: list[JsonObject] = []
     for record, name in files:
+        # The reason as JSON text, with its quotes, so that no part of a word matches.
         rows = asked.lines_of(record, name, orjson.dumps(reason))
         pool += [row | {"step": record.label} for _, _, row in rows if row["reason"] == reason]
         if len(pool) >= SAMPLED_FROM * count:
@@ -232,10 +324,11 @@ def dropped_rows(asked: Curated, reason: str, count: int, seed: int = 0) -> list
     return [row | {"spans": matched_spans(row)} for row in sample]
 
 
-def _example(row: dict[str, Any]) -> dict[str, Any]:
+def _example(row: JsonObject) -> Example:
     spans = row["spans"]
     start, end = spans[0] if spans else (0, 0)
     first = max(0, start - EXCERPT_CHARACTERS)
+    # Without a match the excerpt is the text's beginning, twice as long.
     last = min(len(row["text"]), max(end, start) + (EXCERPT_CHARACTERS if spans else 2 * EXCERPT_CHARACTERS))
     return {
         "id": row["id"],
@@ -245,11 +338,12 @@ def _example(row: dict[str, Any]) -> dict[str, Any]:
         "detail": row["detail"],
         "matched": [row["text"][begin:stop] for begin, stop in spans],
         "excerpt": row["text"][first:last],
+        # Spans are counted from the excerpt's beginning, and those outside of it are left out.
         "spans": [[begin - first, stop - first] for begin, stop in spans if first <= begin and stop <= last],
     }
 
 
-def matched_spans(row: dict[str, Any]) -> list[tuple[int, int]]:
+def matched_spans(row: JsonObject) -> list[tuple[int, int]]:
     """Characters of a dropped document that its reason points at; none where the whole document is judged."""
     text = row["text"]
     spans = {
@@ -257,8 +351,10 @@ def matched_spans(row: dict[str, Any]) -> list[tuple[int, int]]:
         for name, marked in row.get("attributes", {}).items()
         if f"__{row['reason']}__" in name
         for start, end, _ in marked
+        # A span over the whole text marks nothing.
         if (start, end) != (0, len(text)) and end > start
     }
+    # Decontamination quotes the n-gram that it found at the end of its detail.
     quoted = re.search(r": '(.+)'$", row["detail"], re.DOTALL)
     if quoted and row["reason"] == "contaminated":
         # The detail quotes normalised words: between them the text may have anything that is no word.
@@ -267,7 +363,7 @@ def matched_spans(row: dict[str, Any]) -> list[tuple[int, int]]:
     return sorted(spans)
 
 
-def print_examples(console: Console, examples: Sequence[dict[str, Any]]) -> None:
+def print_examples(console: Console, examples: Sequence[Example]) -> None:
     """Each with what matched underlined."""
     for example in examples:
         console.print(f"{example['step']} ", style="bold", markup=False, end="")
@@ -285,8 +381,9 @@ def print_examples(console: Console, examples: Sequence[dict[str, Any]]) -> None
 # -- why --------------------------------------------------------------------------------------------------
 
 
-def why(asked: Curated, id: str) -> list[dict[str, Any]]:
+def why(asked: Curated, id: str) -> list[DocumentDecision]:
     """Every score and decision about one document, step by step. Raises ValueError for an id that no step has."""
+    # As it stands in the file, with quotes.
     needle = orjson.dumps(id)
     steps = [entry for record in asked.records for entry in _entries(asked, record, id, needle)]
     if not steps:
@@ -297,52 +394,54 @@ def why(asked: Curated, id: str) -> list[dict[str, Any]]:
     return steps
 
 
-def _entries(asked: Curated, record: Record, id: str, needle: bytes) -> Iterator[dict[str, Any]]:
-    named = {"step": record.label, "address": record.address}
-    scores: dict[str, dict[str, Any]] = {}
+def _entries(asked: Curated, record: Record, id: str, needle: bytes) -> Iterator[DocumentDecision]:
+    named: _Named = {"step": record.label, "address": record.address}
+    scores: dict[str, dict[str, float | None]] = {}
     for _, _, row in asked.lines(record, ATTRIBUTES, needle):
         if row["id"] == id:
             scores.setdefault(row.get("source", ""), {}).update(highest_scores(row["attributes"]))
     copies: list[str] = []
     for file, line, row in asked.lines(record, DROPPED, needle):
         if row["id"] == id:
-            yield (
-                named
-                | _place(file, line, row)
-                | {
-                    "decision": "dropped",
-                    "reason": row["reason"],
-                    "detail": row["detail"],
-                    "scores": highest_scores(row.get("attributes", {})),
-                }
-            )
+            yield {
+                **named,
+                **_place(file, line, row),
+                "decision": "dropped",
+                "reason": row["reason"],
+                "detail": row["detail"],
+                "scores": highest_scores(row.get("attributes", {})),
+            }
         elif row.get("duplicate_of") == id:
+            # A dropped copy names the document that was kept for it.
             copies.append(row["id"])
     kept = False
     for file, line, row in asked.lines(record, DOCUMENTS, needle):
         if row["id"] == id:
             kept = True
             place = _place(file, line, row)
-            yield named | place | {"decision": "kept", "scores": scores.get(place["source"], {}), "duplicates": copies}
+            found = scores.get(place["source"], {})
+            yield {**named, **place, "decision": "kept", "scores": found, "duplicates": copies}
+    # Scores alone come from a stage that only measures.
     if scores and not kept and not any(name.startswith(DOCUMENTS) for name in record.files):
         for source, found in scores.items():
-            yield named | {"source": source, "decision": "scored", "scores": found}
-    yield from (named | entry for entry in _encoded(asked, record, id))
+            yield {**named, "source": source, "decision": "scored", "scores": found}
+    yield from _encoded(asked, record, id, named)
 
 
-def _place(file: str, line: int, row: dict[str, Any]) -> dict[str, Any]:
+def _place(file: str, line: int, row: JsonObject) -> _Place:
     return {"source": row["source"], "file": file, "line": line, "bytes": len(row["text"].encode())}
 
 
-def _encoded(asked: Curated, record: Record, id: str) -> Iterator[dict[str, Any]]:
+def _encoded(asked: Curated, record: Record, id: str, named: _Named) -> Iterator[DocumentDecision]:
     for name in sorted(name for name in record.files if name.startswith(TOKENS) and name.endswith(".csv.gz")):
         for document in documents_within(asked.reader.path(record.artifact(), name), 0, sys.maxsize):
             if document.id == id:
                 file, tokens = f"{name.removesuffix('.csv.gz')}.npy", [document.start, document.end]
-                yield {"decision": "encoded", "source": record.facts["source"], "file": file, "tokens": tokens}
+                source = record.facts["source"]
+                yield {**named, "decision": "encoded", "source": source, "file": file, "tokens": tokens}
 
 
-def print_why(console: Console, id: str, steps: Sequence[dict[str, Any]]) -> None:
+def print_why(console: Console, id: str, steps: Sequence[DocumentDecision]) -> None:
     """One paragraph per step."""
     console.print(id, markup=False, highlight=False, style="bold")
     colours = {"dropped": "red", "kept": "green", "scored": "cyan", "encoded": "green"}
@@ -353,12 +452,11 @@ def print_why(console: Console, id: str, steps: Sequence[dict[str, Any]]) -> Non
         console.print(Text.assemble(
             (f"{step['step']}: ", "bold"), (step["decision"], colours[step["decision"]]), f" ({step['source']}{where}{size})"
         ))  # fmt: skip
-        if "reason" in step:
+        if "reason" in step and "detail" in step:
             console.print(f"  {step['reason']}: {step['detail'][:300]}", markup=False, highlight=False)
         for name, score in step.get("scores", {}).items():
             shown = "nothing found" if score is None else f"{score:.6g}"
             console.print(f"  {name.split('__', 1)[-1]}: {shown}", markup=False, highlight=False, style="dim")
-        if step.get("duplicates"):
-            copies = step["duplicates"]
+        if copies := step.get("duplicates"):
             more = "" if len(copies) <= 5 else f" and {len(copies) - 5:,} more"
             console.print(f"  kept for: {', '.join(copies[:5])}{more}", markup=False, highlight=False)

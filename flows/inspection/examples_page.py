@@ -6,10 +6,11 @@ script, however a text may be written.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
+
+from infra.json_values import JsonObject
 
 SHOWN_CHARACTERS = 50_000
 """Of a text; a longer one is shown around its first match."""
@@ -44,21 +45,24 @@ mark { background: #ffd54a; outline: 1px solid #c77800 }
 """
 
 
-def write_page(path: Path, reason: str, rows: Sequence[dict[str, Any]]) -> None:
+def write_page(path: Path, reason: str, rows: Sequence[JsonObject]) -> None:
     """Write the page of `dropped` rows; each has its `step` and, as `spans`, the characters that matched."""
     shown = [
         {**row, "url": (row.get("metadata") or {}).get("url"), "marked": marked(row["text"], row["spans"])}
         for row in rows
     ]
+    # Texts come from the web: escaping is on for every value.
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     path.write_text(environment.from_string(_PAGE).render(reason=reason, rows=shown), encoding="utf-8")
 
 
 def marked(text: str, spans: Sequence[tuple[int, int]]) -> Markup:
     """A text with `<mark>` around its spans, escaped; spans that overlap become one."""
+    # Around the first match, so that a text of megabytes does not fill the page.
     first = max(0, spans[0][0] - SHOWN_CHARACTERS // 2) if spans and len(text) > SHOWN_CHARACTERS else 0
     last = min(len(text), first + SHOWN_CHARACTERS)
     parts, place = [Markup("… ") if first else Markup("")], first
+    # Sorted, so that an overlap begins where the span before it has ended.
     for start, end in sorted(spans):
         start, end = max(start, place), min(end, last)
         if start < end:

@@ -1,8 +1,8 @@
 """Figures of the diagnosis: panels, inks, and files whose bytes depend on nothing but the values."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import orjson
 
@@ -23,6 +23,7 @@ def panels(count: int) -> "tuple[Figure, list[Axes]]":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.2 * count, 3.6), layout="constrained")
+    # Without pyplot, which keeps every figure open and picks a backend by the display.
     FigureCanvasAgg(figure)
     axes = [figure.add_subplot(1, count, place + 1) for place in range(count)]
     for axis in axes:
@@ -54,7 +55,7 @@ def legend(axis: "Axes", columns: int = 1) -> None:
     axis.legend(frameon=False, fontsize=8, ncols=columns)
 
 
-def write_figure(figure: "Figure", out: Path, name: str, values: dict[str, Any]) -> list[str]:
+def write_figure(figure: "Figure", out: Path, name: str, values: Mapping[str, object]) -> list[str]:
     """`<name>.json` with the values, `.png` and `.svg` in a folder; returns their paths."""
     import matplotlib
     from matplotlib.text import Text

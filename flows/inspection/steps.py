@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from rich.console import Console
 from rich.table import Table
@@ -39,6 +39,73 @@ TRAININGS = ("pretrain", "anneal")
 """Stages that read a mix."""
 
 
+class TracedDocument(TypedDict):
+    """A document of a token file."""
+
+    id: str
+    source: str
+    src: str
+    """The document shard that it was encoded from."""
+    loc: str
+    """Its 1-based line there."""
+    start: int
+    """First token in the token file."""
+    end: int
+    scores: dict[str, float | None]
+    """The highest of each attribute that a filter stage left next to it."""
+
+
+class ReadDocument(TracedDocument):
+    """A document that a window has tokens of."""
+
+    tokens: int
+
+
+class PlacedDocument(TracedDocument):
+    """Where a document lies in a mix, and who reads it."""
+
+    file: str
+    passes: int
+    """How often the mix reads its file."""
+    steps: list[int]
+    """Updates that read any of its tokens, from 1."""
+
+
+class TracedWindow(TypedDict):
+    """One window of a batch."""
+
+    source: str
+    file: str
+    start: int
+    """First token in the file."""
+    end: int
+    documents: list[ReadDocument]
+
+
+class _OfTraining(TypedDict):
+    label: str
+    id: str
+    steps: int
+    """Updates of the whole training."""
+
+
+class StepTrace(_OfTraining):
+    """What a step read."""
+
+    step: int
+    epoch: int
+    tokens: int
+    """Of the batch."""
+    windows: list[TracedWindow]
+
+
+class DocumentTrace(_OfTraining):
+    """Who read a document."""
+
+    document: str
+    places: list[PlacedDocument]
+
+
 @dataclass(frozen=True)
 class Training:
     """A training that reads a mix, finished or begun, with its order of windows."""
@@ -54,10 +121,11 @@ class Training:
     def index(self, place: int) -> Path:
         """The document index of a token file, fetched when it is asked for."""
         file = self.stored[place]
+        # The index lies next to its token file and differs in its ending.
         return self.reader.path(file.tokens, f"{file.name.removesuffix('.npy')}.csv.gz")
 
     @property
-    def named(self) -> dict[str, Any]:
+    def named(self) -> _OfTraining:
         return {"label": self.begun.label, "id": self.begun.id, "steps": self.steps}
 
 
@@ -86,6 +154,7 @@ def _of_id(id: str, store: str | None) -> tuple[Started, Store]:
     found = existing_store(store)
     stages = [name for name in found.names("") if not name.startswith("_")]
     places = {(stage, name) for stage in stages for name in found.names(stage)}
+    # A training that failed has a progress folder and no record.
     places |= {(stage, name) for stage in TRAININGS for name in found.names(f"_progress/{stage}")}
     named = sorted(place for place in places if place[1].startswith(id))
     if not named:
@@ -113,7 +182,9 @@ def _of_recipe(recipe: str, stage: str, store: str | None, overrides: list[str] 
 
 def _begun(store: Store, stage: str, id: str) -> Started:
     """What the newest finished generation of an id computed, or, when there is none, the newest that was begun."""
+    # Names of progress folders are `g0001`, `g0002` and so on.
     attempts = [int(name.removeprefix("g")) for name in store.names(f"_progress/{stage}/{id}")]
+    # A finished generation goes before a later one that was only begun.
     newest = max(generations(store, stage, id) or attempts, default=0)
     started = load_started(store, stage, id, newest)
     if started is None:
@@ -137,25 +208,30 @@ def _mix_of(reader: Reader, begun: Started) -> Mix:
 def _config(begun: Started) -> tuple[PretrainConfig | AnnealConfig, int]:
     if begun.stage == "pretrain":
         config = PretrainConfig.model_validate(begun.config)
+        # Of the seeds of pre-training only that of the data decides the order.
         return config, config.data_seed
     anneal = AnnealConfig.model_validate(begun.config)
     return anneal, anneal.seed
 
 
-def trace_step(training: Training, step: int) -> dict[str, Any]:
+def trace_step(training: Training, step: int) -> StepTrace:
     """The windows of an update and the documents in them, with what filters said of each.
 
     Raises ValueError for a step that the training did not make.
     """
     if not 1 <= step <= training.steps:
         raise ValueError(f"{training.begun.label} makes updates 1 to {training.steps:,}; there is no step {step:,}")
-    windows: list[dict[str, Any]] = []
-    read: dict[str, list[dict[str, Any]]] = {}
+    windows: list[TracedWindow] = []
+    read: dict[str, list[ReadDocument]] = {}
+    # Updates count from 1 for people and from 0 in the data.
     for window in training.data.locate(step - 1):
         stored, file = training.stored[window.file], training.data.files[window.file]
-        documents = [
-            _document(document, file.source)
-            | {"tokens": min(document.end, window.end) - max(document.start, window.start)}
+        documents: list[ReadDocument] = [
+            {
+                **_document(document, file.source),
+                # A document may lie in two windows; counted is the part in this one.
+                "tokens": min(document.end, window.end) - max(document.start, window.start),
+            }
             for document in documents_within(training.index(window.file), window.start, window.end)
         ]
         windows.append(
@@ -167,10 +243,12 @@ def trace_step(training: Training, step: int) -> dict[str, Any]:
                 "documents": documents,
             }
         )
+        # Scores are read once for each token artifact, not once for each window.
         read.setdefault(stored.tokens.address, []).extend(documents)
     for address, documents in read.items():
         _add_scores(training.reader, training.reader.at(address), documents)
-    return training.named | {
+    return {
+        **training.named,
         "step": step,
         "epoch": (step - 1) // training.data.steps_per_epoch + 1,
         "tokens": training.data.batch_tokens,
@@ -178,12 +256,12 @@ def trace_step(training: Training, step: int) -> dict[str, Any]:
     }
 
 
-def trace_document(training: Training, id: str) -> dict[str, Any]:
+def trace_document(training: Training, id: str) -> DocumentTrace:
     """Where a document lies in the mix and which updates read any of its tokens.
 
     Raises ValueError for an id that no token file of the mix has.
     """
-    places: dict[tuple[int, int], dict[str, Any]] = {}
+    places: dict[tuple[int, int], PlacedDocument] = {}
     epochs = ceil(training.steps / training.data.steps_per_epoch)
     # A file that is read in several passes stands in the list several times; its index is read once.
     for address in dict.fromkeys(stored.address for stored in training.stored):
@@ -196,9 +274,11 @@ def trace_document(training: Training, id: str) -> dict[str, Any]:
                 step + 1
                 for copy in copies
                 for step in training.data.steps_reading(copy, document.start, document.end, epochs)
+                # The last epoch may end before its windows do.
                 if step < training.steps
             }
-            place = _document(document, file.source) | {
+            place: PlacedDocument = {
+                **_document(document, file.source),
                 "file": stored.address,
                 "passes": len(copies),
                 "steps": sorted(steps),
@@ -210,10 +290,10 @@ def trace_document(training: Training, id: str) -> dict[str, Any]:
             f"no token file of {training.begun.label}'s mix has a document {id!r}; ids are in the third column of the "
             f"index files, such as {training.index(0)}, and in: olmo2 trace {training.begun.id} --step 1"
         )
-    return training.named | {"document": id, "places": list(places.values())}
+    return {**training.named, "document": id, "places": list(places.values())}
 
 
-def _document(document: TokenRange, source: str) -> dict[str, Any]:
+def _document(document: TokenRange, source: str) -> TracedDocument:
     return {
         "id": document.id,
         "source": source,
@@ -221,14 +301,14 @@ def _document(document: TokenRange, source: str) -> dict[str, Any]:
         "loc": document.loc,
         "start": document.start,
         "end": document.end,
+        "scores": {},
     }
 
 
-def _add_scores(reader: Reader, tokens: Artifact, documents: Sequence[dict[str, Any]]) -> None:
+def _add_scores(reader: Reader, tokens: Artifact, documents: Sequence[TracedDocument]) -> None:
     """Give each document `scores`: the attributes that stages above its token file left next to it."""
-    wanted: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    wanted: dict[tuple[str, str], list[TracedDocument]] = {}
     for document in documents:
-        document["scores"] = {}
         wanted.setdefault((document["id"], document["source"]), []).append(document)
     for path in _attribute_files(reader, tokens, {shard_name(document["src"]) for document in documents}):
         for row in written_rows(path):
@@ -246,7 +326,7 @@ def _attribute_files(reader: Reader, tokens: Artifact, shards: set[str]) -> Iter
                 yield reader.path(record.artifact(), name)
 
 
-def print_trace(console: Console, traced: dict[str, Any]) -> None:
+def print_trace(console: Console, traced: StepTrace | DocumentTrace) -> None:
     """Documents of a step, or places and steps of a document."""
     if "windows" in traced:
         title = f"{traced['label']} {traced['id']}: update {traced['step']:,} of {traced['steps']:,}, epoch {traced['epoch']}"

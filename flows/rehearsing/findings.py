@@ -5,13 +5,13 @@ All of it is in the records and files that the stages leave; nothing is measured
 
 from collections import Counter
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from flows.cli.options import print_whole
 from infra.execution.plan import PlanRow
+from infra.json_values import JsonObject
 from infra.records.artifact import Artifact
 from infra.records.reader import Reader
 from infra.records.record import Record, record_of
@@ -77,6 +77,7 @@ def _dropped(reader: Reader, artifact: Artifact, record: Record) -> dict[str, in
     found.update({name: record.notes[name] for name in DROPPED_NOTES if record.notes.get(name)})
     for name in KEPT_ASIDE:
         if name in record.files:
+            # Rows that a stage set aside are counted by their reasons.
             found.update(row["reason"] for row in reader.read_jsonl(artifact, name))
     if isinstance(artifact, Scores):
         rows = reader.read_json(artifact, "scores.json")["benchmarks"]
@@ -91,6 +92,7 @@ def _source(reader: Reader, artifact: Artifact, dropped: dict[str, int], record:
     made = {Documents: "documents", Chats: "chats", Prompts: "prompts"}.get(type(artifact))
     if made is None:
         return ""
+    # What was read is what was kept and what was dropped.
     rows = artifact.facts()[made] + sum(dropped.values())
     return f"{rows:,} rows{_columns(reader, artifact, record)}"
 
@@ -99,7 +101,8 @@ def _columns(reader: Reader, artifact: Artifact, record: Record) -> str:
     files = sorted(
         name for name in record.files if name.endswith(".jsonl.zst") and not name.startswith(("bad/", "dropped/"))
     )
-    first: dict[str, Any] = next(iter(reader.read_jsonl(artifact, files[0])), {}) if files else {}
+    # The first row stands for all: rows of one file have the same fields.
+    first: JsonObject = next(iter(reader.read_jsonl(artifact, files[0])), {}) if files else {}
     names = [name for name in first if name != "metadata"] + [
         f"metadata.{name}" for name in first.get("metadata") or {}
     ]
@@ -149,6 +152,6 @@ def print_findings(console: Console, found: list[Finding]) -> None:
     print_whole(console, table)
 
 
-def finding_rows(found: list[Finding]) -> list[dict[str, Any]]:
+def finding_rows(found: list[Finding]) -> list[JsonObject]:
     """The list as JSON values."""
     return [asdict(item) for item in found]

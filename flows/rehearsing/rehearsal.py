@@ -12,6 +12,7 @@ from flows.config.files import checked_recipe
 from flows.config.phases.evaluation_config import EvaluationConfig
 from flows.config.recipe_config import RecipeConfig
 from flows.rehearsing.local_rows import with_local_rows
+from infra.json_values import JsonObject
 from model.config import ModelConfig
 from model.tokens.tokenizer import Tokenizer
 from tasks.evaluation.benchmarks import Benchmark
@@ -84,19 +85,21 @@ def rehearsed(config: RecipeConfig, rows: Path | None, store: str) -> RecipeConf
     data["execution"] = _execution(config, store)
     if rows is not None:
         data = with_local_rows(data, rows)
+    # Checked as any recipe, so that the rule cannot make one that contradicts itself.
     return checked_recipe(_limited(data), data["name"])
 
 
-def _benchmarks(evaluation: EvaluationConfig, raw: dict[str, Any]) -> list[tuple[Benchmark, dict[str, Any]]]:
+def _benchmarks(evaluation: EvaluationConfig, raw: JsonObject) -> list[tuple[Benchmark, JsonObject]]:
     """Every benchmark of every kind of model with its raw fields."""
     lists = [(evaluation.benchmarks, raw["benchmarks"])]
     lists += [(part.benchmarks, raw[name]["benchmarks"]) for name, part in evaluation.parts.items()]
     return [pair for benchmarks, fields in lists for pair in zip(benchmarks, fields, strict=True)]
 
 
-def model_of(model: ModelConfig) -> dict[str, Any]:
+def model_of(model: ModelConfig) -> JsonObject:
     """The variant's small model: its norms and initialisation, its queries per key, its ratio of MLP to width."""
     group = model.n_heads // model.n_kv_heads
+    # Grouped queries keep their number per key, so the number of heads is a multiple of it.
     heads = HEADS if group == 1 else group * max(1, HEADS // group)
     width = heads * HEAD_DIM
     shape = {
@@ -105,6 +108,7 @@ def model_of(model: ModelConfig) -> dict[str, Any]:
         "n_heads": heads,
         "n_kv_heads": heads // group,
         "head_dim": HEAD_DIM,
+        # A multiple of 16 suits the kernels of matmuls.
         "mlp_hidden": round(model.mlp_hidden / model.d_model * width / 16) * 16,
         "vocab_size": Tokenizer(RANKS).padded_vocab_size,
         "max_sequence_length": model.max_sequence_length // LENGTHS,
@@ -122,8 +126,10 @@ def _scaled(value: Any) -> Any:
 
 
 def _changed(key: str, value: Any) -> Any:
+    # A bool is an int to Python.
     if isinstance(value, int) and not isinstance(value, bool):
         if key in LENGTH_FIELDS:
+            # 0 has a meaning of its own in some fields and stays 0; anything else stays at least 1.
             return max(min(value, 1), value // LENGTHS)
         return min(value, MOST[key]) if key in MOST else value
     return _scaled(value)
@@ -137,6 +143,7 @@ def _limited(value: Any) -> Any:
         return value
     found = {key: _limited(member) for key, member in value.items()}
     if found.get("kind") == "hub":
+        # 0 and null stand for no limit.
         found["max_documents"] = min(found["max_documents"] or ROWS, ROWS)
     if {"paths", "dataset", "limit"} <= found.keys():
         found["limit"] = min(found["limit"] or ROWS, ROWS)
@@ -145,17 +152,19 @@ def _limited(value: Any) -> Any:
     return found
 
 
-def _scale_trainings(data: dict[str, Any], full: dict[str, Any]) -> None:
+def _scale_trainings(data: JsonObject, full: JsonObject) -> None:
     """Windows of a step, steps, schedules, and the sizes of mixes that are asked for in tokens."""
     pretrain, sweep = data["pretrain"], data["microanneal"]
     trainings = {"pretrain": pretrain, "anneal": data["anneal"], "microanneal": sweep["anneal"]}
     for name, training in trainings.items():
         training["batch_size"] = WINDOWS
+        # Without steps a training is one pass over its mix, and stays so.
         training["steps"] = STEPS[name] if training["steps"] else None
         training["in_loop"] |= {"every": max(1, STEPS[name] // 2)}
     of_step = {name: WINDOWS * training["sequence_length"] for name, training in trainings.items()}
     budgets = len(sweep["budgets"])
     sweep["tokens"] = (STEPS["microanneal"] + budgets) * of_step["microanneal"]
+    # Each budget is a step longer than the one before, so they still rise.
     sweep["budgets"] = [(STEPS["microanneal"] + place) * of_step["microanneal"] for place in range(budgets)]
     _scale_mix(data["pretrain_mix"], of_step["pretrain"], STEPS["pretrain"])
     _scale_mix(data["anneal_mix"], of_step["anneal"], STEPS["anneal"])
@@ -180,14 +189,15 @@ def _scale_trainings(data: dict[str, Any], full: dict[str, Any]) -> None:
         data["comparison"]["window"] = max(2, STEPS["pretrain"] // 2)
 
 
-def _scale_mix(mix: dict[str, Any], of_step: int, steps: int) -> None:
+def _scale_mix(mix: JsonObject, of_step: int, steps: int) -> None:
     if mix["requested_tokens"] is not None:
         mix["requested_tokens"] = of_step * steps
 
 
-def _scale_schedule(pretrain: dict[str, Any], full: dict[str, Any], mix: dict[str, Any]) -> None:
+def _scale_schedule(pretrain: JsonObject, full: JsonObject, mix: JsonObject) -> None:
     """The schedule's parts keep their shares of the run."""
     of_step = full["batch_size"] * full["sequence_length"]
+    # Where no steps are given, the mix says how many there are.
     steps = full["steps"] or (mix["requested_tokens"] // of_step if mix["requested_tokens"] else 0)
     schedule = pretrain["schedule"]
     in_tokens = schedule["unit"] == "tokens"
@@ -200,18 +210,19 @@ def _scale_schedule(pretrain: dict[str, Any], full: dict[str, Any], mix: dict[st
         }
 
 
-def _scale_reinforcement(data: dict[str, Any], config: RecipeConfig) -> None:
+def _scale_reinforcement(data: JsonObject, config: RecipeConfig) -> None:
     """Whole rollouts, with no fewer answers than updates."""
     stages = [(data["rlvr"], config.rlvr), *zip(
         (item["rlvr"] for item in data["further_rlvr"]), (item.rlvr for item in config.further_rlvr), strict=True
     )]  # fmt: skip
     for stage, full in stages:
+        # As many prompts as mini-batches at least, so that none of them is empty.
         prompts = min(full.prompts_per_rollout, max(PROMPTS, full.mini_batches))
         stage["prompts_per_rollout"] = prompts
         stage["episodes"] = ROLLOUTS * prompts * stage.get("samples", 1)
 
 
-def _execution(config: RecipeConfig, store: str) -> dict[str, Any]:
+def _execution(config: RecipeConfig, store: str) -> JsonObject:
     """Here, on CPU, in one process, without compiling; a language model is asked where the recipe says."""
     execution = config.execution.model_dump(mode="json")
     small = {

@@ -11,6 +11,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from flows.config.parts import CandidateConfig
+from infra.json_values import JsonObject
 
 _HIDDEN = frozenset({"name", "files", "versions"})
 """Fields of a candidate's origin that nobody fills in: it has the candidate's name, and the others are pinned later."""
@@ -45,17 +46,18 @@ class FormSchema(GenerateJsonSchema):
 
     def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
         choices = super().nullable_schema(schema)["anyOf"]
+        # A union within an optional field is flattened, or the page draws buttons within buttons.
         return {"anyOf": [member for choice in choices for member in choice.get("anyOf", [choice])]}
 
 
-def without_hidden(part: dict[str, Any]) -> dict[str, Any]:
+def without_hidden(part: JsonObject) -> JsonObject:
     """An object's schema without the fields that a form does not ask."""
     asked = {name: value for name, value in part.get("properties", {}).items() if name not in _HIDDEN}
     required = [name for name in part.get("required", []) if name not in _HIDDEN]
     return part | {"properties": asked, "required": required}
 
 
-def inlined(node: Any, definitions: dict[str, Any]) -> Any:
+def inlined(node: Any, definitions: JsonObject) -> Any:
     """A schema with every reference replaced by what it stands for (configs do not contain themselves).
 
     A page fills in the defaults of an object's fields, so those are the ones that the object has where it stands.
@@ -65,11 +67,12 @@ def inlined(node: Any, definitions: dict[str, Any]) -> Any:
     if not isinstance(node, dict):
         return node
     if "$ref" in node:
+        # Inlined again, because what a reference stands for may hold references itself.
         return inlined(with_defaults(definitions[node["$ref"].rpartition("/")[2]], node.get("default")), definitions)
     return explained({key: inlined(value, definitions) for key, value in node.items()})
 
 
-def with_defaults(part: dict[str, Any], default: dict[str, Any] | None) -> dict[str, Any]:
+def with_defaults(part: JsonObject, default: JsonObject | None) -> JsonObject:
     """An object's schema whose fields have the values that they have in a default of the whole object."""
     if default is None:
         return part
@@ -80,7 +83,7 @@ def with_defaults(part: dict[str, Any], default: dict[str, Any] | None) -> dict[
     return part | {"properties": fields}
 
 
-def explained(field: dict[str, Any]) -> dict[str, Any]:
+def explained(field: JsonObject) -> JsonObject:
     """A schema; if it is of a list of several kinds, whose members the page asks as JSON, its description says which."""
     items = field.get("items")
     if not isinstance(items, dict) or "anyOf" not in items:

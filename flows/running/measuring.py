@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import TypedDict, get_args
 
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +14,7 @@ from rich.table import Table
 from flows.inspection.artifacts import find_record
 from flows.starting import adopt_into
 from infra.execution.attempt import Outcome, run_stage
+from infra.json_values import JsonObject
 from infra.language_models.client import Endpoint
 from infra.language_models.served import served_models
 from infra.records.looks import write_look
@@ -39,6 +40,29 @@ _WINDOW = 4096
 PROBE_PATIENCE_SECONDS = 60.0
 
 
+class AskedTasks(TypedDict):
+    """Which tasks are asked, as fields of an evaluation's config."""
+
+    benchmarks: Sequence[object]
+    suites: Sequence[object]
+    chat: bool
+
+
+class _Shown(TypedDict):
+    id: str
+    address: str
+    reused: bool
+    benchmarks: list[JsonObject]
+    """Rows of `scores.json`."""
+
+
+class ShownScores(_Shown, total=False):
+    """The id and the rows of an evaluation."""
+
+    not_computed: dict[str, str]
+    """Why, by name of what was asked and is not there."""
+
+
 def _quiet(*event: object) -> None:
     """The listener of a command that shows its result only."""
 
@@ -51,7 +75,7 @@ def evaluate_checkpoint(
     how: "How | None" = None,
     server: "Server | None" = None,
     why: str = "",
-) -> dict[str, Any]:
+) -> ShownScores:
     """Evaluate a checkpoint of the store, a Hugging Face folder or hub model, which is adopted first, or a server's model.
 
     `why` is kept in the log of looks at held-out scores. Raises ValueError for a target that is none of these.
@@ -59,18 +83,19 @@ def evaluate_checkpoint(
     how = how or How()
     if how.precision not in get_args(Precision):
         raise ValueError(f"--precision {how.precision!r} is neither of {', '.join(get_args(Precision))}")
-    asked = {"benchmarks": tuple(selection.benchmarks), "suites": tuple(selection.suites), "chat": how.chat}
+    asked: AskedTasks = {"benchmarks": tuple(selection.benchmarks), "suites": tuple(selection.suites), "chat": how.chat}
     if SERVED.match(target):
         outcome = evaluate_server(store, target, asked, server or Server())
     else:
         checkpoint = find_checkpoint(store, target)
         label = _slug(Path(target).name)
+        # Pinned, so that the same command next year asks the same questions.
         config = EvaluateConfig.model_validate({"label": label, "precision": how.precision, **asked}).pinned()
         threads = {"evaluate": how.threads or os.cpu_count() or 1}
         session = Session(store, Execution(store=store.url, ray="off", device=how.device, threads=threads))
         outcome = run_stage(evaluate.labelled(label), session, {"checkpoint": checkpoint, "config": config}, _quiet)
     note_look(store, [outcome.record], f"olmo2 eval {target}", why)
-    return shown_scores(store, outcome.record, reused=outcome.reused) | {"not_computed": selection.not_computed}
+    return shown_scores(store, outcome.record, reused=outcome.reused, not_computed=selection.not_computed)
 
 
 @dataclass(frozen=True)
@@ -99,7 +124,7 @@ class Server:
     concurrency: int = 32
 
 
-def evaluate_server(store: Store, url: str, asked: dict[str, Any], server: Server) -> Outcome:
+def evaluate_server(store: Store, url: str, asked: AskedTasks, server: Server) -> Outcome:
     """Evaluate a model behind a server. Its name and a probe of its weights stand for it in the store.
 
     Raises ValueError for a server whose model is not known, whose tokenizer is another one, or that tells no log-probabilities.
@@ -107,7 +132,9 @@ def evaluate_server(store: Store, url: str, asked: dict[str, Any], server: Serve
     name, window = served_model(url, server)
     tokenizer = Tokenizer.load(server.tokenizer) if server.tokenizer else Tokenizer()
     settings = EndpointSettings(url=url, key_env=server.key_env, served_name=name, concurrency=server.concurrency)
+    # A probe that nobody answers should end in a minute, not in the half hour of a long stage.
     with Endpoint(name, settings.model_copy(update={"patience_seconds": PROBE_PATIENCE_SECONDS})) as endpoint:
+        # A server may load other weights under the same name, so the probe's digest is part of the name.
         known = f"{name}@{probe(endpoint, tokenizer)}"
     label = _slug(name)
     fields = {"label": label, "model": known, **tokenizer.facts, "window": window, **asked}
@@ -143,6 +170,7 @@ def note_look(store: Store, records: Sequence[Record], run: str, why: str) -> No
 
 def find_checkpoint(store: Store, target: str) -> Checkpoint:
     """The checkpoint of an id, or of a folder or hub id that is adopted into the store."""
+    # An id is hexadecimal; a folder of such a name is meant as a folder.
     if ID.fullmatch(target) and not Path(target).exists():
         artifact = find_record(store, target).artifact()
     else:
@@ -152,11 +180,16 @@ def find_checkpoint(store: Store, target: str) -> Checkpoint:
     return artifact
 
 
-def shown_scores(store: Store, record: Record, *, reused: bool) -> dict[str, Any]:
+def shown_scores(
+    store: Store, record: Record, *, reused: bool, not_computed: dict[str, str] | None = None
+) -> ShownScores:
     """The id and the rows of an evaluation."""
     scores = as_scores(record)
     rows = Reader(store).read_json(scores, "scores.json")["benchmarks"]
-    return {"id": record.id, "address": record.address, "reused": reused, "benchmarks": rows}
+    shown: ShownScores = {"id": record.id, "address": record.address, "reused": reused, "benchmarks": rows}
+    if not_computed is not None:
+        shown["not_computed"] = not_computed
+    return shown
 
 
 def as_scores(record: Record) -> Scores:
@@ -167,10 +200,11 @@ def as_scores(record: Record) -> Scores:
     return artifact
 
 
-def rescore_artifact(store: Store, id: str, why: str = "") -> dict[str, Any]:
+def rescore_artifact(store: Store, id: str, why: str = "") -> ShownScores:
     """Score the stored answers of an evaluation with today's metrics."""
     record = find_record(store, id)
     kind = ServedConfig if record.stage == evaluate_served.name else EvaluateConfig
+    # Fields of the server that answered do not belong to scoring.
     config = EvaluateConfig.model_validate(
         kind.model_validate(record.config).model_dump(include=set(EvaluateConfig.model_fields))
     )
@@ -183,7 +217,7 @@ def rescore_artifact(store: Store, id: str, why: str = "") -> dict[str, Any]:
 
 def compare_artifacts(
     store: Store, first: str, second: str, page: Path | None = None, why: str = ""
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """Paired differences of two evaluations; with `page`, an HTML page of the items where they differ."""
     ws = Reader(store)
     records = [find_record(store, first), find_record(store, second)]
@@ -196,7 +230,7 @@ def compare_artifacts(
     return [asdict(row) for row in found]
 
 
-def differences_page(first: str, second: str, found: Sequence[Difference], items: Sequence[dict[str, Any]]) -> str:
+def differences_page(first: str, second: str, found: Sequence[Difference], items: Sequence[JsonObject]) -> str:
     """One table row per item on which two models differ."""
     head = "".join(f"<th>{html.escape(name)}</th>" for name in ("benchmark", "item", "question", "gold", first, second))
     rows = "".join(
@@ -226,7 +260,7 @@ def differences_page(first: str, second: str, found: Sequence[Difference], items
     )
 
 
-def print_scores(console: Console, shown: dict[str, Any]) -> None:
+def print_scores(console: Console, shown: ShownScores) -> None:
     """The evaluation's table."""
     columns = ("benchmark", "metric", "score", "standard error", "corrected", "items", "role")
     table = Table(*columns, box=None, pad_edge=False)
@@ -240,7 +274,7 @@ def print_scores(console: Console, shown: dict[str, Any]) -> None:
     console.print(f"{shown['id']}  {'Reused' if shown['reused'] else 'evaluated'}", highlight=False)
 
 
-def print_differences(console: Console, rows: Sequence[dict[str, Any]]) -> None:
+def print_differences(console: Console, rows: Sequence[JsonObject]) -> None:
     """The table of paired differences."""
     columns = ("benchmark", "first", "second", "difference", "95 % interval", "differing", "shows from", "p (Holm)")
     table = Table(*columns, box=None, pad_edge=False)

@@ -5,12 +5,12 @@ The file is a piece of a recipe: the candidates that were compared, and the mix 
 """
 
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from flows.config.errors import nearest
 from flows.config.recipe_config import RecipeConfig
+from infra.json_values import JsonObject
 from infra.storage.store import is_name
 from tasks.artifacts import Ranking
 from tasks.data.mix import WINNER
@@ -19,12 +19,13 @@ FOLDER = "promoted"
 """Where the dashboard writes mix files."""
 
 
-def promoted(config: RecipeConfig, ranking: Ranking, candidate: str = "") -> dict[str, Any]:
+def promoted(config: RecipeConfig, ranking: Ranking, candidate: str = "") -> JsonObject:
     """The fields of the mix file. `candidate` is the one to take; without it, the ranking's decided winner.
 
     Raises ValueError where the ranking is undecided and no candidate is named, or the recipe has none of that name.
     """
     name = candidate or ranking.outcome
+    # An undecided ranking's outcome is a word of its own and no candidate.
     if not candidate and ranking.outcome not in ranking.order:
         raise ValueError(
             f"{ranking.address} is undecided: {', '.join(ranking.order)} may be equally good. Its ranking.json says what would "

@@ -27,6 +27,7 @@ from tasks.artifacts import Checkpoint, Ranking, Report, Scores
 def load_recipe(recipe: str, overrides: list[str] | None = None, store: str | None = None) -> RecipeConfig:
     """Load and validate a recipe. Its store is, in this order: the argument, OLMO2_STORE, the recipe's `execution.store`."""
     config = fitted(pin_recipe(load(recipe, overrides)))
+    # The command line goes before the environment, and both before the recipe.
     url = store or os.environ.get("OLMO2_STORE") or config.execution.store
     config = config.model_copy(update={"execution": config.execution.model_copy(update={"store": url})})
     return checked_start(config, Store(url)) if config.start else config
@@ -52,6 +53,7 @@ def run(
     """
     asked = replace(new_session(config, until, rerun or [], cascade=cascade), again=again)
     with open_session(_to_run(config, asked, recipe)) as session:
+        # Before the first stage, so that what is missing on day ten is told on day one.
         check_ready(config, session, recipe)
         result = recipe(config)
     # With `until`, what stands for the report is pending: the run left it out.
@@ -77,6 +79,7 @@ def run_sweep(config: RecipeConfig, candidates: list[CandidateConfig]) -> Rankin
     Raises RecipeError when the recipe starts past the base, from which a sweep anneals, or cannot have these candidates.
     """
     check_base(config)
+    # The whole recipe is validated again: candidates of a form may contradict it.
     data = config.model_dump() | {"candidates": [item.model_dump() for item in candidates]}
     changed = checked_recipe(data, f"{config.name} with these candidates")
     changed = changed.model_copy(update={"candidates": tuple(item.pinned() for item in changed.candidates)})

@@ -1,12 +1,10 @@
 """The dashboard's work pool: what a flow run may choose about its process, which is nothing."""
 
-from typing import Any
-
 POOL = "olmo2"
 STEP = "prefect.deployments.steps.set_working_directory"
 """The only step that comes before a run."""
 
-JOB_TEMPLATE: dict[str, Any] = {
+JOB_TEMPLATE: dict[str, object] = {
     "job_configuration": {"stream_output": True},
     "variables": {"type": "object", "properties": {}, "additionalProperties": False},
 }

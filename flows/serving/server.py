@@ -28,6 +28,7 @@ def serve(store: Store, port: int, tell: Callable[[str, str], None]) -> None:
     app = OriginGuard(make_app(store, dashboard), host_headers(LOOPBACK_NAMES, port), origin, keep_policy=True)
     told = pages_file(store)
     told.parent.mkdir(parents=True, exist_ok=True)
+    # Left for the links of the dashboard, which name this address while the process lives.
     told.write_text(json.dumps({"url": origin, "pid": os.getpid()}))
     tell(store.url, origin)
     try:

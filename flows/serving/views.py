@@ -5,10 +5,10 @@ joined to a path unseen.
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypedDict
 
 import orjson
 import zstandard
@@ -16,7 +16,8 @@ import zstandard
 from flows.inspection.artifacts import find_record
 from infra.execution.compare import record_differences
 from infra.execution.plan import flatten
-from infra.records.index import Index
+from infra.json_values import JsonObject
+from infra.records.index import Index, Summary
 from infra.records.marks import notes, pins, tags
 from infra.records.reader import Reader
 from infra.records.record import Record, lineage, load_record
@@ -41,11 +42,110 @@ COLUMN, ROW, BOX = 190, 46, (160, 30)
 """Pixels of the lineage's grid, and of a box."""
 
 
+class ArtifactList(TypedDict):
+    """One page of the artifacts that fit."""
+
+    rows: list[Summary]
+    count: int
+    """Of all that fit."""
+    page: int
+    pages: int
+    stage: str
+    words: str
+
+
+class Runs(TypedDict):
+    """Where each run has come to."""
+
+    ends: list[JsonObject]
+    """Summaries with the recipe's name."""
+    count: int
+    """Of all records."""
+    tags: list[JsonObject]
+
+
+@dataclass(frozen=True)
+class GraphNode:
+    """A box of the lineage."""
+
+    id: str
+    generation: int
+    label: str
+    stage: str
+    x: int
+    y: int
+    own: bool
+
+
+class Graph(TypedDict):
+    """Boxes and lines of a lineage, in pixels."""
+
+    nodes: list[GraphNode]
+    lines: list[tuple[GraphNode, GraphNode]]
+    width: int
+    height: int
+    box: tuple[int, int]
+    left_out: int
+    """Artifacts that are not drawn."""
+
+
+class LossCurve(TypedDict):
+    """A loss as a line in a box of 600 x 160."""
+
+    line: str
+    """Points as SVG writes them."""
+    low: float
+    high: float
+    first: int
+    last: int
+    end: float
+    """The last value."""
+
+
+class ArtifactPage(TypedDict):
+    """Everything about one artifact; facts, config and cost by dotted path."""
+
+    record: Record
+    bytes: int
+    facts: JsonObject
+    config: JsonObject
+    cost: JsonObject
+    users: list[Summary]
+    graph: Graph
+    curve: LossCurve | None
+    samples: list[str]
+    """Files of rows."""
+    tags: list[str]
+    pinned: bool
+    said: Sequence[object]
+    """Notes."""
+
+
+class Samples(TypedDict):
+    """One page of a file's rows."""
+
+    record: Record
+    file: str
+    rows: list[tuple[int, dict[str, str]]]
+    """0-based number and the fields as text."""
+    page: int
+    more: bool
+
+
+class ComparedPage(TypedDict):
+    """How two artifacts differ."""
+
+    first: Record
+    second: Record
+    differences: dict[str, list[str]]
+    scores: list[JsonObject]
+
+
 class NotFound(ValueError):
     """There is nothing of this name."""
 
 
-def listing(store: Store, stage: str, words: str, page: int) -> dict[str, Any]:
+def listing(store: Store, stage: str, words: str, page: int) -> ArtifactList:
     """One page of the artifacts, newest first; `stage` is a stage, label or pattern, `words` is looked for in label and id."""
     rows = [
         row
@@ -53,18 +153,22 @@ def listing(store: Store, stage: str, words: str, page: int) -> dict[str, Any]:
         if (not stage or matches(stage, row["stage"], row["label"]))
         and (not words or words.lower() in f"{row['label']} {row['id']} {row['kind']}".lower())
     ]
+    # Rounded up, and one page even where there is nothing.
     pages = max(1, -(-len(rows) // PAGE_ROWS))
+    # A page beyond the last shows the last.
     page = min(max(page, 1), pages)
     shown = rows[(page - 1) * PAGE_ROWS : page * PAGE_ROWS]
     return {"rows": shown, "count": len(rows), "page": page, "pages": pages, "stage": stage, "words": words}
 
 
-def runs(store: Store) -> dict[str, Any]:
+def runs(store: Store) -> Runs:
     """Artifacts that nothing was made from, newest first: where each run has come to."""
-    rows, used = [], set()
+    rows: list[JsonObject] = []
+    used: set[str] = set()
     for summary, body in Index(store).bodies():
-        rows.append(summary | {"recipe": body["config"].get("recipe", "")})
+        rows.append({**summary, "recipe": body["config"].get("recipe", "")})
         used |= {item["address"] for item in body["inputs"]}
+    # By address, since a generation may have been used while a later one was not.
     ends = [row for row in rows if f"{row['stage']}/{row['id']}/g{row['generation']:04d}" not in used]
     marked = [asdict(mark) for mark in tags(store).values()]
     return {"ends": list(reversed(ends))[:PAGE_ROWS], "count": len(rows), "tags": marked}
@@ -84,7 +188,7 @@ def record_named(store: Store, id: str, generation: int | None) -> Record:
     return older
 
 
-def artifact(store: Store, record: Record) -> dict[str, Any]:
+def artifact(store: Store, record: Record) -> ArtifactPage:
     """Everything about one artifact."""
     users = [
         summary
@@ -115,25 +219,14 @@ def is_rows(name: str) -> bool:
 # -- lineage ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class GraphNode:
-    """A box of the lineage."""
-
-    id: str
-    generation: int
-    label: str
-    stage: str
-    x: int
-    y: int
-    own: bool
-
-
-def graph(store: Store, record: Record) -> dict[str, Any]:
+def graph(store: Store, record: Record) -> Graph:
     """Boxes and lines of what an artifact was made from, inputs left of what uses them."""
     records = lineage(store, record)
     left_out = max(0, len(records) - MOST_NODES)
+    # The oldest are left out: they are the farthest from what is looked at.
     records = records[left_out:]
     depth: dict[str, int] = {}
+    # Inputs come first, so their depth is known.
     for item in records:
         above = [depth[parent.address] for parent in item.inputs if parent.address in depth]
         depth[item.address] = 1 + max(above, default=-1)
@@ -141,6 +234,7 @@ def graph(store: Store, record: Record) -> dict[str, Any]:
     nodes: dict[str, GraphNode] = {}
     for item in records:
         column = depth[item.address]
+        # Places of a column are given from the top in the order of the list.
         row = rows[column] = rows.get(column, -1) + 1
         place = (8 + column * COLUMN, 8 + row * ROW)
         nodes[item.address] = GraphNode(
@@ -166,7 +260,7 @@ def graph(store: Store, record: Record) -> dict[str, Any]:
 # -- files ------------------------------------------------------------------------------------------------
 
 
-def _curve(store: Store, record: Record) -> dict[str, Any] | None:
+def _curve(store: Store, record: Record) -> LossCurve | None:
     """The loss of a training as a line in a box of 600 x 160; None where none was logged."""
     if METRICS not in record.files:
         return None
@@ -175,6 +269,7 @@ def _curve(store: Store, record: Record) -> dict[str, Any] | None:
         row = orjson.loads(line) if line is not None else {}
         if isinstance(row.get("loss"), int | float) and isinstance(row.get("step"), int):
             points.append((row["step"], float(row["loss"])))
+    # A NaN is not equal to itself.
     points = [point for point in points if point[1] == point[1]]
     if len(points) < 2:
         return None
@@ -183,16 +278,18 @@ def _curve(store: Store, record: Record) -> dict[str, Any] | None:
     low, high = min(value for _, value in kept), max(value for _, value in kept)
     first, last = kept[0][0], kept[-1][0]
     x = [600 * (step - first) / max(1, last - first) for step, _ in kept]
+    # SVG counts downwards, so the highest loss is at the top.
     y = [155 - 150 * (value - low) / ((high - low) or 1) for _, value in kept]
     line = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
     return {"line": line, "low": low, "high": high, "first": first, "last": last, "end": kept[-1][1]}
 
 
-def samples(store: Store, record: Record, name: str, page: int) -> dict[str, Any]:
+def samples(store: Store, record: Record, name: str, page: int) -> Samples:
     """One page of the rows of a file of an artifact. Raises NotFound for a file that it does not have."""
     if name not in record.files or not is_rows(name):
         raise NotFound(f"{record.label} {record.id} has no file of rows {name[:200]!r}")
     start = min(max(page, 1) - 1, FARTHEST_ROW // _SAMPLES) * _SAMPLES
+    # One row more than is shown, to know whether there is another page.
     lines = list(islice(_lines_of(store, record, name), start, start + _SAMPLES + 1))
     rows = [(start + place, shown_row(line)) for place, line in enumerate(lines[:_SAMPLES])]
     return {"record": record, "file": name, "rows": rows, "page": start // _SAMPLES + 1, "more": len(lines) > _SAMPLES}
@@ -205,6 +302,7 @@ def _lines_of(store: Store, record: Record, name: str) -> Iterator[bytes | None]
         stream = zstandard.ZstdDecompressor().stream_reader(raw) if name.endswith(".zst") else raw
         buffered = io.BufferedReader(stream, 1 << 16)  # type: ignore[arg-type]
         if name.endswith(".json"):
+            # One byte more than is shown tells a file that is too long from one that just fits.
             data = buffered.read(LONGEST_LINE + 1)
             yield data if len(data) <= LONGEST_LINE else None
             return
@@ -212,6 +310,7 @@ def _lines_of(store: Store, record: Record, name: str) -> Iterator[bytes | None]
             if len(line) <= LONGEST_LINE:
                 yield line
                 continue
+            # The rest of a long line is passed over in pieces, so that it never stands in memory whole.
             while (rest := buffered.readline(LONGEST_LINE)) and not rest.endswith(b"\n"):
                 pass
             yield None
@@ -234,9 +333,9 @@ def _cut(text: str) -> str:
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
 
 
-def comparison_page(store: Store, first: Record, second: Record) -> dict[str, Any]:
+def comparison_page(store: Store, first: Record, second: Record) -> ComparedPage:
     """How two artifacts differ; two evaluations also item by item."""
-    scores: list[dict[str, Any]] = []
+    scores: list[JsonObject] = []
     if first.kind == second.kind == Scores.__name__:
         one, other = first.artifact(), second.artifact()
         assert isinstance(one, Scores) and isinstance(other, Scores)

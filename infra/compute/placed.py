@@ -31,9 +31,9 @@ NAMESPACE = "olmo2"
 """Of the actors' names in a cluster."""
 RESTARTS = 3
 """How often a stage is started again in one attempt after its node or process died."""
-POLL_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 """How often events are taken from the actor."""
-PATIENCE_SECONDS = 10.0
+_PATIENCE_SECONDS = 10.0
 """A stage that no node has taken after so long is told to be waiting, once."""
 HAND_OVER_SECONDS = 60.0
 """How long an actor keeps an error, or a result, that no driver asks for. Results are in the store as well."""
@@ -72,6 +72,7 @@ class PlacedStage:
 
     def __init__(self, address: str):
         self._address = address
+        # Bounded, for a driver may be away for days; the numbers show it what it has missed.
         self._events: deque[tuple[int, tuple[Any, ...]]] = deque(maxlen=KEPT_EVENTS)
         self._told = 0
         self._lock = threading.Lock()
@@ -81,6 +82,7 @@ class PlacedStage:
         """Start the stage, unless an earlier driver has."""
         with self._lock:
             if self._thread is None:
+                # A daemon, so that the actor's process can end although the stage is stuck.
                 self._thread = threading.Thread(target=self._run, args=(function, call), daemon=True)
                 self._thread.start()
 
@@ -139,6 +141,7 @@ def run_placed(
             # Asked again after each death: the stage may have ended just before its node did.
             if (result := settled()) is not None:
                 return result
+            # An old actor would hold the cores that the new one waits for.
             _end_other_code(ray, name, code)
             actor = _actor(ray, f"{name}-{code}", address, claim)
             try:
@@ -165,6 +168,7 @@ def run_placed(
 def _actor(ray: ModuleType, name: str, address: str, claim: Claim) -> Any:
     placement = claim.placement
     computes = claim.cpus or claim.gpus
+    # An actor without a claim on cores fits every node, often the driver's, so its node is chosen here.
     where = {"label_selector": placement.labels} if computes else _some_worker(ray, placement.labels)
     options = {
         "name": name,
@@ -186,11 +190,13 @@ def _some_worker(ray: ModuleType, labels: dict[str, str]) -> dict[str, Any]:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = ray.get_runtime_context().get_node_id()
+    # Ray lists dead nodes too, and nodes that only lead: the head of a cluster often has no CPU to give.
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     nodes = [node for node in nodes if labels.items() <= node.get("Labels", {}).items()]
     if not nodes:
         return {"label_selector": labels}  # a cluster that grows on demand may have none yet
     away = [node for node in nodes if node["NodeID"] != here] or nodes
+    # At random, so that many drivers that start at once spread over the nodes.
     chosen = away[int.from_bytes(os.urandom(4)) % len(away)]
     # With this strategy Ray takes no label selector besides.
     # Not soft: where the node has just died, Ray would take the driver's. It says so instead, and another one is drawn.
@@ -202,6 +208,7 @@ def _end_other_code(ray: ModuleType, name: str, code: str) -> None:
     listed = ray.util.list_named_actors(all_namespaces=True)
     ours = [actor["name"] for actor in listed if actor["namespace"] == NAMESPACE]
     for other in ours:
+        # The same stage with other code differs in the end of its name only.
         if other.startswith(f"{name}-") and other != f"{name}-{code}":
             # It may have ended since it was listed.
             with suppress(ValueError):
@@ -227,7 +234,7 @@ def _ending(
             if kind in ("result", "error"):
                 return kind, values[0]
             listener(kind, *values)
-        time.sleep(POLL_SECONDS)
+        time.sleep(_POLL_SECONDS)
 
 
 def _waiting(listener: Listener, claim: Claim) -> Callable[[], None]:
@@ -236,7 +243,7 @@ def _waiting(listener: Listener, claim: Claim) -> Callable[[], None]:
 
     def tell() -> None:
         nonlocal told
-        if not told and time.monotonic() - asked > PATIENCE_SECONDS:
+        if not told and time.monotonic() - asked > _PATIENCE_SECONDS:
             told = True
             listener("waiting", f"waiting for a node of the cluster{' with ' if claim.text() else ''}{claim.text()}")
 
@@ -248,7 +255,8 @@ def _asked(ray: ModuleType, ask: Callable[[], Any], meanwhile: Callable[[], None
     silent_since: float | None = None
     while True:
         answer = ask()
-        while not ray.wait([answer], timeout=POLL_SECONDS)[0]:
+        # A wait with an end, so that Ctrl-C is noticed although the actor works for hours.
+        while not ray.wait([answer], timeout=_POLL_SECONDS)[0]:
             check_stopping()
             meanwhile()
         check_stopping()
@@ -258,7 +266,7 @@ def _asked(ray: ModuleType, ask: Callable[[], Any], meanwhile: Callable[[], None
             silent_since = silent_since or time.monotonic()
             if time.monotonic() - silent_since > SILENCE_SECONDS:
                 raise
-            time.sleep(POLL_SECONDS)
+            time.sleep(_POLL_SECONDS)
 
 
 __all__ = ["Claim", "PlacedStageDied", "run_placed"]

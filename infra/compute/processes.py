@@ -22,6 +22,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from infra.events import Events, Listener
+from infra.processor import wait_passively
 from infra.stopping import check_stopping, ends_in_order, is_stopping, request_stop
 
 R = TypeVar("R")
@@ -53,6 +54,7 @@ def stop_stages() -> None:
     """End all stage processes, trainings at their next save point, and let shard loops stop at their next shard (Ctrl-C)."""
     request_stop()
     for process in list(_running):
+        # SIGTERM: a training ends by itself after its next save point, any other stage at once.
         process.terminate()
 
 
@@ -62,8 +64,11 @@ def run_in_process(function: Callable[..., R], arguments: tuple[str, Any, dict[s
     Events of the workspace arrive at the listener in this process. Raises what the function raised there, or
     StageProcessDied. When this process is interrupted, the child is stopped first.
     """
+    wait_passively()
+    # A plain fork would copy the locks of threads that do not exist in the child.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
+    # No end is waited for before one was asked for.
     deadline = math.inf
     here, there = context.Pipe()
     process = context.Process(target=_child, args=(function, arguments, there), daemon=False)
@@ -75,16 +80,20 @@ def run_in_process(function: Callable[..., R], arguments: tuple[str, Any, dict[s
         check_stopping()
         raise
     _running.add(process)
+    # Open in the child only, or a child that dies would never show here as end of file.
     there.close()
     try:
         check_stopping()  # a request that came while the process was started
         while True:
             while not here.poll(_POLL_SECONDS):
+                # The earliest deadline counts: each look would else push it back by STOP_SECONDS.
                 deadline = min(deadline, _stop_by(process))
+                # A process that was asked to stop gets its time to save; a lost lease ends it at once.
                 if time.monotonic() > deadline or not is_stopping():
                     check_stopping()
             kind, *values = here.recv()
             if kind == "result":
+                # Joined, so that no zombie is left.
                 process.join()
                 return values[0]
             if kind == "error":
@@ -163,8 +172,10 @@ def end_with_this_process(pid: int) -> None:
 def portable(error: BaseException) -> BaseException:
     """The error with its traceback as a note, or, where it cannot be pickled, a StageFailed that tells the same."""
     text = "".join(traceback.format_exception(error))
+    # Pickling loses an error's traceback and keeps its notes.
     error.add_note(text)
     try:
+        # Loaded too: an error whose constructor asks for more than `args` holds pickles, and fails only then.
         pickle.loads(pickle.dumps(error))
     except Exception:  # an error's own code runs here, and may raise anything
         return StageFailed(text)
@@ -174,12 +185,14 @@ def portable(error: BaseException) -> BaseException:
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an allocation failed: torch's on a device or on the CPU, or Python's own."""
     # torch raises a bare RuntimeError for the CPU.
+    # The class of a GPU's error is known by its name, so that this module need not import torch.
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or NO_MEMORY in str(error)
 
 
 def _asked_to_stop(number: int, _: FrameType | None) -> None:
     request_stop()
     if not ends_in_order():
+        # 128 and the signal's number is what a shell reports of a process that a signal ended.
         os._exit(128 + number)
 
 

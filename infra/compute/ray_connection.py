@@ -19,6 +19,8 @@ from typing import Any
 
 from tenacity import retry, stop_after_attempt
 
+from infra.processor import wait_passively
+
 OBJECT_STORE_BYTES = 256 * 2**20
 """Shards hand over small JSON values, so a local Ray needs little shared memory."""
 
@@ -45,15 +47,18 @@ def connected(address: str) -> Iterator[ModuleType]:
     """The `ray` module, connected to a local cluster (`local`) or to the one at an address."""
     global _users, _made_here
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Else Ray hides all GPUs from tasks that ask for none, by an empty CUDA_VISIBLE_DEVICES.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # What is forked here becomes another program at once; gRPC's care for forks that go on using it may crash them before.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    wait_passively()
     if address == "local":
         _ask_for_a_token()
     import ray
 
     with _lock:
         _users += 1
+        # The last user has let go, but the timer has not fired yet.
         if _timer is not None:
             _timer.cancel()
     try:
@@ -95,6 +100,7 @@ def _start(ray: ModuleType, **settings: Any) -> None:
     Ray forks its servers from this process. Where threads of an earlier Ray are still in it, the fork has been seen to crash
     before it became the server; the next try makes another.
     """
+    # What a failed try has left would make the next one fail as well.
     ray.shutdown()
     ray.init(address="local", **settings)
 
@@ -111,5 +117,6 @@ def _let_go() -> None:
 
     # At the interpreter's end the keeper takes no more work, and the exit handler does this.
     with _lock, contextlib.suppress(RuntimeError):
+        # A new user may have come between the timer's end and the lock.
         if _users == 0:
             _keeper.submit(ray.shutdown).result()

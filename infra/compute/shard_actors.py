@@ -40,6 +40,7 @@ def actor_results(
     running: dict[Any, tuple[Any, str]] = {}
     waiting = iter(missing)
     left = len(missing)
+    # So that the first round looks at once.
     looked = float("-inf")
     try:
         while left:
@@ -47,6 +48,7 @@ def actor_results(
             if time.monotonic() - looked > LOOK_SECONDS:
                 # Nodes come and go. At least one is wanted: a cluster may grow with what is asked of it.
                 room = max(1, int(ray.cluster_resources().get("GPU" if gpus else "CPU", 0)))
+                # Every actor has one entry in `running`, whether it loads or works.
                 for _ in range(min(left, room) - len(running)):
                     actors.append(remote.remote(*arguments))
                     running[actors[-1].ready.remote()] = (actors[-1], "")
@@ -57,13 +59,16 @@ def actor_results(
                 result = _result(ray, reference, key)
                 next_item = next(waiting, None)
                 if next_item is None:
+                    # A core or GPU without more work is given back at once, since another stage may wait for it.
                     ray.kill(actor)
                 else:
                     running[actor.run.remote(*next_item)] = (actor, next_item[0])
+                # The empty key stands for the answer of `ready`, which is no shard.
                 if key:
                     left -= 1
                     yield key, result
     finally:
+        # Where Ray has been shut down meanwhile, a call would start a new one.
         if ray.is_initialized():
             for actor in actors:
                 ray.kill(actor)

@@ -72,6 +72,7 @@ class Flight:
                         continue  # its twin ended in the same moment
                     result = self._result(reference, run)
                     self._seconds.append(time.monotonic() - run.began)
+                    # The slower one of two twins is of no more use.
                     self._cancel([other for other, twin in self._running.items() if twin.key == run.key])
                     yield run.key, result
         finally:
@@ -102,10 +103,12 @@ class Flight:
         """Second runs for stragglers, on cores that have nothing else to do."""
         if len(self._seconds) < STRAGGLER_MIN_DONE:
             return
+        # The median, for a straggler would raise the mean and so hide itself.
         limit = max(STRAGGLER_SECONDS, STRAGGLER_FACTOR * median(self._seconds))
         runs = [run.key for run in self._running.values()]
         now = time.monotonic()
         for run in list(self._running.values()):
+            # One twin for a shard is enough: its count is 2 from then on.
             if len(self._running) < self._cores and now - run.began > limit and runs.count(run.key) == 1:
                 self._start(run.key)
 
@@ -115,6 +118,7 @@ class Flight:
             check_stopping()
             first, _ = self._ray.wait(list(self._running), num_returns=1, timeout=LOOK_SECONDS)
             if first:
+                # All that ended meanwhile are taken in one call, since there may be thousands of shards.
                 done, _ = self._ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
                 return done
             self._fill()

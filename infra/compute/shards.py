@@ -63,7 +63,9 @@ def run_shards(
     with what `load` has loaded. `sizes`: bytes that each item reads, for the progress.
     """
     assert device == "cpu" or load is not None, "a model that is on a device is loaded once, not per shard"
+    # Keys are names of objects, so only what every store takes is left.
     slug = re.sub(r"[^a-z0-9]+", "-", description.lower()).strip("-")
+    # Six digits, so that names sort like numbers up to a million shards.
     keys = [f"{slug}-{index:06d}" for index in range(len(items))]
     markers = committed_shards(ws, keys)
     if markers:
@@ -77,6 +79,7 @@ def run_shards(
         if load is not None:
             function = Loaded(function, load)
             run = shards_here if here else partial(shards_on_actors, address=ray, device=device)
+        # Closed on an error too, or Ray's tasks would run on after their stage has failed.
         with closing(run(ws, function, missing)) as results:
             for key, marker in results:
                 check_stopping()
@@ -87,6 +90,7 @@ def run_shards(
             if name in ws.written and ws.written[name].sha256 != entry["sha256"]:
                 raise StoreError(f"two shards of {ws.stage} wrote {name!r}: file names must be unique per shard")
             ws.written[name] = FileEntry(**entry)
+    # Seconds of all shards together, whichever attempt ran them: an estimate of a larger run starts from them.
     ws.note(**{f"{slug}_seconds": round(sum(markers[key]["seconds"] for key in keys), 3)})
     return [markers[key]["result"] for key in keys]
 
@@ -101,10 +105,12 @@ def _shares(keys: list[str], sizes: Sequence[int] | None) -> tuple[dict[str, flo
 
 def committed_shards(ws: Workspace, keys: list[str]) -> dict[str, ShardMarker]:
     """Markers of those shards that have one, by key."""
+    # One listing instead of a question for each shard: 100,000 questions would take an object store an hour.
     names = set(ws.store.names(f"{ws.progress_folder}/shards"))
     found = [key for key in keys if f"{key}.json" in names]
     with ThreadPoolExecutor(READ_AT_ONCE) as pool:
         markers = dict(zip(found, pool.map(lambda key: ws.store.read_json(marker_path(ws, key)), found), strict=True))
+        # Reading the results raises what went wrong in a thread.
         for taken in pool.map(lambda key: take_over(ws, markers[key]), found):
             assert taken is None
     return markers
@@ -151,9 +157,11 @@ def run_shard(ws: Workspace, function: Callable[[Workspace, Any], Any], key: str
         "folder": ws.folder,
     }
     data = orjson.dumps(marker, option=orjson.OPT_SERIALIZE_NUMPY)
+    # Create-only: the second of two runs changes nothing here.
     ws.store.create(path, data)
     # What a resumed attempt would read is what this attempt uses, whoever was first.
     winner = ws.store.read_json(path)
+    # Through JSON as well: a tuple comes back as a list, which would not equal it.
     mine = orjson.loads(data)
     if (winner["files"], winner["result"]) != (mine["files"], mine["result"]):
         raise StoreError(
@@ -198,6 +206,7 @@ class Loaded:
     def __init__(self, function: Callable[..., Any], load: Callable[[Workspace], Any]):
         self.function = function
         self.load = load
+        # A list, because None may be what was loaded.
         self._kept: list[Any] = []
 
     def prepare(self, ws: Workspace) -> None:

@@ -87,6 +87,7 @@ def run_in_group(
             while not ray.wait([fit], timeout=_POLL_SECONDS)[0]:
                 check_stopping()
                 _forward(ray, mailbox, listener, result)
+            # What came between the last look and the end.
             _forward(ray, mailbox, listener, result)
             if result:
                 return result[0]
@@ -187,6 +188,7 @@ def _work(config: dict[str, Any]) -> None:
 
     mailbox, (reference, workspace, values) = config["mailbox"], config["arguments"]
     first = get_context().get_world_rank() == 0
+    # The group may be started again after its result was told: a worker may die after that.
     if ray.get(mailbox.has_ended.remote()):
         return
     workers = workspace.compute.parallel.workers
@@ -203,6 +205,7 @@ def _work(config: dict[str, Any]) -> None:
     except WorkDone:
         return
     except _FINAL as error:
+        # Waited for, since the process may end before a message that is only on its way.
         ray.get(mailbox.put.remote("error", portable(error)))
         raise
     except Exception as error:  # whatever ends a group, a lost worker above all, is told and goes on to Ray Train

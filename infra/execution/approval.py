@@ -82,10 +82,12 @@ def check_approved(stage: Stage, session: Session, arguments: Arguments, ask: Ca
     call = stage.sort(arguments)
     action, why, id, _ = decide(stage, call, session)
     price = session.price(stage.label) if action in ("run", "resume") else None
+    # Only work costs: a reused or a left-out stage asks nobody.
     if price is None or price.money <= above:
         return
     address = payload_address(stage.name, id, max(generations(session.store, stage.name, id), default=0) + 1)
     last = newest_approval(session.store, address)
+    # A price above the one that was approved is asked about again.
     if last is not None and last.decision == "approve" and price.money <= last.price:
         return
     if session.execution.approve:
@@ -128,6 +130,7 @@ def _read(store: Store, path: str) -> Approval:
 def _keep(store: Store, address: str, label: str, answer: Answer, price: float, above: float) -> None:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     said = Approval(address, label, answer.decision, answer.reason, answer.who, now, price, above)
+    # Numbers go on from the newest, and create-only writing finds who else took one.
     number = len(store.names(f"{_AREA}/{address}"))
     for _ in range(_TRIES):
         number += 1

@@ -50,8 +50,13 @@ def ask_on_dashboard(question: Question) -> Answer:
             "give the same command again: it waits there for your answer"
         )
     asked = _Asked(question)
+    # A daemon, for Prefect's pause cannot be called off from outside and may last two weeks.
     threading.Thread(
-        target=copy_context().run, args=(asked.run,), daemon=True, name=f"approve {question.label}"
+        # The context holds Prefect's settings and the flow that asks; a bare thread would have neither.
+        target=copy_context().run,
+        args=(asked.run,),
+        daemon=True,
+        name=f"approve {question.label}",
     ).start()
     try:
         while not asked.done.wait(POLL_SECONDS):
@@ -81,6 +86,7 @@ class _Asked:
                 self._form = flow(name="approval", flow_run_name=name, persist_result=False)(self._pause)()
         except Exception as error:  # told to the thread that waits, which raises it
             self._error = error
+        # Set last, so that whoever waits finds the answer or the error.
         self.done.set()
 
     def _pause(self) -> ApprovalForm:

@@ -127,6 +127,7 @@ def run_stage(
         finished=lambda: committed() is not None,
         waiting=tell,
     )
+    # Another attempt may have committed while this one waited for the lease.
     if lease is None or (record := committed()) is not None:
         record = committed()
         assert record is not None
@@ -240,6 +241,7 @@ def _run_and_commit(
     began, energy = time.monotonic(), read_joules()
 
     def tell(kind: str, *values: Any) -> None:
+        # Each event is a chance to end an attempt whose lease is lost before it does more work.
         lease.check_alive()
         listener(kind, *values)
 
@@ -315,6 +317,7 @@ def _run_somewhere(
     """The stage function on a node of the cluster, in a group of workers, in a process of its own, or here."""
     call = (stage.reference, workspace, arguments)
     if execution.cluster:
+        # Sorted keys, so that two drivers of the same code get the same name for their actor.
         code = hashlib.sha256(orjson.dumps(fingerprint, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
         return run_placed(
             partial(call_on_node, code),
@@ -365,6 +368,7 @@ def commit(store: Store, record: Record, check: Callable[[], None]) -> Record:
     store.settle([f"{record.payload}/{name}" for name in record.files])
     check()
     path = record_path(record.stage, record.id, record.generation)
+    # Indented and sorted, so that two records can be compared by `diff`.
     data = orjson.dumps(record.model_dump(mode="json"), option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS)
     store.create(path, data)
     store.settle([path])
@@ -412,6 +416,7 @@ def load_finished(store: Store, folder: str, code: str) -> Finished | None:
         value = store.read_json(finished_path(folder))
     except FileNotFoundError:
         return None
+    # Another driver's code may have made it, and would make other bytes now.
     if value.pop("code") != code:
         return None
     files = {name: FileEntry(**entry) for name, entry in value.pop("files").items()}

@@ -86,6 +86,7 @@ def fingerprint_of(function: Callable[..., Any]) -> Fingerprint:
     kept = _kept_file(function)
     try:
         known = orjson.loads(kept.read_bytes())
+        # Times and sizes instead of hashes: reading every source again would cost more than the cache saves.
         if all(_stamp(Path(path)) == tuple(stamp) for path, stamp in known["files"]):
             return known["fingerprint"]
     except (FileNotFoundError, orjson.JSONDecodeError, KeyError):
@@ -95,6 +96,7 @@ def fingerprint_of(function: Callable[..., Any]) -> Fingerprint:
     body = {"fingerprint": fingerprint, "files": [[str(path), _stamp(path)] for path in files]}
     with suppress(OSError):  # without a cache it is made at each time
         kept.parent.mkdir(parents=True, exist_ok=True)
+        # Written aside and renamed, so that no other process reads half a file.
         temporary = kept.with_suffix(f".{os.getpid()}")
         temporary.write_bytes(orjson.dumps(body))
         temporary.replace(kept)
@@ -118,6 +120,7 @@ def _made(function: Callable[..., Any]) -> tuple[Fingerprint, list[Path]]:
     package = function.__module__.split(".")[0]
     if package not in _ours:
         _ours.add(package)
+        # What was no module of ours under the old set may be one now.
         _find.cache_clear()
     found: dict[tuple[str, str], str] = {}
     ways = [(function.__module__, function.__name__)]
@@ -131,6 +134,7 @@ def _made(function: Callable[..., Any]) -> tuple[Fingerprint, list[Path]]:
         ways += reached
     shown: Fingerprint = {}
     for (module, name), value in sorted(found.items()):
+        # An empty module stands for a data file, whose name is its path.
         file = name if module == "" else _module(module).file
         shown.setdefault(file, {})["(file)" if module == "" else name] = value
     files = {_module(module).path if module else _root() / name for module, name in found}
@@ -145,6 +149,7 @@ def digest_of(fingerprint: Fingerprint) -> str:
 
 def differences(before: Fingerprint, now: Fingerprint) -> list[str]:
     """What changed from one fingerprint to another, file by file: `model/training/losses.py: z_loss changed, f is new`."""
+    # As pairs without their file, so that a definition that only moved differs in nothing.
     was, is_now = _pairs(before), _pairs(now)
     gone, new = was - is_now, is_now - was
     told: dict[str, list[str]] = {}
@@ -179,6 +184,7 @@ def _resolve(module: str, name: str, own: str) -> tuple[str, str] | None:
     if name in WRITERS and module == _writer_module():
         return module, name
     seen = set()
+    # Two modules that import a name from each other would else be followed for ever.
     while (module, name) not in seen:
         seen.add((module, name))
         if not _is_ours(module, own) or _find(module) is None:
@@ -210,6 +216,7 @@ def _hashed(module: str, name: str) -> tuple[str, list[tuple[str, str]]]:
         ways = [(target or module, found) for target, found in reached]
         ways += [("", file) for file in _data_files(there, definition)]
         ways += [(target, member) for target, found in ways if found == "*" for member in _all_of(target)]
+        # What runs at import may change any definition of its module.
         if name != BODY and BODY in there.definitions:
             ways.append((module, BODY))
         _hashes[key] = hashlib.sha256(text.encode()).hexdigest()[:12], [way for way in ways if way[1] != "*"]
@@ -226,6 +233,7 @@ def _data_files(module: Module, definition: Definition) -> list[str]:
     """Files next to a module, not code, that a string of a definition names, or those of a folder that it names."""
     found = []
     for text in definition.strings():
+        # A cheap sieve before the disk is asked: most strings of code name no file.
         if not 2 < len(text) < 100 or not text.isprintable() or text.startswith(("/", ".")) or " " in text:
             continue
         place = module.path.parent / text

@@ -9,6 +9,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 def escaped(text: str) -> str:
     """A text as one line of Markdown that shows exactly it: no tag, link, picture, table cell or emphasis comes of it."""
+    # The ampersand first, or it would escape the escapes of the others.
     line = _CONTROL.sub(" ", text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return SPECIAL.sub(r"\\\1", line)
 

@@ -11,7 +11,7 @@ from infra.records.artifact import Artifact
 from infra.records.index import Index, Known
 from infra.records.record import Input, Record, generations, identity, progress_folder
 from infra.records.save_points import newest_save_point
-from infra.session import Arguments, Pending, Session
+from infra.session import Arguments, Pending, Session, StageEstimate
 from infra.stage import Call, Stage
 from infra.storage.store import CorruptObject, Store
 
@@ -37,7 +37,7 @@ class PlanRow:
     id: str
     inputs: tuple[str, ...]
     """Labels of the stages it takes artifacts from."""
-    estimate: JsonObject
+    estimate: StageEstimate
     artifact: Artifact | None
 
 
@@ -51,7 +51,7 @@ class Plan:
     def stage(self, stage: Stage, session: Session, arguments: Arguments) -> Artifact | Pending:
         """Add the stage's row; returns its artifact if it exists, else what is known of it."""
         call = stage.sort(arguments)
-        estimate = dict(stage.estimate(call.config, **call.inputs)) if stage.estimate else {}
+        estimate: StageEstimate = stage.estimate(call.config, **call.inputs) if stage.estimate else {}
         action, reason, id, artifact = decide(stage, call, session)
         labels = input_labels(call, self._origins)
         self.rows.append(PlanRow(stage.label, stage.name, action, reason, id, labels, estimate, artifact))

@@ -72,6 +72,7 @@ class PrefectEngine:
         """Hand a stage to Prefect; its future resolves to the artifact."""
         if session.is_left_out(stage.label):
             return Pending(stage.label, stage.result_kind)
+        # Without Prefect's cache and result files: the store alone says what exists.
         task = Task(
             _stage_task, name=stage.name, task_run_name=stage.label, cache_policy=NO_CACHE, persist_result=False
         )
@@ -172,6 +173,7 @@ def wait_for_all(futures: list[PrefectFuture]) -> None:
     for future in futures:
         future.wait()
     failed = [future for future in futures if not future.state.is_completed()]
+    # Stable sort: errors of stages that only lacked an input go to the end.
     for future in sorted(failed, key=lambda future: future.state.name == "NotReady"):
         future.result()
 

@@ -53,6 +53,7 @@ class Reporter:
         if self._listener is not None:
             self._listener(self._stage.label, kind, *values)
         self._tell_trackers(kind, *values)
+        # Another stage's thread may call `used_by` at the same time.
         with self._lock, self._going_on("the dashboard"):
             if kind == "progress":
                 self._publish_progress(*values)
@@ -76,6 +77,7 @@ class Reporter:
             return
         with self._going_on("a tracker"):
             if self._trackers is None:
+                # Empty first: a tracker that fails to start is not tried again at every event.
                 self._trackers = []
                 self._trackers = self._track()
             for tracker in self._trackers:

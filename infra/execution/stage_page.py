@@ -45,6 +45,7 @@ class Curve:
         self.steps.append(step)
         self.values.append(value)
         if len(self.steps) > MOST_POINTS:
+            # Every second point goes, so that a long training costs the page no more than a short one.
             self.steps, self.values = self.steps[::2], self.values[::2]
 
     def image(self, name: str) -> str:
@@ -58,8 +59,10 @@ class Curve:
 def _draw(steps: Sequence[int], values: Sequence[float]) -> str:
     """A curve as SVG: its range on the left, its first and last step below."""
     stride = math.ceil(len(steps) / DRAWN_POINTS)
+    # The last point is always drawn, wherever the stride ends.
     xs, ys = [*steps[::stride], steps[-1]], [*values[::stride], values[-1]]
     low, high = min(ys), max(ys)
+    # A flat curve has no height; any divisor other than 0 will do.
     across, up = (WIDTH - MARGIN - 8) / max(1, xs[-1] - xs[0]), (HEIGHT - 40) / ((high - low) or 1.0)
     line = " ".join(
         f"{MARGIN + (x - xs[0]) * across:.1f},{16 + (high - y) * up:.1f}" for x, y in zip(xs, ys, strict=True)
@@ -115,6 +118,7 @@ class StagePage:
     def _traceback(self) -> list[str]:
         if self.error is None:
             return []
+        # The end of a traceback tells the cause, so the beginning is cut.
         text = without_secrets("".join(traceback.format_exception(self.error)))[-TRACE_CHARACTERS:]
         # One block of HTML: it would end at an empty line.
         lines = "\n".join(escape(line) or "&nbsp;" for line in text.splitlines())

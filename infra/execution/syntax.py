@@ -263,6 +263,7 @@ class Writer:
             module = ".".join(self._scope.names[inner.id])
         else:
             return None
+        # The longest module first: `a.b.c` may be the name c of a.b, or the module a.b.c.
         while dots and self._find(f"{module}.{dots[0]}") is not None:
             module = f"{module}.{dots.pop(0)}"
         if not dots or self._find(module) is None:

@@ -30,6 +30,7 @@ class Artifact(BaseModel):
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
+        # Kinds register themselves, so that a record's `kind` finds its class.
         Artifact.kinds[cls.__name__] = cls
 
     @property

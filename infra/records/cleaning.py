@@ -80,6 +80,7 @@ def _is_left(store: Store, left: Leftover, now: float, idle_seconds: float) -> b
     place = left.path.relative_to(store.root).as_posix()
     idle = now - left.changed > idle_seconds
     attempt = ATTEMPT.match(place)
+    # A name that no attempt owns is judged by its age alone.
     if attempt is None:
         return idle and _SHARED.match(place) is not None
     folder = progress_folder(attempt["stage"], attempt["id"], int(attempt["generation"]))
@@ -129,6 +130,7 @@ def _temporary_names(root: Path) -> Iterator[Path]:
     """Temporary files and folders below a folder; of one within another, the outer one only."""
     for folder, folders, files in os.walk(root):
         inner = [name for name in folders if TEMPORARY_NAME.fullmatch(name)]
+        # A folder that goes as a whole is not walked into.
         folders[:] = [name for name in folders if name not in inner]
         yield from (Path(folder, name) for name in files if TEMPORARY_NAME.fullmatch(name))
         yield from (Path(folder, name) for name in inner)
@@ -138,9 +140,11 @@ def _measured(paths: Iterable[Path]) -> Iterator[Leftover]:
     """Size and last change of each; what its owner removes meanwhile is none."""
     for path in paths:
         try:
+            # `lstat`, so that a link counts itself and not what it points at.
             states = [file.lstat() for file in (path, *path.rglob("*"))]
         except FileNotFoundError:
             continue
+        # Sizes of folders are the file system's own affair and free nothing that anybody counts.
         size = sum(state.st_size for state in states if not stat.S_ISDIR(state.st_mode))
         yield Leftover(path, size, max(state.st_mtime for state in states))
 

@@ -75,6 +75,7 @@ class Index:
     def __init__(self, store: Store, tell: Callable[[int, int], None] = lambda done, total: None):
         self._store = store
         self._tell = tell
+        # In the cache, not in the store: two machines that share a store need not lock one database.
         self.path = store.cache / "index.sqlite"
 
     def rows(self, stages: Iterable[str] | None = None) -> list[Summary]:
@@ -124,6 +125,7 @@ class Index:
             database.close()
 
     def _refresh(self, database: sqlite3.Connection, stages: Iterable[str] | None) -> None:
+        # Names with a dot or an underscore in front are the store's own areas.
         there = [name for name in self._store.names("") if name[0] not in "_."]
         for stage in there if stages is None else stages:
             self._refresh_stage(database, stage)
@@ -137,10 +139,12 @@ class Index:
         known = dict(database.execute("SELECT id, stamp FROM ids WHERE stage = ?", (stage,)))
         for id in known.keys() - stamps.keys():
             _forget(database, stage, id)
+        # An empty stamp is never believed, so a remote store without stamps is read again each time.
         changed = sorted(id for id, stamp in stamps.items() if not stamp or known.get(id) != stamp)
         try:
             for number, id in enumerate(changed, 1):
                 records = [load_record(self._store, stage, id, one) for one in generations(self._store, stage, id)]
+                # In the same transaction as the new rows, so that no reader sees an id without its records.
                 _forget(database, stage, id)
                 database.execute("INSERT INTO ids VALUES (?, ?, ?)", (stage, id, stamps[id]))
                 database.executemany(
@@ -205,6 +209,7 @@ def _local_stamps(folder: Path) -> dict[str, str]:
             if not entry.name.startswith(".") and entry.is_dir():
                 changed = entry.stat()
                 settled = now - changed.st_mtime > SETTLED_SECONDS
+                # The inode as well: a folder that was removed and made again may have the same time.
                 found[entry.name] = f"{changed.st_ino}:{changed.st_mtime_ns}" if settled else ""
     return found
 
@@ -222,6 +227,7 @@ def _connected(path: Path) -> sqlite3.Connection:
                 f"PRAGMA user_version = {FORMAT}; COMMIT;"
             )
             return database
+        # Another process holds the lock: the file is whole and must not be removed.
         except sqlite3.OperationalError:
             database.close()
             raise

@@ -65,6 +65,7 @@ def is_dead(holder: ProcessIdentity) -> bool:
     here = (_text("/proc/sys/kernel/random/boot_id"), _pid_namespace())
     if not all(here) or (holder.get("boot_id"), holder.get("namespace")) != here:
         return False
+    # Signal 0 asks only whether the process exists.
     try:
         os.kill(holder["pid"], 0)
     except ProcessLookupError:
@@ -73,6 +74,7 @@ def is_dead(holder: ProcessIdentity) -> bool:
         pass  # it lives, and belongs to somebody else
     state, start = _state_and_start(holder["pid"])
     # A process that may not be looked at is taken for the holder.
+    # Z is a zombie, X a dead process; another start time means that the number was given to a new process.
     return state in ("Z", "X") or (start > 0 and start != holder.get("start_ticks"))
 
 
@@ -166,6 +168,7 @@ def lease_path(folder: str, number: int) -> str:
 
 def highest_lease(store: Store, folder: str) -> int:
     """The highest lease number taken in a progress folder, 0 if none."""
+    # The name is `lease-000012.json`, so the number is characters 6 to 12.
     numbers = [int(name[6:12]) for name in store.names(folder) if name.startswith("lease-") and name.endswith(".json")]
     return max(numbers, default=0)
 
@@ -182,10 +185,12 @@ def acquire(
     `finished` is asked while waiting: when it turns true (the holder has committed) there is nothing left to do and
     None is returned. `waiting` is told once who holds the lease. Raises Interrupted when the run was asked to stop.
     """
+    # Four beats fit into the time after which a lease counts as lost, so one slow write loses nothing.
     beat_seconds = min(10.0, stale_seconds / 4)
     token = uuid.uuid4().hex
     body = orjson.dumps(process_identity() | {"token": token})
     seen: tuple[int, bytes] | None = None
+    # The waiter's own monotonic clock: clocks of two machines may differ by minutes.
     seen_at = time.monotonic()
     highest = pause = 0
     while True:
@@ -193,21 +198,25 @@ def acquire(
         # A listing may lag behind a creation; what is known to be taken stays so.
         highest = max(highest, highest_lease(store, folder))
         if highest == 0 or _holder(store, folder, highest) != "alive":
+            # Create-only: of all waiters that see a free number, one gets it.
             if store.create(lease_path(folder, highest + 1), body):
                 return Lease(store, folder, highest + 1, beat_seconds, token)
             highest, pause = highest + 1, min(pause + 1, 6)
             time.sleep(random.uniform(0, BACK_OFF_SECONDS * 2**pause))
             continue
+        # The number belongs to what is compared, since a new holder counts its beats from 1.
         beat = (highest, _read_or_empty(store, f"{folder}/lease-{highest:06d}.beat"))
         if beat != seen:
             if seen is None:
                 waiting(store.read_json(lease_path(folder, highest)))
             seen, seen_at = beat, time.monotonic()
         elif time.monotonic() - seen_at > stale_seconds:
+            # Marked, not taken: the next round takes the number as any released one, by the same race.
             store.create(f"{folder}/lease-{highest:06d}.released", b"stale")
             continue
         if finished():
             return None
+        # Jitter, so that hundreds of waiters do not list the folder in one moment.
         time.sleep(min(1.0, beat_seconds) * random.uniform(0.75, 1.25))
 
 
@@ -220,6 +229,7 @@ def holder_of(store: Store, folder: str) -> Holder:
 def sign_of_life(store: Store, folder: str) -> str:
     """The object that the holder of a folder's newest lease wrote last."""
     lease = f"{folder}/lease-{highest_lease(store, folder):06d}"
+    # The lease itself stands for a holder that has not beaten yet.
     return f"{lease}.beat" if store.exists(f"{lease}.beat") else f"{lease}.json"
 
 

@@ -57,6 +57,7 @@ def write_look(
 def read_looks(store: Store, scores: str = "") -> list[Look]:
     """All looks, or those at one evaluation's scores, the oldest first."""
     rows = [store.read_json(f"{_FOLDER}/{name}") for name in store.names(_FOLDER)]
+    # JSON gives a tuple back as a list.
     looks = [Look(**{**row, "benchmarks": tuple(row["benchmarks"])}) for row in rows]
     return sorted((look for look in looks if scores in ("", look.scores)), key=lambda look: look.when)
 

@@ -69,6 +69,7 @@ def add_note(store: Store, record: Record, text: str) -> Mark:
 def tags(store: Store) -> dict[str, Mark]:
     """Tag to its newest setting, of those that mark something."""
     newest = {name: _newest(store, "tag", name) for name in store.names(f"{_AREA}/tag")}
+    # A name without a mark any more still has its folder, since the history stays.
     return {name: mark for name, mark in newest.items() if mark and mark.address}
 
 
@@ -98,13 +99,16 @@ def marked_records(store: Store) -> list[Record]:
 
 
 def _one_word(address: str) -> str:
+    # An address has slashes, and a mark's name is one folder.
     return address.replace("/", ".")
 
 
 def _add(store: Store, kind: str, name: str, address: str, text: str = "") -> Mark:
     now = datetime.now(UTC).isoformat(timespec="seconds")
+    # The key makes each body unlike all others: `create` takes an equal one for its own lost reply.
     said = {"address": address, "text": text, "who": _user(), "when": now, "key": os.urandom(8).hex()}
     numbers = store.names(f"{_AREA}/{kind}/{name}")
+    # Names are six digits, so the last by name is the newest.
     number = int(numbers[-1].removesuffix(".json")) if numbers else 0
     for _ in range(_TRIES):
         number += 1

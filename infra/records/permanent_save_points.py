@@ -82,4 +82,5 @@ def find_kept(store: Store, id: str, step: int) -> KeptSavePoint:
             f"{owners[0] if owners else id} has no permanent save point of step {step} in store {store.url}: {known}; "
             "execution.keep_every says how often one is kept, and `olmo2 ls --save-points` lists them"
         )
+    # A rerun has the same id in a new generation; the newest is what people mean.
     return max((kept for kept in found if kept.point.step == step), key=lambda kept: kept.generation)

@@ -58,6 +58,7 @@ class Reader:
         if record is None:
             record = _recent_records[key] = record_of(self.store, artifact)
             while len(_recent_records) > RECENT_RECORDS:
+                # A dict keeps its order, so the first key is the oldest; another thread may have taken it already.
                 _recent_records.pop(next(iter(_recent_records)), None)
         return record
 
@@ -98,6 +99,7 @@ class Reader:
     def folder_of(self, address: str, paths: Mapping[str, Path]) -> Path:
         """A folder of the store as a local one, with at least the files whose local paths are given by name."""
         if self.store.is_local:
+            # A local store needs no copy: the folder is there.
             return Path(self.store.full(address))
         folder = self.scratch / "folders" / address
         for name, path in paths.items():
@@ -114,6 +116,7 @@ class Reader:
     def read_jsonl(self, artifact: Artifact, name: str) -> Iterator[JsonObject]:
         """Rows of a JSON-lines file, one at a time."""
         with self.path(artifact, name).open("rb") as raw:
+            # `stream_reader` has no lines of its own; a megabyte of buffer makes them.
             stream = zstandard.ZstdDecompressor().stream_reader(raw) if name.endswith(".zst") else raw
             for line in io.BufferedReader(stream, 1 << 20):  # type: ignore[arg-type]
                 yield orjson.loads(line)
@@ -140,6 +143,7 @@ class Reader:
         address, entry = f"{record.payload}/{name}", record.files[name]
         if (address, entry.sha256) in self._verified:
             return self.store.local(address, entry.sha256, self._holds)
+        # The size first, since it costs one question and finds most damage without a read.
         size = self.store.size(address)
         if size is None:
             raise corrupt_file(self.store, record, name, "the file is missing")
@@ -148,6 +152,7 @@ class Reader:
         path = self.store.local(address, entry.sha256, self._holds)
         found = sha256_file(path)
         if found != entry.sha256:
+            # A copy that came over the network damaged must not be found again in the cache.
             if not self.store.is_local:
                 path.unlink(missing_ok=True)
             said = f"its sha256 is {found[:16]}…, its record says {entry.sha256[:16]}…"

@@ -143,6 +143,7 @@ class Record(BaseModel):
     @model_validator(mode="after")
     def _lies_where_its_stage_and_id_say(self) -> Self:
         address = payload_address(self.stage, self.id, self.generation)
+        # Only the folder of an attempt of this very address may be named.
         if self.address != address or not re.fullmatch(rf"({re.escape(address)}(-a\d{{6}})?)?", self.folder):
             raise ValueError(f"address {self.address!r} or folder {self.folder!r} is not below {self.stage}/{self.id}")
         return self
@@ -154,6 +155,7 @@ class Record(BaseModel):
 
     def sealed(self) -> "Record":
         """The same as schema 2, with a hash over all of it, by which `load_record` finds an edit."""
+        # Sealed under schema 2, so the version is part of what is hashed.
         unsealed = self.model_copy(update={"schema_version": 2})
         return unsealed.model_copy(update={"seal": unsealed.expected_seal()})
 
@@ -278,6 +280,7 @@ def _check_record(store: Store, record: Record, path: str) -> None:
 
 def record_of(store: Store, artifact: Artifact) -> Record:
     """The record of exactly the generation that an artifact value stands for."""
+    # `stage/id/g0003` is generation 3.
     generation = int(artifact.address.rsplit("/g", 1)[1])
     record = load_record(store, artifact.stage, artifact.id, generation)
     if record is None:
@@ -329,6 +332,7 @@ def lineage(store: Store, record: Record) -> list[Record]:
     seen: dict[str, Record] = {}
 
     def visit(current: Record) -> None:
+        # An artifact that two others share is shown once.
         if current.address in seen:
             return
         for item in current.inputs:
@@ -337,6 +341,7 @@ def lineage(store: Store, record: Record) -> list[Record]:
             # showing.
             if parent is not None:
                 visit(parent)
+        # After its inputs, so that the list is in an order in which it could be made.
         seen[current.address] = current
 
     visit(record)
@@ -358,6 +363,7 @@ def code_version() -> CodeVersion:
     here = Path(__file__).resolve().parents[1]
     command = ["git", "-C", str(here)]
     try:
+        # `check=False`: outside a checkout the exit status says so, and that is no error.
         commit = run([*command, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
         status = run([*command, "status", "--porcelain"], capture_output=True, text=True, check=False)
     except FileNotFoundError:
@@ -376,5 +382,6 @@ def package_versions() -> dict[str, str]:
         try:
             installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
+            # An entry all the same, since a package that comes later explains a difference as well.
             installed[name] = "absent"
     return installed

@@ -72,6 +72,7 @@ def permanent_area(progress_folder: str) -> str:
 
 def newest_save_point(store: Store, progress_folder: str) -> SavePoint | None:
     """The newest whole save point of either kind; None where there is none."""
+    # A SavePoint sorts by its step first.
     return max(save_points(store, progress_folder), default=None)
 
 
@@ -101,6 +102,7 @@ def write_save_point(
         # The files first, the marker last: a kill in between leaves unlisted files, never half a save point.
         store.move(path, f"{point.folder}/{path.name}")
     written = {path.name: entry for path, entry in entries.items()}
+    # A gather is a collective call, so every process of the group has to come here.
     parts = gather(written) if gather else [written]
     if parts is None:
         return
@@ -117,6 +119,7 @@ def _remove_older(store: Store, progress_folder: str, step: int) -> None:
         names = store.names(area)
         marked = set(_points(area, names))
         for older in marked | {SavePoint(int(name), area) for name in names if name.isdigit()}:
+            # The newest ephemeral one goes only when a newer one is whole; permanent ones never.
             if older.step < step and (older not in marked or area == ephemeral_area(progress_folder)):
                 # The marker first: a save point never lacks files.
                 store.remove(older.marker)
@@ -137,6 +140,7 @@ def read_newest(
     In a group each process verifies what it wants itself; `exchange` hands a value of each to all, so that they end with the
     same one. `warn` is told of those that are passed over. Raises DamagedSavePoint when all are damaged.
     """
+    # Rank 0's listing counts: listings of two processes may differ while save points come and go.
     points = exchange(save_points(store, progress_folder))[0]
     damage = ""
     for point in reversed(points):
@@ -144,6 +148,7 @@ def read_newest(
             paths, found = read_save_point(store, point, wanted, owner), ""
         except DamagedSavePoint as error:
             paths, found = {}, str(error)
+        # All agree on whether a point is whole, or ranks would resume from two steps.
         damage = next(filter(None, exchange(found)), "")
         if not damage:
             return point, paths
@@ -178,6 +183,7 @@ def read_marker(store: Store, point: SavePoint, owner: str) -> dict[str, SavePoi
     if not all(isinstance(entry, dict) and {"size", HASH} <= entry.keys() for entry in entries):
         raise _damaged(store, point, owner, "its marker has no sizes and hashes of files, or is of an older version")
     for name, entry in marker.items():
+        # Names become paths and hashes names in the cache, so neither may lead elsewhere.
         if "/" in name or not is_name(name) or not re.fullmatch(r"[0-9a-f]+", str(entry[HASH])):
             raise _damaged(store, point, owner, f"its marker names {name[:200]!r} with hash {str(entry[HASH])[:80]!r}")
     return marker
@@ -197,6 +203,7 @@ def _points(area: str, names: Iterable[str]) -> Iterator[SavePoint]:
 def _settled(path: Path) -> tuple[Path, SavePointFile]:
     """Marker entry of a file, which then is on the disk, not only on its way there."""
     with path.open("rb") as file:
+        # Before the move: a rename may reach the disk ahead of the bytes that it names.
         os.fsync(file.fileno())
     return path, {"size": path.stat().st_size, "xxh3_128": _hash(path)}
 

@@ -87,6 +87,7 @@ class VerifiedSoFar:
 
     def add(self, key: str) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        # A line for each artifact at once, so that a kill costs one artifact.
         with self.path.open("a") as file:
             file.write(f"{key}\n")
 
@@ -117,8 +118,10 @@ def verify_artifacts(
             continue
         files = damaged_files(store, record) if record is not None else {}
         damage += [Damage(stage, id, generation, name, said) for name, said in files.items()]
+        # Only what is whole is skipped next time; what is damaged is looked at again after it was mended.
         if not files:
             journal.add(key)
+    # A whole pass is over, so the next one begins with nothing.
     journal.finish()
     return len(found), damage
 
@@ -135,6 +138,7 @@ def _fetch(source: Store, target: Store, record: Record, names: Iterable[str]) -
                 while data := stream.read(CHUNK_BYTES):
                     digest.update(data)
                     file.write(data)
+            # Hashed on the way, so that each byte is read once.
             if digest.hexdigest() != entry.sha256:
                 raise CorruptObject(f"{path} in store {source.url} is not what its record says; verify that store")
             target.move(local, path)
@@ -157,6 +161,7 @@ def copy_lineage(source: Store, target: Store, record: Record) -> list[tuple[Rec
                 f"{item.address} has digest {there.digest[:16]}… in store {target.url} and {item.digest[:16]}… in "
                 f"{source.url}: two generations of one id. Copy to a store of its own."
             )
+        # Files are judged by the target's own record, whose attempt may have another payload folder.
         known = there or item
         names = damaged_files(target, known)
         if names and known.payload != item.payload:
@@ -167,6 +172,7 @@ def copy_lineage(source: Store, target: Store, record: Record) -> list[tuple[Rec
         if there is None:
             target.settle([f"{item.payload}/{name}" for name in item.files])
             path = record_path(item.stage, item.id, item.generation)
+            # The very bytes of the source's record, so its seal holds.
             target.create(path, source.read(path))
             target.settle([path])
         copied.append((item, bool(names) or there is None))
@@ -177,6 +183,7 @@ def mend_from(store: Store, other: Store, record: Record, damaged: Iterable[str]
     """Replace damaged files by those of the same artifact in another store. Raises StoreError if it has none like it."""
     for generation in generations(other, record.stage, record.id):
         theirs = load_record(other, record.stage, record.id, generation)
+        # Equal digests mean equal files under equal names, whichever attempt wrote them.
         if theirs is not None and theirs.digest == record.digest == content_digest(theirs.files):
             replace_files(store, record, other, theirs, damaged)
             return
@@ -225,6 +232,7 @@ def garbage(store: Store, roots: Iterable[Record], *, everything_else: bool) -> 
     found = Garbage()
     for address, record in records.items():
         if address not in reached and _is_idle(store, record):
+            # Records before payloads: a kill in between leaves files without a record, never a record without files.
             found.folders += [record_path(record.stage, record.id, record.generation), record.payload]
             found.bytes += sum(entry.size for entry in record.files.values())
     for record in records.values():
@@ -234,6 +242,7 @@ def garbage(store: Store, roots: Iterable[Record], *, everything_else: bool) -> 
 
 def _leftovers(store: Store, record: Record, records: dict[str, Record], found: Garbage) -> None:
     """Folders of attempts that did not commit, and what they left in the progress area."""
+    # An attempt that may be alive still reads its shards' markers.
     if not _is_idle(store, record):
         return
     folder = progress_folder(record.stage, record.id, record.generation)
@@ -260,6 +269,7 @@ def remove(store: Store, found: Garbage) -> None:
 def set_record_aside(store: Store, stage: str, id: str, generation: int) -> str:
     """Move a damaged record out of the way, where it can be looked at; returns where."""
     path = record_path(stage, id, generation)
+    # A random name, so that a second damaged record does not replace the first.
     aside = f"{progress_folder(stage, id, generation)}/damaged-{os.urandom(4).hex()}.json"
     with suppress(FileNotFoundError):
         store.write(aside, store.read(path))

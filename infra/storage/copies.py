@@ -45,6 +45,7 @@ class _Locks:
         with self._one:
             if not self._held[digest]:
                 with _without_locks():
+                    # One byte of the file stands for a copy, so any number of copies need one descriptor.
                     fcntl.lockf(self._file, fcntl.LOCK_SH, 1, _byte_of(digest))
             self._held[digest] += 1
 
@@ -92,6 +93,7 @@ _making = threading.Lock()
 
 def _locks_of(folder: Path) -> _Locks:
     """A process has the locks that it took itself: a fork has none."""
+    # A fork inherits the descriptor but none of the POSIX locks.
     key = (os.getpid(), folder)
     with _making:
         if key not in _locks:
@@ -100,6 +102,7 @@ def _locks_of(folder: Path) -> _Locks:
 
 
 def _byte_of(digest: str) -> int:
+    # 15 hex digits are 60 bits: a file offset has 63.
     return int(digest[:15], 16)
 
 
@@ -108,6 +111,7 @@ class Holds:
 
     def __init__(self) -> None:
         self._held: dict[tuple[Path, str], _Locks] = {}
+        # So that a hold ends with its owner even where nobody calls `close`.
         weakref.finalize(self, _let_go, self._held)
 
     def add(self, folder: Path, digest: str) -> None:
@@ -147,6 +151,7 @@ class Copies:
         """Where a copy is or will be; it is held from now on, and is the most recently used."""
         (holds or _for_ever).add(self.base, digest)
         place = self.folder / digest[:2] / digest / name
+        # The folder's time is its last use: file systems often do not keep times of reading.
         with suppress(FileNotFoundError):
             os.utime(place.parent)
         return place
@@ -156,12 +161,14 @@ class Copies:
 
         `reserved` is a name next to the copy, which stands for its bytes until it is there: others count it.
         """
+        # Within what was free at the last look nobody lists the cache: it may have 100,000 copies.
         if size > self._free:
             with locked(self.base):
                 found = self._found()
                 total, limit = sum(bytes for _, bytes, _ in found), self.limit_bytes
                 if total + size > limit:
                     total -= self._remove(sorted(found), total + size - int(KEPT_SHARE * limit))
+                # Shared out, because other processes count on the same free room.
                 self._free = max(0, limit - total - size) // _FETCHING
                 _reserve(reserved, size)
         else:
@@ -206,4 +213,5 @@ class Copies:
 def _reserve(place: Path, size: int) -> None:
     """A file of so many bytes that takes no room."""
     place.touch()
+    # A sparse file: its size is told by `stat`, and no block is taken.
     os.truncate(place, size)

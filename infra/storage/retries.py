@@ -73,6 +73,7 @@ def http_status(error: BaseException | None) -> int | None:
         response = getattr(error, "response", None)
         if isinstance(response, dict):
             return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        # s3fs turns botocore's error into an OSError and keeps it as the cause.
         error = error.__cause__
     return None
 

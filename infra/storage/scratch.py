@@ -32,6 +32,7 @@ class Scratch:
 
     def remove(self) -> None:
         """Delete the folder."""
+        # Removed before the lock is given back, so that no cleaner takes half of it for abandoned.
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
 
@@ -67,6 +68,7 @@ def is_abandoned(folder: Path) -> bool:
     try:
         if time.time() - os.fstat(descriptor).st_ctime < UNLOCKED_SECONDS:
             return False
+        # The lock is free only if nobody lives who made the folder; closing gives it back.
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
     except OSError:

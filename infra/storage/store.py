@@ -91,6 +91,7 @@ class Store:
 
     def __init__(self, url: str, cache: Path | None = None, cache_bytes: int | None = None):
         refuse_password(url, "store", PASSWORD_ADVICE)
+        # `s3:/bucket` would else become a folder named `s3:` below the working one.
         if re.match(r"[A-Za-z][\w+.-]+:/?[^/]", url) and "://" not in url:
             scheme, _, rest = url.partition(":")
             raise ValueError(
@@ -157,6 +158,7 @@ class Store:
         except FileExistsError:
             pass
         except self._failures as error:
+            # 412: the condition `If-None-Match` was not met, so the object is there.
             if http_status(error) != 412:
                 raise
         return self.fs.cat_file(target) == data
@@ -164,6 +166,7 @@ class Store:
     def _create_local(self, target: str, data: bytes) -> bool:
         with self._temporary(target) as temporary:
             with temporary.open("wb") as file:
+                # On the disk before the link, or a power cut could leave an empty record.
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -214,6 +217,7 @@ class Store:
         root = Path(self.root)
         folders = {folder for file in files for folder in file.parents if folder == root or root in folder.parents}
         with self._telling("write", f"{paths[0]}{' and others' if paths[1:] else ''}"), ThreadPoolExecutor(8) as pool:
+            # Files first, then folders from the deepest up: a name is safe only after what it names.
             for settled in (pool.map(_fsync, files), pool.map(_fsync, sorted(folders, reverse=True))):
                 list(settled)
 
@@ -318,6 +322,7 @@ class Store:
         except (FileNotFoundError, NotADirectoryError):
             return []
         names = sorted(str(name).rstrip("/").rsplit("/", 1)[-1] for name in found)
+        # Some file systems list a folder as its own first member.
         return [name for name in names if not name.startswith(TEMPORARY) and name != full.rsplit("/", 1)[-1]]
 
     def stamp(self, folder: str) -> str:
@@ -327,6 +332,7 @@ class Store:
         except (FileNotFoundError, NotADirectoryError):
             return ""
         files = [item for item in found if item["type"] == "file"]
+        # Local file systems tell `mtime`, S3 an ETag, others `created`.
         marks = [(item["name"], item.get("ETag") or item.get("mtime") or item.get("created")) for item in files]
         if any(mark is None for _, mark in marks):
             return ""
@@ -337,6 +343,7 @@ class Store:
         full = self.full(folder)
 
         def remove() -> None:
+            # Asked first, since removing what is absent is an error in some file systems and none in others.
             if self.fs.exists(full):
                 self.fs.rm(full, recursive=True)
 
@@ -370,6 +377,7 @@ class Store:
         if not cached.exists():
             # The workers of a node ask at once for the same tens of gigabytes: the first to come fetches them for all.
             with self._telling("copy", path), locked(cached.parent):
+                # Another process may have fetched it while this one waited for the lock.
                 if not cached.exists():
                     self._copy(path, cached)
         return cached
@@ -396,6 +404,7 @@ class Store:
         with self._telling(verb, path):
             if self.is_local or "s3" not in self.fs.protocol:
                 return call()
+            # A server that has answered once is waited for; one that never did may be a wrong address.
             answer = with_retries(call, self.patience_seconds, retry_refused=self._answered)
             self._answered = True
             return answer

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 from jaxtyping import Bool, Int, Int64, UInt32
@@ -44,6 +44,20 @@ class Window(NamedTuple):
     file: int
     start: int
     end: int
+
+
+class WindowBatch(TypedDict):
+    """A micro-batch of windows. Shares are of the micro-batch, float32 without dimensions."""
+
+    ids: UInt32[np.ndarray, "rows seq"]
+    labels: Int64[np.ndarray, "rows seq"]
+    """Next tokens; −100 where nothing is learned."""
+    divisor: np.ndarray
+    """What the sum of token losses is divided by."""
+    masked_instances: np.ndarray
+    """Share of windows that are masked for repetition."""
+    masked_labels: np.ndarray
+    """Share of labels that are not learned."""
 
 
 class Rows(NamedTuple):
@@ -189,7 +203,7 @@ class WindowedTokens:
             steps += [epoch * self.steps_per_epoch + w for w in within.tolist() if w < self.steps_per_epoch]
         return sorted(set(steps))
 
-    def batch(self, step: int) -> list[dict[str, Any]]:
+    def batch(self, step: int) -> list[WindowBatch]:
         """Micro-batches of a 0-based step: ids uint32, labels int64, the share of the batch's divisor, the
         masked shares of instances and of labels.
         """
@@ -212,7 +226,7 @@ class WindowedTokens:
                 labels[masked] = IGNORE
         return Rows(ids, labels, masked)
 
-    def micro_batches(self, rows: Rows, masked: Bool[np.ndarray, " batch"]) -> list[dict[str, Any]]:
+    def micro_batches(self, rows: Rows, masked: Bool[np.ndarray, " batch"]) -> list[WindowBatch]:
         """A step's windows as `batch` gives them. `masked` is of all windows, since the divisor depends on how many there
         are. Of the rows only those that are trained here need to have been read.
         """

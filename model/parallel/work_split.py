@@ -5,7 +5,7 @@ out. Every row goes to exactly one worker, and pairs stay together. What a worke
 the whole batch, so that the workers' losses and gradients add up to those of one process.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -14,7 +14,9 @@ from jaxtyping import Int
 
 from model.data.labels import IGNORE
 
-HostBatch = dict[str, Any]
+HostBatch = Mapping[str, Any]
+"""A micro-batch on the host: arrays or tensors by name. `ids` [rows, seq] is in every one; what else, the objective says
+(`model.data.batches.WindowBatch`, `model.data.chat_batches.Batch`)."""
 
 UNEVEN = 1.25
 """How much longer a worker may compute so that there are fewer rounds: in each of them, sharded weights are gathered."""
@@ -103,7 +105,7 @@ def _rows_of(batch: HostBatch, part: int, parts: int) -> HostBatch:
     own = np.array_split(np.arange(units), parts)[part]
     # Rows of a pair lie `units` apart: chosen rows come first, then rejected ones.
     rows = own if units == count else np.concatenate([own, units + own])
-    piece: HostBatch = {}
+    piece: dict[str, np.ndarray] = {}
     for name, value in batch.items():
         if value.ndim == 0:
             # Metrics are summed over pieces, so each has a share of the micro-batch's.

@@ -15,11 +15,11 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tiktoken
 
+from model.json_files import JsonObject
 from model.tokens import tokenizer_files
 from model.tokens.surrogates import valid_text
 
@@ -120,7 +120,7 @@ class Dolma2:
         """UTF-8 bytes of the text of every id in use."""
         return [*rank_table(self._ranks), *(text.encode() for text, _ in ADDED_TOKENS)]
 
-    def tokenizer_json(self) -> dict[str, Any]:
+    def tokenizer_json(self) -> JsonObject:
         """The contents of `tokenizer.json`."""
         return tokenizer_files.tokenizer_json(rank_table(self._ranks), ADDED_TOKENS)
 

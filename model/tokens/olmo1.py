@@ -13,11 +13,11 @@ import json
 import lzma
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tokenizers
 
+from model.json_files import JsonObject
 from model.tokens import tokenizer_files
 from model.tokens.surrogates import valid_text
 
@@ -32,7 +32,7 @@ OLMO1_SHA256 = "9ad33b4b39a9f83973c3f8c42a01948dd5b877a28ac9a5356956c4ff4ed0b714
 
 
 @lru_cache(maxsize=1)
-def published() -> dict[str, Any]:
+def published() -> JsonObject:
     """The published `tokenizer.json`. Do not modify. Raises ValueError for an altered file."""
     data = lzma.decompress(OLMO1_VOCABULARY.read_bytes())
     digest = hashlib.sha256(data).hexdigest()
@@ -41,7 +41,7 @@ def published() -> dict[str, Any]:
     return json.loads(data)
 
 
-def cut_tokenizer_json(ranks: int) -> dict[str, Any]:
+def cut_tokenizer_json(ranks: int) -> JsonObject:
     """The contents of `tokenizer.json` with so many ordinary tokens."""
     whole = published()
     last, moved = FIRST + ranks, ranks - OLMO1_RANKS
@@ -102,6 +102,6 @@ class Olmo1:
                 found[id] = tokenizer_files.token_bytes(text)
         return [found[id] for id in range(len(found))]
 
-    def tokenizer_json(self) -> dict[str, Any]:
+    def tokenizer_json(self) -> JsonObject:
         """The contents of `tokenizer.json`."""
         return cut_tokenizer_json(self._ranks)

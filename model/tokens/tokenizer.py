@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol, TypedDict
 
 import numpy as np
 
+from model.json_files import JsonObject
 from model.tokens import dolma2, olmo1, tokenizer_files
 
 PADDING_MULTIPLE = 128
@@ -32,7 +33,14 @@ class Vocabulary(Protocol):
     def encode(self, text: str, control: bool) -> list[int]: ...
     def encode_array(self, text: str) -> np.ndarray: ...
     def token_bytes(self) -> list[bytes]: ...
-    def tokenizer_json(self) -> dict[str, Any]: ...
+    def tokenizer_json(self) -> JsonObject: ...
+
+
+class TokenizerFacts(TypedDict):
+    """The two fields by which artifacts say their vocabulary."""
+
+    ranks: int
+    tokenizer: TokenizerName
 
 
 @dataclass(frozen=True)
@@ -115,7 +123,7 @@ class Tokenizer:
         return {id for id, _ in self._vocabulary.added.values()}
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> TokenizerFacts:
         """The two fields by which artifacts say their vocabulary."""
         return {"ranks": self.ranks, "tokenizer": self.name}
 
@@ -174,7 +182,7 @@ class Tokenizer:
         """
         return _token_bytes(self)
 
-    def tokenizer_json(self) -> dict[str, Any]:
+    def tokenizer_json(self) -> JsonObject:
         """The contents of `tokenizer.json`."""
         return self._vocabulary.tokenizer_json()
 

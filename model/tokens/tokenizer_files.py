@@ -10,11 +10,10 @@ import json
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, Field
 
-from model.json_files import read_json
+from model.json_files import JsonObject, read_json
 from model.tokens.chat_template import CHAT_TEMPLATE
 
 # The split as tokenizers' regex engine needs it; model/tokens/tokenizer.py has the same split for tiktoken's.
@@ -54,7 +53,7 @@ class _TokenizerFile(BaseModel):
     added_tokens: list[_Added] = []
 
 
-def save(folder: Path, name: str, ranks: int, content: dict[str, Any], eos: str, pad: str) -> None:
+def save(folder: Path, name: str, ranks: int, content: JsonObject, eos: str, pad: str) -> None:
     """Writes both files; `content` is that of `tokenizer.json`."""
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "tokenizer.json", content)
@@ -83,7 +82,7 @@ def read_kind(folder: Path, known: set[str]) -> tuple[str, int]:
     return "dolma2", sum(text not in extra for text in value.model.vocab)
 
 
-def check_tokenizer_file(folder: Path, ranks: int, content: dict[str, Any]) -> None:
+def check_tokenizer_file(folder: Path, ranks: int, content: JsonObject) -> None:
     """Raises ValueError unless `tokenizer.json` has exactly the tokens of this content under their ids."""
     value = read_json(folder / "tokenizer.json", _TokenizerFile)
     stored = value.model.vocab | {token.content: token.id for token in value.added_tokens}
@@ -98,7 +97,7 @@ def check_tokenizer_file(folder: Path, ranks: int, content: dict[str, Any]) -> N
         )
 
 
-def tokenizer_json(table: dict[bytes, int], added: Sequence[tuple[str, bool]]) -> dict[str, Any]:
+def tokenizer_json(table: dict[bytes, int], added: Sequence[tuple[str, bool]]) -> JsonObject:
     """The contents of `tokenizer.json`."""
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return {
@@ -157,8 +156,8 @@ def _last_merge(table: dict[bytes, int], token: bytes, rank: int) -> tuple[bytes
     return parts[0], parts[1]
 
 
-def _tokenizer_config(name: str, ranks: int, added: Sequence[dict[str, Any]], eos: str, pad: str) -> dict[str, Any]:
-    recorded: dict[str, Any] = {"ranks": ranks}
+def _tokenizer_config(name: str, ranks: int, added: Sequence[JsonObject], eos: str, pad: str) -> JsonObject:
+    recorded: JsonObject = {"ranks": ranks}
     # A folder without a name is of the tokenizer that there was before there were two.
     recorded |= {} if name == "dolma2" else {"name": name}
     return {
@@ -206,5 +205,5 @@ def _visible(token: bytes) -> str:
     return "".join([_ALPHABET[byte] for byte in token])
 
 
-def _write(path: Path, value: dict[str, Any]) -> None:
+def _write(path: Path, value: JsonObject) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

@@ -54,7 +54,7 @@ class OptimConfig(Config):
 
 
 # The optimizer half of the variant `olmo-0424`; the model half is `config.OLMO_0424`.
-_OLMO_0424: dict[str, Any] = {"decay": "all", "eps": 1e-5}
+_OLMO_0424: dict[str, str | float] = {"decay": "all", "eps": 1e-5}
 
 
 class LossConfig(Config):

@@ -55,7 +55,7 @@ class Snapshot:
 
     tensors: dict[str, dict[str, Tensor]]
     """By kind of file and by name."""
-    counters: dict[str, Any]
+    counters: dict[str, int]
     shard: int
 
 
@@ -118,7 +118,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """
     # Wide types first, so that every tensor is aligned.
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    header: dict[str, Any] = {}
+    header: dict[str, dict[str, str | list[int]]] = {}
     end = 0
     for name in names:
         # Offsets count from the end of the header, as the format says.

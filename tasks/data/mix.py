@@ -19,6 +19,8 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 from pydantic import Field, model_validator
 
+from infra.json_values import JsonObject
+from infra.session import StageEstimate
 from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
@@ -365,7 +367,7 @@ def _grouped(entries: list[Entry]) -> list[tuple[Entry, int]]:
     return list(counts.items())
 
 
-def estimate_mix(config: dict[str, Any], sources: list[Any], ranking: Any = None) -> dict[str, Any]:
+def estimate_mix(config: JsonObject, sources: list[object], ranking: object = None) -> StageEstimate:
     """Tokens of a mix before it is made: what was requested, or all of sources that exist and are taken whole."""
     parsed = MixConfig.model_validate(config)
     if parsed.rounded_tokens is not None:

@@ -66,10 +66,8 @@ def test_planted_spikes_are_found_and_drawn(bench: Bench, tmp_path: Path):
 
 def test_names_with_dollars_and_markup_are_drawn_as_they_are(tmp_path: Path):
     name = r"a $\frac{$ <script>alert(1)</script> b"
-    run = {"label": name, "id": "0123456789abcdef"} | judged(
-        series_of([{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]), window=2
-    )
-    draw_curves([run], tmp_path)
+    curves = judged(series_of([{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]), window=2)
+    draw_curves([{"label": name, "id": "0123456789abcdef", **curves}], tmp_path)
     picture = (tmp_path / "curves.svg").read_text()
     assert "<script" not in picture
 

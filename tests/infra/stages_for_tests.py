@@ -84,12 +84,18 @@ def wait_for_number(ws: Workspace, config: NumberConfig) -> Number:
     return ws.artifact(Number, value=config.value)
 
 
+def note_wait_policy(ws: Workspace, config: NumberConfig) -> Number:
+    ws.note(wait_policy=os.environ["OMP_WAIT_POLICY"])
+    return ws.artifact(Number, value=config.value)
+
+
 number = stage(make_number, name="number", version=1)
 total = stage(add_numbers, name="total", version=1)
 total_in_process = stage(add_numbers, name="total", version=1, process=True)
 squares = stage(square_shards, name="squares", version=1)
 waiter = stage(wait_for_number, name="waiter", version=1, waits=True)
 suicide = stage(kill_self, name="suicide", version=1, process=True)
+waiting_threads = stage(note_wait_policy, name="waiting", version=1, process=True)
 hanging = stage(hang_in_a_step, name="hanging", version=1, process=True)
 
 
@@ -104,6 +110,11 @@ def diamond(first: NumberConfig, second: NumberConfig) -> tuple[Number, Number]:
 @Phase
 def with_failure(good: NumberConfig, bad: NumberConfig) -> tuple[Number, Number]:
     return number.labelled("good")(good), total([number.labelled("bad")(bad)], NumberConfig())
+
+
+@Phase
+def with_threads(config: NumberConfig) -> Number:
+    return waiting_threads(config)
 
 
 @Phase

@@ -23,6 +23,7 @@ from tests.infra.stages_for_tests import (
     stalling,
     waiting_first,
     with_failure,
+    with_threads,
 )
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -149,6 +150,13 @@ def test_what_cannot_be_cleared_away_does_not_deny_an_artifact_that_is_there(tmp
     assert log.failed == {}
     assert log.ran
     assert run(Store(str(tmp_path)), diamond, ONE, TWO)[1].ran == set()
+
+
+def test_threads_of_a_stage_sleep_while_they_wait(tmp_path):
+    store = Store(str(tmp_path))
+    run(store, with_threads, TWO)
+    (record,) = all_records(store)
+    assert record.notes["wait_policy"] == "passive"
 
 
 def test_a_killed_stage_process_is_told(tmp_path):

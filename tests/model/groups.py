@@ -90,7 +90,7 @@ def _work(rank: int, workers: int, folder: str, pipe: Connection, function: Call
 # --- trainings ----------------------------------------------------------------------------------------
 
 
-def language_batches(step: int) -> list[HostBatch]:
+def language_batches(step: int) -> Sequence[HostBatch]:
     """Three micro-batches of two windows, unequally masked, the divisor being the whole batch's."""
     random = np.random.default_rng(step)
     ids = random.integers(0, 100, (6, 16)).astype(np.uint32)
@@ -109,7 +109,7 @@ def language_batches(step: int) -> list[HostBatch]:
     ]
 
 
-def even_language_batches(step: int) -> list[HostBatch]:
+def even_language_batches(step: int) -> Sequence[HostBatch]:
     """Two micro-batches, so that each of two workers takes a whole one; also with a divisor of their own."""
     parts = language_batches(step)[:2]
     return [{"ids": part["ids"], "labels": np.maximum(part["labels"], 0)} for part in parts]
@@ -122,12 +122,12 @@ def rows(step: int, count: int) -> list[Any]:
     return [make_row(random.integers(0, 100, n).astype(np.uint32), np.arange(n) >= n // 2) for n in lengths.tolist()]
 
 
-def chat_batches(step: int) -> list[HostBatch]:
+def chat_batches(step: int) -> Sequence[HostBatch]:
     """Passes of one to several chats, so that a worker may get none of a pass."""
     return token_batches(rows(step, 7), pad_id=100, reduction="mean", micro_batch=2, pass_tokens=128)
 
 
-def preference_batches(step: int) -> list[HostBatch]:
+def preference_batches(step: int) -> Sequence[HostBatch]:
     random = np.random.default_rng([8, step])
     made = rows(step, 10)
     references = random.normal(-4.6, 0.1, (5, 2)).astype(np.float32)
@@ -135,7 +135,7 @@ def preference_batches(step: int) -> list[HostBatch]:
     return pair_batches(pairs, pad_id=100, pass_tokens=256, references=references)
 
 
-def rollout_batches(step: int) -> list[HostBatch]:
+def rollout_batches(step: int) -> Sequence[HostBatch]:
     random = np.random.default_rng([9, step])
     made = rows(step, 6)
     old = [random.normal(-4.6, 0.1, len(row.ids)).astype(np.float32) for row in made]
@@ -147,7 +147,7 @@ def rollout_batches(step: int) -> list[HostBatch]:
 
 
 GRPO = {"clip_low": 0.2, "clip_high": 0.2, "kl_coefficient": 0.1, "kl_estimator": "k3", "temperature": 1.0}
-KINDS: dict[str, tuple[Callable[[], Any], Callable[[int], list[HostBatch]]]] = {
+KINDS: dict[str, tuple[Callable[[], Any], Callable[[int], Sequence[HostBatch]]]] = {
     "language model": (lambda: language_model_objective(LossConfig()), language_batches),
     "OLMo-0424": (lambda: language_model_objective(LossConfig()), language_batches),
     "bf16": (lambda: language_model_objective(LossConfig()), language_batches),
@@ -281,7 +281,7 @@ def train_pair(parallel: Parallel) -> dict[str, Any]:
     return {"said": said, "lines": lines}
 
 
-def answer_batches(step: int) -> list[HostBatch]:
+def answer_batches(step: int) -> Sequence[HostBatch]:
     """Passes of an update by PPO."""
     random = np.random.default_rng([10, step])
     made = rows(step, 6)

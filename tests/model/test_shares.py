@@ -18,10 +18,10 @@ SHARES = ("weights", "token_share", "value_share")
 """What a row, or a pair, counts by in losses and metrics."""
 
 
-def step_of(kind: str, number: int) -> list[HostBatch]:
+def step_of(kind: str, number: int) -> Sequence[HostBatch]:
     """A step's micro-batches, with every array that objectives weigh by."""
     batches = KINDS[kind](number)
-    return [batch | {"value_share": batch["weights"] / 7} for batch in batches] if kind == "rollouts" else batches
+    return [{**batch, "value_share": batch["weights"] / 7} for batch in batches] if kind == "rollouts" else batches
 
 
 def counted(batch: HostBatch) -> list[bytes]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from rich.console import Console
 from rich.table import Table
@@ -23,6 +23,7 @@ from flows.inspection.costs.cost import (
 )
 from flows.inspection.costs.cost_other import OtherCost, other_costs, plan_labels, stored_by_training
 from infra.execution.plan import some
+from infra.json_values import JsonObject
 from infra.settings import SiteSettings
 from model.training.measuring.memory import Memory
 
@@ -31,9 +32,18 @@ SUMS = ("flops", "hours", "kwh", "co2_tonnes", "water_kilolitres", "money")
 COUNT_UNITS = ("", "K", "M", "B", "T")
 
 
-def plan_costs(
-    console: Console | None, recipe: str, overrides: list[str] | None, gpus: int, **asked: Any
-) -> dict[str, Any]:
+class Costs(TypedDict):
+    """The costs of a recipe, in bytes, FLOPs, hours, kWh, tonnes, kilolitres and money."""
+
+    hardware: JsonObject
+    stages: list[JsonObject]
+    """Fields of StageCost of every training, with what it stores."""
+    others: list[JsonObject]
+    """Fields of OtherCost of every other stage."""
+    total: dict[str, float | None]
+
+
+def plan_costs(console: Console | None, recipe: str, overrides: list[str] | None, gpus: int, **asked: Any) -> Costs:
     """The costs of a recipe file as JSON values; printed too where a console is given. `asked` has fields of `AskedHardware`.
 
     Nothing that the recipe names is looked up, so published recipes are planned without a network.
@@ -56,6 +66,7 @@ def stored_bytes(config: RecipeConfig, costs: list[StageCost]) -> dict[str, floa
     found = {}
     for item in costs:
         first = item.label.partition(":")[0] == "pretrain"
+        # Only a pre-training is long enough for save points that stay to count.
         kept = item.steps // every if first and every and item.steps else 0
         found[item.label] = stored_by_training(parameters, moments=first)
         found[item.label] += kept * stored_by_training(parameters, moments=True)
@@ -115,23 +126,18 @@ def total(costs: Sequence[StageCost | OtherCost]) -> dict[str, float | None]:
     return sums
 
 
-def as_json(
-    costs: list[StageCost], hardware: Hardware, others: list[OtherCost], stored: dict[str, float]
-) -> dict[str, Any]:
+def as_json(costs: list[StageCost], hardware: Hardware, others: list[OtherCost], stored: dict[str, float]) -> Costs:
     """Everything, in bytes, FLOPs, hours, kWh, tonnes, kilolitres and money."""
-    stages = [
+    stages: list[JsonObject] = [
         asdict(item)
         | {"stored_bytes": stored[item.label]}
         | {"memory": asdict(item.memory) | {"most": item.memory.most, "least": item.memory.least}}
         for item in costs
     ]
     described = asdict(hardware) | {"site": hardware.site.model_dump()}
-    return {
-        "hardware": described,
-        "stages": stages,
-        "others": [asdict(item) for item in others],
-        "total": total([*costs, *others]) | {"stored_bytes": all_stored(others, stored)},
-    }
+    sums = total([*costs, *others])
+    sums["stored_bytes"] = all_stored(others, stored)
+    return Costs(hardware=described, stages=stages, others=[asdict(item) for item in others], total=sums)
 
 
 def all_stored(others: list[OtherCost], stored: dict[str, float]) -> float:
@@ -173,6 +179,7 @@ def print_costs(
 def assumptions(others: list[OtherCost]) -> list[str]:
     """What the rows of stages that do not train assume, one line for rows that assume the same."""
     alike: dict[str, list[str]] = {}
+    # Stages that assume the same share a line, by the text itself.
     for item in others:
         alike.setdefault(item.assumption, []).append(item.label)
     return [f"{some(labels)}: {assumption}." for assumption, labels in alike.items()]
@@ -188,6 +195,7 @@ def _table(*titles: str) -> Table:
 
 def _other_cells(item: OtherCost) -> list[str]:
     amounts = [item.hours, item.kwh, item.co2_tonnes, item.water_kilolitres]
+    # 0 means that it does not apply and shows nothing; None shows a question mark.
     shown = ["" if item.tokens == 0 else scaled(item.tokens), "" if item.flops == 0 else scientific(item.flops)]
     shown += ["" if amount == 0 else separated(amount) for amount in amounts]
     shown.append("" if item.money is None else separated(item.money))
@@ -249,6 +257,7 @@ def scaled(count: int | None) -> str:
     """Three digits and a unit."""
     if count is None:
         return "?"
+    # The number of thousands follows from the digits, without a logarithm's rounding.
     power = min(len(COUNT_UNITS) - 1, (len(str(count)) - 1) // 3)
     return f"{count / 1000**power:.3g}{COUNT_UNITS[power]}"
 

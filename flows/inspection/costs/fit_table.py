@@ -1,26 +1,36 @@
 """What `olmo2 fit` chose, as a table with the settings to put into a recipe, and as JSON."""
 
-from typing import Any
-
 import yaml
 from rich.console import Console
 from rich.table import Table
 
 from flows.cli.options import print_whole
 from flows.config.sizes.fit import Fit, fitted_execution
-from infra.settings import Execution
+from infra.settings import Execution, ParallelLayout
 
 
-def fit_rows(found: dict[str, Fit]) -> dict[str, Any]:
+class FitRow(ParallelLayout):
+    """What was chosen for a training stage."""
+
+    rows: int
+    """Of one pass."""
+    tokens: int
+    """Of one pass, with padding."""
+    memory: float
+    """Bytes of a device."""
+
+
+def fit_rows(found: dict[str, Fit]) -> dict[str, FitRow]:
     """By stage: settings, rows and tokens of a pass, bytes of a device."""
     return {
-        name: fit.parallel.layout() | {"rows": fit.rows, "tokens": fit.tokens, "memory": fit.memory}
+        name: {**fit.parallel.layout(), "rows": fit.rows, "tokens": fit.tokens, "memory": fit.memory}
         for name, fit in found.items()
     }
 
 
 def settings_text(found: dict[str, Fit]) -> str:
     """The choice as the `execution` part of a recipe file."""
+    # From the default settings, so that only what was chosen stands in the text.
     execution = fitted_execution(Execution(), found)
     layouts = {name: item.model_dump(exclude_defaults=True) for name, item in execution.parallel.items()}
     said = {

@@ -2,7 +2,6 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -46,7 +45,7 @@ def profile_of(
     )
 
 
-def profile_row(found: Profile) -> dict[str, Any]:
+def profile_row(found: Profile) -> dict[str, object]:
     """Seconds, tokens, FLOPs, and shares by part."""
     return asdict(found) | {
         "tokens_per_second": found.tokens_per_second, "of_roofline": found.of_roofline, "processor": processor_name(),
@@ -60,6 +59,7 @@ def print_profile(console: Console, found: Profile) -> None:
     table.add_column("share", justify="right")
     table.add_column("ms", justify="right")
     for part, share in found.shares.items():
+        # Parts below a twentieth of a percent are noise of the measurement.
         if share >= 0.0005:
             table.add_row(part, f"{share:.1%}", f"{1000 * share * found.seconds:,.2f}")
     print_whole(console, table)

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -20,6 +19,7 @@ def counts_of(text: str) -> list[int]:
     try:
         counts = sorted({int(part) for part in text.split(",")})
     except ValueError:
+        # An impossible count, so that both mistakes end in the same message.
         counts = [0]
     if counts[0] < 1:
         raise ValueError(f"--gpus {text!r}: give whole numbers of at least 1 with commas, such as 8,64,512")
@@ -61,7 +61,7 @@ def scaling_of(
     return found
 
 
-def scaling_rows(found: Sequence[Scaled]) -> dict[str, Any]:
+def scaling_rows(found: Sequence[Scaled]) -> dict[str, object]:
     """Everything in seconds, bytes and hours."""
     rows = [asdict(item) | {"step": item.step, "hours": item.hours} for item in found]
     return {"rows": rows, "stops_scaling_at": stops_at(found)}

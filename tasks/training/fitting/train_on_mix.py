@@ -6,10 +6,9 @@ repetition mask removes from the whole batch. So ranks tell each other their cou
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from infra.workspace import Workspace
-from model.data.batches import Rows
+from model.data.batches import Rows, WindowBatch
 from model.data.read_ahead import ReadAhead
 from model.network.transformer import Transformer
 from model.parallel.group import Weights
@@ -62,7 +61,7 @@ def train_on_mix(ws: Workspace, mix: Mix, config: MixTrainingConfig, run: MixRun
 
     with ReadAhead(read, steps) as rows, NormWatch(run.model, config.norms_every) as norms:
 
-        def batches(step: int) -> list[dict[str, Any]]:
+        def batches(step: int) -> list[WindowBatch]:
             found = rows(step)
             # Every rank has masked flags of its own windows; the union counts for the divisor.
             return data.micro_batches(found, group.any_of(found.masked))
