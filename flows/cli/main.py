@@ -295,9 +295,9 @@ def dashboard(
     as_json: JsonOption = False,
 ) -> None:
     """Start the Prefect server, a worker and the deployments; Ctrl-C stops what this started."""
-    from flows.running.dashboard import Started, serve
+    from flows.running.dashboard import DashboardAddress, serve
 
-    def tell(started: Started) -> None:
+    def tell(started: DashboardAddress) -> None:
         if as_json:
             print_json(started.facts)
         else:

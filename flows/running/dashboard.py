@@ -43,7 +43,7 @@ class DashboardError(ValueError):
 
 
 @dataclass(frozen=True)
-class Started:
+class DashboardAddress:
     """A dashboard that answers."""
 
     url: str
@@ -57,7 +57,9 @@ class Started:
         return {"url": self.url, "api": f"{self.url}/api", "logs": str(self.logs), "folder": str(self.folder)}
 
 
-def serve(console: Console, port: int, host: str, notify: Sequence[str], tell: Callable[[Started], None]) -> None:
+def serve(
+    console: Console, port: int, host: str, notify: Sequence[str], tell: Callable[[DashboardAddress], None]
+) -> None:
     """Start everything, tell the address, wait for Ctrl-C, SIGTERM or the terminal's end, stop everything.
 
     `notify` are addresses that are told of runs (flows/server/notifications.py). Raises DashboardError when a dashboard is
@@ -89,7 +91,7 @@ def serve(console: Console, port: int, host: str, notify: Sequence[str], tell: C
         # Written last: whoever finds the file can talk to a whole dashboard.
         dashboard_file().write_text(json.dumps({"api": api, "pid": os.getpid()}))
         stack.callback(dashboard_file().unlink, missing_ok=True)
-        tell(Started(origin, logs, Path.cwd()))
+        tell(DashboardAddress(origin, logs, Path.cwd()))
         # Neither ends by itself; if one does, the other is of no use.
         while worker.poll() is None and server.poll() is None:
             time.sleep(1)
