@@ -41,6 +41,7 @@ def recipe(
         overrides: Changes as stage.field=value.
         cascade: Make everything below the rerun stages again too.
     """
+    # Loaded before anything runs, so that a form with a typing error fails at once.
     config = load_recipe(recipe, overrides, store)
     again = run_command(recipe, config.execution.store, until, rerun or [], overrides or [], cascade=cascade)
     with naming_failures(), running(config, until, rerun or [], cascade=cascade, again=again):
@@ -85,12 +86,14 @@ def sweep(
         promote_as: Name of a mix file below promoted/ for recipes to extend; it is written if the sweep decides.
     """
     config = load_recipe(recipe, overrides, store)
+    # The name is checked before days of training, and the file is written only after them.
     mix_file = promoted_path(promote_as) if promote_as else None
     tried = [*(candidates or config.candidates)]
     with naming_failures():
         ranking = run_sweep(config, tried)
     rows, text = shown_ranking(config, ranking)
     create_table_artifact(rows, key="sweep-ranking", description=text)
+    # An undecided sweep names no winner, so there is nothing to promote.
     if mix_file and ranking.outcome in ranking.order:
         write_promoted(mix_file, config.model_copy(update={"candidates": tuple(tried)}), ranking)
     return ranking.address

@@ -19,6 +19,7 @@ from tasks.artifacts import Report
 
 def recipe(config: RecipeConfig) -> Report:
     """Make an instruct model and its report from raw text."""
+    # What a given checkpoint makes needless, a phase skips by itself; the order here never changes.
     corpus = curation(config)
     if config.comparison:
         return comparison(corpus, config)

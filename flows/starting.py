@@ -61,8 +61,10 @@ def adopt_into(store: Store, source: str, revision: str, place: str, listener: L
         if place == "reward":
             raise ValueError(f"{source} is a save point, and those hold no reward model; give a folder or a hub id")
         kept = pin_step(store, point["id"], int(point["step"]))
+        # Before gigabytes are fetched for a store that takes nothing.
         store.check_writable()
         return run_stage(adopt_step.labelled(place), session, {"config": kept}, listener)
+    # Pinned first: a branch of the hub becomes a commit, so the id says which weights these are.
     config = AdoptConfig(source=source, revision=revision).pinned()
     store.check_writable()
     how = adopt_reward if place == "reward" else adopt
@@ -97,6 +99,7 @@ def _beginning_at(recipe: str, place: str) -> RecipeConfig:
     # A reward model may stand next to one checkpoint.
     if place != "reward" and set(given) - {place, "reward"}:
         raise RecipeError(f"recipe {recipe} already starts at {given}; extend the one it extends")
+    # A stand-in for the id, since the checkpoint is not there before the recipe is known to fit.
     return load(recipe, [f"start.{place}={ANY_ID}"])
 
 
@@ -120,6 +123,7 @@ def _given(config: RecipeConfig, place: StartPoint) -> Artifact | None:
     session = current_session()
     record = find_record(session.store, config.start[place])
     artifact = record.artifact()
+    # A plan has a row for what is given too, so that people see where the recipe begins.
     session.in_charge.given(f"{GIVEN}{place}", record)
     return artifact
 
@@ -137,6 +141,7 @@ def checked_start(config: RecipeConfig, store: Store) -> RecipeConfig:
         if wanting:
             changes = " ".join(f"--set {name}={value}" for name, value in wanting.items())
             raise RecipeError(f"start.base={id} ({record.label}) does not fit the recipe as it is; add {changes}")
+        # The full id: what a person abbreviates may become ambiguous when the store grows.
         config = config.model_copy(update={"start": config.start | {place: record.id}})
     return config
 
@@ -156,6 +161,7 @@ def base_settings(config: RecipeConfig, record: Record) -> JsonObject:
     said = {"encode.ranks": config.encode.ranks, "encode.tokenizer": config.encode.tokenizer}
     made = {"encode.ranks": record.facts["ranks"], "encode.tokenizer": record.facts.get("tokenizer", "dolma2")}
     wanting: JsonObject = {name: value for name, value in made.items() if said[name] != value}
+    # Without the moments of AdamW, an anneal cannot keep them and starts with fresh ones.
     if MOMENTS not in record.files:
         stages = {"anneal": config.anneal, "microanneal.anneal": config.microanneal.anneal}
         wanting |= {f"{name}.moments": "fresh" for name, shape in stages.items() if shape.moments == "kept"}
@@ -168,6 +174,7 @@ def write_recipe(recipe: str, place: str, record: Record, config: RecipeConfig) 
     Raises RecipeError when the file exists.
     """
     source = find_recipe(recipe)
+    # A recipe that was named by a path has its neighbours next to it; a built-in one is not written to.
     by_path = recipe.endswith((".yaml", ".yml")) or "/" in recipe
     path = (source.parent if by_path else Path()) / f"{source.stem}-{place}-{record.id[:8]}.yaml"
     content: JsonObject = {"extends": source.stem, "start": {place: record.id}}

@@ -61,6 +61,7 @@ def export(artifact: str, folder: str, store: str = STORE) -> str:
         folder: A new name below `exports/`, where the dashboard was started.
         store: Root of the artifacts.
     """
+    # The name comes from whoever reaches the dashboard, so it may not leave the folder.
     place = Path(EXPORTS) / checked_name(folder)
     written = export_checkpoint(Store(store), artifact, place)
     files = "\n".join(f"* {code(name)}" for name in written)
@@ -109,6 +110,7 @@ def grid(
         config = load_recipe(recipe, [*(overrides or []), *changes], store)
         with naming_failures():
             run(config, until)
+        # The plan after the run tells which artifacts this cell's stage has, made or reused.
         made = [row for row in plan(config, until) if row.artifact is not None and matches(until, row.stage, row.label)]
         for row in made:
             assert row.artifact is not None
@@ -123,7 +125,9 @@ def grid(
 
 def cells(values: dict[str, list[Any]]) -> list[JsonObject]:
     """Every combination. Raises ValueError for none, or for more than anybody means."""
+    # Counted before any combination is built: ten fields of ten values are 10^10.
     count = prod(len(tried) for tried in values.values())
+    # A field without values makes the product 0.
     if not values or not 0 < count <= MOST_CELLS:
         raise ValueError(f"a grid of {len(values)} fields has {count} combinations; give 1 to {MOST_CELLS}")
     return [dict(zip(values, chosen, strict=True)) for chosen in product(*values.values())]

@@ -49,6 +49,7 @@ def look_command(
     from flows.inspection.documents import look as sample
     from flows.inspection.examples_page import write_page
 
+    # A page shows whole texts, so it takes the rows before they are cut to excerpts.
     if html is not None:
         rows = dropped_rows(curated(run, store), reason, count, seed)
         write_page(html, reason, rows)

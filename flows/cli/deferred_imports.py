@@ -84,6 +84,7 @@ def resolved(standing: StandIn) -> Any:
     _end()
     module, name = vars(standing)["place"]
     found = importlib.import_module(module)
+    # `from package import name` names an attribute or a module of the package.
     return getattr(found, name) if hasattr(found, name) else importlib.import_module(f"{module}.{name}")
 
 
@@ -96,6 +97,7 @@ class _WaitingModule(ModuleType):
         if _finder not in sys.meta_path:  # something was used since, and the module is the real one now
             return getattr(importlib.import_module(self.__name__), name)
         inner = f"{self.__name__}.{name}"
+        # A module of the package is imported as one, by the same rules.
         if PathFinder.find_spec(inner, vars(self).get("__path__", [])):
             return importlib.import_module(inner)
         return stand_in(self.__name__, name)
@@ -115,6 +117,7 @@ class _Finder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
+        # Python's own path finder is asked directly, since ours would be asked again by `find_spec`.
         found = PathFinder.find_spec(fullname, path) if _waits(fullname) else None
         if found is None:
             return None
@@ -125,11 +128,13 @@ class _Finder(MetaPathFinder):
 
 _finder = _Finder()
 _waiting: list[str] = []
+# Reentrant: resolving one stand-in imports modules, whose own stand-ins may end the mode too.
 _lock = threading.RLock()
 
 
 def defer_imports() -> None:
     """From now on what is heavy waits for its first use; what has been imported stays."""
+    # With torch already there, nothing would be saved.
     if _finder not in sys.meta_path and not _HEAVY & sys.modules.keys():
         sys.meta_path.insert(0, _finder)
 
@@ -141,10 +146,12 @@ def _end() -> None:
             return
         sys.meta_path.remove(_finder)
         for name in _waiting:
+            # The waiting modules go first, so that each import below loads the real one.
             del sys.modules[name]
             package, _, own = name.rpartition(".")
             if package in sys.modules and isinstance(vars(sys.modules[package]).get(own), _WaitingModule):
                 delattr(sys.modules[package], own)
+        # A list, because imports in the loop add to `sys.modules`.
         for module in [found for name, found in sys.modules.items() if name.partition(".")[0] in _OUR_PACKAGES]:
             for name, value in list(vars(module).items()):
                 if isinstance(value, StandIn):
@@ -166,6 +173,7 @@ def _imports(module: str) -> set[str]:
     if not path.is_file():
         return set()
     found = set()
+    # By a pattern and not by a syntax tree, which takes far longer to make.
     for source, in_brackets, in_line in _TOP_IMPORT.findall(path.read_text(encoding="utf-8")):
         names = (in_brackets or in_line).split(",")
         found |= {source, *(f"{source}.{name.split()[0]}" for name in names if name.strip())}

@@ -25,6 +25,7 @@ class RateColumn(ProgressColumn):
     """Units per second."""
 
     def render(self, task: Task) -> Text:
+        # `speed` is of the last seconds, and a finished bar has only that of the whole.
         speed = task.finished_speed or task.speed
         return Text("" if speed is None else f"{speed:,.1f} {task.fields['unit']}/s", style="dim")
 
@@ -46,6 +47,8 @@ class Display:
         self.reused = 0
         self.ran = 0
         self.failed: list[Failure] = []
+        self.stages: list[JsonObject] = []
+        """How each stage ended, for programs."""
         self._logs: dict[str, str] = {}
         self._lock = threading.Lock()
         self._bars: dict[tuple[str, str], Any] = {}
@@ -78,6 +81,7 @@ class Display:
                 case events.Progress():
                     self._show(label, event)
                 case Metrics(_, values):
+                    # The first three are what the training itself logs first, such as loss and learning rate.
                     shown = [*list(values)[:3], *(name for name in _TOLD if values.get(name))]
                     self._metrics[label] = "  ".join(f"{name} {values[name]:.4g}" for name in shown)
                 case Waiting(text):
@@ -91,6 +95,8 @@ class Display:
                 case Failed(error):
                     self._clear(label)
                     self.failed.append(Failure(label, error, self._logs.get(label, "")))
+                    told = {"error": f"{type(error).__name__}: {error}", "traceback": self._logs.get(label)}
+                    self.stages.append({"label": label, "action": "failed"} | told)
                     self.console.print(f"✗ {label}: {type(error).__name__}: {error}", style="red", markup=False)
 
     def _show(self, label: str, event: events.Progress) -> None:
@@ -99,6 +105,7 @@ class Display:
         metrics = self._metrics.get(label, "")
         if not self.console.is_terminal:
             now = time.monotonic()
+            # Rate and time left count from here: a resumed stage begins with much done already.
             began, before = self._began.setdefault(key, (now, done))
             if total and now - self._said.setdefault(label, now) >= PLAIN_SECONDS:
                 self._said[label] = now
@@ -121,6 +128,8 @@ class Display:
     def _end(self, label: str, outcome: Outcome) -> None:
         self._clear(label)
         record = outcome.record
+        action = "reused" if outcome.reused else "run"
+        self.stages.append({"label": label, "action": action, "id": record.id})
         if outcome.reused:
             self.reused += 1
             self.console.print(reused_line(label, record.id), style="dim", markup=False, highlight=False)
@@ -146,6 +155,7 @@ def reused_line(label: str, id: str) -> str:
 
 def headline(facts: JsonObject) -> str:
     """The scalar facts of an artifact in one line; scores with their standard errors."""
+    # Scores are told with errors, whatever other facts there are.
     if "stderr" in facts:
         scores = facts.get("primary") or facts["scores"]
         return ", ".join(
@@ -153,6 +163,7 @@ def headline(facts: JsonObject) -> str:
         )
     shown = []
     for name, value in facts.items():
+        # Texts, lists and sizes of files tell nothing in one line.
         if isinstance(value, bool | str | list) or name in ("ranks", "files"):
             continue
         if isinstance(value, dict):

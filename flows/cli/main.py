@@ -38,6 +38,7 @@ from flows.cli.promote import promote
 from flows.cli.rehearse import conformance_command, rehearse, sample_command
 from flows.cli.scale import fit_command, scale_command
 from flows.cli.store import add_store_commands
+from infra.json_values import JsonObject
 from infra.processor import wait_passively
 
 app = typer.Typer(
@@ -86,13 +87,15 @@ def run_command(
     no_rehearsal: NoRehearsalOption = False,
     accept: AcceptOption = None,
     approve: ApproveOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Run a recipe: what exists is reused, what was interrupted is resumed, what changed is rerun."""
     overrides = accepting(set, accept, approve)
     _prepare(recipe, overrides, no_rehearsal)
     from flows.cli.terminal import run_in_terminal
 
-    raise typer.Exit(run_in_terminal(console, errors, recipe, store, until, rerun or [], overrides, cascade=False))
+    shown = errors if as_json else console
+    _end(run_in_terminal(shown, errors, recipe, store, until, rerun or [], overrides, cascade=False), as_json)
 
 
 @app.command()
@@ -106,13 +109,15 @@ def rerun(
     no_rehearsal: NoRehearsalOption = False,
     accept: AcceptOption = None,
     approve: ApproveOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Make a stage and everything below it again; what was there stays as an earlier generation."""
     overrides = accepting(set, accept, approve)
     _prepare(recipe, overrides, no_rehearsal)
     from flows.cli.terminal import run_in_terminal
 
-    raise typer.Exit(run_in_terminal(console, errors, recipe, store, None, [stage], overrides, cascade=True))
+    shown = errors if as_json else console
+    _end(run_in_terminal(shown, errors, recipe, store, None, [stage], overrides, cascade=True), as_json)
 
 
 @app.command(name="ls")
@@ -295,22 +300,38 @@ def dashboard(
             help="Who is told of runs that end and stages that wait: mailtos://…, a Slack or other webhook; repeatable.",
         ),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Start the Prefect server, a worker and the deployments; Ctrl-C stops what this started."""
-    from flows.running.dashboard import serve
+    from flows.running.dashboard import DashboardAddress, serve
 
-    serve(console, port, host, notify or [])
+    def tell(started: DashboardAddress) -> None:
+        if as_json:
+            print_json(started.facts)
+        else:
+            console.print(f"dashboard: {started.url}   (Ctrl-C stops it; logs in {started.logs})", highlight=False)
+            relative = f"a store that is a relative path lies in {started.folder}"
+            console.print(relative, style="dim", markup=False, highlight=False)
+
+    serve(errors if as_json else console, port, host, notify or [], tell)
 
 
 @app.command("serve")
 def serve_command(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the pages.")] = 4300,
     store: StoreOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Show a store in the browser, read-only: runs, artifacts, lineage, reports, samples, comparisons; Ctrl-C stops it."""
     from flows.serving.server import serve as serve_pages
 
-    serve_pages(console, existing_store(store), port)
+    def tell(url: str, origin: str) -> None:
+        if as_json:
+            print_json({"store": url, "url": origin})
+        else:
+            console.print(f"store {url}: {origin}   (read-only; Ctrl-C stops it)", highlight=False)
+
+    serve_pages(existing_store(store), port, tell)
 
 
 def _prepare(recipe: str, overrides: list[str], no_rehearsal: bool) -> None:
@@ -319,8 +340,17 @@ def _prepare(recipe: str, overrides: list[str], no_rehearsal: bool) -> None:
     from flows.rehearsing.rehearsal_record import check_rehearsed
     from flows.running.prefect_server import prepare_prefect
 
+    # The rehearsal is asked of the recipe as it stands, before anything of Prefect is imported.
     check_rehearsed(load(recipe, overrides), recipe, skip=no_rehearsal)
     prepare_prefect()
+
+
+def _end(ended: tuple[int, JsonObject], as_json: bool) -> None:
+    """End with a run's exit code. With --json standard output is one JSON value; what a person reads went to standard error."""
+    code, told = ended
+    if as_json:
+        print_json(told)
+    raise typer.Exit(code)
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ def tag(
 
     found = existing_store(store)
     if remove:
+        # With `--remove` the first word is the tag itself, so a second one is a mistake.
         if id is None or name is not None:
             raise ValueError("olmo2 tag NAME --remove takes the tag's name and nothing else")
         marks = [remove_tag(found, id)]

@@ -28,9 +28,11 @@ IdArgument = Annotated[str, typer.Argument(metavar="ID", help="Artifact id, or i
 
 def _only_once(context: typer.Context, option: typer.CallbackParam, value: str | None) -> str | None:
     """Refuse a second `--store`, of which the last would count in silence."""
+    # Typer hands over the last of several, so the command line itself is counted.
     given = sum(word == "--store" or word.startswith("--store=") for word in sys.argv[1:])
     if given > 1:
         raise typer.BadParameter(f"--store is given {given} times; give one")
+    # An empty value comes from a shell variable that is not set.
     if value == "":
         raise typer.BadParameter("--store is empty; give a folder or a URL, or leave it out")
     return value
@@ -75,6 +77,7 @@ def accepting(overrides: list[str] | None, accept: str | None, approve: str | No
             continue
         if not why.strip():
             raise ValueError(f"--{name} is kept with its reason; give one, such as --{name} 'only a message changed'")
+        # As JSON, which YAML reads as a text whatever stands in it.
         said.append(f"execution.{name}={json.dumps(why)}")
     return said
 
@@ -98,6 +101,7 @@ def print_whole(console: Console, table: "Table") -> None:
     """Print a table as wide as it is, however narrow the terminal: what is cut or broken up cannot be read or copied."""
     from rich.measure import Measurement
 
+    # Measured without the terminal's width, since rich would cut the table to it.
     table.width = Measurement.get(console, console.options.update(max_width=WIDE), table).maximum
     console.print(table, crop=False)
 
@@ -107,6 +111,7 @@ def print_folded(console: Console, table: "Table") -> None:
     if console.is_terminal:
         console.print(table)
         return
+    # Captured, because rich fills each row with spaces up to its width.
     with console.capture() as captured:
         console.print(table, width=FOLDED if console.width == WIDE else console.width)
     for line in captured.get().splitlines():
@@ -117,5 +122,6 @@ def print_json(value: object) -> None:
     """One JSON value on standard output, keys sorted."""
     import orjson
 
+    # Metrics may have numbers as keys, such as steps.
     options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
     sys.stdout.write(orjson.dumps(value, option=options).decode() + "\n")

@@ -37,5 +37,6 @@ class PlainConsole(Console):
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """What was no string, such as a Text, comes through here."""
         for segment in super().render(renderable, options):
+            # Rich's own control codes and the carriage return of a live bar stay; text is made visible.
             own = segment.control is not None or segment.text == "\r"
             yield segment if own else Segment(visible(segment.text), segment.style)

@@ -51,6 +51,7 @@ def plan_command(
         "gpu": gpu, "mfu": mfu, "price": price, "peak_flops": peak_flops, "watts": watts,
         "pue": pue, "carbon": carbon, "water": water, "node_factor": node_factor,
     }  # fmt: skip
+    # A plan uses no model, and torch alone takes seconds to import.
     defer_imports()
     if gpus is None:
         if said := [f"--{name.replace('_', '-')}" for name, value in asked.items() if value is not None]:

@@ -50,8 +50,10 @@ def rehearse(
         from flows.cli.terminal import run_in_terminal
 
         _check_cleaned(path, root)
-        code = run_in_terminal(errors if as_json else console, errors, str(path), root, until, [], [], cascade=False)
+        # With `--json`, standard output carries the JSON alone.
+        code, _ = run_in_terminal(errors if as_json else console, errors, str(path), root, until, [], [], cascade=False)
         _tell(path, root, until, as_json=as_json)
+    # A rehearsal up to one stage has not shown that the rest of the graph runs.
     if code == 0 and until is None:
         remember(full, how=f"rehearsed in {root}")
     raise typer.Exit(code)
@@ -67,10 +69,12 @@ def _written(small: "RecipeConfig", root: str) -> Iterator[Path]:
     from flows.running.readiness import asked_models
     from infra.settings import EndpointSettings
 
+    # A remote store has no folder here, so the recipe is written where the command was given.
     folder = Path.cwd() if "://" in root else Path(root)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{small.name}.yaml"
     execution = small.execution
+    # Models that the recipe names an endpoint for are asked there, in a rehearsal too.
     unknown = {*asked_models(small).values()} - execution.endpoints.keys()
     with stand_in_writer() as url:
         if unknown and "default" not in execution.endpoints:

@@ -26,6 +26,7 @@ def scale_command(
     from flows.inspection.costs.scaling import FAILURE_HOURS, Fabric, Reliability
     from flows.inspection.costs.scaling_table import counts_of, print_scaling, scaling_of, scaling_rows
 
+    # Gb/s of the data sheet are bits, and bandwidths here are bytes.
     how = Fabric(node_gpus=node_gpus, network_bandwidth=network / 8 * 1e9)
     failures = Reliability(failure_hours or FAILURE_HOURS, save_seconds)
     found = scaling_of(recipe, set, stage, counts_of(gpus), gpu, mfu, how, failures)
@@ -52,6 +53,7 @@ def fit_command(
     if here is None and (devices is None or memory is None):
         raise ValueError(f"there is no {config.execution.device} here; give --devices and --memory, such as 8 and 80")
     count = devices or (here[0] if here else 1)
+    # The option is in GB, the function in bytes.
     found = fit_recipe(config, count, memory * 1e9 if memory is not None else here[1] if here else 0)
     if as_json:
         print_json(fit_rows(found))

@@ -20,10 +20,12 @@ def verify_command(
     from infra.records.upkeep import verify_artifacts as check
 
     found = existing_store(store)
+    # An empty id begins every id.
     if "" in (ids or []):
         raise ValueError("an id is empty, which would mean every artifact; leave ids out for that")
 
     def tell(name: str, number: int, count: int) -> None:
+        # Overwritten in place on a terminal; in a file it would be a line for each artifact.
         if errors.is_terminal:
             errors.print(f"{number}/{count} {name}", style="dim", markup=False, highlight=False, end="\r")
 
@@ -92,12 +94,14 @@ def gc(
     from infra.records.upkeep import garbage, remove
 
     target = existing_store(store)
+    # Tags and pins are roots always: a person has said that these stay.
     roots = [*marked_records(target), *(find_record(target, id) for id in keep or [])]
     roots += newest_records(target, newest) if newest else []
     wanted = scheduled_recipes(target) if schedules else []
     for recipe in recipes or []:
         wanted.append((recipe, []))
     for recipe, overrides in wanted:
+        # A plan and no run: it tells which artifacts of the store the recipe would use.
         rows = plan(load_recipe(recipe, overrides, target.url))
         roots += [record_of(target, row.artifact) for row in rows if row.artifact is not None]
     found = garbage(target, roots, everything_else=bool(recipes or keep or newest or schedules))
@@ -125,6 +129,7 @@ def cp(
 
     source = existing_store(store)
     rows = []
+    # A generator's rows are printed as they come, since a copy may take hours.
     for record, copied in copy_lineage(source, Store(target), find_record(source, id)):
         rows.append({"label": record.label, "id": record.id, "copied": copied})
         (errors if as_json else console).print(

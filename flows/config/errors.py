@@ -50,14 +50,17 @@ def fields_at(schema: JsonObject, location: list[Any]) -> list[str]:
 
 
 def _resolved(schema: JsonObject, node: JsonObject) -> JsonObject:
+    # A reference may lead to another one.
     while "$ref" in node:
         node = schema["$defs"][node["$ref"].rsplit("/", 1)[1]]
+    # An optional field is `anyOf` of its kind and null; the null has no fields.
     options = [option for option in node.get("anyOf", []) if option.get("type") != "null"]
     return _resolved(schema, options[0]) if options else node
 
 
 def _step(schema: JsonObject, node: JsonObject, part: Any) -> JsonObject:
     node = _resolved(schema, node)
+    # A member of a tagged union is named by its tag in pydantic's locations.
     tags = node.get("discriminator", {}).get("mapping", {})
     if part in tags:
         return {"$ref": tags[part]}
@@ -71,6 +74,7 @@ def _step(schema: JsonObject, node: JsonObject, part: Any) -> JsonObject:
 
 def nearest(name: str, known: list[str]) -> str:
     """What the person may have meant, as the end of a sentence."""
+    # Half of the letters alike is the least at which a guess helps more than it misleads.
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if close:
         return f"; did you mean {close[0]!r}?"

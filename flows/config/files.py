@@ -52,6 +52,7 @@ def load(recipe: str, overrides: list[str] | None = None) -> RecipeConfig:
     """
     data = read_recipe(recipe)
     for override in overrides or []:
+        # In the order of the command line, so that a later one wins.
         apply_override(data, override)
     return checked_recipe(data, recipe)
 
@@ -84,6 +85,7 @@ def _read(path: Path, above: list[Path]) -> JsonObject:
         chain = " → ".join(str(file) for file in [*above, path])
         raise RecipeError(f"recipes extend each other in a loop: {chain}; let one of them extend something else")
     try:
+        # Asked of the file system, since reading it would be the harm already.
         if path.stat().st_size > LARGEST_BYTES:
             raise RecipeError(f"{path.stat().st_size:,} bytes are no recipe; the most is {LARGEST_BYTES:,}")
         data = parse_yaml(path.read_text(encoding="utf-8"))
@@ -94,6 +96,7 @@ def _read(path: Path, above: list[Path]) -> JsonObject:
     if not isinstance(data, dict):
         raise RecipeError(f"{path} holds {type(data).__name__}, not a mapping of stages to their settings")
     parent = data.pop("extends", None)
+    # The file's own name, not that of what it extends.
     data.setdefault("name", path.stem)
     if parent is None:
         return data
@@ -106,6 +109,7 @@ def _read(path: Path, above: list[Path]) -> JsonObject:
     for name in parents:
         file = extended_file(path, name)
         given = _read(file, [*above, path])
+        # Of a list of parents, a later one lies over the earlier ones.
         below = merge(taken_out(below, given, str(file)), given)
     return merge(taken_out(below, data, str(path)), data)
 
@@ -180,6 +184,7 @@ def apply_override(data: JsonObject, override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals or not path.strip():
         raise RecipeError(f"override {override[:200]!r} is not of the form stage.field=value, such as dpo.beta=1")
+    # A value of a thousand dots would build a thousand mappings, and recursion below would end.
     if path.count(".") >= DEEPEST:
         raise RecipeError(f"override {override[:200]!r}: {path.count('.') + 1:,} levels; the most is {DEEPEST}")
     *parents, last = path.strip().split(".")
@@ -190,6 +195,7 @@ def apply_override(data: JsonObject, override: str) -> None:
             continue
         if not isinstance(target, dict):
             raise RecipeError(f"override {override!r}: {'.'.join(parents[:depth])} is {target!r}, which has no fields")
+        # An absent section and one that says `null` both become a mapping.
         if target.get(name) is None:
             target[name] = {}
         target = target[name]

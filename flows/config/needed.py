@@ -43,4 +43,5 @@ def needed_classifiers(config: RecipeConfig, sources: Iterable[str]) -> list[str
     rules: list[FilterConfig] = [config.filter[name] for name in sources if name in config.filter]
     rules += [] if config.comparison else [candidate.filter for candidate in config.candidates]
     asked = {classifier_of(scorer) for rule in rules for scorer in rule.scorers}
+    # In the recipe's order, so that the plan does not depend on a set's.
     return [name for name in config.classifiers if name in asked]

@@ -85,6 +85,7 @@ class CandidateConfig(Config):
         if not isinstance(data, dict) or "name" not in data:
             return data
         origins = {field: data[field] for field in ("collect", "synthesize") if isinstance(data.get(field), dict)}
+        # A rewritten source may have a name of its own, since the rewriting then carries the candidate's.
         if not data.get("rewrite"):
             for field, origin in origins.items():
                 if origin.get("name", data["name"]) != data["name"]:
@@ -92,6 +93,7 @@ class CandidateConfig(Config):
                         f"{field}.name={origin['name']!r}, but the documents of candidate {data['name']!r} are called what it "
                         "is called; leave name out"
                     )
+        # What was said stays: the default name stands on the left of the union.
         return data | {field: {"name": data["name"]} | origin for field, origin in origins.items()}
 
     @model_validator(mode="after")

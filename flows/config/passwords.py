@@ -23,6 +23,7 @@ def _texts(value: Any, path: str) -> Iterator[tuple[str, str]]:
         yield path, value
     elif isinstance(value, dict):
         for key, member in value.items():
+            # Keys too: a mapping's key may be a URL, such as a source's file.
             yield from _texts(str(key), path or "a name in the recipe")
             yield from _texts(member, f"{path}.{key}".lstrip("."))
     elif isinstance(value, list | tuple | set | frozenset):

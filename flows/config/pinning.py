@@ -27,6 +27,7 @@ def pin_recipe(config: RecipeConfig) -> RecipeConfig:
     evaluation = config.evaluation.pinned()
     tried = tuple(benchmark.pinned() for benchmark in config.microanneal.benchmarks)
     asked = (*evaluation.every_benchmark, *tried)
+    # Only what is read is pinned: a source that nothing reads may be unreachable today.
     read = needed_sources(config)
     late, tuned = config.starts_after_midtraining, config.begins_at(PAST_FINETUNING)
     return config.model_copy(

@@ -42,6 +42,7 @@ def check_recipe(config: RecipeConfig) -> None:
         refuse_held_out(f"grid.{section}.by", config.grid_evaluation(section).benchmarks)
         _check_grid(section, config)
     for chat in (False, True):
+        # Both kinds of model, with everything that the last of its kind is asked.
         check_benchmark_names(config.evaluation.of("recipe", chat=chat, last=True))
     # A checkpoint brings its own model and vocabulary, so `pretrain.model` is not asked where one is given.
     if not config.begins_at(("base", *PAST_MIDTRAINING)):

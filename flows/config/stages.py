@@ -65,6 +65,8 @@ def unknown_stages(execution: Execution) -> dict[str, str]:
         f"execution.{field}.{name}": name
         for field, settings in by_stage.items()
         for name in settings
+        # `compile` may name one instance of a stage by its label, the others only stages.
         if (name.partition(":")[0] if field == "compile" else name) not in STAGE_NAMES
+        # A group has no default: most stages cannot be one.
         and (name != "default" or field == "parallel")
     }

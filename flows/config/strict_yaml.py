@@ -28,6 +28,7 @@ def parse_yaml(text: str) -> Any:
     yaml.YAMLError for other mistakes.
     """
     _refuse_depth(text)
+    # Nodes are built, values not yet: a node of an alias is shared, and takes no room of its own.
     loader = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()
@@ -59,6 +60,7 @@ def _refuse_depth(text: str) -> None:
 
 def _refuse_size(root: yaml.Node, loader: yaml.SafeLoader) -> None:
     """Raise RecipeError where aliases grow beyond bounds, lead into themselves, or a whole number is endless."""
+    # By identity: an alias is the same node object, so each is measured once.
     known: dict[int, tuple[int, int]] = {}
     around: set[int] = set()
 
@@ -69,9 +71,11 @@ def _refuse_size(root: yaml.Node, loader: yaml.SafeLoader) -> None:
             if node.tag.endswith(":int") and len(node.value) > LONGEST_NUMBER:
                 said = f"{node.value[:20]}… is a whole number of {len(node.value):,} characters; the most is {LONGEST_NUMBER}"
                 raise RecipeError(f"{path or 'the value'}, line {line}: {said}")
+            # 2^63 is where JSON readers and NumPy's int64 end.
             if node.tag.endswith(":int") and abs(_whole_number(loader, node, path)) >= 2**63:
                 raise RecipeError(f"{path or 'the value'}, line {line}: {node.value} is beyond 64 bits")
             return 1, 0
+        # An anchor that contains its own alias would measure for ever.
         if id(node) in around:
             raise RecipeError(f"{path}, line {line}: an alias leads into what it stands in")
         if id(node) not in known:
@@ -117,6 +121,7 @@ def _refuse_repeated_keys(node: yaml.Node, path: str, seen: set[int]) -> None:
     lines: dict[tuple[str, str], int] = {}
     for key, value in node.value:
         if isinstance(key, yaml.ScalarNode):
+            # The tag belongs to the key: 1 and "1" are two keys.
             line, name = key.start_mark.line + 1, (key.tag, key.value)
             if name in lines:
                 raise RecipeError(

@@ -84,6 +84,7 @@ def list_rows(store: Store, stage: str | None = None) -> list[Summary]:
 def _check_stage(stage: str | None, there: Sequence[tuple[str, str]]) -> None:
     if stage == "":
         raise ValueError("--stage is empty; give a stage, a label such as anneal:42, or a pattern")
+    # A stage of the recipe without artifacts is no typing error.
     if stage is None or not there or stage in stage_names():
         return
     known = ", ".join(sorted({word for pair in there for word in pair}))
@@ -95,11 +96,13 @@ def kept_rows(store: Store, stage: str | None = None) -> list[KeptRow]:
     rows: list[KeptRow] = []
     others: list[tuple[str, str]] = []
     for kept in kept_save_points(store):
+        # The label is in what was begun, so it is read only where the stage's name does not decide.
         if stage is not None and stage != kept.stage:
             started = kept.started(store)
             if not matches(stage, started.stage, started.label):
                 others.append((started.stage, started.label))
                 continue
+        # A damaged save point is listed all the same, so that people see it.
         try:
             size = sum(int(entry["size"]) for entry in kept.files(store).values())
         except DamagedSavePoint:
@@ -128,6 +131,7 @@ def find_record(store: Store, id: str) -> Record:
     # An id that was begun and not finished has a folder but no generation. Asking about very many would take long.
     if len(found) <= MOST_BEGUN:
         found = [(stage, name) for stage, name in found if generations(store, stage, name)]
+    # An id goes before a tag of the same text.
     if not found and (tagged := tagged_record(store, id)):
         return tagged
     if not found:
@@ -179,6 +183,7 @@ def print_list(console: "PlainConsole", rows: list[Summary], nothing: str) -> No
         )
         for row in rows
     ]
+    # Measured here, since rich's table of 100,000 rows takes a minute.
     widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
     console.print(_aligned(heads, widths), style="bold", highlight=False, soft_wrap=True)
     console.lines(_aligned(line, widths) for line in lines)
@@ -229,9 +234,11 @@ def print_record(console: Console, shown: JsonObject) -> None:
 def _tree(records: dict[str, Parent], address: str, seen: set[str], into: Tree | None = None) -> Tree:
     record = records.get(address)
     known = address in seen
+    # An input may have been removed, or have stayed in another store.
     text = Text(record["label"] if record else f"{address} (record gone)")
     if record:
         text.append(f" {address} {record['digest'][:12]}", "dim")
+    # What stands above with its inputs is not drawn twice: shared inputs would grow the tree exponentially.
     if into and known and record and record["inputs"]:
         text.append(" (above)", "dim")
     branch = into.add(text) if into else Tree(text)
@@ -254,10 +261,12 @@ def export_checkpoint(store: Store, id: str, folder: Path) -> list[str]:
         raise ValueError(f"{folder} is {'not empty' if folder.is_dir() else 'a file'}: give a new folder")
     workspace = Reader(store)
     artifact = record.artifact()
+    # Weights, config and tokenizer; metrics and AdamW's moments stay in the store.
     names = [name for name in record.files if is_of_model(name)]
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        # Through the reader, which verifies each file before it leaves the store.
         shutil.copyfile(workspace.path(artifact, name), folder / name)
     # A card that came with an adopted checkpoint is kept.
     if CARD not in names:

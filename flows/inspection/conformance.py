@@ -58,6 +58,7 @@ def compared(config: RecipeConfig, size: str) -> list[ComparedValue]:
 def published_size(config: RecipeConfig) -> str | None:
     """The published size whose model the recipe trains."""
     models = {size: ModelConfig.model_validate(size.upper()) for size in PUBLISHED_SIZES}
+    # Equal in every field: a model of another shape has no published values.
     return next((size for size, model in models.items() if model == config.pretrain.model), None)
 
 
@@ -104,6 +105,7 @@ def _at(data: JsonObject, field: str) -> Any:
 def _verdict(paper: Any, code: Any, ours: Any) -> _Verdict:
     if paper is None and code is None:
         return "not published"
+    # Where only one of the two says it, that one decides.
     if ours in (paper, code) and (paper is None or code is None or paper == code):
         return "as both" if paper == code else "as the code" if paper is None else "as the paper"
     return "as the paper" if ours == paper else "as the code" if ours == code else "ours"

@@ -64,6 +64,7 @@ def data_speed(config: RecipeConfig, name: str, megabytes: float, seed: int = 0)
             f"{name!r} is no source of files; those of the recipe are {', '.join(file_sources(config)) or 'none'}"
         )
     files = list(source.files or (hub_files(source) if isinstance(source, HubSource) else ()))
+    # In a seeded order, so that two measurements of one machine read the same files.
     some = sample_of(files, megabytes * 1e6, seed)
     if source.files:
         part: LocalSource | HubSource = source.model_copy(update={"files": tuple(some)})
@@ -74,6 +75,7 @@ def data_speed(config: RecipeConfig, name: str, megabytes: float, seed: int = 0)
         seconds, documents = _run(Path(folder), config, name, part, rules)
     text, listed = documents.bytes, sum(file.size for file in files)
     read = sum(file.size for file in some)
+    # Files that were sampled stand for all: text grows with listed bytes.
     whole = listed / read * text
     return {
         "source": name,
@@ -83,6 +85,7 @@ def data_speed(config: RecipeConfig, name: str, megabytes: float, seed: int = 0)
         "sample_bytes": read,
         "text_bytes": text,
         "rules_left_out": left_out,
+        # A stage of a tiny sample may take no measurable time.
         "mb_per_second_per_core": {stage: text / 1e6 / max(1e-9, value) for stage, value in seconds.items()},
         "whole_text_bytes": whole,
         "whole_core_hours": whole / text * sum(seconds.values()) / 3600,
@@ -99,6 +102,7 @@ def sample_of(files: Sequence[SourceFile], size: float, seed: int) -> list[Sourc
     full = [file for file in files if file.size]
     if not full:
         raise ValueError(f"all {len(files):,} files of the source are empty")
+    # A huge file would take the measurement's whole time; without a smaller one the smallest is taken.
     fitting = [file for file in full if file.size <= _LARGE * size] or [min(full, key=lambda file: file.size)]
     random.Random(seed).shuffle(fitting)
     chosen: list[SourceFile] = []
@@ -137,6 +141,7 @@ def _run(
 
 @contextmanager
 def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    # Processor time of this process, so that neighbours on the machine do not count.
     start = time.process_time()
     yield
     seconds[name] = time.process_time() - start
@@ -149,6 +154,7 @@ def print_speeds(console: Console, speeds: Sequence[SourceSpeed], cores: int, pr
         table.columns[1].justify = "right"
         for stage, value in speed["mb_per_second_per_core"].items():
             table.add_row(stage, f"{value:,.1f}")
+        # Rates in a row add by their inverses: each byte passes every stage.
         together = 1 / sum(1 / value for value in speed["mb_per_second_per_core"].values())
         table.add_row("together", f"{together:,.1f}", style="bold")
         console.print(

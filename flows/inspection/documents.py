@@ -138,6 +138,7 @@ class Curated:
     def lines_of(self, record: Record, name: str, needle: bytes = b"") -> Iterator[tuple[str, int, JsonObject]]:
         """The same of one file."""
         for number, line in enumerate(written_lines(self.reader.path(record.artifact(), name)), start=1):
+            # The needle is looked for in the bytes, since most lines need no parsing at all.
             if needle in line:
                 yield name, number, orjson.loads(line)
 
@@ -169,6 +170,7 @@ def curated(target: str | None, store: str | None) -> Curated:
 def newest(store: Store) -> list[Record]:
     """The newest generation of every artifact of a store, inputs before what was made of them."""
     known = {record.address: record for record in all_records(store)}
+    # Records come oldest first, so a later generation replaces an earlier one.
     last = {(record.stage, record.id): record.address for record in known.values()}
     ordered: dict[str, Record] = {}
 
@@ -179,6 +181,7 @@ def newest(store: Store) -> list[Record]:
             visit(item.address)
         ordered[address] = known[address]
 
+    # Inputs first: an explanation reads from the source to the token file.
     for address in last.values():
         visit(address)
     newest_addresses = set(last.values())
@@ -218,6 +221,7 @@ def _step(asked: Curated, record: Record) -> CurationStep:
         tokens=tokens,
         sources=sources,
         reading=asked.reader.read_json(record.artifact(), _READING) if _READING in record.files else None,
+        # The most frequent first, and ties by name, so that two calls print the same.
         dropped=dict(sorted(dropped.items(), key=lambda item: (-item[1], item[0]))),
     )
 
@@ -306,10 +310,12 @@ def dropped_rows(asked: Curated, reason: str, count: int, seed: int = 0) -> list
         for name in sorted(record.files)
         if name.startswith(DROPPED)
     ]
+    # Files first in a random order, then rows within them: a whole source need not be read.
     chance = random.Random(seed)
     chance.shuffle(files)
     pool: list[JsonObject] = []
     for record, name in files:
+        # The reason as JSON text, with its quotes, so that no part of a word matches.
         rows = asked.lines_of(record, name, orjson.dumps(reason))
         pool += [row | {"step": record.label} for _, _, row in rows if row["reason"] == reason]
         if len(pool) >= SAMPLED_FROM * count:
@@ -322,6 +328,7 @@ def _example(row: JsonObject) -> Example:
     spans = row["spans"]
     start, end = spans[0] if spans else (0, 0)
     first = max(0, start - EXCERPT_CHARACTERS)
+    # Without a match the excerpt is the text's beginning, twice as long.
     last = min(len(row["text"]), max(end, start) + (EXCERPT_CHARACTERS if spans else 2 * EXCERPT_CHARACTERS))
     return {
         "id": row["id"],
@@ -331,6 +338,7 @@ def _example(row: JsonObject) -> Example:
         "detail": row["detail"],
         "matched": [row["text"][begin:stop] for begin, stop in spans],
         "excerpt": row["text"][first:last],
+        # Spans are counted from the excerpt's beginning, and those outside of it are left out.
         "spans": [[begin - first, stop - first] for begin, stop in spans if first <= begin and stop <= last],
     }
 
@@ -343,8 +351,10 @@ def matched_spans(row: JsonObject) -> list[tuple[int, int]]:
         for name, marked in row.get("attributes", {}).items()
         if f"__{row['reason']}__" in name
         for start, end, _ in marked
+        # A span over the whole text marks nothing.
         if (start, end) != (0, len(text)) and end > start
     }
+    # Decontamination quotes the n-gram that it found at the end of its detail.
     quoted = re.search(r": '(.+)'$", row["detail"], re.DOTALL)
     if quoted and row["reason"] == "contaminated":
         # The detail quotes normalised words: between them the text may have anything that is no word.
@@ -373,6 +383,7 @@ def print_examples(console: Console, examples: Sequence[Example]) -> None:
 
 def why(asked: Curated, id: str) -> list[DocumentDecision]:
     """Every score and decision about one document, step by step. Raises ValueError for an id that no step has."""
+    # As it stands in the file, with quotes.
     needle = orjson.dumps(id)
     steps = [entry for record in asked.records for entry in _entries(asked, record, id, needle)]
     if not steps:
@@ -401,6 +412,7 @@ def _entries(asked: Curated, record: Record, id: str, needle: bytes) -> Iterator
                 "scores": highest_scores(row.get("attributes", {})),
             }
         elif row.get("duplicate_of") == id:
+            # A dropped copy names the document that was kept for it.
             copies.append(row["id"])
     kept = False
     for file, line, row in asked.lines(record, DOCUMENTS, needle):
@@ -409,6 +421,7 @@ def _entries(asked: Curated, record: Record, id: str, needle: bytes) -> Iterator
             place = _place(file, line, row)
             found = scores.get(place["source"], {})
             yield {**named, **place, "decision": "kept", "scores": found, "duplicates": copies}
+    # Scores alone come from a stage that only measures.
     if scores and not kept and not any(name.startswith(DOCUMENTS) for name in record.files):
         for source, found in scores.items():
             yield {**named, "source": source, "decision": "scored", "scores": found}

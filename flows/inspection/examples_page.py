@@ -51,15 +51,18 @@ def write_page(path: Path, reason: str, rows: Sequence[JsonObject]) -> None:
         {**row, "url": (row.get("metadata") or {}).get("url"), "marked": marked(row["text"], row["spans"])}
         for row in rows
     ]
+    # Texts come from the web: escaping is on for every value.
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     path.write_text(environment.from_string(_PAGE).render(reason=reason, rows=shown), encoding="utf-8")
 
 
 def marked(text: str, spans: Sequence[tuple[int, int]]) -> Markup:
     """A text with `<mark>` around its spans, escaped; spans that overlap become one."""
+    # Around the first match, so that a text of megabytes does not fill the page.
     first = max(0, spans[0][0] - SHOWN_CHARACTERS // 2) if spans and len(text) > SHOWN_CHARACTERS else 0
     last = min(len(text), first + SHOWN_CHARACTERS)
     parts, place = [Markup("… ") if first else Markup("")], first
+    # Sorted, so that an overlap begins where the span before it has ended.
     for start, end in sorted(spans):
         start, end = max(start, place), min(end, last)
         if start < end:

@@ -23,6 +23,7 @@ def panels(count: int) -> "tuple[Figure, list[Axes]]":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.2 * count, 3.6), layout="constrained")
+    # Without pyplot, which keeps every figure open and picks a backend by the display.
     FigureCanvasAgg(figure)
     axes = [figure.add_subplot(1, count, place + 1) for place in range(count)]
     for axis in axes:

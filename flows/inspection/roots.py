@@ -20,6 +20,7 @@ def newest_records(store: Store, count: int) -> list[Record]:
     by_label: dict[str, list[Summary]] = {}
     for row in Index(store).rows():
         by_label.setdefault(row["label"], []).append(row)
+    # Rows come oldest first, so the last ones are the newest.
     kept = [row for rows in by_label.values() for row in rows[-count:]]
     records = [load_record(store, row["stage"], row["id"], row["generation"]) for row in kept]
     return [record for record in records if record is not None]
@@ -36,13 +37,16 @@ def scheduled_recipes(store: Store) -> list[tuple[str, list[str]]]:
             "--schedules asks a dashboard, and none is running; start one with olmo2 dashboard, or name --recipe"
         )
     found, start = [], 0
+    # The server gives a page at a time; an empty one is the end.
     while page := _asked(f"{api}/deployments/filter", {"limit": PAGE, "offset": start}):
         start += len(page)
         for deployment in page:
             active = any(schedule["active"] for schedule in deployment["schedules"]) and not deployment["paused"]
             for parameters in [deployment["parameters"], *_own_parameters(deployment)] if active else []:
                 where = parameters.get("store")
+                # Two spellings of one folder are the same store only after `Store` has made them absolute.
                 if where is None or Store(where).url == store.url:
+                    # A deployment without a recipe runs the default of its form.
                     found.append((parameters.get("recipe") or "laptop", list(parameters.get("overrides") or [])))
     return found
 

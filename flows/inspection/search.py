@@ -15,7 +15,9 @@ from infra.json_values import JsonObject
 from infra.records.index import Index
 from infra.storage.store import Store
 
+# Two-character operators first, or `<=` would be read as `<` and a value with `=`.
 CONDITION = re.compile(r"\s*(?P<field>[^<>=!~\s]+)\s*(?P<operator><=|>=|!=|=|<|>|~)\s*(?P<value>.*\S)\s*", re.DOTALL)
+# Digits are bounded, since Python's `int` of a million digits takes minutes.
 _NUMBER = re.compile(r"[+-]?(\d{1,40}(\.\d{0,40})?|\.\d{1,40})([eE][+-]?\d{1,3})?", re.ASCII)
 WORDS = {"true": True, "false": False, "null": None}
 ORDERED: dict[str, Callable[[Any, Any], bool]] = {
@@ -35,6 +37,7 @@ class Condition:
         """Whether a field of this name holds the value; `!=` asks that one is there and none is equal."""
         found = [value for path, value in fields.items() if path == self.field or path.endswith(f".{self.field}")]
         if self.operator == "!=":
+            # A field that is absent is not unequal: nothing is known of it.
             return bool(found) and not any(_equal(value, self.value) for value in found)
         return any(self._compare(value) for value in found)
 
@@ -44,6 +47,7 @@ class Condition:
         if self.operator == "~":
             return str(self.value).lower() in str(value).lower()
         both = (value, self.value)
+        # A bool is an int to Python and no number to people.
         numbers = all(isinstance(item, int | float) and not isinstance(item, bool) for item in both)
         texts = all(isinstance(item, str) for item in both)
         return (numbers or texts) and ORDERED[self.operator](value, self.value)
@@ -86,6 +90,8 @@ def search(store: Store, conditions: list[str]) -> list[JsonObject]:
 
 
 def _equal(value: Any, wanted: Any) -> bool:
+    # `true` may be a text in one record and a boolean in another.
     if isinstance(value, bool) != isinstance(wanted, bool):
         return str(value).lower() == str(wanted).lower()
+    # A number that was quoted is the same to whoever searches.
     return value == wanted or str(value) == str(wanted)

@@ -146,6 +146,7 @@ def series_of(rows: Iterable[dict[str, float]]) -> dict[str, Series]:
     for row in rows:
         for name, value in row.items():
             if name != "step":
+                # 64-bit integers and doubles: lists of Python objects would take eight times the memory.
                 steps, values = found.setdefault(name, (array("q"), array("d")))
                 steps.append(int(row["step"]))
                 values.append(value)
@@ -158,6 +159,7 @@ def judged(logged: dict[str, Series], window: int) -> Judged:
     """
     series = {name: logged.get(name, (array("q"), array("d"))) for name in _CURVES}
     losses, norms = logged.get("ce", series["loss"])[1], series["grad_norm"][1]
+    # Two series of unlike length have no common steps to be judged at.
     both = len(losses) == len(norms)
     count = len(series["loss"][0])
     monitor = monitor_spike_score(losses, norms) if both else None
@@ -165,6 +167,7 @@ def judged(logged: dict[str, Series], window: int) -> Judged:
         "series": series,
         "logged": count,
         "window": window,
+        # The first `window` values have nothing before them to be judged by.
         "judged": max(0, count - window),
         "spikes": {name: spike_score(values, window) for name, (_, values) in series.items()},
         "monitor_judged": max(0, count - MONITOR_WINDOW) if both else 0,
@@ -183,6 +186,7 @@ def thinned(series: Series) -> Drawn:
     if len(values) <= DRAWN:
         return steps.tolist(), values.tolist()
     numbers = np.asarray(values)
+    # Two points of each piece, its lowest and its highest.
     edges = np.linspace(0, len(values), DRAWN // 2 + 1).astype(int)
     places = sorted(
         {
@@ -228,6 +232,7 @@ def _draw_details(run: JudgedRun, logged: dict[str, Series], out: Path) -> dict[
 def _below(logged: dict[str, Series], prefix: str) -> dict[str, Drawn]:
     """What is drawn of every metric below a prefix, in the order of layers."""
     names = [name for name in logged if name.startswith(prefix)]
+    # By number, since `blocks.10` stands before `blocks.2` as text.
     ordered = sorted(names, key=lambda name: (int(name.rsplit(".", 1)[1]) if "/blocks." in name else -1, name))
     return {name.removeprefix(prefix): thinned(logged[name]) for name in ordered}
 
@@ -239,8 +244,10 @@ def draw_lines(series: dict[str, dict[str, Drawn]], out: Path, name: str) -> lis
         layers = [line for line in lines if line.startswith("blocks.")]
         colours = dict(zip(layers, shades(len(layers)), strict=True))
         others = [line for line in lines if line not in colours]
+        # The first ink looks like a shade of the layers, so others begin with the second.
         colours |= dict(zip(others, inks(len(others) + 1)[1:], strict=True))
         for line, (steps, values) in lines.items():
+            # Only the first and the last layer are named; 32 names would cover the panel.
             edge = line not in layers or line in (layers[0], layers[-1])
             axis.plot(steps, values, color=colours[line], linewidth=1.1, label=line if edge else None)
         axis.set(xlabel="step", ylabel=title)
@@ -267,6 +274,7 @@ def diagnose_initialisation(
     ]
     figure, axes = panels(len(GROWTH))
     for axis, (what, said) in zip(axes, GROWTH.items(), strict=True):
+        # Above the line signals grow through the depth, below it they vanish.
         axis.axhline(0, color="#6c7075", linewidth=0.8)
         for variant, ink in zip(chosen, inks(len(chosen)), strict=True):
             values = [row[what] for row in rows if row["variant"] == variant]
@@ -274,6 +282,7 @@ def diagnose_initialisation(
         axis.set_xscale("log", base=2)
         axis.set_xticks(sizes, labels=[str(size) for size in sizes])
         axis.set(xlabel="width (d_model)", ylabel=f"growth exponent: {said}")
+    # One scale for all panels, so that heights can be compared.
     low, high = min(axis.get_ylim()[0] for axis in axes), max(axis.get_ylim()[1] for axis in axes)
     for axis in axes:
         axis.set_ylim(low, high)
@@ -306,6 +315,7 @@ def _growth(variant: str, width: int, layers: int):
         d_model=width, n_layers=layers, n_heads=heads, n_kv_heads=heads, head_dim=HEAD_DIM, mlp_hidden=mlp_width(width),
         vocab_size=_VOCABULARY, max_sequence_length=DOCUMENT_TOKENS, **VARIANTS[variant],
     )  # fmt: skip
+    # Drawn from a seed, so that all variants see the same documents.
     ids = torch.randint(_VOCABULARY, (DOCUMENTS, DOCUMENT_TOKENS), generator=torch.Generator().manual_seed(_SEED))
     return growth_exponent(Transformer(config, seed=_SEED), ids)
 

@@ -121,6 +121,7 @@ class Training:
     def index(self, place: int) -> Path:
         """The document index of a token file, fetched when it is asked for."""
         file = self.stored[place]
+        # The index lies next to its token file and differs in its ending.
         return self.reader.path(file.tokens, f"{file.name.removesuffix('.npy')}.csv.gz")
 
     @property
@@ -153,6 +154,7 @@ def _of_id(id: str, store: str | None) -> tuple[Started, Store]:
     found = existing_store(store)
     stages = [name for name in found.names("") if not name.startswith("_")]
     places = {(stage, name) for stage in stages for name in found.names(stage)}
+    # A training that failed has a progress folder and no record.
     places |= {(stage, name) for stage in TRAININGS for name in found.names(f"_progress/{stage}")}
     named = sorted(place for place in places if place[1].startswith(id))
     if not named:
@@ -180,7 +182,9 @@ def _of_recipe(recipe: str, stage: str, store: str | None, overrides: list[str] 
 
 def _begun(store: Store, stage: str, id: str) -> Started:
     """What the newest finished generation of an id computed, or, when there is none, the newest that was begun."""
+    # Names of progress folders are `g0001`, `g0002` and so on.
     attempts = [int(name.removeprefix("g")) for name in store.names(f"_progress/{stage}/{id}")]
+    # A finished generation goes before a later one that was only begun.
     newest = max(generations(store, stage, id) or attempts, default=0)
     started = load_started(store, stage, id, newest)
     if started is None:
@@ -204,6 +208,7 @@ def _mix_of(reader: Reader, begun: Started) -> Mix:
 def _config(begun: Started) -> tuple[PretrainConfig | AnnealConfig, int]:
     if begun.stage == "pretrain":
         config = PretrainConfig.model_validate(begun.config)
+        # Of the seeds of pre-training only that of the data decides the order.
         return config, config.data_seed
     anneal = AnnealConfig.model_validate(begun.config)
     return anneal, anneal.seed
@@ -218,11 +223,13 @@ def trace_step(training: Training, step: int) -> StepTrace:
         raise ValueError(f"{training.begun.label} makes updates 1 to {training.steps:,}; there is no step {step:,}")
     windows: list[TracedWindow] = []
     read: dict[str, list[ReadDocument]] = {}
+    # Updates count from 1 for people and from 0 in the data.
     for window in training.data.locate(step - 1):
         stored, file = training.stored[window.file], training.data.files[window.file]
         documents: list[ReadDocument] = [
             {
                 **_document(document, file.source),
+                # A document may lie in two windows; counted is the part in this one.
                 "tokens": min(document.end, window.end) - max(document.start, window.start),
             }
             for document in documents_within(training.index(window.file), window.start, window.end)
@@ -236,6 +243,7 @@ def trace_step(training: Training, step: int) -> StepTrace:
                 "documents": documents,
             }
         )
+        # Scores are read once for each token artifact, not once for each window.
         read.setdefault(stored.tokens.address, []).extend(documents)
     for address, documents in read.items():
         _add_scores(training.reader, training.reader.at(address), documents)
@@ -266,6 +274,7 @@ def trace_document(training: Training, id: str) -> DocumentTrace:
                 step + 1
                 for copy in copies
                 for step in training.data.steps_reading(copy, document.start, document.end, epochs)
+                # The last epoch may end before its windows do.
                 if step < training.steps
             }
             place: PlacedDocument = {

@@ -16,6 +16,7 @@ def comparison(corpus: Corpus, config: RecipeConfig) -> Report:
     """Every variant trained from its initialisation, and the report that draws them side by side."""
     what = config.comparison
     assert what is not None, config.name
+    # Where every variant has its own vocabulary, no shared mix is made.
     shared = {} if not corpus.tokens else {"pretrain": mixed("pretrain", list(corpus.tokens.values()), config)}
     own = {name: mixed(f"pretrain-{label_of(name)}", encoded(name, corpus, config), config) for name in what.encode}
     read = {name: own[name] if name in own else shared["pretrain"] for name in what.variants}

@@ -47,11 +47,13 @@ def curation(config: RecipeConfig) -> Corpus:
     known = raw | made
     asked = {name: config.classifiers[name] for name in needed_classifiers(config, read)}
     examples = {name: [known[source] for source in config.classifier_sources(name)] for name in asked}
+    # A classifier with labels learns from the labelled sample, not from its sources.
     examples |= {
         name: [label.labelled(name)(examples[name], config.label[name])] for name in asked if name in config.label
     }
     classifiers = {name: classifier.labelled(name)(examples[name], how) for name, how in asked.items()}
     kept = {name: filtered(name, raw[name], config.filter[name], classifiers) for name in raw}
+    # Over all sources at once, since copies of a page come from several.
     unique = dedup(list(kept.values()), config.dedup)
     clean = decontaminate(unique, config.decontaminate)
     safe = {name: clean_documents(name, documents, config.synthesize[name], config) for name, documents in made.items()}
@@ -61,6 +63,7 @@ def curation(config: RecipeConfig) -> Corpus:
     encoded = {} if apart else documents
     tokens = {name: encode.labelled(name)(found, config.encode_source(name)) for name, found in encoded.items()}
     funnel = {f"collect {name}": documents for name, documents in raw.items()}
+    # A made source that was exempt is the same object, and no step of the funnel.
     funnel |= {f"decontaminate {name}": documents for name, documents in safe.items() if documents is not made[name]}
     funnel |= {f"filter {name}": documents for name, documents in kept.items()}
     return Corpus(funnel | {"dedup": unique, "decontaminate": clean}, tokens, documents, classifiers)

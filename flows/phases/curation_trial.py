@@ -20,6 +20,7 @@ def curation_trial(corpus: Corpus, config: RecipeConfig) -> list[Scores]:
         return []
     source, share = trial.source, trial.held_out
     texts = {"unfiltered": corpus.funnel[f"collect {source}"], "filtered": corpus.funnel["decontaminate"]}
+    # Held out of the filtered text, for both models: on unfiltered text both would be judged by noise.
     judged = set_aside.labelled("trial")(texts["filtered"], SetAsideConfig(source=source, part="held_out", share=share))
     # Without a number of tokens the whole text is read, so its windows come from everywhere in it.
     read = MixConfig(sources=(MixSource(source=source),))

@@ -25,6 +25,7 @@ def chosen_setting(section: Gridded, how: How, train: Train[How], config: Recipe
         return how
     points = grid.points(how)
     ranking = tried(section, grid, points, train, config, chat)
+    # Of an unfinished ranking a plan knows nothing, so it goes on with the stage's own settings.
     return points[grid.choice(ranking.order, ranking.hopeless)] if isinstance(ranking, Ranking) else how
 
 

@@ -45,6 +45,7 @@ def microanneal(corpus: Corpus, base: Base, config: RecipeConfig) -> Sweep:
     ranking: Ranking | None = None
     for budget in config.microanneal.every_budget:
         left = [name for name in candidates if not is_hopeless(name, ranking)]
+        # A single candidate that is left has won; a larger budget would rank it against nobody.
         if ranking is not None and len(left) == 1:
             break
         made = trial({name: candidates[name] for name in left}, tokens, corpus, base, budget, ranking, config)
@@ -93,6 +94,7 @@ def trial(
             label = sweep.suffix(name, budget, seed)
             tried = anneal.labelled(label)(base.model, mixes[name], sweep.trial(seed))
             scores[label] = evaluate.labelled(label)(tried, evaluation.of(label.replace("-", " ", 1)))
+    # The largest budget's ranking is the sweep's own and has no suffix.
     step = rank if budget == sweep.tokens else rank.labelled(budget)
     return Sweep(tokens, mixes, scores, step(list(scores.values()), config.rank(candidates, budget), earlier))
 

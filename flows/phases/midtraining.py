@@ -49,6 +49,7 @@ def midtraining(corpus: Corpus, sweep: Sweep, base: Base, config: RecipeConfig) 
     if config.starts_after_midtraining:
         return Soup({}, {}, starting_point(config, "soup"), {})
     sources = [*corpus.tokens.values(), *sweep.tokens.values()]
+    # The ranking goes in too: a mix whose winner is not named takes the first of it.
     mixes = {"anneal": mix.labelled("anneal")(sources, config.annealing_mix(config.anneal_mix), sweep.ranking)}
     ingredients = {
         f"seed {seed}": anneal.labelled(seed)(
@@ -61,5 +62,6 @@ def midtraining(corpus: Corpus, sweep: Sweep, base: Base, config: RecipeConfig) 
         mixes[f"anneal {item.name}"] = own
         ingredients[item.name] = anneal.labelled(item.name)(base.model, own, item.anneal(config.anneal))
     made = list(ingredients.values())
+    # With one ingredient there is nothing to average.
     whole = Soup(mixes, ingredients, made[0] if len(made) == 1 else soup(made, config.soup), {})
     return whole._replace(scores=score_models({"base": base.model} | whole.models, config, chat=False, last=whole.last))

@@ -77,6 +77,7 @@ def _dropped(reader: Reader, artifact: Artifact, record: Record) -> dict[str, in
     found.update({name: record.notes[name] for name in DROPPED_NOTES if record.notes.get(name)})
     for name in KEPT_ASIDE:
         if name in record.files:
+            # Rows that a stage set aside are counted by their reasons.
             found.update(row["reason"] for row in reader.read_jsonl(artifact, name))
     if isinstance(artifact, Scores):
         rows = reader.read_json(artifact, "scores.json")["benchmarks"]
@@ -91,6 +92,7 @@ def _source(reader: Reader, artifact: Artifact, dropped: dict[str, int], record:
     made = {Documents: "documents", Chats: "chats", Prompts: "prompts"}.get(type(artifact))
     if made is None:
         return ""
+    # What was read is what was kept and what was dropped.
     rows = artifact.facts()[made] + sum(dropped.values())
     return f"{rows:,} rows{_columns(reader, artifact, record)}"
 
@@ -99,6 +101,7 @@ def _columns(reader: Reader, artifact: Artifact, record: Record) -> str:
     files = sorted(
         name for name in record.files if name.endswith(".jsonl.zst") and not name.startswith(("bad/", "dropped/"))
     )
+    # The first row stands for all: rows of one file have the same fields.
     first: JsonObject = next(iter(reader.read_jsonl(artifact, files[0])), {}) if files else {}
     names = [name for name in first if name != "metadata"] + [
         f"metadata.{name}" for name in first.get("metadata") or {}

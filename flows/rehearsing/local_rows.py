@@ -20,7 +20,9 @@ def with_local_rows(value: Any, folder: Path) -> Any:
         return [with_local_rows(member, folder) for member in value]
     if not isinstance(value, dict):
         return value
+    # From the leaves up, so that a mapping is looked at with its members replaced.
     found = {key: with_local_rows(member, folder) for key, member in value.items()}
+    # A path that is a folder here is the recipe's own and stays.
     if found.get("kind") == "hub" and not Path(found["path"]).expanduser().is_dir():
         return found | {"path": str(sample_folder(folder, found["path"]))}
     if found.get("kind") == "olmes" and not found["path"]:
@@ -30,6 +32,7 @@ def with_local_rows(value: Any, folder: Path) -> Any:
         return found | {"path": str(place.absolute())}
     if found.get("dataset") and "paths" in found:
         files = sample_files(folder, found["dataset"], found["subset"], found["split"])
+        # What is read now are files, and files have one split.
         return found | {"dataset": "", "subset": "", "split": "train", "paths": [str(file) for file in files]}
     return found
 
@@ -50,6 +53,7 @@ def sample_files(folder: Path, dataset: str, subset: str, split: str) -> list[Pa
     root = sample_folder(folder, dataset)
     patterns = split_patterns(root / "README.md", subset, split)
     files = sorted(
+        # The card itself matches `**/*` and is no data.
         {file for pattern in patterns for file in root.glob(pattern) if file.is_file()} - {root / "README.md"}
     )
     if not files:
@@ -63,6 +67,7 @@ def split_patterns(card: Path, subset: str, split: str) -> list[str]:
     if not configs:
         return [f"{subset}/{ALL_FILES}" if subset else ALL_FILES]
     names = [config["config_name"] for config in configs]
+    # The hub's own order: what was asked, the marked default, `default`, the first.
     wanted = subset or next((item["config_name"] for item in configs if item.get("default")), "")
     wanted = wanted or ("default" if "default" in names else names[0])
     if wanted not in names:
@@ -75,6 +80,7 @@ def split_patterns(card: Path, subset: str, split: str) -> list[str]:
         raise ValueError(
             f"{card} has no split {split!r} of {wanted!r}; it has {[item['split'] for item in data_files]}"
         )
+    # A path may be one glob or a list of them.
     return [path for item in found for path in ([item] if isinstance(item, str) else item)]
 
 
@@ -82,6 +88,7 @@ def card_configs(card: Path) -> list[JsonObject]:
     """The configurations of a card's front matter; none without a card."""
     if not card.is_file():
         return []
+    # Front matter stands between the first two lines of dashes.
     parts = card.read_text(encoding="utf-8").split("---\n", 2)
     front = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
     return (front or {}).get("configs", [])

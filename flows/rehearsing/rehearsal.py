@@ -85,6 +85,7 @@ def rehearsed(config: RecipeConfig, rows: Path | None, store: str) -> RecipeConf
     data["execution"] = _execution(config, store)
     if rows is not None:
         data = with_local_rows(data, rows)
+    # Checked as any recipe, so that the rule cannot make one that contradicts itself.
     return checked_recipe(_limited(data), data["name"])
 
 
@@ -98,6 +99,7 @@ def _benchmarks(evaluation: EvaluationConfig, raw: JsonObject) -> list[tuple[Ben
 def model_of(model: ModelConfig) -> JsonObject:
     """The variant's small model: its norms and initialisation, its queries per key, its ratio of MLP to width."""
     group = model.n_heads // model.n_kv_heads
+    # Grouped queries keep their number per key, so the number of heads is a multiple of it.
     heads = HEADS if group == 1 else group * max(1, HEADS // group)
     width = heads * HEAD_DIM
     shape = {
@@ -106,6 +108,7 @@ def model_of(model: ModelConfig) -> JsonObject:
         "n_heads": heads,
         "n_kv_heads": heads // group,
         "head_dim": HEAD_DIM,
+        # A multiple of 16 suits the kernels of matmuls.
         "mlp_hidden": round(model.mlp_hidden / model.d_model * width / 16) * 16,
         "vocab_size": Tokenizer(RANKS).padded_vocab_size,
         "max_sequence_length": model.max_sequence_length // LENGTHS,
@@ -123,8 +126,10 @@ def _scaled(value: Any) -> Any:
 
 
 def _changed(key: str, value: Any) -> Any:
+    # A bool is an int to Python.
     if isinstance(value, int) and not isinstance(value, bool):
         if key in LENGTH_FIELDS:
+            # 0 has a meaning of its own in some fields and stays 0; anything else stays at least 1.
             return max(min(value, 1), value // LENGTHS)
         return min(value, MOST[key]) if key in MOST else value
     return _scaled(value)
@@ -138,6 +143,7 @@ def _limited(value: Any) -> Any:
         return value
     found = {key: _limited(member) for key, member in value.items()}
     if found.get("kind") == "hub":
+        # 0 and null stand for no limit.
         found["max_documents"] = min(found["max_documents"] or ROWS, ROWS)
     if {"paths", "dataset", "limit"} <= found.keys():
         found["limit"] = min(found["limit"] or ROWS, ROWS)
@@ -152,11 +158,13 @@ def _scale_trainings(data: JsonObject, full: JsonObject) -> None:
     trainings = {"pretrain": pretrain, "anneal": data["anneal"], "microanneal": sweep["anneal"]}
     for name, training in trainings.items():
         training["batch_size"] = WINDOWS
+        # Without steps a training is one pass over its mix, and stays so.
         training["steps"] = STEPS[name] if training["steps"] else None
         training["in_loop"] |= {"every": max(1, STEPS[name] // 2)}
     of_step = {name: WINDOWS * training["sequence_length"] for name, training in trainings.items()}
     budgets = len(sweep["budgets"])
     sweep["tokens"] = (STEPS["microanneal"] + budgets) * of_step["microanneal"]
+    # Each budget is a step longer than the one before, so they still rise.
     sweep["budgets"] = [(STEPS["microanneal"] + place) * of_step["microanneal"] for place in range(budgets)]
     _scale_mix(data["pretrain_mix"], of_step["pretrain"], STEPS["pretrain"])
     _scale_mix(data["anneal_mix"], of_step["anneal"], STEPS["anneal"])
@@ -189,6 +197,7 @@ def _scale_mix(mix: JsonObject, of_step: int, steps: int) -> None:
 def _scale_schedule(pretrain: JsonObject, full: JsonObject, mix: JsonObject) -> None:
     """The schedule's parts keep their shares of the run."""
     of_step = full["batch_size"] * full["sequence_length"]
+    # Where no steps are given, the mix says how many there are.
     steps = full["steps"] or (mix["requested_tokens"] // of_step if mix["requested_tokens"] else 0)
     schedule = pretrain["schedule"]
     in_tokens = schedule["unit"] == "tokens"
@@ -207,6 +216,7 @@ def _scale_reinforcement(data: JsonObject, config: RecipeConfig) -> None:
         (item["rlvr"] for item in data["further_rlvr"]), (item.rlvr for item in config.further_rlvr), strict=True
     )]  # fmt: skip
     for stage, full in stages:
+        # As many prompts as mini-batches at least, so that none of them is empty.
         prompts = min(full.prompts_per_rollout, max(PROMPTS, full.mini_batches))
         stage["prompts_per_rollout"] = prompts
         stage["episodes"] = ROLLOUTS * prompts * stage.get("samples", 1)

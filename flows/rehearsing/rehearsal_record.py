@@ -23,6 +23,7 @@ ASKED_ABOVE = 1_000.0
 
 def digest(config: RecipeConfig) -> str:
     """Hash of all that decides what a recipe makes, before anything is pinned."""
+    # Before pinning, so that the hash needs no network.
     data = config.model_dump(mode="json", exclude={"execution"})
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 

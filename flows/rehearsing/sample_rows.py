@@ -50,6 +50,7 @@ class Wanted:
 
 def wanted(config: RecipeConfig) -> list[Wanted]:
     """What the recipe reads from the hub, each once, in the order of its stages."""
+    # A dict keeps the first of equal things in its order, which a set does not.
     return list(dict.fromkeys(_wanted(config.model_dump(mode="json", exclude={"execution"}))))
 
 
@@ -84,7 +85,9 @@ def sample(config: RecipeConfig, folder: Path, rows: int = _ROWS) -> dict[str, i
     for item in wanted(config):
         key = (item.dataset, item.revision)
         if key not in listings:
+            # One listing for a data set and revision, however many parts of it the recipe reads.
             info = HfApi().dataset_info(item.dataset, revision=item.revision or None)
+            # The commit too: all files of one sample come from the same state of the data set.
             listings[key] = (str(info.sha), sorted(file.rfilename for file in info.siblings or []))
         commit, names = listings[key]
         for name in first_files(item, folder, commit, names):
@@ -111,6 +114,7 @@ def first_files(item: Wanted, folder: Path, commit: str, names: list[str]) -> li
         )
     by_folder: dict[str, str] = {}
     for name in found:
+        # The first of each folder, in the listing's sorted order.
         by_folder.setdefault(name.rpartition("/")[0], name)
     return list(by_folder.values())[:_FOLDERS]
 
@@ -140,6 +144,7 @@ def _copy(dataset: str, commit: str, name: str, target: Path, rows: int) -> int:
 def _copy_table(stream: IO[bytes], target: Path, rows: int) -> int:
     source = pq.ParquetFile(stream)
     batch = next(source.iter_batches(batch_size=rows), None)
+    # A schema is kept even where a file has no row.
     table = pa.Table.from_batches([] if batch is None else [batch], schema=source.schema_arrow)
     pq.write_table(table, target, compression="zstd")
     return table.num_rows
@@ -149,6 +154,7 @@ def _copy_separated(stream: IO[bytes], target: Path, rows: int) -> int:
     """The header and the first rows; a row may have several lines."""
     dialect = SEPARATED[target.suffix]
     read = csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""), dialect=dialect, strict=True)
+    # One more for the header.
     found = list(islice(read, rows + 1))
     with target.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, dialect=dialect).writerows(found)
@@ -165,5 +171,6 @@ def _lines(stream: IO[bytes], name: str) -> Iterable[bytes]:
 
 def _packed(data: bytes, name: str) -> bytes:
     if name.endswith(".gz"):
+        # Without the time of now, equal rows give equal bytes.
         return gzip.compress(data, mtime=0)
     return zstandard.ZstdCompressor().compress(data) if name.endswith((".zst", ".zstd")) else data

@@ -18,8 +18,10 @@ FILLER = "We read it slowly, we say what is given, we say what is asked, and we 
 @contextmanager
 def stand_in_writer() -> Iterator[str]:
     """Start the server; yields its base URL, and stops it at the end."""
+    # Port 0 lets the system choose one that is free.
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.daemon_threads = True
+    # Asked every 50 ms whether it should end; the default is half a second.
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True, name="stand-in writer")
     thread.start()
     try:
@@ -42,9 +44,11 @@ def answer(prompt: str) -> str:
         texts = len(re.findall(r"^Text \d+:", prompt, re.MULTILINE))
         return "\n\n".join(_rating(number, "Type: " in prompt) for number in range(1, texts + 1))
     if "Score: N" in prompt:
+        # By the prompt's length, so that a rehearsal repeated gives the same answers.
         return f"It has {len(prompt.split()) % 6} of the properties.\nScore: {len(prompt.split()) % 6}"
     if "Mathematics: yes or no" in prompt:
         return f"Mathematics: {'yes' if len(prompt) % 2 else 'no'}"
+    # The text to rewrite stands between the first and the last blank line of the prompt.
     text = prompt.partition("\n\n")[2].rpartition("\n\n")[0]
     return f"Student 1: {FILLER * 3}\nStudent 2: {text.strip()}"
 
@@ -69,6 +73,7 @@ def completion(prompt: str) -> dict[str, object]:
 
 
 class _Handler(BaseHTTPRequestHandler):
+    # HTTP/1.1 keeps connections open, which a stage with 32 of them needs.
     protocol_version = "HTTP/1.1"
 
     def log_message(self, format: str, *args: Any) -> None:

@@ -40,10 +40,12 @@ def uncleaned(rows: list[PlanRow]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     raw: dict[str, set[str]] = {}
     for row in rows:
+        # Rows have inputs first, so what came into each input is known.
         given = {origin for label in row.inputs for origin in raw.get(label, ())}
         if row.stage in USING:
             for origin in sorted(given):
                 found.setdefault(origin, []).append(row.label)
+        # A stage that is in neither set, such as decontamination, hands nothing raw on.
         passed = given if row.stage in _PASSING else set()
         raw[row.label] = passed | ({row.label} if row.stage in _READING else set())
     return found

@@ -31,6 +31,7 @@ def resume_command(
     if cascade:
         words = ["rerun", recipe, failed[0] if len(failed) == 1 else rerun[0]]
     else:
+        # Only what failed is forced again: a second `--rerun` of what was finished would make it twice.
         again = [label for label in failed if any(matches(name, label.partition(":")[0], label) for name in rerun)]
         words = ["run", recipe, *(word for label in again for word in ("--rerun", label))]
     return _joined(words, store, until, overrides)

@@ -15,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from urllib.error import URLError
@@ -41,13 +42,31 @@ class DashboardError(ValueError):
     """The dashboard could not start; the text says why and where its log is."""
 
 
-def serve(console: Console, port: int, host: str = "127.0.0.1", notify: Sequence[str] = ()) -> None:
-    """Start everything, print the address, wait for Ctrl-C, SIGTERM or the terminal's end, stop everything.
+@dataclass(frozen=True)
+class DashboardAddress:
+    """A dashboard that answers."""
+
+    url: str
+    logs: Path
+    folder: Path
+    """Where a store that is a relative path lies."""
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """The same for programs."""
+        return {"url": self.url, "api": f"{self.url}/api", "logs": str(self.logs), "folder": str(self.folder)}
+
+
+def serve(
+    console: Console, port: int, host: str, notify: Sequence[str], tell: Callable[[DashboardAddress], None]
+) -> None:
+    """Start everything, tell the address, wait for Ctrl-C, SIGTERM or the terminal's end, stop everything.
 
     `notify` are addresses that are told of runs (flows/server/notifications.py). Raises DashboardError when a dashboard is
     running already or a part does not start, ValueError for a host that other machines reach without a password.
     """
     check_host(host)
+    # A second dashboard would answer for the first one's runs, and both would start workers.
     if running := running_dashboard():
         raise DashboardError(f"a dashboard is running at {running.removesuffix('/api')}; stop it or use that one")
     check_free(host, port)
@@ -57,6 +76,7 @@ def serve(console: Console, port: int, host: str = "127.0.0.1", notify: Sequence
         signal.signal(number, _interrupt_once)
     logs = dashboard_file().parent / "olmo2-logs"
     logs.mkdir(parents=True, exist_ok=True)
+    # The stack stops the worker first and the server last, so that runs can still tell how they ended.
     with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
         command = ["flows.server.dashboard_server", "--host", host, "--port", str(port)]
         server = stack.enter_context(started(command, environment, logs / "server.log"))
@@ -68,12 +88,11 @@ def serve(console: Console, port: int, host: str = "127.0.0.1", notify: Sequence
                 set_up_notifications(origin, notify, environment)
         worker_command = ["flows.running.worker", f"olmo2-{os.getpid()}"]
         worker = stack.enter_context(started(worker_command, environment, logs / "worker.log"))
+        # Written last: whoever finds the file can talk to a whole dashboard.
         dashboard_file().write_text(json.dumps({"api": api, "pid": os.getpid()}))
         stack.callback(dashboard_file().unlink, missing_ok=True)
-        console.print(f"dashboard: {origin}   (Ctrl-C stops it; logs in {logs})", highlight=False)
-        console.print(
-            f"a store that is a relative path lies in {Path.cwd()}", style="dim", markup=False, highlight=False
-        )
+        tell(DashboardAddress(origin, logs, Path.cwd()))
+        # Neither ends by itself; if one does, the other is of no use.
         while worker.poll() is None and server.poll() is None:
             time.sleep(1)
         raise DashboardError(f"a part of the dashboard ended by itself; see the logs in {logs}")
@@ -101,6 +120,7 @@ def server_environment(host: str, port: int) -> dict[str, str]:
 @contextlib.contextmanager
 def started(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen]:
     """A module with its arguments as a child process that is stopped when the context ends."""
+    # Appended, so that the log of a start that failed is still there after the next one.
     with log.open("ab") as output:
         # A session of its own: the terminal's Ctrl-C reaches this process alone, which stops the others in order.
         process = subprocess.Popen(
@@ -124,7 +144,9 @@ def stop(process: subprocess.Popen) -> None:
     if process.poll() is not None:
         return
     itself = psutil.Process(process.pid)
+    # Listed before anything is asked to end: children of a process that is gone are found no more.
     runs, family = itself.children(), itself.children(recursive=True)
+    # Runs first: their worker waits for them, and they need it to tell the server.
     for asked in (runs, [itself]):
         for member in asked:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -159,6 +181,7 @@ def wait_for_server(api: str, server: subprocess.Popen, log: Path) -> None:
                     return
         except (OSError, URLError):
             time.sleep(0.3)
+    # The end of the log says why a server did not start.
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
     raise DashboardError(f"the server at {api} did not start; end of {log}:\n{tail}")
 
@@ -174,6 +197,7 @@ def register(environment: dict[str, str]) -> None:
         pool = ["work-pool", "create", POOL, "--type", "process", "--base-job-template", template.name, "--overwrite"]
         deploy = ["--no-prompt", "deploy", "--all", "--prefect-file", str(prefect_file())]
         for command in (pool, deploy):
+            # In a process of its own, since Prefect's command reads its settings at import.
             done = subprocess.run(
                 [sys.executable, "-m", "prefect", *command],
                 env=environment,

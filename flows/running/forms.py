@@ -46,6 +46,7 @@ class FormSchema(GenerateJsonSchema):
 
     def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
         choices = super().nullable_schema(schema)["anyOf"]
+        # A union within an optional field is flattened, or the page draws buttons within buttons.
         return {"anyOf": [member for choice in choices for member in choice.get("anyOf", [choice])]}
 
 
@@ -66,6 +67,7 @@ def inlined(node: Any, definitions: JsonObject) -> Any:
     if not isinstance(node, dict):
         return node
     if "$ref" in node:
+        # Inlined again, because what a reference stands for may hold references itself.
         return inlined(with_defaults(definitions[node["$ref"].rpartition("/")[2]], node.get("default")), definitions)
     return explained({key: inlined(value, definitions) for key, value in node.items()})
 

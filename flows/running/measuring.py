@@ -86,6 +86,7 @@ def evaluate_checkpoint(
     else:
         checkpoint = find_checkpoint(store, target)
         label = _slug(Path(target).name)
+        # Pinned, so that the same command next year asks the same questions.
         config = EvaluateConfig.model_validate({"label": label, "precision": how.precision, **asked}).pinned()
         threads = {"evaluate": how.threads or os.cpu_count() or 1}
         session = Session(store, Execution(store=store.url, ray="off", device=how.device, threads=threads))
@@ -128,7 +129,9 @@ def evaluate_server(store: Store, url: str, asked: AskedTasks, server: Server) -
     name, window = served_model(url, server)
     tokenizer = Tokenizer.load(server.tokenizer) if server.tokenizer else Tokenizer()
     settings = EndpointSettings(url=url, key_env=server.key_env, served_name=name, concurrency=server.concurrency)
+    # A probe that nobody answers should end in a minute, not in the half hour of a long stage.
     with Endpoint(name, settings.model_copy(update={"patience_seconds": PROBE_PATIENCE_SECONDS})) as endpoint:
+        # A server may load other weights under the same name, so the probe's digest is part of the name.
         known = f"{name}@{probe(endpoint, tokenizer)}"
     label = _slug(name)
     fields = {"label": label, "model": known, **tokenizer.facts, "window": window, **asked}
@@ -164,6 +167,7 @@ def note_look(store: Store, records: Sequence[Record], run: str, why: str) -> No
 
 def find_checkpoint(store: Store, target: str) -> Checkpoint:
     """The checkpoint of an id, or of a folder or hub id that is adopted into the store."""
+    # An id is hexadecimal; a folder of such a name is meant as a folder.
     if ID.fullmatch(target) and not Path(target).exists():
         artifact = find_record(store, target).artifact()
     else:
@@ -197,6 +201,7 @@ def rescore_artifact(store: Store, id: str, why: str = "") -> ShownScores:
     """Score the stored answers of an evaluation with today's metrics."""
     record = find_record(store, id)
     kind = ServedConfig if record.stage == evaluate_served.name else EvaluateConfig
+    # Fields of the server that answered do not belong to scoring.
     config = EvaluateConfig.model_validate(
         kind.model_validate(record.config).model_dump(include=set(EvaluateConfig.model_fields))
     )

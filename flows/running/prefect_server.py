@@ -35,6 +35,7 @@ def dashboard_file() -> Path:
 
 def running_dashboard() -> str | None:
     """API address of a dashboard that answers, or None."""
+    # A file that a killed dashboard left names nobody; so the address is asked.
     try:
         address = json.loads(dashboard_file().read_text())["api"]
         with urlopen(f"{address}/health", timeout=2) as answer:
@@ -47,6 +48,7 @@ def prepare_prefect() -> None:
     """Quiet settings, and the dashboard's API if one runs and the user has not named another."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    # What the user named goes first.
     if "PREFECT_API_URL" not in os.environ and (address := running_dashboard()):
         os.environ["PREFECT_API_URL"] = address
 

@@ -42,6 +42,7 @@ def hardware_of(execution: Execution) -> Hardware:
 def price_of(config: RecipeConfig, hardware: Hardware, rows: list[PlanRow], label: str) -> Price | None:
     """What one stage of a plan would cost; None where no price is known."""
     made = {row.label: row.artifact for row in rows if row.artifact is not None}
+    # A training's price comes from its own run, anything else's from the other costs of the plan.
     run = next((run for run in training_runs(config, made) if run.label == label), None)
     if run is not None:
         return _as_price(cost(run, trained_model(config, label), hardware), hardware)
@@ -77,5 +78,6 @@ def _as_price(item: StageCost | OtherCost, hardware: Hardware) -> Price | None:
         "price of a GPU hour": f"{hardware.price:,.4g} at MFU {hardware.mfu:g}",
         "price": as_money(item.money),
     }
+    # What is 0 or unknown is left out.
     text = {name: f"{value:,}" if isinstance(value, int) else str(value) for name, value in shown.items() if value}
     return Price(item.money, tuple(text.items()))

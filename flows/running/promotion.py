@@ -25,6 +25,7 @@ def promoted(config: RecipeConfig, ranking: Ranking, candidate: str = "") -> Jso
     Raises ValueError where the ranking is undecided and no candidate is named, or the recipe has none of that name.
     """
     name = candidate or ranking.outcome
+    # An undecided ranking's outcome is a word of its own and no candidate.
     if not candidate and ranking.outcome not in ranking.order:
         raise ValueError(
             f"{ranking.address} is undecided: {', '.join(ranking.order)} may be equally good. Its ranking.json says what would "

@@ -54,6 +54,7 @@ def check_endpoints(models: dict[str, str], rows: Iterable[PlanRow], execution: 
         if row.label in models and row.action in ("run", "resume"):
             model = models[row.label]
             settings = settings_of(model, execution.endpoints)
+            # A server without a key says so by an empty `key_env`.
             if settings.key_env:
                 read_key(model, settings)
 
@@ -74,6 +75,7 @@ def check_generation(rows: Iterable[PlanRow], execution: Execution) -> None:
 
 def _check_served(row: PlanRow, label: str, artifact: Artifact | None, execution: Execution) -> None:
     names = execution.endpoints.keys()
+    # A checkpoint that exists is known by its digest; for one that does not, any digest may become its own.
     if artifact.digest in names if artifact else any(DIGEST.fullmatch(name) for name in names):
         return
     until = "" if artifact else f"make it first (--until {label}), "
@@ -89,9 +91,11 @@ def _check_served(row: PlanRow, label: str, artifact: Artifact | None, execution
 def check_ray(address: str, rows: Iterable[PlanRow]) -> None:
     """Raise ValueError where nothing answers though something is going to run."""
     place = parsed_address(address)
+    # A run of reused stages only needs no cluster.
     if place is None or all(row.action in ("reused", "left out") for row in rows):
         return
     try:
+        # Connected and closed at once: Ray would wait minutes for a head that is not there.
         socket.create_connection(place, timeout=PROBE_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise ValueError(
@@ -112,6 +116,7 @@ def doubts(config: RecipeConfig) -> dict[str, str]:
         or schedule.kind == "constant"
     ):
         return mix_notes(config)
+    # A schedule in tokens, divided by the tokens of a step.
     of_step = 1 if schedule.unit == "steps" else training.batch_size * training.sequence_length
     decaying = schedule.length // of_step
     late = 1 - decaying / training.steps
@@ -150,6 +155,7 @@ def _find_device(name: str) -> None:
         raise ValueError(f"execution.device={name!r} is not one that this trains on; use cpu, cuda or mps")
     module = torch.get_device_module(device.type)
     count = module.device_count() if module.is_available() else 0
+    # A device without an index is the first of its kind.
     if (device.index or 0) >= count:
         found = f"this machine has {count} of that kind" if count else f"torch finds no {device.type} here"
         raise ValueError(f"execution.device={name!r}: {found}; use another, or cpu")

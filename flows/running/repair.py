@@ -74,18 +74,22 @@ def find(store: Store, id: str) -> tuple[str, str, int]:
     if len(ids) != 1:
         said = f"is not unique: {', '.join(ids)}; give more of it" if ids else "is unknown; see: olmo2 ls"
         raise ValueError(f"id {id!r} in store {store.url} {said}")
+    # Ids are equal, so the largest generation is the newest.
     return max(found, key=lambda place: place[2])
 
 
 def _mend_by_running(store: Store, record: Record, damaged: list[str], ray: str) -> None:
     """Run the stage again as another generation, and take the damaged files from it if it gives the same bytes."""
+    # Forced, since the record of the damaged artifact would be found and reused.
     again = _run(store, record, ray, force=True)
     if again.digest != record.digest:
         raise StoreError(
             f"{record.label} gave other bytes this time (digest {again.digest[:16]}…, not {record.digest[:16]}…): "
             f"{again.address} is a new generation beside {record.address}, and the next run uses it."
         )
+    # Equal digests mean equal files, so each damaged one can be taken over.
     replace_files(store, record, store, again, damaged)
+    # The second generation has done its work; left there, it would be what the next run uses.
     remove(store, Garbage([record_path(again.stage, again.id, again.generation), again.payload]))
 
 
@@ -111,8 +115,10 @@ def _mend_record(
             f"{path} is damaged and nothing else says what {stage}/{id} computed; fetch it with --from OTHER_STORE, or remove "
             "the record and run its recipe again"
         ) from None
+    # Read before the record is set aside.
     before = told_digest(store, path)
     tell(f"the damaged record is kept as {set_record_aside(store, stage, id, generation)}")
+    # Not forced: without its record the artifact does not exist, so the stage runs under the same address.
     again = _run(store, begun, ray, force=False)
     if before and again.digest != before:
         tell(f"{again.label} has digest {again.digest[:16]}… now; the damaged record said {before[:16]}…")
@@ -132,6 +138,7 @@ def _run(store: Store, record: Record | Started, ray: str, *, force: bool) -> Re
         )
     # Sums in another order round differently, so bytes depend on device and threads.
     device, threads = (record.device, record.threads) if isinstance(record, Record) else ("cpu", 1)
+    # As many cores as the record's threads, or a smaller machine would run it with fewer.
     execution = Execution(
         ray=ray, device=device, threads={stage.name: threads}, cores=max(os.cpu_count() or 1, threads)
     )
@@ -142,15 +149,19 @@ def _run(store: Store, record: Record | Started, ray: str, *, force: bool) -> Re
 def arguments_of(store: Store, stage: Stage, record: Record | Started) -> Arguments:
     """The arguments that a record's config and inputs were."""
     hints = get_type_hints(stage.function)
+    # The first parameter is the workspace, which no record has.
     parameters = list(inspect.signature(stage.function).parameters)[1:]
     configs = [name for name in parameters if _is_config(hints[name])]
+    # As `Stage.sort` put them into the record: one config alone, several by their names.
     bodies = {configs[0]: record.config} if len(configs) == 1 else record.config
     arguments: Arguments = {name: hints[name].model_validate(bodies[name]) for name in configs}
     for name in parameters:
         if name in arguments:
             continue
+        # Members of a list are named `name[0]`, `name[1]`; the pattern matches both forms.
         members = [item for item in record.inputs if re.fullmatch(rf"{name}(\[\d+\])?", item.name)]
         values = [record_at(store, item.address).artifact() for item in members]
+        # An input that may be a list stays one even with a single member.
         many = any(item.name != name for item in members) or getattr(hints[name], "__origin__", None) in (list, tuple)
         arguments[name] = values if many else values[0] if values else None
     return arguments

@@ -28,6 +28,7 @@ from tasks.artifacts import Checkpoint, Ranking, Report, Scores
 def load_recipe(recipe: str, overrides: list[str] | None = None, store: str | None = None) -> RecipeConfig:
     """Load and validate a recipe. Its store is, in this order: the argument, OLMO2_STORE, the recipe's `execution.store`."""
     config = fitted(pin_recipe(load(recipe, overrides)))
+    # The command line goes before the environment, and both before the recipe.
     url = store or os.environ.get("OLMO2_STORE") or config.execution.store
     config = config.model_copy(update={"execution": config.execution.model_copy(update={"store": url})})
     return checked_start(config, Store(url)) if config.start else config
@@ -56,6 +57,7 @@ def running(
     asked = replace(new_session(config, until, rerun, cascade=cascade), again=again)
     price = priced(config, asked, flow) if config.execution.approve_above is not None else None
     with _engine_of(replace(asked, price=price)) as session:
+        # Before the first stage, so that what is missing on day ten is told on day one.
         check_ready(config, session, flow)
         yield session
 
@@ -86,6 +88,7 @@ def run_sweep(config: RecipeConfig, candidates: list[CandidateConfig]) -> Rankin
     Raises RecipeError when the recipe starts past the base, from which a sweep anneals, or cannot have these candidates.
     """
     check_base(config)
+    # The whole recipe is validated again: candidates of a form may contradict it.
     data = config.model_dump() | {"candidates": [item.model_dump() for item in candidates]}
     changed = checked_recipe(data, f"{config.name} with these candidates")
     changed = changed.model_copy(update={"candidates": tuple(item.pinned() for item in changed.candidates)})

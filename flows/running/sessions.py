@@ -40,6 +40,7 @@ def new_session(
 ) -> Session:
     """The session of a request. Raises RecipeError for a stage that the recipe does not have."""
     session = Session(_store_of(config), config.execution, listener=_listener.get(), preload=_PRELOAD)
+    # Without choices no graph is needed.
     if until is None and not rerun:
         return session
     rows = plan_rows(config, session)
@@ -52,6 +53,7 @@ def new_session(
 
 def _with_grids(rows: list[PlanRow], needed: set[str], config: RecipeConfig) -> set[str]:
     """The labels with what chooses the settings of their stages: a plan does not know yet that a stage waits for its grid."""
+    # Grids may stand above grids, so this goes on until nothing is added.
     while True:
         stages = {label.partition(":")[0] for label in needed}
         judging = {f"rank:grid-{section}" for section in config.grid if {section, GRIDDED.get(section)} & stages}
@@ -71,6 +73,7 @@ def find_labels(rows: list[PlanRow], name: str) -> set[str]:
     Example: `pretrain` is the recipe's pre-training, though trials of curation train in the same stage (`pretrain:*`).
     """
     exact = {row.label for row in rows if row.label == name}
+    # A label of its own goes before the stage of that name.
     found = exact or {row.label for row in rows if matches(name, row.stage, row.label)}
     if not found:
         known = sorted({row.stage for row in rows} | {row.label for row in rows})

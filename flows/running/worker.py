@@ -38,6 +38,7 @@ def check_run(flow_run: "FlowRun", deployment: "DeploymentResponse | None", work
                 f"the {owner} sets job variables ({', '.join(sorted(variables))}); this worker takes no command, environment, "
                 "folder or other settings of a process from the server. Give parameters instead"
             )
+    # Compared as a whole: a changed default would give every run a command.
     if work_pool.base_job_template != JOB_TEMPLATE:
         raise RefusedRun(
             f"the job template of pool {work_pool.name} was changed; restart `olmo2 dashboard`, which resets it"
@@ -56,6 +57,7 @@ def _stays_here(steps: list[JsonObject] | None) -> bool:
     return all(
         set(step) == {STEP}
         and set(step[STEP]) == {"directory"}
+        # Resolved, so that a link or `..` does not lead elsewhere.
         and Path(str(step[STEP]["directory"])).resolve() == Path.cwd().resolve()
         for step in steps or []
     )
@@ -76,6 +78,7 @@ class OwnJobConfiguration(ProcessJobConfiguration):
         deployment: "DeploymentResponse | None" = None,
     ) -> Self:
         """Check a run and prepare its process. Raises RefusedRun."""
+        # The server may leave the deployment out, and without it nothing could be checked.
         if deployment is None and flow_run.deployment_id is not None:
             deployment = await client.read_deployment(flow_run.deployment_id)
         check_run(flow_run, deployment, work_pool)
@@ -107,6 +110,7 @@ async def _work(name: str) -> None:
         name=name,
         prefetch_seconds=PREFECT_WORKER_PREFETCH_SECONDS.value(),
         heartbeat_interval_seconds=int(PREFECT_WORKER_HEARTBEAT_SECONDS.value()),
+        # A pool of another kind must not be made: `register` has made ours.
         create_pool_if_not_found=False,
     )
     await worker.start(printer=print)

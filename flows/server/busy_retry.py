@@ -49,6 +49,7 @@ class BusyRetry:
                     raise
             if last or not busy.found:
                 return
+            # A random part, so that requests that met once do not meet again.
             await asyncio.sleep(wait * random.uniform(0.5, 1.5))
             wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
 
@@ -75,6 +76,7 @@ async def _read(receive: Receive) -> tuple[list[Message], bool]:
         message = await receive()
         messages.append(message)
         size += len(message.get("body", b""))
+        # A disconnect is the other kind of message, and after it nothing comes.
         if message["type"] != "http.request" or not message.get("more_body", False):
             return messages, True
     return messages, False
@@ -87,6 +89,7 @@ def _replay(messages: list[Message], receive: Receive) -> Receive:
     async def replayed() -> Message:
         for message in left:
             return message
+        # The rest of the messages comes from the client itself.
         return await receive()
 
     return replayed

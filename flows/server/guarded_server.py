@@ -24,6 +24,7 @@ def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
+        # A name is resolved by whoever uses it; only this one is known to stay here.
         return host == "localhost"
 
 
@@ -46,14 +47,17 @@ def check_host(host: str) -> None:
 
 def server_origin(host: str, port: int) -> str:
     """The server's own origin, as a program on this machine reaches it."""
+    # A wildcard is no address that anybody can call.
     reached = "127.0.0.1" if _is_wildcard(host) or host == "localhost" else host
     return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
 
 
 def guard(app: "ASGIApp", host: str, port: int) -> OriginGuard:
     """An app behind the guard for the address it is bound to."""
+    # Behind a wildcard the server is reached under names that it does not know.
     names = None if _is_wildcard(host) else {*LOOPBACK_NAMES, host} if is_loopback(host) else {host}
     hosts = None if names is None else host_headers(names, port)
+    # The guard stands outside: what it refuses must not reach Prefect even once.
     return OriginGuard(BusyRetry(app), hosts, server_origin(host, port))
 
 

@@ -96,8 +96,10 @@ def _trigger(expect: set[str], related: Mapping[str, str | list[str]]) -> EventT
 def set_up(origin: str, addresses: list[str]) -> None:
     """Make the automations of these addresses on the server, in place of those of earlier calls."""
     with get_client(sync_client=True) as client:
+        # Removed first, since an address that was left out must hear no more.
         _remove_ours(client)
         for place, given in enumerate(addresses, 1):
+            # A block holds the address, and the automation only names it.
             block = cast(UUID, block_for(given).save(f"olmo2-notify-{place}", overwrite=True))
             for name, trigger in triggers().items():
                 text = "waits for your approval" if name == "approvals" else "{{ flow_run.state.name | lower }}"
@@ -112,6 +114,7 @@ def set_up(origin: str, addresses: list[str]) -> None:
 
 
 def _remove_ours(client: SyncPrefectClient) -> None:
+    # By number and name, since the server finds automations by exact names only.
     for place in range(1, _MOST + 1):
         for name in triggers():
             for found in client.read_automations_by_name(f"{OURS} {place} {name}"):

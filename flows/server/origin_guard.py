@@ -25,6 +25,7 @@ _POLICY = [
 
 def host_headers(names: Iterable[str], port: int) -> frozenset[bytes]:
     """What a Host header says of these names and this port; a browser leaves port 80 out."""
+    # An IPv6 address stands in brackets in a Host header.
     written = [f"[{name}]" if ":" in name else name.lower() for name in names]
     named = {f"{name}:{port}" for name in written} | (set(written) if port == 80 else set())
     return frozenset(name.encode() for name in named)
@@ -68,9 +69,11 @@ class OriginGuard:
     def refusal(self, scope: Scope) -> str | None:
         """Why a request is refused, or None."""
         hosts, origins = _values(scope, b"host"), _values(scope, b"origin")
+        # Two Host headers may be read differently by the guard and the server behind it.
         if len(hosts) != 1 or (self._hosts is not None and hosts[0].lower() not in self._hosts):
             known = "" if self._hosts is None else f"; this server is {self._canonical.decode()}"
             return f"the Host header names {_shown(hosts)}{known}"
+        # Behind a password the server may stand behind TLS, so its page may be of either scheme.
         own = {b"http://" + hosts[0].lower()} | ({b"https://" + hosts[0].lower()} if self._hosts is None else set())
         if any(origin.lower() not in own for origin in origins):
             return f"the request comes from a page of {_shown(origins)}; only this server's own page may ask"
@@ -87,6 +90,7 @@ class OriginGuard:
             scope["type"] == "http"
             and scope["method"] == "GET"
             and _values(scope, b"sec-fetch-mode") == [b"navigate"]
+            # Only a document: an image or a script from another page is no link that somebody follows.
             and _values(scope, b"sec-fetch-dest") == [b"document"]
             and not _below(scope["path"], self._api)
         )
@@ -124,8 +128,10 @@ def _guarded(send: Send, canonical: bytes, keep_policy: bool) -> Send:
                 (name, value)
                 for name, value in message.get("headers", [])
                 if name.lower() not in named
+                # Leave to read is kept for the own origin only.
                 and not (name.lower() == b"access-control-allow-origin" and value.lower() != canonical)
             ]
+            # Ours stand in place of the app's own.
             message = {**message, "headers": [*kept, *_POLICY]}
         await send(message)
 

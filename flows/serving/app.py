@@ -67,6 +67,7 @@ class Pages:
         text = self._templates.get_template(f"{template}.html.j2").render(
             store=self._store.url, dashboard=self._dashboard, **values
         )
+        # A store changes while it is looked at, so no answer is kept by the browser.
         return HTMLResponse(text, status, headers={"Content-Security-Policy": _POLICY, "Cache-Control": "no-store"})
 
     # -- pages --------------------------------------------------------------------------------------------
@@ -115,6 +116,7 @@ def make_app(store: Store, dashboard: str = "") -> Starlette:
 
 def whole(text: str) -> int:
     """A whole number of an address. Raises ValueError."""
+    # Nine digits bound the number, and `isdigit` alone takes digits of other scripts.
     if not text.isascii() or not text.isdigit() or len(text) > 9:
         raise ValueError(f"{text[:40]!r} is no whole number from 0")
     return int(text)

@@ -153,7 +153,9 @@ def listing(store: Store, stage: str, words: str, page: int) -> ArtifactList:
         if (not stage or matches(stage, row["stage"], row["label"]))
         and (not words or words.lower() in f"{row['label']} {row['id']} {row['kind']}".lower())
     ]
+    # Rounded up, and one page even where there is nothing.
     pages = max(1, -(-len(rows) // PAGE_ROWS))
+    # A page beyond the last shows the last.
     page = min(max(page, 1), pages)
     shown = rows[(page - 1) * PAGE_ROWS : page * PAGE_ROWS]
     return {"rows": shown, "count": len(rows), "page": page, "pages": pages, "stage": stage, "words": words}
@@ -166,6 +168,7 @@ def runs(store: Store) -> Runs:
     for summary, body in Index(store).bodies():
         rows.append({**summary, "recipe": body["config"].get("recipe", "")})
         used |= {item["address"] for item in body["inputs"]}
+    # By address, since a generation may have been used while a later one was not.
     ends = [row for row in rows if f"{row['stage']}/{row['id']}/g{row['generation']:04d}" not in used]
     marked = [asdict(mark) for mark in tags(store).values()]
     return {"ends": list(reversed(ends))[:PAGE_ROWS], "count": len(rows), "tags": marked}
@@ -220,8 +223,10 @@ def graph(store: Store, record: Record) -> Graph:
     """Boxes and lines of what an artifact was made from, inputs left of what uses them."""
     records = lineage(store, record)
     left_out = max(0, len(records) - MOST_NODES)
+    # The oldest are left out: they are the farthest from what is looked at.
     records = records[left_out:]
     depth: dict[str, int] = {}
+    # Inputs come first, so their depth is known.
     for item in records:
         above = [depth[parent.address] for parent in item.inputs if parent.address in depth]
         depth[item.address] = 1 + max(above, default=-1)
@@ -229,6 +234,7 @@ def graph(store: Store, record: Record) -> Graph:
     nodes: dict[str, GraphNode] = {}
     for item in records:
         column = depth[item.address]
+        # Places of a column are given from the top in the order of the list.
         row = rows[column] = rows.get(column, -1) + 1
         place = (8 + column * COLUMN, 8 + row * ROW)
         nodes[item.address] = GraphNode(
@@ -263,6 +269,7 @@ def _curve(store: Store, record: Record) -> LossCurve | None:
         row = orjson.loads(line) if line is not None else {}
         if isinstance(row.get("loss"), int | float) and isinstance(row.get("step"), int):
             points.append((row["step"], float(row["loss"])))
+    # A NaN is not equal to itself.
     points = [point for point in points if point[1] == point[1]]
     if len(points) < 2:
         return None
@@ -271,6 +278,7 @@ def _curve(store: Store, record: Record) -> LossCurve | None:
     low, high = min(value for _, value in kept), max(value for _, value in kept)
     first, last = kept[0][0], kept[-1][0]
     x = [600 * (step - first) / max(1, last - first) for step, _ in kept]
+    # SVG counts downwards, so the highest loss is at the top.
     y = [155 - 150 * (value - low) / ((high - low) or 1) for _, value in kept]
     line = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
     return {"line": line, "low": low, "high": high, "first": first, "last": last, "end": kept[-1][1]}
@@ -281,6 +289,7 @@ def samples(store: Store, record: Record, name: str, page: int) -> Samples:
     if name not in record.files or not is_rows(name):
         raise NotFound(f"{record.label} {record.id} has no file of rows {name[:200]!r}")
     start = min(max(page, 1) - 1, FARTHEST_ROW // _SAMPLES) * _SAMPLES
+    # One row more than is shown, to know whether there is another page.
     lines = list(islice(_lines_of(store, record, name), start, start + _SAMPLES + 1))
     rows = [(start + place, shown_row(line)) for place, line in enumerate(lines[:_SAMPLES])]
     return {"record": record, "file": name, "rows": rows, "page": start // _SAMPLES + 1, "more": len(lines) > _SAMPLES}
@@ -293,6 +302,7 @@ def _lines_of(store: Store, record: Record, name: str) -> Iterator[bytes | None]
         stream = zstandard.ZstdDecompressor().stream_reader(raw) if name.endswith(".zst") else raw
         buffered = io.BufferedReader(stream, 1 << 16)  # type: ignore[arg-type]
         if name.endswith(".json"):
+            # One byte more than is shown tells a file that is too long from one that just fits.
             data = buffered.read(LONGEST_LINE + 1)
             yield data if len(data) <= LONGEST_LINE else None
             return
@@ -300,6 +310,7 @@ def _lines_of(store: Store, record: Record, name: str) -> Iterator[bytes | None]
             if len(line) <= LONGEST_LINE:
                 yield line
                 continue
+            # The rest of a long line is passed over in pieces, so that it never stands in memory whole.
             while (rest := buffered.readline(LONGEST_LINE)) and not rest.endswith(b"\n"):
                 pass
             yield None

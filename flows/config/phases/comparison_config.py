@@ -63,6 +63,7 @@ def with_variants(data: Any) -> Any:
     if not isinstance(comparison, dict) or not isinstance(variants, dict):
         return data
     shared = data.get("pretrain") or {}
+    # Written out in full, so that each variant is validated as a training of its own.
     written = {name: _over(shared, changes) for name, changes in variants.items()}
     return data | {"comparison": comparison | {"variants": written}}
 

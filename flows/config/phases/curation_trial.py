@@ -33,6 +33,7 @@ class CurationTrialConfig(Config):
                 "pretrain.steps is not given, so the larger text would be read for longer; give a number of steps"
             )
         window = training.model.max_sequence_length
+        # The window holds the passage and the EOS before it.
         if max(training.sequence_length, self.passage_tokens + 1) > window:
             raise ValueError(
                 f"pretrain.model.max_sequence_length={window:,} is less than sequence_length={training.sequence_length:,} or "

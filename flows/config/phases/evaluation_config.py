@@ -94,6 +94,7 @@ class EvaluationConfig(Config):
         """The same with a single benchmark, or with a suite and what it holds. Raises ValueError for a name that is not there."""
         known, suites = once([*self.every_benchmark, *further]), self.every_suite
         needed = members_of(name, suites)
+        # In the recipe's order, whatever the suite's own.
         chosen = tuple(benchmark for benchmark in known if benchmark.name in needed)
         if not chosen:
             names = ", ".join([*(benchmark.name for benchmark in known), *(suite.name for suite in suites)])
@@ -108,6 +109,7 @@ class EvaluationConfig(Config):
         def pin(benchmarks: Iterable[Benchmark]) -> tuple[Benchmark, ...]:
             found = []
             for benchmark in benchmarks:
+                # A benchmark that stands in three lists is pinned once, since pinning may ask the network.
                 key = benchmark.model_dump_json()
                 if key not in pins:
                     pins[key] = benchmark.pinned()
@@ -129,6 +131,7 @@ def over(below: Iterable[Named], given: Iterable[Named]) -> tuple[Named, ...]:
 def once(values: Iterable[Named]) -> tuple[Named, ...]:
     """The values in order, without those that are equal to an earlier one."""
     found: list[Named] = []
+    # Configs with lists inside cannot be hashed, so this compares one by one; there are dozens.
     for value in values:
         if value not in found:
             found.append(value)

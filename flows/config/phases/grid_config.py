@@ -51,6 +51,7 @@ class GridConfig(Config):
     def _combinations(self) -> Iterator[tuple[str, JsonObject]]:
         for chosen in product(*self.values.values()):
             changes = dict(zip(self.values, chosen, strict=True))
+            # The last part of a field names it: `schedule.learning_rate` is `learning_rate` in labels.
             yield "-".join(f"{field.rpartition('.')[2]}={value}" for field, value in changes.items()), changes
 
     def points(self, how: How) -> dict[str, How]:
@@ -60,6 +61,7 @@ class GridConfig(Config):
     def seeded(self, how: How) -> list[How]:
         """A combination's config with every seed."""
         fields = [field for field in SEED_FIELDS if field in type(how).model_fields]
+        # A training has up to three seeds: its own, of the data order, of the initialisation.
         return [changed(how, dict.fromkeys(fields, seed)) for seed in self.seeds] or [how]
 
     def labels(self, name: str) -> list[str]:
@@ -70,11 +72,13 @@ class GridConfig(Config):
         """The combination that goes on, given a ranking."""
         if self.rule == "best":
             return order[0]
+        # The grid's own order decides among equals, so what is listed first is kept.
         return next(name for name in self.names if name in order and name not in hopeless)
 
 
 def changed(how: How, changes: JsonObject) -> How:
     """A config with fields, dotted ones within its parts, set to other values and validated again."""
+    # Through plain values and back, so that every validator sees the changed config.
     data = how.model_dump()
     for field, value in changes.items():
         *above, last = field.split(".")

@@ -51,12 +51,14 @@ def fit_run(run: Run, model: ModelConfig, devices: int, memory: float) -> Fit:
     """
     used = min(devices, run.most_gpus)
     least = math.inf
+    # The cheaper way first: recomputing blocks costs a third more FLOPs.
     for policy in ("off", "blocks"):
         for parallel in _layouts(used, policy):
             found = None
             for units in _units(run, used):
                 fit = _taken(run, model, parallel, units)
                 least = min(least, fit.memory)
+                # More rows take more memory, so the first that does not fit ends the search.
                 if fit.memory > HEADROOM * memory:
                     break
                 found = fit
@@ -73,6 +75,7 @@ def _layouts(devices: int, policy: Literal["off", "blocks"]) -> Iterator[Paralle
     if devices == 1:
         return
     if devices > NODE_DEVICES and devices % NODE_DEVICES == 0:
+        # A copy within each node: its devices share the fast links, and only gradients cross nodes.
         copies = devices // NODE_DEVICES
         yield ParallelSettings(workers=devices, data="hsdp", replicas=copies, activation_checkpointing=policy)
     yield ParallelSettings(workers=devices, data="fsdp", activation_checkpointing=policy)
@@ -80,6 +83,7 @@ def _layouts(devices: int, policy: Literal["off", "blocks"]) -> Iterator[Paralle
 
 def _units(run: Run, devices: int) -> Iterator[int]:
     """Rows, or pairs that stay together, of a pass: 1, 2, 4 ... up to a device's share of an update or enough tokens."""
+    # Rounded up: the last device may have less.
     share, units = math.ceil(run.most_gpus / devices), 1
     while True:
         yield units
@@ -90,6 +94,7 @@ def _units(run: Run, devices: int) -> Iterator[int]:
 
 def _taken(run: Run, model: ModelConfig, parallel: ParallelSettings, units: int) -> Fit:
     rows = units * run.together
+    # With hsdp a copy is spread over the devices of one group only.
     shards = 1 if parallel.data == "ddp" else parallel.workers // parallel.replicas
     memory = run.memory(model, shards, rows * run.longest)
     kept = parallel.activation_checkpointing == "off"
@@ -109,7 +114,9 @@ def fit_recipe(config: RecipeConfig, devices: int, memory: float) -> dict[str, F
         name = run.label.partition(":")[0]
         if name in config.execution.parallel:
             continue
+        # Without the recipe's own pass size, which is what is sought.
         fit = fit_run(replace(run, pass_tokens=0), trained_model(config, run.label), devices, memory)
+        # Stages of one name share their settings, so the one with the least room decides.
         found[name] = min(found.get(name, fit), fit, key=lambda item: item.tokens)
     return found
 
@@ -121,6 +128,7 @@ def fitted_execution(execution: Execution, found: dict[str, Fit]) -> Execution:
     tokens = {name: fit.tokens for name, fit in found.items() if name not in _ON_A_MIX}
     layouts = {name: fit.parallel for name, fit in found.items()}
     chosen = {"parallel": layouts, "micro_instances": windows, "pass_tokens": tokens}
+    # What is said stands on the right of the union, so it wins.
     return execution.model_copy(update={name: chosen[name] | said[name] for name in said})
 
 
@@ -145,8 +153,10 @@ def devices_here(name: str) -> tuple[int, float] | None:
     """Number and bytes of the devices of this kind here; a CPU counts once, with half of its memory. None without one."""
     kind = torch.device(name).type
     if kind == "cpu":
+        # A CPU's memory is shared with the system and other stages, so half is counted.
         return 1, psutil.virtual_memory().total / 2
     if kind != "cuda" or not torch.cuda.is_available():
         return None
+    # The smallest device decides, since every member of a group holds as much.
     memory = min(torch.cuda.get_device_properties(place).total_memory for place in range(torch.cuda.device_count()))
     return torch.cuda.device_count(), float(memory)

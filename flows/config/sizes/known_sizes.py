@@ -43,6 +43,7 @@ BYTES_PER_TOKEN = 4.5
 
 def source_tokens(source: AnySource) -> int | None:
     """Tokens of a source, where its data set is a released one that is read whole."""
+    # Part of a subset has no published size.
     if not isinstance(source, HubSource) or source.data_files or source.max_documents:
         return None
     return SOURCE_TOKENS.get((source.path, source.subset))
@@ -64,4 +65,5 @@ def prompts_of(config: PromptsConfig) -> int | None:
 def total_of(counts: Iterable[int | None]) -> int | None:
     """The sum, None where a part of it is not known."""
     found = list(counts)
+    # One unknown part makes the sum unknown: a sum of the rest would read as the whole.
     return None if None in found else sum(count for count in found if count is not None)

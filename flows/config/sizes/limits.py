@@ -56,10 +56,12 @@ def model_window(config: RecipeConfig) -> int:
 
 def _check_problems(name: str, benchmark: Benchmark) -> None:
     """The ranges of generated problems may hold fewer than are asked for."""
+    # Through JSON, because `lru_cache` needs a key that can be hashed.
     if isinstance(benchmark, SyntheticBenchmark) and (missing := _too_few_problems(benchmark.model_dump_json())):
         raise ValueError(f"{name}.items={benchmark.items:,}: {missing}")
 
 
+# Drawing thousands of problems takes time, and one recipe is checked several times.
 @lru_cache(maxsize=64)
 def _too_few_problems(benchmark: str) -> str:
     """What drawing all problems of a benchmark, given as JSON, says; empty if there are enough.

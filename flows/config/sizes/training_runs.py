@@ -119,6 +119,7 @@ class Run:
         """Tokens of one pass through one of so many GPUs: never less than what stays together."""
         least, units = self.together * self.longest, self.most_gpus
         together = min(units, max(1, self.pass_tokens // least)) if self.pass_tokens else units
+        # Windows of a pass are spread over the devices, and a device has at least one.
         pieces = cut_micro_batches((Shape(together, least),) * math.ceil(units / together), gpus)
         return least * math.ceil(together / pieces[0].parts)
 
@@ -129,6 +130,7 @@ def training_runs(config: RecipeConfig, made: _Made = MappingProxyType({})) -> I
     Sizes are those of `made`, artifacts by label, where these exist, else what the recipe alone says.
     """
     given = {name for place in config.start for name in BEFORE[place]}
+    # Where the recipe starts at a reinforced model, its first stage of reinforcement is that model.
     first = {"rlvr", "ppo"} if "rlvr" in config.start else set()
     for run in chain(_all_runs(config, made), _grid_runs(config, made)):
         if run.label.partition(":")[0] not in given and run.label not in first:
@@ -139,8 +141,10 @@ def _grid_runs(config: RecipeConfig, made: _Made) -> Iterator[Run]:
     """Every combination and seed of the grids: what the stage would be with these settings."""
     for section, grid in config.grid.items():
         for name, how in grid.points(getattr(config, section)).items():
+            # Without grids, or a grid's own runs would be counted again for each of its points.
             alone = config.model_copy(update={section: how, "grid": {}})
             stages = {section, "ppo"} if section == "rlvr" else {section}
+            # The first stage of reinforcement is named `rlvr` or `ppo` by its algorithm.
             run = next(run for run in _all_runs(alone, made) if run.label in stages)
             for suffix in grid.labels(name):
                 yield replace(run, label=f"{run.label}:{suffix}")
@@ -206,6 +210,7 @@ def _window_run(
         tokens, sources = mix.rounded_tokens, len(mix.sources)
     steps = stage.steps
     if steps is None and tokens is not None:
+        # Whole windows only; those held out for the in-loop loss are read by no step.
         steps = (tokens // stage.sequence_length - sources * stage.in_loop.windows) // stage.batch_size
     limit = compute.micro_instances * stage.sequence_length
     return Run(label, steps, stage.batch_size, stage.sequence_length, limit, stage.optim.precision)
@@ -223,9 +228,12 @@ def _tuning_runs(config: RecipeConfig, made: _Made) -> Iterator[Run]:
     rows = sft.batch_size if chats is None else min(sft.batch_size, chats)
     yield Run("sft", steps, rows, min(sft.max_tokens, window), limit("sft"), sft.precision, at_most=True)
     pairs = pairs_of(config, made)
+    # The reward model holds at least one pair out, whatever its share says.
     trained = None if pairs is None else pairs - max(1, round(reward.held_out * pairs))
+    # DPO reads the reference's log-probabilities once for all epochs: one forward pass, shared by them.
     for label, stage, count, work in (("dpo", dpo, pairs, 1 + FORWARD / dpo.epochs), ("reward", reward, trained, 1.0)):
         steps = None if count is None else steps_for(count, stage.batch_size, stage.epochs)
+        # A pair is two rows, the chosen and the rejected answer.
         rows = 2 * (stage.batch_size if count is None else min(stage.batch_size, count))
         shape = (label, steps, rows, min(stage.max_tokens, window), limit(label), stage.precision)
         yield Run(*shape, at_most=True, work=work, together=2)

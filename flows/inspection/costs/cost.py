@@ -73,6 +73,7 @@ class Hardware:
         for name, value in (("peak_flops", self.device.peak_flops), ("watts", self.device.watts)):
             if not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"{name}={value:g}: give a number above 0")
+        # Each has its own least: a building cannot draw less than its machines.
         least = {"pue": 1, "carbon": 0, "water": 0, "price": 0, "node_factor": 1}
         given = self.site.model_dump() | {
             "price": 0 if self.price is None else self.price,
@@ -110,11 +111,15 @@ def recipe_costs(config: RecipeConfig, hardware: Hardware) -> list[StageCost]:
 
 def cost(run: Run, model: ModelConfig, hardware: Hardware) -> StageCost:
     """One stage on the GPUs; those that its rows do not reach stay idle and are not counted."""
+    # An update has only so many rows to share.
     gpus = min(hardware.gpus, run.most_gpus)
     flops = hours = kwh = co2 = water = money = None
     if run.tokens is not None:
+        # Every cost below has the FLOPs as a factor, so unknown steps leave all of them unknown.
         flops = run.flops(model) or 0.0
+        # MFU is the share of the peak that counts, so time is FLOPs over GPUs, peak and MFU.
         hours = flops / (gpus * hardware.device.peak_flops * hardware.mfu) / 3600
+        # Rated power over the whole time: measured draw is lower and depends on the load.
         kwh = hardware.device.watts * hardware.node_factor * hours * gpus / 1000
         co2, water = environment(kwh / 1000, hardware.site)
         money = None if hardware.price is None else hardware.price * hours * gpus
@@ -136,5 +141,6 @@ def cost(run: Run, model: ModelConfig, hardware: Hardware) -> StageCost:
 
 def environment(megawatt_hours: float, site: SiteSettings) -> tuple[float, float]:
     """Tonnes of CO2 and kilolitres of water for electricity at the machines (paper section 6.5)."""
+    # PUE counts here and not in kWh: the table's electricity is that of the machines.
     drawn = megawatt_hours * site.pue
     return drawn * site.carbon, drawn * site.water

@@ -92,7 +92,9 @@ class OtherCost:
 def plan_labels(config: RecipeConfig) -> list[PlanRow]:
     """The stages of a run, looked up in an empty store; of a recipe that starts at an artifact in its own."""
     if config.start:
+        # The given artifact's record is needed, so the recipe's own store is asked.
         return plan_rows(config, Session(Store(config.execution.store), config.execution))
+    # An empty store answers every stage with `run`, whatever was made before.
     with tempfile.TemporaryDirectory(prefix="olmo2-plan-") as folder:
         return plan_rows(config, Session(Store(folder), config.execution))
 
@@ -152,6 +154,7 @@ def _data(row: PlanRow, size: float | None, hardware: Hardware) -> OtherCost:
     if size is None:
         return OtherCost(row.label, "the size of its text is not known", hours=None, kwh=None, stored_bytes=None)
     core_hours = seconds * size / 1e9 / 3600
+    # Tokens are stored as uint32, four bytes each; scores are small numbers in compressed rows.
     stored = {"encode": 4 / BYTES_PER_TOKEN, "score": 0.01, "classifier": 0.0}.get(row.stage, STORED) * size
     return OtherCost(
         row.label, said, hours=core_hours / (CORES_PER_GPU * hardware.gpus), kwh=core_hours * WATTS_PER_CORE / 1000,
@@ -172,6 +175,7 @@ def _made(row: PlanRow, name: str, config: RecipeConfig) -> OtherCost:
         return _asked(row, config.label[name].count, 1, LABEL_TOKENS, config.label[name].writer.model, config)
     if isinstance(made, PersonasConfig):
         return _asked(row, rows_of(made.personas), 2, PERSONA_TOKENS, made.writer.model, config)
+    # Without a stated size the candidate's text is unknown, and so is its share of the disk.
     size = _bytes(candidate_tokens(candidate)) if candidate else None
     return OtherCost(
         row.label, "made by rule on the host's cores", stored_bytes=None if size is None else size * STORED
@@ -182,11 +186,13 @@ def _documents(candidate: CandidateConfig) -> int | None:
     """Documents that are rewritten: those of its origin, else as many as its stated tokens make."""
     match candidate.synthesize:
         case SynthesizeConfig() as made:
+            # Rounded up: the last document may have fewer problems.
             return -(-made.count // made.problems_per_document)
         case WorkedConfig() | ProgramsConfig() as made if made.rows.limit:
             return made.rows.limit
         case _:
             tokens, copies = candidate.expected_tokens, candidate.rewrite.copies if candidate.rewrite else 1
+            # A rewritten document has about as many tokens as the answer that wrote it.
             return None if tokens is None else round(tokens / REWRITE_TOKENS[1] / copies)
 
 
@@ -202,6 +208,7 @@ def _asked(
         )
     money = None
     if endpoint and (endpoint.prompt_price or endpoint.completion_price):
+        # Prices are for a million tokens.
         money = count * (tokens[0] * endpoint.prompt_price + tokens[1] * endpoint.completion_price) / 1e6
     stored = count * tokens[1] * BYTES_PER_TOKEN * STORED
     return OtherCost(row.label, said, tokens=count * sum(tokens), calls=count * calls, money=money, stored_bytes=stored)
@@ -222,11 +229,13 @@ def _preferences(row: PlanRow, config: RecipeConfig, hardware: Hardware) -> Othe
     if prompts is None:
         unknown = OtherCost(row.label, "how many prompts is not known", tokens=None, flops=None, hours=None, kwh=None)
         return replace(unknown, calls=None, money=None)
+    # The window bounds prompt and answer together.
     longest = min(how.max_prompt_tokens + how.max_new_tokens, config.pretrain.model.max_sequence_length)
     sampled = _sampled(row, prompts * how.samples * longest, longest, config, hardware)
     said = f"≤: {how.samples} answers of {how.max_new_tokens:,} tokens to {prompts:,} prompts, sampled at the MFU"
     if not isinstance(how.judge, LanguageModelJudge):
         return replace(sampled, assumption=f"{said}; verifiers judge")
+    # The judge is asked once for each aspect of a prompt's answers.
     judged = _asked(row, prompts * len(ASPECTS), 1, JUDGE_TOKENS, how.judge.model.model, config)
     both = None if judged.tokens is None or sampled.tokens is None else judged.tokens + sampled.tokens
     said = f"{said}; judged by {judged.assumption}"
@@ -240,6 +249,7 @@ def _evaluation(row: PlanRow, config: RecipeConfig, hardware: Hardware) -> Other
     for benchmark in asked.benchmarks:
         count = _items_of(benchmark)
         context = context_of(benchmark, asked.max_context, window)
+        # Every item counts as long as its context, which is an upper bound.
         counts.append(None if count is None else count * max(context, longest_answer(benchmark)))
     tokens = total_of(counts)
     if tokens is None:
@@ -253,8 +263,10 @@ def asked_of(row: PlanRow, config: RecipeConfig) -> EvaluateConfig:
     label = row.label.partition(":")[2]
     if label.startswith("try-"):
         return config.sweep_evaluation.of(label)
+    # The first input is the checkpoint, and its stage tells what kind of model it is.
     maker = row.inputs[0].removeprefix(GIVEN).partition(":")[0] if row.inputs else ""
     chat = maker not in ("pretrain", "base", "anneal", "soup")
+    # A single anneal stands for the soup, so it is the last base model.
     alone = maker == "anneal" and len(config.anneal_seeds) + len(config.further_ingredients) == 1
     return config.evaluation.of(label, chat=chat, last=maker == "soup" or alone or label == "instruct")
 
@@ -264,6 +276,7 @@ def _items_of(benchmark: Benchmark) -> int | None:
     fields = benchmark.model_dump(include={"limit", "items", "kind"})
     if isinstance(benchmark, OlmesBenchmark):
         facts = benchmark.facts
+        # The published limit, else the items that were chosen, else those of the whole split.
         published = facts.limit or (len(facts.places) if facts.places is not None else facts.count)
     else:
         published = _ITEMS.get(fields["kind"])
@@ -272,6 +285,7 @@ def _items_of(benchmark: Benchmark) -> int | None:
 
 def _sampled(row: PlanRow, tokens: int, longest: int, config: RecipeConfig, hardware: Hardware) -> OtherCost:
     """Forward passes alone."""
+    # A third of a training step's FLOPs is the forward pass.
     flops = FORWARD * tokens * config.pretrain.model.flops_per_token(longest)
     hours = flops / (hardware.gpus * hardware.device.peak_flops * hardware.mfu) / 3600
     kwh = hardware.device.watts * hardware.node_factor * hours * hardware.gpus / 1000

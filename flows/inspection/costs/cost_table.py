@@ -66,6 +66,7 @@ def stored_bytes(config: RecipeConfig, costs: list[StageCost]) -> dict[str, floa
     found = {}
     for item in costs:
         first = item.label.partition(":")[0] == "pretrain"
+        # Only a pre-training is long enough for save points that stay to count.
         kept = item.steps // every if first and every and item.steps else 0
         found[item.label] = stored_by_training(parameters, moments=first)
         found[item.label] += kept * stored_by_training(parameters, moments=True)
@@ -178,6 +179,7 @@ def print_costs(
 def assumptions(others: list[OtherCost]) -> list[str]:
     """What the rows of stages that do not train assume, one line for rows that assume the same."""
     alike: dict[str, list[str]] = {}
+    # Stages that assume the same share a line, by the text itself.
     for item in others:
         alike.setdefault(item.assumption, []).append(item.label)
     return [f"{some(labels)}: {assumption}." for assumption, labels in alike.items()]
@@ -193,6 +195,7 @@ def _table(*titles: str) -> Table:
 
 def _other_cells(item: OtherCost) -> list[str]:
     amounts = [item.hours, item.kwh, item.co2_tonnes, item.water_kilolitres]
+    # 0 means that it does not apply and shows nothing; None shows a question mark.
     shown = ["" if item.tokens == 0 else scaled(item.tokens), "" if item.flops == 0 else scientific(item.flops)]
     shown += ["" if amount == 0 else separated(amount) for amount in amounts]
     shown.append("" if item.money is None else separated(item.money))
@@ -254,6 +257,7 @@ def scaled(count: int | None) -> str:
     """Three digits and a unit."""
     if count is None:
         return "?"
+    # The number of thousands follows from the digits, without a logarithm's rounding.
     power = min(len(COUNT_UNITS) - 1, (len(str(count)) - 1) // 3)
     return f"{count / 1000**power:.3g}{COUNT_UNITS[power]}"
 

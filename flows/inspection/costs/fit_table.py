@@ -30,6 +30,7 @@ def fit_rows(found: dict[str, Fit]) -> dict[str, FitRow]:
 
 def settings_text(found: dict[str, Fit]) -> str:
     """The choice as the `execution` part of a recipe file."""
+    # From the default settings, so that only what was chosen stands in the text.
     execution = fitted_execution(Execution(), found)
     layouts = {name: item.model_dump(exclude_defaults=True) for name, item in execution.parallel.items()}
     said = {

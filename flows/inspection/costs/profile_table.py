@@ -59,6 +59,7 @@ def print_profile(console: Console, found: Profile) -> None:
     table.add_column("share", justify="right")
     table.add_column("ms", justify="right")
     for part, share in found.shares.items():
+        # Parts below a twentieth of a percent are noise of the measurement.
         if share >= 0.0005:
             table.add_row(part, f"{share:.1%}", f"{1000 * share * found.seconds:,.2f}")
     print_whole(console, table)

@@ -41,9 +41,12 @@ class Fabric:
         if item.workers < 2:
             return 0.0
         across = apart or item.workers > self.node_gpus
+        # A ring all-reduce is a reduce-scatter and an all-gather, so it goes around twice.
         hops = (item.workers - 1) * (2 if item.kind == "reduce" else 1)
+        # In a ring over nodes one hop in each node leaves it.
         between = hops if apart else hops // self.node_gpus if across else 0
         latency = between * self.network_latency + (hops - between) * self.node_latency
+        # A ring is as fast as its slowest link.
         bandwidth = self.network_bandwidth if across else self.node_bandwidth
         return latency + item.sent / (bandwidth * self.efficiency)
 
@@ -70,6 +73,7 @@ class Reliability:
 
     def overhead(self, gpus: int, interval: float) -> float:
         """Share of the time of an undisturbed run that save points and failures add, when saved every `interval` seconds."""
+        # On average a failure costs half an interval of work, and the restart.
         return self.save_seconds / interval + (interval / 2 + self.restart_seconds) / self.mean_seconds(gpus)
 
 
@@ -122,9 +126,11 @@ def scale(
     """
     how, failures = fabric or Fabric(), reliability or Reliability()
     found = []
+    # More GPUs than rows would idle.
     for gpus in (count for count in counts if count <= run.most_gpus):
         tried = [_layout(run, model, gpus, shards, device, mfu, how, failures) for shards in layouts(gpus, how)]
         fitting = [item for item in tried if device.memory is None or item.memory <= device.memory]
+        # At most one: the layout with the shortest step.
         found += sorted(fitting, key=lambda item: item.step)[:1]
     return found
 
@@ -140,12 +146,14 @@ def _layout(
     run: Run, model: ModelConfig, gpus: int, shards: int, device: Device, mfu: float, how: Fabric, failures: Reliability
 ) -> Scaled:
     replicas = gpus // shards
+    # The GPU with the most rows decides the time of an update.
     rows = math.ceil(run.rows / gpus)
     passes = max(1, math.ceil(rows * run.longest / run.tokens_at_once(gpus)))
     compute = run.work * rows * run.longest * model.flops_per_token(run.longest) / (device.peak_flops * mfu)
     found = list(collectives(model, run.precision, shards=shards, replicas=replicas, passes=passes))
     interval = failures.interval(gpus)
     memory = run.memory(model, shards, run.tokens_at_once(gpus))
+    # Recomputing blocks is the way out where not all activations fit.
     fits = device.memory is None or memory.most <= device.memory
     return Scaled(
         gpus=gpus,
@@ -174,6 +182,7 @@ def _exposed(found: list[Collective], model: ModelConfig, compute: float, passes
     forward, backward = share / blocks / 3, 2 * share / blocks / 3
     times = {item.kind: how.seconds(item, apart=False) for item in found if item.of == "block"}
     gather, scatter = times.get("gather", 0.0), times.get("scatter", 0.0)
+    # What the matmuls of a block are too short to hide.
     waiting = max(0.0, gather - forward) + max(0.0, gather + scatter - backward)
     rest = sum(item.times * how.seconds(item, apart=item.of == "copies") for item in found if item.of != "block")
     return blocks * waiting + passes * (gather + scatter) + rest
@@ -183,5 +192,6 @@ def stops_at(found: Sequence[Scaled], least: float = 0.5) -> int | None:
     """The first number of GPUs that does less than a share of the work per GPU of the smallest; None where all do."""
     if not found:
         return None
+    # Work per GPU, as GPU-seconds of an update: it would stay equal if scaling were perfect.
     first = found[0].step * found[0].gpus
     return next((item.gpus for item in found if first / (item.step * item.gpus) < least), None)

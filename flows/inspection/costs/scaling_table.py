@@ -19,6 +19,7 @@ def counts_of(text: str) -> list[int]:
     try:
         counts = sorted({int(part) for part in text.split(",")})
     except ValueError:
+        # An impossible count, so that both mistakes end in the same message.
         counts = [0]
     if counts[0] < 1:
         raise ValueError(f"--gpus {text!r}: give whole numbers of at least 1 with commas, such as 8,64,512")
