@@ -65,7 +65,7 @@ class Caller:
     """The GPU that the stage has to itself; empty for the recipe's device."""
 
 
-class Generation(NamedTuple):
+class _Generation(NamedTuple):
     """Names what an attempt makes."""
 
     id: str
@@ -90,7 +90,7 @@ def run_stage(
         found = _judge_stale(stage, session, found, changed)
     if found is not None:
         return Outcome(found.artifact(), found, reused=True)
-    made = Generation(id, newest + 1)
+    made = _Generation(id, newest + 1)
     lease = _lease_of(stage, session, made, listener)
     # Another attempt may have committed while this one waited for the lease.
     if (record := load_record(store, stage.name, *made)) is not None:
@@ -109,7 +109,7 @@ def run_stage(
     return Outcome(record.artifact(), record, reused=False)
 
 
-def _lease_of(stage: Stage, session: Session, made: Generation, listener: Listener) -> Lease | None:
+def _lease_of(stage: Stage, session: Session, made: _Generation, listener: Listener) -> Lease | None:
     """The lease of a generation, waited for while another attempt has it; None when that one has committed."""
     store = session.store
 
@@ -232,7 +232,7 @@ class Attempt:
         )
 
 
-def _begin(stage: Stage, session: Session, call: Call, made: Generation, lease: Lease, caller: Caller) -> Attempt:
+def _begin(stage: Stage, session: Session, call: Call, made: _Generation, lease: Lease, caller: Caller) -> Attempt:
     """Make the attempt's workspace, and write down what it computes for people who ask before there is a record."""
     execution = session.execution
     compute = execution.compute(stage.name, stage.label)
