@@ -129,7 +129,7 @@ def names_of(rows: list[Run]) -> list[str]:
 
 
 def markdown(rows: list[Run]) -> list[str]:
-    """The table: a run a line, a step a column; gain and standard errors. Curation and a sweep by bits gain bits per byte."""
+    """The table: a run a line, a step a column; gain and standard errors. What was compared in bits per byte stays in bits."""
     names = names_of(rows)
     lines = [f"| run | {' | '.join(names)} | minutes |", "|---" * (len(names) + 2) + "|"]
     for row in rows:
@@ -148,10 +148,11 @@ def page(table: str) -> str:
     """The page of the documentation."""
     return f"""# What every step of the laptop recipe gains
 
-Each line is one whole run of `recipes/laptop.yaml` on two cores. A cell holds the gain, in percent points (of curation and the
-sweep in bits per byte), and in brackets the same in paired standard errors. The soup is compared with the base, with the mean
-of its ingredients and with the best of them; reward is the reward model's accuracy over chance; sweep is the best candidate over
-the next. `avx2` runs have narrower instructions only, as older processors do. Wall times are of runs that were not interrupted.
+Each line is one whole run of `recipes/laptop.yaml` on two cores. A cell holds the gain, in percent points (of curation, the
+sweep and the soup in bits per byte), and in brackets the same in paired standard errors. The soup is compared with the base,
+with the mean of its ingredients and with the best of them; reward is the reward model's accuracy over chance; sweep is the best
+candidate over the next. `avx2` runs have narrower instructions only, as older processors do. Wall times are of runs that were
+not interrupted.
 
 `python benchmarks/quality/gains.py --out docs/laptop-gains.md` made this page on: {processor_name()}.
 

@@ -45,6 +45,8 @@ class Display:
         self.reused = 0
         self.ran = 0
         self.failed: list[Failure] = []
+        self.stages: list[dict[str, Any]] = []
+        """How each stage ended, for programs."""
         self._logs: dict[str, str] = {}
         self._lock = threading.Lock()
         self._bars: dict[tuple[str, str], Any] = {}
@@ -90,6 +92,8 @@ class Display:
             elif kind == "failed":
                 self._clear(label)
                 self.failed.append(Failure(label, values[0], self._logs.get(label, "")))
+                told = {"error": f"{type(values[0]).__name__}: {values[0]}", "traceback": self._logs.get(label)}
+                self.stages.append({"label": label, "action": "failed"} | told)
                 self.console.print(f"✗ {label}: {type(values[0]).__name__}: {values[0]}", style="red", markup=False)
 
     def _show(self, label: str, description: str, done: float, total: float | None, unit: str) -> None:
@@ -120,6 +124,8 @@ class Display:
     def _end(self, label: str, outcome: Outcome) -> None:
         self._clear(label)
         record = outcome.record
+        action = "reused" if outcome.reused else "run"
+        self.stages.append({"label": label, "action": action, "id": record.id})
         if outcome.reused:
             self.reused += 1
             self.console.print(reused_line(label, record.id), style="dim", markup=False, highlight=False)

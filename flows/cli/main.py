@@ -6,6 +6,7 @@ happen inside the commands, so that help is quick.
 
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -86,9 +87,11 @@ def run_command(
     no_rehearsal: NoRehearsalOption = False,
     accept: AcceptOption = None,
     approve: ApproveOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Run a recipe: what exists is reused, what was interrupted is resumed, what changed is rerun."""
-    _run(recipe, store, until, rerun or [], accepting(set, accept, approve), cascade=False, no_rehearsal=no_rehearsal)
+    how = _How(cascade=False, no_rehearsal=no_rehearsal, as_json=as_json)
+    _run(recipe, store, until, rerun or [], accepting(set, accept, approve), how)
 
 
 @app.command()
@@ -102,9 +105,11 @@ def rerun(
     no_rehearsal: NoRehearsalOption = False,
     accept: AcceptOption = None,
     approve: ApproveOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Make a stage and everything below it again; what was there stays as an earlier generation."""
-    _run(recipe, store, None, [stage], accepting(set, accept, approve), cascade=True, no_rehearsal=no_rehearsal)
+    how = _How(cascade=True, no_rehearsal=no_rehearsal, as_json=as_json)
+    _run(recipe, store, None, [stage], accepting(set, accept, approve), how)
 
 
 @app.command(name="ls")
@@ -287,22 +292,48 @@ def dashboard(
             help="Who is told of runs that end and stages that wait: mailtos://…, a Slack or other webhook; repeatable.",
         ),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Start the Prefect server, a worker and the deployments; Ctrl-C stops what this started."""
-    from flows.running.dashboard import serve
+    from flows.running.dashboard import DashboardAddress, serve
 
-    serve(console, port, host, notify or [])
+    def tell(started: DashboardAddress) -> None:
+        if as_json:
+            print_json(started.facts)
+        else:
+            console.print(f"dashboard: {started.url}   (Ctrl-C stops it; logs in {started.logs})", highlight=False)
+            relative = f"a store that is a relative path lies in {started.folder}"
+            console.print(relative, style="dim", markup=False, highlight=False)
+
+    serve(errors if as_json else console, port, host, notify or [], tell)
 
 
 @app.command("serve")
 def serve_command(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the pages.")] = 4300,
     store: StoreOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Show a store in the browser, read-only: runs, artifacts, lineage, reports, samples, comparisons; Ctrl-C stops it."""
     from flows.serving.server import serve as serve_pages
 
-    serve_pages(console, existing_store(store), port)
+    def tell(url: str, origin: str) -> None:
+        if as_json:
+            print_json({"store": url, "url": origin})
+        else:
+            console.print(f"store {url}: {origin}   (read-only; Ctrl-C stops it)", highlight=False)
+
+    serve_pages(existing_store(store), port, tell)
+
+
+@dataclass(frozen=True)
+class _How:
+    """How a run is asked for, besides what it makes."""
+
+    cascade: bool
+    """What lies below a rerun stage is made again too."""
+    no_rehearsal: bool
+    as_json: bool
 
 
 def _run(
@@ -311,21 +342,24 @@ def _run(
     until: str | None,
     rerun: list[str],
     overrides: list[str],
-    *,
-    cascade: bool,
-    no_rehearsal: bool,
+    how: _How,
 ) -> None:
     from flows.config.files import load
     from flows.rehearsing.rehearsal_record import check_rehearsed
     from flows.running.prefect_server import prepare_prefect
 
     # The rehearsal is asked of the recipe as it stands, before anything of Prefect is imported.
-    check_rehearsed(load(recipe, overrides), recipe, skip=no_rehearsal)
+    check_rehearsed(load(recipe, overrides), recipe, skip=how.no_rehearsal)
 
     prepare_prefect()
     from flows.cli.terminal import run_in_terminal
 
-    raise typer.Exit(run_in_terminal(console, errors, recipe, store, until, rerun, overrides, cascade=cascade))
+    # With --json what a person reads goes to standard error, and standard output is one JSON value.
+    shown = errors if how.as_json else console
+    code, told = run_in_terminal(shown, errors, recipe, store, until, rerun, overrides, cascade=how.cascade)
+    if how.as_json:
+        print_json(told)
+    raise typer.Exit(code)
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import IdArgument, SetOption, StoreOption, console, existing_store
+from flows.cli.options import IdArgument, JsonOption, SetOption, StoreOption, console, existing_store, print_json
 
 
 def promote(
@@ -17,6 +17,7 @@ def promote(
     ] = "",
     set: SetOption = None,
     store: StoreOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Write what a ranking decided as a mix file, for recipes to extend: `extends: [laptop, FILE]`."""
     from flows.config.files import load
@@ -28,4 +29,7 @@ def promote(
     if not isinstance(ranking, Ranking):
         raise ValueError(f"{ranking.address} is a {ranking.kind}, not a ranking; see: olmo2 ls --stage rank")
     winner = write_promoted(out, load(recipe, set), ranking, candidate)
+    if as_json:
+        print_json({"file": str(out), "candidate": winner, "recipe": recipe})
+        return
     console.print(f"{out}: {winner}; a recipe takes it by extends: [{recipe}, {out}]", markup=False, highlight=False)

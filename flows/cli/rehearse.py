@@ -51,7 +51,7 @@ def rehearse(
 
         _check_cleaned(path, root)
         # With `--json`, standard output carries the JSON alone.
-        code = run_in_terminal(errors if as_json else console, errors, str(path), root, until, [], [], cascade=False)
+        code, _ = run_in_terminal(errors if as_json else console, errors, str(path), root, until, [], [], cascade=False)
         _tell(path, root, until, as_json=as_json)
     # A rehearsal up to one stage has not shown that the rest of the graph runs.
     if code == 0 and until is None:

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from types import FrameType
+from typing import Any
 
 from rich.console import Console
 
@@ -37,8 +38,9 @@ def run_in_terminal(
     overrides: list[str],
     *,
     cascade: bool,
-) -> int:
-    """Run a recipe and say how it ended; returns the exit code (0 done, 1 a stage failed, 130 Ctrl-C, 143 SIGTERM).
+) -> tuple[int, dict[str, Any]]:
+    """Run a recipe and say how it ended; returns the exit code (0 done, 1 a stage failed, 130 Ctrl-C, 143 SIGTERM) and the same
+    for programs.
 
     Raises RecipeError, before anything is started, for input that cannot be used.
     """
@@ -53,7 +55,7 @@ def run_in_terminal(
         refuse_stale(rows)
         # An acceptance is written down by the engine that runs, so a run that accepts is never answered from the plan.
         if not config.execution.accept and all(row.action in ("reused", "left out") for row in rows):
-            return tell_all_reused(console, rows, config.execution.store)
+            return 0, tell_all_reused(console, rows, target)
         if not config.execution.approve:
             _refuse_without_dashboard(config, rows)
     new_session(config, until, rerun, cascade=cascade)  # refuses a stage that the recipe does not have
@@ -79,19 +81,25 @@ def run_in_terminal(
     # A request to stop goes before failures: stages that it ended are no errors.
     if wait_for_stop(0):
         errors.print(interrupted, style="yellow")
-        return _exit_code()
+        return _exit_code(), _ending("interrupted", target, display.stages)
     if display.failed:
         _tell_failures(errors, display)
         failed = [failure.label for failure in display.failed]
         again = resume_command(recipe, config.execution.store, until, rerun, overrides, failed, cascade=cascade)
         _tell_traces(errors, display, recipe, config.execution.store, overrides)
         errors.print(f"What is done is kept. When the cause is mended, resume with: {again}", markup=False)
-        return 1
+        return 1, _ending("failed", target, display.stages) | {"resume": again}
     counts = f"{display.ran} stages run, {display.reused} reused, {time.monotonic() - began:,.0f} s"
     console.print(counts, highlight=False)
-    if address:
-        console.print(f"report: {report_path(Store(config.execution.store), address)}", highlight=False)
-    return 0
+    report = report_path(target, address) if address else None
+    if report:
+        console.print(f"report: {report}", highlight=False)
+    return 0, _ending("done", target, display.stages) | {"report": report}
+
+
+def _ending(how: str, store: Store, stages: list[dict[str, Any]]) -> dict[str, Any]:
+    """How a run ended, for programs; stages stand as they ended."""
+    return {"ended": how, "store": store.url, "stages": stages}
 
 
 def _refuse_without_dashboard(config: RecipeConfig, rows: list[PlanRow]) -> None:
@@ -104,16 +112,18 @@ def _refuse_without_dashboard(config: RecipeConfig, rows: list[PlanRow]) -> None
         )
 
 
-def tell_all_reused(console: Console, rows: list[PlanRow], store: str) -> int:
-    """Say that there is nothing to do. Without a dashboard that watches, this needs no Prefect server of its own."""
+def tell_all_reused(console: Console, rows: list[PlanRow], store: Store) -> dict[str, Any]:
+    """Say that there is nothing to do, and return it for programs. This needs no Prefect server of its own."""
     reused = [row for row in rows if row.artifact is not None]
     for row in reused:
         console.print(reused_line(row.label, row.id), style="dim", markup=False, highlight=False)
     console.print(f"0 stages run, {len(reused)} reused", highlight=False)
     reports = [row.artifact for row in reused if isinstance(row.artifact, Report)]
-    if reports:
-        console.print(f"report: {report_path(Store(store), reports[-1].address)}", highlight=False)
-    return 0
+    report = report_path(store, reports[-1].address) if reports else None
+    if report:
+        console.print(f"report: {report}", highlight=False)
+    stages = [{"label": row.label, "action": "reused", "id": row.id} for row in reused]
+    return _ending("done", store, stages) | {"report": report}
 
 
 def report_path(store: Store, address: str) -> str:

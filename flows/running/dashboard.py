@@ -15,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from urllib.error import URLError
@@ -41,8 +42,25 @@ class DashboardError(ValueError):
     """The dashboard could not start; the text says why and where its log is."""
 
 
-def serve(console: Console, port: int, host: str = "127.0.0.1", notify: Sequence[str] = ()) -> None:
-    """Start everything, print the address, wait for Ctrl-C, SIGTERM or the terminal's end, stop everything.
+@dataclass(frozen=True)
+class DashboardAddress:
+    """A dashboard that answers."""
+
+    url: str
+    logs: Path
+    folder: Path
+    """Where a store that is a relative path lies."""
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """The same for programs."""
+        return {"url": self.url, "api": f"{self.url}/api", "logs": str(self.logs), "folder": str(self.folder)}
+
+
+def serve(
+    console: Console, port: int, host: str, notify: Sequence[str], tell: Callable[[DashboardAddress], None]
+) -> None:
+    """Start everything, tell the address, wait for Ctrl-C, SIGTERM or the terminal's end, stop everything.
 
     `notify` are addresses that are told of runs (flows/server/notifications.py). Raises DashboardError when a dashboard is
     running already or a part does not start, ValueError for a host that other machines reach without a password.
@@ -73,10 +91,7 @@ def serve(console: Console, port: int, host: str = "127.0.0.1", notify: Sequence
         # Written last: whoever finds the file can talk to a whole dashboard.
         dashboard_file().write_text(json.dumps({"api": api, "pid": os.getpid()}))
         stack.callback(dashboard_file().unlink, missing_ok=True)
-        console.print(f"dashboard: {origin}   (Ctrl-C stops it; logs in {logs})", highlight=False)
-        console.print(
-            f"a store that is a relative path lies in {Path.cwd()}", style="dim", markup=False, highlight=False
-        )
+        tell(DashboardAddress(origin, logs, Path.cwd()))
         # Neither ends by itself; if one does, the other is of no use.
         while worker.poll() is None and server.poll() is None:
             time.sleep(1)

@@ -2,8 +2,7 @@
 
 import json
 import os
-
-from rich.console import Console
+from collections.abc import Callable
 
 from flows.running.dashboard import check_free
 from flows.running.prefect_server import running_dashboard
@@ -16,8 +15,11 @@ from infra.storage.store import Store
 HOST = "127.0.0.1"
 
 
-def serve(console: Console, store: Store, port: int) -> None:
-    """Answer until Ctrl-C. Raises DashboardError where the port is taken."""
+def serve(store: Store, port: int, tell: Callable[[str, str], None]) -> None:
+    """Answer until Ctrl-C; `tell` gets the store's URL and the pages' address before.
+
+    Raises DashboardError where the port is taken.
+    """
     import uvicorn
 
     check_free(HOST, port)
@@ -28,7 +30,7 @@ def serve(console: Console, store: Store, port: int) -> None:
     told.parent.mkdir(parents=True, exist_ok=True)
     # Left for the links of the dashboard, which name this address while the process lives.
     told.write_text(json.dumps({"url": origin, "pid": os.getpid()}))
-    console.print(f"store {store.url}: {origin}   (read-only; Ctrl-C stops it)", highlight=False)
+    tell(store.url, origin)
     try:
         uvicorn.run(app, host=HOST, port=port, log_level="warning", proxy_headers=False, server_header=False)
     finally:

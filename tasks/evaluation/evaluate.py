@@ -150,4 +150,4 @@ def asked_in(rows: Iterator[Sequence[Any]]) -> Asked:
     return Asked(answers, facts)
 
 
-evaluate = stage(evaluate_checkpoint, name="evaluate", version=6, process=True)
+evaluate = stage(evaluate_checkpoint, name="evaluate", version=7, process=True)

@@ -68,4 +68,4 @@ def ask_benchmark(ws: Workspace, item: ShardItem) -> ShardResult:
     return keep_answers(ws, benchmark, config.chat, questions, asked)
 
 
-evaluate_served = stage(evaluate_served_model, name="evaluate_served", version=1)
+evaluate_served = stage(evaluate_served_model, name="evaluate_served", version=2)

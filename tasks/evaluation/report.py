@@ -116,13 +116,14 @@ def write_report(
     )
     bounds = numbers.Bounds(config.likely_stderrs, config.clear_stderrs)
     cost = report_costs.costs(records)
+    ranks = ws.read_json(ranking, "ranking.json") if ranking else None
     figures: dict[str, Any] = {
         "recipe": config.recipe,
         "bounds": bounds,
         "headline": _headline(checkpoints, records, cost),
-        **_score_figures(ws, named, scores, bounds),
+        **_score_figures(ws, named, scores, bounds, ranked_by=ranks["metric"] if ranks else ""),
         "looks": _looks(ws, scores),
-        "ranking": ws.read_json(ranking, "ranking.json") if ranking else None,
+        "ranking": ranks,
         "curves": _curves(ws, trained, config.curve_points),
         "conformance": [row.model_dump() for row in config.conformance],
         "comparison": _comparison(ws, named, dict(named_mixes), config.compared, config.curve_points),
@@ -143,7 +144,7 @@ def write_report(
         figures["gains"]
         | {
             "curation": report_gains.curation_gain(ws, trial, comparer(ws)),
-            "sweep": report_gains.sweep_gain(figures["ranking"]) if ranking else None,
+            "sweep": report_gains.sweep_gain(ranks) if ranks else None,
             "reward": report_gains.reward_gain(reward) if reward else None,
         }
     )
@@ -209,7 +210,11 @@ def _headline(
 
 
 def _score_figures(
-    ws: Workspace, named: list[tuple[str, Checkpoint]], scores: list[Scores], bounds: numbers.Bounds
+    ws: Workspace,
+    named: list[tuple[str, Checkpoint]],
+    scores: list[Scores],
+    bounds: numbers.Bounds,
+    ranked_by: str,
 ) -> dict[str, Any]:
     """The score table, the change per step of the main line, and the soup next to its ingredients."""
     matched = numbers.match_scores(named, scores)
@@ -234,7 +239,9 @@ def _score_figures(
         "scores": rows,
         "changes": numbers.step_changes(main_line, matched, benchmarks, bounds, compared),
         "soup": numbers.soup_rows(soup, ingredients, matched, benchmarks, bounds, compared),
-        "gains": report_gains.stage_gains(main_line, stages, ingredients, matched, benchmarks, compared),
+        "gains": report_gains.stage_gains(
+            main_line, stages, ingredients, matched, benchmarks, compared, ranked_by=ranked_by
+        ),
     }
 
 
@@ -294,4 +301,4 @@ def _summary(plain: dict[str, Any]) -> dict[str, float]:
     return totals | {f"score/{name}": value for name, value in final["primary"].items()}
 
 
-report = stage(write_report, name="report", version=9)
+report = stage(write_report, name="report", version=10)

@@ -63,4 +63,4 @@ def read_facts(row: dict[str, Any]) -> RequestFacts:
     return RequestFacts(row["prompt_tokens"], row["tokens"], row["truncated"], row.get("finish", ""))
 
 
-rescore = stage(rescore_answers, name="rescore", version=2)
+rescore = stage(rescore_answers, name="rescore", version=3)

@@ -1,18 +1,19 @@
 """IFEval's 25 instruction checks and their loose variants (RECIPE I.5; Zhou et al. 2023).
 
-`check(id, kwargs, prompt, text)` judges one instruction, `judge(ids, kwargs, prompt, text)` a whole prompt. Deviations:
-sentences and capitalised words are counted without NLTK (see text_units).
+`check(id, kwargs, prompt, text)` judges one instruction, `judge(ids, kwargs, prompt, text)` a whole prompt. Sentences are
+NLTK's (see punkt_sentences). Deviation: words in capitals are counted without NLTK (see text_units).
 """
 
 import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
+from tasks.verifiers.punkt_sentences import count_sentences
 from tasks.verifiers.text_units import (
     count_capital_words,
-    count_sentences,
     count_spans,
     count_words,
     detect_language,
@@ -151,7 +152,7 @@ CHECKS: dict[str, Callable[[str, Arguments], bool]] = {
     "keywords:letter_frequency": letter_count_related,
     "language:response_language": lambda text, a: in_language(text, a["language"]),
     "length_constraints:number_sentences": lambda text, a: related(
-        count_sentences(text), a["relation"], a["num_sentences"]
+        count_sentences(text, most=max(0, ceil(a["num_sentences"]))), a["relation"], a["num_sentences"]
     ),
     "length_constraints:number_paragraphs": lambda text, a: has_paragraphs(text, a["num_paragraphs"]),
     "length_constraints:number_words": lambda text, a: related(count_words(text), a["relation"], a["num_words"]),
@@ -224,9 +225,12 @@ def loose_variants(text: str) -> list[str]:
 
 def judge_instructions(instructions: Sequence[str], arguments: Sequence[Arguments], text: str) -> Judgement:
     """All instructions of a prompt, strictly and loosely (any of the eight variants passes)."""
-    variants = loose_variants(text)
+    # Of a text of one line without asterisks all variants but the text itself are blank; each distinct one is judged once.
+    others = [variant for variant in dict.fromkeys(loose_variants(text)) if variant != text and not is_blank(variant)]
     pairs = list(zip(instructions, arguments, strict=True))
-    return Judgement(
-        strict=tuple(check_instruction(name, kwargs, text) for name, kwargs in pairs),
-        loose=tuple(any(check_instruction(name, kwargs, variant) for variant in variants) for name, kwargs in pairs),
+    strict = tuple(check_instruction(name, kwargs, text) for name, kwargs in pairs)
+    loose = tuple(
+        passed or any(check_instruction(name, kwargs, variant) for variant in others)
+        for passed, (name, kwargs) in zip(strict, pairs, strict=True)
     )
+    return Judgement(strict, loose)

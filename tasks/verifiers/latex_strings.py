@@ -1,6 +1,8 @@
 """Normal forms of LaTeX answers: Hendrycks' (MATH) and Minerva's (Lewkowycz et al. 2022, Appendix D); RECIPE H.4."""
 
 import re
+from collections.abc import Callable
+from functools import partial
 
 MINERVA_SUBSTITUTIONS: tuple[tuple[str, str], ...] = (
     ("an ", ""),
@@ -20,6 +22,7 @@ MINERVA_REMOVED: tuple[str, ...] = (
     "childrentickets", "multiples", "\\text{s}", "\\text{.}", "\\text{\ns}", "\\text{}^2", "\\text{}^3", "\\text{\n}",
     "\\text{}", r"\mathrm{th}", r"^\circ", r"^{\circ}", r"\;", r",\!", "{,}", '"', "\\dots",
 )  # fmt: skip
+BOXED = "\\boxed{"
 MINERVA_WRAPPERS = ("\\text{", "\\textbf{", "\\overline{")
 
 TEXT_UNITS = re.compile(r"\\text\{ .*$", re.DOTALL)
@@ -33,7 +36,7 @@ def normalise_minerva(answer: str) -> str:
         answer = answer.replace(old, new)
     for removed in MINERVA_REMOVED:
         answer = answer.replace(removed, "")
-    answer = "\n".join(_unwrapped(line) for line in answer.split("\n"))
+    answer = unwrapped(answer)
     answer = re.sub(r"(frac)([^{])(.)", r"frac{\2}{\3}", answer)
     answer = re.sub(r"(sqrt)([^{\[])", r"sqrt{\2}", answer)
     answer = answer.replace("$", "")
@@ -42,19 +45,35 @@ def normalise_minerva(answer: str) -> str:
     return without_commas if without_commas.isdigit() else answer
 
 
-def _unwrapped(line: str) -> str:
-    """A line's first formula between dollars, without wrappers. Scans, because Minerva's patterns (`(.*?)(\\$)(.*?)…`) take
-    time quadratic in the length where nothing matches.
+def unwrapped(answer: str) -> str:
+    """Each line's first formula between dollars, without wrappers. Scans, because Minerva's patterns (`(.*?)(\\$)(.*?)…`) take
+    time quadratic in the length where nothing matches. What occurs nowhere is looked for in no line.
     """
-    pieces = line.split("$", 2)
-    if len(pieces) == 3:
-        line = f"${pieces[1]}$"
+    if "$" in answer:
+        answer = _each_line(answer, "$", _first_formula)
     for wrapper in MINERVA_WRAPPERS:
-        line = _without(line, wrapper)
-    opening, end = line.find("\\boxed{"), line.rfind("}")
-    if 0 <= opening < end:
-        line = line[:opening] + line[opening + len("\\boxed{") : end] + line[end + 1 :]
-    return line
+        if wrapper in answer:
+            answer = _each_line(answer, wrapper, partial(_without, wrapper=wrapper))
+    return _each_line(answer, BOXED, _unboxed) if BOXED in answer else answer
+
+
+def _each_line(answer: str, mark: str, change: Callable[[str], str]) -> str:
+    """The answer with every line changed that holds the mark."""
+    return "\n".join([change(line) if mark in line else line for line in answer.split("\n")])
+
+
+def _first_formula(line: str) -> str:
+    """What stands between the first two dollars, with them; the line where there are not two."""
+    pieces = line.split("$", 2)
+    return f"${pieces[1]}$" if len(pieces) == 3 else line
+
+
+def _unboxed(line: str) -> str:
+    """A line without its first box and its last closing brace."""
+    opening, end = line.find(BOXED), line.rfind("}")
+    if opening >= end:
+        return line
+    return line[:opening] + line[opening + len(BOXED) : end] + line[end + 1 :]
 
 
 def _without(line: str, wrapper: str) -> str:

@@ -1,12 +1,13 @@
 """Accidents by one seed: each happens to drivers of the small pipeline, and a calm run after it is compared with the calm store.
 
 Counted as lost: an artifact that is gone or cannot be made again. As wrong: another digest, or damage that nobody names. As
-double: a second record for the same work. `python -m tests.chaos.harness COUNT SEED` runs as many as it is told.
+double: a second record for the same work. `python -m tests.chaos.harness COUNT SEED` runs as many as it is told. The kinds
+take turns; every tenth accident is one that takes a server or a cluster, which is dear.
 """
 
 import contextlib
 import json
-import multiprocessing
+import multiprocessing.context
 import os
 import random
 import shutil
@@ -17,12 +18,22 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from infra.records.record import Record, all_records, load_record, record_path
 from infra.records.upkeep import mend_from, verify_artifacts
 from infra.storage.store import CorruptObject, Store
+from tests.chaos.drivers import drive_until_full, quicken
+from tests.chaos.service_accidents import (
+    faulty_storage,
+    killed_prefect,
+    killed_ray_worker,
+    killed_stage,
+    lost_ray_node,
+)
+from tests.chaos.services import Services
 from tests.chaos.small_stages import STALE_SECONDS, drive, run_all
 
 CALM_SECONDS = 60.0
@@ -33,7 +44,7 @@ PATIENCE_SECONDS = 60.0
 def context() -> multiprocessing.context.ForkServerContext:
     """Processes that begin with the modules loaded: a driver starts in hundredths of a second."""
     chosen = multiprocessing.get_context("forkserver")
-    chosen.set_forkserver_preload(["tests.chaos.small_stages"])
+    chosen.set_forkserver_preload(["tests.chaos.drivers"])
     return chosen
 
 
@@ -43,10 +54,16 @@ class Chaos:
 
     folder: Path
     seed: int
+    services: Services
     done: Counter[str] = field(default_factory=Counter)
     met: Counter[str] = field(default_factory=Counter)
     """Where accidents met the pipeline: the number of artifacts that were there."""
+    faults: Counter[str] = field(default_factory=Counter)
+    """Answers of object storage that went wrong, by kind."""
+    missed: Counter[str] = field(default_factory=Counter)
+    """Processes that were not met: the driver had ended before."""
     problems: list[str] = field(default_factory=list)
+    calm_seconds: float = CALM_SECONDS
 
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
@@ -61,18 +78,36 @@ class Chaos:
         """So many accidents, each kind in turn."""
         kinds: list[tuple[str, Callable[[Store], None]]] = [
             ("kill", self.kill), ("pause", self.pause), ("two drivers", self.two), ("damage", self.damage),
-            ("kill twice", self.kill_twice), ("no more files", self.full),
+            ("kill twice", self.kill_twice), ("no more files", self.full), ("killed stage", partial(killed_stage, self)),
+            ("store faults", partial(faulty_storage, self)),
+        ]  # fmt: skip
+        dear: list[tuple[str, Callable[[Store], None]]] = [
+            ("killed Ray worker", partial(killed_ray_worker, self)), ("killed Prefect server", partial(killed_prefect, self)),
+            ("lost Ray node", partial(lost_ray_node, self)),
         ]  # fmt: skip
         for number in range(count):
-            name, accident = kinds[number % len(kinds)]
+            is_dear = number % 10 == 9
+            name, accident = dear[number // 10 % len(dear)] if is_dear else kinds[(number - number // 10) % len(kinds)]
             self._number += 1
-            place = self.folder / f"store-{self._number:04d}"
-            store = Store(str(place), self.folder / "cache" / place.name)
+            store = self.new_store(remote=name == "store faults")
             accident(store)
             self.met[str(len(all_records(store)) if name != "damage" else 4)] += 1
             self.check(name, store)
             self.done[name] += 1
-            shutil.rmtree(place)
+            if store.is_local:
+                shutil.rmtree(store.root)
+
+    def new_store(self, *, remote: bool) -> Store:
+        """A store of its own for each accident."""
+        name = f"store-{self._number:04d}"
+        if not remote:
+            return Store(str(self.folder / name), self.folder / "cache" / name)
+        os.environ |= {
+            "AWS_ENDPOINT_URL": self.services.s3.url,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "testtest",
+        }
+        return Store(f"s3://chaos/{name}", self.folder / "cache" / name)
 
     def check(self, name: str, store: Store) -> None:
         """After a calm run everything is there once, with the bytes of the calm store."""
@@ -91,13 +126,17 @@ class Chaos:
 
     # -- accidents ----------------------------------------------------------------------------------------
 
-    def start(self, store: Store, target: Callable[..., None] = drive) -> BaseProcess:
-        process = self._context.Process(target=target, args=(store.url, str(store.cache), PATIENCE_SECONDS))
+    def start(self, store: Store, target: Callable[..., None] = drive, *more: str) -> BaseProcess:
+        process = self._context.Process(target=target, args=(store.url, str(store.cache), PATIENCE_SECONDS, *more))
         process.start()
         return process
 
-    def moment(self) -> None:
-        time.sleep(self.chance.uniform(0.0, 1.3 * self.seconds))
+    def moment(self, longer: float = 1.3) -> None:
+        """Wait for a random moment of a run that takes so many times as long as the calm one."""
+        time.sleep(self.chance.uniform(0.0, longer * self.seconds))
+
+    def problem(self, text: str) -> None:
+        self.problems.append(f"accident {self._number}: {text}")
 
     def kill(self, store: Store) -> None:
         process = self.start(store)
@@ -199,24 +238,15 @@ class Chaos:
                 process.join()
 
 
-def drive_until_full(url: str, cache: str, patience: float) -> None:
-    """A driver whose files cannot grow beyond some bytes from a random moment on: the kernel refuses its writes."""
-    import resource
-    import threading
-
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then a write fails with an error, as it does on a full disk
-    limit = random.randrange(100, 20_000)
-    threading.Timer(random.uniform(0, 0.4), resource.setrlimit, (resource.RLIMIT_FSIZE, (limit, limit))).start()
-    drive(url, cache, patience)
-
-
 def main() -> None:
     count, seed = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0
-    with tempfile.TemporaryDirectory(prefix="olmo2-chaos-") as folder:
-        chaos = Chaos(Path(folder), seed)
+    quicken()
+    with tempfile.TemporaryDirectory(prefix="olmo2-chaos-") as folder, Services(Path(folder)) as services:
+        chaos = Chaos(Path(folder), seed, services)
         began = time.monotonic()
         chaos.run(count)
         told = {"accidents": dict(chaos.done), "artifacts there when it ended": dict(sorted(chaos.met.items()))}
+        told |= {"faults of object storage": dict(chaos.faults), "not met": dict(chaos.missed)}
         print(json.dumps(told | {"seconds": round(time.monotonic() - began), "problems": chaos.problems}, indent=1))
     sys.exit(1 if chaos.problems else 0)
 

@@ -15,6 +15,7 @@ import threading
 from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,33 @@ FOREIGN = {
     "another port without an origin": {"Sec-Fetch-Site": "same-site"},
     "a picture": {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"},
     "a link into the API": {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"},
+    "the other loopback": {"Host": "[::1]:{port}"},
+    "the other loopback's origin": {"Origin": "http://[::1]:{port}"},
+    "our origin with a name before it": {"Origin": "http://user@127.0.0.1:{port}"},
+    "our origin with a path": {"Origin": "http://127.0.0.1:{port}/"},
+    "two origins": {"Origin": "http://127.0.0.1:{port} https://evil.example"},
+    "this address as one number": {"Host": "2130706433:{port}"},
+    "this address in short": {"Host": "127.1:{port}"},
+    "localhost with a dot": {"Host": "localhost.:{port}"},
+    "this address with a dot": {"Host": "127.0.0.1.:{port}"},
+    "this address as a beginning of a host": {"Host": "127.0.0.1.evil.example:{port}"},
+    "a name before a host": {"Host": "127.0.0.1:{port}@evil.example"},
+    "an empty host": {"Host": ""},
+    "a forwarded host": {"Host": "evil.example", "X-Forwarded-Host": "127.0.0.1:{port}"},
+    "a form of another page": {
+        "Origin": EVIL,
+        "Content-Type": "text/plain",
+        "Sec-Fetch-Site": "cross-site",
+        "Sec-Fetch-Mode": "navigate",
+        "Sec-Fetch-Dest": "document",
+    },
+    "a form of another page that hides its origin": {
+        "Origin": "null",
+        "Content-Type": "application/x-www-form-urlencoded",
+        "Sec-Fetch-Site": "cross-site",
+        "Sec-Fetch-Mode": "navigate",
+        "Sec-Fetch-Dest": "document",
+    },
     "our origin from another site": {"Origin": "http://127.0.0.1:{port}", "Sec-Fetch-Site": "cross-site"},
 }
 REQUESTS = {
@@ -186,6 +214,81 @@ def test_a_deployment_that_carries_a_command_is_refused(dashboard: RunningDashbo
     assert "the deployment sets job variables (command)" in messages[0]
     assert "the run sets job variables (command)" in messages[1]
     assert not target.exists()
+
+
+def test_a_command_by_another_door_of_the_api_is_refused(dashboard: RunningDashboard):
+    """The pool's own rule is lifted, and a run gets its command where neither a form nor a deployment is asked."""
+    template = dashboard.api("/work_pools/olmo2")["base_job_template"]
+    recipe, (target, variables) = dashboard.deployment("recipe"), plant(dashboard)
+    flow = dashboard.api(f"/deployments/{recipe}")["flow_id"]
+    lax = {
+        "job_configuration": {"command": "{{ command }}"},
+        "variables": {"properties": {"command": {"type": "string"}}},
+    }
+    dashboard.api("/work_pools/olmo2", {"base_job_template": lax}, "PATCH")
+    try:
+        scheduled = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2000-01-01T00:00:00Z"}}
+        later = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2099-01-01T00:00:00Z"}}
+        bare = {
+            "flow_id": flow,
+            "parameters": {"recipe": "smoke"},
+            "work_pool_name": "olmo2",
+            "work_queue_name": "default",
+        }
+        runs = {
+            "no deployment": dashboard.api("/flow_runs/", bare | {"job_variables": variables, "state": scheduled})["id"]
+        }
+        edited = start(dashboard, recipe, state=later)
+        dashboard.api(f"/flow_runs/{edited}", {"job_variables": variables}, "PATCH")
+        dashboard.api(f"/flow_runs/{edited}/set_state", {"state": scheduled, "force": True})
+        runs["a run that waited"] = edited
+        runs["an automation"] = started_by_automation(dashboard, recipe, variables)
+        states = {name: until_refused(dashboard, run) for name, run in runs.items()}
+    finally:
+        dashboard.api("/work_pools/olmo2", {"base_job_template": template}, "PATCH")
+    assert not target.exists()
+    assert "the run sets job variables (command)" in states["a run that waited"]
+    assert "the run sets job variables (command)" in states["an automation"]
+    assert "job variables" in states["no deployment"] or "deployment" in states["no deployment"]
+
+
+def until_refused(dashboard: RunningDashboard, run: str) -> str:
+    """What the state of a run says once the worker has refused it."""
+    until(lambda: dashboard.api(f"/flow_runs/{run}")["state_type"] in ("CRASHED", "FAILED"), 120, "a refusal")
+    return dashboard.api(f"/flow_runs/{run}")["state"]["message"]
+
+
+def started_by_automation(dashboard: RunningDashboard, recipe: str, variables: dict[str, Any]) -> str:
+    """The run of the recipe that an automation starts with a command, when another run is made."""
+    name = f"planted-{uuid4()}"
+    parameters = {"recipe": "smoke", "until": "none", "store": str(dashboard.folder / name)}
+    action = {
+        "type": "run-deployment", "source": "selected", "deployment_id": recipe, "parameters": parameters,
+        "job_variables": variables,
+    }  # fmt: skip
+    trigger = {
+        "type": "event", "posture": "Reactive", "threshold": 1, "within": 0, "expect": [f"planted.{name}"],
+        "match": {"prefect.resource.id": "planted.*"},
+    }  # fmt: skip
+    dashboard.api("/automations/", {"name": name, "trigger": trigger, "actions": [action]})
+    event = {
+        "id": str(uuid4()), "occurred": datetime.now(UTC).isoformat(), "event": f"planted.{name}", "payload": {},
+        "resource": {"prefect.resource.id": f"planted.{name}"}, "related": [],
+    }  # fmt: skip
+
+    def started() -> list[dict[str, Any]]:
+        made = dashboard.api("/flow_runs/filter", {"sort": "EXPECTED_START_TIME_DESC"})
+        return [run for run in made if run["parameters"].get("store") == parameters["store"]]
+
+    def asked_and_started() -> bool:
+        # The server takes the automation up some moments later; an event before that is nobody's.
+        dashboard.request(
+            "POST", "/api/events", [event | {"id": str(uuid4()), "occurred": datetime.now(UTC).isoformat()}]
+        )
+        return bool(started())
+
+    until(asked_and_started, 120, "the run of the automation")
+    return started()[0]["id"]
 
 
 def test_code_from_elsewhere_is_refused(dashboard: RunningDashboard):

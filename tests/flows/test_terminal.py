@@ -141,7 +141,7 @@ def recipe(*_):
     threading.Event().wait()
 deployments.recipe = recipe
 terminal.start_own_server = lambda: None
-code = terminal.run_in_terminal(Console(), Console(), "smoke", sys.argv[1], None, [], [], cascade=False)
+code, _ = terminal.run_in_terminal(Console(), Console(), "smoke", sys.argv[1], None, [], [], cascade=False)
 sys.stdout.flush()
 os._exit(code)
 """
@@ -180,7 +180,7 @@ def test_a_dashboard_does_not_take_somebody_elses_port(tmp_path, monkeypatch):
         with pytest.raises(
             DashboardError, match=rf"port {port} of 127\.0\.0\.1 cannot be used \(Address already in use\).*--port"
         ):
-            serve(Console(file=StringIO()), port)
+            serve(Console(file=StringIO()), port, "127.0.0.1", [], lambda _: None)
 
 
 def test_every_argument_and_option_has_a_help_text():

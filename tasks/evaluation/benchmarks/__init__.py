@@ -14,6 +14,7 @@ from tasks.evaluation.benchmarks.ifeval import IFEvalBenchmark
 from tasks.evaluation.benchmarks.items import Generation, Item, ItemScore, Likelihood, LikelihoodAnswer
 from tasks.evaluation.benchmarks.olmes import benchmark as olmes
 from tasks.evaluation.benchmarks.olmes import requests as olmes_requests
+from tasks.evaluation.benchmarks.olmes.answers import before_stops
 from tasks.evaluation.benchmarks.olmes.benchmark import OlmesBenchmark
 from tasks.evaluation.benchmarks.olmes.requests import OlmesRequestsBenchmark
 from tasks.evaluation.benchmarks.synthetic import SyntheticBenchmark
@@ -83,7 +84,13 @@ def make_requests(
 
 
 def score_item(config: Benchmark, item: Item, answers: Sequence[str | LikelihoodAnswer], chat: bool) -> ItemScore:
-    """Metrics of one item from the answers to its requests, in their order."""
+    """Metrics of one item from the answers to its requests, in their order.
+
+    A written answer ends where its request's stops say so, whoever wrote it.
+    """
+    if any(isinstance(answer, str) for answer in answers):
+        (wanted,) = make_requests(config, [item], chat)
+        answers = [_before_stops(answer, request) for answer, request in zip(answers, wanted, strict=True)]
     match config:
         case SyntheticBenchmark():
             return synthetic.score(config, item, answers, chat)
@@ -97,6 +104,13 @@ def score_item(config: Benchmark, item: Item, answers: Sequence[str | Likelihood
             return ifeval.score(config, item, answers, chat)
         case TemplateBenchmark():
             return template.score(config, item, answers, chat)
+
+
+def _before_stops(answer: str | LikelihoodAnswer, request: Generation | Likelihood) -> str | LikelihoodAnswer:
+    """A written answer up to the first of its request's stops; any other answer as it is."""
+    if isinstance(answer, str) and isinstance(request, Generation):
+        return before_stops(answer, request.stop)
+    return answer
 
 
 def primary_metric(config: Benchmark, items: Sequence[Item]) -> str:

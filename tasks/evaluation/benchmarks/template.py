@@ -134,6 +134,10 @@ def _make_item(config: TemplateBenchmark, row: Mapping[str, Any], place: int, sh
         gold = _gold_place(_evaluated(config.gold, row)) if config.gold else -1
         if choices and not 0 <= gold < len(choices):
             raise ValueError(f"gold is {gold}, and it has {len(choices)} choices")
+        if blank := [place for place, text in enumerate(choices) if not text.strip()]:
+            raise ValueError(
+                f"choice {blank[0]} is empty, and an empty continuation is as likely as can be to every model"
+            )
         lettered = "\n".join(f" {letter}. {text}" for letter, text in zip(LETTERS, choices, strict=False))
         query = _environment().from_string(config.prompt).render({**row, "lettered": lettered})
         accepted = _evaluated(config.answer, row) if config.answer else choices[gold] if choices else ""

@@ -1,9 +1,9 @@
 """What each step of a run gained, with its paired error: the report's `gains`.
 
-A step's gain is the mean improvement over all benchmarks from the checkpoint it began with to the one it made, item by item
-where both kept their items (`comparing/paired.py`). Positive is better, whatever a benchmark's direction. Every gain has `gain`,
-`stderr`, `n` (items), `discordant` (items that changed) and `words`: "gain" or "loss" from 3 standard errors on, else "no effect
-shown". The paper prints no errors; they are ours.
+A step's gain is the mean improvement over all benchmarks of one unit, from the checkpoint it began with to the one it made, item
+by item where both kept their items (`comparing/paired.py`). Positive is better, whatever a benchmark's direction. Every gain has
+`gain`, `stderr`, `n` (items), `discordant` (items that changed) and `words`: "gain" or "loss" from 3 standard errors on, else "no
+effect shown". The paper prints no errors; they are ours.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from typing import Any
 
 from infra.workspace import Workspace
 from tasks.artifacts import RewardModel, Scores
+from tasks.evaluation.benchmarks import LOWER_IS_BETTER
 from tasks.evaluation.comparing.comparison import Comparison
 from tasks.evaluation.comparing.paired import NO_EFFECT, Comparer, gain_words, macro_gain
 from tasks.evaluation.reporting.report_values import SOUP, ReportedBenchmark, benchmarks_of
@@ -30,10 +31,16 @@ def stage_gains(
     scores: dict[str, Scores],
     benchmarks: dict[str, ReportedBenchmark],
     compared: Comparer,
+    *,
+    ranked_by: str = "",
 ) -> dict[str, Gain]:
     """Per step of the main line, the gain over what it began with. A soup's also holds `over_mean` and `over_best`: against the
     mean of its ingredients, and against the one that it beats by least.
+
+    `ranked_by` is the metric that ranked the sweep. Where it is in bits per byte, so is the soup's gain: what tells candidates
+    apart tells mid-trained models apart.
     """
+    in_bits = ranked_by in LOWER_IS_BETTER
     gains: dict[str, Gain] = {}
     began: dict[str, str] = {}
     line = [label for label in main_line if label in scores]
@@ -41,11 +48,12 @@ def stage_gains(
         step = STEP_OF.get(stages[label], stages[label])
         # Where a step has several stages, its gain is over what the first of them began with.
         started = began.setdefault(step, line[place - 1] if place else "")
-        if started and (found := gain_over([scores[started]], scores[label], benchmarks, compared)):
+        bits = in_bits and step == SOUP
+        if started and (found := gain_over([scores[started]], scores[label], benchmarks, compared, in_bits=bits)):
             gains[step] = found
         if stages[label] == SOUP:
-            gains |= _soup_gains(gains.get(step), [scores[one] for one in ingredients if one in scores],
-                                 scores[label], benchmarks, compared)  # fmt: skip
+            known = [scores[one] for one in ingredients if one in scores]
+            gains |= _soup_gains(gains.get(step), known, scores[label], benchmarks, compared, in_bits)
     return gains
 
 
@@ -55,9 +63,10 @@ def _soup_gains(
     soup: Scores,
     benchmarks: dict[str, ReportedBenchmark],
     compared: Comparer,
+    in_bits: bool,
 ) -> dict[str, Gain]:
-    over_mean = gain_over(ingredients, soup, benchmarks, compared)
-    each = [found for one in ingredients if (found := gain_over([one], soup, benchmarks, compared))]
+    over_mean = gain_over(ingredients, soup, benchmarks, compared, in_bits=in_bits)
+    each = [found for one in ingredients if (found := gain_over([one], soup, benchmarks, compared, in_bits=in_bits))]
     over_best = min(each, key=lambda found: found["gain"], default=None)
     further = {name: found for name, found in (("over_mean", over_mean), ("over_best", over_best)) if found}
     # A run that starts past its base has nothing else to compare its soup with.
@@ -66,14 +75,27 @@ def _soup_gains(
 
 
 def gain_over(
-    before: Sequence[Scores], after: Scores, benchmarks: dict[str, ReportedBenchmark], compared: Comparer
+    before: Sequence[Scores],
+    after: Scores,
+    benchmarks: dict[str, ReportedBenchmark],
+    compared: Comparer,
+    *,
+    in_bits: bool = False,
 ) -> Gain | None:
-    """The mean improvement over the benchmarks that all have; None where there is no common one."""
-    names = [name for name in after.primary if before and all(name in score.primary for score in before)]
+    """The mean improvement over the benchmarks that all have; None where there is no common one.
+
+    Shares and bits per byte have no common mean. Of models that are asked both, shares count, or with `in_bits` the bits. A
+    gain in bits names its `metric`.
+    """
+    common = [name for name in after.primary if before and all(name in score.primary for score in before)]
+    bits = [name for name in common if benchmarks[name].lower_is_better]
+    shares = [name for name in common if name not in bits]
+    names = (bits or shares) if in_bits else (shares or bits)
     if not names:
         return None
     lower = [benchmarks[name].lower_is_better for name in names]
-    return macro_gain([compared(before, after, name) for name in names], lower)
+    found = macro_gain([compared(before, after, name) for name in names], lower)
+    return found | ({"metric": benchmarks[names[0]].metric} if lower[0] else {})
 
 
 def curation_gain(ws: Workspace, trial: Sequence[Scores], compared: Comparer) -> Gain | None:
@@ -84,7 +106,7 @@ def curation_gain(ws: Workspace, trial: Sequence[Scores], compared: Comparer) ->
         raise ValueError(f"a trial of curation has 2 scores, unfiltered and filtered; {len(trial)} are given")
     unfiltered, filtered = trial
     tables = [ws.read_json(score, "scores.json")["benchmarks"] for score in trial]
-    return gain_over([unfiltered], filtered, benchmarks_of(tables), compared)
+    return gain_over([unfiltered], filtered, benchmarks_of(tables), compared, in_bits=True)
 
 
 def reward_gain(reward: RewardModel) -> Gain | None:

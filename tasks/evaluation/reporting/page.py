@@ -117,11 +117,10 @@ def render_page(report: dict[str, Any]) -> str:
 def gain_rows(report: dict[str, Any]) -> list[tuple[str, dict[str, Any], float]]:
     """(step, gain, what it is multiplied by for people); a soup's comparisons with its ingredients stand below it."""
     rows: list[tuple[str, dict[str, Any], float]] = []
-    shares = not any(benchmark["lower_is_better"] for benchmark in report["benchmarks"])
     for step, gain in report["gains"].items():
-        # Bits per byte stay as they are; a mean over shares and bits has no unit of its own.
+        # Shares are told in percent points, bits per byte as they are.
         in_bits = step == "curation" or gain.get("metric") in LOWER_IS_BETTER
-        unit = 100.0 if shares and not in_bits else 1.0
+        unit = 1.0 if in_bits else 100.0
         rows.append((step, gain, unit))
         further = {"over_mean": "the ingredients’ mean", "over_best": "the best ingredient"}
         rows += [(f"{step} over {words}", gain[name], unit) for name, words in further.items() if name in gain]

@@ -179,7 +179,7 @@ def test_a_context_as_long_as_the_window_keeps_every_token_that_fits(model):
     assert asked.truncated == 0
 
 
-@pytest.mark.parametrize("kind", ["cloze", "generate"])
+@pytest.mark.parametrize("kind", ["cloze", "multiple_choice", "generate"])
 def test_output_that_is_not_finite_ends_with_the_benchmark_and_the_item(desk, monkeypatch, kind):
     broken = Transformer(TINY, seed=3).eval()
     with torch.no_grad():

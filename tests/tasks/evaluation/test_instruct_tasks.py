@@ -178,7 +178,8 @@ def test_humaneval_asks_twenty_samples_and_runs_them(tmp_path):
     assert len(wanted) == 20
     assert isinstance(wanted[0], Generation)
     assert (wanted[0].temperature, wanted[0].top_p) == (0.8, 0.95)
-    right, fenced, wrong = "    return 2 * x", f"```python\n{row['prompt']}    return x + x\n```", "    return x"
+    # A new "def" is a stop, so a fenced answer can hold the body alone.
+    right, fenced, wrong = "    return 2 * x", "```python\n    return x + x\n```", "    return x"
     found = score_item(config, items[0], [right, fenced] + [wrong] * 18, False)
     assert found.metrics == pytest.approx({"pass_at_1": 0.1, "pass_at_10": 1 - (10 * 9) / (20 * 19)})
     assert primary_metric(config, items) == "pass_at_10"

@@ -8,8 +8,8 @@ import pytest
 from infra.workspace import Workspace
 from tasks.artifacts import Scores
 from tasks.evaluation.comparing.comparison import compare
-from tasks.evaluation.comparing.paired import comparer, error_of_mean
-from tasks.evaluation.reporting.gains import stage_gains
+from tasks.evaluation.comparing.paired import comparer, error_of_mean, independent
+from tasks.evaluation.reporting.gains import gain_over, stage_gains
 from tasks.evaluation.reporting.report_values import Bounds, ReportedBenchmark, soup_rows, step_changes
 from tests.tasks.evaluation.test_rank import Desk
 
@@ -66,6 +66,36 @@ def test_a_soup_is_compared_with_the_base_each_ingredient_and_their_mean(made):
     assert gains["sft"]["gain"] == 0
     assert gains["sft"]["words"].startswith("no effect shown")
     assert set(gains["sft"]) == {"gain", "stderr", "n", "discordant", "words"}
+
+
+@pytest.mark.parametrize(("in_bits", "gain", "error"), [(True, 0.25, 0.03), (False, 0.02, 0.01)])
+def test_shares_and_bits_are_never_averaged(in_bits: bool, gain: float, error: float):
+    """Hand-made means: two points of a share more, and a quarter of a bit less."""
+    benchmarks = BENCHMARKS | {"likely": ReportedBenchmark("likely", "bits_per_byte", 100, True)}
+    made = {"id": "0" * 16, "stage": "evaluate", "address": "", "digest": "", "checkpoint": ""}
+    errors = {"maths": 0.01, "likely": 0.03}
+    one = Scores(label="base", primary={"maths": 0.02, "likely": 1.0}, stderr=errors, **made)
+    two = Scores(label="soup", primary={"maths": 0.04, "likely": 0.75}, stderr=errors, **made)
+    found = gain_over([one], two, benchmarks, independent, in_bits=in_bits)
+    assert found is not None
+    assert (found["gain"], found["stderr"]) == (pytest.approx(gain), pytest.approx(error * 2**0.5))
+    assert found.get("metric") == ("bits_per_byte" if in_bits else None)
+
+
+@pytest.mark.parametrize(("metric", "gain"), [("bits_per_byte", 0.25), ("exact_match", 0.02), ("", 0.02)])
+def test_a_soup_is_judged_by_what_ranked_the_sweep(metric: str, gain: float):
+    benchmarks = BENCHMARKS | {"likely": ReportedBenchmark("likely", "bits_per_byte", 100, True)}
+    made = {"id": "0" * 16, "stage": "evaluate", "address": "", "digest": "", "checkpoint": ""}
+    errors = {"maths": 0.01, "likely": 0.03}
+    scores = {
+        label: Scores(label=label, primary={"maths": share, "likely": bits}, stderr=errors, **made)
+        for label, share, bits in (("base", 0.02, 1.0), ("soup", 0.04, 0.75), ("sft", 0.5, 2.0))
+    }
+    stages = {"base": "pretrain", "soup": "soup", "sft": "sft"}
+    gains = stage_gains(list(scores), stages, ["base"], scores, benchmarks, independent, ranked_by=metric)
+    assert gains["soup"]["gain"] == pytest.approx(gain)
+    assert gains["soup"]["over_best"]["gain"] == pytest.approx(gain)
+    assert gains["sft"]["gain"] == pytest.approx(0.46)
 
 
 def test_stages_of_reinforcement_are_one_step_over_what_the_first_began_with(made):

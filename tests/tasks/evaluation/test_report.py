@@ -243,7 +243,7 @@ def test_every_step_states_its_gain_with_its_error(written: tuple[Workspace, Any
     assert list(gains) == ["curation", "sweep", "soup", "sft", "reward"]
     assert values_of(ws)["gains"] == gains
     assert all(gain["stderr"] > 0 for gain in gains.values())
-    assert gains["curation"]["gain"] == pytest.approx(0.1 / 3)
+    assert (gains["curation"]["gain"], gains["curation"]["metric"]) == (pytest.approx(0.1), "bits_per_byte")
     assert (gains["reward"]["gain"], gains["reward"]["stderr"], gains["reward"]["n"]) == (pytest.approx(0.3), 0.1, 50)
     assert gains["reward"]["words"] == "gain"
     assert (gains["sweep"]["gain"], gains["sweep"]["words"]) == (0.04, "no effect shown")
