@@ -4,6 +4,7 @@ Parameters are names, ids and small values; their docstrings become the forms. A
 the dashboard was started in, since whoever reaches the dashboard names it.
 """
 
+import os
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -28,20 +29,23 @@ from tasks.artifacts import Scores
 EXPORTS = "exports"
 MOST_CELLS = 64
 """Combinations of a grid: more is a typing error rather than a plan."""
-STORE = "store"
-"""Where a form leaves the store empty."""
+
+
+def _store(url: str | None) -> Store:
+    """The store of a form: as the command line chooses it."""
+    return Store(url or os.environ.get("OLMO2_STORE") or "store")
 
 
 @flow(name="comparison", flow_run_name="compare {first} and {second}", persist_result=False)
-def comparison(first: str, second: str, store: str = STORE) -> None:
+def comparison(first: str, second: str, store: str | None = None) -> None:
     """Say how two artifacts differ; two evaluations also item by item, with errors.
 
     Args:
         first: Artifact id, its beginning, or a tag.
         second: Another.
-        store: Root of the artifacts.
+        store: Root of the artifacts; that of OLMO2_STORE, or `store`, when empty.
     """
-    found = Store(store)
+    found = _store(store)
     records = [find_record(found, id) for id in (first, second)]
     if all(record.kind == Scores.__name__ for record in records):
         create_table_artifact(compare_artifacts(found, first, second), key="comparison-scores")
@@ -53,33 +57,35 @@ def comparison(first: str, second: str, store: str = STORE) -> None:
 
 
 @flow(name="export", flow_run_name="export {artifact}", persist_result=False)
-def export(artifact: str, folder: str, store: str = STORE) -> str:
+def export(artifact: str, folder: str, store: str | None = None) -> str:
     """Copy a checkpoint out as a Hugging Face folder with a model card.
 
     Args:
         artifact: Checkpoint id, its beginning, or a tag.
         folder: A new name below `exports/`, where the dashboard was started.
-        store: Root of the artifacts.
+        store: Root of the artifacts; that of OLMO2_STORE, or `store`, when empty.
     """
     # The name comes from whoever reaches the dashboard, so it may not leave the folder.
     place = Path(EXPORTS) / checked_name(folder)
-    written = export_checkpoint(Store(store), artifact, place)
+    written = export_checkpoint(_store(store), artifact, place)
     files = "\n".join(f"* {code(name)}" for name in written)
     create_markdown_artifact(f"Exported to {code(str(place.absolute()))}\n\n{files}", key="export-files")
     return str(place)
 
 
 @flow(name="adoption", flow_run_name="adopt {source} as {place}", persist_result=False)
-def adoption(source: str, place: Literal["base", "soup", "sft", "dpo"], revision: str = "", store: str = STORE) -> str:
+def adoption(
+    source: str, place: Literal["base", "soup", "sft", "dpo"], revision: str = "", store: str | None = None
+) -> str:
     """Make a checkpoint an artifact that a recipe can start from.
 
     Args:
         source: Hugging Face folder, hub id, or a permanent save point as ID@STEP.
         place: What it stands for.
         revision: Branch, tag or commit on the hub.
-        store: Root of the artifacts.
+        store: Root of the artifacts; that of OLMO2_STORE, or `store`, when empty.
     """
-    adopted = adopt_command(Store(store), source, revision, place, None)
+    adopted = adopt_command(_store(store), source, revision, place, None)
     said = f"start: {{{place}: {adopted['id']}}}"
     create_markdown_artifact(
         f"Adopted as {code(adopted['address'])}; a recipe starts there with {code(said)}", key="adopted"
@@ -98,7 +104,7 @@ def grid(
     """Run a recipe up to one stage for each combination of values, and compare what that stage came to.
 
     Args:
-        values: Recipe fields with the values to try, such as {"pretrain.schedule.peak_lr": [0.001, 0.003], "dpo.beta": [5, 10]}.
+        values: Recipe fields with the values to try, such as {"sft.learning_rate": [0.001, 0.003], "dpo.beta": [5, 10]}.
         recipe: Name in recipes/ or path of a YAML file.
         until: The stage whose artifacts are compared; what several combinations share is made once.
         store: Root of the artifacts; the recipe's own when empty.

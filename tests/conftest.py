@@ -93,14 +93,25 @@ def store(request: pytest.FixtureRequest, tmp_path) -> Store:
 NEEDS = {
     "browser": ("chromium", "chromedriver"),
     "ceph": ("radosgw", "ceph-mon", "ceph-osd", "ceph-authtool", "monmaptool"),
+    "postgres": ("initdb", "pg_ctl", "pg_dump", "psql"),
 }
 """Programs that tests with these markers start; `.ci/packages` installs them where it can."""
 _left_out = pytest.StashKey[dict[str, list[str]]]()
 
 
+def postgres_program(name: str) -> str:
+    """Path of one of PostgreSQL's programs, which Debian keeps out of the way; its bare name where it has none."""
+    kept = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    return str(kept[-1]) if kept else name
+
+
+def _is_here(name: str) -> bool:
+    return shutil.which(name) is not None or shutil.which(postgres_program(name)) is not None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what needs programs that are not here, except in CI, where their absence is a failure."""
-    missing = {mark: [name for name in names if shutil.which(name) is None] for mark, names in NEEDS.items()}
+    missing = {mark: [name for name in names if not _is_here(name)] for mark, names in NEEDS.items()}
     missing = {mark: names for mark, names in missing.items() if names}
     if not missing or os.environ.get("CI"):
         return

@@ -171,3 +171,12 @@ def test_a_public_name_is_defined_once():
                     places.setdefault(public, set()).add(name)
     several = {public: sorted(found) for public, found in places.items() if len(found) > 1}
     assert len(several) <= 30, f"rename these to what each is, or make them private: {several}"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_comments_say_why(package: str):
+    """At least one line in 25 has a comment, as benchmarks/house.py counts: the reason where a reader must stop and think."""
+    found = [line.strip() for path in (ROOT / package).rglob("*.py") for line in path.read_text().splitlines()]
+    lines = [line for line in found if line]
+    share = sum(line.startswith("#") or "  # " in line for line in lines) / len(lines)
+    assert share >= 0.04, f"{share:.2%} of the lines of {package} have a comment; say why at the lines that need it"

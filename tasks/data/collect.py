@@ -7,7 +7,7 @@ file and line; above the source's share of them the stage fails. A stage's ident
 `pinned` first writes into the config what will be read: package versions, file hashes, or a commit.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, TypedDict
 
 from pydantic import Field
 
@@ -82,18 +82,47 @@ def bad_files(files: dict[str, tuple[int, int, bool]]) -> list[str]:
     return [url for url, (kept, unusable, broke) in files.items() if broke or (unusable and not kept)]
 
 
-def reading(files: dict[str, tuple[int, int, bool]], documents: int, bad: dict[str, int]) -> dict[str, Any]:
-    """What was listed, read and kept: `read` are the rows that had a usable text, repeated ids among them."""
+class ReadCounts(TypedDict):
+    """What was listed, read and kept of a source."""
+
+    files: int
+    bad_files: int
+    rows: int
+    """Listed in the files."""
+    read: int
+    """Rows with a usable text, repeated ids among them."""
+    documents: int
+    bad: dict[str, int]
+    """Unusable rows by reason."""
+    first_bad_files: list[str]
+
+
+class RepairedCounts(TypedDict):
+    """Repaired rows, and records that are no documents by their kind."""
+
+    repaired: int
+    passed_over: dict[str, int]
+
+
+def reading(files: dict[str, tuple[int, int, bool]], documents: int, bad: dict[str, int]) -> ReadCounts:
+    """The counts of all files."""
     # A repeated id is a usable row that stands elsewhere, so it counts as read.
     unusable = sum(count for reason, count in bad.items() if reason != REPEATED)
     listed = documents + sum(bad.values())
     bad_ones = bad_files(files)
-    counts = {"files": len(files), "bad_files": len(bad_ones), "rows": listed, "read": listed - unusable}
-    return {**counts, "documents": documents, "bad": bad, "first_bad_files": bad_ones[:10]}
+    return {
+        "files": len(files),
+        "bad_files": len(bad_ones),
+        "rows": listed,
+        "read": listed - unusable,
+        "documents": documents,
+        "bad": bad,
+        "first_bad_files": bad_ones[:10],
+    }
 
 
-def facts_of(results: list[ShardResult]) -> dict[str, Any]:
-    """Repaired rows, and records that are no documents by their kind."""
+def facts_of(results: list[ShardResult]) -> RepairedCounts:
+    """The counts of all items."""
     return {
         "repaired": sum(result["repaired"] for result in results),
         "passed_over": add_counts(results, "passed_over"),

@@ -5,8 +5,6 @@ The evaluation sets are those of the recipe's own benchmark definitions; `tasks.
 is empty and says so; the stage that would read it refuses it by name.
 """
 
-from typing import Any
-
 from infra.stage import stage
 from infra.workspace import ShardItem, ShardResult, Workspace
 from tasks.artifacts import Documents
@@ -24,9 +22,12 @@ from tasks.data.filters.overlap import (
     REASON,
     DecontaminateConfig,
     Items,
+    Overlap,
+    OverlapExample,
     OverlapRule,
     benchmark_report,
     count_values,
+    example_of,
     find_overlaps,
     write_items,
 )
@@ -77,7 +78,7 @@ def decontaminate_shard(ws: Workspace, item: ShardItem) -> ShardResult:
     shard = f"{shard_name(item['name'])}.jsonl.zst"
     sources: dict[str, int] = {}
     touched: dict[str, int] = {}
-    examples: list[dict[str, Any]] = []
+    examples: list[OverlapExample] = []
     dropped = size = 0
     with LineWriter(ws, f"documents/{shard}") as keep, LineWriter(ws, f"dropped/{shard}") as drop:
         for batch in batches(read_documents(ws, documents, item["name"])):
@@ -95,8 +96,7 @@ def decontaminate_shard(ws: Workspace, item: ShardItem) -> ShardResult:
                 dropped += 1
                 detail = f"{overlap['share']:.3f} of {rule.direction} n-grams, limit {rule.max_overlap}: "
                 drop.write({**document, "reason": REASON, "detail": detail + repr(overlap["shown"])})
-                example = {"document": document["id"], "share": round(overlap["share"], 4), "words": overlap["shown"]}
-                examples.append({**example, "item": overlap["items"][0]})
+                examples.append(example_of(document["id"], overlap))
     # Examples of each item's first documents are enough for a report.
     return {
         "sources": sources,
@@ -108,16 +108,14 @@ def decontaminate_shard(ws: Workspace, item: ShardItem) -> ShardResult:
     }
 
 
-def _batch_overlaps(
-    batch: list[Row], items: dict[str, Items], config: DecontaminateConfig
-) -> dict[int, dict[str, Any]]:
+def _batch_overlaps(batch: list[Row], items: dict[str, Items], config: DecontaminateConfig) -> dict[int, Overlap]:
     """The overlap of each document by its source's rule, by its place in the batch."""
     groups: dict[OverlapRule, list[int]] = {}
     for place, row in enumerate(batch):
         if rule := config.rule_of(row["source"]):
             # Equal rules share one call: reading the items costs more than scanning a batch.
             groups.setdefault(OverlapRule(**rule.model_dump(include=set(OverlapRule.model_fields))), []).append(place)
-    found: dict[int, dict[str, Any]] = {}
+    found: dict[int, Overlap] = {}
     for rule, places in groups.items():
         rows = [batch[place] for place in places]
         overlaps = find_overlaps(rows, items[rule.items_name], rule.ngram, rule.direction)

@@ -7,22 +7,23 @@ is first in the order of inputs, shards and rows stays. `dropped/` has the docum
 each with the id of what stayed; `clusters.json` counts the groups of equals.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, TypedDict
 
 from pydantic import Field
 
 from infra.stage import stage
-from infra.workspace import Workspace
+from infra.workspace import ShardItem, Workspace
 from model.config import Config
 from tasks.artifacts import Documents
 from tasks.data.documents.dolma_files import add_counts, document_files
 from tasks.data.documents.file_sources import write_file_sources
+from tasks.data.documents.partitions import ClusterCounts
 from tasks.data.duplicates.documents import find_equal_documents, sizes_of
 from tasks.data.duplicates.minhash import MinHashConfig
 from tasks.data.duplicates.near import find_similar_documents
 from tasks.data.duplicates.pieces import ParagraphConfig, find_equal_paragraphs
 from tasks.data.duplicates.remove import kept_name, write_shard
-from tasks.data.duplicates.seen import NGramConfig, find_seen
+from tasks.data.duplicates.seen import NGramConfig, SeenCounts, find_seen
 
 
 class DedupConfig(Config):
@@ -36,13 +37,23 @@ class DedupConfig(Config):
     """Also drop parts of documents that occurred before, in the documents that are left."""
 
 
+class Passes(TypedDict):
+    """What the passes so far have left for a later one: numbers of partitions."""
+
+    exact: int
+    near: int
+    within: str
+    """The kind of the pass over parts of documents; empty without one."""
+    parts: int
+
+
 def dedup_documents(ws: Workspace, documents: list[Documents], config: DedupConfig) -> Documents:
     """All inputs' documents, each text once. Raises ValueError for no input."""
     shards = list_shards(ws, documents, config)
     equal = find_equal_documents(ws, shards)
-    clusters = {"exact": equal["clusters"]}
+    clusters: dict[str, ClusterCounts | SeenCounts] = {"exact": equal["clusters"]}
     # "near" and "within" stay empty where those passes are off, and `write_shard` then skips them.
-    known: dict[str, Any] = {"exact": equal["partitions"], "near": 0, "within": "", "parts": 0}
+    known: Passes = {"exact": equal["partitions"], "near": 0, "within": "", "parts": 0}
     if config.near is not None:
         # Near-duplicates come after exact ones, whose copies need no signature of their own.
         near = find_similar_documents(ws, [{**shard, **known} for shard in shards], config.near)
@@ -54,7 +65,7 @@ def dedup_documents(ws: Workspace, documents: list[Documents], config: DedupConf
             within = find_equal_paragraphs(ws, items, config.within)
         else:
             within = find_seen(ws, items, config.within)
-        known |= {"within": config.within.kind, "parts": within["partitions"]}
+        known["within"], known["parts"] = config.within.kind, within["partitions"]
         clusters[config.within.kind] = within["clusters"]
     results = ws.map(
         write_shard, [{**shard, **known} for shard in shards], description="write", sizes=sizes_of(ws, shards)
@@ -78,7 +89,7 @@ def dedup_documents(ws: Workspace, documents: list[Documents], config: DedupConf
     )
 
 
-def list_shards(ws: Workspace, documents: list[Documents], config: DedupConfig) -> list[dict[str, Any]]:
+def list_shards(ws: Workspace, documents: list[Documents], config: DedupConfig) -> list[ShardItem]:
     """One item per document file of all inputs, in order. ValueError if there is none."""
     found = [(number, name) for number, part in enumerate(documents) for name in document_files(ws, part)]
     if not found:

@@ -8,12 +8,13 @@ Nothing is measured here, so a changed threshold costs one pass over the files.
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 import numpy as np
 import orjson
 from pydantic import model_validator
 
+from infra.json_values import JsonObject
 from infra.stage import stage
 from infra.workspace import ShardItem, ShardResult, Workspace
 from model.config import Config
@@ -149,7 +150,7 @@ class Judge:
         self._kept: list[bool] = []
         self._values: dict[str, list[float]] = {name: [] for limits in self._limits for name, _ in limits}
 
-    def decide(self, attributes: Sequence[dict[str, Any]]) -> tuple[str, str]:
+    def decide(self, attributes: Sequence[JsonObject]) -> tuple[str, str]:
         """(rule, detail) of the first rule that refuses; empty when all pass."""
         verdict = ("", "")
         for name, limits, own in zip(self.names, self._limits, attributes, strict=True):
@@ -161,7 +162,7 @@ class Judge:
         self._kept.append(not verdict[0])
         return verdict
 
-    def attributes_until(self, reason: str, rows: Sequence[Row]) -> dict[str, Any]:
+    def attributes_until(self, reason: str, rows: Sequence[Row]) -> JsonObject:
         """The attributes of the rules up to the one that refused."""
         asked = rows[: self.names.index(reason) + 1]
         return {name: spans for row in asked for name, spans in row["attributes"].items()}
@@ -188,9 +189,23 @@ class Judge:
         return found
 
 
-def _histograms(config: FilterConfig, results: Sequence[ShardResult]) -> list[dict[str, Any]]:
+class LimitHistogram(TypedDict):
+    """One limit of a rule, and the documents per bin of its score."""
+
+    rule: str
+    label: str
+    least: float | None
+    """None for no limit, since JSON has no infinity."""
+    most: float | None
+    scale: str
+    edges: list[float]
+    kept: list[int]
+    dropped: list[int]
+
+
+def _histograms(config: FilterConfig, results: Sequence[ShardResult]) -> list[LimitHistogram]:
     """One entry per limit: which score, where the limits are (None for none), and the documents per bin."""
-    found = []
+    found: list[LimitHistogram] = []
     for rule in config.rules:
         name = scorer_name(rule.scorer)
         for limit in rule.limits():
@@ -205,7 +220,8 @@ def _histograms(config: FilterConfig, results: Sequence[ShardResult]) -> list[di
                     "scale": limit.scale,
                     # Six digits: edges are for reading, and float noise would differ between platforms.
                     "edges": [float(f"{edge:.6g}") for edge in edges(limit.scale)],
-                    **counts,
+                    "kept": counts["kept"],
+                    "dropped": counts["dropped"],
                 }
             )
     return found

@@ -14,7 +14,7 @@ A repeated source is listed once per pass. Part of a source is either the first 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, TypedDict, get_args
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -140,7 +140,7 @@ class MixConfig(Config):
         return self.sequence_length, self.sequence_length * self.batch_size
 
 
-def preset_fields(name: PresetName) -> dict[str, Any]:
+def preset_fields(name: PresetName) -> JsonObject:
     """The fields of a mix that a preset fills in: sources with their amounts, and what goes with them."""
     found = preset(name)
     if found.unit == "passes":
@@ -151,7 +151,7 @@ def preset_fields(name: PresetName) -> dict[str, Any]:
     return {"part": "whole_files", "requested_tokens": found.requested_tokens, "sources": sources}
 
 
-def _plain(source: Any) -> dict[str, Any]:
+def _plain(source: Any) -> JsonObject:
     """A source as a mapping with its defaults, however it was given."""
     return MixSource.model_validate(source).model_dump()
 
@@ -168,6 +168,16 @@ class Entry:
     """Tokens of the file."""
 
 
+class MixEntry(TypedDict):
+    """A file of `mix.json`."""
+
+    address: str
+    file: str
+    source: str
+    tokens: int
+    passes: int
+
+
 def mix_tokens(ws: Workspace, sources: list[Tokens], config: MixConfig, ranking: Ranking | None = None) -> Mix:
     """The list of files, with what to take of each.
 
@@ -182,7 +192,7 @@ def mix_tokens(ws: Workspace, sources: list[Tokens], config: MixConfig, ranking:
     for entry in entries:
         by_source[entry.source] = by_source.get(entry.source, 0) + entry.tokens
     shares = {name: tokens / total for name, tokens in by_source.items()}
-    rows: list[dict[str, Any]] = [
+    rows: list[MixEntry] = [
         {"address": entry.address, "file": entry.file, "source": entry.source, "tokens": entry.tokens, "passes": passes}
         for entry, passes in _grouped(entries)
     ]

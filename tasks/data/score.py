@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from infra.json_values import JsonObject
 from infra.stage import stage
 from infra.workspace import ShardItem, Workspace
 from model.config import Config
@@ -105,7 +106,7 @@ def score_shard(ws: Workspace, item: ShardItem, loaded: list[Any] | None = None)
     return count
 
 
-def score_rows(documents: list[Row], scorers: Sequence[Scorer], models: Sequence[Any]) -> list[list[dict[str, Any]]]:
+def score_rows(documents: list[Row], scorers: Sequence[Scorer], models: Sequence[Any]) -> list[list[JsonObject]]:
     """For each scorer the attributes of each document."""
     batch = TextBatch([document["text"] for document in documents])
     found = []

@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import orjson
 from pydantic import Field
@@ -205,7 +205,16 @@ def _fit(folder: Path, lines: list[str], config: ClassifierConfig) -> Path:
     return model
 
 
-def measure(model: Any, rows: list[Row]) -> dict[str, Any]:
+class HeldOutFigures(TypedDict):
+    """How a classifier does on rows that it has not seen."""
+
+    precision: float
+    recall: float
+    held_out: int
+    held_out_positives: int
+
+
+def measure(model: Any, rows: list[Row]) -> HeldOutFigures:
     """Precision and recall of the positive class at probability one half, on held-out rows."""
     scores = positive_probabilities([row["line"] for row in rows], model)
     pairs = [(score >= 0.5, row["label"] == POSITIVE_LABEL) for score, row in zip(scores, rows, strict=True)]

@@ -17,6 +17,7 @@ import pyarrow as pa
 import zstandard
 from backports import zstd
 
+from infra.json_values import JsonObject
 from infra.workspace import ShardResult, Workspace
 from tasks.artifacts import Documents
 
@@ -33,7 +34,8 @@ _LARGEST_WINDOW: dict[int, int] = {
 """`zstd --long=31` and less. pyarrow's own reader, and zstd's default, refuse windows above 128 MiB."""
 _OPTIONS = orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
 
-Row = dict[str, Any]
+Row = JsonObject
+"""A document, or another row of a file: what it holds beyond the schema is its source's affair."""
 
 
 class LineWriter:

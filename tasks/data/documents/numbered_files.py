@@ -6,7 +6,6 @@ that the store remembers, so its files need no commits of their own.
 
 from collections import Counter
 from types import TracebackType
-from typing import Any
 
 from infra.workspace import Workspace
 from tasks.artifacts import Documents
@@ -50,8 +49,8 @@ class Drafts:
             )
         reasons = dict(sorted(self.dropped.items()))
         self.ws.table("dropped", [{"reason": reason, "documents": number} for reason, number in reasons.items()])
-        facts: dict[str, Any] = {"sources": dict(sorted(self.sources.items())), "dropped": reasons}
-        return self.ws.artifact(Documents, documents=kept, bytes=self.bytes, **facts)
+        sources = dict(sorted(self.sources.items()))
+        return self.ws.artifact(Documents, documents=kept, bytes=self.bytes, sources=sources, dropped=reasons)
 
     def __enter__(self) -> "Drafts":
         return self

@@ -12,7 +12,7 @@ result depends on it. The steps over partitions name how many there are: an atte
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import orjson
@@ -278,7 +278,25 @@ def read_partition(ws: Workspace, kind: str, first: int, end: int, dtype: np.dty
     return np.concatenate([np.zeros(0, dtype=dtype), *parts]), np.concatenate([np.zeros(0, dtype="<u4"), *shards])
 
 
-def find_all_repeats(ws: Workspace, kind: str, spilled: list[dict[str, int]]) -> dict[str, Any]:
+class ClusterCounts(TypedDict):
+    """Groups of equal rows, of one partition or of all."""
+
+    clusters: int
+    rows: int
+    """Of all groups together."""
+    largest: list[int]
+    """Sizes of the largest groups, descending."""
+
+
+class FoundRepeats(TypedDict):
+    """What a pass over all shards has found."""
+
+    partitions: int
+    """For `read_repeats` or `read_found`."""
+    clusters: ClusterCounts
+
+
+def find_all_repeats(ws: Workspace, kind: str, spilled: list[dict[str, int]]) -> FoundRepeats:
     """Find the repeated keys of all shards, by a map over partitions.
 
     Takes what `KeySpill.close` returned for every shard. Returns `partitions`, for `read_repeats`, and the `clusters` of
@@ -294,7 +312,7 @@ def find_all_repeats(ws: Workspace, kind: str, spilled: list[dict[str, int]]) ->
     return {"partitions": len(parts), "clusters": add_clusters(results)}
 
 
-def add_clusters(results: list[ShardResult]) -> dict[str, Any]:
+def add_clusters(results: list[ShardResult]) -> ClusterCounts:
     """The cluster counts of several partitions as one."""
     return {
         "clusters": sum(result["clusters"] for result in results),
@@ -303,14 +321,14 @@ def add_clusters(results: list[ShardResult]) -> dict[str, Any]:
     }
 
 
-def count_clusters(sizes: np.ndarray) -> dict[str, Any]:
+def count_clusters(sizes: np.ndarray) -> ClusterCounts:
     """Cluster counts of one partition from the sizes of its groups; groups of one are no clusters."""
     # Groups of one are documents without a copy.
     large = np.sort(sizes[sizes > 1])[::-1]
     return {"clusters": len(large), "rows": int(large.sum()), "largest": large[:_LARGEST].tolist()}
 
 
-def find_repeats(ws: Workspace, item: ShardItem) -> ShardResult:
+def find_repeats(ws: Workspace, item: ShardItem) -> ClusterCounts:
     """Shard function: the repeated keys of one partition, written by shard; the first row of a key is kept."""
     records, shards = read_partition(ws, item["kind"], item["first"], item["end"], KEYED)
     # A stable sort leaves equal keys in order of shard and row.

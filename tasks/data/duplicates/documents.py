@@ -1,7 +1,7 @@
 """Documents with equal text: hashes of 128 bits, compared in partitions over all shards."""
 
 import hashlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import orjson
@@ -9,7 +9,15 @@ import orjson
 from infra.workspace import ShardItem, Workspace
 from tasks.artifacts import Documents
 from tasks.data.documents.dolma_files import read_documents
-from tasks.data.documents.partitions import KeySpill, find_all_repeats, put_work, read_found, read_repeats, read_work
+from tasks.data.documents.partitions import (
+    FoundRepeats,
+    KeySpill,
+    find_all_repeats,
+    put_work,
+    read_found,
+    read_repeats,
+    read_work,
+)
 
 EXACT = "exact_duplicate"
 NEAR = "near_duplicate"
@@ -23,7 +31,7 @@ class Duplicate(NamedTuple):
     reason: str
 
 
-def find_equal_documents(ws: Workspace, shards: list[ShardItem]) -> dict[str, Any]:
+def find_equal_documents(ws: Workspace, shards: list[ShardItem]) -> FoundRepeats:
     """Find all repeated texts; returns what `find_all_repeats` does."""
     return find_all_repeats(ws, "texts", ws.map(hash_texts, shards, description="hash", sizes=sizes_of(ws, shards)))
 

@@ -5,16 +5,16 @@ of the bands are compared in partitions, and the graph is contracted in partitio
 node being shard and row in one number. All of it is bounded by a partition, but for the neighbours of one document.
 """
 
-from typing import Any
-
 import numpy as np
 
-from infra.workspace import ShardItem, ShardResult, Workspace
+from infra.workspace import ShardItem, Workspace
 from tasks.artifacts import Documents
 from tasks.data.documents.dolma_files import batches, read_documents
 from tasks.data.documents.partitions import (
     BUCKETS,
     REPEAT,
+    ClusterCounts,
+    FoundRepeats,
     Spill,
     add_clusters,
     bucket_of,
@@ -37,7 +37,7 @@ EDGE = np.dtype([("one", "<u8"), ("two", "<u8")])
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 
 
-def find_similar_documents(ws: Workspace, shards: list[ShardItem], config: MinHashConfig) -> dict[str, Any]:
+def find_similar_documents(ws: Workspace, shards: list[ShardItem], config: MinHashConfig) -> FoundRepeats:
     """Find the documents that are similar to an earlier one; `partitions` for `read_found`, and `clusters`."""
     near = config.model_dump(mode="json")
     signed = ws.map(
@@ -154,7 +154,7 @@ def contract_part(ws: Workspace, item: ShardItem) -> dict[str, bool]:
     return {"changed": changed}
 
 
-def settle(ws: Workspace, item: ShardItem) -> ShardResult:
+def settle(ws: Workspace, item: ShardItem) -> ClusterCounts:
     """Shard function: the documents of the stars around one partition of the nodes, by their shard."""
     edges = _read_edges(ws, item["names"], item["first"], item["end"])
     # Edges lie in both directions; of a star, the node with the lowest number is the one that stays.

@@ -5,7 +5,7 @@ enough is a unit, numbered through its shard.
 
 from array import array
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
@@ -14,7 +14,7 @@ from infra.workspace import ShardItem, Workspace
 from model.config import Config
 from tasks.artifacts import Documents
 from tasks.data.documents.dolma_files import Row, read_documents
-from tasks.data.documents.partitions import KeySpill, find_all_repeats, put_work, read_work
+from tasks.data.documents.partitions import FoundRepeats, KeySpill, find_all_repeats, put_work, read_work
 from tasks.data.duplicates.documents import dropped_documents, text_hash
 
 _UNIT = np.dtype([("row", "<u4"), ("piece", "<u4")])
@@ -30,7 +30,7 @@ class ParagraphConfig(Config):
     takes any length."""
 
 
-def find_equal_paragraphs(ws: Workspace, shards: list[ShardItem], config: ParagraphConfig) -> dict[str, Any]:
+def find_equal_paragraphs(ws: Workspace, shards: list[ShardItem], config: ParagraphConfig) -> FoundRepeats:
     """Find all repeated paragraphs; returns what `find_all_repeats` does."""
     items = [{**shard, "min_words": config.min_words} for shard in shards]
     return find_all_repeats(ws, "paragraphs", ws.map(hash_paragraphs, items, description="hash paragraphs"))

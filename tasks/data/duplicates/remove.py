@@ -5,9 +5,9 @@ its paragraphs is dropped as a whole.
 """
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
-from infra.workspace import ShardItem, ShardResult, Workspace
+from infra.workspace import ShardItem, Workspace
 from tasks.artifacts import Documents
 from tasks.data.documents.dolma_files import LineWriter, Row, read_documents, shard_name
 from tasks.data.documents.partitions import read_found, read_repeats
@@ -30,7 +30,21 @@ class Removed(NamedTuple):
     pieces: dict[int, dict[int, Place]]
 
 
-def write_shard(ws: Workspace, item: ShardItem) -> ShardResult:
+class KeptCounts(TypedDict):
+    """What one shard keeps and loses."""
+
+    sources: dict[str, int]
+    """Documents that stay."""
+    dropped: dict[str, int]
+    """Documents that go, by reason."""
+    bytes: int
+    """Text that stays."""
+    removed: int
+    """Paragraphs that go out of documents that stay."""
+    removed_bytes: int
+
+
+def write_shard(ws: Workspace, item: ShardItem) -> KeptCounts:
     """Shard function, the last pass: one shard without what is dropped, and that aside."""
     removed = what_goes(ws, item)
     places = [place for place, _ in removed.documents.values()]
@@ -38,7 +52,7 @@ def write_shard(ws: Workspace, item: ShardItem) -> ShardResult:
     # Ids are read for what goes only, since all ids of a corpus would not fit.
     ids = _ids_of(ws, places)
     name = kept_name(item)
-    result: dict[str, Any] = {"sources": {}, "dropped": {}, "bytes": 0, "removed": 0, "removed_bytes": 0}
+    result: KeptCounts = {"sources": {}, "dropped": {}, "bytes": 0, "removed": 0, "removed_bytes": 0}
     rows = enumerate(read_documents(ws, Documents.model_validate(item["documents"]), item["name"]))
     reason = NGRAMS if item["within"] == "ngrams" else PARAGRAPHS
     with (
@@ -69,7 +83,7 @@ def write_shard(ws: Workspace, item: ShardItem) -> ShardResult:
     return result
 
 
-def kept_name(item: dict[str, Any]) -> str:
+def kept_name(item: ShardItem) -> str:
     """How the files of a shard are named: by the input and the file that it comes from."""
     return f"{item['input']:03d}-{shard_name(item['name'])}.jsonl.zst"
 
@@ -84,7 +98,7 @@ def without(document: Row, pieces: dict[int, str]) -> Row:
     return {**document, "text": "\n".join(kept), "metadata": metadata}
 
 
-def _drop(drop: LineWriter, document: Row, reason: str, kept_id: str, result: dict[str, Any]) -> None:
+def _drop(drop: LineWriter, document: Row, reason: str, kept_id: str, result: KeptCounts) -> None:
     drop.write({**document, "reason": reason, "detail": f"same as {kept_id}", "duplicate_of": kept_id})
     result["dropped"][reason] = result["dropped"].get(reason, 0) + 1
 

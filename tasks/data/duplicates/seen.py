@@ -9,7 +9,7 @@ the report, a second walk looks up where one seen n-gram of each dropped unit st
 """
 
 from collections.abc import Iterator
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypedDict
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -66,7 +66,24 @@ class NGramConfig(Config):
         return self
 
 
-def find_seen(ws: Workspace, shards: list[ShardItem], config: NGramConfig) -> dict[str, Any]:
+class SeenCounts(TypedDict):
+    """N-grams and units of all shards, and what is dropped of them."""
+
+    ngrams: int
+    units: int
+    dropped: dict[str, int]
+    """Paragraphs and documents."""
+
+
+class FoundSeen(TypedDict):
+    """What the passes over n-grams have found."""
+
+    partitions: int
+    """For `read_found`."""
+    clusters: SeenCounts
+
+
+def find_seen(ws: Workspace, shards: list[ShardItem], config: NGramConfig) -> FoundSeen:
     """Find what is to be dropped; `partitions` for `read_found`, and how many `units` were dropped of how many."""
     plain = config.model_dump(mode="json")
     hashed = ws.map(hash_ngrams, [{**shard, "ngrams": plain} for shard in shards], description="hash n-grams")

@@ -11,6 +11,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from infra.json_values import JsonObject
+
 EXPERIMENT = "olmo2"
 """First part of every attribute's name."""
 
@@ -77,7 +79,7 @@ def highest_scores(attributes: Mapping[str, Sequence[Sequence[float]]]) -> dict[
     return {name: max((span[2] for span in spans), default=None) for name, spans in attributes.items()}
 
 
-def broken_limit(limits: Sequence[tuple[str, Limit]], attributes: dict[str, Any]) -> str:
+def broken_limit(limits: Sequence[tuple[str, Limit]], attributes: JsonObject) -> str:
     """What is wrong with a document, by the first of (attribute name, limit) that its attributes break; empty when none."""
     for name, limit in limits:
         value = attributes[name][0][2]

@@ -9,11 +9,12 @@ the training split of evaluation tasks too, for FLAN; other published sources ar
 is per source.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 from pydantic import Field
 
+from infra.json_values import JsonObject
 from infra.workspace import ShardResult, Workspace
 from model.config import Config
 from tasks.data.documents.dolma_files import Row, add_counts, read_own
@@ -126,7 +127,42 @@ def write_items(ws: Workspace, config: DecontaminateConfig, rules: list[OverlapR
     return np.array(owners, dtype=np.int64), ids
 
 
-def find_overlaps(documents: list[Row], items: Items, n: int, direction: Direction) -> dict[int, dict[str, Any]]:
+class Overlap(TypedDict):
+    """What a text has of evaluation items."""
+
+    share: float
+    """Of its n-grams or of an item's, in the asked direction."""
+    items: list[int]
+    """Numbers of the items, the most shared first."""
+    shown: str
+    """Words of the first n-gram that is shared."""
+
+
+class OverlapExample(TypedDict):
+    """A removed document, for the report."""
+
+    document: str
+    share: float
+    words: str
+    item: int
+    """Number of the item that it shares most with."""
+
+
+class BenchmarkOverlap(TypedDict):
+    """A row of the report: one benchmark."""
+
+    benchmark: str
+    items: int
+    items_found: int
+    touched: dict[str, int]
+    """Documents that share an n-gram, by item id."""
+    documents_touched_by_items: int
+    documents_removed: int
+    examples: list[JsonObject]
+    """Each an OverlapExample whose item is named by its id."""
+
+
+def find_overlaps(documents: list[Row], items: Items, n: int, direction: Direction) -> dict[int, Overlap]:
     """For each document with any n-gram of an item: the share in the asked direction, the items (most shared
     first), the words."""
     pieces = [(index, piece) for index, row in enumerate(documents) for piece in _pieces(row["text"], n)]
@@ -135,14 +171,14 @@ def find_overlaps(documents: list[Row], items: Items, n: int, direction: Directi
     # All n-grams of a document, repeated ones too: the share is of its text.
     totals = np.bincount(owner, minlength=len(documents))
     found = items.ngrams.find(grams.hashes)
-    overlaps: dict[int, dict[str, Any]] = {}
+    overlaps: dict[int, Overlap] = {}
     for index in np.unique(owner[found]).tolist():
         mine = found[owner[found] == index]
         overlaps[index] = _overlap(grams, mine, int(totals[index]), items, direction)
     return overlaps
 
 
-def _overlap(grams: NGrams, found: np.ndarray, total: int, items: Items, direction: Direction) -> dict[str, Any]:
+def _overlap(grams: NGrams, found: np.ndarray, total: int, items: Items, direction: Direction) -> Overlap:
     counts: dict[int, int] = {}
     for hash in np.unique(grams.hashes[found]):
         for unit in items.having(hash):
@@ -156,6 +192,16 @@ def _overlap(grams: NGrams, found: np.ndarray, total: int, items: Items, directi
     order = sorted(shares, key=lambda number: (-shares[number], number))
     share = len(found) / total if direction == "document" else shares[order[0]]
     return {"share": share, "items": order, "shown": grams.show(int(found[0]))}
+
+
+def example_of(document: str, overlap: Overlap) -> OverlapExample:
+    """A removed document as the report may show it."""
+    return {
+        "document": document,
+        "share": round(overlap["share"], 4),
+        "words": overlap["shown"],
+        "item": overlap["items"][0],
+    }
 
 
 def _pieces(text: str, n: int) -> list[str]:
@@ -190,11 +236,11 @@ def count_values(values: Any) -> dict[str, int]:
 
 def benchmark_report(
     config: DecontaminateConfig, owners: np.ndarray, ids: list[str], results: list[ShardResult]
-) -> list[dict[str, Any]]:
+) -> list[BenchmarkOverlap]:
     """One row per benchmark; `touched` says how many documents share an n-gram with each evaluated item."""
     touched, removed = add_counts(results, "touched"), add_counts(results, "removed")
     examples = [example for result in results for example in result["examples"]]
-    rows = []
+    rows: list[BenchmarkOverlap] = []
     for number, benchmark in enumerate(config.benchmarks):
         numbers = np.flatnonzero(owners == number).tolist()
         mine = set(map(str, numbers))

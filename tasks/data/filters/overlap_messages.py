@@ -7,7 +7,6 @@ evaluation sets by design. What was removed is in `dropped/`, with the item; `re
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from infra.records.artifact import Artifact
 from infra.workspace import Workspace
@@ -17,8 +16,11 @@ from tasks.data.filters.overlap import (
     REASON,
     DecontaminateConfig,
     Items,
+    Overlap,
+    OverlapExample,
     benchmark_report,
     count_values,
+    example_of,
     find_overlaps,
     write_items,
 )
@@ -41,14 +43,13 @@ def sift(
     items = {rule.items_name: Items.read(ws, rule) for rule in config.rules_of(sources)}
     kept: Counter[str] = Counter()
     touched: Counter[str] = Counter()
-    examples: list[dict[str, Any]] = []
+    examples: list[OverlapExample] = []
     emptied: Counter[str] = Counter()
     with LineWriter(ws, name, empty=True) as keep, LineWriter(ws, f"dropped/{name}") as drop:
         # Rows are measured by their messages' text, and carried along whole.
         for batch in batches(_with_text(ws.read_jsonl(artifact, name), fields)):
-            for row, source, overlap in _judge(batch, items, config, fields, sources):
+            for row, source, overlap, limit in _judge(batch, items, config, fields, sources):
                 touched.update(str(number) for number in overlap["items"])
-                limit = overlap["limit"]
                 if overlap["share"] < limit:
                     keep.write(row)
                     kept[source] += 1
@@ -59,8 +60,7 @@ def sift(
                 emptied[source] += 1
                 detail = f"{overlap['share']:.3f} of n-grams, limit {limit}: {overlap['shown']!r}"
                 drop.write({**row, "reason": REASON, "detail": detail})
-                example = {"document": row["id"], "share": round(overlap["share"], 4), "words": overlap["shown"]}
-                examples.append({**example, "item": overlap["items"][0]})
+                examples.append(example_of(row["id"], overlap))
     gone = sorted(source for source in emptied if source not in kept)
     for source in gone:
         ws.warn(
@@ -86,20 +86,21 @@ def sift(
 
 def _judge(
     batch: list[Row], items: dict[str, Items], config: DecontaminateConfig, fields: tuple[str, ...], sources: list[str]
-) -> Iterable[tuple[Row, str, dict[str, Any]]]:
-    """(row, source, its worst overlap with the limit of its source) of every row."""
+) -> Iterable[tuple[Row, str, Overlap, float]]:
+    """(row, source, its worst overlap, the limit of its source) of every row."""
     for made in batch:
         row = made["row"]
         source = _source_of(row, sources)
         rule = config.rule_of(source)
         # A limit of 2 is never reached, since shares are at most 1: exempt rows are kept.
-        worst: dict[str, Any] = {"share": 0.0, "items": [], "shown": "", "limit": 2.0}
+        limit = 2.0
+        worst: Overlap = {"share": 0.0, "items": [], "shown": ""}
         if rule is not None:
             texts = [{"text": text} for text in _texts(row, fields)]
             found = find_overlaps(texts, items[rule.items_name], rule.ngram, rule.direction).values()
-            best = max(found, key=lambda overlap: overlap["share"], default=worst)
-            worst = {**best, "limit": rule.max_overlap}
-        yield row, source, worst
+            worst = max(found, key=lambda overlap: overlap["share"], default=worst)
+            limit = rule.max_overlap
+        yield row, source, worst, limit
 
 
 def _texts(row: Row, fields: tuple[str, ...]) -> list[str]:

@@ -77,7 +77,7 @@ def build_pairs(ws: Workspace, config: PairsConfig) -> Preferences:
     return ws.artifact(Preferences, pairs=pairs, ties=ties, mean_chosen=chosen, mean_rejected=rejected)
 
 
-def read_pair(row: Row) -> tuple[dict[str, Any], str]:
+def read_pair(row: Row) -> tuple[Row, str]:
     """({dataset, chosen, rejected, ratings} as the `preferences` stage writes them, reason why not usable or "")."""
     question, reason = _question_of(row)
     if reason:

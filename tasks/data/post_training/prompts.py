@@ -16,12 +16,10 @@ from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Prompts
-from tasks.data.documents.dolma_files import LineWriter
+from tasks.data.documents.dolma_files import LineWriter, Row
 from tasks.data.sources.rows import RowSource, check_share, read_rows
 from tasks.synthetic import KindConfig, generate_mixed
 from tasks.verifiers.ground_truth import usable_truth
-
-_Row = dict[str, Any]
 
 UNVERIFIED = "unverified"
 """Dataset of a prompt whose answers no verifier judges."""
@@ -110,7 +108,7 @@ def build_prompts(ws: Workspace, config: PromptsConfig) -> Prompts:
 
 def _read_source(
     source: SyntheticPrompts | PromptRows, ground_truth: Literal["required", "optional"] = "required"
-) -> Iterator[tuple[str, _Row, str]]:
+) -> Iterator[tuple[str, Row, str]]:
     """(place, row, reason why not usable or "") of every prompt; `answer_cut` in a row says that its last answer is gone."""
     if isinstance(source, SyntheticPrompts):
         problems = generate_mixed(source.problems, source.split, source.count, source.seed, distinct=source.distinct)

@@ -6,15 +6,15 @@ covers its content; a local folder is pinned by the content of its files. Nothin
 """
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field
 
-from infra.workspace import ShardItem, ShardResult, Workspace
+from infra.workspace import ShardItem, Workspace
 from tasks.data.sources.files.hub_listing import Listing, choose_files, list_folder, list_hub
 from tasks.data.sources.files.hub_stream import hub_root, pin_revision
 from tasks.data.sources.files.listing import SourceFile, check_endings, chosen, pin_files
-from tasks.data.sources.intake import Reading, SourceConfig
+from tasks.data.sources.intake import IntakeCounts, Reading, SourceConfig
 from tasks.data.sources.pieces import collect_pieces, file_items
 from tasks.data.sources.reading.formats import SUFFIXES
 
@@ -75,7 +75,7 @@ def _names(config: HubSource, listing: Listing, suffixes: tuple[str, ...] = SUFF
     return names
 
 
-def hub_items(config: HubSource) -> list[dict[str, Any]]:
+def hub_items(config: HubSource) -> list[ShardItem]:
     """Items of about `shard_bytes` each, from one listing. Raises ValueError if the config is not pinned."""
     if not config.revision and not config.files:
         raise ValueError(
@@ -97,7 +97,7 @@ def hub_files(config: HubSource, suffixes: tuple[str, ...] = SUFFIXES) -> list[S
     return [SourceFile(root=root, name=name, size=listing.sizes[name]) for name in _names(config, listing, suffixes)]
 
 
-def collect_hub(ws: Workspace, item: ShardItem) -> ShardResult:
+def collect_hub(ws: Workspace, item: ShardItem) -> IntakeCounts:
     """Shard function: read the item's pieces."""
     config = HubSource.model_validate(item["config"])
     return collect_pieces(ws, item, config, (config.text_field, config.id_field), "")

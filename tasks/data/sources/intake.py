@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import orjson
 from pydantic import Field
 
-from infra.workspace import Workspace
+from infra.json_values import JsonObject
+from infra.workspace import ShardItem, Workspace
 from model.config import Config
 from tasks.data.documents.dolma_files import LineWriter, Row
 from tasks.data.documents.partitions import KeySpill, put_work
@@ -39,7 +40,32 @@ EXAMPLES = 3
 """Rows kept aside that an item names in messages."""
 
 
-Reading = tuple[Callable[..., dict[str, Any]], list[dict[str, Any]]]
+class IntakeCounts(TypedDict):
+    """What became of one item's rows."""
+
+    documents: int
+    bytes: int
+    repaired: int
+    bad: dict[str, int]
+    """Rows kept aside, by reason."""
+    examples: list[str]
+    passed_over: dict[str, int]
+    files: dict[str, list[int]]
+    """By file: rows kept, rows unusable, and 1 where a part of it broke."""
+    ids: dict[str, int]
+    """As `KeySpill.close` gives it."""
+
+
+class RowPlace(TypedDict):
+    """Where a row stands in its source."""
+
+    file: str
+    line_number: int
+    group: NotRequired[int | None]
+    """Of a table; the line is then counted from the group's beginning."""
+
+
+Reading = tuple[Callable[..., IntakeCounts], list[ShardItem]]
 """A module-level function of (workspace, part), and the parts of a source that it is called with."""
 
 
@@ -97,7 +123,7 @@ class Intake:
         self._bad_writer: LineWriter | None = None
         self._ids = KeySpill(ws, "ids", item)
         self._files: dict[str, int] = {}
-        self._pinned: dict[str, dict[str, Any]] = {}
+        self._pinned: dict[str, JsonObject] = {}
         self._room: float = float("inf")
         self._places = (ws.scratch / f"places-{item:05d}").open("w+b")
 
@@ -128,7 +154,7 @@ class Intake:
 
     def accept(self, row: Any, *, file: str, line_number: int, fallback_id: str, group: int | None = None) -> None:
         """One parsed row; `fallback_id` names it when it has no id of its own."""
-        place: dict[str, Any] = {"file": file, "line_number": line_number, "group": group}
+        place: RowPlace = {"file": file, "line_number": line_number, "group": group}
         if not isinstance(row, dict):
             self.reject("not_object", f"a JSON {type(row).__name__}", _shown(row), **place)
             return
@@ -232,7 +258,7 @@ class Intake:
         reason, _, detail = problem.partition(": ")
         self.reject(reason, detail, raw, **place)
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> IntakeCounts:
         """Close the files and return the counts as the item's result."""
         if self._writer is not None:
             self._close_part()
@@ -312,7 +338,7 @@ def example(row: Row) -> str:
     return f"{row['file']}:{group}{row['line']}: {row['reason']}{many} ({row['detail']})"
 
 
-def metadata_of(row: Mapping[str, Any]) -> dict[str, Any]:
+def metadata_of(row: Mapping[str, Any]) -> JsonObject:
     """Return what a row says besides the schema, in one object: its fields at the top level, those of its `metadata`, and
     those of a `metadata` in that. A `metadata` is an object, or a JSON string that holds one. The inner ones win."""
     found = {key: value for key, value in row.items() if key not in SCHEMA}
@@ -328,7 +354,7 @@ def metadata_of(row: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _object(value: Any) -> dict[str, Any] | None:
+def _object(value: Any) -> JsonObject | None:
     """An object, or the one that a JSON string holds."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:

@@ -2,13 +2,13 @@
 (RECIPE C.1). The reading is that of `pieces.py`.
 """
 
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field
 
-from infra.workspace import ShardItem, ShardResult, Workspace
+from infra.workspace import ShardItem, Workspace
 from tasks.data.sources.files.listing import SourceFile, find_files
-from tasks.data.sources.intake import Reading, SourceConfig
+from tasks.data.sources.intake import IntakeCounts, Reading, SourceConfig
 from tasks.data.sources.pieces import collect_pieces, file_items
 from tasks.data.sources.reading.formats import SUFFIXES, format_of
 
@@ -50,7 +50,7 @@ class LocalSource(SourceConfig):
         return collect_local, local_items(self)
 
 
-def local_items(config: LocalSource) -> list[dict[str, Any]]:
+def local_items(config: LocalSource) -> list[ShardItem]:
     """Items of about `shard_bytes` each. Raises ValueError if the config is not pinned."""
     if not config.files:
         raise ValueError(
@@ -60,7 +60,7 @@ def local_items(config: LocalSource) -> list[dict[str, Any]]:
     return file_items(config.files, config.shard_bytes)
 
 
-def collect_local(ws: Workspace, item: ShardItem) -> ShardResult:
+def collect_local(ws: Workspace, item: ShardItem) -> IntakeCounts:
     """Shard function: read the item's pieces."""
     config = LocalSource.model_validate(item["config"])
     return collect_pieces(ws, item, config, (config.text_field, config.id_field), config.text_separator)

@@ -9,11 +9,12 @@ one file, or of the beginning of one, is asked of the next rows.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TypedDict
 
-from infra.workspace import ShardItem, ShardResult, Workspace
+from infra.json_values import JsonObject
+from infra.workspace import ShardItem, Workspace
 from tasks.data.sources.files.listing import SourceFile
-from tasks.data.sources.intake import Intake, SourceConfig
+from tasks.data.sources.intake import Intake, IntakeCounts, SourceConfig
 from tasks.data.sources.reading.formats import format_of, is_compressed
 from tasks.data.sources.reading.lines import read_lines
 from tasks.data.sources.reading.pages import read_archive, read_page
@@ -25,14 +26,28 @@ EXPECTED_EXPANSION = 4
 MOST_FILES = 1000
 """Of an item, so that thousands of empty or tiny files are no single task."""
 
-_Piece = dict[str, Any]
+
+class ByteSpan(TypedDict):
+    """A byte range of a file; without an end it goes to the file's."""
+
+    start: int
+    end: int | None
 
 
-def file_items(
-    files: Sequence[SourceFile], shard_bytes: int, limits: Sequence[int | None] = ()
-) -> list[dict[str, Any]]:
+class FilePiece(ByteSpan):
+    """What an item reads of one file."""
+
+    file: JsonObject
+    """A SourceFile."""
+    name: str
+    """What documents without an id are named after."""
+    limit: int | None
+    """Rows that are wanted; None for all."""
+
+
+def file_items(files: Sequence[SourceFile], shard_bytes: int, limits: Sequence[int | None] = ()) -> list[ShardItem]:
     """Items of about `shard_bytes` each; `limits` are the rows wanted of each file (0: it is not read)."""
-    items: list[list[_Piece]] = []
+    items: list[list[FilePiece]] = []
     room = 0
     named = Counter(file.name for file in files)
     for index, file in enumerate(files):
@@ -42,13 +57,13 @@ def file_items(
             continue
         # Files of several folders may share a name; documents are named after it.
         name = file.name if named[file.name] == 1 else f"{index}/{file.name}"
-        fixed = {"file": file.model_dump(mode="json"), "name": name, "limit": limit}
+        plain = file.model_dump(mode="json")
         for weight, span in _spans(file, shard_bytes, limit):
             # A new item where this piece does not fit, or where an item of tiny files is long enough.
             if not items or weight > room or len(items[-1]) >= MOST_FILES:
                 items.append([])
                 room = shard_bytes
-            items[-1].append({**fixed, **span})
+            items[-1].append({"file": plain, "name": name, "limit": limit, **span})
             room -= weight
     return [{"item": number, "pieces": pieces} for number, pieces in enumerate(items)]
 
@@ -62,7 +77,7 @@ def listed_bytes(items: Sequence[ShardItem]) -> list[int] | None:
     return sizes if sum(sizes) else None
 
 
-def _spans(file: SourceFile, shard_bytes: int, limit: int | None) -> Iterator[tuple[int, _Piece]]:
+def _spans(file: SourceFile, shard_bytes: int, limit: int | None) -> Iterator[tuple[int, ByteSpan]]:
     """(text bytes expected, byte range) of one file's pieces; a file of which only some rows are wanted is one piece."""
     form = format_of(file.name)
     # A Parquet file's pages are compressed by themselves.
@@ -81,7 +96,7 @@ def _spans(file: SourceFile, shard_bytes: int, limit: int | None) -> Iterator[tu
 
 def collect_pieces(
     ws: Workspace, item: ShardItem, config: SourceConfig, fields: tuple[str, str], separator: str
-) -> ShardResult:
+) -> IntakeCounts:
     """Read an item's pieces; `fields` are those of text and id, `separator` cuts plain text. Returns the intake's counts."""
     intake = Intake(ws, item["item"], config)
     for piece in item["pieces"]:

@@ -23,13 +23,13 @@ from collections.abc import Iterator
 from functools import cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NotRequired, Self, TypedDict
 
 from pydantic import Field
 
 from infra import python_ast
-from infra.workspace import ShardItem, ShardResult, Workspace
-from tasks.data.sources.intake import Intake, Reading, SourceConfig
+from infra.workspace import ShardItem, Workspace
+from tasks.data.sources.intake import Intake, IntakeCounts, Reading, SourceConfig
 
 STANDARD_LIBRARY = "python"
 STANDARD_LIBRARY_LICENSE = "PSF-2.0"
@@ -131,7 +131,7 @@ def installed_versions(packages: tuple[str, ...]) -> dict[str, str]:
     return dict(sorted(versions.items()))
 
 
-def python_items(config: PythonSource) -> list[dict[str, Any]]:
+def python_items(config: PythonSource) -> list[ShardItem]:
     """One item per shard: its number, its byte budget, and the units it reads, in order.
 
     Raises ValueError if the config is not pinned or the installation is another one.
@@ -175,7 +175,7 @@ def list_units(config: PythonSource) -> Iterator[Unit]:
         yield from ((STANDARD_LIBRARY, "topic", name) for name in _topics())
 
 
-def collect_python(ws: Workspace, item: ShardItem) -> ShardResult:
+def collect_python(ws: Workspace, item: ShardItem) -> IntakeCounts:
     """Shard function: read the item's units until its budgets are used up, that of assets and that of all else."""
     config = PythonSource.model_validate(item["config"])
     intake = Intake(ws, item["item"], config)
@@ -210,7 +210,17 @@ def collect_python(ws: Workspace, item: ShardItem) -> ShardResult:
     return intake.finish()
 
 
-def unit_rows(content: str, package: str, kind: str, name: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+class UnitFacts(TypedDict):
+    """The metadata of a unit's documents."""
+
+    object: str
+    """topic, description, asset, file, or what a docstring is of."""
+    name: NotRequired[str]
+    file: NotRequired[str]
+    line: NotRequired[int]
+
+
+def unit_rows(content: str, package: str, kind: str, name: str) -> Iterator[tuple[str, str, UnitFacts]]:
     """(id, text, metadata) of one unit. Raises SyntaxError or ValueError for a file that does not parse or
     decode."""
     if kind == "topic":
@@ -231,7 +241,7 @@ def unit_rows(content: str, package: str, kind: str, name: str) -> Iterator[tupl
             yield f"{package}:{name}", data.decode(encoding), {"object": "file", "file": name}
         elif quoted_share(data) >= MIN_DOCSTRING_SHARE:
             for qualified, kind_of_object, line, text in docstrings(data):
-                facts = {"object": kind_of_object, "name": qualified, "file": name, "line": line}
+                facts: UnitFacts = {"object": kind_of_object, "name": qualified, "file": name, "line": line}
                 yield f"{package}:{name}:{line}:{qualified}", text, facts
 
 

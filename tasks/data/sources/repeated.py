@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 
 from infra.workspace import ShardItem, ShardResult, Workspace
-from tasks.data.documents.dolma_files import LineWriter, parse_rows, read_own
+from tasks.data.documents.dolma_files import LineWriter, Row, parse_rows, read_own
 from tasks.data.documents.partitions import find_all_repeats, group_sizes, read_repeats, read_work
 from tasks.data.sources.files.listing import SourceFile
 from tasks.data.sources.intake import EXAMPLES, PLACE, example, part_name
@@ -21,7 +21,7 @@ from tasks.data.sources.reading.lines import count_lines
 REPEATED = "repeated_id"
 
 
-def set_repeated_ids_aside(ws: Workspace, results: list[ShardResult]) -> list[dict[str, Any]]:
+def set_repeated_ids_aside(ws: Workspace, results: list[ShardResult]) -> list[ShardResult]:
     """Take the documents whose id came before out of the payload. Returns, per item that has any, their counts as
     `Intake.finish` does, with negative `documents` and `bytes`."""
     ids = [result["ids"] for result in results]
@@ -72,9 +72,7 @@ def _set_aside(ws: Workspace, item: ShardItem) -> ShardResult:
     return {**counts, "examples": examples, "passed_over": {}, "files": {}, "replaced": replaced}
 
 
-def _bad_row(
-    document: dict[str, Any], place: Any, urls: list[str], lines_before: Callable[[str, int], int]
-) -> dict[str, Any]:
+def _bad_row(document: Row, place: Any, urls: list[str], lines_before: Callable[[str, int], int]) -> Row:
     """A document as it is kept aside. The lines before a byte range are counted now that they matter."""
     url, line = urls[place["file"]], int(place["line"])
     if place["first"]:

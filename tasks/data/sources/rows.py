@@ -12,6 +12,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from model.config import Config
+from tasks.data.documents.dolma_files import Row
 from tasks.data.sources.files.hub_stream import pin_revision
 from tasks.data.sources.files.listing import SourceFile, find_files
 from tasks.data.sources.hub import HubSource, hub_files
@@ -68,7 +69,7 @@ def _found(source: RowSource) -> tuple[SourceFile, ...]:
     return files
 
 
-def read_rows(source: RowSource) -> Iterator[tuple[str, dict[str, Any] | None]]:
+def read_rows(source: RowSource) -> Iterator[tuple[str, Row | None]]:
     """(place, row) of a pinned source in order; the row is None where a line is not a JSON object, or where a broken part of a
     table held one.
 
@@ -86,7 +87,7 @@ def read_rows(source: RowSource) -> Iterator[tuple[str, dict[str, Any] | None]]:
         yield pair
 
 
-def read_good_rows(source: RowSource) -> Iterator[dict[str, Any]]:
+def read_good_rows(source: RowSource) -> Iterator[Row]:
     """Rows of a pinned source, for sets where every row counts. ValueError at the first that is not a JSON object."""
     for place, row in read_rows(source):
         if row is None:
@@ -106,7 +107,7 @@ def check_share(source: str, good: int, reasons: Counter[str], max_bad_fraction:
         )
 
 
-def field_of(row: dict[str, Any], name: str, place: str) -> Any:
+def field_of(row: Row, name: str, place: str) -> Any:
     """A row's field. ValueError naming the place and the fields there are."""
     if name not in row:
         raise ValueError(f"{place} has no field {name!r}; it has {', '.join(sorted(row))}")
@@ -129,7 +130,7 @@ def _hub_files(source: RowSource) -> Sequence[SourceFile]:
     )
 
 
-def _file_rows(files: Sequence[SourceFile]) -> Iterator[tuple[str, dict[str, Any] | None]]:
+def _file_rows(files: Sequence[SourceFile]) -> Iterator[tuple[str, Row | None]]:
     for file in files:
         if file.name.lower().endswith(SEPARATED_SUFFIXES):
             yield from ((f"{file.url}:{number}", row) for number, row in separated_rows(file, MAX_ROW_BYTES))
@@ -140,7 +141,7 @@ def _file_rows(files: Sequence[SourceFile]) -> Iterator[tuple[str, dict[str, Any
             yield from _table_rows(file)
 
 
-def _table_rows(file: SourceFile) -> Iterator[tuple[str, dict[str, Any] | None]]:
+def _table_rows(file: SourceFile) -> Iterator[tuple[str, Row | None]]:
     number = 0
     for _, _, row, problem, rows in table_rows(file):
         for _ in range(rows):

@@ -15,10 +15,10 @@ from typing import Any, Literal, NamedTuple, Self
 from pydantic import Field
 from resiliparse.extract.html2text import extract_plain_text
 
-from infra.workspace import ShardItem, ShardResult, Workspace
-from tasks.data.documents.dolma_files import open_lines
+from infra.workspace import ShardItem, Workspace
+from tasks.data.documents.dolma_files import Row, open_lines
 from tasks.data.sources.files.listing import BrokenFileError, SourceFile, find_files
-from tasks.data.sources.intake import Intake, Reading, SourceConfig
+from tasks.data.sources.intake import Intake, IntakeCounts, Reading, RowPlace, SourceConfig
 from tasks.data.sources.reading.formats import COMPRESSIONS
 from tasks.data.sources.reading.lines import ENDS, cut_lines, most_bytes
 
@@ -62,7 +62,7 @@ class Question(NamedTuple):
     tags: str
 
 
-def stackexchange_items(config: StackExchangeSource) -> list[dict[str, Any]]:
+def stackexchange_items(config: StackExchangeSource) -> list[ShardItem]:
     """One item per site. Raises ValueError if the config is not pinned."""
     if not config.files:
         raise ValueError(
@@ -72,7 +72,7 @@ def stackexchange_items(config: StackExchangeSource) -> list[dict[str, Any]]:
     return [{"item": number, "file": file.model_dump(mode="json")} for number, file in enumerate(config.files)]
 
 
-def collect_stackexchange(ws: Workspace, item: ShardItem) -> ShardResult:
+def collect_stackexchange(ws: Workspace, item: ShardItem) -> IntakeCounts:
     """Shard function: one site. `selection/<item>.json` says how many posts were left out, and why."""
     config = StackExchangeSource.model_validate(item["config"])
     file = SourceFile.model_validate(item["file"])
@@ -103,7 +103,7 @@ def _posts(intake: Intake, file: SourceFile) -> Any:
         # Lines are cut with the bound of a document, since one post is one line.
         lines = cut_lines(stream, 0, None, intake.config.max_document_bytes, most_bytes(file))
         for number, (_, line, problem) in enumerate(lines, start=1):
-            place: dict[str, Any] = {"file": file.url, "line_number": number}
+            place: RowPlace = {"file": file.url, "line_number": number}
             if problem.startswith(ENDS):
                 raise BrokenFileError(file.url, problem, number)
             if problem:
@@ -136,7 +136,7 @@ def _votes(post: dict[str, str]) -> int:
     return int(score) if score.lstrip("-").isdecimal() else 0
 
 
-def _document(question: Question, answer: dict[str, str], site: str) -> dict[str, Any]:
+def _document(question: Question, answer: dict[str, str], site: str) -> Row:
     metadata = {
         "site": site,
         "question_id": question.id,

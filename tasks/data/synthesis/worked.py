@@ -7,7 +7,7 @@ give no variants (`tasks.synthetic.substitution`).
 
 from collections import Counter
 from random import Random
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field
 
@@ -69,7 +69,7 @@ def write_worked_problems(ws: Workspace, config: WorkedConfig) -> Documents:
     return drafts.finish(config.max_dropped)
 
 
-def documents_of(row: dict[str, Any] | None, id: str, config: WorkedConfig) -> list[Row]:
+def documents_of(row: Row | None, id: str, config: WorkedConfig) -> list[Row]:
     """The documents of one problem. Raises Refused with the reason when there are none."""
     question, answer = (None, None) if row is None else (row.get(config.question), row.get(config.answer))
     if not isinstance(question, str) or not isinstance(answer, str):

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import orjson
 import yaml
 
+from infra.json_values import JsonObject
 from infra.storage.scratch import locked
 from infra.storage.store import Store, default_cache
 from tasks.data.sources.files.hub_stream import hub_root, open_hub_file
@@ -26,7 +27,7 @@ class Listing(NamedTuple):
 
     sizes: dict[str, int]
     """Bytes by path."""
-    configs: list[dict[str, Any]]
+    configs: list[JsonObject]
     """What the README says of the dataset's configurations."""
 
 
@@ -68,7 +69,7 @@ def list_folder(folder: str) -> Listing:
     return Listing(dict.fromkeys(names, 0), configs_of(readme))
 
 
-def configs_of(readme: str) -> list[dict[str, Any]]:
+def configs_of(readme: str) -> list[JsonObject]:
     """`configs` of a README's YAML head. ValueError when the head cannot be read."""
     head = re.match(r"\ufeff?---\r?\n(.*?)\r?\n---", readme, re.DOTALL)
     if not head:
@@ -140,7 +141,7 @@ def _list(paths: Any) -> list[str]:
     return list(paths) if isinstance(paths, list) else [paths]
 
 
-def _config(configs: list[dict[str, Any]], subset: str) -> dict[str, Any]:
+def _config(configs: list[JsonObject], subset: str) -> JsonObject:
     """The configuration that is asked for, or the default one; an empty one where the README names none."""
     known = {str(config["config_name"]): config for config in configs}
     if subset:

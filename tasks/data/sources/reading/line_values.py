@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from infra.json_values import JsonObject
 from tasks.data.sources.files.listing import BrokenFileError, SourceFile
 from tasks.data.sources.intake import is_rounded, parse_line
 
@@ -66,7 +67,7 @@ class Damage:
         return 1 - goes_on + len(_GLUED.findall(line))
 
 
-def whole_row(line: bytes) -> dict[str, Any] | None:
+def whole_row(line: bytes) -> JsonObject | None:
     """The row of a line that is one object and nothing else, as nearly all lines are; None for all others."""
     try:
         value = orjson.loads(line)

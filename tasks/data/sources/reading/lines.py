@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from tasks.data.documents.dolma_files import open_lines
+from tasks.data.documents.dolma_files import Row, open_lines
 from tasks.data.sources.files.listing import BrokenFileError, SourceFile
-from tasks.data.sources.intake import Intake
+from tasks.data.sources.intake import Intake, RowPlace
 from tasks.data.sources.reading.line_values import Damage, line_values, open_before, whole_row
 
 MAX_EXPANSION = 1000
@@ -36,7 +36,7 @@ def read_lines(
         # Counted only when a line must be named, since it reads all that comes before.
         intake.begin(first, cache(lambda: count_lines(file, first)))
         damage = Damage(lambda: open_before(file, first) if first else False)
-        place: dict[str, Any] = {"file": file.url}
+        place: RowPlace = {"file": file.url, "line_number": 0}
         for number, (offset, line, problem) in enumerate(cut_lines(stream, first, end, limit, most_bytes(file)), 1):
             place["line_number"] = number
             if offset == 0:
@@ -62,7 +62,7 @@ def read_lines(
     intake.begin()
 
 
-def line_rows(file: SourceFile, limit: int) -> Iterator[tuple[int, dict[str, Any] | None]]:
+def line_rows(file: SourceFile, limit: int) -> Iterator[tuple[int, Row | None]]:
     """(line, row) of a file of JSON lines; None for each row that is unusable. BrokenFileError as `read_lines`."""
     damage = Damage()
     with file.open() as raw:

@@ -8,7 +8,7 @@ that cannot be read, whatever it makes a library raise, is one row kept aside, n
 """
 
 import io
-from typing import Any
+from typing import Any, TypedDict
 
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 from resiliparse.extract.html2text import extract_plain_text
@@ -17,7 +17,7 @@ from resiliparse.parse.lang import detect_fast
 
 from tasks.data.documents.dolma_files import Row, open_lines
 from tasks.data.sources.files.listing import SourceFile
-from tasks.data.sources.intake import Intake
+from tasks.data.sources.intake import Intake, RowPlace
 from tasks.data.sources.reading.bodies import body_of, with_line_ends
 from tasks.data.sources.reading.charset import charset_of, decode
 from tasks.data.sources.reading.lines import most_bytes
@@ -33,14 +33,22 @@ _OTHER_TYPES = ("warcinfo", "resource", "request", "metadata", "revisit", "conti
 """Types of records in the standard that hold no page as a server gave it."""
 
 
-_Facts = dict[str, Any]
-Page = tuple[bytes, str, _Facts]
+class PageFacts(TypedDict, total=False):
+    """What an archive says of a page; nothing of a file that is one page."""
+
+    record: str
+    url: str | None
+    date: str | None
+    content_type: str
+
+
+Page = tuple[bytes, str, PageFacts]
 """Bytes, the charset that the server named or "", metadata."""
 
 
 def read_page(intake: Intake, file: SourceFile, name: str) -> None:
     """An HTML file as one document."""
-    place = {"file": file.url, "line_number": 1}
+    place: RowPlace = {"file": file.url, "line_number": 1}
     with file.open() as raw:
         try:
             # One byte more than allowed tells a page that is too long from one that just fits.
@@ -57,7 +65,7 @@ def read_archive(intake: Intake, file: SourceFile, name: str) -> None:
     with file.open() as raw:
         stream = open_lines(raw, file.name)
         for record in records_of(stream, file, most_bytes(file)):
-            place = {"file": file.url, "line_number": record.number}
+            place: RowPlace = {"file": file.url, "line_number": record.number}
             kind = record.type
             if kind in _OTHER_TYPES:
                 intake.pass_over(kind)
@@ -71,18 +79,18 @@ def read_archive(intake: Intake, file: SourceFile, name: str) -> None:
                 return
 
 
-def _take_record(intake: Intake, record: ArchiveRecord, name: str, place: dict[str, Any]) -> None:
+def _take_record(intake: Intake, record: ArchiveRecord, name: str, place: RowPlace) -> None:
     try:
         page, other, problem = _page_of(record)
     except Exception as error:  # A record may make a library raise anything; it is one row all the same.
-        page, other, problem = (record.body, "", {}), "", f"unreadable: {type(error).__name__}: {error}"
+        page, other, problem = (record.body, "", PageFacts()), "", f"unreadable: {type(error).__name__}: {error}"
     if other:
         intake.pass_over(other)
     else:
         _take(intake, page, problem, name, place)
 
 
-def _take(intake: Intake, page: Page, problem: str, name: str, place: dict[str, Any]) -> None:
+def _take(intake: Intake, page: Page, problem: str, name: str, place: RowPlace) -> None:
     """Hand one page's text to the intake, or the page to those kept aside; a problem is `reason: detail`."""
     row: Row = {}
     if not problem:
@@ -96,7 +104,7 @@ def _take(intake: Intake, page: Page, problem: str, name: str, place: dict[str, 
         intake.accept(row, **place, fallback_id=name)
 
 
-def _row_of(page: Page) -> tuple[dict[str, Any], str]:
+def _row_of(page: Page) -> tuple[Row, str]:
     """(document, problem) of a page."""
     data, named, facts = page
     # WET records are text, not HTML.
@@ -156,7 +164,7 @@ def _content_type(record: Any) -> str:
 def _read_record(record: Any) -> tuple[Page, str]:
     """The page of a record, and the problem with it."""
     length = record.content_length
-    facts = {
+    facts: PageFacts = {
         "record": (record.record_id or "").strip("<>"),
         "url": record.headers.get("WARC-Target-URI"),
         "date": record.headers.get("WARC-Date"),

@@ -8,13 +8,14 @@ index of blocks is broken ends the stage by name. Columns may have any types: wh
 import io
 from collections.abc import Iterator, Sequence
 from tempfile import SpooledTemporaryFile
-from typing import IO, Any
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tasks.data.documents.dolma_files import Row
 from tasks.data.sources.files.listing import BrokenFileError, SourceFile
-from tasks.data.sources.intake import Intake, writable
+from tasks.data.sources.intake import Intake, RowPlace, writable
 from tasks.data.sources.reading.lines import most_bytes, renamed
 
 _BATCH_BYTES = 8 << 20
@@ -34,7 +35,7 @@ _PARQUET = b"PAR1"
 _BETWEEN_BYTES = 64 << 20
 """Indexes of pages that are searched for another file's end."""
 
-_Found = tuple[int, int, dict[str, Any], str, int]
+_Found = tuple[int, int, Row, str, int]
 """Block, row in it from 1, the row, the problem or "", rows that the problem makes unusable."""
 
 
@@ -44,7 +45,7 @@ def read_table(
     """Rows of the blocks that begin in bytes [start, end) of the file; `fields` are the columns of text and id."""
     before, most = intake.bytes, most_bytes(file)
     for group, number, row, problem, rows in table_rows(file, start, end, limit=intake.room):
-        place: dict[str, Any] = {"file": file.url, "line_number": number, "group": group}
+        place: RowPlace = {"file": file.url, "line_number": number, "group": group}
         # A row with a problem has no fields to rename.
         row, problem = (table_row(row, fields), problem) if not problem else (row, problem)
         if not problem and isinstance(row["text"], bytes):
@@ -59,7 +60,7 @@ def read_table(
             raise BrokenFileError(file.url, f"archive_bomb: more than {most:,} bytes", number)
 
 
-def table_row(row: dict[str, Any], fields: tuple[str, str]) -> dict[str, Any]:
+def table_row(row: Row, fields: tuple[str, str]) -> Row:
     """A row of a table under the schema's names, in values that JSON has; the text is left for the intake to repair."""
     named = dict(renamed(row, *fields))
     text, id = named.pop("text", None), named.get("id")
@@ -158,7 +159,7 @@ def _hold(batches: Iterator[pa.RecordBatch], held: IO[bytes]) -> None:
     held.seek(0)
 
 
-def _held(held: IO[bytes]) -> Iterator[tuple[dict[str, Any], str]]:
+def _held(held: IO[bytes]) -> Iterator[tuple[Row, str]]:
     """(row, problem) of the rows that a file holds."""
     if held.read(1):
         held.seek(0)
@@ -263,7 +264,7 @@ def _check_end(stream: io.BufferedReader, file: SourceFile, batches: int) -> Non
         )
 
 
-def _batch_rows(batch: pa.RecordBatch) -> list[tuple[dict[str, Any], str]]:
+def _batch_rows(batch: pa.RecordBatch) -> list[tuple[Row, str]]:
     """(row, problem) of each row of a batch."""
     try:
         return [(row, "") for row in batch.to_pylist()]
@@ -272,9 +273,9 @@ def _batch_rows(batch: pa.RecordBatch) -> list[tuple[dict[str, Any], str]]:
         return [_single_row(batch.slice(index, 1)) for index in range(batch.num_rows)]
 
 
-def _single_row(batch: pa.RecordBatch) -> tuple[dict[str, Any], str]:
+def _single_row(batch: pa.RecordBatch) -> tuple[Row, str]:
     """A row by its cells: one that Python has no value for, such as a date after the year 9999, becomes text."""
-    row: dict[str, Any] = {}
+    row: Row = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         try:
             row[name] = column[0].as_py()
