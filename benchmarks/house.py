@@ -197,14 +197,21 @@ def calls_to_loss(root: Path) -> list[str]:
             f"{folder}/store",
         ]
         environment = os.environ | {"STACKS": str(stacks), "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
-        # The store is new, so every stage runs; the last of each piece is that of pre-training.
+        # The store is new, so every stage runs. Phases run side by side, so those after pre-training may submit last: a piece
+        # that names it counts before one that does not.
         subprocess.run([*command, "--set", "execution.ray=off"], cwd=copy, env=environment, check=True, stdout=2)
         pieces: dict[str, list[str]] = {}
         for row in stacks.read_text().splitlines():
             ours = [frame for frame in json.loads(row) if frame.startswith(str(copy))]
             ours = [frame.removeprefix(f"{copy}/") for frame in ours if ":<module>" not in frame]
-            pieces[ours[-1].split(":")[-1]] = [frame for frame in ours if not frame.endswith((":main", ":_main"))]
+            way, piece = [frame for frame in ours if not frame.endswith((":main", ":_main"))], ours[-1].split(":")[-1]
+            if _names_pretraining(way) or not _names_pretraining(pieces.get(piece, [])):
+                pieces[piece] = way
         return [frame for piece in pieces.values() for frame in piece]
+
+
+def _names_pretraining(frames: list[str]) -> bool:
+    return any("pretrain" in frame for frame in frames)
 
 
 def main() -> None:
