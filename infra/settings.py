@@ -205,6 +205,17 @@ class EndpointSettings(BaseModel):
     """Price of a million prompt tokens, in the currency of your choice."""
     completion_price: float = Field(default=0.0, ge=0)
     """Price of a million answer tokens."""
+    max_cost: float | None = Field(default=None, gt=0)
+    """What one stage may pay for this model, over all its shards and attempts, in the currency of the prices; null for no limit.
+    The stage ends when it is reached. Requests under way then are still answered, so a little more may be paid."""
+
+    @model_validator(mode="after")
+    def _what_is_capped_has_a_price(self) -> Self:
+        if self.max_cost is not None and not (self.prompt_price or self.completion_price):
+            raise ValueError(
+                f"max_cost={self.max_cost:g} caps what prompt_price and completion_price add up to, and both are 0; give them"
+            )
+        return self
 
 
 class SiteSettings(BaseModel):
