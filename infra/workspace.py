@@ -217,6 +217,10 @@ class Workspace(Reader):
             spending = Spending(self.store, folder, settings.max_cost)
         return Endpoint(model, settings, memory, self.warn, spending)
 
+    def own_endpoint(self) -> EndpointSettings | None:
+        """The endpoint under this stage's own name, None where there is none."""
+        return self._endpoints.get(self.stage)
+
     # -- resuming -----------------------------------------------------------------------------------------
 
     def staging(self) -> AbstractContextManager[Path]:

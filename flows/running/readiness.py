@@ -28,6 +28,8 @@ from tasks.training.preferences import PreferencesConfig
 
 ANSWERING = ("preferences", "evaluate")
 """Stages whose prompts a server may answer instead (`execution.generation`); the checkpoint is their first input."""
+REINFORCING = ("rlvr", "ppo")
+"""Stages whose rollouts a server may sample; it takes the policy's weights before each."""
 DIGEST = re.compile(r"[0-9a-f]{64}")
 """How a checkpoint is named to a server."""
 PROBE_SECONDS = 5.0
@@ -67,8 +69,17 @@ def check_endpoints(models: dict[str, tuple[str, ...]], rows: Iterable[PlanRow],
 def check_generation(rows: Iterable[PlanRow], execution: Execution) -> None:
     """Raise ValueError when a stage that is going to run leaves its answers to a server and no endpoint could be that.
 
-    A checkpoint that is not made yet has no digest to compare: then any endpoint under a digest may be meant for it.
+    A checkpoint that is not made yet has no digest to compare: then any endpoint under a digest may be meant for it. A policy in
+    training has none either: its server stands under the stage's name, and takes weights.
     """
+    for name in REINFORCING:
+        own = execution.endpoints.get(name)
+        if execution.generation.get(name) == "endpoint" and (own is None or own.weights is None):
+            raise ValueError(
+                f"execution.generation leaves the rollouts of {name} to a server, and none that takes weights is named; say "
+                f"execution: {{endpoints: {{{name}: {{url: http://localhost:8000/v1, weights: {{server: vllm, path: FOLDER}}}}}}}} "
+                f"or leave generation.{name} local"
+            )
     made: dict[str, Artifact | None] = {}
     for row in rows:  # inputs come first
         made[row.label] = row.artifact
