@@ -77,8 +77,8 @@ def check_generation(rows: Iterable[PlanRow], execution: Execution) -> None:
         if execution.generation.get(name) == "endpoint" and (own is None or own.weights is None):
             raise ValueError(
                 f"execution.generation leaves the rollouts of {name} to a server, and none that takes weights is named; say "
-                f"execution: {{endpoints: {{{name}: {{url: http://localhost:8000/v1, weights: {{server: vllm, path: FOLDER}}}}}}}} "
-                f"or leave generation.{name} local"
+                f"execution: {{endpoints: {{{name}: {{url: http://localhost:8000/v1, "
+                f"weights: {{server: vllm, path: FOLDER}}}}}}}}, or leave generation.{name} local"
             )
     made: dict[str, Artifact | None] = {}
     for row in rows:  # inputs come first

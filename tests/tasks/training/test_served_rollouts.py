@@ -1,6 +1,6 @@
-"""Rollouts by a server that takes the policy's weights. Oracles: a server on a real socket that decodes with the folder that it was
-last told to load, by the routes that vLLM and SGLang document; the bytes of an undisturbed training; the counts of what the server
-was asked."""
+"""Rollouts by a server that takes the policy's weights. Oracles: a server on a real socket that decodes with the folder that it
+was last told to load, by the routes that vLLM and SGLang document; the bytes of an undisturbed training; the counts of what the
+server was asked."""
 
 import json
 from pathlib import Path
