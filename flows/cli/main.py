@@ -226,7 +226,8 @@ def trace_command(
     as_json: JsonOption = False,
 ) -> None:
     """Go from a training step to its documents, or from a document to the steps that saw it; also of one that failed."""
-    from flows.inspection.steps import print_trace, trace_document, trace_step, trained
+    from flows.inspection.steps import trace_document, trace_step, trained
+    from flows.inspection.traces import print_trace
 
     if (step is None) == (document is None):
         raise ValueError("give exactly one of --step and --document")
