@@ -180,3 +180,14 @@ def test_comments_say_why(package: str):
     lines = [line for line in found if line]
     share = sum(line.startswith("#") or "  # " in line for line in lines) / len(lines)
     assert share >= 0.04, f"{share:.2%} of the lines of {package} have a comment; say why at the lines that need it"
+
+
+def test_rows_have_names():
+    """Known keys are a TypedDict or a dataclass; what is open is `JsonObject`, an alias that says what it is of."""
+    found = [
+        f"{name}:{number}"
+        for name, path in modules().items()
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if "dict[str, Any]" in line
+    ]
+    assert len(found) <= 20, f"give these names: {found}"
