@@ -193,7 +193,7 @@ def policy_of(state: TrainState) -> Transformer:
     return cast(ActorCritic, state.model).policy
 
 
-def facts_of_both(result: TrainingResult) -> dict[str, Any]:
+def facts_of_both(result: TrainingResult) -> dict[str, float]:
     """The checkpoint's facts, with the FLOPs of the value model."""
     return result.facts() | {"flops": joint_flops(result.flops, result.tokens, result.model.config)}
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from torch import nn
 
@@ -61,7 +61,7 @@ class TrainingResult:
     found: dict[str, float]
     """What the stage's own `finish` says of the model."""
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, float]:
         """The fields that `Checkpoint` and `RewardModel` share, and what the stage found."""
         return {
             "steps": self.steps,
