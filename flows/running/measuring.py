@@ -27,7 +27,7 @@ from infra.storage.store import Store
 from model.config import Precision
 from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Checkpoint, Scores
-from tasks.evaluation.comparing.differences import Difference, compare_scores, differing_items
+from tasks.evaluation.comparing.differences import Difference, DifferingItem, compare_scores, differing_items
 from tasks.evaluation.evaluate import EvaluateConfig, evaluate
 from tasks.evaluation.evaluate_served import ServedConfig, evaluate_served
 from tasks.evaluation.rescore import rescore
@@ -227,7 +227,7 @@ def compare_artifacts(
     return [asdict(row) for row in found]
 
 
-def differences_page(first: str, second: str, found: Sequence[Difference], items: Sequence[JsonObject]) -> str:
+def differences_page(first: str, second: str, found: Sequence[Difference], items: Sequence[DifferingItem]) -> str:
     """One table row per item on which two models differ."""
     head = "".join(f"<th>{html.escape(name)}</th>" for name in ("benchmark", "item", "question", "gold", first, second))
     rows = "".join(
