@@ -92,10 +92,13 @@ def run_command(
     """Run a recipe: what exists is reused, what was interrupted is resumed, what changed is rerun."""
     overrides = accepting(set, accept, approve)
     _prepare(recipe, overrides, no_rehearsal)
-    from flows.cli.terminal import run_in_terminal
+    from flows.cli.terminal import RunRequest, watched
 
-    shown = errors if as_json else console
-    _end(run_in_terminal(shown, errors, recipe, store, until, rerun or [], overrides, cascade=False), as_json)
+    asked = RunRequest(recipe, store, until, rerun or [], overrides)
+    with watched(errors if as_json else console, errors, asked) as run:
+        if run.flow:
+            run.made = run.flow()
+    _end(run.ended, as_json)
 
 
 @app.command()
@@ -114,10 +117,13 @@ def rerun(
     """Make a stage and everything below it again; what was there stays as an earlier generation."""
     overrides = accepting(set, accept, approve)
     _prepare(recipe, overrides, no_rehearsal)
-    from flows.cli.terminal import run_in_terminal
+    from flows.cli.terminal import RunRequest, watched
 
-    shown = errors if as_json else console
-    _end(run_in_terminal(shown, errors, recipe, store, None, [stage], overrides, cascade=True), as_json)
+    asked = RunRequest(recipe, store, None, [stage], overrides, cascade=True)
+    with watched(errors if as_json else console, errors, asked) as run:
+        if run.flow:
+            run.made = run.flow()
+    _end(run.ended, as_json)
 
 
 @app.command(name="ls")
