@@ -7,7 +7,7 @@ happen inside the commands, so that help is quick.
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -38,8 +38,10 @@ from flows.cli.promote import promote
 from flows.cli.rehearse import conformance_command, rehearse, sample_command
 from flows.cli.scale import fit_command, scale_command
 from flows.cli.store import add_store_commands
-from infra.json_values import JsonObject
 from infra.processor import wait_passively
+
+if TYPE_CHECKING:
+    from flows.cli.terminal import RunEnding
 
 app = typer.Typer(
     help="The OLMo 2 training recipe: run it whole, rerun a stage, look at what was made.",
@@ -352,7 +354,7 @@ def _prepare(recipe: str, overrides: list[str], no_rehearsal: bool) -> None:
     prepare_prefect()
 
 
-def _end(ended: tuple[int, JsonObject], as_json: bool) -> None:
+def _end(ended: "tuple[int, RunEnding]", as_json: bool) -> None:
     """End with a run's exit code. With --json standard output is one JSON value; what a person reads went to standard error."""
     code, told = ended
     if as_json:

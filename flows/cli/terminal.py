@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import Literal, NotRequired, TypedDict
 
 from rich.console import Console
 
-from flows.cli.display import Display, reused_line
+from flows.cli.display import Display, EndedStage, reused_line
 from flows.config.recipe_config import RecipeConfig
 from flows.inspection.steps import TRAININGS
 from flows.running.commands import resume_command, run_command
@@ -24,11 +25,23 @@ from flows.running.sessions import listening, new_session
 from infra.compute.processes import stop_stages
 from infra.execution.approval import as_money
 from infra.execution.plan import PlanRow
-from infra.json_values import JsonObject
 from infra.records.record import payload_at
 from infra.stopping import Interrupted, wait_for_stop
 from infra.storage.store import Store
 from tasks.artifacts import Report
+
+
+class RunEnding(TypedDict):
+    """How a run ended, for programs."""
+
+    ended: Literal["done", "failed", "interrupted"]
+    store: str
+    """Its URL."""
+    stages: list[EndedStage]
+    report: NotRequired[str | None]
+    """Where the report's page is, if the run made or found one."""
+    resume: NotRequired[str]
+    """The command that goes on after a failure."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +68,10 @@ class WatchedRun:
     """The recipe as a flow, which the block calls; None where everything exists already."""
     made: object = None
     """What the flow returned."""
-    ending: tuple[int, JsonObject] | None = None
+    ending: tuple[int, RunEnding] | None = None
 
     @property
-    def ended(self) -> tuple[int, JsonObject]:
+    def ended(self) -> tuple[int, RunEnding]:
         """The exit code (0 done, 1 a stage failed, 130 Ctrl-C, 143 SIGTERM) and how the run ended, for programs."""
         assert self.ending is not None, "asked after the block"
         return self.ending
@@ -123,13 +136,13 @@ def watched(console: Console, errors: Console, asked: RunRequest) -> Iterator[Wa
     if run.ending[0] == 0:
         counts = f"{display.ran} stages run, {display.reused} reused, {time.monotonic() - began:,.0f} s"
         console.print(counts, highlight=False)
-        if report := run.ending[1]["report"]:
+        if report := run.ending[1].get("report"):
             console.print(f"report: {report}", highlight=False)
     elif run.ending[1]["ended"] == "interrupted":
         errors.print(interrupted, style="yellow")
 
 
-def _told(errors: Console, asked: RunRequest, url: str, display: Display, made: object) -> tuple[int, JsonObject]:
+def _told(errors: Console, asked: RunRequest, url: str, display: Display, made: object) -> tuple[int, RunEnding]:
     """How a run ended in the store at a URL: its exit code, and the same for programs; failures are told here."""
     store = Store(url)
     # A request to stop goes before failures: stages that it ended are no errors.
@@ -143,13 +156,13 @@ def _told(errors: Console, asked: RunRequest, url: str, display: Display, made: 
         )
         _tell_traces(errors, display, asked.recipe, url, asked.overrides)
         errors.print(f"What is done is kept. When the cause is mended, resume with: {again}", markup=False)
-        return 1, _ending("failed", store, display.stages) | {"resume": again}
+        return 1, {**_ending("failed", store, display.stages), "resume": again}
     report = made_report(made)
     path = report_path(store, report.address) if report else None
-    return 0, _ending("done", store, display.stages) | {"report": path}
+    return 0, {**_ending("done", store, display.stages), "report": path}
 
 
-def _ending(how: str, store: Store, stages: list[JsonObject]) -> JsonObject:
+def _ending(how: Literal["done", "failed", "interrupted"], store: Store, stages: list[EndedStage]) -> RunEnding:
     """How a run ended, for programs; stages stand as they ended."""
     return {"ended": how, "store": store.url, "stages": stages}
 
@@ -164,7 +177,7 @@ def _refuse_without_dashboard(config: RecipeConfig, rows: list[PlanRow]) -> None
         )
 
 
-def tell_all_reused(console: Console, rows: list[PlanRow], store: Store) -> JsonObject:
+def tell_all_reused(console: Console, rows: list[PlanRow], store: Store) -> RunEnding:
     """Say that there is nothing to do, and return it for programs. This needs no Prefect server of its own."""
     reused = [row for row in rows if row.artifact is not None]
     for row in reused:
@@ -174,8 +187,8 @@ def tell_all_reused(console: Console, rows: list[PlanRow], store: Store) -> Json
     report = report_path(store, reports[-1].address) if reports else None
     if report:
         console.print(f"report: {report}", highlight=False)
-    stages = [{"label": row.label, "action": "reused", "id": row.id} for row in reused]
-    return _ending("done", store, stages) | {"report": report}
+    stages: list[EndedStage] = [{"label": row.label, "action": "reused", "id": row.id} for row in reused]
+    return {**_ending("done", store, stages), "report": report}
 
 
 def report_path(store: Store, address: str) -> str:
