@@ -15,14 +15,14 @@ from model.config import Config, Precision
 from model.data.chat_batches import indices_of_step, pair_batches, steps_for
 from model.network.transformer import Transformer
 from model.parallel.group import Group, fill_weights
-from model.training.loop import Course, Evaluation, Logging
+from model.training.loop import Course, Evaluation, Logging, train_step
 from model.training.objectives import dpo_objective
 from model.training.reference_scores import row_log_probs
 from tasks.artifacts import Checkpoint, Preferences
 from tasks.training.answers.pairs import PreferencePair, cut_pairs, read_pairs
 from tasks.training.answers.reference_parts import PART_PAIRS, keep_references, kept_references
 from tasks.training.fitting.asked_tasks import AnswersInLoop, answers_judge
-from tasks.training.fitting.fit import adamw, begin, export, fit, linear_schedule, open_checkpoint
+from tasks.training.fitting.fit import adamw, begin, export, fitting, linear_schedule, open_checkpoint
 from tasks.training.fitting.selection import SelectConfig, selector
 
 
@@ -82,25 +82,23 @@ def train_dpo(ws: Workspace, policy: Checkpoint, pairs: Preferences, config: DPO
             references=references[members],
         )
 
-    result = fit(
-        ws,
-        state,
-        Course(
-            objective=dpo_objective(config.beta),
-            batches=batches,
-            schedule=linear_schedule(config.learning_rate, config.warmup_ratio),
-            steps=steps,
-            description="tune on preferences",
-            pad_id=tokenizer.pad_id,
-            logging=Logging(every=1, instances=members_of),
-            evaluation=Evaluation(
-                judge=answers_judge(ws, config.in_loop, tokenizer, config.precision), every=config.in_loop.every
-            ),
+    course = Course(
+        objective=dpo_objective(config.beta),
+        batches=batches,
+        schedule=linear_schedule(config.learning_rate, config.warmup_ratio),
+        steps=steps,
+        description="tune on preferences",
+        pad_id=tokenizer.pad_id,
+        logging=Logging(every=1, instances=members_of),
+        evaluation=Evaluation(
+            judge=answers_judge(ws, config.in_loop, tokenizer, config.precision), every=config.in_loop.every
         ),
-        selector=selector(config.select, tokenizer, config.precision, chat=True),
     )
-    export(ws, result.model, tokenizer, bos="eos")
-    return ws.artifact(Checkpoint, **result.facts(), **tokenizer.facts, parent=policy.digest)
+    with fitting(ws, state, course, selector=selector(config.select, tokenizer, config.precision, chat=True)) as fit:
+        for micro_batches in fit.loop:
+            fit.loop.made(train_step(state, micro_batches, course, fit.loop.device))
+    export(ws, fit.result.model, tokenizer, bos="eos")
+    return ws.artifact(Checkpoint, **fit.result.facts(), **tokenizer.facts, parent=policy.digest)
 
 
 def reference_log_probs(

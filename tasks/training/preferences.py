@@ -10,7 +10,7 @@ be read or that fewer than two members of the pool answered.
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
@@ -23,18 +23,26 @@ from model.network.transformer import Transformer
 from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Checkpoint, Preferences, Prompts
 from tasks.generation import checkpoint_generator, halve
+from tasks.training.answers.binarised import (
+    BinarisedPair,
+    UnratedPrompt,
+    instruction_of,
+    make_pair,
+    rated_by_rules,
+    rated_sample,
+)
 from tasks.training.answers.completion_pool import (
     POLICY,
     PoolConfig,
     PooledAnswer,
+    Turn,
     ask_checkpoint,
     ask_served,
     drawn_members,
     gathered,
     turns_of,
 )
-from tasks.training.answers.model_judge import Judged, LanguageModelJudge, Ratings, judge_groups
-from tasks.training.answers.rule_judge import binarise, mean_rating, observe, rate
+from tasks.training.answers.model_judge import Judged, LanguageModelJudge, judge_groups
 from tasks.training.answers.verified_answers import (
     EncodedPrompt,
     VerifiedAnswer,
@@ -207,7 +215,7 @@ def sample_and_rate(ws: Workspace, item: ShardItem, loaded: list[tuple[Transform
         for sample in (sample for _, group in rated for sample in group):
             del sample["model"]
     ws.write_jsonl(f"samples/{start:08d}.jsonl.zst", (sample for _, group in rated for sample in group))
-    unrated: list[dict[str, Any]] = [{"id": id, "reason": "fewer than two answers", "said": []} for id in alone]
+    unrated: list[UnratedPrompt] = [{"id": id, "reason": "fewer than two answers", "said": []} for id in alone]
     unrated += [
         {"id": prompt.row["id"], "reason": found.reason, "said": found.said}
         for (prompt, _), found in zip(asked, judged, strict=True)
@@ -268,7 +276,7 @@ def ask_pool(
     pool = config.pool
     assert pool is not None
     turns = turns_of([drawn_members(pool, config.samples, config.seed, prompt.row["id"]) for prompt in prompts])
-    found: dict[str, dict[Any, VerifiedAnswer]] = {}
+    found: dict[str, dict[Turn, VerifiedAnswer]] = {}
     for member in pool.served:
         if member.name in turns:
             found[member.name], usage[member.name] = ask_served(ws, member, prompts, turns[member.name])
@@ -314,62 +322,7 @@ def rate_all(
     return judged
 
 
-def instruction_of(prompt: EncodedPrompt) -> str:
-    """What the answers reply to: the message, or the conversation with its roles."""
-    messages = prompt.row["messages"]
-    if len(messages) == 1:
-        return messages[0]["content"]
-    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
-
-
-def rated_by_rules(prompt: EncodedPrompt, answer: VerifiedAnswer) -> Ratings:
-    """The rule-based judge's ratings of one answer."""
-    verdict, text = answer.verdict, answer.completion.text
-    facts = observe(prompt.row["dataset"], text, verdict.extracted, correct=verdict.correct, finished=answer.finished)
-    return dict(rate(facts))
-
-
-def rated_sample(prompt: EncodedPrompt, pooled: PooledAnswer, ratings: Ratings) -> dict[str, Any]:
-    """One answer with its verdict, if it has one, its ratings per aspect and their mean."""
-    answer = pooled.answer
-    return {
-        "model": pooled.by,
-        "id": prompt.row["id"],
-        "text": answer.completion.text,
-        "finished": answer.finished,
-        "correct": answer.judged and answer.judged.correct,
-        "ratings": ratings,
-        "rating": mean_rating(ratings),
-    }
-
-
-def make_pair(
-    prompt: EncodedPrompt, samples: list[dict[str, Any]], generator: np.random.Generator, margin: float = 0.0
-) -> dict[str, Any] | None:
-    """The binarised row of one prompt; None where no answer is rated so much lower than the best."""
-    found = binarise([sample["rating"] for sample in samples], generator, margin)
-    if found is None:
-        return None
-    best, other = found
-    chosen, rejected = samples[best], samples[other]
-
-    def conversation(text: str) -> list[dict[str, str]]:
-        return [*prompt.row["messages"], {"role": "assistant", "content": text}]
-
-    models = {"chosen_model": chosen["model"], "rejected_model": rejected["model"]} if "model" in chosen else {}
-    return models | {
-        "id": prompt.row["id"],
-        "dataset": prompt.row["dataset"],
-        "chosen": conversation(chosen["text"]),
-        "rejected": conversation(rejected["text"]),
-        "chosen_rating": chosen["rating"],
-        "rejected_rating": rejected["rating"],
-        "chosen_ratings": chosen["ratings"],
-        "rejected_ratings": rejected["ratings"],
-    }
-
-
-def _shown(row: dict[str, Any]) -> dict[str, Any]:
+def _shown(row: BinarisedPair) -> dict[str, str]:
     """A pair as a line of the dashboard's table."""
     return {
         # [-2]: the last message before the answer is what was asked.
