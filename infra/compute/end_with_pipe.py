@@ -7,7 +7,7 @@ import sys
 
 import psutil
 
-SECONDS = 5
+_SECONDS = 5
 """How long a process that was asked to end has."""
 
 
@@ -19,7 +19,7 @@ def end_when_closed(pid: int) -> None:
     if process.is_running():
         process.terminate()
         try:
-            process.wait(SECONDS)
+            process.wait(_SECONDS)
         except psutil.TimeoutExpired:
             process.kill()
 

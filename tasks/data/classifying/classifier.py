@@ -37,6 +37,7 @@ from tasks.data.documents.dolma_files import (
 from tasks.data.filters.classifiers.quality import (
     NEGATIVE_LABEL,
     POSITIVE_LABEL,
+    TRAINING_PROGRAM,
     load_classifier,
     page_line,
     positive_probabilities,
@@ -44,8 +45,6 @@ from tasks.data.filters.classifiers.quality import (
 
 # glibc fills what it hands out with the complement of this byte: 255 gives zeros.
 _ZEROED_MEMORY = {"MALLOC_PERTURB_": "255", "MALLOC_MMAP_THRESHOLD_": "65536"}
-
-_TRAIN = Path(__file__).with_name("classifier_child.py")
 
 
 class ClassSelection(Config):
@@ -193,7 +192,7 @@ def _fit(folder: Path, lines: list[str], config: ClassifierConfig) -> Path:
         "bucket": config.bucket,
         "seed": config.seed,
     }
-    command = [sys.executable, "-P", str(_TRAIN), orjson.dumps(options).decode(), str(model)]
+    command = [sys.executable, "-P", str(TRAINING_PROGRAM), orjson.dumps(options).decode(), str(model)]
     # The environment is that of the child only: other processes keep their allocator.
     done = subprocess.run(command, env=os.environ | _ZEROED_MEMORY, capture_output=True, text=True, check=False)
     if done.returncode:

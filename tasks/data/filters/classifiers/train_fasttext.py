@@ -1,6 +1,6 @@
-"""The process that trains a fastText classifier: `python classifier_child.py OPTIONS MODEL`, options as JSON.
+"""The process that trains a fastText classifier: `python train_fasttext.py OPTIONS MODEL`, options as JSON.
 
-`classifier.py` runs this as a file, in an environment of its own.
+The classifier stage runs this as a file, in an environment of its own.
 """
 
 import json
