@@ -42,7 +42,7 @@ _WINDOW = 4
 """Requests handed to the loop ahead of the one that is read, in multiples of the concurrency: one slow answer must not
 idle the others."""
 _CONNECT_SECONDS = 30.0
-TELL_SECONDS = 2.0
+SPENDING_SECONDS = 2.0
 """How often a client with a cost cap tells what it has paid, and asks what others have."""
 STORE_THREADS = 64
 """Answers read from or written to the store at once, at most."""
@@ -284,7 +284,7 @@ class Endpoint:
             if time.monotonic() >= self._tell_at:
                 await asyncio.to_thread(spending.tell, self._sent_for)
                 self._others_paid = await asyncio.to_thread(spending.others)
-                self._tell_at = time.monotonic() + TELL_SECONDS
+                self._tell_at = time.monotonic() + SPENDING_SECONDS
         paid = self._others_paid + self._sent_for
         if paid >= spending.most:
             raise EndpointError(

@@ -42,7 +42,7 @@ from tasks.training.answers.completion_pool import (
     gathered,
     turns_of,
 )
-from tasks.training.answers.model_judge import Judged, LanguageModelJudge, judge_groups
+from tasks.training.answers.model_judge import JudgedGroup, LanguageModelJudge, judge_groups
 from tasks.training.answers.verified_answers import (
     EncodedPrompt,
     VerifiedAnswer,
@@ -118,7 +118,7 @@ def build_preferences(
         sample_and_rate,
         items,
         description="sample and rate",
-        load=partial(load_models, checkpoints=(policy, *others), precision=config.precision),
+        load=partial(load_samplers, checkpoints=(policy, *others), precision=config.precision),
         device=ws.compute.device if ws.generation == "local" else "cpu",
     )
     rows = [row for shard in shards for row in shard["pairs"]]
@@ -172,7 +172,7 @@ def _note_others(ws: Workspace, config: PreferencesConfig, shards: Sequence[Shar
         ws.note(pool_endpoints={name: dict(found) for name, found in usage.items()})
 
 
-def load_models(
+def load_samplers(
     ws: Workspace, checkpoints: Sequence[Checkpoint], precision: Precision
 ) -> list[tuple[Transformer, Tokenizer]]:
     """Once per worker: the policy and the checkpoints of the pool."""
@@ -192,7 +192,7 @@ def load_policy(ws: Workspace, policy: Checkpoint, precision: Precision) -> tupl
 
 
 def sample_and_rate(ws: Workspace, item: ShardItem, loaded: list[tuple[Transformer, Tokenizer]]) -> ShardResult:
-    """One shard: the answers to its prompts, kept with their ratings; returns the pairs. `loaded` is from `load_models`."""
+    """One shard: the answers to its prompts, kept with their ratings; returns the pairs. `loaded` is from `load_samplers`."""
     config = PreferencesConfig(**item["config"])
     start = item["start"]
     model, tokenizer = loaded[0]
@@ -308,11 +308,13 @@ def rate_all(
     config: PreferencesConfig,
     asked: Sequence[tuple[EncodedPrompt, Sequence[PooledAnswer]]],
     usage: dict[str, dict[str, int | float]],
-) -> list[Judged]:
+) -> list[JudgedGroup]:
     """The ratings of each prompt's answers; `usage` gets what a judge that is a model was asked."""
     judge = config.judge
     if isinstance(judge, VerifierJudge):
-        return [Judged([rated_by_rules(prompt, pooled.answer) for pooled in group], "", []) for prompt, group in asked]
+        return [
+            JudgedGroup([rated_by_rules(prompt, pooled.answer) for pooled in group], "", []) for prompt, group in asked
+        ]
     with ws.endpoint(judge.model.model) as endpoint:
         groups = [
             (instruction_of(prompt), [pooled.answer.completion.text for pooled in group]) for prompt, group in asked

@@ -20,7 +20,7 @@ from tasks.data.documents.dolma_files import LineWriter
 from tasks.data.documents.messages import clean_messages, unanswered
 from tasks.data.filters.chats.answer_vote import AnswerVote, question_key, winners
 from tasks.data.filters.chats.chat_filters import ChatFilterConfig, Messages, last_below_caps, over_cap, unwanted
-from tasks.data.filters.chats.repeated import Duplicates, Repeats
+from tasks.data.filters.chats.repeated import Duplicates, RepeatedRows
 from tasks.data.sources.rows import RowSource, check_share, read_rows
 from tasks.synthetic import KindConfig, generate_mixed
 
@@ -81,7 +81,7 @@ def build_chats(ws: Workspace, config: ChatsConfig) -> Chats:
     """All usable chats of all sources, in order. ValueError when a source has too many bad rows or no good one."""
     counts: dict[str, int] = {}
     dropped: Counter[str] = Counter()
-    repeats = Repeats(config.duplicates)
+    repeats = RepeatedRows(config.duplicates)
     with (
         LineWriter(ws, "chats.jsonl.zst") as good,
         LineWriter(ws, "bad/chats.jsonl.zst") as bad,

@@ -23,7 +23,7 @@ from tasks.artifacts import Preferences
 from tasks.data.documents.dolma_files import LineWriter, Row
 from tasks.data.documents.messages import clean_messages
 from tasks.data.filters.chats.chat_filters import ChatFilterConfig, Messages, last_below_caps, over_cap, unwanted
-from tasks.data.filters.chats.repeated import Duplicates, Repeats
+from tasks.data.filters.chats.repeated import Duplicates, RepeatedRows
 from tasks.data.sources.rows import RowSource, check_share, read_rows
 
 QUESTIONS = ("prompt", "question", "instruction")
@@ -69,7 +69,7 @@ def build_pairs(ws: Workspace, config: PairsConfig) -> Preferences:
     """All usable pairs in order. ValueError when too many rows are unusable, or none is left."""
     reasons, left_out = Counter[str](), Counter[str]()
     ties, ratings = 0, []
-    judged, repeats = _judge_of(config), Repeats(config.duplicates)
+    judged, repeats = _judge_of(config), RepeatedRows(config.duplicates)
     with (
         LineWriter(ws, "preferences.jsonl.zst") as good,
         LineWriter(ws, "bad/preferences.jsonl.zst") as bad,

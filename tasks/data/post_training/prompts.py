@@ -19,7 +19,7 @@ from model.config import Config
 from tasks.artifacts import Prompts
 from tasks.data.documents.dolma_files import LineWriter, Row
 from tasks.data.filters.chats.chat_filters import PromptFilterConfig, last_below_caps, over_cap, unwanted_prompt
-from tasks.data.filters.chats.repeated import Duplicates, Repeats
+from tasks.data.filters.chats.repeated import Duplicates, RepeatedRows
 from tasks.data.sources.rows import RowSource, check_share, read_rows
 from tasks.synthetic import KindConfig, generate_mixed
 from tasks.verifiers.ground_truth import usable_truth
@@ -93,7 +93,7 @@ def build_prompts(ws: Workspace, config: PromptsConfig) -> Prompts:
     """All usable prompts of all sources, in order; bad rows are kept in `bad/prompts.jsonl.zst`."""
     datasets: Counter[str] = Counter()
     names: set[str] = set()
-    answers_cut, left_out, repeats = 0, Counter[str](), Repeats(config.duplicates)
+    answers_cut, left_out, repeats = 0, Counter[str](), RepeatedRows(config.duplicates)
     with (
         LineWriter(ws, "prompts.jsonl.zst") as good,
         LineWriter(ws, "bad/prompts.jsonl.zst") as bad,

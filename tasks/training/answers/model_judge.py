@@ -66,7 +66,7 @@ class LanguageModelJudge(Config):
         return self
 
 
-class Question(NamedTuple):
+class AspectQuestion(NamedTuple):
     """One request to the judge."""
 
     group: int
@@ -77,7 +77,7 @@ class Question(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedGroup:
     """What is known of one prompt's answers."""
 
     ratings: list[Ratings]
@@ -92,9 +92,9 @@ class Judged:
     """Those of them that are equal."""
 
 
-def questions_of(judge: LanguageModelJudge, group: int) -> list[Question]:
+def aspect_questions(judge: LanguageModelJudge, group: int) -> list[AspectQuestion]:
     """What is asked about one prompt, in the order of `ASPECTS`."""
-    return [Question(group, aspect, swapped) for aspect in ASPECTS for swapped in judge_orders(judge)]
+    return [AspectQuestion(group, aspect, swapped) for aspect in ASPECTS for swapped in judge_orders(judge)]
 
 
 def judge_orders(judge: LanguageModelJudge) -> tuple[bool, ...]:
@@ -103,7 +103,7 @@ def judge_orders(judge: LanguageModelJudge) -> tuple[bool, ...]:
 
 
 def judge_request(
-    judge: LanguageModelJudge, question: Question, instruction: str, texts: Sequence[str], attempt: int = 0
+    judge: LanguageModelJudge, question: AspectQuestion, instruction: str, texts: Sequence[str], attempt: int = 0
 ) -> Request:
     """One aspect of all answers to an instruction. Each attempt has a seed of its own: equal requests have one answer."""
     listed = list(reversed(texts)) if question.swapped else list(texts)
@@ -114,10 +114,10 @@ def judge_request(
 
 def judge_groups(
     endpoint: "Endpoint", judge: LanguageModelJudge, groups: Sequence[tuple[str, Sequence[str]]]
-) -> list[Judged]:
+) -> list[JudgedGroup]:
     """The judge's ratings of every group's answers, of (instruction, answers)."""
-    asked = [question for group in range(len(groups)) for question in questions_of(judge, group)]
-    answers: dict[Question, Answer] = {}
+    asked = [question for group in range(len(groups)) for question in aspect_questions(judge, group)]
+    answers: dict[AspectQuestion, Answer] = {}
     for attempt in range(judge.attempts):
         # All at once, so that the client keeps its slots full across prompts.
         requests = ((question, judge_request(judge, question, *groups[question.group], attempt)) for question in asked)
@@ -127,7 +127,7 @@ def judge_groups(
             break
     return [
         read_judgements(
-            {question: answers[question] for question in questions_of(judge, group)}, len(texts), judge.reading
+            {question: answers[question] for question in aspect_questions(judge, group)}, len(texts), judge.reading
         )
         for group, (_, texts) in enumerate(groups)
     ]
@@ -139,7 +139,7 @@ def _is_whole(answer: Answer, count: int) -> bool:
     return all(place + 1 in found for place in range(count))
 
 
-def read_judgements(answers: dict[Question, Answer], count: int, reading: _Reading) -> Judged:
+def read_judgements(answers: dict[AspectQuestion, Answer], count: int, reading: _Reading) -> JudgedGroup:
     """The ratings of each of `count` texts, from the answers to one prompt's questions in their order."""
     said = [answer.refused or answer.text for answer in answers.values()]
     ratings: list[dict[str, list[float | None]]] = [{} for _ in range(count)]
@@ -150,11 +150,11 @@ def read_judgements(answers: dict[Question, Answer], count: int, reading: _Readi
             number = count - place if question.swapped else place + 1
             rating = found.get(number)
             if rating is None and reading == "strict":
-                return Judged([], f"{question.aspect}: {unusable(answer) or f'no rating of text {number}'}", said)
+                return JudgedGroup([], f"{question.aspect}: {unusable(answer) or f'no rating of text {number}'}", said)
             ratings[place].setdefault(question.aspect, []).append(_rating_of(rating, reading))
     both = [found for own in ratings for found in own.values() if len(found) > 1]
     means = [{aspect: _mean(found) for aspect, found in own.items()} for own in ratings]
-    return Judged(means, "", said, swapped=len(both), agreed=sum(len(set(found)) == 1 for found in both))
+    return JudgedGroup(means, "", said, swapped=len(both), agreed=sum(len(set(found)) == 1 for found in both))
 
 
 def _mean(ratings: Sequence[float | None]) -> float | None:

@@ -8,10 +8,10 @@ from infra.language_models.protocol import Answer
 from infra.settings import EndpointSettings
 from tasks.prompting import LanguageModelConfig
 from tasks.training.answers.model_judge import (
+    AspectQuestion,
     LanguageModelJudge,
-    Question,
+    aspect_questions,
     judge_request,
-    questions_of,
     read_blocks,
     read_judgements,
 )
@@ -39,7 +39,7 @@ Rating: 2"""
 def said(*texts):
     """What a judge says of one prompt, aspect by aspect."""
     return {
-        Question(0, aspect, False): Answer(completed(text), remembered=False)
+        AspectQuestion(0, aspect, False): Answer(completed(text), remembered=False)
         for aspect, text in zip(ASPECTS, texts, strict=True)
     }
 
@@ -51,7 +51,7 @@ def read(answers, count, reading):
 
 def test_one_request_per_aspect_lists_all_texts():
     texts = ["hello", "{% raw %}"]
-    requests = [judge_request(JUDGE, question, "Say {{ x }} hello", texts) for question in questions_of(JUDGE, 0)]
+    requests = [judge_request(JUDGE, question, "Say {{ x }} hello", texts) for question in aspect_questions(JUDGE, 0)]
     assert len(requests) == len({request.key for request in requests}) == len(ASPECTS) == 4
     for request in requests:
         system, user = request.body["messages"]

@@ -13,7 +13,7 @@ Duplicates = Literal["keep", "drop"]
 """What happens to rows that repeat an earlier one of the stage, of whichever source."""
 
 
-class Repeats:
+class RepeatedRows:
     """Remembers what has come, 16 bytes for each."""
 
     def __init__(self, duplicates: Duplicates):
