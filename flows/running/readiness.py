@@ -41,7 +41,8 @@ LATE_SHARE = 0.01
 def asked_models(config: RecipeConfig) -> dict[str, tuple[str, ...]]:
     """Models by the label of the stage that asks them."""
     made = [*config.synthesize.items(), *((item.name, item.synthesize) for item in config.candidates)]
-    found = {f"personas:{name}": (item.writer.model,) for name, item in made if isinstance(item, PersonasConfig)}
+    found: dict[str, tuple[str, ...]] = {}
+    found |= {f"personas:{name}": (item.writer.model,) for name, item in made if isinstance(item, PersonasConfig)}
     found |= {f"rewrite:{item.name}": (item.rewrite.writer.model,) for item in config.candidates if item.rewrite}
     found |= {f"label:{name}": (labels.writer.model,) for name, labels in config.label.items()}
     sampled = config.preferences

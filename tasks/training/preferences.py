@@ -107,7 +107,7 @@ def build_preferences(
     `others` are the checkpoints of the pool, in its order. Raises ValueError when no pair is left or answers alone fill the
     policy's window.
     """
-    inputs = {"policy": policy.model_dump(mode="json"), "prompts": prompts.model_dump(mode="json")}
+    inputs: ShardItem = {"policy": policy.model_dump(mode="json"), "prompts": prompts.model_dump(mode="json")}
     inputs["others"] = [checkpoint.model_dump(mode="json") for checkpoint in others]
     items = [
         inputs | {"config": config.model_dump(mode="json"), "start": start}
@@ -215,9 +215,9 @@ def sample_and_rate(ws: Workspace, item: ShardItem, loaded: list[tuple[Transform
         for sample in (sample for _, group in rated for sample in group):
             del sample["model"]
     ws.write_jsonl(f"samples/{start:08d}.jsonl.zst", (sample for _, group in rated for sample in group))
-    unrated: list[UnratedPrompt] = [{"id": id, "reason": "fewer than two answers", "said": []} for id in alone]
+    unrated = [UnratedPrompt(id=id, reason="fewer than two answers", said=[]) for id in alone]
     unrated += [
-        {"id": prompt.row["id"], "reason": found.reason, "said": found.said}
+        UnratedPrompt(id=prompt.row["id"], reason=found.reason, said=found.said)
         for (prompt, _), found in zip(asked, judged, strict=True)
         if found.reason
     ]

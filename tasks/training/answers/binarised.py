@@ -104,5 +104,5 @@ def make_pair(
         "rejected_ratings": rejected["ratings"],
     }
     if "model" in chosen and "model" in rejected:
-        pair |= {"chosen_model": chosen["model"], "rejected_model": rejected["model"]}
+        pair["chosen_model"], pair["rejected_model"] = chosen["model"], rejected["model"]
     return pair

@@ -7,7 +7,7 @@ another temperature, ends the training by name.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -86,7 +86,13 @@ class ServedPolicy:
         """The same, verified: `samples` for each prompt."""
         asked = [prompt.ids for prompt in prompts for _ in range(samples)]
         known = self.completions(policy, group, rollout, asked, sampling)
-        return sample_answers(lambda *_: known, prompts, samples, sampling, rules=rules)
+
+        def answered(
+            prompts: Sequence[Sequence[int]], sampling: Sampling, progress: Callable[[int], None] | None = None
+        ) -> list[Completion]:
+            return known
+
+        return sample_answers(answered, prompts, samples, sampling, rules=rules)
 
     def _load(self, policy: Transformer, group: Group, rollout: int) -> None:
         """Hand the server the policy's weights. A gather: all workers call it, and none asks before the server has them."""
