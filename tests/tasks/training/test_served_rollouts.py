@@ -5,7 +5,7 @@ server was asked."""
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -68,7 +68,7 @@ def start(bench):
     return {"policy": bench.base(), "prompts": bench.prompts(6), "config": CONFIG}
 
 
-def bench_with(make_bench, name, server, folder, kind="vllm", **execution):
+def bench_with(make_bench, name, server, folder, kind: Literal["vllm", "sglang"] = "vllm", **execution):
     settings = EndpointSettings(
         url=server.url,
         served_name="policy",
