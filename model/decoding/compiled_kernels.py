@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
-SWITCH = "OLMO2_COMPILED_DECODING"
-PANEL = 32
+KERNEL_SOURCE = Path(__file__).with_name("kernels.cpp")
+COMPILED_DECODING = "OLMO2_COMPILED_DECODING"
+PANEL_OUTPUTS = 32
 """Outputs whose weights lie together."""
 _COMPILE_SECONDS = 300
 _FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
@@ -93,7 +93,7 @@ def _pointer(tensor: Tensor) -> ctypes.c_void_p:
 
 def kernels_for(dtype: torch.dtype, device: torch.device) -> Kernels | None:
     """The compiled functions, where they compute in this type and here."""
-    if device.type != "cpu" or dtype not in (torch.float32, torch.bfloat16) or os.environ.get(SWITCH) == "0":
+    if device.type != "cpu" or dtype not in (torch.float32, torch.bfloat16) or os.environ.get(COMPILED_DECODING) == "0":
         return None
     return _kernels()
 
@@ -112,7 +112,7 @@ def _kernels() -> Kernels | None:
         _log.warning(
             "decoding goes on without compiled code, several times as slowly: %s %s; set CXX to another compiler, XDG_CACHE_HOME "
             "to a folder that can be written, or %s=0 to do without",
-            error, said, SWITCH,
+            error, said, COMPILED_DECODING,
         )  # fmt: skip
         return None
 
@@ -133,9 +133,9 @@ def instruction_flags() -> tuple[str, ...]:
 
 def compiled(compiler: str, flags: tuple[str, ...], folder: Path) -> Path:
     """The library in `folder`, compiled and checked if it is not there yet. Raises OSError or SubprocessError if that fails."""
-    command = [compiler, *_FLAGS, *flags, str(SOURCE)]
+    command = [compiler, *_FLAGS, *flags, str(KERNEL_SOURCE)]
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    key = hashlib.sha256("\0".join([version, *command[:-1], SOURCE.read_text()]).encode()).hexdigest()[:24]
+    key = hashlib.sha256("\0".join([version, *command[:-1], KERNEL_SOURCE.read_text()]).encode()).hexdigest()[:24]
     library = folder / f"{key}.so"
     if library.exists():
         return library

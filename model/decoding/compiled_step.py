@@ -19,7 +19,7 @@ from model.decoding.lazy_memory import lazy_zeros
 from model.decoding.linear_kernels import PackedProduct
 from model.decoding.prepared_weights import Prepared, PreparedLayer, ScaledLayerNorm, ScaledNorm, Turned
 
-CHUNK = 64
+_CHUNK_POSITIONS = 64
 """Positions whose keys lie together."""
 LONGEST_PROMPT = 512
 """Tokens up to which a prompt is read by the compiled code, one query after the other. Longer ones are read by PyTorch's
@@ -75,11 +75,11 @@ class CompiledStep:
         config, self.prepared = prepared.config, prepared
         self.library, self.half = kernels.library, int(prepared.dtype == torch.bfloat16)
         self.vocab, self.threads = config.vocab_size, torch.get_num_threads()
-        chunks, width = -(-length // CHUNK), -(-config.head_dim // 16) * 16
+        chunks, width = -(-length // _CHUNK_POSITIONS), -(-config.head_dim // 16) * 16
         heads = (config.n_layers, rows, config.n_kv_heads, chunks)
         # The layouts inside a chunk are those of kernels.cpp; here chunks are only copied whole.
-        self.keys = lazy_zeros((*heads, CHUNK * config.head_dim), prepared.dtype)
-        self.values = lazy_zeros((*heads, CHUNK * width), prepared.dtype)
+        self.keys = lazy_zeros((*heads, _CHUNK_POSITIONS * config.head_dim), prepared.dtype)
+        self.values = lazy_zeros((*heads, _CHUNK_POSITIONS * width), prepared.dtype)
         self.numbers: list[Tensor] = []  # what the pointers point at has to stay
         layers = [
             self._layer(layer, keys, values)
@@ -141,12 +141,12 @@ class CompiledStep:
         )  # fmt: skip
 
     def spread(self, first_row: int, rows: int, used: int) -> None:
-        chunks = -(-used // CHUNK)
+        chunks = -(-used // _CHUNK_POSITIONS)
         for cached in (self.keys, self.values):
             cached[:, first_row + 1 : first_row + rows, :, :chunks] = cached[:, first_row, None, :, :chunks]
 
     def move(self, source: int, target: int, used: int) -> None:
-        chunks = -(-used // CHUNK)
+        chunks = -(-used // _CHUNK_POSITIONS)
         for cached in (self.keys, self.values):
             cached[:, target, :, :chunks] = cached[:, source, :, :chunks]
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from model.decoding.compiled_kernels import PANEL, Kernels
+from model.decoding.compiled_kernels import PANEL_OUTPUTS, Kernels
 from model.decoding.lazy_memory import lazy_zeros
 
 Product = Callable[[Tensor], Tensor]
@@ -65,8 +65,8 @@ class PackedProduct:
         self, kernels: Kernels, dtype: torch.dtype, weights: Sequence[Float[Tensor, "outputs inputs"]]
     ) -> None:
         self.kernels, self.outputs = kernels, sum(map(len, weights))
-        panels = -(-self.outputs // PANEL)
-        self.packed = lazy_zeros((panels, weights[0].shape[1], PANEL), dtype)
+        panels = -(-self.outputs // PANEL_OUTPUTS)
+        self.packed = lazy_zeros((panels, weights[0].shape[1], PANEL_OUTPUTS), dtype)
         first = 0
         for weight in weights:
             kernels.pack(self.packed, weight.detach().contiguous(), first)

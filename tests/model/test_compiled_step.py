@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model.config import OLMO_0424, ModelConfig
 from model.decoding import compiled_kernels
-from model.decoding.compiled_kernels import SWITCH, Kernels, compiled, instruction_flags, kernels_for
+from model.decoding.compiled_kernels import COMPILED_DECODING, Kernels, compiled, instruction_flags, kernels_for
 from model.decoding.compiled_step import CompiledStep
 from model.decoding.decoder import Decoder
 from model.decoding.generate import Sampling, generate
@@ -81,7 +81,7 @@ def test_logits_equal_those_of_operations(
     model = toy(**SHAPES[shape])
     decoder, found = decoded(model, lengths, 9, dtype)
     assert isinstance(decoder.cache, CompiledStep)
-    monkeypatch.setenv(SWITCH, "0")
+    monkeypatch.setenv(COMPILED_DECODING, "0")
     decoder, expected = decoded(model, lengths, 9, dtype)
     assert not isinstance(decoder.cache, CompiledStep)
     ours, theirs = torch.cat(found), torch.cat(expected)
@@ -158,7 +158,7 @@ def test_choices_equal_those_of_operations(temperature: float, monkeypatch: pyte
     logits[:, 511] = 9.0  # rows that pad the head may hold the largest
     noise = uniform_noise(1, np.arange(2_000), np.zeros(2_000, dtype=int))
     tokens, logprobs = choose(logits, temperature, 1.0, noise, 510)
-    monkeypatch.setenv(SWITCH, "0")
+    monkeypatch.setenv(COMPILED_DECODING, "0")
     expected, expected_logprobs = choose(logits, temperature, 1.0, noise, 510)
     # A draw at the border of two tokens may fall to the other by rounding.
     assert (tokens != expected).sum() <= (0 if temperature == 0 else 1)
@@ -197,7 +197,7 @@ def test_without_a_compiler_the_answers_are_the_same(monkeypatch: pytest.MonkeyP
 def test_a_library_that_computes_wrongly_or_breaks_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kernels()
     source = tmp_path / "small.cpp"
-    monkeypatch.setattr(compiled_kernels, "SOURCE", source)
+    monkeypatch.setattr(compiled_kernels, "KERNEL_SOURCE", source)
     for body in ("return 1;", "__builtin_trap();"):
         source.write_text(f'extern "C" int olmo2_check() {{ {body} }}')
         with pytest.raises(subprocess.CalledProcessError):
