@@ -28,6 +28,9 @@ def eval_command(
         str, typer.Option("--precision", help="fp32, or bf16: faster, log-likelihoods to about 1e-2.")
     ] = "fp32",
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; else all cores.")] = None,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, help="Processes that hold the model together where it fits on no device.")
+    ] = 1,
     model: Annotated[str, typer.Option("--model", help="Of a server with several: what it calls the model.")] = "",
     key_env: Annotated[str, typer.Option("--key-env", help="Environment variable with the server's key.")] = "",
     tokenizer: Annotated[
@@ -53,7 +56,7 @@ def eval_command(
     found = open_store(store)
     words = [word.strip() for word in tasks.split(",") if word.strip()]
     server = Server(model, key_env, tokenizer)
-    how = How(chat=chat, precision=precision, device=device, threads=threads)
+    how = How(chat=chat, precision=precision, device=device, threads=threads, workers=workers)
     selection = select(words, copies=data, limit=limit)
     shown = evaluate_checkpoint(found, target, selection, how=how, server=server, why=why)
     differences = compare_artifacts(found, against, shown["id"], why=why) if against else []

@@ -22,7 +22,7 @@ from infra.records.looks import write_look
 from infra.records.reader import Reader
 from infra.records.record import Record
 from infra.session import Session
-from infra.settings import EndpointSettings, Execution
+from infra.settings import EndpointSettings, Execution, ParallelSettings
 from infra.storage.store import Store
 from model.config import Precision
 from model.tokens.tokenizer import Tokenizer
@@ -88,11 +88,20 @@ def evaluate_checkpoint(
         label = _slug(Path(target).name)
         # Pinned, so that the same command next year asks the same questions.
         config = EvaluateConfig.model_validate({"label": label, "precision": how.precision, **asked}).pinned()
-        threads = {"evaluate": how.threads or os.cpu_count() or 1}
-        session = Session(store, Execution(store=store.url, ray="off", device=how.device, threads=threads))
+        session = Session(store, _execution(store, how))
         outcome = run_stage(evaluate.labelled(label), session, {"checkpoint": checkpoint, "config": config}, silent)
     note_look(store, [outcome.record], f"olmo2 eval {target}", why)
     return shown_scores(store, outcome.record, reused=outcome.reused, not_computed=selection.not_computed)
+
+
+def _execution(store: Store, how: "How") -> Execution:
+    """Settings of one evaluation: in a process of its own, or in a group of workers with one shard of the model each."""
+    cores = os.cpu_count() or 1
+    threads = {"evaluate": how.threads or max(1, cores // how.workers)}
+    if how.workers == 1:
+        return Execution(store=store.url, ray="off", device=how.device, threads=threads)
+    parallel = {"evaluate": ParallelSettings(workers=how.workers, data="fsdp")}
+    return Execution(store=store.url, ray="local", cores=cores, device=how.device, threads=threads, parallel=parallel)
 
 
 @dataclass(frozen=True)
@@ -105,7 +114,9 @@ class How:
     """Of the arithmetic; a server has its own."""
     device: str = "cpu"
     threads: int | None = None
-    """CPU threads; None for all cores."""
+    """CPU threads of each worker; None for all cores together."""
+    workers: int = 1
+    """Processes that hold the model together, each a part of every tensor; they are started through Ray."""
 
 
 @dataclass(frozen=True)

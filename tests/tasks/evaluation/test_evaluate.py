@@ -10,7 +10,7 @@ import torch
 
 from infra.execution.attempt import run_stage
 from infra.session import Session
-from infra.settings import EndpointSettings, Execution
+from infra.settings import EndpointSettings, Execution, ParallelSettings
 from infra.stage import stage
 from infra.storage.store import Store
 from infra.workspace import Workspace
@@ -18,6 +18,7 @@ from model.config import Config, ModelConfig
 from model.decoding.prefix_scoring import KeptWeights
 from model.files.weights import save_hf
 from model.network.transformer import Transformer
+from model.parallel.group import Group
 from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Checkpoint, Scores
 from tasks.data.documents.dolma_files import written_rows
@@ -26,11 +27,13 @@ from tasks.evaluation.benchmarks import load_items
 from tasks.evaluation.benchmarks.asking import ask, encode_pairs, encoded_prompt, local_scorer, request_names
 from tasks.evaluation.benchmarks.items import Generation, Item, Likelihood, LikelihoodAnswer, Prompt
 from tasks.evaluation.benchmarks.synthetic import SyntheticBenchmark
-from tasks.evaluation.evaluate import EvaluateConfig, SuiteConfig, evaluate_checkpoint
+from tasks.evaluation.evaluate import EvaluateConfig, Loaded, SuiteConfig, evaluate_checkpoint
 from tasks.generation import local_generator
 from tasks.synthetic import ArithmeticConfig
+from tests.model.groups import run_group
 from tests.openai_server import OpenAIServer
 from tests.tasks.test_generation import served
+from tests.tasks.training.group_stage import Call, run_calls
 
 TOKENIZER = Tokenizer(320)
 TINY = ModelConfig(
@@ -184,7 +187,9 @@ def test_output_that_is_not_finite_ends_with_the_benchmark_and_the_item(desk, mo
     broken = Transformer(TINY, seed=3).eval()
     with torch.no_grad():
         broken.norm.weight[0] = torch.nan
-    monkeypatch.setattr(evaluate_module, "load_model", lambda *_, **__: (broken, TOKENIZER, KeptWeights()))
+    monkeypatch.setattr(
+        evaluate_module, "load_model", lambda *_, **__: Loaded(broken, TOKENIZER, KeptWeights(), Group())
+    )
     config = config_of()
     one = tuple(b for b in config.benchmarks if b.name == kind)
     item = load_items(one[0])[0].id
@@ -310,3 +315,35 @@ def test_where_a_server_answers_all_it_may_have_the_device(desk, model):
         there = run_stage(wrapped, session, arguments, lambda event: None)
         assert server.sent.total() > 0
     assert (there.reused, there.artifact.digest) == (False, here.digest)
+
+
+@pytest.mark.parametrize("data", ["fsdp", "ddp"])
+def test_a_model_that_two_workers_hold_together_has_the_scores_of_one_process(desk, tmp_path, data):
+    """Each worker reads its rows of the weights only; log-likelihoods are equal to 1e-5, answers to the letter."""
+    config = config_of()
+    alone = desk.evaluate(config)
+    ways = ParallelSettings(workers=2, data=data)
+    call = Call(f"evaluate-{data}", evaluate_checkpoint, ways, {"checkpoint": desk.checkpoint, "config": config})
+    root = str(desk.session.store.url)
+    first, second = run_group(2, run_calls, root, [call, call])
+    assert second == [None, None]
+    found, again = first
+    assert found.notes["workers"] == 2
+    assert found.artifact.primary == pytest.approx(alone.primary, abs=1e-5)
+    for benchmark in config.benchmarks:
+        name = f"items/{benchmark.name}.jsonl.zst"
+        rows, together = (
+            desk.rows(alone, name),
+            list(written_rows(Path(desk.session.store.full(f"{found.folder}/{name}")))),
+        )
+        for one, other in zip(rows, together, strict=True):
+            assert one["id"] == other["id"]
+            for answer, shared in zip(one["answers"], other["answers"], strict=True):
+                numbers = {key for key, value in answer.items() if isinstance(value, float)}
+                assert {key: shared[key] for key in numbers} == pytest.approx(
+                    {key: answer[key] for key in numbers}, abs=1e-5
+                )
+                assert {k: v for k, v in shared.items() if k not in numbers} == {
+                    k: v for k, v in answer.items() if k not in numbers
+                }
+    assert again.resumed_from == f"shard {len(config.benchmarks)} of {len(config.benchmarks)} (evaluate base)"
