@@ -148,6 +148,7 @@ def answer_part(ws: Workspace, item: ShardItem, loaded: Loaded) -> list[list[Any
     before, end = (sum(map(len, questions.requests[: item[place]])) for place in ("first", "end"))
     requests = questions.flat[before:end]
     model, tokenizer, kept, group = loaded.model, loaded.tokenizer, loaded.kept, loaded.group
+    _check_together(group, benchmark.name, item["first"])
     if any(isinstance(request, Generation) for request in requests):
         # Writing lays the weights out in its own way, and there may be no room for both.
         kept.release()
@@ -173,6 +174,19 @@ def answer_part(ws: Workspace, item: ShardItem, loaded: Loaded) -> list[list[Any
         [answer if isinstance(answer, str) else asdict(answer), asdict(facts)]
         for answer, facts in zip(asked.answers, asked.facts, strict=True)
     ]
+
+
+def _check_together(group: Group, benchmark: str, first: int) -> None:
+    """Raise RuntimeError unless all workers of a group are at the same part."""
+    # Each has listed the finished parts by itself, and an attempt that was superseded may have added one in between. What
+    # workers at different parts exchange would be taken for one answer.
+    places = group.exchange((benchmark, first))
+    if len(set(places)) > 1:
+        told = ", ".join(f"worker {rank} is at item {item} of {name}" for rank, (name, item) in enumerate(places))
+        raise RuntimeError(
+            f"the workers of this evaluation are at different parts ({told}): another attempt has finished a part while "
+            "they began. Run the same command again: finished parts are kept"
+        )
 
 
 def asked_in(rows: Iterator[Sequence[Any]]) -> Asked:
