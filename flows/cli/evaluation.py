@@ -1,4 +1,4 @@
-"""`olmo2 eval`, `olmo2 rescore`, `olmo2 compare` and `olmo2 looks` on the command line."""
+"""`olmo2 eval`, `rescore`, `judge`, `compare` and `looks` on the command line."""
 
 from pathlib import Path
 from typing import Annotated
@@ -81,6 +81,30 @@ def rescore_command(
         print_scores(console, shown)
 
 
+def judge_command(
+    id: IdArgument,
+    url: Annotated[str, typer.Option("--url", help="Server that judges, with the OpenAI protocol, up to its /v1.")],
+    model: Annotated[str, typer.Option("--model", help="Of a server with several: what it calls the model.")] = "",
+    key_env: Annotated[str, typer.Option("--key-env", help="Environment variable with the server's key.")] = "",
+    played: Annotated[
+        str, typer.Option("--played", metavar="FILE", help="AlpacaEval's df_gamed.csv, for its length control in full.")
+    ] = "",
+    seed: Annotated[int, typer.Option("--seed", help="Of the order of two answers; another one asks again.")] = 0,
+    why: WhyOption = "",
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a language model judge the stored answers to instructions: AlpacaEval 2, sets of safety."""
+    from flows.running.measuring import Server, judge_artifact, print_scores
+
+    server = Server(model=model, key_env=key_env)
+    shown = judge_artifact(existing_store(store), id, url, server, played=played, seed=seed, why=why)
+    if as_json:
+        print_json(shown)
+    else:
+        print_scores(console, shown)
+
+
 def compare_command(
     first: IdArgument,
     second: Annotated[str, typer.Argument(metavar="ID", help="Scores to compare with the first.")],
@@ -128,5 +152,6 @@ def add_commands(app: typer.Typer) -> None:
     """Make the commands part of `olmo2`."""
     app.command(name="eval")(eval_command)
     app.command(name="rescore")(rescore_command)
+    app.command(name="judge")(judge_command)
     app.command(name="compare")(compare_command)
     app.command(name="looks")(looks_command)

@@ -1,10 +1,11 @@
-"""`olmo2 eval`, `olmo2 rescore` and `olmo2 compare`: one checkpoint on named tasks, without a recipe."""
+"""`olmo2 eval`, `rescore`, `judge` and `compare`: one checkpoint on named tasks, without a recipe."""
 
 import html
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TypedDict, get_args
 
@@ -27,11 +28,15 @@ from infra.storage.store import Store
 from model.config import Precision
 from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Checkpoint, Scores
+from tasks.data.sources.rows import RowSource
+from tasks.evaluation.benchmarks.instructions import InstructionsBenchmark
 from tasks.evaluation.comparing.differences import Difference, compare_scores, differing_items
 from tasks.evaluation.evaluate import EvaluateConfig, evaluate
 from tasks.evaluation.evaluate_served import ServedConfig, evaluate_served
+from tasks.evaluation.judge import JudgeConfig, judge
 from tasks.evaluation.rescore import rescore
 from tasks.evaluation.scoring.selection import TaskSelection
+from tasks.prompting import LanguageModelConfig
 from tasks.served_likelihoods import probe
 
 ID = re.compile(r"[0-9a-f]{4,16}")
@@ -211,15 +216,59 @@ def as_scores(record: Record) -> Scores:
 def rescore_artifact(store: Store, id: str, why: str = "") -> ShownScores:
     """Score the stored answers of an evaluation with today's metrics."""
     record = find_record(store, id)
-    kind = ServedConfig if record.stage == evaluate_served.name else EvaluateConfig
-    # Fields of the server that answered do not belong to scoring.
-    config = EvaluateConfig.model_validate(
-        kind.model_validate(record.config).model_dump(include=set(EvaluateConfig.model_fields))
-    )
+    config = _asked_in(record)
     session = Session(store, Execution(store=store.url, ray="off"))
     arguments = {"scores": as_scores(record), "config": config}
     outcome = run_stage(rescore.labelled(config.label), session, arguments, silent)
     note_look(store, [outcome.record], f"olmo2 rescore {id}", why)
+    return shown_scores(store, outcome.record, reused=outcome.reused)
+
+
+def _asked_in(record: Record) -> EvaluateConfig:
+    """What an evaluation asked. ValueError for scores of another stage, which asked no model."""
+    if record.stage not in (evaluate.name, evaluate_served.name, rescore.name):
+        raise ValueError(
+            f"{record.id} is an artifact of stage {record.stage}, which stores no answers of a model; see: "
+            "olmo2 ls --stage evaluate"
+        )
+    kind = ServedConfig if record.stage == evaluate_served.name else EvaluateConfig
+    # Fields of the server that answered do not belong to scoring.
+    return EvaluateConfig.model_validate(
+        kind.model_validate(record.config).model_dump(include=set(EvaluateConfig.model_fields))
+    )
+
+
+def judge_artifact(
+    store: Store, id: str, url: str, server: Server, *, played: str = "", seed: int = 0, why: str = ""
+) -> ShownScores:
+    """Let a language model judge the stored answers of an evaluation to its benchmarks of kind `instructions`.
+
+    `played`: path of AlpacaEval's `df_gamed.csv`. Raises ValueError for an evaluation without such answers.
+    """
+    record = find_record(store, id)
+    scores, asked = as_scores(record), _asked_in(record)
+    benchmarks = tuple(one for one in asked.benchmarks if isinstance(one, InstructionsBenchmark))
+    if not benchmarks:
+        raise ValueError(
+            f"{record.id} has no answers to benchmarks of kind instructions, which a judge reads; evaluate the task "
+            "alpaca_eval_2, or benchmarks of your own of that kind (docs/your-own.md)"
+        )
+    names = {one.name for one in benchmarks}
+    model = server.model or served_model(url, server)[0]
+    config = JudgeConfig(
+        label=asked.label,
+        benchmarks=benchmarks,
+        # A mean over judged benchmarks alone: others keep the scores that they have.
+        suites=tuple(suite for suite in asked.suites if set(chain(*suite.tasks)) <= names),
+        chat=asked.chat,
+        judge=LanguageModelConfig(model=model, temperature=0.0, max_tokens=64, seed=seed),
+        played=RowSource(paths=(played,)).pinned() if played else None,
+        seed=seed,
+    )
+    settings = EndpointSettings(url=url, key_env=server.key_env, concurrency=server.concurrency)
+    session = Session(store, Execution(store=store.url, ray="off", endpoints={model: settings}))
+    outcome = run_stage(judge.labelled(asked.label), session, {"scores": scores, "config": config}, silent)
+    note_look(store, [outcome.record], f"olmo2 judge {id}", why)
     return shown_scores(store, outcome.record, reused=outcome.reused)
 
 

@@ -69,6 +69,7 @@ MAKING = ("run", "rerun", "rehearse", "plan", "eval", "adopt")
 """Commands that may begin a store."""
 NEEDED = {
     ("trace",): ["--step", "1"],
+    ("judge",): ["--url", "http://127.0.0.1:9/v1"],
     ("promote",): ["--recipe", "smoke", "--out", "mix.yaml"],
     ("data", "look"): ["--dropped", "length"],
 }
