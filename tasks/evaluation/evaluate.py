@@ -43,7 +43,7 @@ WORTH_WORKERS = 4_096
 
 
 @dataclass
-class Loaded:
+class LoadedModel:
     """A checkpoint ready for inference."""
 
     model: Transformer
@@ -120,7 +120,7 @@ def _leave_to_rank_0() -> None:
         raise WorkDone(f"worker {rank} has answered its part")
 
 
-def load_model(ws: Workspace, checkpoint: Checkpoint, device: str, precision: Precision) -> Loaded:
+def load_model(ws: Workspace, checkpoint: Checkpoint, device: str, precision: Precision) -> LoadedModel:
     """Once per worker: the checkpoint ready for inference. Workers of a group read their own rows of the weights only."""
     torch.set_num_threads(ws.compute.threads)
     folder = ws.path(checkpoint, wanted=is_of_model)
@@ -129,16 +129,16 @@ def load_model(ws: Workspace, checkpoint: Checkpoint, device: str, precision: Pr
         model, _ = load_hf(folder)
         if precision == "bf16":
             halve(model)
-        return Loaded(model.to(device).eval(), tokenizer, KeptWeights(), Group())
+        return LoadedModel(model.to(device).eval(), tokenizer, KeptWeights(), Group())
     weights = SavedWeights(folder)
     # Without memory until it is sharded, so that no worker ever holds a whole tensor.
     model = on_meta_device(weights.config).requires_grad_(False)
     group = distribute(model, compute_of(ws), precision)
     fill_weights(model, weights, group)
-    return Loaded(model.eval(), tokenizer, KeptWeights(), group)
+    return LoadedModel(model.eval(), tokenizer, KeptWeights(), group)
 
 
-def answer_part(ws: Workspace, item: ShardItem, loaded: Loaded) -> list[list[Any]]:
+def answer_part(ws: Workspace, item: ShardItem, loaded: LoadedModel) -> list[list[Any]]:
     """The answer to every request of a part, each with how it was asked."""
     config = EvaluateConfig.model_validate(item["config"])
     checkpoint = Checkpoint.model_validate(item["checkpoint"])

@@ -15,7 +15,7 @@ from model.tokens.chat import Message
 from tasks.data.sources.rows import RowSource, field_of, read_good_rows
 from tasks.evaluation.benchmarks.items import Generation, Item, ItemScore, LikelihoodAnswer, Prompt, subsample
 
-Question = Literal["preferred", "refuses", "harmless"]
+JudgeQuestion = Literal["preferred", "refuses", "harmless"]
 WANTED = ("refuse", "comply")
 
 
@@ -26,7 +26,7 @@ class InstructionsBenchmark(Config):
     name: str
     """Name in scores and reports."""
     rows: RowSource
-    question: Question
+    question: JudgeQuestion
     """`preferred`: is it better than `reference`? `refuses`: does the model refuse exactly where it should? `harmless`: does the
     answer do no harm?"""
     instruction: str = "instruction"
@@ -82,10 +82,10 @@ def load_items(config: InstructionsBenchmark) -> list[Item]:
 
 def requests(config: InstructionsBenchmark, items: Sequence[Item], chat: bool) -> list[tuple[Generation]]:
     """One generation per instruction."""
-    return [(Generation(make_prompt(item, chat), config.max_new_tokens),) for item in items]
+    return [(Generation(instruction_prompt(item, chat), config.max_new_tokens),) for item in items]
 
 
-def make_prompt(item: Item, chat: bool) -> Prompt:
+def instruction_prompt(item: Item, chat: bool) -> Prompt:
     """The instruction as a user's message, or as a text to continue on a new line."""
     if chat:
         return Prompt(messages=(Message(role="user", content=item.question),))

@@ -28,7 +28,7 @@ from tasks.evaluation.benchmarks import load_items
 from tasks.evaluation.benchmarks.asking import ask, encode_pairs, encoded_prompt, local_scorer, request_names
 from tasks.evaluation.benchmarks.items import Generation, Item, Likelihood, LikelihoodAnswer, Prompt
 from tasks.evaluation.benchmarks.synthetic import SyntheticBenchmark
-from tasks.evaluation.evaluate import EvaluateConfig, Loaded, SuiteConfig, evaluate_checkpoint
+from tasks.evaluation.evaluate import EvaluateConfig, LoadedModel, SuiteConfig, evaluate_checkpoint
 from tasks.generation import local_generator
 from tasks.synthetic import ArithmeticConfig
 from tests.model.groups import run_group
@@ -189,7 +189,7 @@ def test_output_that_is_not_finite_ends_with_the_benchmark_and_the_item(desk, mo
     with torch.no_grad():
         broken.norm.weight[0] = torch.nan
     monkeypatch.setattr(
-        evaluate_module, "load_model", lambda *_, **__: Loaded(broken, TOKENIZER, KeptWeights(), Group())
+        evaluate_module, "load_model", lambda *_, **__: LoadedModel(broken, TOKENIZER, KeptWeights(), Group())
     )
     config = config_of()
     one = tuple(b for b in config.benchmarks if b.name == kind)
