@@ -24,10 +24,12 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 STOPS = {
     "def language_model_objective": "def objective(",
     "def run_in_process(": "def run_in_process(",
+    "class Stage(": "def __call__(",
     "class PrefectEngine:": "def stage(",
     "def submit(stage": "def submit(",
 }
-"""Where stacks are noted: the file that holds the first text, at the first line after it that begins with the second."""
+"""Where stacks are noted: the file that holds the first text, at the first line after it that begins with the second. The
+last two were below the call of a stage in older commits."""
 
 
 def modules(root: Path) -> dict[str, tuple[Path, ast.Module]]:
@@ -165,6 +167,8 @@ def note_stacks(copy: Path) -> None:
             found = [
                 n for n in ast.walk(tree) if isinstance(n, Function) and n.lineno > lines and begin[4:-1] == n.name
             ]
+            if not found:
+                continue  # another class of that name
             node = min(found, key=lambda node: node.lineno)
             pad = " " * node.body[0].col_offset
             at = node.body[0].lineno - 1
@@ -197,14 +201,22 @@ def calls_to_loss(root: Path) -> list[str]:
             f"{folder}/store",
         ]
         environment = os.environ | {"STACKS": str(stacks), "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
-        # The store is new, so every stage runs; the last of each piece is that of pre-training.
+        # The store is new, so every stage runs; what calls stages after pre-training is left out by its file.
         subprocess.run([*command, "--set", "execution.ray=off"], cwd=copy, env=environment, check=True, stdout=2)
         pieces: dict[str, list[str]] = {}
         for row in stacks.read_text().splitlines():
             ours = [frame for frame in json.loads(row) if frame.startswith(str(copy))]
             ours = [frame.removeprefix(f"{copy}/") for frame in ours if ":<module>" not in frame]
+            if any("flows/phases/" in frame and "/pretraining.py" not in frame for frame in ours):
+                continue
             pieces[ours[-1].split(":")[-1]] = [frame for frame in ours if not frame.endswith((":main", ":_main"))]
-        return [frame for piece in pieces.values() for frame in piece]
+        # A piece that another one goes on from is part of it.
+        whole = [
+            piece
+            for piece in pieces.values()
+            if not any(piece == o[: len(piece)] for o in pieces.values() if o is not piece)
+        ]
+        return [frame for piece in whole for frame in piece]
 
 
 def main() -> None:

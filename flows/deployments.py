@@ -4,8 +4,11 @@ Parameters are names and small configs; their docstrings and defaults become the
 the phases' runs, so what came out is left in the run that was started too.
 """
 
-from prefect import flow
+from functools import partial, update_wrapper
+
+from prefect import Flow, State, flow
 from prefect.artifacts import create_table_artifact
+from prefect.client.schemas.objects import FlowRun
 
 from flows.config.recipe_config import RecipeConfig
 from flows.recipe import recipe as make_model
@@ -47,6 +50,24 @@ def recipe(
     with naming_failures(), running(config, until, rerun or [], cascade=cascade, again=again):
         report = made_report(make_model(config))
     return shown_report(config, report)
+
+
+def loaded_recipe(config: RecipeConfig, name: str) -> Flow[[], Report]:
+    """The recipe as a flow of a config that was loaded already, inside a session that is open: what a command calls.
+
+    `name` is the recipe's as it was given. The flow has no parameters, since a recipe may name thousands of pinned files.
+    """
+
+    def leave_report(flow: Flow, flow_run: FlowRun, state: State) -> None:
+        shown_report(config, made_report(state.result(raise_on_failure=False)))
+
+    bound = partial(make_model, config)
+    update_wrapper(bound, make_model)
+    # Prefect would find the config again as a parameter through what was wrapped.
+    vars(bound).pop("__wrapped__")
+    # Braces are Prefect's way to name parameters in a run's name.
+    title = f"recipe {name}".replace("{", "{{").replace("}", "}}")
+    return flow(name="recipe", flow_run_name=title, persist_result=False, on_completion=[leave_report])(bound)
 
 
 @flow(name="stage", flow_run_name="rerun {stage} of {recipe}", persist_result=False)

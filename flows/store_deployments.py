@@ -5,6 +5,7 @@ the dashboard was started in, since whoever reaches the dashboard names it.
 """
 
 import os
+from dataclasses import asdict
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -48,7 +49,7 @@ def comparison(first: str, second: str, store: str | None = None) -> None:
     found = _store(store)
     records = [find_record(found, id) for id in (first, second)]
     if all(record.kind == Scores.__name__ for record in records):
-        create_table_artifact(compare_artifacts(found, first, second), key="comparison-scores")
+        create_table_artifact([asdict(row) for row in compare_artifacts(found, first, second)], key="comparison-scores")
     lines = [f"# {escaped(records[0].label)} and {escaped(records[1].label)}", ""]
     for section, told in record_differences(*records).items():
         if told:

@@ -30,8 +30,14 @@ class Engine(Protocol):
     one that runs them.
     """
 
-    def stage(self, stage: Any, session: "Session", arguments: Arguments) -> Any:
-        """What stands for the artifact of a stage (an `infra.stage.Stage`): itself, a promise of it, or Pending."""
+    def taker(self, stage: Any, session: "Session") -> Callable[[Any, "Session", Arguments], Any]:
+        """What takes a stage (an `infra.stage.Stage`) with its session and arguments, called by the stage itself. It returns what
+        stands for the artifact: itself, a promise of it, or Pending.
+        """
+        ...
+
+    def promised(self, promise: Any) -> None:
+        """Note what the taker of a stage returned, for the phase that waits for it."""
 
     def phase(self, name: str, function: Callable[[], R]) -> Callable[[], R]:
         """What to call for a phase's function: it returns what the function returns, its promises resolved."""

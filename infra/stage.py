@@ -110,8 +110,11 @@ class Stage(Generic[P, A]):
         """Hand the stage to the session's engine; returns a promise typed as its artifact."""
         session = current_session()
         self._check_workers(session)
-        arguments = self.bind(*args, **kwargs)
-        return cast(A, session.in_charge.stage(self, session, arguments))
+        arguments, engine = self.bind(*args, **kwargs), session.in_charge
+        # What the engine hands out is called here, so that its own task stands directly below the noun.
+        promise = engine.taker(self, session)(self, session, arguments)
+        engine.promised(promise)
+        return cast(A, promise)
 
     def _check_workers(self, session: Session) -> None:
         """Raise ValueError when the settings ask for a group that this stage cannot be."""

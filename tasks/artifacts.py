@@ -3,10 +3,9 @@
 Every payload is a folder. Names below are relative to it.
 """
 
-from typing import Any
-
 from pydantic import Field
 
+from infra.json_values import JsonObject
 from infra.records.artifact import Artifact
 from model.tokens.tokenizer import TokenizerName
 
@@ -184,5 +183,5 @@ class Report(Artifact):
 
     summary: dict[str, float]
     # Words stand among the numbers, so the values of a step are of several types.
-    gains: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    gains: dict[str, JsonObject] = Field(default_factory=dict)
     """Per step (curation, sweep, soup, sft, dpo, reward, rlvr): gain, stderr (paired), n, discordant, and words."""

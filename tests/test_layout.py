@@ -180,3 +180,19 @@ def test_comments_say_why(package: str):
     lines = [line for line in found if line]
     share = sum(line.startswith("#") or "  # " in line for line in lines) / len(lines)
     assert share >= 0.04, f"{share:.2%} of the lines of {package} have a comment; say why at the lines that need it"
+
+
+UNTYPED = 148
+"""Half of the 296 lines with `dict[str, Any]` that there were before the house plan."""
+
+
+def test_untyped_dictionaries_stay_few():
+    """Known keys have a TypedDict, a dataclass or a pydantic model; an open JSON object is a `JsonObject`."""
+    lines = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for package in PACKAGES
+        for path in sorted((ROOT / package).rglob("*.py"))
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)
+        if "dict[str, Any]" in line
+    ]
+    assert len(lines) <= UNTYPED, f"{len(lines)} lines have dict[str, Any]: {lines}"

@@ -19,8 +19,9 @@ def funnel_command(
     as_json: JsonOption = False,
 ) -> None:
     """Documents, bytes and tokens in and out of every step, and what was dropped for which reason."""
-    from flows.inspection.documents import curated, print_funnel
-    from flows.inspection.documents import funnel as count
+    from flows.inspection.curated import curated
+    from flows.inspection.funnel import funnel as count
+    from flows.inspection.funnel import print_funnel
 
     steps = count(curated(run, store))
     if as_json:
@@ -45,7 +46,8 @@ def look_command(
     as_json: JsonOption = False,
 ) -> None:
     """Examples of what was dropped for a reason, with what matched marked."""
-    from flows.inspection.documents import curated, dropped_rows, print_examples
+    from flows.inspection.curated import curated
+    from flows.inspection.documents import dropped_rows, print_examples
     from flows.inspection.documents import look as sample
     from flows.inspection.examples_page import write_page
 
@@ -70,7 +72,8 @@ def why_command(
     as_json: JsonOption = False,
 ) -> None:
     """Every score and decision of one document through all steps."""
-    from flows.inspection.documents import curated, print_why
+    from flows.inspection.curated import curated
+    from flows.inspection.documents import print_why
     from flows.inspection.documents import why as explain
 
     steps = explain(curated(run, store), id)

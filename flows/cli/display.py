@@ -4,7 +4,7 @@ import threading
 import time
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -30,6 +30,18 @@ class RateColumn(ProgressColumn):
         return Text("" if speed is None else f"{speed:,.1f} {task.fields['unit']}/s", style="dim")
 
 
+class EndedStage(TypedDict):
+    """How a stage ended, for programs."""
+
+    label: str
+    action: Literal["run", "reused", "failed"]
+    id: NotRequired[str]
+    """Of its artifact, unless it failed."""
+    error: NotRequired[str]
+    traceback: NotRequired[str | None]
+    """Where the whole traceback of a failed stage is kept."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """A stage that failed, its error and where its traceback is."""
@@ -47,8 +59,7 @@ class Display:
         self.reused = 0
         self.ran = 0
         self.failed: list[Failure] = []
-        self.stages: list[JsonObject] = []
-        """How each stage ended, for programs."""
+        self.stages: list[EndedStage] = []
         self._logs: dict[str, str] = {}
         self._lock = threading.Lock()
         self._bars: dict[tuple[str, str], Any] = {}
@@ -95,9 +106,9 @@ class Display:
                 case Failed(error):
                     self._clear(label)
                     self.failed.append(Failure(label, error, self._logs.get(label, "")))
-                    told = {"error": f"{type(error).__name__}: {error}", "traceback": self._logs.get(label)}
-                    self.stages.append({"label": label, "action": "failed"} | told)
-                    self.console.print(f"✗ {label}: {type(error).__name__}: {error}", style="red", markup=False)
+                    said, kept = f"{type(error).__name__}: {error}", self._logs.get(label)
+                    self.stages.append({"label": label, "action": "failed", "error": said, "traceback": kept})
+                    self.console.print(f"✗ {label}: {said}", style="red", markup=False)
 
     def _show(self, label: str, event: events.Progress) -> None:
         description, done, total, unit = event.description, event.done, event.total, event.unit
@@ -128,8 +139,7 @@ class Display:
     def _end(self, label: str, outcome: Outcome) -> None:
         self._clear(label)
         record = outcome.record
-        action = "reused" if outcome.reused else "run"
-        self.stages.append({"label": label, "action": action, "id": record.id})
+        self.stages.append({"label": label, "action": "reused" if outcome.reused else "run", "id": record.id})
         if outcome.reused:
             self.reused += 1
             self.console.print(reused_line(label, record.id), style="dim", markup=False, highlight=False)

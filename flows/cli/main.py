@@ -7,7 +7,7 @@ happen inside the commands, so that help is quick.
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -38,8 +38,10 @@ from flows.cli.promote import promote
 from flows.cli.rehearse import conformance_command, rehearse, sample_command
 from flows.cli.scale import fit_command, scale_command
 from flows.cli.store import add_store_commands
-from infra.json_values import JsonObject
 from infra.processor import wait_passively
+
+if TYPE_CHECKING:
+    from flows.cli.terminal import RunEnding
 
 app = typer.Typer(
     help="The OLMo 2 training recipe: run it whole, rerun a stage, look at what was made.",
@@ -92,10 +94,13 @@ def run_command(
     """Run a recipe: what exists is reused, what was interrupted is resumed, what changed is rerun."""
     overrides = accepting(set, accept, approve)
     _prepare(recipe, overrides, no_rehearsal)
-    from flows.cli.terminal import run_in_terminal
+    from flows.cli.terminal import RunRequest, watched
 
-    shown = errors if as_json else console
-    _end(run_in_terminal(shown, errors, recipe, store, until, rerun or [], overrides, cascade=False), as_json)
+    asked = RunRequest(recipe, store, until, rerun or [], overrides)
+    with watched(errors if as_json else console, errors, asked) as run:
+        if run.flow:
+            run.made = run.flow()
+    _end(run.ended, as_json)
 
 
 @app.command()
@@ -114,10 +119,13 @@ def rerun(
     """Make a stage and everything below it again; what was there stays as an earlier generation."""
     overrides = accepting(set, accept, approve)
     _prepare(recipe, overrides, no_rehearsal)
-    from flows.cli.terminal import run_in_terminal
+    from flows.cli.terminal import RunRequest, watched
 
-    shown = errors if as_json else console
-    _end(run_in_terminal(shown, errors, recipe, store, None, [stage], overrides, cascade=True), as_json)
+    asked = RunRequest(recipe, store, None, [stage], overrides, cascade=True)
+    with watched(errors if as_json else console, errors, asked) as run:
+        if run.flow:
+            run.made = run.flow()
+    _end(run.ended, as_json)
 
 
 @app.command(name="ls")
@@ -226,7 +234,8 @@ def trace_command(
     as_json: JsonOption = False,
 ) -> None:
     """Go from a training step to its documents, or from a document to the steps that saw it; also of one that failed."""
-    from flows.inspection.steps import print_trace, trace_document, trace_step, trained
+    from flows.inspection.steps import trace_document, trace_step, trained
+    from flows.inspection.traces import print_trace
 
     if (step is None) == (document is None):
         raise ValueError("give exactly one of --step and --document")
@@ -346,7 +355,7 @@ def _prepare(recipe: str, overrides: list[str], no_rehearsal: bool) -> None:
     prepare_prefect()
 
 
-def _end(ended: tuple[int, JsonObject], as_json: bool) -> None:
+def _end(ended: "tuple[int, RunEnding]", as_json: bool) -> None:
     """End with a run's exit code. With --json standard output is one JSON value; what a person reads went to standard error."""
     code, told = ended
     if as_json:

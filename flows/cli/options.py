@@ -119,9 +119,13 @@ def print_folded(console: Console, table: "Table") -> None:
 
 
 def print_json(value: object) -> None:
-    """One JSON value on standard output, keys sorted."""
+    """One JSON value on standard output, keys sorted; dataclasses as their fields."""
+    from dataclasses import asdict
+
     import orjson
 
     # Metrics may have numbers as keys, such as steps.
     options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
-    sys.stdout.write(orjson.dumps(value, option=options).decode() + "\n")
+    # orjson would write dataclasses itself, but with their fields in the order of the class.
+    options |= orjson.OPT_PASSTHROUGH_DATACLASS
+    sys.stdout.write(orjson.dumps(value, default=asdict, option=options).decode() + "\n")

@@ -47,11 +47,15 @@ def rehearse(
     small = rehearsed(full, rows, root)
     prepare_prefect()
     with _written(small, root) as path:
-        from flows.cli.terminal import run_in_terminal
+        from flows.cli.terminal import RunRequest, watched
 
         _check_cleaned(path, root)
         # With `--json`, standard output carries the JSON alone.
-        code, _ = run_in_terminal(errors if as_json else console, errors, str(path), root, until, [], [], cascade=False)
+        asked = RunRequest(str(path), root, until, [], [])
+        with watched(errors if as_json else console, errors, asked) as run:
+            if run.flow:
+                run.made = run.flow()
+        code, _ = run.ended
         _tell(path, root, until, as_json=as_json)
     # A rehearsal up to one stage has not shown that the rest of the graph runs.
     if code == 0 and until is None:

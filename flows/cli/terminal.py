@@ -5,99 +5,164 @@ import shlex
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
+from typing import Literal, NotRequired, TypedDict
 
 from rich.console import Console
 
-from flows.cli.display import Display, reused_line
+from flows.cli.display import Display, EndedStage, reused_line
 from flows.config.recipe_config import RecipeConfig
 from flows.inspection.steps import TRAININGS
-from flows.running.commands import resume_command
+from flows.running.commands import resume_command, run_command
 from flows.running.prefect_server import start_own_server
 from flows.running.pricing import asking
 from flows.running.readiness import refuse_stale
-from flows.running.run import load_recipe, plan
+from flows.running.run import load_recipe, made_report, plan, running
 from flows.running.sessions import listening, new_session
 from infra.compute.processes import stop_stages
 from infra.execution.approval import as_money
 from infra.execution.plan import PlanRow
-from infra.json_values import JsonObject
 from infra.records.record import payload_at
 from infra.stopping import Interrupted, wait_for_stop
 from infra.storage.store import Store
 from tasks.artifacts import Report
 
 
-def run_in_terminal(
-    console: Console,
-    errors: Console,
-    recipe: str,
-    store: str | None,
-    until: str | None,
-    rerun: list[str],
-    overrides: list[str],
-    *,
-    cascade: bool,
-) -> tuple[int, JsonObject]:
-    """Run a recipe and say how it ended; returns the exit code (0 done, 1 a stage failed, 130 Ctrl-C, 143 SIGTERM) and the same
-    for programs.
+class RunEnding(TypedDict):
+    """How a run ended, for programs."""
 
-    Raises RecipeError, before anything is started, for input that cannot be used.
+    ended: Literal["done", "failed", "interrupted"]
+    store: str
+    """Its URL."""
+    stages: list[EndedStage]
+    report: NotRequired[str | None]
+    """Where the report's page is, if the run made or found one."""
+    resume: NotRequired[str]
+    """The command that goes on after a failure."""
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What a person asked of a recipe."""
+
+    recipe: str
+    store: str | None
+    until: str | None
+    rerun: list[str]
+    overrides: list[str]
+    cascade: bool = False
+
+    def again(self, store: str) -> str:
+        """The command that goes on with this run."""
+        return run_command(self.recipe, store, self.until, self.rerun, self.overrides, cascade=self.cascade)
+
+
+@dataclass
+class WatchedRun:
+    """A run that a terminal watches."""
+
+    flow: Callable[[], object] | None = None
+    """The recipe as a flow, which the block calls; None where everything exists already."""
+    made: object = None
+    """What the flow returned."""
+    ending: tuple[int, RunEnding] | None = None
+
+    @property
+    def ended(self) -> tuple[int, RunEnding]:
+        """The exit code (0 done, 1 a stage failed, 130 Ctrl-C, 143 SIGTERM) and how the run ended, for programs."""
+        assert self.ending is not None, "asked after the block"
+        return self.ending
+
+
+@contextmanager
+def watched(console: Console, errors: Console, asked: RunRequest) -> Iterator[WatchedRun]:
+    """Show a run that the block starts, end it in order, and say how it ended.
+
+        with watched(console, errors, asked) as run:
+            if run.flow:
+                run.made = run.flow()
+
+    The block's own error is told here and goes no further, unless no stage raised it. Raises RecipeError, before anything is
+    started, for input that cannot be used.
     """
-    config = load_recipe(recipe, overrides, store)
+    config = load_recipe(asked.recipe, asked.overrides, asked.store)
     target = Store(config.execution.store)
     console.print(f"store {target.url}", style="dim", markup=False, highlight=False)
     target.check_writable()
-    began = time.monotonic()
+    run, began = WatchedRun(), time.monotonic()
     # A dashboard that watches wants to see the run, even one that does nothing.
-    if not rerun and "PREFECT_API_URL" not in os.environ:
-        rows = plan(config, until)
+    if not asked.rerun and "PREFECT_API_URL" not in os.environ:
+        rows = plan(config, asked.until)
         refuse_stale(rows)
         # An acceptance is written down by the engine that runs, so a run that accepts is never answered from the plan.
         if not config.execution.accept and all(row.action in ("reused", "left out") for row in rows):
-            return 0, tell_all_reused(console, rows, target)
+            run.ending = 0, tell_all_reused(console, rows, target)
+            yield run
+            return
         if not config.execution.approve:
             _refuse_without_dashboard(config, rows)
-    new_session(config, until, rerun, cascade=cascade)  # refuses a stage that the recipe does not have
+    new_session(
+        config, asked.until, asked.rerun, cascade=asked.cascade
+    )  # refuses a stage that the recipe does not have
     for number in _ENDING:
         signal.signal(number, _on_interrupt)
-    again = "resumes what is under way and makes what was rerun anew again" if rerun else "resumes where each stage was"
-    interrupted = f"interrupted; the same command {again}"
+    how = (
+        "resumes what is under way and makes what was rerun anew again"
+        if asked.rerun
+        else "resumes where each stage was"
+    )
+    interrupted = f"interrupted; the same command {how}"
     threading.Thread(target=_end_in_time, args=(errors, interrupted), daemon=True).start()
     # Prefect is imported here, since it takes seconds and a run without work does not need it.
-    from flows.deployments import recipe as recipe_flow
+    from flows.deployments import loaded_recipe
 
     with Display(console) as display, listening(display):
         try:
             start_own_server()
-            address = recipe_flow(recipe, config.execution.store, until, rerun, overrides, cascade)
+            again = asked.again(config.execution.store)
+            with running(config, asked.until, asked.rerun, cascade=asked.cascade, again=again):
+                run.flow = loaded_recipe(config, asked.recipe)
+                yield run
         except (KeyboardInterrupt, Interrupted):
-            address = None
+            pass
         except Exception:
             # Whatever a stage may raise ends here, told below; anything else is our defect and keeps its traceback.
             if not display.failed and not wait_for_stop(0):
                 raise
-            address = None
+    run.ending = _told(errors, asked, config.execution.store, display, run.made)
+    if run.ending[0] == 0:
+        counts = f"{display.ran} stages run, {display.reused} reused, {time.monotonic() - began:,.0f} s"
+        console.print(counts, highlight=False)
+        if report := run.ending[1].get("report"):
+            console.print(f"report: {report}", highlight=False)
+    elif run.ending[1]["ended"] == "interrupted":
+        errors.print(interrupted, style="yellow")
+
+
+def _told(errors: Console, asked: RunRequest, url: str, display: Display, made: object) -> tuple[int, RunEnding]:
+    """How a run ended in the store at a URL: its exit code, and the same for programs; failures are told here."""
+    store = Store(url)
     # A request to stop goes before failures: stages that it ended are no errors.
     if wait_for_stop(0):
-        errors.print(interrupted, style="yellow")
-        return _exit_code(), _ending("interrupted", target, display.stages)
+        return _exit_code(), _ending("interrupted", store, display.stages)
     if display.failed:
         _tell_failures(errors, display)
         failed = [failure.label for failure in display.failed]
-        again = resume_command(recipe, config.execution.store, until, rerun, overrides, failed, cascade=cascade)
-        _tell_traces(errors, display, recipe, config.execution.store, overrides)
+        again = resume_command(
+            asked.recipe, url, asked.until, asked.rerun, asked.overrides, failed, cascade=asked.cascade
+        )
+        _tell_traces(errors, display, asked.recipe, url, asked.overrides)
         errors.print(f"What is done is kept. When the cause is mended, resume with: {again}", markup=False)
-        return 1, _ending("failed", target, display.stages) | {"resume": again}
-    counts = f"{display.ran} stages run, {display.reused} reused, {time.monotonic() - began:,.0f} s"
-    console.print(counts, highlight=False)
-    report = report_path(target, address) if address else None
-    if report:
-        console.print(f"report: {report}", highlight=False)
-    return 0, _ending("done", target, display.stages) | {"report": report}
+        return 1, {**_ending("failed", store, display.stages), "resume": again}
+    report = made_report(made)
+    path = report_path(store, report.address) if report else None
+    return 0, {**_ending("done", store, display.stages), "report": path}
 
 
-def _ending(how: str, store: Store, stages: list[JsonObject]) -> JsonObject:
+def _ending(how: Literal["done", "failed", "interrupted"], store: Store, stages: list[EndedStage]) -> RunEnding:
     """How a run ended, for programs; stages stand as they ended."""
     return {"ended": how, "store": store.url, "stages": stages}
 
@@ -112,7 +177,7 @@ def _refuse_without_dashboard(config: RecipeConfig, rows: list[PlanRow]) -> None
         )
 
 
-def tell_all_reused(console: Console, rows: list[PlanRow], store: Store) -> JsonObject:
+def tell_all_reused(console: Console, rows: list[PlanRow], store: Store) -> RunEnding:
     """Say that there is nothing to do, and return it for programs. This needs no Prefect server of its own."""
     reused = [row for row in rows if row.artifact is not None]
     for row in reused:
@@ -122,8 +187,8 @@ def tell_all_reused(console: Console, rows: list[PlanRow], store: Store) -> Json
     report = report_path(store, reports[-1].address) if reports else None
     if report:
         console.print(f"report: {report}", highlight=False)
-    stages = [{"label": row.label, "action": "reused", "id": row.id} for row in reused]
-    return _ending("done", store, stages) | {"report": report}
+    stages: list[EndedStage] = [{"label": row.label, "action": "reused", "id": row.id} for row in reused]
+    return {**_ending("done", store, stages), "report": report}
 
 
 def report_path(store: Store, address: str) -> str:

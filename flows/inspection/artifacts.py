@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
@@ -14,7 +13,7 @@ from rich.tree import Tree
 from flows.config.stage_names import stage_names
 from flows.inspection.model_card import CARD, model_card
 from infra.json_values import JsonObject
-from infra.records.cleaning import clean
+from infra.records.cleaning import Cleaned, clean
 from infra.records.index import Index, Summary
 from infra.records.marks import notes, pins, tagged_record, tags
 from infra.records.permanent_save_points import kept_save_points
@@ -274,13 +273,13 @@ def export_checkpoint(store: Store, id: str, folder: Path) -> list[str]:
     return sorted({*names, CARD})
 
 
-def clean_rows(store: Store, hours: float) -> list[JsonObject]:
+def clean_rows(store: Store, hours: float) -> list[Cleaned]:
     """Remove what killed processes left behind; one row per kind: what was removed, what that freed, what was kept."""
-    return [asdict(cleaned) for cleaned in clean(store, hours * 3600)]
+    return clean(store, hours * 3600)
 
 
-def print_cleaned(console: Console, rows: list[JsonObject]) -> None:
+def print_cleaned(console: Console, rows: list[Cleaned]) -> None:
     for row in rows:
-        kept = f"; kept {row['kept']:,} ({row['kept_bytes']:,} bytes) that may be in use" if row["kept"] else ""
-        console.print(f"{row['what']}: {row['removed']:,} removed{kept}", highlight=False, markup=False)
-    console.print(f"{sum(row['freed_bytes'] for row in rows):,} bytes freed", highlight=False)
+        kept = f"; kept {row.kept:,} ({row.kept_bytes:,} bytes) that may be in use" if row.kept else ""
+        console.print(f"{row.what}: {row.removed:,} removed{kept}", highlight=False, markup=False)
+    console.print(f"{sum(row.freed_bytes for row in rows):,} bytes freed", highlight=False)

@@ -1,76 +1,25 @@
-"""What curation did, document by document: the funnel, what a rule dropped, and why one document is in or out.
-
-Source: everything is read from the artifacts themselves (RECIPE C.1: attributes next to documents, dropped documents with
-reason and detail). So it can be asked of any store at any time, of a recipe or of what lies above any artifact.
-"""
+"""What curation did with single documents: what a rule dropped, and why one document is in or out."""
 
 import random
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal, TypedDict
 
 import orjson
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from flows.cli.options import existing_store
-from flows.config.errors import RecipeError
-from flows.config.files import names_recipe
-from flows.inspection.artifacts import find_record
-from flows.running.run import load_recipe, plan
+from flows.inspection.curated import ATTRIBUTES, DOCUMENTS, DROPPED, TOKENS, Curated
 from infra.json_values import JsonObject
-from infra.records.reader import Reader
-from infra.records.record import Record, all_records, lineage, record_of
-from infra.storage.store import Store
+from infra.records.record import Record
 from model.data.batches import documents_within
-from tasks.artifacts import Documents, Tokens
-from tasks.data.documents.dolma_files import written_lines
 from tasks.data.filters.attributes import highest_scores
 
-DOCUMENTS, DROPPED, ATTRIBUTES, TOKENS = "documents/", "dropped/", "attributes/", "tokens/"
-_READING = "collect.json"
-"""What a source's files held and what of it was read."""
-_WHOLE = 0.999
-"""Share of a source's rows below which its reading is told in red."""
 EXCERPT_CHARACTERS = 240
 """Shown on each side of what matched."""
 SAMPLED_FROM = 50
 """Dropped documents looked at for each one shown: a sample need not read a whole source."""
-
-
-class SourceReading(TypedDict):
-    """What a source's files held and what of it was read (`collect.json`)."""
-
-    files: int
-    bad_files: int
-    rows: int
-    """Rows that the files list."""
-    read: int
-    documents: int
-    bad: dict[str, int]
-    """Unusable rows by reason."""
-
-
-class CurationStep(TypedDict):
-    """One step of curation: what came in, what went on, and what was dropped. None stands for what the step does not count."""
-
-    step: str
-    id: str
-    inputs: list[str]
-    """Labels."""
-    documents_in: int | None
-    bytes_in: int | None
-    documents: int
-    bytes: int | None
-    tokens: int | None
-    sources: dict[str, int]
-    """Documents by source."""
-    reading: SourceReading | None
-    dropped: dict[str, int]
-    """Documents by reason, the most frequent first."""
 
 
 class Example(TypedDict):
@@ -121,166 +70,6 @@ class DocumentDecision(_Decided, total=False):
     scores: dict[str, float | None]
     duplicates: list[str]
     """Ids of the copies for which this document was kept."""
-
-
-@dataclass(frozen=True)
-class Curated:
-    """The records of data stages that are asked about, inputs before what was made of them."""
-
-    reader: Reader
-    records: list[Record]
-
-    def lines(self, record: Record, prefix: str, needle: bytes = b"") -> Iterator[tuple[str, int, JsonObject]]:
-        """(file, 1-based line, row) of the payload's rows below a prefix whose bytes have the needle."""
-        for name in sorted(name for name in record.files if name.startswith(prefix)):
-            yield from self.lines_of(record, name, needle)
-
-    def lines_of(self, record: Record, name: str, needle: bytes = b"") -> Iterator[tuple[str, int, JsonObject]]:
-        """The same of one file."""
-        for number, line in enumerate(written_lines(self.reader.path(record.artifact(), name)), start=1):
-            # The needle is looked for in the bytes, since most lines need no parsing at all.
-            if needle in line:
-                yield name, number, orjson.loads(line)
-
-
-def curated(target: str | None, store: str | None) -> Curated:
-    """The data stages of a recipe, above an artifact id, or (with neither) of the whole store.
-
-    Raises ValueError when there are none.
-    """
-    if target is not None and names_recipe(target):
-        config = load_recipe(target, None, store)
-        found = Store(config.execution.store)
-        rows = [row.artifact for row in plan(config) if row.artifact is not None]
-        records = [record_of(found, artifact) for artifact in rows]
-    else:
-        found = existing_store(store)
-        records = lineage(found, find_record(found, target)) if target is not None else newest(found)
-    records = [
-        record for record in records if any(name.startswith((DOCUMENTS, ATTRIBUTES, TOKENS)) for name in record.files)
-    ]
-    if not records:
-        what = f"{target} was made from" if target else "it has"
-        raise RecipeError(
-            f"store {found.url}: {what} no finished data stage; make them: olmo2 run RECIPE --until encode"
-        )
-    return Curated(Reader(found), records)
-
-
-def newest(store: Store) -> list[Record]:
-    """The newest generation of every artifact of a store, inputs before what was made of them."""
-    known = {record.address: record for record in all_records(store)}
-    # Records come oldest first, so a later generation replaces an earlier one.
-    last = {(record.stage, record.id): record.address for record in known.values()}
-    ordered: dict[str, Record] = {}
-
-    def visit(address: str) -> None:
-        if address in ordered or address not in known:
-            return
-        for item in known[address].inputs:
-            visit(item.address)
-        ordered[address] = known[address]
-
-    # Inputs first: an explanation reads from the source to the token file.
-    for address in last.values():
-        visit(address)
-    newest_addresses = set(last.values())
-    return [record for address, record in ordered.items() if address in newest_addresses]
-
-
-# -- funnel -----------------------------------------------------------------------------------------------
-
-
-def funnel(asked: Curated) -> list[CurationStep]:
-    """Per step: documents, bytes and tokens in and out, and what was dropped for which reason."""
-    return [_step(asked, record) for record in asked.records if record.kind in (Documents.__name__, Tokens.__name__)]
-
-
-def _step(asked: Curated, record: Record) -> CurationStep:
-    facts = record.facts
-    inputs = [asked.reader.at(item.address) for item in record.inputs if item.kind == Documents.__name__]
-    given = [item for item in inputs if isinstance(item, Documents)]
-    whole = sum(item.documents for item in given)
-    if record.kind == Tokens.__name__:
-        # A token file is made of one source of its input.
-        taken = sum(item.sources.get(facts["source"], 0) for item in given)
-        dropped = {"empty": taken - facts["documents"]} if taken > facts["documents"] else {}
-        documents_in, bytes_in, size, tokens, sources = taken, 0, None, facts["tokens"], {}
-    else:
-        dropped = facts["dropped"]
-        documents_in, bytes_in = whole, sum(item.bytes for item in given)
-        size, tokens, sources = facts["bytes"], None, facts["sources"]
-    return CurationStep(
-        step=record.label,
-        id=record.id,
-        inputs=[item.label for item in map(asked.reader.record, given)],
-        documents_in=documents_in or None,
-        bytes_in=bytes_in or None,
-        documents=facts["documents"],
-        bytes=size,
-        tokens=tokens,
-        sources=sources,
-        reading=asked.reader.read_json(record.artifact(), _READING) if _READING in record.files else None,
-        # The most frequent first, and ties by name, so that two calls print the same.
-        dropped=dict(sorted(dropped.items(), key=lambda item: (-item[1], item[0]))),
-    )
-
-
-def print_funnel(console: Console, steps: Sequence[CurationStep]) -> None:
-    """One row per step, one per reason below it."""
-    table = Table(
-        "step",
-        "documents in",
-        "kept",
-        "%",
-        "bytes in",
-        "bytes",
-        "tokens",
-        box=None,
-        pad_edge=False,
-        header_style="bold",
-    )
-    table.columns[0].no_wrap = True
-    for column in table.columns[1:]:
-        column.justify = "right"
-    told: list[Text] = []
-    for step in steps:
-        kept = step["documents"] / step["documents_in"] if step["documents_in"] else None
-        table.add_row(
-            step["step"], _number(step["documents_in"]), _number(step["documents"]),
-            "" if kept is None else f"{kept:.1%}", _number(step["bytes_in"]), _number(step["bytes"]), _number(step["tokens"]),
-        )  # fmt: skip
-        if step["reading"]:
-            text, style = reading_line(step["reading"])
-            told.append(Text(f"{step['step']}: {text}", style=style))
-        for reason, count in step["dropped"].items():
-            table.add_row(f"  dropped: {reason}", "", f"-{count:,}", style="dim")
-    console.print(table, highlight=False)
-    if told:
-        console.print("\nRead from the sources' files:", style="bold")
-        for line in told:
-            console.print(line, highlight=False)
-
-
-def reading_line(reading: SourceReading) -> tuple[str, str]:
-    """(sentence, style) on what was listed, read, unusable and kept of a source; red below WHOLE."""
-    share = reading["read"] / reading["rows"] if reading["rows"] else 1.0
-    unusable = ", ".join(f"{reason} {count:,}" for reason, count in reading["bad"].items())
-    files = f"{reading['files']:,} files" + (f" ({reading['bad_files']:,} unusable)" if reading["bad_files"] else "")
-    text = (
-        f"{files}, {reading['rows']:,} rows listed, {reading['read']:,} read ({floor_percent(share)}), "
-        f"{reading['documents']:,} kept" + (f"; unusable: {unusable}" if unusable else "")
-    )
-    return text, "" if share >= _WHOLE else "bold red"
-
-
-def floor_percent(share: float) -> str:
-    """A share in percent, cut to two decimals, so that less than everything never shows as 100 %."""
-    return f"{int(share * 10_000) / 100:.2f} %"
-
-
-def _number(value: int | None) -> str:
-    return "" if value is None else f"{value:,}"
 
 
 # -- look -------------------------------------------------------------------------------------------------

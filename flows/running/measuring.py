@@ -4,7 +4,7 @@ import html
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TypedDict, get_args
@@ -16,7 +16,6 @@ from flows.inspection.artifacts import find_record
 from flows.starting import adopt_into
 from infra.events import silent
 from infra.execution.attempt import Outcome, run_stage
-from infra.json_values import JsonObject
 from infra.language_models.client import Endpoint
 from infra.language_models.served import served_models
 from infra.records.looks import write_look
@@ -30,12 +29,13 @@ from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Checkpoint, Scores
 from tasks.data.sources.rows import RowSource
 from tasks.evaluation.benchmarks.instructions import InstructionsBenchmark
-from tasks.evaluation.comparing.differences import Difference, compare_scores, differing_items
+from tasks.evaluation.comparing.differences import Difference, DifferingItem, compare_scores, differing_items
 from tasks.evaluation.evaluate import EvaluateConfig, evaluate
 from tasks.evaluation.evaluate_served import ServedConfig, evaluate_served
 from tasks.evaluation.judge import JudgeConfig, judge
 from tasks.evaluation.rescore import rescore
 from tasks.evaluation.scoring.selection import TaskSelection
+from tasks.evaluation.scoring.suites import ScoreRow
 from tasks.prompting import LanguageModelConfig
 from tasks.served_likelihoods import probe
 
@@ -58,7 +58,7 @@ class _Shown(TypedDict):
     id: str
     address: str
     reused: bool
-    benchmarks: list[JsonObject]
+    benchmarks: list[ScoreRow]
     """Rows of `scores.json`."""
 
 
@@ -274,7 +274,7 @@ def judge_artifact(
 
 def compare_artifacts(
     store: Store, first: str, second: str, page: Path | None = None, why: str = ""
-) -> list[JsonObject]:
+) -> list[Difference]:
     """Paired differences of two evaluations; with `page`, an HTML page of the items where they differ."""
     ws = Reader(store)
     records = [find_record(store, first), find_record(store, second)]
@@ -284,10 +284,10 @@ def compare_artifacts(
     if page is not None:
         items = [item for row in found for item in differing_items(ws, one, other, row.benchmark)]
         page.write_text(differences_page(one.label, other.label, found, items), "utf-8")
-    return [asdict(row) for row in found]
+    return found
 
 
-def differences_page(first: str, second: str, found: Sequence[Difference], items: Sequence[JsonObject]) -> str:
+def differences_page(first: str, second: str, found: Sequence[Difference], items: Sequence[DifferingItem]) -> str:
     """One table row per item on which two models differ."""
     head = "".join(f"<th>{html.escape(name)}</th>" for name in ("benchmark", "item", "question", "gold", first, second))
     rows = "".join(
@@ -331,19 +331,19 @@ def print_scores(console: Console, shown: ShownScores) -> None:
     console.print(f"{shown['id']}  {'Reused' if shown['reused'] else 'evaluated'}", highlight=False)
 
 
-def print_differences(console: Console, rows: Sequence[JsonObject]) -> None:
+def print_differences(console: Console, rows: Sequence[Difference]) -> None:
     """The table of paired differences."""
     columns = ("benchmark", "first", "second", "difference", "95 % interval", "differing", "shows from", "p (Holm)")
     table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
         table.add_row(
-            row["benchmark"],
-            f"{row['first']:.4f}",
-            f"{row['second']:.4f}",
-            f"{row['difference']:+.4f}",
-            f"{row['low']:+.4f} to {row['high']:+.4f}",
-            f"{row['discordant']:,} of {row['items']:,}",
-            f"{row['detectable']:.4f}",
-            f"{row['p_holm']:.3g}",
+            row.benchmark,
+            f"{row.first:.4f}",
+            f"{row.second:.4f}",
+            f"{row.difference:+.4f}",
+            f"{row.low:+.4f} to {row.high:+.4f}",
+            f"{row.discordant:,} of {row.items:,}",
+            f"{row.detectable:.4f}",
+            f"{row.p_holm:.3g}",
         )
     console.print(table)

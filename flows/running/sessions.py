@@ -17,10 +17,11 @@ from infra.execution.plan import Plan, PlanRow, above, below
 from infra.session import Session, matches, open_session
 from infra.stopping import Interrupted
 from infra.storage.store import Store
+from model.network import transformer
 
-_listener: ContextVar[LabelledListener | None] = ContextVar("olmo2_listener", default=None)
-_PRELOAD = ("model.network.transformer",)
+PRELOADED = (transformer.__name__,)
 """What every training imports, which takes seconds."""
+_listener: ContextVar[LabelledListener | None] = ContextVar("olmo2_listener", default=None)
 GRIDDED = {"rlvr": "ppo"}
 """Stages of another name than the section whose grid is theirs."""
 
@@ -39,7 +40,7 @@ def new_session(
     config: RecipeConfig, until: str | None = None, rerun: Sequence[str] = (), *, cascade: bool = False
 ) -> Session:
     """The session of a request. Raises RecipeError for a stage that the recipe does not have."""
-    session = Session(_store_of(config), config.execution, listener=_listener.get(), preload=_PRELOAD)
+    session = Session(_store_of(config), config.execution, listener=_listener.get(), preload=PRELOADED)
     # Without choices no graph is needed.
     if until is None and not rerun:
         return session

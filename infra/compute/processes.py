@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from types import FrameType
 
 from infra.compute.stage_call import Finished, StageCall
@@ -143,17 +144,7 @@ def _child(call: StageCall, pipe: Connection) -> None:
     os._exit(0)
 
 
-ENDER = """
-import sys, psutil
-process = psutil.Process(int(sys.argv[1]))
-sys.stdin.read()
-if process.is_running():
-    process.terminate()
-    try:
-        process.wait(5)
-    except psutil.TimeoutExpired:
-        process.kill()
-"""
+ENDER = Path(__file__).with_name("end_with_pipe.py")
 
 
 # Kept, for the pipe closes with the object.
@@ -166,7 +157,8 @@ def end_with_this_process(pid: int) -> None:
     For processes that others start on our behalf; asked first, killed when they do not go. A small process waits for the end
     of a pipe that only we hold. It has its own session, so a signal to our group cannot reach it first.
     """
-    command = [sys.executable, "-c", ENDER, str(pid)]
+    # -P: the folder of the file is no place to import from.
+    command = [sys.executable, "-P", str(ENDER), str(pid)]
     _enders.append(subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True))
 
 

@@ -4,7 +4,7 @@ once."""
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 import orjson
+from tenacity import AttemptManager
 
 from infra.compute.shards import run_shards
 from infra.compute.stage_call import Finished
@@ -72,12 +73,51 @@ class _Generation(NamedTuple):
     generation: int
 
 
+def _exists() -> Finished:
+    raise AssertionError("nothing runs where the artifact exists")
+
+
+@dataclass
+class Attempts:
+    """The attempts at one artifact: how to make one, and what became of them."""
+
+    tries: Iterable[AttemptManager] = ()
+    """Each is entered around one call of `run`; there are none where the artifact exists, and several where memory is short."""
+    run: Callable[[], Finished] = _exists
+    """Calls the stage's function where its settings say."""
+    finished: Finished | None = None
+    """What `run` returned."""
+    ended: Outcome | None = None
+    """Known from the start where the artifact exists, else after the block."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """What became of the stage."""
+        assert self.ended is not None, "asked after the block"
+        return self.ended
+
+
 def run_stage(
     stage: Stage, session: Session, arguments: Arguments, listener: Listener, caller: Caller = Caller()
 ) -> Outcome:
     """Reuse, resume or run a stage in the session's store.
 
     Raises whatever the stage function raises; nothing is committed then, and what it saved stays for the next attempt.
+    """
+    with attempting(stage, session, arguments, listener, caller) as attempts:
+        for one in attempts.tries:
+            with one:
+                attempts.finished = attempts.run()
+    return attempts.outcome
+
+
+@contextmanager
+def attempting(
+    stage: Stage, session: Session, arguments: Arguments, listener: Listener, caller: Caller = Caller()
+) -> Iterator[Attempts]:
+    """Hold an artifact's lease around a block that makes the attempts, and commit what the block set as `finished`.
+
+    The block calls the stage itself, as `run_stage` does, so no layer stands between who asks for the artifact and what runs.
     """
     call = stage.sort(arguments)
     store = session.store
@@ -88,25 +128,24 @@ def run_stage(
     found = None if forced or not newest else reusable(store, stage.name, id, newest)
     if found is not None and (changed := changes_since(store, stage, found)):
         found = _judge_stale(stage, session, found, changed)
-    if found is not None:
-        return Outcome(found.artifact(), found, reused=True)
     made = _Generation(id, newest + 1)
-    lease = _lease_of(stage, session, made, listener)
-    # Another attempt may have committed while this one waited for the lease.
-    if (record := load_record(store, stage.name, *made)) is not None:
-        return Outcome(record.artifact(), record, reused=True)
+    lease = _lease_of(stage, session, made, listener) if found is None else None
+    if found is None:
+        # Another attempt may have committed while this one waited for the lease.
+        found = load_record(store, stage.name, *made)
+    if found is not None:
+        yield Attempts(ended=Outcome(found.artifact(), found, reused=True))
+        return
     assert lease is not None, "a holder that is waited for has committed"
     with lease, _keeping_log(store, lease, listener):
         attempt = _begin(stage, session, call, made, lease, caller)
         run = runner_of(stage, session, attempt.workspace, arguments, attempt.told_by(listener), attempt.started)
-        finished = None
+        attempts = Attempts(halving(stage, attempt.workspace, listener), run)
         with fenced(lease.check_alive):
-            for again in halving(stage, attempt.workspace, listener):
-                with again:
-                    finished = run()
-        assert finished is not None, "the last attempt of a Retrying returns or raises"
-        record = commit(store, attempt.record(finished), lease.check)
-    return Outcome(record.artifact(), record, reused=False)
+            yield attempts
+        assert attempts.finished is not None, "the last attempt of a Retrying returns or raises"
+        record = commit(store, attempt.record(attempts.finished), lease.check)
+    attempts.ended = Outcome(record.artifact(), record, reused=False)
 
 
 def _lease_of(stage: Stage, session: Session, made: _Generation, listener: Listener) -> Lease | None:

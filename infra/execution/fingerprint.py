@@ -1,11 +1,14 @@
 """This module hashes the code behind a stage; `plan` compares the hashes to say that an artifact is stale.
 
 A stage's fingerprint covers every definition (function, class, constant) that its function reaches, directly or not, in its
-own module, `tasks` and `model`. Data files there that a string names (templates, word lists) are covered by their bytes. Of
+own module, `tasks` and `model`. Data files there that a string names (templates, word lists) are covered by their bytes, and
+modules that a string names (`sandbox_child.py`) by their definitions. Of
 `infra` only what gives payload files their bytes counts (`WRITERS`): the rest moves bytes and makes none. What other
 packages do is not hashed; the record names their versions.
 
-A definition is hashed as its syntax tree without comments, docstrings and formatting, with local variables numbered. Names
+A definition is hashed as its syntax tree without comments, docstrings, formatting and annotations that nothing reads while it
+runs (`syntax.py`), with local variables numbered. What a stage function itself is annotated with counts: it says which config
+and which artifacts the stage takes, and their classes are reached through it. Names
 of ours stand in it without their module, and two fingerprints are compared as sets of (name, hash). So a definition that
 moves to another file is the same. One that is renamed is not.
 
@@ -72,7 +75,7 @@ class Module:
 Stamp = tuple[int, int, int, int]
 """By what a file is known not to have changed: inode, size, times of its content and of its state, in ns."""
 _modules: dict[str, tuple[Stamp, Module]] = {}
-_hashes: dict[tuple[str, str, Stamp], tuple[str, list[tuple[str, str]]]] = {}
+_hashes: dict[tuple[str, str, Stamp, bool], tuple[str, list[tuple[str, str]]]] = {}
 # Stages run in threads of one process, and CPython 3.11 fails when two of them build syntax trees at once (gh-106905).
 _making = threading.Lock()
 _ours = {*PACKAGES, __name__.split(".")[0]}
@@ -123,15 +126,25 @@ def _made(function: Callable[..., Any]) -> tuple[Fingerprint, list[Path]]:
         # What was no module of ours under the old set may be one now.
         _find.cache_clear()
     found: dict[tuple[str, str], str] = {}
-    ways = [(function.__module__, function.__name__)]
-    ways += [("infra.workspace" if module is None else module, name) for module, name in _writers()]
+    # Of each definition: whether its annotations are read, and those of all below it.
+    read: dict[tuple[str, str], tuple[bool, bool]] = {}
+    # A stage reads the annotations of its function, and of nothing below it.
+    ways = [(function.__module__, function.__name__, (True, False))]
+    ways += [("infra.workspace" if module is None else module, name, (False, False)) for module, name in _writers()]
     while ways:
-        module, name = ways.pop()
+        module, name, asked = ways.pop()
         place = _resolve(module, name, function.__module__)
-        if place is None or place in found:
+        if place is None:
             continue
-        found[place], reached = _hashed(*place)
-        ways += reached
+        known = read.get(place, (False, False))
+        typed, below = known[0] or asked[0], known[1] or asked[1]
+        # Visited again only where more of it is read than was known before, so the order of the ways changes nothing.
+        if place in found and (typed, below) == known:
+            continue
+        read[place] = typed, below
+        found[place], reached = _hashed(*place, typed=typed)
+        below = below or _reads_types(*place)
+        ways += [(target, named, (below, below)) for target, named in reached]
     shown: Fingerprint = {}
     for (module, name), value in sorted(found.items()):
         # An empty module stands for a data file, whose name is its path.
@@ -204,17 +217,24 @@ def _writer_module() -> str:
     return next(iter(_writers()))[0]
 
 
-def _hashed(module: str, name: str) -> tuple[str, list[tuple[str, str]]]:
-    """Hash of a definition, and what it names that may be ours. Kept until its file changes."""
+def _reads_types(module: str, name: str) -> bool:
+    return bool(module) and _module(module).definitions[name].reads_types()
+
+
+def _hashed(module: str, name: str, *, typed: bool) -> tuple[str, list[tuple[str, str]]]:
+    """Hash of a definition, with its annotations where it is `typed`, and what it names that may be ours. Kept until its file
+    changes.
+    """
     if module == "":
         return hashlib.sha256(_root().joinpath(name).read_bytes()).hexdigest()[:12], []
     there = _module(module)
-    key = (module, name, _modules[module][0])
+    key = (module, name, _modules[module][0], typed)
     if key not in _hashes:
         definition = there.definitions[name]
-        text, reached = definition.normalised(there.scope, set(there.definitions), module, _find)
+        text, reached = definition.normalised(there.scope, set(there.definitions), module, _find, typed=typed)
         ways = [(target or module, found) for target, found in reached]
         ways += [("", file) for file in _data_files(there, definition)]
+        ways += [(program, "*") for program in _programs(there, definition)]
         ways += [(target, member) for target, found in ways if found == "*" for member in _all_of(target)]
         # What runs at import may change any definition of its module.
         if name != BODY and BODY in there.definitions:
@@ -227,6 +247,13 @@ def _all_of(module: str) -> list[str]:
     """Every definition of a module that is handed on as a whole."""
     ours = module.split(".")[0] in PACKAGES and _find(module) is not None
     return list(_module(module).definitions) if ours else []
+
+
+def _programs(module: Module, definition: Definition) -> list[str]:
+    """Modules next to a module that a string of a definition names as files, to be run as processes of their own."""
+    package = module.name if module.path.name == "__init__.py" else module.name.rpartition(".")[0]
+    named = [text for text in definition.strings() if text.endswith(".py") and "/" not in text]
+    return [f"{package}.{text.removesuffix('.py')}" for text in named if (module.path.parent / text).is_file()]
 
 
 def _data_files(module: Module, definition: Definition) -> list[str]:

@@ -48,6 +48,13 @@ class Plan:
         self.rows: list[PlanRow] = []
         self._origins: dict[str, str] = {}  # address of an artifact -> label of the stage that gave it
 
+    def taker(self, stage: Stage, session: Session) -> Callable[[Stage, Session, Arguments], Artifact | Pending]:
+        """What adds a stage's row, the same for all of them."""
+        return self.stage
+
+    def promised(self, promise: object) -> None:
+        """Nothing is waited for: a plan has no promises."""
+
     def stage(self, stage: Stage, session: Session, arguments: Arguments) -> Artifact | Pending:
         """Add the stage's row; returns its artifact if it exists, else what is known of it."""
         call = stage.sort(arguments)

@@ -24,7 +24,7 @@ from infra.compute.processes import stop_stages
 from infra.events import Began, Failed
 from infra.execution.approval import check_approved
 from infra.execution.asking import ask_on_dashboard
-from infra.execution.attempt import Caller, run_stage
+from infra.execution.attempt import Caller, attempting
 from infra.execution.plan import kept_work
 from infra.execution.reporter import Reporter
 from infra.execution.stage_page import StagePage
@@ -69,17 +69,19 @@ class PrefectEngine:
         """Remember which stage gave an artifact."""
         self._labels[address] = label
 
-    def stage(self, stage: Stage, session: Session, arguments: Arguments) -> PrefectFuture | Pending:
-        """Hand a stage to Prefect; its future resolves to the artifact."""
+    def taker(self, stage: Stage, session: Session) -> Callable[[Stage, Session, Arguments], PrefectFuture | Pending]:
+        """The `submit` of a Prefect task, whose future resolves to the artifact; for a stage that is left out, what says so."""
         if session.is_left_out(stage.label):
-            return Pending(stage.label, stage.result_kind)
+            return _left_out
         # Without Prefect's cache and result files: the store alone says what exists.
-        task = Task(
+        return Task(
             _stage_task, name=stage.name, task_run_name=stage.label, cache_policy=NO_CACHE, persist_result=False
-        )
-        future = task.submit(stage, session, arguments)
-        _submitted.get().append(future)
-        return future
+        ).submit
+
+    def promised(self, promise: object) -> None:
+        """Let the phase wait for a stage that was submitted."""
+        if isinstance(promise, PrefectFuture):
+            _submitted.get().append(promise)
 
     def phase(self, name: str, function: Callable[[], R]) -> Callable[[], R]:
         """The Prefect flow of a phase's function.
@@ -120,6 +122,10 @@ def without_heartbeats() -> Iterator[None]:
         yield
 
 
+def _left_out(stage: Stage, session: Session, arguments: Arguments) -> Pending:
+    return Pending(stage.label, stage.result_kind)
+
+
 def _stage_task(stage: Stage, session: Session, arguments: Arguments):
     engine = session.engine
     assert isinstance(engine, PrefectEngine), "this engine has submitted it"
@@ -132,7 +138,12 @@ def _stage_task(stage: Stage, session: Session, arguments: Arguments):
         with slots.take(count), _device(stage, session) as device:
             check_stopping()  # a request may have come while this waited
             reporter(Began())
-            outcome = run_stage(stage, session, arguments, reporter, Caller(flow_run, device))
+            with attempting(stage, session, arguments, reporter, Caller(flow_run, device)) as attempts:
+                # Called from here and not by `run_stage`: the task holds its cores directly above what uses them.
+                for one in attempts.tries:
+                    with one:
+                        attempts.finished = attempts.run()
+            outcome = attempts.outcome
     except Interrupted as error:
         kept = f"{error} ({kept_work(stage, session, arguments)})"
         reporter(Failed(error))

@@ -1,8 +1,12 @@
 """Syntax trees as text that says what the code does and not how it is written, for `fingerprint.py`.
 
-Comments and formatting are in no tree. Docstrings and other bare strings are taken out. A local variable stands as a number, by
-its first occurrence in its function; parameters keep their names, since callers may use them. A name of the module's stands
-as it is; one of ours that is imported stands under its own name, one of another package under its full one.
+Comments and formatting are in no tree. Docstrings and other bare strings are taken out, and so are annotations that nothing
+reads while the code runs: those of variables, parameters and returns. Fields of classes that something is made of (pydantic
+models, dataclasses, named tuples) keep theirs, and so do functions under a decorator that may read them.
+
+A local variable stands as a number, by its first occurrence in its function; parameters keep their names, since callers may use
+them. A name of the module's stands as it is; one of ours that is imported stands under its own name, one of another package
+under its full one.
 """
 
 import ast
@@ -11,6 +15,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+READERS = ("get_type_hints", "TypeAdapter")
+"""Whoever names one of these reads the annotations of what it refers to."""
+_BLIND = frozenset(
+    {"abstractmethod", "cache", "cached_property", "classmethod", "contextmanager", "field_validator", "lru_cache"}
+    | {"model_validator", "no_grad", "override", "property", "staticmethod"}
+)
+"""Decorators that do not read annotations."""
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
@@ -74,15 +85,23 @@ class Definition:
                 if isinstance(inner, ast.Constant) and isinstance(inner.value, str):
                     yield inner.value
 
+    def reads_types(self) -> bool:
+        """Whether it asks for annotations of what it refers to."""
+        return any(
+            isinstance(inner, ast.Name) and inner.id in READERS for node in self.nodes for inner in ast.walk(node)
+        )
+
     def normalised(
-        self, scope: Scope, own: set[str], module: str, find: Callable[[str], Any]
+        self, scope: Scope, own: set[str], module: str, find: Callable[[str], Any], *, typed: bool = False
     ) -> tuple[str, list[tuple[str, str]]]:
-        """The text, and (module, name) of what it refers to: module "" for this one, name "*" for a whole module."""
+        """The text, and (module, name) of what it refers to: module "" for this one, name "*" for a whole module. Annotations
+        are part of it where it is `typed`: something that runs reads them.
+        """
         inner = Scope()
         for node in self.nodes:
             for child in ast.walk(node):
                 _bind_import(child, inner, module, False)
-        writer = Writer(scope.extended(inner), own, find)
+        writer = Writer(scope.extended(inner), own, find, typed)
         text = "\n".join(writer.text(node) for node in self.nodes)
         return f"{text} {self.members}", [*writer.reached, *(("", member) for member in self.members)]
 
@@ -109,7 +128,7 @@ def definitions(tree: ast.Module, body_name: str) -> dict[str, Definition]:
                 pass
             case ast.Expr(value=ast.Constant(value=str())):
                 pass
-            case ast.If(test=ast.Name(id="TYPE_CHECKING")):
+            case ast.If(test=ast.Name(id="TYPE_CHECKING")) | ast.AnnAssign(value=None):
                 pass
             case ast.Assign() | ast.AnnAssign() | ast.AugAssign():
                 targets = node.targets if isinstance(node, ast.Assign) else [node.target]
@@ -124,19 +143,22 @@ def definitions(tree: ast.Module, body_name: str) -> dict[str, Definition]:
 class Writer:
     """Writes syntax trees as text and collects what they refer to outside themselves."""
 
-    def __init__(self, scope: Scope, own: set[str], find: Callable[[str], Any]):
+    def __init__(self, scope: Scope, own: set[str], find: Callable[[str], Any], typed: bool = False):
         self.reached: list[tuple[str, str]] = []
         self._scope = scope
         self._own = own
         self._find = find
         self._locals: list[dict[str, str]] = []
         self._count = 0
+        self._typed = typed
+        self._fields_count = False
+        """Whether annotations of assignments are read here: in the body of a class that something is made of."""
 
     def text(self, node: Any) -> str:
         """One node, with all below it."""
         match node:
             case list():
-                kept = [item for item in node if not _says_nothing(item)]
+                kept = [item for item in node if not (_says_nothing(item) or self._only_annotates(item))]
                 return f"[{','.join(map(self.text, kept))}]"
             case ast.Attribute() if (dotted := self._outside(node)) is not None:
                 return dotted
@@ -149,9 +171,25 @@ class Writer:
             case _:
                 return repr(node)
 
+    def _only_annotates(self, node: Any) -> bool:
+        return isinstance(node, ast.AnnAssign) and node.value is None and not self._fields_count
+
     def _node(self, node: ast.AST) -> str:
         if isinstance(node, _FUNCTIONS):
-            return self._function(node)
+            outside, self._fields_count = self._fields_count, False
+            text = self._function(node)
+            self._fields_count = outside
+            return text
+        if isinstance(node, ast.ClassDef):
+            outside = self._fields_count
+            # A plain class has no use for its annotations; a base or a decorator may make fields of them.
+            self._fields_count = self._typed or bool(node.bases or node.keywords or node.decorator_list)
+            text = self._fields(node)
+            self._fields_count = outside
+            return text
+        if isinstance(node, ast.AnnAssign) and node.value is not None and not self._fields_count:
+            # As the same assignment without its annotation is written.
+            return self._fields(ast.Assign([node.target], node.value))
         if isinstance(node, COMPREHENSIONS):
             # What comes first is evaluated outside, which matters to nobody here.
             with_names = [name for part in node.generators for name in _bound(part.target)]
@@ -183,13 +221,14 @@ class Writer:
         arguments = node.args
         every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
         every += [item for item in (arguments.vararg, arguments.kwarg) if item is not None]
-        # Defaults, annotations and decorators belong to the outside.
+        # Defaults, decorators and annotations that are read belong to the outside.
         head = [
             self.text(getattr(node, "decorator_list", [])),
             self.text(arguments.defaults),
             self.text(arguments.kw_defaults),
         ]
-        head += [self.text(item.annotation) for item in every] + [self.text(getattr(node, "returns", None))]
+        if self._typed or not all(_decorator(item) in _BLIND for item in getattr(node, "decorator_list", [])):
+            head += [self.text(item.annotation) for item in every] + [self.text(getattr(node, "returns", None))]
         name = "" if isinstance(node, ast.Lambda) else self._local(node.name)
         kinds = [len(arguments.posonlyargs), len(arguments.args), len(arguments.kwonlyargs)]
         kinds += [int(arguments.vararg is not None), int(arguments.kwarg is not None)]
@@ -270,6 +309,12 @@ class Writer:
             return None
         self.reached.append((module, dots[0]))
         return f"{type(node.ctx).__name__}:{'.'.join(dots)}"
+
+
+def _decorator(node: ast.expr) -> str:
+    """The last name of a decorator: `no_grad` of `@torch.no_grad()`."""
+    called = node.func if isinstance(node, ast.Call) else node
+    return called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
 
 
 def _says_nothing(node: Any) -> bool:

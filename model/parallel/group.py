@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.fsdp import FSDPModule
 
-Objective = Callable[[Any, dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]
+Objective = Callable[[Any, Any], tuple[Tensor, dict[str, Tensor]]]
+"""(model, batch on the device) -> scalar to minimise, metrics. Each objective names the fields of its batch in a TypedDict."""
 Weights = Callable[[str, Sequence[int], int, int], Tensor]
 """Where values come from: name and whole shape of a parameter, first and end row -> those rows, on the host."""
 

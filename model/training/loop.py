@@ -1,4 +1,4 @@
-"""The training loop: every gradient-trained stage runs through `train`.
+"""The training loop: every gradient-trained stage makes its updates in the block of `training`.
 
 Source: RECIPE D (precision, clipping, metrics every 10 steps), J (garbage collection at fixed steps, resume).
 A step is a pure function of the state and of `batches(step)`, so a resumed run equals an undisturbed one bit
@@ -36,12 +36,15 @@ __all__ = [
     "Evaluation",
     "Listeners",
     "Logging",
+    "Loop",
     "Objective",
     "TrainState",
     "evaluated",
     "new_state",
     "to_device",
     "train",
+    "train_step",
+    "training",
 ]
 
 Evaluate = Callable[["TrainState"], dict[str, float]]
@@ -149,8 +152,78 @@ class Listeners:
         return self.checkpoint if due else None
 
 
-def train(state: TrainState, course: Course, compute: Compute, told: Listeners = Listeners()) -> TrainState:
-    """Train from `state.step` to the last step of the course and return the state.
+class Loop:
+    """The steps of an open training; whoever iterates makes the updates.
+
+    >>> for batches in loop:
+    ...     loop.made(train_step(state, batches, course, loop.device))
+
+    Between two steps it tells metrics, judges, saves and collects garbage.
+    """
+
+    def __init__(
+        self,
+        state: TrainState,
+        course: Course,
+        compute: Compute,
+        told: Listeners,
+        metrics: MetricsLog,
+        watchdog: Watchdog,
+    ) -> None:
+        self.device = compute.device
+        self._state, self._course, self._told = state, course, told
+        self._gc_every = compute.gc_every
+        self._metrics, self._watchdog = metrics, watchdog
+
+    def __iter__(self) -> Iterator[Sequence[HostBatch]]:
+        """The micro-batches of each step, up to the course's last, EndOfTraining or a stop."""
+        state, steps = self._state, self._course.steps
+        while state.step < steps:
+            try:
+                with self._metrics.waiting():
+                    micro_batches = self._course.batches(state.step)
+            except EndOfTraining:
+                return
+            yield micro_batches
+            self._watchdog.beat()
+            # Asked after the update, so a stopped training resumes at a whole step.
+            stop = self._told.stop is not None and state.step < steps and self._told.stop(state.step)
+            self._tell_and_save(stop)
+            if stop:
+                return
+            # Ranks wait for each other at every step, so all of them pause for garbage at the same one (RECIPE J).
+            if state.step % self._gc_every == 0:
+                # Young generations only: a full collection walks all objects, which would take as long as some steps.
+                gc.collect(1)
+
+    def made(self, metrics: Scalars) -> None:
+        """Take the metrics of the update that was just made."""
+        self._metrics.collect(self._state.step, metrics)
+
+    def _tell_and_save(self, stop: bool) -> None:
+        """What follows an update: metrics on their way, an evaluation and a save point where they are due."""
+        state, metrics, logging = self._state, self._metrics, self._course.logging
+        last = state.step == self._course.steps
+        save = self._told.checkpoint if stop else self._told.saving(state.step)
+        due = save is not None and not last
+        judge = self._course.evaluation.due(state.step)
+        logged = judge is not None or state.step % logging.every == 0 or last
+        if logged or due:
+            known = dict(logging.facts(state.step)) if logging.facts and logged else {}
+            if judge:
+                known |= evaluated(state, judge)
+                self._watchdog.beat()
+            metrics.send(state.tokens, known, logged)
+        # Before a save all metrics are awaited: a non-finite loss must not reach a checkpoint.
+        metrics.deliver(wait=due or last)
+        if save and due:
+            save(state)
+            metrics.saved = state.step
+
+
+@contextlib.contextmanager
+def training(state: TrainState, course: Course, compute: Compute, told: Listeners = Listeners()) -> Iterator[Loop]:
+    """Open a training from `state.step` to the last step of the course: its loop, whose steps the block makes.
 
     After EndOfTraining from `course.batches`, or a stop, the state has fewer updates. Raises FloatingPointError at a non-finite
     loss or gradient, before it reaches the weights or a checkpoint.
@@ -161,46 +234,22 @@ def train(state: TrainState, course: Course, compute: Compute, told: Listeners =
     if compute.compile == "blocks":
         compile_model(state.model)
     state.model.train()
-    logging, evaluation, steps = course.logging, course.evaluation, course.steps
     meter = Meter(state.tokens, compute.device, state.group.world)
     with (
         _manual_gc(),
         Watchdog(compute.stall_seconds) as watchdog,
-        MetricsLog(told.log, told.record, logging.instances, state.step, meter) as metrics,
+        MetricsLog(told.log, told.record, course.logging.instances, state.step, meter) as metrics,
     ):
-        while state.step < steps:
-            try:
-                with metrics.waiting():
-                    micro_batches = course.batches(state.step)
-            except EndOfTraining:
-                break
-            metrics.collect(state.step + 1, train_step(state, micro_batches, course, compute.device))
-            watchdog.beat()
-            # Asked after the update, so a stopped training resumes at a whole step.
-            stop = told.stop is not None and state.step < steps and told.stop(state.step)
-            save = told.checkpoint if stop else told.saving(state.step)
-            due = save is not None and state.step < steps
-            judge = evaluation.due(state.step)
-            logged = judge is not None or state.step % logging.every == 0 or state.step == steps
-            if logged or due:
-                known = dict(logging.facts(state.step)) if logging.facts and logged else {}
-                if judge:
-                    known |= evaluated(state, judge)
-                    watchdog.beat()
-                metrics.send(state.tokens, known, logged)
-            # Before a save all metrics are awaited: a non-finite loss must not reach a checkpoint.
-            metrics.deliver(wait=due or state.step == steps)
-            if save and due:
-                save(state)
-                metrics.saved = state.step
-            if stop:
-                break
-            # Ranks wait for each other at every step, so all of them pause for garbage at the same one (RECIPE J).
-            if state.step % compute.gc_every == 0:
-                # Young generations only: a full collection walks all objects, which would take as long as some steps.
-                gc.collect(1)
-        if state.step < steps:
+        yield Loop(state, course, compute, told, metrics, watchdog)
+        if state.step < course.steps:
             metrics.end(state.tokens)
+
+
+def train(state: TrainState, course: Course, compute: Compute, told: Listeners = Listeners()) -> TrainState:
+    """Make all steps of a training and return the state; raises what `training` does."""
+    with training(state, course, compute, told) as loop:
+        for micro_batches in loop:
+            loop.made(train_step(state, micro_batches, course, loop.device))
     return state
 
 

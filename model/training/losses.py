@@ -13,7 +13,7 @@ mixed them).
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -268,18 +268,30 @@ def token_log_probs(
     return values.view(targets.shape) * known
 
 
+class LanguageModelBatch(TypedDict):
+    """A micro-batch of windows, as `model.data.batches.WindowBatch` is on the host."""
+
+    ids: Int[Tensor, "rows seq"]
+    labels: Int[Tensor, "rows seq"]
+    """What each position predicts; −100 where nothing is learned."""
+    divisor: NotRequired[Float[Tensor, ""]]
+    """The micro-batch's share of the whole batch's divisor."""
+    masked_instances: NotRequired[Float[Tensor, ""]]
+    """Share of windows that the repetition filter took out."""
+    masked_labels: NotRequired[Float[Tensor, ""]]
+    """Share of positions that are not trained."""
+
+
 def language_model_objective(
     config: LossConfig,
-) -> Callable[[Transformer, dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]:
-    """Objective of pre-training, mid-training and SFT over batches {ids, labels, divisor?}.
+) -> Callable[[Transformer, LanguageModelBatch], tuple[Tensor, dict[str, Tensor]]]:
+    """Objective of pre-training and mid-training.
 
-    `divisor` is the micro-batch's share of the whole batch's divisor (`batches` computes it). Without it the micro-batch's
-    own trained labels, positions or 1 are used, as `config.normalisation` says. Metrics: `ce`, `z`, and where the batch says
-    so `masked_instances`, the share of instances removed by the repetition filter, and `masked_labels`, the share of
-    positions that are not trained.
+    Without a divisor in the batch the micro-batch's own trained labels, positions or 1 are used, as `config.normalisation`
+    says. Metrics: `ce`, `z`, and where the batch has them `masked_instances` and `masked_labels`.
     """
 
-    def objective(model: Transformer, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def objective(model: Transformer, batch: LanguageModelBatch) -> tuple[Tensor, dict[str, Tensor]]:
         labels = batch["labels"]
         if "divisor" in batch:
             divisor = batch["divisor"]
@@ -293,7 +305,10 @@ def language_model_objective(
         loss, metrics = head_loss(
             hidden, model.head.weight, labels, divisor, z_weight=config.z_weight, compiled=model.compiled
         )
-        masked = {name: batch[name] for name in ("masked_instances", "masked_labels") if name in batch}
-        return loss, metrics | masked
+        if "masked_instances" in batch:
+            metrics["masked_instances"] = batch["masked_instances"]
+        if "masked_labels" in batch:
+            metrics["masked_labels"] = batch["masked_labels"]
+        return loss, metrics
 
     return objective

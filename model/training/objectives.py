@@ -11,6 +11,8 @@ Labels are aligned with what predicts them, as in `model.training.losses`. Paddi
 needs no mask.
 """
 
+from typing import NotRequired, TypedDict
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -24,6 +26,55 @@ from model.training.loop import Objective
 from model.training.losses import token_log_probs
 
 ObjectiveMetrics = dict[str, Tensor]
+
+# --- batches ------------------------------------------------------------------------------------------
+
+
+class TokenBatch(TypedDict):
+    """A micro-batch of rows with a weight per token."""
+
+    ids: Int[Tensor, "batch seq"]
+    labels: Int[Tensor, "batch seq"]
+    """What each position predicts; −100 where nothing is learned."""
+    weights: Float[Tensor, "batch seq"]
+    """A token's weight in the loss of the whole step."""
+    token_share: Float[Tensor, "batch seq"]
+    """A token's weight in means over the step's trained tokens."""
+
+
+class PairBatch(TypedDict):
+    """A micro-batch of pairs: all chosen rows, then all rejected ones."""
+
+    ids: Int[Tensor, "2*pairs seq"]
+    weights: Float[Tensor, " pairs"]
+    """A pair's weight in the loss of the whole step."""
+
+
+class PreferenceBatch(PairBatch):
+    """What DPO learns from."""
+
+    labels: Int[Tensor, "2*pairs seq"]
+    reference: Float[Tensor, " 2*pairs"]
+    """Mean log-probabilities under the reference, nats per token."""
+
+
+class ScoredPairBatch(PairBatch):
+    """What a reward model learns from."""
+
+    lengths: Int[Tensor, " 2*pairs"]
+    """Tokens of each row, padding left out."""
+
+
+class RolloutBatch(TokenBatch):
+    """Sampled answers, for GRPO."""
+
+    old_log_probs: Float[Tensor, "batch seq"]
+    """Of the policy that sampled them."""
+    reference_log_probs: Float[Tensor, "batch seq"]
+    advantages: Float[Tensor, " batch"]
+    kl_coefficient: NotRequired[Float[Tensor, ""]]
+    """Where β changes from step to step."""
+
 
 # --- log-probabilities --------------------------------------------------------------------------------
 
@@ -138,12 +189,9 @@ def token_values(model: Transformer, ids: Int[Tensor, "batch seq"]) -> Float[Ten
 
 
 def sft_objective() -> Objective:
-    """Weighted token cross-entropy.
+    """Weighted token cross-entropy. Metrics: `ce`, nats per trained token."""
 
-    Batch: `ids`, `labels`, `weights`, `token_share` (batch seq). Metrics: `ce`, nats per trained token.
-    """
-
-    def objective(model: Transformer, batch: dict[str, Tensor]) -> tuple[Tensor, ObjectiveMetrics]:
+    def objective(model: Transformer, batch: TokenBatch) -> tuple[Tensor, ObjectiveMetrics]:
         log_probs = label_log_probs(model, batch["ids"], batch["labels"])
         loss = -(batch["weights"] * log_probs).sum()
         return loss, {"ce": -(batch["token_share"] * log_probs.detach()).sum()}
@@ -154,12 +202,10 @@ def sft_objective() -> Objective:
 def dpo_objective(beta: float) -> Objective:
     """Length-normalised DPO, mean over the step's pairs.
 
-    Batch: `ids`, `labels` (2·pairs seq: all chosen rows, then all rejected), `reference` (2·pairs: mean
-    log-probabilities), `weights` (pairs). Metrics, as means over pairs: `margin` (times β), `accuracy`,
-    `chosen_log_prob` and `rejected_log_prob` (nats per token).
+    Metrics, as means over pairs: `margin` (times β), `accuracy`, `chosen_log_prob` and `rejected_log_prob` (nats per token).
     """
 
-    def objective(model: Transformer, batch: dict[str, Tensor]) -> tuple[Tensor, ObjectiveMetrics]:
+    def objective(model: Transformer, batch: PreferenceBatch) -> tuple[Tensor, ObjectiveMetrics]:
         labels, weights = batch["labels"], batch["weights"]
         policy = mean_log_probs(label_log_probs(model, batch["ids"], labels), labels)
         chosen, rejected = policy.chunk(2)
@@ -177,12 +223,9 @@ def dpo_objective(beta: float) -> Objective:
 
 
 def reward_objective() -> Objective:
-    """Bradley–Terry on sequence scores, mean over the step's pairs.
+    """Bradley–Terry on sequence scores, mean over the step's pairs. Metrics, as means over pairs: `margin`, `accuracy`."""
 
-    Batch: `ids` (2·pairs seq: chosen rows, then rejected), `lengths` (2·pairs), `weights` (pairs).
-    """
-
-    def objective(model: Transformer, batch: dict[str, Tensor]) -> tuple[Tensor, ObjectiveMetrics]:
+    def objective(model: Transformer, batch: ScoredPairBatch) -> tuple[Tensor, ObjectiveMetrics]:
         weights = batch["weights"]
         chosen, rejected = score_sequences(model, batch["ids"], batch["lengths"]).chunk(2)
         loss = (weights * bradley_terry_loss(chosen, rejected)).sum()
@@ -195,14 +238,9 @@ def reward_objective() -> Objective:
 def grpo_objective(
     *, clip_low: float, clip_high: float, kl_coefficient: float, kl_estimator: KLEstimator, temperature: float
 ) -> Objective:
-    """GRPO's loss, weighted per token.
+    """GRPO's loss, weighted per token. Metrics are token means: `kl`, `ratio`, `clip_share`."""
 
-    Batch: `ids`, `labels`, `weights`, `token_share`, `old_log_probs`, `reference_log_probs` (batch seq),
-    `advantages` (batch), and where β changes from step to step `kl_coefficient` (). Metrics are token means: `kl`, `ratio`,
-    `clip_share`.
-    """
-
-    def objective(model: Transformer, batch: dict[str, Tensor]) -> tuple[Tensor, ObjectiveMetrics]:
+    def objective(model: Transformer, batch: RolloutBatch) -> tuple[Tensor, ObjectiveMetrics]:
         labels, share = batch["labels"], batch["token_share"]
         log_probs = label_log_probs(model, batch["ids"], labels, temperature)
         advantages = batch["advantages"][:, None].expand_as(log_probs)

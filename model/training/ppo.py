@@ -19,6 +19,7 @@ from model.training.advantages import generalized_advantages, keep_values, token
 from model.training.configs import OptimConfig
 from model.training.objectives import (
     ObjectiveMetrics,
+    TokenBatch,
     clipped_policy_loss,
     clipped_value_loss,
     label_log_probs,
@@ -124,15 +125,25 @@ def estimate(
     return Estimates(white, returns, positions <= lengths[:, None])
 
 
+class EstimatedBatch(TokenBatch):
+    """Sampled answers with what the value model says of every position."""
+
+    old_log_probs: Float[Tensor, "batch seq"]
+    """Of the policy that sampled them."""
+    advantages: Float[Tensor, "batch seq"]
+    old_values: Float[Tensor, "batch seq"]
+    returns: Float[Tensor, "batch seq"]
+    value_share: Float[Tensor, "batch seq"]
+    """The weight of each position's value."""
+
+
 def ppo_objective(*, clip: float, value_clip: float, value_coefficient: float, temperature: float) -> Objective:
     """Clipped policy loss, weighted per token, plus the clipped value loss.
 
-    Batch: `ids`, `labels`, `weights`, `token_share`, `old_log_probs`, `advantages`, `old_values`, `returns` and
-    `value_share`, the weight of each position's value (all batch seq). Metrics: `policy_loss`, `value_loss`, and as token
-    means `ratio` and `clip_share`.
+    Metrics: `policy_loss`, `value_loss`, and as token means `ratio` and `clip_share`.
     """
 
-    def objective(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, ObjectiveMetrics]:
+    def objective(model: Any, batch: EstimatedBatch) -> tuple[Tensor, ObjectiveMetrics]:
         pair, share, old = cast(ActorCritic, model), batch["token_share"], batch["old_log_probs"]
         log_probs = label_log_probs(pair.policy, batch["ids"], batch["labels"], temperature)
         policy = (batch["weights"] * clipped_policy_loss(log_probs, old, batch["advantages"], clip, clip)).sum()

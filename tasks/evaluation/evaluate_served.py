@@ -65,7 +65,8 @@ def ask_benchmark(ws: Workspace, item: ShardItem) -> ShardResult:
             names=questions.names,
         )
         ws.note(endpoint=endpoint.facts())
-    return keep_answers(ws, benchmark, config.chat, questions, asked)
+    # A shard's result is an open JSON object, whatever the function knows of its keys.
+    return {**keep_answers(ws, benchmark, config.chat, questions, asked)}
 
 
 evaluate_served = stage(evaluate_served_model, name="evaluate_served", version=2)

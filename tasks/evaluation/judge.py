@@ -31,6 +31,7 @@ from tasks.evaluation.scoring.answering import keep_scores
 from tasks.evaluation.scoring.length_control import PlayedRows, length_controlled
 from tasks.evaluation.scoring.questions import EvaluateConfig
 from tasks.evaluation.scoring.results import summarise
+from tasks.evaluation.scoring.suites import ScoreRow
 from tasks.prompting import LanguageModelConfig, check_prompt, fill_template, prompt_text
 
 OUTPUT_LETTERS = ("m", "M")
@@ -196,7 +197,7 @@ def keep_judgements(
     benchmark: InstructionsBenchmark,
     judgements: Judgements,
     played: PlayedRows | None,
-) -> JsonObject:
+) -> ScoreRow:
     """Store the judged items, and those that could not be read; returns the benchmark's row of `scores.json`."""
     read, unread = judgements.read, judgements.unread
     ws.write_jsonl(f"unread/{benchmark.name}.jsonl.zst", [{"id": item.id, "judge": words} for item, words in unread])
@@ -223,7 +224,9 @@ def keep_judgements(
     scored = [ItemScore(metrics, row["answer"], words) for _, row, metrics, words in read]
     truncated = sum(part["truncated"] for part in chain(*(row["answers"] for row in rows)))
     summary = summarise(benchmark.name, primary, scored, truncated, [None] * len(scored))
-    return summary | {"role": "dev", "unread": len(unread)}
+    summary["role"] = "dev"
+    summary["unread"] = len(unread)
+    return summary
 
 
 def played_rows(source: RowSource) -> PlayedRows:

@@ -14,7 +14,7 @@ tried with the next budget; they follow those that were. A score that is not fin
 from collections.abc import Mapping, Sequence
 from math import ceil, fsum, isfinite
 from statistics import NormalDist
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from pydantic import Field
 
@@ -26,6 +26,7 @@ from tasks.evaluation.comparing.comparison import Comparison, holm, two_sided
 from tasks.evaluation.comparing.runs import Floor, RunsCompared, noise_floor, seeds_to_decide
 from tasks.evaluation.comparing.suite_pairs import difference_of_runs
 from tasks.evaluation.reporting.figures import Point, dots
+from tasks.evaluation.scoring.suites import ScoreRow
 
 POWER = 0.8
 """How often the number of items or seeds that is asked for finds a difference of the measured size."""
@@ -52,7 +53,7 @@ class Candidate(NamedTuple):
 
     name: str
     scores: list[Scores]
-    rows: list[dict[str, Any]]
+    rows: list[ScoreRow]
     """The benchmark's row of `scores.json`, of each seed."""
 
     @property
@@ -127,9 +128,30 @@ def candidates_of(ws: Workspace, scores: list[Scores], config: RankConfig) -> li
     return found
 
 
+class RankedCandidate(TypedDict):
+    """A row of `ranking.json`."""
+
+    rank: int
+    candidate: str
+    score: float
+    stderr: float
+    n: int
+    behind_best: float
+    behind_best_stderr: float
+    discordant: int
+    p_holm: float
+    tied_with_best: bool
+    items_to_decide: int | None
+    seeds_to_decide: int | None
+    tokens: int | None
+    """The budget that it was ranked at."""
+    stopped: bool
+    """Whether a smaller budget has shown that a larger one would be wasted on it."""
+
+
 def ranked_rows(
     ws: Workspace, ordered: list[Candidate], floor: Floor | None, config: RankConfig, lower: bool
-) -> list[dict[str, Any]]:
+) -> list[RankedCandidate]:
     """A row of the ranking for each candidate, best first, with its distance from the best."""
     best = ordered[0]
     # All are compared with the best, and Holm's correction counts these comparisons.
@@ -138,7 +160,7 @@ def ranked_rows(
     alpha = two_sided(config.tie_errors, 1.0)
     # The first step of Holm's correction is the strictest; a tie must pass that one.
     level = alpha / max(1, len(found))
-    table = []
+    table: list[RankedCandidate] = []
     for rank, candidate in enumerate(ordered, 1):
         one, p = (found[rank - 2], adjusted[rank - 2]) if rank > 1 else (None, 1.0)
         tied = p >= alpha
@@ -164,7 +186,7 @@ def ranked_rows(
     return table
 
 
-def stopped_rows(ws: Workspace, earlier: Ranking, tried: set[str], ranked: int) -> list[dict[str, Any]]:
+def stopped_rows(ws: Workspace, earlier: Ranking, tried: set[str], ranked: int) -> list[RankedCandidate]:
     """The rows of candidates that an earlier budget stopped, in its order, behind those that were tried with this one."""
     rows = [row for row in ws.read_json(earlier, "ranking.json")["candidates"] if row["candidate"] not in tried]
     return [row | {"rank": ranked + place, "stopped": True} for place, row in enumerate(rows, 1)]
@@ -200,7 +222,7 @@ def check_candidates(scores: list[Scores], config: RankConfig) -> None:
             )
 
 
-def _benchmark_row(ws: Workspace, score: Scores, benchmark: str) -> dict[str, Any]:
+def _benchmark_row(ws: Workspace, score: Scores, benchmark: str) -> ScoreRow:
     """The benchmark's row of `scores.json`."""
     rows = ws.read_json(score, "scores.json")["benchmarks"]
     row = next(row for row in rows if row["name"] == benchmark)

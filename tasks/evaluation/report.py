@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from pydantic import Field
 
+from infra.json_values import JsonObject
 from infra.records.artifact import Artifact
 from infra.records.looks import read_looks
 from infra.records.record import Record
@@ -24,7 +25,7 @@ from tasks.evaluation.comparing.paired import comparer
 from tasks.evaluation.reporting import costs as report_costs
 from tasks.evaluation.reporting import gains as report_gains
 from tasks.evaluation.reporting import report_values as numbers
-from tasks.evaluation.reporting.compared import compared_run
+from tasks.evaluation.reporting.compared import ComparisonValues, compared_run
 from tasks.evaluation.reporting.page import render_page
 
 HISTOGRAMS = "histograms.json"
@@ -117,7 +118,7 @@ def write_report(
     bounds = numbers.Bounds(config.likely_stderrs, config.clear_stderrs)
     cost = report_costs.costs(records)
     ranks = ws.read_json(ranking, "ranking.json") if ranking else None
-    figures: dict[str, Any] = {
+    figures: numbers.ReportValues = {
         "recipe": config.recipe,
         "bounds": bounds,
         "headline": _headline(checkpoints, records, cost),
@@ -184,19 +185,19 @@ def _ancestors(ws: Workspace, artifacts: list[Artifact]) -> dict[str, Record]:
     return found
 
 
-def _histograms(ws: Workspace, documents: Documents) -> list[dict[str, Any]]:
+def _histograms(ws: Workspace, documents: Documents) -> list[JsonObject]:
     """The distributions of the scores that decided, where the step has any."""
     return ws.read_json(documents, HISTOGRAMS) if HISTOGRAMS in ws.files(documents) else []
 
 
-def _reading(ws: Workspace, documents: Documents) -> dict[str, Any] | None:
+def _reading(ws: Workspace, documents: Documents) -> JsonObject | None:
     """What a source's files held and what of it was read; None for a step that reads none."""
     return ws.read_json(documents, _READING) if _READING in ws.files(documents) else None
 
 
 def _headline(
     checkpoints: list[Checkpoint], records: list[Record], cost: list[report_costs.ReportedCost]
-) -> dict[str, Any]:
+) -> numbers.Headline:
     return {
         "parameters": checkpoints[-1].parameters,
         "ranks": checkpoints[-1].ranks,
@@ -215,13 +216,13 @@ def _score_figures(
     scores: list[Scores],
     bounds: numbers.Bounds,
     ranked_by: str,
-) -> dict[str, Any]:
+) -> numbers.ScoreFigures:
     """The score table, the change per step of the main line, and the soup next to its ingredients."""
     matched = numbers.match_scores(named, scores)
     soup, ingredients = numbers.ingredients_of({label: ws.record(checkpoint) for label, checkpoint in named})
     main_line = [label for label, _ in named if label not in ingredients]
     stages = {label: checkpoint.stage for label, checkpoint in named}
-    rows = [
+    rows: list[numbers.ScoredModel] = [
         {
             "label": label,
             "stage": stages[label],
@@ -270,7 +271,7 @@ def _comparison(
     mixes: dict[str, Mix],
     config: ComparedConfig | None,
     points: int,
-) -> dict[str, Any] | None:
+) -> ComparisonValues | None:
     """Every variant's loss and gradient norm over the steps, with its spike scores; None without a comparison."""
     if config is None:
         return None
@@ -293,7 +294,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _summary(plain: dict[str, Any]) -> dict[str, float]:
+def _summary(plain: numbers.ReportValues) -> dict[str, float]:
     """The few figures that the artifact itself carries."""
     totals = {name: float(plain["headline"][name]) for name in ("parameters", "tokens", "flops", "seconds")}
     # The last score is that of the final model.

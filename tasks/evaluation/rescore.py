@@ -4,8 +4,7 @@
 them. Prompts must be the same: an item whose prompt's hash differs is refused, since its answer is to another question.
 """
 
-from typing import Any
-
+from infra.json_values import JsonObject
 from infra.stage import stage
 from infra.workspace import Workspace
 from tasks.artifacts import Scores
@@ -15,6 +14,7 @@ from tasks.evaluation.benchmarks.items import LikelihoodAnswer
 from tasks.evaluation.scoring.answering import keep_answers, keep_scores, questions_of
 from tasks.evaluation.scoring.questions import EvaluateConfig
 from tasks.evaluation.scoring.results import prompt_hash
+from tasks.evaluation.scoring.suites import ScoreRow
 
 
 def rescore_answers(ws: Workspace, scores: Scores, config: EvaluateConfig) -> Scores:
@@ -25,8 +25,8 @@ def rescore_answers(ws: Workspace, scores: Scores, config: EvaluateConfig) -> Sc
 
 
 def rescore_benchmark(
-    ws: Workspace, scores: Scores, config: EvaluateConfig, benchmark: Benchmark, before: dict[str, Any]
-) -> dict[str, Any]:
+    ws: Workspace, scores: Scores, config: EvaluateConfig, benchmark: Benchmark, before: dict[str, ScoreRow]
+) -> ScoreRow:
     """One benchmark's row and items."""
     stored = {row["id"]: row for row in ws.read_jsonl(scores, f"items/{benchmark.name}.jsonl.zst")}
     questions = questions_of(benchmark, config.chat)
@@ -53,12 +53,12 @@ def rescore_benchmark(
     return keep_answers(ws, benchmark, config.chat, questions, Asked(answers, facts), overlaps if looked else None)
 
 
-def _read_answer(row: dict[str, Any]) -> AnyAnswer:
+def _read_answer(row: JsonObject) -> AnyAnswer:
     """A stored answer."""
     return row["text"] if "text" in row else LikelihoodAnswer(row["logprob"], row["tokens"])
 
 
-def read_facts(row: dict[str, Any]) -> RequestFacts:
+def read_facts(row: JsonObject) -> RequestFacts:
     """How it was asked."""
     return RequestFacts(row["prompt_tokens"], row["tokens"], row["truncated"], row.get("finish", ""))
 

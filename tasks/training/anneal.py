@@ -11,9 +11,10 @@ from pydantic import Field
 
 from infra.stage import stage
 from infra.workspace import Workspace
+from model.training.loop import train_step
 from model.training.schedule import ScheduleConfig
 from tasks.artifacts import MOMENTS, Checkpoint, Mix
-from tasks.training.fitting.fit import export, fit, open_checkpoint
+from tasks.training.fitting.fit import export, fitting, open_checkpoint
 from tasks.training.fitting.mix_windows import MixTrainingConfig, check_vocabulary
 from tasks.training.fitting.train_on_mix import MixRun, course_on_mix, mix_selector
 
@@ -49,17 +50,16 @@ def anneal_checkpoint(ws: Workspace, parent: Checkpoint, mix: Mix, config: Annea
         schedule=linear_to_zero(config.learning_rate),
         description="annealing",
     )
-    with course_on_mix(ws, mix, config, run) as (state, course):
-        result = fit(
-            ws,
-            state,
-            course,
-            weights=weights,
-            initial_moments=ws.path(parent, MOMENTS) if config.moments == "kept" else None,
-            selector=mix_selector(config, tokenizer),
-        )
-    export(ws, result.model, tokenizer, bos="none")
-    return ws.artifact(Checkpoint, **result.facts(), ranks=mix.ranks, tokenizer=mix.tokenizer, parent=parent.digest)
+    moments = ws.path(parent, MOMENTS) if config.moments == "kept" else None
+    selector = mix_selector(config, tokenizer)
+    with (
+        course_on_mix(ws, mix, config, run) as (state, course),
+        fitting(ws, state, course, weights=weights, initial_moments=moments, selector=selector) as fit,
+    ):
+        for micro_batches in fit.loop:
+            fit.loop.made(train_step(state, micro_batches, course, fit.loop.device))
+    export(ws, fit.result.model, tokenizer, bos="none")
+    return ws.artifact(Checkpoint, **fit.result.facts(), ranks=mix.ranks, tokenizer=mix.tokenizer, parent=parent.digest)
 
 
 def linear_to_zero(learning_rate: float) -> ScheduleConfig:

@@ -1,8 +1,8 @@
 """Direct preference optimisation, length-normalised, against the policy it starts from.
 
 Source: RECIPE G; `tests/golden/posttraining_hparams.json`. The defaults are OLMo 2 7B. Deviations: the
-reference log-probabilities are kept by pair, not by step of a data loader, so they hold for any order;
-batches run on across epochs (see `model.data.chat_batches`).
+reference log-probabilities are kept by pair, not by step of a data loader, so they hold for any order. They are computed
+once, whatever interrupts the training (`reference_parts`). Batches run on across epochs (see `model.data.chat_batches`).
 """
 
 import numpy as np
@@ -15,13 +15,14 @@ from model.config import Config, Precision
 from model.data.chat_batches import indices_of_step, pair_batches, steps_for
 from model.network.transformer import Transformer
 from model.parallel.group import Group, fill_weights
-from model.training.loop import Course, Evaluation, Logging
+from model.training.loop import Course, Evaluation, Logging, train_step
 from model.training.objectives import dpo_objective
 from model.training.reference_scores import row_log_probs
 from tasks.artifacts import Checkpoint, Preferences
 from tasks.training.answers.pairs import PreferencePair, cut_pairs, read_pairs
+from tasks.training.answers.reference_parts import PART_PAIRS, keep_references, kept_references
 from tasks.training.fitting.asked_tasks import AnswersInLoop, answers_judge
-from tasks.training.fitting.fit import adamw, begin, export, fit, linear_schedule, open_checkpoint
+from tasks.training.fitting.fit import adamw, begin, export, fitting, linear_schedule, open_checkpoint
 from tasks.training.fitting.selection import SelectConfig, selector
 
 
@@ -81,44 +82,52 @@ def train_dpo(ws: Workspace, policy: Checkpoint, pairs: Preferences, config: DPO
             references=references[members],
         )
 
-    result = fit(
-        ws,
-        state,
-        Course(
-            objective=dpo_objective(config.beta),
-            batches=batches,
-            schedule=linear_schedule(config.learning_rate, config.warmup_ratio),
-            steps=steps,
-            description="tune on preferences",
-            pad_id=tokenizer.pad_id,
-            logging=Logging(every=1, instances=members_of),
-            evaluation=Evaluation(
-                judge=answers_judge(ws, config.in_loop, tokenizer, config.precision), every=config.in_loop.every
-            ),
+    course = Course(
+        objective=dpo_objective(config.beta),
+        batches=batches,
+        schedule=linear_schedule(config.learning_rate, config.warmup_ratio),
+        steps=steps,
+        description="tune on preferences",
+        pad_id=tokenizer.pad_id,
+        logging=Logging(every=1, instances=members_of),
+        evaluation=Evaluation(
+            judge=answers_judge(ws, config.in_loop, tokenizer, config.precision), every=config.in_loop.every
         ),
-        selector=selector(config.select, tokenizer, config.precision, chat=True),
     )
-    export(ws, result.model, tokenizer, bos="eos")
-    return ws.artifact(Checkpoint, **result.facts(), **tokenizer.facts, parent=policy.digest)
+    with fitting(ws, state, course, selector=selector(config.select, tokenizer, config.precision, chat=True)) as fit:
+        for micro_batches in fit.loop:
+            fit.loop.made(train_step(state, micro_batches, course, fit.loop.device))
+    export(ws, fit.result.model, tokenizer, bos="eos")
+    return ws.artifact(Checkpoint, **fit.result.facts(), **tokenizer.facts, parent=policy.digest)
 
 
 def reference_log_probs(
     ws: Workspace, model: Transformer, pairs: list[PreferencePair], pad_id: int, config: DPOConfig, group: Group
 ) -> Float32[np.ndarray, "pairs 2"]:
     """Mean log-probability of each pair's chosen and rejected answer under the initial policy; workers share the work."""
+    known = kept_references(ws, group)
+    if len(known):
+        ws.note(reference_pairs_reused=len(known))
     # Blocks of a batch per worker, so that the progress bar moves.
-    found, size = [], config.batch_size * group.world
+    size, parts, fresh = config.batch_size * group.world, [known], list[np.ndarray]()
     with ws.progress("reference log-probabilities", len(pairs), "pairs") as bar:
-        for start in range(0, len(pairs), size):
+        bar.advance(len(known))
+        for start in range(len(known), len(pairs), size):
             rows = [row for pair in pairs[start : start + size] for row in pair]
             log_probs = row_log_probs(
                 model, rows, pad_id=pad_id, pass_tokens=ws.compute.pass_tokens, precision=config.precision, group=group
             )
             # The mean per token, as the policy's own term in the loss (dpo_norm).
-            found += [values.sum() / row.trained_tokens for values, row in zip(log_probs, rows, strict=True)]
+            means = [values.sum() / row.trained_tokens for values, row in zip(log_probs, rows, strict=True)]
+            # [2 * pairs] -> [pairs, 2]: chosen and rejected alternate in the rows.
+            fresh.append(np.array(means, dtype=np.float32).reshape(-1, 2))
             bar.advance(len(rows) // 2)
-    # [2 * pairs] -> [pairs, 2]: chosen and rejected alternate in the rows.
-    return np.array(found, dtype=np.float32).reshape(-1, 2)
+            if sum(map(len, fresh)) >= PART_PAIRS or start + size >= len(pairs):
+                part, fresh = np.concatenate(fresh), []
+                if not group.rank:
+                    keep_references(ws, sum(map(len, parts)), part)
+                parts.append(part)
+    return np.concatenate(parts)
 
 
 dpo = stage(train_dpo, name="dpo", version=4, process=True, grouped=True)

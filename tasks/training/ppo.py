@@ -23,7 +23,7 @@ from model.config import Config, Precision
 from model.data.chat_batches import Batch, LabelledRow, token_batches
 from model.network.transformer import Transformer
 from model.training.advantages import stop_penalty
-from model.training.loop import Course, Evaluation, Logging, TrainState
+from model.training.loop import Course, Evaluation, Logging, TrainState, train_step
 from model.training.ppo import ActorCritic, Estimates, JointOptimizer, estimate, joint_flops, ppo_objective
 from model.training.reference_scores import row_values
 from tasks.artifacts import Checkpoint, Prompts, RewardModel
@@ -39,7 +39,7 @@ from tasks.training.fitting.fit import (
     adamw,
     begin,
     export,
-    fit,
+    fitting,
     linear_schedule,
     open_checkpoint,
 )
@@ -155,37 +155,38 @@ def train_ppo(
         ws.compute.pass_tokens,
         critic=critic,
     )
-    result = fit(
+    course = Course(
+        objective=ppo_objective(
+            clip=config.clip,
+            value_clip=config.value_clip,
+            value_coefficient=config.value_coefficient,
+            temperature=config.temperature,
+        ),
+        batches=learner.batches,
+        schedule=linear_schedule(config.learning_rate, warmup_ratio=0.0),
+        steps=ppo_rollouts(config) * learner.updates,
+        description="reinforce",
+        pad_id=tokenizer.pad_id,
+        logging=Logging(every=1, facts=learner.metrics, instances=lambda step: learner.places(step // learner.updates)),
+        evaluation=Evaluation(
+            judge=answers_judge(ws, config.in_loop, tokenizer, config.precision, policy_of),
+            every=config.in_loop.every,
+        ),
+    )
+    with fitting(
         ws,
         state,
-        Course(
-            objective=ppo_objective(
-                clip=config.clip,
-                value_clip=config.value_clip,
-                value_coefficient=config.value_coefficient,
-                temperature=config.temperature,
-            ),
-            batches=learner.batches,
-            schedule=linear_schedule(config.learning_rate, warmup_ratio=0.0),
-            steps=ppo_rollouts(config) * learner.updates,
-            description="reinforce",
-            pad_id=tokenizer.pad_id,
-            logging=Logging(
-                every=1, facts=learner.metrics, instances=lambda step: learner.places(step // learner.updates)
-            ),
-            evaluation=Evaluation(
-                judge=answers_judge(ws, config.in_loop, tokenizer, config.precision, policy_of),
-                every=config.in_loop.every,
-            ),
-        ),
+        course,
         weights=both,
         selector=selector(config.select, tokenizer, config.precision, chat=True, policy=policy_of),
         # Saves fall between rollouts, where no half-used rollout is lost.
         save_multiple=learner.updates,
-    )
+    ) as fit:
+        for micro_batches in fit.loop:
+            fit.loop.made(train_step(state, micro_batches, course, fit.loop.device))
     learner.tell_end(ws)
-    export(ws, cast(Any, result.model).policy, tokenizer, bos="eos")
-    return ws.artifact(Checkpoint, **facts_of_both(result), **tokenizer.facts, parent=policy.digest)
+    export(ws, cast(Any, fit.result.model).policy, tokenizer, bos="eos")
+    return ws.artifact(Checkpoint, **facts_of_both(fit.result), **tokenizer.facts, parent=policy.digest)
 
 
 def policy_of(state: TrainState) -> Transformer:
@@ -193,7 +194,7 @@ def policy_of(state: TrainState) -> Transformer:
     return cast(ActorCritic, state.model).policy
 
 
-def facts_of_both(result: TrainingResult) -> dict[str, Any]:
+def facts_of_both(result: TrainingResult) -> dict[str, float]:
     """The checkpoint's facts, with the FLOPs of the value model."""
     return result.facts() | {"flops": joint_flops(result.flops, result.tokens, result.model.config)}
 

@@ -8,7 +8,7 @@ and `unrated/*.jsonl.zst` the prompts whose ratings could not be read.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, TypedDict
 
 import numpy as np
 from pydantic import Field
@@ -165,12 +165,48 @@ def sample_and_rate(ws: Workspace, item: ShardItem, loaded: tuple[Transformer, T
     }
 
 
+class UnratedPrompt(TypedDict):
+    """A prompt whose judgements cannot be read."""
+
+    id: str
+    reason: str
+    said: list[str]
+
+
+class RatedSample(TypedDict):
+    """One answer with its verdict and its ratings."""
+
+    id: str
+    text: str
+    finished: bool
+    correct: bool | None
+    """None without a verdict."""
+    ratings: Ratings
+    """Per aspect."""
+    rating: float
+    """Their mean."""
+
+
+class BinarisedPair(TypedDict):
+    """The binarised row of one prompt."""
+
+    id: str
+    dataset: str
+    chosen: list[dict[str, str]]
+    """The conversation with the better answer."""
+    rejected: list[dict[str, str]]
+    chosen_rating: float
+    rejected_rating: float
+    chosen_ratings: Ratings
+    rejected_ratings: Ratings
+
+
 def rate_all(
     ws: Workspace,
     config: PreferencesConfig,
     prompts: Sequence[EncodedPrompt],
     groups: Sequence[Sequence[VerifiedAnswer]],
-) -> tuple[list[list[Ratings]], list[dict[str, Any]], dict[str, int | float]]:
+) -> tuple[list[list[Ratings]], list[UnratedPrompt], dict[str, int | float]]:
     """(ratings of each prompt's answers, none where they cannot be read; those prompts with the reason; what it cost)."""
     judge = config.judge
     if isinstance(judge, VerifierJudge):
@@ -185,7 +221,7 @@ def rate_all(
         # All at once, so that the client keeps its slots full across prompts.
         answers = list(endpoint.ask(requests))
     ratings: list[list[Ratings]] = []
-    unrated: list[dict[str, Any]] = []
+    unrated: list[UnratedPrompt] = []
     size = len(judge.prompts)
     for place, (prompt, group) in enumerate(zip(prompts, groups, strict=True)):
         # A request per aspect, prompt after prompt: a prompt's answers are a run of `size`.
@@ -215,7 +251,7 @@ def rated_by_rules(prompt: EncodedPrompt, answer: VerifiedAnswer) -> Ratings:
     return dict(rate(facts))
 
 
-def rated_sample(prompt: EncodedPrompt, answer: VerifiedAnswer, ratings: Ratings) -> dict[str, Any]:
+def rated_sample(prompt: EncodedPrompt, answer: VerifiedAnswer, ratings: Ratings) -> RatedSample:
     """One answer with its verdict, if it has one, its ratings per aspect and their mean."""
     return {
         "id": prompt.row["id"],
@@ -227,7 +263,7 @@ def rated_sample(prompt: EncodedPrompt, answer: VerifiedAnswer, ratings: Ratings
     }
 
 
-def make_pair(prompt: EncodedPrompt, samples: list[dict[str, Any]], generator: np.random.Generator) -> dict[str, Any]:
+def make_pair(prompt: EncodedPrompt, samples: list[RatedSample], generator: np.random.Generator) -> BinarisedPair:
     """The binarised row of one prompt."""
     best, other = binarise([sample["rating"] for sample in samples], generator)
     chosen, rejected = samples[best], samples[other]
@@ -247,7 +283,7 @@ def make_pair(prompt: EncodedPrompt, samples: list[dict[str, Any]], generator: n
     }
 
 
-def _shown(row: dict[str, Any]) -> dict[str, Any]:
+def _shown(row: BinarisedPair) -> dict[str, str]:
     """A pair as a line of the dashboard's table."""
     return {
         # [-2]: the last message before the answer is what was asked.

@@ -12,9 +12,10 @@ from model.config import ModelConfig
 from model.network.initial_weights import initial_rows
 from model.network.transformer import on_meta_device
 from model.tokens.tokenizer import Tokenizer
+from model.training.loop import train_step
 from model.training.schedule import ScheduleConfig
 from tasks.artifacts import Checkpoint, Mix
-from tasks.training.fitting.fit import export, fit
+from tasks.training.fitting.fit import export, fitting
 from tasks.training.fitting.mix_windows import MixTrainingConfig, check_vocabulary
 from tasks.training.fitting.train_on_mix import MixRun, course_on_mix, mix_selector
 
@@ -47,17 +48,16 @@ def train_base(ws: Workspace, mix: Mix, config: PretrainConfig) -> Checkpoint:
         schedule=config.schedule,
         description="pre-training",
     )
-    with course_on_mix(ws, mix, config, run) as (state, course):
-        result = fit(
-            ws,
-            state,
-            course,
-            weights=partial(initial_rows, config.model, config.init_seed),
-            keep_moments=True,
-            selector=mix_selector(config, tokenizer),
-        )
-    export(ws, result.model, tokenizer, bos="none")
-    return ws.artifact(Checkpoint, **result.facts(), **tokenizer.facts, parent="")
+    weights = partial(initial_rows, config.model, config.init_seed)
+    selector = mix_selector(config, tokenizer)
+    with (
+        course_on_mix(ws, mix, config, run) as (state, course),
+        fitting(ws, state, course, weights=weights, keep_moments=True, selector=selector) as fit,
+    ):
+        for micro_batches in fit.loop:
+            fit.loop.made(train_step(state, micro_batches, course, fit.loop.device))
+    export(ws, fit.result.model, tokenizer, bos="none")
+    return ws.artifact(Checkpoint, **fit.result.facts(), **tokenizer.facts, parent="")
 
 
 pretrain = stage(train_base, name="pretrain", version=4, process=True, grouped=True)

@@ -21,14 +21,14 @@ from model.config import Config, Precision
 from model.data.chat_batches import indices_of_step, pair_batches, steps_for
 from model.network.transformer import Transformer
 from model.parallel.group import Group
-from model.training.loop import Course, Evaluation, Logging, TrainState
+from model.training.loop import Course, Evaluation, Logging, TrainState, train_step
 from model.training.objectives import reward_objective
 from model.training.reference_scores import row_scores
 from tasks.artifacts import Checkpoint, Preferences, RewardModel
 from tasks.evaluation.benchmarks.items import Estimate, estimate_mean
 from tasks.evaluation.comparing.paired import error_of_mean
 from tasks.training.answers.pairs import PreferencePair, every_pair, prompt_pairs, whole_pairs
-from tasks.training.fitting.fit import adamw, begin, export, fit, linear_schedule, open_checkpoint
+from tasks.training.fitting.fit import adamw, begin, export, fitting, linear_schedule, open_checkpoint
 from tasks.training.fitting.reward_head import HEAD_FILE, HEAD_KEY, HEAD_NAME, score_head, with_score_head
 
 T = TypeVar("T")
@@ -92,22 +92,21 @@ def train_reward(ws: Workspace, parent: Checkpoint, pairs: Preferences, config: 
         found = held_out_accuracy(ws, model, held, tokenizer.pad_id, config, state.group)
         return {"accuracy": found.value, "accuracy_stderr": found.stderr}
 
-    result = fit(
-        ws,
-        begin(ws, model, adamw(config.clip_norm, config.precision, config.eps)),
-        Course(
-            objective=reward_objective(),
-            batches=batches,
-            schedule=linear_schedule(config.learning_rate, warmup_ratio=0.0),
-            steps=steps_for(len(training), config.batch_size, config.epochs),
-            description="train the reward model",
-            pad_id=tokenizer.pad_id,
-            logging=Logging(every=1, instances=members_of),
-            evaluation=Evaluation(finish=judged),
-        ),
-        weights=weights,
+    state = begin(ws, model, adamw(config.clip_norm, config.precision, config.eps))
+    course = Course(
+        objective=reward_objective(),
+        batches=batches,
+        schedule=linear_schedule(config.learning_rate, warmup_ratio=0.0),
+        steps=steps_for(len(training), config.batch_size, config.epochs),
+        description="train the reward model",
+        pad_id=tokenizer.pad_id,
+        logging=Logging(every=1, instances=members_of),
+        evaluation=Evaluation(finish=judged),
     )
-    model = result.model
+    with fitting(ws, state, course, weights=weights) as fit:
+        for micro_batches in fit.loop:
+            fit.loop.made(train_step(state, micro_batches, course, fit.loop.device))
+    model = fit.result.model
     head_file = ws.scratch / HEAD_FILE
     save_file({HEAD_KEY: model.head.weight.detach().cpu().contiguous()}, head_file)
     ws.put(head_file)
@@ -116,7 +115,7 @@ def train_reward(ws: Workspace, parent: Checkpoint, pairs: Preferences, config: 
     export(ws, model, tokenizer, bos="eos")
     return ws.artifact(
         RewardModel,
-        **result.facts(),
+        **fit.result.facts(),
         pairs_held_out=len(held),
         **tokenizer.facts,
         parent=parent.digest,

@@ -24,7 +24,7 @@ from model.config import Config, Precision
 from model.data.chat_batches import Batch, LabelledRow, token_batches
 from model.training.advantages import group_advantages, stop_penalty, zero_std_groups
 from model.training.configs import KLEstimator, Normalization
-from model.training.loop import Course, Evaluation, Logging
+from model.training.loop import Course, Evaluation, Logging, train_step
 from model.training.objectives import grpo_objective
 from model.training.schedule import ScheduleConfig
 from tasks.artifacts import Checkpoint, Prompts
@@ -35,7 +35,7 @@ from tasks.training.answers.verified_answers import (
     answer_row,
 )
 from tasks.training.fitting.asked_tasks import AnswersInLoop, answers_judge
-from tasks.training.fitting.fit import adamw, begin, export, fit, open_checkpoint
+from tasks.training.fitting.fit import adamw, begin, export, fitting, open_checkpoint
 from tasks.training.fitting.selection import SelectConfig, selector
 from tasks.verifiers.verdict import Rules
 
@@ -124,37 +124,40 @@ def train_rlvr(ws: Workspace, policy: Checkpoint, prompts: Prompts, config: RLVR
     actor = GRPORollouts(
         config, model, state.group, reference, reference_group, tokenizer, encoded, ws.compute.pass_tokens
     )
-    result = fit(
+    course = Course(
+        objective=grpo_objective(
+            clip_low=config.clip_low,
+            clip_high=config.clip_high,
+            kl_coefficient=config.kl_coefficient,
+            kl_estimator=config.kl_estimator,
+            temperature=config.temperature,
+        ),
+        batches=actor.batches,
+        schedule=ScheduleConfig(
+            kind="constant", learning_rate=config.learning_rate, unit="steps", warmup=0, length=0, counter="before"
+        ),
+        steps=rollouts_of(config) * actor.updates,
+        description="reinforce",
+        pad_id=tokenizer.pad_id,
+        logging=Logging(every=1, facts=actor.metrics, instances=lambda step: actor.places(step // actor.updates)),
+        evaluation=Evaluation(
+            judge=answers_judge(ws, config.in_loop, tokenizer, config.precision), every=config.in_loop.every
+        ),
+    )
+    with fitting(
         ws,
         state,
-        Course(
-            objective=grpo_objective(
-                clip_low=config.clip_low,
-                clip_high=config.clip_high,
-                kl_coefficient=config.kl_coefficient,
-                kl_estimator=config.kl_estimator,
-                temperature=config.temperature,
-            ),
-            batches=actor.batches,
-            schedule=ScheduleConfig(
-                kind="constant", learning_rate=config.learning_rate, unit="steps", warmup=0, length=0, counter="before"
-            ),
-            steps=rollouts_of(config) * actor.updates,
-            description="reinforce",
-            pad_id=tokenizer.pad_id,
-            logging=Logging(every=1, facts=actor.metrics, instances=lambda step: actor.places(step // actor.updates)),
-            evaluation=Evaluation(
-                judge=answers_judge(ws, config.in_loop, tokenizer, config.precision), every=config.in_loop.every
-            ),
-        ),
+        course,
         weights=weights,
         selector=selector(config.select, tokenizer, config.precision, chat=True),
         # Save points fall between rollouts: one that has begun depends on weights that have moved on.
         save_multiple=actor.updates,
-    )
+    ) as fit:
+        for micro_batches in fit.loop:
+            fit.loop.made(train_step(state, micro_batches, course, fit.loop.device))
     actor.tell_end(ws)
-    export(ws, result.model, tokenizer, bos="eos")
-    return ws.artifact(Checkpoint, **result.facts(), **tokenizer.facts, parent=policy.digest)
+    export(ws, fit.result.model, tokenizer, bos="eos")
+    return ws.artifact(Checkpoint, **fit.result.facts(), **tokenizer.facts, parent=policy.digest)
 
 
 def rollouts_of(config: RLVRConfig) -> int:

@@ -15,11 +15,11 @@ from model.config import Config, Precision
 from model.data.chat_batches import LabelledRow, Reduction, indices_of_step, make_row, steps_for, token_batches
 from model.tokens.chat import encode_chat
 from model.tokens.tokenizer import Tokenizer
-from model.training.loop import Course, Evaluation, Logging
+from model.training.loop import Course, Evaluation, Logging, train_step
 from model.training.objectives import sft_objective
 from tasks.artifacts import Chats, Checkpoint
 from tasks.training.fitting.asked_tasks import AnswersInLoop, answers_judge
-from tasks.training.fitting.fit import adamw, begin, export, fit, linear_schedule, open_checkpoint
+from tasks.training.fitting.fit import adamw, begin, export, fitting, linear_schedule, open_checkpoint
 from tasks.training.fitting.selection import SelectConfig, selector
 
 
@@ -80,26 +80,26 @@ def train_sft(ws: Workspace, parent: Checkpoint, chats: Chats, config: SFTConfig
             pass_tokens=ws.compute.pass_tokens,
         )
 
-    result = fit(
-        ws,
-        begin(ws, model, adamw(config.clip_norm, config.precision)),
-        Course(
-            objective=sft_objective(),
-            batches=batches,
-            schedule=linear_schedule(config.learning_rate, config.warmup_ratio),
-            steps=steps,
-            description="finetune",
-            pad_id=tokenizer.pad_id,
-            logging=Logging(every=1, instances=members_of),
-            evaluation=Evaluation(
-                judge=answers_judge(ws, config.in_loop, tokenizer, config.precision), every=config.in_loop.every
-            ),
+    state = begin(ws, model, adamw(config.clip_norm, config.precision))
+    course = Course(
+        objective=sft_objective(),
+        batches=batches,
+        schedule=linear_schedule(config.learning_rate, config.warmup_ratio),
+        steps=steps,
+        description="finetune",
+        pad_id=tokenizer.pad_id,
+        logging=Logging(every=1, instances=members_of),
+        evaluation=Evaluation(
+            judge=answers_judge(ws, config.in_loop, tokenizer, config.precision), every=config.in_loop.every
         ),
-        selector=selector(config.select, tokenizer, config.precision, chat=True),
-        weights=weights,
     )
-    export(ws, result.model, tokenizer, bos="eos")
-    return ws.artifact(Checkpoint, **result.facts(), **tokenizer.facts, parent=parent.digest)
+    with fitting(
+        ws, state, course, selector=selector(config.select, tokenizer, config.precision, chat=True), weights=weights
+    ) as fit:
+        for micro_batches in fit.loop:
+            fit.loop.made(train_step(state, micro_batches, course, fit.loop.device))
+    export(ws, fit.result.model, tokenizer, bos="eos")
+    return ws.artifact(Checkpoint, **fit.result.facts(), **tokenizer.facts, parent=parent.digest)
 
 
 def encode_chats(tokenizer: Tokenizer, chats: Iterable[dict], max_tokens: int) -> tuple[list[LabelledRow], int]:

@@ -7,7 +7,7 @@ development benchmark, each if the average with it scores no worse.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Self
+from typing import Self, TypedDict
 
 from torch import Tensor
 
@@ -72,9 +72,18 @@ def make_soup(ws: Workspace, ingredients: list[Checkpoint], config: SoupConfig) 
     )
 
 
+class TriedMember(TypedDict):
+    """An ingredient of the greedy soup, with what its addition scored."""
+
+    ingredient: str
+    alone: float
+    together: float
+    taken: bool
+
+
 def greedy_members(
     ws: Workspace, ingredients: Sequence[Checkpoint], model: Transformer, scorer: DevScorer
-) -> tuple[list[Checkpoint], list[dict[str, Any]]]:
+) -> tuple[list[Checkpoint], list[TriedMember]]:
     """The ingredients of the greedy soup, best first, and what was tried: whose addition gave which score. `model` is used up."""
     sign = -1 if scorer.lower_is_better else 1
     alone = []
@@ -83,7 +92,8 @@ def greedy_members(
         alone.append((item, scorer(model.eval(), Group())["score"]))
     # Sorted by score and stable, so equals keep the order in which they were given.
     (first, best), *others = sorted(alone, key=lambda one: -sign * one[1])
-    members, tried = [first], [{"ingredient": first.address, "alone": best, "together": best, "taken": True}]
+    members = [first]
+    tried: list[TriedMember] = [{"ingredient": first.address, "alone": best, "together": best, "taken": True}]
     for item, score in others:
         model.load_state_dict(average_weights(_states(ws, [*members, item], model)))
         together = scorer(model.eval(), Group())["score"]

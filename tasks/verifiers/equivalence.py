@@ -15,6 +15,7 @@ import select
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 LIMIT_SECONDS = 5.0
 """Of processor time (RECIPE H.4)."""
@@ -28,22 +29,7 @@ _START_SECONDS = 60.0
 _MAX_CHARACTERS = 1_000
 """Longer expressions are not parsed: no truth of MATH is near this, and runaway answers are not worth the time."""
 
-_CHILD = """
-import json, signal, sys, warnings
-warnings.simplefilter("ignore")
-from latex2sympy2_extended import latex2sympy
-from sympy import simplify
-print("ready", flush=True)
-for line in sys.stdin:
-    left, right, limit = json.loads(line)
-    signal.setitimer(signal.ITIMER_PROF, limit)  # unhandled, its signal ends the process
-    try:
-        equal = simplify(latex2sympy(left) - latex2sympy(right)) == 0
-    except Exception:  # the rule: any failure of parser or algebra means "not equal"
-        equal = False
-    signal.setitimer(signal.ITIMER_PROF, 0)
-    print(json.dumps(bool(equal)), flush=True)
-"""
+_CHILD = Path(__file__).with_name("equivalence_child.py")
 
 
 class AlgebraProcess:
@@ -83,7 +69,8 @@ class AlgebraProcess:
             self._child = None
         if self._child is None or self._child.poll() is not None:
             self._child = subprocess.Popen(
-                [sys.executable, "-c", _CHILD],
+                # -P: the folder of the file is no place to import from.
+                [sys.executable, "-P", str(_CHILD)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

@@ -81,7 +81,7 @@ def unusable_constraint(truth: Any) -> str:
 
 
 @cache
-def argument_types(name: str) -> dict[str, Any]:
+def argument_types(name: str) -> dict[str, object]:
     """Type of every argument of a constraint besides the text, in the order of its signature."""
     hints = get_type_hints(CONSTRAINTS[name])
     return {key: hints[key] for key in list(inspect.signature(CONSTRAINTS[name]).parameters)[1:]}

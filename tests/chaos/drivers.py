@@ -68,4 +68,4 @@ def drive_with_prefect(url: str, cache: str, patience: float, api: str, home: st
         JOIN([text, shards, TRAIN(shards, config)], config)
 
     with open_session(Session(store, execution(), engine=engine)):
-        engine.phase("small", pipeline)
+        engine.phase("small", pipeline)()

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.inspection.documents import Curated, curated, funnel, look, matched_spans, why
+from flows.inspection.curated import Curated, curated
+from flows.inspection.documents import look, matched_spans, why
+from flows.inspection.funnel import funnel
 from infra.storage.store import Store
 from tasks.data.documents.dolma_files import written_rows
 from tests.flows.conftest import olmo2

@@ -4,13 +4,14 @@ import io
 
 from rich.console import Console
 
-from flows.inspection.documents import curated, funnel, print_funnel, reading_line
+from flows.inspection.curated import curated
+from flows.inspection.funnel import CurationStep, SourceReading, funnel, print_funnel, reading_line
 from tasks.data.collect import collect
 from tasks.data.sources.local import LocalSource
 from tests.tasks.data.conftest import Bench
 
 
-def told(bench: Bench) -> tuple[list[dict], str]:
+def told(bench: Bench) -> tuple[list[CurationStep], str]:
     steps = funnel(curated(None, bench.store.url))
     out = io.StringIO()
     print_funnel(Console(file=out, force_terminal=True, width=300), steps)
@@ -23,7 +24,9 @@ def test_the_funnel_says_what_was_read_and_in_red_when_rows_are_missing(tmp_path
     path.write_bytes(b'{"text": "good"}\n' * 97 + b'{"text": "cut\n' * 2 + b'{"no": "text"}\n')
     bench.run(collect, LocalSource(name="web", paths=(str(path),), max_bad_fraction=0.5).pinned())
     (step,), text = told(bench)
-    assert {key: step["reading"][key] for key in ("files", "bad_files", "rows", "read", "documents")} == {
+    reading = step["reading"]
+    assert reading is not None
+    assert {key: reading[key] for key in ("files", "bad_files", "rows", "read", "documents")} == {
         "files": 1,
         "bad_files": 0,
         "rows": 100,
@@ -45,7 +48,7 @@ def test_a_source_that_was_read_whole_is_not_in_red(tmp_path):
 
 
 def test_less_than_everything_is_never_shown_as_everything():
-    facts = {
+    facts: SourceReading = {
         "files": 2,
         "bad_files": 1,
         "rows": 1_000_000,

@@ -139,11 +139,12 @@ def recipe(*_):
     else:
         os.kill(os.getpid(), signal.Signals[sys.argv[2]])
     threading.Event().wait()
-deployments.recipe = recipe
+deployments.loaded_recipe = lambda *_: recipe
 terminal.start_own_server = lambda: None
-code, _ = terminal.run_in_terminal(Console(), Console(), "smoke", sys.argv[1], None, [], [], cascade=False)
+with terminal.watched(Console(), Console(), terminal.RunRequest("smoke", sys.argv[1], None, [], [])) as run:
+    run.made = run.flow()
 sys.stdout.flush()
-os._exit(code)
+os._exit(run.ended[0])
 """
 
 
@@ -163,7 +164,7 @@ def test_a_flow_that_prefect_ends_tells_its_stages():
         patch.setattr(prefect_tasks, "stop_stages", lambda: ended.append(True))
         patch.setattr(prefect_tasks, "flow", lambda **_: lambda function: function)
         with pytest.raises(TerminationSignal):
-            prefect_tasks.PrefectEngine().phase("phase", end)
+            prefect_tasks.PrefectEngine().phase("phase", end)()
     assert ended
 
 

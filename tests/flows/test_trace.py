@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from flows.inspection.steps import Training, print_trace, trace_document, trace_step, trained
+from flows.inspection.steps import Training, trace_document, trace_step, trained
+from flows.inspection.traces import print_trace
 from infra.records.artifact import Artifact
 from infra.records.reader import Reader
 from model.config import ModelConfig

@@ -55,6 +55,18 @@ def mutated(node: ast.AST) -> Callable[[], None] | None:
     return lambda: setattr(node, field, before)
 
 
+def annotations(statement: ast.stmt) -> Iterator[ast.expr]:
+    """The annotations of a statement that nothing reads: all but those of the fields of a class."""
+    fields = {id(item) for node in ast.walk(statement) if isinstance(node, ast.ClassDef) for item in node.body}
+    for node in ast.walk(statement):
+        found: list[ast.expr | None] = []
+        if isinstance(node, ast.arg) or (isinstance(node, ast.AnnAssign) and id(node) not in fields):
+            found.append(node.annotation)
+        elif isinstance(node, ast.FunctionDef):
+            found.append(node.returns)
+        yield from (part for part in found if part is not None)
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_every_change_of_a_literal_an_operator_or_a_call_is_seen(file: str):
     tried = 0
@@ -62,10 +74,15 @@ def test_every_change_of_a_literal_an_operator_or_a_call_is_seen(file: str):
     for statement in ast.parse((ROOT / file).read_text()).body:
         module = ast.Module([statement], [])
         before = texts(module)
-        bare = {id(node.value) for node in ast.walk(statement) if isinstance(node, ast.Expr)}
+        bare = {
+            id(node.value)
+            for node in ast.walk(statement)
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        }
+        bare |= {id(node) for part in annotations(statement) for node in ast.walk(part)}
         for node in list(ast.walk(statement)) if before else []:
-            if id(node) in bare and isinstance(node, ast.Constant):
-                continue  # a docstring
+            if id(node) in bare:
+                continue  # a docstring, or a type that nothing reads
             undo = mutated(node)
             if undo is None:
                 continue
@@ -114,6 +131,109 @@ def test_comments_docstrings_formatting_and_names_of_local_variables_are_not_see
     renamed = Renamer().visit(ast.parse(source))
     assert ast.dump(renamed) != ast.dump(ast.parse(source))
     assert texts(ast.parse(ast.unparse(renamed))) == before
+
+
+class Untyped(ast.NodeTransformer):
+    """Gives every annotation of a variable, a parameter and a return another type, and drops those that bind nothing."""
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
+        self.generic_visit(node)
+        node.returns = ast.Name("Other", ast.Load())
+        for item in ast.walk(node.args):
+            if isinstance(item, ast.arg):
+                item.annotation = ast.Name("Other", ast.Load())
+        return node
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
+        # Fields of the class keep theirs, its methods do not.
+        node.body = [self.visit(item) if isinstance(item, ast.FunctionDef) else item for item in node.body]
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.stmt | None:
+        return ast.Assign([node.target], node.value, lineno=node.lineno) if node.value is not None else None
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_annotations_that_nothing_reads_are_not_seen(file: str):
+    source = (ROOT / file).read_text()
+    changed = ast.parse(ast.unparse(ast.fix_missing_locations(Untyped().visit(ast.parse(source)))))
+    assert ast.dump(changed) != ast.dump(ast.parse(source))
+    assert texts(changed) == texts(ast.parse(source))
+
+
+TYPED = """
+from dataclasses import dataclass
+from typing import get_type_hints
+from pydantic import BaseModel, computed_field
+
+@dataclass
+class Part:
+    size: int = 3
+
+class Settings(BaseModel):
+    rate: int = 1
+
+    @computed_field
+    def twice(self) -> int:
+        return self.rate * 2
+
+    @property
+    def half(self) -> int:
+        return self.rate // 2
+
+def checks(text, count: int):
+    return len(text) == count
+
+CHECKS = {"checks": checks}
+
+def types_of(name):
+    return get_type_hints(CHECKS[name])
+
+def work(value: int) -> int:
+    local: int = value
+    known: int
+    known = local + Part().size + Settings().half
+    return known + len(types_of("checks")) + helped(known)
+
+def helped(value: int) -> int:
+    return value
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("local: int =", "local: float =", []),
+        ("    known: int\n", "", []),
+        ("def helped(value: int) -> int", "def helped(value)", []),
+        ("def half(self) -> int", "def half(self) -> float", []),
+        # These are read while the code runs: they make fields, arguments and forms.
+        ("size: int = 3", "size: float = 3", ["toy/typed.py: Part changed"]),
+        ("rate: int = 1", "rate: float = 1", ["toy/typed.py: Settings changed"]),
+        ("def twice(self) -> int", "def twice(self) -> float", ["toy/typed.py: Settings.twice changed"]),
+        ("count: int", "count: float", ["toy/typed.py: checks changed"]),
+        ("def work(value: int)", "def work(value: float)", ["toy/typed.py: work changed"]),
+    ],
+)
+def test_an_edit_of_annotations_makes_nothing_stale_but_where_they_are_read(
+    toy: Path, old: str, new: str, told: list[str]
+):
+    (toy / "typed.py").write_text(TYPED)
+    importlib.invalidate_caches()
+    before = fingerprint_of(function("toy.typed"))
+    edit(toy / "typed.py", old, new)
+    assert differences(before, fingerprint_of(function("toy.typed"))) == told
+
+
+def test_a_program_that_is_run_as_a_file_belongs_to_what_names_it(toy: Path):
+    edit(toy / "more.py", "'words.txt'", "'child.py'")
+    (toy / "child.py").write_text("LIMIT = 3\nprint(LIMIT)\n")
+    importlib.invalidate_caches()
+    before = fingerprint_of(function())
+    edit(toy / "child.py", "print(LIMIT)", "print(LIMIT)  # shown")
+    assert differences(before, fingerprint_of(function())) == []
+    edit(toy / "child.py", "LIMIT = 3", "LIMIT = 4")
+    assert differences(before, fingerprint_of(function())) == ["toy/child.py: LIMIT changed"]
 
 
 WORK = '''

@@ -37,6 +37,7 @@ from tasks.data.documents.dolma_files import (
 from tasks.data.filters.classifiers.quality import (
     NEGATIVE_LABEL,
     POSITIVE_LABEL,
+    TRAINING_PROGRAM,
     load_classifier,
     page_line,
     positive_probabilities,
@@ -44,12 +45,6 @@ from tasks.data.filters.classifiers.quality import (
 
 # glibc fills what it hands out with the complement of this byte: 255 gives zeros.
 _ZEROED_MEMORY = {"MALLOC_PERTURB_": "255", "MALLOC_MMAP_THRESHOLD_": "65536"}
-
-_TRAIN = """
-import sys, fasttext, json
-options = json.loads(sys.argv[1])
-fasttext.train_supervised(verbose=0, thread=1, **options).save_model(sys.argv[2])
-"""
 
 
 class ClassSelection(Config):
@@ -197,7 +192,7 @@ def _fit(folder: Path, lines: list[str], config: ClassifierConfig) -> Path:
         "bucket": config.bucket,
         "seed": config.seed,
     }
-    command = [sys.executable, "-c", _TRAIN, orjson.dumps(options).decode(), str(model)]
+    command = [sys.executable, "-P", str(TRAINING_PROGRAM), orjson.dumps(options).decode(), str(model)]
     # The environment is that of the child only: other processes keep their allocator.
     done = subprocess.run(command, env=os.environ | _ZEROED_MEMORY, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -4,8 +4,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import sqrt
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
+from infra.json_values import JsonObject
 from model.tokens.chat import Message
 
 T = TypeVar("T")
@@ -68,7 +69,7 @@ class Item:
     text: str
     """Question and gold answer without shots or instructions: what must not occur in training data."""
     gold: str
-    data: dict[str, Any] = field(default_factory=dict)
+    data: JsonObject = field(default_factory=dict)
     """What the family needs to ask and to score."""
 
     @property

@@ -6,7 +6,7 @@ differences, not from two independent errors. `p_holm` is corrected for the numb
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypedDict
 
 from infra.records.reader import Reader
 from tasks.artifacts import Scores
@@ -106,7 +106,20 @@ def with_holm(found: Sequence[Difference]) -> list[Difference]:
     return [replace(one, p_holm=p) for one, p in zip(found, corrected, strict=True)]
 
 
-def differing_items(reader: Reader, first: Scores, second: Scores, benchmark: str) -> list[dict[str, Any]]:
+class DifferingItem(TypedDict):
+    """An item on which two models differ, with both answers."""
+
+    benchmark: str
+    id: str
+    question: str
+    gold: str
+    first: str
+    second: str
+    first_score: float
+    second_score: float
+
+
+def differing_items(reader: Reader, first: Scores, second: Scores, benchmark: str) -> list[DifferingItem]:
     """The items of a benchmark on which the two differ in its primary metric, with both answers."""
     file = f"items/{benchmark}.jsonl.zst"
     rows = {row["name"]: row for row in reader.read_json(first, "scores.json")["benchmarks"]}

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from math import fsum, hypot, sqrt
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from infra.records.reader import Reader
 from tasks.artifacts import Scores
@@ -69,7 +69,26 @@ def independent(first: Sequence[Scores], second: Scores, benchmark: str) -> Comp
     return Comparison(second.primary[benchmark] - mean, hypot(error, second.stderr[benchmark]), 0, 0)
 
 
-def macro_gain(comparisons: Sequence[Comparison], lower_is_better: Sequence[bool]) -> dict[str, Any]:
+class Gain(TypedDict):
+    """What a step gained, with its error, in numbers and in words."""
+
+    gain: float
+    """Positive is better, whatever a benchmark's direction."""
+    stderr: float
+    n: int
+    """Items."""
+    discordant: int
+    """Items that changed."""
+    words: str
+    metric: NotRequired[str]
+    """What a sweep was ranked by."""
+    over_mean: NotRequired["Gain"]
+    """Of a soup: against the mean of its ingredients."""
+    over_best: NotRequired["Gain"]
+    """Of a soup: against the ingredient that it beats by least."""
+
+
+def macro_gain(comparisons: Sequence[Comparison], lower_is_better: Sequence[bool]) -> Gain:
     """The plain mean of improvements over benchmarks (positive is better), with its error, in numbers and in words."""
     signed = [
         -one.difference if lower else one.difference for one, lower in zip(comparisons, lower_is_better, strict=True)

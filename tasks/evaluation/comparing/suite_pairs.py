@@ -6,15 +6,14 @@ follows from theirs. Where two sides took different formats of a task, or kept n
 
 from collections.abc import Sequence
 from math import fsum, hypot, sqrt
-from typing import Any
 
 from infra.records.reader import Reader
 from tasks.artifacts import Scores
 from tasks.evaluation.comparing.comparison import Comparison, compare
 from tasks.evaluation.comparing.paired import read_items
 from tasks.evaluation.comparing.runs import Floor, RunsCompared, mean_over_runs
+from tasks.evaluation.scoring.suites import ScoreRow
 
-_Row = dict[str, Any]
 Leaves = list[tuple[str, float]]
 """Benchmarks that a score is a weighted mean of, with their weights."""
 
@@ -36,7 +35,7 @@ def difference_of_runs(
     return RunsCompared(_independent(rows[: len(first)], rows[len(first) :]), floor, shares)
 
 
-def leaves(table: dict[str, _Row], name: str) -> Leaves:
+def leaves(table: dict[str, ScoreRow], name: str) -> Leaves:
     """The benchmarks below a suite with their weights; a benchmark is its own only one."""
     row = table[name]
     members = row.get("formats")
@@ -52,7 +51,7 @@ def leaves(table: dict[str, _Row], name: str) -> Leaves:
     ]
 
 
-def _rows(reader: Reader, score: Scores) -> dict[str, _Row]:
+def _rows(reader: Reader, score: Scores) -> dict[str, ScoreRow]:
     return {row["name"]: row for row in reader.read_json(score, "scores.json")["benchmarks"]}
 
 
@@ -80,10 +79,10 @@ def _weighted(parts: Sequence[tuple[Comparison, float]]) -> Comparison:
     )
 
 
-def _independent(first: Sequence[_Row], second: Sequence[_Row]) -> Comparison:
+def _independent(first: Sequence[ScoreRow], second: Sequence[ScoreRow]) -> Comparison:
     """From means and their errors; runs of one candidate answered the same items, so more runs do not lower those."""
 
-    def mean(rows: Sequence[_Row], field: str) -> float:
+    def mean(rows: Sequence[ScoreRow], field: str) -> float:
         return fsum(row[field] for row in rows) / len(rows)
 
     return Comparison(

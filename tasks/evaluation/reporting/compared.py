@@ -6,10 +6,11 @@ Of a long run the extremes of each piece are drawn, so that no spike is lost.
 from collections.abc import Iterable
 from itertools import pairwise
 from math import log
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
+from infra.json_values import JsonObject
 from model.training.measuring.diagnostics import spike_score
 from tasks.evaluation.reporting.figures import CurveLine, together
 from tasks.evaluation.reporting.words import fine
@@ -26,9 +27,36 @@ LAST = 0.2
 """Part of a run at its end whose mean and median stand for it."""
 
 
+class ComparedRun(TypedDict):
+    """Values of one training of a comparison."""
+
+    label: str
+    steps: int
+    judged: int
+    """Values that have enough before them to be judged."""
+    spikes: dict[str, float]
+    """Spike scores in percent."""
+    token_bytes: float | None
+    last_loss: float
+    """Mean over the last fifth."""
+    last_grad_norm: float
+    """Median over the last fifth."""
+    series: dict[str, tuple[list[int], list[float]]]
+    """Steps and values as they are drawn, by metric."""
+
+
+class ComparisonValues(TypedDict):
+    """A comparison: its runs, and what they are judged by."""
+
+    title: str
+    paper: str
+    window: int
+    runs: list[ComparedRun]
+
+
 def compared_run(
-    label: str, rows: Iterable[dict[str, Any]], window: int, points: int, token_bytes: float | None = None
-) -> dict[str, Any]:
+    label: str, rows: Iterable[JsonObject], window: int, points: int, token_bytes: float | None = None
+) -> ComparedRun:
     """Values of one training: its spike scores in percent, its last fifth, and what is drawn of it. With the mean bytes of a
     token, cross-entropies become bits per byte of text, which do not depend on the vocabulary.
     """
@@ -70,7 +98,7 @@ def extremes(steps: list[int], values: list[float], points: int) -> tuple[list[i
     return [steps[place] for place in ordered], [values[place] for place in ordered]
 
 
-def comparison_panels(comparison: dict[str, Any] | None) -> list[tuple[str, str]]:
+def comparison_panels(comparison: ComparisonValues | None) -> list[tuple[str, str]]:
     """A panel per metric with a curve of every variant."""
     if comparison is None:
         return []

@@ -6,8 +6,8 @@ Costs are those of making an artifact, also when this run found it made already.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from infra.json_values import JsonObject
 from infra.records.record import Record
 
 
@@ -40,7 +40,7 @@ class CostNode:
     created: str
     seconds: float
     attempts: int
-    config: dict[str, Any]
+    config: JsonObject
     version: int
     code: str
 

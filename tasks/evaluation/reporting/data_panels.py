@@ -1,21 +1,20 @@
 """The report's panels about data: the funnel, the scores that decided, the mixes."""
 
-from typing import Any
-
 from tasks.evaluation.reporting import figures
 from tasks.evaluation.reporting.canvas import SOURCE_COLOURS
 from tasks.evaluation.reporting.histogram import Histogram, score_histogram
+from tasks.evaluation.reporting.report_values import ReportValues
 from tasks.evaluation.reporting.sankey import FlowStep, sankey
 from tasks.evaluation.reporting.words import count, size
 
 
-def source_colours(report: dict[str, Any]) -> dict[str, str]:
+def source_colours(report: ReportValues) -> dict[str, str]:
     """Colour name of every source of the mixes, in order of appearance."""
     sources = dict.fromkeys(source for mix in report["mixes"] for source in mix["shares"])
     return {source: SOURCE_COLOURS[index % len(SOURCE_COLOURS)] for index, source in enumerate(sources)}
 
 
-def funnel_panels(report: dict[str, Any]) -> list[tuple[str, str]]:
+def funnel_panels(report: ReportValues) -> list[tuple[str, str]]:
     """What each curation step kept and dropped, in documents and in bytes."""
     if not report["funnel"]:
         return []
@@ -44,7 +43,7 @@ def funnel_panels(report: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def mix_panels(report: dict[str, Any]) -> list[tuple[str, str]]:
+def mix_panels(report: ReportValues) -> list[tuple[str, str]]:
     """What every mix is made of."""
     if not report["mixes"]:
         return []
@@ -53,7 +52,7 @@ def mix_panels(report: dict[str, Any]) -> list[tuple[str, str]]:
     return [("Mixes", figures.shares("Share of each source in every mix", rows, colours))]
 
 
-def histogram_panels(report: dict[str, Any]) -> list[tuple[str, str]]:
+def histogram_panels(report: ReportValues) -> list[tuple[str, str]]:
     """How every score that decided was distributed, with its limits."""
     panels = []
     for step in report["funnel"]:

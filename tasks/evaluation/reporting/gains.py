@@ -7,16 +7,14 @@ effect shown". The paper prints no errors; they are ours.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
+from infra.json_values import JsonObject
 from infra.workspace import Workspace
 from tasks.artifacts import RewardModel, Scores
 from tasks.evaluation.benchmarks import LOWER_IS_BETTER
 from tasks.evaluation.comparing.comparison import Comparison
-from tasks.evaluation.comparing.paired import NO_EFFECT, Comparer, gain_words, macro_gain
+from tasks.evaluation.comparing.paired import NO_EFFECT, Comparer, Gain, gain_words, macro_gain
 from tasks.evaluation.reporting.report_values import SOUP, ReportedBenchmark, benchmarks_of
-
-Gain = dict[str, Any]
 
 STEP_OF = {"ppo": "rlvr"}
 """Stages that count as a step of another name: reinforcement is one step, whatever its algorithm and however many its stages."""
@@ -68,10 +66,16 @@ def _soup_gains(
     over_mean = gain_over(ingredients, soup, benchmarks, compared, in_bits=in_bits)
     each = [found for one in ingredients if (found := gain_over([one], soup, benchmarks, compared, in_bits=in_bits))]
     over_best = min(each, key=lambda found: found["gain"], default=None)
-    further = {name: found for name, found in (("over_mean", over_mean), ("over_best", over_best)) if found}
     # A run that starts past its base has nothing else to compare its soup with.
     own = over_start or over_best
-    return {SOUP: own | further} if own else {}
+    if own is None:
+        return {}
+    whole: Gain = {**own}
+    if over_mean:
+        whole["over_mean"] = over_mean
+    if over_best:
+        whole["over_best"] = over_best
+    return {SOUP: whole}
 
 
 def gain_over(
@@ -95,7 +99,9 @@ def gain_over(
         return None
     lower = [benchmarks[name].lower_is_better for name in names]
     found = macro_gain([compared(before, after, name) for name in names], lower)
-    return found | ({"metric": benchmarks[names[0]].metric} if lower[0] else {})
+    if lower[0]:
+        found["metric"] = benchmarks[names[0]].metric
+    return found
 
 
 def curation_gain(ws: Workspace, trial: Sequence[Scores], compared: Comparer) -> Gain | None:
@@ -114,17 +120,22 @@ def reward_gain(reward: RewardModel) -> Gain | None:
     if not reward.pairs_held_out:
         return None
     found = Comparison(reward.accuracy - 0.5, reward.accuracy_stderr, reward.pairs_held_out, 0)
-    return _plain(found) | {"discordant": reward.pairs_held_out}
+    gain = _plain(found)
+    # Chance knows none of the pairs, so each of them counts as one that differs.
+    gain["discordant"] = reward.pairs_held_out
+    return gain
 
 
-def sweep_gain(ranking: dict[str, Any]) -> Gain | None:
+def sweep_gain(ranking: JsonObject) -> Gain | None:
     """The best candidate over the second best, paired where the ranking was; None where only one was ranked."""
     if len(ranking["candidates"]) < 2:
         return None
     second = ranking["candidates"][1]
     found = Comparison(second["behind_best"], second["behind_best_stderr"], second["n"], second.get("discordant", 0))
-    undecided = {"words": NO_EFFECT} if second["tied_with_best"] else {}
-    return _plain(found) | {"metric": ranking["metric"]} | undecided
+    gain: Gain = {**_plain(found), "metric": ranking["metric"]}
+    if second["tied_with_best"]:
+        gain["words"] = NO_EFFECT
+    return gain
 
 
 def in_order(gains: dict[str, Gain | None]) -> dict[str, Gain]:

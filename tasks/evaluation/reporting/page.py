@@ -4,16 +4,19 @@ Numbers are written for people (`report_words`) here and nowhere else: thousands
 """
 
 from pathlib import Path
-from typing import Any
 
+from infra.json_values import JsonObject
 from tasks.artifacts import PERPLEXITY, TASK
 from tasks.evaluation.benchmarks import LOWER_IS_BETTER
+from tasks.evaluation.comparing.paired import Gain
 from tasks.evaluation.reporting import figures
 from tasks.evaluation.reporting.canvas import COLOURS
 from tasks.evaluation.reporting.compared import comparison_panels
 from tasks.evaluation.reporting.data_panels import funnel_panels, histogram_panels, mix_panels, source_colours
 from tasks.evaluation.reporting.figures import CurveLine, Point
+from tasks.evaluation.reporting.report_values import ReportValues
 from tasks.evaluation.reporting.words import (
+    Measured,
     amount,
     count,
     day,
@@ -74,7 +77,7 @@ _LOG_SPAN = 30
 """A curve from an initialisation is drawn over log steps when its last step is this many times its first."""
 
 
-def render_page(report: dict[str, Any]) -> str:
+def render_page(report: ReportValues) -> str:
     """The page for the values of `report.json`. Equal values give equal bytes."""
     import jinja2
 
@@ -107,16 +110,16 @@ def render_page(report: dict[str, Any]) -> str:
         pictures=pictures,
         palette=COLOURS,
         stage_colour=stage_colour,
-        ranked=ranked_benchmark(report) if report["ranking"] else None,
+        ranked=ranked_benchmark(report["ranking"]) if report["ranking"] else None,
         tried=tried_mixes(report) if report["ranking"] else "",
         gains=gain_rows(report),
         source_colours=source_colours(report),
     )
 
 
-def gain_rows(report: dict[str, Any]) -> list[tuple[str, dict[str, Any], float]]:
+def gain_rows(report: ReportValues) -> list[tuple[str, Gain, float]]:
     """(step, gain, what it is multiplied by for people); a soup's comparisons with its ingredients stand below it."""
-    rows: list[tuple[str, dict[str, Any], float]] = []
+    rows: list[tuple[str, Gain, float]] = []
     for step, gain in report["gains"].items():
         # Shares are told in percent points, bits per byte as they are.
         in_bits = step == "curation" or gain.get("metric") in LOWER_IS_BETTER
@@ -135,7 +138,7 @@ def stage_colour(stage: str) -> str:
 # -- pictures --------------------------------------------------------------------------------------------
 
 
-def _score_panels(report: dict[str, Any]) -> list[tuple[str, str]]:
+def _score_panels(report: ReportValues) -> list[tuple[str, str]]:
     panels = []
     for benchmark in report["benchmarks"]:
         name, scale = benchmark["name"], scale_of(benchmark)[0]
@@ -151,7 +154,7 @@ def _score_panels(report: dict[str, Any]) -> list[tuple[str, str]]:
     return panels
 
 
-def _soup_panel(report: dict[str, Any]) -> str:
+def _soup_panel(report: ReportValues) -> str:
     in_percent = {item["name"] for item in report["benchmarks"] if not item["lower_is_better"]}
     rows = []
     for row in report["soup"]:
@@ -166,9 +169,8 @@ def _soup_panel(report: dict[str, Any]) -> str:
     return figures.dots(title, rows, "points from the ingredients’ mean", zero=True) if rows else ""
 
 
-def ranked_benchmark(report: dict[str, Any]) -> dict[str, Any]:
+def ranked_benchmark(ranking: JsonObject) -> Measured:
     """What the sweep was ranked by. The order tells the direction: the best comes first."""
-    ranking = report["ranking"]
     first, last = ranking["candidates"][0], ranking["candidates"][-1]
     return {
         "name": ranking["benchmark"],
@@ -178,13 +180,13 @@ def ranked_benchmark(report: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def tried_mixes(report: dict[str, Any]) -> str:
+def tried_mixes(report: ReportValues) -> str:
     """What the candidates were annealed on, from the shares that their mixes really have."""
     shares = {
         mix["label"].removeprefix(TRIED): mix["shares"] for mix in report["mixes"] if mix["label"].startswith(TRIED)
     }
     said: dict[str, list[str]] = {}
-    for row in report["ranking"]["candidates"]:
+    for row in report["ranking"]["candidates"] if report["ranking"] else ():
         if row["candidate"] in shares:
             words = {source: f"{100 * share:.1f} %" for source, share in shares[row["candidate"]].items()}
             own = words.pop(row["candidate"], "0.0 %")
@@ -196,10 +198,10 @@ def tried_mixes(report: dict[str, Any]) -> str:
     return "on a mix of its own" + (f" ({listed})" if listed else "")
 
 
-def _ranking_panel(report: dict[str, Any]) -> str:
+def _ranking_panel(report: ReportValues) -> str:
     if not report["ranking"]:
         return ""
-    benchmark = ranked_benchmark(report)
+    benchmark = ranked_benchmark(report["ranking"])
     scale = scale_of(benchmark)[0]
     rows = []
     for row in report["ranking"]["candidates"]:
@@ -209,15 +211,15 @@ def _ranking_panel(report: dict[str, Any]) -> str:
     return figures.dots(title, rows, unit_of(benchmark))
 
 
-def _groups(report: dict[str, Any]) -> list[list[dict[str, Any]]]:
+def _groups(report: ReportValues) -> list[list[JsonObject]]:
     """Curves by stage: the runs of one stage share a panel."""
-    groups: dict[str, list[dict[str, Any]]] = {}
+    groups: dict[str, list[JsonObject]] = {}
     for curve in report["curves"]:
         groups.setdefault(curve["stage"], []).append(curve)
     return list(groups.values())
 
 
-def _panel(group: list[dict[str, Any]], metric: str, unit: str) -> tuple[str, str]:
+def _panel(group: list[JsonObject], metric: str, unit: str) -> tuple[str, str]:
     colour = stage_colour(group[0]["stage"])
     lines = [CurveLine(curve["steps"], curve["series"][metric], colour) for curve in group]
     first = group[0]
@@ -231,12 +233,12 @@ def _panel(group: list[dict[str, Any]], metric: str, unit: str) -> tuple[str, st
     return name, figures.curves(title, lines, unit=unit, rate=rate if metric == "loss" else None, log_steps=logarithmic)
 
 
-def _loss_panels(report: dict[str, Any]) -> list[tuple[str, str]]:
+def _loss_panels(report: ReportValues) -> list[tuple[str, str]]:
     with_loss = [[curve for curve in group if "loss" in curve["series"]] for group in _groups(report)]
     return [_panel(group, "loss", "loss") for group in with_loss if group]
 
 
-def _metric_panels(report: dict[str, Any]) -> list[tuple[str, str]]:
+def _metric_panels(report: ReportValues) -> list[tuple[str, str]]:
     panels = []
     for group in _groups(report):
         for metric, unit in _CURVES.items():
@@ -254,7 +256,7 @@ def _metric_panels(report: dict[str, Any]) -> list[tuple[str, str]]:
     return panels
 
 
-def _evaluated(curve: dict[str, Any], metric: str) -> dict[str, Any]:
+def _evaluated(curve: JsonObject, metric: str) -> JsonObject:
     """The curve of something that was measured at steps of its own."""
     steps, values = curve["in_loop"][metric]
     return curve | {"steps": steps, "series": {metric: values}}

@@ -8,13 +8,16 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypedDict
 
+from infra.json_values import JsonObject
 from infra.records.artifact import Artifact
 from infra.records.record import Record
 from tasks.artifacts import PERPLEXITY, TASK, Checkpoint, Documents, Scores
 from tasks.evaluation.comparing.comparison import Comparison
-from tasks.evaluation.comparing.paired import Comparer
+from tasks.evaluation.comparing.paired import Comparer, Gain
+from tasks.evaluation.reporting.compared import ComparisonValues
+from tasks.evaluation.scoring.suites import ScoreRow
 
 SOUP = "soup"
 """Stage that averages checkpoints; the checkpoints it was made from are its ingredients."""
@@ -88,10 +91,75 @@ class FunnelStep:
     bytes_in: int | None
     dropped: dict[str, int]
     sources: dict[str, int]
-    histograms: list[dict[str, Any]]
+    histograms: list[JsonObject]
     """Per limit of a rule: how its score is distributed over kept and dropped documents."""
-    reading: dict[str, Any] | None = None
+    reading: JsonObject | None = None
     """Of a source: files and rows listed, read, unusable by reason and kept."""
+
+
+class Headline(TypedDict):
+    """The figures of a whole run."""
+
+    parameters: int
+    ranks: int
+    tokens: int
+    flops: float
+    seconds: float
+    peak_memory_bytes: int
+    stages: int
+    final: tuple[str, str]
+    """Address and id of the last checkpoint."""
+
+
+class ScoredModel(TypedDict):
+    """A model's scores by benchmark, with their errors."""
+
+    label: str
+    stage: str
+    id: str
+    primary: dict[str, float]
+    stderr: dict[str, float]
+
+
+class ScoreFigures(TypedDict):
+    """What the report says of scores; lists are of the dataclasses above, or of their JSON values once they are written."""
+
+    benchmarks: list[Any]
+    scores: list[ScoredModel]
+    changes: list[Any]
+    soup: list[Any]
+    gains: dict[str, Gain]
+
+
+class MixShares(TypedDict):
+    """What a mix is made of."""
+
+    label: str
+    tokens: int
+    shares: dict[str, float]
+
+
+class ReportValues(ScoreFigures):
+    """What `report.json` holds and the page draws. Dataclasses stand in it as JSON objects of their fields once it is written."""
+
+    recipe: str
+    bounds: Any
+    headline: Headline
+    looks: dict[str, int]
+    """Looks at held-out scores, by benchmark."""
+    ranking: JsonObject | None
+    """What `ranking.json` of the sweep holds."""
+    curves: list[Any]
+    conformance: list[JsonObject]
+    comparison: ComparisonValues | None
+    preferences: JsonObject | None
+    """Facts of the artifact, as of the reward model."""
+    reward: JsonObject | None
+    funnel: list[Any]
+    mixes: list[MixShares]
+    costs: list[Any]
+    lineage: list[Any]
+    versions: Any
 
 
 @dataclass(frozen=True)
@@ -141,7 +209,7 @@ def match_scores(checkpoints: Sequence[tuple[str, Checkpoint]], scores: Sequence
     return {label: found[label] for label in digests if label in found}
 
 
-def benchmarks_of(tables: Iterable[Sequence[dict[str, Any]]]) -> dict[str, ReportedBenchmark]:
+def benchmarks_of(tables: Iterable[Sequence[ScoreRow]]) -> dict[str, ReportedBenchmark]:
     """Every benchmark by name, in order of first appearance, from the rows of each `scores.json`."""
     found: dict[str, ReportedBenchmark] = {}
     for rows in tables:
@@ -216,8 +284,8 @@ def funnel_step(
     record: Record,
     ancestors: dict[str, Record],
     labels: dict[str, str],
-    histograms: list[dict[str, Any]],
-    reading: dict[str, Any] | None,
+    histograms: list[JsonObject],
+    reading: JsonObject | None,
 ) -> FunnelStep:
     """One step's account; bytes that came in are those of its input documents. `labels` names steps by address."""
     # Only documents bring bytes; a classifier's input has none.
@@ -237,7 +305,7 @@ def funnel_step(
     )
 
 
-def curve(label: str, artifact: Artifact, rows: Iterable[dict[str, Any]], parent: str, points: int) -> Curve | None:
+def curve(label: str, artifact: Artifact, rows: Iterable[JsonObject], parent: str, points: int) -> Curve | None:
     """Every k-th logged row, k the smallest that keeps at most `points`, and the last. None when none was logged.
 
     Rows of the steps between, which have what is recorded of every step and no learning rate, are left out.

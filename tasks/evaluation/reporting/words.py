@@ -1,7 +1,16 @@
 """Numbers as people read them: the report's page says every figure through these."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict
+
+
+class Measured(TypedDict):
+    """What the words for a score depend on."""
+
+    metric: str
+    lower_is_better: bool
+    name: str
+
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -55,13 +64,13 @@ def day(value: str) -> str:
     return value[:16].replace("T", " ")
 
 
-def score_words(value: float, benchmark: dict[str, Any]) -> str:
+def score_words(value: float, benchmark: Measured) -> str:
     """A share in percent, bits per byte as they are: 41.0 or 2.714"""
     scale, digits = scale_of(benchmark)
     return f"{scale * value:.{digits}f}"
 
 
-def points(value: float, benchmark: dict[str, Any]) -> str:
+def points(value: float, benchmark: Measured) -> str:
     """A difference of two scores in the same unit, signed: +37.9"""
     scale, digits = scale_of(benchmark)
     return signed(scale * value, digits)
@@ -78,11 +87,11 @@ def fine(value: float) -> str:
     return f"{value:.4g}".replace("-", "−")
 
 
-def scale_of(benchmark: dict[str, Any]) -> tuple[float, int]:
+def scale_of(benchmark: Measured) -> tuple[float, int]:
     return (1.0, 3) if benchmark["lower_is_better"] else (100.0, 1)
 
 
-def unit_of(benchmark: dict[str, Any]) -> str:
+def unit_of(benchmark: Measured) -> str:
     return f"{benchmark['metric']}, lower is better" if benchmark["lower_is_better"] else "percent"
 
 

@@ -6,7 +6,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 import orjson
 import zstandard
@@ -20,7 +19,7 @@ from tasks.evaluation.benchmarks.items import Generation, Item, Likelihood
 from tasks.evaluation.scoring.best_format import ItemValues
 from tasks.evaluation.scoring.questions import EvaluateConfig
 from tasks.evaluation.scoring.results import benchmark_row, item_rows
-from tasks.evaluation.scoring.suites import formats_of_tasks, score_suites
+from tasks.evaluation.scoring.suites import ScoreRow, formats_of_tasks, score_suites
 
 _Request = Generation | Likelihood
 
@@ -51,7 +50,7 @@ def keep_answers(
     questions: Questions,
     asked: Asked,
     overlaps: Mapping[str, int] | None = None,
-) -> dict[str, Any]:
+) -> ScoreRow:
     """Score the answers and store the items; the benchmark's row of `scores.json`.
 
     `overlaps`: how many training documents share an n-gram with each item that has any; None where nobody looked.
@@ -66,7 +65,7 @@ def keep_answers(
     return benchmark_row(benchmark, questions.items, scored, asked.truncated, overlaps)
 
 
-def _item_values(ws: Workspace, row: dict[str, Any]) -> ItemValues:
+def _item_values(ws: Workspace, row: ScoreRow) -> ItemValues:
     """What the stage has stored of a benchmark's items: the primary metric, and the group where groups are averaged."""
     data = ws.store.read(ws.address(f"items/{row['name']}.jsonl.zst"))
     lines = zstandard.ZstdDecompressor().stream_reader(data).read().splitlines()
@@ -75,7 +74,7 @@ def _item_values(ws: Workspace, row: dict[str, Any]) -> ItemValues:
     return {one["id"]: (one["metrics"][row["primary"]], one["group"] if "groups" in row else "") for one in found}
 
 
-def keep_scores(ws: Workspace, config: EvaluateConfig, model: str, rows: Sequence[dict[str, Any]]) -> Scores:
+def keep_scores(ws: Workspace, config: EvaluateConfig, model: str, rows: Sequence[ScoreRow]) -> Scores:
     """Average the suites, write `scores.json` and note the look at what is held out. `model` is the weights' digest."""
     wanted = formats_of_tasks(config.suites)
     items = {row["name"]: _item_values(ws, row) for row in rows if row["name"] in wanted}

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import orjson
 
@@ -12,7 +12,7 @@ from tasks.evaluation.benchmarks.items import Estimate, Generation, Item, Likeli
 from tasks.evaluation.benchmarks.olmes.benchmark import OlmesBenchmark
 from tasks.evaluation.benchmarks.roles import role_of
 from tasks.evaluation.comparing.paired import error_of_mean
-from tasks.evaluation.scoring.suites import over_groups
+from tasks.evaluation.scoring.suites import OverlapCounts, ScoreRow, over_groups
 
 _Request = Generation | Likelihood
 
@@ -23,7 +23,7 @@ def benchmark_row(
     scored: Sequence[ItemScore],
     truncated: int,
     overlaps: Mapping[str, int] | None = None,
-) -> dict[str, Any]:
+) -> ScoreRow:
     """The benchmark's row of `scores.json`. `overlaps`: documents of the training data that share words with an item."""
     groups = [item.data.get("group") or None for item in items]
     row = summarise(benchmark.name, primary_metric(benchmark, items), scored, truncated, groups)
@@ -36,11 +36,40 @@ def benchmark_row(
 
 def without_overlaps(
     primary: str, items: Sequence[Item], scored: Sequence[ItemScore], overlaps: Mapping[str, int]
-) -> dict[str, Any]:
+) -> OverlapCounts:
     """How many items share words with the training data, and the mean over the others (None where there are none)."""
     # Items of which no training document holds an n-gram.
     clean = [score.metrics[primary] for item, score in zip(items, scored, strict=True) if item.id not in overlaps]
     return {"items": len(items) - len(clean), "score_of_others": sum(clean) / len(clean) if clean else None}
+
+
+class StoredAnswer(TypedDict):
+    """What was asked, by its hash, how, and what came back: a text, or a log-likelihood."""
+
+    prompt_sha256: str
+    prompt_tokens: int
+    truncated: bool
+    tokens: int
+    text: NotRequired[str]
+    finish: NotRequired[str]
+    continuation: NotRequired[str]
+    logprob: NotRequired[float]
+    per_char: NotRequired[float]
+    per_token: NotRequired[float]
+
+
+class ItemRow(TypedDict):
+    """One item of a benchmark, as it is stored."""
+
+    id: str
+    question: str
+    gold: str
+    group: str
+    answer: str
+    extracted: str
+    metrics: dict[str, float]
+    training_documents: int | None
+    answers: list[StoredAnswer]
 
 
 def item_rows(
@@ -50,7 +79,7 @@ def item_rows(
     scored: Sequence[ItemScore],
     facts: Sequence[RequestFacts],
     overlaps: Mapping[str, int] | None = None,
-) -> list[dict[str, Any]]:
+) -> list[ItemRow]:
     """One row per item, with what `olmo2 rescore` needs: every answer as text, or as log-likelihood and tokens.
 
     `training_documents` counts the documents of the training data that share an n-gram with the item; None if nobody looked.
@@ -79,25 +108,30 @@ def prompt_hash(request: _Request) -> str:
     return hashlib.sha256(orjson.dumps([prompt.text, list(prompt.messages), prompt.cue])).hexdigest()
 
 
-def stored_answer(request: _Request, answer: AnyAnswer, facts: RequestFacts) -> dict[str, Any]:
+def stored_answer(request: _Request, answer: AnyAnswer, facts: RequestFacts) -> StoredAnswer:
     """What was asked, by its hash, how, and what came back."""
-    row: dict[str, Any] = {
+    row: StoredAnswer = {
         "prompt_sha256": prompt_hash(request),
         "prompt_tokens": facts.prompt_tokens,
         "truncated": facts.truncated,
         "tokens": facts.answer_tokens,
     }
     if isinstance(answer, str):
-        return row | {"text": answer, "finish": facts.finish}
+        return {**row, "text": answer, "finish": facts.finish}
     assert isinstance(request, Likelihood)
     text = request.continuation
-    normalised = {"per_char": answer.logprob / max(1, len(text)), "per_token": answer.logprob / max(1, answer.tokens)}
-    return row | {"continuation": text, "logprob": answer.logprob} | normalised
+    return {
+        **row,
+        "continuation": text,
+        "logprob": answer.logprob,
+        "per_char": answer.logprob / max(1, len(text)),
+        "per_token": answer.logprob / max(1, answer.tokens),
+    }
 
 
 def summarise(
     name: str, primary: str, scored: Sequence[ItemScore], truncated: int, groups: Sequence[str | None]
-) -> dict[str, Any]:
+) -> ScoreRow:
     """Means and standard errors over items, clustered where the items name their group (a CoQA passage, a subject)."""
     metrics = {}
     for metric in scored[0].metrics:

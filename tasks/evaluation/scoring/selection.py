@@ -6,8 +6,8 @@ gold answer. `olmes` is the development half of Table 20, `olmes_held_out` the o
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from infra.json_values import JsonObject
 from tasks.data.sources.rows import RowSource
 from tasks.evaluation.benchmarks import Benchmark
 from tasks.evaluation.benchmarks.ifeval import IFEvalBenchmark
@@ -106,7 +106,7 @@ def add_task(chosen: TaskSelection, word: str, copies: str, limit: int | None) -
 
 def ifeval(copies: str, limit: int | None) -> IFEvalBenchmark:
     """IFEval from the hub or its local copy."""
-    fields: dict[str, Any] = {"limit": limit}
+    fields: JsonObject = {"limit": limit}
     if copies:
         fields["rows"] = {"paths": [find_copy(copies, "google/IFEval", "ifeval")]}
     return IFEvalBenchmark.model_validate(fields)

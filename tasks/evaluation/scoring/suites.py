@@ -4,15 +4,59 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from math import sqrt
 from operator import mul
-from typing import Any, Literal
+from typing import Literal, NotRequired, TypedDict
 
 from model.config import Config
 from tasks.evaluation.benchmarks import ItemScore
 from tasks.evaluation.benchmarks.items import Estimate, Item, estimate_mean, macro_average
 from tasks.evaluation.scoring.best_format import ItemValues, choice_excess
 
-ScoreRow = dict[str, Any]
-"""A row of `scores.json`."""
+
+class MetricValue(TypedDict):
+    """A metric's mean over items, with its error."""
+
+    value: float
+    stderr: float
+
+
+class GroupMean(TypedDict):
+    """The mean of one group of items."""
+
+    score: float
+    n: int
+
+
+class OverlapCounts(TypedDict):
+    """Items that share words with the training data, and the mean over the others."""
+
+    items: int
+    score_of_others: float | None
+
+
+class ScoreRow(TypedDict):
+    """A row of `scores.json`: a benchmark, or a suite of them."""
+
+    name: str
+    primary: str
+    """The metric that counts."""
+    score: float
+    stderr: float
+    n: int
+    lower_is_better: bool
+    truncated_prompts: int
+    metrics: NotRequired[dict[str, MetricValue]]
+    role: NotRequired[str]
+    """dev or held_out."""
+    overlap: NotRequired[OverlapCounts]
+    """Where somebody looked for overlaps."""
+    unread: NotRequired[int]
+    """Of a judge: items that it said nothing of which can be read; they count nowhere."""
+    groups: NotRequired[dict[str, GroupMean]]
+    """Where the score is a mean over groups."""
+    corrected: NotRequired[float]
+    """Of a suite: without what choosing the best formats adds."""
+    formats: NotRequired[list[str]]
+    """Of a suite: the benchmarks that it is the mean of."""
 
 
 class SuiteConfig(Config):
@@ -135,17 +179,18 @@ def over_groups(row: ScoreRow, items: Sequence[Item], scored: Sequence[ItemScore
     by_group: dict[str, list[ItemScore]] = {}
     for item, score in zip(items, scored, strict=True):
         by_group.setdefault(item.data["group"], []).append(score)
-    metrics = {}
-    for metric in row["metrics"]:
+    metrics: dict[str, MetricValue] = {}
+    for metric in row.get("metrics", {}):
         means = [estimate_mean([score.metrics[metric] for score in group]) for group in by_group.values()]
         average = macro_average(means)
         metrics[metric] = {"value": average.value, "stderr": average.stderr}
     primary = row["primary"]
-    groups = {
+    groups: dict[str, GroupMean] = {
         name: {"score": sum(score.metrics[primary] for score in group) / len(group), "n": len(group)}
         for name, group in sorted(by_group.items())
     }
-    return row | {
+    return {
+        **row,
         "score": metrics[primary]["value"],
         "stderr": metrics[primary]["stderr"],
         "metrics": metrics,

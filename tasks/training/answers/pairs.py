@@ -3,8 +3,8 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import combinations
-from typing import Any
 
+from infra.json_values import JsonObject
 from infra.workspace import Workspace
 from model.data.chat_batches import LabelledRow, make_row
 from model.tokens.chat import Message, encode_chat
@@ -56,7 +56,7 @@ def every_pair(ws: Workspace, pairs: Preferences, prompts: set[str]) -> Iterator
         # Without kept samples (released pairs) only the file's own rows exist.
         yield from (row for row in prompt_pairs(ws, pairs) if row[0] in prompts)
         return
-    samples: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    samples: dict[str, list[JsonObject]] = defaultdict(list)
     for name in kept:
         for sample in ws.read_jsonl(pairs, name):
             if sample["id"] in prompts:

@@ -8,11 +8,11 @@ rounding only, so it takes no part in an identity.
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 
+from infra.json_values import JsonObject
 from model.config import Precision
 from model.data.chat_batches import LabelledRow, make_row
 from model.decoding.generate import Completion, Generator, Sampling
@@ -34,7 +34,7 @@ HOST_SHARE = 8
 class EncodedPrompt:
     """One row of a `Prompts` artifact, encoded up to the answer's header."""
 
-    row: dict[str, Any]
+    row: JsonObject
     ids: list[int]
 
 
@@ -62,7 +62,7 @@ class VerifiedAnswer:
 
 
 def encode_prompts(
-    tokenizer: Tokenizer, rows: Iterable[dict[str, Any]], max_tokens: int
+    tokenizer: Tokenizer, rows: Iterable[JsonObject], max_tokens: int
 ) -> tuple[list[EncodedPrompt], int]:
     """Prompts of at most `max_tokens` tokens, and how many were longer."""
     prompts = [EncodedPrompt(row, encode_prompt(tokenizer, row["messages"])) for row in rows]
@@ -129,7 +129,7 @@ def sample_answers(
     return [answers[start : start + samples] for start in range(0, len(answers), samples)]
 
 
-def _judged(row: dict[str, Any], text: str, rules: Rules = "correct") -> Verdict | None:
+def _judged(row: JsonObject, text: str, rules: Rules = "correct") -> Verdict | None:
     """What the row's verifier says of an answer; None where the row has no ground truth."""
     return None if row["ground_truth"] is None else verify(row["dataset"], text, row["ground_truth"], rules)
 

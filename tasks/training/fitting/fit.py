@@ -1,4 +1,4 @@
-"""Trains inside a workspace: every gradient-trained stage does this around `model.training.loop.train`.
+"""Trains inside a workspace: every gradient-trained stage makes its steps in the block of `fitting`.
 
 Source: RECIPE J (resume from the newest state, metrics at fixed steps). Payload: the Hugging Face folder,
 `metrics.jsonl`, and `optimizer.safetensors` where the next stage needs the moments. Rates and timings are not part of
@@ -9,10 +9,11 @@ values when it is known which part of it is held here.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from torch import nn
 
@@ -31,10 +32,11 @@ from model.training.loop import (
     Course,
     Evaluation,
     Listeners,
+    Loop,
     TrainState,
     evaluated,
     new_state,
-    train,
+    training,
 )
 from model.training.measuring.metrics import Scalars
 from model.training.measuring.throughput import peak_flops, speed
@@ -62,7 +64,7 @@ class TrainingResult:
     found: dict[str, float]
     """What the stage's own `finish` says of the model."""
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, float]:
         """The fields that `Checkpoint` and `RewardModel` share, and what the stage found."""
         return {
             "steps": self.steps,
@@ -151,7 +153,23 @@ def begin(ws: Workspace, model: nn.Module, optim: OptimConfig) -> TrainState:
     return new_state(model, optim, compute_of(ws))
 
 
-def fit(
+@dataclass
+class Fitting:
+    """A training under way in a workspace."""
+
+    loop: Loop
+    """Its steps, which the stage makes."""
+    made: TrainingResult | None = None
+
+    @property
+    def result(self) -> TrainingResult:
+        """What came of it."""
+        assert self.made is not None, "asked after the block"
+        return self.made
+
+
+@contextmanager
+def fitting(
     ws: Workspace,
     state: TrainState,
     course: Course,
@@ -161,11 +179,11 @@ def fit(
     keep_moments: bool = False,
     save_multiple: int = 1,
     selector: Selector | None = None,
-) -> TrainingResult:
-    """Train from the newest save point, or from `weights` (None: those that the model has), and write `metrics.jsonl`.
+) -> Iterator[Fitting]:
+    """Train in the block, from the newest save point or from `weights` (None: those that the model has).
 
     `state` is what `begin` made. `initial_moments` is the `optimizer.safetensors` of the run to continue (RECIPE E). Save points
-    fall on multiples of `save_multiple` steps. `metrics.jsonl` has a line for every step. With `keep_moments`,
+    fall on multiples of `save_multiple` steps. `metrics.jsonl` gets a line for every step. With `keep_moments`,
     `optimizer.safetensors` joins the payload. With a `selector`, the result is the best of its save points. Use the result's
     model afterwards: the state's may be sharded. Raises WorkDone in the workers of a group that are not its first, and
     Interrupted, with a save point of that step, when asked to stop.
@@ -231,7 +249,8 @@ def fit(
             checkpoint_also=candidates,
             stop=stop,
         )
-        state = train(state, counted, compute_of(ws), told)
+        with training(state, counted, compute_of(ws), told) as loop:
+            yield (fit := Fitting(loop))
     # Raised only here, after the loop has written the save point that it names.
     if stopped:
         raise Interrupted(
@@ -240,7 +259,7 @@ def fit(
     _note_speed(ws, time.monotonic() - began, journal, before, state.group.world)
     counts = _choose(ws, state, journal, selector) if selector else journal
     found = course.evaluation.finish(state) if course.evaluation.finish else {}
-    return conclude(ws, state, journal, counts, course.description, keep_moments=keep_moments, found=found)
+    fit.made = conclude(ws, state, journal, counts, course.description, keep_moments=keep_moments, found=found)
 
 
 def with_selection(evaluation: Evaluation, selector: Selector | None, candidates: frozenset[int]) -> Evaluation:

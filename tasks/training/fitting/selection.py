@@ -8,7 +8,7 @@ the earliest is chosen. What is scored so is no longer held out: the chosen scor
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import orjson
 from pydantic import Field
@@ -104,7 +104,7 @@ def best_step(scored: dict[int, dict[str, float]], *, by: str, lower_is_better: 
 
 def tell_selection(ws: Workspace, selector: Selector, scored: dict[int, dict[str, float]], chosen: int) -> None:
     """Write which save point was chosen, and from what; also as a table of the dashboard."""
-    rows: list[dict[str, Any]] = [
+    rows: list[dict[str, float]] = [
         {"step": step, "chosen": step == chosen} | one for step, one in sorted(scored.items())
     ]
     ws.write_json(SELECTION, {"by": selector.config.by, "chosen": chosen, "save_points": rows})

@@ -30,11 +30,11 @@ from model.parallel.group import Group, distribute, fill_weights
 from model.parallel.work_split import HostBatch
 from model.tokens.tokenizer import Tokenizer
 from model.training.configs import LossConfig
-from model.training.loop import Course, Logging
+from model.training.loop import Course, Logging, train_step
 from model.training.losses import language_model_objective
 from tasks.artifacts import Checkpoint
 from tasks.generation import local_generator, shared_generator
-from tasks.training.fitting.fit import adamw, begin, export, fit, linear_schedule
+from tasks.training.fitting.fit import adamw, begin, export, fitting, linear_schedule
 
 TOKENIZER = Tokenizer(320)
 TINY = ModelConfig(
@@ -67,23 +67,21 @@ def train_lines(ws: Workspace, config: Lines) -> Checkpoint:
         divisor = np.float32(loss_divisor(4 * 15, 0, *ids.shape, "labels"))
         return [{"ids": ids, "labels": labels, "divisor": np.asarray(divisor)}]
 
-    result = fit(
-        ws,
-        begin(ws, on_meta_device(TINY), adamw(1.0, "fp32")),
-        Course(
-            objective=language_model_objective(LossConfig()),
-            batches=batches,
-            schedule=linear_schedule(1e-3, 0.0),
-            steps=config.steps,
-            description="train",
-            pad_id=TOKENIZER.pad_id,
-            logging=Logging(every=2),
-        ),
-        weights=partial(initial_rows, TINY, 0),
-        keep_moments=True,
+    state = begin(ws, on_meta_device(TINY), adamw(1.0, "fp32"))
+    course = Course(
+        objective=language_model_objective(LossConfig()),
+        batches=batches,
+        schedule=linear_schedule(1e-3, 0.0),
+        steps=config.steps,
+        description="train",
+        pad_id=TOKENIZER.pad_id,
+        logging=Logging(every=2),
     )
-    export(ws, result.model, TOKENIZER, bos="none")
-    return ws.artifact(Checkpoint, **result.facts(), ranks=TOKENIZER.ranks, parent="")
+    with fitting(ws, state, course, weights=partial(initial_rows, TINY, 0), keep_moments=True) as fit:
+        for micro_batches in fit.loop:
+            fit.loop.made(train_step(state, micro_batches, course, fit.loop.device))
+    export(ws, fit.result.model, TOKENIZER, bos="none")
+    return ws.artifact(Checkpoint, **fit.result.facts(), ranks=TOKENIZER.ranks, parent="")
 
 
 @dataclass(frozen=True)

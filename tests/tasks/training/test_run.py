@@ -12,7 +12,7 @@ from infra.workspace import Workspace
 from model.data.labels import next_token_labels
 from model.network.transformer import Transformer
 from model.training.configs import LossConfig
-from model.training.loop import Course, Logging
+from model.training.loop import Course, Logging, train_step
 from model.training.losses import language_model_objective
 from model.training.measuring.metrics import EVERY_STEP
 from tasks.artifacts import METRICS, MOMENTS, Checkpoint
@@ -22,7 +22,7 @@ from tasks.training.fitting.fit import (
     adamw,
     begin,
     export,
-    fit,
+    fitting,
     linear_schedule,
     load_checkpoint,
 )
@@ -40,23 +40,21 @@ def train_words(ws: Workspace, config: Seed, parent: Checkpoint | None = None) -
     if parent is not None:
         model, _ = load_checkpoint(ws, parent)
         moments = ws.path(parent, MOMENTS)
-    result = fit(
-        ws,
-        begin(ws, model, adamw(1.0, "fp32")),
-        Course(
-            objective=language_model_objective(LossConfig()),
-            batches=batches,
-            schedule=linear_schedule(1e-3, 0.0),
-            steps=config.seed,
-            description="train",
-            pad_id=TOKENIZER.pad_id,
-            logging=Logging(every=2),
-        ),
-        keep_moments=True,
-        initial_moments=moments,
+    state = begin(ws, model, adamw(1.0, "fp32"))
+    course = Course(
+        objective=language_model_objective(LossConfig()),
+        batches=batches,
+        schedule=linear_schedule(1e-3, 0.0),
+        steps=config.seed,
+        description="train",
+        pad_id=TOKENIZER.pad_id,
+        logging=Logging(every=2),
     )
-    export(ws, result.model, TOKENIZER, bos="none")
-    return ws.artifact(Checkpoint, **result.facts(), ranks=TOKENIZER.ranks, parent="")
+    with fitting(ws, state, course, keep_moments=True, initial_moments=moments) as fit:
+        for micro_batches in fit.loop:
+            fit.loop.made(train_step(state, micro_batches, course, fit.loop.device))
+    export(ws, fit.result.model, TOKENIZER, bos="none")
+    return ws.artifact(Checkpoint, **fit.result.facts(), ranks=TOKENIZER.ranks, parent="")
 
 
 def note_settings(ws: Workspace, config: Seed) -> Checkpoint:

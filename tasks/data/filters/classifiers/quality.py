@@ -17,6 +17,8 @@ from tasks.data.filters.attributes import DocumentScores, Limit
 from tasks.data.filters.batch import TextBatch
 from tasks.data.filters.pinned import PinnedFile, read_pinned
 
+TRAINING_PROGRAM = Path(__file__).with_name("train_fasttext.py")
+"""What trains a classifier, as a process of its own."""
 POSITIVE_LABEL = "__label__hq"
 NEGATIVE_LABEL = "__label__cc"
 

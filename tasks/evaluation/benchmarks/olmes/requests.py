@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field
 
+from infra.json_values import JsonObject
 from model.config import Config
 from tasks.data.documents.dolma_files import open_lines
 from tasks.data.sources.files.listing import SourceFile, find_files
@@ -99,7 +100,7 @@ class OlmesRequestsBenchmark(Config):
         return self.model_copy(update={"files": found})
 
 
-def _read_rows(config: OlmesRequestsBenchmark) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _read_rows(config: OlmesRequestsBenchmark) -> tuple[JsonObject, list[JsonObject]]:
     """The task's settings and all its rows. ValueError when it is not pinned or a row is not JSON."""
     if not config.files:
         raise ValueError(
@@ -128,7 +129,7 @@ def load_items(config: OlmesRequestsBenchmark) -> list[Item]:
     settings, rows = _read_rows(config)
     # Without an offset no row is unconditional.
     offset = (settings.get("metric_kwargs") or {}).get("uncond_docid_offset") or float("inf")
-    groups: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    groups: dict[int, list[JsonObject]] = defaultdict(list)
     unconditional: set[int] = set()
     for row in rows:
         if row["doc_id"] >= offset:
@@ -141,7 +142,7 @@ def load_items(config: OlmesRequestsBenchmark) -> list[Item]:
     return subsample(items, config.limit or drawn)
 
 
-def _make_item(config: OlmesRequestsBenchmark, settings: dict[str, Any], group: list[dict[str, Any]]) -> Item:
+def _make_item(config: OlmesRequestsBenchmark, settings: JsonObject, group: list[JsonObject]) -> Item:
     """The rows of one document as an item."""
     # The file may list choices in any order; `idx` is their place.
     group = sorted(group, key=lambda row: row["idx"])
@@ -172,7 +173,7 @@ def _make_item(config: OlmesRequestsBenchmark, settings: dict[str, Any], group: 
     return Item(str(first["doc_id"]), f"{question_text(first)}\n{gold}", gold, data)
 
 
-def asks_for_bits(config: OlmesRequestsBenchmark, settings: dict[str, Any]) -> bool:
+def asks_for_bits(config: OlmesRequestsBenchmark, settings: JsonObject) -> bool:
     """Whether the task was rendered for the bits per byte of its gold answers, whatever its requests' type.
 
     Its primary metric, `compute_gold_bpb`, its alias or the name of its folder say so.
@@ -184,7 +185,7 @@ def asks_for_bits(config: OlmesRequestsBenchmark, settings: dict[str, Any]) -> b
     )
 
 
-def rendered_scoring(group: Sequence[dict[str, Any]], bits: bool) -> str:
+def rendered_scoring(group: Sequence[JsonObject], bits: bool) -> str:
     """Lettered or cloze choices are ranked, a lone continuation is scored in bits, the rest is generated."""
     if len(group) > 1:
         return "rank"
@@ -202,7 +203,7 @@ def choose_normalisation(config: OlmesRequestsBenchmark, core: str, task_name: s
 QUESTION_FIELDS = ("query", "question", "problem", "sentence")
 
 
-def gold_text(group: Sequence[dict[str, Any]], label: Any) -> str:
+def gold_text(group: Sequence[JsonObject], label: Any) -> str:
     """The gold answer as words: the option's text for lettered choices too."""
     first = group[0]
     if isinstance(label, int) and len(group) > 1:
@@ -213,19 +214,19 @@ def gold_text(group: Sequence[dict[str, Any]], label: Any) -> str:
     return str(first["request"].get("continuation") or label).strip()
 
 
-def asked(row: dict[str, Any]) -> str:
+def asked(row: JsonObject) -> str:
     """The document's own wording of the question, or an empty text."""
     return next((str(row["doc"][name]) for name in QUESTION_FIELDS if row["doc"].get(name)), "")
 
 
-def question_text(row: dict[str, Any]) -> str:
+def question_text(row: JsonObject) -> str:
     """The question alone: the document's own wording, else the last block of the rendered prompt."""
     # Without a wording of its own the question is what follows the last shot.
     question = asked(row) or row["request"]["context"].split("\n\n")[-1]
     return question.removesuffix("Answer:").strip()
 
 
-def references(row: dict[str, Any]) -> list[Any]:
+def references(row: JsonObject) -> list[Any]:
     """Accepted answers of a generative row: strings, or lists of spans for DROP."""
     label = row["label"]
     return label if isinstance(label, list) else [label]
@@ -252,7 +253,7 @@ def _item_requests(item: Item, boundary: Boundary) -> tuple[Generation | Likelih
     return tuple(wanted)
 
 
-def _gold_place(data: dict[str, Any]) -> int:
+def _gold_place(data: JsonObject) -> int:
     # A lone continuation is the gold one, whatever its label says.
     return data["label"] if len(data["continuations"]) > 1 else 0
 
