@@ -122,7 +122,7 @@ def test_the_plan_on_a_terminal_shows_the_tokens_of_its_costs(tmp_path: Path) ->
     costs = json.loads(CliRunner().invoke(app, ["plan", "laptop", "--gpus", "1", "--json"]).output)["stages"]
     (rlvr,) = [row for row in costs if row["label"] == "rlvr"]
     assert f"≤ {rlvr['tokens']:,}" in shown
-    assert rlvr["tokens"] == 8192 * 256, "an answer with its prompt fits the window"
+    assert rlvr["tokens"] == 16_384 * 256, "an answer with its prompt fits the window"
 
 
 def test_what_is_made_is_counted_instead_of_what_was_expected() -> None:
