@@ -24,6 +24,7 @@ from tasks.training.adopt import adopt
 from tasks.training.adopt_reward import adopt_reward
 from tasks.training.adopt_step import adopt_step, pin_step
 from tasks.training.fitting.model_folder import AdoptConfig
+from tasks.training.preferences import PreferencesConfig
 
 _PLACES: tuple[StartPoint, ...] = get_args(StartPoint)
 """What an adopted checkpoint may stand for; at `reward`, a reward model."""
@@ -115,6 +116,19 @@ def given_reward_model(config: RecipeConfig) -> RewardModel | None:
     artifact = _given(config, "reward")
     assert artifact is None or isinstance(artifact, RewardModel), artifact
     return artifact
+
+
+def pool_checkpoints(preferences: PreferencesConfig) -> list[Checkpoint]:
+    """The checkpoints of the store that answer next to the policy. Raises ValueError for an id that is none's."""
+    found = []
+    for member in preferences.pool.checkpoints if preferences.pool else ():
+        artifact = find_record(current_session().store, member.checkpoint).artifact()
+        if not isinstance(artifact, Checkpoint):
+            raise RecipeError(
+                f"preferences.pool: {member.name} is {member.checkpoint}, a {artifact.kind} and no Checkpoint; see: olmo2 ls"
+            )
+        found.append(artifact)
+    return found
 
 
 def _given(config: RecipeConfig, place: StartPoint) -> Artifact | None:

@@ -175,6 +175,17 @@ class ComputeSettings(BaseModel):
         return next(count for count in range(wanted, 0, -1) if batch % count == 0)
 
 
+class WeightFolder(BaseModel):
+    """How a server gets the weights of a policy in training."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    server: Literal["vllm", "sglang"]
+    """Whose endpoints reload weights."""
+    path: str = Field(min_length=1)
+    """A folder that trainer and server see under this path; it holds the weights of one rollout at a time."""
+
+
 class EndpointSettings(BaseModel):
     """Where a language model answers (any server with the OpenAI protocol: a vendor's, vLLM, llama.cpp) and how to treat it.
 
@@ -205,6 +216,20 @@ class EndpointSettings(BaseModel):
     """Price of a million prompt tokens, in the currency of your choice."""
     completion_price: float = Field(default=0.0, ge=0)
     """Price of a million answer tokens."""
+    weights: WeightFolder | None = None
+    """How this server takes other weights while it runs. Under the name of `rlvr` or `ppo`, it then answers their rollouts where
+    `generation` says `endpoint`."""
+    max_cost: float | None = Field(default=None, gt=0)
+    """What one stage may pay for this model, over all its shards and attempts, in the currency of the prices; null for no limit.
+    The stage ends when it is reached. Requests under way then are still answered, so a little more may be paid."""
+
+    @model_validator(mode="after")
+    def _what_is_capped_has_a_price(self) -> Self:
+        if self.max_cost is not None and not (self.prompt_price or self.completion_price):
+            raise ValueError(
+                f"max_cost={self.max_cost:g} caps what prompt_price and completion_price add up to, and both are 0; give them"
+            )
+        return self
 
 
 class SiteSettings(BaseModel):

@@ -19,6 +19,7 @@ from infra.events import Event, Events, Markdown, Metrics, Progress, TableRows, 
 from infra.json_values import JsonObject
 from infra.language_models.client import Endpoint
 from infra.language_models.protocol import AnswerMemory
+from infra.language_models.spending import Spending
 from infra.records.artifact import Artifact
 from infra.records.permanent_save_points import KeptSavePoint
 from infra.records.reader import Reader
@@ -208,8 +209,17 @@ class Workspace(Reader):
 
         Its answers are kept in the store unless told otherwise. Raises ValueError when no endpoint is known, or no key.
         """
-        memory = AnswerMemory(self.store) if remember else None
-        return Endpoint(model, settings_of(model, self._endpoints), memory, self.warn)
+        memory, settings = AnswerMemory(self.store) if remember else None, settings_of(model, self._endpoints)
+        spending = None
+        if settings.max_cost is not None:
+            # Below the stage's work: it outlives an attempt, and goes when the stage commits.
+            folder = self.address(f"spent/{hashlib.sha256(model.encode()).hexdigest()[:16]}", "work")
+            spending = Spending(self.store, folder, settings.max_cost)
+        return Endpoint(model, settings, memory, self.warn, spending)
+
+    def own_endpoint(self) -> EndpointSettings | None:
+        """The endpoint under this stage's own name, None where there is none."""
+        return self._endpoints.get(self.stage)
 
     # -- resuming -----------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ The wordings are this project's: the paper's say what is asked for, and that is 
 `prompts/`, and the text of the one that is used is part of a stage's config, so that changing a word asks again.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,13 +40,17 @@ class LanguageModelConfig(Config):
     def request(self, prompt: str, system: str = "") -> Request:
         """One question without history, perhaps after a system message."""
         messages = [{"role": "system", "content": system}] if system else []
+        return self.reply([*messages, {"role": "user", "content": prompt}], self.seed)
+
+    def reply(self, messages: Sequence[dict[str, str]], seed: int) -> Request:
+        """The answer to a conversation."""
         return chat_request(
             self.model,
-            [*messages, {"role": "user", "content": prompt}],
+            messages,
             temperature=self.temperature,
             top_p=self.top_p,
             max_tokens=self.max_tokens,
-            seed=self.seed,
+            seed=seed,
         )
 
 

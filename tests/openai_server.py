@@ -19,13 +19,24 @@ FAULTS = (*_TWICE, *_TWICE, "stall")
 """Equally likely; a stall takes a client's whole time limit and so comes once where the others come twice."""
 
 Reply = Callable[[dict[str, Any]], str | dict[str, Any] | int]
+Control = Callable[[str, dict[str, Any]], dict[str, Any] | int]
+"""Answers a route outside `/v1`, such as those by which a server takes other weights: (route, body) -> JSON or a status."""
 
 
 class OpenAIServer:
     """Answers with `reply(body)`: a text, a whole JSON body, or a status. Use as a context manager."""
 
-    def __init__(self, reply: Reply, *, faults: bool = False, stall_seconds: float = 20.0, delay_seconds: float = 0.0):
+    def __init__(
+        self,
+        reply: Reply,
+        *,
+        faults: bool = False,
+        stall_seconds: float = 20.0,
+        delay_seconds: float = 0.0,
+        control: Control | None = None,
+    ):
         self.reply = reply
+        self.control = control
         self.faults = faults
         self.stall_seconds = stall_seconds
         self.delay_seconds = delay_seconds
@@ -109,7 +120,12 @@ def handler_of(server: OpenAIServer) -> type[BaseHTTPRequestHandler]:
             return self.say(200, json.dumps({"object": "list", "data": server.models}).encode())
 
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            data = self.rfile.read(int(self.headers["Content-Length"]))
+            body = json.loads(data) if data else {}
+            if not self.path.startswith("/v1/"):
+                said = server.control(self.path, body) if server.control else 404
+                status = said if isinstance(said, int) else 200
+                return self.say(status, b"{}" if isinstance(said, int) else json.dumps(said).encode())
             key, fault = server.come(self.path, body, dict(self.headers))
             try:
                 self.play(fault, key, body)

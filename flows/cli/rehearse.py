@@ -79,7 +79,8 @@ def _written(small: "RecipeConfig", root: str) -> Iterator[Path]:
     path = folder / f"{small.name}.yaml"
     execution = small.execution
     # Models that the recipe names an endpoint for are asked there, in a rehearsal too.
-    unknown = {*asked_models(small).values()} - execution.endpoints.keys()
+    asked = {model for models in asked_models(small).values() for model in models}
+    unknown = asked - execution.endpoints.keys()
     with stand_in_writer() as url:
         if unknown and "default" not in execution.endpoints:
             console.print(

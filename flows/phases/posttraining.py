@@ -11,7 +11,7 @@ from flows.phases.grid import chosen_setting
 from flows.phases.leakage import clean_chats, clean_prompts
 from flows.phases.midtraining import Soup
 from flows.phases.scoring import score_models
-from flows.starting import given_reward_model, starting_point
+from flows.starting import given_reward_model, pool_checkpoints, starting_point
 from infra.phase import Phase
 from tasks.artifacts import Checkpoint, Preferences, Prompts, RewardModel, Scores
 from tasks.data.post_training.decontaminate_pairs import decontaminate_pairs
@@ -86,7 +86,8 @@ def _compare(finetuned: Checkpoint, config: RecipeConfig) -> Preferences:
     """Preference pairs: the finetuned model's own answers, judged, or released ones."""
     if isinstance(config.preferences, PairsConfig):
         return decontaminate_pairs(pairs(config.preferences), config.decontaminate_messages)
-    return preferences(finetuned, clean_prompts("preference", config.asked_prompts, config), config.preferences)
+    asked = clean_prompts("preference", config.asked_prompts, config)
+    return preferences(finetuned, asked, config.preferences, pool_checkpoints(config.preferences))
 
 
 def reinforce(preferred: Checkpoint, judge: RewardModel | None, config: RecipeConfig) -> dict[str, Checkpoint]:

@@ -79,6 +79,10 @@ def rehearsed(config: RecipeConfig, rows: Path | None, store: str) -> RecipeConf
     tuned = min(data["dpo"]["max_tokens"], data["reward"]["max_tokens"])
     if isinstance(config.preferences, PreferencesConfig):
         data["preferences"]["max_new_tokens"] = min(data["preferences"]["max_new_tokens"], tuned // ENDLESS)
+        if config.preferences.pool:
+            # Checkpoints of the store are of the recipe's own size; servers may be stood in for.
+            served = [member.model_dump(mode="json") for member in config.preferences.pool.served]
+            data["preferences"]["pool"] = data["preferences"]["pool"] | {"members": served} if served else None
     for _, benchmark in _benchmarks(config.evaluation, data["evaluation"]):
         if "limit" in benchmark:
             benchmark["limit"] = _ITEMS

@@ -28,6 +28,8 @@ from tasks.training.preferences import PreferencesConfig
 
 ANSWERING = ("preferences", "evaluate")
 """Stages whose prompts a server may answer instead (`execution.generation`); the checkpoint is their first input."""
+REINFORCING = ("rlvr", "ppo")
+"""Stages whose rollouts a server may sample; it takes the policy's weights before each."""
 DIGEST = re.compile(r"[0-9a-f]{64}")
 """How a checkpoint is named to a server."""
 PROBE_SECONDS = 5.0
@@ -36,23 +38,29 @@ LATE_SHARE = 0.01
 """Share of the steps after the end of their schedule from which that is told (13B as published: 0.00002)."""
 
 
-def asked_models(config: RecipeConfig) -> dict[str, str]:
-    """Model by the label of the stage that asks it."""
+def asked_models(config: RecipeConfig) -> dict[str, tuple[str, ...]]:
+    """Models by the label of the stage that asks them."""
     made = [*config.synthesize.items(), *((item.name, item.synthesize) for item in config.candidates)]
-    found = {f"personas:{name}": item.writer.model for name, item in made if isinstance(item, PersonasConfig)}
-    found |= {f"rewrite:{item.name}": item.rewrite.writer.model for item in config.candidates if item.rewrite}
-    found |= {f"label:{name}": labels.writer.model for name, labels in config.label.items()}
+    found: dict[str, tuple[str, ...]] = {}
+    found |= {f"personas:{name}": (item.writer.model,) for name, item in made if isinstance(item, PersonasConfig)}
+    found |= {f"rewrite:{item.name}": (item.rewrite.writer.model,) for item in config.candidates if item.rewrite}
+    found |= {f"label:{name}": (labels.writer.model,) for name, labels in config.label.items()}
     sampled = config.preferences
-    if isinstance(sampled, PreferencesConfig) and isinstance(sampled.judge, LanguageModelJudge):
-        found["preferences"] = sampled.judge.model.model
+    if isinstance(sampled, PreferencesConfig):
+        judges = [sampled.judge.model.model] if isinstance(sampled.judge, LanguageModelJudge) else []
+        pool = [member.model.model for member in sampled.pool.served] if sampled.pool else []
+        if judges or pool:
+            # A model may answer and judge, and needs one endpoint.
+            found["preferences"] = tuple(dict.fromkeys(judges + pool))
     return found
 
 
-def check_endpoints(models: dict[str, str], rows: Iterable[PlanRow], execution: Execution) -> None:
+def check_endpoints(models: dict[str, tuple[str, ...]], rows: Iterable[PlanRow], execution: Execution) -> None:
     """Raise ValueError when a stage that is going to run asks a model without an endpoint, or one whose key is not set."""
     for row in rows:
-        if row.label in models and row.action in ("run", "resume"):
-            model = models[row.label]
+        if row.action not in ("run", "resume"):
+            continue
+        for model in models.get(row.label, ()):
             settings = settings_of(model, execution.endpoints)
             # A server without a key says so by an empty `key_env`.
             if settings.key_env:
@@ -62,8 +70,17 @@ def check_endpoints(models: dict[str, str], rows: Iterable[PlanRow], execution: 
 def check_generation(rows: Iterable[PlanRow], execution: Execution) -> None:
     """Raise ValueError when a stage that is going to run leaves its answers to a server and no endpoint could be that.
 
-    A checkpoint that is not made yet has no digest to compare: then any endpoint under a digest may be meant for it.
+    A checkpoint that is not made yet has no digest to compare: then any endpoint under a digest may be meant for it. A policy in
+    training has none either: its server stands under the stage's name, and takes weights.
     """
+    for name in REINFORCING:
+        own = execution.endpoints.get(name)
+        if execution.generation.get(name) == "endpoint" and (own is None or own.weights is None):
+            raise ValueError(
+                f"execution.generation leaves the rollouts of {name} to a server, and none that takes weights is named; say "
+                f"execution: {{endpoints: {{{name}: {{url: http://localhost:8000/v1, "
+                f"weights: {{server: vllm, path: FOLDER}}}}}}}}, or leave generation.{name} local"
+            )
     made: dict[str, Artifact | None] = {}
     for row in rows:  # inputs come first
         made[row.label] = row.artifact

@@ -24,6 +24,7 @@ from tenacity.wait import wait_random_exponential
 from infra.json_values import JsonObject
 from infra.language_models.protocol import Answer, AnswerMemory, Request, check_body
 from infra.language_models.rate_limit import Bucket
+from infra.language_models.spending import Spending
 from infra.secrets import without_secrets
 from infra.settings import EndpointSettings, read_key
 from infra.stopping import check_stopping
@@ -41,6 +42,8 @@ _WINDOW = 4
 """Requests handed to the loop ahead of the one that is read, in multiples of the concurrency: one slow answer must not
 idle the others."""
 _CONNECT_SECONDS = 30.0
+SPENDING_SECONDS = 2.0
+"""How often a client with a cost cap tells what it has paid, and asks what others have."""
 STORE_THREADS = 64
 """Answers read from or written to the store at once, at most."""
 DRAIN_SECONDS = 30.0
@@ -92,12 +95,16 @@ class Endpoint:
         settings: EndpointSettings,
         memory: AnswerMemory | None = None,
         warn: Callable[[str], None] | None = None,
+        spending: Spending | None = None,
     ):
         self.model = model
         self.settings = settings
         self.usage = Usage()
         self._memory = memory
         self._warn = warn
+        self._spending = spending
+        self._sent_for = self._others_paid = 0.0
+        self._tell_at = 0.0
         self._unreachable = ""
         self._headers = {"Authorization": f"Bearer {read_key(model, settings)}"} if settings.key_env else {}
         self._loop = asyncio.new_event_loop()
@@ -186,6 +193,7 @@ class Endpoint:
         self._slots = asyncio.Semaphore(self.settings.concurrency)
         self._requests = Bucket(self.settings.requests_per_minute)
         self._tokens = Bucket(self.settings.tokens_per_minute)
+        self._telling = asyncio.Lock()
         self._retrying = AsyncRetrying(
             retry=retry_if_exception_type(PassingFailure),
             wait=self._pause,
@@ -204,6 +212,8 @@ class Endpoint:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
+        if self._spending is not None and self._sent_for:
+            await asyncio.to_thread(self._spending.tell, self._sent_for)
         await self._http.close()
 
     async def _answer_once(self, request: Request) -> Answer:
@@ -252,6 +262,8 @@ class Endpoint:
             await self._tokens.take(0)
             while (pause := self._resume_at - time.monotonic()) > 0:
                 await asyncio.sleep(pause)
+            if self._spending is not None:
+                await self._check_spending(self._spending)
             task = asyncio.current_task()
             assert task is not None
             # An answered task stays among the sent ones, and in its slot, until its answer is kept: that is what bounds
@@ -262,7 +274,23 @@ class Endpoint:
             except PassingFailure:
                 self._sent.discard(task)
                 raise
+            # Counted before the slot is free: the next request in it must see what this one cost.
+            self._sent_for += self._cost(Answer(body, remembered=False))
             return body if self._memory is None else await asyncio.to_thread(self._memory.keep, request, body)
+
+    async def _check_spending(self, spending: Spending) -> None:
+        """Raise EndpointError where the stage has paid what it may. Only what would be paid for comes here."""
+        async with self._telling:
+            if time.monotonic() >= self._tell_at:
+                await asyncio.to_thread(spending.tell, self._sent_for)
+                self._others_paid = await asyncio.to_thread(spending.others)
+                self._tell_at = time.monotonic() + SPENDING_SECONDS
+        paid = self._others_paid + self._sent_for
+        if paid >= spending.most:
+            raise EndpointError(
+                f"this stage has paid {paid:,.4g} for {self.model}, which reaches max_cost={spending.most:g}; all answers so far "
+                f"are kept: raise execution.endpoints.{self.model}.max_cost, and the same command goes on where it stopped"
+            )
 
     async def _post(self, request: Request) -> tuple[int, bytes, str]:
         """Status, body and Retry-After of one sending."""
@@ -321,11 +349,12 @@ class Endpoint:
     def _count_retry(self, _: RetryCallState) -> None:
         self.usage.retries += 1
 
+    def _cost(self, answer: Answer) -> float:
+        prompt, completion = self.settings.prompt_price, self.settings.completion_price
+        return (answer.prompt_tokens * prompt + answer.completion_tokens * completion) / 1e6
+
     def _count(self, answer: Answer) -> None:
-        cost = (
-            answer.prompt_tokens * self.settings.prompt_price
-            + answer.completion_tokens * self.settings.completion_price
-        ) / 1e6
+        cost = self._cost(answer)
         self.usage.prompt_tokens += answer.prompt_tokens
         self.usage.completion_tokens += answer.completion_tokens
         self.usage.cost += cost

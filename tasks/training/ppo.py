@@ -29,6 +29,7 @@ from model.training.reference_scores import row_values
 from tasks.artifacts import Checkpoint, Prompts, RewardModel
 from tasks.training.answers.kl_control import KLControl
 from tasks.training.answers.rollouts import Rollout, Rollouts, answer_metrics, frozen_reference, prompts_that_fit
+from tasks.training.answers.served_rollouts import served_policy
 from tasks.training.answers.verified_answers import (
     VerifiedAnswer,
     answer_row,
@@ -173,6 +174,12 @@ def train_ppo(
             every=config.in_loop.every,
         ),
     )
+    learner.served = served_policy(ws, tokenizer, config.precision, learner.updates)
+    if learner.served is not None and state.group.world > 1:
+        raise ValueError(
+            f"execution.endpoints.{ws.stage} samples for a policy in one process, and execution.parallel.{ws.stage}.workers="
+            f"{state.group.world} share it with a value model; leave generation.{ws.stage} local, or train in one process"
+        )
     with fitting(
         ws,
         state,
@@ -223,6 +230,7 @@ class PPORollouts(Rollouts[PPOConfig]):
         rows = [answer_row(p, a, self.tokenizer.eos_id) for p, a in zip(prompts, answers, strict=True)]
         # From the trainer's own forward pass, since the decoder rounds differently.
         old = self.log_probs(self.policy, rows, self.group)
+        self.compare(rollout, prompts, answers, old)
         values = self.values(rows)
         reference = self.log_probs(self.reference, rows, self.reference_group)
         coefficient, distance = self.kl_coefficient(old, reference, rows)

@@ -1,14 +1,16 @@
 """Preference pairs: the policy answers each prompt several times, a judge rates, the ratings are binarised.
 
-Source: RECIPE G. Deviations: all answers are on-policy, where the paper mixes them with those of twenty other models. Unless
-told otherwise the judge applies rules to the verifiers' verdicts (`tasks.training.answers.rule_judge`), where the paper asks
-GPT-4o (`tasks.training.answers.model_judge`). Besides the pairs, `samples/*.jsonl.zst` keeps every answer with its ratings,
-and `unrated/*.jsonl.zst` the prompts whose ratings could not be read.
+Source: RECIPE G. Deviations: unless told otherwise all answers are on-policy, where the paper mixes them with those of twenty
+other models (`pool`, `tasks.training.answers.completion_pool`). Unless told otherwise the judge applies rules to the verifiers'
+verdicts (`tasks.training.answers.rule_judge`), where the paper asks GPT-4o (`tasks.training.answers.model_judge`). Besides the
+pairs, `samples/*.jsonl.zst` keeps every answer with its ratings, and `unrated/*.jsonl.zst` the prompts whose ratings could not
+be read or that fewer than two members of the pool answered.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
@@ -21,8 +23,26 @@ from model.network.transformer import Transformer
 from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Checkpoint, Preferences, Prompts
 from tasks.generation import checkpoint_generator, halve
-from tasks.training.answers.model_judge import LanguageModelJudge, Ratings, judge_requests, read_judgements
-from tasks.training.answers.rule_judge import binarise, mean_rating, observe, rate
+from tasks.training.answers.binarised import (
+    BinarisedPair,
+    UnratedPrompt,
+    instruction_of,
+    make_pair,
+    rated_by_rules,
+    rated_sample,
+)
+from tasks.training.answers.completion_pool import (
+    POLICY,
+    PoolConfig,
+    PooledAnswer,
+    Turn,
+    ask_checkpoint,
+    ask_served,
+    drawn_members,
+    gathered,
+    turns_of,
+)
+from tasks.training.answers.model_judge import JudgedGroup, LanguageModelJudge, judge_groups
 from tasks.training.answers.verified_answers import (
     EncodedPrompt,
     VerifiedAnswer,
@@ -65,18 +85,30 @@ class PreferencesConfig(Config):
     """Who rates: rules on the verifiers' verdicts, or a language model."""
     ties: Literal["keep", "drop"] = "keep"
     """Pairs with equal ratings: the paper asks for no margin and keeps them."""
+    margin: float = Field(default=0.0, ge=0, exclude_if=lambda value: value == 0)
+    """How much lower the rejected answer is rated at least; a prompt without such an answer gives no pair."""
+    pool: PoolConfig | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Other models that answer too; `samples` answers of all together for each prompt."""
     precision: Precision = "bf16"
     """Type of activations and matmuls while sampling."""
     seed: int = 1
     """Sampling and choice of the rejected answer."""
 
 
-def build_preferences(ws: Workspace, policy: Checkpoint, prompts: Prompts, config: PreferencesConfig) -> Preferences:
+def build_preferences(
+    ws: Workspace,
+    policy: Checkpoint,
+    prompts: Prompts,
+    config: PreferencesConfig,
+    others: Sequence[Checkpoint] = (),
+) -> Preferences:
     """Sample, rate and binarise; shards of prompts are committed one by one, on all GPUs where the policy is sampled here.
 
-    Raises ValueError when no pair is left or answers alone fill the policy's window.
+    `others` are the checkpoints of the pool, in its order. Raises ValueError when no pair is left or answers alone fill the
+    policy's window.
     """
-    inputs = {"policy": policy.model_dump(mode="json"), "prompts": prompts.model_dump(mode="json")}
+    inputs: ShardItem = {"policy": policy.model_dump(mode="json"), "prompts": prompts.model_dump(mode="json")}
+    inputs["others"] = [checkpoint.model_dump(mode="json") for checkpoint in others]
     items = [
         inputs | {"config": config.model_dump(mode="json"), "start": start}
         # Shards by place in the file, so that a shard's content does not depend on the number of workers.
@@ -86,7 +118,7 @@ def build_preferences(ws: Workspace, policy: Checkpoint, prompts: Prompts, confi
         sample_and_rate,
         items,
         description="sample and rate",
-        load=partial(load_policy, policy=policy, precision=config.precision),
+        load=partial(load_samplers, checkpoints=(policy, *others), precision=config.precision),
         device=ws.compute.device if ws.generation == "local" else "cpu",
     )
     rows = [row for shard in shards for row in shard["pairs"]]
@@ -94,16 +126,15 @@ def build_preferences(ws: Workspace, policy: Checkpoint, prompts: Prompts, confi
     # After counting: the record says how many ties there were, whatever is done with them.
     if config.ties == "drop":
         rows = [row for row in rows if row["chosen_rating"] != row["rejected_rating"]]
-    unrated = sum(shard["unrated"] for shard in shards)
+    unrated, close = (sum(shard[name] for shard in shards) for name in ("unrated", "below_margin"))
     ws.note(prompts_too_long=sum(shard["too_long"] for shard in shards), ties=ties, unrated=unrated)
     ws.note(generation=ws.generation)
-    if asked := [shard["endpoint"] for shard in shards if shard["endpoint"]]:
-        # Costs of all shards together, since each asked the endpoint by itself.
-        ws.note(endpoint={key: sum(usage[key] for usage in asked) for key in asked[0]})
+    _note_others(ws, config, shards)
     if not rows:
         raise ValueError(
-            f"no pair is left of {prompts.prompts:,} prompts ({ties:,} ties, ties={config.ties!r}, {unrated:,} unrated); "
-            "use ties='keep', more prompts or a higher temperature"
+            f"no pair is left of {prompts.prompts:,} prompts ({ties:,} ties, ties={config.ties!r}, {unrated:,} unrated, "
+            f"{close:,} without an answer that is rated margin={config.margin:g} lower); use ties='keep', a smaller margin, more "
+            "prompts or a higher temperature"
         )
     ws.write_jsonl("preferences.jsonl.zst", rows)
     ws.table("preferences", [_shown(row) for row in rows[:SHOWN_PAIRS]])
@@ -114,6 +145,38 @@ def build_preferences(ws: Workspace, policy: Checkpoint, prompts: Prompts, confi
         mean_chosen=sum(row["chosen_rating"] for row in rows) / len(rows),
         mean_rejected=sum(row["rejected_rating"] for row in rows) / len(rows),
     )
+
+
+def _note_others(ws: Workspace, config: PreferencesConfig, shards: Sequence[ShardResult]) -> None:
+    """Tell the record who answered, how a judge agreed with itself, and what was asked and paid."""
+    if config.margin:
+        ws.note(below_margin=sum(shard["below_margin"] for shard in shards))
+    if config.pool:
+        answered, chosen = Counter[str](), Counter[str]()
+        for shard in shards:
+            answered.update(shard["answered"])
+            chosen.update(pair["chosen_model"] for pair in shard["pairs"])
+        total = answered.total()
+        ws.note(answers_by_model=dict(answered), chosen_by_model=dict(chosen))
+        ws.note(on_policy_share=round(answered[POLICY] / total, 4) if total else 0.0)
+    if swapped := sum(shard["swapped"] for shard in shards):
+        ws.note(judge_agreement=round(sum(shard["agreed"] for shard in shards) / swapped, 4))
+    # Costs of all shards together, since each asked the endpoints by itself.
+    usage: dict[str, Counter[str]] = {}
+    for shard in shards:
+        for name, found in shard["endpoints"].items():
+            usage.setdefault(name, Counter()).update(found)
+    if JUDGE in usage:
+        ws.note(endpoint=dict(usage.pop(JUDGE)))
+    if usage:
+        ws.note(pool_endpoints={name: dict(found) for name, found in usage.items()})
+
+
+def load_samplers(
+    ws: Workspace, checkpoints: Sequence[Checkpoint], precision: Precision
+) -> list[tuple[Transformer, Tokenizer]]:
+    """Once per worker: the policy and the checkpoints of the pool."""
+    return [load_policy(ws, checkpoint, precision) for checkpoint in checkpoints]
 
 
 def load_policy(ws: Workspace, policy: Checkpoint, precision: Precision) -> tuple[Transformer, Tokenizer]:
@@ -128,159 +191,137 @@ def load_policy(ws: Workspace, policy: Checkpoint, precision: Precision) -> tupl
     return model.to(ws.compute.device), tokenizer
 
 
-def sample_and_rate(ws: Workspace, item: ShardItem, loaded: tuple[Transformer, Tokenizer]) -> ShardResult:
-    """One shard: the answers to its prompts, kept with their ratings; returns the pairs. `loaded` is from `load_policy`."""
+def sample_and_rate(ws: Workspace, item: ShardItem, loaded: list[tuple[Transformer, Tokenizer]]) -> ShardResult:
+    """One shard: the answers to its prompts, kept with their ratings; returns the pairs. `loaded` is from `load_samplers`."""
     config = PreferencesConfig(**item["config"])
     start = item["start"]
-    policy = Checkpoint(**item["policy"])
-    model, tokenizer = loaded
+    model, tokenizer = loaded[0]
     limit = longest_prompt(model, config.max_prompt_tokens, config.max_new_tokens)
     rows = list(ws.read_jsonl(Prompts(**item["prompts"]), "prompts.jsonl.zst"))[start : start + SHARD_PROMPTS]
     prompts, too_long = encode_prompts(tokenizer, rows, limit)
-    sampling = Sampling(
-        max_new_tokens=config.max_new_tokens,
-        temperature=config.temperature,
-        # A seed per shard, so that answers do not depend on which worker takes which shard, or when.
-        seed=mixed_seed(config.seed, start),
-    )
-    together = decoding_rows(model, prompts, config.max_new_tokens, config.precision)
-    with checkpoint_generator(ws, policy, model, tokenizer, config.precision, together) as generate:
-        groups = sample_answers(generate, prompts, config.samples, sampling)
-    ratings, unrated, usage = rate_all(ws, config, prompts, groups)
+    usage: dict[str, dict[str, int | float]] = {}
+    groups = (ask_pool if config.pool else ask_policy)(ws, config, item, prompts, loaded, usage)
+    # Without a second answer there is nothing to compare.
+    alone = [prompt.row["id"] for prompt, group in zip(prompts, groups, strict=True) if len(group) < 2]
+    asked = [(prompt, group) for prompt, group in zip(prompts, groups, strict=True) if len(group) > 1]
+    judged = rate_all(ws, config, asked, usage)
     rated = [
-        (prompt, [rated_sample(prompt, answer, own) for answer, own in zip(group, found, strict=True)])
-        for prompt, group, found in zip(prompts, groups, ratings, strict=True)
-        if found
+        (prompt, [rated_sample(prompt, pooled, own) for pooled, own in zip(group, found.ratings, strict=True)])
+        for (prompt, group), found in zip(asked, judged, strict=True)
+        if found.ratings
     ]
+    if not config.pool:
+        # Where the policy alone answers, its name in every row would say nothing.
+        for sample in (sample for _, group in rated for sample in group):
+            del sample["model"]
     ws.write_jsonl(f"samples/{start:08d}.jsonl.zst", (sample for _, group in rated for sample in group))
+    unrated = [UnratedPrompt(id=id, reason="fewer than two answers", said=[]) for id in alone]
+    unrated += [
+        UnratedPrompt(id=prompt.row["id"], reason=found.reason, said=found.said)
+        for (prompt, _), found in zip(asked, judged, strict=True)
+        if found.reason
+    ]
     if unrated:
         ws.write_jsonl(f"unrated/{start:08d}.jsonl.zst", unrated)
     # Keyed by the shard's start: the choice of the rejected answer is the same on a retry.
     generator = np.random.default_rng([config.seed, start])
+    pairs = [make_pair(prompt, group, generator, config.margin) for prompt, group in rated]
     return {
-        "pairs": [make_pair(prompt, group, generator) for prompt, group in rated],
+        "pairs": [pair for pair in pairs if pair],
+        "below_margin": pairs.count(None),
         "too_long": too_long,
         "unrated": len(unrated),
-        "endpoint": usage,
+        "answered": Counter(pooled.by for group in groups for pooled in group),
+        "swapped": sum(found.swapped for found in judged),
+        "agreed": sum(found.agreed for found in judged),
+        "endpoints": usage,
     }
 
 
-class UnratedPrompt(TypedDict):
-    """A prompt whose judgements cannot be read."""
-
-    id: str
-    reason: str
-    said: list[str]
-
-
-class RatedSample(TypedDict):
-    """One answer with its verdict and its ratings."""
-
-    id: str
-    text: str
-    finished: bool
-    correct: bool | None
-    """None without a verdict."""
-    ratings: Ratings
-    """Per aspect."""
-    rating: float
-    """Their mean."""
+def _sampling(config: PreferencesConfig, *seeds: int) -> Sampling:
+    return Sampling(
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        # A seed per shard, so that answers do not depend on which worker takes which shard, or when.
+        seed=mixed_seed(config.seed, *seeds),
+    )
 
 
-class BinarisedPair(TypedDict):
-    """The binarised row of one prompt."""
+def ask_policy(
+    ws: Workspace,
+    config: PreferencesConfig,
+    item: ShardItem,
+    prompts: Sequence[EncodedPrompt],
+    loaded: list[tuple[Transformer, Tokenizer]],
+    usage: dict[str, dict[str, int | float]],
+) -> list[list[PooledAnswer]]:
+    """`samples` answers of the policy to every prompt."""
+    model, tokenizer = loaded[0]
+    together = decoding_rows(model, prompts, config.max_new_tokens, config.precision)
+    policy = Checkpoint(**item["policy"])
+    with checkpoint_generator(ws, policy, model, tokenizer, config.precision, together) as generate:
+        groups = sample_answers(generate, prompts, config.samples, _sampling(config, item["start"]))
+    return [[PooledAnswer(POLICY, answer) for answer in group] for group in groups]
 
-    id: str
-    dataset: str
-    chosen: list[dict[str, str]]
-    """The conversation with the better answer."""
-    rejected: list[dict[str, str]]
-    chosen_rating: float
-    rejected_rating: float
-    chosen_ratings: Ratings
-    rejected_ratings: Ratings
+
+def ask_pool(
+    ws: Workspace,
+    config: PreferencesConfig,
+    item: ShardItem,
+    prompts: Sequence[EncodedPrompt],
+    loaded: list[tuple[Transformer, Tokenizer]],
+    usage: dict[str, dict[str, int | float]],
+) -> list[list[PooledAnswer]]:
+    """`samples` answers to every prompt, of those who are drawn for it; `usage` gets what servers were asked, by member."""
+    pool = config.pool
+    assert pool is not None
+    turns = turns_of([drawn_members(pool, config.samples, config.seed, prompt.row["id"]) for prompt in prompts])
+    found: dict[str, dict[Turn, VerifiedAnswer]] = {}
+    for member in pool.served:
+        if member.name in turns:
+            found[member.name], usage[member.name] = ask_served(ws, member, prompts, turns[member.name])
+    names = [POLICY, *(member.name for member in pool.checkpoints)]
+    checkpoints = [Checkpoint(**data) for data in (item["policy"], *item["others"])]
+    for number, (name, checkpoint, (model, tokenizer)) in enumerate(zip(names, checkpoints, loaded, strict=True)):
+        if name not in turns:
+            continue
+        limit = longest_prompt(model, config.max_prompt_tokens, config.max_new_tokens)
+        own = {prompt.row["id"]: prompt for prompt in encode_prompts(tokenizer, [p.row for p in prompts], limit)[0]}
+        together = decoding_rows(model, list(own.values()), config.max_new_tokens, config.precision)
+
+        def encode(prompt: EncodedPrompt, own: dict[str, EncodedPrompt] = own) -> list[int] | None:
+            return own[prompt.row["id"]].ids if prompt.row["id"] in own else None
+
+        with checkpoint_generator(ws, checkpoint, model, tokenizer, config.precision, together) as generate:
+            # Another seed for each of them, or equal weights would give equal answers.
+            sampling = _sampling(config, item["start"], number)
+            found[name] = ask_checkpoint(generate, encode, prompts, turns[name], sampling)
+    return gathered(len(prompts), found)
+
+
+JUDGE = ""
+"""Key of the judge's usage: no member of a pool has it for a name."""
 
 
 def rate_all(
     ws: Workspace,
     config: PreferencesConfig,
-    prompts: Sequence[EncodedPrompt],
-    groups: Sequence[Sequence[VerifiedAnswer]],
-) -> tuple[list[list[Ratings]], list[UnratedPrompt], dict[str, int | float]]:
-    """(ratings of each prompt's answers, none where they cannot be read; those prompts with the reason; what it cost)."""
+    asked: Sequence[tuple[EncodedPrompt, Sequence[PooledAnswer]]],
+    usage: dict[str, dict[str, int | float]],
+) -> list[JudgedGroup]:
+    """The ratings of each prompt's answers; `usage` gets what a judge that is a model was asked."""
     judge = config.judge
     if isinstance(judge, VerifierJudge):
-        pairs = zip(prompts, groups, strict=True)
-        return [[rated_by_rules(prompt, answer) for answer in group] for prompt, group in pairs], [], {}
-    requests = (
-        request
-        for prompt, group in zip(prompts, groups, strict=True)
-        for request in judge_requests(judge, instruction_of(prompt), [answer.completion.text for answer in group])
-    )
+        return [
+            JudgedGroup([rated_by_rules(prompt, pooled.answer) for pooled in group], "", []) for prompt, group in asked
+        ]
     with ws.endpoint(judge.model.model) as endpoint:
-        # All at once, so that the client keeps its slots full across prompts.
-        answers = list(endpoint.ask(requests))
-    ratings: list[list[Ratings]] = []
-    unrated: list[UnratedPrompt] = []
-    size = len(judge.prompts)
-    for place, (prompt, group) in enumerate(zip(prompts, groups, strict=True)):
-        # A request per aspect, prompt after prompt: a prompt's answers are a run of `size`.
-        said = answers[place * size : (place + 1) * size]
-        found, reason = read_judgements(said, len(group), judge.reading)
-        ratings.append(found)
-        if reason:
-            unrated.append(
-                {"id": prompt.row["id"], "reason": reason, "said": [one.refused or one.text for one in said]}
-            )
-    usage = {key: value for key, value in endpoint.facts().items() if isinstance(value, int | float)}
-    return ratings, unrated, usage
-
-
-def instruction_of(prompt: EncodedPrompt) -> str:
-    """What the answers reply to: the message, or the conversation with its roles."""
-    messages = prompt.row["messages"]
-    if len(messages) == 1:
-        return messages[0]["content"]
-    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
-
-
-def rated_by_rules(prompt: EncodedPrompt, answer: VerifiedAnswer) -> Ratings:
-    """The rule-based judge's ratings of one answer."""
-    verdict, text = answer.verdict, answer.completion.text
-    facts = observe(prompt.row["dataset"], text, verdict.extracted, correct=verdict.correct, finished=answer.finished)
-    return dict(rate(facts))
-
-
-def rated_sample(prompt: EncodedPrompt, answer: VerifiedAnswer, ratings: Ratings) -> RatedSample:
-    """One answer with its verdict, if it has one, its ratings per aspect and their mean."""
-    return {
-        "id": prompt.row["id"],
-        "text": answer.completion.text,
-        "finished": answer.finished,
-        "correct": answer.judged and answer.judged.correct,
-        "ratings": ratings,
-        "rating": mean_rating(ratings),
-    }
-
-
-def make_pair(prompt: EncodedPrompt, samples: list[RatedSample], generator: np.random.Generator) -> BinarisedPair:
-    """The binarised row of one prompt."""
-    best, other = binarise([sample["rating"] for sample in samples], generator)
-    chosen, rejected = samples[best], samples[other]
-
-    def conversation(text: str) -> list[dict[str, str]]:
-        return [*prompt.row["messages"], {"role": "assistant", "content": text}]
-
-    return {
-        "id": prompt.row["id"],
-        "dataset": prompt.row["dataset"],
-        "chosen": conversation(chosen["text"]),
-        "rejected": conversation(rejected["text"]),
-        "chosen_rating": chosen["rating"],
-        "rejected_rating": rejected["rating"],
-        "chosen_ratings": chosen["ratings"],
-        "rejected_ratings": rejected["ratings"],
-    }
+        groups = [
+            (instruction_of(prompt), [pooled.answer.completion.text for pooled in group]) for prompt, group in asked
+        ]
+        judged = judge_groups(endpoint, judge, groups)
+    usage[JUDGE] = {key: value for key, value in endpoint.facts().items() if isinstance(value, int | float)}
+    return judged
 
 
 def _shown(row: BinarisedPair) -> dict[str, str]:

@@ -7,7 +7,8 @@ name. A higher upper clip is `clip_high` (DAPO 0.28), and the mean of answers' m
 GRPO). `normalization: centered` divides by no standard deviation, and `unfinished: masked` leaves answers without an end out
 of the loss.
 
-Sampling, exact resumes and groups of workers: `tasks/training/answers/rollouts.py`. The reference of a group that holds
+Sampling, exact resumes and groups of workers: `tasks/training/answers/rollouts.py`; a server that samples:
+`tasks/training/answers/served_rollouts.py`. The reference of a group that holds
 parts stays sharded.
 """
 
@@ -30,6 +31,7 @@ from model.training.schedule import ScheduleConfig
 from tasks.artifacts import Checkpoint, Prompts
 from tasks.training.answers.kl_control import KLControl
 from tasks.training.answers.rollouts import Rollout, Rollouts, answer_metrics, frozen_reference, prompts_that_fit
+from tasks.training.answers.served_rollouts import served_policy
 from tasks.training.answers.verified_answers import (
     VerifiedAnswer,
     answer_row,
@@ -144,6 +146,7 @@ def train_rlvr(ws: Workspace, policy: Checkpoint, prompts: Prompts, config: RLVR
             judge=answers_judge(ws, config.in_loop, tokenizer, config.precision), every=config.in_loop.every
         ),
     )
+    actor.served = served_policy(ws, tokenizer, config.precision, actor.updates)
     with fitting(
         ws,
         state,
@@ -186,15 +189,17 @@ class GRPORollouts(Rollouts[RLVRConfig]):
         # From the trainer's own forward pass: the decoder rounds differently, which would move the first ratio away from
         # 1.
         old = self.log_probs(self.policy, rows, self.group)
+        flat = [(prompt, answer) for prompt, group in zip(prompts, groups, strict=True) for answer in group]
+        self.compare(rollout, [prompt for prompt, _ in flat], [answer for _, answer in flat], old)
         reference = self.log_probs(self.reference, rows, self.reference_group)
         coefficient, distance = self.kl_coefficient(old, reference, rows)
         scores, finished = score_groups(groups, config)
         # Flattened like the rows: all answers to the first prompt, then those to the second.
         advantages = group_advantages(scores, config.normalization).flatten().numpy().astype(np.float32)
-        flat = zero_std_groups(scores)
+        equal = zero_std_groups(scores)
         keep = torch.ones_like(finished)
         if config.zero_std_groups == "drop":
-            keep &= ~flat[:, None]
+            keep &= ~equal[:, None]
         if config.unfinished == "masked":
             keep &= finished
         updates = [
@@ -204,11 +209,9 @@ class GRPORollouts(Rollouts[RLVRConfig]):
         ]
         return updates, {
             "score": float(scores.mean()),
-            "zero_std_groups": float(flat.float().mean()),
+            "zero_std_groups": float(equal.float().mean()),
             **distance,
-            **answer_metrics(
-                [(prompt, a) for prompt, group in zip(prompts, groups, strict=True) for a in group], rows, old
-            ),
+            **answer_metrics(flat, rows, old),
         }
 
     def members(self, rollout: int, keep: torch.Tensor) -> Iterator[list[int]]:

@@ -118,7 +118,7 @@ class Chaos:
             self.problems.append(f"{where}: lost: {type(error).__name__}: {error}")
             return
         wrong = [stage for stage, digest in self.expected.items() if made[stage].digest != digest]
-        _, damage = verify_artifacts(store, [], lambda event: None)
+        _, damage = verify_artifacts(store, [], lambda *heard: None)
         double = len(all_records(store)) - len(self.expected)
         left = [path for path in store.walk("") if "/.tmp-" in path and name not in ("kill", "kill twice", "pause")]
         if wrong or damage or double or left:
@@ -197,7 +197,7 @@ class Chaos:
             else f"{record.payload}/{self.chance.choice(list(record.files))}"
         )
         self.spoil(Path(store.full(path)))
-        _, found = verify_artifacts(store, [], lambda event: None)
+        _, found = verify_artifacts(store, [], lambda *heard: None)
         if [(item.stage, item.id) for item in found] != [(record.stage, record.id)]:
             self.problems.append(f"accident {self._number}: damage to {path} is told as {found}")
         self.mend(store, record, edits)
@@ -220,7 +220,7 @@ class Chaos:
 
     def mend(self, store: Store, record: Record, edits: bool) -> None:
         if not edits:
-            names = [item.file for item in verify_artifacts(store, [], lambda event: None)[1]]
+            names = [item.file for item in verify_artifacts(store, [], lambda *heard: None)[1]]
             mend_from(store, self.calm, record, names)
             return
         path = record_path(record.stage, record.id, 1)

@@ -122,7 +122,7 @@ def test_the_plan_on_a_terminal_shows_the_tokens_of_its_costs(tmp_path: Path) ->
     costs = json.loads(CliRunner().invoke(app, ["plan", "laptop", "--gpus", "1", "--json"]).output)["stages"]
     (rlvr,) = [row for row in costs if row["label"] == "rlvr"]
     assert f"≤ {rlvr['tokens']:,}" in shown
-    assert rlvr["tokens"] == 8192 * 256, "an answer with its prompt fits the window"
+    assert rlvr["tokens"] == 16_384 * 256, "an answer with its prompt fits the window"
 
 
 def test_what_is_made_is_counted_instead_of_what_was_expected() -> None:
@@ -309,6 +309,27 @@ def test_language_models_are_costed_by_call_and_token() -> None:
     (row,) = (row for row in judged if row["label"] == "preferences")
     assert row["calls"] == 4 * 29_946
     assert row["money"] == pytest.approx(4 * 29_946 * (900 * 2 + 250 * 10) / 1e6)
+
+
+def test_a_pool_is_planned_with_what_its_servers_are_asked() -> None:
+    """3 of 4 answers are the members', a third of those each one's; both orders of each of four aspects are judged."""
+    members = ", ".join(f"{{kind: served, name: {name}, model: {{model: {name}}}}}" for name in ("qwen", "yi", "gemma"))
+    pool = f"pool: {{on_policy: 0.25, members: [{members}]}}"
+    judge = "kind: sampled, judge: {kind: language_model, positions: both}"
+    endpoints = "execution.endpoints={default: {url: http://x/v1, completion_price: 10}}"
+    alone, pooled = (
+        next(
+            row
+            for row in planned_costs("olmo2-7b", endpoints, f"preferences={{{how}}}")["others"]
+            if row["label"] == "preferences"
+        )
+        for how in (judge, f"{judge}, {pool}")
+    )
+    assert alone["calls"] == 8 * 29_946
+    assert pooled["calls"] == 8 * 29_946 + 3 * 29_946
+    assert pooled["money"] == pytest.approx(29_946 * (8 * 250 + 3 * 400) * 10 / 1e6)
+    assert pooled["flops"] == pytest.approx(alone["flops"] / 4)
+    assert "89,838 of them by qwen" in pooled["assumption"]
 
 
 def test_storage_counts_texts_tokens_and_checkpoints() -> None:

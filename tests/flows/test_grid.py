@@ -14,6 +14,8 @@ from flows.config.sizes.training_runs import training_runs
 from flows.running.run import load_recipe, plan, run
 from infra.records.record import all_records
 from infra.storage.store import Store
+from tasks.data.synthesis.synthesize import SynthesizeConfig
+from tasks.synthetic import generate_mixed
 from tasks.training.dpo import DPOConfig
 
 GRID = "grid.dpo={values: {learning_rate: [1.0e-5, 3.0e-5], beta: [1, 5]}, by: arithmetic}"
@@ -97,7 +99,24 @@ def test_studies_know_the_size_of_every_trial(name: str):
     }
     sizes = {one.label: one.steps for one in training_runs(config)}
     assert sizes.keys() >= tried
-    assert tried or len(config.microanneal.seeds) == 3
+    # Each has several trainings of a kind, so that chance can be told from a difference.
+    assert tried or len(config.microanneal.seeds) == 3 or len(config.anneal_seeds) == 6
+
+
+def test_repeated_problems_fill_their_mixes_within_the_passes_allowed():
+    """Oracle: the tokens of the problems that the study makes, encoded here."""
+    config = load(str(recipe_folder() / "studies" / "duplication.yaml"))
+    tokenizer = config.encode.vocabulary
+    wanted = 0.35 * config.microanneal.tokens
+    passes = []
+    for candidate in config.candidates:
+        made = candidate.synthesize
+        assert isinstance(made, SynthesizeConfig)
+        problems = generate_mixed(made.problems, "train", made.count, made.seed)
+        held = sum(len(tokenizer.encode(f"{problem.question}\n{problem.response}\n")) for problem in problems)
+        passes.append(wanted / held)
+    assert passes == pytest.approx([1, 2, 4], rel=0.2)
+    assert max(passes) < config.microanneal.max_repetition
 
 
 def test_a_study_at_toy_size_is_planned(tmp_path: Path):

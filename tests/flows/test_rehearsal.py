@@ -25,7 +25,7 @@ from tasks.data.classifying.label import VERDICTS
 from tasks.data.synthesis.personas import LEAD, read_solution
 from tasks.data.synthesis.rewrite import states
 from tasks.prompting import fill_template, prompt_text
-from tasks.training.answers.model_judge import LanguageModelJudge, judge_requests, read_judgements
+from tasks.training.answers.model_judge import LanguageModelJudge, aspect_questions, judge_request, read_judgements
 from tests.flows.conftest import olmo2
 from tests.samples.make_samples import write
 
@@ -159,11 +159,17 @@ def test_the_stand_in_answers_in_the_form_that_every_stage_asks_for() -> None:
 
 def test_the_stand_in_judges_as_many_texts_as_it_is_shown() -> None:
     judge = LanguageModelJudge()
-    asked = judge_requests(judge, "Name a river.", ["Elbe.", "Rhine.", "No."])
-    answers = [Answer(completion(request.body["messages"][-1]["content"]), remembered=False) for request in asked]
-    ratings, problem = read_judgements(answers, 3, "strict")
-    assert problem == ""
-    assert [set(rating.values()) for rating in ratings] == [{2}, {3}, {4}]
+    texts = ["Elbe.", "Rhine.", "No."]
+    asked = {
+        question: judge_request(judge, question, "Name a river.", texts) for question in aspect_questions(judge, 0)
+    }
+    answers = {
+        question: Answer(completion(request.body["messages"][-1]["content"]), remembered=False)
+        for question, request in asked.items()
+    }
+    found = read_judgements(answers, 3, "strict")
+    assert found.reason == ""
+    assert [set(rating.values()) for rating in found.ratings] == [{2}, {3}, {4}]
 
 
 def test_the_stand_in_speaks_the_protocol() -> None:

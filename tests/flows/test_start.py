@@ -376,3 +376,18 @@ def test_a_classifier_that_a_later_rule_asks_keeps_its_sources():
     config = load("laptop", ["start.base=0123456789abcdef", *only_code])
     assert needed_sources(config) == {"code"}
     assert needed_classifiers(config, needed_sources(config)) == []
+
+
+def test_a_pool_takes_checkpoints_of_the_store_and_nothing_else(store: Store, id: str):
+    def config(answering: str):
+        pool = f"{{on_policy: 0.5, members: [{{kind: checkpoint, name: other, checkpoint: {answering}}}]}}"
+        return load_recipe("smoke", [f"start.sft={id}", f"preferences.pool={pool}"], store.url)
+
+    assert next(row for row in plan(config(id[:8])) if row.label == "preferences").action == "run"
+    with pytest.raises(ValueError, match="no artifact with id 'ffffffff'"):
+        plan(config("ffffffff"))
+    session = Session(store, Execution(store=store.url, ray="off"))
+    pairs = stage(write_pairs, name="pool-pairs", version=1)
+    other = run_stage(pairs, session, {"config": Pairs(rows=[])}, lambda event: None).record
+    with pytest.raises(ValueError, match=rf"preferences\.pool: other is {other.id}, a Preferences and no Checkpoint"):
+        plan(config(other.id))

@@ -71,8 +71,8 @@ def test_a_missing_endpoint_is_found_before_the_run_begins(tmp_path, monkeypatch
     candidate = {"name": "students", "synthesize": {"kind": "programs", "rows": rows}, "rewrite": {}}
     config = load("smoke", [f"candidates={json.dumps([candidate])}", "preferences.judge={kind: language_model}"])
     assert asked_models(config) == {
-        "rewrite:students": "Qwen/Qwen2.5-7B-Instruct",
-        "preferences": "gpt-4o-2024-08-06",
+        "rewrite:students": ("Qwen/Qwen2.5-7B-Instruct",),
+        "preferences": ("gpt-4o-2024-08-06",),
     }
     monkeypatch.setattr("flows.running.run.recipe", refuse_to_begin)
     endpoints: dict[str, Any] = {}

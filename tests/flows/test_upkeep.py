@@ -66,13 +66,13 @@ def test_a_damaged_file_is_named_and_mended(
     shutil.rmtree(store.cache, ignore_errors=True)
     with pytest.raises(CorruptObject, match=f"{name}.* is corrupt.*olmo2 repair {record.id}"):
         Reader(store).path(chain[which].artifact, name)
-    count, found = verify_artifacts(store, [], lambda event: None)
+    count, found = verify_artifacts(store, [], lambda *heard: None)
     assert (count, [(item.id, item.file) for item in found]) == (3, [(record.id, name)])
     told: list[str] = []
     assert repair(store, record.id[:8], copy if way != "anew" else None, told.append) == [name]
     assert path in told[0]
     assert contents(store) == before
-    assert verify_artifacts(store, [], lambda event: None) == (3, [])
+    assert verify_artifacts(store, [], lambda *heard: None) == (3, [])
     again = run(store, total, numbers=[chain[0].artifact, chain[1].artifact], config=NumberConfig(value=1))
     assert again.reused
 
@@ -98,7 +98,7 @@ def test_an_edited_record_is_named_and_mended(store: Store, chain: list[Outcome]
     store.write(path, orjson.dumps(EDITS[edit](orjson.loads(store.read(path)))))
     with pytest.raises(CorruptObject, match=f"{path} .* is not what was committed.*olmo2 repair {record.id}"):
         load_record(store, record.stage, record.id)
-    _, found = verify_artifacts(store, [], lambda event: None)
+    _, found = verify_artifacts(store, [], lambda *heard: None)
     assert [(item.id, item.file) for item in found] == [(record.id, "record-0001.json")]
     repair(store, record.id, copy if way != "anew" else None, lambda _: None)
     now = load_record(store, record.stage, record.id)
@@ -109,7 +109,7 @@ def test_an_edited_record_is_named_and_mended(store: Store, chain: list[Outcome]
         record.facts,
         record.inputs,
     )
-    assert verify_artifacts(store, [], lambda event: None) == (3, [])
+    assert verify_artifacts(store, [], lambda *heard: None) == (3, [])
     assert way == "anew" or contents(store) == before
 
 
@@ -136,8 +136,8 @@ def test_an_interrupted_verification_goes_on_where_it_was(store: Store, chain: l
     path = f"{first.payload}/{next(iter(first.files))}"
     data = store.read(path)
     store.write(path, b"x" + data)
-    assert verify_artifacts(store, [], lambda event: None) == (3, [])
-    assert len(verify_artifacts(store, [], lambda event: None)[1]) == 1
+    assert verify_artifacts(store, [], lambda *heard: None) == (3, [])
+    assert len(verify_artifacts(store, [], lambda *heard: None)[1]) == 1
 
 
 def test_a_copy_has_the_whole_lineage_and_can_be_interrupted(store: Store, chain: list[Outcome], tmp_path: Path):
@@ -168,7 +168,7 @@ def test_gc_removes_what_nobody_reaches_and_nothing_else(store: Store, chain: li
     assert before.items() <= contents(store).items()
     remove(store, garbage(store, [chain[2].record], everything_else=True))
     assert contents(store) == before
-    assert verify_artifacts(store, [], lambda event: None) == (3, [])
+    assert verify_artifacts(store, [], lambda *heard: None) == (3, [])
 
 
 def test_diff_says_in_what_two_artifacts_differ(store: Store, chain: list[Outcome]):

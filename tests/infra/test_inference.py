@@ -15,6 +15,7 @@ from infra.language_models import client as inference
 from infra.language_models import rate_limit as rate
 from infra.language_models.client import Endpoint, EndpointError, retry_after_seconds
 from infra.language_models.protocol import AnswerMemory, Request, chat_request, completion_request, read_choice
+from infra.language_models.spending import Spending
 from infra.settings import EndpointSettings, settings_of
 from infra.storage.store import Store
 from tests.openai_server import FAULTS, OpenAIServer
@@ -108,6 +109,26 @@ def test_patience_ends_with_what_happened_and_keeps_the_others(memory):
             list(endpoint.ask(REQUESTS[:6]))
         assert server.sent.total() > 6, "the failing one was tried again"
     assert [memory.recall(request) is not None for request in REQUESTS[:6]] == [True, True, False, True, True, True]
+
+
+def test_a_cost_cap_holds_over_clients_and_attempts(tmp_path, memory):
+    """An answer costs 10 + 2 x 2 = 14, so 50 are reached by the fourth and 100 by the eighth."""
+    store = Store(str(tmp_path / "store"))
+    with OpenAIServer(echo) as server:
+        for most, paid, kept in ((50, 4, 0), (50, 4, 4), (100, 8, 4)):
+            read = []
+            client = Endpoint("m", settings(server, concurrency=1), memory, spending=Spending(store, "spent", most))
+            with client, pytest.raises(EndpointError, match=rf"max_cost={most}; all answers so far are kept: raise"):
+                read += client.ask(REQUESTS)
+            # What the store remembers is free, whatever has been paid.
+            assert client.usage.remembered >= kept
+            assert server.paid.total() == paid
+        with Endpoint("m", settings(server), memory, spending=Spending(store, "spent", 5000)) as client:
+            assert len(list(client.ask(REQUESTS))) == 80
+        assert set(server.paid.values()) == {1}
+    assert Spending(store, "spent", 1).others() == 80 * 14
+    with pytest.raises(ValueError, match="max_cost=5 caps what prompt_price and completion_price add up to"):
+        EndpointSettings(url="http://nowhere", max_cost=5)
 
 
 def test_nobody_there_is_an_error_with_a_way_out():

@@ -33,7 +33,7 @@ from tasks.evaluation.benchmarks import Benchmark
 from tasks.evaluation.benchmarks.olmes.benchmark import OlmesBenchmark
 from tasks.evaluation.evaluate import EvaluateConfig
 from tasks.evaluation.scoring.room import context_of, longest_answer
-from tasks.training.answers.model_judge import LanguageModelJudge
+from tasks.training.answers.model_judge import LanguageModelJudge, judge_orders
 from tasks.training.answers.rule_judge import ASPECTS
 from tasks.training.preferences import PreferencesConfig
 
@@ -61,6 +61,8 @@ PERSONA_TOKENS = (2 * 250, 2 * 450)
 """Prompt and answer tokens of a persona's problem and its solution, two calls."""
 REWRITE_TOKENS = (450, 550)
 """Prompt and answer tokens of a rewritten document."""
+POOL_TOKENS = (250, 400)
+"""Prompt and answer tokens of one answer of a pool's model."""
 JUDGE_TOKENS = (900, 250)
 """Prompt and answer tokens of one aspect of four answers."""
 LABEL_TOKENS = (1_100, 120)
@@ -91,8 +93,10 @@ class OtherCost:
 
 def plan_labels(config: RecipeConfig) -> list[PlanRow]:
     """The stages of a run, looked up in an empty store; of a recipe that starts at an artifact in its own."""
-    if config.start:
-        # The given artifact's record is needed, so the recipe's own store is asked.
+    how = config.preferences
+    pooled = isinstance(how, PreferencesConfig) and how.pool is not None and how.pool.checkpoints
+    if config.start or pooled:
+        # A given artifact's record is needed, so the recipe's own store is asked.
         return plan_rows(config, Session(Store(config.execution.store), config.execution))
     # An empty store answers every stage with `run`, whatever was made before.
     with tempfile.TemporaryDirectory(prefix="olmo2-plan-") as folder:
@@ -231,15 +235,31 @@ def _preferences(row: PlanRow, config: RecipeConfig, hardware: Hardware) -> Othe
         return replace(unknown, calls=None, money=None)
     # The window bounds prompt and answer together.
     longest = min(how.max_prompt_tokens + how.max_new_tokens, config.pretrain.model.max_sequence_length)
-    sampled = _sampled(row, prompts * how.samples * longest, longest, config, hardware)
+    answers, served = prompts * how.samples, how.pool.served if how.pool else []
+    # Each member of the pool gives as many answers as any other, of those that are not the policy's.
+    of_member = answers * (1 - how.pool.on_policy) / len(how.pool.members) if how.pool else 0.0
+    sampled = _sampled(row, round((answers - of_member * len(served)) * longest), longest, config, hardware)
     said = f"≤: {how.samples} answers of {how.max_new_tokens:,} tokens to {prompts:,} prompts, sampled at the MFU"
+    asked = [_asked(row, round(of_member), 1, POOL_TOKENS, member.model.model, config) for member in served]
+    if served:
+        said += f"; {len(served) * of_member:,.0f} of them by {'; '.join(item.assumption for item in asked)}"
     if not isinstance(how.judge, LanguageModelJudge):
-        return replace(sampled, assumption=f"{said}; verifiers judge")
-    # The judge is asked once for each aspect of a prompt's answers.
-    judged = _asked(row, prompts * len(ASPECTS), 1, JUDGE_TOKENS, how.judge.model.model, config)
-    both = None if judged.tokens is None or sampled.tokens is None else judged.tokens + sampled.tokens
-    said = f"{said}; judged by {judged.assumption}"
-    return replace(sampled, assumption=said, tokens=both, calls=judged.calls, money=judged.money)
+        said = f"{said}; verifiers judge"
+    else:
+        # The judge is asked for each aspect of a prompt's answers, in one order or both.
+        calls = prompts * len(ASPECTS) * len(judge_orders(how.judge))
+        asked.append(_asked(row, calls, 1, JUDGE_TOKENS, how.judge.model.model, config))
+        said = f"{said}; judged by {asked[-1].assumption}"
+    if not asked:
+        return replace(sampled, assumption=said)
+    prices = [item.money for item in asked if item.money is not None]
+    return replace(
+        sampled,
+        assumption=said,
+        tokens=total_of([sampled.tokens, *(item.tokens for item in asked)]),
+        calls=total_of([item.calls for item in asked]),
+        money=sum(prices) if prices else None,
+    )
 
 
 def _evaluation(row: PlanRow, config: RecipeConfig, hardware: Hardware) -> OtherCost:

@@ -1,7 +1,8 @@
 """Stage: chats for supervised finetuning (RECIPE F): synthetic maths, local files and hub datasets in `messages` format.
 
 Rows that are not chats are counted by reason and kept in `bad/chats.jsonl.zst` with their place; above the source's share
-of them the stage fails. Chats that a source's `filter` leaves out are kept in `dropped/chats.jsonl.zst`. A system turn without
+of them the stage fails. Chats that a source's `filter` leaves out, or that repeat an earlier one where `duplicates` says so, are
+kept in `dropped/chats.jsonl.zst`. A system turn without
 text is left out of its chat. Roles other than system, user and assistant, and calls of tools, have no place in the chat format.
 """
 
@@ -18,7 +19,8 @@ from tasks.artifacts import Chats
 from tasks.data.documents.dolma_files import LineWriter
 from tasks.data.documents.messages import clean_messages, unanswered
 from tasks.data.filters.chats.answer_vote import AnswerVote, question_key, winners
-from tasks.data.filters.chats.chat_filters import ChatFilterConfig, Messages, last_below_caps, order_key, unwanted
+from tasks.data.filters.chats.chat_filters import ChatFilterConfig, Messages, last_below_caps, over_cap, unwanted
+from tasks.data.filters.chats.repeated import Duplicates, RepeatedRows
 from tasks.data.sources.rows import RowSource, check_share, read_rows
 from tasks.synthetic import KindConfig, generate_mixed
 
@@ -67,6 +69,8 @@ class ChatsConfig(Config):
     sources: tuple[ChatSource, ...] = (
         ChatRows(name="tulu", rows=RowSource(dataset="allenai/tulu-3-sft-olmo-2-mixture")),
     )
+    duplicates: Duplicates = Field(default="keep", exclude_if=lambda value: value == "keep")
+    """Chats that repeat an earlier one, of whichever source; they are looked for after filters and caps."""
 
     def pinned(self) -> Self:
         """The config with what each source will read pinned."""
@@ -77,6 +81,7 @@ def build_chats(ws: Workspace, config: ChatsConfig) -> Chats:
     """All usable chats of all sources, in order. ValueError when a source has too many bad rows or no good one."""
     counts: dict[str, int] = {}
     dropped: Counter[str] = Counter()
+    repeats = RepeatedRows(config.duplicates)
     with (
         LineWriter(ws, "chats.jsonl.zst") as good,
         LineWriter(ws, "bad/chats.jsonl.zst") as bad,
@@ -88,6 +93,8 @@ def build_chats(ws: Workspace, config: ChatsConfig) -> Chats:
             reasons: Counter[str] = Counter()
             before = good.rows
             for place, messages, reason, left_out in read_wanted(source):
+                if not (reason or left_out) and repeats.again(messages):
+                    left_out = "repeats an earlier chat"
                 if reason:
                     reasons[reason] += 1
                     bad.write({"place": place, "reason": reason, "source": source.name})
@@ -156,10 +163,8 @@ def _beyond(rules: ChatFilterConfig, last: dict[str, bytes], before: _Judge) -> 
     """Leaves out what `before` does, and what is over its origin's cap."""
 
     def judged(place: str, messages: Messages, origin: str) -> str:
-        reason = before(place, messages, origin)
-        over = not reason and origin in last and order_key(rules, place) > last[origin]
         # Judged last, so that a chat which is left out for another reason uses up no place below the cap.
-        return f"over the cap of {origin}" if over else reason
+        return before(place, messages, origin) or over_cap(rules, last, place, origin)
 
     return judged
 

@@ -1,18 +1,20 @@
 """Stage: preference pairs as they were released, in the place of pairs that are sampled and judged (RECIPE G).
 
 Read are rows with `chosen` and `rejected`: message lists (allenai/olmo-2-*-preference-mix, UltraFeedback binarised, with or
-without their `prompt` and ratings), single answers with a `prompt`, `question` or `instruction`, and HH-RLHF's transcripts. Both
-sides must answer the same question. Rows that do not are counted by reason and kept in `bad/preferences.jsonl.zst`; above
-`max_bad_fraction` of them the stage fails. Deviation: the published mixes also hold pairs of the policy's own answers, which
-the `preferences` stage makes.
+without their `prompt` and ratings), single answers with a `prompt`, `question` or `instruction`, and HH-RLHF's transcripts.
+Both sides must answer the same question. Rows that do not are counted by reason and kept in `bad/preferences.jsonl.zst`;
+above `max_bad_fraction` of them the stage fails. Pairs that `filter`, `margin` or `duplicates` leave out are kept, by their
+place, in `dropped/preferences.jsonl.zst`; as published nothing is left out. Deviation: the published mixes also hold pairs
+of the policy's own answers, which the `preferences` stage makes.
 """
 
 import re
 from collections import Counter
+from collections.abc import Callable, Iterator
 from math import isfinite
 from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from infra.stage import stage
 from infra.workspace import Workspace
@@ -20,7 +22,8 @@ from model.config import Config
 from tasks.artifacts import Preferences
 from tasks.data.documents.dolma_files import LineWriter, Row
 from tasks.data.documents.messages import clean_messages
-from tasks.data.filters.chats.chat_filters import Messages
+from tasks.data.filters.chats.chat_filters import ChatFilterConfig, Messages, last_below_caps, over_cap, unwanted
+from tasks.data.filters.chats.repeated import Duplicates, RepeatedRows
 from tasks.data.sources.rows import RowSource, check_share, read_rows
 
 QUESTIONS = ("prompt", "question", "instruction")
@@ -40,8 +43,22 @@ class PairsConfig(Config):
     """Rows with `chosen` and `rejected`."""
     ties: Literal["keep", "drop"] = "keep"
     """Pairs whose sides have the same rating, where the rows hold ratings."""
+    margin: float = Field(default=0.0, ge=0, exclude_if=lambda value: value == 0)
+    """How much higher the chosen answer is rated at least, where the rows hold ratings."""
+    filter: ChatFilterConfig = Field(default=ChatFilterConfig(), exclude_if=lambda value: value == ChatFilterConfig())
+    """Which usable pairs to leave out."""
+    duplicates: Duplicates = Field(default="keep", exclude_if=lambda value: value == "keep")
+    """Pairs that repeat an earlier one, question and both answers."""
     max_bad_fraction: float = Field(default=0.01, ge=0, le=1)
     """Share of unusable rows above which the stage fails."""
+
+    @model_validator(mode="after")
+    def _no_votes(self) -> Self:
+        if self.filter.majority is not None:
+            raise ValueError(
+                "preferences.filter.majority votes over the chats of a question, and a pair has two; leave it out"
+            )
+        return self
 
     def pinned(self) -> Self:
         """The config with what it will read pinned."""
@@ -50,11 +67,15 @@ class PairsConfig(Config):
 
 def build_pairs(ws: Workspace, config: PairsConfig) -> Preferences:
     """All usable pairs in order. ValueError when too many rows are unusable, or none is left."""
-    reasons: Counter[str] = Counter()
+    reasons, left_out = Counter[str](), Counter[str]()
     ties, ratings = 0, []
-    with LineWriter(ws, "preferences.jsonl.zst") as good, LineWriter(ws, "bad/preferences.jsonl.zst") as bad:
-        for place, row in read_rows(config.rows):
-            pair, reason = ({}, "not a JSON object") if row is None else read_pair(row)
+    judged, repeats = _judge_of(config), RepeatedRows(config.duplicates)
+    with (
+        LineWriter(ws, "preferences.jsonl.zst") as good,
+        LineWriter(ws, "bad/preferences.jsonl.zst") as bad,
+        LineWriter(ws, "dropped/preferences.jsonl.zst") as out,
+    ):
+        for place, id, origin, pair, reason in _read_source(config):
             # Each bad row is written with its place, so that it can be found in the file.
             if reason:
                 reasons[reason] += 1
@@ -65,16 +86,58 @@ def build_pairs(ws: Workspace, config: PairsConfig) -> Preferences:
             ties += tied
             if tied and config.ties == "drop":
                 continue
+            why = judged(place, origin, pair)
+            if not why and repeats.again(pair["chosen"], pair["rejected"]):
+                why = "repeats an earlier pair"
+            if why:
+                left_out[why] += 1
+                out.write({"place": place, "reason": why})
+                continue
             if rated:
                 # Means are over rated pairs alone; unrated ones have no number to add.
                 ratings.append((pair["chosen_rating"], pair["rejected_rating"]))
-            good.write({"id": str(row.get("id", place)) if row else place, **pair})
+            good.write({"id": id, **pair})
         pairs = good.rows
+    if left_out:
+        ws.note(pairs_left_out=dict(sorted(left_out.items())))
     if not pairs and ties:
         raise ValueError(f"all {ties:,} pairs are ties, and ties={config.ties!r}; use ties: keep")
-    check_share("preference pairs", pairs, reasons, config.max_bad_fraction)
+    if not pairs and left_out:
+        raise ValueError(f"every usable pair is left out ({dict(left_out)}); loosen filter or margin")
+    # What is left out could be used: it counts among the good rows.
+    check_share("preference pairs", pairs + left_out.total(), reasons, config.max_bad_fraction)
     chosen, rejected = (sum(side) / len(ratings) for side in zip(*ratings, strict=True)) if ratings else (None, None)
     return ws.artifact(Preferences, pairs=pairs, ties=ties, mean_chosen=chosen, mean_rejected=rejected)
+
+
+def _read_source(config: PairsConfig) -> Iterator[tuple[str, str, str, Row, str]]:
+    """(place, id, origin, pair, reason why not usable or "") of every row."""
+    for place, row in read_rows(config.rows):
+        if row is None:
+            yield place, place, "", {}, "not a JSON object"
+            continue
+        pair, reason = read_pair(row)
+        yield place, str(row.get("id", place)), str(row.get(config.filter.origin, "")), pair, reason
+
+
+def _judge_of(config: PairsConfig) -> Callable[[str, str, Row], str]:
+    """(place, origin, pair) -> why a usable pair is left out, or ""."""
+
+    def alone(pair: Row) -> str:
+        rated = pair["chosen_rating"] is not None
+        # As published no margin is asked for: then a rejected answer may even be rated higher.
+        if config.margin and rated and pair["chosen_rating"] - pair["rejected_rating"] < config.margin:
+            return "below the margin"
+        return unwanted(config.filter, pair["chosen"]) or unwanted(config.filter, pair["rejected"])
+
+    # A pass of its own finds where each cap ends, so that no pass need hold the pairs.
+    usable = (
+        (place, origin)
+        for place, _, origin, pair, reason in (_read_source(config) if config.filter.caps else ())
+        if not reason and not alone(pair)
+    )
+    last = last_below_caps(config.filter, usable)
+    return lambda place, origin, pair: alone(pair) or over_cap(config.filter, last, place, origin)
 
 
 def read_pair(row: Row) -> tuple[Row, str]:

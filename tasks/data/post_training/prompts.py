@@ -3,7 +3,8 @@
 Synthetic prompts come from a split of their own, so that preference data and reinforcement see problems which finetuning
 has not. `dataset` names the verifier, and a row whose ground truth that verifier cannot use is set aside with its reason.
 Prompts for a language-model judge need no ground truth: such rows have `ground_truth` null and dataset "unverified".
-Prompts are not cut here: the training stages drop those that are too long for them.
+Prompts are not cut here: the training stages drop those that are too long for them. Prompts that a source's `filter` leaves out,
+or that repeat an earlier one where `duplicates` says so, are kept, by their place, in `dropped/prompts.jsonl.zst`.
 """
 
 from collections import Counter
@@ -17,12 +18,15 @@ from infra.workspace import Workspace
 from model.config import Config
 from tasks.artifacts import Prompts
 from tasks.data.documents.dolma_files import LineWriter, Row
+from tasks.data.filters.chats.chat_filters import PromptFilterConfig, last_below_caps, over_cap, unwanted_prompt
+from tasks.data.filters.chats.repeated import Duplicates, RepeatedRows
 from tasks.data.sources.rows import RowSource, check_share, read_rows
 from tasks.synthetic import KindConfig, generate_mixed
 from tasks.verifiers.ground_truth import usable_truth
 
 UNVERIFIED = "unverified"
 """Dataset of a prompt whose answers no verifier judges."""
+_GroundTruth = Literal["required", "optional"]
 _ROLES = ("system", "user", "assistant")
 
 
@@ -54,6 +58,10 @@ class PromptRows(Config):
     """Field with the messages, or with the text of a single question."""
     last_answer: Literal["cut_off", "refuse"] = "cut_off"
     """Of a row that ends with the assistant: its last answer is cut off, or the file is refused at the first such row."""
+    filter: PromptFilterConfig = Field(
+        default=PromptFilterConfig(), exclude_if=lambda value: value == PromptFilterConfig()
+    )
+    """Which usable prompts to leave out."""
     max_bad_fraction: float = Field(default=0.01, ge=0, le=1)
     """Share of unusable rows above which the stage fails."""
 
@@ -71,8 +79,10 @@ class PromptsConfig(Config):
     sources: tuple[PromptSource, ...] = (
         PromptRows(name="rlvr_mix", rows=RowSource(dataset="allenai/RLVR-GSM-MATH-IF-Mixed-Constraints")),
     )
-    ground_truth: Literal["required", "optional"] = "required"
+    ground_truth: _GroundTruth = "required"
     """`optional` keeps rows that no verifier can judge; a recipe says so itself where a language model judges."""
+    duplicates: Duplicates = Field(default="keep", exclude_if=lambda value: value == "keep")
+    """Prompts that repeat an earlier one, of whichever source; they are looked for after filters and caps."""
 
     def pinned(self) -> Self:
         """The config with what each source will read pinned."""
@@ -83,31 +93,65 @@ def build_prompts(ws: Workspace, config: PromptsConfig) -> Prompts:
     """All usable prompts of all sources, in order; bad rows are kept in `bad/prompts.jsonl.zst`."""
     datasets: Counter[str] = Counter()
     names: set[str] = set()
-    answers_cut = 0
-    with LineWriter(ws, "prompts.jsonl.zst") as good, LineWriter(ws, "bad/prompts.jsonl.zst") as bad:
+    answers_cut, left_out, repeats = 0, Counter[str](), RepeatedRows(config.duplicates)
+    with (
+        LineWriter(ws, "prompts.jsonl.zst") as good,
+        LineWriter(ws, "bad/prompts.jsonl.zst") as bad,
+        LineWriter(ws, "dropped/prompts.jsonl.zst") as out,
+    ):
         for source in config.sources:
             if source.name in names:
                 raise ValueError(f"two prompt sources are called {source.name!r}; give each its own name")
             names.add(source.name)
             reasons: Counter[str] = Counter()
-            before = good.rows
-            for place, row, reason in _read_source(source, config.ground_truth):
+            before, without = good.rows, left_out.total()
+            for place, row, reason, why in _read_wanted(source, config.ground_truth):
+                if not (reason or why) and repeats.again(row["messages"]):
+                    why = "repeats an earlier prompt"
                 if reason:
                     reasons[reason] += 1
                     bad.write({"place": place, "reason": reason, "source": source.name})
+                elif why:
+                    left_out[why] += 1
+                    out.write({"place": place, "reason": why, "source": source.name})
                 else:
                     # Only for the count: it is no field of a prompt.
                     answers_cut += row.pop("answer_cut", False)
                     datasets[row["dataset"]] += 1
                     good.write({"id": f"{source.name}-{good.rows - before}", **row})
             allowed = source.max_bad_fraction if isinstance(source, PromptRows) else 1.0
-            check_share(f"prompt source {source.name!r}", good.rows - before, reasons, allowed)
+            # What is left out could be used: it counts among the good rows.
+            usable = good.rows - before + left_out.total() - without
+            check_share(f"prompt source {source.name!r}", usable, reasons, allowed)
+    if left_out and not datasets:
+        raise ValueError(f"every usable prompt is left out ({dict(left_out)}); loosen the filters of the sources")
     ws.note(last_answers_cut_off=answers_cut)
+    if left_out:
+        ws.note(prompts_left_out=dict(sorted(left_out.items())))
     return ws.artifact(Prompts, prompts=datasets.total(), datasets=dict(sorted(datasets.items())))
 
 
+def _read_wanted(
+    source: SyntheticPrompts | PromptRows, ground_truth: _GroundTruth
+) -> Iterator[tuple[str, Row, str, str]]:
+    """(place, row, reason why not usable or "", reason why its filter leaves it out or "") of every prompt."""
+    rules = source.filter if isinstance(source, PromptRows) else PromptFilterConfig()
+    last: dict[str, bytes] = {}
+    if rules.caps:
+        # A pass of its own finds where each cap ends, so that no pass need hold the prompts.
+        usable = ((place, row) for place, row, reason in _read_source(source, ground_truth) if not reason)
+        last = last_below_caps(
+            rules, ((place, row["origin"]) for place, row in usable if not unwanted_prompt(rules, row["messages"]))
+        )
+    for place, row, reason in _read_source(source, ground_truth):
+        # Only for the caps: it is no field of a prompt.
+        origin = row.pop("origin", "")
+        why = "" if reason else unwanted_prompt(rules, row["messages"]) or over_cap(rules, last, place, origin)
+        yield place, row, reason, why
+
+
 def _read_source(
-    source: SyntheticPrompts | PromptRows, ground_truth: Literal["required", "optional"] = "required"
+    source: SyntheticPrompts | PromptRows, ground_truth: _GroundTruth = "required"
 ) -> Iterator[tuple[str, Row, str]]:
     """(place, row, reason why not usable or "") of every prompt; `answer_cut` in a row says that its last answer is gone."""
     if isinstance(source, SyntheticPrompts):
@@ -132,6 +176,7 @@ def _read_source(
             # Without a usable truth a language model can still judge, so the row stays as unverified.
             dataset, truth, fault = UNVERIFIED, None, ""
         clean = {"messages": messages, "ground_truth": truth, "dataset": dataset}
+        clean["origin"] = str(row.get(source.filter.origin, ""))
         yield place, clean | ({"answer_cut": True} if cut else {}), reason or fault
 
 

@@ -14,6 +14,7 @@ left.
 
 import copy
 import re
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ from model.training.reference_scores import row_log_probs
 from tasks.artifacts import Prompts
 from tasks.generation import local_generator
 from tasks.training.answers.kl_control import KLControl, coefficient_at, rollout_kl
+from tasks.training.answers.served_rollouts import ServedPolicy, check_sampler, sampler_gap
 from tasks.training.answers.verified_answers import (
     EncodedPrompt,
     VerifiedAnswer,
@@ -147,6 +149,13 @@ class Rollouts(ABC, Generic[How]):
     """Its metrics."""
     ended: str = ""
     """Why the training ended before its last rollout."""
+    served: ServedPolicy | None = None
+    """The server that samples; None decodes where the policy is."""
+    began: float = field(default_factory=time.monotonic)
+    generating_seconds: float = 0.0
+    """Time in which answers were sampled and verified."""
+    largest_gap: float = 0.0
+    """Of all rollouts, between the sampler's log-probabilities and the trainer's (`sampler_gap`)."""
 
     @abstractmethod
     def roll(self, rollout: int) -> Rollout:
@@ -186,7 +195,13 @@ class Rollouts(ABC, Generic[How]):
         return found, {"rollout_kl": kl} | ({"kl_coefficient": found} if config.kl_control else {})
 
     def tell_end(self, ws: Workspace) -> None:
-        """Tell people, and the record, of a training that ended early."""
+        """Tell the record how much time went into generation, and people of a training that ended early."""
+        whole = time.monotonic() - self.began
+        ws.note(
+            generating_seconds=round(self.generating_seconds, 3),
+            generating_share=round(self.generating_seconds / whole, 4),
+            sampler_gap=self.largest_gap,
+        )
         if self.ended:
             ws.note(ended_early=self.ended)
             ws.warn(f"reinforcement ended early, at {self.ended}")
@@ -204,10 +219,33 @@ class Rollouts(ABC, Generic[How]):
             # Another seed for each rollout, or every rollout would draw the same noise.
             seed=mixed_seed(config.seed, rollout),
         )
+        began = time.monotonic()
+        if self.served is not None:
+            found = self.served.answers(self.policy, self.group, rollout, prompts, samples, sampling, config.rules)
+        else:
+            found = self._decoded(prompts, samples, sampling)
+        self.generating_seconds += time.monotonic() - began
+        return found
+
+    def _decoded(self, prompts: list[EncodedPrompt], samples: int, sampling: Sampling) -> list[list[VerifiedAnswer]]:
+        config = self.config
         # Weights in training are nowhere but here.
         rows = decoding_rows(self.policy, self.prompts, config.max_new_tokens, config.precision)
         generator = local_generator(self.policy, self.tokenizer, config.precision, rows, self.group)
         return answers_in_group(generator, prompts, samples, sampling, self.group, config.rules)
+
+    def compare(
+        self,
+        rollout: int,
+        prompts: Sequence[EncodedPrompt],
+        answers: Sequence[VerifiedAnswer],
+        log_probs: Sequence[np.ndarray],
+    ) -> None:
+        """Compare the sampler with the trainer. Raises EndpointError where a server's log-probabilities are not the policy's."""
+        gap = sampler_gap(prompts, answers, log_probs)
+        self.largest_gap = max(self.largest_gap, gap)
+        if self.served is not None:
+            check_sampler(gap, self.config.precision, rollout, self.served.settings.url)
 
     def log_probs(self, model: Transformer, rows: list[LabelledRow], group: Group) -> list[np.ndarray]:
         """Per-token log-probabilities of the answers under a model, at the sampling temperature."""

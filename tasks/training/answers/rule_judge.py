@@ -22,6 +22,9 @@ HEDGES = re.compile(
 )
 """Wordings by which an answer says that it may be wrong."""
 
+ROUNDING = 1e-9
+"""What rounding may do to a difference of ratings."""
+
 WORKING_WORDS = 4
 """An answer shows working when it has at least this many words beyond those of the answer itself."""
 
@@ -111,20 +114,22 @@ def helpfulness(facts: AnswerFacts) -> int:
     return 2 if facts.answered and facts.working and facts.finished else 1
 
 
-def mean_rating(ratings: Mapping[str, int | None]) -> float:
+def mean_rating(ratings: Mapping[str, float | None]) -> float:
     """Mean over the aspects that apply (all four, where rules rate); 1, the lowest rating, where none does."""
     known = [rating for rating in ratings.values() if rating is not None]
     return sum(known) / len(known) if known else 1.0
 
 
-def binarise(means: Sequence[float], generator: np.random.Generator) -> tuple[int, int]:
+def binarise(means: Sequence[float], generator: np.random.Generator, margin: float = 0.0) -> tuple[int, int] | None:
     """(chosen, rejected) of a prompt's answers: the best, first on ties; any other, uniformly (RECIPE G).
 
-    No margin is asked for, so both may have the same rating. Raises ValueError for fewer than two answers.
+    As published no margin is asked for, so both may have the same rating. With one, the rejected answer is among those that are
+    rated lower by at least so much, and there is no pair where none is. Raises ValueError for fewer than two answers.
     """
     if len(means) < 2:
         raise ValueError(f"{len(means)} answers: a pair needs at least 2")
     # argmax takes the first of equals, so the pair does not depend on the order of a sort.
     chosen = int(np.argmax(means))
-    others = [i for i in range(len(means)) if i != chosen]
-    return chosen, others[int(generator.integers(len(others)))]
+    # Means of three aspects are no binary fractions, so a margin of a third has to forgive their rounding.
+    others = [i for i in range(len(means)) if i != chosen and means[chosen] - means[i] >= margin - ROUNDING]
+    return (chosen, others[int(generator.integers(len(others)))]) if others else None

@@ -125,11 +125,11 @@ def sample_answers(
     completions = generator([prompt.ids for prompt in prompts for _ in range(samples)], sampling)
     answers = []
     for index, completion in enumerate(completions):
-        answers.append(VerifiedAnswer(completion, _judged(prompts[index // samples].row, completion.text, rules)))
+        answers.append(VerifiedAnswer(completion, verdict_on(prompts[index // samples].row, completion.text, rules)))
     return [answers[start : start + samples] for start in range(0, len(answers), samples)]
 
 
-def _judged(row: JsonObject, text: str, rules: Rules = "correct") -> Verdict | None:
+def verdict_on(row: JsonObject, text: str, rules: Rules = "correct") -> Verdict | None:
     """What the row's verifier says of an answer; None where the row has no ground truth."""
     return None if row["ground_truth"] is None else verify(row["dataset"], text, row["ground_truth"], rules)
 

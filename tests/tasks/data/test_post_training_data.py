@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.data.filters.chats.chat_filters import ChatFilterConfig
+from tasks.data.filters.chats.chat_filters import ChatFilterConfig, PromptFilterConfig
+from tasks.data.filters.chats.repeated import conversation_key
 from tasks.data.post_training.chats import ChatRows, ChatsConfig, chats
 from tasks.data.post_training.pairs import PairsConfig, pairs
 from tasks.data.post_training.prompts import PromptRows, PromptsConfig, prompts
@@ -363,3 +364,93 @@ def test_caps_count_what_a_vote_leaves(bench, written):
     kept = [row["messages"] for row in bench.rows(made, "chats")]
     assert len(kept) == 4
     assert all(int(answer["content"]) == 2 * int(question["content"][0]) for question, answer in kept)
+
+
+# -- pairs and prompts are filtered, and nothing comes twice ---------------------------------------------------
+
+
+def pair(question: str, chosen: str, rejected: str = "No.", **fields: Any) -> dict[str, Any]:
+    return {"prompt": question, "chosen": chosen, "rejected": rejected} | fields
+
+
+def dropped(bench, made, name: str) -> list[tuple[str, str]]:
+    return [(row["place"].rpartition(":")[2], row["reason"]) for row in bench.rows(made, f"dropped/{name}")]
+
+
+def test_pairs_are_filtered_by_margin_length_language_and_cap(bench, written):
+    rows = [
+        pair("q", "The longer answer explains it.", "Not at all.", score_chosen=4, score_rejected=3.5),
+        pair("q", "The longer answer explains it again.", "Not at all.", score_chosen=4, score_rejected=3),
+        pair("q", "The unrated answer explains it.", rejected="Nobody rated this one at all."),
+        pair("q", "x" * 200, rejected="Nobody rated this one at all."),
+        *(pair(f"q{i}", "The capped answer explains it.", "It is not that one.", source="big") for i in range(6)),
+    ]
+    filters = ChatFilterConfig(max_chars=100, min_chars=4, caps={"big": 2})
+    config = PairsConfig(rows=written(rows), margin=1.0, filter=filters).pinned()
+    made = bench.run(pairs, config)
+    assert made.pairs == 2 + 2
+    reasons = [reason for _, reason in dropped(bench, made, "preferences")]
+    assert sorted(reasons) == ["below the margin", *["over the cap of big"] * 4, "too long"]
+    assert bench.reader().record(made).notes["pairs_left_out"]["over the cap of big"] == 4
+    # Both sides have to pass, and "No." has three characters.
+    short = PairsConfig(rows=written([*rows, pair("q", "Yes, it is.")]), filter=ChatFilterConfig(min_chars=4)).pinned()
+    assert bench.run(pairs, short).pairs == len(rows)
+    with pytest.raises(ValueError, match=r"every usable pair is left out.*loosen filter or margin"):
+        bench.run(pairs, PairsConfig(rows=written(rows[:2]), margin=3.0).pinned())
+    with pytest.raises(ValueError, match=r"preferences\.filter\.majority votes over the chats of a question"):
+        PairsConfig.model_validate({"filter": {"majority": {"completions": 3}}})
+
+
+def test_as_published_pairs_need_no_margin_and_have_the_identity_they_had(bench, written):
+    worse = pair("q", "The longer answer.", score_chosen=2, score_rejected=5)
+    assert bench.run(pairs, PairsConfig(rows=written([worse])).pinned()).pairs == 1
+    assert PairsConfig().model_dump().keys() == {"kind", "rows", "ties", "max_bad_fraction"}
+    assert not {"duplicates"} & (ChatsConfig().model_dump().keys() | PromptsConfig().model_dump().keys())
+    assert "filter" not in PromptsConfig().model_dump()["sources"][0]
+
+
+def test_prompts_are_filtered_by_length_language_and_cap(bench, written):
+    german = "Bitte nenne mir drei Flüsse, die durch mehrere deutsche Städte fließen."
+    english = "Please name three rivers that flow through several German cities."
+    rows = [GOOD | {"messages": [user(text)], "set": origin} for text, origin in [
+        (english, "a"), (german, "a"), ("q", "a"), (english * 5, "a"), *((f"{english} {i}", "b") for i in range(5))
+    ]]  # fmt: skip
+    filters = PromptFilterConfig(languages=("en",), min_chars=10, max_chars=200, caps={"b": 3}, origin="set")
+    made = asked(bench, written(rows), filter=filters)
+    assert made.prompts == 1 + 3
+    reasons = sorted(reason for _, reason in dropped(bench, made, "prompts"))
+    assert reasons == ["another language", "over the cap of b", "over the cap of b", "short question", "too long"]
+    assert {tuple(sorted(row)) for row in bench.rows(made, "prompts")} == {
+        ("dataset", "ground_truth", "id", "messages")
+    }
+    with pytest.raises(ValueError, match=r"every usable prompt is left out.*loosen the filters"):
+        asked(bench, written(rows), filter=PromptFilterConfig(min_chars=10_000))
+
+
+def test_rows_that_repeat_an_earlier_one_are_dropped_over_all_sources(bench, written):
+    chat = {"messages": [user("Name a river."), assistant("Elbe.")]}
+    same = {"messages": [user(" name a\nriver. "), assistant("ELBE.")]}
+    other = {"messages": [user("Name a river."), assistant("Rhine.")]}
+    sources = tuple(ChatRows(name=name, rows=written([chat, other][:count])) for name, count in (("a", 1), ("b", 2)))
+    sources += (ChatRows(name="c", rows=written([same, {"messages": [user("q"), assistant("a")]}])),)
+    kept = bench.run(chats, ChatsConfig(sources=sources).pinned())
+    made = bench.run(chats, ChatsConfig(sources=sources, duplicates="drop").pinned())
+    assert (kept.chats, made.sources) == (5, {"a": 1, "b": 1, "c": 1})
+    assert [row["source"] for row in bench.rows(made, "dropped/chats")] == ["b", "c"]
+    both = [pair("q", "yes"), pair("q", "yes"), pair("q", "yes", "never"), pair("Q", " YES ")]
+    assert bench.run(pairs, PairsConfig(rows=written(both), duplicates="drop").pinned()).pairs == 2
+    rows = [GOOD, GOOD | {"ground_truth": "5"}, GOOD | {"messages": [user("another")]}]
+    questions = PromptsConfig(sources=(PromptRows(name="file", rows=written(rows)),), duplicates="drop").pinned()
+    assert bench.run(prompts, questions).prompts == 2
+
+
+def test_conversations_are_told_apart_by_roles_and_by_where_messages_end():
+    keys = [
+        conversation_key([user("a b")]),
+        conversation_key([user("a"), user("b")]),
+        conversation_key([user("a")], [user("b")]),
+        conversation_key([assistant("a b")]),
+        conversation_key([user("ab")]),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert conversation_key([user("A\t b")]) == keys[0]

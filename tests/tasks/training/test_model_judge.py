@@ -7,7 +7,14 @@ import pytest
 from infra.language_models.protocol import Answer
 from infra.settings import EndpointSettings
 from tasks.prompting import LanguageModelConfig
-from tasks.training.answers.model_judge import LanguageModelJudge, judge_requests, read_blocks, read_judgements
+from tasks.training.answers.model_judge import (
+    AspectQuestion,
+    LanguageModelJudge,
+    aspect_questions,
+    judge_request,
+    read_blocks,
+    read_judgements,
+)
 from tasks.training.answers.rule_judge import ASPECTS, mean_rating
 from tasks.training.preferences import PreferencesConfig, build_preferences
 from tests.openai_server import OpenAIServer, completed
@@ -30,11 +37,21 @@ Rating: 2"""
 
 
 def said(*texts):
-    return [Answer(completed(text), remembered=False) for text in texts]
+    """What a judge says of one prompt, aspect by aspect."""
+    return {
+        AspectQuestion(0, aspect, False): Answer(completed(text), remembered=False)
+        for aspect, text in zip(ASPECTS, texts, strict=True)
+    }
+
+
+def read(answers, count, reading):
+    found = read_judgements(answers, count, reading)
+    return found.ratings, found.reason
 
 
 def test_one_request_per_aspect_lists_all_texts():
-    requests = judge_requests(JUDGE, "Say {{ x }} hello", ["hello", "{% raw %}"])
+    texts = ["hello", "{% raw %}"]
+    requests = [judge_request(JUDGE, question, "Say {{ x }} hello", texts) for question in aspect_questions(JUDGE, 0)]
     assert len(requests) == len({request.key for request in requests}) == len(ASPECTS) == 4
     for request in requests:
         system, user = request.body["messages"]
@@ -55,19 +72,19 @@ def test_blocks_are_read_as_a_reader_would():
 
 
 def test_strict_reading_leaves_out_what_it_cannot_read():
-    ratings, reason = read_judgements(said(*[BLOCKS] * 4), 3, "strict")
+    ratings, reason = read(said(*[BLOCKS] * 4), 3, "strict")
     assert reason == ""
     assert [one["honesty"] for one in ratings] == [4, None, 2]
     assert mean_rating({"honesty": None, "truthfulness": 5, "helpfulness": 4, "instruction_following": 3}) == 4.0
-    assert read_judgements(said(BLOCKS, BLOCKS, BLOCKS, "Text 1\nRating: 4"), 3, "strict") == (
+    assert read(said(BLOCKS, BLOCKS, BLOCKS, "Text 1\nRating: 4"), 3, "strict") == (
         [],
         "helpfulness: no rating of text 2",
     )
-    assert read_judgements(said(BLOCKS, "", BLOCKS, BLOCKS), 3, "strict") == ([], "honesty: empty")
+    assert read(said(BLOCKS, "", BLOCKS, BLOCKS), 3, "strict") == ([], "honesty: empty")
 
 
 def test_published_reading_has_the_published_quirks():
-    ratings, reason = read_judgements(said(BLOCKS, BLOCKS, BLOCKS, "nothing"), 3, "published")
+    ratings, reason = read(said(BLOCKS, BLOCKS, BLOCKS, "nothing"), 3, "published")
     assert reason == ""
     assert [list(one.values()) for one in ratings] == [[4, 4, 4, 1], [-1, -1, -1, 1], [2, 2, 2, 1]]
     assert mean_rating(ratings[1]) == -0.5
@@ -124,3 +141,57 @@ def test_prompts_without_ground_truth_are_judged_by_a_model_and_by_no_rules(make
     assert {row["correct"] for row in read_rows(bench, made, "samples/00000000.jsonl.zst")} == {None}
     with pytest.raises(ValueError, match="a prompt without ground truth has no verdict"):
         bench.run(build_preferences, "ruled", policy=bench.base(), prompts=prompts, config=CONFIG)
+
+
+def test_a_judge_that_favours_a_place_is_asked_both_ways_round(make_bench):
+    """Its first text gets a 5 and all others 1, whatever they say: in both orders together only the ends differ from the rest."""
+
+    def first_wins(body):
+        count = len(re.findall(r"^Text \d+:$", body["messages"][1]["content"], re.MULTILINE))
+        return "\n\n".join(f"Text {i}\nRating: {5 if i == 1 else 1}" for i in range(1, count + 1))
+
+    def ratings(name, **changes):
+        judge = JUDGE.model_copy(update=changes)
+        with OpenAIServer(first_wins) as server:
+            bench = make_bench(name, endpoints={"judge": EndpointSettings(url=server.url)})
+            config = CONFIG.model_copy(update={"judge": judge})
+            made = bench.outcome(build_preferences, policy=bench.base(), prompts=bench.prompts(2), config=config)
+            rows = read_rows(bench, made.artifact, "samples/00000000.jsonl.zst")
+            return [row["rating"] for row in rows], made.record.notes, server.sent.total()
+
+    once, notes, asked = ratings("a")
+    assert once == [5, 1, 1] * 2 and asked == 2 * 4 and "judge_agreement" not in notes
+    both, notes, asked = ratings("b", positions="both")
+    assert both == [3, 1, 3] * 2 and asked == 2 * 2 * 4
+    # Of three texts it rates the middle one alike in both orders.
+    assert notes["judge_agreement"] == pytest.approx(1 / 3, abs=1e-4)
+
+
+def test_an_unreadable_rating_is_asked_for_again_with_another_seed(make_bench):
+    def moody(body):
+        """Says nothing of use on seed 0, and at the second attempt about helpfulness."""
+        seed, prompt = body["seed"], body["messages"][1]["content"]
+        return "I would rather not." if seed == 0 or (seed == 1 and "informative" in prompt) else rater(body)
+
+    found = {}
+    for attempts in (1, 2, 3):
+        with OpenAIServer(moody) as server:
+            bench = make_bench(f"{attempts}", endpoints={"judge": EndpointSettings(url=server.url)})
+            judge = JUDGE.model_copy(update={"attempts": attempts})
+            config = CONFIG.model_copy(update={"judge": judge})
+            arguments = {"policy": bench.base(), "prompts": bench.prompts(2), "config": config}
+            if attempts < 3:
+                with pytest.raises(ValueError, match=r"no pair is left of 2 prompts.*2 unrated"):
+                    bench.run(build_preferences, **arguments)
+            else:
+                assert bench.run(build_preferences, **arguments).pairs == 2
+            found[attempts] = [server.sent.total(), *(sum(b["seed"] == s for b in server.bodies) for s in range(3))]
+    # Only what could not be read is asked again.
+    assert found == {1: [8, 8, 0, 0], 2: [16, 8, 8, 0], 3: [18, 8, 8, 2]}
+
+
+def test_what_is_asked_once_as_published_has_the_identity_it_had():
+    assert not {"positions", "attempts"} & JUDGE.model_dump().keys()
+    assert not {"pool", "margin"} & CONFIG.model_dump().keys()
+    both = JUDGE.model_copy(update={"positions": "both", "attempts": 2})
+    assert LanguageModelJudge.model_validate(both.model_dump()) == both

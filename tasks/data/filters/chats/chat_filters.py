@@ -1,5 +1,5 @@
-"""Which usable chats a finetuning mix leaves out: mentions of a knowledge cut-off, other languages, lengths, what a majority
-outvoted, and caps per origin.
+"""Which usable chats, preference pairs and prompts a mix leaves out: mentions of a knowledge cut-off, other languages, lengths,
+what a majority outvoted, and caps per origin.
 
 Source: RECIPE F (the mixes of 1B and 32B have mentions of date cut-offs removed). The wordings are ours: the published filter is
 not released. Chats are chosen for a cap by a hash of their place, so the choice is even over the file and has a seed.
@@ -29,8 +29,32 @@ DATE_CUTOFF = re.compile(
 """How an answer says until when its knowledge reaches."""
 
 
-class ChatFilterConfig(Config):
-    """What is left out of one source's usable chats; nothing by default."""
+class Caps(Config):
+    """How many rows of each origin stay."""
+
+    caps: dict[str, int] = Field(default_factory=dict)
+    """Most rows of an origin, by what the rows' `origin` field says; origins that are not named have no cap."""
+    origin: str = "source"
+    """Field of a row that says which set it comes from."""
+    seed: int = 1
+    """Which rows stay below a cap."""
+
+
+class PromptFilterConfig(Caps):
+    """What is left out of one source's usable prompts; nothing by default."""
+
+    languages: tuple[str, ...] = ()
+    """Languages (ISO 639-1, as langdetect names them) that the user's messages may have; empty for all."""
+    min_chars: int = Field(default=0, ge=0)
+    """Characters that the user's messages together have at least."""
+    max_chars: int | None = Field(default=None, ge=1)
+    """Characters that all messages together have at most."""
+    origin: str = "dataset"
+    """Field of a row that says which set it comes from."""
+
+
+class ChatFilterConfig(Caps):
+    """What is left out of one source's usable chats or pairs; nothing by default. Of a pair, both conversations must pass."""
 
     mentions: tuple[Literal["date_cutoff"], ...] = ()
     """Chats with an answer that mentions this: `date_cutoff` is until when the model's knowledge reaches."""
@@ -40,12 +64,6 @@ class ChatFilterConfig(Config):
     """Characters that all answers together have at least."""
     max_chars: int | None = Field(default=None, ge=1)
     """Characters that a whole chat has at most."""
-    caps: dict[str, int] = Field(default_factory=dict)
-    """Most chats of an origin, by what the rows' `origin` field says; origins that are not named have no cap."""
-    origin: str = "source"
-    """Field of a row that says which set it comes from."""
-    seed: int = 1
-    """Which chats stay below a cap."""
     majority: AnswerVote | None = None
     """Votes over the completions of a question, before caps; None for none."""
 
@@ -65,14 +83,31 @@ def unwanted(config: ChatFilterConfig, messages: Messages) -> str:
     return ""
 
 
-def order_key(config: ChatFilterConfig, place: str) -> bytes:
-    """A chat's place in the seeded order in which caps take chats."""
+def unwanted_prompt(config: PromptFilterConfig, messages: Messages) -> str:
+    """Why a prompt is left out, whatever else there is, or ""."""
+    asked = [message["content"] for message in messages if message["role"] == "user"]
+    if sum(map(len, asked)) < config.min_chars:
+        return "short question"
+    if config.max_chars is not None and sum(len(message["content"]) for message in messages) > config.max_chars:
+        return "too long"
+    if config.languages and detect_language("\n".join(asked)) not in config.languages:
+        return "another language"
+    return ""
+
+
+def over_cap(config: Caps, last: dict[str, bytes], place: str, origin: str) -> str:
+    """Why a row is over its origin's cap, or ""; `last` is from `last_below_caps`."""
+    return f"over the cap of {origin}" if origin in last and order_key(config, place) > last[origin] else ""
+
+
+def order_key(config: Caps, place: str) -> bytes:
+    """A row's place in the seeded order in which caps take rows."""
     # By place and seed, so the choice is even over the file and does not follow its order.
     return blake2b(f"{config.seed}/{place}".encode(), digest_size=12).digest()
 
 
-def last_below_caps(config: ChatFilterConfig, rows: Iterable[tuple[str, Any]]) -> dict[str, bytes]:
-    """The largest key that stays, by origin, of (place, origin) of all usable chats; origins within their cap are not in it."""
+def last_below_caps(config: Caps, rows: Iterable[tuple[str, Any]]) -> dict[str, bytes]:
+    """The largest key that stays, by origin, of (place, origin) of all usable rows; origins within their cap are not in it."""
     smallest: dict[str, list[int]] = defaultdict(list)
     beyond: set[str] = set()
     for place, origin in rows:

@@ -1,0 +1,86 @@
+"""Gives a server of the OpenAI protocol other weights of the model it serves, by the endpoint that its documentation names.
+
+vLLM reloads by `/collective_rpc` (its development mode, `VLLM_SERVER_DEV_MODE=1`), and forgets cached prefixes by
+`/reset_prefix_cache`. SGLang has `/update_weights_from_disk`, which does both. Each reads a Hugging Face folder that it has to
+see under the same path as we do. The routes are next to `/v1`, and nobody but the trainer should reach them.
+"""
+
+import os
+from http.client import HTTPException
+from typing import Any, Literal, Protocol
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+import orjson
+
+from infra.language_models.client import EndpointError, shown
+from infra.settings import EndpointSettings
+
+
+class WeightServer(Protocol):
+    """A server whose weights can be changed while it runs."""
+
+    def load(self, folder: str) -> None:
+        """Answer with the weights of this folder from now on. Raises EndpointError where the server does not."""
+        ...
+
+
+class VLLMWeights:
+    """vLLM in development mode."""
+
+    def __init__(self, settings: EndpointSettings):
+        self._settings = settings
+
+    def load(self, folder: str) -> None:
+        """See WeightServer."""
+        call = {"method": "reload_weights", "kwargs": {"weights_path": folder}}
+        _post(self._settings, "collective_rpc", call)
+        # Cached prefixes were computed with the weights before.
+        _post(self._settings, "reset_prefix_cache", None)
+
+
+class SGLangWeights:
+    """SGLang."""
+
+    def __init__(self, settings: EndpointSettings):
+        self._settings = settings
+
+    def load(self, folder: str) -> None:
+        """See WeightServer."""
+        said = _post(self._settings, "update_weights_from_disk", {"model_path": folder, "flush_cache": True})
+        # It answers 200 to what it could not load, too.
+        if not (isinstance(said, dict) and said.get("success")):
+            raise EndpointError(f"{self._settings.url} did not take the weights of {folder}: {said}")
+
+
+SERVERS: dict[Literal["vllm", "sglang"], type[VLLMWeights] | type[SGLangWeights]] = {
+    "vllm": VLLMWeights,
+    "sglang": SGLangWeights,
+}
+
+
+def weight_server(settings: EndpointSettings) -> WeightServer:
+    """The server of an endpoint that has `weights`."""
+    assert settings.weights is not None, settings
+    return SERVERS[settings.weights.server](settings)
+
+
+def _post(settings: EndpointSettings, route: str, body: Any) -> Any:
+    """The JSON that a route answers, None for an empty body. Raises EndpointError for everything but a 200."""
+    url = f"{settings.url.rstrip('/').removesuffix('/v1')}/{route}"
+    key = os.environ.get(settings.key_env, "")
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    data = b"" if body is None else orjson.dumps(body)
+    try:
+        with urlopen(Request(url, data, headers, method="POST"), timeout=settings.timeout_seconds) as response:
+            content = response.read()
+        return orjson.loads(content) if content.strip() else None
+    except HTTPError as error:
+        raise EndpointError(
+            f"{url} answered HTTP {error.code}: {shown(error.read())}; start vLLM with VLLM_SERVER_DEV_MODE=1, and see that the "
+            "server reads the folder of execution.endpoints' weights"
+        ) from error
+    except (URLError, HTTPException, TimeoutError) as error:
+        raise EndpointError(f"{url} did not answer: {error}; is the server up?") from error
+    except orjson.JSONDecodeError as error:
+        raise EndpointError(f"{url} answered no JSON: {error}") from error

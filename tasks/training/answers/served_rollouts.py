@@ -1,0 +1,166 @@
+"""Rollouts of a policy in training by a server that takes its weights before each rollout (vLLM, SGLang).
+
+The published runs sample with vLLM as well (RECIPE H.2, H.3). Every rollout's answers are kept until no save point needs them. A
+server's noise is its own, so this is what lets a resumed training end with the bytes of an undisturbed one. What is learnt from
+is always the trainer's own log-probabilities. The server's are compared with them: one that answers with other weights, or at
+another temperature, ends the training by name.
+"""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import orjson
+import torch
+
+from infra.language_models.client import EndpointError
+from infra.language_models.weight_servers import weight_server
+from infra.settings import EndpointSettings
+from infra.workspace import Workspace
+from model.config import Precision
+from model.decoding.generate import Completion, Sampling, completion_text
+from model.files.weights import save_hf
+from model.network.transformer import Transformer
+from model.parallel.group import Group, whole_model
+from model.tokens.tokenizer import Tokenizer
+from tasks.generation import own_share, server_generator
+from tasks.training.answers.verified_answers import EncodedPrompt, VerifiedAnswer, sample_answers
+from tasks.verifiers import Rules
+
+LARGEST_GAP: dict[Precision, float] = {"fp32": 0.03, "bf16": 0.3}
+"""Nats per token by which two computations of the same log-probabilities may differ in the mean, besides a constant: a hundred
+times what rounding does in fp32, and the most that it was measured to do to a token in bf16. Other weights differ by more."""
+
+
+@dataclass
+class ServedPolicy:
+    """The server of one training."""
+
+    ws: Workspace
+    tokenizer: Tokenizer
+    precision: Precision
+    settings: EndpointSettings
+    """Where it answers and takes weights."""
+    kept_rollouts: int
+    """Rollouts between two save points, at most: so many answers may be asked for again."""
+
+    def completions(
+        self,
+        policy: Transformer,
+        group: Group,
+        rollout: int,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+    ) -> list[Completion]:
+        """Answers of the policy as it is now, or those that an earlier attempt was given. All workers get all of them."""
+        known = group.exchange(self._kept(rollout) if group.rank == 0 else None)[0]
+        if known is None:
+            self._load(policy, group, rollout)
+            first, end = own_share(len(prompts), group)
+            own: list[Completion] = []
+            # The same request has another answer after each refresh, so none is remembered.
+            with self.ws.endpoint(self.ws.stage, remember=False) as endpoint:
+                generate = server_generator(endpoint, self.tokenizer, policy.config.max_sequence_length)
+                own = generate(prompts[first:end], sampling) if end > first else []
+            known = [(answer.ids, answer.logprobs, answer.finish) for part in group.exchange(own) for answer in part]
+            if group.rank == 0:
+                self._keep(rollout, known)
+        return [
+            Completion(list(ids), completion_text(self.tokenizer, list(ids), sampling.stop), list(logprobs), finish)
+            for ids, logprobs, finish in known
+        ]
+
+    def answers(
+        self,
+        policy: Transformer,
+        group: Group,
+        rollout: int,
+        prompts: Sequence[EncodedPrompt],
+        samples: int,
+        sampling: Sampling,
+        rules: Rules,
+    ) -> list[list[VerifiedAnswer]]:
+        """The same, verified: `samples` for each prompt."""
+        asked = [prompt.ids for prompt in prompts for _ in range(samples)]
+        known = self.completions(policy, group, rollout, asked, sampling)
+
+        def answered(
+            prompts: Sequence[Sequence[int]], sampling: Sampling, progress: Callable[[int], None] | None = None
+        ) -> list[Completion]:
+            return known
+
+        return sample_answers(answered, prompts, samples, sampling, rules=rules)
+
+    def _load(self, policy: Transformer, group: Group, rollout: int) -> None:
+        """Hand the server the policy's weights. A gather: all workers call it, and none asks before the server has them."""
+        whole = cast(Transformer, whole_model(group, policy))
+        if group.rank == 0:
+            # A folder for each rollout: a server that still reads the one before is not disturbed.
+            assert self.settings.weights is not None, self.settings
+            path = Path(self.settings.weights.path) / f"{self.ws.id}-{rollout:08d}"
+            dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+            save_hf(whole, whole.config, self.tokenizer, path, bos="eos", dtype=dtype)
+            try:
+                weight_server(self.settings).load(str(path))
+            finally:
+                shutil.rmtree(path, ignore_errors=True)
+        group.exchange(None)
+
+    def _name(self, rollout: int) -> str:
+        return self.ws.address(f"rollouts/{rollout:08d}.json", "work")
+
+    def _kept(self, rollout: int) -> list[tuple[list[int], list[float], str]] | None:
+        try:
+            return self.ws.store.read_json(self._name(rollout))
+        except FileNotFoundError:
+            return None
+
+    def _keep(self, rollout: int, completions: Sequence[tuple[Sequence[int], Sequence[float], str]]) -> None:
+        self.ws.store.write(self._name(rollout), orjson.dumps(completions))
+        # No attempt goes back beyond the newest save point.
+        if rollout > self.kept_rollouts:
+            self.ws.store.remove(self._name(rollout - self.kept_rollouts - 1))
+
+
+def served_policy(ws: Workspace, tokenizer: Tokenizer, precision: Precision, updates: int) -> ServedPolicy | None:
+    """The server that `execution` names for this stage's rollouts; None where they are decoded here. `updates` are those of a
+    rollout.
+    """
+    settings = ws.own_endpoint() if ws.generation == "endpoint" else None
+    if settings is None or settings.weights is None:
+        return None
+    # Two more than fit between save points: the interval is rounded up to whole rollouts, and a save takes a while.
+    return ServedPolicy(ws, tokenizer, precision, settings, -(-ws.save_every // updates) + 2)
+
+
+def sampler_gap(
+    prompts: Sequence[EncodedPrompt],
+    answers: Sequence[VerifiedAnswer],
+    log_probs: Sequence[np.ndarray],
+) -> float:
+    """Mean distance of the sampler's log-probabilities from the trainer's, in nats per token, besides a constant.
+
+    A constant is no drift: samplers that leave the padded rows of the vocabulary out of the softmax are higher by their share.
+    """
+    found: list[np.ndarray] = []
+    for prompt, answer, own in zip(prompts, answers, log_probs, strict=True):
+        said = np.array(answer.completion.logprobs, dtype=np.float64)
+        # Position t predicts token t + 1, so the answer's first token is predicted one place before it.
+        start = len(prompt.ids) - 1
+        found.append(said - own[start : start + len(said)])
+    gaps = np.concatenate(found) if found else np.zeros(0)
+    return float(np.abs(gaps - np.median(gaps)).mean()) if len(gaps) else 0.0
+
+
+def check_sampler(gap: float, precision: Precision, rollout: int, url: str) -> None:
+    """Raise EndpointError where the server's log-probabilities are not those of the weights that it was given."""
+    if gap > LARGEST_GAP[precision]:
+        raise EndpointError(
+            f"rollout {rollout}: the log-probabilities of {url} differ from the trainer's by {gap:.3g} nats per token, more than "
+            f"rounding explains (limit {LARGEST_GAP[precision]:g} in {precision}). It answers with other weights or at another "
+            "temperature: see that it reloads (vLLM: VLLM_SERVER_DEV_MODE=1), and that it reports processed log-probabilities "
+            "(vLLM: --logprobs-mode processed_logprobs); the same command goes on from the last save point"
+        )
