@@ -103,7 +103,7 @@ def test_a_row_has_the_same_bytes_in_every_batch_and_on_any_number_of_threads(dt
             torch.set_num_threads(threads)
             with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
                 decoder = Decoder(model, rows, 140)
-                # Prompts of other lengths beside the row's own.
+                # Prompts of other lengths next to the row's own.
                 steps = [decoder.prefill(0, [[7, 8, 9], *([5] * (1 + 5 * row) for row in range(rows - 1))])]
                 steps += [decoder.step([step] * rows, [3 + step] * rows) for step in range(70)]
                 # The other rows are at other positions by now, and leave before the last steps.
