@@ -29,9 +29,9 @@ from peers.evaluation_texts import ranked_requests, worked_problems
 
 from infra.processor import processor_name
 from model.config import ModelConfig
-from model.decoding.decoder import Prepared
 from model.decoding.generate import Sampling, generate
 from model.decoding.prefix_tree import build
+from model.decoding.prepared_weights import Prepared
 from model.files.weights import load_hf, save_hf
 from model.network.transformer import Transformer
 from model.tokens.tokenizer import Tokenizer

@@ -131,18 +131,18 @@ def their_batch(peer: Any, batch: Answers, mode: str) -> Answers:
     return [row[: row.index(eos_id) + 1] if eos_id in row else row for row in out[:, longest:].tolist()]
 
 
-def best_seconds(contestants: dict[str, Run], repeats: int) -> dict[str, float]:
+def best_seconds(contestants: dict[str, Run], repeats: int, clock: Callable[[], float]) -> dict[str, float]:
     """The shortest time of each, run in turns so that other load on the machine meets all of them."""
     seconds = dict.fromkeys(contestants, float("inf"))
     for _ in range(repeats):
         for name, run in contestants.items():
-            start = time.perf_counter()
+            start = clock()
             run()
-            seconds[name] = min(seconds[name], time.perf_counter() - start)
+            seconds[name] = min(seconds[name], clock() - start)
     return seconds
 
 
-def machine() -> dict[str, float]:
+def machine(clock: Callable[[], float]) -> dict[str, float]:
     """Rates that bound everything here: multiply-adds of large packed matmuls (1/s), bytes read from memory (1/s)."""
     numbers = torch.randn(64_000_000)
     runs: dict[str, Run] = {"memory": numbers.sum}
@@ -152,7 +152,7 @@ def machine() -> dict[str, float]:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, size)
         runs[precision] = partial(torch.ops.mkldnn._linear_pointwise, x, packed, None, "none", [], "")
     with torch.inference_mode():
-        seconds = best_seconds(runs, 10)
+        seconds = best_seconds(runs, 10, clock)
     rates = {precision: size**3 / seconds[precision] for precision in TYPES}
     return rates | {"memory": numbers.numel() * 4 / seconds["memory"]}
 
@@ -180,25 +180,28 @@ class Case:
     """Whether EOS ends an answer."""
 
 
-def make_cases() -> dict[str, Case]:
+def make_case(name: str) -> Case:
     shape = {"d": 256, "layers": 8, "heads": 4, "mlp": 768, "ranks": 8192 - 22}
-    endless, ending = build(**shape), build(**shape, eos_scale=2.4)
-    ranks = shape["ranks"]
-    return {
-        "batch1": Case(*endless, prompts(1, ranks)),
-        "batch32": Case(*endless, prompts(ROWS, ranks)),
-        "unequal_batch32": Case(*endless, prompts(ROWS, ranks, *UNEQUAL_TOKENS)),
-        "refill_batch32": Case(*ending, refill_prompts(*ending), ends=True),
+    ending = name == "refill_batch32"
+    model, tokenizer = build(**shape, eos_scale=2.4 if ending else 0.0)
+    asked = {
+        "batch1": lambda: prompts(1, tokenizer.ranks),
+        "batch32": lambda: prompts(ROWS, tokenizer.ranks),
+        "unequal_batch32": lambda: prompts(ROWS, tokenizer.ranks, *UNEQUAL_TOKENS),
+        "refill_batch32": lambda: refill_prompts(model, tokenizer),
     }
+    return Case(model, tokenizer, asked[name](), ends=ending)
 
 
-def compare(case: Case, precision: str, modes: list[str], repeats: int) -> tuple[dict[str, int], list[bool]]:
+def compare(
+    case: Case, precision: str, modes: list[str], repeats: int, clock: Callable[[], float]
+) -> tuple[dict[str, int], list[bool]]:
     """Tokens per second of ours and of each of the peer's modes; which answers of ours equal those of `dynamic`."""
     peer = load_peer(case.model, precision, case.tokenizer.eos_id if case.ends else None)
     contestants: dict[str, Run] = {"ours": partial(ours, case.model, case.tokenizer, case.prompts, precision)}
     contestants |= {mode: partial(theirs, peer, case.prompts, mode) for mode in modes}
     answers = {name: run() for name, run in contestants.items()}  # the warm-up
-    seconds = best_seconds(contestants, repeats)
+    seconds = best_seconds(contestants, repeats, clock)
     rate = {name: round(sum(map(len, answers[name])) / taken) for name, taken in seconds.items()}
     return rate, [a == b for a, b in zip(answers["ours"], answers["dynamic"], strict=True)]
 
@@ -208,23 +211,32 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--peers", default=",".join(PEERS), help="the peer's modes to run, dynamic among them")
+    parser.add_argument("--precisions", default=",".join(TYPES), help="fp32, bf16 or both")
+    parser.add_argument("--cases", default="batch1,batch32,unequal_batch32,refill_batch32")
+    parser.add_argument(
+        "--clock",
+        choices=["wall", "processor"],
+        default="wall",
+        help="processor: for one thread, where others work too",
+    )
     arguments = parser.parse_args()
+    clock = time.perf_counter if arguments.clock == "wall" else time.process_time
     modes = arguments.peers.split(",")
     if "dynamic" not in modes or set(modes) - set(PEERS):
         parser.error(f"--peers {arguments.peers}: name dynamic, and any of {', '.join(PEERS)}")
     torch.set_num_threads(arguments.threads)
-    cases, rates = make_cases(), machine()
-    model = cases["batch32"].model
+    cases, rates = {name: make_case(name) for name in arguments.cases.split(",")}, machine(clock)
+    model = next(iter(cases.values())).model
     result: dict[str, Any] = {
         "parameters": sum(p.numel() for p in model.parameters()), "threads": arguments.threads,
-        "prompt_tokens": PROMPT_TOKENS, "new_tokens": NEW_TOKENS, "load_average": os.getloadavg()[0],
+        "prompt_tokens": PROMPT_TOKENS, "new_tokens": NEW_TOKENS, "clock": arguments.clock, "load_average": os.getloadavg()[0],
         "machine": {name: float(f"{rate:.3g}") for name, rate in rates.items()},
     }  # fmt: skip
     same: list[bool] = []
-    for precision in TYPES:
+    for precision in arguments.precisions.split(","):
         suffix = "" if precision == "fp32" else f"_{precision}"
         for name, case in cases.items():
-            rate, equal = compare(case, precision, modes, arguments.repeats)
+            rate, equal = compare(case, precision, modes, arguments.repeats, clock)
             same += equal if precision == "fp32" else []
             fastest = max(modes, key=lambda mode: rate[mode])
             result[f"tokens_per_second_{name}{suffix}"] = rate | {"fastest_peer": fastest}
@@ -234,11 +246,11 @@ def main() -> None:
                 bound = limit(model.config, len(case.prompts), precision, rates)
                 result[f"of_limit_{name}{suffix}"] = round(rate["ours"] / bound, 2)
             print(f"{precision} {name}: {rate}", file=sys.stderr)
-    result["same_tokens"] = sum(same) / len(same)
-    batch32 = cases["batch32"]
-    sampled = partial(ours, model, batch32.tokenizer, batch32.prompts, "fp32", temperature=1.0)
+    result["same_tokens"] = sum(same) / len(same) if same else None
+    batch32 = make_case("batch32")
+    sampled = partial(ours, batch32.model, batch32.tokenizer, batch32.prompts, "fp32", temperature=1.0)
     result["sampled_tokens_per_second_batch32"] = round(
-        ROWS * NEW_TOKENS / best_seconds({"sampled": sampled}, arguments.repeats)["sampled"]
+        ROWS * NEW_TOKENS / best_seconds({"sampled": sampled}, arguments.repeats, clock)["sampled"]
     )
     print(json.dumps(result))
 

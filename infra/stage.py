@@ -74,7 +74,7 @@ class Stage(Generic[P, A]):
     process: bool = False
     """Runs in a process of its own: training and evaluation, whose threads and memory should be theirs alone."""
     grouped: bool = False
-    """May run on several workers (`execution.parallel`): a training stage whose loop shares its work out."""
+    """May run on several workers (`execution.parallel`): a stage that shares its work out among them."""
     waits: bool = False
     """Takes no core: the server of a language model does its work."""
     sharded: bool = False
@@ -122,7 +122,7 @@ class Stage(Generic[P, A]):
         if workers > 1 and not self.grouped:
             raise ValueError(
                 f"execution.parallel.{self.name}.workers={workers}, but stage {self.name} runs in one process; remove that "
-                "setting (stages that train with gradients can be groups, all others cannot)"
+                "setting (stages that train with gradients, and evaluate, can be groups; all others cannot)"
             )
 
     def bind(self, *args: Any, **kwargs: Any) -> Arguments:

@@ -113,14 +113,20 @@ def checkpoint_generator(
     tokenizer: Tokenizer,
     precision: Precision,
     batch_size: int = 64,
+    group: Group | None = None,
 ) -> Iterator[Generator]:
-    """The generator that `execution.generation` chooses for this stage; `model` is the checkpoint, loaded."""
+    """The generator that `execution.generation` chooses for this stage; `model` is the checkpoint, loaded. The workers of the
+    `group` that holds it share every list of prompts out.
+    """
+    group = group or Group()
     # A stage's own weights, or a server that was started with them: the caller sees no difference.
     if ws.generation == "local":
-        yield local_generator(model, tokenizer, precision, batch_size)
+        generator = local_generator(model, tokenizer, precision, batch_size, group)
+        yield shared_generator(generator, group) if group.world > 1 else generator
         return
     with ws.endpoint(checkpoint.digest) as endpoint:
-        yield server_generator(endpoint, tokenizer, model.config.max_sequence_length)
+        generator = server_generator(endpoint, tokenizer, model.config.max_sequence_length)
+        yield shared_generator(generator, group) if group.world > 1 else generator
 
 
 def _request(model: str, index: int, prompt: Sequence[int], sampling: Sampling, window: int) -> Request:

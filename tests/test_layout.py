@@ -182,17 +182,18 @@ def test_comments_say_why(package: str):
     assert share >= 0.04, f"{share:.2%} of the lines of {package} have a comment; say why at the lines that need it"
 
 
-UNTYPED = 148
-"""Half of the 296 lines with `dict[str, Any]` that there were before the house plan."""
+UNTYPED = {"dict[str, Any]": 8, "JsonObject": 190}
+"""Most lines with each, as benchmarks/house.py counts. Before the house plan 296 had the first, for known keys too."""
 
 
-def test_untyped_dictionaries_stay_few():
-    """Known keys have a TypedDict, a dataclass or a pydantic model; an open JSON object is a `JsonObject`."""
+@pytest.mark.parametrize("name", UNTYPED)
+def test_untyped_dictionaries_stay_few(name: str):
+    """Known keys have a TypedDict, a dataclass or a pydantic model; only an open JSON object is a `JsonObject`."""
     lines = [
         f"{path.relative_to(ROOT)}:{number}"
         for package in PACKAGES
         for path in sorted((ROOT / package).rglob("*.py"))
         for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)
-        if "dict[str, Any]" in line
+        if name in line and "import" not in line
     ]
-    assert len(lines) <= UNTYPED, f"{len(lines)} lines have dict[str, Any]: {lines}"
+    assert len(lines) <= UNTYPED[name], f"{len(lines)} lines have {name}: {lines}"

@@ -1,4 +1,4 @@
-"""`olmo2 eval`, `olmo2 rescore`, `olmo2 compare` and `olmo2 looks` on the command line."""
+"""`olmo2 eval`, `rescore`, `judge`, `compare` and `looks` on the command line."""
 
 from pathlib import Path
 from typing import Annotated
@@ -28,6 +28,9 @@ def eval_command(
         str, typer.Option("--precision", help="fp32, or bf16: faster, log-likelihoods to about 1e-2.")
     ] = "fp32",
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; else all cores.")] = None,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, help="Processes that hold the model together where it fits on no device.")
+    ] = 1,
     model: Annotated[str, typer.Option("--model", help="Of a server with several: what it calls the model.")] = "",
     key_env: Annotated[str, typer.Option("--key-env", help="Environment variable with the server's key.")] = "",
     tokenizer: Annotated[
@@ -53,7 +56,7 @@ def eval_command(
     found = open_store(store)
     words = [word.strip() for word in tasks.split(",") if word.strip()]
     server = Server(model, key_env, tokenizer)
-    how = How(chat=chat, precision=precision, device=device, threads=threads)
+    how = How(chat=chat, precision=precision, device=device, threads=threads, workers=workers)
     selection = select(words, copies=data, limit=limit)
     shown = evaluate_checkpoint(found, target, selection, how=how, server=server, why=why)
     differences = compare_artifacts(found, against, shown["id"], why=why) if against else []
@@ -72,6 +75,30 @@ def rescore_command(
     from flows.running.measuring import print_scores, rescore_artifact
 
     shown = rescore_artifact(existing_store(store), id, why)
+    if as_json:
+        print_json(shown)
+    else:
+        print_scores(console, shown)
+
+
+def judge_command(
+    id: IdArgument,
+    url: Annotated[str, typer.Option("--url", help="Server that judges, with the OpenAI protocol, up to its /v1.")],
+    model: Annotated[str, typer.Option("--model", help="Of a server with several: what it calls the model.")] = "",
+    key_env: Annotated[str, typer.Option("--key-env", help="Environment variable with the server's key.")] = "",
+    played: Annotated[
+        str, typer.Option("--played", metavar="FILE", help="AlpacaEval's df_gamed.csv, for its length control in full.")
+    ] = "",
+    seed: Annotated[int, typer.Option("--seed", help="Of the order of two answers; another one asks again.")] = 0,
+    why: WhyOption = "",
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a language model judge the stored answers to instructions: AlpacaEval 2, sets of safety."""
+    from flows.running.measuring import Server, judge_artifact, print_scores
+
+    server = Server(model=model, key_env=key_env)
+    shown = judge_artifact(existing_store(store), id, url, server, played=played, seed=seed, why=why)
     if as_json:
         print_json(shown)
     else:
@@ -125,5 +152,6 @@ def add_commands(app: typer.Typer) -> None:
     """Make the commands part of `olmo2`."""
     app.command(name="eval")(eval_command)
     app.command(name="rescore")(rescore_command)
+    app.command(name="judge")(judge_command)
     app.command(name="compare")(compare_command)
     app.command(name="looks")(looks_command)

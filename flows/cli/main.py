@@ -319,8 +319,9 @@ def dashboard(
             print_json(started.facts)
         else:
             console.print(f"dashboard: {started.url}   (Ctrl-C stops it; logs in {started.logs})", highlight=False)
+            chosen = f"runs use the store {started.store} where their form names none" if started.store else ""
             relative = f"a store that is a relative path lies in {started.folder}"
-            console.print(relative, style="dim", markup=False, highlight=False)
+            console.print(chosen or relative, style="dim", markup=False, highlight=False)
 
     serve(errors if as_json else console, port, host, notify or [], tell)
 

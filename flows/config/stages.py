@@ -24,6 +24,7 @@ from tasks.data.synthesis.synthesize import synthesize
 from tasks.data.synthesis.worked import worked
 from tasks.evaluation.evaluate import evaluate
 from tasks.evaluation.evaluate_served import evaluate_served
+from tasks.evaluation.judge import judge
 from tasks.evaluation.perplexity import perplexity
 from tasks.evaluation.rank import rank
 from tasks.evaluation.report import report
@@ -41,8 +42,8 @@ from tasks.training.soup import soup
 STAGES = (
     collect, synthesize, worked, programs, personas, rewrite, label, classifier, score, filter, dedup, decontaminate, set_aside,
     encode, mix, chats, prompts, pairs, decontaminate_chats, decontaminate_prompts, decontaminate_pairs,
-    pretrain, anneal, soup, sft, preferences, dpo, reward, rlvr, ppo, evaluate, evaluate_served, perplexity, rescore, rank,
-    report,
+    pretrain, anneal, soup, sft, preferences, dpo, reward, rlvr, ppo, evaluate, evaluate_served, perplexity, rescore, judge,
+    rank, report,
 )  # fmt: skip
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
 COMPUTING = {stage.name for stage in STAGES if stage.process}

@@ -28,6 +28,7 @@ from rich.console import Console
 from flows.running.prefect_server import QUIET, dashboard_file, running_dashboard
 from flows.running.work_pool import JOB_TEMPLATE, POOL
 from flows.server.guarded_server import CLIENT_PASSWORD, PASSWORD, check_host, own_settings, server_origin
+from infra.secrets import without_secrets
 
 _NOTIFY = "OLMO2_NOTIFY"
 """Environment variable: addresses of `--notify`."""
@@ -50,11 +51,19 @@ class DashboardAddress:
     logs: Path
     folder: Path
     """Where a store that is a relative path lies."""
+    store: str
+    """That of OLMO2_STORE, without secrets; empty where it is not set."""
 
     @property
     def facts(self) -> dict[str, str]:
         """The same for programs."""
-        return {"url": self.url, "api": f"{self.url}/api", "logs": str(self.logs), "folder": str(self.folder)}
+        return {
+            "url": self.url,
+            "api": f"{self.url}/api",
+            "logs": str(self.logs),
+            "folder": str(self.folder),
+            "store": self.store,
+        }
 
 
 def serve(
@@ -91,7 +100,7 @@ def serve(
         # Written last: whoever finds the file can talk to a whole dashboard.
         dashboard_file().write_text(json.dumps({"api": api, "pid": os.getpid()}))
         stack.callback(dashboard_file().unlink, missing_ok=True)
-        tell(DashboardAddress(origin, logs, Path.cwd()))
+        tell(DashboardAddress(origin, logs, Path.cwd(), without_secrets(os.environ.get("OLMO2_STORE", ""))))
         # Neither ends by itself; if one does, the other is of no use.
         while worker.poll() is None and server.poll() is None:
             time.sleep(1)

@@ -1,10 +1,11 @@
-"""`olmo2 eval`, `olmo2 rescore` and `olmo2 compare`: one checkpoint on named tasks, without a recipe."""
+"""`olmo2 eval`, `rescore`, `judge` and `compare`: one checkpoint on named tasks, without a recipe."""
 
 import html
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TypedDict, get_args
 
@@ -21,17 +22,21 @@ from infra.records.looks import write_look
 from infra.records.reader import Reader
 from infra.records.record import Record
 from infra.session import Session
-from infra.settings import EndpointSettings, Execution
+from infra.settings import EndpointSettings, Execution, ParallelSettings
 from infra.storage.store import Store
 from model.config import Precision
 from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Checkpoint, Scores
+from tasks.data.sources.rows import RowSource
+from tasks.evaluation.benchmarks.instructions import InstructionsBenchmark
 from tasks.evaluation.comparing.differences import Difference, DifferingItem, compare_scores, differing_items
 from tasks.evaluation.evaluate import EvaluateConfig, evaluate
 from tasks.evaluation.evaluate_served import ServedConfig, evaluate_served
+from tasks.evaluation.judge import JudgeConfig, judge
 from tasks.evaluation.rescore import rescore
 from tasks.evaluation.scoring.selection import TaskSelection
 from tasks.evaluation.scoring.suites import ScoreRow
+from tasks.prompting import LanguageModelConfig
 from tasks.served_likelihoods import probe
 
 ID = re.compile(r"[0-9a-f]{4,16}")
@@ -88,11 +93,20 @@ def evaluate_checkpoint(
         label = _slug(Path(target).name)
         # Pinned, so that the same command next year asks the same questions.
         config = EvaluateConfig.model_validate({"label": label, "precision": how.precision, **asked}).pinned()
-        threads = {"evaluate": how.threads or os.cpu_count() or 1}
-        session = Session(store, Execution(store=store.url, ray="off", device=how.device, threads=threads))
+        session = Session(store, _execution(store, how))
         outcome = run_stage(evaluate.labelled(label), session, {"checkpoint": checkpoint, "config": config}, silent)
     note_look(store, [outcome.record], f"olmo2 eval {target}", why)
     return shown_scores(store, outcome.record, reused=outcome.reused, not_computed=selection.not_computed)
+
+
+def _execution(store: Store, how: "How") -> Execution:
+    """Settings of one evaluation: in a process of its own, or in a group of workers with one shard of the model each."""
+    cores = os.cpu_count() or 1
+    threads = {"evaluate": how.threads or max(1, cores // how.workers)}
+    if how.workers == 1:
+        return Execution(store=store.url, ray="off", device=how.device, threads=threads)
+    parallel = {"evaluate": ParallelSettings(workers=how.workers, data="fsdp")}
+    return Execution(store=store.url, ray="local", cores=cores, device=how.device, threads=threads, parallel=parallel)
 
 
 @dataclass(frozen=True)
@@ -105,7 +119,9 @@ class How:
     """Of the arithmetic; a server has its own."""
     device: str = "cpu"
     threads: int | None = None
-    """CPU threads; None for all cores."""
+    """CPU threads of each worker; None for all cores together."""
+    workers: int = 1
+    """Processes that hold the model together, each a part of every tensor; they are started through Ray."""
 
 
 @dataclass(frozen=True)
@@ -200,15 +216,59 @@ def as_scores(record: Record) -> Scores:
 def rescore_artifact(store: Store, id: str, why: str = "") -> ShownScores:
     """Score the stored answers of an evaluation with today's metrics."""
     record = find_record(store, id)
-    kind = ServedConfig if record.stage == evaluate_served.name else EvaluateConfig
-    # Fields of the server that answered do not belong to scoring.
-    config = EvaluateConfig.model_validate(
-        kind.model_validate(record.config).model_dump(include=set(EvaluateConfig.model_fields))
-    )
+    config = _asked_in(record)
     session = Session(store, Execution(store=store.url, ray="off"))
     arguments = {"scores": as_scores(record), "config": config}
     outcome = run_stage(rescore.labelled(config.label), session, arguments, silent)
     note_look(store, [outcome.record], f"olmo2 rescore {id}", why)
+    return shown_scores(store, outcome.record, reused=outcome.reused)
+
+
+def _asked_in(record: Record) -> EvaluateConfig:
+    """What an evaluation asked. ValueError for scores of another stage, which asked no model."""
+    if record.stage not in (evaluate.name, evaluate_served.name, rescore.name):
+        raise ValueError(
+            f"{record.id} is an artifact of stage {record.stage}, which stores no answers of a model; see: "
+            "olmo2 ls --stage evaluate"
+        )
+    kind = ServedConfig if record.stage == evaluate_served.name else EvaluateConfig
+    # Fields of the server that answered do not belong to scoring.
+    return EvaluateConfig.model_validate(
+        kind.model_validate(record.config).model_dump(include=set(EvaluateConfig.model_fields))
+    )
+
+
+def judge_artifact(
+    store: Store, id: str, url: str, server: Server, *, played: str = "", seed: int = 0, why: str = ""
+) -> ShownScores:
+    """Let a language model judge the stored answers of an evaluation to its benchmarks of kind `instructions`.
+
+    `played`: path of AlpacaEval's `df_gamed.csv`. Raises ValueError for an evaluation without such answers.
+    """
+    record = find_record(store, id)
+    scores, asked = as_scores(record), _asked_in(record)
+    benchmarks = tuple(one for one in asked.benchmarks if isinstance(one, InstructionsBenchmark))
+    if not benchmarks:
+        raise ValueError(
+            f"{record.id} has no answers to benchmarks of kind instructions, which a judge reads; evaluate the task "
+            "alpaca_eval_2, or benchmarks of your own of that kind (docs/your-own.md)"
+        )
+    names = {one.name for one in benchmarks}
+    model = server.model or served_model(url, server)[0]
+    config = JudgeConfig(
+        label=asked.label,
+        benchmarks=benchmarks,
+        # A mean over judged benchmarks alone: others keep the scores that they have.
+        suites=tuple(suite for suite in asked.suites if set(chain(*suite.tasks)) <= names),
+        chat=asked.chat,
+        judge=LanguageModelConfig(model=model, temperature=0.0, max_tokens=64, seed=seed),
+        played=RowSource(paths=(played,)).pinned() if played else None,
+        seed=seed,
+    )
+    settings = EndpointSettings(url=url, key_env=server.key_env, concurrency=server.concurrency)
+    session = Session(store, Execution(store=store.url, ray="off", endpoints={model: settings}))
+    outcome = run_stage(judge.labelled(asked.label), session, {"scores": scores, "config": config}, silent)
+    note_look(store, [outcome.record], f"olmo2 judge {id}", why)
     return shown_scores(store, outcome.record, reused=outcome.reused)
 
 

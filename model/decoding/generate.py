@@ -15,8 +15,9 @@ from typing import Literal, Protocol
 import numpy as np
 import torch
 
-from model.decoding.decoder import Decoder, Holding, held, held_parts
+from model.decoding.decoder import Decoder
 from model.decoding.log_likelihoods import NonFiniteOutput, log_likelihoods
+from model.decoding.prepared_weights import Holding, held, held_parts
 from model.decoding.sampling import choose, uniform_noise
 from model.decoding.shared_prefix import Admission, PrefixReader
 from model.network.transformer import Transformer

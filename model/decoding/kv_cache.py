@@ -9,16 +9,15 @@ Row r's tokens sit at positions 0, 1, ... of row r; a step touches only the firs
 use. What lies beyond a row's own position is masked, and finite, since both caches begin as zeros.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Protocol
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from model.config import ModelConfig
+from model.decoding.lazy_memory import lazy_zeros
 from model.decoding.linear_kernels import weighted_sums
 
 CACHE_CHUNK = 64
@@ -45,6 +44,14 @@ class Cache(Protocol):
         """Copy the first `used` tokens of a row to those after it, so that `rows` rows have them."""
         ...
 
+    def move(self, source: int, target: int, used: int) -> None:
+        """Copy the first `used` tokens of one row to another."""
+        ...
+
+
+class StepCache(Cache, Protocol):
+    """A cache that computes attention by itself."""
+
     def begin(self, positions: Sequence[int]) -> None:
         """Start a step of the first rows, whose new tokens stand at these 0-based positions."""
         ...
@@ -59,12 +66,8 @@ class Cache(Protocol):
         """Store the step's keys and values, then mix the values of every row up to its position."""
         ...
 
-    def move(self, source: int, target: int, used: int) -> None:
-        """Copy the first `used` tokens of one row to another."""
-        ...
 
-
-def make_cache(config: ModelConfig, rows: int, length: int, dtype: torch.dtype, device: torch.device) -> Cache:
+def make_cache(config: ModelConfig, rows: int, length: int, dtype: torch.dtype, device: torch.device) -> StepCache:
     """The layout that suits the device."""
     kind = BagCache if device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) else DenseCache
     return kind(config, rows, length, dtype, device)
@@ -144,8 +147,8 @@ class BagCache:
         self.length, self.chunks = length, -(-length // CACHE_CHUNK)
         start = (config.n_layers, rows, self.kv_heads)
         # [layers, rows, kv heads, chunks, head_dim, 64]: a line holds one dimension of 64 positions.
-        self.keys = _zeros((*start, self.chunks, self.head_dim, CACHE_CHUNK), dtype)
-        self.values = _zeros((*start, length, self.head_dim), dtype)
+        self.keys = lazy_zeros((*start, self.chunks, self.head_dim, CACHE_CHUNK), dtype)
+        self.values = lazy_zeros((*start, length, self.head_dim), dtype)
         self.key_tables = [keys.view(-1, CACHE_CHUNK) for keys in self.keys]
         self.value_tables = [values.view(-1, self.head_dim) for values in self.values]
         self.shape = (0, 0)
@@ -204,15 +207,6 @@ class BagCache:
         chunks = -(-used // CACHE_CHUNK)
         self.keys[:, target, :, :chunks] = self.keys[:, source, :, :chunks]
         self.values[:, target, :, :used] = self.values[:, source, :, :used]
-
-
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Zeros on the CPU that take no time to make, because NumPy lets the system clear memory when it is first touched, in
-    huge pages. Clearing thousands of small pages costs as much as a tenth of a short generation.
-    """
-    # NumPy's zeros come from calloc: pages are cleared by the system when they are first touched.
-    memory = np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
-    return torch.from_numpy(memory).view(dtype).view(shape)
 
 
 def _beyond(position: Int[Tensor, "rows"], positions: Sequence[int]) -> Tensor | None:

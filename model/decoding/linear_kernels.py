@@ -1,18 +1,22 @@
 """Matmuls with fixed weights lay the weights out once for the device that decodes.
 
-On CPUs with oneDNN two layouts beat the default library, with its fp32 accumulation:
+Compiled kernels have a layout of their own (`PackedProduct`). Without them, on CPUs with oneDNN, two layouts beat the default
+library, with its fp32 accumulation:
 * Many rows: oneDNN's own blocked layout; fp32 matmuls of 32 rows run several times as fast.
 * One row, which is nothing but a walk through the weights: the transposed weight as a table whose rows are summed with the
   input as factors. The kernel for such sums (an embedding bag) reads at the memory's speed. The libraries' matmuls of a
   matrix and a vector read at a third of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from model.decoding.compiled_kernels import PANEL_OUTPUTS, Kernels
+from model.decoding.lazy_memory import lazy_zeros
 
 Product = Callable[[Tensor], Tensor]
 """x [rows, inputs] -> x @ weight.T [rows, outputs]"""
@@ -20,18 +24,29 @@ Product = Callable[[Tensor], Tensor]
 _PACKED_ROWS = 64  # rows to lay weights out for: measured best, or nearly, from 2 rows to 256
 
 
-def product_maker(dtype: torch.dtype, device: torch.device, rows: int, copy: bool = False) -> Callable[..., Product]:
+def product_maker(
+    dtype: torch.dtype, device: torch.device, rows: int, copy: bool = False, kernels: Kernels | None = None
+) -> Callable[..., Product]:
     """How to make the matmul with weights [outputs, inputs] that are put one below the other; `rows` is what most
-    inputs will have. `copy`: the matmul may share no memory with the weights, which are let go after.
+    inputs will have. `copy`: the matmul may share no memory with the weights, which are let go after. `kernels` multiply, if
+    given.
     """
-    here = device.type == "cpu" and torch.backends.mkldnn.is_available() and dtype in (torch.float32, torch.bfloat16)
-    kind = (OneRow if rows == 1 else _packed) if here else _plain
+    if kernels is not None:
+        return lambda *weights: PackedProduct(kernels, dtype, weights)
+    kind = (OneRow if rows == 1 else _packed) if _has_onednn(dtype, device) else _plain
 
     def product(first: Tensor, *others: Tensor) -> Product:
         weight = torch.cat([first, *others]) if others else first
         return kind(weight.detach().to(dtype, copy=copy and not others))
 
     return product
+
+
+def _has_onednn(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether oneDNN multiplies in this type here. It does in bf16 from AVX-512 on."""
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _plain(weight: Float[Tensor, "outputs inputs"]) -> Product:
@@ -41,6 +56,24 @@ def _plain(weight: Float[Tensor, "outputs inputs"]) -> Product:
 def _packed(weight: Float[Tensor, "outputs inputs"]) -> Product:
     blocked = torch.ops.mkldnn._reorder_linear_weight(weight, _PACKED_ROWS)
     return lambda x: _mkldnn_linear(x, blocked)
+
+
+class PackedProduct:
+    """Weights in panels for compiled kernels, which serve one row and many with the same layout."""
+
+    def __init__(
+        self, kernels: Kernels, dtype: torch.dtype, weights: Sequence[Float[Tensor, "outputs inputs"]]
+    ) -> None:
+        self.kernels, self.outputs = kernels, sum(map(len, weights))
+        panels = -(-self.outputs // PANEL_OUTPUTS)
+        self.packed = lazy_zeros((panels, weights[0].shape[1], PANEL_OUTPUTS), dtype)
+        first = 0
+        for weight in weights:
+            kernels.pack(self.packed, weight.detach().contiguous(), first)
+            first += len(weight)
+
+    def __call__(self, x: Float[Tensor, "rows inputs"]) -> Float[Tensor, "rows outputs"]:
+        return self.kernels.linear(x.contiguous(), self.packed, self.outputs)
 
 
 class OneRow:

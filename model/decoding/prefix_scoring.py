@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from model.decoding.decoder import Prepared
 from model.decoding.prefix_tree import Node, Step, build, schedule
+from model.decoding.prepared_weights import Prepared
 from model.decoding.tree_attention import Layout, PrefixKeys, TreeAttention
 from model.network.transformer import Transformer
 

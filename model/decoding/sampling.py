@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from model.data.splitmix import GOLDEN, splitmix64
+from model.decoding.compiled_kernels import kernels_for
 
 _BLOCK = 128  # the vocabulary is padded to a multiple of it
 _MASK = (1 << 64) - 1
@@ -45,6 +46,9 @@ def choose(
     """Next token of each row, below `ids`, and its log-probability, NaN where logits are not numbers. `noise`, shape
     `[rows]`, is needed unless temperature is 0.
     """
+    kernels = kernels_for(logits.dtype, logits.device) if logits.dtype == torch.float32 else None
+    if kernels is not None and (top_p == 1 or temperature == 0):
+        return kernels.choose(logits.contiguous(), temperature, noise if temperature > 0 else None, ids)
     if temperature == 0:
         return _choose_largest(logits, ids)
     assert noise is not None

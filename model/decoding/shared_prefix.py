@@ -16,8 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from model.decoding import prefix_tree
-from model.decoding.decoder import Attend, Decoder
+from model.decoding.decoder import Decoder
 from model.decoding.prefix_tree import Node
+from model.decoding.prepared_weights import Attend
 from model.decoding.tree_attention import Layout, PrefixKeys, TreeAttention
 
 LEAST_SHARED = 16

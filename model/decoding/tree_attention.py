@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from model.decoding.decoder import Prepared
 from model.decoding.prefix_tree import Node, sees
+from model.decoding.prepared_weights import Prepared
 
 PrefixKeys = list[tuple[Tensor, Tensor]]
 """Per layer the keys and values of a prefix, `[kv_heads, tokens, head_dim]`."""

@@ -2,24 +2,29 @@
 
 Greedy generation and log-likelihoods; every item's answer is stored; every score has its standard error. Benchmarks are asked
 in parts of consecutive items. Each part is committed alone, so an interrupted evaluation resumes within a benchmark, and
-parts go to Ray's workers, each with a model of its own.
+parts go to Ray's workers, each with a model of its own. With `execution.parallel.evaluate` several workers share one model
+(fsdp), for one that fits on no device: each reads its rows of the weights only, and all answer every part together.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from itertools import chain
 from typing import Any
 
 import torch
 
+from infra.compute.train_group import WorkDone
 from infra.stage import stage
 from infra.workspace import ShardItem, Workspace
+from model.config import Precision
 from model.decoding.prefix_scoring import KeptWeights
-from model.files.weights import load_hf
-from model.network.transformer import Transformer
+from model.files.weights import SavedWeights, load_hf
+from model.network.transformer import Transformer, on_meta_device
+from model.parallel.group import Group, distribute, fill_weights
 from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Checkpoint, Scores, is_of_model
+from tasks.computing import compute_of
 from tasks.evaluation.benchmarks.asking import AnyAnswer, Asked, RequestFacts, ask, local_scorer
 from tasks.evaluation.benchmarks.items import Generation, Likelihood, LikelihoodAnswer
 from tasks.evaluation.scoring.answering import Questions, keep_answers, keep_scores, questions_of
@@ -35,7 +40,18 @@ PART_REQUESTS = 1_024
 """Requests of a part. Every part reads the examples that its items share once, so a part is much longer than these."""
 WORTH_WORKERS = 4_096
 """Requests from which on parts go to Ray: a worker's start and its copy of the model cost seconds."""
-Loaded = tuple[Transformer, Tokenizer, KeptWeights]
+
+
+@dataclass
+class LoadedModel:
+    """A checkpoint ready for inference."""
+
+    model: Transformer
+    tokenizer: Tokenizer
+    kept: KeptWeights
+    """Its weights laid out for scoring."""
+    group: Group
+    """The workers that hold it together; by default one."""
 
 
 def evaluate_checkpoint(ws: Workspace, checkpoint: Checkpoint, config: EvaluateConfig) -> Scores:
@@ -54,8 +70,13 @@ def evaluate_checkpoint(ws: Workspace, checkpoint: Checkpoint, config: EvaluateC
     # Where a server answers all there is, the device may be the server's.
     device = ws.compute.device if ws.generation == "local" or likelihoods else "cpu"
     load = partial(load_model, checkpoint=checkpoint, device=device, precision=config.precision)
-    said, here = f"evaluate {config.label}", count < WORTH_WORKERS
+    together = ws.compute.parallel.workers > 1
+    # A group's workers go through all parts together: every one computes the same answers, and the first commit counts.
+    said, here = f"evaluate {config.label}", together or count < WORTH_WORKERS
     answered = ws.map(answer_part, items, description=said, load=load, device=device, here=here)
+    if together:
+        _leave_to_rank_0()
+        ws.note(workers=ws.compute.parallel.workers, parallel=ws.compute.parallel.data)
     rows = []
     for place, benchmark in enumerate(config.benchmarks):
         own = [part for part, item in zip(answered, items, strict=True) if item["benchmark"] == place]
@@ -92,18 +113,32 @@ def _asked_of(config: str, place: int) -> Questions:
     return questions_of(parsed.benchmarks[place], parsed.chat)
 
 
-def load_model(ws: Workspace, checkpoint: Checkpoint, device: str, precision: str) -> Loaded:
-    """Once per worker: the checkpoint ready for inference."""
+def _leave_to_rank_0() -> None:
+    """Scores are written once: raises WorkDone in every worker of a group but its first."""
+    rank = torch.distributed.get_rank()
+    if rank:
+        raise WorkDone(f"worker {rank} has answered its part")
+
+
+def load_model(ws: Workspace, checkpoint: Checkpoint, device: str, precision: Precision) -> LoadedModel:
+    """Once per worker: the checkpoint ready for inference. Workers of a group read their own rows of the weights only."""
     torch.set_num_threads(ws.compute.threads)
     folder = ws.path(checkpoint, wanted=is_of_model)
-    model, _ = load_hf(folder)
-    # Every worker holds a copy of the model, so half the bytes count many times.
-    if precision == "bf16":
-        halve(model)
-    return model.to(device).eval(), Tokenizer.load(folder), KeptWeights()
+    tokenizer = Tokenizer.load(folder)
+    if ws.compute.parallel.workers == 1:
+        model, _ = load_hf(folder)
+        if precision == "bf16":
+            halve(model)
+        return LoadedModel(model.to(device).eval(), tokenizer, KeptWeights(), Group())
+    weights = SavedWeights(folder)
+    # Without memory until it is sharded, so that no worker ever holds a whole tensor.
+    model = on_meta_device(weights.config).requires_grad_(False)
+    group = distribute(model, compute_of(ws), precision)
+    fill_weights(model, weights, group)
+    return LoadedModel(model.eval(), tokenizer, KeptWeights(), group)
 
 
-def answer_part(ws: Workspace, item: ShardItem, loaded: Loaded) -> list[list[Any]]:
+def answer_part(ws: Workspace, item: ShardItem, loaded: LoadedModel) -> list[list[Any]]:
     """The answer to every request of a part, each with how it was asked."""
     config = EvaluateConfig.model_validate(item["config"])
     checkpoint = Checkpoint.model_validate(item["checkpoint"])
@@ -112,14 +147,15 @@ def answer_part(ws: Workspace, item: ShardItem, loaded: Loaded) -> list[list[Any
     # Requests are numbered over the whole benchmark: the place keys the noise.
     before, end = (sum(map(len, questions.requests[: item[place]])) for place in ("first", "end"))
     requests = questions.flat[before:end]
-    model, tokenizer, kept = loaded
+    model, tokenizer, kept, group = loaded.model, loaded.tokenizer, loaded.kept, loaded.group
+    _check_together(group, benchmark.name, item["first"])
     if any(isinstance(request, Generation) for request in requests):
         # Writing lays the weights out in its own way, and there may be no room for both.
         kept.release()
     with (
         ws.progress(f"{config.label}: {benchmark.name}", len(requests), "requests") as bar,
         checkpoint_generator(
-            ws, checkpoint, model, tokenizer, config.precision, ws.compute.answers_at_once
+            ws, checkpoint, model, tokenizer, config.precision, ws.compute.answers_at_once, group
         ) as generator,
         torch.autocast(model.device.type, torch.bfloat16, enabled=config.precision == "bf16"),
     ):
@@ -127,7 +163,7 @@ def answer_part(ws: Workspace, item: ShardItem, loaded: Loaded) -> list[list[Any
             tokenizer,
             requests,
             generator=generator,
-            scorer=local_scorer(model, kept=kept),
+            scorer=local_scorer(model, group, kept),
             max_context=context_of(benchmark, config.max_context, model.config.max_sequence_length),
             progress=bar.advance,
             names=questions.names[before:end],
@@ -140,6 +176,19 @@ def answer_part(ws: Workspace, item: ShardItem, loaded: Loaded) -> list[list[Any
     ]
 
 
+def _check_together(group: Group, benchmark: str, first: int) -> None:
+    """Raise RuntimeError unless all workers of a group are at the same part."""
+    # Each has listed the finished parts by itself, and an attempt that was superseded may have added one in between. What
+    # workers at different parts exchange would be taken for one answer.
+    places = group.exchange((benchmark, first))
+    if len(set(places)) > 1:
+        told = ", ".join(f"worker {rank} is at item {item} of {name}" for rank, (name, item) in enumerate(places))
+        raise RuntimeError(
+            f"the workers of this evaluation are at different parts ({told}): another attempt has finished a part while "
+            "they began. Run the same command again: finished parts are kept"
+        )
+
+
 def asked_in(rows: Iterator[Sequence[Any]]) -> Asked:
     """What `answer_part` returned, put together."""
     answers: list[AnyAnswer] = []
@@ -150,4 +199,4 @@ def asked_in(rows: Iterator[Sequence[Any]]) -> Asked:
     return Asked(answers, facts)
 
 
-evaluate = stage(evaluate_checkpoint, name="evaluate", version=7, process=True)
+evaluate = stage(evaluate_checkpoint, name="evaluate", version=7, process=True, grouped=True)

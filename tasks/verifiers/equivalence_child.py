@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 import warnings
+from typing import Any
 
 
 def answer_questions() -> None:
@@ -22,7 +23,8 @@ def answer_questions() -> None:
         # Its signal is not handled, so it ends the process even in a loop of C.
         signal.setitimer(signal.ITIMER_PROF, limit)
         try:
-            equal = simplify(latex2sympy(left) - latex2sympy(right)) == 0
+            first: Any = latex2sympy(left)
+            equal = simplify(first - latex2sympy(right)) == 0
         except Exception:  # the rule: any failure of parser or algebra means "not equal"
             equal = False
         signal.setitimer(signal.ITIMER_PROF, 0)

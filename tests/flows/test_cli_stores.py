@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import s3fs
 from typer.testing import CliRunner
 
 from flows.cli.main import app
@@ -19,6 +20,7 @@ from infra.execution.plan import PlanRow, config_differences, shortened
 from infra.records.record import all_records
 from infra.storage.store import Store
 from tests.flows.dashboards import REPOSITORY
+from tests.flows.test_json_everywhere import ALL
 from tests.flows.test_terminal import add_record
 
 
@@ -63,11 +65,20 @@ IDS = [
     ("verify", ""), ("rescore", ""), ("compare", "", ""), ("eval", ""), ("trace", "", "--step", "1"), ("diagnose", ""),
     ("data", "funnel", ""), ("adopt", "", "--as", "base"), ("ls", "--stage", ""),
 ]  # fmt: skip
+MAKING = ("run", "rerun", "rehearse", "plan", "eval", "adopt")
+"""Commands that may begin a store."""
+NEEDED = {
+    ("trace",): ["--step", "1"],
+    ("judge",): ["--url", "http://127.0.0.1:9/v1"],
+    ("promote",): ["--recipe", "smoke", "--out", "mix.yaml"],
+    ("data", "look"): ["--dropped", "length"],
+}
+"""What a command asks for besides its arguments."""
 OF_A_STORE = [
-    ("ls",), ("show", "a"), ("export", "a", "out"), ("verify",), ("repair", "a"), ("cp", "a", "other"), ("diff", "a", "b"),
-    ("gc",), ("accepted",), ("clean",), ("rescore", "a"), ("compare", "a", "b"), ("trace", "a", "--step", "1"),
-    ("diagnose", "a"), ("data", "funnel", "a"), ("data", "why", "a"),
-]  # fmt: skip
+    words
+    for words, command in ALL.items()
+    if any("--store" in option.opts for option in command.params) and words[0] not in MAKING
+]
 
 
 @pytest.mark.parametrize("words", IDS, ids=lambda words: " ".join(words[:2]))
@@ -88,10 +99,24 @@ def test_no_command_that_reads_takes_a_mistyped_store_for_an_empty_one(
     words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(app, [*words, "--store", "typo"])
+    given = ["a" for option in ALL[words].params if option.param_type_name == "argument"]
+    done = CliRunner().invoke(app, [*words, *given, *NEEDED.get(words, []), "--store", "typo"])
     assert isinstance(done.exception, ValueError)
     assert f"there is no store {tmp_path / 'typo'}" in str(done.exception)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("words", [("ls",), ("show", "a"), ("search", "loss<3")], ids=" ".join)
+@pytest.mark.parametrize("url", ["s3://no-such-bucket", "s3://no-such-bucket/runs", "s3://reading/tpyo"])
+@pytest.mark.usefixtures("s3_endpoint")
+def test_a_bucket_or_a_prefix_that_is_not_there_is_refused(words: tuple[str, ...], url: str):
+    """Oracle: a real server of the protocol, with one bucket that has one object."""
+    s3fs.S3FileSystem().mkdirs("reading", exist_ok=True)
+    Store("s3://reading/there").write("a", b"1")
+    done = CliRunner().invoke(app, [*words, "--store", url])
+    assert isinstance(done.exception, ValueError)
+    assert f"there is no store {url}" in str(done.exception)
 
 
 def test_an_empty_stage_or_store_is_refused(tmp_path: Path):

@@ -46,6 +46,14 @@ def test_a_plan_loads_no_training_library_and_says_the_same(recipe: str, tmp_pat
     assert json.loads(said[0].stdout) == json.loads(said[1].stdout)
 
 
+@pytest.mark.slow
+def test_a_plan_of_a_finished_recipe_loads_no_training_library(finished_smoke: Path, tmp_path: Path):
+    """Every stage is reused, so records are read, files are measured and the code of each stage is compared."""
+    done = in_process(PLAN.format(recipe="smoke", store=finished_smoke, written=False), tmp_path)
+    assert {row["action"] for row in json.loads(done.stdout)} == {"reused"}
+    assert done.stderr == ""
+
+
 def test_what_is_used_is_the_thing_itself(tmp_path: Path):
     """A call, an attribute, a base class and a module of a package, each first in a process of its own."""
     uses = {
@@ -67,8 +75,8 @@ from tasks.training.fitting import fit
 import sys
 assert "torch._C" not in sys.modules
 {use}
-from model.training.loop import train
-assert fit.train is train and fit.nn is sys.modules["torch.nn"] and "torch._C" in sys.modules
+from model.training.loop import training
+assert fit.training is training and fit.nn is sys.modules["torch.nn"] and "torch._C" in sys.modules
 """
         said[what] = in_process(program, tmp_path).stdout.strip()
     assert said == {

@@ -99,6 +99,17 @@ def test_eval_rescore_and_compare(tmp_path, copies):
     assert {look["scores"] for look in olmo2("looks", again["id"], *store)} == {again["address"]}
 
 
+@pytest.mark.slow
+def test_two_workers_that_hold_a_model_together_give_its_scores(tmp_path, copies):
+    model = save_model(tmp_path / "one", 1)
+    common = ["eval", model, "--tasks", "piqa", "--data", copies]
+    alone = olmo2(*common, "--store", str(tmp_path / "alone"))
+    together = olmo2(*common, "--store", str(tmp_path / "together"), "--workers", "2", "--threads", "1")
+    assert [row["score"] for row in together["benchmarks"]] == [row["score"] for row in alone["benchmarks"]]
+    record = json.loads(next((tmp_path / "together").glob(f"{together['address']}/../record-*.json")).read_text())
+    assert (record["notes"]["workers"], record["notes"]["parallel"]) == (2, "fsdp")
+
+
 def served(folder: Path, *, ranks: int = 320) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """A reply of the completions route as vLLM's, echo included, by transformers' model of the folder."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()

@@ -320,3 +320,31 @@ def test_what_another_driver_commits_while_one_looks_is_reused_and_not_made_twic
     )
     assert outcome.reused
     assert [record.generation for record in all_records(Store(store.url))] == [1]
+
+
+def test_what_is_committed_was_on_the_disk_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A power cut cannot be made here. Oracle: the order of `fsync` and of the record's creation, as the system was asked."""
+    asked: list[str] = []
+    fsync, link = os.fsync, os.link
+
+    def flushed(descriptor: int) -> None:
+        asked.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    def linked(source: Path, target: str) -> None:
+        link(source, target)
+        asked.append(f"name {target}")
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(os, "link", linked)
+    root = tmp_path / "store"
+    session = Session(Store(str(root)), Execution(store=str(root), ray="off"))
+    record = run_stage(number, session, {"config": NumberConfig(value=7)}, lambda event: None).record
+    payload = root / record.payload / "number.json"
+    committed = root / record_path(record.stage, record.id, record.generation)
+    folders = [folder for folder in payload.parents if folder.is_relative_to(root)]
+    created = asked.index(f"name {committed}")
+    for path in (payload, *folders):
+        assert str(path) in asked[:created], "what a record names is there before the record is"
+    for path in (committed, *(folder for folder in committed.parents if folder.is_relative_to(root))):
+        assert str(path) in asked[created:], "and so is its own name when the command goes on"

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from model.config import OLMO_0424, ModelConfig
+from model.decoding.compiled_kernels import COMPILED_DECODING
 from model.decoding.decoder import Decoder
 from model.decoding.generate import Completion, Sampling, generate, log_likelihoods
 from model.decoding.sampling import choose, uniform_noise
@@ -70,7 +71,11 @@ def forward_logprobs(model: Transformer, prompt: list[int], answer: list[int], t
     ],
     ids=["grouped", "full heads", "pre-norm", "pre-norm with qk-norm", "OLMo-0424", "layer norm with qk-norm"],
 )
-def test_greedy_tokens_equal_a_naive_full_forward(changes: dict) -> None:
+@pytest.mark.parametrize("compiled", ["1", "0"], ids=["compiled", "operations"])
+def test_greedy_tokens_equal_a_naive_full_forward(
+    changes: dict, compiled: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(COMPILED_DECODING, compiled)
     model = toy(**changes)
     asked = prompts(13)
     answers = generate(model, TOKENIZER, asked, Sampling(max_new_tokens=15), batch_size=4)

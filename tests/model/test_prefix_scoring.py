@@ -6,9 +6,9 @@ import torch
 
 from model.config import ModelConfig
 from model.decoding import prefix_tree, tree_attention
-from model.decoding.decoder import Prepared
 from model.decoding.log_likelihoods import NonFiniteOutput, log_likelihoods
 from model.decoding.prefix_tree import build, preorder, schedule, sees
+from model.decoding.prepared_weights import Prepared
 from model.network.transformer import Transformer
 
 SHAPE = {

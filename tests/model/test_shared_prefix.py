@@ -8,8 +8,9 @@ import torch
 
 from model.config import ModelConfig
 from model.decoding import kv_cache, prefix_tree, shared_prefix, tree_attention
-from model.decoding.decoder import Prepared
+from model.decoding.compiled_kernels import COMPILED_DECODING
 from model.decoding.generate import Sampling, generate
+from model.decoding.prepared_weights import Prepared
 from model.decoding.shared_prefix import Admission
 from model.network.transformer import Transformer
 from model.tokens.tokenizer import Tokenizer
@@ -48,11 +49,13 @@ def naive(model: Transformer, prompt: list[int], steps: int) -> list[int]:
     return ids[len(prompt) :]
 
 
-@pytest.mark.parametrize("kind", [kv_cache.BagCache, kv_cache.DenseCache])
+@pytest.mark.parametrize("kind", [None, kv_cache.BagCache, kv_cache.DenseCache], ids=["compiled", "bags", "dense"])
 @pytest.mark.parametrize(("kv_heads", "batch", "row"), [(2, 64, 1_024), (4, 3, 7), (1, 1, 1_024), (2, 5, 64)])
 def test_answers_after_shared_prefixes_equal_a_naive_full_forward(monkeypatch, kind, kv_heads, batch, row) -> None:
     monkeypatch.setattr(prefix_tree, "MAX_ROW_TOKENS", row)
-    monkeypatch.setattr("model.decoding.decoder.make_cache", kind)
+    if kind is not None:
+        monkeypatch.setenv(COMPILED_DECODING, "0")
+        monkeypatch.setattr("model.decoding.decoder.make_cache", kind)
     if kind is kv_cache.DenseCache:
         monkeypatch.setattr(tree_attention, "_attend", tree_attention._explicit)
     model, asked = toy(kv_heads), prompts()

@@ -8,9 +8,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from tasks.evaluation.benchmarks import gsm8k, ifeval, synthetic, template
+from tasks.evaluation.benchmarks import gsm8k, ifeval, instructions, synthetic, template
 from tasks.evaluation.benchmarks.gsm8k import GSM8KBenchmark
 from tasks.evaluation.benchmarks.ifeval import IFEvalBenchmark
+from tasks.evaluation.benchmarks.instructions import InstructionsBenchmark
 from tasks.evaluation.benchmarks.items import Generation, Item, ItemScore, Likelihood, LikelihoodAnswer
 from tasks.evaluation.benchmarks.olmes import benchmark as olmes
 from tasks.evaluation.benchmarks.olmes import requests as olmes_requests
@@ -33,7 +34,13 @@ __all__ = [
 ]
 
 Benchmark = (
-    SyntheticBenchmark | OlmesBenchmark | OlmesRequestsBenchmark | GSM8KBenchmark | IFEvalBenchmark | TemplateBenchmark
+    SyntheticBenchmark
+    | OlmesBenchmark
+    | OlmesRequestsBenchmark
+    | GSM8KBenchmark
+    | IFEvalBenchmark
+    | InstructionsBenchmark
+    | TemplateBenchmark
 )
 BenchmarkConfig = Annotated[Benchmark, Field(discriminator="kind")]
 
@@ -57,6 +64,8 @@ def load_items(config: Benchmark) -> list[Item]:
             items = gsm8k.load_items(config)
         case IFEvalBenchmark():
             items = ifeval.load_items(config)
+        case InstructionsBenchmark():
+            items = instructions.load_items(config)
         case TemplateBenchmark():
             items = template.load_items(config)
     if not items:
@@ -79,6 +88,8 @@ def make_requests(
             return gsm8k.requests(config, items, chat)
         case IFEvalBenchmark():
             return ifeval.requests(config, items, chat)
+        case InstructionsBenchmark():
+            return instructions.requests(config, items, chat)
         case TemplateBenchmark():
             return template.requests(config, items, chat)
 
@@ -102,6 +113,8 @@ def score_item(config: Benchmark, item: Item, answers: Sequence[str | Likelihood
             return gsm8k.score(config, item, answers, chat)
         case IFEvalBenchmark():
             return ifeval.score(config, item, answers, chat)
+        case InstructionsBenchmark():
+            return instructions.score(config, item, answers, chat)
         case TemplateBenchmark():
             return template.score(config, item, answers, chat)
 

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from infra.json_values import JsonObject
+from tasks.data.sources.rows import RowSource
 from tasks.evaluation.benchmarks import Benchmark
 from tasks.evaluation.benchmarks.ifeval import IFEvalBenchmark
+from tasks.evaluation.benchmarks.instructions import InstructionsBenchmark
 from tasks.evaluation.benchmarks.olmes.benchmark import OlmesBenchmark
 from tasks.evaluation.benchmarks.olmes.local_copy import find_copy
 from tasks.evaluation.benchmarks.olmes.tasks import all_tasks, find_task
@@ -33,12 +35,13 @@ TABLES: dict[str, tuple[str, ...]] = {
     ),
     "unseen": ("agi_eval_cot", "deepmind_math", "gpqa", "mmlu_pro_cot"),
 }  # fmt: skip
-"""AlpacaEval 2 and the Tülu 3 safety suite need a judge; IFEval-OOD has no public set at hand: see `NOT_COMPUTED`."""
+"""AlpacaEval 2 and the Tülu 3 safety suite need a judge after the evaluation; IFEval-OOD has no public set at hand: see
+`NOT_COMPUTED`."""
 
 NOT_COMPUTED: dict[str, dict[str, str]] = {
     "instruct": {
-        "alpaca_eval_2": "its score is a judgement by GPT-4-Turbo, and no judge's endpoint is connected",
-        "safety": "its six sets need a classifier of harm, and none is connected",
+        "alpaca_eval_2": "its score is a judgement: evaluate the task alpaca_eval_2 with --chat, then give the id to olmo2 judge",
+        "safety": "its six sets need a classifier of harm: evaluate them as kind: instructions, then give the id to olmo2 judge",
     },
     "unseen": {
         "ifeval_ood": "its rows and the checks of its 52 constraints are in no public data set that this project knows by name",
@@ -80,8 +83,10 @@ def add_task(chosen: TaskSelection, word: str, copies: str, limit: int | None) -
     name, _, wanted = word.partition(":")
     if name == "ifeval":
         return add_benchmark(chosen, ifeval(copies, limit))
+    if name == "alpaca_eval_2":
+        return add_benchmark(chosen, alpaca_eval(copies, limit))
     if name not in all_tasks():
-        known = ", ".join(sorted([*all_tasks(), *TABLES, "ifeval"]))
+        known = ", ".join(sorted([*all_tasks(), *TABLES, "alpaca_eval_2", "ifeval"]))
         raise ValueError(
             f"{word!r} is no task and no table; there are {known}; a format follows a colon, as in piqa:cloze"
         )
@@ -105,6 +110,20 @@ def ifeval(copies: str, limit: int | None) -> IFEvalBenchmark:
     if copies:
         fields["rows"] = {"paths": [find_copy(copies, "google/IFEval", "ifeval")]}
     return IFEvalBenchmark.model_validate(fields)
+
+
+def alpaca_eval(copies: str, limit: int | None) -> InstructionsBenchmark:
+    """AlpacaEval's 805 instructions with outputs of GPT-4-Turbo, from a local copy; `judge` scores the answers.
+
+    Raises ValueError without a copy: the hub's file is one JSON list, and rows are read line by line.
+    """
+    if not copies:
+        raise ValueError(
+            "alpaca_eval_2 is read from a local copy, since the hub's file alpaca_eval_gpt4_baseline.json is one JSON list; "
+            "write one object a line into FOLDER/alpaca_eval_2/eval.jsonl and give --data FOLDER"
+        )
+    rows = RowSource(paths=(find_copy(copies, "tatsu-lab/alpaca_eval", "alpaca_eval_2"),))
+    return InstructionsBenchmark(name="alpaca_eval_2", rows=rows, question="preferred", reference="output", limit=limit)
 
 
 def add_benchmark(chosen: TaskSelection, benchmark: Benchmark) -> str:

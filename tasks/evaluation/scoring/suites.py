@@ -49,6 +49,8 @@ class ScoreRow(TypedDict):
     """dev or held_out."""
     overlap: NotRequired[OverlapCounts]
     """Where somebody looked for overlaps."""
+    unread: NotRequired[int]
+    """Of a judge: items that it said nothing of which can be read; they count nowhere."""
     groups: NotRequired[dict[str, GroupMean]]
     """Where the score is a mean over groups."""
     corrected: NotRequired[float]

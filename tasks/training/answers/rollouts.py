@@ -32,6 +32,7 @@ from model.tokens.tokenizer import Tokenizer
 from model.training.loop import EndOfTraining
 from model.training.reference_scores import row_log_probs
 from tasks.artifacts import Prompts
+from tasks.computing import compute_of
 from tasks.generation import local_generator
 from tasks.training.answers.kl_control import KLControl, coefficient_at, rollout_kl
 from tasks.training.answers.served_rollouts import ServedPolicy, check_sampler, sampler_gap
@@ -44,7 +45,6 @@ from tasks.training.answers.verified_answers import (
     longest_prompt,
     mixed_seed,
 )
-from tasks.training.fitting.fit import compute_of
 from tasks.verifiers.verdict import Rules
 
 

@@ -20,7 +20,7 @@ from torch import nn
 from infra.compute.train_group import WorkDone
 from infra.stopping import Interrupted, ending_in_order, is_stopping
 from infra.workspace import Workspace
-from model.config import Compute, Precision
+from model.config import Precision
 from model.files.hf_config import read_config
 from model.files.weights import SavedWeights, load_hf, save_hf
 from model.network.transformer import Transformer, on_meta_device
@@ -43,6 +43,7 @@ from model.training.measuring.throughput import peak_flops, speed
 from model.training.schedule import ScheduleConfig
 from model.training.state_files import is_needed, load_moments, load_state, save_moments
 from tasks.artifacts import METRICS, MOMENTS, Checkpoint, RewardModel, is_of_model
+from tasks.computing import compute_of
 from tasks.training.fitting.save_points import Journal, JournalMark, SavePoints, resume
 from tasks.training.fitting.selection import Selector, best_step, scored_steps, tell_selection
 
@@ -141,13 +142,6 @@ def checkpoint_tokenizer(folder: Path, checkpoint: Checkpoint | RewardModel, row
             "start from a checkpoint whose embedding covers its tokenizer"
         )
     return tokenizer
-
-
-def compute_of(ws: Workspace) -> Compute:
-    """Where and how the numbers of this stage are computed."""
-    # Execution settings hold more (pass_tokens, micro_instances) than the model knows.
-    known = {name: value for name, value in ws.compute.model_dump().items() if name in Compute.model_fields}
-    return Compute.model_validate(known | {"parallel": ws.compute.parallel.layout()})
 
 
 def begin(ws: Workspace, model: nn.Module, optim: OptimConfig) -> TrainState:

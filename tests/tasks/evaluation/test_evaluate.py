@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from infra.compute import shards
 from infra.execution.attempt import run_stage
 from infra.session import Session
-from infra.settings import EndpointSettings, Execution
+from infra.settings import EndpointSettings, Execution, ParallelSettings
 from infra.stage import stage
 from infra.storage.store import Store
 from infra.workspace import Workspace
@@ -18,6 +19,7 @@ from model.config import Config, ModelConfig
 from model.decoding.prefix_scoring import KeptWeights
 from model.files.weights import save_hf
 from model.network.transformer import Transformer
+from model.parallel.group import Group
 from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Checkpoint, Scores
 from tasks.data.documents.dolma_files import written_rows
@@ -26,11 +28,13 @@ from tasks.evaluation.benchmarks import load_items
 from tasks.evaluation.benchmarks.asking import ask, encode_pairs, encoded_prompt, local_scorer, request_names
 from tasks.evaluation.benchmarks.items import Generation, Item, Likelihood, LikelihoodAnswer, Prompt
 from tasks.evaluation.benchmarks.synthetic import SyntheticBenchmark
-from tasks.evaluation.evaluate import EvaluateConfig, SuiteConfig, evaluate_checkpoint
+from tasks.evaluation.evaluate import EvaluateConfig, LoadedModel, SuiteConfig, evaluate_checkpoint
 from tasks.generation import local_generator
 from tasks.synthetic import ArithmeticConfig
+from tests.model.groups import run_group
 from tests.openai_server import OpenAIServer
 from tests.tasks.test_generation import served
+from tests.tasks.training.group_stage import Call, run_calls
 
 TOKENIZER = Tokenizer(320)
 TINY = ModelConfig(
@@ -184,7 +188,9 @@ def test_output_that_is_not_finite_ends_with_the_benchmark_and_the_item(desk, mo
     broken = Transformer(TINY, seed=3).eval()
     with torch.no_grad():
         broken.norm.weight[0] = torch.nan
-    monkeypatch.setattr(evaluate_module, "load_model", lambda *_, **__: (broken, TOKENIZER, KeptWeights()))
+    monkeypatch.setattr(
+        evaluate_module, "load_model", lambda *_, **__: LoadedModel(broken, TOKENIZER, KeptWeights(), Group())
+    )
     config = config_of()
     one = tuple(b for b in config.benchmarks if b.name == kind)
     item = load_items(one[0])[0].id
@@ -310,3 +316,51 @@ def test_where_a_server_answers_all_it_may_have_the_device(desk, model):
         there = run_stage(wrapped, session, arguments, lambda event: None)
         assert server.sent.total() > 0
     assert (there.reused, there.artifact.digest) == (False, here.digest)
+
+
+@pytest.mark.parametrize(
+    ("data", "precision", "tolerance"), [("fsdp", "fp32", 1e-5), ("ddp", "fp32", 1e-5), ("fsdp", "bf16", 2e-2)]
+)
+def test_a_model_that_two_workers_hold_together_has_the_scores_of_one_process(desk, data, precision, tolerance):
+    """Each worker reads its rows of the weights only. Log-likelihoods are equal within the precision, answers to the letter."""
+    config = config_of(precision=precision)
+    alone = desk.evaluate(config)
+    ways = ParallelSettings(workers=2, data=data)
+    call = Call(f"evaluate-{data}", evaluate_checkpoint, ways, {"checkpoint": desk.checkpoint, "config": config})
+    root = str(desk.session.store.url)
+    first, second = run_group(2, run_calls, root, [call, call])
+    assert second == [None, None]
+    found, again = first
+    assert (found.notes["workers"], found.notes["parallel"]) == (2, data)
+    assert found.artifact.primary == pytest.approx(alone.primary, abs=tolerance)
+    for benchmark in config.benchmarks:
+        name = f"items/{benchmark.name}.jsonl.zst"
+        rows, together = desk.rows(alone, name), written_rows(Path(desk.session.store.full(f"{found.folder}/{name}")))
+        for one, other in zip(rows, together, strict=True):
+            assert one["id"] == other["id"]
+            for answer, shared in zip(one["answers"], other["answers"], strict=True):
+                numbers = {key for key, value in answer.items() if isinstance(value, float)}
+                assert [shared[key] for key in numbers] == pytest.approx(
+                    [answer[key] for key in numbers], abs=tolerance
+                )
+                assert {key: shared[key] for key in shared.keys() - numbers} == {
+                    key: answer[key] for key in answer.keys() - numbers
+                }
+    assert again.resumed_from == f"shard {len(config.benchmarks)} of {len(config.benchmarks)} (evaluate base)"
+
+
+def test_workers_at_different_parts_end_instead_of_mixing_answers(desk):
+    """One worker's listing of finished parts may be older than another's: the second finds a part that the first does not."""
+    arguments = {"checkpoint": desk.checkpoint, "config": config_of()}
+    call = Call("evaluate", evaluate_checkpoint, ParallelSettings(workers=2, data="ddp"), arguments)
+    with pytest.raises(AssertionError, match="worker 0 is at item 0 of generate, worker 1 is at item 0 of cloze"):
+        run_group(2, ask_apart, str(desk.session.store.url), call)
+
+
+def ask_apart(root: str, call: Call) -> None:
+    """In each of two workers: worker 1 does not see that the first part is still to be answered."""
+    if torch.distributed.get_rank():
+        skipped = {"files": {}, "result": [], "seconds": 0.0, "folder": ""}
+        seen = shards.committed_shards
+        shards.committed_shards = lambda ws, keys: {keys[0]: skipped} | seen(ws, keys)
+    run_calls(root, [call])

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from infra.compute.shards import run_shards
 from infra.compute.stage_call import Finished, StageCall
 from infra.compute.train_group import WorkDone
 from infra.settings import ComputeSettings, ParallelSettings
@@ -107,6 +108,7 @@ def run_calls(root: str, calls: list[Call]) -> list[Finished | None]:
             settings=WorkSettings(
                 compute=ComputeSettings(parallel=call.parallel), save_every=2, keep_every=call.keep_every
             ),
+            run_shards=run_shards,
         )
         try:
             found.append(StageCall(f"{call.function.__module__}:{call.function.__name__}", ws, call.arguments).run())

@@ -16,11 +16,11 @@ from model.training.loop import Course, Logging, train_step
 from model.training.losses import language_model_objective
 from model.training.measuring.metrics import EVERY_STEP
 from tasks.artifacts import METRICS, MOMENTS, Checkpoint
+from tasks.computing import compute_of
 from tasks.training.fitting.fit import (
     Journal,
     adamw,
     begin,
-    compute_of,
     export,
     fitting,
     linear_schedule,
