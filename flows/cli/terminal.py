@@ -92,7 +92,7 @@ def watched(console: Console, errors: Console, asked: RunRequest) -> Iterator[Wa
     target = Store(config.execution.store)
     console.print(f"store {target.url}", style="dim", markup=False, highlight=False)
     target.check_writable()
-    run, began = WatchedRun(), time.monotonic()
+    run, began, entered = WatchedRun(), time.monotonic(), False
     # A dashboard that watches wants to see the run, even one that does nothing.
     if not asked.rerun and "PREFECT_API_URL" not in os.environ:
         rows = plan(config, asked.until)
@@ -124,7 +124,7 @@ def watched(console: Console, errors: Console, asked: RunRequest) -> Iterator[Wa
             start_own_server()
             again = asked.again(config.execution.store)
             with running(config, asked.until, asked.rerun, cascade=asked.cascade, again=again):
-                run.flow = loaded_recipe(config, asked.recipe)
+                run.flow, entered = loaded_recipe(config, asked.recipe), True
                 yield run
         except (KeyboardInterrupt, Interrupted):
             pass
@@ -140,6 +140,9 @@ def watched(console: Console, errors: Console, asked: RunRequest) -> Iterator[Wa
             console.print(f"report: {report}", highlight=False)
     elif run.ending[1]["ended"] == "interrupted":
         errors.print(interrupted, style="yellow")
+    if not entered:
+        # Stopped while the server started: the block is entered all the same, as it has to be, and has nothing to call.
+        yield run
 
 
 def _told(errors: Console, asked: RunRequest, url: str, display: Display, made: object) -> tuple[int, RunEnding]:

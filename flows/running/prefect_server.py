@@ -76,7 +76,11 @@ def start_own_server() -> None:
                 start_new_session=True,
             )
             # At once: a run that is ended while the server starts must not leave it behind.
-            end_with_this_process(process.pid)
+            try:
+                end_with_this_process(process.pid)
+            except BaseException:  # a Ctrl-C at this very moment: nobody else knows of the server yet
+                process.kill()
+                raise
             return process
 
     GuardedServer().start()

@@ -73,21 +73,27 @@ def check_generation(rows: Iterable[PlanRow], execution: Execution) -> None:
     A checkpoint that is not made yet has no digest to compare: then any endpoint under a digest may be meant for it. A policy in
     training has none either: its server stands under the stage's name, and takes weights.
     """
-    for name in REINFORCING:
-        own = execution.endpoints.get(name)
-        if execution.generation.get(name) == "endpoint" and (own is None or own.weights is None):
-            raise ValueError(
-                f"execution.generation leaves the rollouts of {name} to a server, and none that takes weights is named; say "
-                f"execution: {{endpoints: {{{name}: {{url: http://localhost:8000/v1, "
-                f"weights: {{server: vllm, path: FOLDER}}}}}}}}, or leave generation.{name} local"
-            )
     made: dict[str, Artifact | None] = {}
     for row in rows:  # inputs come first
         made[row.label] = row.artifact
+        if row.stage in REINFORCING and row.action in ("run", "resume"):
+            _check_sampler(row.stage, execution)
         asked = row.stage in ANSWERING and row.action in ("run", "resume")
         if not asked or execution.stage_generation(row.stage) == "local" or "default" in execution.endpoints:
             continue
         _check_served(row, row.inputs[0], made[row.inputs[0]], execution)
+
+
+def _check_sampler(stage: str, execution: Execution) -> None:
+    """Raise ValueError where a stage's rollouts are left to a server by name, and none under the stage's takes weights."""
+    own = execution.endpoints.get(stage)
+    # By name: a `default` is about checkpoints that are made, whose weights do not change.
+    if execution.generation.get(stage) == "endpoint" and (own is None or own.weights is None):
+        raise ValueError(
+            f"execution.generation leaves the rollouts of {stage} to a server, and none that takes weights is named; say "
+            f"execution: {{endpoints: {{{stage}: {{url: http://localhost:8000/v1, "
+            f"weights: {{server: vllm, path: FOLDER}}}}}}}}, or leave generation.{stage} local"
+        )
 
 
 def _check_served(row: PlanRow, label: str, artifact: Artifact | None, execution: Execution) -> None:

@@ -75,8 +75,8 @@ from tasks.training.fitting import fit
 import sys
 assert "torch._C" not in sys.modules
 {use}
-from model.training.loop import train
-assert fit.train is train and fit.nn is sys.modules["torch.nn"] and "torch._C" in sys.modules
+from model.training.loop import training
+assert fit.training is training and fit.nn is sys.modules["torch.nn"] and "torch._C" in sys.modules
 """
         said[what] = in_process(program, tmp_path).stdout.strip()
     assert said == {

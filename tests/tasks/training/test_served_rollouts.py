@@ -3,12 +3,14 @@ was last told to load, by the routes that vLLM and SGLang document; the bytes of
 server was asked."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from flows.running.readiness import check_generation
+from infra.execution.plan import PlanRow
 from infra.language_models.client import EndpointError
 from infra.settings import EndpointSettings, Execution, WeightFolder
 from model.files.weights import load_hf
@@ -66,7 +68,7 @@ def start(bench):
     return {"policy": bench.base(), "prompts": bench.prompts(6), "config": CONFIG}
 
 
-def bench_with(make_bench, name, server, folder, kind="vllm", **execution):
+def bench_with(make_bench, name, server, folder, kind: Literal["vllm", "sglang"] = "vllm", **execution):
     settings = EndpointSettings(
         url=server.url,
         served_name="policy",
@@ -135,8 +137,11 @@ def test_a_resumed_training_asks_only_for_what_it_was_not_given(make_bench, tmp_
 
 def test_a_server_without_weights_is_refused_before_a_run():
     named = {"rlvr": EndpointSettings(url="http://nowhere/v1")}
+    waiting = PlanRow("rlvr", "rlvr", "run", "", "0", (), {}, None)
     for endpoints in ({}, named):
         execution = Execution(generation={"rlvr": "endpoint"}, endpoints=endpoints)
         with pytest.raises(ValueError, match="rollouts of rlvr to a server, and none that takes weights is named"):
-            check_generation([], execution)
-    check_generation([], Execution(generation={"default": "endpoint"}, endpoints=named))
+            check_generation([waiting], execution)
+        # Nobody is asked by what is there already.
+        check_generation([replace(waiting, action="reused")], execution)
+    check_generation([waiting], Execution(generation={"default": "endpoint"}, endpoints=named))
