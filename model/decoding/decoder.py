@@ -30,9 +30,11 @@ class Decoder:
 
     def __init__(self, model: Transformer, rows: int, length: int, holding: Holding = nullcontext) -> None:
         self.config, self.device = model.config, model.device
-        kernels = kernels_for(decoding_type(model), self.device) if suits(self.config) else None
+        dtype = decoding_type(model)
+        # Weights are packed from fp32, or from what they are multiplied in.
+        known = suits(self.config) and model.head.weight.dtype in (torch.float32, dtype)
+        kernels = kernels_for(dtype, self.device) if known else None
         self.prepared = Prepared(model, rows, length, holding, kernels=kernels)
-        dtype = self.prepared.dtype
         self.rows = rows_that_fit(self.config, rows, length, dtype, free_bytes(self.device))
         self.cache: CompiledStep | StepCache
         if kernels is not None:
