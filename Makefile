@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STORE ?= store
 
-.PHONY: env laptop test learning lint docs parity bench dashboard deploy-lint licences audit
+.PHONY: env laptop test coverage learning lint docs parity bench dashboard deploy-lint licences audit
 
 env: .venv/installed
 
@@ -21,6 +21,11 @@ laptop: env
 test: env
 	bash .ci/packages
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
+
+# Lines that the quick tests execute, each file's on a line; fails below the floor in pyproject.toml.
+coverage: env
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile --cov --cov-report term \
+		-m 'not slow and not s3 and not chaos and not browser and not ceph and not postgres and not parity and not olmo_core and not released'
 
 # Tests of learning once more with the instructions that every x86 processor of today has: sums in another order lead a training
 # elsewhere, and what it learns must not depend on that.
