@@ -3,7 +3,11 @@
 A decoding step of a small model is hundreds of operations of a few microseconds each, and calling them costs more than they do.
 The compiled code computes a whole step in one call. It needs a C++ compiler (`CXX`, else g++) and some seconds, once: what it
 makes stays in the user's cache folder, under a name that holds source, compiler and instruction set. Before it is used, a
-process of its own multiplies with it and compares, so that code which this processor does not run never ends a stage.
+process of its own multiplies with it and compares, so that code which this processor does not run never ends a stage. What fails
+so, or does not compile, is not tried again for a day, and the next smaller instruction set is taken.
+
+The cache folder `olmo2/kernels` (in `XDG_CACHE_HOME`, else `~/.cache`) is the user's own: code from a folder that others can
+write to is not loaded.
 
 Where there is no compiler, or no AVX2, everything is computed by PyTorch's operations, more slowly and equal up to rounding.
 `OLMO2_COMPILED_DECODING=0` asks for that. The instruction set is the one that PyTorch uses (`ATEN_CPU_CAPABILITY`).
@@ -15,10 +19,15 @@ import functools
 import hashlib
 import logging
 import os
+import platform
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +39,8 @@ COMPILED_DECODING = "OLMO2_COMPILED_DECODING"
 PANEL_OUTPUTS = 32
 """Outputs whose weights lie together."""
 _COMPILE_SECONDS = 300
+_FAILED_SECONDS = 24 * 3600
+"""For so long what failed is not tried again: every stage has a process of its own, and all would compile anew."""
 _FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
 _AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mprefer-vector-width=512")
 _AVX2 = ("-mavx2", "-mfma")
@@ -43,7 +54,7 @@ class Kernels:
     def __init__(self, library: Path) -> None:
         self.library = ctypes.CDLL(str(library))
         if self.library.olmo2_start() != 0:
-            raise OSError("the system does not let this process use matrix tiles (AMX)")
+            raise RuntimeError("the system does not let this process use matrix tiles (AMX)")
         self.library.olmo2_buffer_bytes.restype = ctypes.c_int64
 
     def pack(self, packed: Tensor, weight: Tensor, first: int) -> None:
@@ -100,56 +111,132 @@ def kernels_for(dtype: torch.dtype, device: torch.device) -> Kernels | None:
 
 @functools.cache
 def _kernels() -> Kernels | None:
-    flags, compiler = instruction_flags(), os.environ.get("CXX") or shutil.which("g++")
-    if not flags or not compiler or sys.platform != "linux":
+    sets, compiler = instruction_sets(), shlex.split(os.environ.get("CXX", "")) or [shutil.which("g++") or ""]
+    if not sets or not compiler[0] or sys.platform != "linux":
         _log.info("decoding is not compiled: it needs Linux, AVX2 and a C++ compiler (CXX, or g++ on the PATH)")
         return None
-    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "olmo2" / "kernels"
-    try:
-        return Kernels(compiled(compiler, flags, folder))
-    except (OSError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", None) or ""
-        _log.warning(
-            "decoding goes on without compiled code, several times as slowly: %s %s; set CXX to another compiler, XDG_CACHE_HOME "
-            "to a folder that can be written, or %s=0 to do without",
-            error, said, COMPILED_DECODING,
-        )  # fmt: skip
-        return None
+    failed: list[str] = []
+    for flags in sets:
+        try:
+            return _loaded(compiler, flags, _own_folder())
+        except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+            failed.append(f"{error} {getattr(error, 'stderr', None) or ''}".strip())
+    _log.warning(
+        "decoding goes on without compiled code, several times as slowly: %s; set CXX to another compiler, XDG_CACHE_HOME "
+        "to a folder of your own that can be written, or %s=0 to do without",
+        "; ".join(dict.fromkeys(failed)), COMPILED_DECODING,
+    )  # fmt: skip
+    return None
 
 
-def instruction_flags() -> tuple[str, ...]:
-    """The compiler's flags for the instruction set that PyTorch uses here; none where that has no AVX2."""
+def instruction_sets() -> list[tuple[str, ...]]:
+    """The compiler's flags for the instruction sets that PyTorch may use here, the best first; none without AVX2.
+
+    An older compiler knows no AMX, and a system may deny it to a process, so smaller sets follow.
+    """
     has = torch.cpu.get_capabilities()
     match torch.backends.cpu.get_cpu_capability():
         case "AVX512":
-            half = ("-mavx512bf16",) if has.get("avx512_bf16") else ()
-            tiles = ("-mamx-tile", "-mamx-bf16") if has.get("amx_bf16") and has.get("amx_tile") else ()
-            return _AVX512 + half + tiles
+            sets = [_AVX512, _AVX2]
+            if has.get("avx512_bf16"):
+                sets.insert(0, (*_AVX512, "-mavx512bf16"))
+                if has.get("amx_bf16") and has.get("amx_tile"):
+                    sets.insert(0, (*_AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"))
+            return sets
         case "AVX2":
-            return _AVX2
+            return [_AVX2]
         case _:
-            return ()
+            return []
 
 
-def compiled(compiler: str, flags: tuple[str, ...], folder: Path) -> Path:
-    """The library in `folder`, compiled and checked if it is not there yet. Raises OSError or SubprocessError if that fails."""
-    command = [compiler, *_FLAGS, *flags, str(KERNEL_SOURCE)]
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    key = hashlib.sha256("\0".join([version, *command[:-1], KERNEL_SOURCE.read_text()]).encode()).hexdigest()[:24]
-    library = folder / f"{key}.so"
+def _own_folder() -> Path:
+    """The folder of compiled code. Raises OSError where it is not this user's alone, or there is no home folder."""
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        # The standard says to ignore one that is empty or relative.
+        cache = given if given.is_absolute() else Path.home() / ".cache"
+    except RuntimeError as error:
+        raise OSError(f"{error} Set XDG_CACHE_HOME") from error
+    folder = cache / "olmo2" / "kernels"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    about = folder.stat()
+    if about.st_uid != os.getuid() or about.st_mode & 0o022:
+        raise PermissionError(f"{folder} belongs to another user or others can write to it; remove it, or chmod 700")
+    return folder
+
+
+def _loaded(compiler: list[str], flags: tuple[str, ...], folder: Path) -> Kernels:
+    library = compiled(compiler, flags, folder)
+    try:
+        return Kernels(library)
+    except OSError:
+        # Cut off by a power failure, or made on a machine with another C library: it is made once more.
+        library.unlink(missing_ok=True)
+        return Kernels(compiled(compiler, flags, folder))
+
+
+def compiled(compiler: list[str], flags: tuple[str, ...], folder: Path) -> Path:
+    """The library in `folder`, compiled and checked if it is not there yet. Raises OSError or SubprocessError if that fails, or
+    failed not long ago.
+    """
+    command = [*compiler, *_FLAGS, *flags, str(KERNEL_SOURCE)]
+    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True).stdout
+    told = [version, *platform.libc_ver(), *command[:-1], KERNEL_SOURCE.read_text()]
+    key = hashlib.sha256("\0".join(told).encode()).hexdigest()[:24]
+    library, failed = folder / f"{key}.so", folder / f"{key}.failed"
     if library.exists():
         return library
+    _refuse_failed(failed)
     folder.mkdir(parents=True, exist_ok=True)
     # The workers of a machine start together; the first compiles, the others wait for it.
-    with (folder / f"{key}.lock").open("w") as lock, tempfile.TemporaryDirectory(dir=folder) as scratch:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not library.exists():
-            made = Path(scratch) / library.name
-            subprocess.run(
-                [*command, "-o", str(made)], capture_output=True, text=True, check=True, timeout=_COMPILE_SECONDS
-            )
-            subprocess.run(
-                [sys.executable, "-c", _CHECK, str(made)], capture_output=True, text=True, check=True, timeout=60
-            )
-            made.replace(library)
+    with _locked(folder / f"{key}.lock"), tempfile.TemporaryDirectory(dir=folder) as scratch:
+        if library.exists():
+            return library
+        _refuse_failed(failed)
+        made = Path(scratch) / library.name
+        try:
+            _run([*command, "-o", str(made)], _COMPILE_SECONDS)
+            # Isolated: a file `ctypes.py` in the working directory is not Python's.
+            _run([sys.executable, "-I", "-c", _CHECK, str(made)], 60)
+        except subprocess.SubprocessError as error:
+            failed.write_text(f"{error} {getattr(error, 'stderr', None) or ''}".strip())
+            raise
+        _write_through(made)
+        made.replace(library)
+        failed.unlink(missing_ok=True)
     return library
+
+
+def _run(command: list[str], seconds: float) -> None:
+    subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds)
+
+
+def _refuse_failed(failed: Path) -> None:
+    """Raises OSError where compiling ended so not long ago."""
+    if failed.exists() and time.time() - failed.stat().st_mtime < _FAILED_SECONDS:
+        raise OSError(
+            f"compiling failed before ({failed.read_text()}); it is tried again a day later, or once {failed} is removed"
+        )
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds the file's lock. Raises OSError where another process holds it for longer than compiling may take."""
+    deadline = time.monotonic() + _COMPILE_SECONDS
+    with path.open("w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise OSError(f"another process holds {path} and does not end") from None
+                time.sleep(0.1)
+        yield
+
+
+def _write_through(path: Path) -> None:
+    """Bytes are on the disk before the name is: a library cut off by a power failure could end a stage."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())

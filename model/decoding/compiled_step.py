@@ -145,6 +145,10 @@ class CompiledStep:
         for cached in (self.keys, self.values):
             cached[:, first_row + 1 : first_row + rows, :, :chunks] = cached[:, first_row, None, :, :chunks]
 
+    def clear(self, row: int) -> None:
+        for cached in (self.keys, self.values):
+            cached[:, row] = 0
+
     def move(self, source: int, target: int, used: int) -> None:
         chunks = -(-used // _CHUNK_POSITIONS)
         for cached in (self.keys, self.values):

@@ -83,6 +83,11 @@ class Decoder:
         self.cache.begin(positions)
         return self.prepared.logits(self.prepared.blocks(token, self.prepared.turns[position], self.cache.attend))
 
+    def clear(self, row: int) -> None:
+        """Forget what a row holds. Weights of 0 hide what lies beyond a row's position, but 0 times NaN is NaN."""
+        if isinstance(self.cache, CompiledStep):
+            self.cache.clear(row)
+
     def move(self, source: int, target: int, used: int) -> None:
         """Copy the first `used` tokens of one row's cache to another row."""
         self.cache.move(source, target, used)

@@ -143,7 +143,9 @@ def generate(
         return generation.run(progress)
     except NonFiniteOutput as error:
         # Prompts that begin alike come together, so the first to break need not be the first given: broken weights break it too.
-        # Asked again alone, the first prompt tells whether the weights are broken or only one prompt is.
+        # Asked again alone, the first prompt tells whether the weights are broken or only one prompt is. What the broken prompt
+        # left in the row must not reach it.
+        generation.decoder.clear(0)
         if generation.decoder.prefill(0, prompts[:1]).isnan().any():
             raise generation.not_finite(0, 0) from error
         raise

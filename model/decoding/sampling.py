@@ -46,8 +46,9 @@ def choose(
     """Next token of each row, below `ids`, and its log-probability, NaN where logits are not numbers. `noise`, shape
     `[rows]`, is needed unless temperature is 0.
     """
-    kernels = kernels_for(logits.dtype, logits.device) if logits.dtype == torch.float32 else None
-    if kernels is not None and (top_p == 1 or temperature == 0):
+    compiled = logits.dtype == torch.float32 and (top_p == 1 or temperature == 0)
+    kernels = kernels_for(logits.dtype, logits.device) if compiled else None
+    if kernels is not None:
         return kernels.choose(logits.contiguous(), temperature, noise if temperature > 0 else None, ids)
     if temperature == 0:
         return _choose_largest(logits, ids)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model.config import OLMO_0424, ModelConfig
 from model.decoding import compiled_kernels
-from model.decoding.compiled_kernels import COMPILED_DECODING, Kernels, compiled, instruction_flags, kernels_for
+from model.decoding.compiled_kernels import COMPILED_DECODING, Kernels, compiled, instruction_sets, kernels_for
 from model.decoding.compiled_step import CompiledStep
 from model.decoding.decoder import Decoder
 from model.decoding.generate import Sampling, generate
@@ -127,7 +127,7 @@ def test_products_equal_fp64(dtype: torch.dtype, inputs: int, outputs: tuple[int
 def test_products_by_matrix_tiles_equal_fp64(tmp_path: Path) -> None:
     """The loops are those of processors with AMX; what its instructions do is written out in the source."""
     kernels()
-    emulated = Kernels(compiled("g++", (*instruction_flags(), "-DOLMO2_EMULATE_AMX"), tmp_path))
+    emulated = Kernels(compiled(["g++"], (*instruction_sets()[0], "-DOLMO2_EMULATE_AMX"), tmp_path))
     for inputs, outputs in [*PRODUCTS, (32, (32,)), (96, (5, 70))]:
         check_product(emulated, torch.bfloat16, inputs, outputs)
 
@@ -201,13 +201,15 @@ def test_a_library_that_computes_wrongly_or_breaks_is_not_kept(tmp_path: Path, m
     for body in ("return 1;", "__builtin_trap();"):
         source.write_text(f'extern "C" int olmo2_check() {{ {body} }}')
         with pytest.raises(subprocess.CalledProcessError):
-            compiled("g++", (), tmp_path / "kernels")
+            compiled(["g++"], (), tmp_path / "kernels")
         assert not list((tmp_path / "kernels").glob("*.so"))
+    with pytest.raises(OSError, match=r"failed before .*once .*failed is removed"):
+        compiled(["g++"], (), tmp_path / "kernels")
     source.write_text('extern "C" int olmo2_check() { return 0; }')
-    library = compiled("g++", (), tmp_path / "kernels")
+    library = compiled(["g++"], (), tmp_path / "kernels")
     made = library.stat().st_mtime_ns
-    assert compiled("g++", (), tmp_path / "kernels") == library and library.stat().st_mtime_ns == made
-    assert compiled("g++", ("-O1",), tmp_path / "kernels") != library, "other flags are another library"
+    assert compiled(["g++"], (), tmp_path / "kernels") == library and library.stat().st_mtime_ns == made
+    assert compiled(["g++"], ("-O1",), tmp_path / "kernels") != library, "other flags are another library"
 
 
 def test_a_compiler_that_fails_is_told_once_and_done_without(
@@ -225,8 +227,79 @@ def test_a_compiler_that_fails_is_told_once_and_done_without(
     assert "set CXX to another compiler" in record.getMessage()
 
 
+def test_a_smaller_instruction_set_is_taken_where_the_best_fails(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As with a compiler older than the processor: it does not know the flag."""
+    kernels()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    best = instruction_sets()[0]
+    monkeypatch.setattr(compiled_kernels, "instruction_sets", lambda: [(*best, "-mno-such-instructions"), best])
+    compiled_kernels._kernels.cache_clear()
+    try:
+        found = kernels_for(torch.float32, CPU)
+        assert found is not None
+        check_product(found, torch.float32, 34, (7, 26))
+        assert len(list(tmp_path.rglob("*.failed"))) == 1
+        assert len(list(tmp_path.rglob("*.so"))) == 1
+    finally:
+        compiled_kernels._kernels.cache_clear()
+
+
+def test_a_library_that_was_cut_off_is_made_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    kernels()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = compiled_kernels._own_folder()
+    # Other flags than this process has loaded already.
+    flags = (*instruction_sets()[-1], "-DCUT_OFF")
+    library = compiled(["g++"], flags, folder)
+    library.unlink()
+    library.write_bytes(b"\x7fELF")
+    check_product(compiled_kernels._loaded(["g++"], flags, folder), torch.float32, 34, (7, 26))
+
+
+@pytest.mark.parametrize("harm", ["others can write", "relative", "no home"])
+def test_code_is_loaded_from_a_folder_of_the_users_own_only(
+    harm: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    if harm == "others can write":
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        compiled_kernels._own_folder().chmod(0o777)
+        with pytest.raises(PermissionError, match="chmod 700"):
+            compiled_kernels._own_folder()
+    elif harm == "relative":
+        for given in ("", "here"):
+            monkeypatch.setenv("XDG_CACHE_HOME", given)
+            assert compiled_kernels._own_folder() == tmp_path / "home/.cache/olmo2/kernels"
+    else:
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+        def homeless() -> Path:
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.setattr(Path, "home", homeless)
+        with pytest.raises(OSError, match="Set XDG_CACHE_HOME"):
+            compiled_kernels._own_folder()
+
+
+def test_a_broken_prompt_does_not_reach_another_through_the_cache() -> None:
+    """In bf16 two positions lie together, and an odd prompt reads what an older row left behind its last."""
+    kernels(torch.bfloat16)
+    model = toy()
+    with torch.no_grad():
+        model.embedding.weight[299] = torch.nan
+    asked = [[1] * 9, [2] * 9, [3] * 9 + [299, 4, 5]]
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(FloatingPointError, match="after prompt 2 and 0 tokens"),
+    ):
+        generate(model, Tokenizer(300), asked, Sampling(4), batch_size=1)
+
+
 def test_the_same_holds_with_avx2_only() -> None:
-    if instruction_flags() == compiled_kernels._AVX2:
+    if instruction_sets()[0] == compiled_kernels._AVX2:
         pytest.skip("these tests run with AVX2 already")
     kernels()
     environment = os.environ | {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
