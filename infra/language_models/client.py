@@ -305,7 +305,7 @@ class Endpoint:
             self._uncountable = (
                 f"what {self.model} costs cannot be capped: {self.settings.url} does not say how much it used (no "
                 f"{' and no '.join(missing)} in `usage` of its answer). Let the server report its usage, or leave "
-                f"execution.endpoints.{self.model}.max_cost out; the answer itself is kept"
+                f"execution.endpoints.{self.model}.max_cost out"
             )
             raise EndpointError(self._uncountable)
 

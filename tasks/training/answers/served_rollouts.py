@@ -156,6 +156,9 @@ def weights_hash(policy: Transformer, group: Group) -> str:
     """
     # A XOR of each tensor's bits, made where it lies: a digest of all bytes would first bring them to the host.
     parts = [local_part(parameter.detach()) for parameter in policy.parameters()]
+    if policy.device.type == "mps":
+        # PyTorch has this hash for CPUs and CUDA only.
+        parts = [part.cpu() for part in parts]
     # The last shard of a small tensor may have no rows, and those have no hash.
     own = [torch.hash_tensor(part).item() if part.numel() else 0 for part in parts]
     return hashlib.sha256(repr(group.exchange(own)).encode()).hexdigest()
