@@ -252,9 +252,8 @@ def test_the_standard_error_is_that_of_instructions_drawn_again(with_played: boo
 
     def values(of: tuple[np.ndarray, np.ndarray], places: np.ndarray) -> np.ndarray:
         own, preferences = of
-        return np.array(
-            length_controlled(preferences[places].tolist(), places.tolist(), own[places], other[places], played)
-        )
+        drawn = (column[places].tolist() for column in (preferences, every, own, other))
+        return np.array(length_controlled(*drawn, played=played))
 
     every = np.arange(count)
     again = [chance.integers(0, count, count) for _ in range(400)]

@@ -193,9 +193,14 @@ def test_answers_to_other_weights_are_not_learnt_from(make_bench, tmp_path, kill
 
 def ask_together(root: str, settings: EndpointSettings, prompts: list[list[int]]) -> list[list[int]]:
     """In each of two workers: a rollout in which both ask for samples of one prompt."""
-    execution = WorkSettings(generation="endpoint", endpoints={"rlvr": settings})
-    work = {"payload": "rlvr/1/g0001", "progress_folder": "_progress/rlvr/1"}
-    ws = Workspace(Store(root), stage="rlvr", id="1", settings=execution, **work)
+    ws = Workspace(
+        Store(root),
+        stage="rlvr",
+        id="1",
+        payload="rlvr/1/g0001",
+        progress_folder="_progress/rlvr/1",
+        settings=WorkSettings(generation="endpoint", endpoints={"rlvr": settings}),
+    )
     model = on_meta_device(TINY)
     group = distribute(model, Compute(parallel=Parallel(workers=2, data="fsdp")), "fp32")
     fill_weights(model, partial(initial_rows, TINY, 0), group)
