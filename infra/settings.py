@@ -221,7 +221,8 @@ class EndpointSettings(BaseModel):
     `generation` says `endpoint`."""
     max_cost: float | None = Field(default=None, gt=0)
     """What one stage may pay for this model, over all its shards and attempts, in the currency of the prices; null for no limit.
-    The stage ends when it is reached. Requests under way then are still answered, so a little more may be paid."""
+    The stage ends when it is reached. Requests under way then are still answered, so a little more may be paid. The server must
+    report `usage` in its answers. What it charges for answers that never came (a time limit, a broken connection) is not seen."""
 
     @model_validator(mode="after")
     def _what_is_capped_has_a_price(self) -> Self:

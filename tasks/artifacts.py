@@ -17,6 +17,9 @@ PERPLEXITY, TASK, SELECT = "perplexity/", "task/", "select/"
 """How names in it begin of what was evaluated on the way: held-out windows of a source, items of a benchmark, and what chooses
 among save points."""
 
+ROUNDING = 1e-9
+"""What rounding may do to a difference of ratings."""
+
 
 class Documents(Artifact):
     """Dolma documents lie in `documents/*.jsonl.zst` (id, text, source, added, created, metadata), with

@@ -22,7 +22,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from tenacity.wait import wait_random_exponential
 
 from infra.json_values import JsonObject
-from infra.language_models.protocol import Answer, AnswerMemory, Request, check_body
+from infra.language_models.protocol import Answer, AnswerMemory, Request, check_body, usage_of
 from infra.language_models.rate_limit import Bucket
 from infra.language_models.spending import Spending
 from infra.secrets import without_secrets
@@ -105,7 +105,7 @@ class Endpoint:
         self._spending = spending
         self._sent_for = self._others_paid = 0.0
         self._tell_at = 0.0
-        self._unreachable = ""
+        self._unreachable = self._uncountable = ""
         self._headers = {"Authorization": f"Bearer {read_key(model, settings)}"} if settings.key_env else {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"endpoint {model}", daemon=True)
@@ -212,8 +212,8 @@ class Endpoint:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
-        if self._spending is not None and self._sent_for:
-            await asyncio.to_thread(self._spending.tell, self._sent_for)
+        if self._spending is not None and self._tell_at:
+            await asyncio.to_thread(self._spending.close, self._sent_for)
         await self._http.close()
 
     async def _answer_once(self, request: Request) -> Answer:
@@ -274,12 +274,16 @@ class Endpoint:
             except PassingFailure:
                 self._sent.discard(task)
                 raise
-            # Counted before the slot is free: the next request in it must see what this one cost.
-            self._sent_for += self._cost(Answer(body, remembered=False))
-            return body if self._memory is None else await asyncio.to_thread(self._memory.keep, request, body)
+            kept = body if self._memory is None else await asyncio.to_thread(self._memory.keep, request, body)
+            if self._spending is not None:
+                # Once it is kept: it may have been paid for, and is good without a cap.
+                self._check_countable(body)
+            return kept
 
     async def _check_spending(self, spending: Spending) -> None:
         """Raise EndpointError where the stage has paid what it may. Only what would be paid for comes here."""
+        if self._uncountable:
+            raise EndpointError(self._uncountable)
         async with self._telling:
             if time.monotonic() >= self._tell_at:
                 await asyncio.to_thread(spending.tell, self._sent_for)
@@ -291,6 +295,19 @@ class Endpoint:
                 f"this stage has paid {paid:,.4g} for {self.model}, which reaches max_cost={spending.most:g}; all answers so far "
                 f"are kept: raise execution.endpoints.{self.model}.max_cost, and the same command goes on where it stopped"
             )
+
+    def _check_countable(self, body: JsonObject) -> None:
+        """Raise EndpointError for an answer that does not say what a price is paid for."""
+        if "refused" in body:
+            return
+        prices = {"prompt_tokens": self.settings.prompt_price, "completion_tokens": self.settings.completion_price}
+        if missing := [name for name, price in prices.items() if price and name not in usage_of(body)]:
+            self._uncountable = (
+                f"what {self.model} costs cannot be capped: {self.settings.url} does not say how much it used (no "
+                f"{' and no '.join(missing)} in `usage` of its answer). Let the server report its usage, or leave "
+                f"execution.endpoints.{self.model}.max_cost out"
+            )
+            raise EndpointError(self._uncountable)
 
     async def _post(self, request: Request) -> tuple[int, bytes, str]:
         """Status, body and Retry-After of one sending."""
@@ -332,6 +349,8 @@ class Endpoint:
             body = orjson.loads(content)
         except orjson.JSONDecodeError as error:
             raise PassingFailure(f"a body that is not JSON: {error}") from error
+        # Paid for, whether it can be used or not. Counted before the slot is free: the next request in it must see it.
+        self._sent_for += self._cost(Answer(body, remembered=False)) if isinstance(body, dict) else 0.0
         if wrong := check_body(body):
             raise PassingFailure(f"a body with {wrong}")
         return body

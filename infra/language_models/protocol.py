@@ -81,11 +81,11 @@ class Answer:
 
     @property
     def prompt_tokens(self) -> int:
-        return int((self.body.get("usage") or {}).get("prompt_tokens") or 0)
+        return usage_of(self.body).get("prompt_tokens", 0)
 
     @property
     def completion_tokens(self) -> int:
-        return int((self.body.get("usage") or {}).get("completion_tokens") or 0)
+        return usage_of(self.body).get("completion_tokens", 0)
 
     @property
     def choices(self) -> list[Choice]:
@@ -100,6 +100,14 @@ class Answer:
     @property
     def finish(self) -> str:
         return self.choices[0].finish if self.choices else "refused"
+
+
+def usage_of(body: JsonObject) -> dict[str, int]:
+    """The counts of tokens that a server's JSON states, whatever else it holds."""
+    usage = body.get("usage")
+    if not isinstance(usage, dict):
+        return {}
+    return {name: int(count) for name, count in usage.items() if isinstance(count, int | float)}
 
 
 def read_choice(choice: JsonObject) -> Choice:

@@ -243,4 +243,4 @@ def played_rows(source: RowSource) -> PlayedRows:
     return PlayedRows(difficulty, features, values[:, 3])
 
 
-judge = stage(judge_answers, name="judge", version=1, waits=True)
+judge = stage(judge_answers, name="judge", version=2, waits=True)

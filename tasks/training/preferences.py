@@ -121,6 +121,7 @@ def build_preferences(
         load=partial(load_samplers, checkpoints=(policy, *others), precision=config.precision),
         device=ws.compute.device if ws.generation == "local" else "cpu",
     )
+    shards = [_with_all_fields(shard) for shard in shards]
     rows = [row for shard in shards for row in shard["pairs"]]
     ties = sum(row["chosen_rating"] == row["rejected_rating"] for row in rows)
     # After counting: the record says how many ties there were, whatever is done with them.
@@ -145,6 +146,12 @@ def build_preferences(
         mean_chosen=sum(row["chosen_rating"] for row in rows) / len(rows),
         mean_rejected=sum(row["rejected_rating"] for row in rows) / len(rows),
     )
+
+
+def _with_all_fields(shard: ShardResult) -> ShardResult:
+    """A shard's result with the fields that versions before pools did not commit: what they have sampled and paid for counts."""
+    usage = {JUDGE: shard["endpoint"]} if shard.get("endpoint") else {}
+    return {"below_margin": 0, "swapped": 0, "agreed": 0, "endpoints": usage} | shard
 
 
 def _note_others(ws: Workspace, config: PreferencesConfig, shards: Sequence[ShardResult]) -> None:

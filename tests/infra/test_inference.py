@@ -131,6 +131,64 @@ def test_a_cost_cap_holds_over_clients_and_attempts(tmp_path, memory):
         EndpointSettings(url="http://nowhere", max_cost=5)
 
 
+@pytest.mark.parametrize("usage", [{}, {"usage": None}, {"usage": {"prompt_tokens": 10, "total_tokens": 12}}])
+def test_what_a_server_does_not_count_cannot_be_capped(tmp_path, memory, usage):
+    """Its answers cost nothing that can be seen, so a cap would hold nothing back."""
+    store = Store(str(tmp_path / "store"))
+    with OpenAIServer(lambda body: {"choices": [{"message": {"content": "yes"}}], **usage}) as server:
+        client = Endpoint("m", settings(server, concurrency=1), memory, spending=Spending(store, "spent", 50))
+        with client, pytest.raises(EndpointError, match=r"cannot be capped.*no completion_tokens in `usage`"):
+            list(client.ask(REQUESTS))
+        assert server.paid.total() == 1
+        with Endpoint("m", settings(server), memory) as client:
+            assert [answer.text for answer in client.ask(REQUESTS[:3])] == ["yes"] * 3
+        assert server.paid.total() == 3, "the first one was kept"
+    with OpenAIServer(lambda body: 400) as server:
+        client = Endpoint("m", settings(server), memory, spending=Spending(store, "spent", 50))
+        with client:
+            assert next(client.ask(REQUESTS[5:6])).refused, "a refusal costs nothing and needs no usage"
+
+
+def test_answers_that_are_paid_and_cannot_be_used_count_too(tmp_path, memory):
+    """Each costs 10 + 2 x 2 = 14: the fourth reaches 50."""
+    store = Store(str(tmp_path / "store"))
+    unusable = {"choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": 2}}
+    with OpenAIServer(lambda body: unusable) as server:
+        slow = settings(server, concurrency=1, patience_seconds=30)
+        client = Endpoint("m", slow, memory, spending=Spending(store, "spent", 50))
+        with client, pytest.raises(EndpointError, match="has paid 56 for m, which reaches max_cost=50"):
+            list(client.ask(REQUESTS[:1]))
+        assert server.paid.total() == 4
+    assert Spending(store, "spent", 1).others() == 56
+
+
+def test_what_closed_clients_paid_is_told_by_one_listing(tmp_path, monkeypatch):
+    """However many shards there were: the files that are read are those of clients that are open, or were killed."""
+    store, read = Store(str(tmp_path / "store")), []
+    read_json = Store.read_json
+    monkeypatch.setattr(Store, "read_json", lambda self, path: read.append(path) or read_json(self, path))
+    asking = Spending(store, "spent", 1000)
+    for paid in (0.125, 1e-7, 3.0):
+        client = Spending(store, "spent", 1000)
+        client.tell(0.0)
+        client.close(paid)
+    idle, running = Spending(store, "spent", 1000), Spending(store, "spent", 1000)
+    idle.tell(0.0)
+    idle.close(0.0)
+    running.tell(7.0)
+    asking.tell(100.0)
+    assert asking.others() == pytest.approx(10.1250001, abs=1e-12)
+    assert len(read) == 1
+    # It closes between the listing and the reading.
+    monkeypatch.setattr(Store, "read_json", lambda self, path: running.close(8.0) or read_json(self, path))
+    assert asking.others() == pytest.approx(11.1250001, abs=1e-12)
+    # A client that is killed between leaving its sum and removing its file counts once.
+    running.tell(8.0)
+    monkeypatch.setattr(Store, "read_json", read_json)
+    assert asking.others() == pytest.approx(11.1250001, abs=1e-12)
+    assert running.others() == pytest.approx(103.1250001, abs=1e-12)
+
+
 def test_nobody_there_is_an_error_with_a_way_out():
     with OpenAIServer(echo) as server:
         gone = settings(server, patience_seconds=0.05)

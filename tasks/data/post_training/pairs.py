@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
-from tasks.artifacts import Preferences
+from tasks.artifacts import ROUNDING, Preferences
 from tasks.data.documents.dolma_files import LineWriter, Row
 from tasks.data.documents.messages import clean_messages
 from tasks.data.filters.chats.chat_filters import ChatFilterConfig, Messages, last_below_caps, over_cap, unwanted
@@ -32,6 +32,8 @@ RATINGS = ("{side}_rating", "score_{side}", "{side}_score", "{side}-rating")
 """Fields that hold a side's rating, the first that a row has."""
 TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
 """How a turn of an HH-RLHF transcript begins."""
+TIE = "tie"
+"""Why a pair with equal ratings is left out where ties are dropped."""
 SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 
 
@@ -84,9 +86,9 @@ def build_pairs(ws: Workspace, config: PairsConfig) -> Preferences:
             rated = pair["chosen_rating"] is not None
             tied = rated and pair["chosen_rating"] == pair["rejected_rating"]
             ties += tied
-            if tied and config.ties == "drop":
-                continue
             why = judged(place, origin, pair)
+            if why == TIE:
+                continue
             if not why and repeats.again(pair["chosen"], pair["rejected"]):
                 why = "repeats an earlier pair"
             if why:
@@ -125,8 +127,11 @@ def _judge_of(config: PairsConfig) -> Callable[[str, str, Row], str]:
 
     def alone(pair: Row) -> str:
         rated = pair["chosen_rating"] is not None
-        # As published no margin is asked for: then a rejected answer may even be rated higher.
-        if config.margin and rated and pair["chosen_rating"] - pair["rejected_rating"] < config.margin:
+        if rated and config.ties == "drop" and pair["chosen_rating"] == pair["rejected_rating"]:
+            return TIE
+        # As published no margin is asked for: then a rejected answer may even be rated higher. Means of several aspects are
+        # no binary fractions, so a margin of a third has to forgive their rounding.
+        if config.margin and rated and pair["chosen_rating"] - pair["rejected_rating"] < config.margin - ROUNDING:
             return "below the margin"
         return unwanted(config.filter, pair["chosen"]) or unwanted(config.filter, pair["rejected"])
 

@@ -41,7 +41,8 @@ def length_controlled(
     reference_characters: Sequence[int],
     played: PlayedRows | None = None,
 ) -> list[float]:
-    """Preference (0 to 1) for the model on each instruction, were both answers equally long.
+    """A value per instruction. Their mean is the preference (0 to 1) for the model, were both answers equally long; their
+    standard error is that of the mean, since each holds what its instruction did to the fit. One value may lie outside [0, 1].
 
     Raises ValueError for an instruction whose difficulty is not known.
     """
@@ -59,14 +60,44 @@ def length_controlled(
         columns.append(np.array([played.difficulty[place] for place in places]))
     columns.append(np.ones_like(difference))
     features, targets, weights = np.stack(columns, 1), np.asarray(preferences, float), np.ones(len(difference))
+    rows, wanted = features, targets
     if played is not None:
-        together = np.concatenate([features, played.features]), np.concatenate([targets, played.preferences])
+        rows, wanted = np.concatenate([features, played.features]), np.concatenate([targets, played.preferences])
         weights = np.concatenate([weights, np.full(len(played.preferences), HELD_TO / 2)])
-        coefficients = fit_logistic(*together, weights)
-    else:
-        coefficients = fit_logistic(features, targets, weights)
+    coefficients = fit_logistic(rows, wanted, weights)
     # The first column is the length: no difference leaves the rest.
-    return _logistic(features[:, 1:] @ coefficients[1:]).tolist()
+    equal = features * np.array([0.0] + [1.0] * (features.shape[1] - 1))
+    controlled = _logistic(equal @ coefficients)
+    return (
+        controlled + _influence(features, equal, targets, coefficients, _curvature(rows, coefficients, weights))
+    ).tolist()
+
+
+def _influence(
+    features: Matrix,
+    equal: Matrix,
+    targets: Vector,
+    coefficients: Float[np.ndarray, " k"],
+    curvature: Float[np.ndarray, "k k"],
+) -> Vector:
+    """What each instruction did to the mean of the controlled preferences through the coefficients, to first order, times their
+    number; the mean is 0. `equal` are the features at equal lengths.
+
+    Without it all values would be one number where nothing but the constant is left, and their error 0. The method is the
+    infinitesimal jackknife (Jaeckel 1972); what an instruction does to the deviation of the lengths is left out.
+    """
+    controlled = _logistic(equal @ coefficients)
+    gradient = (controlled * (1 - controlled)) @ equal
+    left_over = targets - _logistic(features @ coefficients)
+    moved = left_over * (features @ np.linalg.solve(curvature, gradient))
+    # The rows of the played models and the ridge take part in the fit, so the sum over the others is not quite 0.
+    return moved - moved.mean()
+
+
+def _curvature(features: Matrix, coefficients: Float[np.ndarray, " k"], weights: Vector) -> Float[np.ndarray, "k k"]:
+    """Second derivative of the weighted cross-entropy, with the ridge."""
+    expected = _logistic(features @ coefficients)
+    return (features * (weights * expected * (1 - expected))[:, None]).T @ features + _RIDGE * np.eye(features.shape[1])
 
 
 def fit_logistic(features: Matrix, targets: Vector, weights: Vector) -> Float[np.ndarray, " k"]:
@@ -75,8 +106,7 @@ def fit_logistic(features: Matrix, targets: Vector, weights: Vector) -> Float[np
     for _ in range(_MOST_STEPS):
         expected = _logistic(features @ coefficients)
         slope = features.T @ (weights * (expected - targets)) + _RIDGE * coefficients
-        curvature = (features * (weights * expected * (1 - expected))[:, None]).T @ features
-        step = np.linalg.solve(curvature + _RIDGE * np.eye(len(slope)), slope)
+        step = np.linalg.solve(_curvature(features, coefficients, weights), slope)
         # A step that leaves the region where the curvature holds is shortened.
         coefficients -= step / max(1.0, np.abs(step).max())
         if np.abs(step).max() < 1e-10:

@@ -22,6 +22,7 @@ from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
+from infra.language_models.client import EndpointError
 from infra.workspace import Workspace
 from model.config import Precision
 from model.data.chat_batches import Batch, LabelledRow, indices_of_step
@@ -244,8 +245,17 @@ class Rollouts(ABC, Generic[How]):
         """Compare the sampler with the trainer. Raises EndpointError where a server's log-probabilities are not the policy's."""
         gap = sampler_gap(prompts, answers, log_probs)
         self.largest_gap = max(self.largest_gap, gap)
-        if self.served is not None:
+        if self.served is None:
+            return
+        try:
             check_sampler(gap, self.config.precision, rollout, self.served.settings.url)
+        except EndpointError:
+            # Every rank comes to the same gap. Kept, these answers would fail again when the server has been mended.
+            if self.group.rank == 0:
+                self.served.forget(rollout)
+            # The first rank to leave ends the group, which must not be before the answers are gone.
+            self.group.exchange(None)
+            raise
 
     def log_probs(self, model: Transformer, rows: list[LabelledRow], group: Group) -> list[np.ndarray]:
         """Per-token log-probabilities of the answers under a model, at the sampling temperature."""

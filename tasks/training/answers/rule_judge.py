@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tasks.artifacts import ROUNDING
+
 ASPECTS = ("instruction_following", "honesty", "truthfulness", "helpfulness")
 """The four aspects, in the order of RECIPE G."""
 
@@ -21,9 +23,6 @@ HEDGES = re.compile(
     re.IGNORECASE,
 )
 """Wordings by which an answer says that it may be wrong."""
-
-ROUNDING = 1e-9
-"""What rounding may do to a difference of ratings."""
 
 WORKING_WORDS = 4
 """An answer shows working when it has at least this many words beyond those of the answer itself."""

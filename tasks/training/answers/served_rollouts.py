@@ -1,11 +1,13 @@
 """Rollouts of a policy in training by a server that takes its weights before each rollout (vLLM, SGLang).
 
 The published runs sample with vLLM as well (RECIPE H.2, H.3). Every rollout's answers are kept until no save point needs them. A
-server's noise is its own, so this is what lets a resumed training end with the bytes of an undisturbed one. What is learnt from
+server's noise is its own, so this is what lets a resumed training end with the bytes of an undisturbed one. They are kept with a
+hash of the weights they were sampled with, since attempts may come to the same rollout with other weights. What is learnt from
 is always the trainer's own log-probabilities. The server's are compared with them: one that answers with other weights, or at
-another temperature, ends the training by name.
+another temperature, ends the training by name, and its answers are forgotten.
 """
 
+import hashlib
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,16 +25,20 @@ from infra.workspace import Workspace
 from model.config import Precision
 from model.decoding.generate import Completion, Sampling, completion_text
 from model.files.weights import save_hf
+from model.network.sharded_tensors import local_part
 from model.network.transformer import Transformer
 from model.parallel.group import Group, whole_model
 from model.tokens.tokenizer import Tokenizer
-from tasks.generation import own_share, server_generator
+from tasks.generation import server_generator, shared_generator
 from tasks.training.answers.verified_answers import EncodedPrompt, VerifiedAnswer, sample_answers
 from tasks.verifiers import Rules
 
 LARGEST_GAP: dict[Precision, float] = {"fp32": 0.03, "bf16": 0.3}
 """Nats per token by which two computations of the same log-probabilities may differ in the mean, besides a constant: a hundred
 times what rounding does in fp32, and the most that it was measured to do to a token in bf16. Other weights differ by more."""
+
+_Answers = Sequence[tuple[Sequence[int], Sequence[float], str]]
+"""Ids, log-probabilities and finish of every answer."""
 
 
 @dataclass
@@ -56,18 +62,18 @@ class ServedPolicy:
         sampling: Sampling,
     ) -> list[Completion]:
         """Answers of the policy as it is now, or those that an earlier attempt was given. All workers get all of them."""
-        known = group.exchange(self._kept(rollout) if group.rank == 0 else None)[0]
+        weights = weights_hash(policy, group)
+        known = group.exchange(self._kept(rollout, weights) if group.rank == 0 else None)[0]
         if known is None:
             self._load(policy, group, rollout)
-            first, end = own_share(len(prompts), group)
-            own: list[Completion] = []
             # The same request has another answer after each refresh, so none is remembered.
             with self.ws.endpoint(self.ws.stage, remember=False) as endpoint:
                 generate = server_generator(endpoint, self.tokenizer, policy.config.max_sequence_length)
-                own = generate(prompts[first:end], sampling) if end > first else []
-            known = [(answer.ids, answer.logprobs, answer.finish) for part in group.exchange(own) for answer in part]
+                # Seeds go by the place among all prompts, or ranks that share a prompt's samples would ask for the same ones.
+                answers = shared_generator(generate, group)(prompts, sampling)
+            known = [(answer.ids, answer.logprobs, answer.finish) for answer in answers]
             if group.rank == 0:
-                self._keep(rollout, known)
+                self._keep(rollout, weights, known)
         return [
             Completion(list(ids), completion_text(self.tokenizer, list(ids), sampling.stop), list(logprobs), finish)
             for ids, logprobs, finish in known
@@ -94,6 +100,10 @@ class ServedPolicy:
 
         return sample_answers(answered, prompts, samples, sampling, rules=rules)
 
+    def forget(self, rollout: int) -> None:
+        """Forget a rollout's answers, so that the next attempt asks the server for others."""
+        self.ws.store.remove(self._name(rollout))
+
     def _load(self, policy: Transformer, group: Group, rollout: int) -> None:
         """Hand the server the policy's weights. A gather: all workers call it, and none asks before the server has them."""
         whole = cast(Transformer, whole_model(group, policy))
@@ -112,14 +122,17 @@ class ServedPolicy:
     def _name(self, rollout: int) -> str:
         return self.ws.address(f"rollouts/{rollout:08d}.json", "work")
 
-    def _kept(self, rollout: int) -> list[tuple[list[int], list[float], str]] | None:
+    def _kept(self, rollout: int, weights: str) -> _Answers | None:
+        """What an earlier attempt was given for these weights; None where there is nothing, or it is another policy's."""
         try:
-            return self.ws.store.read_json(self._name(rollout))
+            kept = self.ws.store.read_json(self._name(rollout))
         except FileNotFoundError:
             return None
+        # Development versions kept a bare list, which does not say whose answers it holds.
+        return kept["answers"] if isinstance(kept, dict) and kept["weights"] == weights else None
 
-    def _keep(self, rollout: int, completions: Sequence[tuple[Sequence[int], Sequence[float], str]]) -> None:
-        self.ws.store.write(self._name(rollout), orjson.dumps(completions))
+    def _keep(self, rollout: int, weights: str, answers: _Answers) -> None:
+        self.ws.store.write(self._name(rollout), orjson.dumps({"weights": weights, "answers": answers}))
         # No attempt goes back beyond the newest save point.
         if rollout > self.kept_rollouts:
             self.ws.store.remove(self._name(rollout - self.kept_rollouts - 1))
@@ -134,6 +147,21 @@ def served_policy(ws: Workspace, tokenizer: Tokenizer, precision: Precision, upd
         return None
     # Two more than fit between save points: the interval is rounded up to whole rollouts, and a save takes a while.
     return ServedPolicy(ws, tokenizer, precision, settings, -(-ws.save_every // updates) + 2)
+
+
+def weights_hash(policy: Transformer, group: Group) -> str:
+    """Hash of the weights that the workers of a group hold together; all of them call this.
+
+    Workers that hold other parts of the same weights give another hash: then a rollout is sampled again.
+    """
+    # A XOR of each tensor's bits, made where it lies: a digest of all bytes would first bring them to the host.
+    parts = [local_part(parameter.detach()) for parameter in policy.parameters()]
+    if policy.device.type == "mps":
+        # PyTorch has this hash for CPUs and CUDA only.
+        parts = [part.cpu() for part in parts]
+    # The last shard of a small tensor may have no rows, and those have no hash.
+    own = [torch.hash_tensor(part).item() if part.numel() else 0 for part in parts]
+    return hashlib.sha256(repr(group.exchange(own)).encode()).hexdigest()
 
 
 def sampler_gap(

@@ -401,6 +401,28 @@ def test_pairs_are_filtered_by_margin_length_language_and_cap(bench, written):
         PairsConfig.model_validate({"filter": {"majority": {"completions": 3}}})
 
 
+def test_ties_that_are_dropped_take_no_place_below_a_cap(bench, written):
+    apart = [pair(f"q{i}", "It is that one.", source="big", score_chosen=4, score_rejected=3) for i in range(3)]
+    equal = [pair(f"t{i}", "It is that one.", source="big", score_chosen=4, score_rejected=4) for i in range(30)]
+    filters = ChatFilterConfig(caps={"big": 3})
+    made = bench.run(pairs, PairsConfig(rows=written(apart + equal), ties="drop", filter=filters).pinned())
+    assert (made.pairs, made.ties, made.mean_rejected) == (3, 30, 3.0)
+    assert dropped(bench, made, "preferences") == []
+    # Kept, they stand for a place like all others.
+    kept = bench.run(pairs, PairsConfig(rows=written(apart + equal), filter=filters).pinned())
+    assert (kept.pairs, len(dropped(bench, kept, "preferences"))) == (3, 30)
+
+
+def test_a_margin_forgives_the_rounding_of_means(bench, written):
+    """A mean of three aspects that is a third higher; in floating point the difference is a little less than 1 / 3."""
+    better = (5 + 4 + 4) / 3
+    assert better - 4 < 1 / 3
+    rows = [pair("q", "It is that one.", score_chosen=better, score_rejected=4.0)]
+    assert bench.run(pairs, PairsConfig(rows=written(rows), margin=1 / 3).pinned()).pairs == 1
+    with pytest.raises(ValueError, match="every usable pair is left out"):
+        bench.run(pairs, PairsConfig(rows=written(rows), margin=0.334).pinned())
+
+
 def test_as_published_pairs_need_no_margin_and_have_the_identity_they_had(bench, written):
     worse = pair("q", "The longer answer.", score_chosen=2, score_rejected=5)
     assert bench.run(pairs, PairsConfig(rows=written([worse])).pinned()).pairs == 1

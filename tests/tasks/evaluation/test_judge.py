@@ -226,5 +226,38 @@ def test_difficulty_and_played_rows_take_part():
 
 
 def test_equal_lengths_and_preferences_without_exception_are_fitted():
-    assert length_controlled([1.0, 0.0], [0, 1], [5, 5], [5, 5]) == pytest.approx([0.5, 0.5])
+    # Nothing but the constant is left, whose value is the mean of the preferences: each counts as it is.
+    assert length_controlled([1.0, 0.0, 0.0], range(3), [5] * 3, [5] * 3) == pytest.approx([1.0, 0.0, 0.0], abs=1e-5)
     assert all(np.isfinite(length_controlled([1.0] * 4, range(4), [9, 8, 7, 6], [1, 2, 3, 4])))
+
+
+@pytest.mark.parametrize("with_played", [False, True])
+def test_the_standard_error_is_that_of_instructions_drawn_again(with_played: bool):
+    """Oracle: the bootstrap over instructions, of a model's score and of the gain of a second model on the same ones."""
+    chance = np.random.default_rng(3)
+    count = 400
+    other = chance.integers(200, 2000, count)
+    hard = chance.normal(size=count)
+    features = np.stack([np.tanh(chance.normal(size=2 * count)), np.tile(hard, 2), np.zeros(2 * count)], 1)
+    drawn = chance.random(2 * count) < logistic(features @ [-1.0, 1.5, 0.0])
+    played = PlayedRows(dict(enumerate(hard)), features, drawn.astype(float)) if with_played else None
+
+    def model(longer: int, constant: float) -> tuple[np.ndarray, np.ndarray]:
+        own = np.maximum(1, other + chance.integers(-600, 600 + longer, count))
+        difference = (other - own).astype(float)
+        liked = logistic(-1.0 * np.tanh(difference / difference.std(ddof=1)) + 1.5 * hard + constant)
+        return own, (chance.random(count) < liked).astype(float)
+
+    first, second = model(0, 0.2), model(800, 0.5)
+
+    def values(of: tuple[np.ndarray, np.ndarray], places: np.ndarray) -> np.ndarray:
+        own, preferences = of
+        drawn = (column[places].tolist() for column in (preferences, every, own, other))
+        return np.array(length_controlled(*drawn, played=played))
+
+    every = np.arange(count)
+    again = [chance.integers(0, count, count) for _ in range(400)]
+    scores = np.array([[values(of, places).mean() for of in (first, second)] for places in again])
+    one, two = values(first, every), values(second, every)
+    for found, drawn_again in ((one, scores[:, 0]), (two, scores[:, 1]), (two - one, scores[:, 1] - scores[:, 0])):
+        assert found.std(ddof=1) / count**0.5 == pytest.approx(drawn_again.std(ddof=1), rel=0.12)

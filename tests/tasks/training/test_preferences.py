@@ -86,6 +86,32 @@ def test_a_worker_loads_the_policy_once_for_all_its_shards(bench, monkeypatch):
     assert len(loads) == 1
 
 
+def test_shards_of_a_version_before_pools_are_taken(make_bench, monkeypatch):
+    """Three shards, of which the last two are made by this version. Oracle: an attempt that made them all."""
+    monkeypatch.setattr(module, "SHARD_PROMPTS", 2)
+    whole = run(make_bench("whole"))
+    current = module.sample_and_rate
+
+    def earlier(ws, item, loaded):
+        if item["start"]:
+            raise KeyboardInterrupt
+        found = current(ws, item, loaded)
+        return {key: found[key] for key in ("pairs", "too_long", "unrated")} | {
+            "endpoint": {"requests": 3, "cost": 0.5}
+        }
+
+    bench = make_bench("interrupted")
+    monkeypatch.setattr(module, "sample_and_rate", earlier)
+    with pytest.raises(KeyboardInterrupt):
+        run(bench)
+    monkeypatch.setattr(module, "sample_and_rate", current)
+    arguments = {"policy": bench.base(), "prompts": bench.prompts(6), "config": CONFIG}
+    outcome = bench.outcome(build_preferences, **arguments)
+    assert outcome.record.resumed_from == "shard 1 of 3 (sample and rate)"
+    assert outcome.artifact.digest == whole.digest
+    assert outcome.record.notes["endpoint"] == {"requests": 3, "cost": 0.5}
+
+
 def test_where_a_server_answers_neither_weights_nor_device_are_touched(make_bench):
     """This machine need not have the device, and what lies where the weights were is none."""
     digest = make_bench("other").base().digest

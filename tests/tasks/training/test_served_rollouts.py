@@ -4,6 +4,7 @@ server was asked."""
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,12 +14,20 @@ from flows.running.readiness import check_generation
 from infra.execution.plan import PlanRow
 from infra.language_models.client import EndpointError
 from infra.settings import EndpointSettings, Execution, WeightFolder
+from infra.storage.store import Store
+from infra.workspace import WorkSettings, Workspace
+from model.config import Compute, Parallel
+from model.decoding.generate import Sampling
 from model.files.weights import load_hf
-from model.network.transformer import Transformer
+from model.network.initial_weights import initial_rows
+from model.network.transformer import Transformer, on_meta_device
+from model.parallel.group import distribute, fill_weights
+from tasks.training.answers.served_rollouts import served_policy
 from tasks.training.rlvr import RLVRConfig, train_rlvr
+from tests.model.groups import run_group
 from tests.openai_server import OpenAIServer
 from tests.tasks.test_generation import served
-from tests.tasks.training.conftest import RANKS, TINY
+from tests.tasks.training.conftest import RANKS, TINY, TOKENIZER, Rows, make_prompts, user
 
 CONFIG = RLVRConfig(
     learning_rate=1e-3,
@@ -27,8 +36,14 @@ CONFIG = RLVRConfig(
     samples=4,
     max_prompt_tokens=64,
     max_new_tokens=8,
+    unfinished_score=None,
     precision="fp32",
 )
+# About half of what an untrained model says has a capital, so there is something to learn.
+LOWER_CASE = [
+    {"messages": [user(f"{i}")], "ground_truth": {"func_name": "validate_lowercase"}, "dataset": "ifeval"}
+    for i in range(6)
+]
 
 
 class Sampler:
@@ -65,7 +80,7 @@ class Sampler:
 
 
 def start(bench):
-    return {"policy": bench.base(), "prompts": bench.prompts(6), "config": CONFIG}
+    return {"policy": bench.base(), "prompts": bench.run(make_prompts, config=Rows(rows=LOWER_CASE)), "config": CONFIG}
 
 
 def bench_with(make_bench, name, server, folder, kind: Literal["vllm", "sglang"] = "vllm", **execution):
@@ -133,6 +148,80 @@ def test_a_resumed_training_asks_only_for_what_it_was_not_given(make_bench, tmp_
         assert len(sampler.loaded) - loads == 4 - answered
     assert resumed.artifact.digest == undisturbed.artifact.digest
     assert not [name for name in broken.session.store.walk("_progress") if "/rollouts/" in name]
+
+
+def test_answers_that_failed_the_comparison_are_asked_for_again(make_bench, tmp_path):
+    """The command that the error promises to go on, with a server that was mended. Oracle: a training that met no such server."""
+    sampler = Sampler()
+    with OpenAIServer(sampler.reply, control=sampler.vllm) as server:
+        sound = bench_with(make_bench, "sound", server, tmp_path / "weights")
+        undisturbed = sound.run(train_rlvr, "rlvr", **start(sound))
+        sampler.model, sampler.reloads = Transformer(TINY, seed=9), False
+        bench = bench_with(make_bench, "served", server, tmp_path / "weights")
+        for _ in range(2):
+            with pytest.raises(EndpointError, match="rollout 0: the log-probabilities"):
+                bench.run(train_rlvr, "rlvr", **start(bench))
+        sampler.reloads = True
+        assert bench.run(train_rlvr, "rlvr", **start(bench)).digest == undisturbed.digest
+
+
+def test_answers_to_other_weights_are_not_learnt_from(make_bench, tmp_path, killed):
+    """A served attempt keeps rollouts 0 to 2, a local one goes its own way up to step 4, and a served one goes on from there."""
+    sampler = Sampler()
+    refusing = [True]
+
+    def reply(body: dict[str, Any]) -> dict[str, Any] | int:
+        return 401 if refusing[0] and sampler.asked == 3 * 24 else sampler.reply(body)
+
+    with OpenAIServer(reply, control=sampler.vllm) as server:
+        first = bench_with(make_bench, "one", server, tmp_path / "weights", save_every=100)
+        with pytest.raises(EndpointError, match="HTTP 401"):
+            first.run(train_rlvr, "rlvr", **start(first))
+        kept = [name[-13:] for name in first.session.store.walk("_progress") if "/rollouts/" in name]
+        assert kept == [f"{rollout:08d}.json" for rollout in range(3)]
+        local = make_bench("one", save_every=4)
+        killed(4)
+        with pytest.raises(KeyboardInterrupt):
+            local.run(train_rlvr, "rlvr", **start(local))
+        refusing[0], sampler.loaded = False, []
+        last = bench_with(make_bench, "one", server, tmp_path / "weights", save_every=4)
+        outcome = last.outcome(train_rlvr, "rlvr", **start(last))
+    assert outcome.record.resumed_from == "step 4"
+    assert [name[-8:] for name in sampler.loaded] == ["00000002", "00000003"]
+    assert sampler.asked == (3 + 2) * 24
+
+
+def ask_together(root: str, settings: EndpointSettings, prompts: list[list[int]]) -> list[list[int]]:
+    """In each of two workers: a rollout in which both ask for samples of one prompt."""
+    ws = Workspace(
+        Store(root),
+        stage="rlvr",
+        id="1",
+        payload="rlvr/1/g0001",
+        progress_folder="_progress/rlvr/1",
+        settings=WorkSettings(generation="endpoint", endpoints={"rlvr": settings}),
+    )
+    model = on_meta_device(TINY)
+    group = distribute(model, Compute(parallel=Parallel(workers=2, data="fsdp")), "fp32")
+    fill_weights(model, partial(initial_rows, TINY, 0), group)
+    policy = served_policy(ws, TOKENIZER, "fp32", 2)
+    assert policy is not None
+    sampling = Sampling(max_new_tokens=8, temperature=1.0, seed=3)
+    given, kept = (policy.completions(model, group, 0, prompts, sampling) for _ in range(2))
+    assert given == kept
+    return [answer.ids for answer in given]
+
+
+def test_workers_that_share_a_prompt_ask_for_other_samples(tmp_path):
+    sampler = Sampler()
+    with OpenAIServer(sampler.reply, control=sampler.vllm) as server:
+        settings = EndpointSettings(
+            url=server.url, served_name="policy", weights=WeightFolder(server="vllm", path=str(tmp_path / "weights"))
+        )
+        first, second = run_group(2, ask_together, str(tmp_path / "store"), settings, [[5, 6, 7]] * 6)
+        assert first == second
+        assert sampler.asked == len({body["seed"] for body in server.bodies}) == 6
+    assert len({tuple(ids) for ids in first}) == 6
 
 
 def test_a_server_without_weights_is_refused_before_a_run():
