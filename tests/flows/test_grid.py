@@ -18,20 +18,20 @@ from tasks.data.synthesis.synthesize import SynthesizeConfig
 from tasks.synthetic import generate_mixed
 from tasks.training.dpo import DPOConfig
 
-GRID = "grid.dpo={values: {learning_rate: [1.0e-5, 3.0e-5], beta: [1, 5]}, by: arithmetic}"
+GRID = "grid.dpo={values: {learning_rate: [1.0e-5, 1.5e-5], beta: [1, 5]}, by: arithmetic}"
 NAMES = [
     "learning_rate=1e-05-beta=1",
     "learning_rate=1e-05-beta=5",
-    "learning_rate=3e-05-beta=1",
-    "learning_rate=3e-05-beta=5",
+    "learning_rate=1.5e-05-beta=1",
+    "learning_rate=1.5e-05-beta=5",
 ]
 
 
 def test_every_combination_is_a_config_of_the_stage():
-    grid = GridConfig(values={"learning_rate": (1e-5, 3e-5), "beta": (1, 5)}, seeds=(1, 2), by="dev")
+    grid = GridConfig(values={"learning_rate": (1e-5, 1.5e-5), "beta": (1, 5)}, seeds=(1, 2), by="dev")
     points = grid.points(DPOConfig(epochs=3))
     assert grid.names == NAMES == list(points)
-    assert points[NAMES[2]] == DPOConfig(epochs=3, learning_rate=3e-5, beta=1)
+    assert points[NAMES[2]] == DPOConfig(epochs=3, learning_rate=1.5e-5, beta=1)
     assert [one.seed for one in grid.seeded(points[NAMES[0]])] == [1, 2]
     assert grid.labels(NAMES[0]) == [f"{NAMES[0]}-seed=1", f"{NAMES[0]}-seed=2"]
 
