@@ -19,7 +19,7 @@ CHANGES = (
     "collect.code.shard_bytes=40000",
     "pretrain.steps=60",
     "sft.epochs=6",
-    "rlvr.episodes=128",
+    "rlvr.episodes=512",
     "execution.ray=off",
     "execution.save_every=2",
 )
