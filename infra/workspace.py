@@ -58,7 +58,6 @@ class ShardRunner(Protocol):
         load: Callable[["Workspace"], Any] | None,
         device: str,
         sizes: Sequence[int] | None,
-        agree: Callable[[Any], Any] | None,
     ) -> list[Any]: ...
 
 
@@ -113,6 +112,8 @@ class Workspace(Reader):
         self.written: dict[str, FileEntry] = {}
         self.notes: JsonObject = {}
         self.resumed_from = ""
+        self.agree: Callable[[Any], Any] | None = None
+        """Where the ranks of a group go through the same shards together: what returns rank 0's value in all of them."""
         self._endpoints = dict(settings.endpoints)
         self.ray = settings.ray
         self._run_shards = run_shards
@@ -194,9 +195,10 @@ class Workspace(Reader):
         """
         assert self._run_shards is not None, "only an attempt at a stage maps shards"
         assert agree is None or here, "only shards in this process are run by a group together"
+        self.agree = agree
         ray = "off" if here else self.ray
         return self._run_shards(
-            self, function, list(items), description, ray=ray, load=load, device=device, sizes=sizes, agree=agree
+            self, function, list(items), description, ray=ray, load=load, device=device, sizes=sizes
         )
 
     def for_shard(self) -> "Workspace":

@@ -58,10 +58,9 @@ def run_shards(
     load: Callable[[Workspace], Any] | None = None,
     device: str = "cpu",
     sizes: Sequence[int] | None = None,
-    agree: Callable[[Any], Any] | None = None,
 ) -> list[Any]:
     """All results, in the order of the items; their files are added to the workspace's. `device`: where the shards compute
-    with what `load` has loaded. `sizes`: bytes that each item reads, for the progress. `agree`: see `Workspace.map`.
+    with what `load` has loaded. `sizes`: bytes that each item reads, for the progress.
     """
     assert device == "cpu" or load is not None, "a model that is on a device is loaded once, not per shard"
     # Keys are names of objects, so only what every store takes is left.
@@ -69,9 +68,9 @@ def run_shards(
     # Six digits, so that names sort like numbers up to a million shards.
     keys = [f"{slug}-{index:06d}" for index in range(len(items))]
     markers = committed_shards(ws, keys)
-    if agree is not None:
+    if ws.agree is not None:
         # Each rank has listed by itself, and another attempt may have committed a shard in between.
-        markers = agree(markers)
+        markers = ws.agree(markers)
     if markers:
         ws.resumed_from = f"shard {len(markers)} of {len(items)} ({description})"
     missing = [(key, item) for key, item in zip(keys, items, strict=True) if key not in markers]
@@ -79,7 +78,7 @@ def run_shards(
     with ws.progress(description, sum(shares.values()), unit) as bar:
         bar.advance(sum(shares[key] for key in markers))
         here = ray == "off" or runs_here(len(missing), device)
-        run = partial(shards_here, agree=agree) if here else partial(shards_on_ray, address=ray)
+        run = shards_here if here else partial(shards_on_ray, address=ray)
         if load is not None:
             function = Loaded(function, load)
             run = run if here else partial(shards_on_actors, address=ray, device=device)
@@ -142,18 +141,17 @@ def run_shard(
     function: Callable[[Workspace, Any], Any],
     key: str,
     item: Any,
-    agree: Callable[[Any], Any] | None = None,
 ) -> ShardMarker:
-    """Run one shard and commit it; returns its marker. A shard that has one is not run (`agree`: if rank 0 finds one).
+    """Run one shard and commit it; returns its marker. A shard that has one (in a group: if rank 0 finds it) is not run.
 
     Raises StoreError if another run of the same shard has committed something else.
     """
     path = marker_path(ws, key)
     # Ray runs a task again whose worker died, which may have been after its commit.
     known: ShardMarker | None = ws.store.read_json(path) if ws.store.exists(path) else None
-    if agree is not None:
+    if ws.agree is not None:
         # A rank that ran a shard which another skips would wait for it in every collective call.
-        known = agree(known)
+        known = ws.agree(known)
     if known is not None:
         take_over(ws, known)
         return known
@@ -194,11 +192,9 @@ def shards_here(
     ws: Workspace,
     function: Callable[[Workspace, Any], Any],
     missing: list[tuple[str, Any]],
-    *,
-    agree: Callable[[Any], Any] | None = None,
 ) -> Generator[tuple[str, ShardMarker], None, None]:
     for key, item in missing:
-        yield key, run_shard(ws, function, key, item, agree)
+        yield key, run_shard(ws, function, key, item)
 
 
 def shards_on_ray(
