@@ -40,7 +40,7 @@ PANEL_OUTPUTS = 32
 """Outputs whose weights lie together."""
 _COMPILE_SECONDS = 300
 _FAILED_SECONDS = 24 * 3600
-"""For so long what failed is not tried again: every stage has a process of its own, and all would compile anew."""
+"""For so long what failed is not tried again: every stage has a process of its own, and all would compile again."""
 _FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
 _AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mprefer-vector-width=512")
 _AVX2 = ("-mavx2", "-mfma")
