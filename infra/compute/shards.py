@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from functools import partial
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import orjson
 
@@ -71,7 +71,7 @@ def run_shards(
     markers = committed_shards(ws, keys)
     if agree is not None:
         # Each rank has listed by itself, and another attempt may have committed a shard in between.
-        markers = agree(markers)
+        markers = cast(dict[str, ShardMarker], agree(markers))
     if markers:
         ws.resumed_from = f"shard {len(markers)} of {len(items)} ({description})"
     missing = [(key, item) for key, item in zip(keys, items, strict=True) if key not in markers]
