@@ -58,7 +58,6 @@ class ShardRunner(Protocol):
         load: Callable[["Workspace"], Any] | None,
         device: str,
         sizes: Sequence[int] | None,
-        agree: Callable[[Any], Any] | None,
     ) -> list[Any]: ...
 
 
@@ -176,7 +175,6 @@ class Workspace(Reader):
         device: str = "cpu",
         here: bool = False,
         sizes: Sequence[int] | None = None,
-        agree: Callable[[Any], Any] | None = None,
     ) -> list[Any]:
         """Run `function(ws, item)` for every item, on Ray or (always with `here`) in this process; each result is committed on
         its own.
@@ -188,15 +186,11 @@ class Workspace(Reader):
         Items and results are small JSON values; the function is module-level. A shard that has its commit is not run
         again by a later attempt. Results come in the order of the items. With `sizes`, the bytes that each item reads, progress
         is told in bytes.
-
-        The ranks of a group that go through the same items together, `here`, give `agree`: it returns rank 0's value in all of
-        them, and what rank 0 finds committed decides for all which items are run.
         """
         assert self._run_shards is not None, "only an attempt at a stage maps shards"
-        assert agree is None or here, "only shards in this process are run by a group together"
         ray = "off" if here else self.ray
         return self._run_shards(
-            self, function, list(items), description, ray=ray, load=load, device=device, sizes=sizes, agree=agree
+            self, function, list(items), description, ray=ray, load=load, device=device, sizes=sizes
         )
 
     def for_shard(self) -> "Workspace":
