@@ -112,8 +112,6 @@ class Workspace(Reader):
         self.written: dict[str, FileEntry] = {}
         self.notes: JsonObject = {}
         self.resumed_from = ""
-        self.agree: Callable[[Any], Any] | None = None
-        """Where the ranks of a group go through the same shards together: what returns rank 0's value in all of them."""
         self._endpoints = dict(settings.endpoints)
         self.ray = settings.ray
         self._run_shards = run_shards
@@ -177,7 +175,6 @@ class Workspace(Reader):
         device: str = "cpu",
         here: bool = False,
         sizes: Sequence[int] | None = None,
-        agree: Callable[[Any], Any] | None = None,
     ) -> list[Any]:
         """Run `function(ws, item)` for every item, on Ray or (always with `here`) in this process; each result is committed on
         its own.
@@ -189,13 +186,8 @@ class Workspace(Reader):
         Items and results are small JSON values; the function is module-level. A shard that has its commit is not run
         again by a later attempt. Results come in the order of the items. With `sizes`, the bytes that each item reads, progress
         is told in bytes.
-
-        The ranks of a group that go through the same items together, `here`, give `agree`: it returns rank 0's value in all of
-        them, and what rank 0 finds committed decides for all which items are run.
         """
         assert self._run_shards is not None, "only an attempt at a stage maps shards"
-        assert agree is None or here, "only shards in this process are run by a group together"
-        self.agree = agree
         ray = "off" if here else self.ray
         return self._run_shards(
             self, function, list(items), description, ray=ray, load=load, device=device, sizes=sizes

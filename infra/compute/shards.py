@@ -68,9 +68,6 @@ def run_shards(
     # Six digits, so that names sort like numbers up to a million shards.
     keys = [f"{slug}-{index:06d}" for index in range(len(items))]
     markers = committed_shards(ws, keys)
-    if ws.agree is not None:
-        # Each rank has listed by itself, and another attempt may have committed a shard in between.
-        markers = ws.agree(markers)
     if markers:
         ws.resumed_from = f"shard {len(markers)} of {len(items)} ({description})"
     missing = [(key, item) for key, item in zip(keys, items, strict=True) if key not in markers]
@@ -81,7 +78,7 @@ def run_shards(
         run = shards_here if here else partial(shards_on_ray, address=ray)
         if load is not None:
             function = Loaded(function, load)
-            run = run if here else partial(shards_on_actors, address=ray, device=device)
+            run = shards_here if here else partial(shards_on_actors, address=ray, device=device)
         # Closed on an error too, or Ray's tasks would run on after their stage has failed.
         with closing(run(ws, function, missing)) as results:
             for key, marker in results:
@@ -136,25 +133,17 @@ def marker_path(ws: Workspace, key: str) -> str:
     return f"{ws.progress_folder}/shards/{key}.json"
 
 
-def run_shard(
-    ws: Workspace,
-    function: Callable[[Workspace, Any], Any],
-    key: str,
-    item: Any,
-) -> ShardMarker:
-    """Run one shard and commit it; returns its marker. A shard that has one (in a group: if rank 0 finds it) is not run.
+def run_shard(ws: Workspace, function: Callable[[Workspace, Any], Any], key: str, item: Any) -> ShardMarker:
+    """Run one shard and commit it; returns its marker. A shard that has one is not run.
 
     Raises StoreError if another run of the same shard has committed something else.
     """
     path = marker_path(ws, key)
     # Ray runs a task again whose worker died, which may have been after its commit.
-    known: ShardMarker | None = ws.store.read_json(path) if ws.store.exists(path) else None
-    if ws.agree is not None:
-        # A rank that ran a shard which another skips would wait for it in every collective call.
-        known = ws.agree(known)
-    if known is not None:
-        take_over(ws, known)
-        return known
+    if ws.store.exists(path):
+        marker = ws.store.read_json(path)
+        take_over(ws, marker)
+        return marker
     shard = ws.for_shard()
     began = time.monotonic()
     try:
@@ -189,9 +178,7 @@ def _differences(one: ShardMarker, other: ShardMarker) -> str:
 
 
 def shards_here(
-    ws: Workspace,
-    function: Callable[[Workspace, Any], Any],
-    missing: list[tuple[str, Any]],
+    ws: Workspace, function: Callable[[Workspace, Any], Any], missing: list[tuple[str, Any]]
 ) -> Generator[tuple[str, ShardMarker], None, None]:
     for key, item in missing:
         yield key, run_shard(ws, function, key, item)

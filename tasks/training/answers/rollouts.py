@@ -253,7 +253,7 @@ class Rollouts(ABC, Generic[How]):
             # Every rank comes to the same gap. Kept, these answers would fail again when the server has been mended.
             if self.group.rank == 0:
                 self.served.forget(rollout)
-            # The rank 0 to leave ends the group, which must not be before the answers are gone.
+            # A rank that leaves ends the group, which must not be before the answers are gone.
             self.group.exchange(None)
             raise
 

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import orjson
@@ -37,7 +37,7 @@ LARGEST_GAP: dict[Precision, float] = {"fp32": 0.03, "bf16": 0.3}
 """Nats per token by which two computations of the same log-probabilities may differ in the mean, besides a constant: a hundred
 times what rounding does in fp32, and the most that it was measured to do to a token in bf16. Other weights differ by more."""
 
-_Answers = Sequence[tuple[Sequence[int], Sequence[float], str]]
+_Answers = Sequence[tuple[Sequence[int], Sequence[float], Literal["stop", "length"]]]
 """Ids, log-probabilities and finish of every answer."""
 
 
@@ -63,7 +63,7 @@ class ServedPolicy:
     ) -> list[Completion]:
         """Answers of the policy as it is now, or those that an earlier attempt was given. All workers get all of them."""
         weights = weights_hash(policy, group)
-        known = group.exchange(self._kept(rollout, weights) if group.rank == 0 else None)[0]
+        known: _Answers | None = group.exchange(self._kept(rollout, weights) if group.rank == 0 else None)[0]
         if known is None:
             self._load(policy, group, rollout)
             # The same request has another answer after each refresh, so none is remembered.
