@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,14 +14,18 @@ pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 
 
 @pytest.fixture
-def start(tmp_path: Path, api: str) -> Callable[..., Run]:
-    """Start a run; the same store may be run several times."""
-    count = iter(range(100))
+def start(tmp_path: Path, api: str) -> Iterator[Callable[..., Run]]:
+    """Start a run; the same store may be run several times. A run that a failed test leaves is killed."""
+    runs: list[Run] = []
 
     def begin(store: Path, *arguments: str) -> Run:
-        return Run(store, *arguments, api=api, log=tmp_path / f"log-{next(count)}")
+        runs.append(Run(store, *arguments, api=api, log=tmp_path / f"log-{len(runs)}"))
+        return runs[-1]
 
-    return begin
+    yield begin
+    for run in runs:
+        if run.process.poll() is None:
+            run.kill_group()
 
 
 def assert_not_made(store: Store, label: str) -> None:
