@@ -22,7 +22,7 @@ test: env
 	bash .ci/packages
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
 
-# Lines that the quick tests execute, each file's on a line; fails below the floor in pyproject.toml.
+# Share of lines that the quick tests execute, a file a line.
 coverage: env
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile --cov --cov-report term \
 		-m 'not slow and not s3 and not chaos and not browser and not ceph and not postgres and not parity and not olmo_core and not released'
