@@ -3,6 +3,8 @@
 Every payload is a folder. Names below are relative to it.
 """
 
+from typing import TypedDict
+
 from pydantic import Field
 
 from infra.json_values import JsonObject
@@ -34,6 +36,35 @@ class Documents(Artifact):
     """Documents per source."""
     dropped: dict[str, int] = Field(default_factory=dict)
     """Documents removed by this stage, per reason."""
+
+
+class ReadCounts(TypedDict):
+    """What `collect.json` says of a source: what was listed, read and kept."""
+
+    files: int
+    bad_files: int
+    rows: int
+    """Listed in the files."""
+    read: int
+    """Rows with a usable text, repeated ids among them."""
+    documents: int
+    bad: dict[str, int]
+    """Unusable rows by reason."""
+    first_bad_files: list[str]
+
+
+class LimitHistogram(TypedDict):
+    """An entry of `histograms.json`: one limit of a rule, and the documents per bin of its score."""
+
+    rule: str
+    label: str
+    least: float | None
+    """None for no limit, since JSON has no infinity."""
+    most: float | None
+    scale: str
+    edges: list[float]
+    kept: list[int]
+    dropped: list[int]
 
 
 class Attributes(Artifact):
@@ -167,6 +198,42 @@ class Scores(Artifact):
     """Primary score of each benchmark, 0 to 1."""
     stderr: dict[str, float]
     """Standard error of each primary score."""
+
+
+class RankedCandidate(TypedDict):
+    """A row of `ranking.json`."""
+
+    rank: int
+    candidate: str
+    score: float
+    stderr: float
+    n: int
+    behind_best: float
+    behind_best_stderr: float
+    discordant: int
+    p_holm: float
+    tied_with_best: bool
+    items_to_decide: int | None
+    seeds_to_decide: int | None
+    tokens: int | None
+    """The budget that it was ranked at."""
+    stopped: bool
+    """Whether a smaller budget has shown that a larger one would be wasted on it."""
+
+
+class RankingTable(TypedDict):
+    """What `ranking.json` holds."""
+
+    benchmark: str
+    metric: str
+    outcome: str
+    unranked: list[str]
+    """Candidates whose score is not finite."""
+    seeds: int
+    noise_floor: float | None
+    tokens: int | None
+    candidates: list[RankedCandidate]
+    """Best first; those that an earlier budget stopped come last."""
 
 
 class Ranking(Artifact):

@@ -6,13 +6,14 @@ another forward pass (OLMo-0424 options) has another architecture name, so that 
 computing something else.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from model.config import Config, ModelConfig
-from model.json_files import JsonObject, not_the_format, read_json
+from model.json_files import not_the_format, read_json
 
 ARCHITECTURE = "Olmo2ForCausalLM"
 VARIANT_ARCHITECTURE = "Olmo2VariantForCausalLM"
@@ -98,7 +99,7 @@ class Extra(Config):
 
 def hf_config(
     config: ModelConfig, eos_id: int | None, pad_id: int | None, bos_id: int | None, dtype: str
-) -> JsonObject:
+) -> dict[str, object]:
     """The content of config.json, every field explicit because the class's defaults differ; `dtype` is such as "float32"."""
     return {
         "architectures": [ARCHITECTURE if config.is_olmo2 else VARIANT_ARCHITECTURE],
@@ -180,7 +181,7 @@ def read_extra(folder: Path) -> Extra | None:
     return read_json(path, Extra) if path.is_file() else None
 
 
-def _shape(hub: _HubConfig, path: Path) -> JsonObject:
+def _shape(hub: _HubConfig, path: Path) -> dict[str, float | None]:
     """Our fields as config.json says them."""
     # Newer versions of transformers say rope_theta in rope_parameters; a file may have either, or both if they agree.
     thetas = {hub.rope_theta, hub.rope_parameters.rope_theta if hub.rope_parameters else None} - {None}
@@ -196,8 +197,8 @@ def _shape(hub: _HubConfig, path: Path) -> JsonObject:
     }
 
 
-def _model_config(path: Path, shape: JsonObject) -> ModelConfig:
+def _model_config(path: Path, shape: Mapping[str, float | None]) -> ModelConfig:
     try:
-        return ModelConfig(**shape)
+        return ModelConfig.model_validate(shape)
     except ValidationError as error:
         raise not_the_format(path, error) from error

@@ -5,7 +5,7 @@ Source: RECIPE A.6 (keys, shapes). What config.json and `olmo2.json` say is in `
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -28,7 +28,7 @@ from model.files.hf_config import (
     read_config,
     read_extra,
 )
-from model.json_files import JsonObject, read_json
+from model.json_files import read_json
 from model.network.transformer import Transformer, on_meta_device
 
 INDEX = "model.safetensors.index.json"
@@ -88,7 +88,7 @@ def hf_key(name: str) -> str:
     return f"model.layers.{match[1]}.{_BLOCK_KEYS[match[2]]}"
 
 
-def _write_json(path: Path, value: JsonObject) -> None:
+def _write_json(path: Path, value: Mapping[str, object]) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
@@ -123,7 +123,11 @@ def save_hf(
     eos_id, pad_id = (tokenizer.eos_id, tokenizer.pad_id) if tokenizer else (None, None)
     bos_id = eos_id if bos == "eos" else None
     _write_json(folder / FILE, hf_config(config, eos_id, pad_id, bos_id, str(dtype).removeprefix("torch.")))
-    special: JsonObject = {"bos_token_id": bos_id, "eos_token_id": eos_id, "pad_token_id": pad_id}
+    special: dict[str, int | list[int] | None] = {
+        "bos_token_id": bos_id,
+        "eos_token_id": eos_id,
+        "pad_token_id": pad_id,
+    }
     if tokenizer and tokenizer.vocab_size < config.vocab_size:
         # Rows that pad the vocabulary have logits like any other, and no token: whoever samples has to leave them out.
         special["suppress_tokens"] = list(range(tokenizer.vocab_size, config.vocab_size))

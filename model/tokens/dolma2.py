@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import tiktoken
 
-from model.json_files import JsonObject
 from model.tokens import tokenizer_files
 from model.tokens.surrogates import valid_text
 
@@ -120,7 +119,7 @@ class Dolma2:
         """UTF-8 bytes of the text of every id in use."""
         return [*rank_table(self._ranks), *(text.encode() for text, _ in ADDED_TOKENS)]
 
-    def tokenizer_json(self) -> JsonObject:
+    def tokenizer_json(self) -> tokenizer_files.TokenizerJson:
         """The contents of `tokenizer.json`."""
         return tokenizer_files.tokenizer_json(rank_table(self._ranks), ADDED_TOKENS)
 

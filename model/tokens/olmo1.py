@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
-from model.json_files import JsonObject
 from model.tokens import tokenizer_files
 from model.tokens.surrogates import valid_text
 
@@ -32,7 +31,7 @@ OLMO1_SHA256 = "9ad33b4b39a9f83973c3f8c42a01948dd5b877a28ac9a5356956c4ff4ed0b714
 
 
 @lru_cache(maxsize=1)
-def published() -> JsonObject:
+def published() -> tokenizer_files.TokenizerJson:
     """The published `tokenizer.json`. Do not modify. Raises ValueError for an altered file."""
     data = lzma.decompress(OLMO1_VOCABULARY.read_bytes())
     digest = hashlib.sha256(data).hexdigest()
@@ -41,11 +40,13 @@ def published() -> JsonObject:
     return json.loads(data)
 
 
-def cut_tokenizer_json(ranks: int) -> JsonObject:
+def cut_tokenizer_json(ranks: int) -> tokenizer_files.TokenizerJson:
     """The contents of `tokenizer.json` with so many ordinary tokens."""
     whole = published()
     last, moved = FIRST + ranks, ranks - OLMO1_RANKS
-    added = [token | {"id": _moved(token["id"], moved)} for token in whole["added_tokens"]]
+    added: list[tokenizer_files.AddedToken] = [
+        {**token, "id": _moved(token["id"], moved)} for token in whole["added_tokens"]
+    ]
     names = {token["content"] for token in added}
     kept = {text: id for text, id in whole["model"]["vocab"].items() if text not in names and id < last}
     merges = [
@@ -56,7 +57,7 @@ def cut_tokenizer_json(ranks: int) -> JsonObject:
     # The file lists some added tokens among the ordinary ones too, in the order of its ids.
     listed = {token["content"]: token["id"] for token in added if token["content"] in whole["model"]["vocab"]}
     vocab = dict(sorted({**kept, **listed}.items(), key=lambda item: item[1]))
-    return whole | {"added_tokens": added, "model": whole["model"] | {"vocab": vocab, "merges": merges}}
+    return {**whole, "added_tokens": added, "model": {**whole["model"], "vocab": vocab, "merges": merges}}
 
 
 def _moved(id: int, moved: int) -> int:
@@ -102,6 +103,6 @@ class Olmo1:
                 found[id] = tokenizer_files.token_bytes(text)
         return [found[id] for id in range(len(found))]
 
-    def tokenizer_json(self) -> JsonObject:
+    def tokenizer_json(self) -> tokenizer_files.TokenizerJson:
         """The contents of `tokenizer.json`."""
         return cut_tokenizer_json(self._ranks)

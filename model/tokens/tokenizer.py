@@ -15,7 +15,6 @@ from typing import Literal, Protocol, TypedDict
 
 import numpy as np
 
-from model.json_files import JsonObject
 from model.tokens import dolma2, olmo1, tokenizer_files
 
 PADDING_MULTIPLE = 128
@@ -33,7 +32,7 @@ class Vocabulary(Protocol):
     def encode(self, text: str, control: bool) -> list[int]: ...
     def encode_array(self, text: str) -> np.ndarray: ...
     def token_bytes(self) -> list[bytes]: ...
-    def tokenizer_json(self) -> JsonObject: ...
+    def tokenizer_json(self) -> tokenizer_files.TokenizerJson: ...
 
 
 class TokenizerFacts(TypedDict):
@@ -182,7 +181,7 @@ class Tokenizer:
         """
         return _token_bytes(self)
 
-    def tokenizer_json(self) -> JsonObject:
+    def tokenizer_json(self) -> tokenizer_files.TokenizerJson:
         """The contents of `tokenizer.json`."""
         return self._vocabulary.tokenizer_json()
 

@@ -7,13 +7,14 @@ models to be retrained (paper C.3).
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import NotRequired, TypedDict
 
 from pydantic import BaseModel, Field
 
-from model.json_files import JsonObject, read_json
+from model.json_files import read_json
 from model.tokens.chat_template import CHAT_TEMPLATE
 
 # The split as tokenizers' regex engine needs it; model/tokens/tokenizer.py has the same split for tiktoken's.
@@ -24,6 +25,49 @@ _SPLIT = (
 _RANKS_KEY = "olmo2_tokenizer"
 _MAX_LENGTH = 4096
 """Context of OLMo 2 (RECIPE A); informative only."""
+
+
+class AddedToken(TypedDict):
+    """An entry of `added_tokens` in `tokenizer.json`."""
+
+    id: int
+    content: str
+    single_word: bool
+    lstrip: bool
+    rstrip: bool
+    normalized: bool
+    special: bool
+
+
+class BPEModel(TypedDict):
+    """`model` in `tokenizer.json`."""
+
+    type: str
+    dropout: float | None
+    unk_token: str | None
+    continuing_subword_prefix: str | None
+    end_of_word_suffix: str | None
+    fuse_unk: bool
+    byte_fallback: bool
+    ignore_merges: NotRequired[bool]
+    vocab: dict[str, int]
+    """Id of each token, as the byte alphabet shows it."""
+    merges: list[str]
+    """Both sides with a space between them, in rank order."""
+
+
+class TokenizerJson(TypedDict):
+    """The contents of `tokenizer.json`."""
+
+    version: str
+    truncation: None
+    padding: None
+    added_tokens: list[AddedToken]
+    normalizer: Mapping[str, object] | None
+    pre_tokenizer: Mapping[str, object]
+    post_processor: Mapping[str, object] | None
+    decoder: Mapping[str, object]
+    model: BPEModel
 
 
 class _Recorded(BaseModel):
@@ -53,7 +97,7 @@ class _TokenizerFile(BaseModel):
     added_tokens: list[_Added] = []
 
 
-def save(folder: Path, name: str, ranks: int, content: JsonObject, eos: str, pad: str) -> None:
+def save(folder: Path, name: str, ranks: int, content: TokenizerJson, eos: str, pad: str) -> None:
     """Writes both files; `content` is that of `tokenizer.json`."""
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "tokenizer.json", content)
@@ -82,7 +126,7 @@ def read_kind(folder: Path, known: set[str]) -> tuple[str, int]:
     return "dolma2", sum(text not in extra for text in value.model.vocab)
 
 
-def check_tokenizer_file(folder: Path, ranks: int, content: JsonObject) -> None:
+def check_tokenizer_file(folder: Path, ranks: int, content: TokenizerJson) -> None:
     """Raises ValueError unless `tokenizer.json` has exactly the tokens of this content under their ids."""
     value = read_json(folder / "tokenizer.json", _TokenizerFile)
     stored = value.model.vocab | {token.content: token.id for token in value.added_tokens}
@@ -97,15 +141,22 @@ def check_tokenizer_file(folder: Path, ranks: int, content: JsonObject) -> None:
         )
 
 
-def tokenizer_json(table: dict[bytes, int], added: Sequence[tuple[str, bool]]) -> JsonObject:
+def tokenizer_json(table: dict[bytes, int], added: Sequence[tuple[str, bool]]) -> TokenizerJson:
     """The contents of `tokenizer.json`."""
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": [
-            {"id": len(table) + index, "content": text, **flags, "special": special}
+            {
+                "id": len(table) + index,
+                "content": text,
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+                "special": special,
+            }
             for index, (text, special) in enumerate(added)
         ],
         "normalizer": None,
@@ -156,8 +207,8 @@ def _last_merge(table: dict[bytes, int], token: bytes, rank: int) -> tuple[bytes
     return parts[0], parts[1]
 
 
-def _tokenizer_config(name: str, ranks: int, added: Sequence[JsonObject], eos: str, pad: str) -> JsonObject:
-    recorded: JsonObject = {"ranks": ranks}
+def _tokenizer_config(name: str, ranks: int, added: Sequence[AddedToken], eos: str, pad: str) -> dict[str, object]:
+    recorded: dict[str, int | str] = {"ranks": ranks}
     # A folder without a name is of the tokenizer that there was before there were two.
     recorded |= {} if name == "dolma2" else {"name": name}
     return {
@@ -205,5 +256,5 @@ def _visible(token: bytes) -> str:
     return "".join([_ALPHABET[byte] for byte in token])
 
 
-def _write(path: Path, value: JsonObject) -> None:
+def _write(path: Path, value: Mapping[str, object]) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from infra.stage import stage
 from infra.workspace import ShardResult, Workspace
-from tasks.artifacts import Documents
+from tasks.artifacts import Documents, ReadCounts
 from tasks.data.documents.dolma_files import add_counts
 from tasks.data.sources.hub import HubSource
 from tasks.data.sources.local import LocalSource
@@ -80,21 +80,6 @@ def bad_files(files: dict[str, tuple[int, int, bool]]) -> list[str]:
     """Files of which a part broke, or of whose rows none is usable."""
     # A file of bad rows only is broken as a whole, whatever the share of rows says.
     return [url for url, (kept, unusable, broke) in files.items() if broke or (unusable and not kept)]
-
-
-class ReadCounts(TypedDict):
-    """What was listed, read and kept of a source."""
-
-    files: int
-    bad_files: int
-    rows: int
-    """Listed in the files."""
-    read: int
-    """Rows with a usable text, repeated ids among them."""
-    documents: int
-    bad: dict[str, int]
-    """Unusable rows by reason."""
-    first_bad_files: list[str]
 
 
 class RepairedCounts(TypedDict):

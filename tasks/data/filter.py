@@ -6,22 +6,21 @@ limit as detail and the attributes up to that rule. Documents in = documents kep
 Nothing is measured here, so a changed threshold costs one pass over the files.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, Self, TypedDict
+from typing import Any, Self
 
 import numpy as np
 import orjson
 from pydantic import model_validator
 
-from infra.json_values import JsonObject
 from infra.stage import stage
 from infra.workspace import ShardItem, ShardResult, Workspace
 from model.config import Config
-from tasks.artifacts import Attributes, Documents
+from tasks.artifacts import Attributes, Documents, LimitHistogram
 from tasks.data.documents.dolma_files import LineWriter, Row, add_counts, document_files, shard_name, written_lines
 from tasks.data.documents.file_sources import file_bytes
-from tasks.data.filters.attributes import attribute_name, bin_counts, broken_limit, edges
+from tasks.data.filters.attributes import Span, attribute_name, bin_counts, broken_limit, edges
 from tasks.data.filters.pii import MARKERS, Kind, PIIRule, mask
 from tasks.data.filters.rules import Rule, Scorer, check_scorer_names, pin_rule, scorer_name
 from tasks.data.filters.statistics.repetition import RepetitionRule
@@ -150,7 +149,7 @@ class Judge:
         self._kept: list[bool] = []
         self._values: dict[str, list[float]] = {name: [] for limits in self._limits for name, _ in limits}
 
-    def decide(self, attributes: Sequence[JsonObject]) -> tuple[str, str]:
+    def decide(self, attributes: Sequence[Mapping[str, Sequence[Sequence[float]]]]) -> tuple[str, str]:
         """(rule, detail) of the first rule that refuses; empty when all pass."""
         verdict = ("", "")
         for name, limits, own in zip(self.names, self._limits, attributes, strict=True):
@@ -162,7 +161,7 @@ class Judge:
         self._kept.append(not verdict[0])
         return verdict
 
-    def attributes_until(self, reason: str, rows: Sequence[Row]) -> JsonObject:
+    def attributes_until(self, reason: str, rows: Sequence[Row]) -> dict[str, list[Span]]:
         """The attributes of the rules up to the one that refused."""
         asked = rows[: self.names.index(reason) + 1]
         return {name: spans for row in asked for name, spans in row["attributes"].items()}
@@ -187,20 +186,6 @@ class Judge:
                 parts = {"kept": values[kept], "dropped": values[~kept]}
                 found[key] = {part: bin_counts(own, limit.scale).tolist() for part, own in parts.items()}
         return found
-
-
-class LimitHistogram(TypedDict):
-    """One limit of a rule, and the documents per bin of its score."""
-
-    rule: str
-    label: str
-    least: float | None
-    """None for no limit, since JSON has no infinity."""
-    most: float | None
-    scale: str
-    edges: list[float]
-    kept: list[int]
-    dropped: list[int]
 
 
 def _histograms(config: FilterConfig, results: Sequence[ShardResult]) -> list[LimitHistogram]:

@@ -11,7 +11,7 @@ A repeated source is listed once per pass. Part of a source is either the first 
 (C.9) or a seeded random choice of whole files (how the published mixes were made, C.8).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any, Literal, Self, TypedDict, get_args
@@ -19,7 +19,6 @@ from typing import Any, Literal, Self, TypedDict, get_args
 import numpy as np
 from pydantic import Field, model_validator
 
-from infra.json_values import JsonObject
 from infra.session import StageEstimate
 from infra.stage import stage
 from infra.workspace import Workspace
@@ -140,7 +139,15 @@ class MixConfig(Config):
         return self.sequence_length, self.sequence_length * self.batch_size
 
 
-def preset_fields(name: PresetName) -> JsonObject:
+class PresetFields(TypedDict):
+    """The fields of a mix that a preset fills in."""
+
+    part: Literal["whole_files"]
+    requested_tokens: int | None
+    sources: list[dict[str, str | float]]
+
+
+def preset_fields(name: PresetName) -> PresetFields:
     """The fields of a mix that a preset fills in: sources with their amounts, and what goes with them."""
     found = preset(name)
     if found.unit == "passes":
@@ -151,7 +158,7 @@ def preset_fields(name: PresetName) -> JsonObject:
     return {"part": "whole_files", "requested_tokens": found.requested_tokens, "sources": sources}
 
 
-def _plain(source: Any) -> JsonObject:
+def _plain(source: object) -> dict[str, object]:
     """A source as a mapping with its defaults, however it was given."""
     return MixSource.model_validate(source).model_dump()
 
@@ -377,7 +384,7 @@ def _grouped(entries: list[Entry]) -> list[tuple[Entry, int]]:
     return list(counts.items())
 
 
-def estimate_mix(config: JsonObject, sources: list[object], ranking: object = None) -> StageEstimate:
+def estimate_mix(config: Mapping[str, object], sources: list[object], ranking: object = None) -> StageEstimate:
     """Tokens of a mix before it is made: what was requested, or all of sources that exist and are taken whole."""
     parsed = MixConfig.model_validate(config)
     if parsed.rounded_tokens is not None:

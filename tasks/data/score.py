@@ -14,14 +14,13 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from infra.json_values import JsonObject
 from infra.stage import stage
 from infra.workspace import ShardItem, Workspace
 from model.config import Config
 from tasks.artifacts import Attributes, Classifier, Documents
 from tasks.data.documents.dolma_files import LineWriter, Row, batches, document_files, read_documents, shard_name
 from tasks.data.documents.file_sources import file_bytes
-from tasks.data.filters.attributes import attribute_rows
+from tasks.data.filters.attributes import Span, attribute_rows
 from tasks.data.filters.batch import TextBatch
 from tasks.data.filters.rules import (
     Scorer,
@@ -106,7 +105,9 @@ def score_shard(ws: Workspace, item: ShardItem, loaded: list[Any] | None = None)
     return count
 
 
-def score_rows(documents: list[Row], scorers: Sequence[Scorer], models: Sequence[Any]) -> list[list[JsonObject]]:
+def score_rows(
+    documents: list[Row], scorers: Sequence[Scorer], models: Sequence[Any]
+) -> list[list[dict[str, list[Span]]]]:
     """For each scorer the attributes of each document."""
     batch = TextBatch([document["text"] for document in documents])
     found = []

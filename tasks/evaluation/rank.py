@@ -14,14 +14,14 @@ tried with the next budget; they follow those that were. A score that is not fin
 from collections.abc import Mapping, Sequence
 from math import ceil, fsum, isfinite
 from statistics import NormalDist
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 from pydantic import Field
 
 from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
-from tasks.artifacts import Ranking, Scores
+from tasks.artifacts import RankedCandidate, Ranking, RankingTable, Scores
 from tasks.evaluation.comparing.comparison import Comparison, holm, two_sided
 from tasks.evaluation.comparing.runs import Floor, RunsCompared, noise_floor, seeds_to_decide
 from tasks.evaluation.comparing.suite_pairs import difference_of_runs
@@ -88,7 +88,7 @@ def rank_candidates(ws: Workspace, scores: list[Scores], config: RankConfig, ear
     outcome = table[0]["candidate"] if decided else "undecided"
     # Candidates stopped by an earlier budget follow, in the order in which they were stopped.
     stopped = stopped_rows(ws, earlier, {*config.candidates}, len(table)) if earlier else []
-    facts = {
+    ranking: RankingTable = {
         "benchmark": config.benchmark,
         "metric": ordered[0].rows[0]["primary"],
         "outcome": outcome,
@@ -96,8 +96,9 @@ def rank_candidates(ws: Workspace, scores: list[Scores], config: RankConfig, ear
         "seeds": config.seeds,
         "noise_floor": floor.deviation if floor else None,
         "tokens": config.tokens,
+        "candidates": table + stopped,
     }
-    ws.write_json("ranking.json", facts | {"candidates": table + stopped})
+    ws.write_json("ranking.json", ranking)
     ws.table("ranking", table + stopped)
     ws.write("ranking.svg", figure_of(table + stopped, config.benchmark).encode())
     return ws.artifact(
@@ -126,27 +127,6 @@ def candidates_of(ws: Workspace, scores: list[Scores], config: RankConfig) -> li
         own = scores[place * config.seeds : (place + 1) * config.seeds]
         found.append(Candidate(name, own, [_benchmark_row(ws, score, config.benchmark) for score in own]))
     return found
-
-
-class RankedCandidate(TypedDict):
-    """A row of `ranking.json`."""
-
-    rank: int
-    candidate: str
-    score: float
-    stderr: float
-    n: int
-    behind_best: float
-    behind_best_stderr: float
-    discordant: int
-    p_holm: float
-    tied_with_best: bool
-    items_to_decide: int | None
-    seeds_to_decide: int | None
-    tokens: int | None
-    """The budget that it was ranked at."""
-    stopped: bool
-    """Whether a smaller budget has shown that a larger one would be wasted on it."""
 
 
 def ranked_rows(

@@ -13,14 +13,26 @@ from typing import Any, TypeVar
 
 from pydantic import Field
 
-from infra.json_values import JsonObject
 from infra.records.artifact import Artifact
 from infra.records.looks import read_looks
 from infra.records.record import Record
 from infra.stage import stage
 from infra.workspace import Workspace
 from model.config import Config
-from tasks.artifacts import METRICS, Checkpoint, Documents, Mix, Preferences, Ranking, Report, RewardModel, Scores
+from tasks.artifacts import (
+    METRICS,
+    Checkpoint,
+    Documents,
+    LimitHistogram,
+    Mix,
+    Preferences,
+    Ranking,
+    RankingTable,
+    ReadCounts,
+    Report,
+    RewardModel,
+    Scores,
+)
 from tasks.evaluation.comparing.paired import comparer
 from tasks.evaluation.reporting import costs as report_costs
 from tasks.evaluation.reporting import gains as report_gains
@@ -117,7 +129,7 @@ def write_report(
     )
     bounds = numbers.Bounds(config.likely_stderrs, config.clear_stderrs)
     cost = report_costs.costs(records)
-    ranks = ws.read_json(ranking, "ranking.json") if ranking else None
+    ranks: RankingTable | None = ws.read_json(ranking, "ranking.json") if ranking else None
     figures: numbers.ReportValues = {
         "recipe": config.recipe,
         "bounds": bounds,
@@ -185,12 +197,12 @@ def _ancestors(ws: Workspace, artifacts: list[Artifact]) -> dict[str, Record]:
     return found
 
 
-def _histograms(ws: Workspace, documents: Documents) -> list[JsonObject]:
+def _histograms(ws: Workspace, documents: Documents) -> list[LimitHistogram]:
     """The distributions of the scores that decided, where the step has any."""
     return ws.read_json(documents, HISTOGRAMS) if HISTOGRAMS in ws.files(documents) else []
 
 
-def _reading(ws: Workspace, documents: Documents) -> JsonObject | None:
+def _reading(ws: Workspace, documents: Documents) -> ReadCounts | None:
     """What a source's files held and what of it was read; None for a step that reads none."""
     return ws.read_json(documents, _READING) if _READING in ws.files(documents) else None
 

@@ -7,11 +7,9 @@ is limits on those numbers, so a changed threshold decides again without measuri
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
-
-from infra.json_values import JsonObject
 
 EXPERIMENT = "olmo2"
 """First part of every attribute's name."""
@@ -57,9 +55,9 @@ def attribute_name(scorer: str, label: str) -> str:
     return f"{EXPERIMENT}__{scorer}__{label}"
 
 
-def attribute_rows(scorer: str, scores: DocumentScores, lengths: Sequence[int]) -> list[dict[str, list[Any]]]:
+def attribute_rows(scorer: str, scores: DocumentScores, lengths: Sequence[int]) -> list[dict[str, list[Span]]]:
     """The attributes of each text. `lengths` are characters of the texts that were measured."""
-    rows: list[dict[str, list[Any]]] = [{} for _ in lengths]
+    rows: list[dict[str, list[Span]]] = [{} for _ in lengths]
     for label, values in scores.values.items():
         name = attribute_name(scorer, label)
         # Rounded before deciding, so that a document is judged by the number that is written.
@@ -79,7 +77,7 @@ def highest_scores(attributes: Mapping[str, Sequence[Sequence[float]]]) -> dict[
     return {name: max((span[2] for span in spans), default=None) for name, spans in attributes.items()}
 
 
-def broken_limit(limits: Sequence[tuple[str, Limit]], attributes: JsonObject) -> str:
+def broken_limit(limits: Sequence[tuple[str, Limit]], attributes: Mapping[str, Sequence[Sequence[float]]]) -> str:
     """What is wrong with a document, by the first of (attribute name, limit) that its attributes break; empty when none."""
     for name, limit in limits:
         value = attributes[name][0][2]

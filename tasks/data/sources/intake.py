@@ -123,7 +123,7 @@ class Intake:
         self._bad_writer: LineWriter | None = None
         self._ids = KeySpill(ws, "ids", item)
         self._files: dict[str, int] = {}
-        self._pinned: dict[str, JsonObject] = {}
+        self._pinned: dict[str, dict[str, object]] = {}
         self._room: float = float("inf")
         self._places = (ws.scratch / f"places-{item:05d}").open("w+b")
 

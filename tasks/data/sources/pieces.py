@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TypedDict
 
-from infra.json_values import JsonObject
 from infra.workspace import ShardItem, Workspace
 from tasks.data.sources.files.listing import SourceFile
 from tasks.data.sources.intake import Intake, IntakeCounts, SourceConfig
@@ -37,7 +36,7 @@ class ByteSpan(TypedDict):
 class FilePiece(ByteSpan):
     """What an item reads of one file."""
 
-    file: JsonObject
+    file: dict[str, object]
     """A SourceFile."""
     name: str
     """What documents without an id are named after."""

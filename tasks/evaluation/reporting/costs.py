@@ -4,10 +4,9 @@ Costs are those of making an artifact, also when this run found it made already.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from infra.json_values import JsonObject
 from infra.records.record import Record
 
 
@@ -40,7 +39,7 @@ class CostNode:
     created: str
     seconds: float
     attempts: int
-    config: JsonObject
+    config: Mapping[str, object]
     version: int
     code: str
 

@@ -8,9 +8,8 @@ effect shown". The paper prints no errors; they are ours.
 
 from collections.abc import Sequence
 
-from infra.json_values import JsonObject
 from infra.workspace import Workspace
-from tasks.artifacts import RewardModel, Scores
+from tasks.artifacts import RankingTable, RewardModel, Scores
 from tasks.evaluation.benchmarks import LOWER_IS_BETTER
 from tasks.evaluation.comparing.comparison import Comparison
 from tasks.evaluation.comparing.paired import NO_EFFECT, Comparer, Gain, gain_words, macro_gain
@@ -126,7 +125,7 @@ def reward_gain(reward: RewardModel) -> Gain | None:
     return gain
 
 
-def sweep_gain(ranking: JsonObject) -> Gain | None:
+def sweep_gain(ranking: RankingTable) -> Gain | None:
     """The best candidate over the second best, paired where the ranking was; None where only one was ranked."""
     if len(ranking["candidates"]) < 2:
         return None

@@ -3,10 +3,10 @@
 Numbers are written for people (`report_words`) here and nowhere else: thousands separated, with units, errors next to values.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
-from infra.json_values import JsonObject
-from tasks.artifacts import PERPLEXITY, TASK
+from tasks.artifacts import PERPLEXITY, TASK, RankingTable
 from tasks.evaluation.benchmarks import LOWER_IS_BETTER
 from tasks.evaluation.comparing.paired import Gain
 from tasks.evaluation.reporting import figures
@@ -14,7 +14,7 @@ from tasks.evaluation.reporting.canvas import COLOURS
 from tasks.evaluation.reporting.compared import comparison_panels
 from tasks.evaluation.reporting.data_panels import funnel_panels, histogram_panels, mix_panels, source_colours
 from tasks.evaluation.reporting.figures import CurveLine, Point
-from tasks.evaluation.reporting.report_values import ReportValues
+from tasks.evaluation.reporting.report_values import Curve, ReportValues
 from tasks.evaluation.reporting.words import (
     Measured,
     amount,
@@ -169,7 +169,7 @@ def _soup_panel(report: ReportValues) -> str:
     return figures.dots(title, rows, "points from the ingredients’ mean", zero=True) if rows else ""
 
 
-def ranked_benchmark(ranking: JsonObject) -> Measured:
+def ranked_benchmark(ranking: RankingTable) -> Measured:
     """What the sweep was ranked by. The order tells the direction: the best comes first."""
     first, last = ranking["candidates"][0], ranking["candidates"][-1]
     return {
@@ -211,30 +211,30 @@ def _ranking_panel(report: ReportValues) -> str:
     return figures.dots(title, rows, unit_of(benchmark))
 
 
-def _groups(report: ReportValues) -> list[list[JsonObject]]:
+def _groups(report: ReportValues) -> list[list[Curve]]:
     """Curves by stage: the runs of one stage share a panel."""
-    groups: dict[str, list[JsonObject]] = {}
-    for curve in report["curves"]:
-        groups.setdefault(curve["stage"], []).append(curve)
+    groups: dict[str, list[Curve]] = {}
+    for fields in report["curves"]:
+        groups.setdefault(fields["stage"], []).append(Curve(**fields))
     return list(groups.values())
 
 
-def _panel(group: list[JsonObject], metric: str, unit: str) -> tuple[str, str]:
-    colour = stage_colour(group[0]["stage"])
-    lines = [CurveLine(curve["steps"], curve["series"][metric], colour) for curve in group]
+def _panel(group: list[Curve], metric: str, unit: str) -> tuple[str, str]:
     first = group[0]
-    rate = CurveLine(first["steps"], first["series"]["lr"], "muted") if "lr" in first["series"] else None
-    span = first["steps"][-1] / max(1, first["steps"][0])
+    colour = stage_colour(first.stage)
+    lines = [CurveLine(curve.steps, curve.series[metric], colour) for curve in group]
+    rate = CurveLine(first.steps, first.series["lr"], "muted") if "lr" in first.series else None
+    span = first.steps[-1] / max(1, first.steps[0])
     # From an initialisation most of the fall lies in the first steps, which a log axis shows.
-    logarithmic = first["from_scratch"] and first["steps"][0] > 0 and span >= _LOG_SPAN
-    name = first["label"] if len(group) == 1 else f"{first['stage']} × {len(group)}"
-    ends = ", ".join(f"{curve['label']} {fine(curve['series'][metric][-1])}" for curve in group)
+    logarithmic = first.from_scratch and first.steps[0] > 0 and span >= _LOG_SPAN
+    name = first.label if len(group) == 1 else f"{first.stage} × {len(group)}"
+    ends = ", ".join(f"{curve.label} {fine(curve.series[metric][-1])}" for curve in group)
     title = f"{unit} over steps, {name}; at the last step: {ends}"
     return name, figures.curves(title, lines, unit=unit, rate=rate if metric == "loss" else None, log_steps=logarithmic)
 
 
 def _loss_panels(report: ReportValues) -> list[tuple[str, str]]:
-    with_loss = [[curve for curve in group if "loss" in curve["series"]] for group in _groups(report)]
+    with_loss = [[curve for curve in group if "loss" in curve.series] for group in _groups(report)]
     return [_panel(group, "loss", "loss") for group in with_loss if group]
 
 
@@ -242,21 +242,21 @@ def _metric_panels(report: ReportValues) -> list[tuple[str, str]]:
     panels = []
     for group in _groups(report):
         for metric, unit in _CURVES.items():
-            having = [curve for curve in group if metric in curve["series"]]
+            having = [curve for curve in group if metric in curve.series]
             if having:
                 panels.append(_panel(having, metric, unit))
-        for metric in sorted({name for curve in group for name in curve["series"] if name.startswith(BY_VERIFIER)}):
-            having = [curve for curve in group if metric in curve["series"]]
+        for metric in sorted({name for curve in group for name in curve.series if name.startswith(BY_VERIFIER)}):
+            having = [curve for curve in group if metric in curve.series]
             panels.append(_panel(having, metric, f"share correct, {metric.removeprefix(BY_VERIFIER)}"))
-        for metric in sorted({name for curve in group for name in curve["in_loop"]}):
-            having = [_evaluated(curve, metric) for curve in group if metric in curve["in_loop"]]
+        for metric in sorted({name for curve in group for name in curve.in_loop}):
+            having = [_evaluated(curve, metric) for curve in group if metric in curve.in_loop]
             source, benchmark = metric.removeprefix(PERPLEXITY), metric.removeprefix(TASK)
             unit = f"score on {benchmark}" if metric.startswith(TASK) else f"perplexity of held-out {source}"
             panels.append(_panel(having, metric, unit))
     return panels
 
 
-def _evaluated(curve: JsonObject, metric: str) -> JsonObject:
+def _evaluated(curve: Curve, metric: str) -> Curve:
     """The curve of something that was measured at steps of its own."""
-    steps, values = curve["in_loop"][metric]
-    return curve | {"steps": steps, "series": {metric: values}}
+    steps, values = curve.in_loop[metric]
+    return replace(curve, steps=steps, series={metric: values})

@@ -5,7 +5,7 @@ sizes are bytes.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypedDict
@@ -13,7 +13,16 @@ from typing import Any, TypedDict
 from infra.json_values import JsonObject
 from infra.records.artifact import Artifact
 from infra.records.record import Record
-from tasks.artifacts import PERPLEXITY, TASK, Checkpoint, Documents, Scores
+from tasks.artifacts import (
+    PERPLEXITY,
+    TASK,
+    Checkpoint,
+    Documents,
+    LimitHistogram,
+    RankingTable,
+    ReadCounts,
+    Scores,
+)
 from tasks.evaluation.comparing.comparison import Comparison
 from tasks.evaluation.comparing.paired import Comparer, Gain
 from tasks.evaluation.reporting.compared import ComparisonValues
@@ -91,9 +100,9 @@ class FunnelStep:
     bytes_in: int | None
     dropped: dict[str, int]
     sources: dict[str, int]
-    histograms: list[JsonObject]
+    histograms: list[LimitHistogram]
     """Per limit of a rule: how its score is distributed over kept and dropped documents."""
-    reading: JsonObject | None = None
+    reading: ReadCounts | None = None
     """Of a source: files and rows listed, read, unusable by reason and kept."""
 
 
@@ -147,14 +156,13 @@ class ReportValues(ScoreFigures):
     headline: Headline
     looks: dict[str, int]
     """Looks at held-out scores, by benchmark."""
-    ranking: JsonObject | None
-    """What `ranking.json` of the sweep holds."""
+    ranking: RankingTable | None
     curves: list[Any]
-    conformance: list[JsonObject]
+    conformance: list[dict[str, str]]
     comparison: ComparisonValues | None
-    preferences: JsonObject | None
+    preferences: Mapping[str, object] | None
     """Facts of the artifact, as of the reward model."""
-    reward: JsonObject | None
+    reward: Mapping[str, object] | None
     funnel: list[Any]
     mixes: list[MixShares]
     costs: list[Any]
@@ -284,8 +292,8 @@ def funnel_step(
     record: Record,
     ancestors: dict[str, Record],
     labels: dict[str, str],
-    histograms: list[JsonObject],
-    reading: JsonObject | None,
+    histograms: list[LimitHistogram],
+    reading: ReadCounts | None,
 ) -> FunnelStep:
     """One step's account; bytes that came in are those of its input documents. `labels` names steps by address."""
     # Only documents bring bytes; a classifier's input has none.

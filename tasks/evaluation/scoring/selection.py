@@ -7,7 +7,6 @@ gold answer. `olmes` is the development half of Table 20, `olmes_held_out` the o
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from infra.json_values import JsonObject
 from tasks.data.sources.rows import RowSource
 from tasks.evaluation.benchmarks import Benchmark
 from tasks.evaluation.benchmarks.ifeval import IFEvalBenchmark
@@ -106,10 +105,8 @@ def add_task(chosen: TaskSelection, word: str, copies: str, limit: int | None) -
 
 def ifeval(copies: str, limit: int | None) -> IFEvalBenchmark:
     """IFEval from the hub or its local copy."""
-    fields: JsonObject = {"limit": limit}
-    if copies:
-        fields["rows"] = {"paths": [find_copy(copies, "google/IFEval", "ifeval")]}
-    return IFEvalBenchmark.model_validate(fields)
+    rows = {"rows": {"paths": [find_copy(copies, "google/IFEval", "ifeval")]}} if copies else {}
+    return IFEvalBenchmark.model_validate({"limit": limit, **rows})
 
 
 def alpaca_eval(copies: str, limit: int | None) -> InstructionsBenchmark:

@@ -8,12 +8,11 @@ requests are made here. Primary normalisations are those of RECIPE I.2, not the 
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any, Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NotRequired, Self, TypedDict
 
 from pydantic import Field
 
-from infra.json_values import JsonObject
 from model.config import Config
 from tasks.data.documents.dolma_files import open_lines
 from tasks.data.sources.files.listing import SourceFile, find_files
@@ -64,6 +63,43 @@ DEFAULT_NEW_TOKENS = 512
 _FILES = ("config.json", "requests.jsonl", "requests.jsonl.gz")
 
 
+class RenderedRequest(TypedDict):
+    """What a row asks."""
+
+    context: str
+    continuation: NotRequired[str]
+    stop_sequences: NotRequired[list[str] | None]
+    generation_kwargs: NotRequired[Mapping[str, object] | None]
+
+
+class RenderedRow(TypedDict):
+    """What is read of a line of `requests.jsonl`."""
+
+    doc_id: int
+    idx: int
+    """Place of the request's choice among those of its document."""
+    task_name: str
+    request_type: str
+    doc: Mapping[str, object]
+    request: RenderedRequest
+    label: int | str | list[Any]
+    """Place of the gold choice, or accepted answers: strings, or lists of spans for DROP."""
+
+
+class _MetricSettings(TypedDict, total=False):
+    uncond_docid_offset: int | None
+
+
+class TaskSettings(TypedDict, total=False):
+    """What is read of `config.json`'s `task_config`."""
+
+    task_core: str | None
+    metric_kwargs: _MetricSettings | None
+    metadata: Mapping[str, object] | None
+    primary_metric: str
+    compute_gold_bpb: bool
+
+
 class OlmesRequestsBenchmark(Config):
     """One rendered task variant."""
 
@@ -100,7 +136,7 @@ class OlmesRequestsBenchmark(Config):
         return self.model_copy(update={"files": found})
 
 
-def _read_rows(config: OlmesRequestsBenchmark) -> tuple[JsonObject, list[JsonObject]]:
+def _read_rows(config: OlmesRequestsBenchmark) -> tuple[TaskSettings, list[RenderedRow]]:
     """The task's settings and all its rows. ValueError when it is not pinned or a row is not JSON."""
     if not config.files:
         raise ValueError(
@@ -129,7 +165,7 @@ def load_items(config: OlmesRequestsBenchmark) -> list[Item]:
     settings, rows = _read_rows(config)
     # Without an offset no row is unconditional.
     offset = (settings.get("metric_kwargs") or {}).get("uncond_docid_offset") or float("inf")
-    groups: dict[int, list[JsonObject]] = defaultdict(list)
+    groups: dict[int, list[RenderedRow]] = defaultdict(list)
     unconditional: set[int] = set()
     for row in rows:
         if row["doc_id"] >= offset:
@@ -142,7 +178,7 @@ def load_items(config: OlmesRequestsBenchmark) -> list[Item]:
     return subsample(items, config.limit or drawn)
 
 
-def _make_item(config: OlmesRequestsBenchmark, settings: JsonObject, group: list[JsonObject]) -> Item:
+def _make_item(config: OlmesRequestsBenchmark, settings: TaskSettings, group: list[RenderedRow]) -> Item:
     """The rows of one document as an item."""
     # The file may list choices in any order; `idx` is their place.
     group = sorted(group, key=lambda row: row["idx"])
@@ -173,7 +209,7 @@ def _make_item(config: OlmesRequestsBenchmark, settings: JsonObject, group: list
     return Item(str(first["doc_id"]), f"{question_text(first)}\n{gold}", gold, data)
 
 
-def asks_for_bits(config: OlmesRequestsBenchmark, settings: JsonObject) -> bool:
+def asks_for_bits(config: OlmesRequestsBenchmark, settings: TaskSettings) -> bool:
     """Whether the task was rendered for the bits per byte of its gold answers, whatever its requests' type.
 
     Its primary metric, `compute_gold_bpb`, its alias or the name of its folder say so.
@@ -185,7 +221,7 @@ def asks_for_bits(config: OlmesRequestsBenchmark, settings: JsonObject) -> bool:
     )
 
 
-def rendered_scoring(group: Sequence[JsonObject], bits: bool) -> str:
+def rendered_scoring(group: Sequence[RenderedRow], bits: bool) -> str:
     """Lettered or cloze choices are ranked, a lone continuation is scored in bits, the rest is generated."""
     if len(group) > 1:
         return "rank"
@@ -203,30 +239,30 @@ def choose_normalisation(config: OlmesRequestsBenchmark, core: str, task_name: s
 QUESTION_FIELDS = ("query", "question", "problem", "sentence")
 
 
-def gold_text(group: Sequence[JsonObject], label: Any) -> str:
+def gold_text(group: Sequence[RenderedRow], label: object) -> str:
     """The gold answer as words: the option's text for lettered choices too."""
     first = group[0]
     if isinstance(label, int) and len(group) > 1:
         # A lettered choice says " B"; its text stands in the question's own lines.
-        choice = group[label]["request"]["continuation"].strip()
+        choice = group[label]["request"].get("continuation", "").strip()
         options = [line for line in asked(first).splitlines() if line.startswith(f" {choice}. ")]
         return options[-1][len(choice) + 3 :].strip() if options else choice
     return str(first["request"].get("continuation") or label).strip()
 
 
-def asked(row: JsonObject) -> str:
+def asked(row: RenderedRow) -> str:
     """The document's own wording of the question, or an empty text."""
     return next((str(row["doc"][name]) for name in QUESTION_FIELDS if row["doc"].get(name)), "")
 
 
-def question_text(row: JsonObject) -> str:
+def question_text(row: RenderedRow) -> str:
     """The question alone: the document's own wording, else the last block of the rendered prompt."""
     # Without a wording of its own the question is what follows the last shot.
     question = asked(row) or row["request"]["context"].split("\n\n")[-1]
     return question.removesuffix("Answer:").strip()
 
 
-def references(row: JsonObject) -> list[Any]:
+def references(row: RenderedRow) -> list[Any]:
     """Accepted answers of a generative row: strings, or lists of spans for DROP."""
     label = row["label"]
     return label if isinstance(label, list) else [label]
@@ -245,7 +281,7 @@ def _item_requests(item: Item, boundary: Boundary) -> tuple[Generation | Likelih
     if data["scoring"] == "generate":
         return (Generation(prompts[0], data["max_new_tokens"], data["stop"]),)
     if data["scoring"] == "bits_per_byte":
-        place = _gold_place(data)
+        place = _gold_place(data["label"], data["continuations"])
         return (Likelihood(prompts[place], data["continuations"][place], boundary),)
     wanted = [Likelihood(prompt, text, boundary) for prompt, text in zip(prompts, data["continuations"], strict=True)]
     if data["normalisation"] == "pmi":
@@ -253,9 +289,9 @@ def _item_requests(item: Item, boundary: Boundary) -> tuple[Generation | Likelih
     return tuple(wanted)
 
 
-def _gold_place(data: JsonObject) -> int:
+def _gold_place(label: int, continuations: Sequence[str]) -> int:
     # A lone continuation is the gold one, whatever its label says.
-    return data["label"] if len(data["continuations"]) > 1 else 0
+    return label if len(continuations) > 1 else 0
 
 
 def score(
@@ -270,7 +306,8 @@ def score(
         return score_generated(data["core"], before_stops(text, data["stop"]), data["references"])
     ranked = [answer for answer in answers if isinstance(answer, LikelihoodAnswer)]
     if data["scoring"] == "bits_per_byte":
-        return score_bits(data["continuations"][_gold_place(data)], ranked[0])
+        continuations = data["continuations"]
+        return score_bits(continuations[_gold_place(data["label"], continuations)], ranked[0])
     choices = len(data["continuations"])
     unconditional = ranked[choices:] or None
     return score_ranked(data["continuations"], data["label"], ranked[:choices], unconditional, data["normalisation"])
