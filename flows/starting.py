@@ -46,7 +46,7 @@ class Adopted(TypedDict):
     store: str
     recipe: str | None
     """Path of the recipe that was written."""
-    facts: JsonObject
+    facts: dict[str, object]
 
 
 def adopt_into(store: Store, source: str, revision: str, place: str, listener: Listener) -> Outcome:
@@ -96,7 +96,8 @@ def adopt_command(store: Store, source: str, revision: str, place: str, into: st
 
 def _beginning_at(recipe: str, place: str) -> RecipeConfig:
     """The recipe as it is when it begins at a checkpoint that is not known yet. Raises RecipeError for one that cannot."""
-    given = read_recipe(recipe).get("start", {})
+    start = read_recipe(recipe).get("start")
+    given = start if isinstance(start, dict) else {}
     # A reward model may stand next to one checkpoint.
     if place != "reward" and set(given) - {place, "reward"}:
         raise RecipeError(f"recipe {recipe} already starts at {given}; extend the one it extends")
@@ -170,11 +171,11 @@ def check_base(config: RecipeConfig) -> None:
         )
 
 
-def base_settings(config: RecipeConfig, record: Record) -> JsonObject:
+def base_settings(config: RecipeConfig, record: Record) -> dict[str, int | str]:
     """What a recipe must say otherwise to anneal this checkpoint, by dotted field: its vocabulary, fresh moments."""
     said = {"encode.ranks": config.encode.ranks, "encode.tokenizer": config.encode.tokenizer}
     made = {"encode.ranks": record.facts["ranks"], "encode.tokenizer": record.facts.get("tokenizer", "dolma2")}
-    wanting: JsonObject = {name: value for name, value in made.items() if said[name] != value}
+    wanting: dict[str, int | str] = {name: value for name, value in made.items() if said[name] != value}
     # Without the moments of AdamW, an anneal cannot keep them and starts with fresh ones.
     if MOMENTS not in record.files:
         stages = {"anneal": config.anneal, "microanneal.anneal": config.microanneal.anneal}

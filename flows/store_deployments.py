@@ -22,7 +22,6 @@ from flows.starting import adopt_command
 from infra.execution.compare import record_differences
 from infra.execution.markdown import code, escaped
 from infra.execution.plan import flatten
-from infra.json_values import JsonObject
 from infra.session import matches
 from infra.storage.store import Store, checked_name
 from tasks.artifacts import Scores
@@ -130,7 +129,7 @@ def grid(
     return ids
 
 
-def cells(values: dict[str, list[Any]]) -> list[JsonObject]:
+def cells(values: dict[str, list[Any]]) -> list[dict[str, object]]:
     """Every combination. Raises ValueError for none, or for more than anybody means."""
     # Counted before any combination is built: ten fields of ten values are 10^10.
     count = prod(len(tried) for tried in values.values())

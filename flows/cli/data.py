@@ -47,15 +47,15 @@ def look_command(
 ) -> None:
     """Examples of what was dropped for a reason, with what matched marked."""
     from flows.inspection.curated import curated
-    from flows.inspection.documents import dropped_rows, print_examples
+    from flows.inspection.documents import dropped_documents, print_examples
     from flows.inspection.documents import look as sample
     from flows.inspection.examples_page import write_page
 
-    # A page shows whole texts, so it takes the rows before they are cut to excerpts.
+    # A page shows whole texts, so it takes the documents before they are cut to excerpts.
     if html is not None:
-        rows = dropped_rows(curated(run, store), reason, count, seed)
-        write_page(html, reason, rows)
-        console.print(f"{html}: {len(rows):,} documents", markup=False, highlight=False)
+        documents = dropped_documents(curated(run, store), reason, count, seed)
+        write_page(html, reason, documents)
+        console.print(f"{html}: {len(documents):,} documents", markup=False, highlight=False)
         return
     examples = sample(curated(run, store), reason, count, seed)
     if as_json:

@@ -1,11 +1,16 @@
 """Commands for finding artifacts and marking them: tag, pin, note, search."""
 
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from flows.cli.options import IdArgument, JsonOption, StoreOption, console, existing_store, print_json
-from infra.json_values import JsonObject
+
+if TYPE_CHECKING:
+    from flows.inspection.search import FoundArtifact
+
+R = TypeVar("R")
 
 RemoveOption = Annotated[bool, typer.Option("--remove", help="Take it away; its history stays in the store.")]
 OptionalId = Annotated[str | None, typer.Argument(metavar="[ID]", help="Artifact id or tag; lists all if left out.")]
@@ -90,7 +95,7 @@ def search_command(
     found = existing_store(store)
     rows = look(found, conditions)
 
-    def line(row: JsonObject) -> str:
+    def line(row: "FoundArtifact") -> str:
         said = ", ".join(f"{path} {value}" for path, value in row["found"].items())
         return f"{row['id']}  {row['label']}  {row['created']}  {said}"
 
@@ -99,7 +104,7 @@ def search_command(
         console.print(f"no artifact of store {found.url} is like that; see: olmo2 ls", highlight=False)
 
 
-def _tell(rows: list[JsonObject], as_json: bool, line: Any) -> None:
+def _tell(rows: Sequence[R], as_json: bool, line: Callable[[R], str]) -> None:
     if as_json:
         print_json(rows)
         return

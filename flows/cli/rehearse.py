@@ -105,13 +105,13 @@ def _check_cleaned(path: Path, root: str) -> None:
 
 
 def _tell(path: Path, root: str, until: str | None, *, as_json: bool) -> None:
-    from flows.rehearsing.findings import finding_rows, findings, print_findings
+    from flows.rehearsing.findings import findings, print_findings
     from flows.running.run import load_recipe, plan
     from infra.storage.store import Store
 
     found = findings(Store(root), plan(load_recipe(str(path), store=root), until))
     if as_json:
-        print_json(finding_rows(found))
+        print_json(found)
     else:
         print_findings(console, found)
 
@@ -123,11 +123,11 @@ def conformance_command(
 ) -> None:
     """Compare a published recipe with the paper and the released code, value by value, with the reason of each choice."""
     from flows.inspection.conformance import conformance as compare
-    from flows.inspection.conformance import conformance_rows, print_conformance
+    from flows.inspection.conformance import print_conformance
 
     rows = compare(size, set)
     if as_json:
-        print_json(conformance_rows(rows))
+        print_json(rows)
     else:
         print_conformance(console, rows)
 

@@ -8,6 +8,7 @@ thing of that name out; everywhere else null is a value.
 """
 
 import re
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from flows.config.errors import RecipeError, explain_error, nearest
 from flows.config.recipe_config import RecipeConfig
 from flows.config.rules import check_recipe
 from flows.config.strict_yaml import DEEPEST, parse_yaml
-from infra.json_values import JsonObject
 
 NAMED = ("start", "collect", "classifiers", "label", "synthesize", "filter")
 """Fields whose keys are names of the recipe's own choosing: a null below them takes out what is of that name."""
@@ -57,7 +57,7 @@ def load(recipe: str, overrides: list[str] | None = None) -> RecipeConfig:
     return checked_recipe(data, recipe)
 
 
-def checked_recipe(data: JsonObject, recipe: str) -> RecipeConfig:
+def checked_recipe(data: Mapping[str, object], recipe: str) -> RecipeConfig:
     """The recipe that a mapping describes. `recipe` names it in errors.
 
     Raises RecipeError for an unknown field, a value of the wrong type, or parts that contradict each other.
@@ -73,12 +73,12 @@ def checked_recipe(data: JsonObject, recipe: str) -> RecipeConfig:
     return config
 
 
-def read_recipe(recipe: str) -> JsonObject:
+def read_recipe(recipe: str) -> dict[str, object]:
     """The recipe's mapping, merged over the recipe it extends. Raises RecipeError for a loop of `extends`."""
     return _read(find_recipe(recipe), [])
 
 
-def _read(path: Path, above: list[Path]) -> JsonObject:
+def _read(path: Path, above: list[Path]) -> dict[str, object]:
     """One file over what it extends; `above` are the files that extend it, the first one read first."""
     # Resolved, so that a link to a file that is being read is found as the loop it is.
     if path.resolve() in (file.resolve() for file in above):
@@ -105,7 +105,7 @@ def _read(path: Path, above: list[Path]) -> JsonObject:
         raise RecipeError(
             f"{path}: extends={parent!r} is not the name or path of a recipe, such as extends: laptop, or a list of them"
         )
-    below: JsonObject = {}
+    below: dict[str, object] = {}
     for name in parents:
         file = extended_file(path, name)
         given = _read(file, [*above, path])
@@ -125,7 +125,7 @@ def extended_file(path: Path, parent: str) -> Path:
     return find_recipe(parent)
 
 
-def taken_out(below: JsonObject, above: JsonObject, where: str) -> JsonObject:
+def taken_out(below: Mapping[str, object], above: Mapping[str, object], where: str) -> dict[str, object]:
     """`below` without the named things that are null in `above`; the nulls are removed from `above` itself.
 
     Raises RecipeError for a name that is not there.
@@ -164,7 +164,7 @@ _ID = re.compile("[0-9a-f]{4,16}")
 """An artifact's id or its beginning."""
 
 
-def merge(below: JsonObject, above: JsonObject) -> JsonObject:
+def merge(below: Mapping[str, object], above: Mapping[str, object]) -> dict[str, object]:
     """Mappings merged key by key; anything else above replaces what is below. A mapping of another `kind` or `algorithm`
     replaces.
     """
@@ -179,7 +179,7 @@ def merge(below: JsonObject, above: JsonObject) -> JsonObject:
     return merged
 
 
-def apply_override(data: JsonObject, override: str) -> None:
+def apply_override(data: dict[str, object], override: str) -> None:
     """Set one `stage.field=value` in place; the value is read as YAML. As in a file, `collect.web=null` takes `web` out."""
     path, equals, text = override.partition("=")
     if not equals or not path.strip():

@@ -4,9 +4,10 @@ Ours is read from the recipe, the other two from published_values.yaml next to t
 files. A value of ours that is neither the paper's nor the code's is marked, and so is one without a reason where both disagree.
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, TypedDict
 
 import yaml
 from rich.console import Console
@@ -16,7 +17,6 @@ from flows.cli.options import print_whole
 from flows.config.errors import RecipeError
 from flows.config.files import load
 from flows.config.recipe_config import RecipeConfig
-from infra.json_values import JsonObject
 from model.config import ModelConfig
 from tasks.evaluation.report import ConformanceRow
 
@@ -25,6 +25,19 @@ PUBLISHED_SIZES = ("1b", "7b", "13b", "32b")
 ABSENT = object()
 """Stands for the value of a field that a recipe does not have."""
 _Verdict = Literal["as both", "as the paper", "as the code", "ours", "not published"]
+
+
+class PublishedValue(TypedDict):
+    """An entry of the file; a value that depends on the size is a mapping from sizes to values."""
+
+    topic: str
+    field: str
+    """Dotted path in a recipe."""
+    paper: object
+    code: object
+    why: NotRequired[str]
+    sizes: NotRequired[Sequence[str]]
+    """All published ones where it is left out."""
 
 
 @dataclass(frozen=True)
@@ -74,24 +87,24 @@ def reported(config: RecipeConfig) -> tuple[ConformanceRow, ...]:
     )  # fmt: skip
 
 
-def published_values() -> list[JsonObject]:
+def published_values() -> list[PublishedValue]:
     """The entries of the file."""
     return yaml.safe_load(_FILE.read_text(encoding="utf-8"))
 
 
-def of_size(value: Any, size: str) -> Any:
+def of_size(value: object, size: str) -> object:
     """A value of the file for one size; None where it has none."""
     return value.get(size) if isinstance(value, dict) else value
 
 
-def _row(entry: JsonObject, size: str, ours: Any) -> ComparedValue:
+def _row(entry: PublishedValue, size: str, ours: object) -> ComparedValue:
     paper, code = of_size(entry["paper"], size), of_size(entry["code"], size)
     return ComparedValue(
         entry["topic"], entry["field"], paper, code, ours, _verdict(paper, code, ours), entry.get("why", "")
     )
 
 
-def _at(data: JsonObject, field: str) -> Any:
+def _at(data: Mapping[str, object], field: str) -> Any:
     """The value at a dotted path, ABSENT where there is none; members of a list are told apart by their names."""
     value: Any = data
     for part in field.split("."):
@@ -119,11 +132,6 @@ def print_conformance(console: Console, rows: list[ComparedValue]) -> None:
         style = "yellow" if row.verdict == "ours" else None
         table.add_row(row.topic, *cells, row.verdict, row.why if row.paper != row.code else "", style=style)
     print_whole(console, table)
-
-
-def conformance_rows(rows: list[ComparedValue]) -> list[JsonObject]:
-    """The table as JSON values."""
-    return [asdict(row) for row in rows]
 
 
 def _shown(value: Any) -> str:

@@ -4,6 +4,7 @@ import random
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal, TypedDict
 
 import orjson
@@ -20,6 +21,21 @@ EXCERPT_CHARACTERS = 240
 """Shown on each side of what matched."""
 SAMPLED_FROM = 50
 """Dropped documents looked at for each one shown: a sample need not read a whole source."""
+
+
+@dataclass(frozen=True)
+class DroppedDocument:
+    """A whole dropped document."""
+
+    id: str
+    source: str
+    url: str | None
+    step: str
+    reason: str
+    detail: str
+    text: str
+    spans: list[tuple[int, int]]
+    """Start and end of each match, in characters."""
 
 
 class Example(TypedDict):
@@ -76,12 +92,14 @@ class DocumentDecision(_Decided, total=False):
 
 
 def look(asked: Curated, reason: str, count: int, seed: int = 0) -> list[Example]:
-    """A seeded sample of documents that were dropped for a reason, as excerpts with what matched. Raises as `dropped_rows`."""
-    return [_example(row) for row in dropped_rows(asked, reason, count, seed)]
+    """A seeded sample of documents that were dropped for a reason, as excerpts with what matched. Raises as
+    `dropped_documents`.
+    """
+    return [_example(document) for document in dropped_documents(asked, reason, count, seed)]
 
 
-def dropped_rows(asked: Curated, reason: str, count: int, seed: int = 0) -> list[JsonObject]:
-    """A seeded sample of the rows that were dropped for a reason, each with its `step` and the `spans` that matched.
+def dropped_documents(asked: Curated, reason: str, count: int, seed: int = 0) -> list[DroppedDocument]:
+    """A seeded sample of the documents that were dropped for a reason.
 
     Raises ValueError for a reason that nothing was dropped for.
     """
@@ -102,31 +120,43 @@ def dropped_rows(asked: Curated, reason: str, count: int, seed: int = 0) -> list
     # Files first in a random order, then rows within them: a whole source need not be read.
     chance = random.Random(seed)
     chance.shuffle(files)
-    pool: list[JsonObject] = []
+    pool: list[tuple[str, JsonObject]] = []
     for record, name in files:
         # The reason as JSON text, with its quotes, so that no part of a word matches.
         rows = asked.lines_of(record, name, orjson.dumps(reason))
-        pool += [row | {"step": record.label} for _, _, row in rows if row["reason"] == reason]
+        pool += [(record.label, row) for _, _, row in rows if row["reason"] == reason]
         if len(pool) >= SAMPLED_FROM * count:
             break
     sample = chance.sample(pool, min(count, len(pool)))
-    return [row | {"spans": matched_spans(row)} for row in sample]
+    return [
+        DroppedDocument(
+            id=row["id"],
+            source=row["source"],
+            url=(row.get("metadata") or {}).get("url"),
+            step=step,
+            reason=row["reason"],
+            detail=row["detail"],
+            text=row["text"],
+            spans=matched_spans(row),
+        )
+        for step, row in sample
+    ]
 
 
-def _example(row: JsonObject) -> Example:
-    spans = row["spans"]
+def _example(document: DroppedDocument) -> Example:
+    text, spans = document.text, document.spans
     start, end = spans[0] if spans else (0, 0)
     first = max(0, start - EXCERPT_CHARACTERS)
     # Without a match the excerpt is the text's beginning, twice as long.
-    last = min(len(row["text"]), max(end, start) + (EXCERPT_CHARACTERS if spans else 2 * EXCERPT_CHARACTERS))
+    last = min(len(text), max(end, start) + (EXCERPT_CHARACTERS if spans else 2 * EXCERPT_CHARACTERS))
     return {
-        "id": row["id"],
-        "source": row["source"],
-        "step": row["step"],
-        "reason": row["reason"],
-        "detail": row["detail"],
-        "matched": [row["text"][begin:stop] for begin, stop in spans],
-        "excerpt": row["text"][first:last],
+        "id": document.id,
+        "source": document.source,
+        "step": document.step,
+        "reason": document.reason,
+        "detail": document.detail,
+        "matched": [text[begin:stop] for begin, stop in spans],
+        "excerpt": text[first:last],
         # Spans are counted from the excerpt's beginning, and those outside of it are left out.
         "spans": [[begin - first, stop - first] for begin, stop in spans if first <= begin and stop <= last],
     }

@@ -5,12 +5,13 @@ script, however a text may be written.
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-from infra.json_values import JsonObject
+from flows.inspection.documents import DroppedDocument
 
 SHOWN_CHARACTERS = 50_000
 """Of a text; a longer one is shown around its first match."""
@@ -45,12 +46,9 @@ mark { background: #ffd54a; outline: 1px solid #c77800 }
 """
 
 
-def write_page(path: Path, reason: str, rows: Sequence[JsonObject]) -> None:
-    """Write the page of `dropped` rows; each has its `step` and, as `spans`, the characters that matched."""
-    shown = [
-        {**row, "url": (row.get("metadata") or {}).get("url"), "marked": marked(row["text"], row["spans"])}
-        for row in rows
-    ]
+def write_page(path: Path, reason: str, documents: Sequence[DroppedDocument]) -> None:
+    """Write the page of documents that were dropped for a reason."""
+    shown = [{**asdict(document), "marked": marked(document.text, document.spans)} for document in documents]
     # Texts come from the web: escaping is on for every value.
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     path.write_text(environment.from_string(_PAGE).render(reason=reason, rows=shown), encoding="utf-8")

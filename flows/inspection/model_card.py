@@ -4,12 +4,11 @@ Everything comes from records: the checkpoint's, those of its lineage, and those
 that no record names is not guessed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import yaml
 
 from infra.execution.markdown import code, escaped
-from infra.json_values import JsonObject
 from infra.records.index import Index
 from infra.records.record import Record, lineage, load_record
 from infra.storage.store import Store
@@ -70,13 +69,15 @@ def model_card(store: Store, record: Record) -> str:
     return "\n".join(lines)
 
 
-def _front_matter(record: Record, sources: list[tuple[str, str, str, str]], made: list[Record]) -> JsonObject:
+def _front_matter(
+    record: Record, sources: list[tuple[str, str, str, str]], made: list[Record]
+) -> dict[str, str | list[str]]:
     """What the hub indexes; data sets and the base model where they are of the hub."""
     datasets = [
         one for item in made for source in _configs(item) if isinstance(one := source.get("dataset"), str) and one
     ]
     bases = [str(item.config["source"]) for item in made if item.stage in ADOPTED and item.config.get("source")]
-    matter: JsonObject = {"library_name": "transformers", "pipeline_tag": "text-generation"}
+    matter: dict[str, str | list[str]] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
     if datasets:
         matter["datasets"] = sorted(set(datasets))
     if bases:
@@ -105,7 +106,7 @@ def _loading(record: Record) -> list[str]:
     ]
 
 
-def _configs(record: Record) -> list[JsonObject]:
+def _configs(record: Record) -> list[Mapping[str, object]]:
     """The sources in a stage's config: itself where it is one, or those that it lists."""
     config = record.config
     listed = config.get("sources")
@@ -127,7 +128,7 @@ def _sources(made: list[Record]) -> Iterator[tuple[str, str, str, str]]:
             yield record.stage, name, escaped(f"{said}{revision}"), _licence(source)
 
 
-def _licence(source: JsonObject) -> str:
+def _licence(source: Mapping[str, object]) -> str:
     if source.get("kind") in ("problems", "synthetic"):
         return "none needed: made from a seed"
     if source.get("kind") == "python":

@@ -2,10 +2,11 @@
 
 import json
 import os
+from collections.abc import Mapping
+from typing import NotRequired, TypedDict
 from urllib.request import Request, urlopen
 
 from flows.running.prefect_server import running_dashboard
-from infra.json_values import JsonObject
 from infra.records.index import Index, Summary
 from infra.records.record import Record, load_record
 from infra.storage.store import Store
@@ -13,6 +14,30 @@ from infra.storage.store import Store
 PAGE = 200
 """Deployments that the server gives at a time, its own limit."""
 _ANSWER_SECONDS = 15
+
+
+class Parameters(TypedDict, total=False):
+    """What is read of a run's parameters."""
+
+    store: str | None
+    recipe: str
+    overrides: list[str] | None
+
+
+class Schedule(TypedDict):
+    """What is read of a deployment's schedule."""
+
+    active: bool
+    parameters: NotRequired[Parameters | None]
+    """Its own, over the deployment's."""
+
+
+class Deployment(TypedDict):
+    """What is read of the server's answer about a deployment."""
+
+    paused: bool
+    parameters: Parameters
+    schedules: list[Schedule]
 
 
 def newest_records(store: Store, count: int) -> list[Record]:
@@ -51,7 +76,7 @@ def scheduled_recipes(store: Store) -> list[tuple[str, list[str]]]:
     return found
 
 
-def _own_parameters(deployment: JsonObject) -> list[JsonObject]:
+def _own_parameters(deployment: Deployment) -> list[Parameters]:
     """A schedule may have parameters of its own over the deployment's."""
     return [
         deployment["parameters"] | (schedule.get("parameters") or {})
@@ -60,7 +85,7 @@ def _own_parameters(deployment: JsonObject) -> list[JsonObject]:
     ]
 
 
-def _asked(url: str, body: JsonObject) -> list[JsonObject]:
+def _asked(url: str, body: Mapping[str, int]) -> list[Deployment]:
     headers = {"Content-Type": "application/json"}
     if password := os.environ.get("PREFECT_API_AUTH_STRING"):
         import base64

@@ -6,13 +6,12 @@ path into the record (`facts.loss`, `config.optimizer.lr`), or any end of one: `
 
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from infra.execution.plan import flatten
-from infra.json_values import JsonObject
-from infra.records.index import Index
+from infra.records.index import Index, Summary
 from infra.storage.store import Store
 
 # Two-character operators first, or `<=` would be read as `<` and a value with `=`.
@@ -25,6 +24,13 @@ ORDERED: dict[str, Callable[[Any, Any], bool]] = {
 }  # fmt: skip
 
 
+class FoundArtifact(Summary):
+    """An artifact for which the conditions hold."""
+
+    found: dict[str, object]
+    """The fields that were asked, by dotted path."""
+
+
 @dataclass(frozen=True)
 class Condition:
     """One thing that must hold."""
@@ -33,7 +39,7 @@ class Condition:
     operator: str
     value: Any
 
-    def holds(self, fields: JsonObject) -> bool:
+    def holds(self, fields: Mapping[str, object]) -> bool:
         """Whether a field of this name holds the value; `!=` asks that one is there and none is equal."""
         found = [value for path, value in fields.items() if path == self.field or path.endswith(f".{self.field}")]
         if self.operator == "!=":
@@ -73,10 +79,10 @@ def plain_value(text: str) -> Any:
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
 
 
-def search(store: Store, conditions: list[str]) -> list[JsonObject]:
-    """Summaries of the artifacts for which all conditions hold, oldest first, each with the fields that were asked."""
+def search(store: Store, conditions: list[str]) -> list[FoundArtifact]:
+    """The artifacts for which all conditions hold, oldest first."""
     asked = [parse_condition(text) for text in conditions]
-    found = []
+    found: list[FoundArtifact] = []
     for summary, body in Index(store).bodies():
         fields = flatten(summary | {name: body[name] for name in ("config", "notes", "version")})
         if all(condition.holds(fields) for condition in asked):
@@ -85,7 +91,7 @@ def search(store: Store, conditions: list[str]) -> list[JsonObject]:
                 for path, value in fields.items()
                 if any(path == item.field or path.endswith(f".{item.field}") for item in asked)
             }
-            found.append(summary | {"found": shown})
+            found.append({**summary, "found": shown})
     return found
 
 

@@ -4,14 +4,13 @@ All of it is in the records and files that the stages leave; nothing is measured
 """
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
 
 from flows.cli.options import print_whole
 from infra.execution.plan import PlanRow
-from infra.json_values import JsonObject
 from infra.records.artifact import Artifact
 from infra.records.reader import Reader
 from infra.records.record import Record, record_of
@@ -89,11 +88,17 @@ def _dropped(reader: Reader, artifact: Artifact, record: Record) -> dict[str, in
 
 def _source(reader: Reader, artifact: Artifact, dropped: dict[str, int], record: Record) -> str:
     """Rows and columns of a stage that reads from outside."""
-    made = {Documents: "documents", Chats: "chats", Prompts: "prompts"}.get(type(artifact))
-    if made is None:
-        return ""
+    match artifact:
+        case Documents():
+            kept = artifact.documents
+        case Chats():
+            kept = artifact.chats
+        case Prompts():
+            kept = artifact.prompts
+        case _:
+            return ""
     # What was read is what was kept and what was dropped.
-    rows = artifact.facts()[made] + sum(dropped.values())
+    rows = kept + sum(dropped.values())
     return f"{rows:,} rows{_columns(reader, artifact, record)}"
 
 
@@ -102,7 +107,7 @@ def _columns(reader: Reader, artifact: Artifact, record: Record) -> str:
         name for name in record.files if name.endswith(".jsonl.zst") and not name.startswith(("bad/", "dropped/"))
     )
     # The first row stands for all: rows of one file have the same fields.
-    first: JsonObject = next(iter(reader.read_jsonl(artifact, files[0])), {}) if files else {}
+    first = next(iter(reader.read_jsonl(artifact, files[0])), {}) if files else {}
     names = [name for name in first if name != "metadata"] + [
         f"metadata.{name}" for name in first.get("metadata") or {}
     ]
@@ -150,8 +155,3 @@ def print_findings(console: Console, found: list[Finding]) -> None:
             item.label, item.read, dropped, item.made or f"({item.action})", style=None if item.made else "yellow"
         )
     print_whole(console, table)
-
-
-def finding_rows(found: list[Finding]) -> list[JsonObject]:
-    """The list as JSON values."""
-    return [asdict(item) for item in found]

@@ -15,10 +15,12 @@ from flows.rehearsing.local_rows import with_local_rows
 from infra.json_values import JsonObject
 from model.config import ModelConfig
 from model.tokens.tokenizer import Tokenizer
+from tasks.data.mix import MixConfig
 from tasks.evaluation.benchmarks import Benchmark
 from tasks.evaluation.benchmarks.olmes.benchmark import OlmesBenchmark
 from tasks.evaluation.scoring.room import context_of, longest_answer
 from tasks.training.preferences import PreferencesConfig
+from tasks.training.pretrain import PretrainConfig
 
 RANKS = 1_500
 """Ordinary tokens of the vocabulary."""
@@ -74,7 +76,7 @@ def rehearsed(config: RecipeConfig, rows: Path | None, store: str) -> RecipeConf
     data["name"] = f"{config.name}-rehearsal"
     data["pretrain"]["model"] = model_of(config.pretrain.model)
     data["encode"]["ranks"] = RANKS
-    _scale_trainings(data, full)
+    _scale_trainings(data, config)
     _scale_reinforcement(data, config)
     tuned = min(data["dpo"]["max_tokens"], data["reward"]["max_tokens"])
     if isinstance(config.preferences, PreferencesConfig):
@@ -100,7 +102,7 @@ def _benchmarks(evaluation: EvaluationConfig, raw: JsonObject) -> list[tuple[Ben
     return [pair for benchmarks, fields in lists for pair in zip(benchmarks, fields, strict=True)]
 
 
-def model_of(model: ModelConfig) -> JsonObject:
+def model_of(model: ModelConfig) -> dict[str, object]:
     """The variant's small model: its norms and initialisation, its queries per key, its ratio of MLP to width."""
     group = model.n_heads // model.n_kv_heads
     # Grouped queries keep their number per key, so the number of heads is a multiple of it.
@@ -117,7 +119,7 @@ def model_of(model: ModelConfig) -> JsonObject:
         "vocab_size": Tokenizer(RANKS).padded_vocab_size,
         "max_sequence_length": model.max_sequence_length // LENGTHS,
     }
-    return model.model_dump(mode="json") | shape
+    return {**model.model_dump(mode="json"), **shape}
 
 
 def _scaled(value: Any) -> Any:
@@ -156,7 +158,7 @@ def _limited(value: Any) -> Any:
     return found
 
 
-def _scale_trainings(data: JsonObject, full: JsonObject) -> None:
+def _scale_trainings(data: JsonObject, config: RecipeConfig) -> None:
     """Windows of a step, steps, schedules, and the sizes of mixes that are asked for in tokens."""
     pretrain, sweep = data["pretrain"], data["microanneal"]
     trainings = {"pretrain": pretrain, "anneal": data["anneal"], "microanneal": sweep["anneal"]}
@@ -175,18 +177,17 @@ def _scale_trainings(data: JsonObject, full: JsonObject) -> None:
     for item in data["further_ingredients"]:
         item["steps"] = STEPS["anneal"] if item["steps"] else None
         _scale_mix(item["mix"], of_step["anneal"], STEPS["anneal"])
-    _scale_schedule(pretrain, full["pretrain"], full["pretrain_mix"])
-    if data["curation_trial"]:
-        trial, given = data["curation_trial"]["pretrain"], full["curation_trial"]["pretrain"]
-        trial |= {"batch_size": WINDOWS, "steps": STEPS["pretrain"]}
-        trial["model"] = model_of(ModelConfig.model_validate(given["model"]))
-        _scale_schedule(trial, given, full["pretrain_mix"])
-    for name, variant in data["comparison"]["variants"].items() if data["comparison"] else ():
-        given = full["comparison"]["variants"][name]
+    _scale_schedule(pretrain, config.pretrain, config.pretrain_mix)
+    if config.curation_trial:
+        trial, given = data["curation_trial"]["pretrain"], config.curation_trial.pretrain
+        trial |= {"batch_size": WINDOWS, "steps": STEPS["pretrain"], "model": model_of(given.model)}
+        _scale_schedule(trial, given, config.pretrain_mix)
+    for name, given in config.comparison.variants.items() if config.comparison else ():
+        variant = data["comparison"]["variants"][name]
         for field in ("batch_size", "in_loop", "steps"):
             variant[field] = pretrain[field]
-        variant["model"] = model_of(ModelConfig.model_validate(given["model"]))
-        _scale_schedule(variant, given, full["pretrain_mix"])
+        variant["model"] = model_of(given.model)
+        _scale_schedule(variant, given, config.pretrain_mix)
     for own in data["comparison"]["encode"].values() if data["comparison"] else ():
         own["ranks"] = RANKS
     if data["comparison"]:
@@ -198,19 +199,18 @@ def _scale_mix(mix: JsonObject, of_step: int, steps: int) -> None:
         mix["requested_tokens"] = of_step * steps
 
 
-def _scale_schedule(pretrain: JsonObject, full: JsonObject, mix: JsonObject) -> None:
+def _scale_schedule(pretrain: JsonObject, full: PretrainConfig, mix: MixConfig) -> None:
     """The schedule's parts keep their shares of the run."""
-    of_step = full["batch_size"] * full["sequence_length"]
+    of_step = full.batch_size * full.sequence_length
     # Where no steps are given, the mix says how many there are.
-    steps = full["steps"] or (mix["requested_tokens"] // of_step if mix["requested_tokens"] else 0)
-    schedule = pretrain["schedule"]
-    in_tokens = schedule["unit"] == "tokens"
+    steps = full.steps or (mix.requested_tokens // of_step if mix.requested_tokens else 0)
+    in_tokens = full.schedule.unit == "tokens"
     run = STEPS["pretrain"] * (WINDOWS * pretrain["sequence_length"] if in_tokens else 1)
     whole = steps * of_step if in_tokens else steps
     if whole:
-        pretrain["schedule"] = schedule | {
-            "length": round(schedule["length"] / whole * run),
-            "warmup": round(schedule["warmup"] / whole * run),
+        pretrain["schedule"] |= {
+            "length": round(full.schedule.length / whole * run),
+            "warmup": round(full.schedule.warmup / whole * run),
         }
 
 
@@ -226,7 +226,7 @@ def _scale_reinforcement(data: JsonObject, config: RecipeConfig) -> None:
         stage["episodes"] = ROLLOUTS * prompts * stage.get("samples", 1)
 
 
-def _execution(config: RecipeConfig, store: str) -> JsonObject:
+def _execution(config: RecipeConfig, store: str) -> dict[str, object]:
     """Here, on CPU, in one process, without compiling; a language model is asked where the recipe says."""
     execution = config.execution.model_dump(mode="json")
     small = {

@@ -16,7 +16,6 @@ from prefect.utilities.processutils import setup_signal_handlers_worker
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker
 
 from flows.running.work_pool import ENTRYPOINTS, JOB_TEMPLATE, POOL, STEP
-from infra.json_values import JsonObject
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -53,7 +52,7 @@ def check_run(flow_run: "FlowRun", deployment: "DeploymentResponse | None", work
         raise RefusedRun(f"the deployment has steps before its run other than to work in {Path.cwd()}")
 
 
-def _stays_here(steps: list[JsonObject] | None) -> bool:
+def _stays_here(steps: list[dict[str, dict[str, object]]] | None) -> bool:
     return all(
         set(step) == {STEP}
         and set(step[STEP]) == {"directory"}

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
-from infra.json_values import JsonObject
 from infra.records.index import Summary
+from infra.records.marks import Mark
 from infra.records.record import Record
+from tasks.evaluation.comparing.differences import Difference
 
 
 class ArtifactList(TypedDict):
@@ -21,14 +22,20 @@ class ArtifactList(TypedDict):
     words: str
 
 
+class RunEnd(Summary):
+    """An artifact that nothing was made from."""
+
+    recipe: str
+    """Name of the recipe that its config gives; empty where it gives none."""
+
+
 class Runs(TypedDict):
     """Where each run has come to."""
 
-    ends: list[JsonObject]
-    """Summaries with the recipe's name."""
+    ends: list[RunEnd]
     count: int
     """Of all records."""
-    tags: list[JsonObject]
+    tags: list[Mark]
 
 
 @dataclass(frozen=True)
@@ -74,9 +81,9 @@ class ArtifactPage(TypedDict):
 
     record: Record
     bytes: int
-    facts: JsonObject
-    config: JsonObject
-    cost: JsonObject
+    facts: dict[str, object]
+    config: dict[str, object]
+    cost: dict[str, object]
     users: list[Summary]
     graph: Graph
     curve: LossCurve | None
@@ -105,4 +112,4 @@ class ComparedPage(TypedDict):
     first: Record
     second: Record
     differences: dict[str, list[str]]
-    scores: list[JsonObject]
+    scores: list[Difference]

@@ -6,7 +6,6 @@ joined to a path unseen.
 
 import io
 from collections.abc import Iterator
-from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
@@ -14,10 +13,19 @@ import orjson
 import zstandard
 
 from flows.inspection.artifacts import find_record
-from flows.serving.pages import ArtifactList, ArtifactPage, ComparedPage, Graph, GraphNode, LossCurve, Runs, Samples
+from flows.serving.pages import (
+    ArtifactList,
+    ArtifactPage,
+    ComparedPage,
+    Graph,
+    GraphNode,
+    LossCurve,
+    RunEnd,
+    Runs,
+    Samples,
+)
 from infra.execution.compare import record_differences
 from infra.execution.plan import flatten
-from infra.json_values import JsonObject
 from infra.records.index import Index
 from infra.records.marks import notes, pins, tags
 from infra.records.reader import Reader
@@ -25,7 +33,7 @@ from infra.records.record import Record, lineage, load_record
 from infra.session import matches
 from infra.storage.store import Store
 from tasks.artifacts import METRICS, Scores
-from tasks.evaluation.comparing.differences import compare_scores
+from tasks.evaluation.comparing.differences import Difference, compare_scores
 
 PAGE_ROWS = 100
 _SAMPLES = 20
@@ -65,15 +73,14 @@ def listing(store: Store, stage: str, words: str, page: int) -> ArtifactList:
 
 def runs(store: Store) -> Runs:
     """Artifacts that nothing was made from, newest first: where each run has come to."""
-    rows: list[JsonObject] = []
+    rows: list[RunEnd] = []
     used: set[str] = set()
     for summary, body in Index(store).bodies():
         rows.append({**summary, "recipe": body["config"].get("recipe", "")})
         used |= {item["address"] for item in body["inputs"]}
     # By address, since a generation may have been used while a later one was not.
     ends = [row for row in rows if f"{row['stage']}/{row['id']}/g{row['generation']:04d}" not in used]
-    marked = [asdict(mark) for mark in tags(store).values()]
-    return {"ends": list(reversed(ends))[:PAGE_ROWS], "count": len(rows), "tags": marked}
+    return {"ends": list(reversed(ends))[:PAGE_ROWS], "count": len(rows), "tags": list(tags(store).values())}
 
 
 def record_named(store: Store, id: str, generation: int | None) -> Record:
@@ -237,12 +244,12 @@ def _cut(text: str) -> str:
 
 def comparison_page(store: Store, first: Record, second: Record) -> ComparedPage:
     """How two artifacts differ; two evaluations also item by item."""
-    scores: list[JsonObject] = []
+    scores: list[Difference] = []
     if first.kind == second.kind == Scores.__name__:
         one, other = first.artifact(), second.artifact()
         assert isinstance(one, Scores) and isinstance(other, Scores)
         try:
-            scores = [asdict(row) for row in compare_scores(Reader(store), one, other)]
+            scores = compare_scores(Reader(store), one, other)
         except ValueError as error:
             raise NotFound(str(error)) from error
     return {"first": first, "second": second, "differences": record_differences(first, second), "scores": scores}

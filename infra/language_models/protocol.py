@@ -6,10 +6,10 @@ makes a killed stage go on without paying twice.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import orjson
 
@@ -30,7 +30,7 @@ class Request:
     """One request: everything that decides the answer, and nothing that says where it is asked."""
 
     route: Route
-    body: JsonObject
+    body: dict[str, object]
     """The JSON body, the model's name included."""
 
     @cached_property
@@ -50,6 +50,38 @@ def completion_request(model: str, prompt: str | Sequence[int], **sampling: Any)
     return Request(
         "completions", {"model": model, "prompt": prompt if isinstance(prompt, str) else list(prompt), **sampling}
     )
+
+
+class TokenObject(TypedDict):
+    """What the chat route says of one token."""
+
+    token: str
+    logprob: float
+
+
+class LogProbsObject(TypedDict, total=False):
+    """Tokens of an answer: the chat route lists them under `content`, the completions route as two parallel lists."""
+
+    content: list[TokenObject] | None
+    tokens: list[str] | None
+    token_logprobs: list[float | None] | None
+
+
+class MessageObject(TypedDict, total=False):
+    """An answer of the chat route."""
+
+    content: str | None
+
+
+class ChoiceObject(TypedDict, total=False):
+    """What is read of an entry of `choices`: `message` is the chat route's, `text` that of completions."""
+
+    message: MessageObject | None
+    text: str | None
+    finish_reason: str | None
+    logprobs: LogProbsObject | None
+    token_ids: list[int] | None
+    """Where the server gives them; the protocol does not ask for it."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +134,7 @@ class Answer:
         return self.choices[0].finish if self.choices else "refused"
 
 
-def usage_of(body: JsonObject) -> dict[str, int]:
+def usage_of(body: Mapping[str, object]) -> dict[str, int]:
     """The counts of tokens that a server's JSON states, whatever else it holds."""
     usage = body.get("usage")
     if not isinstance(usage, dict):
@@ -110,12 +142,11 @@ def usage_of(body: JsonObject) -> dict[str, int]:
     return {name: int(count) for name, count in usage.items() if isinstance(count, int | float)}
 
 
-def read_choice(choice: JsonObject) -> Choice:
+def read_choice(choice: ChoiceObject) -> Choice:
     """One entry of `choices`, of either route."""
     message = choice.get("message")
     text = choice.get("text") if message is None else message.get("content")
     logprobs = choice.get("logprobs") or {}
-    # The chat route lists tokens under `content`; the completions route has two parallel lists.
     if "content" in logprobs:
         entries = logprobs["content"] or []
         tokens, values = [entry["token"] for entry in entries], [entry["logprob"] for entry in entries]

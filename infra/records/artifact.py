@@ -4,8 +4,6 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from infra.json_values import JsonObject
-
 
 class Artifact(BaseModel):
     """What one stage made: where it is, what it is made of, and a few typed facts. Never bulk data.
@@ -37,6 +35,6 @@ class Artifact(BaseModel):
     def kind(self) -> str:
         return type(self).__name__
 
-    def facts(self) -> JsonObject:
+    def facts(self) -> dict[str, object]:
         """The fields that the subclass adds."""
         return self.model_dump(mode="json", exclude=set(Artifact.model_fields))

@@ -5,6 +5,7 @@ Written last, by a create-only object numbered by generation. No record: the art
 
 import hashlib
 import re
+from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -182,7 +183,7 @@ def content_digest(files: dict[str, FileEntry]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def identity(stage: str, version: int, config: JsonObject, inputs: list[Input]) -> str:
+def identity(stage: str, version: int, config: Mapping[str, object], inputs: list[Input]) -> str:
     """What is computed, hashed: equal for equal stage, version, config and input contents (not input addresses)."""
     # Digests, not addresses: an input that was rerun to the same bytes reruns nothing below it.
     body = {

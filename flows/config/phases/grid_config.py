@@ -4,13 +4,12 @@ Studies of the paper are such grids: peak learning rates of pre-training (Table 
 (Table 17), coefficients of reinforcement. Mix shares and token budgets of mid-training are the sweep's (`microanneal`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
-from infra.json_values import JsonObject
 from model.config import Config
 
 How = TypeVar("How", bound=Config)
@@ -48,7 +47,7 @@ class GridConfig(Config):
         """The combinations in the grid's order, as labels name them."""
         return [name for name, _ in self._combinations()]
 
-    def _combinations(self) -> Iterator[tuple[str, JsonObject]]:
+    def _combinations(self) -> Iterator[tuple[str, Mapping[str, object]]]:
         for chosen in product(*self.values.values()):
             changes = dict(zip(self.values, chosen, strict=True))
             # The last part of a field names it: `schedule.learning_rate` is `learning_rate` in labels.
@@ -76,7 +75,7 @@ class GridConfig(Config):
         return next(name for name in self.names if name in order and name not in hopeless)
 
 
-def changed(how: How, changes: JsonObject) -> How:
+def changed(how: How, changes: Mapping[str, object]) -> How:
     """A config with fields, dotted ones within its parts, set to other values and validated again."""
     # Through plain values and back, so that every validator sees the changed config.
     data = how.model_dump()
