@@ -138,9 +138,7 @@ def test_a_cancelled_question_is_no_approval(tmp_path: Path):
 
 
 @pytest.mark.parametrize("sent", [Abort, Pause])
-def test_a_question_that_the_server_refuses_ends_the_wait(
-    sent: type[PrefectSignal], monkeypatch: pytest.MonkeyPatch
-):
+def test_a_question_that_the_server_refuses_ends_the_wait(sent: type[PrefectSignal], monkeypatch: pytest.MonkeyPatch):
     """In a thread with a time limit: what is wrong here shows as a wait without end."""
 
     def refused(**_: object) -> None:

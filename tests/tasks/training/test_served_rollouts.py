@@ -234,3 +234,18 @@ def test_a_server_without_weights_is_refused_before_a_run():
         # Nobody is asked by what is there already.
         check_generation([replace(waiting, action="reused")], execution)
     check_generation([waiting], Execution(generation={"default": "endpoint"}, endpoints=named))
+
+
+def test_the_key_of_a_sampler_is_looked_for_before_a_run(monkeypatch):
+    waiting = PlanRow("rlvr", "rlvr", "run", "", "0", (), {}, None)
+    server = EndpointSettings(
+        url="http://nowhere/v1", key_env="SAMPLER_KEY", weights=WeightFolder(server="vllm", path="/weights")
+    )
+    execution = Execution(generation={"rlvr": "endpoint"}, endpoints={"rlvr": server})
+    monkeypatch.delenv("SAMPLER_KEY", raising=False)
+    with pytest.raises(ValueError, match=r"the key of rlvr is looked for in \$SAMPLER_KEY, which is not set"):
+        check_generation([waiting], execution)
+    # Rollouts that are decoded here ask nobody.
+    check_generation([waiting], Execution(endpoints={"rlvr": server}))
+    monkeypatch.setenv("SAMPLER_KEY", "sesame")
+    check_generation([waiting], execution)
