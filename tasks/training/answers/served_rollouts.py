@@ -9,7 +9,7 @@ another temperature, ends the training by name, and its answers are forgotten.
 
 import hashlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
@@ -30,8 +30,7 @@ from model.network.transformer import Transformer
 from model.parallel.group import Group, whole_model
 from model.tokens.tokenizer import Tokenizer
 from tasks.generation import server_generator, shared_generator
-from tasks.training.answers.verified_answers import EncodedPrompt, VerifiedAnswer, sample_answers
-from tasks.verifiers import Rules
+from tasks.training.answers.verified_answers import EncodedPrompt, VerifiedAnswer
 
 LARGEST_GAP: dict[Precision, float] = {"fp32": 0.03, "bf16": 0.3}
 """Nats per token by which two computations of the same log-probabilities may differ in the mean, besides a constant: a hundred
@@ -78,27 +77,6 @@ class ServedPolicy:
             Completion(list(ids), completion_text(self.tokenizer, list(ids), sampling.stop), list(logprobs), finish)
             for ids, logprobs, finish in known
         ]
-
-    def answers(
-        self,
-        policy: Transformer,
-        group: Group,
-        rollout: int,
-        prompts: Sequence[EncodedPrompt],
-        samples: int,
-        sampling: Sampling,
-        rules: Rules,
-    ) -> list[list[VerifiedAnswer]]:
-        """The same, verified: `samples` for each prompt."""
-        asked = [prompt.ids for prompt in prompts for _ in range(samples)]
-        known = self.completions(policy, group, rollout, asked, sampling)
-
-        def answered(
-            prompts: Sequence[Sequence[int]], sampling: Sampling, progress: Callable[[int], None] | None = None
-        ) -> list[Completion]:
-            return known
-
-        return sample_answers(answered, prompts, samples, sampling, rules=rules)
 
     def forget(self, rollout: int) -> None:
         """Forget a rollout's answers, so that the next attempt asks the server for others."""
