@@ -29,7 +29,7 @@ class ServedMember(Config):
     """A model that a server answers for: `execution.endpoints` says where, by the model's name."""
 
     kind: Literal["served"] = "served"
-    name: str
+    name: str = Field(min_length=1)
     """Name in the rows and in the record."""
     model: LanguageModelConfig
     """Which model, and how it is sampled."""
@@ -39,7 +39,7 @@ class CheckpointMember(Config):
     """A checkpoint of the store, sampled as the policy is."""
 
     kind: Literal["checkpoint"] = "checkpoint"
-    name: str
+    name: str = Field(min_length=1)
     """Name in the rows and in the record."""
     checkpoint: str
     """Its id in the store."""
