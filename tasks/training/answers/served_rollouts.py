@@ -106,8 +106,7 @@ class ServedPolicy:
             kept = self.ws.store.read_json(self._name(rollout))
         except FileNotFoundError:
             return None
-        # Development versions kept a bare list, which does not say whose answers it holds.
-        return kept["answers"] if isinstance(kept, dict) and kept["weights"] == weights else None
+        return kept["answers"] if kept["weights"] == weights else None
 
     def _keep(self, rollout: int, weights: str, answers: _Answers) -> None:
         self.ws.store.write(self._name(rollout), orjson.dumps({"weights": weights, "answers": answers}))
