@@ -115,12 +115,18 @@ class ServedPolicy:
             self.ws.store.remove(self._name(rollout - self.kept_rollouts - 1))
 
 
+def rollout_server(ws: Workspace) -> EndpointSettings | None:
+    """Where this stage's rollouts are sampled by a server; None where they are decoded here."""
+    settings = ws.own_endpoint() if ws.generation == "endpoint" else None
+    return settings if settings is not None and settings.weights is not None else None
+
+
 def served_policy(ws: Workspace, tokenizer: Tokenizer, precision: Precision, updates: int) -> ServedPolicy | None:
     """The server that `execution` names for this stage's rollouts; None where they are decoded here. `updates` are those of a
     rollout.
     """
-    settings = ws.own_endpoint() if ws.generation == "endpoint" else None
-    if settings is None or settings.weights is None:
+    settings = rollout_server(ws)
+    if settings is None:
         return None
     # Two more than fit between save points: the interval is rounded up to whole rollouts, and a save takes a while.
     return ServedPolicy(ws, tokenizer, precision, settings, -(-ws.save_every // updates) + 2)

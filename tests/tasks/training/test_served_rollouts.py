@@ -13,7 +13,7 @@ import pytest
 from flows.running.readiness import check_generation
 from infra.execution.plan import PlanRow
 from infra.language_models.client import EndpointError
-from infra.settings import EndpointSettings, Execution, WeightFolder
+from infra.settings import ComputeSettings, EndpointSettings, Execution, ParallelSettings, WeightFolder
 from infra.storage.store import Store
 from infra.workspace import WorkSettings, Workspace
 from model.config import Compute, Parallel
@@ -22,9 +22,11 @@ from model.files.weights import load_hf
 from model.network.initial_weights import initial_rows
 from model.network.transformer import Transformer, on_meta_device
 from model.parallel.group import Group, distribute, fill_weights
+from tasks.artifacts import Checkpoint, Prompts
 from tasks.training.answers import verified_answers
 from tasks.training.answers.served_rollouts import ServedPolicy, served_policy
 from tasks.training.answers.verified_answers import EncodedPrompt, VerifiedAnswer
+from tasks.training.ppo import PPOConfig, train_ppo
 from tasks.training.rlvr import GRPORollouts, RLVRConfig, train_rlvr
 from tasks.verifiers import Verdict
 from tests.model.groups import run_group
@@ -261,6 +263,29 @@ def test_workers_that_share_a_prompt_ask_for_other_samples(tmp_path):
         assert first == second
         assert sampler.asked == len({body["seed"] for body in server.bodies}) == 6
     assert len({tuple(ids) for ids in first}) == 6
+
+
+def test_ppo_on_several_workers_refuses_a_server_before_it_loads_anything(tmp_path):
+    settings = EndpointSettings(
+        url="http://nowhere/v1", weights=WeightFolder(server="vllm", path=str(tmp_path / "weights"))
+    )
+    ws = Workspace(
+        Store(str(tmp_path / "store")),
+        stage="ppo",
+        id="1",
+        payload="ppo/1/g0001",
+        progress_folder="_progress/ppo/1",
+        settings=WorkSettings(
+            compute=ComputeSettings(parallel=ParallelSettings(workers=2)),
+            generation="endpoint",
+            endpoints={"ppo": settings},
+        ),
+    )
+    absent = Checkpoint.model_construct(address="checkpoint/absent/g0001")
+    with pytest.raises(ValueError, match=r"execution\.endpoints\.ppo samples for a policy in one process"):
+        train_ppo(
+            ws, absent, None, Prompts.model_construct(address="prompts/absent/g0001"), PPOConfig.model_construct()
+        )
 
 
 def test_a_server_without_weights_is_refused_before_a_run():
