@@ -92,6 +92,7 @@ def store(request: pytest.FixtureRequest, tmp_path) -> Store:
 
 NEEDS = {
     "browser": ("chromium", "chromedriver"),
+    "compiler": ("g++",),
     "ceph": ("radosgw", "ceph-mon", "ceph-osd", "ceph-authtool", "monmaptool"),
     "postgres": ("initdb", "pg_ctl", "pg_dump", "psql"),
 }

@@ -48,7 +48,7 @@ class _Network(ctypes.Structure):
                 "layer_norm", "input_norms", "query_norm", "embedding_is_bf16",
             )
         ),
-        *((name, ctypes.c_float) for name in ("epsilon", "clip", "query_scale", "unused")),
+        *((name, ctypes.c_float) for name in ("epsilon", "clip", "query_scale")),
         *((name, ctypes.c_void_p) for name in ("embedding", "head", "norm", "turns")),
         ("layer", ctypes.POINTER(_LayerPointers)),
     ]  # fmt: skip
@@ -89,7 +89,7 @@ class CompiledStep:
             config.n_layers, config.d_model, config.n_heads, config.n_kv_heads, config.head_dim, config.mlp_hidden,
             config.vocab_size, chunks, config.norm == "layer", config.norm_placement == "input",
             config.qk_norm == "projection", prepared.embedding.dtype == torch.bfloat16, config.norm_eps,
-            float("inf") if config.qkv_clip is None else config.qkv_clip, config.head_dim**-0.5, 0.0,
+            float("inf") if config.qkv_clip is None else config.qkv_clip, config.head_dim**-0.5,
             self._address(prepared.embedding), self._packed(prepared.head[0]), self._norm(prepared.norm),
             self._address(torch.view_as_real(prepared.turns)), (_LayerPointers * len(layers))(*layers),
         )  # fmt: skip

@@ -388,7 +388,7 @@ struct Layer {
 struct Network {
     int64_t layers, d_model, n_heads, n_kv_heads, head_dim, mlp_hidden, vocab, chunks;
     int64_t layer_norm, input_norms, query_norm, embedding_is_bf16;
-    float epsilon, clip, query_scale, unused;
+    float epsilon, clip, query_scale;
     const void* embedding;
     const void* head;
     const float* norm;

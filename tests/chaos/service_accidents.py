@@ -33,8 +33,7 @@ def faulty_storage(chaos: "Chaos", store: Store) -> None:
         if killed:
             chaos.moment(4.0)
             driver.kill()
-        driver.join(chaos.calm_seconds)
-        chaos.end(driver)
+        chaos.settle(driver)
         if not killed and driver.exitcode:
             chaos.problem(f"a driver ended with {driver.exitcode} at {rate:.0%} faults")
         chaos.faults.update({kind: count for kind, count in proxy.counts.items() if kind != "none"})
@@ -123,6 +122,5 @@ def _meet(chaos: "Chaos", driver: BaseProcess, met: Callable[[], bool], what: st
         except psutil.NoSuchProcess:
             continue  # it ended between the look and the kill
         time.sleep(0.01)
-    chaos.missed[what] += not happened
-    driver.join(chaos.calm_seconds)
-    chaos.end(driver)
+    (chaos.reached if happened else chaos.missed)[what] += 1
+    chaos.settle(driver)

@@ -24,4 +24,7 @@ def test_accidents_lose_nothing_change_nothing_and_commit_nothing_twice(tmp_path
         chaos.run(COUNT)
     assert chaos.problems == [], json.dumps(chaos.problems, indent=1)
     assert sum(chaos.done.values()) == COUNT
+    assert chaos.reached["stage's process"] > 0, "a stage's process was killed"
+    assert chaos.reached.total() > chaos.missed.total(), f"met {chaos.reached}, not met {chaos.missed}"
+    assert chaos.faults.total() > 0, "object storage failed at some request"
     assert len(chaos.met) >= 3, "accidents met the pipeline at different places"

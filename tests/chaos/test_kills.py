@@ -32,7 +32,6 @@ def assert_not_made(store: Store, label: str) -> None:
     assert label not in records(store), f"{label} was finished before the accident; give it more work"
 
 
-@pytest.mark.timeout(1800)
 def test_killed_in_encode_pretrain_sft_and_rlvr_it_ends_with_the_same_bytes(
     tmp_path: Path, undisturbed: Path, start: Callable[..., Run]
 ):

@@ -29,6 +29,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.conftest import free_port
+from tests.flows.dashboards import FINAL
 
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
 
@@ -138,8 +139,7 @@ class Dashboard:
             runs = [
                 run for run in self.api("/flow_runs/filter", query) if run["state_type"] not in ("SCHEDULED", "PENDING")
             ]
-            final = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-            return next((run for run in runs if run["state_type"] in final), None)
+            return next((run for run in runs if run["state_type"] in FINAL), None)
 
         return wait_for(ended, RUN_SECONDS, f"a finished run of {deployment}")
 

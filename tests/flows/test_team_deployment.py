@@ -27,7 +27,7 @@ import yaml
 from infra.records.record import all_records
 from infra.storage.store import Store
 from tests.conftest import free_port, postgres_program
-from tests.flows.dashboards import REPOSITORY, until
+from tests.flows.dashboards import FINAL, REPOSITORY, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.postgres, pytest.mark.s3]
 
@@ -214,7 +214,7 @@ def started(api: str, login: str) -> str:
 
 def final(api: str, run: str, login: str) -> dict[str, Any] | None:
     found = ask(f"{api}/flow_runs/{run}", None, login)[1]
-    return found if found and found["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
+    return found if found and found["state_type"] in FINAL else None
 
 
 def restored_from_a_backup(

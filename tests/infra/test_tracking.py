@@ -1,9 +1,12 @@
-"""Metrics to trackers. Oracles: TensorBoard's event file and W&B's offline folder, read back."""
+"""Metrics to trackers. Oracles: TensorBoard's event file, W&B's offline folder and MLflow's database, read back."""
 
 import importlib.util
 import json
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -66,9 +69,17 @@ def test_wandb_writes_an_offline_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     tell(start_trackers({"wandb": "olmo2"}, RUN)[0])
     (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+
+    def written() -> list[Any]:
+        return [Record.FromString(data) for data in chunks(file.read_bytes())]
+
+    # W&B's own process writes the file, some of it after `finish` has returned.
+    deadline = time.monotonic() + 30
+    while not any(record.WhichOneof("record_type") == "exit" for record in written()):
+        assert time.monotonic() < deadline, "the run's end is written"
+        time.sleep(0.05)
     history, name = [], ""
-    for data in chunks(file.read_bytes()):
-        record = Record.FromString(data)
+    for record in written():
         name = record.run.display_name or name
         if record.WhichOneof("record_type") == "history":
             items = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
@@ -77,7 +88,6 @@ def test_wandb_writes_an_offline_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert history == [{"_step": 10, "loss": 2.5, "lr": 0.1}, {"_step": 20, "loss": 2.0}]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="the extra mlflow is not installed")
 def test_mlflow_has_the_metrics(tmp_path: Path):
     from mlflow.tracking import MlflowClient
 
@@ -93,7 +103,34 @@ def test_mlflow_has_the_metrics(tmp_path: Path):
     assert run.data.params["schedule.length"] == "30" and run.info.status == "FINISHED"
 
 
-@pytest.mark.skipif(importlib.util.find_spec("trackio") is None, reason="the extra trackio is not installed")
+def test_trackio_is_given_a_project_the_finite_metrics_and_an_end(monkeypatch: pytest.MonkeyPatch):
+    """In place of the package, which cannot be installed next to ours: it asks for Pillow before 13."""
+    calls: list[tuple[str, Any]] = []
+
+    class Run:
+        def log(self, values: dict[str, float], step: int) -> None:
+            calls.append(("log", (step, values)))
+
+        def finish(self) -> None:
+            calls.append(("finish", None))
+
+    def init(**asked: Any) -> Run:
+        calls.append(("init", asked))
+        return Run()
+
+    monkeypatch.setitem(sys.modules, "trackio", SimpleNamespace(init=init))
+    tell(trackio("olmo2", RUN))
+    assert calls == [
+        ("init", {"project": "olmo2", "name": f"anneal-42-{RUN.id}", "config": RUN.config}),
+        ("log", (10, {"loss": 2.5, "lr": 0.1})),
+        ("log", (20, {"loss": 2.0})),
+        ("finish", None),
+    ]
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("trackio") is None, reason="trackio asks for Pillow before 13; ours is later"
+)
 def test_trackio_takes_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))
     tell(trackio("olmo2", RUN))

@@ -21,6 +21,7 @@ from model.decoding.sampling import choose, uniform_noise
 from model.network.transformer import Transformer
 from model.tokens.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.compiler
 CPU = torch.device("cpu")
 SHAPES = {
     "grouped": {"n_kv_heads": 2},
@@ -42,9 +43,12 @@ def toy(**changes: object) -> Transformer:
 
 
 def kernels(dtype: torch.dtype = torch.float32) -> Kernels:
+    if not instruction_sets():
+        pytest.skip("this processor has no AVX2")
     found = kernels_for(dtype, CPU)
-    if found is None:
-        pytest.skip("no C++ compiler, or no AVX2")
+    assert found is not None, (
+        "kernels.cpp does not compile here, or computes wrongly; the warning in the log says which"
+    )
     return found
 
 
@@ -299,9 +303,9 @@ def test_a_broken_prompt_does_not_reach_another_through_the_cache() -> None:
 
 
 def test_the_same_holds_with_avx2_only() -> None:
+    kernels()
     if instruction_sets()[0] == compiled_kernels._AVX2:
         pytest.skip("these tests run with AVX2 already")
-    kernels()
     environment = os.environ | {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "equal or bytes"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
