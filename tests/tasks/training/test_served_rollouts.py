@@ -250,7 +250,7 @@ def test_every_answer_is_verified_by_one_worker(tmp_path):
         (first, all_answers), (second, same) = run_group(2, judge_together, str(tmp_path / "store"), settings)
     assert all_answers == same
     texts = [answer.completion.text for group in all_answers for answer in group]
-    # Five prompts of two answers each: the first worker's share is two prompts.
+    # Five prompts of two answers each: the share of rank 0 is two prompts.
     assert (first, second) == (texts[:4], texts[4:])
     assert len(texts) == sampler.asked == 10
 
