@@ -68,5 +68,5 @@ def _post(settings: EndpointSettings, route: str, body: Any) -> Any:
     url = f"{settings.url.rstrip('/').removesuffix('/v1')}/{route}"
     headers = {"Content-Type": "application/json"} | bearer(settings.served_name or settings.url, settings)
     data = b"" if body is None else orjson.dumps(body)
-    way_out = "is the server up, vLLM started with VLLM_SERVER_DEV_MODE=1, and does it read the folder of execution.endpoints' weights?"
+    way_out = "is the server up, vLLM started with VLLM_SERVER_DEV_MODE=1, and does it read the folder of the weights?"
     return ask_route(Request(url, data, headers, method="POST"), settings.timeout_seconds, way_out)
