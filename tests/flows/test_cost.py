@@ -341,8 +341,12 @@ def test_a_price_that_is_known_in_part_asks_and_says_what_it_leaves_out(tmp_path
     (row,) = (row for row in planned_costs("olmo2-7b", endpoints, pool)["others"] if row["label"] == "preferences")
     assert row["money"] == pytest.approx(29_946 * 400 * 10 / 1e6)
     assert row["assumption"].endswith("the price is a lower bound, for none is named of yi")
-    asked = ["execution.approve_above=1", "execution.pricing={price: 0.000001, gpus: 64}"]
-    config = load_recipe("olmo2-7b", [endpoints, pool, *asked], str(tmp_path))
+    asked = [
+        f"execution.store={tmp_path}",
+        "execution.approve_above=1",
+        "execution.pricing={price: 0.000001, gpus: 64}",
+    ]
+    config = load("olmo2-7b", [endpoints, pool, *asked])
     assert asking(config, plan(config))["preferences"].money > row["money"]
     both = planned_costs("olmo2-7b", endpoints.replace("//y/v1", "//y/v1, completion_price: 10"), pool)["others"]
     (row,) = (row for row in both if row["label"] == "preferences")
