@@ -8,6 +8,7 @@ from functools import partial, update_wrapper
 
 from prefect import Flow, State, flow
 from prefect.artifacts import create_table_artifact
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 
 from flows.config.recipe_config import RecipeConfig
@@ -15,7 +16,7 @@ from flows.recipe import recipe as make_model
 from flows.running.commands import run_command
 from flows.running.forms import CandidateForm
 from flows.running.promotion import promoted_path, write_promoted
-from flows.running.run import load_recipe, made_report, run_evaluation, run_sweep, running
+from flows.running.run import load_recipe, made_report, run, run_evaluation, run_sweep
 from flows.running.sessions import naming_failures
 from infra.execution.markdown import code, escaped
 from infra.json_values import JsonObject
@@ -47,16 +48,22 @@ def recipe(
     # Loaded before anything runs, so that a form with a typing error fails at once.
     config = load_recipe(recipe, overrides, store)
     again = run_command(recipe, config.execution.store, until, rerun or [], overrides or [], cascade=cascade)
-    with naming_failures(), running(config, until, rerun or [], cascade=cascade, again=again):
-        report = made_report(make_model(config))
+    with naming_failures():
+        report = run(config, until, rerun or [], cascade=cascade, again=again)
     return shown_report(config, report)
 
 
-def loaded_recipe(config: RecipeConfig, name: str) -> Flow[[], Report]:
+def loaded_recipe(config: RecipeConfig, asked: JsonObject) -> Flow[[], Report]:
     """The recipe as a flow of a config that was loaded already, inside a session that is open: what a command calls.
 
-    `name` is the recipe's as it was given. The flow has no parameters, since a recipe may name thousands of pinned files.
+    `asked` is what the person gave, as parameters of `recipe`: its run shows them. The function itself has none, since a config
+    may name thousands of pinned files.
     """
+
+    def show_parameters(flow: Flow, flow_run: FlowRun, state: State) -> None:
+        # Once the run has begun: given to the flow, they would have to go through its function, a call more.
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(flow_run.id, parameters=asked).raise_for_status()
 
     def leave_report(flow: Flow, flow_run: FlowRun, state: State) -> None:
         shown_report(config, made_report(state.result(raise_on_failure=False)))
@@ -66,8 +73,10 @@ def loaded_recipe(config: RecipeConfig, name: str) -> Flow[[], Report]:
     # Prefect would find the config again as a parameter through what was wrapped.
     vars(bound).pop("__wrapped__")
     # Braces are Prefect's way to name parameters in a run's name.
-    title = f"recipe {name}".replace("{", "{{").replace("}", "}}")
-    return flow(name="recipe", flow_run_name=title, persist_result=False, on_completion=[leave_report])(bound)
+    title = f"recipe {asked['recipe']}".replace("{", "{{").replace("}", "}}")
+    shown = flow(name="recipe", flow_run_name=title, persist_result=False, on_running=[show_parameters],
+                 on_completion=[leave_report])  # fmt: skip
+    return shown(bound)
 
 
 @flow(name="stage", flow_run_name="rerun {stage} of {recipe}", persist_result=False)
@@ -84,8 +93,8 @@ def stage(
     """
     config = load_recipe(recipe, overrides, store)
     again = run_command(recipe, config.execution.store, None, [stage], overrides or [], cascade=True)
-    with naming_failures(), running(config, None, [stage], cascade=True, again=again):
-        report = made_report(make_model(config))
+    with naming_failures():
+        report = run(config, None, [stage], cascade=True, again=again)
     return shown_report(config, report)
 
 

@@ -121,12 +121,10 @@ def checkpoint_generator(
     group = group or Group()
     # A stage's own weights, or a server that was started with them: the caller sees no difference.
     if ws.generation == "local":
-        generator = local_generator(model, tokenizer, precision, batch_size, group)
-        yield shared_generator(generator, group) if group.world > 1 else generator
+        yield shared_generator(local_generator(model, tokenizer, precision, batch_size, group), group)
         return
     with ws.endpoint(checkpoint.digest) as endpoint:
-        generator = server_generator(endpoint, tokenizer, model.config.max_sequence_length)
-        yield shared_generator(generator, group) if group.world > 1 else generator
+        yield shared_generator(server_generator(endpoint, tokenizer, model.config.max_sequence_length), group)
 
 
 def _request(model: str, index: int, prompt: Sequence[int], sampling: Sampling, window: int) -> Request:

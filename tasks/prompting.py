@@ -33,25 +33,25 @@ class LanguageModelConfig(Config):
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Nucleus sampling: 1 for none."""
     max_tokens: int = Field(default=2048, ge=1)
-    """Longest answer; one that is cut off is not used."""
+    """Longest answer. What is written or labelled is not used where it was cut off; a judge's words are read as far as they go,
+    and a pool keeps such an answer as it keeps the policy's own."""
     seed: int = 0
     """Sent with every request. Another seed asks again; the same one gives the answers that the store remembers."""
 
-    def request(self, prompt: str, system: str = "") -> Request:
-        """One question without history, perhaps after a system message."""
+    def request(self, prompt: str, system: str = "", seed: int | None = None) -> Request:
+        """One question without history, perhaps after a system message; `seed`: another one than the model's own."""
         messages = [{"role": "system", "content": system}] if system else []
-        return self.reply([*messages, {"role": "user", "content": prompt}], self.seed)
+        return self.reply([*messages, {"role": "user", "content": prompt}], self.seed if seed is None else seed)
 
-    def reply(self, messages: Sequence[dict[str, str]], seed: int) -> Request:
-        """The answer to a conversation."""
-        return chat_request(
-            self.model,
-            messages,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            max_tokens=self.max_tokens,
-            seed=seed,
-        )
+    def reply(self, messages: Sequence[dict[str, str]], seed: int, **more: Any) -> Request:
+        """The answer to a conversation. `more`: further fields of the protocol, or others than the model's own."""
+        own = {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "max_tokens": self.max_tokens,
+            "seed": seed,
+        }
+        return chat_request(self.model, messages, **own | more)
 
 
 @cache

@@ -14,6 +14,7 @@ from infra import events
 from infra.events import Ended, Event, Failed, LogKept, Metrics, Waiting, Warned
 from infra.execution.attempt import Outcome
 from infra.json_values import JsonObject
+from infra.stopping import Interrupted
 
 PLAIN_SECONDS = 20.0
 """Without a terminal, a working stage says where it is this often."""
@@ -34,9 +35,10 @@ class EndedStage(TypedDict):
     """How a stage ended, for programs."""
 
     label: str
-    action: Literal["run", "reused", "failed"]
+    action: Literal["run", "reused", "failed", "stopped"]
+    """A stage that ended since the run was to end is stopped; nothing is wrong with it."""
     id: NotRequired[str]
-    """Of its artifact, unless it failed."""
+    """Of its artifact, unless it failed or was stopped."""
     error: NotRequired[str]
     traceback: NotRequired[str | None]
     """Where the whole traceback of a failed stage is kept."""
@@ -106,9 +108,15 @@ class Display:
                 case Failed(error):
                     self._clear(label)
                     self.failed.append(Failure(label, error, self._logs.get(label, "")))
-                    said, kept = f"{type(error).__name__}: {error}", self._logs.get(label)
-                    self.stages.append({"label": label, "action": "failed", "error": said, "traceback": kept})
+                    said = f"{type(error).__name__}: {error}"
+                    self.stages.append(self._ended(label, error, said))
                     self.console.print(f"✗ {label}: {said}", style="red", markup=False)
+
+    def _ended(self, label: str, error: BaseException, said: str) -> EndedStage:
+        """How a stage without an artifact ended, for programs."""
+        if isinstance(error, Interrupted):
+            return {"label": label, "action": "stopped", "error": said}
+        return {"label": label, "action": "failed", "error": said, "traceback": self._logs.get(label)}
 
     def _show(self, label: str, event: events.Progress) -> None:
         description, done, total, unit = event.description, event.done, event.total, event.unit

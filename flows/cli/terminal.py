@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import FrameType
 from typing import Literal, NotRequired, TypedDict
 
@@ -25,6 +25,7 @@ from flows.running.sessions import listening, new_session
 from infra.compute.processes import stop_stages
 from infra.execution.approval import as_money
 from infra.execution.plan import PlanRow
+from infra.json_values import JsonObject
 from infra.records.record import payload_at
 from infra.stopping import Interrupted, wait_for_stop
 from infra.storage.store import Store
@@ -58,6 +59,10 @@ class RunRequest:
     def again(self, store: str) -> str:
         """The command that goes on with this run."""
         return run_command(self.recipe, store, self.until, self.rerun, self.overrides, cascade=self.cascade)
+
+    def parameters(self, store: str) -> JsonObject:
+        """The same as parameters of the flow that a form starts."""
+        return asdict(self) | {"store": store}
 
 
 @dataclass
@@ -124,7 +129,7 @@ def watched(console: Console, errors: Console, asked: RunRequest) -> Iterator[Wa
             start_own_server()
             again = asked.again(config.execution.store)
             with running(config, asked.until, asked.rerun, cascade=asked.cascade, again=again):
-                run.flow, entered = loaded_recipe(config, asked.recipe), True
+                run.flow, entered = loaded_recipe(config, asked.parameters(config.execution.store)), True
                 yield run
         except (KeyboardInterrupt, Interrupted):
             pass

@@ -127,10 +127,9 @@ def diagnose_runs(store: Store, ids: list[str], out: Path, window: int) -> RunDi
     found: RunDiagnosis = {"runs": [_without_series(run) for run in runs], "curves_files": draw_curves(runs, out)}
     for run, logged in zip(runs, logs, strict=True):
         details = _draw_details(run, logged, out)
-        if "norms_files" in details:
-            found["norms_files"] = found.get("norms_files", []) + details["norms_files"]
-        if "in_loop_files" in details:
-            found["in_loop_files"] = found.get("in_loop_files", []) + details["in_loop_files"]
+        for name in ("norms_files", "in_loop_files"):
+            if name in details:
+                found[name] = found.get(name, []) + details[name]
     return found
 
 

@@ -85,7 +85,9 @@ def check_generation(rows: Iterable[PlanRow], execution: Execution) -> None:
 
 
 def _check_sampler(stage: str, execution: Execution) -> None:
-    """Raise ValueError where a stage's rollouts are left to a server by name, and none under the stage's takes weights."""
+    """Raise ValueError where a stage's rollouts are left to a server by name, and none under the stage's takes weights; and where
+    the key of the one that takes them is not set.
+    """
     own = execution.endpoints.get(stage)
     # By name: a `default` is about checkpoints that are made, whose weights do not change.
     if execution.generation.get(stage) == "endpoint" and (own is None or own.weights is None):
@@ -94,6 +96,8 @@ def _check_sampler(stage: str, execution: Execution) -> None:
             f"execution: {{endpoints: {{{stage}: {{url: http://localhost:8000/v1, "
             f"weights: {{server: vllm, path: FOLDER}}}}}}}}, or leave generation.{stage} local"
         )
+    if own is not None and own.weights is not None and own.key_env and execution.stage_generation(stage) == "endpoint":
+        read_key(stage, own)
 
 
 def _check_served(row: PlanRow, label: str, artifact: Artifact | None, execution: Execution) -> None:

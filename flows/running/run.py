@@ -71,9 +71,19 @@ def _engine_of(session: Session) -> Iterator[Session]:
         yield opened
 
 
-def run(config: RecipeConfig, until: str | None = None, rerun: Sequence[str] = ()) -> Report | None:
-    """Run a recipe: reuse, resume or run every stage. Returns the report, or None when `until` stops before it."""
-    with running(config, until, rerun):
+def run(
+    config: RecipeConfig,
+    until: str | None = None,
+    rerun: Sequence[str] = (),
+    *,
+    cascade: bool = False,
+    again: str = "",
+) -> Report | None:
+    """Run a recipe: reuse, resume or run every stage. Returns the report, or None when `until` stops before it.
+
+    The arguments are those of `running`.
+    """
+    with running(config, until, rerun, cascade=cascade, again=again):
         return made_report(recipe(config))
 
 

@@ -13,7 +13,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
-from prefect.exceptions import FlowPauseTimeout, ObjectNotFound
+from prefect.exceptions import FlowPauseTimeout, ObjectNotFound, PrefectSignal
 from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
@@ -84,10 +84,12 @@ class _Asked:
         try:
             with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
                 self._form = flow(name="approval", flow_run_name=name, persist_result=False)(self._pause)()
-        except Exception as error:  # told to the thread that waits, which raises it
+        except BaseException as error:
+            # Told to the thread that waits, which raises it. Prefect's signals (Abort, Pause) are no Exceptions.
             self._error = error
-        # Set last, so that whoever waits finds the answer or the error.
-        self.done.set()
+        finally:
+            # Set last, so that whoever waits finds the answer or the error; set always, for it waits without end.
+            self.done.set()
 
     def _pause(self) -> ApprovalForm:
         context = FlowRunContext.get()
@@ -122,9 +124,14 @@ class _Asked:
                 client.set_flow_run_state(self._run, Cancelled(message="nobody waits for this any more"), force=True)
 
     def answer(self) -> Answer:
-        """What was said. Raises ApprovalNeeded when nobody answered, else what went wrong."""
+        """What was said. Raises ApprovalNeeded when nobody answered or could be asked, else what went wrong."""
         if isinstance(self._error, FlowPauseTimeout):
             raise ApprovalNeeded(f"nobody answered the question about {self._question.label} in time") from self._error
+        if isinstance(self._error, PrefectSignal):
+            # A signal of the question's own run says nothing of the run that asks, and Prefect would take it for that.
+            raise ApprovalNeeded(
+                f"the question about {self._question.label} could not be asked: {self._error!r}"
+            ) from self._error
         if self._error is not None:
             raise self._error
         assert self._form is not None, "a flow without an error has returned its form"

@@ -106,7 +106,7 @@ class Endpoint:
         self._sent_for = self._others_paid = 0.0
         self._tell_at = 0.0
         self._unreachable = self._uncountable = ""
-        self._headers = {"Authorization": f"Bearer {read_key(model, settings)}"} if settings.key_env else {}
+        self._headers = bearer(model, settings)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"endpoint {model}", daemon=True)
         self._wait = wait_random_exponential(multiplier=settings.first_wait_seconds, max=_LONGEST_WAIT_SECONDS)
@@ -124,10 +124,13 @@ class Endpoint:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._run(self._close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        try:
+            self._run(self._close())
+        finally:
+            # Whatever the end raises: a thread that goes on would keep connections and their files.
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
 
     def submit(self, request: Request) -> "Future[Answer]":
         """Hand over one request. Its future raises EndpointError when the endpoint cannot be used."""
@@ -212,9 +215,12 @@ class Endpoint:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
-        if self._spending is not None and self._tell_at:
-            await asyncio.to_thread(self._spending.close, self._sent_for)
-        await self._http.close()
+        try:
+            if self._spending is not None and self._tell_at:
+                # The store may refuse, and the sum of a cap that is lost has to be told.
+                await asyncio.to_thread(self._spending.close, self._sent_for)
+        finally:
+            await self._http.close()
 
     async def _answer_once(self, request: Request) -> Answer:
         """The answer; a request that equals one under way waits for that one's."""
@@ -383,6 +389,12 @@ class Endpoint:
         else:
             self.usage.paid_now += cost
             self._tokens.charge(answer.prompt_tokens + answer.completion_tokens)
+
+
+def bearer(model: str, settings: EndpointSettings) -> dict[str, str]:
+    """The header with the key of a server; none where it wants none. Raises ValueError where the key is not set."""
+    # RFC 6750, section 2.1.
+    return {"Authorization": f"Bearer {read_key(model, settings)}"} if settings.key_env else {}
 
 
 def retry_after_seconds(header: str) -> float:

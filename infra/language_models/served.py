@@ -1,16 +1,14 @@
 """Which models a server of the OpenAI protocol has, by its `/models` route."""
 
-import os
 from dataclasses import dataclass
-from http.client import HTTPException
-from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
+from urllib.parse import urlsplit
+from urllib.request import Request
 
-import orjson
+from infra.language_models.client import EndpointError, bearer
+from infra.language_models.routes import ask_route
+from infra.settings import EndpointSettings
 
 TIMEOUT_SECONDS = 30
-MOST_BYTES = 4_000_000
-"""Of a list of models; a server that sends without end is refused."""
 
 
 @dataclass(frozen=True)
@@ -23,25 +21,21 @@ class ServedModel:
 
 
 def served_models(url: str, key_env: str = "") -> list[ServedModel]:
-    """The models of a server. Raises ValueError where it cannot be reached or its answer is none of the protocol."""
-    headers = {"Authorization": f"Bearer {os.environ[key_env]}"} if os.environ.get(key_env) else {}
+    """The models of a server. Raises ValueError where it cannot be reached, its key is not set or its answer is none of the
+    protocol.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise ValueError(f"{url!r} is no URL of a model server; give one such as http://localhost:8000/v1")
     address = f"{url.rstrip('/')}/models"
+    headers = bearer(url, EndpointSettings(url=url, key_env=key_env))
+    way_out = "is the server up, the URL given up to /v1, its key named with --key-env, and the model with --model?"
     try:
-        with urlopen(Request(address, headers=headers), timeout=TIMEOUT_SECONDS) as response:
-            text = response.read(MOST_BYTES + 1)
-        if len(text) > MOST_BYTES:
-            raise ValueError(
-                f"{address} lists more than {MOST_BYTES:,} bytes of models; give the URL of a model server"
-            )
-        body = orjson.loads(text)
+        body = ask_route(Request(address, headers=headers), TIMEOUT_SECONDS, way_out)
+    except EndpointError as error:
+        # For a command, an address that is no model server is wrong input.
+        raise ValueError(str(error)) from error
+    try:
         return [ServedModel(str(row["id"]), row.get("max_model_len")) for row in body["data"]]
-    except HTTPError as error:
-        raise ValueError(
-            f"{address} answers HTTP {error.code}; give the URL up to /v1, and the model's name with --model"
-        ) from error
-    except (URLError, HTTPException, TimeoutError) as error:
-        raise ValueError(
-            f"nothing answers at {address}: {error}; is the server up, and the URL given up to /v1?"
-        ) from error
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise ValueError(f"{address} does not list models in the OpenAI protocol; give its URL up to /v1") from error

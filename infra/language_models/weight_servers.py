@@ -5,15 +5,13 @@ vLLM reloads by `/collective_rpc` (its development mode, `VLLM_SERVER_DEV_MODE=1
 see under the same path as we do. The routes are next to `/v1`, and nobody but the trainer should reach them.
 """
 
-import os
-from http.client import HTTPException
 from typing import Any, Literal, Protocol
-from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
+from urllib.request import Request
 
 import orjson
 
-from infra.language_models.client import EndpointError, shown
+from infra.language_models.client import EndpointError, bearer
+from infra.language_models.routes import ask_route
 from infra.settings import EndpointSettings
 
 
@@ -66,21 +64,9 @@ def weight_server(settings: EndpointSettings) -> WeightServer:
 
 
 def _post(settings: EndpointSettings, route: str, body: Any) -> Any:
-    """The JSON that a route answers, None for an empty body. Raises EndpointError for everything but a 200."""
+    """The JSON that a route answers. Raises EndpointError as `ask_route` does, ValueError where the key is not set."""
     url = f"{settings.url.rstrip('/').removesuffix('/v1')}/{route}"
-    key = os.environ.get(settings.key_env, "")
-    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    headers = {"Content-Type": "application/json"} | bearer(settings.served_name or settings.url, settings)
     data = b"" if body is None else orjson.dumps(body)
-    try:
-        with urlopen(Request(url, data, headers, method="POST"), timeout=settings.timeout_seconds) as response:
-            content = response.read()
-        return orjson.loads(content) if content.strip() else None
-    except HTTPError as error:
-        raise EndpointError(
-            f"{url} answered HTTP {error.code}: {shown(error.read())}; start vLLM with VLLM_SERVER_DEV_MODE=1, and see that the "
-            "server reads the folder of execution.endpoints' weights"
-        ) from error
-    except (URLError, HTTPException, TimeoutError) as error:
-        raise EndpointError(f"{url} did not answer: {error}; is the server up?") from error
-    except orjson.JSONDecodeError as error:
-        raise EndpointError(f"{url} answered no JSON: {error}") from error
+    way_out = "is the server up, vLLM started with VLLM_SERVER_DEV_MODE=1, and does it read the folder of the weights?"
+    return ask_route(Request(url, data, headers, method="POST"), settings.timeout_seconds, way_out)

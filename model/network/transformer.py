@@ -248,7 +248,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = norm_of(config, config.d_model)
         self.head = Linear(config.d_model, config.vocab_size)
-        # On the meta device there is no memory to draw into; `parallel.fill` brings the values later.
+        # On the meta device there is no memory to draw into; `fill_weights` of `model.parallel.group` brings the values later.
         if seed is not None and not self.head.weight.is_meta:
             initialise(self, config, seed)
 
@@ -310,6 +310,8 @@ class Transformer(nn.Module):
 
 
 def on_meta_device(config: ModelConfig) -> Transformer:
-    """A model whose weights have shapes and no memory, on the meta device: for `parallel.distribute` and `parallel.fill`."""
+    """A model whose weights have shapes and no memory, on the meta device: for `distribute` and `fill_weights` of
+    `model.parallel.group`.
+    """
     with torch.device("meta"):
         return Transformer(config, seed=None)

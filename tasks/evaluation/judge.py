@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from infra.json_values import JsonObject
-from infra.language_models.protocol import Answer, Request, chat_request
+from infra.language_models.protocol import Answer, Request
 from infra.stage import stage
 from infra.workspace import Workspace
 from tasks.artifacts import Scores
@@ -50,7 +50,7 @@ class JudgeConfig(EvaluateConfig):
     """Who judges which stored answers, and how."""
 
     judge: LanguageModelConfig = LanguageModelConfig(model="gpt-4-turbo", temperature=0.0, max_tokens=64)
-    """Who judges (AlpacaEval 2: GPT-4-Turbo)."""
+    """Who judges (AlpacaEval 2: GPT-4-Turbo); `preferred` asks for one token, whatever `max_tokens` says."""
     preferred_prompt: str = Field(default_factory=lambda: prompt_text("judge_preferred"))
     """Jinja template with {{ instruction }}, {{ first }} and {{ second }}; its answer begins with m or M."""
     safety_prompt: str = Field(default_factory=lambda: prompt_text("judge_safety"))
@@ -145,17 +145,9 @@ def judging_request(config: JudgeConfig, benchmark: InstructionsBenchmark, item:
     texts = row["answer"], item.data["reference"]
     first, second = texts if shown_first(config, benchmark, item) else texts[::-1]
     prompt = fill_template(config.preferred_prompt, instruction=item.question, first=first, second=second)
-    return chat_request(
-        config.judge.model,
-        [{"role": "user", "content": prompt}],
-        temperature=config.judge.temperature,
-        top_p=config.judge.top_p,
-        # The letter is the whole answer.
-        max_tokens=1,
-        seed=config.judge.seed,
-        logprobs=True,
-        top_logprobs=FIRST_TOKENS,
-    )
+    asked = [{"role": "user", "content": prompt}]
+    # The letter is the whole answer.
+    return config.judge.reply(asked, config.judge.seed, max_tokens=1, logprobs=True, top_logprobs=FIRST_TOKENS)
 
 
 def read_judgement(

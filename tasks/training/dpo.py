@@ -65,7 +65,7 @@ def train_dpo(ws: Workspace, policy: Checkpoint, pairs: Preferences, config: DPO
     ws.note(pairs_trained=len(rows), pairs_dropped=dropped)
     steps = steps_for(len(rows), config.batch_size, config.epochs)
     state = begin(ws, model, adamw(config.clip_norm, config.precision))
-    # Filled before `fit` may resume from a save point: the references need the initial weights.
+    # Filled before `fitting` may resume from a save point: the references need the initial weights.
     fill_weights(model, weights, state.group)
     # Computed once and kept as numbers, so that no second model is held during the training.
     references = reference_log_probs(ws, model, rows, tokenizer.pad_id, config, state.group)

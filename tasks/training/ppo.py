@@ -29,7 +29,7 @@ from model.training.reference_scores import row_values
 from tasks.artifacts import Checkpoint, Prompts, RewardModel
 from tasks.training.answers.kl_control import KLControl
 from tasks.training.answers.rollouts import Rollout, Rollouts, answer_metrics, frozen_reference, prompts_that_fit
-from tasks.training.answers.served_rollouts import served_policy
+from tasks.training.answers.served_rollouts import rollout_server, served_policy
 from tasks.training.answers.verified_answers import (
     VerifiedAnswer,
     answer_row,
@@ -113,8 +113,15 @@ def train_ppo(
     with it, sees in them.
 
     Without a judge the value model begins as the policy with a new head (`value_start: fresh`). Raises ValueError when `episodes`
-    makes no rollout, fewer than two prompts fit, policy and judge are unlike, or judge and `value_start` disagree.
+    makes no rollout, fewer than two prompts fit, policy and judge are unlike, judge and `value_start` disagree, or a server is
+    to sample for several workers.
     """
+    workers = ws.compute.parallel.workers
+    if workers > 1 and rollout_server(ws) is not None:
+        raise ValueError(
+            f"execution.endpoints.{ws.stage} samples for a policy in one process, and execution.parallel.{ws.stage}.workers="
+            f"{workers} share it with a value model; leave generation.{ws.stage} local, or train in one process"
+        )
     if (judge is None) != (config.value_start == "fresh"):
         raise ValueError(
             f"value_start={config.value_start}, but {'no' if judge is None else 'a'} reward model is given; give one for "
@@ -175,11 +182,6 @@ def train_ppo(
         ),
     )
     learner.served = served_policy(ws, tokenizer, config.precision, learner.updates)
-    if learner.served is not None and state.group.world > 1:
-        raise ValueError(
-            f"execution.endpoints.{ws.stage} samples for a policy in one process, and execution.parallel.{ws.stage}.workers="
-            f"{state.group.world} share it with a value model; leave generation.{ws.stage} local, or train in one process"
-        )
     with fitting(
         ws,
         state,

@@ -25,6 +25,7 @@ from tasks.artifacts import Checkpoint, Preferences, Prompts
 from tasks.generation import checkpoint_generator, halve
 from tasks.training.answers.binarised import (
     BinarisedPair,
+    RatedSample,
     UnratedPrompt,
     instruction_of,
     make_pair,
@@ -40,9 +41,10 @@ from tasks.training.answers.completion_pool import (
     ask_served,
     drawn_members,
     gathered,
+    numbers_of,
     turns_of,
 )
-from tasks.training.answers.model_judge import JudgedGroup, LanguageModelJudge, judge_groups
+from tasks.training.answers.model_judge import JudgedGroup, LanguageModelJudge, Ratings, judge_groups
 from tasks.training.answers.verified_answers import (
     EncodedPrompt,
     VerifiedAnswer,
@@ -207,20 +209,19 @@ def sample_and_rate(ws: Workspace, item: ShardItem, loaded: list[tuple[Transform
     rows = list(ws.read_jsonl(Prompts(**item["prompts"]), "prompts.jsonl.zst"))[start : start + SHARD_PROMPTS]
     prompts, too_long = encode_prompts(tokenizer, rows, limit)
     usage: dict[str, dict[str, int | float]] = {}
-    groups = (ask_pool if config.pool else ask_policy)(ws, config, item, prompts, loaded, usage)
+    if config.pool:
+        groups, usage = ask_pool(ws, config, item, prompts, loaded)
+    else:
+        groups = ask_policy(ws, config, item, prompts, loaded)
     # Without a second answer there is nothing to compare.
     alone = [prompt.row["id"] for prompt, group in zip(prompts, groups, strict=True) if len(group) < 2]
     asked = [(prompt, group) for prompt, group in zip(prompts, groups, strict=True) if len(group) > 1]
     judged = rate_all(ws, config, asked, usage)
     rated = [
-        (prompt, [rated_sample(prompt, pooled, own) for pooled, own in zip(group, found.ratings, strict=True)])
+        (prompt, _rated(prompt, group, found.ratings, named=config.pool is not None))
         for (prompt, group), found in zip(asked, judged, strict=True)
         if found.ratings
     ]
-    if not config.pool:
-        # Where the policy alone answers, its name in every row would say nothing.
-        for sample in (sample for _, group in rated for sample in group):
-            del sample["model"]
     ws.write_jsonl(f"samples/{start:08d}.jsonl.zst", (sample for _, group in rated for sample in group))
     unrated = [UnratedPrompt(id=id, reason="fewer than two answers", said=[]) for id in alone]
     unrated += [
@@ -245,6 +246,16 @@ def sample_and_rate(ws: Workspace, item: ShardItem, loaded: list[tuple[Transform
     }
 
 
+def _rated(
+    prompt: EncodedPrompt, group: Sequence[PooledAnswer], ratings: Sequence[Ratings], *, named: bool
+) -> list[RatedSample]:
+    return [
+        # Where the policy alone answers, its name in every row would say nothing.
+        rated_sample(prompt, pooled.answer, own, pooled.by if named else None)
+        for pooled, own in zip(group, ratings, strict=True)
+    ]
+
+
 def _sampling(config: PreferencesConfig, *seeds: int) -> Sampling:
     return Sampling(
         max_new_tokens=config.max_new_tokens,
@@ -260,7 +271,6 @@ def ask_policy(
     item: ShardItem,
     prompts: Sequence[EncodedPrompt],
     loaded: list[tuple[Transformer, Tokenizer]],
-    usage: dict[str, dict[str, int | float]],
 ) -> list[list[PooledAnswer]]:
     """`samples` answers of the policy to every prompt."""
     model, tokenizer = loaded[0]
@@ -277,13 +287,13 @@ def ask_pool(
     item: ShardItem,
     prompts: Sequence[EncodedPrompt],
     loaded: list[tuple[Transformer, Tokenizer]],
-    usage: dict[str, dict[str, int | float]],
-) -> list[list[PooledAnswer]]:
-    """`samples` answers to every prompt, of those who are drawn for it; `usage` gets what servers were asked, by member."""
+) -> tuple[list[list[PooledAnswer]], dict[str, dict[str, int | float]]]:
+    """`samples` answers to every prompt, of those who are drawn for it, and what servers were asked, by member."""
     pool = config.pool
     assert pool is not None
     turns = turns_of([drawn_members(pool, config.samples, config.seed, prompt.row["id"]) for prompt in prompts])
     found: dict[str, dict[Turn, VerifiedAnswer]] = {}
+    usage: dict[str, dict[str, int | float]] = {}
     for member in pool.served:
         if member.name in turns:
             found[member.name], usage[member.name] = ask_served(ws, member, prompts, turns[member.name])
@@ -303,7 +313,7 @@ def ask_pool(
             # Another seed for each of them, or equal weights would give equal answers.
             sampling = _sampling(config, item["start"], number)
             found[name] = ask_checkpoint(generate, encode, prompts, turns[name], sampling)
-    return gathered(len(prompts), found)
+    return gathered(len(prompts), found), usage
 
 
 JUDGE = ""
@@ -327,7 +337,7 @@ def rate_all(
             (instruction_of(prompt), [pooled.answer.completion.text for pooled in group]) for prompt, group in asked
         ]
         judged = judge_groups(endpoint, judge, groups)
-    usage[JUDGE] = {key: value for key, value in endpoint.facts().items() if isinstance(value, int | float)}
+    usage[JUDGE] = numbers_of(endpoint)
     return judged
 
 

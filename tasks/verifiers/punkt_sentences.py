@@ -20,7 +20,6 @@ POSSIBLE_END = re.compile(
 """A mark before other punctuation, or before white space and a token: NLTK's `period_context_re`."""
 CLOSING = re.compile(r"""["')\]}\u2018\u2019\u201c\u201d\xab\xbb]+?(?:\s+|(?=--)|$)""", re.MULTILINE)
 """Quotes and brackets that go to the sentence before them: NLTK's `re_boundary_realignment`."""
-CLOSERS = frozenset("\"')]}\u2018\u2019\u201c\u201d\xab\xbb")
 SPACE = re.compile(r"[ \t\n\r\x0b\x0c]")
 LONGEST_CONTEXT = 1_000
 """Characters before a mark that are judged: no word of the model is near this, and runaway answers have such "words"."""
@@ -90,12 +89,11 @@ def _realigned(text: str, spans: Iterator[tuple[int, int]]) -> Iterator[tuple[in
     start, end = next(spans)
     for following in spans:
         start += moved
-        # Most sentences begin with a letter; only the others are worth a search.
-        begins_closed = text[following[0] : following[0] + 1] in CLOSERS
-        closing = CLOSING.match(text[following[0] : following[1]]) if begins_closed else None
+        # Matched in place: a slice of every sentence would copy the text.
+        closing = CLOSING.match(text, *following)
         if closing is not None:
             yield start, following[0] + len(closing[0].rstrip())
-            moved = closing.end()
+            moved = closing.end() - following[0]
         else:
             moved = 0
             if start < end:

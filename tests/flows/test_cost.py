@@ -27,6 +27,7 @@ from flows.inspection.costs.cost import (
 )
 from flows.inspection.costs.cost_other import plan_labels
 from flows.inspection.costs.cost_table import find_device, plan_costs, scaled, scientific, separated, total
+from flows.running.pricing import asking
 from flows.running.run import load_recipe, plan
 from infra.settings import SiteSettings
 from model.config import ModelConfig
@@ -330,6 +331,27 @@ def test_a_pool_is_planned_with_what_its_servers_are_asked() -> None:
     assert pooled["money"] == pytest.approx(29_946 * (8 * 250 + 3 * 400) * 10 / 1e6)
     assert pooled["flops"] == pytest.approx(alone["flops"] / 4)
     assert "89,838 of them by qwen" in pooled["assumption"]
+
+
+def test_a_price_that_is_known_in_part_asks_and_says_what_it_leaves_out(tmp_path: Path) -> None:
+    """Of four answers to a prompt each member gives one, and one member has a price. Unknown, the stage would ask nobody."""
+    members = ", ".join(f"{{kind: served, name: {name}, model: {{model: {name}}}}}" for name in ("qwen", "yi"))
+    pool = f"preferences={{kind: sampled, pool: {{on_policy: 0.5, members: [{members}]}}}}"
+    endpoints = "execution.endpoints={qwen: {url: http://x/v1, completion_price: 10}, yi: {url: http://y/v1}}"
+    (row,) = (row for row in planned_costs("olmo2-7b", endpoints, pool)["others"] if row["label"] == "preferences")
+    assert row["money"] == pytest.approx(29_946 * 400 * 10 / 1e6)
+    assert row["assumption"].endswith("the price is a lower bound, for none is named of yi")
+    asked = [
+        f"execution.store={tmp_path}",
+        "execution.approve_above=1",
+        "execution.pricing={price: 0.000001, gpus: 64}",
+    ]
+    config = load("olmo2-7b", [endpoints, pool, *asked])
+    assert asking(config, plan(config))["preferences"].money > row["money"]
+    both = planned_costs("olmo2-7b", endpoints.replace("//y/v1", "//y/v1, completion_price: 10"), pool)["others"]
+    (row,) = (row for row in both if row["label"] == "preferences")
+    assert row["money"] == pytest.approx(2 * 29_946 * 400 * 10 / 1e6)
+    assert "lower bound" not in row["assumption"]
 
 
 def test_storage_counts_texts_tokens_and_checkpoints() -> None:

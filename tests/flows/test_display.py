@@ -7,7 +7,8 @@ from rich.console import Console
 
 from flows.cli import display
 from flows.cli.display import Display
-from infra.events import Progress
+from infra.events import Failed, LogKept, Progress
+from infra.stopping import Interrupted
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -28,3 +29,19 @@ def test_a_bar_in_bytes_has_a_rate_and_the_time_left(monkeypatch, terminal):
     assert ("200/800 MB" if terminal else "200 of 800 MB") in text
     assert "20.0 MB/s" in text
     assert "0:00:30" in text
+
+
+def test_a_stage_that_a_stop_ended_has_not_failed():
+    """Programs read this: a stage that was stopped has no cause to be mended, and no traceback."""
+    shown = Display(Console(file=io.StringIO()))
+    shown("dpo", LogKept("_progress/dpo/error.txt"))
+    shown("dpo", Failed(ValueError("beta is 0")))
+    shown("pretrain", Failed(Interrupted("the run was asked to stop")))
+    failed, stopped = shown.stages
+    assert failed == {
+        "label": "dpo",
+        "action": "failed",
+        "error": "ValueError: beta is 0",
+        "traceback": "_progress/dpo/error.txt",
+    }
+    assert stopped == {"label": "pretrain", "action": "stopped", "error": "Interrupted: the run was asked to stop"}

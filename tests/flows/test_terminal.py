@@ -11,18 +11,22 @@ from io import StringIO
 
 import pytest
 from fsspec.implementations.local import LocalFileSystem
+from prefect.client.orchestration import get_client
 from prefect.exceptions import TerminationSignal
 from rich.console import Console
 from typer.testing import CliRunner
 
 from flows.cli.main import app
 from flows.cli.plain_console import PlainConsole
+from flows.cli.terminal import RunRequest
 from flows.config.errors import RecipeError
+from flows.deployments import loaded_recipe
+from flows.deployments import recipe as recipe_flow
 from flows.inspection.artifacts import list_rows, print_list
 from flows.running.commands import resume_command
 from flows.running.dashboard import DashboardError, serve
 from flows.running.readiness import check_ray
-from flows.running.run import load_recipe, plan, run
+from flows.running.run import load_recipe, plan, run, running
 from infra.execution import prefect_engine as prefect_tasks
 from infra.records.record import Record, payload_address, record_path
 from infra.storage.store import Store, StoreError
@@ -170,6 +174,24 @@ def test_a_flow_that_prefect_ends_tells_its_stages():
 
 def end():
     raise TerminationSignal(signal.SIGTERM)
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_run_of_a_command_shows_what_was_asked(tmp_path):
+    """Oracle: what the form of the same flow would have sent, as the server has it."""
+    overrides = ["execution.ray=off", "dpo.beta=1"]
+    config = load_recipe("smoke", overrides, str(tmp_path))
+    asked = RunRequest("smoke", None, "collect", [], overrides).parameters(str(tmp_path))
+    assert asked == {
+        "recipe": "smoke", "store": str(tmp_path), "until": "collect", "rerun": [], "overrides": overrides, "cascade": False,
+    }  # fmt: skip
+    recipe_flow.validate_parameters(asked)
+    with running(config, "collect"):
+        state = loaded_recipe(config, asked)(return_state=True)
+    assert state.is_completed()
+    with get_client(sync_client=True) as client:
+        run = client.read_flow_run(state.state_details.flow_run_id)
+    assert (run.name, run.parameters) == ("recipe smoke", asked)
 
 
 def test_a_dashboard_does_not_take_somebody_elses_port(tmp_path, monkeypatch):

@@ -5,14 +5,17 @@ Oracles: what the store keeps, what ran, and the states of the server.
 
 import threading
 import time
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter
+from prefect.exceptions import Abort, Pause, PrefectSignal
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from infra.execution import asking
 from infra.execution.approval import ApprovalNeeded, Question, Refused, approvals
 from infra.execution.asking import ask_on_dashboard
 from infra.execution.prefect_engine import PrefectEngine
@@ -132,3 +135,28 @@ def test_a_cancelled_question_is_no_approval(tmp_path: Path):
         run(store, {}, {"total": 70.0})
     person.join()
     assert approvals(store) == errors == []
+
+
+@pytest.mark.parametrize("sent", [Abort, Pause])
+def test_a_question_that_the_server_refuses_ends_the_wait(sent: type[PrefectSignal], monkeypatch: pytest.MonkeyPatch):
+    """In a thread with a time limit: what is wrong here shows as a wait without end."""
+
+    def refused(**_: object) -> None:
+        raise sent("not now")
+
+    monkeypatch.setattr(asking, "pause_flow_run", refused)
+    raised: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            ask_on_dashboard(Question("total", "0123", 70.0, 10.0, "first run", ()))
+        except BaseException as error:
+            raised.append(error)
+
+    asker = threading.Thread(target=copy_context().run, args=(ask,), daemon=True)
+    asker.start()
+    asker.join(60)
+    assert not asker.is_alive()
+    (error,) = raised
+    assert isinstance(error, ApprovalNeeded) and isinstance(error.__cause__, sent)
+    assert "the question about total could not be asked" in str(error) and "not now" in str(error)

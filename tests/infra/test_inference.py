@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from infra.language_models.client import Endpoint, EndpointError, retry_after_se
 from infra.language_models.protocol import AnswerMemory, Request, chat_request, completion_request, read_choice
 from infra.language_models.spending import Spending
 from infra.settings import EndpointSettings, settings_of
-from infra.storage.store import Store
+from infra.storage.store import Store, StoreError
 from tests.openai_server import FAULTS, OpenAIServer
 
 REQUESTS = [chat_request("m", [{"role": "user", "content": str(i)}], temperature=0.5) for i in range(80)]
@@ -162,6 +163,21 @@ def test_answers_that_are_paid_and_cannot_be_used_count_too(tmp_path, memory):
     assert Spending(store, "spent", 1).others() == 56
 
 
+def test_a_store_that_refuses_the_sum_is_told_and_leaves_nothing_open(tmp_path, memory):
+    """What a client paid is lost for the cap, so it must not go unsaid; its thread and connections end all the same."""
+    store = Store(str(tmp_path / "store"))
+    with OpenAIServer(echo) as server:
+        client = Endpoint("m", settings(server), memory, spending=Spending(store, "spent", 5000))
+        client.__enter__()
+        assert len(list(client.ask(REQUESTS[:3]))) == 3
+        shutil.rmtree(tmp_path / "store" / "spent")
+        # A file where the folder was: nothing can be written below it.
+        (tmp_path / "store" / "spent").write_bytes(b"")
+        with pytest.raises(StoreError):
+            client.__exit__(None, None, None)
+    assert client._http.closed and client._loop.is_closed() and not client._thread.is_alive()
+
+
 def test_what_closed_clients_paid_is_told_by_one_listing(tmp_path, monkeypatch):
     """However many shards there were: the files that are read are those of clients that are open, or were killed."""
     store, read = Store(str(tmp_path / "store")), []
@@ -224,7 +240,7 @@ import sys
 from infra.language_models.protocol import AnswerMemory, chat_request
 from infra.language_models.client import Endpoint
 from infra.settings import EndpointSettings
-from infra.storage.store import Store
+from infra.storage.store import Store, StoreError
 requests = [chat_request("m", [{"role": "user", "content": str(i)}], temperature=0.5) for i in range(80)]
 settings = EndpointSettings(url=sys.argv[1], concurrency=4, first_wait_seconds=0.01)
 with Endpoint("m", settings, AnswerMemory(Store(sys.argv[2]))) as endpoint:

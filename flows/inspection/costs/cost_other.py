@@ -92,7 +92,9 @@ class OtherCost:
 
 
 def plan_labels(config: RecipeConfig) -> list[PlanRow]:
-    """The stages of a run, looked up in an empty store; of a recipe that starts at an artifact in its own."""
+    """The stages of a run, looked up in an empty store; in its own store those of a recipe that starts at an artifact there, or
+    that has checkpoints of it in a pool.
+    """
     how = config.preferences
     pooled = isinstance(how, PreferencesConfig) and how.pool is not None and how.pool.checkpoints
     if config.start or pooled:
@@ -252,7 +254,14 @@ def _preferences(row: PlanRow, config: RecipeConfig, hardware: Hardware) -> Othe
         said = f"{said}; judged by {asked[-1].assumption}"
     if not asked:
         return replace(sampled, assumption=said)
+    models = [member.model.model for member in served]
+    if isinstance(how.judge, LanguageModelJudge):
+        models.append(how.judge.model.model)
+    unpriced = sorted({model for model, item in zip(models, asked, strict=True) if item.money is None})
+    # A part of the price is told as such and not left out: an unknown price would ask nobody, whatever the others cost.
     prices = [item.money for item in asked if item.money is not None]
+    if prices and unpriced:
+        said += f"; the price is a lower bound, for none is named of {', '.join(unpriced)}"
     return replace(
         sampled,
         assumption=said,

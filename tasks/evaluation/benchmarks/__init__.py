@@ -94,13 +94,20 @@ def make_requests(
             return template.requests(config, items, chat)
 
 
-def score_item(config: Benchmark, item: Item, answers: Sequence[str | LikelihoodAnswer], chat: bool) -> ItemScore:
-    """Metrics of one item from the answers to its requests, in their order.
+def score_item(
+    config: Benchmark,
+    item: Item,
+    answers: Sequence[str | LikelihoodAnswer],
+    chat: bool,
+    wanted: Sequence[Generation | Likelihood] | None = None,
+) -> ItemScore:
+    """Metrics of one item from the answers to its requests, in their order. `wanted`: the requests, where they are at hand.
 
     A written answer ends where its request's stops say so, whoever wrote it.
     """
     if any(isinstance(answer, str) for answer in answers):
-        (wanted,) = make_requests(config, [item], chat)
+        if wanted is None:
+            (wanted,) = make_requests(config, [item], chat)
         answers = [_before_stops(answer, request) for answer, request in zip(answers, wanted, strict=True)]
     match config:
         case SyntheticBenchmark():

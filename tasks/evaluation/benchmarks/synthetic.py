@@ -101,7 +101,8 @@ def requests(
     config: SyntheticBenchmark, items: Sequence[Item], chat: bool
 ) -> list[tuple[Generation | Likelihood, ...]]:
     """What to ask for each item."""
-    return [_item_requests(config, item, shots(config, chat), chat) for item in items]
+    examples = shots(config, chat)
+    return [_item_requests(config, item, examples, chat) for item in items]
 
 
 def shots(config: SyntheticBenchmark, chat: bool) -> list[Item]:

@@ -81,7 +81,7 @@ class Gain(TypedDict):
     """Items that changed."""
     words: str
     metric: NotRequired[str]
-    """What a sweep was ranked by."""
+    """What a sweep was ranked by, or the metric of a gain in bits per byte."""
     over_mean: NotRequired["Gain"]
     """Of a soup: against the mean of its ingredients."""
     over_best: NotRequired["Gain"]

@@ -122,7 +122,7 @@ def gain_rows(report: ReportValues) -> list[tuple[str, Gain, float]]:
     rows: list[tuple[str, Gain, float]] = []
     for step, gain in report["gains"].items():
         # Shares are told in percent points, bits per byte as they are.
-        in_bits = step == "curation" or gain.get("metric") in LOWER_IS_BETTER
+        in_bits = gain.get("metric") in LOWER_IS_BETTER
         unit = 1.0 if in_bits else 100.0
         rows.append((step, gain, unit))
         further = {"over_mean": "the ingredients’ mean", "over_best": "the best ingredient"}

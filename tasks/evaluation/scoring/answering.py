@@ -57,7 +57,7 @@ def keep_answers(
     """
     answers = iter(asked.answers)
     scored = [
-        score_item(benchmark, item, [next(answers) for _ in wanted], chat)
+        score_item(benchmark, item, [next(answers) for _ in wanted], chat, wanted)
         for item, wanted in zip(questions.items, questions.requests, strict=True)
     ]
     rows = item_rows(questions.items, questions.requests, asked.answers, scored, asked.facts, overlaps)

@@ -4,14 +4,13 @@ from typing import NotRequired, TypedDict
 
 import numpy as np
 
-from tasks.training.answers.completion_pool import PooledAnswer
 from tasks.training.answers.model_judge import Ratings
 from tasks.training.answers.rule_judge import binarise, mean_rating, observe, rate
 from tasks.training.answers.verified_answers import EncodedPrompt, VerifiedAnswer
 
 
 class UnratedPrompt(TypedDict):
-    """A prompt whose judgements cannot be read."""
+    """A prompt whose judgements cannot be read, or that has fewer than two answers."""
 
     id: str
     reason: str
@@ -66,11 +65,9 @@ def rated_by_rules(prompt: EncodedPrompt, answer: VerifiedAnswer) -> Ratings:
     return dict(rate(facts))
 
 
-def rated_sample(prompt: EncodedPrompt, pooled: PooledAnswer, ratings: Ratings) -> RatedSample:
-    """One answer with its verdict, if it has one, its ratings per aspect and their mean."""
-    answer = pooled.answer
-    return {
-        "model": pooled.by,
+def rated_sample(prompt: EncodedPrompt, answer: VerifiedAnswer, ratings: Ratings, by: str | None = None) -> RatedSample:
+    """One answer with its verdict, if it has one, its ratings per aspect and their mean; `by`: who gave it, of a pool."""
+    sample: RatedSample = {
         "id": prompt.row["id"],
         "text": answer.completion.text,
         "finished": answer.finished,
@@ -78,6 +75,7 @@ def rated_sample(prompt: EncodedPrompt, pooled: PooledAnswer, ratings: Ratings) 
         "ratings": ratings,
         "rating": mean_rating(ratings),
     }
+    return sample if by is None else {"model": by, **sample}
 
 
 def make_pair(

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -21,6 +21,10 @@ from model.decoding.generate import Completion, Generator, Sampling
 from tasks.prompting import LanguageModelConfig
 from tasks.training.answers.verified_answers import EncodedPrompt, VerifiedAnswer, verdict_on
 
+if TYPE_CHECKING:
+    # Stages without a server do not load the HTTP client.
+    from infra.language_models.client import Endpoint
+
 POLICY = "policy"
 """Name of the policy among those that answer."""
 
@@ -29,7 +33,7 @@ class ServedMember(Config):
     """A model that a server answers for: `execution.endpoints` says where, by the model's name."""
 
     kind: Literal["served"] = "served"
-    name: str
+    name: str = Field(min_length=1)
     """Name in the rows and in the record."""
     model: LanguageModelConfig
     """Which model, and how it is sampled."""
@@ -39,7 +43,7 @@ class CheckpointMember(Config):
     """A checkpoint of the store, sampled as the policy is."""
 
     kind: Literal["checkpoint"] = "checkpoint"
-    name: str
+    name: str = Field(min_length=1)
     """Name in the rows and in the record."""
     checkpoint: str
     """Its id in the store."""
@@ -132,7 +136,12 @@ def ask_served(
         for turn, answer in zip(turns, endpoint.ask(requests), strict=True):
             if completion := read_completion(answer):
                 found[turn] = VerifiedAnswer(completion, verdict_on(prompts[turn.prompt].row, completion.text))
-    return found, {key: value for key, value in endpoint.facts().items() if isinstance(value, int | float)}
+    return found, numbers_of(endpoint)
+
+
+def numbers_of(endpoint: "Endpoint") -> dict[str, int | float]:
+    """What an endpoint was asked and what that cost, without what cannot be added up over shards."""
+    return {key: value for key, value in endpoint.facts().items() if isinstance(value, int | float)}
 
 
 def read_completion(answer: Answer) -> Completion | None:

@@ -108,8 +108,7 @@ def judge_request(
     """One aspect of all answers to an instruction. Each attempt has a seed of its own: equal requests have one answer."""
     listed = list(reversed(texts)) if question.swapped else list(texts)
     prompt = fill_template(judge.prompts[question.aspect], instruction=instruction, texts=listed)
-    how = judge.model.model_copy(update={"seed": judge.model.seed + attempt}) if attempt else judge.model
-    return how.request(prompt, judge.system.strip())
+    return judge.model.request(prompt, judge.system.strip(), judge.model.seed + attempt)
 
 
 def judge_groups(

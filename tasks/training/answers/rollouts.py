@@ -16,7 +16,7 @@ import copy
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
@@ -26,7 +26,7 @@ from infra.language_models.client import EndpointError
 from infra.workspace import Workspace
 from model.config import Precision
 from model.data.chat_batches import Batch, LabelledRow, indices_of_step
-from model.decoding.generate import Sampling
+from model.decoding.generate import Completion, Generator, Sampling
 from model.network.transformer import Transformer
 from model.parallel.group import Group, Weights, distribute, fill_weights
 from model.tokens.tokenizer import Tokenizer
@@ -221,19 +221,21 @@ class Rollouts(ABC, Generic[How]):
             seed=mixed_seed(config.seed, rollout),
         )
         began = time.monotonic()
-        if self.served is not None:
-            found = self.served.answers(self.policy, self.group, rollout, prompts, samples, sampling, config.rules)
+        if self.served is None:
+            generator = self._decoder()
         else:
-            found = self._decoded(prompts, samples, sampling)
+            asked = [prompt.ids for prompt in prompts for _ in range(samples)]
+            generator = already_given(self.served.completions(self.policy, self.group, rollout, asked, sampling))
+        # Verified once each: verdicts have limits of time, so two ranks could judge one answer differently.
+        found = answers_in_group(generator, prompts, samples, sampling, self.group, config.rules)
         self.generating_seconds += time.monotonic() - began
         return found
 
-    def _decoded(self, prompts: list[EncodedPrompt], samples: int, sampling: Sampling) -> list[list[VerifiedAnswer]]:
+    def _decoder(self) -> Generator:
         config = self.config
         # Weights in training are nowhere but here.
         rows = decoding_rows(self.policy, self.prompts, config.max_new_tokens, config.precision)
-        generator = local_generator(self.policy, self.tokenizer, config.precision, rows, self.group)
-        return answers_in_group(generator, prompts, samples, sampling, self.group, config.rules)
+        return local_generator(self.policy, self.tokenizer, config.precision, rows, self.group)
 
     def compare(
         self,
@@ -277,6 +279,17 @@ class Rollouts(ABC, Generic[How]):
         for _ in range(self.config.epochs):
             for part in np.array_split(generator.permutation(count), self.config.mini_batches):
                 yield part.tolist()
+
+
+def already_given(known: Sequence[Completion]) -> Generator:
+    """The generator of what a server has answered to all prompts: each part of them gets its own answers."""
+
+    def given(
+        prompts: Sequence[Sequence[int]], sampling: Sampling, progress: Callable[[int], None] | None = None
+    ) -> list[Completion]:
+        return list(known[sampling.first_prompt : sampling.first_prompt + len(prompts)])
+
+    return given
 
 
 def answer_metrics(

@@ -9,7 +9,7 @@ another temperature, ends the training by name, and its answers are forgotten.
 
 import hashlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
@@ -30,8 +30,7 @@ from model.network.transformer import Transformer
 from model.parallel.group import Group, whole_model
 from model.tokens.tokenizer import Tokenizer
 from tasks.generation import server_generator, shared_generator
-from tasks.training.answers.verified_answers import EncodedPrompt, VerifiedAnswer, sample_answers
-from tasks.verifiers import Rules
+from tasks.training.answers.verified_answers import EncodedPrompt, VerifiedAnswer
 
 LARGEST_GAP: dict[Precision, float] = {"fp32": 0.03, "bf16": 0.3}
 """Nats per token by which two computations of the same log-probabilities may differ in the mean, besides a constant: a hundred
@@ -79,27 +78,6 @@ class ServedPolicy:
             for ids, logprobs, finish in known
         ]
 
-    def answers(
-        self,
-        policy: Transformer,
-        group: Group,
-        rollout: int,
-        prompts: Sequence[EncodedPrompt],
-        samples: int,
-        sampling: Sampling,
-        rules: Rules,
-    ) -> list[list[VerifiedAnswer]]:
-        """The same, verified: `samples` for each prompt."""
-        asked = [prompt.ids for prompt in prompts for _ in range(samples)]
-        known = self.completions(policy, group, rollout, asked, sampling)
-
-        def answered(
-            prompts: Sequence[Sequence[int]], sampling: Sampling, progress: Callable[[int], None] | None = None
-        ) -> list[Completion]:
-            return known
-
-        return sample_answers(answered, prompts, samples, sampling, rules=rules)
-
     def forget(self, rollout: int) -> None:
         """Forget a rollout's answers, so that the next attempt asks the server for others."""
         self.ws.store.remove(self._name(rollout))
@@ -128,8 +106,7 @@ class ServedPolicy:
             kept = self.ws.store.read_json(self._name(rollout))
         except FileNotFoundError:
             return None
-        # Development versions kept a bare list, which does not say whose answers it holds.
-        return kept["answers"] if isinstance(kept, dict) and kept["weights"] == weights else None
+        return kept["answers"] if kept["weights"] == weights else None
 
     def _keep(self, rollout: int, weights: str, answers: _Answers) -> None:
         self.ws.store.write(self._name(rollout), orjson.dumps({"weights": weights, "answers": answers}))
@@ -138,12 +115,18 @@ class ServedPolicy:
             self.ws.store.remove(self._name(rollout - self.kept_rollouts - 1))
 
 
+def rollout_server(ws: Workspace) -> EndpointSettings | None:
+    """Where this stage's rollouts are sampled by a server; None where they are decoded here."""
+    settings = ws.own_endpoint() if ws.generation == "endpoint" else None
+    return settings if settings is not None and settings.weights is not None else None
+
+
 def served_policy(ws: Workspace, tokenizer: Tokenizer, precision: Precision, updates: int) -> ServedPolicy | None:
     """The server that `execution` names for this stage's rollouts; None where they are decoded here. `updates` are those of a
     rollout.
     """
-    settings = ws.own_endpoint() if ws.generation == "endpoint" else None
-    if settings is None or settings.weights is None:
+    settings = rollout_server(ws)
+    if settings is None:
         return None
     # Two more than fit between save points: the interval is rounded up to whole rollouts, and a save takes a while.
     return ServedPolicy(ws, tokenizer, precision, settings, -(-ws.save_every // updates) + 2)

@@ -124,7 +124,7 @@ class AskedTask:
             )  # fmt: skip
         found = iter(asked.answers)
         scored = [
-            score_item(self.benchmark, item, [next(found) for _ in wanted], self.chat)
+            score_item(self.benchmark, item, [next(found) for _ in wanted], self.chat, wanted)
             for item, wanted in zip(self.items, self.requests, strict=True)
         ]
         return [float(one.metrics[self.metric]) for one in scored]

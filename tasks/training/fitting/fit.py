@@ -147,8 +147,8 @@ def checkpoint_tokenizer(folder: Path, checkpoint: Checkpoint | RewardModel, row
 def begin(ws: Workspace, model: nn.Module, optim: OptimConfig) -> TrainState:
     """Make the state of a training before its first step, of the whole model or of this rank's shard, on the device.
 
-    Parameters of a model without memory get theirs, but no values: those come from `fit`, or from `parallel.fill` in
-    stages that use the model before.
+    Parameters of a model without memory get theirs, but no values: those come from `fitting`, or from `fill_weights`
+    (`model.parallel.group`) in stages that use the model before.
     """
     return new_state(model, optim, compute_of(ws))
 

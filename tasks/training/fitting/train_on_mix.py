@@ -30,7 +30,7 @@ class MixRun:
     """Holds what pre-training and an anneal do not have in common."""
 
     model: Transformer
-    """On the meta device: `fit` gives it values."""
+    """On the meta device: `fitting` gives it values."""
     tokenizer: Tokenizer
     seed: int
     """Of the order of the windows."""
@@ -42,7 +42,7 @@ class MixRun:
 def course_on_mix(
     ws: Workspace, mix: Mix, config: MixTrainingConfig, run: MixRun
 ) -> Iterator[tuple[TrainState, Course]]:
-    """Open a training on the mix, for `fit`: its state before the first step, and its course, with windows read ahead, norms
+    """Open a training on the mix, for `fitting`: its state before the first step, and its course, with windows read ahead, norms
     watched and evaluation on the way.
 
     Raises ValueError when the mix holds less than one batch, or less than what is held out.

@@ -263,3 +263,16 @@ def test_html_files_are_documents(bench, tmp_path):
         ("one.html", SENTENCE.format(1).strip(), "en"),
         ("two.htm.gz", GERMAN.strip(), "de"),
     ]
+
+
+@pytest.mark.parametrize("where", ["_page_of", "_row_of"])
+def test_a_page_that_finds_no_memory_is_not_dropped(bench, tmp_path, monkeypatch, where):
+    """What a page is must not depend on the memory of the machine that reads it."""
+
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(pages, where, full)
+    (tmp_path / "a.warc").write_bytes(b"".join(ENGLISH))
+    with pytest.raises(MemoryError):
+        bench.run(collect, local(tmp_path / "a.warc"))

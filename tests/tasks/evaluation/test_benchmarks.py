@@ -16,6 +16,7 @@ from tasks.evaluation.benchmarks import (
     primary_metric,
     score_item,
 )
+from tasks.evaluation.benchmarks import synthetic as synthetic_module
 from tasks.evaluation.benchmarks.items import (
     Estimate,
     Generation,
@@ -242,6 +243,30 @@ def test_olmes_bits_and_generation(tmp_path):
     span = row | {"label": [["a b"], ["c"]], "request_type": "generate_until"}
     drop = write_task(tmp_path / "drop", "drop", [span])
     assert score_item(drop, load_items(drop)[0], ["c"], False).metrics == {"f1": 1.0, "exact_match": 1.0}
+
+
+@pytest.mark.parametrize("wanted_at_hand", [True, False])
+def test_a_rendered_answer_ends_at_its_stops(tmp_path, wanted_at_hand):
+    request = {"context": "Q", "stop_sequences": ["\n\n"], "generation_kwargs": {"max_gen_toks": 8}}
+    row = {"request_type": "generate_until", "doc": {"question": "How many?"}, "request": request, "idx": 0}
+    row |= {"task_name": "drop", "doc_id": 0, "native_id": 0, "label": [["10"]]}
+    config = write_task(tmp_path / "drop", "drop", [row])
+    (item,) = load_items(config)
+    (wanted,) = make_requests(config, [item], False)
+    found = score_item(config, item, [" 10\n\nPassage: 11"], False, wanted if wanted_at_hand else None)
+    assert found.metrics == {"f1": 1.0, "exact_match": 1.0}
+
+
+def test_worked_examples_are_made_once_and_not_again_to_score(monkeypatch):
+    config = synthetic()
+    items = load_items(config)
+    made = []
+    shots = synthetic_module.shots
+    monkeypatch.setattr(synthetic_module, "shots", lambda *rest: made.append(rest) or shots(*rest))
+    requests = make_requests(config, items, chat=False)
+    for item, wanted in zip(items, requests, strict=True):
+        score_item(config, item, [" " + item.data["response"]], False, wanted)
+    assert len(made) == 1
 
 
 def test_olmes_folder_errors_are_named(tmp_path):

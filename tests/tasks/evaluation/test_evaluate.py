@@ -23,6 +23,7 @@ from model.parallel.group import Group
 from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Checkpoint, Scores
 from tasks.data.documents.dolma_files import written_rows
+from tasks.evaluation import benchmarks
 from tasks.evaluation import evaluate as evaluate_module
 from tasks.evaluation.benchmarks import load_items
 from tasks.evaluation.benchmarks.asking import ask, encode_pairs, encoded_prompt, local_scorer, request_names
@@ -31,6 +32,7 @@ from tasks.evaluation.benchmarks.synthetic import SyntheticBenchmark
 from tasks.evaluation.evaluate import EvaluateConfig, LoadedModel, SuiteConfig, evaluate_checkpoint
 from tasks.generation import local_generator
 from tasks.synthetic import ArithmeticConfig
+from tasks.training.fitting.asked_tasks import AskedTask
 from tests.model.groups import run_group
 from tests.openai_server import OpenAIServer
 from tests.tasks.test_generation import served
@@ -269,6 +271,15 @@ def test_a_kill_in_the_middle_of_a_benchmark_costs_one_part(desk, tmp_path, monk
     resumed = desk.evaluate(config)
     assert first_requests == [0, 4, 4, 8]
     assert resumed.digest == undisturbed.digest
+
+
+def test_scoring_asks_for_no_request_again(desk, model, monkeypatch):
+    """The requests are at hand where answers are scored, and making one may cost as much as all of a benchmark's shots."""
+    monkeypatch.setattr(benchmarks, "make_requests", lambda *_: pytest.fail("a request was made again"))
+    config = config_of()
+    assert desk.evaluate(config).primary
+    task = AskedTask(config.benchmarks[0], 2, TOKENIZER)
+    assert len(task.scores(model, Group(), "fp32")) == 2
 
 
 def test_parts_on_ray_have_the_scores_of_one_process(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import sys
 from html.parser import HTMLParser
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -35,7 +35,7 @@ from tasks.evaluation.report import ConformanceRow, ReportConfig, write_report
 from tasks.evaluation.reporting import words as report_words
 from tasks.evaluation.reporting.compared import compared_run, comparison_panels
 from tasks.evaluation.reporting.histogram import Histogram, position, shown_bins
-from tasks.evaluation.reporting.page import render_page, tried_mixes
+from tasks.evaluation.reporting.page import gain_rows, render_page, tried_mixes
 from tasks.evaluation.reporting.report_values import Bounds, curve, judge_difference
 from tasks.evaluation.reporting.sankey import FlowStep, depths_of, place
 
@@ -251,6 +251,14 @@ def test_every_step_states_its_gain_with_its_error(written: tuple[Workspace, Any
     text = " ".join(read(ws, "report.html").split())
     assert "What each step gained" in text
     assert "soup over the best ingredient" in text
+
+
+def test_a_gain_is_told_in_the_unit_of_its_metric() -> None:
+    """A trial of curation may be asked shares alone; those are told in percent points like every other step's."""
+    gain = {"gain": 0.1, "stderr": 0.01, "n": 10, "discordant": 3, "words": "gain"}
+    gains = {"curation": gain, "soup": {**gain, "metric": "bits_per_byte"}, "sweep": {**gain, "metric": "acc_raw"}}
+    rows = gain_rows(cast(Any, {"gains": gains}))
+    assert [(step, unit) for step, _, unit in rows] == [("curation", 100.0), ("soup", 1.0), ("sweep", 100.0)]
 
 
 def test_funnel_and_costs_add_up(written: tuple[Workspace, Any]) -> None:

@@ -53,6 +53,11 @@ def test_names_of_members_differ_from_each_other_and_from_the_policy():
     for names in ("aa", ("policy",)):
         with pytest.raises(ValueError, match="give each a name of its own"):
             PoolConfig(on_policy=0.5, members=tuple(map(served, names)))
+    # The judge's usage has no name, so a member must have one.
+    with pytest.raises(ValueError, match="name"):
+        served("")
+    with pytest.raises(ValueError, match="name"):
+        CheckpointMember(name="", checkpoint="of the recipe")
     with pytest.raises(ValueError, match="on_policy"):
         PoolConfig.model_validate({"members": [served("a").model_dump()]})
     assert PreferencesConfig.model_validate(CONFIG.model_dump()) == CONFIG

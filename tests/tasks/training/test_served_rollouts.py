@@ -13,7 +13,7 @@ import pytest
 from flows.running.readiness import check_generation
 from infra.execution.plan import PlanRow
 from infra.language_models.client import EndpointError
-from infra.settings import EndpointSettings, Execution, WeightFolder
+from infra.settings import ComputeSettings, EndpointSettings, Execution, ParallelSettings, WeightFolder
 from infra.storage.store import Store
 from infra.workspace import WorkSettings, Workspace
 from model.config import Compute, Parallel
@@ -21,9 +21,14 @@ from model.decoding.generate import Sampling
 from model.files.weights import load_hf
 from model.network.initial_weights import initial_rows
 from model.network.transformer import Transformer, on_meta_device
-from model.parallel.group import distribute, fill_weights
-from tasks.training.answers.served_rollouts import served_policy
-from tasks.training.rlvr import RLVRConfig, train_rlvr
+from model.parallel.group import Group, distribute, fill_weights
+from tasks.artifacts import Checkpoint, Prompts
+from tasks.training.answers import verified_answers
+from tasks.training.answers.served_rollouts import ServedPolicy, served_policy
+from tasks.training.answers.verified_answers import EncodedPrompt, VerifiedAnswer
+from tasks.training.ppo import PPOConfig, train_ppo
+from tasks.training.rlvr import GRPORollouts, RLVRConfig, train_rlvr
+from tasks.verifiers import Verdict
 from tests.model.groups import run_group
 from tests.openai_server import OpenAIServer
 from tests.tasks.test_generation import served
@@ -191,8 +196,8 @@ def test_answers_to_other_weights_are_not_learnt_from(make_bench, tmp_path, kill
     assert sampler.asked == (3 + 2) * 24
 
 
-def ask_together(root: str, settings: EndpointSettings, prompts: list[list[int]]) -> list[list[int]]:
-    """In each of two workers: a rollout in which both ask for samples of one prompt."""
+def join(root: str, settings: EndpointSettings) -> tuple[ServedPolicy, Transformer, Group]:
+    """In each of two workers: the server, the policy and the group that holds it."""
     ws = Workspace(
         Store(root),
         stage="rlvr",
@@ -206,22 +211,81 @@ def ask_together(root: str, settings: EndpointSettings, prompts: list[list[int]]
     fill_weights(model, partial(initial_rows, TINY, 0), group)
     policy = served_policy(ws, TOKENIZER, "fp32", 2)
     assert policy is not None
+    return policy, model, group
+
+
+def ask_together(root: str, settings: EndpointSettings, prompts: list[list[int]]) -> list[list[int]]:
+    """In each of two workers: a rollout in which both ask for samples of one prompt."""
+    policy, model, group = join(root, settings)
     sampling = Sampling(max_new_tokens=8, temperature=1.0, seed=3)
     given, kept = (policy.completions(model, group, 0, prompts, sampling) for _ in range(2))
     assert given == kept
     return [answer.ids for answer in given]
 
 
+def server_settings(server: OpenAIServer, folder: Path) -> EndpointSettings:
+    return EndpointSettings(url=server.url, served_name="policy", weights=WeightFolder(server="vllm", path=str(folder)))
+
+
+def judge_together(root: str, settings: EndpointSettings) -> tuple[list[str], list[list[VerifiedAnswer]]]:
+    """In each of two workers: the texts that it verifies itself in a rollout, and all answers."""
+    served, model, group = join(root, settings)
+    prompts = [EncodedPrompt(row, [5, 6, 7 + place]) for place, row in enumerate(LOWER_CASE[:5])]
+    rollouts = GRPORollouts(CONFIG, model, group, model, group, TOKENIZER, prompts, 256, served=served)
+    verified, verify = [], verified_answers.verify
+
+    def counted(dataset: str, text: str, *rest: Any) -> Verdict:
+        verified.append(text)
+        return verify(dataset, text, *rest)
+
+    verified_answers.verify = counted
+    return verified, rollouts.answers(0, prompts, 2)
+
+
+def test_every_answer_is_verified_by_one_worker(tmp_path):
+    """Verdicts have limits of time: workers that verified all by themselves could learn from different ones."""
+    sampler = Sampler()
+    with OpenAIServer(sampler.reply, control=sampler.vllm) as server:
+        settings = server_settings(server, tmp_path / "weights")
+        (first, all_answers), (second, same) = run_group(2, judge_together, str(tmp_path / "store"), settings)
+    assert all_answers == same
+    texts = [answer.completion.text for group in all_answers for answer in group]
+    # Five prompts of two answers each: the share of rank 0 is two prompts.
+    assert (first, second) == (texts[:4], texts[4:])
+    assert len(texts) == sampler.asked == 10
+
+
 def test_workers_that_share_a_prompt_ask_for_other_samples(tmp_path):
     sampler = Sampler()
     with OpenAIServer(sampler.reply, control=sampler.vllm) as server:
-        settings = EndpointSettings(
-            url=server.url, served_name="policy", weights=WeightFolder(server="vllm", path=str(tmp_path / "weights"))
-        )
+        settings = server_settings(server, tmp_path / "weights")
         first, second = run_group(2, ask_together, str(tmp_path / "store"), settings, [[5, 6, 7]] * 6)
         assert first == second
         assert sampler.asked == len({body["seed"] for body in server.bodies}) == 6
     assert len({tuple(ids) for ids in first}) == 6
+
+
+def test_ppo_on_several_workers_refuses_a_server_before_it_loads_anything(tmp_path):
+    settings = EndpointSettings(
+        url="http://nowhere/v1", weights=WeightFolder(server="vllm", path=str(tmp_path / "weights"))
+    )
+    ws = Workspace(
+        Store(str(tmp_path / "store")),
+        stage="ppo",
+        id="1",
+        payload="ppo/1/g0001",
+        progress_folder="_progress/ppo/1",
+        settings=WorkSettings(
+            compute=ComputeSettings(parallel=ParallelSettings(workers=2)),
+            generation="endpoint",
+            endpoints={"ppo": settings},
+        ),
+    )
+    absent = Checkpoint.model_construct(address="checkpoint/absent/g0001")
+    with pytest.raises(ValueError, match=r"execution\.endpoints\.ppo samples for a policy in one process"):
+        train_ppo(
+            ws, absent, None, Prompts.model_construct(address="prompts/absent/g0001"), PPOConfig.model_construct()
+        )
 
 
 def test_a_server_without_weights_is_refused_before_a_run():
@@ -234,3 +298,18 @@ def test_a_server_without_weights_is_refused_before_a_run():
         # Nobody is asked by what is there already.
         check_generation([replace(waiting, action="reused")], execution)
     check_generation([waiting], Execution(generation={"default": "endpoint"}, endpoints=named))
+
+
+def test_the_key_of_a_sampler_is_looked_for_before_a_run(monkeypatch):
+    waiting = PlanRow("rlvr", "rlvr", "run", "", "0", (), {}, None)
+    server = EndpointSettings(
+        url="http://nowhere/v1", key_env="SAMPLER_KEY", weights=WeightFolder(server="vllm", path="/weights")
+    )
+    execution = Execution(generation={"rlvr": "endpoint"}, endpoints={"rlvr": server})
+    monkeypatch.delenv("SAMPLER_KEY", raising=False)
+    with pytest.raises(ValueError, match=r"the key of rlvr is looked for in \$SAMPLER_KEY, which is not set"):
+        check_generation([waiting], execution)
+    # Rollouts that are decoded here ask nobody.
+    check_generation([waiting], Execution(endpoints={"rlvr": server}))
+    monkeypatch.setenv("SAMPLER_KEY", "sesame")
+    check_generation([waiting], execution)

@@ -82,6 +82,8 @@ def read_archive(intake: Intake, file: SourceFile, name: str) -> None:
 def _take_record(intake: Intake, record: ArchiveRecord, name: str, place: RowPlace) -> None:
     try:
         page, other, problem = _page_of(record)
+    except MemoryError:
+        raise  # What this machine has no memory for is a page on another one.
     except Exception as error:  # A record may make a library raise anything; it is one row all the same.
         page, other, problem = (record.body, "", PageFacts()), "", f"unreadable: {type(error).__name__}: {error}"
     if other:
@@ -96,6 +98,8 @@ def _take(intake: Intake, page: Page, problem: str, name: str, place: RowPlace) 
     if not problem:
         try:
             row, problem = _row_of(page)
+        except MemoryError:
+            raise  # The memory of this machine must not decide what a page is.
         except Exception as error:  # A page may make a library raise anything; it is one row all the same.
             problem = f"page_error: {type(error).__name__}: {error}"
     if problem:

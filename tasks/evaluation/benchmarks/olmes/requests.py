@@ -28,7 +28,6 @@ from tasks.evaluation.benchmarks.items import (
     subsample,
 )
 from tasks.evaluation.benchmarks.olmes.answers import (
-    before_stops,
     drop_exact,
     drop_f1,
     gsm8k_match,
@@ -302,8 +301,7 @@ def score(
     if data["scoring"] == "generate":
         (text,) = answers
         assert isinstance(text, str)
-        # The rendered stops hold for whoever generated: a server may stop later.
-        return score_generated(data["core"], before_stops(text, data["stop"]), data["references"])
+        return score_generated(data["core"], text, data["references"])
     ranked = [answer for answer in answers if isinstance(answer, LikelihoodAnswer)]
     if data["scoring"] == "bits_per_byte":
         continuations = data["continuations"]
