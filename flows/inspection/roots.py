@@ -16,7 +16,7 @@ PAGE = 200
 _ANSWER_SECONDS = 15
 
 
-class Parameters(TypedDict, total=False):
+class _Parameters(TypedDict, total=False):
     """What is read of a run's parameters."""
 
     store: str | None
@@ -24,20 +24,20 @@ class Parameters(TypedDict, total=False):
     overrides: list[str] | None
 
 
-class Schedule(TypedDict):
+class _Schedule(TypedDict):
     """What is read of a deployment's schedule."""
 
     active: bool
-    parameters: NotRequired[Parameters | None]
+    parameters: NotRequired[_Parameters | None]
     """Its own, over the deployment's."""
 
 
-class Deployment(TypedDict):
+class _Deployment(TypedDict):
     """What is read of the server's answer about a deployment."""
 
     paused: bool
-    parameters: Parameters
-    schedules: list[Schedule]
+    parameters: _Parameters
+    schedules: list[_Schedule]
 
 
 def newest_records(store: Store, count: int) -> list[Record]:
@@ -76,7 +76,7 @@ def scheduled_recipes(store: Store) -> list[tuple[str, list[str]]]:
     return found
 
 
-def _own_parameters(deployment: Deployment) -> list[Parameters]:
+def _own_parameters(deployment: _Deployment) -> list[_Parameters]:
     """A schedule may have parameters of its own over the deployment's."""
     return [
         deployment["parameters"] | (schedule.get("parameters") or {})
@@ -85,7 +85,7 @@ def _own_parameters(deployment: Deployment) -> list[Parameters]:
     ]
 
 
-def _asked(url: str, body: Mapping[str, int]) -> list[Deployment]:
+def _asked(url: str, body: Mapping[str, int]) -> list[_Deployment]:
     headers = {"Content-Type": "application/json"}
     if password := os.environ.get("PREFECT_API_AUTH_STRING"):
         import base64

@@ -52,34 +52,34 @@ def completion_request(model: str, prompt: str | Sequence[int], **sampling: Any)
     )
 
 
-class TokenObject(TypedDict):
+class _TokenObject(TypedDict):
     """What the chat route says of one token."""
 
     token: str
     logprob: float
 
 
-class LogProbsObject(TypedDict, total=False):
+class _LogProbsObject(TypedDict, total=False):
     """Tokens of an answer: the chat route lists them under `content`, the completions route as two parallel lists."""
 
-    content: list[TokenObject] | None
+    content: list[_TokenObject] | None
     tokens: list[str] | None
     token_logprobs: list[float | None] | None
 
 
-class MessageObject(TypedDict, total=False):
+class _MessageObject(TypedDict, total=False):
     """An answer of the chat route."""
 
     content: str | None
 
 
-class ChoiceObject(TypedDict, total=False):
+class _ChoiceObject(TypedDict, total=False):
     """What is read of an entry of `choices`: `message` is the chat route's, `text` that of completions."""
 
-    message: MessageObject | None
+    message: _MessageObject | None
     text: str | None
     finish_reason: str | None
-    logprobs: LogProbsObject | None
+    logprobs: _LogProbsObject | None
     token_ids: list[int] | None
     """Where the server gives them; the protocol does not ask for it."""
 
@@ -142,7 +142,7 @@ def usage_of(body: Mapping[str, object]) -> dict[str, int]:
     return {name: int(count) for name, count in usage.items() if isinstance(count, int | float)}
 
 
-def read_choice(choice: ChoiceObject) -> Choice:
+def read_choice(choice: _ChoiceObject) -> Choice:
     """One entry of `choices`, of either route."""
     message = choice.get("message")
     text = choice.get("text") if message is None else message.get("content")

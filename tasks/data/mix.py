@@ -139,7 +139,7 @@ class MixConfig(Config):
         return self.sequence_length, self.sequence_length * self.batch_size
 
 
-class PresetFields(TypedDict):
+class _PresetFields(TypedDict):
     """The fields of a mix that a preset fills in."""
 
     part: Literal["whole_files"]
@@ -147,7 +147,7 @@ class PresetFields(TypedDict):
     sources: list[dict[str, str | float]]
 
 
-def preset_fields(name: PresetName) -> PresetFields:
+def preset_fields(name: PresetName) -> _PresetFields:
     """The fields of a mix that a preset fills in: sources with their amounts, and what goes with them."""
     found = preset(name)
     if found.unit == "passes":

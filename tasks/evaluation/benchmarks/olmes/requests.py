@@ -62,7 +62,7 @@ DEFAULT_NEW_TOKENS = 512
 _FILES = ("config.json", "requests.jsonl", "requests.jsonl.gz")
 
 
-class RenderedRequest(TypedDict):
+class _RenderedRequest(TypedDict):
     """What a row asks."""
 
     context: str
@@ -71,7 +71,7 @@ class RenderedRequest(TypedDict):
     generation_kwargs: NotRequired[Mapping[str, object] | None]
 
 
-class RenderedRow(TypedDict):
+class _RenderedRow(TypedDict):
     """What is read of a line of `requests.jsonl`."""
 
     doc_id: int
@@ -80,7 +80,7 @@ class RenderedRow(TypedDict):
     task_name: str
     request_type: str
     doc: Mapping[str, object]
-    request: RenderedRequest
+    request: _RenderedRequest
     label: int | str | list[Any]
     """Place of the gold choice, or accepted answers: strings, or lists of spans for DROP."""
 
@@ -89,7 +89,7 @@ class _MetricSettings(TypedDict, total=False):
     uncond_docid_offset: int | None
 
 
-class TaskSettings(TypedDict, total=False):
+class _TaskSettings(TypedDict, total=False):
     """What is read of `config.json`'s `task_config`."""
 
     task_core: str | None
@@ -135,7 +135,7 @@ class OlmesRequestsBenchmark(Config):
         return self.model_copy(update={"files": found})
 
 
-def _read_rows(config: OlmesRequestsBenchmark) -> tuple[TaskSettings, list[RenderedRow]]:
+def _read_rows(config: OlmesRequestsBenchmark) -> tuple[_TaskSettings, list[_RenderedRow]]:
     """The task's settings and all its rows. ValueError when it is not pinned or a row is not JSON."""
     if not config.files:
         raise ValueError(
@@ -164,7 +164,7 @@ def load_items(config: OlmesRequestsBenchmark) -> list[Item]:
     settings, rows = _read_rows(config)
     # Without an offset no row is unconditional.
     offset = (settings.get("metric_kwargs") or {}).get("uncond_docid_offset") or float("inf")
-    groups: dict[int, list[RenderedRow]] = defaultdict(list)
+    groups: dict[int, list[_RenderedRow]] = defaultdict(list)
     unconditional: set[int] = set()
     for row in rows:
         if row["doc_id"] >= offset:
@@ -177,7 +177,7 @@ def load_items(config: OlmesRequestsBenchmark) -> list[Item]:
     return subsample(items, config.limit or drawn)
 
 
-def _make_item(config: OlmesRequestsBenchmark, settings: TaskSettings, group: list[RenderedRow]) -> Item:
+def _make_item(config: OlmesRequestsBenchmark, settings: _TaskSettings, group: list[_RenderedRow]) -> Item:
     """The rows of one document as an item."""
     # The file may list choices in any order; `idx` is their place.
     group = sorted(group, key=lambda row: row["idx"])
@@ -208,7 +208,7 @@ def _make_item(config: OlmesRequestsBenchmark, settings: TaskSettings, group: li
     return Item(str(first["doc_id"]), f"{question_text(first)}\n{gold}", gold, data)
 
 
-def asks_for_bits(config: OlmesRequestsBenchmark, settings: TaskSettings) -> bool:
+def asks_for_bits(config: OlmesRequestsBenchmark, settings: _TaskSettings) -> bool:
     """Whether the task was rendered for the bits per byte of its gold answers, whatever its requests' type.
 
     Its primary metric, `compute_gold_bpb`, its alias or the name of its folder say so.
@@ -220,7 +220,7 @@ def asks_for_bits(config: OlmesRequestsBenchmark, settings: TaskSettings) -> boo
     )
 
 
-def rendered_scoring(group: Sequence[RenderedRow], bits: bool) -> str:
+def rendered_scoring(group: Sequence[_RenderedRow], bits: bool) -> str:
     """Lettered or cloze choices are ranked, a lone continuation is scored in bits, the rest is generated."""
     if len(group) > 1:
         return "rank"
@@ -238,7 +238,7 @@ def choose_normalisation(config: OlmesRequestsBenchmark, core: str, task_name: s
 QUESTION_FIELDS = ("query", "question", "problem", "sentence")
 
 
-def gold_text(group: Sequence[RenderedRow], label: object) -> str:
+def gold_text(group: Sequence[_RenderedRow], label: object) -> str:
     """The gold answer as words: the option's text for lettered choices too."""
     first = group[0]
     if isinstance(label, int) and len(group) > 1:
@@ -249,19 +249,19 @@ def gold_text(group: Sequence[RenderedRow], label: object) -> str:
     return str(first["request"].get("continuation") or label).strip()
 
 
-def asked(row: RenderedRow) -> str:
+def asked(row: _RenderedRow) -> str:
     """The document's own wording of the question, or an empty text."""
     return next((str(row["doc"][name]) for name in QUESTION_FIELDS if row["doc"].get(name)), "")
 
 
-def question_text(row: RenderedRow) -> str:
+def question_text(row: _RenderedRow) -> str:
     """The question alone: the document's own wording, else the last block of the rendered prompt."""
     # Without a wording of its own the question is what follows the last shot.
     question = asked(row) or row["request"]["context"].split("\n\n")[-1]
     return question.removesuffix("Answer:").strip()
 
 
-def references(row: RenderedRow) -> list[Any]:
+def references(row: _RenderedRow) -> list[Any]:
     """Accepted answers of a generative row: strings, or lists of spans for DROP."""
     label = row["label"]
     return label if isinstance(label, list) else [label]
