@@ -17,11 +17,6 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Began:
-    """The stage has its cores and starts."""
-
-
-@dataclass(frozen=True)
 class Progress:
     """How far one piece of a stage's work is."""
 
@@ -92,7 +87,7 @@ class Failed:
     error: BaseException
 
 
-Event = Began | Progress | Metrics | Waiting | Warned | Markdown | TableRows | LogKept | Ended | Failed
+Event = Progress | Metrics | Waiting | Warned | Markdown | TableRows | LogKept | Ended | Failed
 Listener = Callable[[Event], None]
 """Hears of one stage."""
 LabelledListener = Callable[[str, Event], None]

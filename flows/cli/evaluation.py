@@ -129,8 +129,6 @@ def looks_command(
     as_json: JsonOption = False,
 ) -> None:
     """List the looks at held-out scores: who, when, in which run and why."""
-    from dataclasses import asdict
-
     from rich.table import Table
 
     from flows.inspection.artifacts import find_record
@@ -139,7 +137,7 @@ def looks_command(
     found = existing_store(store)
     looks = read_looks(found, "" if id is None else find_record(found, id).address)
     if as_json:
-        print_json([asdict(look) for look in looks])
+        print_json(looks)
         return
     table = Table("when", "who", "scores", "held-out benchmarks", "run", "why", box=None, pad_edge=False)
     for look in looks:

@@ -97,7 +97,7 @@ def watched(console: Console, errors: Console, asked: RunRequest) -> Iterator[Wa
     target = Store(config.execution.store)
     console.print(f"store {target.url}", style="dim", markup=False, highlight=False)
     target.check_writable()
-    run, began, entered = WatchedRun(), time.monotonic(), False
+    run, began = WatchedRun(), time.monotonic()
     # A dashboard that watches wants to see the run, even one that does nothing.
     if not asked.rerun and "PREFECT_API_URL" not in os.environ:
         rows = plan(config, asked.until)
@@ -109,9 +109,9 @@ def watched(console: Console, errors: Console, asked: RunRequest) -> Iterator[Wa
             return
         if not config.execution.approve:
             _refuse_without_dashboard(config, rows)
-    new_session(
-        config, asked.until, asked.rerun, cascade=asked.cascade
-    )  # refuses a stage that the recipe does not have
+    else:
+        # Refuses a stage that the recipe does not have, as the plan does.
+        new_session(config, asked.until, asked.rerun, cascade=asked.cascade)
     for number in _ENDING:
         signal.signal(number, _on_interrupt)
     how = (
@@ -129,7 +129,7 @@ def watched(console: Console, errors: Console, asked: RunRequest) -> Iterator[Wa
             start_own_server()
             again = asked.again(config.execution.store)
             with running(config, asked.until, asked.rerun, cascade=asked.cascade, again=again):
-                run.flow, entered = loaded_recipe(config, asked.parameters(config.execution.store)), True
+                run.flow = loaded_recipe(config, asked.parameters(config.execution.store))
                 yield run
         except (KeyboardInterrupt, Interrupted):
             pass
@@ -137,37 +137,40 @@ def watched(console: Console, errors: Console, asked: RunRequest) -> Iterator[Wa
             # Whatever a stage may raise ends here, told below; anything else is our defect and keeps its traceback.
             if not display.failed and not wait_for_stop(0):
                 raise
-    run.ending = _told(errors, asked, config.execution.store, display, run.made)
-    if run.ending[0] == 0:
-        counts = f"{display.ran} stages run, {display.reused} reused, {time.monotonic() - began:,.0f} s"
-        console.print(counts, highlight=False)
-        if report := run.ending[1].get("report"):
-            console.print(f"report: {report}", highlight=False)
-    elif run.ending[1]["ended"] == "interrupted":
+    # A request to stop goes before failures: stages that it ended are no errors.
+    if wait_for_stop(0):
         errors.print(interrupted, style="yellow")
-    if not entered:
+        run.ending = _exit_code(), _ending("interrupted", target, display.stages)
+    elif display.failed:
+        run.ending = 1, _tell_failed(errors, asked, target, display)
+    else:
+        counts = f"{display.ran} stages run, {display.reused} reused, {time.monotonic() - began:,.0f} s"
+        run.ending = 0, _tell_done(console, counts, target, display.stages, made_report(run.made))
+    if run.flow is None:
         # Stopped while the server started: the block is entered all the same, as it has to be, and has nothing to call.
         yield run
 
 
-def _told(errors: Console, asked: RunRequest, url: str, display: Display, made: object) -> tuple[int, RunEnding]:
-    """How a run ended in the store at a URL: its exit code, and the same for programs; failures are told here."""
-    store = Store(url)
-    # A request to stop goes before failures: stages that it ended are no errors.
-    if wait_for_stop(0):
-        return _exit_code(), _ending("interrupted", store, display.stages)
-    if display.failed:
-        _tell_failures(errors, display)
-        failed = [failure.label for failure in display.failed]
-        again = resume_command(
-            asked.recipe, url, asked.until, asked.rerun, asked.overrides, failed, cascade=asked.cascade
-        )
-        _tell_traces(errors, display, asked.recipe, url, asked.overrides)
-        errors.print(f"What is done is kept. When the cause is mended, resume with: {again}", markup=False)
-        return 1, {**_ending("failed", store, display.stages), "resume": again}
-    report = made_report(made)
+def _tell_failed(errors: Console, asked: RunRequest, store: Store, display: Display) -> RunEnding:
+    """Say which stages failed, of what, and the command that resumes; and return it for programs."""
+    _tell_failures(errors, display)
+    failed = [failure.label for failure in display.failed]
+    url = store.url
+    again = resume_command(asked.recipe, url, asked.until, asked.rerun, asked.overrides, failed, cascade=asked.cascade)
+    _tell_traces(errors, display, asked.recipe, url, asked.overrides)
+    errors.print(f"What is done is kept. When the cause is mended, resume with: {again}", markup=False)
+    return {**_ending("failed", store, display.stages), "resume": again}
+
+
+def _tell_done(
+    console: Console, counts: str, store: Store, stages: list[EndedStage], report: Report | None
+) -> RunEnding:
+    """Say how much was done and where the report is, and return it for programs."""
+    console.print(counts, highlight=False)
     path = report_path(store, report.address) if report else None
-    return 0, {**_ending("done", store, display.stages), "report": path}
+    if path:
+        console.print(f"report: {path}", highlight=False)
+    return {**_ending("done", store, stages), "report": path}
 
 
 def _ending(how: Literal["done", "failed", "interrupted"], store: Store, stages: list[EndedStage]) -> RunEnding:
@@ -190,13 +193,9 @@ def tell_all_reused(console: Console, rows: list[PlanRow], store: Store) -> RunE
     reused = [row for row in rows if row.artifact is not None]
     for row in reused:
         console.print(reused_line(row.label, row.id), style="dim", markup=False, highlight=False)
-    console.print(f"0 stages run, {len(reused)} reused", highlight=False)
     reports = [row.artifact for row in reused if isinstance(row.artifact, Report)]
-    report = report_path(store, reports[-1].address) if reports else None
-    if report:
-        console.print(f"report: {report}", highlight=False)
     stages: list[EndedStage] = [{"label": row.label, "action": "reused", "id": row.id} for row in reused]
-    return {**_ending("done", store, stages), "report": report}
+    return _tell_done(console, f"0 stages run, {len(reused)} reused", store, stages, reports[-1] if reports else None)
 
 
 def report_path(store: Store, address: str) -> str:

@@ -16,7 +16,7 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import FlowPauseTimeout, ObjectNotFound, PrefectSignal
 from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
-from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled
 from pydantic import Field
 
@@ -52,7 +52,8 @@ def ask_on_dashboard(question: Question) -> Answer:
     asked = _Asked(question)
     # A daemon, for Prefect's pause cannot be called off from outside and may last two weeks.
     threading.Thread(
-        # The context holds Prefect's settings and the flow that asks; a bare thread would have neither.
+        # The context holds Prefect's settings (`without_heartbeats` among them) and the flow that asks; a bare thread would have
+        # neither.
         target=copy_context().run,
         args=(asked.run,),
         daemon=True,
@@ -82,8 +83,7 @@ class _Asked:
         """Ask and wait; what comes of it is kept for `answer`."""
         name = f"approve {self._question.label}"
         try:
-            with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-                self._form = flow(name="approval", flow_run_name=name, persist_result=False)(self._pause)()
+            self._form = flow(name="approval", flow_run_name=name, persist_result=False)(self._pause)()
         except BaseException as error:
             # Told to the thread that waits, which raises it. Prefect's signals (Abort, Pause) are no Exceptions.
             self._error = error

@@ -218,7 +218,7 @@ def _writer_module() -> str:
 
 
 def _reads_types(module: str, name: str) -> bool:
-    return bool(module) and _module(module).definitions[name].reads_types()
+    return bool(module) and _module(module).definitions[name].reads_types
 
 
 def _hashed(module: str, name: str, *, typed: bool) -> tuple[str, list[tuple[str, str]]]:

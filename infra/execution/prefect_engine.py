@@ -21,7 +21,7 @@ from prefect.states import Cancelled, Completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from infra.compute.processes import stop_stages
-from infra.events import Began, Failed
+from infra.events import Failed
 from infra.execution.approval import check_approved
 from infra.execution.asking import ask_on_dashboard
 from infra.execution.attempt import Caller, attempting
@@ -137,7 +137,6 @@ def _stage_task(stage: Stage, session: Session, arguments: Arguments):
         check_approved(stage, session, arguments, ask_on_dashboard)  # before any core is taken: an answer may take days
         with slots.take(count), _device(stage, session) as device:
             check_stopping()  # a request may have come while this waited
-            reporter(Began())
             with attempting(stage, session, arguments, reporter, Caller(flow_run, device)) as attempts:
                 # Called from here and not by `run_stage`: the task holds its cores directly above what uses them.
                 for one in attempts.tries:

@@ -12,6 +12,7 @@ under its full one.
 import ast
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
@@ -85,11 +86,12 @@ class Definition:
                 if isinstance(inner, ast.Constant) and isinstance(inner.value, str):
                     yield inner.value
 
+    @cached_property
     def reads_types(self) -> bool:
-        """Whether it asks for annotations of what it refers to."""
-        return any(
-            isinstance(inner, ast.Name) and inner.id in READERS for node in self.nodes for inner in ast.walk(node)
-        )
+        """Whether it asks for annotations of what it refers to, by a name or as `typing.get_type_hints`. Made once: all nodes are
+        there by then.
+        """
+        return any(_named(inner) in READERS for node in self.nodes for inner in ast.walk(node))
 
     def normalised(
         self, scope: Scope, own: set[str], module: str, find: Callable[[str], Any], *, typed: bool = False
@@ -313,8 +315,15 @@ class Writer:
 
 def _decorator(node: ast.expr) -> str:
     """The last name of a decorator: `no_grad` of `@torch.no_grad()`."""
-    called = node.func if isinstance(node, ast.Call) else node
-    return called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+    return _named(node.func if isinstance(node, ast.Call) else node)
+
+
+def _named(node: ast.AST) -> str:
+    """The last part of a name, dotted or not; empty for what is no name."""
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name
+    return ""
 
 
 def _says_nothing(node: Any) -> bool:

@@ -3,8 +3,10 @@
 Oracles: what the store keeps, what ran, and the states of the server.
 """
 
+import sys
 import threading
 import time
+import traceback
 from contextvars import copy_context
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from infra.execution import asking
 from infra.execution.approval import ApprovalNeeded, Question, Refused, approvals
 from infra.execution.asking import ask_on_dashboard
-from infra.execution.prefect_engine import PrefectEngine
+from infra.execution.prefect_engine import PrefectEngine, without_heartbeats
 from infra.session import Price, Session, open_session
 from infra.settings import Execution
 from infra.storage.store import Store
@@ -37,7 +39,12 @@ def waiting(label: str) -> list[Any]:
         return client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(name))
 
 
-def answer(label: str, said: dict[str, str], shown: list[str], refused: list[str]) -> None:
+def running_functions() -> set[str]:
+    """What runs in the threads of this process."""
+    return {part.f_code.co_name for frame in sys._current_frames().values() for part, _ in traceback.walk_stack(frame)}
+
+
+def answer(label: str, said: dict[str, str], shown: list[str], refused: list[str], beating: list[str]) -> None:
     """Answer the question about a stage once it is there; an answer without its fields is not taken."""
     deadline = time.monotonic() + 60
     with get_client(sync_client=True) as client:
@@ -51,6 +58,7 @@ def answer(label: str, said: dict[str, str], shown: list[str], refused: list[str
                     == []
                 ):
                     continue
+                beating.extend(name for name in running_functions() if "heartbeat" in name)
                 shown.append(client.request("GET", f"/flow_runs/{run.id}/input/{keys['description']}").json())
                 taken = client.resume_flow_run(run.id, run_input={"decision": "maybe", "reason": "", "name": "x"})
                 refused.append(taken.status.value)
@@ -66,7 +74,10 @@ def run(
     """The diamond, with answers to its questions; returns what was shown and how bad answers were taken."""
     shown: list[str] = []
     refused: list[str] = []
-    people = [threading.Thread(target=answer, args=(label, words, shown, refused)) for label, words in said.items()]
+    beating: list[str] = []
+    people = [
+        threading.Thread(target=answer, args=(label, words, shown, refused, beating)) for label, words in said.items()
+    ]
     for person in people:
         person.start()
     execution = Execution.model_validate(
@@ -74,11 +85,16 @@ def run(
     )
     price = {label: Price(money, (("hours", "7"),)) for label, money in prices.items()}
     try:
-        with open_session(Session(store, execution, engine=PrefectEngine(), price=price.get)):
+        with (
+            without_heartbeats(),
+            open_session(Session(store, execution, engine=PrefectEngine(), price=price.get)),
+        ):
             diamond(ONE, TWO)
     finally:
         for person in people:
             person.join()
+    # Two weeks of heartbeats would be sent for a question that waits.
+    assert not beating
     return shown, refused
 
 

@@ -225,6 +225,22 @@ def test_an_edit_of_annotations_makes_nothing_stale_but_where_they_are_read(
     assert differences(before, fingerprint_of(function("toy.typed"))) == told
 
 
+@pytest.mark.parametrize(
+    ("imported", "reader"),
+    [
+        ("import typing", "typing.get_type_hints(CHECKS[name])"),
+        ("import pydantic", "pydantic.TypeAdapter(CHECKS[name]).json_schema()"),
+    ],
+)
+def test_what_reads_annotations_is_known_by_a_dotted_name_too(toy: Path, imported: str, reader: str):
+    text = TYPED.replace("from typing import get_type_hints", imported).replace("get_type_hints(CHECKS[name])", reader)
+    (toy / "typed.py").write_text(text)
+    importlib.invalidate_caches()
+    before = fingerprint_of(function("toy.typed"))
+    edit(toy / "typed.py", "count: int", "count: float")
+    assert differences(before, fingerprint_of(function("toy.typed"))) == ["toy/typed.py: checks changed"]
+
+
 def test_a_program_that_is_run_as_a_file_belongs_to_what_names_it(toy: Path):
     edit(toy / "more.py", "'words.txt'", "'child.py'")
     (toy / "child.py").write_text("LIMIT = 3\nprint(LIMIT)\n")

@@ -1,10 +1,12 @@
 """What stages tell the dashboard. Oracle: the work goes on where there is none."""
 
 from pathlib import Path
+from typing import Any
 
+import pytest
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from infra.events import Event, Progress, TableRows, Warned
+from infra.events import Event, Metrics, Progress, TableRows, Warned
 from infra.execution.reporter import Reporter
 from infra.execution.stage_page import StagePage
 from infra.storage.store import Store
@@ -23,3 +25,11 @@ def test_a_dashboard_that_is_gone_is_told_once_and_ends_nothing(tmp_path: Path) 
     assert len(warnings) == 1
     assert "the dashboard does not answer" in warnings[0]
     assert [type(event) for event in told if not isinstance(event, Warned)] == [Progress, TableRows, Progress]
+
+
+def test_a_page_that_cannot_be_written_is_our_defect_and_shows(tmp_path: Path) -> None:
+    """A metric that is no number: called a dashboard that does not answer, nobody would ever look for it here."""
+    reporter = Reporter(total, None, StagePage("total", Store(str(tmp_path))))
+    values: dict[str, Any] = {"accuracy": "high"}
+    with pytest.raises(ValueError, match="format"):
+        reporter(Metrics(1, values))
