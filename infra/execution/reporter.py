@@ -3,8 +3,10 @@
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import cast
 from uuid import UUID
 
@@ -112,21 +114,24 @@ class Reporter:
     def _going_on(self, who: str) -> Iterator[None]:
         """What a client of theirs raises (a server that restarts, one that is busy) is told once and ends nothing.
 
-        Only their code runs inside. What is ours, such as the text of a page, is made before: a defect there has to show.
+        Only their code runs inside. What is ours, such as the text of a page, is made before, so that nobody takes a defect of
+        it for a silent dashboard.
         """
         try:
             yield
         except Exception as error:
             # Broad, for no two trackers raise the same, nor do Prefect's client, its HTTP library and its database.
-            text = f"{who} does not answer ({type(error).__name__}: {error}); the work goes on"
-            if who in self._silent:
-                return
-            self._silent.add(who)
-            if self._listener is not None:
-                self._listener(self._stage.label, Warned(text))
-            else:
-                # Not the run's own logger, which is the dashboard's.
-                logging.getLogger(__name__).warning("%s: %s", self._stage.label, text)
+            self._warn_once(who, f"{who} does not answer ({type(error).__name__}: {error}); the work goes on")
+
+    def _warn_once(self, about: str, text: str) -> None:
+        if about in self._silent:
+            return
+        self._silent.add(about)
+        if self._listener is not None:
+            self._listener(self._stage.label, Warned(text))
+        else:
+            # Not the run's own logger, which is the dashboard's.
+            logging.getLogger(__name__).warning("%s: %s", self._stage.label, text)
 
     def _publish_progress(self, event: Progress) -> None:
         description, done, total, unit = event.description, event.done, event.total, event.unit
@@ -165,7 +170,14 @@ class Reporter:
 
     def _publish_page(self) -> None:
         """Make the stage's page, or bring it up to date. Lists of artifacts then have one entry for each run of a stage."""
-        text = self._page.text()
+        try:
+            text = self._page.text()
+        except Exception as error:
+            # A training of days must not end because its page has a defect; where it is, the traceback says.
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            said = f"{type(error).__name__}: {error}, in {Path(where.filename).name}:{where.lineno}"
+            self._warn_once("page", f"the page of this stage cannot be written ({said}); the work goes on")
+            return
         key = page_key(self._stage.label)
         with self._going_on("the dashboard"):
             if self._page_id is None:

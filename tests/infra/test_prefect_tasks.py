@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import pytest
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from infra.events import Event, Metrics, Progress, TableRows, Warned
@@ -27,9 +26,13 @@ def test_a_dashboard_that_is_gone_is_told_once_and_ends_nothing(tmp_path: Path) 
     assert [type(event) for event in told if not isinstance(event, Warned)] == [Progress, TableRows, Progress]
 
 
-def test_a_page_that_cannot_be_written_is_our_defect_and_shows(tmp_path: Path) -> None:
-    """A metric that is no number: called a dashboard that does not answer, nobody would ever look for it here."""
-    reporter = Reporter(total, None, StagePage("total", Store(str(tmp_path))))
+def test_a_page_that_cannot_be_written_is_told_as_such_and_ends_nothing(tmp_path: Path) -> None:
+    """A metric that is no number: called a dashboard that does not answer, nobody would look for the defect here."""
+    told: list[Event] = []
+    reporter = Reporter(total, lambda _, event: told.append(event), StagePage("total", Store(str(tmp_path))))
     values: dict[str, Any] = {"accuracy": "high"}
-    with pytest.raises(ValueError, match="format"):
-        reporter(Metrics(1, values))
+    reporter(Metrics(1, values))
+    reporter(Metrics(2, values))
+    assert [type(event) for event in told] == [Metrics, Warned, Metrics]
+    (warning,) = [event.text for event in told if isinstance(event, Warned)]
+    assert "the page of this stage cannot be written (ValueError: " in warning and ".py:" in warning
