@@ -1,13 +1,13 @@
 """GRPO on this machine's CPU against TRL's `GRPOTrainer`: same policy, prompts, reward, budget and learning rate.
 
-Run alone: `python benchmarks/rlvr.py [--rollouts 16] [--peer-python PYTHON]`. The peer has an environment of its own (TRL from
-PyPI); `--peer-python` gives one that exists. A model of 0.2M parameters first learns one-digit sums halfway, as SFT here. Both
+Run alone: `python benchmarks/rlvr.py [--rollouts 48] [--warm-up 35] [--peer-python PYTHON]`. The peer has an environment of
+its own (TRL from PyPI); `--peer-python` gives one that exists. A model of 0.2M parameters first learns one-digit sums halfway, as SFT here. Both
 sides then sample 16 answers to each of 16 prompts a rollout, and make two updates of it: KL to the start at 0.01 (k3), sampling
 at temperature 1, clip 0.2, AdamW at a constant rate, fp32. One thread each, in turns, so a busy machine changes little: what is
 told are CPU seconds of sampling and learning, without imports and loading.
 
-The last line is one JSON object. `reward`: share of right answers over the last 4 rollouts of each side. `target`: the lower of
-the two. `seconds_to_target`: CPU seconds until the mean over 4 rollouts reached it, each rollout taken to cost the same. `ratio`:
+The last line is one JSON object. `reward`: share of right answers over the last 8 rollouts of each side. `target`: the lower of
+the two. `seconds_to_target`: CPU seconds until the mean over 8 rollouts reached it, each rollout taken to cost the same. `ratio`:
 the peer's over ours. `seconds`: of the whole budget.
 """
 
@@ -52,7 +52,7 @@ ANSWERS = {q: f"The sum of {q.replace('+', ' and ')} is {a}." for q, a in SUMS}
 """What finetuning teaches: some 26 tokens, as sentences are."""
 PROMPTS, SAMPLES, UPDATES, NEW_TOKENS = 16, 16, 2, 40
 LEARNING_RATE, KL = 2e-4, 0.01
-LAST = 4
+LAST = 8
 """Rollouts that a reward is averaged over."""
 
 
@@ -82,8 +82,8 @@ def make_prompts(ws: Workspace, config: Given) -> Prompts:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rollouts", type=int, default=16)
-    parser.add_argument("--warm-up", type=float, default=60, help="passes over the sums before reinforcement")
+    parser.add_argument("--rollouts", type=int, default=48)
+    parser.add_argument("--warm-up", type=float, default=35, help="passes over the sums before reinforcement")
     parser.add_argument("--peer-python", default=None)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

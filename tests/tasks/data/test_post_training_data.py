@@ -318,7 +318,8 @@ def test_caps_take_a_seeded_choice_of_each_origin(bench, written):
     big = [int(i) for i in first if int(i) % 4]
     assert len(big) == 7
     assert len(first) == 27
-    assert max(big) > 40, "not merely the first ones"
+    # The choice depends on the ids of rows, so on the path of this test's folder: of 7 in 60, any may come out.
+    assert sorted(big) != [i for i in range(80) if i % 4][:7], "not merely the first ones"
     assert first == taken(1)
     assert first != taken(2)
     none = talk(bench, rows, filter=ChatFilterConfig(caps={"big": 0}))
