@@ -22,9 +22,11 @@ test: env
 	bash .ci/packages
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
 
-# Share of lines that the quick tests execute, a file a line.
+# Share of lines that the quick tests execute, a file a line; it fails below the floor in pyproject.toml. The processor time that
+# test_hostile.py allows is that of code which nobody traces.
 coverage: env
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile --cov --cov-report term \
+		--ignore tests/tasks/verifiers/test_hostile.py \
 		-m 'not slow and not s3 and not chaos and not browser and not ceph and not postgres and not parity and not olmo_core and not released'
 
 # Tests of learning once more with the instructions that every x86 processor of today has: sums in another order lead a training
