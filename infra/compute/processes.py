@@ -24,7 +24,7 @@ from types import FrameType
 from infra.compute.stage_call import Finished, StageCall
 from infra.events import Events, Listener, Raised, Returned, StageMessage
 from infra.processor import wait_passively
-from infra.stopping import check_stopping, ends_in_order, is_stopping, request_stop
+from infra.stopping import check_stopping, ends_in_order, is_stopping, request_stop, wait_for_stop
 
 _PRELOAD = ("torch", "numpy", StageCall.__module__)
 """What the fork server imports once for all its children."""
@@ -43,6 +43,8 @@ class StageFailed(Exception):
 _running: set[BaseProcess] = set()
 _POLL_SECONDS = 0.5
 """How often a stage's process is looked after while it tells nothing."""
+_REQUEST_SECONDS = 5.0
+"""How long after the fork server's end a request to stop may still come."""
 STOP_SECONDS = 12.0
 """How long a training that was asked to stop has for its step and its save point; Prefect and Slurm kill after 30 s."""
 
@@ -74,8 +76,10 @@ def run_in_process(call: StageCall, listener: Listener, preload: Sequence[str]) 
     check_stopping()
     try:
         process.start()
-    except EOFError:
-        # The first start waits for the fork server, which a terminal's Ctrl-C ends.
+    except (EOFError, ConnectionError):
+        # A start waits for the fork server, which a signal to the whole group ends at once: Ctrl-C in a terminal, a cancelled
+        # flow. This process may hear of the request a moment later.
+        wait_for_stop(_REQUEST_SECONDS)
         check_stopping()
         raise
     _running.add(process)

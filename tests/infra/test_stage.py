@@ -2,9 +2,16 @@
 
 import os
 import shutil
+import sys
+import threading
+import time
+import traceback
+from multiprocessing import forkserver
 from typing import Any
 
+import psutil
 import pytest
+from prefect.exceptions import CancelledRun
 
 from infra.compute.processes import StageProcessDied
 from infra.events import Ended, Event, Failed
@@ -14,6 +21,7 @@ from infra.execution.prefect_engine import PrefectEngine
 from infra.records.record import all_records, generations, lineage, load_record
 from infra.session import Session, open_session
 from infra.settings import Execution
+from infra.stopping import request_stop
 from infra.storage.store import Store, StoreError
 from tests.infra.stages_for_tests import (
     NumberConfig,
@@ -163,6 +171,32 @@ def test_threads_of_a_stage_sleep_while_they_wait(tmp_path):
 def test_a_killed_stage_process_is_told(tmp_path):
     with pytest.raises(StageProcessDied, match=r"ended with code -9.*resumes from its last save point"):
         run(Store(str(tmp_path)), dying, ONE)
+
+
+def test_a_signal_that_ends_the_fork_server_first_is_no_failure(tmp_path, monkeypatch):
+    """As when a cancelled flow's whole group is told: the server is gone at once, the request is known a moment later."""
+    monkeypatch.setattr("infra.stopping._stopping", threading.Event())
+    forkserver.ensure_running()
+    (server,) = [child for child in psutil.Process().children() if "forkserver" in " ".join(child.cmdline())]
+    # It takes the request for a process, and answers nothing.
+    server.suspend()
+
+    def end() -> None:
+        while "read_signed" not in {
+            part.f_code.co_name for frame in sys._current_frames().values() for part, _ in traceback.walk_stack(frame)
+        }:
+            time.sleep(0.01)
+        server.kill()
+        time.sleep(0.5)
+        request_stop()
+
+    ending = threading.Thread(target=end)
+    ending.start()
+    try:
+        with pytest.raises(CancelledRun, match="stopped on request"):
+            run(Store(str(tmp_path)), with_threads, TWO)
+    finally:
+        ending.join()
 
 
 def test_a_step_that_takes_longer_than_the_settings_say_is_told(tmp_path):
