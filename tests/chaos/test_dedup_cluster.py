@@ -28,8 +28,8 @@ from tests.chaos.test_cluster import Cluster, cluster, processes
 __all__ = ["cluster"]
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 
-SHARDS, ROWS = 12, 200
-LOST_AFTER = (3, 15, 24, 40)
+SHARDS, ROWS = 24, 100
+LOST_AFTER = (3, 20, 40, 60)
 """Commits of shards after which a node is lost: while texts are hashed, signed and compared, and after."""
 
 
