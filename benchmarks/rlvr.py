@@ -1,10 +1,10 @@
 """GRPO on this machine's CPU against TRL's `GRPOTrainer`: same policy, prompts, reward, budget and learning rate.
 
 Run alone: `python benchmarks/rlvr.py [--rollouts 48] [--warm-up 35] [--peer-python PYTHON]`. The peer has an environment of
-its own (TRL from PyPI); `--peer-python` gives one that exists. A model of 0.2M parameters first learns one-digit sums halfway, as SFT here. Both
-sides then sample 16 answers to each of 16 prompts a rollout, and make two updates of it: KL to the start at 0.01 (k3), sampling
-at temperature 1, clip 0.2, AdamW at a constant rate, fp32. One thread each, in turns, so a busy machine changes little: what is
-told are CPU seconds of sampling and learning, without imports and loading.
+its own (TRL from PyPI); `--peer-python` gives one that exists. A model of 0.2M parameters first learns one-digit sums in part,
+as SFT here. Both sides then sample 16 answers to each of 16 prompts a rollout, and make two updates of it: KL to the start at
+0.01 (k3), sampling at temperature 1, clip 0.2, AdamW at a constant rate, fp32. One thread each, in turns, so a busy machine
+changes little: what is told are CPU seconds of sampling and learning, without imports and loading.
 
 The last line is one JSON object. `reward`: share of right answers over the last 8 rollouts of each side. `target`: the lower of
 the two. `seconds_to_target`: CPU seconds until the mean over 8 rollouts reached it, each rollout taken to cost the same. `ratio`:
