@@ -4,6 +4,7 @@ Run as a file by `processes.end_with_this_process`, so it imports nothing of our
 """
 
 import sys
+from contextlib import suppress
 
 import psutil
 
@@ -25,4 +26,6 @@ def end_when_closed(pid: int) -> None:
 
 
 if __name__ == "__main__":
-    end_when_closed(int(sys.argv[1]))
+    # One that has ended by itself, as early as before it was looked up, is what was wanted.
+    with suppress(psutil.NoSuchProcess):
+        end_when_closed(int(sys.argv[1]))

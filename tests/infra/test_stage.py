@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -13,7 +14,7 @@ import psutil
 import pytest
 from prefect.exceptions import CancelledRun
 
-from infra.compute.processes import StageProcessDied
+from infra.compute.processes import ENDER, StageProcessDied
 from infra.events import Ended, Event, Failed
 from infra.execution.attempt import Outcome
 from infra.execution.plan import Plan, above, below
@@ -197,6 +198,15 @@ def test_a_signal_that_ends_the_fork_server_first_is_no_failure(tmp_path, monkey
             run(Store(str(tmp_path)), with_threads, TWO)
     finally:
         ending.join()
+
+
+def test_who_ends_a_process_says_nothing_where_it_is_gone_already():
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        ended.wait()
+    done = subprocess.run(
+        [sys.executable, ENDER, str(ended.pid)], stdin=subprocess.DEVNULL, capture_output=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 def test_a_step_that_takes_longer_than_the_settings_say_is_told(tmp_path):
