@@ -9,25 +9,12 @@ from rich.text import Text
 
 from flows.inspection.curated import Curated
 from infra.records.record import Record
-from tasks.artifacts import Documents, Tokens
+from tasks.artifacts import Documents, ReadCounts, Tokens
 
 _READING = "collect.json"
 """What a source's files held and what of it was read."""
 _WHOLE = 0.999
 """Share of a source's rows below which its reading is told in red."""
-
-
-class SourceReading(TypedDict):
-    """What a source's files held and what of it was read (`collect.json`)."""
-
-    files: int
-    bad_files: int
-    rows: int
-    """Rows that the files list."""
-    read: int
-    documents: int
-    bad: dict[str, int]
-    """Unusable rows by reason."""
 
 
 class CurationStep(TypedDict):
@@ -44,7 +31,7 @@ class CurationStep(TypedDict):
     tokens: int | None
     sources: dict[str, int]
     """Documents by source."""
-    reading: SourceReading | None
+    reading: ReadCounts | None
     dropped: dict[str, int]
     """Documents by reason, the most frequent first."""
 
@@ -120,7 +107,7 @@ def print_funnel(console: Console, steps: Sequence[CurationStep]) -> None:
             console.print(line, highlight=False)
 
 
-def reading_line(reading: SourceReading) -> tuple[str, str]:
+def reading_line(reading: ReadCounts) -> tuple[str, str]:
     """(sentence, style) on what was listed, read, unusable and kept of a source; red below WHOLE."""
     share = reading["read"] / reading["rows"] if reading["rows"] else 1.0
     unusable = ", ".join(f"{reason} {count:,}" for reason, count in reading["bad"].items())

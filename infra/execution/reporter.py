@@ -71,7 +71,7 @@ class Reporter:
         if self._listener is not None:
             self._listener(self._stage.label, event)
         self._tell_trackers(event)
-        with self._lock:
+        with self._lock, self._going_on("the dashboard"):
             self._publish(event)
 
     def _publish(self, event: Event) -> None:
@@ -81,20 +81,14 @@ class Reporter:
                 self._publish_progress(event)
             case Metrics():
                 self._note_metrics(event)
-            case Markdown(name, text):
-                key = slug(f"{label}-{name}")
-                with self._going_on("the dashboard"):
-                    create_markdown_artifact(text, key=key)
-            case TableRows(name, rows):
-                key, table = slug(f"{label}-{name}"), [dict(row) for row in rows]
-                with self._going_on("the dashboard"):
-                    create_table_artifact(table, key=key)
+            case Markdown(key, text):
+                create_markdown_artifact(text, key=slug(f"{label}-{key}"))
+            case TableRows(key, rows):
+                create_table_artifact([dict(row) for row in rows], key=slug(f"{label}-{key}"))
             case LogKept(place):
-                with self._going_on("the dashboard"):
-                    get_run_logger().error("%s failed; full traceback: %s", label, place)
+                get_run_logger().error("%s failed; full traceback: %s", label, place)
             case Warned(text):
-                with self._going_on("the dashboard"):
-                    get_run_logger().warning("%s: %s", label, text)
+                get_run_logger().warning("%s: %s", label, text)
             case Failed(error) if not isinstance(error, Interrupted):
                 self._page.error = error
                 self._publish_page()
@@ -112,11 +106,7 @@ class Reporter:
 
     @contextmanager
     def _going_on(self, who: str) -> Iterator[None]:
-        """What a client of theirs raises (a server that restarts, one that is busy) is told once and ends nothing.
-
-        Only their code runs inside. What is ours, such as the text of a page, is made before, so that nobody takes a defect of
-        it for a silent dashboard.
-        """
+        """What a client of theirs raises (a server that restarts, one that is busy) is told once and ends nothing."""
         try:
             yield
         except Exception as error:
@@ -143,20 +133,15 @@ class Reporter:
         if description not in self._bars:
             key = slug(f"{self._stage.label}-progress")
             text = f"{self._stage.label}: {description} ({total:,.0f} {unit})"
-            with self._going_on("the dashboard"):
-                # Called without an event loop, Prefect's client waits and returns the id itself.
-                self._bars[description] = cast(UUID, create_progress_artifact(percent, key=key, description=text))
-            if description not in self._bars:
-                # It did not answer, so the page would wait for it in vain; the next event asks again.
-                return
+            # Called without an event loop, Prefect's client waits and returns the id itself.
+            self._bars[description] = cast(UUID, create_progress_artifact(percent, key=key, description=text))
+            self._published[description] = now
             self._publish_page()
         elif done >= total or now - self._published[description] >= PUBLISH_SECONDS:
-            with self._going_on("the dashboard"):
-                update_progress_artifact(self._bars[description], percent)
+            # Noted before: where nobody answers, a wait for them is not repeated at each event.
+            self._published[description] = now
+            update_progress_artifact(self._bars[description], percent)
             self._publish_page_in_time()
-        else:
-            return
-        self._published[description] = now
 
     def _note_metrics(self, event: Metrics) -> None:
         self._page.step, self._page.metrics = event.step, dict(event.values)
@@ -170,35 +155,33 @@ class Reporter:
 
     def _publish_page(self) -> None:
         """Make the stage's page, or bring it up to date. Lists of artifacts then have one entry for each run of a stage."""
+        # Noted before, as for the bars.
+        self._page_time = time.monotonic()
         try:
             text = self._page.text()
         except Exception as error:
-            # A training of days must not end because its page has a defect; where it is, the traceback says.
+            # A training of days must not end because its page has a defect, and nobody should take that for a silent dashboard.
             where = traceback.extract_tb(error.__traceback__)[-1]
             said = f"{type(error).__name__}: {error}, in {Path(where.filename).name}:{where.lineno}"
             self._warn_once("page", f"the page of this stage cannot be written ({said}); the work goes on")
             return
-        key = page_key(self._stage.label)
-        with self._going_on("the dashboard"):
-            if self._page_id is None:
-                self._page_id = cast(UUID, create_markdown_artifact(text, key=key))
-            else:
-                with get_client(sync_client=True) as client:
-                    client.update_artifact(self._page_id, ArtifactUpdate(data=text))
-        # Also where nobody answered: a wait for them is not repeated at each event.
-        self._page_time = time.monotonic()
+        if self._page_id is None:
+            self._page_id = cast(UUID, create_markdown_artifact(text, key=page_key(self._stage.label)))
+        else:
+            with get_client(sync_client=True) as client:
+                client.update_artifact(self._page_id, ArtifactUpdate(data=text))
 
     def used_by(self, label: str) -> None:
         """Tell on the page, if there is one, that a stage takes this one's artifact."""
         self._page.used_by.append(label)
         if self._page_id is not None:
-            with self._lock:
+            with self._lock, self._going_on("the dashboard"):
                 self._publish_page()
 
     def stopped(self, kept: str) -> None:
         """Tell on the page that the stage was stopped, and what is kept."""
         self._page.stopped = kept
-        with self._lock:
+        with self._lock, self._going_on("the dashboard"):
             self._publish_page()
 
     def finish(self, outcome: Outcome) -> None:
@@ -208,5 +191,5 @@ class Reporter:
         self._tell_trackers(Ended(outcome))
         if not outcome.reused:
             self._page.record = outcome.record
-            with self._lock:
+            with self._lock, self._going_on("the dashboard"):
                 self._publish_page()

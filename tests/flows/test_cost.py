@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -142,7 +142,6 @@ def test_what_is_made_is_counted_instead_of_what_was_expected() -> None:
     assert runs["reward"].steps == 51 // 32
 
 
-@settings(deadline=None)
 @given(st.integers(1, 4096), st.floats(0.01, 1), st.floats(0, 100))
 def test_work_does_not_depend_on_how_it_is_spread(gpus: int, mfu: float, price: float) -> None:
     run = Run("pretrain", steps=100, rows=1024, longest=128, pass_tokens=0, precision="bf16")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import model.training.losses as losses
@@ -113,7 +113,6 @@ def test_cast_weights_of_a_block_are_two_bytes_each(name: Any) -> None:
     assert saved_for_backward(model, "bf16", in_parts=True).block_weights == 0
 
 
-@settings(deadline=None)
 @given(st.integers(2, 64), st.integers(1, 4096))
 def test_memory_falls_with_gpus_and_grows_with_tokens(gpus: int, tokens: int) -> None:
     memory, size = memory_of(TINY, "bf16", gpus, tokens), TINY.parameters / gpus

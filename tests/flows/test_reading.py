@@ -5,7 +5,8 @@ import io
 from rich.console import Console
 
 from flows.inspection.curated import curated
-from flows.inspection.funnel import CurationStep, SourceReading, funnel, print_funnel, reading_line
+from flows.inspection.funnel import CurationStep, funnel, print_funnel, reading_line
+from tasks.artifacts import ReadCounts
 from tasks.data.collect import collect
 from tasks.data.sources.local import LocalSource
 from tests.tasks.data.conftest import Bench
@@ -48,13 +49,14 @@ def test_a_source_that_was_read_whole_is_not_in_red(tmp_path):
 
 
 def test_less_than_everything_is_never_shown_as_everything():
-    facts: SourceReading = {
+    facts: ReadCounts = {
         "files": 2,
         "bad_files": 1,
         "rows": 1_000_000,
         "read": 999_999,
         "documents": 999_999,
         "bad": {"not_json": 1},
+        "first_bad_files": ["a.jsonl"],
     }
     text, style = reading_line(facts)
     assert "(99.99 %)" in text

@@ -15,7 +15,7 @@ from model.data.order import PublishedShuffle, Shuffle, shuffle
 from model.parallel.work_split import own_rows, share_of
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 3000), st.integers(0, 10**6), st.integers(0, 5))
 def test_shuffle_is_a_permutation_with_its_inverse(count: int, seed: int, epoch: int) -> None:
     order = Shuffle(count, seed, epoch)

@@ -66,13 +66,13 @@ def test_a_prompt_ends_with_the_open_answer() -> None:
     assert encode_prompt(Tokenizer(), messages, answer_prefix="Answer:")[-2:] == [16_533, 25]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(messages=CHATS, generation_prompt=st.booleans())
 def test_jinja_and_render_agree(messages: list[Message], generation_prompt: bool) -> None:
     assert jinja_render(messages, generation_prompt) == render(messages, generation_prompt)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(messages=CHATS, ranks=st.sampled_from([256, 1_024, 100_256]))
 def test_ids_are_those_of_the_rendered_text(messages: list[Message], ranks: int) -> None:
     tokenizer = Tokenizer(ranks)
@@ -80,7 +80,7 @@ def test_ids_are_those_of_the_rendered_text(messages: list[Message], ranks: int)
     assert encode_prompt(tokenizer, messages) == tokenizer.encode_with_special(render(messages, generation_prompt=True))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     turns=st.lists(st.tuples(CONTENTS, CONTENTS), min_size=1, max_size=4),
     ranks=st.sampled_from([256, 1_024, 100_256]),

@@ -37,7 +37,7 @@ def test_labels_are_the_following_token_where_that_is_trained():
 
 
 @given(st.integers(1, 50), st.integers(1, 20), st.integers(0, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_epoch_of_the_stream_sees_every_example_once(count, batch, seed):
     size = min(batch, count)
     stream = [i for step in range(2 * count) for i in indices_of_step(step, count, batch, seed)]
@@ -62,7 +62,7 @@ def test_steps():
 
 
 @given(st.integers(1, 5000))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_padded_length_is_close_above(length):
     padded = padded_length(length)
     assert length <= padded <= max(32, length * 1.5)
@@ -70,7 +70,7 @@ def test_padded_length_is_close_above(length):
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=40), st.integers(1, 2048))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_passes_cover_all_and_respect_the_budget(lengths, budget):
     passes = split_passes(lengths, budget)
     assert sorted(i for members in passes for i in members) == list(range(len(lengths)))

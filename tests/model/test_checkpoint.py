@@ -132,7 +132,7 @@ def test_random_state_is_part_of_it(tmp_path: Path) -> None:
 
 
 @given(shapes=st.lists(st.lists(st.integers(0, 5), max_size=3), max_size=4), octets=st.integers(0, 9))
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_files_are_what_the_safetensors_library_reads(tmp_path: Path, shapes: list[list[int]], octets: int) -> None:
     tensors = {f"b{i}": torch.randn(shape) for i, shape in enumerate(shapes)}
     tensors["a"] = torch.arange(octets, dtype=torch.uint8)

@@ -216,7 +216,7 @@ def test_autocast_decodes_in_its_precision() -> None:
 # --------------
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**63), count=st.integers(1, 50))
 def test_noise_is_a_function_of_its_key_and_lies_inside_the_unit_interval(seed: int, count: int) -> None:
     indices = np.arange(count)

@@ -29,7 +29,7 @@ def test_equals_golden(case: dict) -> None:
     assert is_repetitive(ids) == case["masked_by_loader_rule_times_ge_32"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 13), st.integers(3, 45), st.integers(0, 20), st.integers(0, 20), st.integers(0, 9))
 def test_planted_span_is_found_exactly(period: int, times: int, before: int, after: int, seed: int) -> None:
     block = np.arange(1000, 1000 + period)
@@ -40,7 +40,7 @@ def test_planted_span_is_found_exactly(period: int, times: int, before: int, aft
     assert is_repetitive(ids) == any(f.times >= 32 for f in find_repetitions(ids))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=200), st.integers(3, 12))
 def test_screen_never_changes_the_verdict(ids: list[int], times: int) -> None:
     array = np.array(ids)

@@ -61,7 +61,7 @@ def test_one_sample_is_refused():
 
 
 @given(st.lists(st.sampled_from([0.0, 10.0]), min_size=2, max_size=16))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_advantages_of_a_group_sum_to_zero(scores):
     for normalization in ("sample_std", "population_std", "centered"):
         advantages = group_advantages(torch.tensor([scores], dtype=torch.float64), normalization)
@@ -78,7 +78,7 @@ def test_kl_estimators_equal_golden(case):
 
 
 @given(st.floats(-5, 5))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_k3_is_never_negative(d):
     assert float(kl_estimate(torch.tensor(d, dtype=torch.float64), "k3")) >= 0
 

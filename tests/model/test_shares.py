@@ -53,7 +53,7 @@ def totals(batches: Sequence[HostBatch]) -> dict[str, float]:
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
 @given(number=st.integers(0, 50), world=st.integers(1, 8))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_workers_together_have_the_step_of_one(kind: str, number: int, world: int) -> None:
     step = step_of(kind, number)
     shares = [share_of(step, rank, world) for rank in range(world)]
@@ -72,7 +72,7 @@ def test_workers_together_have_the_step_of_one(kind: str, number: int, world: in
 @given(st.lists(st.builds(Shape, st.integers(1, 20), st.integers(1, 9)), min_size=1, max_size=12), st.integers(1, 8))
 @example([Shape(1, 4096)] * 1024, 48)
 @example([Shape(4, 4096)] * 512, 96)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_few_rounds_and_nobody_waits_long(shapes: list[Shape], world: int) -> None:
     pieces = cut_micro_batches(tuple(shapes), world)
     parts = [max(piece.parts for piece in pieces if piece.batch == batch) for batch in range(len(shapes))]
@@ -103,7 +103,7 @@ def test_rounds_and_rows_of_the_busiest(micro_batches: int, rows: int, world: in
 
 
 @given(micro_batches=st.integers(1, 9), count=st.integers(1, 5), world=st.integers(1, 8))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_rows_known_beforehand_are_those_that_are_taken(micro_batches: int, count: int, world: int) -> None:
     """Also where rows are as long as windows are: what is known beforehand does not depend on it."""
     ids = np.arange(micro_batches * count)[:, None] + np.zeros((1, 48), dtype=np.int64)

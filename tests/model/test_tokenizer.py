@@ -77,7 +77,7 @@ def test_every_added_token_follows_the_ranks_in_the_same_order(ranks: int) -> No
     assert 0 <= tokenizer.padded_vocab_size - tokenizer.vocab_size < 128
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(text=st.text(max_size=200), ranks=st.sampled_from(RANKS))
 def test_any_text_survives_any_prefix_of_the_vocabulary(text: str, ranks: int) -> None:
     tokenizer = Tokenizer(ranks)
@@ -162,7 +162,7 @@ def test_saved_file_gives_the_same_ids_in_tokenizers(saved: dict[int, Path], ran
         assert tokenizer.encode_with_special(text) == oracle.encode(text).ids, repr(text[:80])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=st.text(alphabet=st.sampled_from(list(" \n\r\taBé1٣'sSll.。#好😀\u0301\u3000\x00")), max_size=60))
 def test_split_agrees_with_tokenizers_on_mixed_characters(saved: dict[int, Path], text: str) -> None:
     assert Tokenizer(4_096).encode(text) == _oracle(saved[4_096]).encode(text).ids

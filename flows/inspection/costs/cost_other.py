@@ -242,7 +242,8 @@ def _preferences(row: PlanRow, config: RecipeConfig, hardware: Hardware) -> Othe
     of_member = answers * (1 - how.pool.on_policy) / len(how.pool.members) if how.pool else 0.0
     sampled = _sampled(row, round((answers - of_member * len(served)) * longest), longest, config, hardware)
     said = f"≤: {how.samples} answers of {how.max_new_tokens:,} tokens to {prompts:,} prompts, sampled at the MFU"
-    asked = [_asked(row, round(of_member), 1, POOL_TOKENS, member.model.model, config) for member in served]
+    models = [member.model.model for member in served]
+    asked = [_asked(row, round(of_member), 1, POOL_TOKENS, model, config) for model in models]
     if served:
         said += f"; {len(served) * of_member:,.0f} of them by {'; '.join(item.assumption for item in asked)}"
     if not isinstance(how.judge, LanguageModelJudge):
@@ -250,13 +251,11 @@ def _preferences(row: PlanRow, config: RecipeConfig, hardware: Hardware) -> Othe
     else:
         # The judge is asked for each aspect of a prompt's answers, in one order or both.
         calls = prompts * len(ASPECTS) * len(judge_orders(how.judge))
-        asked.append(_asked(row, calls, 1, JUDGE_TOKENS, how.judge.model.model, config))
+        models.append(how.judge.model.model)
+        asked.append(_asked(row, calls, 1, JUDGE_TOKENS, models[-1], config))
         said = f"{said}; judged by {asked[-1].assumption}"
     if not asked:
         return replace(sampled, assumption=said)
-    models = [member.model.model for member in served]
-    if isinstance(how.judge, LanguageModelJudge):
-        models.append(how.judge.model.model)
     unpriced = sorted({model for model, item in zip(models, asked, strict=True) if item.money is None})
     # A part of the price is told as such and not left out: an unknown price would ask nobody, whatever the others cost.
     prices = [item.money for item in asked if item.money is not None]

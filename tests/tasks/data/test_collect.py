@@ -52,7 +52,7 @@ def test_every_format_gives_the_same_documents(bench, tmp_path, kind):
     assert len(bench.reader().files(made, "documents/")) > 5
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.lists(st.text(max_size=40), min_size=1, max_size=30), st.integers(1, 300))
 def test_byte_ranges_give_each_line_once(tmp_path_factory, texts, shard_bytes):
     from tests.tasks.data.conftest import Bench

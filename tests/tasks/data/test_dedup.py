@@ -78,7 +78,7 @@ def test_similar_documents_are_the_components_of_shared_band_keys(bench, sizes):
     assert found == {"clusters": len(parts), "rows": sum(parts), "largest": parts[:20]}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=40))
 def test_stars_are_the_components_around_their_smallest_nodes(pairs):
     edges = Edges(*(np.array([pair[side] for pair in pairs], dtype=np.uint64) for side in (0, 1)))

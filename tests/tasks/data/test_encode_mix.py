@@ -137,7 +137,7 @@ def test_passes_list_files_again_and_then_a_part():
 counts = st.lists(st.integers(1, 4000), min_size=1, max_size=6)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(counts, counts, st.floats(0.1, 0.9), st.integers(100, 6000), st.sampled_from([16, 64]))
 def test_windows_are_whole_within_capacity_and_fill_the_batches(one, two, ratio, requested, length):
     sources = {"one": tokens("one", *one), "two": tokens("two", *two)}

@@ -41,7 +41,7 @@ pieces = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.lists(pieces, max_size=6).map("".join), min_size=1, max_size=4))
 @example(["x" + "long unit of more than sixteen bytes, " * 32 + "y", "a b c"])
 @example(["\n".join(["same line"] * 32)])
@@ -51,7 +51,7 @@ def test_searching_bytes_first_changes_no_verdict(texts):
     ]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=300), st.binary(min_size=1, max_size=60), st.integers(32, 40), st.binary(max_size=300))
 def test_no_periodic_run_is_missed(before, unit, times, after):
     runs = suspicious_runs(before + unit * times + after)
@@ -93,7 +93,7 @@ mixed_words = st.lists(
 ).map(" ".join)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(mixed_words, max_size=5))
 def test_words_are_those_of_split(texts):
     batch = TextBatch(texts)
@@ -157,7 +157,7 @@ def slow_ngrams(text: str, n: int) -> list[tuple[str, ...]]:
     return [tuple(found[i : i + n]) for i in range(max(len(found) - n + 1, 1 if found else 0))]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(words, min_size=1, max_size=5), st.integers(1, 9))
 def test_ngrams_are_those_of_a_word_by_word_walk(texts, n):
     grams = word_ngrams(texts, n)

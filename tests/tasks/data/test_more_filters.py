@@ -92,7 +92,7 @@ def slow_repetition(text: str, scorer: GopherRepetitionScorer) -> dict[str, floa
     return values
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.lists(st.sampled_from(["a", "bb", "ccc", "é", "a bb", "\n", "\n \n", "\n\n"]), max_size=40).map(" ".join),

@@ -66,7 +66,7 @@ def test_the_extent_of_a_run_costs_its_length_wherever_it_stands(around: int):
 
 
 @given(st.text(alphabet="aé漢😀\n", max_size=3000), st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_characters_are_counted_as_decoding_does(text: str, data: st.DataObject):
     encoded = text.encode()
     end = data.draw(st.integers(0, len(encoded)))

@@ -3,7 +3,7 @@
 import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.data.filters.batch import TextBatch
@@ -21,7 +21,6 @@ NAMES = {
 
 
 @pytest.mark.parametrize("script", list(NAMES))
-@settings(deadline=None)
 @given(st.text(alphabet="ab Zé1.漢ыЯαΩשกまй가힣ᄀ…'\n", max_size=60), st.sampled_from([0.25, 0.5, 0.9, 1.0]))
 def test_letters_are_of_the_script_that_unicode_names(script: str, text: str, share: float):
     letters = [char for char in text if char.isalpha()]

@@ -54,7 +54,7 @@ EXPRESSIONS = st.recursive(
 
 
 @given(expression=EXPRESSIONS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_values_are_those_of_python(expression):
     try:
         expected = eval(expression, {"a": 6})  # numbers, operators and four known functions, made above

@@ -21,7 +21,7 @@ HALF = (
 
 
 @given(seed=st.integers(0, 2**40), problem=st.sampled_from([SHOES, HALF]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_calculation_of_a_variant_is_true_and_uses_its_own_numbers(seed, problem):
     variant = substitute(trace(*problem), Random(seed))
     assert variant.question != problem[0]
@@ -108,7 +108,7 @@ def test_a_solution_reads_without_its_annotations():
 
 
 @given(value=st.integers(2, 10_000), seed=st.integers(0, 2**32))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_new_numbers_are_of_the_same_size_and_roundness(value, seed):
     new = redrawn(value, Random(seed))
     assert 2 <= new <= max(2 * value, 2) and 2 * new >= value

@@ -35,7 +35,7 @@ def evaluate(left: str, operator: str, right: str) -> int:
 
 
 @given(seeds=st.lists(st.integers(0, 2**40), min_size=4, max_size=4), kind=st.sampled_from(KINDS))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_no_key_is_in_two_splits_whatever_the_seeds(seeds, kind):
     keys = [
         {p.key for p in generate_problems(kind, split, 60, seed)} for split, seed in zip(SPLITS, seeds, strict=True)
@@ -46,7 +46,7 @@ def test_no_key_is_in_two_splits_whatever_the_seeds(seeds, kind):
 
 
 @given(seed=st.integers(0, 2**40), kind=st.sampled_from(KINDS), split=st.sampled_from(["train", "preference", "rlvr"]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_no_working_writes_out_a_fact_that_is_held_out(seed, kind, split):
     for problem in generate_problems(kind, split, 60, seed):
         for left, operator, right, _ in STEP.findall(problem.working):
@@ -54,7 +54,7 @@ def test_no_working_writes_out_a_fact_that_is_held_out(seed, kind, split):
 
 
 @given(seed=st.integers(0, 2**40), kind=st.sampled_from(KINDS), split=st.sampled_from(SPLITS))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_every_written_step_is_true(seed, kind, split):
     for problem in generate_problems(kind, split, 40, seed):
         for left, operator, right, result in STEP.findall(problem.working):

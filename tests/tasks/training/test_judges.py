@@ -15,7 +15,7 @@ def facts(text: str, truth: str = "12", finished: bool = True) -> AnswerFacts:
 
 
 @given(st.builds(AnswerFacts, st.booleans(), st.booleans(), st.booleans(), st.booleans(), st.booleans()))
-@settings(max_examples=32, deadline=None)
+@settings(max_examples=32)
 def test_every_rating_is_on_the_scale(observed):
     ratings = rate(observed)
     assert tuple(ratings) == ASPECTS
