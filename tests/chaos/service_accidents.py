@@ -5,6 +5,7 @@ looked at by the harness.
 """
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
@@ -86,18 +87,24 @@ def killed_prefect(chaos: "Chaos", store: Store) -> None:
     """The Prefect server is killed at a random moment of a run, and started again a little later."""
     server = chaos.services.prefect
     driver = chaos.start(store, drive_with_prefect, f"{server.url}/api", str(chaos.services.prefect_home))
+    # While the driver runs: Prefect's client waits more than a minute for a server that it has once spoken to.
+    comes_back = threading.Timer(chaos.chance.uniform(0.2, 3.0), server.start)
 
     def met() -> bool:
         if not any(store.names("_progress")) and not store.names("text"):
             return False
         chaos.moment(3.0)
         server.kill()
+        comes_back.start()
         return True
 
     try:
         _meet(chaos, driver, met, "run with Prefect")
     finally:
+        if comes_back.ident is not None:
+            comes_back.join()
         if server.process.poll() is not None:
+            chaos.problem("the Prefect server did not come back")
             server.start()
 
 
