@@ -44,6 +44,15 @@ ShardResult = JsonObject
 """What one shard says when it is done, as JSON values: counts, and names of the files that it wrote."""
 
 
+@dataclass(frozen=True)
+class Loading:
+    """What each worker of a map loads once and keeps for all its shards, such as a model."""
+
+    load: Callable[["Workspace"], Any]
+    device: str = "cpu"
+    """Where the shards compute with it. Each worker gets a GPU to itself if it is one."""
+
+
 class ShardRunner(Protocol):
     """Runs a function over many items for a workspace (`infra.compute.shards.run_shards`)."""
 
@@ -55,9 +64,9 @@ class ShardRunner(Protocol):
         description: str,
         *,
         ray: str,
-        load: Callable[["Workspace"], Any] | None,
-        device: str,
+        loading: Loading | None,
         sizes: Sequence[int] | None,
+        agree: Callable[[Any], Any] | None,
     ) -> list[Any]: ...
 
 
@@ -171,26 +180,29 @@ class Workspace(Reader):
         items: Iterable[Any],
         *,
         description: str,
-        load: Callable[["Workspace"], Any] | None = None,
-        device: str = "cpu",
+        loading: Loading | None = None,
         here: bool = False,
         sizes: Sequence[int] | None = None,
+        agree: Callable[[Any], Any] | None = None,
     ) -> list[Any]:
         """Run `function(ws, item)` for every item, on Ray or (always with `here`) in this process; each result is committed on
         its own.
 
-        With `load` it is `function(ws, item, loaded)`: each worker calls `load(ws)` once and keeps what it returned, such as
-        a model, for all its items. What it puts on `compute.device` must be named as `device`, so that each worker gets a GPU
-        to itself.
+        With `loading` it is `function(ws, item, loaded)`: each worker calls `loading.load(ws)` once and keeps what it returned,
+        such as a model, for all its items. What it puts on `compute.device` must be named as `loading.device`.
 
         Items and results are small JSON values; the function is module-level. A shard that has its commit is not run
         again by a later attempt. Results come in the order of the items. With `sizes`, the bytes that each item reads, progress
         is told in bytes.
+
+        The ranks of a group that go through the same items together, `here`, give `agree`: it returns rank 0's value in all of
+        them, so that what rank 0 finds committed decides for all which items are run.
         """
         assert self._run_shards is not None, "only an attempt at a stage maps shards"
+        assert agree is None or here, "a group goes through its items in its own processes"
         ray = "off" if here else self.ray
         return self._run_shards(
-            self, function, list(items), description, ray=ray, load=load, device=device, sizes=sizes
+            self, function, list(items), description, ray=ray, loading=loading, sizes=sizes, agree=agree
         )
 
     def for_shard(self) -> "Workspace":

@@ -22,7 +22,7 @@ from infra.compute.shard_tasks import RETRIES, Flight
 from infra.records.record import FileEntry
 from infra.stopping import check_stopping
 from infra.storage.store import StoreError
-from infra.workspace import Workspace
+from infra.workspace import Loading, Workspace
 
 UNITS = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 """Of progress in bytes: the largest of which there are ten."""
@@ -55,30 +55,33 @@ def run_shards(
     description: str,
     *,
     ray: str,
-    load: Callable[[Workspace], Any] | None = None,
-    device: str = "cpu",
+    loading: Loading | None = None,
     sizes: Sequence[int] | None = None,
+    agree: Callable[[Any], Any] | None = None,
 ) -> list[Any]:
-    """All results, in the order of the items; their files are added to the workspace's. `device`: where the shards compute
-    with what `load` has loaded. `sizes`: bytes that each item reads, for the progress.
+    """All results, in the order of the items; their files are added to the workspace's. `sizes`: bytes that each item reads,
+    for the progress. `agree`: see `Workspace.map`.
     """
-    assert device == "cpu" or load is not None, "a model that is on a device is loaded once, not per shard"
     # Keys are names of objects, so only what every store takes is left.
     slug = re.sub(r"[^a-z0-9]+", "-", description.lower()).strip("-")
     # Six digits, so that names sort like numbers up to a million shards.
     keys = [f"{slug}-{index:06d}" for index in range(len(items))]
     markers = committed_shards(ws, keys)
+    if agree is not None:
+        # Each rank has listed by itself, and another attempt may have committed a shard in between.
+        markers = agree(markers)
     if markers:
         ws.resumed_from = f"shard {len(markers)} of {len(items)} ({description})"
     missing = [(key, item) for key, item in zip(keys, items, strict=True) if key not in markers]
     shares, unit = _shares(keys, sizes)
     with ws.progress(description, sum(shares.values()), unit) as bar:
         bar.advance(sum(shares[key] for key in markers))
+        device = "cpu" if loading is None else loading.device
         here = ray == "off" or runs_here(len(missing), device)
-        run = shards_here if here else partial(shards_on_ray, address=ray)
-        if load is not None:
-            function = Loaded(function, load)
-            run = shards_here if here else partial(shards_on_actors, address=ray, device=device)
+        run = partial(shards_here, agree=agree) if here else partial(shards_on_ray, address=ray)
+        if loading is not None:
+            function = Loaded(function, loading.load)
+            run = run if here else partial(shards_on_actors, address=ray, device=device)
         # Closed on an error too, or Ray's tasks would run on after their stage has failed.
         with closing(run(ws, function, missing)) as results:
             for key, marker in results:
@@ -133,17 +136,26 @@ def marker_path(ws: Workspace, key: str) -> str:
     return f"{ws.progress_folder}/shards/{key}.json"
 
 
-def run_shard(ws: Workspace, function: Callable[[Workspace, Any], Any], key: str, item: Any) -> ShardMarker:
-    """Run one shard and commit it; returns its marker. A shard that has one is not run.
+def run_shard(
+    ws: Workspace,
+    function: Callable[[Workspace, Any], Any],
+    key: str,
+    item: Any,
+    agree: Callable[[Any], Any] | None = None,
+) -> ShardMarker:
+    """Run one shard and commit it; returns its marker. A shard that has one is not run (with `agree`: if rank 0 finds one).
 
     Raises StoreError if another run of the same shard has committed something else.
     """
     path = marker_path(ws, key)
     # Ray runs a task again whose worker died, which may have been after its commit.
-    if ws.store.exists(path):
-        marker = ws.store.read_json(path)
-        take_over(ws, marker)
-        return marker
+    known: ShardMarker | None = ws.store.read_json(path) if ws.store.exists(path) else None
+    if agree is not None:
+        # A rank that ran a shard which another one skips would wait for it in every collective call.
+        known = agree(known)
+    if known is not None:
+        take_over(ws, known)
+        return known
     shard = ws.for_shard()
     began = time.monotonic()
     try:
@@ -178,10 +190,14 @@ def _differences(one: ShardMarker, other: ShardMarker) -> str:
 
 
 def shards_here(
-    ws: Workspace, function: Callable[[Workspace, Any], Any], missing: list[tuple[str, Any]]
+    ws: Workspace,
+    function: Callable[[Workspace, Any], Any],
+    missing: list[tuple[str, Any]],
+    *,
+    agree: Callable[[Any], Any] | None = None,
 ) -> Generator[tuple[str, ShardMarker], None, None]:
     for key, item in missing:
-        yield key, run_shard(ws, function, key, item)
+        yield key, run_shard(ws, function, key, item, agree)
 
 
 def shards_on_ray(

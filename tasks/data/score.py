@@ -15,7 +15,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from infra.stage import stage
-from infra.workspace import ShardItem, Workspace
+from infra.workspace import Loading, ShardItem, Workspace
 from model.config import Config
 from tasks.artifacts import Attributes, Classifier, Documents
 from tasks.data.documents.dolma_files import LineWriter, Row, batches, document_files, read_documents, shard_name
@@ -68,12 +68,12 @@ def score_documents(
     plain = {"documents": documents.model_dump(mode="json"), "config": config.model_dump(mode="json")}
     files = document_files(ws, documents)
     items = [{"name": name, **plain} for name in files]
-    # Without models any worker can take any shard, and none needs to be kept.
-    load = partial(load_models, config=config, classifiers=named) if any(map(needs_model, config.scorers)) else None
     device = ws.compute.device if any(map(needs_device, config.scorers)) else "cpu"
-    counts = ws.map(
-        score_shard, items, description="score", load=load, device=device, sizes=file_bytes(ws, documents, files)
-    )
+    models = Loading(partial(load_models, config=config, classifiers=named), device)
+    # Without models any worker can take any shard, and none needs to be kept.
+    loading = models if any(map(needs_model, config.scorers)) else None
+    sizes = file_bytes(ws, documents, files)
+    counts = ws.map(score_shard, items, description="score", loading=loading, sizes=sizes)
     # Every document has a row, or the filter would read the scores of its neighbour.
     assert sum(counts) == documents.documents, (sum(counts), documents.documents)
     names = [scorer_name(scorer) for scorer in config.scorers]

@@ -6,17 +6,19 @@ parts go to Ray's workers, each with a model of its own. With `execution.paralle
 (fsdp), for one that fits on no device: each reads its rows of the weights only, and all answer every part together.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from functools import lru_cache, partial
 from itertools import chain
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
-from infra.compute.train_group import WorkDone
+from infra.compute.train_group import COLLECTIVE_SECONDS, WorkDone
 from infra.stage import stage
-from infra.workspace import ShardItem, Workspace
+from infra.workspace import Loading, ShardItem, Workspace
 from model.config import Precision
 from model.decoding.prefix_scoring import KeptWeights
 from model.files.weights import SavedWeights, load_hf
@@ -69,11 +71,12 @@ def evaluate_checkpoint(ws: Workspace, checkpoint: Checkpoint, config: EvaluateC
         ]
     # Where a server answers all there is, the device may be the server's.
     device = ws.compute.device if ws.generation == "local" or likelihoods else "cpu"
-    load = partial(load_model, checkpoint=checkpoint, device=device, precision=config.precision)
     together = ws.compute.parallel.workers > 1
     # A group's workers go through all parts together: every one computes the same answers, and the first commit counts.
     said, here = f"evaluate {config.label}", together or count < WORTH_WORKERS
-    answered = ws.map(answer_part, items, description=said, load=load, device=device, here=here)
+    agree = _as_rank_0(ws.compute.stall_seconds) if together else None
+    loading = Loading(partial(load_model, checkpoint=checkpoint, device=device, precision=config.precision), device)
+    answered = ws.map(answer_part, items, description=said, loading=loading, here=here, agree=agree)
     if together:
         _leave_to_rank_0()
         ws.note(workers=ws.compute.parallel.workers, parallel=ws.compute.parallel.data)
@@ -113,9 +116,23 @@ def _asked_of(config: str, place: int) -> Questions:
     return questions_of(parsed.benchmarks[place], parsed.chat)
 
 
+def _as_rank_0(stall_seconds: float) -> Callable[[Any], Any]:
+    """A function that all workers call together, and that returns rank 0's value in each: a broadcast."""
+    # On the host, whatever the group's own backend is: what is told are markers of parts.
+    patience = timedelta(seconds=max(COLLECTIVE_SECONDS, stall_seconds))
+    host = dist.new_group(backend="gloo", timeout=patience)
+
+    def told(value: Any) -> Any:
+        values = [value]
+        dist.broadcast_object_list(values, src=0, group=host)
+        return values[0]
+
+    return told
+
+
 def _leave_to_rank_0() -> None:
     """Scores are written once: raises WorkDone in every worker of a group but its first."""
-    rank = torch.distributed.get_rank()
+    rank = dist.get_rank()
     if rank:
         raise WorkDone(f"worker {rank} has answered its part")
 
@@ -148,7 +165,6 @@ def answer_part(ws: Workspace, item: ShardItem, loaded: LoadedModel) -> list[lis
     before, end = (sum(map(len, questions.requests[: item[place]])) for place in ("first", "end"))
     requests = questions.flat[before:end]
     model, tokenizer, kept, group = loaded.model, loaded.tokenizer, loaded.kept, loaded.group
-    _check_together(group, benchmark.name, item["first"])
     if any(isinstance(request, Generation) for request in requests):
         # Writing lays the weights out in its own way, and there may be no room for both.
         kept.release()
@@ -174,19 +190,6 @@ def answer_part(ws: Workspace, item: ShardItem, loaded: LoadedModel) -> list[lis
         [answer if isinstance(answer, str) else asdict(answer), asdict(facts)]
         for answer, facts in zip(asked.answers, asked.facts, strict=True)
     ]
-
-
-def _check_together(group: Group, benchmark: str, first: int) -> None:
-    """Raise RuntimeError unless all workers of a group are at the same part."""
-    # Each has listed the finished parts by itself, and an attempt that was superseded may have added one in between. What
-    # workers at different parts exchange would be taken for one answer.
-    places = group.exchange((benchmark, first))
-    if len(set(places)) > 1:
-        told = ", ".join(f"worker {rank} is at item {item} of {name}" for rank, (name, item) in enumerate(places))
-        raise RuntimeError(
-            f"the workers of this evaluation are at different parts ({told}): another attempt has finished a part while "
-            "they began. Run the same command again: finished parts are kept"
-        )
 
 
 def asked_in(rows: Iterator[Sequence[Any]]) -> Asked:

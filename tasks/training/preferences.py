@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from infra.stage import stage
-from infra.workspace import ShardItem, ShardResult, Workspace
+from infra.workspace import Loading, ShardItem, ShardResult, Workspace
 from model.config import Config, Precision
 from model.decoding.generate import Sampling
 from model.network.transformer import Transformer
@@ -120,8 +120,10 @@ def build_preferences(
         sample_and_rate,
         items,
         description="sample and rate",
-        load=partial(load_samplers, checkpoints=(policy, *others), precision=config.precision),
-        device=ws.compute.device if ws.generation == "local" else "cpu",
+        loading=Loading(
+            partial(load_samplers, checkpoints=(policy, *others), precision=config.precision),
+            ws.compute.device if ws.generation == "local" else "cpu",
+        ),
     )
     shards = [_with_all_fields(shard) for shard in shards]
     rows = [row for shard in shards for row in shard["pairs"]]

@@ -21,7 +21,7 @@ from infra.session import Session
 from infra.settings import ComputeSettings, Execution
 from infra.stage import stage
 from infra.storage.store import Store
-from infra.workspace import WorkSettings, Workspace
+from infra.workspace import Loading, WorkSettings, Workspace
 from tests.infra.stages_for_tests import Number, NumberConfig
 
 SHARDS = 8
@@ -77,7 +77,7 @@ def run(tmp_path: Path, id: str, ray: str, kill: str = "") -> tuple[list[int], W
     store, log = Store(str(tmp_path / "store")), tmp_path / f"log-{id}"
     ws = workspace(store, id, ray)
     items = [{"value": value, "kill": kill} for value in range(SHARDS)]
-    results = ws.map(work, items, description="square", load=partial(load, log=str(log)))
+    results = ws.map(work, items, description="square", loading=Loading(partial(load, log=str(log))))
     return results, ws, log.read_text().splitlines()
 
 
@@ -107,7 +107,7 @@ def test_actors_keep_what_they_loaded_and_a_killed_one_comes_back(tmp_path: Path
     assert len(processes) == len(loads) <= (os.cpu_count() or 1) + 1 < SHARDS
     failed = workspace(ws.store, "fails", "local")
     with pytest.raises(ValueError, match="no such model"):
-        failed.map(work, [{"value": 1, "kill": ""}] * 2, description="square", load=refuse)
+        failed.map(work, [{"value": 1, "kill": ""}] * 2, description="square", loading=Loading(refuse))
 
 
 def refuse(ws: Workspace) -> None:
@@ -129,8 +129,8 @@ def square_on_gpus(ws: Workspace, config: NumberConfig) -> Number:
     # Processes of stages have the environment of their fork server, which other tests may have started.
     os.environ[FOUND] = TWO_GPUS
     items = [{"value": value, "kill": ""} for value in range(config.value)]
-    load = partial(load_onto, log=config.kill_marker)
-    total = sum(ws.map(work, items, description="square", load=load, device=ws.compute.device))
+    loading = Loading(partial(load_onto, log=config.kill_marker), ws.compute.device)
+    total = sum(ws.map(work, items, description="square", loading=loading))
     ws.note(pid=os.getpid(), ray=[child.pid for child in psutil.Process().children() if child.name() == "raylet"])
     return ws.artifact(Number, value=total)
 

@@ -129,8 +129,8 @@ class Asked(Exception):
 
 
 def test_where_it_samples_itself_every_worker_wants_a_gpu(make_bench, monkeypatch):
-    def run_shards(*arguments, device, **options):
-        raise Asked(device)
+    def run_shards(*arguments, loading, **options):
+        raise Asked(loading.device)
 
     monkeypatch.setattr("infra.execution.attempt.run_shards", run_shards)
     with pytest.raises(Asked, match="cuda"):
