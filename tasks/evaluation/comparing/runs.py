@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import atan, cos, fsum, isfinite, pi, sin, sqrt
 from statistics import NormalDist, variance
 
-from tasks.evaluation.comparing.comparison import Comparison, compare, two_sided
+from tasks.evaluation.comparing.comparison import Comparison, two_sided
 
 _Items = Mapping[str, float]
 """Score by item."""
@@ -84,12 +84,6 @@ def mean_over_runs(runs: Sequence[_Items]) -> dict[str, float]:
     if any(run.keys() != runs[0].keys() for run in runs[1:]):
         raise ValueError(f"{len(runs)} runs answered different items; evaluate them with one config")
     return {item: fsum(run[item] for run in runs) / len(runs) for item in runs[0]}
-
-
-def compare_runs(first: Sequence[_Items], second: Sequence[_Items], floor: Floor | None) -> RunsCompared:
-    """Second candidate minus first, by item scores of each one's runs."""
-    shares = 1 / len(first) + 1 / len(second)
-    return RunsCompared(compare(mean_over_runs(first), mean_over_runs(second)), floor, shares)
 
 
 def seeds_to_decide(found: RunsCompared, level: float, power: float) -> int | None:

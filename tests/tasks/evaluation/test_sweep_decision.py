@@ -1,64 +1,59 @@
-"""The decision of a sweep on simulated scores: how often it claims what is not there, and finds what is. Oracles: the rates
-that the design asks for (equal candidates undecided in 19 of 20 sweeps, a gain of 2 points ranked first in 18), and tables of
-Student's t.
+"""The decision of the `rank` stage on simulated scores: how often it claims what is not there, and finds what is. Oracles: the
+rates that the design asks for (equal candidates undecided in 19 of 20 sweeps, a gain of 2 points ranked first in 18), and tables
+of Student's t.
 """
 
 from math import sqrt
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tasks.evaluation.comparing.comparison import holm, two_sided
+from tasks.evaluation.comparing.comparison import compare, two_sided
 from tasks.evaluation.comparing.runs import (
     Floor,
-    compare_runs,
+    RunsCompared,
     mean_over_runs,
     noise_floor,
     seeds_to_decide,
     student_two_sided,
 )
+from tests.tasks.evaluation.test_rank import Desk
 
 ITEMS, SEEDS, SWEEPS = 2000, 3, 20
 SEED_NOISE = 0.006
 """Standard deviation between seeds of the chance of a right answer: 0.6 points."""
 
 
-def simulated(accuracies: list[float], random: np.random.Generator) -> list[list[dict[str, float]]]:
-    """Item scores of every run: items differ in difficulty, which all candidates share, and each run has luck of its own."""
-    difficulty = random.normal(0, 0.25, ITEMS)
-    runs = []
-    for accuracy in accuracies:
-        chances = [np.clip(accuracy + random.normal(0, SEED_NOISE) + difficulty, 0, 1) for _ in range(SEEDS)]
-        runs.append([{str(i): float(v) for i, v in enumerate(random.random(ITEMS) < chance)} for chance in chances])
-    return runs
+def outcomes(folder: Path, accuracies: dict[str, float], seed: int) -> list[str]:
+    """What each of the sweeps ends with. Items differ in difficulty, which all candidates share, and each run has luck of its
+    own.
+    """
+    random, desk, found = np.random.default_rng(seed), Desk(folder), []
+    for sweep in range(SWEEPS):
+        difficulty = random.normal(0, 0.25, ITEMS)
+        scores = []
+        for name, accuracy in accuracies.items():
+            for run in range(SEEDS):
+                chance = np.clip(accuracy + random.normal(0, SEED_NOISE) + difficulty, 0, 1)
+                values = (random.random(ITEMS) < chance).astype(float).tolist()
+                scores.append(desk.scores(f"{sweep}-{name}-{run}", values))
+        found.append(desk.rank(scores, tuple(accuracies), seeds=SEEDS)[0])
+    return [f"{made.order[0]}, {made.outcome}" for made in found]
 
 
-def decided(runs: list[list[dict[str, float]]]) -> tuple[int, bool]:
-    """The best candidate, and whether it is better than all others beyond chance: as `rank` judges."""
-    means = [[sum(run.values()) / len(run) for run in one] for one in runs]
-    order = sorted(range(len(runs)), key=lambda place: -sum(means[place]))
-    floor = noise_floor(means)
-    found = [compare_runs(runs[order[0]], runs[place], floor) for place in order[1:]]
-    adjusted = holm([one.p_value for one in found])
-    return order[0], all(p < two_sided(2.0, 1.0) for p in adjusted)
+def test_three_equal_candidates_are_undecided(tmp_path):
+    found = outcomes(tmp_path, {"a": 0.5, "b": 0.5, "c": 0.5}, 0)
+    assert sum(outcome.endswith("undecided") for outcome in found) >= 19
 
 
-def test_three_equal_candidates_are_undecided():
-    random = np.random.default_rng(0)
-    claims = sum(decided(simulated([0.5, 0.5, 0.5], random))[1] for _ in range(SWEEPS))
-    assert claims <= 1
+def test_a_candidate_better_by_two_points_is_ranked_first(tmp_path):
+    found = outcomes(tmp_path, {"a": 0.5, "better": 0.52, "c": 0.5}, 1)
+    assert sum(outcome.startswith("better") for outcome in found) >= 18
 
 
-def test_a_candidate_better_by_two_points_is_ranked_first():
-    random = np.random.default_rng(1)
-    first = sum(decided(simulated([0.5, 0.52, 0.5], random))[0] == 1 for _ in range(SWEEPS))
-    assert first >= 18
-
-
-def test_a_clearly_better_candidate_is_decided():
-    random = np.random.default_rng(2)
-    found = [decided(simulated([0.5, 0.5, 0.6], random)) for _ in range(SWEEPS)]
-    assert found == [(2, True)] * SWEEPS
+def test_a_clearly_better_candidate_is_decided(tmp_path):
+    assert outcomes(tmp_path, {"a": 0.5, "b": 0.5, "better": 0.6}, 2) == ["better, better"] * SWEEPS
 
 
 @pytest.mark.parametrize(
@@ -79,7 +74,8 @@ def test_the_floor_is_the_pooled_variance_of_repeated_runs():
 def test_seeds_that_would_decide_are_those_that_make_the_difference_significant():
     items = [{str(i): float(i % 2) for i in range(400)}]
     better = [{str(i): float(i % 2 or i % 10 == 0) for i in range(400)}]
-    found = compare_runs(items, better, Floor(0.05**2, 4))
+    items_compared = compare(*map(mean_over_runs, (items, better)))
+    found = RunsCompared(items_compared, Floor(0.05**2, 4), 2.0)
     needed = seeds_to_decide(found, 0.05, 0.8)
     assert needed is not None
 
@@ -87,7 +83,7 @@ def test_seeds_that_would_decide_are_those_that_make_the_difference_significant(
         return found.difference / sqrt(found.items.stderr**2 + 2 * 0.05**2 / seeds)
 
     assert errors(needed) >= 2.8015 > errors(needed - 1)
-    assert seeds_to_decide(compare_runs(items, better, None), 0.05, 0.8) is None
+    assert seeds_to_decide(RunsCompared(items_compared, None, 2.0), 0.05, 0.8) is None
 
 
 def test_runs_that_answered_different_items_are_refused():
