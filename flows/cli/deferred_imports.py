@@ -10,7 +10,9 @@ The mode changes no source, so fingerprints and import rules see the imports as 
     (4, False)
 
 The first use of a stand-in (a call, an attribute, a base class) ends the mode: from then on all imports are Python's own, and
-what was already bound does what the thing itself would do.
+what was already bound does what the thing itself would do. Only our own modules are given stand-ins. Another package that imports
+something heavy, as S3's client imports aiohttp, uses it in ways that a stand-in cannot take (`except ClientSSLError`), so that
+package is loaded then, for everybody, and the others go on waiting.
 """
 
 import importlib
@@ -18,7 +20,7 @@ import re
 import sys
 import threading
 import types
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from functools import cache
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
@@ -26,10 +28,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-_HEAVY = frozenset({"torch", "aiohttp", "phonenumbers"})
+_HEAVY = frozenset({"torch", "safetensors", "aiohttp", "phonenumbers"})
 """Packages that take long to import and that no plan needs."""
 _OUR_PACKAGES = ("flows", "tasks", "model", "infra")
 """Where stand-ins are put into. Of these the modules of `model` that need PyTorch wait; the others say what a recipe may be."""
+_NEEDED_BY = {"torch": ("torch", "model")}
+"""Packages whose modules wait for a heavy one, if they are others than itself."""
 _TOP_IMPORT = re.compile(r"^(?:from|import) ([\w.]+)(?: import (?:\(([^)]*)\)|(.*)))?", re.MULTILINE)
 
 
@@ -82,6 +86,10 @@ def stand_in(module: str, name: str) -> StandIn:
 def resolved(standing: StandIn) -> Any:
     """The thing that a stand-in stands for. The first call ends the mode."""
     _end()
+    return _named(standing)
+
+
+def _named(standing: StandIn) -> Any:
     module, name = vars(standing)["place"]
     found = importlib.import_module(module)
     # `from package import name` names an attribute or a module of the package.
@@ -94,7 +102,9 @@ class _WaitingModule(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name.endswith("__"):
             raise AttributeError(name)
-        if _finder not in sys.meta_path:  # something was used since, and the module is the real one now
+        if not _is_asked_by_us():
+            _load(self.__name__)
+        if sys.modules.get(self.__name__) is not self:  # something was used since, and the module is the real one now
             return getattr(importlib.import_module(self.__name__), name)
         inner = f"{self.__name__}.{name}"
         # A module of the package is imported as one, by the same rules.
@@ -117,8 +127,13 @@ class _Finder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
+        if not _waits(fullname) or fullname.partition(".")[0] in _loaded:
+            return None
+        if not _is_asked_by_us():
+            _load(fullname)
+            return None
         # Python's own path finder is asked directly, since ours would be asked again by `find_spec`.
-        found = PathFinder.find_spec(fullname, path) if _waits(fullname) else None
+        found = PathFinder.find_spec(fullname, path)
         if found is None:
             return None
         spec = ModuleSpec(fullname, _WaitingLoader(), origin=found.origin)
@@ -128,6 +143,8 @@ class _Finder(MetaPathFinder):
 
 _finder = _Finder()
 _waiting: list[str] = []
+_loaded: set[str] = set()
+"""Packages that do not wait any more."""
 # Reentrant: resolving one stand-in imports modules, whose own stand-ins may end the mode too.
 _lock = threading.RLock()
 
@@ -142,22 +159,45 @@ def defer_imports() -> None:
 def _end() -> None:
     """Imports are Python's own again, and every module of ours gets what it named."""
     with _lock:
-        if _finder not in sys.meta_path:
-            return
-        sys.meta_path.remove(_finder)
-        for name in _waiting:
-            # The waiting modules go first, so that each import below loads the real one.
-            del sys.modules[name]
-            package, _, own = name.rpartition(".")
-            if package in sys.modules and isinstance(vars(sys.modules[package]).get(own), _WaitingModule):
-                delattr(sys.modules[package], own)
-        # A list, because imports in the loop add to `sys.modules`.
-        for module in [found for name, found in sys.modules.items() if name.partition(".")[0] in _OUR_PACKAGES]:
-            for name, value in list(vars(module).items()):
-                if isinstance(value, StandIn):
-                    setattr(module, name, resolved(value))
-                elif isinstance(value, _WaitingModule):
-                    setattr(module, name, importlib.import_module(value.__name__))
+        if _finder in sys.meta_path:
+            sys.meta_path.remove(_finder)
+            _give(_HEAVY | {"model"})
+
+
+def _load(module: str) -> None:
+    """What another package than ours imports waits no longer, whoever else imported it."""
+    root = module.partition(".")[0]
+    with _lock:
+        if _finder in sys.meta_path and root not in _loaded:
+            _give(set(_NEEDED_BY.get(root, (root,))))
+
+
+def _give(packages: Set[str]) -> None:
+    """Load what waits of these packages, and put it where its stand-ins are."""
+    _loaded.update(packages)
+    for name in [waiting for waiting in _waiting if waiting.partition(".")[0] in packages]:
+        _waiting.remove(name)
+        # The waiting modules go first, so that each import below loads the real one.
+        del sys.modules[name]
+        package, _, own = name.rpartition(".")
+        if package in sys.modules and isinstance(vars(sys.modules[package]).get(own), _WaitingModule):
+            delattr(sys.modules[package], own)
+    # A list, because imports in the loop add to `sys.modules`.
+    for module in [found for name, found in sys.modules.items() if name.partition(".")[0] in _OUR_PACKAGES]:
+        for name, value in list(vars(module).items()):
+            if isinstance(value, StandIn) and vars(value)["place"][0].partition(".")[0] in packages:
+                setattr(module, name, _named(value))
+            elif isinstance(value, _WaitingModule) and value.__name__.partition(".")[0] in packages:
+                setattr(module, name, importlib.import_module(value.__name__))
+
+
+def _is_asked_by_us() -> bool:
+    """Whether the code that imports something, or asks a module for a name, is ours (or the program itself)."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith((__name__, "importlib", "_frozen_")):
+        frame = frame.f_back
+    package = "" if frame is None else frame.f_globals.get("__name__", "").partition(".")[0]
+    return package in (*_OUR_PACKAGES, "__main__")
 
 
 @cache

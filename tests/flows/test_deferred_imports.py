@@ -97,3 +97,24 @@ except ModuleNotFoundError as error:
     print(error)
 """
     assert "no_such_module" in in_process(program, tmp_path).stdout
+
+
+def test_another_package_gets_the_thing_itself_and_the_rest_goes_on_waiting(tmp_path: Path):
+    """S3's client names errors of aiohttp in `except`, where Python takes nothing but a class of errors."""
+    program = """
+from flows.cli.deferred_imports import defer_imports
+defer_imports()
+{first}
+import sys
+from aiobotocore import httpsession
+from infra.language_models import client
+errors = (httpsession.ClientSSLError, httpsession.aiohttp.ClientPayloadError, client.aiohttp.ClientPayloadError)
+print(all(issubclass(error, Exception) for error in errors), client.aiohttp is sys.modules["aiohttp"])
+from tasks.training.fitting import fit
+print("torch._C" in sys.modules)
+"""
+    said = {
+        in_process(program.format(first=first), tmp_path).stdout
+        for first in ("", "import infra.language_models.client")
+    }
+    assert said == {"True True\nFalse\n"}
