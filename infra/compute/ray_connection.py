@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+import psutil
 from tenacity import retry, stop_after_attempt
 
 from infra.processor import wait_passively
@@ -29,6 +30,8 @@ LINGER_SECONDS = 10.0
 
 _TOKEN_BYTES = 32
 """Of a token that nobody guesses."""
+_END_SECONDS = 1.0
+"""How long the processes of a local Ray that was shut down may take to end by themselves."""
 START_ATTEMPTS = 3
 """Tries to start a local Ray."""
 
@@ -90,7 +93,7 @@ def _connect(ray: ModuleType, address: str) -> None:
         _start(ray, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
     else:
         ray.init(address=address, **quiet)
-    atexit.register(ray.shutdown)
+    atexit.register(_end, ray)
 
 
 @retry(stop=stop_after_attempt(START_ATTEMPTS), reraise=True)
@@ -119,4 +122,22 @@ def _let_go() -> None:
     with _lock, contextlib.suppress(RuntimeError):
         # A new user may have come between the timer's end and the lock.
         if _users == 0:
-            _keeper.submit(ray.shutdown).result()
+            _keeper.submit(_end, ray).result()
+
+
+def _end(ray: ModuleType) -> None:
+    """Let go of the Ray there is, and end what a local one has left.
+
+    Ray gives its raylet one second to end. On a busy machine it is killed then, and its agents, which it did not come to end,
+    look for it for up to a minute.
+    """
+    left = []
+    for child in psutil.Process().children():
+        # It may end while it is looked at.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            left += child.children(recursive=True) if child.name() == "raylet" else []
+    ray.shutdown()
+    _, alive = psutil.wait_procs(left, timeout=_END_SECONDS)
+    for process in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
