@@ -66,7 +66,7 @@ def run_shards(
     slug = re.sub(r"[^a-z0-9]+", "-", description.lower()).strip("-")
     # Six digits, so that names sort like numbers up to a million shards.
     keys = [f"{slug}-{index:06d}" for index in range(len(items))]
-    markers = committed_shards(ws, keys)
+    markers: dict[str, ShardMarker] = committed_shards(ws, keys)
     if agree is not None:
         # Each rank has listed by itself, and another attempt may have committed a shard in between.
         markers = agree(markers)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from functools import lru_cache, partial
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -120,7 +120,7 @@ def _as_rank_0(stall_seconds: float) -> Callable[[Any], Any]:
     """A function that all workers call together, and that returns rank 0's value in each: a broadcast."""
     # On the host, whatever the group's own backend is: what is told are markers of parts.
     patience = timedelta(seconds=max(COLLECTIVE_SECONDS, stall_seconds))
-    host = dist.new_group(backend="gloo", timeout=patience)
+    host = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=patience))
 
     def told(value: Any) -> Any:
         values = [value]
