@@ -16,6 +16,7 @@ package is loaded then, for everybody, and the others go on waiting.
 """
 
 import importlib
+import inspect
 import re
 import sys
 import threading
@@ -193,7 +194,7 @@ def _give(packages: Set[str]) -> None:
 
 def _is_asked_by_us() -> bool:
     """Whether the code that imports something, or asks a module for a name, is ours (or the program itself)."""
-    frame = sys._getframe(1)
+    frame = inspect.currentframe()
     while frame is not None and frame.f_globals.get("__name__", "").startswith((__name__, "importlib", "_frozen_")):
         frame = frame.f_back
     package = "" if frame is None else frame.f_globals.get("__name__", "").partition(".")[0]
