@@ -30,7 +30,7 @@ from types import ModuleType
 from typing import Any
 
 _HEAVY = frozenset({"torch", "safetensors", "aiohttp", "phonenumbers"})
-"""Packages that take long to import and that no plan needs."""
+"""Packages that no plan needs and that take long to import, or import one that does (safetensors imports PyTorch)."""
 _OUR_PACKAGES = ("flows", "tasks", "model", "infra")
 """Where stand-ins are put into. Of these the modules of `model` that need PyTorch wait; the others say what a recipe may be."""
 _NEEDED_BY = {"torch": ("torch", "model")}

@@ -104,7 +104,7 @@ def _start(ray: ModuleType, **settings: Any) -> None:
     before it became the server; the next try makes another.
     """
     # What a failed try has left would make the next one fail as well.
-    ray.shutdown()
+    _end(ray)
     ray.init(address="local", **settings)
 
 

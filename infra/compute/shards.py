@@ -77,11 +77,14 @@ def run_shards(
     with ws.progress(description, sum(shares.values()), unit) as bar:
         bar.advance(sum(shares[key] for key in markers))
         device = "cpu" if loading is None else loading.device
-        here = ray == "off" or runs_here(len(missing), device)
-        run = partial(shards_here, agree=agree) if here else partial(shards_on_ray, address=ray)
         if loading is not None:
             function = Loaded(function, loading.load)
-            run = run if here else partial(shards_on_actors, address=ray, device=device)
+        if ray == "off" or runs_here(len(missing), device):
+            run = partial(shards_here, agree=agree)
+        elif loading is None:
+            run = partial(shards_on_ray, address=ray)
+        else:
+            run = partial(shards_on_actors, address=ray, device=device)
         # Closed on an error too, or Ray's tasks would run on after their stage has failed.
         with closing(run(ws, function, missing)) as results:
             for key, marker in results:

@@ -160,6 +160,15 @@ class Group:
                 holder.reshard()
 
 
+def host_group(stall_seconds: float) -> dist.ProcessGroup:
+    """One more group of all ranks, for exchanges on the host whatever the devices use. All ranks have to make it together."""
+    from torch.distributed.constants import default_pg_timeout
+
+    # As long as a step may take, since some wait for others there, and never less than torch's own.
+    patience = max(default_pg_timeout, timedelta(seconds=stall_seconds))
+    return cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=patience))
+
+
 def distribute(model: nn.Module, compute: Compute, precision: Precision) -> Group:
     """Put the model, or this rank's shard of it, on the device and join the group. `precision` is that of the matmuls.
 
@@ -180,12 +189,8 @@ def distribute(model: nn.Module, compute: Compute, precision: Precision) -> Grou
             f"parallel.workers={parallel.workers}, but {found} process(es) have joined; start the stage through "
             "`execution.parallel`, or call torch.distributed.init_process_group in as many processes"
         )
-    from torch.distributed.constants import default_pg_timeout
-
-    # As long as a step may take, since some wait for others there, and never less than torch's own.
-    patience = max(default_pg_timeout, timedelta(seconds=compute.stall_seconds))
     # Two groups, because two threads that use one group at once may pair each other's messages.
-    host, beside = (dist.new_group(backend="gloo", timeout=patience) for _ in range(2))
+    host, beside = (host_group(compute.stall_seconds) for _ in range(2))
     rank = dist.get_rank()
     if parallel.data == "ddp":
         _put(model, device)

@@ -8,22 +8,21 @@ parts go to Ray's workers, each with a model of its own. With `execution.paralle
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from functools import lru_cache, partial
 from itertools import chain
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from infra.compute.train_group import COLLECTIVE_SECONDS, WorkDone
+from infra.compute.train_group import WorkDone
 from infra.stage import stage
 from infra.workspace import Loading, ShardItem, Workspace
 from model.config import Precision
 from model.decoding.prefix_scoring import KeptWeights
 from model.files.weights import SavedWeights, load_hf
 from model.network.transformer import Transformer, on_meta_device
-from model.parallel.group import Group, distribute, fill_weights
+from model.parallel.group import Group, distribute, fill_weights, host_group
 from model.tokens.tokenizer import Tokenizer
 from tasks.artifacts import Checkpoint, Scores, is_of_model
 from tasks.computing import compute_of
@@ -117,10 +116,8 @@ def _asked_of(config: str, place: int) -> Questions:
 
 
 def _as_rank_0(stall_seconds: float) -> Callable[[Any], Any]:
-    """A function that all workers call together, and that returns rank 0's value in each: a broadcast."""
-    # On the host, whatever the group's own backend is: what is told are markers of parts.
-    patience = timedelta(seconds=max(COLLECTIVE_SECONDS, stall_seconds))
-    host = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=patience))
+    """A function that all ranks call together, and that returns rank 0's value in each: a broadcast on the host."""
+    host = host_group(stall_seconds)
 
     def told(value: Any) -> Any:
         values = [value]

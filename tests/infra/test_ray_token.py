@@ -1,10 +1,14 @@
-"""A local Ray asks for a token. Oracle: a program that reaches its ports without it. Ray is not imported here, as in ours."""
+"""A local Ray asks for a token, and leaves nothing. Oracles: a program that reaches its ports without one, and the processes that
+are there afterwards. Ray is not imported here, as in ours.
+"""
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from infra.compute.ray_connection import connected
@@ -45,3 +49,27 @@ def test_a_local_ray_takes_work_only_from_who_knows_its_token():
     process.start()
     process.join()
     assert process.exitcode == 0
+
+
+NO_TIME_TO_END = """
+import os, psutil, signal
+from infra.compute.ray_connection import connected
+with connected("local"):
+    raylet = next(child for child in psutil.Process().children() if child.name() == "raylet")
+    print(*(child.pid for child in (raylet, *raylet.children(recursive=True))))
+    os.kill(raylet.pid, signal.SIGSTOP)
+"""
+
+
+@pytest.mark.slow
+def test_a_raylet_that_cannot_end_in_its_second_leaves_no_agents():
+    """A stopped one does nothing when it is told to end, as one on a machine without a free core; Ray kills it then."""
+    done = subprocess.run(
+        [sys.executable, "-c", NO_TIME_TO_END], capture_output=True, text=True, timeout=200, check=True
+    )
+    started = [int(word) for word in done.stdout.split()]
+    assert len(started) > 1, "a raylet and its agents"
+    left = [pid for pid in started if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert left == []

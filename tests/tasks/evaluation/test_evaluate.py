@@ -361,9 +361,9 @@ def test_a_model_that_two_workers_hold_together_has_the_scores_of_one_process(de
 
 
 @pytest.mark.parametrize("seen_by", ["listing", "question"])
-def test_workers_that_see_other_parts_do_what_the_first_one_does(desk, seen_by):
-    """Another attempt may commit a part between two workers' looks. What the second one sees then does not count: it would wait
-    for the first one, or leave it waiting."""
+def test_ranks_that_see_other_parts_do_what_rank_0_does(desk, seen_by):
+    """Another attempt may commit a part between the looks of two ranks. What rank 1 sees then does not count: it would wait for
+    rank 0, or leave it waiting."""
     alone = desk.evaluate(config_of())
     arguments = {"checkpoint": desk.checkpoint, "config": config_of()}
     call = Call(f"evaluate-{seen_by}", evaluate_checkpoint, ParallelSettings(workers=2, data="ddp"), arguments)
@@ -374,7 +374,7 @@ def test_workers_that_see_other_parts_do_what_the_first_one_does(desk, seen_by):
 
 
 def ask_apart(root: str, call: Call, seen_by: str) -> Any:
-    """In each of two workers: worker 1 sees that all parts but the first are answered already."""
+    """In each of two ranks: rank 1 sees that all parts but the first are answered already."""
     if torch.distributed.get_rank():
         skipped = {"files": {}, "result": [], "seconds": 0.0, "folder": ""}
         if seen_by == "listing":
