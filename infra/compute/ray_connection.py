@@ -32,6 +32,8 @@ _TOKEN_BYTES = 32
 """Of a token that nobody guesses."""
 _END_SECONDS = 1.0
 """How long the processes of a local Ray that was shut down may take to end by themselves."""
+_KILL_SECONDS = 5.0
+"""How long the kernel may take to end those that were killed."""
 START_ATTEMPTS = 3
 """Tries to start a local Ray."""
 
@@ -39,6 +41,8 @@ _lock = threading.Lock()
 # Ray asks the kernel to kill its processes when the thread that started them ends (PR_SET_PDEATHSIG). A stage's thread ends
 # with its phase, so a thread that lives as long as this process starts them instead.
 _keeper = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray keeper")
+_started: list[psutil.Process] = []
+"""The raylet of the local Ray that was started here, and its agents; what somebody else started here is not ours to end."""
 _users = 0
 _timer: threading.Timer | None = None
 _made_here = False
@@ -105,7 +109,11 @@ def _start(ray: ModuleType, **settings: Any) -> None:
     """
     # What a failed try has left would make the next one fail as well.
     _end(ray)
-    ray.init(address="local", **settings)
+    others = _raylets()
+    try:
+        ray.init(address="local", **settings)
+    finally:
+        _started.extend(_raylets() - others)
 
 
 def _linger() -> None:
@@ -126,18 +134,31 @@ def _let_go() -> None:
 
 
 def _end(ray: ModuleType) -> None:
-    """Let go of the Ray there is, and end what a local one has left.
+    """Let go of the Ray there is, and end what is left of one that was started here.
 
-    Ray gives its raylet one second to end. On a busy machine it is killed then, and its agents, which it did not come to end,
-    look for it for up to a minute.
+    Its raylet may be killed before it has ended its agents: by the kernel, since the keeper ends before the exit handlers run,
+    or by Ray, which gives it one second. The agents then look for it for up to a minute.
     """
-    left = []
-    for child in psutil.Process().children():
-        # It may end while it is looked at.
+    left = {*_started}
+    for process in _started:
+        # It may have ended already.
         with contextlib.suppress(psutil.NoSuchProcess):
-            left += child.children(recursive=True) if child.name() == "raylet" else []
+            left.update(process.children(recursive=True))
+    _started.clear()
     ray.shutdown()
     _, alive = psutil.wait_procs(left, timeout=_END_SECONDS)
     for process in alive:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
+    psutil.wait_procs(alive, timeout=_KILL_SECONDS)
+
+
+def _raylets() -> set[psutil.Process]:
+    """Those that this process has started, for its own Ray or for another one, with what they have started."""
+    found = set()
+    for child in psutil.Process().children():
+        # It may end while it is looked at.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if child.name() == "raylet":
+                found |= {child, *child.children(recursive=True)}
+    return found

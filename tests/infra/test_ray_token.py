@@ -73,3 +73,27 @@ def test_a_raylet_that_cannot_end_in_its_second_leaves_no_agents():
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     assert left == []
+
+
+A_CLUSTER_OF_ITS_OWN = """
+import psutil
+from ray.cluster_utils import Cluster
+from infra.compute import ray_connection
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+theirs = [pid for raylet in ray_connection._raylets() for pid in (raylet, *raylet.children(recursive=True))]
+ray_connection.LINGER_SECONDS = 0.0
+with ray_connection.connected("local") as ray:
+    pass
+ray_connection._timer.join()
+print(ray.is_initialized(), len(theirs) > 1, all(process.is_running() for process in theirs))
+cluster.shutdown()
+"""
+
+
+@pytest.mark.slow
+def test_a_ray_that_somebody_else_started_in_this_process_goes_on():
+    done = subprocess.run(
+        [sys.executable, "-c", A_CLUSTER_OF_ITS_OWN], capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split()[-3:] == ["False", "True", "True"]
