@@ -28,7 +28,7 @@ BUSY = {409, 429, 500, 502, 503, 504}
 _CONNECT_SECONDS = 10
 ANSWER_SECONDS = 30
 """A connection on which nothing moves for so long hangs."""
-LATE_SECONDS = 1.0
+LATE_SECONDS = 0.5
 """An answer to a small question takes hundredths of a second; after so long it is asked for on a second connection."""
 
 
