@@ -134,7 +134,7 @@ class HangsOnce(FaultProxy):
 
 
 @pytest.mark.parametrize(
-    "ask, answer",
+    ("ask", "answer"),
     [
         (lambda store: store.read("a/b"), b"x"),
         (lambda store: store.size("a/b"), 1),

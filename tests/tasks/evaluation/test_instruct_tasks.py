@@ -141,11 +141,15 @@ def test_agi_eval_reads_both_schemas_and_shows_the_exams_first_official_exemplar
     first, second = (make_requests(config, items, chat=False)[place][0].prompt.text for place in (0, 1))
     assert first.startswith("Question: A cycled from P to Q at 10 kmph and")
     assert first.endswith("\n E. 5.75km\nAnswer: C\n\nP\nP\nQuestion: q?\n A. one\n B. two\nAnswer:")
-    assert second.startswith("Because the image of the photo is formed by the contact between the light and the film, each")
+    assert second.startswith(
+        "Because the image of the photo is formed by the contact between the light and the film, each"
+    )
     assert second.endswith("\nAnswer: B\n\nP\nQuestion: q?\n A. one\n B. two\nAnswer:")
     assert [item.gold for item in items] == ["two"] * 8
     # By hand from the official file: the keys of the eight exemplars.
-    letters = [make_requests(config, items, chat=False)[place][0].prompt.text.split("\nAnswer: ")[1][0] for place in range(8)]
+    letters = [
+        make_requests(config, items, chat=False)[place][0].prompt.text.split("\nAnswer: ")[1][0] for place in range(8)
+    ]
     assert dict(zip(EXAMS, letters, strict=True)) == {
         "aqua-rat": "C", "logiqa-en": "B", "lsat-ar": "E", "lsat-lr": "C", "lsat-rc": "D", "sat-en": "C", "sat-math": "A",
         "gaokao-english": "D",
