@@ -69,9 +69,11 @@ class RolloutBatch(TokenBatch):
     """Sampled answers, for GRPO."""
 
     old_log_probs: Float[Tensor, "batch seq"]
-    """Of the policy that sampled them."""
+    """Of the policy as it begins to learn from them."""
     reference_log_probs: Float[Tensor, "batch seq"]
     advantages: Float[Tensor, " batch"]
+    importance: NotRequired[Float[Tensor, "batch seq"]]
+    """Weight of each token's policy loss, where another policy than that of `old_log_probs` sampled."""
     kl_coefficient: NotRequired[Float[Tensor, ""]]
     """Where β changes from step to step."""
 
@@ -131,11 +133,16 @@ def clipped_policy_loss(
     advantages: Float[Tensor, "*shape"],
     clip_low: float,
     clip_high: float,
+    importance: Float[Tensor, "*shape"] | None = None,
 ) -> Float[Tensor, "*shape"]:
-    """max(−A·ρ, −A·clip(ρ, 1 − clip_low, 1 + clip_high)) per token, ρ = exp(log π − log π_old) (H.2, H.3)."""
+    """max(−A·ρ, −A·clip(ρ, 1 − clip_low, 1 + clip_high)) per token, ρ = exp(log π − log π_old) (H.2, H.3).
+
+    Where a policy μ that is not π_old sampled, `importance` multiplies the loss: min(π_old / μ, cap) (Espeholt et al. 2018).
+    """
     ratio = torch.exp(log_probs - old_log_probs)
     # The larger of two losses is the pessimistic one: clipping may only take gain away (PPO).
-    return torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip_low, 1 + clip_high))
+    loss = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip_low, 1 + clip_high))
+    return loss if importance is None else importance * loss
 
 
 def grpo_loss(
@@ -148,10 +155,13 @@ def grpo_loss(
     clip_high: float,
     kl_coefficient: float | Tensor,
     kl_estimator: KLEstimator,
+    importance: Float[Tensor, "*shape"] | None = None,
 ) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
-    """Clipped policy loss + β·KL per token, and that KL, which is of the current policy (RECIPE H.3)."""
+    """Clipped policy loss + β·KL per token, and that KL, which is of the current policy (RECIPE H.3). `importance` weighs the
+    policy loss alone.
+    """
     kl = kl_estimate(log_probs - reference_log_probs, kl_estimator)
-    policy = clipped_policy_loss(log_probs, old_log_probs, advantages, clip_low, clip_high)
+    policy = clipped_policy_loss(log_probs, old_log_probs, advantages, clip_low, clip_high, importance)
     return policy + kl_coefficient * kl, kl
 
 
@@ -253,6 +263,7 @@ def grpo_objective(
             clip_high=clip_high,
             kl_coefficient=batch.get("kl_coefficient", kl_coefficient),
             kl_estimator=kl_estimator,
+            importance=batch.get("importance"),
         )
         ratio = torch.exp(log_probs.detach() - batch["old_log_probs"])
         outside: Bool[Tensor, "batch seq"] = (ratio < 1 - clip_low) | (ratio > 1 + clip_high)

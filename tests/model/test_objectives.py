@@ -195,6 +195,20 @@ def test_first_grpo_step_has_the_plain_policy_gradient():
     torch.testing.assert_close(kl.detach(), torch.exp(-d) - 1 + d)
 
 
+def test_importance_weighs_the_policy_loss_and_not_the_kl():
+    """Two tokens of weights 0.5 and 2: the gradient in log π is −w·A + β·(1 − e^{−d})."""
+    log_probs = torch.tensor([-1.0, -2.0], requires_grad=True)
+    reference, advantages = torch.tensor([-1.5, -1.0]), torch.tensor([0.7, -0.3])
+    weights = torch.tensor([0.5, 2.0])
+    loss, _ = grpo_loss(
+        log_probs, log_probs.detach(), reference, advantages, clip_low=0.2, clip_high=0.2, kl_coefficient=0.1,
+        kl_estimator="k3", importance=weights,
+    )  # fmt: skip
+    loss.sum().backward()
+    d = log_probs.detach() - reference
+    torch.testing.assert_close(log_probs.grad, -weights * advantages + 0.1 * (1 - torch.exp(-d)))
+
+
 def test_value_loss_clips_around_old_values():
     loss = clipped_value_loss(torch.tensor([1.0, 0.1]), torch.zeros(2), torch.tensor([2.0, 0.0]), 0.2)
     torch.testing.assert_close(loss, torch.tensor([0.5 * 1.8**2, 0.5 * 0.1**2]))

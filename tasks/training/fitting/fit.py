@@ -44,7 +44,7 @@ from model.training.schedule import ScheduleConfig
 from model.training.state_files import is_needed, load_moments, load_state, save_moments
 from tasks.artifacts import METRICS, MOMENTS, Checkpoint, RewardModel, is_of_model
 from tasks.computing import compute_of
-from tasks.training.fitting.save_points import Journal, JournalMark, SavePoints, resume
+from tasks.training.fitting.save_points import Carried, Journal, JournalMark, SavePoints, resume
 from tasks.training.fitting.selection import Selector, best_step, scored_steps, tell_selection
 
 
@@ -179,14 +179,15 @@ def fitting(
     keep_moments: bool = False,
     save_multiple: int = 1,
     selector: Selector | None = None,
+    carried: Carried | None = None,
 ) -> Iterator[Fitting]:
     """Train in the block, from the newest save point or from `weights` (None: those that the model has).
 
     `state` is what `begin` made. `initial_moments` is the `optimizer.safetensors` of the run to continue (RECIPE E). Save points
-    fall on multiples of `save_multiple` steps. `metrics.jsonl` gets a line for every step. With `keep_moments`,
-    `optimizer.safetensors` joins the payload. With a `selector`, the result is the best of its save points. Use the result's
-    model afterwards: the state's may be sharded. Raises WorkDone in the workers of a group that are not its first, and
-    Interrupted, with a save point of that step, when asked to stop.
+    fall on multiples of `save_multiple` steps and hold what is `carried`, too. `metrics.jsonl` gets a line for every step. With
+    `keep_moments`, `optimizer.safetensors` joins the payload. With a `selector`, the result is the best of its save points. Use
+    the result's model afterwards: the state's may be sharded. Raises WorkDone in the workers of a group that are not its first,
+    and Interrupted, with a save point of that step, when asked to stop.
     """
     if course.steps < 1:
         raise ValueError(
@@ -194,7 +195,7 @@ def fitting(
         )
     model = cast(Transformer, state.model)
     # An earlier attempt's save point brings weights and moments; without one they come from the stage's inputs.
-    journal = resume(ws, state)
+    journal = resume(ws, state, carried)
     if journal is None:
         journal = Journal()
         if weights is not None:
@@ -208,7 +209,7 @@ def fitting(
 
     stopped = False
     candidates = frozenset(selector.config.steps_of(course.steps, save_multiple) if selector else ())
-    saving = SavePoints(ws, journal, save_every, candidates)
+    saving = SavePoints(ws, journal, save_every, candidates, carried)
     with ws.progress(course.description, course.steps, "steps") as bar, saving as points, ending_in_order():
         bar.advance(first)
 
