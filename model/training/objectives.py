@@ -65,15 +65,20 @@ class ScoredPairBatch(PairBatch):
     """Tokens of each row, padding left out."""
 
 
-class RolloutBatch(TokenBatch):
-    """Sampled answers, for GRPO."""
+class SampledBatch(TokenBatch):
+    """Sampled answers."""
 
     old_log_probs: Float[Tensor, "batch seq"]
     """Of the policy as it begins to learn from them."""
-    reference_log_probs: Float[Tensor, "batch seq"]
-    advantages: Float[Tensor, " batch"]
     importance: NotRequired[Float[Tensor, "batch seq"]]
     """Weight of each token's policy loss, where another policy than that of `old_log_probs` sampled."""
+
+
+class RolloutBatch(SampledBatch):
+    """Sampled answers, for GRPO."""
+
+    reference_log_probs: Float[Tensor, "batch seq"]
+    advantages: Float[Tensor, " batch"]
     kl_coefficient: NotRequired[Float[Tensor, ""]]
     """Where β changes from step to step."""
 
@@ -133,16 +138,18 @@ def clipped_policy_loss(
     advantages: Float[Tensor, "*shape"],
     clip_low: float,
     clip_high: float,
-    importance: Float[Tensor, "*shape"] | None = None,
 ) -> Float[Tensor, "*shape"]:
-    """max(−A·ρ, −A·clip(ρ, 1 − clip_low, 1 + clip_high)) per token, ρ = exp(log π − log π_old) (H.2, H.3).
-
-    Where a policy μ that is not π_old sampled, `importance` multiplies the loss: min(π_old / μ, cap) (Espeholt et al. 2018).
-    """
+    """max(−A·ρ, −A·clip(ρ, 1 − clip_low, 1 + clip_high)) per token, ρ = exp(log π − log π_old) (H.2, H.3)."""
     ratio = torch.exp(log_probs - old_log_probs)
     # The larger of two losses is the pessimistic one: clipping may only take gain away (PPO).
-    loss = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip_low, 1 + clip_high))
-    return loss if importance is None else importance * loss
+    return torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip_low, 1 + clip_high))
+
+
+def weighted_advantages(advantages: Float[Tensor, "batch seq"], batch: SampledBatch) -> Float[Tensor, "batch seq"]:
+    """Advantages times the batch's `importance`, min(π_old / μ, cap), where a policy μ that is not π_old sampled (Espeholt et al.
+    2018). Weights are not negative, so the clipped policy loss is multiplied by them too.
+    """
+    return advantages * batch["importance"] if "importance" in batch else advantages
 
 
 def grpo_loss(
@@ -155,13 +162,10 @@ def grpo_loss(
     clip_high: float,
     kl_coefficient: float | Tensor,
     kl_estimator: KLEstimator,
-    importance: Float[Tensor, "*shape"] | None = None,
 ) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
-    """Clipped policy loss + β·KL per token, and that KL, which is of the current policy (RECIPE H.3). `importance` weighs the
-    policy loss alone.
-    """
+    """Clipped policy loss + β·KL per token, and that KL, which is of the current policy (RECIPE H.3)."""
     kl = kl_estimate(log_probs - reference_log_probs, kl_estimator)
-    policy = clipped_policy_loss(log_probs, old_log_probs, advantages, clip_low, clip_high, importance)
+    policy = clipped_policy_loss(log_probs, old_log_probs, advantages, clip_low, clip_high)
     return policy + kl_coefficient * kl, kl
 
 
@@ -253,7 +257,7 @@ def grpo_objective(
     def objective(model: Transformer, batch: RolloutBatch) -> tuple[Tensor, ObjectiveMetrics]:
         labels, share = batch["labels"], batch["token_share"]
         log_probs = label_log_probs(model, batch["ids"], labels, temperature)
-        advantages = batch["advantages"][:, None].expand_as(log_probs)
+        advantages = weighted_advantages(batch["advantages"][:, None].expand_as(log_probs), batch)
         per_token, kl = grpo_loss(
             log_probs,
             batch["old_log_probs"],
@@ -263,7 +267,6 @@ def grpo_objective(
             clip_high=clip_high,
             kl_coefficient=batch.get("kl_coefficient", kl_coefficient),
             kl_estimator=kl_estimator,
-            importance=batch.get("importance"),
         )
         ratio = torch.exp(log_probs.detach() - batch["old_log_probs"])
         outside: Bool[Tensor, "batch seq"] = (ratio < 1 - clip_low) | (ratio > 1 + clip_high)

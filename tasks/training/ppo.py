@@ -47,6 +47,7 @@ from tasks.training.fitting.fit import (
     open_checkpoint,
 )
 from tasks.training.fitting.reward_head import fresh_score_model, open_reward_model
+from tasks.training.fitting.save_points import Saving
 from tasks.training.fitting.selection import SelectConfig, selector
 from tasks.verifiers.verdict import Rules
 
@@ -196,8 +197,7 @@ def train_ppo(
             weights=both,
             selector=selector(config.select, tokenizer, config.precision, chat=True, policy=policy_of),
             # Saves fall between rollouts, where no half-used rollout is lost.
-            save_multiple=learner.updates,
-            carried=learner if config.rollouts.lag else None,
+            saving=Saving(learner.updates, learner if config.rollouts.lag else None),
         ) as fit,
     ):
         for micro_batches in fit.loop:

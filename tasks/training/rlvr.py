@@ -39,6 +39,7 @@ from tasks.training.answers.verified_answers import (
 )
 from tasks.training.fitting.asked_tasks import AnswersInLoop, answers_judge
 from tasks.training.fitting.fit import adamw, begin, export, fitting, open_checkpoint
+from tasks.training.fitting.save_points import Saving
 from tasks.training.fitting.selection import SelectConfig, selector
 from tasks.verifiers.verdict import Rules
 
@@ -167,8 +168,7 @@ def train_rlvr(ws: Workspace, policy: Checkpoint, prompts: Prompts, config: RLVR
             weights=weights,
             selector=selector(config.select, tokenizer, config.precision, chat=True),
             # Save points fall between rollouts: one that has begun depends on weights that have moved on.
-            save_multiple=actor.updates,
-            carried=actor if config.rollouts.lag else None,
+            saving=Saving(actor.updates, actor if config.rollouts.lag else None),
         ) as fit,
     ):
         for micro_batches in fit.loop:

@@ -103,6 +103,20 @@ class Carried(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Saving:
+    """What a stage asks of its save points."""
+
+    multiple: int = 1
+    """They fall on multiples of so many steps."""
+    carried: Carried | None = None
+    """What they hold besides the training's own."""
+
+
+EVERYWHERE = Saving()
+"""After any step, and no more than the training's own."""
+
+
 def resume(ws: Workspace, state: TrainState, carried: Carried | None = None) -> Journal | None:
     """Fill the state from the newest whole save point and return its journal; None to begin at the beginning.
 
