@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from tasks.data.sources.rows import RowSource
 from tasks.evaluation.benchmarks.instructions import InstructionsBenchmark, JudgeQuestion, Reaction
 
+SPLIT = "test"
+"""Split of all six sets."""
 _EVERY_ROW = 1_000_000
 """No set is as large: OLMES's sample of 1,000 is not drawn of these sets."""
 
@@ -32,9 +34,9 @@ class SafetySet:
     reactions: Mapping[str, Reaction] = field(default_factory=dict[str, Reaction])
     keep: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
 
-    def benchmark(self, name: str, path: str, limit: int | None) -> InstructionsBenchmark:
-        """The set under a name, from a local copy (`path`) or the hub."""
-        found = {"paths": (path,)} if path else {"dataset": self.dataset, "subset": self.subset, "split": "test"}
+    def benchmark(self, name: str, paths: tuple[str, ...], limit: int | None) -> InstructionsBenchmark:
+        """The set under a name, from files of a local copy, or from the hub where there are none."""
+        found = {"paths": paths} if paths else {"dataset": self.dataset, "subset": self.subset, "split": SPLIT}
         return InstructionsBenchmark(
             name=name,
             rows=RowSource.model_validate(found),

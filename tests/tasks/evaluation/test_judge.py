@@ -264,7 +264,7 @@ def test_alpaca_eval_is_read_from_a_copy(tmp_path: Path):
     ],
 )
 def test_fields_that_no_question_reads_are_refused(fields: dict[str, str]):
-    with pytest.raises(ValueError, match="question|`wanted` mean"):
+    with pytest.raises(ValueError, match=r"question|`wanted` mean"):
         InstructionsBenchmark.model_validate({"name": "x", "rows": {"paths": ["x.jsonl"]}, **fields})
 
 
