@@ -15,7 +15,6 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import closing
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -138,9 +137,7 @@ def _child(call: StageCall, pipe: Connection) -> None:
     call.use_threads()
     call.workspace.report_to(Events(pipe))
     try:
-        with closing(call.workspace):
-            artifact = call.bound()()
-        message = Returned(call.finished(artifact))
+        message = Returned(call.run_alone())
     except BaseException as error:  # every error must cross the process boundary, once, here
         message = Raised(portable(error))
     pipe.send(message)

@@ -12,6 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
+from infra.compute.health import Proof, verdict
 from infra.json_values import JsonObject
 from infra.records.artifact import Artifact
 from infra.records.record import FileEntry
@@ -41,6 +42,8 @@ class StageCall:
     """`module:function`, so that a process that has not imported it finds it."""
     workspace: Workspace
     arguments: Arguments
+    computes: bool = False
+    """Whether it trains or evaluates in its process, on a device that has to prove itself."""
 
     def use_threads(self) -> None:
         """Let torch compute with the stage's threads, in a process that is its own."""
@@ -71,3 +74,25 @@ class StageCall:
         with closing(self.workspace):
             artifact = self.bound()()
         return self.finished(artifact)
+
+    def run_proven(self, proof: Proof) -> Finished:
+        """The same once the device has proven itself, where the stage computes on it."""
+        with closing(self.workspace):
+            # What the stage imports is there before the check, so that both compute with the same settings.
+            function = self.bound()
+            if self.computes:
+                proof.before()
+            artifact = function()
+        return self.finished(artifact)
+
+    def run_alone(self, node: str = "") -> Finished:
+        """The same in the stage's only process. What ends the stage is verdict by another check where a device may be to blame:
+        see `verdict`. `node` is Ray's id of the node, where a cluster gives out nodes.
+        """
+        proof = Proof(self.workspace, node)
+        try:
+            return self.run_proven(proof)
+        except Exception as error:  # whatever it is goes on, perhaps as what a device did
+            if not self.computes or not proof.doubts(error):
+                raise
+            raise verdict(error, [proof.alone()], 1) from error
