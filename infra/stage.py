@@ -79,6 +79,8 @@ class Stage(Generic[P, A]):
     """Takes no core: the server of a language model does its work."""
     sharded: bool = False
     """Its process only hands out shards, where there is a Ray: it holds no core while they wait for one."""
+    trains: bool = False
+    """Computes gradients in its processes, on devices that prove themselves first (`execution.health`)."""
     estimate: _Estimate | None = None
     """Tokens, FLOPs and what else a plan can say before it runs: (config and inputs by name) -> facts."""
     suffix: str = ""
@@ -158,10 +160,11 @@ def stage(
     grouped: bool = False,
     waits: bool = False,
     sharded: bool = False,
+    trains: bool = False,
     estimate: _Estimate | None = None,
 ) -> Stage[P, A]:
     """Wrap a stage function; the wrapped stage is the noun that flows call."""
-    return Stage(function, name, version, process, grouped, waits, sharded, estimate)
+    return Stage(function, name, version, process, grouped, waits, sharded, trains, estimate)
 
 
 __all__ = ["Call", "Session", "Stage", "stage"]

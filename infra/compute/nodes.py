@@ -5,6 +5,7 @@ its shards off cordoned nodes; what runs there already goes on.
 """
 
 import importlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -66,7 +67,7 @@ def fits(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
     """Whether a node with these labels may be chosen: each label is equal, or, as `!in(a, b)` says, none of some."""
     for name, wanted in selector.items():
         if wanted.startswith("!in("):
-            if labels.get(name) in wanted[len("!in(") : -1].split(", "):
+            if labels.get(name) in re.split(", ?", wanted[len("!in(") : -1]):
                 return False
         elif labels.get(name) != wanted:
             return False
@@ -77,7 +78,8 @@ def keep_off(placement: Placement, ids: Iterable[str]) -> Placement:
     """The same placement, but on none of these nodes. One that the recipe itself puts on a node by its id stays."""
     labels = {name: value for name, value in placement.labels.items() if name != ID_LABEL or not value.startswith("!")}
     if named := sorted(ids):
-        labels = {ID_LABEL: f"!in({', '.join(named)})", **labels}
+        # No space after the commas: Ray 2.60 takes one, and then as a part of the id.
+        labels = {ID_LABEL: f"!in({','.join(named)})", **labels}
     return placement.model_copy(update={"labels": labels})
 
 

@@ -42,8 +42,8 @@ class StageCall:
     """`module:function`, so that a process that has not imported it finds it."""
     workspace: Workspace
     arguments: Arguments
-    computes: bool = False
-    """Whether it trains or evaluates in its process, on a device that has to prove itself."""
+    trains: bool = False
+    """Whether its devices have to prove themselves."""
 
     def use_threads(self) -> None:
         """Let torch compute with the stage's threads, in a process that is its own."""
@@ -76,11 +76,11 @@ class StageCall:
         return self.finished(artifact)
 
     def run_proven(self, proof: Proof) -> Finished:
-        """The same once the device has proven itself, where the stage computes on it."""
+        """The same once the device has proven itself, where the stage trains on it."""
         with closing(self.workspace):
             # What the stage imports is there before the check, so that both compute with the same settings.
             function = self.bound()
-            if self.computes:
+            if self.trains:
                 proof.before()
             artifact = function()
         return self.finished(artifact)
@@ -93,6 +93,6 @@ class StageCall:
         try:
             return self.run_proven(proof)
         except Exception as error:  # whatever it is goes on, perhaps as what a device did
-            if not self.computes or not proof.doubts(error):
+            if not self.trains or not proof.doubts(error):
                 raise
             raise verdict(error, [proof.alone()], 1) from error

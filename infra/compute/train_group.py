@@ -232,7 +232,7 @@ def _work(config: JsonObject) -> None:
         try:
             finished = call.run_proven(proof)
         except Exception as error:
-            if not call.computes or not proof.doubts(error):
+            if not call.trains or not proof.doubts(error):
                 raise
             devices = _checked_together(ray, mailbox, rank, proof.alone(), workers)
             raise verdict(error, devices, workers) from error

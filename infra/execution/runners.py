@@ -89,8 +89,7 @@ def runner_of(
 ) -> Callable[[], Finished]:
     """What runs the stage's function where its settings say."""
     execution = session.execution
-    # A stage that hands out shards leaves its device to them.
-    call = StageCall(stage.reference, workspace, arguments, computes=stage.process and not stage.sharded)
+    call = StageCall(stage.reference, workspace, arguments, stage.trains)
     if execution.cluster:
         # Sorted keys, so that two drivers of the same code get the same name for their actor.
         said = orjson.dumps(started.fingerprint, option=orjson.OPT_SORT_KEYS)

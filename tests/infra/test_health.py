@@ -1,22 +1,27 @@
 """The health check of devices, and what follows when one fails. Oracle: a fault that the test has planted, or none."""
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
+from flows.config.stages import STAGES
 from infra.compute.cordoning import unfit_slots
-from infra.compute.health import DeviceUnfit, casts_doubt, clock_finding, examine
+from infra.compute.health import DeviceUnfit, GroupUnfit, Proof, casts_doubt, clock_finding, examine
 from infra.events import Event, Warned
 from infra.execution.attempt import Caller, Outcome, run_stage
 from infra.records.nodes import cordons, known_health, lift_cordon, set_cordon
 from infra.session import Devices, NoDeviceLeft, Session
 from infra.settings import ComputeSettings, Execution
 from infra.storage.store import Store
+from infra.workspace import WorkSettings, Workspace
 from tests.infra.faulty_devices import FAULTY, faulty_matmul, on_device
 from tests.infra.stages_for_tests import NumberConfig
+from tests.model.groups import run_group
 
 HOST = socket.gethostname()
 
@@ -165,7 +170,7 @@ def test_a_cordon_needs_a_node_and_a_reason(store: Store, place: str, why: str):
 
 
 def test_numbers_that_a_sound_device_does_not_lose_are_made_on_one(store: Store):
-    """The loss is not finite on cpu:0, which then fails its check; it goes on from its save point on cpu:1."""
+    """The loss is not finite on cpu:0, which then fails its check; the stage goes on on cpu:1."""
     outcome, _ = run(store, "cpu:0", held=Devices(lambda: 2, kind="cpu"), fail="cpu:0")
     assert outcome.record.notes["ran_on"] == "cpu:1"
     assert set(cordons(store)) == {f"{HOST}/cpu:0"}
@@ -179,6 +184,67 @@ def test_numbers_that_were_lost_on_a_sound_device_stay_lost(store: Store):
     assert cordons(store) == {}
     with pytest.raises(FloatingPointError, match=r"loss nan$"):
         run(store, fail="everywhere", health=False)
+
+
+# --- groups: two processes of gloo ---
+
+
+def proven_together(root: str, wrong: list[int]) -> Any:
+    """What one rank notes, or ends with, where the all-reduce of the ranks `wrong` adds wrongly."""
+    rank = dist.get_rank()
+    ws = Workspace(
+        Store(root),
+        stage="s",
+        id="i",
+        payload="s/i/g0001",
+        progress_folder="_progress/s/i",
+        settings=WorkSettings(compute=ComputeSettings(health=True)),
+    )
+    reduce = dist.all_reduce
+
+    def all_reduce(values: torch.Tensor, **names: Any) -> None:
+        reduce(values, **names)
+        if rank in wrong:
+            values[7] += 1
+
+    dist.all_reduce = all_reduce
+    try:
+        Proof(ws, label=f"cpu:{rank}", grouped=True).before()
+    except DeviceUnfit as error:
+        return [device.device for device in error.devices]
+    except GroupUnfit as error:
+        return str(error)
+    finally:
+        dist.all_reduce = reduce
+    return ws.notes["health"]
+
+
+def test_what_trains_proves_its_devices_and_nothing_else_does(store: Store):
+    """An evaluation may leave its device to other processes, or to a server."""
+    assert {noun.name for noun in STAGES if noun.trains} == {
+        "pretrain", "anneal", "sft", "dpo", "reward", "rlvr", "ppo",
+    }  # fmt: skip
+    still = replace(on_device, trains=False)
+    store.write(FAULTY, b"cpu")
+    session = Session(store, Execution(ray="off", health=True))
+    outcome = run_stage(still, session, still.bind(NumberConfig()), lambda event: None)
+    assert "health" not in outcome.record.notes
+
+
+def test_all_ranks_of_a_group_are_proven_and_noted(tmp_path: Path):
+    first, second = run_group(2, proven_together, str(tmp_path), [])
+    assert first == second
+    assert [row["device"] for row in first] == ["cpu:0", "cpu:1"]
+    assert all(row["passed"] and row["speeds"]["all_reduce_gb_per_s"] > 0 for row in first)
+
+
+def test_the_rank_that_adds_wrongly_is_named_by_all(tmp_path: Path):
+    assert run_group(2, proven_together, str(tmp_path), [1]) == [["cpu:1"], ["cpu:1"]]
+
+
+def test_a_sum_that_is_wrong_everywhere_names_nobody(tmp_path: Path):
+    for said in run_group(2, proven_together, str(tmp_path), [0, 1]):
+        assert "wrong sum on all 2 ranks" in said
 
 
 def test_the_errors_travel_between_processes():
