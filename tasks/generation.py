@@ -127,6 +127,23 @@ def checkpoint_generator(
         yield shared_generator(server_generator(endpoint, tokenizer, model.config.max_sequence_length), group)
 
 
+def submit_prompts(
+    endpoint: "Endpoint", tokenizer: Tokenizer, window: int, prompts: Sequence[Sequence[int]], sampling: Sampling
+) -> Callable[[], list[Completion]]:
+    """Send prompts to an endpoint, and return at once a function that waits for their answers, in their order.
+
+    Both raise what a `server_generator` does, but for a request to stop, after which the answers are still waited for.
+    """
+    requests = [_request(endpoint.model, index, prompt, sampling, window) for index, prompt in enumerate(prompts)]
+    futures = [endpoint.submit(request) for request in requests]
+
+    def answers() -> list[Completion]:
+        replies = (endpoint.result(future, in_order=True) for future in futures)
+        return [_completion(index, reply, endpoint.model, tokenizer, sampling) for index, reply in enumerate(replies)]
+
+    return answers
+
+
 def _request(model: str, index: int, prompt: Sequence[int], sampling: Sampling, window: int) -> Request:
     """One prompt in the protocol. Sampled requests carry a seed of their own: equal prompts get different answers, and
     the endpoint's memory keeps them apart.

@@ -27,7 +27,7 @@ from infra.language_models.rate_limit import Bucket
 from infra.language_models.spending import Spending
 from infra.secrets import without_secrets
 from infra.settings import EndpointSettings, read_key
-from infra.stopping import check_stopping
+from infra.stopping import check_stopping, is_stopping
 
 T = TypeVar("T")
 
@@ -152,10 +152,10 @@ class Endpoint:
             ahead.append((item, self.submit(request)))
             if len(ahead) >= _WINDOW * self.settings.concurrency:
                 first, future = ahead.popleft()
-                yield first, self._result(future)
+                yield first, self.result(future)
         while ahead:
             first, future = ahead.popleft()
-            yield first, self._result(future)
+            yield first, self.result(future)
 
     def facts(self) -> JsonObject:
         """What was asked and what it costs, for the record."""
@@ -163,9 +163,14 @@ class Endpoint:
         usage = asdict(self.usage) | {"cost": round(self.usage.cost, 6), "paid_now": round(self.usage.paid_now, 6)}
         return {"model": self.model, **usage, "price_per_million_tokens": prices}
 
-    def _result(self, future: "Future[Answer]") -> Answer:
+    def result(self, future: "Future[Answer]", *, in_order: bool = False) -> Answer:
+        """Wait for what `submit` gave. Raises EndpointError when the endpoint cannot be used.
+
+        It raises Interrupted when the run is asked to stop, unless the caller ends `in_order`, at a point that needs this answer.
+        """
         while True:
-            check_stopping()
+            if not (in_order and is_stopping()):
+                check_stopping()
             done = wait([future], timeout=0.5).done
             if self._unreachable and self._warn is not None:
                 # Here, since the listeners of a stage belong to its thread.

@@ -65,11 +65,18 @@ class ScoredPairBatch(PairBatch):
     """Tokens of each row, padding left out."""
 
 
-class RolloutBatch(TokenBatch):
-    """Sampled answers, for GRPO."""
+class SampledBatch(TokenBatch):
+    """Sampled answers."""
 
     old_log_probs: Float[Tensor, "batch seq"]
-    """Of the policy that sampled them."""
+    """Of the policy as it begins to learn from them."""
+    importance: NotRequired[Float[Tensor, "batch seq"]]
+    """Weight of each token's policy loss, where another policy than that of `old_log_probs` sampled."""
+
+
+class RolloutBatch(SampledBatch):
+    """Sampled answers, for GRPO."""
+
     reference_log_probs: Float[Tensor, "batch seq"]
     advantages: Float[Tensor, " batch"]
     kl_coefficient: NotRequired[Float[Tensor, ""]]
@@ -136,6 +143,13 @@ def clipped_policy_loss(
     ratio = torch.exp(log_probs - old_log_probs)
     # The larger of two losses is the pessimistic one: clipping may only take gain away (PPO).
     return torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip_low, 1 + clip_high))
+
+
+def weighted_advantages(advantages: Float[Tensor, "batch seq"], batch: SampledBatch) -> Float[Tensor, "batch seq"]:
+    """Advantages times the batch's `importance`, min(π_old / μ, cap), where a policy μ that is not π_old sampled (Espeholt et al.
+    2018). Weights are not negative, so the clipped policy loss is multiplied by them too.
+    """
+    return advantages * batch["importance"] if "importance" in batch else advantages
 
 
 def grpo_loss(
@@ -243,7 +257,7 @@ def grpo_objective(
     def objective(model: Transformer, batch: RolloutBatch) -> tuple[Tensor, ObjectiveMetrics]:
         labels, share = batch["labels"], batch["token_share"]
         log_probs = label_log_probs(model, batch["ids"], labels, temperature)
-        advantages = batch["advantages"][:, None].expand_as(log_probs)
+        advantages = weighted_advantages(batch["advantages"][:, None].expand_as(log_probs), batch)
         per_token, kl = grpo_loss(
             log_probs,
             batch["old_log_probs"],

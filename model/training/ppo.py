@@ -19,11 +19,12 @@ from model.training.advantages import generalized_advantages, keep_values, token
 from model.training.configs import OptimConfig
 from model.training.objectives import (
     ObjectiveMetrics,
-    TokenBatch,
+    SampledBatch,
     clipped_policy_loss,
     clipped_value_loss,
     label_log_probs,
     token_values,
+    weighted_advantages,
 )
 from model.training.optim import Optimizer
 
@@ -125,11 +126,9 @@ def estimate(
     return Estimates(white, returns, positions <= lengths[:, None])
 
 
-class EstimatedBatch(TokenBatch):
+class EstimatedBatch(SampledBatch):
     """Sampled answers with what the value model says of every position."""
 
-    old_log_probs: Float[Tensor, "batch seq"]
-    """Of the policy that sampled them."""
     advantages: Float[Tensor, "batch seq"]
     old_values: Float[Tensor, "batch seq"]
     returns: Float[Tensor, "batch seq"]
@@ -146,7 +145,8 @@ def ppo_objective(*, clip: float, value_clip: float, value_coefficient: float, t
     def objective(model: Any, batch: EstimatedBatch) -> tuple[Tensor, ObjectiveMetrics]:
         pair, share, old = cast(ActorCritic, model), batch["token_share"], batch["old_log_probs"]
         log_probs = label_log_probs(pair.policy, batch["ids"], batch["labels"], temperature)
-        policy = (batch["weights"] * clipped_policy_loss(log_probs, old, batch["advantages"], clip, clip)).sum()
+        advantages = weighted_advantages(batch["advantages"], batch)
+        policy = (batch["weights"] * clipped_policy_loss(log_probs, old, advantages, clip, clip)).sum()
         said = token_values(pair.critic, batch["ids"])
         value = (
             batch["value_share"] * clipped_value_loss(said, batch["old_values"], batch["returns"], value_clip)

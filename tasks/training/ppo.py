@@ -2,7 +2,8 @@
 
 Source: RECIPE H.1, H.2; paper section 5, Table 18; `tests/golden/posttraining_hparams.json`. The defaults are OLMo 2 7B's. The
 reward model's own score takes no part (its multiplier is 0 in all OLMo 2 runs). Deviations: sampling and learning take turns
-instead of overlapping by a step; the token means of both losses are over the whole mini-batch.
+unless `rollouts` says `lag: 1`, which the published runs did without a correction; the token means of both losses are over the
+whole mini-batch.
 
 Sampling, exact resumes and groups of workers: `tasks/training/answers/rollouts.py`. Only the policy is decoded, so the value
 model stays sharded.
@@ -29,6 +30,7 @@ from model.training.reference_scores import row_values
 from tasks.artifacts import Checkpoint, Prompts, RewardModel
 from tasks.training.answers.kl_control import KLControl
 from tasks.training.answers.rollouts import Rollout, Rollouts, answer_metrics, frozen_reference, prompts_that_fit
+from tasks.training.answers.sampled_ahead import RolloutTiming
 from tasks.training.answers.served_rollouts import rollout_server, served_policy
 from tasks.training.answers.verified_answers import (
     VerifiedAnswer,
@@ -45,6 +47,7 @@ from tasks.training.fitting.fit import (
     open_checkpoint,
 )
 from tasks.training.fitting.reward_head import fresh_score_model, open_reward_model
+from tasks.training.fitting.save_points import Saving
 from tasks.training.fitting.selection import SelectConfig, selector
 from tasks.verifiers.verdict import Rules
 
@@ -60,6 +63,8 @@ class PPOConfig(Config):
     """Answers sampled in the whole stage (13B 200,000)."""
     prompts_per_rollout: int = Field(default=224, ge=2)
     """Prompts answered, once each, between two rounds of updates (13B 248)."""
+    rollouts: RolloutTiming = Field(default=RolloutTiming(), exclude_if=lambda value: value == RolloutTiming())
+    """Whether the newest policy samples, or the one a rollout before it, and how that is corrected."""
     epochs: int = Field(default=4, ge=1)
     """Passes over each rollout."""
     mini_batches: int = Field(default=1, ge=1)
@@ -161,6 +166,7 @@ def train_ppo(
         tokenizer,
         encoded,
         ws.compute.pass_tokens,
+        count=ppo_rollouts(config),
         critic=critic,
     )
     course = Course(
@@ -172,7 +178,7 @@ def train_ppo(
         ),
         batches=learner.batches,
         schedule=linear_schedule(config.learning_rate, warmup_ratio=0.0),
-        steps=ppo_rollouts(config) * learner.updates,
+        steps=learner.count * learner.updates,
         description="reinforce",
         pad_id=tokenizer.pad_id,
         logging=Logging(every=1, facts=learner.metrics, instances=lambda step: learner.places(step // learner.updates)),
@@ -182,15 +188,18 @@ def train_ppo(
         ),
     )
     learner.served = served_policy(ws, tokenizer, config.precision, learner.updates)
-    with fitting(
-        ws,
-        state,
-        course,
-        weights=both,
-        selector=selector(config.select, tokenizer, config.precision, chat=True, policy=policy_of),
-        # Saves fall between rollouts, where no half-used rollout is lost.
-        save_multiple=learner.updates,
-    ) as fit:
+    with (
+        learner,
+        fitting(
+            ws,
+            state,
+            course,
+            weights=both,
+            selector=selector(config.select, tokenizer, config.precision, chat=True, policy=policy_of),
+            # Saves fall between rollouts, where no half-used rollout is lost.
+            saving=Saving(learner.updates, learner if config.rollouts.lag else None),
+        ) as fit,
+    ):
         for micro_batches in fit.loop:
             fit.loop.made(train_step(state, micro_batches, course, fit.loop.device))
     learner.tell_end(ws)
@@ -233,6 +242,7 @@ class PPORollouts(Rollouts[PPOConfig]):
         # From the trainer's own forward pass, since the decoder rounds differently.
         old = self.log_probs(self.policy, rows, self.group)
         self.compare(rollout, prompts, answers, old)
+        importance, corrected = self.importance(prompts, answers, old)
         values = self.values(rows)
         reference = self.log_probs(self.reference, rows, self.reference_group)
         coefficient, distance = self.kl_coefficient(old, reference, rows)
@@ -241,12 +251,13 @@ class PPORollouts(Rollouts[PPOConfig]):
         ratio = responses([a - b for a, b in zip(old, reference, strict=True)], starts, self.config.max_new_tokens)
         scores = score_answers(answers, self.config)
         estimates = self.estimate(ratio, values, scores, rows, starts, coefficient)
-        columns = per_token(rows, starts, old, values, estimates)
+        columns = per_token(rows, starts, old, values, estimates) | importance
         tokens = sum(row.trained_tokens for row in rows)
         return [self.update_batches(members, rows, columns) for members in self.split(rollout, len(rows))], {
             "score": float(scores.mean()),
             "kl": float(ratio.sum()) / tokens,
             **distance,
+            **corrected,
             **answer_metrics(list(zip(prompts, answers, strict=True)), rows, old),
         }
 

@@ -1,18 +1,18 @@
 """Reinforcement learning with verifiable rewards: GRPO with verifier scores and a KL to the initial policy.
 
 Source: RECIPE H.1, H.3; paper section 5; `tests/golden/posttraining_hparams.json`. The defaults are OLMo 2 1B's, the
-published GRPO run (7B and 13B used PPO, tasks/training/ppo.py). Deviations: sampling and learning take turns instead of
-overlapping by a step; the token mean is over the whole mini-batch unless `micro_batch` says otherwise. Later variants go by
-name. A higher upper clip is `clip_high` (DAPO 0.28), and the mean of answers' means is `loss_mean: answers` (the first
-GRPO). `normalization: centered` divides by no standard deviation, and `unfinished: masked` leaves answers without an end out
-of the loss.
+published GRPO run (7B and 13B used PPO, tasks/training/ppo.py). Deviations: sampling and learning take turns unless `rollouts`
+says `lag: 1`; the token mean is over the whole mini-batch unless `micro_batch` says otherwise. Later variants go by name. A
+higher upper clip is `clip_high` (DAPO 0.28), and the mean of answers' means is `loss_mean: answers` (the first GRPO).
+`normalization: centered` divides by no standard deviation, and `unfinished: masked` leaves answers without an end out of the
+loss.
 
 Sampling, exact resumes and groups of workers: `tasks/training/answers/rollouts.py`; a server that samples:
-`tasks/training/answers/served_rollouts.py`. The reference of a group that holds
-parts stays sharded.
+`tasks/training/answers/served_rollouts.py`; one that samples a step behind: `tasks/training/answers/sampled_ahead.py`. The
+reference of a group that holds parts stays sharded.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, Self
 
 import numpy as np
@@ -31,6 +31,7 @@ from model.training.schedule import ScheduleConfig
 from tasks.artifacts import Checkpoint, Prompts
 from tasks.training.answers.kl_control import KLControl
 from tasks.training.answers.rollouts import Rollout, Rollouts, answer_metrics, frozen_reference, prompts_that_fit
+from tasks.training.answers.sampled_ahead import RolloutTiming
 from tasks.training.answers.served_rollouts import served_policy
 from tasks.training.answers.verified_answers import (
     VerifiedAnswer,
@@ -38,6 +39,7 @@ from tasks.training.answers.verified_answers import (
 )
 from tasks.training.fitting.asked_tasks import AnswersInLoop, answers_judge
 from tasks.training.fitting.fit import adamw, begin, export, fitting, open_checkpoint
+from tasks.training.fitting.save_points import Saving
 from tasks.training.fitting.selection import SelectConfig, selector
 from tasks.verifiers.verdict import Rules
 
@@ -55,6 +57,8 @@ class RLVRConfig(Config):
     """Prompts answered between two rounds of updates."""
     samples: int = Field(default=16, ge=2)
     """Answers per prompt: the group that advantages compare."""
+    rollouts: RolloutTiming = Field(default=RolloutTiming(), exclude_if=lambda value: value == RolloutTiming())
+    """Whether the newest policy samples, or the one a rollout before it, and how that is corrected."""
     mini_batches: int = Field(default=2, ge=1)
     """Updates per pass over a rollout."""
     epochs: int = Field(default=1, ge=1)
@@ -124,7 +128,15 @@ def train_rlvr(ws: Workspace, policy: Checkpoint, prompts: Prompts, config: RLVR
     reference, reference_group = frozen_reference(ws, model, weights, config.precision)
     state = begin(ws, model, adamw(config.clip_norm, config.precision))
     actor = GRPORollouts(
-        config, model, state.group, reference, reference_group, tokenizer, encoded, ws.compute.pass_tokens
+        config,
+        model,
+        state.group,
+        reference,
+        reference_group,
+        tokenizer,
+        encoded,
+        ws.compute.pass_tokens,
+        count=rollouts_of(config),
     )
     course = Course(
         objective=grpo_objective(
@@ -138,7 +150,7 @@ def train_rlvr(ws: Workspace, policy: Checkpoint, prompts: Prompts, config: RLVR
         schedule=ScheduleConfig(
             kind="constant", learning_rate=config.learning_rate, unit="steps", warmup=0, length=0, counter="before"
         ),
-        steps=rollouts_of(config) * actor.updates,
+        steps=actor.count * actor.updates,
         description="reinforce",
         pad_id=tokenizer.pad_id,
         logging=Logging(every=1, facts=actor.metrics, instances=lambda step: actor.places(step // actor.updates)),
@@ -147,15 +159,18 @@ def train_rlvr(ws: Workspace, policy: Checkpoint, prompts: Prompts, config: RLVR
         ),
     )
     actor.served = served_policy(ws, tokenizer, config.precision, actor.updates)
-    with fitting(
-        ws,
-        state,
-        course,
-        weights=weights,
-        selector=selector(config.select, tokenizer, config.precision, chat=True),
-        # Save points fall between rollouts: one that has begun depends on weights that have moved on.
-        save_multiple=actor.updates,
-    ) as fit:
+    with (
+        actor,
+        fitting(
+            ws,
+            state,
+            course,
+            weights=weights,
+            selector=selector(config.select, tokenizer, config.precision, chat=True),
+            # Save points fall between rollouts: one that has begun depends on weights that have moved on.
+            saving=Saving(actor.updates, actor if config.rollouts.lag else None),
+        ) as fit,
+    ):
         for micro_batches in fit.loop:
             fit.loop.made(train_step(state, micro_batches, course, fit.loop.device))
     actor.tell_end(ws)
@@ -190,7 +205,9 @@ class GRPORollouts(Rollouts[RLVRConfig]):
         # 1.
         old = self.log_probs(self.policy, rows, self.group)
         flat = [(prompt, answer) for prompt, group in zip(prompts, groups, strict=True) for answer in group]
-        self.compare(rollout, [prompt for prompt, _ in flat], [answer for _, answer in flat], old)
+        sampled = [prompt for prompt, _ in flat], [answer for _, answer in flat]
+        self.compare(rollout, *sampled, old)
+        importance, corrected = self.importance(*sampled, old)
         reference = self.log_probs(self.reference, rows, self.reference_group)
         coefficient, distance = self.kl_coefficient(old, reference, rows)
         scores, finished = score_groups(groups, config)
@@ -204,13 +221,16 @@ class GRPORollouts(Rollouts[RLVRConfig]):
             keep &= finished
         updates = [
             # β goes with the batch only where a budget may change it, so that other runs keep their bytes.
-            self.update_batches(members, rows, advantages, old, reference, coefficient if config.kl_control else None)
+            self.update_batches(
+                members, rows, advantages, old, reference, coefficient if config.kl_control else None, importance
+            )
             for members in self.members(rollout, keep.flatten())
         ]
         return updates, {
             "score": float(scores.mean()),
             "zero_std_groups": float(equal.float().mean()),
             **distance,
+            **corrected,
             **answer_metrics(flat, rows, old),
         }
 
@@ -232,8 +252,11 @@ class GRPORollouts(Rollouts[RLVRConfig]):
         old: list[np.ndarray],
         reference: list[np.ndarray],
         coefficient: float | None = None,
+        importance: Mapping[str, Sequence[np.ndarray]] | None = None,
     ) -> list[Batch]:
-        """The passes of one update over some of a rollout's answers; with β where a budget may change it."""
+        """The passes of one update over some of a rollout's answers; with β where a budget may change it, and with importance
+        weights where an older policy sampled.
+        """
         made = token_batches(
             [rows[i] for i in members],
             pad_id=self.tokenizer.pad_id,
@@ -245,6 +268,7 @@ class GRPORollouts(Rollouts[RLVRConfig]):
             per_token={
                 "old_log_probs": [old[i] for i in members],
                 "reference_log_probs": [reference[i] for i in members],
+                **{name: [weights[i] for i in members] for name, weights in (importance or {}).items()},
             },
         )
         if coefficient is not None:

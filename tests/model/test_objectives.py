@@ -195,6 +195,37 @@ def test_first_grpo_step_has_the_plain_policy_gradient():
     torch.testing.assert_close(kl.detach(), torch.exp(-d) - 1 + d)
 
 
+def test_importance_weighs_the_policy_loss_and_not_the_kl(model):
+    """At ratio 1 the loss of a token is −w·A + β·KL, and its gradient in log π is −w·A + β·(1 − e^{−d})."""
+    made, rng = rows(9, 30, 20), np.random.default_rng(5)
+    advantages = np.array([1.0, -0.5, 0.75], np.float32)
+    logs = [direct_log_probs(model, row) for row in made]
+    old = [values.detach().numpy() for values in logs]
+    reference = [values + rng.normal(0, 0.3, len(values)).astype(np.float32) for values in old]
+    importance = [rng.uniform(0, 2, len(values)).astype(np.float32) for values in old]
+    columns = {"old_log_probs": old, "reference_log_probs": reference, "importance": importance}
+    passes = token_batches(
+        made, pad_id=PAD, reduction="mean", micro_batch=len(made), pass_tokens=64, per_row={"advantages": advantages},
+        per_token=dict(columns),
+    )  # fmt: skip
+    objective = grpo_objective(clip_low=0.2, clip_high=0.2, kl_coefficient=0.1, kl_estimator="k3", temperature=1.0)
+    loss = torch.stack([objective(model, tensors(batch))[0] for batch in passes]).mean()
+    loss.backward()
+    gradient = model.head.weight.grad.clone()
+    model.head.weight.grad = None
+    total, surrogate = 0.0, torch.zeros(())
+    for row, logp, ref, weight, advantage in zip(made, logs, reference, importance, advantages.tolist(), strict=True):
+        trained = torch.from_numpy(row.labels != IGNORE)
+        d = (logp.detach() - torch.from_numpy(ref))[trained]
+        weighted = -torch.from_numpy(weight)[trained] * advantage
+        total += float((weighted + 0.1 * (torch.exp(-d) - 1 + d)).sum())
+        surrogate = surrogate + ((weighted + 0.1 * (1 - torch.exp(-d))) * logp[trained]).sum()
+    count = sum(row.trained_tokens for row in made)
+    assert float(loss.detach()) == pytest.approx(total / count, rel=1e-4)
+    (surrogate / count).backward()
+    torch.testing.assert_close(gradient, model.head.weight.grad, rtol=1e-3, atol=1e-5)
+
+
 def test_value_loss_clips_around_old_values():
     loss = clipped_value_loss(torch.tensor([1.0, 0.1]), torch.zeros(2), torch.tensor([2.0, 0.0]), 0.2)
     torch.testing.assert_close(loss, torch.tensor([0.5 * 1.8**2, 0.5 * 0.1**2]))

@@ -123,3 +123,16 @@ def test_the_objective_trains_each_model_by_its_own_loss() -> None:
     torch.testing.assert_close(model.policy.head.weight.grad, wanted)
     assert model.critic.head.weight.grad is not None
     assert model.critic.head.weight.grad.abs().sum() > 0
+    # Where an older policy sampled, each token's policy loss has its weight, and the value loss has none.
+    model.policy.head.weight.grad = None
+    importance = torch.linspace(0.2, 2, 12).reshape(2, 6)
+    loss, weighted = objective(model, batch | {"importance": importance})
+    loss.backward()
+    expected = (trained / 6 * importance * -advantages).sum()
+    assert float(weighted["policy_loss"]) == pytest.approx(float(expected), rel=1e-5)
+    assert float(weighted["value_loss"].detach()) == float(metrics["value_loss"].detach())
+    wanted = torch.autograd.grad(
+        -(trained / 6 * importance * advantages * label_log_probs(model.policy, ids, labels)).sum(),
+        model.policy.head.weight,
+    )[0]
+    torch.testing.assert_close(model.policy.head.weight.grad, wanted)

@@ -17,8 +17,9 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -34,12 +35,14 @@ from model.training.loop import EndOfTraining
 from model.training.reference_scores import row_log_probs
 from tasks.artifacts import Prompts
 from tasks.computing import compute_of
-from tasks.generation import local_generator
+from tasks.generation import local_generator, shared_generator
 from tasks.training.answers.kl_control import KLControl, coefficient_at, rollout_kl
+from tasks.training.answers.sampled_ahead import PendingAnswers, RolloutTiming, importance_weights
 from tasks.training.answers.served_rollouts import ServedPolicy, check_sampler, sampler_gap
 from tasks.training.answers.verified_answers import (
     EncodedPrompt,
     VerifiedAnswer,
+    answer_row,
     answers_in_group,
     decoding_rows,
     encode_prompts,
@@ -73,10 +76,14 @@ class RolloutConfig(Protocol):
     @property
     def kl_control(self) -> KLControl | None: ...
     @property
+    def rollouts(self) -> RolloutTiming: ...
+    @property
     def seed(self) -> int: ...
 
 
 How = TypeVar("How", bound=RolloutConfig)
+PROBES, PROBE_TOKENS = 8, 32
+"""Answers, and tokens of each at most, by which a server is compared with the policy before it is asked for the next rollout."""
 Rollout = tuple[list[list[Batch]], dict[str, float]]
 """Every update's passes, and metrics."""
 
@@ -152,11 +159,25 @@ class Rollouts(ABC, Generic[How]):
     """Why the training ended before its last rollout."""
     served: ServedPolicy | None = None
     """The server that samples; None decodes where the policy is."""
+    count: int = 0
+    """Rollouts of the whole training: none is sampled ahead beyond the last."""
+    ahead: PendingAnswers | None = None
+    """The answers of the next rollout, where they are sampled one step behind."""
     began: float = field(default_factory=time.monotonic)
     generating_seconds: float = 0.0
     """Time in which answers were sampled and verified."""
     largest_gap: float = 0.0
     """Of all rollouts, between the sampler's log-probabilities and the trainer's (`sampler_gap`)."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # A training that ends early leaves answers under way.
+        if self.ahead is not None:
+            self.ahead.close()
 
     @abstractmethod
     def roll(self, rollout: int) -> Rollout:
@@ -213,15 +234,11 @@ class Rollouts(ABC, Generic[How]):
 
     def answers(self, rollout: int, prompts: list[EncodedPrompt], samples: int) -> list[list[VerifiedAnswer]]:
         """Sampled and verified answers to all prompts, of which every worker makes its share."""
-        config = self.config
-        sampling = Sampling(
-            max_new_tokens=config.max_new_tokens,
-            temperature=config.temperature,
-            # Another seed for each rollout, or every rollout would draw the same noise.
-            seed=mixed_seed(config.seed, rollout),
-        )
+        config, sampling = self.config, self._sampling(rollout)
         began = time.monotonic()
-        if self.served is None:
+        if config.rollouts.lag:
+            generator = already_given(self._sampled_before(rollout, samples))
+        elif self.served is None:
             generator = self._decoder()
         else:
             asked = [prompt.ids for prompt in prompts for _ in range(samples)]
@@ -230,6 +247,75 @@ class Rollouts(ABC, Generic[How]):
         found = answers_in_group(generator, prompts, samples, sampling, self.group, config.rules)
         self.generating_seconds += time.monotonic() - began
         return found
+
+    def _sampling(self, rollout: int) -> Sampling:
+        config = self.config
+        return Sampling(
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            # Another seed for each rollout, or every rollout would draw the same noise.
+            seed=mixed_seed(config.seed, rollout),
+        )
+
+    def _sampled_before(self, rollout: int, samples: int) -> list[Completion]:
+        """The answers to a rollout that were asked for one rollout ago; those of the next are asked for now."""
+        if self.ahead is None:
+            # Nothing has been learnt yet, so the newest policy is the one before it, too.
+            assert rollout == 0, f"the answers of rollout {rollout} are in no save point"
+            self.ahead = self._begin_sampling(rollout, samples)
+        assert self.ahead.rollout == rollout, (self.ahead.rollout, rollout)
+        given = self.ahead.take()
+        # Before the updates of this rollout, so that a server samples while they are made.
+        self.ahead = self._begin_sampling(rollout + 1, samples) if rollout + 1 < self.count else None
+        return given
+
+    def _begin_sampling(self, rollout: int, samples: int) -> PendingAnswers:
+        sampling, prompts = self._sampling(rollout), [self.prompts[i] for i in self.places(rollout)]
+        asked = [prompt.ids for prompt in prompts for _ in range(samples)]
+        if self.served is None:
+            # A device does one thing at a time, so nothing would be gained by sampling later.
+            made = shared_generator(self._decoder(), self.group)(asked, sampling)
+            return PendingAnswers(rollout, lambda: made)
+        return self.served.begin(
+            self.policy, self.group, rollout, asked, sampling, lambda: self._check_server(rollout, prompts[:PROBES])
+        )
+
+    def _check_server(self, rollout: int, prompts: list[EncodedPrompt]) -> None:
+        """Raise EndpointError where the server does not answer with the policy as it is now."""
+        assert self.served is not None
+        sampling = self._sampling(rollout)
+        short = replace(sampling, max_new_tokens=min(PROBE_TOKENS, sampling.max_new_tokens))
+        said = self.served.asked(self.policy, self.group, [prompt.ids for prompt in prompts], short)
+        answers = [VerifiedAnswer(completion, None) for completion in said]
+        rows = [answer_row(p, a, self.tokenizer.eos_id) for p, a in zip(prompts, answers, strict=True)]
+        gap = sampler_gap(prompts, answers, self.log_probs(self.policy, rows, self.group))
+        self.largest_gap = max(self.largest_gap, gap)
+        check_sampler(gap, self.config.precision, rollout, self.served.settings.url)
+
+    def saved(self) -> bytes:
+        """The answers of the next rollout, for a save point. Waits for them, as the next step would; all workers call it."""
+        assert self.ahead is not None, "a save point after the last rollout"
+        began = time.monotonic()
+        found = self.ahead.dump()
+        self.generating_seconds += time.monotonic() - began
+        return found
+
+    def restore(self, data: bytes) -> None:
+        """Go on with the answers of a save point."""
+        self.ahead = PendingAnswers.load(data, self.tokenizer)
+
+    def importance(
+        self,
+        prompts: Sequence[EncodedPrompt],
+        answers: Sequence[VerifiedAnswer],
+        log_probs: Sequence[np.ndarray],
+    ) -> tuple[dict[str, list[np.ndarray]], dict[str, float]]:
+        """What an older policy's answers add to the batches per token, and to the metrics; nothing where the newest samples."""
+        timing = self.config.rollouts
+        if not timing.lag:
+            return {}, {}
+        weights, facts = importance_weights(prompts, answers, log_probs, timing.importance_cap)
+        return {} if weights is None else {"importance": weights}, facts
 
     def _decoder(self) -> Generator:
         config = self.config
@@ -244,7 +330,12 @@ class Rollouts(ABC, Generic[How]):
         answers: Sequence[VerifiedAnswer],
         log_probs: Sequence[np.ndarray],
     ) -> None:
-        """Compare the sampler with the trainer. Raises EndpointError where a server's log-probabilities are not the policy's."""
+        """Compare the sampler with the trainer. Raises EndpointError where a server's log-probabilities are not the policy's.
+
+        Answers of an older policy differ by what has been learnt since, so of those the first rollout's alone are compared.
+        """
+        if self.config.rollouts.lag and rollout:
+            return
         gap = sampler_gap(prompts, answers, log_probs)
         self.largest_gap = max(self.largest_gap, gap)
         if self.served is None:

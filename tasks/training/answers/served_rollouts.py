@@ -5,12 +5,15 @@ server's noise is its own, so this is what lets a resumed training end with the 
 hash of the weights they were sampled with, since attempts may come to the same rollout with other weights. What is learnt from
 is always the trainer's own log-probabilities. The server's are compared with them: one that answers with other weights, or at
 another temperature, ends the training by name, and its answers are forgotten.
+
+Where rollouts are sampled one step behind (`sampled_ahead.py`), the policy has moved on when its answers are there. So a few
+short answers are compared with the trainer's as soon as the server has the weights.
 """
 
 import hashlib
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
@@ -29,7 +32,8 @@ from model.network.sharded_tensors import local_part
 from model.network.transformer import Transformer
 from model.parallel.group import Group, whole_model
 from model.tokens.tokenizer import Tokenizer
-from tasks.generation import server_generator, shared_generator
+from tasks.generation import own_share, server_generator, shared_generator, submit_prompts
+from tasks.training.answers.sampled_ahead import PendingAnswers
 from tasks.training.answers.verified_answers import EncodedPrompt, VerifiedAnswer
 
 LARGEST_GAP: dict[Precision, float] = {"fp32": 0.03, "bf16": 0.3}
@@ -65,14 +69,62 @@ class ServedPolicy:
         known: _Answers | None = group.exchange(self._kept(rollout, weights) if group.rank == 0 else None)[0]
         if known is None:
             self._load(policy, group, rollout)
-            # The same request has another answer after each refresh, so none is remembered.
-            with self.ws.endpoint(self.ws.stage, remember=False) as endpoint:
-                generate = server_generator(endpoint, self.tokenizer, policy.config.max_sequence_length)
-                # Seeds go by the place among all prompts, or ranks that share a prompt's samples would ask for the same ones.
-                answers = shared_generator(generate, group)(prompts, sampling)
+            answers = self.asked(policy, group, prompts, sampling)
+            self._keep(group, rollout, weights, answers)
             known = [(answer.ids, answer.logprobs, answer.finish) for answer in answers]
-            if group.rank == 0:
-                self._keep(rollout, weights, known)
+        return self._completions(known, sampling)
+
+    def begin(
+        self,
+        policy: Transformer,
+        group: Group,
+        rollout: int,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        check: Callable[[], None],
+    ) -> PendingAnswers:
+        """Ask for the answers of the policy as it is now, and return while the server samples. All workers call this together.
+
+        `check` is called when the server has the weights, and raises where it does not answer with them: when the answers are
+        there, the policy is another.
+        """
+        weights = weights_hash(policy, group)
+        known: _Answers | None = group.exchange(self._kept(rollout, weights) if group.rank == 0 else None)[0]
+        if known is not None:
+            kept = self._completions(known, sampling)
+            return PendingAnswers(rollout, lambda: kept)
+        self._load(policy, group, rollout)
+        check()
+        first, end = own_share(len(prompts), group)
+        endpoint = self.ws.endpoint(self.ws.stage, remember=False)
+        # Left by `close`: its thread sends requests while this one trains.
+        endpoint.__enter__()
+        window = policy.config.max_sequence_length
+        share = replace(sampling, first_prompt=sampling.first_prompt + first)
+        try:
+            own = submit_prompts(endpoint, self.tokenizer, window, prompts[first:end], share)
+        except BaseException:
+            endpoint.__exit__()
+            raise
+
+        def collect() -> list[Completion]:
+            answers = [answer for part in group.exchange(own()) for answer in part]
+            self._keep(group, rollout, weights, answers)
+            return answers
+
+        return PendingAnswers(rollout, collect, endpoint.__exit__)
+
+    def asked(
+        self, policy: Transformer, group: Group, prompts: Sequence[Sequence[int]], sampling: Sampling
+    ) -> list[Completion]:
+        """Answers of the server with the weights that it has. All workers get all of them."""
+        # The same request has another answer after each refresh, so none is remembered.
+        with self.ws.endpoint(self.ws.stage, remember=False) as endpoint:
+            generate = server_generator(endpoint, self.tokenizer, policy.config.max_sequence_length)
+            # Seeds go by the place among all prompts, or ranks that share a prompt's samples would ask for the same ones.
+            return shared_generator(generate, group)(prompts, sampling)
+
+    def _completions(self, known: _Answers, sampling: Sampling) -> list[Completion]:
         return [
             Completion(list(ids), completion_text(self.tokenizer, list(ids), sampling.stop), list(logprobs), finish)
             for ids, logprobs, finish in known
@@ -108,8 +160,11 @@ class ServedPolicy:
             return None
         return kept["answers"] if kept["weights"] == weights else None
 
-    def _keep(self, rollout: int, weights: str, answers: _Answers) -> None:
-        self.ws.store.write(self._name(rollout), orjson.dumps({"weights": weights, "answers": answers}))
+    def _keep(self, group: Group, rollout: int, weights: str, answers: Sequence[Completion]) -> None:
+        if group.rank:
+            return
+        known = [(answer.ids, answer.logprobs, answer.finish) for answer in answers]
+        self.ws.store.write(self._name(rollout), orjson.dumps({"weights": weights, "answers": known}))
         # No attempt goes back beyond the newest save point.
         if rollout > self.kept_rollouts:
             self.ws.store.remove(self._name(rollout - self.kept_rollouts - 1))

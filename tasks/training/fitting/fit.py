@@ -44,7 +44,7 @@ from model.training.schedule import ScheduleConfig
 from model.training.state_files import is_needed, load_moments, load_state, save_moments
 from tasks.artifacts import METRICS, MOMENTS, Checkpoint, RewardModel, is_of_model
 from tasks.computing import compute_of
-from tasks.training.fitting.save_points import Journal, JournalMark, SavePoints, resume
+from tasks.training.fitting.save_points import EVERYWHERE, Journal, JournalMark, SavePoints, Saving, resume
 from tasks.training.fitting.selection import Selector, best_step, scored_steps, tell_selection
 
 
@@ -177,13 +177,13 @@ def fitting(
     weights: Weights | None = None,
     initial_moments: Path | None = None,
     keep_moments: bool = False,
-    save_multiple: int = 1,
+    saving: Saving = EVERYWHERE,
     selector: Selector | None = None,
 ) -> Iterator[Fitting]:
     """Train in the block, from the newest save point or from `weights` (None: those that the model has).
 
-    `state` is what `begin` made. `initial_moments` is the `optimizer.safetensors` of the run to continue (RECIPE E). Save points
-    fall on multiples of `save_multiple` steps. `metrics.jsonl` gets a line for every step. With `keep_moments`,
+    `state` is what `begin` made. `initial_moments` is the `optimizer.safetensors` of the run to continue (RECIPE E). `saving`
+    says where save points fall and what else they hold. `metrics.jsonl` gets a line for every step. With `keep_moments`,
     `optimizer.safetensors` joins the payload. With a `selector`, the result is the best of its save points. Use the result's
     model afterwards: the state's may be sharded. Raises WorkDone in the workers of a group that are not its first, and
     Interrupted, with a save point of that step, when asked to stop.
@@ -194,7 +194,7 @@ def fitting(
         )
     model = cast(Transformer, state.model)
     # An earlier attempt's save point brings weights and moments; without one they come from the stage's inputs.
-    journal = resume(ws, state)
+    journal = resume(ws, state, saving.carried)
     if journal is None:
         journal = Journal()
         if weights is not None:
@@ -204,18 +204,18 @@ def fitting(
     # Taken before the training, so that rates count this attempt's work only.
     first, began, before = state.step, time.monotonic(), journal.mark()
     # Rounded up to whole rollouts: a save point within one could not be resumed exactly.
-    save_every = save_multiple * math.ceil(ws.save_every / save_multiple)
+    save_every = saving.multiple * math.ceil(ws.save_every / saving.multiple)
 
     stopped = False
-    candidates = frozenset(selector.config.steps_of(course.steps, save_multiple) if selector else ())
-    saving = SavePoints(ws, journal, save_every, candidates)
-    with ws.progress(course.description, course.steps, "steps") as bar, saving as points, ending_in_order():
+    candidates = frozenset(selector.config.steps_of(course.steps, saving.multiple) if selector else ())
+    writer = SavePoints(ws, journal, save_every, candidates, saving.carried)
+    with ws.progress(course.description, course.steps, "steps") as bar, writer as points, ending_in_order():
         bar.advance(first)
 
         def stop(step: int) -> bool:
             # A group's workers would have to agree on the step; asked to stop, it goes back to its last save point.
             nonlocal stopped
-            stopped = is_stopping() and step % save_multiple == 0 and state.group.world == 1
+            stopped = is_stopping() and step % saving.multiple == 0 and state.group.world == 1
             return stopped
 
         def counted_batches(step: int) -> Sequence[HostBatch]:

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import orjson
@@ -25,6 +25,7 @@ from model.training.state_files import Snapshot, is_needed, load_state, snapshot
 from tasks.artifacts import METRICS
 
 JOURNAL = "journal.json"
+CARRIED = "carried.json"
 COPIED_BYTES = 1 << 20
 """Bytes of lines that a save copies at a time: between two pieces the training goes on."""
 
@@ -90,7 +91,33 @@ class Journal:
         return sum(orjson.loads(line)["loss"] for line in lines) / last
 
 
-def resume(ws: Workspace, state: TrainState) -> Journal | None:
+class Carried(Protocol):
+    """What a stage needs besides weights and moments to go on from a save point."""
+
+    def saved(self) -> bytes:
+        """What a save point holds of it. All workers of a group call this together, between two steps."""
+        ...
+
+    def restore(self, data: bytes) -> None:
+        """Go on from there."""
+        ...
+
+
+@dataclass(frozen=True)
+class Saving:
+    """What a stage asks of its save points."""
+
+    multiple: int = 1
+    """They fall on multiples of so many steps."""
+    carried: Carried | None = None
+    """What they hold besides the training's own."""
+
+
+EVERYWHERE = Saving()
+"""After any step, and no more than the training's own."""
+
+
+def resume(ws: Workspace, state: TrainState, carried: Carried | None = None) -> Journal | None:
     """Fill the state from the newest whole save point and return its journal; None to begin at the beginning.
 
     All processes of a group take the same one. Raises StoreError when there are save points and all are damaged.
@@ -99,6 +126,8 @@ def resume(ws: Workspace, state: TrainState) -> Journal | None:
     if point is None:
         return None
     load_state(state, point[1])
+    if carried is not None:
+        carried.restore((point[1] / CARRIED).read_bytes())
     return Journal.load(point[1])
 
 
@@ -108,8 +137,15 @@ class SavePoints:
     Every `keep_every`-th save point stays in the store, and those of the steps `kept`.
     """
 
-    def __init__(self, ws: Workspace, journal: Journal, every: int, kept: Collection[int] = ()) -> None:
-        self.ws, self.journal, self.every, self.kept = ws, journal, every, kept
+    def __init__(
+        self,
+        ws: Workspace,
+        journal: Journal,
+        every: int,
+        kept: Collection[int] = (),
+        carried: Carried | None = None,
+    ) -> None:
+        self.ws, self.journal, self.every, self.kept, self.carried = ws, journal, every, kept, carried
         # `keep_every` is counted in save points, since `every` may have been rounded up to whole rollouts.
         self.keep_every = every * (ws.keep_every // ws.save_every)
         self._memory: Snapshot | None = None
@@ -135,7 +171,8 @@ class SavePoints:
         self._memory = snapshot(state, self._memory)
         # By step, not by count: a resumed run keeps the same save points as an undisturbed one.
         keep = state.step in self.kept or (bool(self.keep_every) and state.step % self.keep_every == 0)
-        self._running = self._thread.submit(self._write, state, state.step, self.journal.mark(), keep)
+        carried = None if self.carried is None else self.carried.saved()
+        self._running = self._thread.submit(self._write, state, state.step, self.journal.mark(), carried, keep)
 
     def check(self, wait: bool = False) -> None:
         """Raise what a save point that was being written has raised."""
@@ -144,15 +181,18 @@ class SavePoints:
             running, self._running = self._running, None
             running.result()
 
-    def _write(self, state: TrainState, step: int, mark: JournalMark, keep: bool) -> None:
+    def _write(self, state: TrainState, step: int, mark: JournalMark, carried: bytes | None, keep: bool) -> None:
         # Of the state only the group is read: the rest has moved on.
         with self.ws.staging() as folder:
-            files = self._files(folder, mark, first=state.group.rank == 0)
+            files = self._files(folder, mark, carried, first=state.group.rank == 0)
             self.ws.save_point(step, files, keep=keep, gather=state.group.gather)
 
-    def _files(self, folder: Path, mark: JournalMark, first: bool) -> Iterator[Path]:
+    def _files(self, folder: Path, mark: JournalMark, carried: bytes | None, first: bool) -> Iterator[Path]:
         """Write what this process saves, file by file."""
         if self._memory is not None:
             yield from write_snapshot(self._memory, folder)
         if first:
             yield from self.journal.write(folder, mark)
+            if carried is not None:
+                (folder / CARRIED).write_bytes(carried)
+                yield folder / CARRIED

@@ -34,6 +34,7 @@ from tasks.evaluation.benchmarks.synthetic import SyntheticBenchmark
 from tasks.generation import local_generator, own_share
 from tasks.synthetic.arithmetic import ArithmeticConfig
 from tasks.training.anneal import AnnealConfig, anneal_checkpoint
+from tasks.training.answers.sampled_ahead import RolloutTiming
 from tasks.training.dpo import DPOConfig, train_dpo
 from tasks.training.fitting.fit import METRICS
 from tasks.training.fitting.in_loop_evaluation import InLoopConfig
@@ -82,6 +83,7 @@ PPO = PPOConfig(
     learning_rate=1e-3, episodes=3 * 6, prompts_per_rollout=6, epochs=2, whiten_batch=3, max_prompt_tokens=64,
     max_new_tokens=8, unfinished_score=None, precision="fp32",
 )  # fmt: skip
+BEHIND = RLVR.model_copy(update={"rollouts": RolloutTiming(lag=1)})
 SHORTER = RLVR.model_copy(update={"episodes": 3 * 20})
 # About half of what an untrained model says has a capital.
 LOWER_CASE = [
@@ -218,6 +220,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         "reward": (train_reward, {"parent": base, "pairs": pairs, "config": judging}),
         "rlvr": (train_rlvr, {"policy": base, "prompts": prompts, "config": RLVR}),
         "ppo": (train_ppo, {"policy": base, "judge": judge, "prompts": prompts, "config": PPO}),
+        "behind": (train_rlvr, {"policy": base, "prompts": prompts, "config": BEHIND}),
         "shorter": (train_rlvr, {"policy": base, "prompts": prompts, "config": SHORTER}),
     }
     layouts = [(name, FSDP) for name in stages] + [("pretrain", DDP), ("rlvr", DDP), ("ppo", DDP)]
@@ -234,7 +237,7 @@ def metrics(store: Store, address: str) -> list[dict[str, float]]:
 
 NAMES = (
     "pretrain-fsdp", "pretrain-ddp", "anneal-fsdp", "sft-fsdp", "dpo-fsdp", "reward-fsdp", "rlvr-fsdp", "rlvr-ddp",
-    "ppo-fsdp", "ppo-ddp",
+    "ppo-fsdp", "ppo-ddp", "behind-fsdp",
 )  # fmt: skip
 
 
@@ -246,7 +249,7 @@ def test_two_workers_make_of_a_stage_what_one_process_makes(name: str, trained: 
     mine, ours = (metrics(trained.bench.session.store, made.artifact.address) for made in (alone, found))
     assert len(mine) == len(ours) >= 4
     # An answer's rounding enters the loss of a rollout through the ratio of two log-probabilities.
-    near = 1e-5 if name.startswith(("rlvr", "ppo")) else 1e-6
+    near = 1e-5 if name.startswith(("rlvr", "ppo", "behind")) else 1e-6
     for one, two in zip(mine, ours, strict=True):
         assert one.keys() == two.keys()
         assert two["loss"] == pytest.approx(one["loss"], rel=near, abs=near)
