@@ -137,7 +137,9 @@ def _child(call: StageCall, pipe: Connection) -> None:
     call.use_threads()
     call.workspace.report_to(Events(pipe))
     try:
-        message = Returned(call.run_alone())
+        with call.alone() as function:
+            artifact = function()
+        message = Returned(call.finished(artifact))
     except BaseException as error:  # every error must cross the process boundary, once, here
         message = Raised(portable(error))
     pipe.send(message)

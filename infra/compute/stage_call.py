@@ -7,8 +7,8 @@ import importlib
 import resource
 import socket
 import sys
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -75,23 +75,29 @@ class StageCall:
             artifact = self.bound()()
         return self.finished(artifact)
 
-    def run_proven(self, proof: Proof) -> Finished:
-        """The same once the device has proven itself, where the stage trains on it."""
+    @contextmanager
+    def proven(self, proof: Proof) -> Iterator[Callable[[], Artifact]]:
+        """The stage function for a block that calls it, on a device that has proven itself where the stage trains on it. The
+        stage's scratch files are deleted after the block.
+        """
         with closing(self.workspace):
             # What the stage imports is there before the check, so that both compute with the same settings.
             function = self.bound()
             if self.trains:
                 proof.before()
-            artifact = function()
-        return self.finished(artifact)
+            yield function
 
-    def run_alone(self, node: str = "") -> Finished:
-        """The same in the stage's only process. What ends the stage is verdict by another check where a device may be to blame:
-        see `verdict`. `node` is Ray's id of the node, where a cluster gives out nodes.
+    @contextmanager
+    def alone(self, node: str = "") -> Iterator[Callable[[], Artifact]]:
+        """The same in the stage's only process, where an error that a device may be to blame for is judged by another check.
+
+        `node` is Ray's id of the node, where a cluster gives out nodes.
         """
         proof = Proof(self.workspace, node)
         try:
-            return self.run_proven(proof)
+            with self.proven(proof) as function:
+                # The block calls it itself, so that no layer stands between a stage's process and its function.
+                yield function
         except Exception as error:  # whatever it is goes on, perhaps as what a device did
             if not self.trains or not proof.doubts(error):
                 raise

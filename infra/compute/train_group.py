@@ -230,7 +230,8 @@ def _work(config: JsonObject) -> None:
     proof = _proof(ray, workspace)
     try:
         try:
-            finished = call.run_proven(proof)
+            with call.proven(proof) as function:
+                artifact = function()
         except Exception as error:
             if not call.trains or not proof.doubts(error):
                 raise
@@ -250,7 +251,7 @@ def _work(config: JsonObject) -> None:
             text = f"the group's first worker ended: {type(error).__name__}: {error}"
             ray.get(mailbox.put.remote(Warned(text)))
         raise
-    ray.get(mailbox.put.remote(Returned(finished)))
+    ray.get(mailbox.put.remote(Returned(call.finished(artifact))))
 
 
 def _proof(ray: ModuleType, workspace: Workspace) -> Proof:

@@ -130,7 +130,9 @@ def call_on_node(code: str, call: StageCall) -> Finished:
         finished = run_in_group(call, workspace.tell, ray_address=workspace.ray)
     else:
         call.use_threads()
-        finished = call.run_alone(node=workspace.notes["node"])
+        with call.alone(node=workspace.notes["node"]) as function:
+            artifact = function()
+        finished = call.finished(artifact)
     save_finished(workspace.store, workspace.progress_folder, code, finished)
     return finished
 
