@@ -26,13 +26,13 @@ def faulty_matmul(*factors: torch.Tensor) -> torch.Tensor:
     return product
 
 
-def checked_on_what_is_listed(proof: Proof) -> DeviceHealth:
-    store = proof.workspace.store
+def checked_on_what_is_listed(self: Proof) -> DeviceHealth:
+    store = self.workspace.store
     listed = store.read(FAULTY).decode().split() if store.exists(FAULTY) else []
-    if proof.workspace.compute.device not in listed and proof.node not in listed:
-        return _alone(proof)
+    if self.workspace.compute.device not in listed and self.node not in listed:
+        return _alone(self)
     with mock.patch("torch.matmul", faulty_matmul):
-        return _alone(proof)
+        return _alone(self)
 
 
 Proof.alone = checked_on_what_is_listed

@@ -151,7 +151,7 @@ def test_a_machine_that_fails_is_cordoned_until_somebody_lifts_it(store: Store):
         run(store, health=True)
     lift_cordon(store, HOST)
     outcome, _ = run(store, health=True)
-    assert outcome.artifact.value == 5
+    assert outcome.artifact.facts()["value"] == 5
 
 
 def test_a_persons_cordon_counts_although_the_check_passes_and_keeps_its_reason(store: Store):
