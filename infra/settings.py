@@ -51,6 +51,12 @@ def _ray_address(value: str) -> str:
 RayAddress = Annotated[Literal["local", "off"] | str, BeforeValidator(_word), AfterValidator(_ray_address)]
 
 
+ReferencePlace = Annotated[str, Field(pattern=r"^(policy|host|cpu|cuda:\d+)$")]
+"""Where a frozen reference is: on the policy's device, on the host, or on a device of its own."""
+WITH_REFERENCE = ("rlvr", "ppo")
+"""Stages that hold a frozen reference while they train."""
+
+
 class ParallelLayout(TypedDict):
     """The fields of ParallelSettings that a trainer has to know."""
 
@@ -152,6 +158,8 @@ class ComputeSettings(BaseModel):
     """Answers that decode together in evaluations."""
     placement: Placement = Placement()
     """The nodes of a cluster that it and its shards may run on."""
+    reference: str = "policy"
+    """Where a frozen reference is (`Execution.reference`)."""
     shuffle_bytes: int = Field(default=SHUFFLE_BYTES, ge=1024)
     """Memory of a shard that groups the records of all shards by key."""
     halvings: int = Field(default=0, ge=0)
@@ -312,6 +320,10 @@ class Execution(BaseModel):
     answers_at_once: dict[str, Annotated[int, Field(ge=1)]] = {}
     """Answers that decode together in evaluations, by stage name; `default` for the others (64 when absent). It bounds memory
     and changes results by rounding only."""
+    reference: dict[str, ReferencePlace] = {}
+    """Where the frozen reference of `rlvr` and `ppo` is, by stage name; `default` for both. `policy`, which holds when absent: on
+    the policy's device. `host`: in the host's memory, sharded where the training is; each pass brings it to that device block by
+    block. `cpu` or `cuda:1`: on that device, which computes too. Results change by rounding at most."""
     shuffle_bytes: int = Field(default=SHUFFLE_BYTES, ge=1024)
     """Memory that a worker may use, besides its shard, while it compares the records of all shards: deduplication (equal texts,
     MinHash, n-grams) and the check for repeated ids. With less, there are more and smaller files between the steps."""
@@ -384,6 +396,37 @@ class Execution(BaseModel):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _references_have_a_place(self) -> Self:
+        for stage, place in self.reference.items():
+            if stage not in (*WITH_REFERENCE, "default"):
+                raise ValueError(
+                    f"reference.{stage}={place}: only {' and '.join(WITH_REFERENCE)} hold a reference while they train (dpo "
+                    "keeps its log-probabilities, a reward model is trained or begins a value model); leave it out"
+                )
+        self.check_references()
+        return self
+
+    def check_references(self) -> None:
+        """Raise ValueError where a stage's reference is on a device that its processes cannot use."""
+        for stage in WITH_REFERENCE:
+            place, parallel = _of_stage(self.reference, stage, "policy"), self.parallel.get(stage, ParallelSettings())
+            if place.startswith("cuda:") and (parallel.workers > 1 or self.cluster):
+                raise ValueError(
+                    f"reference.{stage}={place}: a worker of a group or of a cluster sees its own GPU only; use host or policy"
+                )
+            if place.startswith("cuda:") and (not self.device.startswith("cuda:") or self.device == place):
+                raise ValueError(
+                    f"reference.{stage}={place} needs a policy on another GPU that is named, and device={self.device}: give both "
+                    "a number (with device: cuda the run hands out GPUs itself), or use host"
+                )
+            sharded = parallel.workers > 1 and parallel.data != "ddp"
+            if place == "cpu" and sharded and self.device.startswith("cuda"):
+                raise ValueError(
+                    f"reference.{stage}=cpu: shards are exchanged between GPUs (parallel.{stage}.data={parallel.data}); use "
+                    "host, which keeps them in the host's memory"
+                )
+
     @property
     def cluster(self) -> str:
         """The address of the Ray cluster that stages run on; empty where they run on this machine."""
@@ -403,6 +446,7 @@ class Execution(BaseModel):
             pass_tokens=_of_stage(self.pass_tokens, stage, PASS_TOKENS),
             answers_at_once=_of_stage(self.answers_at_once, stage, ANSWERS_AT_ONCE),
             placement=_of_stage(self.placement, stage, Placement()),
+            reference=_of_stage(self.reference, stage, "policy"),
             shuffle_bytes=self.shuffle_bytes,
         )
 

@@ -236,7 +236,10 @@ def _execution(config: RecipeConfig, store: str) -> dict[str, object]:
             for name in ("default", *config.execution.pass_tokens)
         },
     }
-    here = {"device": "cpu", "ray": "off", "compile": {}, "parallel": {}, "generation": {}, "threads": {}, "fit": None}
+    here = {
+        "device": "cpu", "ray": "off", "compile": {}, "parallel": {}, "generation": {}, "threads": {}, "reference": {},
+        "fit": None,
+    }  # fmt: skip
     return execution | here | small | {"store": store, "cores": 2, "save_every": 2, "keep_every": None}
 
 

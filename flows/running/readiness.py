@@ -21,7 +21,7 @@ from infra.execution.stale import stale_error
 from infra.execution.tracking import check_trackers
 from infra.records.artifact import Artifact
 from infra.session import Session
-from infra.settings import Execution, read_key, settings_of
+from infra.settings import WITH_REFERENCE, Execution, read_key, settings_of
 from tasks.data.synthesis.personas import PersonasConfig
 from tasks.training.answers.model_judge import LanguageModelJudge
 from tasks.training.preferences import PreferencesConfig
@@ -158,23 +158,27 @@ def check_device(execution: Execution, rows: list[PlanRow], computing: set[str])
             _find_device(execution.device)
         except ValueError as error:
             raise ValueError(f"{error}, and {waiting[0]} would run on it") from error
+    for stage in WITH_REFERENCE:
+        place = execution.compute(stage).reference
+        if place.startswith("cuda:") and any(label.partition(":")[0] == stage for label in waiting):
+            _find_device(place, f"execution.reference.{stage}")
 
 
-def _find_device(name: str) -> None:
+def _find_device(name: str, field: str = "execution.device") -> None:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"execution.device={name!r} is not a device; use cpu, cuda, cuda:1 or mps") from error
+        raise ValueError(f"{field}={name!r} is not a device; use cpu, cuda, cuda:1 or mps") from error
     if device.type == "cpu":
         return
     if device.type not in ("cuda", "mps"):
-        raise ValueError(f"execution.device={name!r} is not one that this trains on; use cpu, cuda or mps")
+        raise ValueError(f"{field}={name!r} is not one that this trains on; use cpu, cuda or mps")
     module = torch.get_device_module(device.type)
     count = module.device_count() if module.is_available() else 0
     # A device without an index is the first of its kind.
     if (device.index or 0) >= count:
         found = f"this machine has {count} of that kind" if count else f"torch finds no {device.type} here"
-        raise ValueError(f"execution.device={name!r}: {found}; use another, or cpu")
+        raise ValueError(f"{field}={name!r}: {found}; use another, or cpu")
 
 
 def check_ready(config: RecipeConfig, session: Session, flow: Callable[[RecipeConfig], object]) -> None:

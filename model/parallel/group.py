@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from model.config import Compute, Parallel, Precision
 from model.network.sharded_tensors import is_sharded, local_part, rows_of_shard, whole_tensor
 from model.network.transformer import Transformer, separate_projections
+from model.parallel.host_weights import HostWeights
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -75,6 +76,10 @@ class Group:
     """The same processes, exchanging small values on the host between steps."""
     beside: Any = None
     """The same for one thread that works alongside the training."""
+    device: str = ""
+    """Where it computes, if the weights are on the host; empty where they are."""
+    lender: HostWeights | None = None
+    """Brings whole weights from the host for a pass; None where they are on the device, or sharded."""
 
     def forward(
         self, objective: Objective, model: nn.Module
@@ -87,6 +92,9 @@ class Group:
         """Call a function of model and batch without gradients. Sharded weights are gathered block by block, so all ranks
         have to call this together; afterwards the weights are sharded again.
         """
+        if self.lender is not None:
+            with self.lender.at_hand():
+                return function(model, batch)
         if self.wrapped is None or not is_sharded(next(model.parameters())):
             return function(model, batch)
         # The forward hooks of the wrapper gather the weights, so the function has to run inside its forward.
@@ -169,12 +177,23 @@ def host_group(stall_seconds: float) -> dist.ProcessGroup:
     return cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=patience))
 
 
-def distribute(model: nn.Module, compute: Compute, precision: Precision) -> Group:
+def on_host(model: Transformer, compute: Compute, precision: Precision) -> Group:
+    """Put a frozen model, or this rank's shard of it, into the host's memory, and join the group. Passes by `Group.apply` compute
+    on the device. Raises ValueError as `distribute` does.
+    """
+    sharded = compute.parallel.workers > 1 and compute.parallel.data != "ddp"
+    if sharded:
+        return distribute(model, compute, precision, offload=True)
+    group = distribute(model, compute.model_copy(update={"device": "cpu"}), precision)
+    return replace(group, device=compute.device, lender=HostWeights(model, compute.device))
+
+
+def distribute(model: nn.Module, compute: Compute, precision: Precision, *, offload: bool = False) -> Group:
     """Put the model, or this rank's shard of it, on the device and join the group. `precision` is that of the matmuls.
 
     A model without memory (on the meta device) gets what its part needs, to be filled by `fill_weights`. One of which nothing
-    requires gradients is held in the same way; its copies exchange nothing. Raises ValueError when the process group is
-    not there or has another size.
+    requires gradients is held in the same way; its copies exchange nothing. With `offload`, shards stay on the host and are
+    gathered from there. Raises ValueError when the process group is not there or has another size.
     """
     parallel, device = compute.parallel, compute.device
     # Copied before sharding, since `fully_shard` changes the modules in place.
@@ -202,8 +221,8 @@ def distribute(model: nn.Module, compute: Compute, precision: Precision) -> Grou
             else None
         )
         return Group(rank, parallel.workers, saves=rank == 0, wrapped=wrapped, host=host, beside=beside)
-    wrapped, mesh = _shard(model, parallel, device, precision)
-    _put(wrapped, device)
+    wrapped, mesh = _shard(model, parallel, device, precision, offload=offload)
+    _put(wrapped, "cpu" if offload else device)
     shards = mesh.size(mesh.ndim - 1)
     return Group(
         rank,
@@ -216,6 +235,7 @@ def distribute(model: nn.Module, compute: Compute, precision: Precision) -> Grou
         skeleton=skeleton,
         host=host,
         beside=beside,
+        device=device if offload else "",
     )
 
 
@@ -239,12 +259,14 @@ def local_rows(tensor: Tensor, group: Group) -> tuple[int, int]:
     return rows_of_shard(len(tensor), group.shard, group.shards) if is_sharded(tensor) else (0, len(tensor))
 
 
-def _shard(model: nn.Module, parallel: Parallel, device: str, precision: Precision) -> tuple[nn.Module, "DeviceMesh"]:
+def _shard(
+    model: nn.Module, parallel: Parallel, device: str, precision: Precision, *, offload: bool = False
+) -> tuple[nn.Module, "DeviceMesh"]:
     """Shard the weights along the first dimension, and say which of them are gathered together: the embedding, each block,
     and final norm with head. The last two stay gathered from the end of the forward pass to the beginning of backward.
     """
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
     kind = torch.device(device).type
     if parallel.data == "hsdp":
@@ -255,18 +277,22 @@ def _shard(model: nn.Module, parallel: Parallel, device: str, precision: Precisi
     # Divisors, weights and references of a batch, and rotary tables, stay fp32.
     exact = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
     rounded = replace(exact, param_dtype=torch.bfloat16) if precision == "bf16" else exact
+    # Only copies to a GPU gain from pinned memory.
+    kept = CPUOffloadPolicy(pin_memory=kind == "cuda") if offload else OffloadPolicy()
     separate_projections(model)
     # An actor-critic pair holds two Transformers; each is sharded by itself.
     for part in (part for part in model.modules() if isinstance(part, Transformer)):
-        embedding = fully_shard(part.embedding, mesh=mesh, mp_policy=exact)
+        embedding = fully_shard(part.embedding, mesh=mesh, mp_policy=exact, offload_policy=kept)
         # The gradient of a table does not depend on its values.
         embedding.set_unshard_in_backward(False)
         for block in part.blocks:
-            fully_shard(block, mesh=mesh, mp_policy=rounded)
+            fully_shard(block, mesh=mesh, mp_policy=rounded, offload_policy=kept)
         # Not resharded: backward begins with the head, so freeing it would mean gathering it again at once.
-        fully_shard([part.norm, part.head], mesh=mesh, mp_policy=exact, reshard_after_forward=False)
+        fully_shard(
+            [part.norm, part.head], mesh=mesh, mp_policy=exact, offload_policy=kept, reshard_after_forward=False
+        )
     wrapped = ObjectiveModule(model)
-    fully_shard(wrapped, mesh=mesh, mp_policy=exact)
+    fully_shard(wrapped, mesh=mesh, mp_policy=exact, offload_policy=kept)
     return wrapped, mesh
 
 

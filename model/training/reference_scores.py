@@ -92,7 +92,7 @@ def _over_passes(
     group: Group,
 ) -> list[np.ndarray]:
     """`function` of every padded pass; its outputs by row, put back into the order of `rows`."""
-    device = model.device
+    device = torch.device(group.device) if group.device else model.device
     passes = split_passes([len(row.ids) for row in rows], pass_tokens)
     own: dict[int, np.ndarray] = {}
     for first in range(0, len(passes), group.world):

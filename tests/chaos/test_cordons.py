@@ -38,6 +38,8 @@ class Cluster:
         self.ray = RayCluster(
             initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **memory}
         )
+        self.address: str = str(self.ray.address)
+        self.head_id: str = self.ray.list_all_nodes()[0].node_id
         self.ids = [self.ray.add_node(num_cpus=1, **memory).node_id for _ in range(4)]
 
 
@@ -77,13 +79,13 @@ def test_stages_and_groups_start_where_no_node_is_cordoned(tmp_path: Path, clust
             if isinstance(event, Warned) and "is cordoned" in event.text:
                 warned()
 
-        execution = Execution(ray=cluster.ray.address, **settings)
+        execution = Execution(ray=cluster.address, **settings)
         return run_stage(on_device, Session(store, execution), on_device.bind(config), listen)
 
     def free() -> None:
         raise AssertionError("no node fails here")
 
-    with connected(cluster.ray.address) as ray:
+    with connected(cluster.address) as ray:
         # One process: only the third node is left, which fails, and then the first is given back.
         set_cordon(store, second, "by hand")
         set_cordon(store, fourth, "by hand")
@@ -112,11 +114,11 @@ def test_stages_and_groups_start_where_no_node_is_cordoned(tmp_path: Path, clust
             run(NumberConfig(value=4), free, **group)
 
     # `olmo2 nodes` and `olmo2 nodes --check` on the same cluster; the fault is the stage's, so all pass.
-    with fleet(store, cluster.ray.address) as nodes:
+    with fleet(store, cluster.address) as nodes:
         assert nodes.check()
         nodes.uncordon(second[:12])
         rows = {row["node"]: row for row in nodes.rows()}
-    assert rows.keys() == {*cluster.ids, cluster.ray.head_node.node_id}
+    assert rows.keys() == {*cluster.ids, cluster.head_id}
     assert all(row["problem"] == "" and row["health"][0]["passed"] for row in rows.values())
     assert {node for node, row in rows.items() if row["cordon"]} == {third, fourth}
     assert rows[first]["resources"]["CPU"] == 1

@@ -122,14 +122,20 @@ def fit_recipe(config: RecipeConfig, devices: int, memory: float) -> dict[str, F
 
 
 def fitted_execution(execution: Execution, found: dict[str, Fit]) -> Execution:
-    """The settings with those of each stage filled in that the recipe does not name itself."""
+    """The settings with those of each stage filled in that the recipe does not name itself.
+
+    Raises ValueError where a reference is on a device that a chosen layout cannot use.
+    """
     said = {name: getattr(execution, name) for name in ("parallel", "micro_instances", "pass_tokens")}
     windows = {name: fit.rows for name, fit in found.items() if name in _ON_A_MIX}
     tokens = {name: fit.tokens for name, fit in found.items() if name not in _ON_A_MIX}
     layouts = {name: fit.parallel for name, fit in found.items()}
     chosen = {"parallel": layouts, "micro_instances": windows, "pass_tokens": tokens}
     # What is said stands on the right of the union, so it wins.
-    return execution.model_copy(update={name: chosen[name] | said[name] for name in said})
+    fitted = execution.model_copy(update={name: chosen[name] | said[name] for name in said})
+    # A copy is not validated, and the layouts are new.
+    fitted.check_references()
+    return fitted
 
 
 def fitted(config: RecipeConfig) -> RecipeConfig:

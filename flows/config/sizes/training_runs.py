@@ -74,7 +74,7 @@ class Run:
     trained_models: int = 1
     """Models that an update trains: 2 where a value model is trained with the policy."""
     frozen_models: int = 0
-    """Further copies of the weights in memory: the reference of reinforcement learning."""
+    """Further copies of the weights on the device: the reference of reinforcement learning, unless it is elsewhere."""
     samples: bool = False
     """Whether the model writes what it learns from."""
     together: int = 1
@@ -237,12 +237,12 @@ def _tuning_runs(config: RecipeConfig, made: _Made) -> Iterator[Run]:
         rows = 2 * (stage.batch_size if count is None else min(stage.batch_size, count))
         shape = (label, steps, rows, min(stage.max_tokens, window), limit(label), stage.precision)
         yield Run(*shape, at_most=True, work=work, together=2)
-    yield _reinforcement_run("", config.rlvr, window, limit)
+    yield _reinforcement_run("", config.rlvr, window, config.execution.compute)
     for item in config.further_rlvr:
-        yield _reinforcement_run(f":{item.name}", item.rlvr, window, limit)
+        yield _reinforcement_run(f":{item.name}", item.rlvr, window, config.execution.compute)
 
 
-def _reinforcement_run(name: str, how: Reinforcement, window: int, limit: Callable[[str], int]) -> Run:
+def _reinforcement_run(name: str, how: Reinforcement, window: int, compute: Callable[[str], ComputeSettings]) -> Run:
     longest = min(how.max_prompt_tokens + how.max_new_tokens, window)
     if isinstance(how, PPOConfig):
         answers, updates = how.prompts_per_rollout, ppo_rollouts(how) * how.mini_batches * how.epochs
@@ -252,9 +252,13 @@ def _reinforcement_run(name: str, how: Reinforcement, window: int, limit: Callab
         answers, updates = how.prompts_per_rollout * how.samples, rollouts_of(how) * how.mini_batches * how.epochs
         # Every answer is sampled once and gets log-probabilities under policy and reference: three forward passes.
         stage, work, models = "rlvr", 1 + 3 * FORWARD / how.epochs, 1
+    settings = compute(stage)
+    # A reference that is elsewhere takes nothing of the policy's device while gradients are held: a pass that brings it
+    # from the host comes before they are made, and takes less than they do.
+    here = settings.reference == "policy"
     return Run(
-        f"{stage}{name}", updates, answers // how.mini_batches, longest, limit(stage), how.precision,
-        at_most=True, work=work, trained_models=models, frozen_models=1, samples=True,
+        f"{stage}{name}", updates, answers // how.mini_batches, longest, settings.pass_tokens, how.precision,
+        at_most=True, work=work, trained_models=models, frozen_models=int(here), samples=True,
     )  # fmt: skip
 
 

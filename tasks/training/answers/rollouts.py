@@ -29,7 +29,7 @@ from model.config import Precision
 from model.data.chat_batches import Batch, LabelledRow, indices_of_step
 from model.decoding.generate import Completion, Generator, Sampling
 from model.network.transformer import Transformer
-from model.parallel.group import Group, Weights, distribute, fill_weights
+from model.parallel.group import Group, Weights, distribute, fill_weights, on_host
 from model.tokens.tokenizer import Tokenizer
 from model.training.loop import EndOfTraining
 from model.training.reference_scores import row_log_probs
@@ -120,13 +120,18 @@ def prompts_that_fit(
 def frozen_reference(
     ws: Workspace, model: Transformer, weights: Weights, precision: Precision
 ) -> tuple[Transformer, Group]:
-    """A frozen copy of the policy as it begins, and the processes that hold it.
+    """A frozen copy of the policy as it begins, where `execution.reference` says, and the processes that hold it.
 
     It is to be asked for while `model` has no memory for its weights, so that copying costs nothing.
     """
     # Copied on the meta device: two models of shapes cost no memory until they are filled.
     reference = copy.deepcopy(model).requires_grad_(False)
-    group = distribute(reference, compute_of(ws), precision)
+    compute, place = compute_of(ws), ws.compute.reference
+    if place == "host":
+        group = on_host(reference, compute, precision)
+    else:
+        here = compute if place == "policy" else compute.model_copy(update={"device": place})
+        group = distribute(reference, here, precision)
     # The same weights as the policy's at its beginning, so the first KL is zero.
     fill_weights(reference, weights, group)
     return reference, group

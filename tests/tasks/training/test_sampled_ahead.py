@@ -22,6 +22,7 @@ from model.training.loop import to_device
 from model.training.objectives import grpo_objective
 from tasks.generation import local_generator
 from tasks.training import rlvr
+from tasks.training.answers.kl_control import KLControl
 from tasks.training.answers.sampled_ahead import PendingAnswers, RolloutTiming, importance_weights
 from tasks.training.answers.verified_answers import EncodedPrompt, VerifiedAnswer, mixed_seed
 from tasks.training.ppo import PPOConfig, train_ppo
@@ -332,6 +333,18 @@ def test_a_resumed_training_learns_from_the_answers_of_its_save_point(make_bench
     # The third rollout is in the save point, so only the last one may need a server.
     assert {name[-8:] for name in sampler.loaded} <= {"00000003"}
     assert not [name for name in broken.session.store.walk("_progress") if "/rollouts/" in name]
+
+
+def test_a_training_that_ends_by_its_budget_leaves_no_answers_under_way(make_bench, tmp_path):
+    """The second rollout is the first that is away from the reference; by then the server has been asked for the third."""
+    sampler = Sampler()
+    with OpenAIServer(sampler.reply, control=sampler.vllm, delay_seconds=0.02) as server:
+        bench = bench_with(make_bench, "served", server, tmp_path / "weights")
+        outcome = bench.outcome(train_rlvr, "rlvr", **start(bench, kl_control=KLControl(budget=1e-9, beyond="stop")))
+    assert outcome.artifact.facts()["steps"] == 2
+    assert outcome.record.notes["ended_early"].startswith("rollout 1: the KL to the reference is")
+    assert [name[-8:] for name in sampler.loaded] == ["00000000", "00000001", "00000002"]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("endpoint")]
 
 
 def begin_together(root: str, settings: EndpointSettings, prompts: list[list[int]]) -> list[list[Completion]]:
