@@ -34,7 +34,7 @@ class Cluster:
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster as RayCluster
 
-        memory = {"object_store_memory": OBJECT_STORE_BYTES}
+        memory: dict[str, Any] = {"object_store_memory": OBJECT_STORE_BYTES}
         self.ray = RayCluster(
             initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **memory}
         )
