@@ -5,7 +5,8 @@ all of them, its answer, and the ratio of times when the length doubles (2 is li
 through all verifiers, and the slowest is named. Processor time of the thread is counted, the least of three runs, so that other
 load hardly enters. Algebra runs in a process of its own with a limit of processor time (5 s), and is not counted here.
 
-IFEval's checks are timed on one reading of an answer (`check`) and on its eight loose readings together (`loose`).
+The checks of IFEval and IFEval-OOD are timed on one reading of an answer (`check`) and on its eight loose readings together
+(`loose`).
 
 The last line is one JSON object: `worst_ms`, `worst_verifier`, `worst_loose_ms`, `slowest_answer_ms`, `characters`, `answers`,
 `processor`.
@@ -20,7 +21,8 @@ from functools import partial
 from infra.processor import processor_name
 from tasks.verifiers import verify
 from tasks.verifiers.ifeval import check_instruction, judge_instructions
-from tests.tasks.verifiers.hostile_answers import CONSTRAINTS, INSTRUCTIONS, long_answers, short_answers
+from tasks.verifiers.ifeval_ood import check_constraint
+from tests.tasks.verifiers.hostile_answers import CONSTRAINTS, INSTRUCTIONS, UNSEEN, long_answers, short_answers
 
 LOOSE = "loose "
 TRUTH = "eastern"
@@ -38,6 +40,14 @@ def verifiers() -> Iterator[tuple[str, Callable[[str], object]]]:
     for name, arguments, *_ in INSTRUCTIONS:
         yield f"check {name}", partial(check_instruction, name, arguments)
         judge = partial(lambda name, arguments, text: judge_instructions([name], [arguments], text), name, arguments)
+        yield f"{LOOSE}{name}", judge
+    for name, arguments, *_ in UNSEEN:
+        yield f"check {name}", partial(check_constraint, name, arguments)
+        judge = partial(
+            lambda name, arguments, text: judge_instructions([name], [arguments], text, check_constraint),
+            name,
+            arguments,
+        )
         yield f"{LOOSE}{name}", judge
 
 

@@ -223,14 +223,22 @@ def loose_variants(text: str) -> list[str]:
     return whole + [variant.replace("*", "") for variant in whole]
 
 
-def judge_instructions(instructions: Sequence[str], arguments: Sequence[Arguments], text: str) -> Judgement:
-    """All instructions of a prompt, strictly and loosely (any of the eight variants passes)."""
+def judge_instructions(
+    instructions: Sequence[str],
+    arguments: Sequence[Arguments],
+    text: str,
+    check: Callable[[str, Arguments, str], bool] = check_instruction,
+) -> Judgement:
+    """All instructions of a prompt, strictly and loosely (any of the eight variants passes).
+
+    `check(id, arguments, text)` judges one of them; IFEval-OOD has its own.
+    """
     # Of a text of one line without asterisks all variants but the text itself are blank; each distinct one is judged once.
     others = [variant for variant in dict.fromkeys(loose_variants(text)) if variant != text and not is_blank(variant)]
     pairs = list(zip(instructions, arguments, strict=True))
-    strict = tuple(check_instruction(name, kwargs, text) for name, kwargs in pairs)
+    strict = tuple(check(name, kwargs, text) for name, kwargs in pairs)
     loose = tuple(
-        passed or any(check_instruction(name, kwargs, variant) for variant in others)
+        passed or any(check(name, kwargs, variant) for variant in others)
         for passed, (name, kwargs) in zip(strict, pairs, strict=True)
     )
     return Judgement(strict, loose)

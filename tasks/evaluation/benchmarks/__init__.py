@@ -11,6 +11,7 @@ from pydantic import Field
 from tasks.evaluation.benchmarks import gsm8k, ifeval, instructions, synthetic, template
 from tasks.evaluation.benchmarks.gsm8k import GSM8KBenchmark
 from tasks.evaluation.benchmarks.ifeval import IFEvalBenchmark
+from tasks.evaluation.benchmarks.ifeval_ood import IFEvalOODBenchmark
 from tasks.evaluation.benchmarks.instructions import InstructionsBenchmark
 from tasks.evaluation.benchmarks.items import Generation, Item, ItemScore, Likelihood, LikelihoodAnswer
 from tasks.evaluation.benchmarks.olmes import benchmark as olmes
@@ -39,6 +40,7 @@ Benchmark = (
     | OlmesRequestsBenchmark
     | GSM8KBenchmark
     | IFEvalBenchmark
+    | IFEvalOODBenchmark
     | InstructionsBenchmark
     | TemplateBenchmark
 )
@@ -62,7 +64,7 @@ def load_items(config: Benchmark) -> list[Item]:
             items = olmes_requests.load_items(config)
         case GSM8KBenchmark():
             items = gsm8k.load_items(config)
-        case IFEvalBenchmark():
+        case IFEvalBenchmark() | IFEvalOODBenchmark():
             items = ifeval.load_items(config)
         case InstructionsBenchmark():
             items = instructions.load_items(config)
@@ -86,7 +88,7 @@ def make_requests(
             return olmes_requests.requests(config, items, chat)
         case GSM8KBenchmark():
             return gsm8k.requests(config, items, chat)
-        case IFEvalBenchmark():
+        case IFEvalBenchmark() | IFEvalOODBenchmark():
             return ifeval.requests(config, items, chat)
         case InstructionsBenchmark():
             return instructions.requests(config, items, chat)
@@ -118,7 +120,7 @@ def score_item(
             return olmes_requests.score(config, item, answers, chat)
         case GSM8KBenchmark():
             return gsm8k.score(config, item, answers, chat)
-        case IFEvalBenchmark():
+        case IFEvalBenchmark() | IFEvalOODBenchmark():
             return ifeval.score(config, item, answers, chat)
         case InstructionsBenchmark():
             return instructions.score(config, item, answers, chat)

@@ -1,7 +1,7 @@
 """IFEval from a local file or the hub: zero-shot answers judged by 25 checks (RECIPE I.4, I.5).
 
 Rows have `key`, `prompt`, `instruction_id_list` and `kwargs`. Primary: prompt-level loose accuracy. Base models see the
-prompt as a text to continue.
+prompt as a text to continue. IFEval-OOD (ifeval_ood) has the same rows with other instructions.
 """
 
 from collections.abc import Sequence
@@ -13,20 +13,19 @@ from model.config import Config
 from model.tokens.chat import Message
 from tasks.data.sources.rows import RowSource, field_of, read_good_rows
 from tasks.evaluation.benchmarks.items import Generation, Item, ItemScore, LikelihoodAnswer, Prompt, subsample
-from tasks.verifiers.ifeval import judge_instructions
+from tasks.verifiers.ifeval import Arguments, check_instruction, judge_instructions
 
 _FIELDS = ("prompt", "instruction_id_list", "kwargs")
 
 
-class IFEvalBenchmark(Config):
-    """Verifiable instructions."""
+class InstructionRows(Config):
+    """Prompts with instructions that are checked by rules."""
 
-    kind: Literal["ifeval"] = "ifeval"
-    name: str = "ifeval"
+    name: str
     """Name in scores and reports."""
-    rows: RowSource = RowSource(dataset="google/IFEval", split="train")
+    rows: RowSource
     limit: int | None = Field(default=None, ge=1)
-    """Prompts to evaluate; None for all 541."""
+    """Prompts to evaluate; None for all."""
     max_new_tokens: int = Field(default=2048, ge=1)
     context: int = Field(default=4096, ge=2)
     """Tokens of prompt and answer together: answers of 2,048 (RECIPE I.4) leave the other half of the window to prompts."""
@@ -39,8 +38,21 @@ class IFEvalBenchmark(Config):
         """The config with its rows pinned."""
         return self.model_copy(update={"rows": self.rows.pinned()})
 
+    def check(self, instruction: str, arguments: Arguments, text: str) -> bool:
+        """Whether a text meets one instruction."""
+        return check_instruction(instruction, arguments, text)
 
-def load_items(config: IFEvalBenchmark) -> list[Item]:
+
+class IFEvalBenchmark(InstructionRows):
+    """Verifiable instructions: 541 prompts."""
+
+    kind: Literal["ifeval"] = "ifeval"
+    name: str = "ifeval"
+    """Name in scores and reports."""
+    rows: RowSource = RowSource(dataset="google/IFEval", split="train")
+
+
+def load_items(config: InstructionRows) -> list[Item]:
     """Items in the order of the rows."""
     items = []
     for place, row in enumerate(read_good_rows(config.rows), 1):
@@ -50,7 +62,7 @@ def load_items(config: IFEvalBenchmark) -> list[Item]:
     return subsample(items, config.limit)
 
 
-def requests(config: IFEvalBenchmark, items: Sequence[Item], chat: bool) -> list[tuple[Generation]]:
+def requests(config: InstructionRows, items: Sequence[Item], chat: bool) -> list[tuple[Generation]]:
     """One generation per prompt."""
     return [(Generation(make_prompt(item, chat), config.max_new_tokens),) for item in items]
 
@@ -62,11 +74,11 @@ def make_prompt(item: Item, chat: bool) -> Prompt:
     return Prompt(text=item.data["prompt"] + "\n")
 
 
-def score(config: IFEvalBenchmark, item: Item, answers: Sequence[str | LikelihoodAnswer], chat: bool) -> ItemScore:
+def score(config: InstructionRows, item: Item, answers: Sequence[str | LikelihoodAnswer], chat: bool) -> ItemScore:
     """Prompt-level accuracies, and the share of the prompt's instructions that are met."""
     (text,) = answers
     assert isinstance(text, str)
-    judgement = judge_instructions(item.data["instructions"], item.data["kwargs"], text)
+    judgement = judge_instructions(item.data["instructions"], item.data["kwargs"], text, config.check)
     count = len(judgement.strict)
     metrics = {
         "prompt_strict": float(judgement.prompt_strict),

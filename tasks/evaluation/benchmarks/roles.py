@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from tasks.evaluation.benchmarks.gsm8k import GSM8KBenchmark
+from tasks.evaluation.benchmarks.ifeval_ood import IFEvalOODBenchmark
 from tasks.evaluation.benchmarks.olmes.benchmark import OlmesBenchmark
 from tasks.evaluation.benchmarks.olmes.requests import OlmesRequestsBenchmark
 from tasks.evaluation.benchmarks.olmes.task import Role
@@ -38,6 +39,8 @@ def role_of(benchmark: "Benchmark") -> Role:
             # A folder's own name or its parent's may be that of the task.
             names = [benchmark.name, *benchmark.path.rstrip("/").split("/")[-2:]]
             return "held_out" if any(name.startswith(HELD_OUT_NAMES) for name in names) else "dev"
+        case IFEvalOODBenchmark():
+            return "held_out"
         case _:
             return "dev"
 

@@ -32,7 +32,7 @@ def items_of_splits(config: Benchmark, splits: Splits) -> Iterator[tuple[Splits,
     # The limit is lifted: items that are not evaluated must not be trained on either.
     everything = config.model_copy(update={"limit": sys.maxsize})
     yield from _marked("held_out", everything)
-    # IFEval has a single split, and rendered requests hold the evaluated one only.
+    # IFEval and IFEval-OOD have a single split, and rendered requests hold the evaluated one only.
     match everything:
         case OlmesBenchmark():
             yield from _further_rows(everything, splits)

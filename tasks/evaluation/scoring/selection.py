@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from tasks.data.sources.rows import RowSource
 from tasks.evaluation.benchmarks import Benchmark
 from tasks.evaluation.benchmarks.ifeval import IFEvalBenchmark
+from tasks.evaluation.benchmarks.ifeval_ood import IFEvalOODBenchmark
 from tasks.evaluation.benchmarks.instructions import InstructionsBenchmark
 from tasks.evaluation.benchmarks.olmes.benchmark import OlmesBenchmark
-from tasks.evaluation.benchmarks.olmes.local_copy import find_copy
+from tasks.evaluation.benchmarks.olmes.local_copy import find_copy, row_paths
 from tasks.evaluation.benchmarks.olmes.tasks import all_tasks, find_task
 from tasks.evaluation.scoring.suites import SuiteConfig
 
@@ -32,21 +33,22 @@ TABLES: dict[str, tuple[str, ...]] = {
         "mmlu_cot", "popqa", "truthfulqa", "bbh_chat", "drop_3shot", "gsm8k", "minerva_math", "humaneval",
         "humaneval_plus", "ifeval",
     ),
-    "unseen": ("agi_eval_cot", "deepmind_math", "gpqa", "mmlu_pro_cot"),
+    "unseen": ("agi_eval_cot", "deepmind_math", "gpqa", "ifeval_ood", "mmlu_pro_cot"),
 }  # fmt: skip
-"""AlpacaEval 2 and the Tülu 3 safety suite need a judge after the evaluation; IFEval-OOD has no public set at hand: see
-`NOT_COMPUTED`."""
+"""AlpacaEval 2 and the Tülu 3 safety suite need a judge after the evaluation: see `NOT_COMPUTED`."""
 
 NOT_COMPUTED: dict[str, dict[str, str]] = {
     "instruct": {
         "alpaca_eval_2": "its score is a judgement: evaluate the task alpaca_eval_2 with --chat, then give the id to olmo2 judge",
         "safety": "its six sets need a classifier of harm: evaluate them as kind: instructions, then give the id to olmo2 judge",
     },
-    "unseen": {
-        "ifeval_ood": "its rows and the checks of its 52 constraints are in no public data set that this project knows by name",
-    },
 }
 """What a table has and this project does not compute, with the reason."""
+INSTRUCTIONS: dict[str, type[IFEvalBenchmark] | type[IFEvalOODBenchmark]] = {
+    "ifeval": IFEvalBenchmark,
+    "ifeval_ood": IFEvalOODBenchmark,
+}
+"""Tasks whose answers are checked by rules, with kinds of their own."""
 FORMATS = {"rc": "cloze", "mc": "multiple_choice", "bpb": "bits_per_byte", "gen": "generate"}
 
 
@@ -80,12 +82,12 @@ def select(names: Sequence[str], *, copies: str = "", limit: int | None = None) 
 def add_task(chosen: TaskSelection, word: str, copies: str, limit: int | None) -> str:
     """Add a task's benchmarks; returns the name under which its score stands."""
     name, _, wanted = word.partition(":")
-    if name == "ifeval":
-        return add_benchmark(chosen, ifeval(copies, limit))
+    if name in INSTRUCTIONS:
+        return add_benchmark(chosen, instructions(name, copies, limit))
     if name == "alpaca_eval_2":
         return add_benchmark(chosen, alpaca_eval(copies, limit))
     if name not in all_tasks():
-        known = ", ".join(sorted([*all_tasks(), *TABLES, "alpaca_eval_2", "ifeval"]))
+        known = ", ".join(sorted([*all_tasks(), *TABLES, *INSTRUCTIONS, "alpaca_eval_2"]))
         raise ValueError(
             f"{word!r} is no task and no table; there are {known}; a format follows a colon, as in piqa:cloze"
         )
@@ -103,10 +105,11 @@ def add_task(chosen: TaskSelection, word: str, copies: str, limit: int | None) -
     return add_suite(chosen, SuiteConfig(name=name, tasks=(tuple(names),)))
 
 
-def ifeval(copies: str, limit: int | None) -> IFEvalBenchmark:
-    """IFEval from the hub or its local copy."""
-    rows = {"rows": {"paths": [find_copy(copies, "google/IFEval", "ifeval")]}} if copies else {}
-    return IFEvalBenchmark.model_validate({"limit": limit, **rows})
+def instructions(name: str, copies: str, limit: int | None) -> IFEvalBenchmark | IFEvalOODBenchmark:
+    """IFEval or IFEval-OOD from the hub or its local copy."""
+    benchmark = INSTRUCTIONS[name]()
+    rows = {"rows": {"paths": row_paths(find_copy(copies, benchmark.rows.dataset, name))}} if copies else {}
+    return INSTRUCTIONS[name].model_validate({"limit": limit, **rows})
 
 
 def alpaca_eval(copies: str, limit: int | None) -> InstructionsBenchmark:

@@ -4,8 +4,9 @@ import random
 
 from tests.tasks.verifiers.test_constraints import CASES as CONSTRAINTS
 from tests.tasks.verifiers.test_ifeval import CASES as INSTRUCTIONS
+from tests.tasks.verifiers.test_ifeval_ood import CASES as UNSEEN
 
-__all__ = ["CONSTRAINTS", "INSTRUCTIONS", "long_answers", "short_answers"]
+__all__ = ["CONSTRAINTS", "INSTRUCTIONS", "UNSEEN", "long_answers", "short_answers"]
 
 PIECES = (
     *("\\boxed", "\\boxed{", "\\text{", "\\frac", "\\sqrt", "{", "}", "$", "\\", "^", "_", "&", "#", "%", "~"),
@@ -106,6 +107,15 @@ REPEATED = {
     "sections": "SECTION ",
     "numbered": "SECTION 1 ",
     "zero_width": "\u200b",
+    "questions": "Question 1 ",
+    "numbered_lines": "Question 1\n",
+    "fields": '"!,',
+    "tabbed": '"\t',
+    "nested": "([",
+    "contractions": "don't ",
+    "alternating": "\"'",
+    "japanese": "\u732b ",
+    "dotted_marks": ".')",
     "emoji": "\U0001f600",
 }
 

@@ -15,10 +15,11 @@ import pytest
 from tasks.verifiers import verify
 from tasks.verifiers.competition_math import candidates
 from tasks.verifiers.ifeval import CHECKS, check_instruction, has_title, judge_instructions
+from tasks.verifiers.ifeval_ood import check_constraint
 from tasks.verifiers.latex_strings import normalise_minerva, unwrapped
 from tasks.verifiers.punkt_sentences import count_sentences
 from tasks.verifiers.verdict import Rules
-from tests.tasks.verifiers.hostile_answers import CONSTRAINTS, INSTRUCTIONS, long_answers, short_answers
+from tests.tasks.verifiers.hostile_answers import CONSTRAINTS, INSTRUCTIONS, UNSEEN, long_answers, short_answers
 
 RULES: tuple[Rules, ...] = ("correct", "published")
 LIMIT = 0.1
@@ -26,15 +27,17 @@ LIMIT = 0.1
 
 
 def judge(number: int, text: str) -> None:
-    """One constraint and one instruction after the other, and all verifiers of numbers."""
+    """One constraint and one instruction of each kind after the other, and all verifiers of numbers."""
     name, arguments, *_ = CONSTRAINTS[number % len(CONSTRAINTS)]
     instruction, kwargs, *_ = INSTRUCTIONS[number % len(INSTRUCTIONS)]
+    unseen, unseen_kwargs, *_ = UNSEEN[number % len(UNSEEN)]
     for rules in RULES:
         verify("gsm8k", text, "7", rules)
         # Algebra takes a process of its own: one answer in a hundred reaches it.
         verify("math", text, "7" if number % 100 == 0 else "eastern", rules)
         verify("ifeval", text, {"func_name": name, **arguments}, rules)
     judge_instructions([instruction], [kwargs], text)
+    judge_instructions([unseen], [unseen_kwargs], text, check_constraint)
 
 
 def took(number: int, text: str) -> float:
@@ -62,6 +65,8 @@ def verifiers() -> Iterator[tuple[str, Callable[[str], object]]]:
             yield f"{name} {rules}", lambda text, truth=truth, rules=rules: verify("ifeval", text, truth, rules)
     for name, kwargs, *_ in INSTRUCTIONS:
         yield name, lambda text, name=name, kwargs=kwargs: check_instruction(name, kwargs, text)
+    for name, kwargs, *_ in UNSEEN:
+        yield name, lambda text, name=name, kwargs=kwargs: check_constraint(name, kwargs, text)
 
 
 @pytest.mark.parametrize("kind", sorted(long_answers(1)))

@@ -36,6 +36,13 @@ def split_files(root: str, subset: str, split: str) -> tuple[str, ...]:
     return tuple(f"{root}/{name}" for name in found)
 
 
+def row_paths(root: str) -> tuple[str, ...]:
+    """A copy of a set with a single split: its folder, or its files of rows where there are others, such as a card."""
+    names = [name for name in list_names(root, SUFFIXES) if name.rsplit("/", 1)[-1] not in DESCRIPTIONS]
+    # The folder alone where it suffices: the paths are a part of the evaluation's id.
+    return (root,) if names == list_names(root, ("",)) else tuple(f"{root}/{name}" for name in names)
+
+
 def is_split(name: str, split: str) -> bool:
     """Whether a file's path names the split, in its own name or in its folder's."""
     parts = name.split("/")
