@@ -5,7 +5,7 @@ Prefect copies into its task threads.
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -68,34 +68,94 @@ class Cores:
                 self._changed.notify_all()
 
 
-class Devices:
-    """The GPUs of this machine: a stage that computes has one to itself, a group of workers all of them."""
+class NoDeviceLeft(Exception):
+    """All devices of this machine that a stage could have are cordoned."""
 
-    def __init__(self, count: Callable[[], int]):
+
+class Devices:
+    """The GPUs of this machine: a stage that computes has one to itself, a group of workers all of them.
+
+    `kind` is torch's name of them, such as cuda.
+    """
+
+    def __init__(self, count: Callable[[], int], kind: str = "cuda"):
+        self.kind = kind
         self._count = count
-        self._free: list[int] | None = None
-        self._all = 0
+        self._free: set[int] | None = None
+        self._all = frozenset[int]()
+        self._unfit: dict[int, str] = {}
         self._changed = threading.Condition()
 
     @contextmanager
-    def take(self, *, together: bool) -> Iterator[int]:
-        """Wait for a GPU (for all of them with `together`); the number of the first."""
+    def take(self, *, together: bool, unfit: Mapping[int, str] | None = None) -> "Iterator[HeldDevice]":
+        """Wait for a GPU (for all of them with `together`). Those that are unfit, by a reason each, are given to nobody.
+
+        Raises NoDeviceLeft where all are.
+        """
         with self._changed:
+            self._unfit = dict(unfit or {})
             if self._free is None:
                 # Asked at the first use: whoever computes on the CPU has no use for a count.
-                self._all = max(1, self._count())
-                self._free = list(range(self._all))
-            free, wanted = self._free, self._all if together else 1
-            self._changed.wait_for(lambda: len(free) >= wanted)
-            taken = [free.pop(0) for _ in range(wanted)]
+                self._all = frozenset(range(max(1, self._count())))
+                self._free = set(self._all)
+            held = HeldDevice(self, self._taken(together))
         try:
-            yield taken[0]
+            yield held
         finally:
             with self._changed:
-                free.extend(taken)
-                # Sorted, so that the lowest number is given out first.
-                free.sort()
-                self._changed.notify_all()
+                self._give_back(held.numbers)
+
+    def exchange(self, numbers: frozenset[int], unfit: Mapping[int, str]) -> frozenset[int]:
+        """Another GPU for those that are held, now that some are unfit, waited for. Raises NoDeviceLeft where all are."""
+        with self._changed:
+            # Known before they are given back, or whoever waits would take an unfit one.
+            self._unfit = dict(unfit)
+            self._give_back(numbers)
+            return self._taken(together=False)
+
+    def _give_back(self, numbers: frozenset[int]) -> None:
+        assert self._free is not None, "they were taken"
+        self._free |= numbers
+        self._changed.notify_all()
+
+    def _taken(self, together: bool) -> frozenset[int]:
+        """Wait, within the lock, for as many as are wanted, and take the lowest numbers."""
+        assert self._free is not None, "they are counted"
+        while fit := self._all - self._unfit.keys():
+            free = sorted(self._free & fit)
+            if len(free) >= (len(fit) if together else 1):
+                taken = frozenset(free if together else free[:1])
+                self._free -= taken
+                return taken
+            self._changed.wait()
+        raise NoDeviceLeft(
+            f"none of this machine's {len(self._all)} device(s) of kind {self.kind} is left for a stage: "
+            f"{'; '.join(self._unfit[number] for number in sorted(self._all))}. Repair or replace them, then lift each cordon: "
+            "olmo2 nodes --uncordon NODE"
+        )
+
+
+class HeldDevice:
+    """The GPUs of this machine that a stage holds."""
+
+    def __init__(self, devices: Devices, numbers: frozenset[int]):
+        self.numbers = numbers
+        self._devices = devices
+
+    @property
+    def kind(self) -> str:
+        return self._devices.kind
+
+    @property
+    def name(self) -> str:
+        """torch's name of the first: cuda:0."""
+        return f"{self._devices.kind}:{min(self.numbers)}"
+
+    def exchange(self, unfit: Mapping[int, str]) -> None:
+        """Give them back and wait for another, none of the unfit."""
+        # None are held while another is waited for, or where there is none.
+        numbers, self.numbers = self.numbers, frozenset()
+        self.numbers = self._devices.exchange(numbers, unfit)
 
 
 def count_gpus() -> int:

@@ -148,6 +148,8 @@ class ComputeSettings(BaseModel):
     """Training steps between two collections of Python's garbage."""
     stall_seconds: float = Field(default=3600.0, gt=0)
     """A training step that takes longer ends its process."""
+    health: bool | None = None
+    """Whether the device proves itself before the stage; None where it is no CPU."""
     micro_instances: int = Field(default=0, ge=0)
     """Windows of a forward pass in a training on a mix; 0 is the whole batch at once."""
     pass_tokens: int = Field(default=PASS_TOKENS, ge=1)
@@ -162,6 +164,11 @@ class ComputeSettings(BaseModel):
     """Memory of a shard that groups the records of all shards by key."""
     halvings: int = Field(default=0, ge=0)
     """How often this attempt has run out of memory: each time half as much goes through the model at once."""
+
+    @property
+    def checks_first(self) -> bool:
+        """Whether each device proves itself before the stage."""
+        return not self.device.startswith("cpu") if self.health is None else self.health
 
     def halved(self) -> Self:
         """The same with half as much going through the model at once."""
@@ -301,6 +308,9 @@ class Execution(BaseModel):
     stall_seconds: float = Field(default=3600.0, gt=0, allow_inf_nan=False)
     """A training step that takes longer has hung: its process prints every thread's stack and ends with status 75. A group
     starts again by itself, a single process when the same command is given again."""
+    health: bool | None = None
+    """Whether each device proves itself before a training (docs/scaling.md): true, false, or null for those that are no CPU.
+    With false none is checked after a non-finite loss or a collective that timed out either."""
     micro_instances: dict[str, Annotated[int, Field(ge=0)]] = {}
     """Windows of a forward pass (a micro-batch) per training on a mix, by stage name; `default` for the others. 0, which holds
     when absent, is the whole batch at once. Gradient accumulation over the passes changes results by rounding only."""
@@ -431,6 +441,7 @@ class Execution(BaseModel):
             parallel=self.parallel.get(stage, ParallelSettings()),
             gc_every=self.gc_every,
             stall_seconds=self.stall_seconds,
+            health=self.health,
             micro_instances=_of_stage(self.micro_instances, stage, 0),
             pass_tokens=_of_stage(self.pass_tokens, stage, PASS_TOKENS),
             answers_at_once=_of_stage(self.answers_at_once, stage, ANSWERS_AT_ONCE),

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, get_type_hints
+from typing import Any, Concatenate, Generic, ParamSpec, TypedDict, TypeVar, Unpack, cast, get_type_hints
 
 from pydantic import BaseModel
 
@@ -79,6 +79,8 @@ class Stage(Generic[P, A]):
     """Takes no core: the server of a language model does its work."""
     sharded: bool = False
     """Its process only hands out shards, where there is a Ray: it holds no core while they wait for one."""
+    trains: bool = False
+    """Computes gradients in its processes, on devices that prove themselves first (`execution.health`)."""
     estimate: _Estimate | None = None
     """Tokens, FLOPs and what else a plan can say before it runs: (config and inputs by name) -> facts."""
     suffix: str = ""
@@ -149,19 +151,26 @@ class Stage(Generic[P, A]):
         return Call(inputs, next(iter(config.values())) if len(config) == 1 else config)
 
 
+class HowItRuns(TypedDict, total=False):
+    """What is said of a stage once, where it is defined; each is False where it is not said, and means what it does in Stage."""
+
+    process: bool
+    grouped: bool
+    waits: bool
+    sharded: bool
+    trains: bool
+
+
 def stage(
     function: Callable[Concatenate[Any, P], A],
     *,
     name: str,
     version: int,
-    process: bool = False,
-    grouped: bool = False,
-    waits: bool = False,
-    sharded: bool = False,
     estimate: _Estimate | None = None,
+    **how: Unpack[HowItRuns],
 ) -> Stage[P, A]:
     """Wrap a stage function; the wrapped stage is the noun that flows call."""
-    return Stage(function, name, version, process, grouped, waits, sharded, estimate)
+    return Stage(function, name, version, estimate=estimate, **how)
 
 
 __all__ = ["Call", "Session", "Stage", "stage"]

@@ -36,7 +36,7 @@ from flows.cli.plan import plan_command
 from flows.cli.profile import profile
 from flows.cli.promote import promote
 from flows.cli.rehearse import conformance_command, rehearse, sample_command
-from flows.cli.scale import fit_command, scale_command
+from flows.cli.scale import fit_command, nodes_command, scale_command
 from flows.cli.store import add_store_commands
 from infra.processor import wait_passively
 
@@ -56,6 +56,7 @@ app.command("scale")(scale_command)
 app.command()(profile)
 app.command()(promote)
 app.command("fit")(fit_command)
+app.command("nodes")(nodes_command)
 app.command("sample")(sample_command)
 app.command("conformance")(conformance_command)
 add_store_commands(app)

@@ -1,10 +1,20 @@
-"""`olmo2 scale` and `olmo2 fit`: training stages on other devices than those here. Imports that take time happen inside."""
+"""`olmo2 scale` and `olmo2 fit`: training stages on other devices than those here. `olmo2 nodes`: the devices that there are.
+Imports that take time happen inside.
+"""
 
 from typing import Annotated
 
 import typer
 
-from flows.cli.options import JsonOption, RecipeArgument, SetOption, console, print_json
+from flows.cli.options import (
+    JsonOption,
+    RecipeArgument,
+    SetOption,
+    StoreOption,
+    console,
+    existing_store,
+    print_json,
+)
 
 
 def scale_command(
@@ -59,3 +69,36 @@ def fit_command(
         print_json(fit_rows(found))
     else:
         print_fit(console, found)
+
+
+def nodes_command(
+    ray: Annotated[str, typer.Option("--ray", metavar="HOST:PORT", help="A cluster's head; else this machine.")] = "",
+    check: Annotated[bool, typer.Option("--check", help="Check all devices now; one that fails is cordoned.")] = False,
+    cordon: Annotated[
+        str | None, typer.Option("--cordon", metavar="NODE", help="Give this one no more stages.")
+    ] = None,
+    why: Annotated[str, typer.Option("--why", help="The reason of --cordon, which is kept with it.")] = "",
+    uncordon: Annotated[str | None, typer.Option("--uncordon", metavar="NODE", help="Give it stages again.")] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the nodes of a Ray cluster, or this machine's devices: resources, health, and who cordoned which, when and why."""
+    from flows.inspection.nodes import fleet, print_nodes
+
+    if sum((check, cordon is not None, uncordon is not None)) > 1:
+        raise ValueError("give one of --check, --cordon and --uncordon at a time")
+    if why and cordon is None:
+        raise ValueError("--why is the reason of --cordon NODE; give both")
+    with fleet(existing_store(store), ray) as found:
+        if cordon is not None:
+            found.cordon(cordon, why)
+        if uncordon is not None:
+            found.uncordon(uncordon)
+        passed = found.check() if check else True
+        rows = found.rows()
+    if as_json:
+        print_json(rows)
+    else:
+        print_nodes(console, rows)
+    if not passed:
+        raise typer.Exit(1)

@@ -5,7 +5,6 @@ going to run needs it. Example: a run whose `personas` stage has no endpoint end
 """
 
 import re
-import socket
 from collections.abc import Callable, Iterable
 
 import torch
@@ -15,13 +14,14 @@ from flows.config.recipe_config import RecipeConfig
 from flows.config.sizes.limits import mix_notes
 from flows.config.stages import COMPUTING, STAGES
 from flows.running.sessions import plan_rows
+from infra.compute.ray_connection import check_answers
 from infra.events import Warned
 from infra.execution.plan import PlanRow
 from infra.execution.stale import stale_error
 from infra.execution.tracking import check_trackers
 from infra.records.artifact import Artifact
 from infra.session import Session
-from infra.settings import WITH_REFERENCE, Execution, parsed_address, read_key, settings_of
+from infra.settings import WITH_REFERENCE, Execution, read_key, settings_of
 from tasks.data.synthesis.personas import PersonasConfig
 from tasks.training.answers.model_judge import LanguageModelJudge
 from tasks.training.preferences import PreferencesConfig
@@ -32,8 +32,6 @@ REINFORCING = ("rlvr", "ppo")
 """Stages whose rollouts a server may sample; it takes the policy's weights before each."""
 DIGEST = re.compile(r"[0-9a-f]{64}")
 """How a checkpoint is named to a server."""
-PROBE_SECONDS = 5.0
-"""How long the head of a Ray cluster may take to answer; Ray itself takes minutes to say that nobody is there."""
 LATE_SHARE = 0.01
 """Share of the steps after the end of their schedule from which that is told (13B as published: 0.00002)."""
 
@@ -117,18 +115,9 @@ def _check_served(row: PlanRow, label: str, artifact: Artifact | None, execution
 
 def check_ray(address: str, rows: Iterable[PlanRow]) -> None:
     """Raise ValueError where nothing answers though something is going to run."""
-    place = parsed_address(address)
     # A run of reused stages only needs no cluster.
-    if place is None or all(row.action in ("reused", "left out") for row in rows):
-        return
-    try:
-        # Connected and closed at once: Ray would wait minutes for a head that is not there.
-        socket.create_connection(place, timeout=PROBE_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        raise ValueError(
-            f"no Ray answers at execution.ray={address} ({error}); start its head there (ray start --head --port "
-            f"{place[1]}), mend the address, or set execution.ray to local (this machine) or off"
-        ) from error
+    if any(row.action not in ("reused", "left out") for row in rows):
+        check_answers(address)
 
 
 def doubts(config: RecipeConfig) -> dict[str, str]:

@@ -11,11 +11,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import ModuleType
 from typing import Any
 
+from infra.compute.nodes import keep_off_cordoned, living_nodes
 from infra.compute.processes import portable
 from infra.compute.ray_connection import connected
 from infra.compute.stage_call import Finished, StageCall
@@ -54,12 +55,18 @@ class Claim:
     gpus: float
     placement: Placement
 
+    def least(self) -> dict[str, float]:
+        """Ray's names of what a node must have: a core in any case, for the shards of a stage that takes none itself."""
+        memory = {"memory": self.placement.memory} if self.placement.memory else {}
+        return {"CPU": self.cpus or 1, "GPU": self.gpus, **memory}
+
     def text(self) -> str:
         """For people: `4 CPU, 1 GPU, label market=spot`; empty for nothing."""
         parts = [f"{amount:g} {name}" for name, amount in (("CPU", self.cpus), ("GPU", self.gpus)) if amount]
         parts += [f"{self.placement.memory / 1e9:.1f} GB"] if self.placement.memory else []
         parts += [f"{amount:g} {name}" for name, amount in self.placement.resources.items()]
-        parts += [f"label {name}={value}" for name, value in self.placement.labels.items()]
+        # Without that which keeps it off cordoned nodes.
+        parts += [f"label {name}={value}" for name, value in self.placement.labels.items() if value[:1] != "!"]
         return ", ".join(parts)
 
 
@@ -137,6 +144,9 @@ def run_placed(
             # Asked again after each death: the stage may have ended just before its node did.
             if (result := settled()) is not None:
                 return result
+            # Asked again too: its node may have been cordoned meanwhile.
+            keep_off_cordoned(ray, call.workspace, address, claim.least())
+            claim = replace(claim, placement=call.workspace.compute.placement)
             # An old actor would hold the cores that the new one waits for.
             _end_other_code(ray, name, code)
             actor = _actor(ray, f"{name}-{code}", address, claim)
@@ -186,17 +196,16 @@ def _some_worker(ray: ModuleType, labels: dict[str, str]) -> dict[str, object]:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = ray.get_runtime_context().get_node_id()
-    # Ray lists dead nodes too, and nodes that only lead: the head of a cluster often has no CPU to give.
-    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-    nodes = [node for node in nodes if labels.items() <= node.get("Labels", {}).items()]
+    # Some nodes only lead: the head of a cluster often has no CPU to give.
+    nodes = [node for node in living_nodes(ray) if node.room_for({"CPU": 1}, labels)]
     if not nodes:
         return {"label_selector": labels}  # a cluster that grows on demand may have none yet
-    away = [node for node in nodes if node["NodeID"] != here] or nodes
+    away = [node for node in nodes if node.id != here] or nodes
     # At random, so that many drivers that start at once spread over the nodes.
     chosen = away[int.from_bytes(os.urandom(4)) % len(away)]
     # With this strategy Ray takes no label selector besides.
     # Not soft: where the node has just died, Ray would take the driver's. It says so instead, and another one is drawn.
-    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(chosen["NodeID"], soft=False)}
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(chosen.id, soft=False)}
 
 
 def _end_other_code(ray: ModuleType, name: str, code: str) -> None:

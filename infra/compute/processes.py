@@ -15,7 +15,6 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import closing
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -138,8 +137,8 @@ def _child(call: StageCall, pipe: Connection) -> None:
     call.use_threads()
     call.workspace.report_to(Events(pipe))
     try:
-        with closing(call.workspace):
-            artifact = call.bound()()
+        with call.alone() as function:
+            artifact = function()
         message = Returned(call.finished(artifact))
     except BaseException as error:  # every error must cross the process boundary, once, here
         message = Raised(portable(error))

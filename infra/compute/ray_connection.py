@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import secrets
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ import psutil
 from tenacity import retry, stop_after_attempt
 
 from infra.processor import wait_passively
+from infra.settings import parsed_address
 
 OBJECT_STORE_BYTES = 256 * 2**20
 """Shards hand over small JSON values, so a local Ray needs little shared memory."""
@@ -36,6 +38,8 @@ _KILL_SECONDS = 5.0
 """How long the kernel may take to end those that were killed."""
 START_ATTEMPTS = 3
 """Tries to start a local Ray."""
+PROBE_SECONDS = 5.0
+"""How long the head of a cluster may take to answer; Ray itself takes minutes to say that nobody is there."""
 
 _lock = threading.Lock()
 # Ray asks the kernel to kill its processes when the thread that started them ends (PR_SET_PDEATHSIG). A stage's thread ends
@@ -47,6 +51,21 @@ _users = 0
 _timer: threading.Timer | None = None
 _made_here = False
 """Whether this process made its connection itself. One of Ray's own workers has it from its start, and keeps it."""
+
+
+def check_answers(address: str) -> None:
+    """Raise ValueError where no cluster answers at an address; `local` and `off` need none."""
+    place = parsed_address(address)
+    if place is None:
+        return
+    try:
+        # Connected and closed at once: Ray would wait minutes for a head that is not there.
+        socket.create_connection(place, timeout=PROBE_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(
+            f"no Ray answers at execution.ray={address} ({error}); start its head there (ray start --head --port "
+            f"{place[1]}), mend the address, or set execution.ray to local (this machine) or off"
+        ) from error
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from typing import Any, TypedDict
 
 import orjson
 
+from infra.compute.nodes import keep_off_cordoned
 from infra.compute.ray_connection import connected
 from infra.compute.shard_actors import actor_results
 from infra.compute.shard_tasks import RETRIES, Flight
@@ -209,6 +210,7 @@ def shards_on_ray(
     """Shards as Ray tasks, each on one core; a task whose worker or node dies is run again elsewhere."""
     items = dict(missing)
     with connected(address) as ray:
+        keep_off_cordoned(ray, ws, address, {"CPU": 1})
         # The shards of a stage go to the nodes in turn: with all on one, its disk and network would be the limit.
         remote = ray.remote(
             num_cpus=1, max_retries=RETRIES, scheduling_strategy="SPREAD", **ws.compute.placement.options()
@@ -278,6 +280,7 @@ def shards_on_actors(
         # Whichever GPU an actor gets, it sees no other.
         own.compute = own.compute.model_copy(update={"device": "cuda"})
     with connected(address) as ray:
+        keep_off_cordoned(ray, ws, address, {"CPU": 1, "GPU": gpus})
         if gpus and not ray.cluster_resources().get("GPU"):
             tell_of_no_gpu(ws, address)
         # By value: what stands in the object store may be gone when an actor is started again.

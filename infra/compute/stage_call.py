@@ -7,11 +7,12 @@ import importlib
 import resource
 import socket
 import sys
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
+from infra.compute.health import Proof, verdict
 from infra.json_values import JsonObject
 from infra.records.artifact import Artifact
 from infra.records.record import FileEntry
@@ -41,6 +42,8 @@ class StageCall:
     """`module:function`, so that a process that has not imported it finds it."""
     workspace: Workspace
     arguments: Arguments
+    trains: bool = False
+    """Whether its devices have to prove themselves."""
 
     def use_threads(self) -> None:
         """Let torch compute with the stage's threads, in a process that is its own."""
@@ -71,3 +74,31 @@ class StageCall:
         with closing(self.workspace):
             artifact = self.bound()()
         return self.finished(artifact)
+
+    @contextmanager
+    def proven(self, proof: Proof) -> Iterator[Callable[[], Artifact]]:
+        """The stage function for a block that calls it, on a device that has proven itself where the stage trains on it. The
+        stage's scratch files are deleted after the block.
+        """
+        with closing(self.workspace):
+            # What the stage imports is there before the check, so that both compute with the same settings.
+            function = self.bound()
+            if self.trains:
+                proof.before()
+            yield function
+
+    @contextmanager
+    def alone(self, node: str = "") -> Iterator[Callable[[], Artifact]]:
+        """The same in the stage's only process, where an error that a device may be to blame for is judged by another check.
+
+        `node` is Ray's id of the node, where a cluster gives out nodes.
+        """
+        proof = Proof(self.workspace, node)
+        try:
+            with self.proven(proof) as function:
+                # The block calls it itself, so that no layer stands between a stage's process and its function.
+                yield function
+        except Exception as error:  # whatever it is goes on, perhaps as what a device did
+            if not self.trains or not proof.doubts(error):
+                raise
+            raise verdict(error, [proof.alone()], 1) from error

@@ -9,17 +9,21 @@ Ray Train has no call that stops a group, but what it starts ends with the proce
 calls it, and a failed or interrupted stage ends that process. Nothing then works on for a stage that is over.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+from infra.compute.health import DeviceHealth, DeviceUnfit, GroupUnfit, Proof, verdict
+from infra.compute.nodes import keep_off_cordoned
 from infra.compute.processes import is_out_of_memory, portable
 from infra.compute.ray_connection import connected
 from infra.compute.stage_call import Finished, StageCall
 from infra.events import Event, Events, Listener, Progress, Raised, Returned, StageMessage, Warned
 from infra.json_values import JsonObject
 from infra.stopping import check_stopping
+from infra.workspace import Workspace
 
 _POLL_SECONDS = 0.2
 """How often events are taken from the group."""
@@ -30,8 +34,12 @@ _STOP_SECONDS = 10.0
 COLLECTIVE_SECONDS = 1800
 """The least that workers wait for each other, torch's default. At the start of a stage some may still fetch what others have."""
 
-_FINAL = (ValueError, FloatingPointError)
-"""Errors that a new start would only repeat: what the user gave, and numbers that left the finite."""
+_CHECK_SECONDS = 60.0
+"""How long ranks wait for each other's health check after what ended their training."""
+
+_FINAL = (ValueError, FloatingPointError, DeviceUnfit, GroupUnfit)
+"""Errors that a new start in the same place would only repeat: what the user gave, numbers that left the finite, a device that
+failed its health check."""
 
 
 class WorkDone(Exception):
@@ -48,6 +56,19 @@ class Mailbox:
     def __init__(self) -> None:
         self.events: list[StageMessage] = []
         self.ended = False
+        self.checked: dict[int, DeviceHealth] = {}
+
+    def begin(self, rank: int) -> bool:
+        """Whether the group has ended before; a rank that begins has not been checked since."""
+        self.checked.pop(rank, None)
+        return self.ended
+
+    def check(self, rank: int, health: DeviceHealth) -> None:
+        """Take what a rank found of its device after something that a device may be to blame for."""
+        self.checked[rank] = health
+
+    def get_checked(self) -> list[DeviceHealth]:
+        return [self.checked[rank] for rank in sorted(self.checked)]
 
     def put(self, message: StageMessage) -> None:
         self.events.append(message)
@@ -56,9 +77,6 @@ class Mailbox:
     def take(self) -> list[StageMessage]:
         taken, self.events = self.events, []
         return taken
-
-    def has_ended(self) -> bool:
-        return self.ended
 
 
 def run_in_group(call: StageCall, listener: Listener, *, ray_address: str) -> Finished:
@@ -71,6 +89,7 @@ def run_in_group(call: StageCall, listener: Listener, *, ray_address: str) -> Fi
     workspace = call.workspace
     check_stopping()
     with connected(ray_address) as ray, workspace.store.staging(workspace.progress_folder) as folder:
+        keep_off_cordoned(ray, workspace, ray_address, _each(workspace), workspace.compute.parallel.workers)
         # Next to the stage's process, so that no other node's end takes it along.
         mailbox = ray.remote(num_cpus=0, scheduling_strategy=_here(ray))(Mailbox).remote()
         workers = workspace.compute.parallel.workers
@@ -149,7 +168,6 @@ def _fit(call: StageCall, mailbox: Any, folder: str) -> str:
 
     compute = call.workspace.compute
     on_gpu = compute.device.startswith("cuda")
-    resources = {"CPU": float(compute.threads)} | ({"GPU": 1.0} if on_gpu else {}) | compute.placement.resources
     trainer = TorchTrainer(
         _work,
         train_loop_config={"call": call, "mailbox": mailbox},
@@ -159,7 +177,7 @@ def _fit(call: StageCall, mailbox: Any, folder: str) -> str:
         scaling_config=ScalingConfig(
             num_workers=compute.parallel.workers,
             use_gpu=on_gpu,
-            resources_per_worker=resources,
+            resources_per_worker=_each(call.workspace),
             label_selector=compute.placement.labels or None,
         ),
         # Ray Train keeps no checkpoint of its own: the stage's save points are the only truth.
@@ -174,6 +192,13 @@ def _fit(call: StageCall, mailbox: Any, folder: str) -> str:
     return ""
 
 
+def _each(workspace: Workspace) -> dict[str, float]:
+    """What one worker takes, by Ray's names."""
+    compute = workspace.compute
+    gpu = {"GPU": 1.0} if compute.device.startswith("cuda") else {}
+    return {"CPU": float(compute.threads)} | gpu | compute.placement.resources
+
+
 def _work(config: JsonObject) -> None:
     """One worker: the stage function, and what rank 0 tells about it."""
     import ray
@@ -184,9 +209,10 @@ def _work(config: JsonObject) -> None:
     mailbox: Any = config["mailbox"]
     call: StageCall = config["call"]
     workspace = call.workspace
-    first = get_context().get_world_rank() == 0
+    rank = get_context().get_world_rank()
+    first = rank == 0
     # The group may be started again after its result was told: a worker may die after that.
-    if ray.get(mailbox.has_ended.remote()):
+    if ray.get(mailbox.begin.remote(rank)):
         return
     workers = workspace.compute.parallel.workers
     if first:
@@ -201,8 +227,16 @@ def _work(config: JsonObject) -> None:
         mailbox.put.remote(event)
 
     workspace.report_to(Events(put if first else None))
+    proof = _proof(ray, workspace)
     try:
-        finished = call.run()
+        try:
+            with call.proven(proof) as function:
+                artifact = function()
+        except Exception as error:
+            if not call.trains or not proof.doubts(error):
+                raise
+            devices = _checked_together(ray, mailbox, rank, proof.alone(), workers)
+            raise verdict(error, devices, workers) from error
     except WorkDone:
         return
     except _FINAL as error:
@@ -217,7 +251,28 @@ def _work(config: JsonObject) -> None:
             text = f"the group's first worker ended: {type(error).__name__}: {error}"
             ray.get(mailbox.put.remote(Warned(text)))
         raise
-    ray.get(mailbox.put.remote(Returned(finished)))
+    ray.get(mailbox.put.remote(Returned(call.finished(artifact))))
+
+
+def _proof(ray: ModuleType, workspace: Workspace) -> Proof:
+    """What checks this worker's device, by the names that others know it and its node by."""
+    gpus = ray.get_gpu_ids()
+    # A Ray of this machine's own is gone after the run, and its node with it.
+    node = "" if workspace.ray in ("local", "off") else ray.get_runtime_context().get_node_id()
+    return Proof(workspace, node, label=f"cuda:{gpus[0]}" if gpus else "", grouped=True)
+
+
+def _checked_together(ray: ModuleType, mailbox: Any, rank: int, own: DeviceHealth, workers: int) -> list[DeviceHealth]:
+    """What all ranks found of their devices, or those that have told it in time: one may hang in the call that failed here.
+
+    Through the mailbox, for after what has happened the ranks may no longer make the same collective calls.
+    """
+    ray.get(mailbox.check.remote(rank, own))
+    deadline = time.monotonic() + _CHECK_SECONDS
+    # Whichever rank ends before the others takes them along, so each waits for all.
+    while len(found := ray.get(mailbox.get_checked.remote())) < workers and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+    return found
 
 
 __all__ = ["GroupFailed", "Mailbox", "WorkDone", "group_failed", "run_in_group"]

@@ -14,12 +14,13 @@ from typing import NamedTuple
 import orjson
 from tenacity import AttemptManager
 
+from infra.compute.cordoning import Cordoning, check_not_cordoned
 from infra.compute.shards import run_shards
 from infra.compute.stage_call import Finished
 from infra.events import Event, Listener, LogKept, Waiting
 from infra.execution.energy import joules_between, read_joules
 from infra.execution.fingerprint import fingerprint_of
-from infra.execution.runners import SIZES_AT_ONCE, finished_path, halving, ray_of, runner_of
+from infra.execution.runners import SIZES_AT_ONCE, changing, finished_path, ray_of, runner_of
 from infra.execution.stale import accept, changes_since, stale_error
 from infra.records.artifact import Artifact
 from infra.records.lease import Lease, ProcessIdentity, acquire
@@ -40,7 +41,7 @@ from infra.records.record import (
 )
 from infra.records.save_points import ephemeral_area
 from infra.secrets import clean_error, without_secrets
-from infra.session import Arguments, Session
+from infra.session import Arguments, HeldDevice, Session
 from infra.stage import Call, Stage
 from infra.stopping import Interrupted, fenced
 from infra.storage.store import Store, StoreError
@@ -62,8 +63,8 @@ class Caller:
 
     flow_run: str = ""
     """Prefect's id of the run."""
-    device: str = ""
-    """The GPU that the stage has to itself; empty for the recipe's device."""
+    held: HeldDevice | None = None
+    """The GPU that the stage has to itself; None for the recipe's device."""
 
 
 class _Generation(NamedTuple):
@@ -129,6 +130,8 @@ def attempting(
     if found is not None and (changed := changes_since(store, stage, found)):
         found = _judge_stale(stage, session, found, changed)
     made = _Generation(id, newest + 1)
+    if found is None:
+        check_not_cordoned(stage, session)
     lease = _lease_of(stage, session, made, listener) if found is None else None
     if found is None:
         # Another attempt may have committed while this one waited for the lease.
@@ -140,7 +143,11 @@ def attempting(
     with lease, _keeping_log(store, lease, listener):
         attempt = _begin(stage, session, call, made, lease, caller)
         run = runner_of(stage, session, attempt.workspace, arguments, attempt.told_by(listener), attempt.started)
-        attempts = Attempts(halving(stage, attempt.workspace, listener), run)
+        # A cluster places whole stages, or, led from here, the workers of a group.
+        alone = attempt.workspace.compute.parallel.workers == 1
+        on_cluster = bool(session.execution.cluster) or (not alone and session.execution.ray != "local")
+        elsewhere = Cordoning(attempt.workspace, caller.held, on_cluster, listener)
+        attempts = Attempts(changing(stage, attempt.workspace, listener, elsewhere), run)
         with fenced(lease.check_alive):
             yield attempts
         assert attempts.finished is not None, "the last attempt of a Retrying returns or raises"
@@ -275,8 +282,8 @@ def _begin(stage: Stage, session: Session, call: Call, made: _Generation, lease:
     """Make the attempt's workspace, and write down what it computes for people who ask before there is a record."""
     execution = session.execution
     compute = execution.compute(stage.name, stage.label)
-    if caller.device:
-        compute = compute.model_copy(update={"device": caller.device})
+    if caller.held:
+        compute = compute.model_copy(update={"device": caller.held.name})
     workspace = Workspace(
         session.store,
         stage=stage.name,

@@ -20,6 +20,7 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from prefect.states import Cancelled, Completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
+from infra.compute.cordoning import unfit_slots
 from infra.compute.processes import stop_stages
 from infra.events import Failed
 from infra.execution.approval import check_approved
@@ -31,7 +32,7 @@ from infra.execution.stage_page import StagePage
 from infra.execution.tracking import Tracked, start_trackers
 from infra.records.artifact import Artifact
 from infra.records.record import Record, identity
-from infra.session import Arguments, Pending, Session
+from infra.session import Arguments, HeldDevice, Pending, Session
 from infra.stage import Stage
 from infra.stopping import Interrupted, check_stopping
 
@@ -135,9 +136,9 @@ def _stage_task(stage: Stage, session: Session, arguments: Arguments):
     slots, count = (session.waiting, 1) if stage.waits else (session.cores, session.execution.stage_cores(stage.name))
     try:
         check_approved(stage, session, arguments, ask_on_dashboard)  # before any core is taken: an answer may take days
-        with slots.take(count), _device(stage, session) as device:
+        with slots.take(count), _device(stage, session) as held:
             check_stopping()  # a request may have come while this waited
-            with attempting(stage, session, arguments, reporter, Caller(flow_run, device)) as attempts:
+            with attempting(stage, session, arguments, reporter, Caller(flow_run, held)) as attempts:
                 # Called from here and not by `run_stage`: the task holds its cores directly above what uses them.
                 for one in attempts.tries:
                     with one:
@@ -159,7 +160,7 @@ def _stage_task(stage: Stage, session: Session, arguments: Arguments):
 
 
 @contextmanager
-def _device(stage: Stage, session: Session) -> Iterator[str]:
+def _device(stage: Stage, session: Session) -> Iterator[HeldDevice | None]:
     """The GPU that a stage has to itself on this machine; none where the recipe names one, and for those that need none.
 
     Ray gives out the GPUs of a group and of shards. It knows nothing of those taken here, so they take all.
@@ -167,11 +168,12 @@ def _device(stage: Stage, session: Session) -> Iterator[str]:
     execution = session.execution
     compute = execution.compute(stage.name)
     if not stage.process or execution.device != "cuda" or execution.cluster:
-        yield ""
+        yield None
         return
     in_ray = compute.parallel.workers > 1 or (stage.sharded and execution.stage_generation(stage.name) == "local")
-    with session.devices.take(together=in_ray) as number:
-        yield "" if in_ray else f"cuda:{number}"
+    unfit = unfit_slots(session.store, session.devices.kind)
+    with session.devices.take(together=in_ray, unfit=unfit) as held:
+        yield None if in_ray else held
 
 
 def _tell_ends(futures: list[PrefectFuture]) -> None:

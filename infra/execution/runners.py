@@ -1,6 +1,7 @@
 """Where a stage's function runs: on a node of a cluster, in a group of ranks, in a process of its own, or here.
 
-A stage whose process runs out of memory starts again with half as much at once. The result of a stage that runs on a cluster is
+A stage whose process runs out of memory starts again with half as much at once, and one whose device fails its health check on
+another one. The result of a stage that runs on a cluster is
 left in the store too, since its driver may be away when it ends.
 """
 
@@ -10,8 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import orjson
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
+from tenacity import RetryCallState, Retrying, retry_if_exception
 
+from infra.compute.cordoning import Elsewhere
+from infra.compute.health import DeviceUnfit
 from infra.compute.placed import Claim, run_placed
 from infra.compute.processes import is_out_of_memory, run_in_process
 from infra.compute.stage_call import Finished, StageCall
@@ -39,25 +42,35 @@ def ray_of(stage: Stage, execution: Execution) -> str:
     return "off" if stage.process and execution.ray == "local" and not on_gpus else execution.ray
 
 
-def halving(stage: Stage, workspace: Workspace, listener: Listener) -> Retrying:
-    """Tries to run a stage, each with half as much going through the model at once as the one before, while memory is short.
+def changing(stage: Stage, workspace: Workspace, listener: Listener, elsewhere: Elsewhere) -> Retrying:
+    """Tries to run a stage, each with something changed: half as much going through the model at once while memory is short,
+    another device or node where one failed its health check.
 
     It goes on from its last save point; results change by rounding only.
     """
 
-    def halve(state: RetryCallState) -> None:
+    def is_short(error: BaseException | None) -> bool:
+        # A stage without a process of its own has left its memory in this one.
+        return stage.process and isinstance(error, Exception) and is_out_of_memory(error)
+
+    def change(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, DeviceUnfit):
+            elsewhere(error)
+            return
         workspace.compute = workspace.compute.halved()
         workspace.note(out_of_memory=workspace.compute.halvings)
-        error = state.outcome.exception() if state.outcome else None
         listener(Warned(f"out of memory ({_first_line(error)}); goes on with half as much at once"))
 
+    def stop(state: RetryCallState) -> bool:
+        # Of devices and nodes there are finitely many: `elsewhere` raises when none is left.
+        error = state.outcome.exception() if state.outcome else None
+        return is_short(error) and workspace.compute.halvings >= HALVINGS
+
     return Retrying(
-        # A stage without a process of its own has left its memory in this one.
-        retry=retry_if_exception(
-            lambda error: stage.process and isinstance(error, Exception) and is_out_of_memory(error)
-        ),
-        stop=stop_after_attempt(HALVINGS + 1),
-        before_sleep=halve,
+        retry=retry_if_exception(lambda error: isinstance(error, DeviceUnfit) or is_short(error)),
+        stop=stop,
+        before_sleep=change,
         reraise=True,
     )
 
@@ -76,7 +89,7 @@ def runner_of(
 ) -> Callable[[], Finished]:
     """What runs the stage's function where its settings say."""
     execution = session.execution
-    call = StageCall(stage.reference, workspace, arguments)
+    call = StageCall(stage.reference, workspace, arguments, stage.trains)
     if execution.cluster:
         # Sorted keys, so that two drivers of the same code get the same name for their actor.
         said = orjson.dumps(started.fingerprint, option=orjson.OPT_SORT_KEYS)
@@ -117,7 +130,9 @@ def call_on_node(code: str, call: StageCall) -> Finished:
         finished = run_in_group(call, workspace.tell, ray_address=workspace.ray)
     else:
         call.use_threads()
-        finished = call.run()
+        with call.alone(node=workspace.notes["node"]) as function:
+            artifact = function()
+        finished = call.finished(artifact)
     save_finished(workspace.store, workspace.progress_folder, code, finished)
     return finished
 

@@ -1,4 +1,5 @@
-"""Marks that people set on artifacts: tags (a name that may move), pins (kept by every gc) and notes (a line of text).
+"""Marks that people set on artifacts: tags (a name that may move), pins (kept by every gc) and notes (a line of text). Cordons
+of nodes (`nodes.py`) are kept in the same way.
 
 Each setting is its own object, written by a create-only call with who and when, so a store keeps the whole history. Two
 people who set the same tag at once both leave theirs; the one with the higher number counts.
@@ -44,39 +45,43 @@ def set_tag(store: Store, name: str, record: Record) -> Mark:
         raise ValueError(
             f"{name[:80]!r} is no tag: letters, digits, _ - and . only, beginning with a letter, at most 64"
         )
-    return _add(store, "tag", name, record.address)
+    return add_mark(store, "tag", name, record.address)
 
 
 def remove_tag(store: Store, name: str) -> Mark:
     """Take a tag away; its history stays. Raises ValueError if there is none."""
     if name not in tags(store):
         raise ValueError(f"store {store.url} has no tag {name!r}; it has {', '.join(sorted(tags(store))) or 'none'}")
-    return _add(store, "tag", name, "")
+    return add_mark(store, "tag", name, "")
 
 
 def set_pin(store: Store, record: Record, *, pinned: bool = True, why: str = "") -> Mark:
     """Keep an artifact, with all it was made from, from every gc; or no longer."""
-    return _add(store, "pin", _one_word(record.address), record.address if pinned else "", why)
+    return add_mark(store, "pin", _one_word(record.address), record.address if pinned else "", why)
 
 
 def add_note(store: Store, record: Record, text: str) -> Mark:
     """Add a line to what people say of an artifact. Raises ValueError for an empty or an endless one."""
     if not text.strip() or len(text) > LONGEST_NOTE:
         raise ValueError(f"a note has 1 to {LONGEST_NOTE:,} characters; this has {len(text.strip()):,}")
-    return _add(store, "note", _one_word(record.address), record.address, text.strip())
+    return add_mark(store, "note", _one_word(record.address), record.address, text.strip())
 
 
 def tags(store: Store) -> dict[str, Mark]:
     """Tag to its newest setting, of those that mark something."""
-    newest = {name: _newest(store, "tag", name) for name in store.names(f"{_AREA}/tag")}
-    # A name without a mark any more still has its folder, since the history stays.
-    return {name: mark for name, mark in newest.items() if mark and mark.address}
+    return marks_that_hold(store, "tag")
 
 
 def pins(store: Store) -> list[Mark]:
     """Pins that are set."""
-    newest = [_newest(store, "pin", name) for name in store.names(f"{_AREA}/pin")]
-    return [mark for mark in newest if mark and mark.address]
+    return list(marks_that_hold(store, "pin").values())
+
+
+def marks_that_hold(store: Store, kind: str) -> dict[str, Mark]:
+    """The newest setting of each name of a kind, of those that mark something."""
+    newest = {name: _newest(store, kind, name) for name in store.names(f"{_AREA}/{kind}")}
+    # A name without a mark any more still has its folder, since the history stays.
+    return {name: mark for name, mark in newest.items() if mark and mark.address}
 
 
 def notes(store: Store, record: Record) -> list[Mark]:
@@ -103,7 +108,8 @@ def _one_word(address: str) -> str:
     return address.replace("/", ".")
 
 
-def _add(store: Store, kind: str, name: str, address: str, text: str = "") -> Mark:
+def add_mark(store: Store, kind: str, name: str, address: str, text: str = "") -> Mark:
+    """Add a setting of a mark, which counts from now on; an empty address takes the mark away."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     # The key makes each body unlike all others: `create` takes an equal one for its own lost reply.
     said = {"address": address, "text": text, "who": _user(), "when": now, "key": os.urandom(8).hex()}

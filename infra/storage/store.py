@@ -289,6 +289,13 @@ class Store:
         except FileNotFoundError:
             return None
 
+    def modified(self, path: str) -> float | None:
+        """When an object was written by the store's clock, in seconds since 1970; None where the file system does not tell."""
+        try:
+            return self._ask("look at", path, partial(self.fs.modified, self.full(path))).timestamp()
+        except NotImplementedError:
+            return None
+
     def is_there(self) -> bool:
         """Whether the folder is there, or below a URL an object. StoreError if the store does not answer."""
         try:

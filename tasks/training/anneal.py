@@ -68,4 +68,4 @@ def linear_to_zero(learning_rate: float) -> ScheduleConfig:
     return ScheduleConfig(kind="linear", learning_rate=learning_rate, unit="steps", warmup=0, length=0)
 
 
-anneal = stage(anneal_checkpoint, name="anneal", version=3, process=True, grouped=True)
+anneal = stage(anneal_checkpoint, name="anneal", version=3, process=True, grouped=True, trains=True)

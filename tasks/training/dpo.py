@@ -130,4 +130,4 @@ def reference_log_probs(
     return np.concatenate(parts)
 
 
-dpo = stage(train_dpo, name="dpo", version=4, process=True, grouped=True)
+dpo = stage(train_dpo, name="dpo", version=4, process=True, grouped=True, trains=True)

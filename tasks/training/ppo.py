@@ -355,4 +355,4 @@ def per_token(
     }
 
 
-ppo = stage(train_ppo, name="ppo", version=5, process=True, grouped=True)
+ppo = stage(train_ppo, name="ppo", version=5, process=True, grouped=True, trains=True)

@@ -60,4 +60,4 @@ def train_base(ws: Workspace, mix: Mix, config: PretrainConfig) -> Checkpoint:
     return ws.artifact(Checkpoint, **fit.result.facts(), **tokenizer.facts, parent="")
 
 
-pretrain = stage(train_base, name="pretrain", version=4, process=True, grouped=True)
+pretrain = stage(train_base, name="pretrain", version=4, process=True, grouped=True, trains=True)

@@ -164,4 +164,4 @@ def held_out_accuracy(
     return found if clustered is None else replace(found, stderr=max(clustered, found.stderr))
 
 
-reward = stage(train_reward, name="reward", version=4, process=True, grouped=True)
+reward = stage(train_reward, name="reward", version=4, process=True, grouped=True, trains=True)

@@ -284,4 +284,4 @@ def score_groups(groups: list[list[VerifiedAnswer]], config: RLVRConfig) -> tupl
     return stop_penalty(correct * config.correct_score, finished, config.unfinished_score), finished
 
 
-rlvr = stage(train_rlvr, name="rlvr", version=6, process=True, grouped=True)
+rlvr = stage(train_rlvr, name="rlvr", version=6, process=True, grouped=True, trains=True)

@@ -115,4 +115,4 @@ def encode_chats(tokenizer: Tokenizer, chats: Iterable[dict], max_tokens: int) -
     return rows, dropped
 
 
-sft = stage(train_sft, name="sft", version=4, process=True, grouped=True)
+sft = stage(train_sft, name="sft", version=4, process=True, grouped=True, trains=True)

@@ -52,7 +52,7 @@ EXAMPLES = (
     "tag {sft} best", "pin {sft}", "note {sft} hello", "search loss<100", "ls", "ls --save-points", "show {sft}", "clean",
     "export {sft} {folder}/out", "trace {pretrain} --step 1", "diagnose {pretrain} --out {folder}/figures", "data funnel smoke",
     "data look --dropped length --sample 1", "looks {sft}", "rescore {evaluate}", "compare {evaluate} {evaluate}",
-    "promote {rank} --recipe smoke --candidate arithmetic --out {folder}/mix.yaml",
+    "nodes --check", "promote {rank} --recipe smoke --candidate arithmetic --out {folder}/mix.yaml",
 )  # fmt: skip
 
 

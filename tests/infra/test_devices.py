@@ -11,14 +11,14 @@ def test_a_stage_has_a_gpu_to_itself_and_a_group_has_all():
     lock, used, most, seen, shared = threading.Lock(), [0, 0], [0], set(), []
 
     def work(together: bool) -> None:
-        with devices.take(together=together) as number:
-            members = range(2) if together else [number]
+        with devices.take(together=together) as held:
+            members = held.numbers
             with lock:
                 shared.extend(member for member in members if used[member])
                 for member in members:
                     used[member] += 1
                 most[0] = max(most[0], sum(used))
-                seen.add(number)
+                seen.add(held.name)
             time.sleep(0.02)
             with lock:
                 for member in members:
@@ -30,7 +30,7 @@ def test_a_stage_has_a_gpu_to_itself_and_a_group_has_all():
     for thread in threads:
         thread.join(10)
     assert not any(thread.is_alive() for thread in threads)
-    assert (seen, most, used, shared) == ({0, 1}, [2], [0, 0], [])
+    assert (seen, most, used, shared) == ({"cuda:0", "cuda:1"}, [2], [0, 0], [])
 
 
 def test_gpus_are_counted_at_the_first_use_and_given_back_after_an_error():
@@ -39,8 +39,8 @@ def test_gpus_are_counted_at_the_first_use_and_given_back_after_an_error():
     assert counted == []
     for _ in range(3):
         try:
-            with devices.take(together=False) as number:
-                assert number == 0
+            with devices.take(together=False) as held:
+                assert held.numbers == {0}
                 raise RuntimeError
         except RuntimeError:
             pass
