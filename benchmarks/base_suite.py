@@ -92,7 +92,8 @@ def main() -> None:
             folder / "store", "eval", adopted["id"], "--tasks", TABLE, "--limit", str(options.limit), "--data",
             str(folder / "copies"), "--precision", options.precision,
         )  # fmt: skip
-    told = {row["name"]: row["n"] for row in shown["benchmarks"]}
+    # Means over formats and tasks are rows as well, which name what they are the mean of.
+    told = {row["name"]: row["n"] for row in shown["benchmarks"] if "formats" not in row}
     facts = {
         "processor": processor_name(),
         "size": options.size,
