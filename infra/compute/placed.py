@@ -144,12 +144,14 @@ def run_placed(
             # Asked again after each death: the stage may have ended just before its node did.
             if (result := settled()) is not None:
                 return result
-            # Asked again too: its node may have been cordoned meanwhile.
-            keep_off_cordoned(ray, call.workspace, address, claim.least())
-            claim = replace(claim, placement=call.workspace.compute.placement)
             # An old actor would hold the cores that the new one waits for.
             _end_other_code(ray, name, code)
-            actor = _actor(ray, f"{name}-{code}", address, claim)
+            actor = _running(ray, f"{name}-{code}")
+            # One that runs goes on although its node has been cordoned since.
+            if actor is None:
+                keep_off_cordoned(ray, call.workspace, address, claim.least())
+                claim = replace(claim, placement=call.workspace.compute.placement)
+                actor = _actor(ray, f"{name}-{code}", address, claim)
             try:
                 last_message = _ending(ray, actor, function, call, listener, claim)
             except Interrupted:
@@ -169,6 +171,13 @@ def run_placed(
         f"stage {name} lost its node or process {RESTARTS + 1} times; the last error: {last}. Most often memory is short: give "
         "it more with execution.placement. Run the same command again: it resumes."
     )
+
+
+def _running(ray: ModuleType, name: str) -> Any:
+    """The actor of that name which an earlier driver started; None if there is none."""
+    with suppress(ValueError):
+        return ray.get_actor(name, namespace=NAMESPACE)
+    return None
 
 
 def _actor(ray: ModuleType, name: str, address: str, claim: Claim) -> Any:
