@@ -97,7 +97,9 @@ def allowed_placement(
     off = keep_off(placement, marks)
     every = keep_off(placement, [])
     needed = {**each, **placement.resources}
-    if marks and _room(nodes, needed, off) < workers <= _room(nodes, needed, every):
+    # Counted without them, for a recipe may put the stage on a cordoned node by its id.
+    sound = [node for node in nodes if node.id not in marks]
+    if marks and _room(sound, needed, off) < workers <= _room(nodes, needed, every):
         what = ", ".join(f"{amount:g} {name}" for name, amount in needed.items() if amount)
         raise NoNodeLeft(
             f"no node of the cluster is left for a stage with {workers} worker(s) of {what}: "

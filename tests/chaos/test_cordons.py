@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from flows.inspection.nodes import fleet
-from infra.compute.nodes import NoNodeLeft
+from infra.compute.nodes import ID_LABEL, NoNodeLeft
 from infra.compute.placed import Claim, run_placed
 from infra.compute.ray_connection import connected
 from infra.compute.stage_call import Finished, StageCall
@@ -125,6 +125,8 @@ def test_stages_and_groups_start_where_no_node_is_cordoned(tmp_path: Path, clust
         set_cordon(store, fourth, "fan is loud")
         with pytest.raises(NoNodeLeft, match=r"2 worker\(s\) of 1 CPU.*fan is loud.*olmo2 nodes --uncordon"):
             run(NumberConfig(value=4), free, **group)
+        with pytest.raises(NoNodeLeft, match="fan is loud"):
+            run(NumberConfig(value=4), free, placement={"on_device": {"labels": {ID_LABEL: fourth}}})
 
     # `olmo2 nodes` and `olmo2 nodes --check` on the same cluster; the fault is the stage's, so all pass.
     with fleet(store, cluster.address) as nodes:

@@ -163,6 +163,13 @@ def test_a_persons_cordon_counts_although_the_check_passes_and_keeps_its_reason(
     assert cordons(store)[f"{HOST}/cpu:0"] == mark
 
 
+def test_a_device_that_the_recipe_names_is_not_used_while_it_is_cordoned(store: Store):
+    set_cordon(store, f"{HOST}/cpu:1", "fan is loud")
+    with pytest.raises(NoDeviceLeft, match="fan is loud"):
+        run(store, device="cpu:1")
+    assert run(store, device="cpu:0")[0].record.notes["ran_on"] == "cpu:0"
+
+
 @pytest.mark.parametrize(("place", "why"), [("../x", "loud"), ("gpu7/", "loud"), ("", "loud"), ("gpu7", " ")])
 def test_a_cordon_needs_a_node_and_a_reason(store: Store, place: str, why: str):
     with pytest.raises(ValueError, match=r"node|reason"):
