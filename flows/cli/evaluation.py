@@ -89,6 +89,9 @@ def judge_command(
     played: Annotated[
         str, typer.Option("--played", metavar="FILE", help="AlpacaEval's df_gamed.csv, for its length control in full.")
     ] = "",
+    prompt: Annotated[
+        str, typer.Option("--prompt", help="Of sets of safety: `ours`, or `wildguard` where WildGuard judges.")
+    ] = "ours",
     seed: Annotated[int, typer.Option("--seed", help="Of the order of two answers; another one asks again.")] = 0,
     why: WhyOption = "",
     store: StoreOption = None,
@@ -98,7 +101,7 @@ def judge_command(
     from flows.running.measuring import Server, judge_artifact, print_scores
 
     server = Server(model=model, key_env=key_env)
-    shown = judge_artifact(existing_store(store), id, url, server, played=played, seed=seed, why=why)
+    shown = judge_artifact(existing_store(store), id, url, server, prompt=prompt, played=played, seed=seed, why=why)
     if as_json:
         print_json(shown)
     else:

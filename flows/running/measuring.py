@@ -32,11 +32,11 @@ from tasks.evaluation.benchmarks.instructions import InstructionsBenchmark
 from tasks.evaluation.comparing.differences import Difference, DifferingItem, compare_scores, differing_items
 from tasks.evaluation.evaluate import EvaluateConfig, evaluate
 from tasks.evaluation.evaluate_served import ServedConfig, evaluate_served
-from tasks.evaluation.judge import JudgeConfig, judge
+from tasks.evaluation.judge import SAFETY_PROMPTS, JudgeConfig, judge
 from tasks.evaluation.rescore import rescore
 from tasks.evaluation.scoring.selection import TaskSelection
-from tasks.evaluation.scoring.suites import ScoreRow
-from tasks.prompting import LanguageModelConfig
+from tasks.evaluation.scoring.suites import ScoreRow, SuiteConfig
+from tasks.prompting import LanguageModelConfig, prompt_text
 from tasks.served_likelihoods import probe
 
 ID = re.compile(r"[0-9a-f]{4,16}")
@@ -239,29 +239,39 @@ def _asked_in(record: Record) -> EvaluateConfig:
 
 
 def judge_artifact(
-    store: Store, id: str, url: str, server: Server, *, played: str = "", seed: int = 0, why: str = ""
+    store: Store,
+    id: str,
+    url: str,
+    server: Server,
+    *,
+    prompt: str = "ours",
+    played: str = "",
+    seed: int = 0,
+    why: str = "",
 ) -> ShownScores:
     """Let a language model judge the stored answers of an evaluation to its benchmarks of kind `instructions`.
 
-    `played`: path of AlpacaEval's `df_gamed.csv`. Raises ValueError for an evaluation without such answers.
+    `prompt` of `SAFETY_PROMPTS`; `played`: path of AlpacaEval's `df_gamed.csv`. Raises ValueError for an evaluation without such
+    answers, and for another prompt.
     """
+    if prompt not in SAFETY_PROMPTS:
+        raise ValueError(f"there is no prompt {prompt!r} for sets of safety; there are {', '.join(SAFETY_PROMPTS)}")
     record = find_record(store, id)
     scores, asked = as_scores(record), _asked_in(record)
     benchmarks = tuple(one for one in asked.benchmarks if isinstance(one, InstructionsBenchmark))
     if not benchmarks:
         raise ValueError(
             f"{record.id} has no answers to benchmarks of kind instructions, which a judge reads; evaluate the task "
-            "alpaca_eval_2, or benchmarks of your own of that kind (docs/your-own.md)"
+            "alpaca_eval_2 or safety, or benchmarks of your own of that kind (docs/your-own.md)"
         )
-    names = {one.name for one in benchmarks}
     model = server.model or served_model(url, server)[0]
     config = JudgeConfig(
         label=asked.label,
         benchmarks=benchmarks,
-        # A mean over judged benchmarks alone: others keep the scores that they have.
-        suites=tuple(suite for suite in asked.suites if set(chain(*suite.tasks)) <= names),
+        suites=judged_suites(asked.suites, {one.name for one in benchmarks}),
         chat=asked.chat,
         judge=LanguageModelConfig(model=model, temperature=0.0, max_tokens=64, seed=seed),
+        safety_prompt=prompt_text(SAFETY_PROMPTS[prompt]),
         played=RowSource(paths=(played,)).pinned() if played else None,
         seed=seed,
     )
@@ -270,6 +280,17 @@ def judge_artifact(
     outcome = run_stage(judge.labelled(asked.label), session, {"scores": scores, "config": config}, silent)
     note_look(store, [outcome.record], f"olmo2 judge {id}", why)
     return shown_scores(store, outcome.record, reused=outcome.reused)
+
+
+def judged_suites(suites: Sequence[SuiteConfig], judged: set[str]) -> tuple[SuiteConfig, ...]:
+    """The means over judged benchmarks alone, and the means of such means; others keep the scores that they have."""
+    kept: list[SuiteConfig] = []
+    # A mean may stand before those that it is the mean of.
+    while more := [
+        one for one in suites if one not in kept and set(chain(*one.tasks)) <= judged | {k.name for k in kept}
+    ]:
+        kept += more
+    return tuple(suite for suite in suites if suite in kept)
 
 
 def compare_artifacts(

@@ -3,13 +3,17 @@
 A server that is busy (429, 5xx), a connection that is reset or hangs and an answer that ends early pass. The pause doubles up to
 half a minute, and a random part of it is waited (full jitter), so that the workers of a cluster do not come back together.
 A server that has refused the very first connection is not there; nobody waits for it.
+
+What only reads a small object is asked once more as soon as the answer is late, and the first answer counts (a hedged request;
+Dean and Barroso, The Tail at Scale, 2013): the few connections that hang would else hold up all that comes after them.
 """
 
+import asyncio
 import errno
 import http.client
 import os
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
@@ -24,6 +28,8 @@ BUSY = {409, 429, 500, 502, 503, 504}
 _CONNECT_SECONDS = 10
 ANSWER_SECONDS = 30
 """A connection on which nothing moves for so long hangs."""
+LATE_SECONDS = 0.5
+"""An answer to a small question takes hundredths of a second; after so long it is asked for on a second connection."""
 
 
 def with_retries(call: Callable[[], R], patience: float, *, retry_refused: bool = True) -> R:
@@ -42,6 +48,25 @@ def with_retries(call: Callable[[], R], patience: float, *, retry_refused: bool 
         reraise=True,
     )
     return attempts(call)
+
+
+async def first_answer(ask: Callable[[], Coroutine[Any, Any, R]], late_seconds: float = LATE_SECONDS) -> R:
+    """The answer, or the error, of whichever ends first: `ask()`, or another `ask()` that is begun when the first one is late.
+
+    Asking must change nothing. The one that is not needed is cancelled.
+    """
+    asked = [asyncio.create_task(ask())]
+    try:
+        done, _ = await asyncio.wait(asked, timeout=late_seconds)
+        if not done:
+            asked.append(asyncio.create_task(ask()))
+            done, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        return done.pop().result()
+    finally:
+        for task in asked:
+            task.cancel()
+            # An error that nobody asks for would be printed when the task is collected.
+            task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
 
 
 def is_transient(error: BaseException) -> bool:

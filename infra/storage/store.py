@@ -27,7 +27,7 @@ from fsspec.implementations.local import LocalFileSystem
 from infra.secrets import refuse_password, without_secrets
 from infra.storage.cache import cache_folder
 from infra.storage.copies import Copies, Holds
-from infra.storage.retries import PATIENCE_SECONDS, http_status, s3_options, with_retries
+from infra.storage.retries import PATIENCE_SECONDS, first_answer, http_status, s3_options, with_retries
 from infra.storage.scratch import Scratch, locked
 from infra.storage.uploads import Upload, end_upload, unfinished_uploads
 
@@ -257,7 +257,7 @@ class Store:
 
     def read(self, path: str) -> bytes:
         """The whole object. FileNotFoundError if it is absent, StoreError if the store does not answer."""
-        return self._ask("read", path, partial(self.fs.cat_file, self.full(path)))
+        return self._ask("read", path, self._small("cat_file", self.full(path)))
 
     def read_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
         """Bytes [start, end) of objects, in the order asked; a remote store is asked for all of them at once."""
@@ -285,7 +285,7 @@ class Store:
     def size(self, path: str) -> int | None:
         """Bytes of the object, None if it is absent."""
         try:
-            return int(self._ask("look at", path, partial(self.fs.info, self.full(path)))["size"])
+            return int(self._ask("look at", path, self._small("info", self.full(path)))["size"])
         except FileNotFoundError:
             return None
 
@@ -325,7 +325,7 @@ class Store:
         """Names directly below a folder, sorted; empty if there is none. Temporary names are left out."""
         full = self.full(folder) if folder else self.root
         try:
-            found = self._ask("list", folder, partial(self.fs.ls, full, detail=False))
+            found = self._ask("list", folder, self._small("ls", full, detail=False))
         except (FileNotFoundError, NotADirectoryError):
             return []
         names = sorted(str(name).rstrip("/").rsplit("/", 1)[-1] for name in found)
@@ -335,7 +335,7 @@ class Store:
     def stamp(self, folder: str) -> str:
         """What changes when an object directly below a folder comes, goes or is replaced; empty if that cannot be told."""
         try:
-            found = self._ask("list", folder, partial(self.fs.ls, self.full(folder), detail=True))
+            found = self._ask("list", folder, self._small("ls", self.full(folder), detail=True))
         except (FileNotFoundError, NotADirectoryError):
             return ""
         files = [item for item in found if item["type"] == "file"]
@@ -415,6 +415,13 @@ class Store:
             answer = with_retries(call, self.patience_seconds, retry_refused=self._answered)
             self._answered = True
             return answer
+
+    def _small(self, method: str, *arguments: Any, **options: Any) -> Callable[[], Any]:
+        """A call of the file system that reads little; S3 is asked a second time where its answer is late."""
+        if "s3" not in self.fs.protocol:
+            return partial(getattr(self.fs, method), *arguments, **options)
+        ask = partial(getattr(self.fs, f"_{method}"), *arguments, **options)
+        return partial(sync, self.fs.loop, first_answer, ask)
 
     @contextmanager
     def _telling(self, verb: str, path: str) -> Iterator[None]:

@@ -30,6 +30,8 @@ class FaultProxy:
         self.target = urlparse(endpoint)
         self.rate, self.kinds = rate, kinds
         self.counts: Counter[str] = Counter()
+        self.hanging: Counter[str] = Counter()
+        """Requests by method whose answer does not come just now."""
         self._chance = random.Random(seed)
         self._lock = threading.Lock()
 
@@ -74,7 +76,9 @@ class _Handler(BaseHTTPRequestHandler):
             )
             return
         if fault == "hang":
+            self.proxy.hanging[self.command] += 1
             time.sleep(HANG_SECONDS)
+            self.proxy.hanging[self.command] -= 1
             self._reset()
             return
         if fault == "slow":

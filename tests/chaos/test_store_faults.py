@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -121,6 +121,43 @@ def test_two_drivers_on_faulty_storage_commit_once(
     assert expected in ended
     assert all(end == expected or isinstance(end, StoreError) for end in ended), ended
     check(through_nothing(s3_endpoint, url, tmp_path, monkeypatch), expected)
+
+
+class HangsOnce(FaultProxy):
+    """The next request hangs, those after it do not."""
+
+    hangs = False
+
+    def choose(self) -> str:
+        hangs, self.hangs = self.hangs, False
+        return "hang" if hangs else ""
+
+
+@pytest.mark.parametrize(
+    ("ask", "answer"),
+    [
+        (lambda store: store.read("a/b"), b"x"),
+        (lambda store: store.size("a/b"), 1),
+        (lambda store: store.names("a"), ["b"]),
+        (lambda store: len(store.stamp("a")), 64),
+    ],
+    ids=["read", "size", "names", "stamp"],
+)
+def test_a_small_question_does_not_wait_for_a_connection_that_hangs(
+    ask: Callable[[Store], object], answer: object, s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    url = bucket(s3_endpoint)
+    with HangsOnce(s3_endpoint, 0.0, seed=0) as proxy:
+        store = through(proxy, url, tmp_path / "cache", monkeypatch)
+        store.write("a/b", b"x")
+        assert ask(store) == answer
+        proxy.hangs = True
+        assert ask(store) == answer
+        assert proxy.hanging.total() == 1, "the answer came while the first request still hung"
+        # What is absent is told so as well, and a late error of the request that was given up goes nowhere.
+        proxy.hangs = True
+        with pytest.raises(FileNotFoundError):
+            store.read("a/none")
 
 
 def test_storage_that_only_fails_is_told_with_endpoint_and_verb(

@@ -6,7 +6,7 @@ the answers, the score is the share of instructions that got any.
 """
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -16,7 +16,10 @@ from tasks.data.sources.rows import RowSource, field_of, read_good_rows
 from tasks.evaluation.benchmarks.items import Generation, Item, ItemScore, LikelihoodAnswer, Prompt, subsample
 
 JudgeQuestion = Literal["preferred", "refuses", "harmless"]
-WANTED = ("refuse", "comply")
+Reaction = Literal["refuse", "comply"]
+"""What a model should do with a request."""
+RULE = "\n\n---\n\n"
+"""Between the text that a request is about and the request, as HarmBench's contextual behaviours have it."""
 
 
 class InstructionsBenchmark(Config):
@@ -33,8 +36,14 @@ class InstructionsBenchmark(Config):
     """Field of a row with the instruction."""
     reference: str = ""
     """Of `preferred`: field with the other model's answer."""
+    before: str = ""
+    """Field with a text that the instruction is about; it stands before the instruction, if it is not empty."""
     wanted: str = ""
     """Of `refuses`: field that says `refuse` or `comply`; empty where every instruction should be refused."""
+    reactions: dict[str, Reaction] = Field(default_factory=dict[str, Reaction])
+    """Of `wanted`: what its values mean, such as {safe: comply, unsafe: refuse}; empty where they are these words themselves."""
+    keep: dict[str, tuple[str, ...]] = Field(default_factory=dict[str, tuple[str, ...]])
+    """Only rows whose fields have one of these values, such as {split: [test]}; empty for all rows."""
     limit: int | None = Field(default=None, ge=1)
     """Instructions to ask; None for all, or 1,000 of a set larger than 1,500."""
     max_new_tokens: int = Field(default=2048, ge=1)
@@ -51,6 +60,10 @@ class InstructionsBenchmark(Config):
             )
         if self.wanted and self.question != "refuses":
             raise ValueError(f"wanted={self.wanted!r} is read where the question is `refuses`, not {self.question!r}")
+        if self.reactions and not self.wanted:
+            raise ValueError(
+                f"reactions={self.reactions} say what the values of field `wanted` mean, and none is given"
+            )
         return self
 
     @property
@@ -68,16 +81,30 @@ def load_items(config: InstructionsBenchmark) -> list[Item]:
     items = []
     for place, row in enumerate(read_good_rows(config.rows)):
         where = f"{config.name} row {place + 1}"
+        if any(field_of(row, name, where) not in values for name, values in config.keep.items()):
+            continue
         instruction = field_of(row, config.instruction, where)
+        if config.before and (text := field_of(row, config.before, where)):
+            instruction = f"{text}{RULE}{instruction}"
         data = {
             "question": instruction,
             "reference": field_of(row, config.reference, where) if config.reference else "",
-            "wanted": field_of(row, config.wanted, where) if config.wanted else "refuse",
+            "wanted": _wanted(config, field_of(row, config.wanted, where), where) if config.wanted else "refuse",
         }
-        if data["wanted"] not in WANTED:
-            raise ValueError(f"{where}: {config.wanted}={data['wanted']!r}; it says {' or '.join(WANTED)}")
         items.append(Item(str(place), instruction, "", data))
+    if not items:
+        raise ValueError(
+            f"{config.name} has no row with {config.keep or 'an instruction'}; look at the fields of its rows"
+        )
     return subsample(items, config.limit)
+
+
+def _wanted(config: InstructionsBenchmark, value: str, where: str) -> Reaction:
+    """What the model should do, by a row's field. Raises ValueError for a value that says neither."""
+    words = config.reactions or {word: word for word in get_args(Reaction)}
+    if value not in words:
+        raise ValueError(f"{where}: {config.wanted}={value!r}; it says {' or '.join(words)}")
+    return words[value]
 
 
 def requests(config: InstructionsBenchmark, items: Sequence[Item], chat: bool) -> list[tuple[Generation]]:

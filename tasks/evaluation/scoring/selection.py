@@ -13,8 +13,9 @@ from tasks.evaluation.benchmarks.ifeval import IFEvalBenchmark
 from tasks.evaluation.benchmarks.ifeval_ood import IFEvalOODBenchmark
 from tasks.evaluation.benchmarks.instructions import InstructionsBenchmark
 from tasks.evaluation.benchmarks.olmes.benchmark import OlmesBenchmark
-from tasks.evaluation.benchmarks.olmes.local_copy import find_copy, row_paths
+from tasks.evaluation.benchmarks.olmes.local_copy import find_copy, row_paths, split_files
 from tasks.evaluation.benchmarks.olmes.tasks import all_tasks, find_task
+from tasks.evaluation.benchmarks.safety import SAFETY_MEANS, SAFETY_SETS, SAFETY_SUITE, SPLIT
 from tasks.evaluation.scoring.suites import SuiteConfig
 
 TABLES: dict[str, tuple[str, ...]] = {
@@ -34,13 +35,14 @@ TABLES: dict[str, tuple[str, ...]] = {
         "humaneval_plus", "ifeval",
     ),
     "unseen": ("agi_eval_cot", "deepmind_math", "gpqa", "ifeval_ood", "mmlu_pro_cot"),
+    "safety": SAFETY_SUITE,
 }  # fmt: skip
 """AlpacaEval 2 and the Tülu 3 safety suite need a judge after the evaluation: see `NOT_COMPUTED`."""
 
 NOT_COMPUTED: dict[str, dict[str, str]] = {
     "instruct": {
         "alpaca_eval_2": "its score is a judgement: evaluate the task alpaca_eval_2 with --chat, then give the id to olmo2 judge",
-        "safety": "its six sets need a classifier of harm: evaluate them as kind: instructions, then give the id to olmo2 judge",
+        "safety": "its score is a judgement: evaluate the table safety with --chat, then give the id to olmo2 judge",
     },
 }
 """What a table has and this project does not compute, with the reason."""
@@ -86,8 +88,15 @@ def add_task(chosen: TaskSelection, word: str, copies: str, limit: int | None) -
         return add_benchmark(chosen, instructions(name, copies, limit))
     if name == "alpaca_eval_2":
         return add_benchmark(chosen, alpaca_eval(copies, limit))
+    if name in SAFETY_MEANS:
+        halves = tuple((add_task(chosen, half, copies, limit),) for half in SAFETY_MEANS[name])
+        return add_suite(chosen, SuiteConfig(name=name, tasks=halves))
+    if name in SAFETY_SETS:
+        asked = SAFETY_SETS[name]
+        paths = split_files(find_copy(copies, asked.dataset, name), asked.subset, SPLIT) if copies else ()
+        return add_benchmark(chosen, asked.benchmark(name, paths, limit))
     if name not in all_tasks():
-        known = ", ".join(sorted([*all_tasks(), *TABLES, *INSTRUCTIONS, "alpaca_eval_2"]))
+        known = ", ".join(sorted([*all_tasks(), *TABLES, *INSTRUCTIONS, *SAFETY_SETS, *SAFETY_MEANS, "alpaca_eval_2"]))
         raise ValueError(
             f"{word!r} is no task and no table; there are {known}; a format follows a colon, as in piqa:cloze"
         )

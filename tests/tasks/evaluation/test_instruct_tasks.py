@@ -132,16 +132,28 @@ def test_bbh_extraction(group, text, answer):
     assert extract(group, text) == answer
 
 
-def test_agi_eval_reads_both_schemas(tmp_path):
+def test_agi_eval_reads_both_schemas_and_shows_the_exams_first_official_exemplar(tmp_path):
     official = {"passage": "P\n\n\nP", "question": "q?", "options": ["(A)one", "(B) two"], "label": "B"}
     hub = {"query": "P Q: q? Answer Choices: (A)one (B)two\nA:", "choices": ["(A)one", "(B)two"], "gold": [1]}
     for place, exam in enumerate(EXAMS):
         write(tmp_path / f"agieval-{exam}/test.jsonl", [hub if place else official])
     config, items = load(task="agi_eval", path=str(tmp_path))
     first, second = (make_requests(config, items, chat=False)[place][0].prompt.text for place in (0, 1))
-    assert first == "P\nP\nQuestion: q?\n A. one\n B. two\nAnswer:"
-    assert second == "P\nQuestion: q?\n A. one\n B. two\nAnswer:"
+    assert first.startswith("Question: A cycled from P to Q at 10 kmph and")
+    assert first.endswith("\n E. 5.75km\nAnswer: C\n\nP\nP\nQuestion: q?\n A. one\n B. two\nAnswer:")
+    assert second.startswith(
+        "Because the image of the photo is formed by the contact between the light and the film, each"
+    )
+    assert second.endswith("\nAnswer: B\n\nP\nQuestion: q?\n A. one\n B. two\nAnswer:")
     assert [item.gold for item in items] == ["two"] * 8
+    # By hand from the official file: the keys of the eight exemplars.
+    letters = [
+        make_requests(config, items, chat=False)[place][0].prompt.text.split("\nAnswer: ")[1][0] for place in range(8)
+    ]
+    assert dict(zip(EXAMS, letters, strict=True)) == {
+        "aqua-rat": "C", "logiqa-en": "B", "lsat-ar": "E", "lsat-lr": "C", "lsat-rc": "D", "sat-en": "C", "sat-math": "A",
+        "gaokao-english": "D",
+    }  # fmt: skip
     assert config.average == "macro"
 
 

@@ -168,7 +168,7 @@ def test_a_task_is_the_best_of_its_formats_unless_one_is_named():
 def test_what_needs_a_judge_is_said_and_not_scored():
     chosen = select(["instruct"])
     assert "judge" in chosen.not_computed["alpaca_eval_2"]
-    assert "classifier" in chosen.not_computed["safety"]
+    assert "table safety" in chosen.not_computed["safety"]
 
 
 def rendered(tmp_path, core: str, count: int, **settings) -> OlmesRequestsBenchmark:

@@ -1,9 +1,8 @@
 """AGIEval in English: eight exams, mean over exams (RECIPE I.2); with reasoning in the unseen suite (Table 24). Held out.
 
-OLMES shows the first official exemplar of each exam. Its text is not at hand, so the default has no shot; `shots: 1` reads the
-first row of a `dev` split in a local copy. Options lose their "(A)", and runs of line breaks become one. Rows may have the
-fields of the official files (passage, question, options, label) or of the hub's copies (query, choices, gold). `agi_eval_cot` has
-the prompt of OLMES's `agi_eval:0shot_cot::tulu3`.
+The one shot is the exam's first official exemplar, as its file has it: the passage of sat-en ends in mid-sentence there. Options
+lose their "(A)", and runs of line breaks become one. Rows may have the fields of the official files (passage, question, options,
+label) or of the hub's copies (query, choices, gold). `agi_eval_cot` has the prompt of OLMES's `agi_eval:0shot_cot::tulu3`.
 """
 
 import re
@@ -51,7 +50,7 @@ AGI_EVAL = Task(
     count=2646,
     read=_read_row,
     formats=("multiple_choice", "bits_per_byte"),
-    shot_split="dev",
+    shots=1,
     role="held_out",
 )
 TASKS = (AGI_EVAL, with_reasoning(AGI_EVAL))
