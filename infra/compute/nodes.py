@@ -83,6 +83,12 @@ def keep_off(placement: Placement, ids: Iterable[str]) -> Placement:
     return placement.model_copy(update={"labels": labels})
 
 
+def nodes_left_out(placement: Placement) -> list[str]:
+    """The ids of the nodes that `keep_off` has left out."""
+    value = placement.labels.get(ID_LABEL, "")
+    return value.removeprefix("!in(").removesuffix(")").split(",") if value.startswith("!in(") else []
+
+
 def allowed_placement(
     ray: ModuleType, store: Store, placement: Placement, each: Mapping[str, float], workers: int = 1
 ) -> Placement:

@@ -16,7 +16,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
-from infra.compute.nodes import keep_off_cordoned, living_nodes
+from infra.compute.nodes import ID_LABEL, keep_off_cordoned, living_nodes, nodes_left_out
 from infra.compute.processes import portable
 from infra.compute.ray_connection import connected
 from infra.compute.stage_call import Finished, StageCall
@@ -65,8 +65,11 @@ class Claim:
         parts = [f"{amount:g} {name}" for name, amount in (("CPU", self.cpus), ("GPU", self.gpus)) if amount]
         parts += [f"{self.placement.memory / 1e9:.1f} GB"] if self.placement.memory else []
         parts += [f"{amount:g} {name}" for name, amount in self.placement.resources.items()]
-        # Without that which keeps it off cordoned nodes.
-        parts += [f"label {name}={value}" for name, value in self.placement.labels.items() if value[:1] != "!"]
+        off = nodes_left_out(self.placement)
+        parts += [
+            f"label {name}={value}" for name, value in self.placement.labels.items() if not off or name != ID_LABEL
+        ]
+        parts += [f"but for {len(off)} that are cordoned (olmo2 nodes)"] if off else []
         return ", ".join(parts)
 
 
