@@ -29,7 +29,7 @@ class Cordoning:
     listener: Listener
 
     def __call__(self, error: DeviceUnfit) -> None:
-        """Returns when the stage may start again: elsewhere. Raises NoDeviceLeft, or the error with the way out."""
+        """Returns when the stage may start again: elsewhere. Raises NoDeviceLeft where it cannot."""
         workspace, store = self.workspace, self.workspace.store
         places = cordon_unfit(store, error)
         known = workspace.notes.get("unfit_devices", [])
@@ -66,12 +66,14 @@ def unfit_slots(store: Store, kind: str) -> dict[int, str]:
 
 
 def check_not_cordoned(stage: Stage, session: Session) -> None:
-    """Raise NoDeviceLeft where this machine is cordoned and the stage would run on it."""
-    if session.execution.cluster:
+    """Raise NoDeviceLeft where this machine is cordoned, or the device that the recipe names, and the stage would run there."""
+    execution, host = session.execution, socket.gethostname()
+    if execution.cluster:
         return
-    mark = cordons(session.store).get(socket.gethostname())
-    if mark is not None:
-        raise NoDeviceLeft(f"stage {stage.label} would run on this machine, and {told_cordons([mark])}")
+    found = cordons(session.store)
+    places = [host, f"{host}/{execution.device}"] if stage.process else [host]
+    if marks := [found[place] for place in places if place in found]:
+        raise NoDeviceLeft(f"stage {stage.label} would run on this machine, and {told_cordons(marks)}")
 
 
 Elsewhere = Callable[[DeviceUnfit], None]

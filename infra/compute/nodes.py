@@ -83,6 +83,12 @@ def keep_off(placement: Placement, ids: Iterable[str]) -> Placement:
     return placement.model_copy(update={"labels": labels})
 
 
+def nodes_left_out(placement: Placement) -> list[str]:
+    """The ids of the nodes that `keep_off` has left out."""
+    value = placement.labels.get(ID_LABEL, "")
+    return value.removeprefix("!in(").removesuffix(")").split(",") if value.startswith("!in(") else []
+
+
 def allowed_placement(
     ray: ModuleType, store: Store, placement: Placement, each: Mapping[str, float], workers: int = 1
 ) -> Placement:
@@ -97,7 +103,9 @@ def allowed_placement(
     off = keep_off(placement, marks)
     every = keep_off(placement, [])
     needed = {**each, **placement.resources}
-    if marks and _room(nodes, needed, off) < workers <= _room(nodes, needed, every):
+    # Counted without them, for a recipe may put the stage on a cordoned node by its id.
+    sound = [node for node in nodes if node.id not in marks]
+    if marks and _room(sound, needed, off) < workers <= _room(nodes, needed, every):
         what = ", ".join(f"{amount:g} {name}" for name, amount in needed.items() if amount)
         raise NoNodeLeft(
             f"no node of the cluster is left for a stage with {workers} worker(s) of {what}: "

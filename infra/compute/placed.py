@@ -16,7 +16,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
-from infra.compute.nodes import keep_off_cordoned, living_nodes
+from infra.compute.nodes import ID_LABEL, keep_off_cordoned, living_nodes, nodes_left_out
 from infra.compute.processes import portable
 from infra.compute.ray_connection import connected
 from infra.compute.stage_call import Finished, StageCall
@@ -65,8 +65,11 @@ class Claim:
         parts = [f"{amount:g} {name}" for name, amount in (("CPU", self.cpus), ("GPU", self.gpus)) if amount]
         parts += [f"{self.placement.memory / 1e9:.1f} GB"] if self.placement.memory else []
         parts += [f"{amount:g} {name}" for name, amount in self.placement.resources.items()]
-        # Without that which keeps it off cordoned nodes.
-        parts += [f"label {name}={value}" for name, value in self.placement.labels.items() if value[:1] != "!"]
+        off = nodes_left_out(self.placement)
+        parts += [
+            f"label {name}={value}" for name, value in self.placement.labels.items() if not off or name != ID_LABEL
+        ]
+        parts += [f"but for {len(off)} that are cordoned (olmo2 nodes)"] if off else []
         return ", ".join(parts)
 
 
@@ -144,12 +147,14 @@ def run_placed(
             # Asked again after each death: the stage may have ended just before its node did.
             if (result := settled()) is not None:
                 return result
-            # Asked again too: its node may have been cordoned meanwhile.
-            keep_off_cordoned(ray, call.workspace, address, claim.least())
-            claim = replace(claim, placement=call.workspace.compute.placement)
             # An old actor would hold the cores that the new one waits for.
             _end_other_code(ray, name, code)
-            actor = _actor(ray, f"{name}-{code}", address, claim)
+            actor = _running(ray, f"{name}-{code}")
+            # One that runs goes on although its node has been cordoned since.
+            if actor is None:
+                keep_off_cordoned(ray, call.workspace, address, claim.least())
+                claim = replace(claim, placement=call.workspace.compute.placement)
+                actor = _actor(ray, f"{name}-{code}", address, claim)
             try:
                 last_message = _ending(ray, actor, function, call, listener, claim)
             except Interrupted:
@@ -169,6 +174,13 @@ def run_placed(
         f"stage {name} lost its node or process {RESTARTS + 1} times; the last error: {last}. Most often memory is short: give "
         "it more with execution.placement. Run the same command again: it resumes."
     )
+
+
+def _running(ray: ModuleType, name: str) -> Any:
+    """The actor of that name which an earlier driver started; None if there is none."""
+    with suppress(ValueError):
+        return ray.get_actor(name, namespace=NAMESPACE)
+    return None
 
 
 def _actor(ray: ModuleType, name: str, address: str, claim: Claim) -> Any:

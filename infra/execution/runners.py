@@ -1,8 +1,7 @@
 """Where a stage's function runs: on a node of a cluster, in a group of ranks, in a process of its own, or here.
 
 A stage whose process runs out of memory starts again with half as much at once, and one whose device fails its health check on
-another one. The result of a stage that runs on a cluster is
-left in the store too, since its driver may be away when it ends.
+another one. The result of a stage that runs on a cluster is left in the store too, since its driver may be away when it ends.
 """
 
 import hashlib

@@ -4,6 +4,7 @@ Nodes are raylets of their own with one core each; the head has none. Oracle: th
 or cordoned, so that only one choice is left at each start.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -12,16 +13,19 @@ from typing import Any
 import pytest
 
 from flows.inspection.nodes import fleet
-from infra.compute.nodes import NoNodeLeft
+from infra.compute.nodes import ID_LABEL, NoNodeLeft
+from infra.compute.placed import Claim, run_placed
 from infra.compute.ray_connection import connected
+from infra.compute.stage_call import Finished, StageCall
 from infra.events import Event, Warned
 from infra.execution.attempt import Outcome, run_stage
 from infra.records.nodes import cordons, lift_cordon, set_cordon
 from infra.session import Session
-from infra.settings import Execution
+from infra.settings import Execution, Placement
 from infra.storage.store import Store
+from infra.workspace import Workspace
 from tests.infra.faulty_devices import FAULTY, on_device
-from tests.infra.stages_for_tests import NumberConfig
+from tests.infra.stages_for_tests import Number, NumberConfig
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 
@@ -41,6 +45,15 @@ class Cluster:
         self.address: str = str(self.ray.address)
         self.head_id: str = self.ray.list_all_nodes()[0].node_id
         self.ids = [self.ray.add_node(num_cpus=1, **memory).node_id for _ in range(4)]
+
+
+def end_when_told(call: StageCall) -> Finished:
+    """Begins, and ends once a file is there."""
+    told = Path(call.reference)
+    call.workspace.warn("begun")
+    while not told.exists():
+        time.sleep(0.1)
+    return call.finished(Number(stage="s", id="i", address="s/i/g0001", digest="", value=1))
 
 
 class Busy:
@@ -112,6 +125,8 @@ def test_stages_and_groups_start_where_no_node_is_cordoned(tmp_path: Path, clust
         set_cordon(store, fourth, "fan is loud")
         with pytest.raises(NoNodeLeft, match=r"2 worker\(s\) of 1 CPU.*fan is loud.*olmo2 nodes --uncordon"):
             run(NumberConfig(value=4), free, **group)
+        with pytest.raises(NoNodeLeft, match="fan is loud"):
+            run(NumberConfig(value=4), free, placement={"on_device": {"labels": {ID_LABEL: fourth}}})
 
     # `olmo2 nodes` and `olmo2 nodes --check` on the same cluster; the fault is the stage's, so all pass.
     with fleet(store, cluster.address) as nodes:
@@ -122,3 +137,25 @@ def test_stages_and_groups_start_where_no_node_is_cordoned(tmp_path: Path, clust
     assert all(row["problem"] == "" and row["health"][0]["passed"] for row in rows.values())
     assert {node for node, row in rows.items() if row["cordon"]} == {third, fourth}
     assert rows[first]["resources"]["CPU"] == 1
+
+    # A stage that runs goes on: a driver that comes back joins it, although every node has been cordoned since.
+    store.remove(FAULTY)
+    told_to_end = tmp_path / "end"
+
+    def drive(listener: Callable[[Event], None]) -> Finished:
+        ws = Workspace(store, stage="s", id="i", payload="s/i/g0001", progress_folder="_progress/s/i")
+        placed = {"address": cluster.address, "name": "s", "code": "c", "settled": lambda: None}
+        call, claim = StageCall(str(told_to_end), ws, {}), Claim(cpus=1, gpus=0, placement=Placement())
+        return run_placed(end_when_told, call, listener, claim=claim, **placed)
+
+    def leave(event: Event) -> None:
+        raise ConnectionAbortedError("this driver is gone")
+
+    with pytest.raises(ConnectionAbortedError):
+        drive(leave)
+    for node in (first, second):
+        set_cordon(store, node, "by hand")
+    told_to_end.touch()
+    assert drive(told.append).notes["node"] in (first, second)
+    with pytest.raises(NoNodeLeft, match="by hand"):
+        run(NumberConfig(value=6), free)

@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from infra.compute.health import DeviceHealth, Proof
 from infra.compute.train_group import WorkDone
+from infra.phase import Phase
 from infra.stage import stage
 from infra.workspace import Workspace
 from tests.infra.stages_for_tests import Number, NumberConfig
@@ -49,3 +50,8 @@ def number_on_device(ws: Workspace, config: NumberConfig) -> Number:
 
 
 on_device = stage(number_on_device, name="on_device", version=1, process=True, grouped=True, trains=True)
+
+
+@Phase
+def number_of_device(config: NumberConfig) -> Number:
+    return on_device(config)

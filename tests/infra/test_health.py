@@ -1,7 +1,9 @@
 """The health check of devices, and what follows when one fails. Oracle: a fault that the test has planted, or none."""
 
 import socket
+import time
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,18 @@ import torch.distributed as dist
 from flows.config.stages import STAGES
 from infra.compute.cordoning import unfit_slots
 from infra.compute.health import DeviceUnfit, GroupUnfit, Proof, casts_doubt, clock_finding, examine
+from infra.compute.nodes import ID_LABEL, ClusterNode, keep_off
+from infra.compute.placed import Claim
 from infra.events import Event, Warned
 from infra.execution.attempt import Caller, Outcome, run_stage
+from infra.execution.prefect_engine import PrefectEngine
 from infra.records.nodes import cordons, known_health, lift_cordon, set_cordon
-from infra.session import Devices, NoDeviceLeft, Session
-from infra.settings import ComputeSettings, Execution
+from infra.records.record import all_records
+from infra.session import Devices, NoDeviceLeft, Session, open_session
+from infra.settings import ComputeSettings, Execution, Placement
 from infra.storage.store import Store
 from infra.workspace import WorkSettings, Workspace
-from tests.infra.faulty_devices import FAULTY, faulty_matmul, on_device
+from tests.infra.faulty_devices import FAULTY, faulty_matmul, number_of_device, on_device
 from tests.infra.stages_for_tests import NumberConfig
 from tests.model.groups import run_group
 
@@ -163,6 +169,13 @@ def test_a_persons_cordon_counts_although_the_check_passes_and_keeps_its_reason(
     assert cordons(store)[f"{HOST}/cpu:0"] == mark
 
 
+def test_a_device_that_the_recipe_names_is_not_used_while_it_is_cordoned(store: Store):
+    set_cordon(store, f"{HOST}/cpu:1", "fan is loud")
+    with pytest.raises(NoDeviceLeft, match="fan is loud"):
+        run(store, device="cpu:1")
+    assert run(store, device="cpu:0")[0].record.notes["ran_on"] == "cpu:0"
+
+
 @pytest.mark.parametrize(("place", "why"), [("../x", "loud"), ("gpu7/", "loud"), ("", "loud"), ("gpu7", " ")])
 def test_a_cordon_needs_a_node_and_a_reason(store: Store, place: str, why: str):
     with pytest.raises(ValueError, match=r"node|reason"):
@@ -184,6 +197,34 @@ def test_numbers_that_were_lost_on_a_sound_device_stay_lost(store: Store):
     assert cordons(store) == {}
     with pytest.raises(FloatingPointError, match=r"loss nan$"):
         run(store, fail="everywhere", health=False)
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_run_gives_its_stages_the_gpus_that_are_not_cordoned(store: Store):
+    """The stage only notes its GPU: this machine need not have one."""
+    set_cordon(store, f"{HOST}/cuda:0", "fan is loud")
+    execution = Execution(ray="off", device="cuda", health=False)
+    session = Session(store, execution, engine=PrefectEngine(), devices=Devices(lambda: 2))
+    with open_session(session):
+        assert number_of_device(NumberConfig(value=5)).facts()["value"] == 5
+    (record,) = all_records(store)
+    assert record.notes["ran_on"] == "cuda:1"
+
+
+def test_a_placement_is_kept_off_nodes_and_let_on_them_again():
+    asked = Placement(labels={"kind": "cpu"})
+    off = keep_off(asked, ["b", "a"])
+    assert Claim(cpus=4, gpus=0, placement=off).text() == (
+        "4 CPU, label kind=cpu, but for 2 that are cordoned (olmo2 nodes)"
+    )
+    nodes = [
+        ClusterNode(id, "host", {"CPU": 4.0}, {"kind": kind, ID_LABEL: id})
+        for id, kind in zip("abcd", ["cpu", "cpu", "cpu", "gpu"], strict=True)
+    ]
+    assert [node.room_for({"CPU": 2.0}, off.labels) for node in nodes] == [0, 0, 2, 0]
+    assert keep_off(off, []) == asked
+    pinned = Placement(labels={ID_LABEL: "a"})
+    assert keep_off(pinned, ["a"]) == pinned
 
 
 # --- groups: two processes of gloo ---
@@ -245,6 +286,26 @@ def test_the_rank_that_adds_wrongly_is_named_by_all(tmp_path: Path):
 def test_a_sum_that_is_wrong_everywhere_names_nobody(tmp_path: Path):
     for said in run_group(2, proven_together, str(tmp_path), [0, 1]):
         assert "wrong sum on all 2 ranks" in said
+
+
+def wait_for_nobody() -> tuple[bool, str]:
+    """Whether what rank 0 ends with casts doubt, where rank 1 does not come to a collective call; and its words."""
+    group = dist.new_group(timeout=timedelta(seconds=1))
+    if dist.get_rank() == 1:
+        # It lives on, for its end would be another error.
+        time.sleep(4)
+        return False, ""
+    try:
+        dist.all_reduce(torch.zeros(1), group=group)
+    except Exception as error:  # gloo's
+        return casts_doubt(error), f"{type(error).__name__}: {error}"
+    return False, "it did not wait"
+
+
+def test_a_collective_that_times_out_casts_doubt():
+    """The words and the class of the error are gloo's own."""
+    (doubtful, said), _ = run_group(2, wait_for_nobody)
+    assert doubtful, said
 
 
 def test_the_errors_travel_between_processes():

@@ -3,6 +3,7 @@
 import hashlib
 import multiprocessing
 import pickle
+import time
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,6 +24,17 @@ def test_write_read_and_replace(store: Store):
     assert store.size("a/none") is None
     assert store.names("a") == ["b.bin"]
     assert store.names("nothing") == []
+
+
+def test_the_time_of_an_object_is_that_of_its_last_write(store: Store):
+    before = time.time()
+    store.write("a/b.json", b"one")
+    # S3 tells whole seconds.
+    written = store.modified("a/b.json")
+    assert written is not None
+    assert int(before) <= written <= time.time() + 1
+    with pytest.raises(FileNotFoundError):
+        store.modified("a/none.json")
 
 
 def test_create_has_exactly_one_winner(store: Store):
