@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING
 
 from flows.server.busy_retry import BusyRetry
+from flows.server.garbage import collect_in_thread
 from flows.server.origin_guard import LOOPBACK_NAMES, OriginGuard, host_headers
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def main() -> None:
     from prefect.server.api.server import create_app
     from prefect.settings import PREFECT_SERVER_API_KEEPALIVE_TIMEOUT, PREFECT_SERVER_LOGGING_LEVEL
 
+    collect_in_thread()
     uvicorn.run(
         guard(create_app(final=True), asked.host, asked.port),
         host="127.0.0.1" if asked.host == "localhost" else asked.host,
