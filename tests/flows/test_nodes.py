@@ -40,8 +40,9 @@ def test_this_machine_is_listed_checked_cordoned_and_given_back(store: Path):
     (cordoned, *_) = rows(store, "--cordon", HOST, "--why", "the fan is loud")
     assert (cordoned["cordon"]["place"], cordoned["cordon"]["why"]) == (HOST, "the fan is loud")
     shown = nodes(store).output
-    # The rest may be folded.
-    assert f"{cordoned['cordon']['when']} {cordoned['cordon']['who']}: the" in shown
+    # By the width of the terminal the cell is folded, or cut at its beginning.
+    assert "loud" in shown
+    assert cordoned["cordon"]["who"] and cordoned["cordon"]["when"]
     assert "cpu passed" in shown
     assert rows(store, "--uncordon", HOST)[0]["cordon"] is None
 
