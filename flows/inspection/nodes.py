@@ -69,8 +69,8 @@ class Fleet:
             checks = check_nodes(self._ray, self.store, self._nodes)
         else:
             # The machine itself stands for its CPU.
-            names = [node.id.partition("/")[2] or "cpu" for node in self._nodes]
-            checks = [NodeCheck(_here(name), known_device(self.store, name)) for name in names]
+            devices = {node.id: node.id.partition("/")[2] or "cpu" for node in self._nodes}
+            checks = [NodeCheck(id, known_device(self.store, device)) for id, device in devices.items()]
         self._problems = {check.node: check.problem for check in checks if check.problem}
         unfit = tuple(check.health for check in checks if check.health and not check.health.passed)
         cordon_unfit(self.store, DeviceUnfit(unfit))
@@ -140,10 +140,6 @@ def _devices_here() -> list[ClusterNode]:
     own = {"CPU": float(psutil.cpu_count() or 1), "memory": float(psutil.virtual_memory().total)}
     gpus = [ClusterNode(f"{host}/cuda:{number}", host, {"GPU": 1.0}, {}) for number in range(count_gpus())]
     return [ClusterNode(host, host, own, {}), *gpus]
-
-
-def _here(device: str) -> str:
-    return socket.gethostname() if device == "cpu" else f"{socket.gethostname()}/{device}"
 
 
 def _only(name: str, places: Sequence[str]) -> str:

@@ -257,7 +257,7 @@ class Store:
 
     def read(self, path: str) -> bytes:
         """The whole object. FileNotFoundError if it is absent, StoreError if the store does not answer."""
-        return self._ask("read", path, self._small("cat_file", self.full(path)))
+        return self._ask("read", path, partial(self.fs.cat_file, self.full(path)))
 
     def read_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
         """Bytes [start, end) of objects, in the order asked; a remote store is asked for all of them at once."""
@@ -271,7 +271,8 @@ class Store:
     def read_json(self, path: str) -> Any:
         """The JSON value of an object. FileNotFoundError if it is absent, StoreError if it is something else."""
         try:
-            return orjson.loads(self.read(path))
+            # Records, leases and marks are small, unlike what `read` is asked for.
+            return orjson.loads(self._ask("read", path, self._small("cat_file", self.full(path))))
         except orjson.JSONDecodeError as error:
             raise CorruptObject(
                 f"{path} in store {self.url} is corrupt: it is not JSON ({error}). Every object is written whole, so it "

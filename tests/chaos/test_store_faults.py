@@ -136,12 +136,12 @@ class HangsOnce(FaultProxy):
 @pytest.mark.parametrize(
     ("ask", "answer"),
     [
-        (lambda store: store.read("a/b"), b"x"),
+        (lambda store: store.read_json("a/b"), 7),
         (lambda store: store.size("a/b"), 1),
         (lambda store: store.names("a"), ["b"]),
         (lambda store: len(store.stamp("a")), 64),
     ],
-    ids=["read", "size", "names", "stamp"],
+    ids=["read_json", "size", "names", "stamp"],
 )
 def test_a_small_question_does_not_wait_for_a_connection_that_hangs(
     ask: Callable[[Store], object], answer: object, s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -149,7 +149,7 @@ def test_a_small_question_does_not_wait_for_a_connection_that_hangs(
     url = bucket(s3_endpoint)
     with HangsOnce(s3_endpoint, 0.0, seed=0) as proxy:
         store = through(proxy, url, tmp_path / "cache", monkeypatch)
-        store.write("a/b", b"x")
+        store.write("a/b", b"7")
         assert ask(store) == answer
         proxy.hangs = True
         assert ask(store) == answer
@@ -157,7 +157,7 @@ def test_a_small_question_does_not_wait_for_a_connection_that_hangs(
         # What is absent is told so as well, and a late error of the request that was given up goes nowhere.
         proxy.hangs = True
         with pytest.raises(FileNotFoundError):
-            store.read("a/none")
+            store.read_json("a/none")
 
 
 def test_storage_that_only_fails_is_told_with_endpoint_and_verb(

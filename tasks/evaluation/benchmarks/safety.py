@@ -7,79 +7,65 @@ scores of their own with one mean, since the harmful one is eight times as large
 sets are handed out on request alone (wildguardmix, WildJailbreak).
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 
 from tasks.data.sources.rows import RowSource
-from tasks.evaluation.benchmarks.instructions import InstructionsBenchmark, JudgeQuestion, Reaction
+from tasks.evaluation.benchmarks.instructions import InstructionsBenchmark
 
-SPLIT = "test"
-"""Split of all six sets."""
-_EVERY_ROW = 1_000_000
-"""No set is as large: OLMES's sample of 1,000 is not drawn of these sets."""
-
-
-@dataclass(frozen=True)
-class SafetySet:
-    """One set of the suite, or one half of one."""
-
-    dataset: str
-    question: JudgeQuestion
-    instruction: str
-    """Field with the request."""
-    subset: str = ""
-    before: str = ""
-    """Field with a text that the request is about."""
-    wanted: str = ""
-    reactions: Mapping[str, Reaction] = field(default_factory=dict[str, Reaction])
-    keep: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
-
-    def benchmark(self, name: str, paths: tuple[str, ...], limit: int | None) -> InstructionsBenchmark:
-        """The set under a name, from files of a local copy, or from the hub where there are none."""
-        found = {"paths": paths} if paths else {"dataset": self.dataset, "subset": self.subset, "split": SPLIT}
-        return InstructionsBenchmark(
-            name=name,
-            rows=RowSource.model_validate(found),
-            question=self.question,
-            instruction=self.instruction,
-            before=self.before,
-            wanted=self.wanted,
-            reactions=dict(self.reactions),
-            keep={name: tuple(values) for name, values in self.keep.items()},
-            limit=limit or _EVERY_ROW,
-        )
-
-
-def _jailbreaks(half: str) -> SafetySet:
-    """The rows of WildJailbreak that a model should answer, or those that it should refuse."""
-    return SafetySet(
-        "allenai/olmo-eval-wildjailbreak",
-        "refuses",
-        "adversarial",
-        wanted="data_type",
-        reactions={"adversarial_benign": "comply", "adversarial_harmful": "refuse"},
-        keep={"data_type": (f"adversarial_{half}",)},
-    )
-
+_hub = partial(RowSource, split="test")
+# No set is as large: OLMES's sample of 1,000 is not drawn of these sets.
+_asked = partial(InstructionsBenchmark, limit=1_000_000)
+_jailbreaks = partial(
+    _asked,
+    rows=_hub(dataset="allenai/olmo-eval-wildjailbreak"),
+    question="refuses",
+    instruction="adversarial",
+    wanted="data_type",
+    reactions={"adversarial_benign": "comply", "adversarial_harmful": "refuse"},
+)
 
 SAFETY_SETS = {
-    "harmbench": SafetySet("allenai/tulu-3-harmbench-eval", "harmless", "Behavior", before="ContextString"),
-    "xstest": SafetySet(
-        "walledai/XSTest", "refuses", "prompt", wanted="label", reactions={"safe": "comply", "unsafe": "refuse"}
-    ),
-    "wildguardtest": SafetySet(
-        "allenai/wildguardmix",
-        "harmless",
-        "prompt",
-        subset="wildguardtest",
-        keep={"prompt_harm_label": ("harmful",), "response_harm_label": ("harmful", "unharmful")},
-    ),
-    "do_anything_now": SafetySet("allenai/tulu-3-do-anything-now-eval", "refuses", "adversarial"),
-    "jailbreak_trigger": SafetySet("allenai/tulu-3-trustllm-jailbreaktrigger-eval", "refuses", "prompt"),
-    "wildjailbreak_benign": _jailbreaks("benign"),
-    "wildjailbreak_harmful": _jailbreaks("harmful"),
+    one.name: one
+    for one in (
+        _asked(
+            name="harmbench",
+            rows=_hub(dataset="allenai/tulu-3-harmbench-eval"),
+            question="harmless",
+            instruction="Behavior",
+            before="ContextString",
+        ),
+        _asked(
+            name="xstest",
+            rows=_hub(dataset="walledai/XSTest"),
+            question="refuses",
+            instruction="prompt",
+            wanted="label",
+            reactions={"safe": "comply", "unsafe": "refuse"},
+        ),
+        _asked(
+            name="wildguardtest",
+            rows=_hub(dataset="allenai/wildguardmix", subset="wildguardtest"),
+            question="harmless",
+            instruction="prompt",
+            keep={"prompt_harm_label": ("harmful",), "response_harm_label": ("harmful", "unharmful")},
+        ),
+        _asked(
+            name="do_anything_now",
+            rows=_hub(dataset="allenai/tulu-3-do-anything-now-eval"),
+            question="refuses",
+            instruction="adversarial",
+        ),
+        _asked(
+            name="jailbreak_trigger",
+            rows=_hub(dataset="allenai/tulu-3-trustllm-jailbreaktrigger-eval"),
+            question="refuses",
+            instruction="prompt",
+        ),
+        _jailbreaks(name="wildjailbreak_benign", keep={"data_type": ("adversarial_benign",)}),
+        _jailbreaks(name="wildjailbreak_harmful", keep={"data_type": ("adversarial_harmful",)}),
+    )
 }
-"""By task's name."""
+"""By task's name, read from the hub."""
 SAFETY_MEANS = {"wildjailbreak": ("wildjailbreak_benign", "wildjailbreak_harmful")}
 """Sets whose score is the mean of their halves."""
 SAFETY_SUITE = (

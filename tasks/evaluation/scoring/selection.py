@@ -15,7 +15,7 @@ from tasks.evaluation.benchmarks.instructions import InstructionsBenchmark
 from tasks.evaluation.benchmarks.olmes.benchmark import OlmesBenchmark
 from tasks.evaluation.benchmarks.olmes.local_copy import find_copy, row_paths, split_files
 from tasks.evaluation.benchmarks.olmes.tasks import all_tasks, find_task
-from tasks.evaluation.benchmarks.safety import SAFETY_MEANS, SAFETY_SETS, SAFETY_SUITE, SPLIT
+from tasks.evaluation.benchmarks.safety import SAFETY_MEANS, SAFETY_SETS, SAFETY_SUITE
 from tasks.evaluation.scoring.suites import SuiteConfig
 
 TABLES: dict[str, tuple[str, ...]] = {
@@ -92,9 +92,7 @@ def add_task(chosen: TaskSelection, word: str, copies: str, limit: int | None) -
         halves = tuple((add_task(chosen, half, copies, limit),) for half in SAFETY_MEANS[name])
         return add_suite(chosen, SuiteConfig(name=name, tasks=halves))
     if name in SAFETY_SETS:
-        asked = SAFETY_SETS[name]
-        paths = split_files(find_copy(copies, asked.dataset, name), asked.subset, SPLIT) if copies else ()
-        return add_benchmark(chosen, asked.benchmark(name, paths, limit))
+        return add_benchmark(chosen, safety_set(SAFETY_SETS[name], copies, limit))
     if name not in all_tasks():
         known = ", ".join(sorted([*all_tasks(), *TABLES, *INSTRUCTIONS, *SAFETY_SETS, *SAFETY_MEANS, "alpaca_eval_2"]))
         raise ValueError(
@@ -119,6 +117,14 @@ def instructions(name: str, copies: str, limit: int | None) -> IFEvalBenchmark |
     benchmark = INSTRUCTIONS[name]()
     rows = {"rows": {"paths": row_paths(find_copy(copies, benchmark.rows.dataset, name))}} if copies else {}
     return INSTRUCTIONS[name].model_validate({"limit": limit, **rows})
+
+
+def safety_set(asked: InstructionsBenchmark, copies: str, limit: int | None) -> InstructionsBenchmark:
+    """A set of the safety suite from the hub or its local copy."""
+    rows = asked.rows
+    if copies:
+        rows = RowSource(paths=split_files(find_copy(copies, rows.dataset, asked.name), rows.subset, rows.split))
+    return asked.model_copy(update={"rows": rows, "limit": limit or asked.limit})
 
 
 def alpaca_eval(copies: str, limit: int | None) -> InstructionsBenchmark:

@@ -13,6 +13,7 @@ short answers are compared with the trainer's as soon as the server has the weig
 import hashlib
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
@@ -96,23 +97,20 @@ class ServedPolicy:
         self._load(policy, group, rollout)
         check()
         first, end = own_share(len(prompts), group)
-        endpoint = self.ws.endpoint(self.ws.stage, remember=False)
-        # Left by `close`: its thread sends requests while this one trains.
-        endpoint.__enter__()
         window = policy.config.max_sequence_length
         share = replace(sampling, first_prompt=sampling.first_prompt + first)
-        try:
+        with ExitStack() as stack:
+            endpoint = stack.enter_context(self.ws.endpoint(self.ws.stage, remember=False))
             own = submit_prompts(endpoint, self.tokenizer, window, prompts[first:end], share)
-        except BaseException:
-            endpoint.__exit__()
-            raise
+            # Left open: its thread sends requests while this one trains.
+            close = stack.pop_all().close
 
         def collect() -> list[Completion]:
             answers = [answer for part in group.exchange(own()) for answer in part]
             self._keep(group, rollout, weights, answers)
             return answers
 
-        return PendingAnswers(rollout, collect, endpoint.__exit__)
+        return PendingAnswers(rollout, collect, close)
 
     def asked(
         self, policy: Transformer, group: Group, prompts: Sequence[Sequence[int]], sampling: Sampling
