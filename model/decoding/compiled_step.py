@@ -1,4 +1,4 @@
-"""Decodes with compiled code: a step of all layers is one call. The layouts of weights and cache are those of `kernels.cpp`.
+"""Decodes with compiled code: a step of all layers is one call. The layouts of weights and cache are those of `decode.cpp`.
 
 The results are those of PyTorch's operations up to rounding. Each row's logits are the same bytes in every batch and on any
 number of threads, up to `LONGEST_PROMPT` tokens of prompt.
@@ -14,10 +14,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.decoding.compiled_kernels import Kernels
 from model.decoding.lazy_memory import lazy_zeros
 from model.decoding.linear_kernels import PackedProduct
 from model.decoding.prepared_weights import Prepared, PreparedLayer, ScaledLayerNorm, ScaledNorm, Turned
+from model.kernels.library import Kernels
 
 _CHUNK_POSITIONS = 64
 """Positions whose keys lie together."""
@@ -27,7 +27,7 @@ attention, which takes queries in blocks."""
 
 
 class _LayerPointers(ctypes.Structure):
-    """`Layer` of kernels.cpp."""
+    """`Layer` of decode.cpp."""
 
     _fields_ = [
         (name, ctypes.c_void_p)
@@ -38,7 +38,7 @@ class _LayerPointers(ctypes.Structure):
 
 
 class _Network(ctypes.Structure):
-    """`Network` of kernels.cpp."""
+    """`Network` of decode.cpp."""
 
     _fields_ = [
         *(
@@ -55,7 +55,7 @@ class _Network(ctypes.Structure):
 
 
 class _Tokens(ctypes.Structure):
-    """`Tokens` of kernels.cpp."""
+    """`Tokens` of decode.cpp."""
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("count", "wanted_count")),
@@ -77,7 +77,7 @@ class CompiledStep:
         self.vocab, self.threads = config.vocab_size, torch.get_num_threads()
         chunks, width = -(-length // _CHUNK_POSITIONS), -(-config.head_dim // 16) * 16
         heads = (config.n_layers, rows, config.n_kv_heads, chunks)
-        # The layouts inside a chunk are those of kernels.cpp; here chunks are only copied whole.
+        # The layouts inside a chunk are those of decode.cpp; here chunks are only copied whole.
         self.keys = lazy_zeros((*heads, _CHUNK_POSITIONS * config.head_dim), prepared.dtype)
         self.values = lazy_zeros((*heads, _CHUNK_POSITIONS * width), prepared.dtype)
         self.numbers: list[Tensor] = []  # what the pointers point at has to stay

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from model.decoding.compiled_kernels import kernels_for
 from model.decoding.compiled_step import LONGEST_PROMPT, CompiledStep, suits
 from model.decoding.kv_cache import StepCache, free_bytes, make_cache, rows_that_fit
 from model.decoding.prepared_weights import Holding, Prepared, decoding_type
+from model.kernels.library import kernels_for
 from model.network.transformer import Transformer
 
 

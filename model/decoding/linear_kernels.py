@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from model.decoding.compiled_kernels import PANEL_OUTPUTS, Kernels
 from model.decoding.lazy_memory import lazy_zeros
+from model.kernels.library import PANEL_OUTPUTS, Kernels
 
 Product = Callable[[Tensor], Tensor]
 """x [rows, inputs] -> x @ weight.T [rows, outputs]"""

@@ -22,8 +22,8 @@ from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.decoding.compiled_kernels import Kernels
 from model.decoding.linear_kernels import Product, product_maker
+from model.kernels.library import Kernels
 from model.network.sharded_tensors import is_sharded
 from model.network.transformer import Attention, Block, LayerNorm, RMSNorm, Transformer, rope_tables
 

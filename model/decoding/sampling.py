@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from model.data.splitmix import GOLDEN, splitmix64
-from model.decoding.compiled_kernels import kernels_for
+from model.kernels.library import kernels_for
 
 _BLOCK = 128  # the vocabulary is padded to a multiple of it
 _MASK = (1 << 64) - 1

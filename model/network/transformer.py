@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from model.config import ModelConfig
 from model.network.attention import attention, mark_constants
+from model.network.fused import HeadShape, attends, fused_attention, fused_gate, fused_heads, fused_norm, fuses
 from model.network.initial_weights import initialise
 from model.network.sharded_tensors import is_sharded
 
@@ -52,28 +53,36 @@ def apply_rope(
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight in fp32, rounded once at the end."""
+    """x / rms(x) * weight in fp32, rounded once at the end; then added to a residual where one is given."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(width))
         self.eps = eps
 
-    def forward(self, x: Float[Tensor, "... width"]) -> Float[Tensor, "... width"]:
+    def forward(
+        self, x: Float[Tensor, "... width"], residual: Float[Tensor, "... width"] | None = None
+    ) -> Float[Tensor, "... width"]:
+        if fuses(x, self.weight):
+            return fused_norm(x, self.weight, self.eps, residual)
         wide = x.float()
         # Weight is applied before rounding (as OLMo does); Llama rounds first and multiplies in bf16.
-        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps) * self.weight).to(x.dtype)
+        normed = (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps) * self.weight).to(x.dtype)
+        return normed if residual is None else residual + normed
 
 
 class LayerNorm(nn.Module):
-    """(x - mean(x)) / std(x) in fp32 without weights or biases, rounded once at the end (OLMo-0424)."""
+    """(x - mean(x)) / std(x) in fp32 without weights or biases, rounded once at the end (OLMo-0424); a residual as in RMSNorm."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
         self.width, self.eps = width, eps
 
-    def forward(self, x: Float[Tensor, "... width"]) -> Float[Tensor, "... width"]:
-        return F.layer_norm(x.float(), (self.width,), eps=self.eps).to(x.dtype)
+    def forward(
+        self, x: Float[Tensor, "... width"], residual: Float[Tensor, "... width"] | None = None
+    ) -> Float[Tensor, "... width"]:
+        normed = F.layer_norm(x.float(), (self.width,), eps=self.eps).to(x.dtype)
+        return normed if residual is None else residual + normed
 
 
 def norm_of(config: ModelConfig, width: int) -> RMSNorm | LayerNorm:
@@ -112,9 +121,13 @@ def projections(x: Float[Tensor, "... width_in"], parts: Sequence[Linear], fused
     """
     if not fused:
         return [part(x) for part in parts]
-    weight = torch.cat([part.weight for part in parts]).to(x.dtype)
-    # One matmul of [width_in, q + k + v], split along the outputs.
-    return F.linear(x, weight).split([len(part.weight) for part in parts], dim=-1)
+    return joined_projections(x, parts).split([len(part.weight) for part in parts], dim=-1)
+
+
+def joined_projections(x: Float[Tensor, "... width_in"], parts: Sequence[Linear]) -> Float[Tensor, "... widths_out"]:
+    """The same of one matmul, side by side."""
+    # [outputs of all parts, width_in], such as q + k + v.
+    return F.linear(x, torch.cat([part.weight for part in parts]).to(x.dtype))
 
 
 def separate_projections(model: nn.Module) -> None:
@@ -166,6 +179,18 @@ class Attention(nn.Module):
         return self.out(heads.transpose(1, 2).flatten(2))
 
     def forward(self, x: Float[Tensor, "batch seq d_model"], cos: Tensor, sin: Tensor) -> Tensor:
+        q_norm, k_norm, shape = self.q_norm, self.k_norm, HeadShape(self.n_heads, self.n_kv_heads, self.head_dim)
+        if (
+            self.fused
+            and self.qkv_clip is None
+            and isinstance(q_norm, RMSNorm)
+            and isinstance(k_norm, RMSNorm)
+            and attends(shape, x.shape[1])
+            and fuses(x, q_norm.weight, k_norm.weight)
+        ):
+            joined = joined_projections(x, [self.q, self.k, self.v])
+            q, k, v = fused_heads(joined, (q_norm.weight, k_norm.weight), q_norm.eps, (cos, sin), shape)
+            return self.out(fused_attention(q, k, v))
         return self.combine(attention(*self.project(x, cos, sin)))
 
 
@@ -194,6 +219,8 @@ class FeedForward(nn.Module):
 
     def compute(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
         """The output, with all that a backward pass needs kept."""
+        if self.fused and fuses(x):
+            return self.down(fused_gate(joined_projections(x, [self.gate, self.up])))
         gate, up = projections(x, [self.gate, self.up], self.fused)
         return self.down(F.silu(gate) * up)
 
@@ -219,8 +246,8 @@ class Block(nn.Module):
         """The output, with all that a backward pass needs kept."""
         if self.norm_placement == "output":
             # Norm after the sub-layer and inside the residual sum: the reordered norm of OLMo 2.
-            x = x + self.attention_norm(self.attention(x, cos, sin))
-            return x + self.feed_forward_norm(self.feed_forward(x))
+            x = self.attention_norm(self.attention(x, cos, sin), x)
+            return self.feed_forward_norm(self.feed_forward(x), x)
         x = x + self.attention(self.attention_norm(x), cos, sin)
         return x + self.feed_forward(self.feed_forward_norm(x))
 

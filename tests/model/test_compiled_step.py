@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from model.config import OLMO_0424, ModelConfig
-from model.decoding import compiled_kernels
-from model.decoding.compiled_kernels import COMPILED_DECODING, Kernels, compiled, instruction_sets, kernels_for
 from model.decoding.compiled_step import CompiledStep
 from model.decoding.decoder import Decoder
 from model.decoding.generate import Sampling, generate
 from model.decoding.linear_kernels import PackedProduct
 from model.decoding.sampling import choose, uniform_noise
+from model.kernels import library
+from model.kernels.library import COMPILED_KERNELS, Kernels, compiled, instruction_sets, kernels_for
 from model.network.transformer import Transformer
 from model.tokens.tokenizer import Tokenizer
 
@@ -46,9 +46,7 @@ def kernels(dtype: torch.dtype = torch.float32) -> Kernels:
     if not instruction_sets():
         pytest.skip("this processor has no AVX2")
     found = kernels_for(dtype, CPU)
-    assert found is not None, (
-        "kernels.cpp does not compile here, or computes wrongly; the warning in the log says which"
-    )
+    assert found is not None, "decode.cpp does not compile here, or computes wrongly; the warning in the log says which"
     return found
 
 
@@ -85,7 +83,7 @@ def test_logits_equal_those_of_operations(
     model = toy(**SHAPES[shape])
     decoder, found = decoded(model, lengths, 9, dtype)
     assert isinstance(decoder.cache, CompiledStep)
-    monkeypatch.setenv(COMPILED_DECODING, "0")
+    monkeypatch.setenv(COMPILED_KERNELS, "0")
     decoder, expected = decoded(model, lengths, 9, dtype)
     assert not isinstance(decoder.cache, CompiledStep)
     ours, theirs = torch.cat(found), torch.cat(expected)
@@ -162,7 +160,7 @@ def test_choices_equal_those_of_operations(temperature: float, monkeypatch: pyte
     logits[:, 511] = 9.0  # rows that pad the head may hold the largest
     noise = uniform_noise(1, np.arange(2_000), np.zeros(2_000, dtype=int))
     tokens, logprobs = choose(logits, temperature, 1.0, noise, 510)
-    monkeypatch.setenv(COMPILED_DECODING, "0")
+    monkeypatch.setenv(COMPILED_KERNELS, "0")
     expected, expected_logprobs = choose(logits, temperature, 1.0, noise, 510)
     # A draw at the border of two tokens may fall to the other by rounding.
     assert (tokens != expected).sum() <= (0 if temperature == 0 else 1)
@@ -189,19 +187,19 @@ def test_without_a_compiler_the_answers_are_the_same(monkeypatch: pytest.MonkeyP
     found = generate(model, tokenizer, asked, Sampling(12), batch_size=2)
     monkeypatch.setenv("CXX", "")
     monkeypatch.setenv("PATH", "")
-    compiled_kernels._kernels.cache_clear()
+    library._kernels.cache_clear()
     try:
         assert kernels_for(torch.float32, CPU) is None
         expected = generate(model, tokenizer, asked, Sampling(12), batch_size=2)
     finally:
-        compiled_kernels._kernels.cache_clear()
+        library._kernels.cache_clear()
     assert [answer.ids for answer in found] == [answer.ids for answer in expected]
 
 
 def test_a_library_that_computes_wrongly_or_breaks_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kernels()
     source = tmp_path / "small.cpp"
-    monkeypatch.setattr(compiled_kernels, "KERNEL_SOURCE", source)
+    monkeypatch.setattr(library, "SOURCES", (source,))
     for body in ("return 1;", "__builtin_trap();"):
         source.write_text(f'extern "C" int olmo2_check() {{ {body} }}')
         with pytest.raises(subprocess.CalledProcessError):
@@ -222,11 +220,11 @@ def test_a_compiler_that_fails_is_told_once_and_done_without(
     kernels()
     monkeypatch.setenv("CXX", "/bin/false")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    compiled_kernels._kernels.cache_clear()
+    library._kernels.cache_clear()
     try:
         assert kernels_for(torch.float32, CPU) is None and kernels_for(torch.float32, CPU) is None
     finally:
-        compiled_kernels._kernels.cache_clear()
+        library._kernels.cache_clear()
     (record,) = caplog.records
     assert "set CXX to another compiler" in record.getMessage()
 
@@ -238,8 +236,8 @@ def test_a_smaller_instruction_set_is_taken_where_the_best_fails(
     kernels()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     best = instruction_sets()[0]
-    monkeypatch.setattr(compiled_kernels, "instruction_sets", lambda: [(*best, "-mno-such-instructions"), best])
-    compiled_kernels._kernels.cache_clear()
+    monkeypatch.setattr(library, "instruction_sets", lambda: [(*best, "-mno-such-instructions"), best])
+    library._kernels.cache_clear()
     try:
         found = kernels_for(torch.float32, CPU)
         assert found is not None
@@ -247,19 +245,19 @@ def test_a_smaller_instruction_set_is_taken_where_the_best_fails(
         assert len(list(tmp_path.rglob("*.failed"))) == 1
         assert len(list(tmp_path.rglob("*.so"))) == 1
     finally:
-        compiled_kernels._kernels.cache_clear()
+        library._kernels.cache_clear()
 
 
 def test_a_library_that_was_cut_off_is_made_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     kernels()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    folder = compiled_kernels._own_folder()
+    folder = library._own_folder()
     # Other flags than this process has loaded already.
     flags = (*instruction_sets()[-1], "-DCUT_OFF")
     library = compiled(["g++"], flags, folder)
     library.unlink()
     library.write_bytes(b"\x7fELF")
-    check_product(compiled_kernels._loaded(["g++"], flags, folder), torch.float32, 34, (7, 26))
+    check_product(library._loaded(["g++"], flags, folder), torch.float32, 34, (7, 26))
 
 
 @pytest.mark.parametrize("harm", ["others can write", "relative", "no home"])
@@ -270,13 +268,13 @@ def test_code_is_loaded_from_a_folder_of_the_users_own_only(
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     if harm == "others can write":
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        compiled_kernels._own_folder().chmod(0o777)
+        library._own_folder().chmod(0o777)
         with pytest.raises(PermissionError, match="chmod 700"):
-            compiled_kernels._own_folder()
+            library._own_folder()
     elif harm == "relative":
         for given in ("", "here"):
             monkeypatch.setenv("XDG_CACHE_HOME", given)
-            assert compiled_kernels._own_folder() == tmp_path / "home/.cache/olmo2/kernels"
+            assert library._own_folder() == tmp_path / "home/.cache/olmo2/kernels"
     else:
         monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
 
@@ -285,7 +283,7 @@ def test_code_is_loaded_from_a_folder_of_the_users_own_only(
 
         monkeypatch.setattr(Path, "home", homeless)
         with pytest.raises(OSError, match="Set XDG_CACHE_HOME"):
-            compiled_kernels._own_folder()
+            library._own_folder()
 
 
 def test_a_broken_prompt_does_not_reach_another_through_the_cache() -> None:
@@ -304,7 +302,7 @@ def test_a_broken_prompt_does_not_reach_another_through_the_cache() -> None:
 
 def test_the_same_holds_with_avx2_only() -> None:
     kernels()
-    if instruction_sets()[0] == compiled_kernels._AVX2:
+    if instruction_sets()[0] == library._AVX2:
         pytest.skip("these tests run with AVX2 already")
     environment = os.environ | {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "equal or bytes"]

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from model.config import OLMO_0424, ModelConfig
-from model.decoding.compiled_kernels import COMPILED_DECODING
 from model.decoding.decoder import Decoder
 from model.decoding.generate import Completion, Sampling, generate, log_likelihoods
 from model.decoding.sampling import choose, uniform_noise
+from model.kernels.library import COMPILED_KERNELS
 from model.network.transformer import Transformer
 from model.tokens.tokenizer import Tokenizer
 
@@ -75,7 +75,7 @@ def forward_logprobs(model: Transformer, prompt: list[int], answer: list[int], t
 def test_greedy_tokens_equal_a_naive_full_forward(
     changes: dict, compiled: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(COMPILED_DECODING, compiled)
+    monkeypatch.setenv(COMPILED_KERNELS, compiled)
     model = toy(**changes)
     asked = prompts(13)
     answers = generate(model, TOKENIZER, asked, Sampling(max_new_tokens=15), batch_size=4)

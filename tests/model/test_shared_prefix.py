@@ -8,10 +8,10 @@ import torch
 
 from model.config import ModelConfig
 from model.decoding import kv_cache, prefix_tree, shared_prefix, tree_attention
-from model.decoding.compiled_kernels import COMPILED_DECODING
 from model.decoding.generate import Sampling, generate
 from model.decoding.prepared_weights import Prepared
 from model.decoding.shared_prefix import Admission
+from model.kernels.library import COMPILED_KERNELS
 from model.network.transformer import Transformer
 from model.tokens.tokenizer import Tokenizer
 
@@ -54,7 +54,7 @@ def naive(model: Transformer, prompt: list[int], steps: int) -> list[int]:
 def test_answers_after_shared_prefixes_equal_a_naive_full_forward(monkeypatch, kind, kv_heads, batch, row) -> None:
     monkeypatch.setattr(prefix_tree, "MAX_ROW_TOKENS", row)
     if kind is not None:
-        monkeypatch.setenv(COMPILED_DECODING, "0")
+        monkeypatch.setenv(COMPILED_KERNELS, "0")
         monkeypatch.setattr("model.decoding.decoder.make_cache", kind)
     if kind is kv_cache.DenseCache:
         monkeypatch.setattr(tree_attention, "_attend", tree_attention._explicit)

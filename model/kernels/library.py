@@ -1,7 +1,8 @@
-"""Compiles `kernels.cpp` for this processor once per machine, and loads it.
+"""Compiles the C++ code of this folder for this processor once per machine, and loads it.
 
 A decoding step of a small model is hundreds of operations of a few microseconds each, and calling them costs more than they do.
-The compiled code computes a whole step in one call. It needs a C++ compiler (`CXX`, else g++) and some seconds, once: what it
+The compiled code (`decode.cpp`) computes a whole step in one call. In training, a norm or a rotary embedding is up to a dozen
+operations that each read and write all activations: `train.cpp` makes one of them. Both need a C++ compiler (`CXX`, else g++) and some seconds, once: what it
 makes stays in the user's cache folder, under a name that holds source, compiler and instruction set. Before it is used, a
 process of its own multiplies with it and compares, so that code which this processor does not run never ends a stage. What fails
 so, or does not compile, is not tried again for a day, and the next smaller instruction set is taken.
@@ -10,7 +11,7 @@ The cache folder `olmo2/kernels` (in `XDG_CACHE_HOME`, else `~/.cache`) is the u
 write to is not loaded.
 
 Where there is no compiler, or no AVX2, everything is computed by PyTorch's operations, more slowly and equal up to rounding.
-`OLMO2_COMPILED_DECODING=0` asks for that. The instruction set is the one that PyTorch uses (`ATEN_CPU_CAPABILITY`).
+`OLMO2_COMPILED_KERNELS=0` asks for that. The instruction set is the one that PyTorch uses (`ATEN_CPU_CAPABILITY`).
 """
 
 import ctypes
@@ -34,8 +35,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-KERNEL_SOURCE = Path(__file__).with_name("kernels.cpp")
-COMPILED_DECODING = "OLMO2_COMPILED_DECODING"
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("decode.cpp", "train.cpp"))
+HEADERS = (Path(__file__).with_name("vectors.h"),)
+COMPILED_KERNELS = "OLMO2_COMPILED_KERNELS"
 PANEL_OUTPUTS = 32
 """Outputs whose weights lie together."""
 _COMPILE_SECONDS = 300
@@ -61,7 +63,7 @@ class Kernels:
         """Lay out the weights [outputs, inputs] of the outputs from `first` on, rounded to the type of `packed`."""
         assert weight.is_contiguous() and weight.dtype in (torch.float32, packed.dtype)
         self.library.olmo2_pack(
-            _half(packed), _pointer(packed), _half(weight), _pointer(weight), *map(ctypes.c_int64, weight.shape),
+            half(packed), pointer(packed), half(weight), pointer(weight), *map(ctypes.c_int64, weight.shape),
             ctypes.c_int64(first), torch.get_num_threads(),
         )  # fmt: skip
 
@@ -71,8 +73,8 @@ class Kernels:
         rows, inputs = x.shape
         out = torch.empty(rows, outputs, dtype=x.dtype)
         self.library.olmo2_linear(
-            _half(x), _pointer(x), ctypes.c_int64(rows), _pointer(packed), ctypes.c_int64(inputs), ctypes.c_int64(outputs),
-            _pointer(out), torch.get_num_threads(),
+            half(x), pointer(x), ctypes.c_int64(rows), pointer(packed), ctypes.c_int64(inputs), ctypes.c_int64(outputs),
+            pointer(out), torch.get_num_threads(),
         )  # fmt: skip
         return out
 
@@ -87,24 +89,24 @@ class Kernels:
         powers = torch.empty(min(rows, threads), vocab)
         noise = None if noise is None else np.ascontiguousarray(noise, dtype=np.float64)
         self.library.olmo2_choose(
-            _pointer(logits), *map(ctypes.c_int64, (rows, vocab, ids)), ctypes.c_double(temperature),
-            None if noise is None else ctypes.c_void_p(noise.ctypes.data), _pointer(powers),
-            _pointer(tokens), _pointer(logprobs), threads,
+            pointer(logits), *map(ctypes.c_int64, (rows, vocab, ids)), ctypes.c_double(temperature),
+            None if noise is None else ctypes.c_void_p(noise.ctypes.data), pointer(powers),
+            pointer(tokens), pointer(logprobs), threads,
         )  # fmt: skip
         return tokens, logprobs
 
 
-def _half(tensor: Tensor) -> int:
+def half(tensor: Tensor) -> int:
     return int(tensor.dtype == torch.bfloat16)
 
 
-def _pointer(tensor: Tensor) -> ctypes.c_void_p:
+def pointer(tensor: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())
 
 
 def kernels_for(dtype: torch.dtype, device: torch.device) -> Kernels | None:
     """The compiled functions, where they compute in this type and here."""
-    if device.type != "cpu" or dtype not in (torch.float32, torch.bfloat16) or os.environ.get(COMPILED_DECODING) == "0":
+    if device.type != "cpu" or dtype not in (torch.float32, torch.bfloat16) or os.environ.get(COMPILED_KERNELS) == "0":
         return None
     return _kernels()
 
@@ -113,7 +115,7 @@ def kernels_for(dtype: torch.dtype, device: torch.device) -> Kernels | None:
 def _kernels() -> Kernels | None:
     sets, compiler = instruction_sets(), shlex.split(os.environ.get("CXX", "")) or [shutil.which("g++") or ""]
     if not sets or not compiler[0] or sys.platform != "linux":
-        _log.info("decoding is not compiled: it needs Linux, AVX2 and a C++ compiler (CXX, or g++ on the PATH)")
+        _log.info("kernels are not compiled: that needs Linux, AVX2 and a C++ compiler (CXX, or g++ on the PATH)")
         return None
     failed: list[str] = []
     for flags in sets:
@@ -122,9 +124,9 @@ def _kernels() -> Kernels | None:
         except (OSError, RuntimeError, subprocess.SubprocessError) as error:
             failed.append(f"{error} {getattr(error, 'stderr', None) or ''}".strip())
     _log.warning(
-        "decoding goes on without compiled code, several times as slowly: %s; set CXX to another compiler, XDG_CACHE_HOME "
+        "decoding and training go on without compiled kernels, several times as slowly: %s; set CXX to another compiler, XDG_CACHE_HOME "
         "to a folder of your own that can be written, or %s=0 to do without",
-        "; ".join(dict.fromkeys(failed)), COMPILED_DECODING,
+        "; ".join(dict.fromkeys(failed)), COMPILED_KERNELS,
     )  # fmt: skip
     return None
 
@@ -180,9 +182,9 @@ def compiled(compiler: list[str], flags: tuple[str, ...], folder: Path) -> Path:
     """The library in `folder`, compiled and checked if it is not there yet. Raises OSError or SubprocessError if that fails, or
     failed not long ago.
     """
-    command = [*compiler, *_FLAGS, *flags, str(KERNEL_SOURCE)]
+    command = [*compiler, *_FLAGS, *flags]
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    told = [version, *platform.libc_ver(), *command[:-1], KERNEL_SOURCE.read_text()]
+    told = [version, *platform.libc_ver(), *command, *(path.read_text() for path in (*HEADERS, *SOURCES))]
     key = hashlib.sha256("\0".join(told).encode()).hexdigest()[:24]
     library, failed = folder / f"{key}.so", folder / f"{key}.failed"
     if library.exists():
@@ -196,7 +198,7 @@ def compiled(compiler: list[str], flags: tuple[str, ...], folder: Path) -> Path:
         _refuse_failed(failed)
         made = Path(scratch) / library.name
         try:
-            _run([*command, "-o", str(made)], _COMPILE_SECONDS)
+            _run([*command, *map(str, SOURCES), "-o", str(made)], _COMPILE_SECONDS)
             # Isolated: a file `ctypes.py` in the working directory is not Python's.
             _run([sys.executable, "-I", "-c", _CHECK, str(made)], 60)
         except subprocess.SubprocessError as error:
