@@ -2,10 +2,10 @@
 
 A decoding step of a small model is hundreds of operations of a few microseconds each, and calling them costs more than they do.
 The compiled code (`decode.cpp`) computes a whole step in one call. In training, a norm or a rotary embedding is up to a dozen
-operations that each read and write all activations: `train.cpp` makes one of them. Both need a C++ compiler (`CXX`, else g++) and some seconds, once: what it
-makes stays in the user's cache folder, under a name that holds source, compiler and instruction set. Before it is used, a
-process of its own multiplies with it and compares, so that code which this processor does not run never ends a stage. What fails
-so, or does not compile, is not tried again for a day, and the next smaller instruction set is taken.
+operations that each read and write all activations. `train.cpp` makes one of them. Both need a C++ compiler (`CXX`, else g++)
+and some seconds, once: what it makes stays in the user's cache folder, under a name that holds source, compiler and instruction
+set. Before it is used, a process of its own multiplies with it and compares, so that code which this processor does not run never
+ends a stage. What fails so, or does not compile, is not tried again for a day, and the next smaller instruction set is taken.
 
 The cache folder `olmo2/kernels` (in `XDG_CACHE_HOME`, else `~/.cache`) is the user's own: code from a folder that others can
 write to is not loaded.
@@ -124,7 +124,7 @@ def _kernels() -> Kernels | None:
         except (OSError, RuntimeError, subprocess.SubprocessError) as error:
             failed.append(f"{error} {getattr(error, 'stderr', None) or ''}".strip())
     _log.warning(
-        "decoding and training go on without compiled kernels, several times as slowly: %s; set CXX to another compiler, XDG_CACHE_HOME "
+        "decoding and training go on without compiled kernels, more slowly: %s; set CXX to another compiler, XDG_CACHE_HOME "
         "to a folder of your own that can be written, or %s=0 to do without",
         "; ".join(dict.fromkeys(failed)), COMPILED_KERNELS,
     )  # fmt: skip

@@ -1,8 +1,9 @@
 """Norms, rotary embedding, SwiGLU and attention on CPUs as one operation each, forward and backward.
 
-In a small model they take more than half of a training step when each is a dozen operations of PyTorch. `model/kernels/train.cpp`
-computes them. They are equal to those operations up to rounding: sums are fp32, results are rounded to the type of the activations
-at the same places, but gradients within one of them are not rounded on the way. Attention is fp32 inside.
+In a small model they take more than half of a training step when each is a dozen operations of PyTorch.
+`model/kernels/train.cpp` computes them. They are equal to those operations up to rounding. Sums are fp32, and results are rounded
+to the type of the activations at the same places, but gradients within one of them are not rounded on the way. Attention is fp32
+inside.
 
 `torch.compile` fuses the operations by itself, so code that it traces does not come here. Source of attention's backward pass:
 FlashAttention (Dao et al. 2022).

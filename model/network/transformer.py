@@ -113,21 +113,25 @@ class Embedding(nn.Module):
         return F.embedding(ids, self.weight)
 
 
-def projections(x: Float[Tensor, "... width_in"], parts: Sequence[Linear], fused: bool) -> Sequence[Tensor]:
-    """The outputs of several linear layers of one input.
+def joined_projections(
+    x: Float[Tensor, "... width_in"], parts: Sequence[Linear], fused: bool
+) -> Float[Tensor, "... widths_out"]:
+    """The outputs of several linear layers of one input, side by side.
 
     Fused they are one matmul, which is quicker, under a joined copy of the weights, which lives until backward. Weights that are
     gathered for each block (fsdp) are freed after the forward pass: there the copy would undo that, so it is not made.
     """
     if not fused:
-        return [part(x) for part in parts]
-    return joined_projections(x, parts).split([len(part.weight) for part in parts], dim=-1)
-
-
-def joined_projections(x: Float[Tensor, "... width_in"], parts: Sequence[Linear]) -> Float[Tensor, "... widths_out"]:
-    """The same of one matmul, side by side."""
+        return torch.cat([part(x) for part in parts], dim=-1)
     # [outputs of all parts, width_in], such as q + k + v.
     return F.linear(x, torch.cat([part.weight for part in parts]).to(x.dtype))
+
+
+def projections(x: Float[Tensor, "... width_in"], parts: Sequence[Linear], fused: bool) -> Sequence[Tensor]:
+    """The outputs of several linear layers of one input, each by itself; fused as above."""
+    if not fused:
+        return [part(x) for part in parts]
+    return joined_projections(x, parts, fused).split([len(part.weight) for part in parts], dim=-1)
 
 
 def separate_projections(model: nn.Module) -> None:
@@ -181,14 +185,13 @@ class Attention(nn.Module):
     def forward(self, x: Float[Tensor, "batch seq d_model"], cos: Tensor, sin: Tensor) -> Tensor:
         q_norm, k_norm, shape = self.q_norm, self.k_norm, HeadShape(self.n_heads, self.n_kv_heads, self.head_dim)
         if (
-            self.fused
-            and self.qkv_clip is None
+            self.qkv_clip is None
             and isinstance(q_norm, RMSNorm)
             and isinstance(k_norm, RMSNorm)
             and attends(shape, x.shape[1])
             and fuses(x, q_norm.weight, k_norm.weight)
         ):
-            joined = joined_projections(x, [self.q, self.k, self.v])
+            joined = joined_projections(x, [self.q, self.k, self.v], self.fused)
             q, k, v = fused_heads(joined, (q_norm.weight, k_norm.weight), q_norm.eps, (cos, sin), shape)
             return self.out(fused_attention(q, k, v))
         return self.combine(attention(*self.project(x, cos, sin)))
@@ -219,8 +222,8 @@ class FeedForward(nn.Module):
 
     def compute(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
         """The output, with all that a backward pass needs kept."""
-        if self.fused and fuses(x):
-            return self.down(fused_gate(joined_projections(x, [self.gate, self.up])))
+        if fuses(x):
+            return self.down(fused_gate(joined_projections(x, [self.gate, self.up], self.fused)))
         gate, up = projections(x, [self.gate, self.up], self.fused)
         return self.down(F.silu(gate) * up)
 

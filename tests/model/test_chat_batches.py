@@ -65,7 +65,7 @@ def test_steps():
 @settings(max_examples=100)
 def test_padded_length_is_close_above(length):
     padded = padded_length(length)
-    assert length <= padded <= max(32, length * 1.5)
+    assert length <= padded <= max(32, length * 1.25)
     assert padded_length(padded) == padded
 
 
@@ -81,7 +81,7 @@ def test_passes_cover_all_and_respect_the_budget(lengths, budget):
 
 def test_padding_is_right_with_ignored_labels():
     batch = pad_rows([row(40), row(3)], PAD)
-    assert batch["ids"].shape == (2, 48)
+    assert batch["ids"].shape == (2, 40)
     assert batch["ids"][1, :3].tolist() == [1, 2, 3]
     assert set(batch["ids"][1, 3:].tolist()) == {PAD}
     assert set(batch["labels"][1, 2:].tolist()) == {IGNORE}

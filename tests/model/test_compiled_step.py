@@ -208,10 +208,10 @@ def test_a_library_that_computes_wrongly_or_breaks_is_not_kept(tmp_path: Path, m
     with pytest.raises(OSError, match=r"failed before .*once .*failed is removed"):
         compiled(["g++"], (), tmp_path / "kernels")
     source.write_text('extern "C" int olmo2_check() { return 0; }')
-    library = compiled(["g++"], (), tmp_path / "kernels")
-    made = library.stat().st_mtime_ns
-    assert compiled(["g++"], (), tmp_path / "kernels") == library and library.stat().st_mtime_ns == made
-    assert compiled(["g++"], ("-O1",), tmp_path / "kernels") != library, "other flags are another library"
+    found = compiled(["g++"], (), tmp_path / "kernels")
+    made = found.stat().st_mtime_ns
+    assert compiled(["g++"], (), tmp_path / "kernels") == found and found.stat().st_mtime_ns == made
+    assert compiled(["g++"], ("-O1",), tmp_path / "kernels") != found, "other flags are another library"
 
 
 def test_a_compiler_that_fails_is_told_once_and_done_without(
@@ -254,9 +254,9 @@ def test_a_library_that_was_cut_off_is_made_again(monkeypatch: pytest.MonkeyPatc
     folder = library._own_folder()
     # Other flags than this process has loaded already.
     flags = (*instruction_sets()[-1], "-DCUT_OFF")
-    library = compiled(["g++"], flags, folder)
-    library.unlink()
-    library.write_bytes(b"\x7fELF")
+    made = compiled(["g++"], flags, folder)
+    made.unlink()
+    made.write_bytes(b"\x7fELF")
     check_product(library._loaded(["g++"], flags, folder), torch.float32, 34, (7, 26))
 
 

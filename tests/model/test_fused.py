@@ -1,4 +1,4 @@
-"""Fused operations on CPUs: their values and gradients are those of the plain ones, in fp32 and bf16, on any number of threads."""
+"""Fused operations on CPUs: values and gradients are those of the plain ones, in fp32 and bf16, on any number of threads."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
