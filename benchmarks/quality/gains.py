@@ -2,8 +2,9 @@
 
 Run alone: `python benchmarks/quality/gains.py [--recipe laptop] [--seeds 0,1,2,3,4] [--isa default,avx2] [--folder FOLDER]
 [--out docs/laptop-gains.md]`. Each line of the table is one whole run in a store of its own under `--folder`. Finished runs are
-kept in `FOLDER/runs.json` and not repeated. A run that was interrupted resumes in its store, so `--seeds 2 --isa avx2` makes one
-line and a later call the others. `--isa avx2` makes oneDNN and ATen use no wider instructions (`ONEDNN_MAX_CPU_ISA`,
+kept there and not repeated. A run that was interrupted resumes in its store, so `--seeds 2 --isa avx2` makes one line and a later
+call the others. With `--one-core` every stage has one thread and one runs at a time, so two calls can share two cores, each with
+lines of its own; those have no wall time. `--isa avx2` makes oneDNN and ATen use no wider instructions (`ONEDNN_MAX_CPU_ISA`,
 `ATEN_CPU_CAPABILITY`), which stands for the other kind of processor. A seed shifts the seeds of the model, the data orders and
 the sampling. `--stores A,B` runs nothing and reads finished stores.
 
@@ -67,6 +68,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", default="0,1,2,3,4", help="seeds to run, such as 3 or 0,1")
     parser.add_argument("--isa", default="default,avx2", help="default, avx2, or both")
     parser.add_argument("--folder", default="gains-runs", help="where stores and finished runs are kept")
+    parser.add_argument("--one-core", action="store_true", help="use one core, and time nothing")
     parser.add_argument("--stores", default="", help="finished stores to read instead of running")
     parser.add_argument("--out", default="")
     return parser.parse_args()
@@ -76,25 +78,24 @@ def all_runs(options: argparse.Namespace) -> list[Run]:
     """Every finished run in the folder, after those asked for have been made."""
     folder = Path(options.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    kept = folder / "runs.json"
-    runs: dict[str, Run] = json.loads(kept.read_text()) if kept.exists() else {}
     for seed in map(int, options.seeds.split(",")):
         for isa in options.isa.split(","):
-            name = f"seed {seed}, {isa}"
-            if name not in runs:
-                runs[name] = {"run": name} | run(options.recipe, seed, isa, folder)
-                kept.write_text(json.dumps(runs, indent=1))
-    return [runs[name] for name in sorted(runs)]
+            kept = folder / f"{options.recipe}-{seed}-{isa}.json"
+            if not kept.exists():
+                made = run(options.recipe, seed, isa, folder, options.one_core)
+                kept.write_text(json.dumps({"run": f"seed {seed}, {isa}"} | made, indent=1))
+    return [json.loads(kept.read_text()) for kept in sorted(folder.glob(f"{options.recipe}-*.json"))]
 
 
-def run(recipe: str, seed: int, isa: str, folder: Path) -> Run:
-    """One whole run, and its gains; without a wall time where it resumed."""
+def run(recipe: str, seed: int, isa: str, folder: Path, one_core: bool) -> Run:
+    """One whole run, and its gains; without a wall time where it resumed or had one core."""
     store = folder / f"{recipe}-{seed}-{isa}"
-    resumed = store.exists()
-    command = [sys.executable, "-m", "flows.cli", "run", recipe, "--store", str(store), *seeds(seed)]
+    timed = not store.exists() and not one_core
+    changes = ["--set", "execution.cores=1", "--set", "execution.threads={default: 1}"] if one_core else []
+    command = [sys.executable, "-m", "flows.cli", "run", recipe, "--store", str(store), *seeds(seed), *changes]
     began = time.perf_counter()
     subprocess.run(command, env=os.environ | NARROW[isa], check=True, stdout=sys.stderr)
-    seconds = {} if resumed else {"seconds": time.perf_counter() - began}
+    seconds = {"seconds": time.perf_counter() - began} if timed else {}
     return seconds | {"processor": processor_name()} | gains_of(store)
 
 
@@ -148,11 +149,11 @@ def page(table: str) -> str:
     """The page of the documentation."""
     return f"""# What every step of the laptop recipe gains
 
-Each line is one whole run of `recipes/laptop.yaml` on two cores. A cell holds the gain, in percent points (of curation, the
+Each line is one whole run of `recipes/laptop.yaml`. A cell holds the gain, in percent points (of curation, the
 sweep and the soup in bits per byte), and in brackets the same in paired standard errors. The soup is compared with the base,
 with the mean of its ingredients and with the best of them; reward is the reward model's accuracy over chance; sweep is the best
-candidate over the next. `avx2` runs have narrower instructions only, as older processors do. Wall times are of runs that were
-not interrupted.
+candidate over the next. `avx2` runs have narrower instructions only, as older processors do. Wall times are of runs
+that had both cores and were not interrupted.
 
 `python benchmarks/quality/gains.py --out docs/laptop-gains.md` made this page on: {processor_name()}.
 
