@@ -22,15 +22,16 @@ MOST_ROWS = 512
 """Tokens of a sequence up to which attention is computed here: beyond, matmuls in bf16 are quicker."""
 WHOLE_VECTORS = 16
 """What a head's width has to be a multiple of."""
+TYPES = (torch.float32, torch.bfloat16)
 
 
 def fuses(x: Tensor, *norms: Tensor) -> bool:
-    """Whether this is computed here: `x` a plain tensor on the CPU, fp32 or bf16, weights of norms fp32, in code that nothing
+    """Whether this is computed here: `x` and weights of norms plain tensors on the CPU, fp32 or bf16, in code that nothing
     compiles or transforms.
     """
     if torch.compiler.is_compiling() or x.device.type != "cpu" or type(x) is not Tensor:
         return False
-    if any(weight.dtype != torch.float32 or type(weight) is not torch.nn.Parameter for weight in norms):
+    if any(weight.dtype not in TYPES or type(weight) is not torch.nn.Parameter for weight in norms):
         return False
     return kernels_for(x.dtype, x.device) is not None
 
@@ -67,7 +68,7 @@ def fused_norm(
     residual: Float[Tensor, "*rows width"] | None = None,
 ) -> Float[Tensor, "*rows width"]:
     """RMSNorm of `x`, added to `residual` where there is one."""
-    return cast(Tensor, _Norm.apply(x, weight, residual, eps))
+    return cast(Tensor, _Norm.apply(x, weight.float(), residual, eps))
 
 
 def fused_heads(
@@ -81,7 +82,9 @@ def fused_heads(
 
     `norms` are the weights of the norms of queries and keys, `turns` the cosines and sines by position.
     """
-    return cast(tuple[Tensor, Tensor, Tensor], _HeadsOf.apply(joined, *norms, *turns, eps, shape))
+    return cast(
+        tuple[Tensor, Tensor, Tensor], _HeadsOf.apply(joined, *(weight.float() for weight in norms), *turns, eps, shape)
+    )
 
 
 def fused_gate(joined: Float[Tensor, "*rows twice"]) -> Float[Tensor, "*rows width"]:

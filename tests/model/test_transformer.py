@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from model.config import Parallel
+from model.kernels.library import COMPILED_KERNELS
 from model.network.sharded_tensors import local_part
 from model.network.transformer import Transformer, separate_projections
 from model.parallel.group import Group, _shard, recompute
@@ -23,7 +24,11 @@ POLICIES = ("off", "feed_forward", "blocks")
 
 @pytest.fixture(autouse=True)
 def traced_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Compiling stops at the graphs, which then run as they are: what machine code they become is not asked here."""
+    """Compiling stops at the graphs, which then run as they are: what machine code they become is not asked here.
+
+    They hold PyTorch's operations, so those compute what is not compiled, too.
+    """
+    monkeypatch.setenv(COMPILED_KERNELS, "0")
     monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="eager"))
     torch._dynamo.reset()
     counters.clear()
