@@ -12,6 +12,7 @@ import model.training.losses as losses
 from flows.config.files import load
 from flows.inspection.costs.cost import DEVICES, Hardware, recipe_costs
 from model.config import ModelConfig, Parallel
+from model.kernels.library import COMPILED_KERNELS
 from model.network.transformer import Transformer
 from model.training.losses import loss_sizes
 from model.training.measuring.memory import Memory, memory_of, saved_for_backward
@@ -24,6 +25,12 @@ SMALL = ModelConfig(
     d_model=256, n_layers=4, n_heads=4, n_kv_heads=2, head_dim=64, mlp_hidden=704, vocab_size=4096, max_sequence_length=256
 )  # fmt: skip
 CASES = (("bf16", "off"), ("fp32", "blocks"))
+
+
+@pytest.fixture(autouse=True)
+def as_on_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan counts what PyTorch's operations keep. The compiled ones of a CPU keep less."""
+    monkeypatch.setenv(COMPILED_KERNELS, "0")
 
 
 def planned(memory: Memory, policy: str) -> float:
@@ -111,6 +118,14 @@ def test_cast_weights_of_a_block_are_two_bytes_each(name: Any) -> None:
     assert saved_for_backward(model, "bf16").block_weights == 2 * (model.block_parameters - norms)
     # Weights that are gathered for a block are multiplied with as they came, so nothing of them lives until backward.
     assert saved_for_backward(model, "bf16", in_parts=True).block_weights == 0
+
+
+def test_compiled_operations_of_a_cpu_keep_at_most_what_is_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within a tenth of it."""
+    monkeypatch.setenv(COMPILED_KERNELS, "1")
+    for (precision, policy), (most, _) in zip(CASES, train_small(1), strict=True):
+        memory = memory_of(SMALL, precision, 1, 256, device="cpu")  # type: ignore[arg-type]
+        assert 0.9 * planned(memory, policy) <= most <= 1.02 * planned(memory, policy), (precision, policy)
 
 
 @given(st.integers(2, 64), st.integers(1, 4096))
