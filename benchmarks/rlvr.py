@@ -3,12 +3,13 @@
 Run alone: `python benchmarks/rlvr.py [--rollouts 48] [--warm-up 35] [--peer-python PYTHON]`. The peer has an environment of
 its own (TRL from PyPI); `--peer-python` gives one that exists. A model of 0.2M parameters first learns one-digit sums in part,
 as SFT here. Both sides then sample 16 answers to each of 16 prompts a rollout, and make two updates of it: KL to the start at
-0.01 (k3), sampling at temperature 1, clip 0.2, AdamW at a constant rate, fp32. One thread each, in turns, so a busy machine
-changes little: what is told are CPU seconds of sampling and learning, without imports and loading.
+0.01 (k3), sampling at temperature 1, clip 0.2, AdamW at a constant rate. One thread each, in turns, so a busy machine changes
+little: what is told are CPU seconds of sampling and learning, without imports and loading. Each side runs in fp32 and in bf16,
+its weights being fp32 in both, and the precision counts in which it reaches the target in fewer seconds.
 
-The last line is one JSON object. `reward`: share of right answers over the last 8 rollouts of each side. `target`: the lower of
-the two. `seconds_to_target`: CPU seconds until the mean over 8 rollouts reached it, each rollout taken to cost the same. `ratio`:
-the peer's over ours. `seconds`: of the whole budget.
+The last line is one JSON object. `reward`: share of right answers over the last 8 rollouts of each side. `target`: the lowest.
+`seconds_to_target`: CPU seconds until the mean over 8 rollouts reached it, each rollout taken to cost the same. `ratio`: the
+peer's over ours, of the better precision of each; `ratios`: by precision. `seconds`: of the whole budget.
 """
 
 import argparse
@@ -52,6 +53,7 @@ ANSWERS = {q: f"The sum of {q.replace('+', ' and ')} is {a}." for q, a in SUMS}
 """What finetuning teaches: some 26 tokens, as sentences are."""
 PROMPTS, SAMPLES, UPDATES, NEW_TOKENS = 16, 16, 2, 40
 LEARNING_RATE, KL = 2e-4, 0.01
+PRECISIONS = ("fp32", "bf16")
 LAST = 8
 """Rollouts that a reward is averaged over."""
 
@@ -94,9 +96,10 @@ def main() -> None:
             return run_stage(stage(function, name=function.__name__, version=1), session, arguments, print_nothing)
 
         policy = warmed_up(run, options.warm_up)
-        ours = reinforced(run, store, policy, options.rollouts)
-        peer = of_peer(Path(folder), store, policy, options)
-    told = {"ours": ours, "trl": peer}
+        told: dict[str, dict[str, Any]] = {}
+        for precision in PRECISIONS:
+            told[f"ours {precision}"] = reinforced(run, store, policy, options.rollouts, precision)
+            told[f"trl {precision}"] = of_peer(Path(folder), store, policy, options, precision)
     reward = {name: mean_of_last(side["rewards"]) for name, side in told.items()}
     target = min(reward.values())
     reached = {name: seconds_to(target, side) for name, side in told.items()}
@@ -107,7 +110,8 @@ def main() -> None:
         "target": target,
         "seconds": {name: side["seconds"] for name, side in told.items()},
         "seconds_to_target": reached,
-        "ratio": reached["trl"] / reached["ours"],
+        "ratio": best(reached, "trl") / best(reached, "ours"),
+        "ratios": {precision: reached[f"trl {precision}"] / reached[f"ours {precision}"] for precision in PRECISIONS},
     }
     print(json.dumps(result))
 
@@ -127,17 +131,17 @@ def warmed_up(run: Any, epochs: float) -> Checkpoint:
     return run(train_sft, parent=run(make_start, config=Given()).artifact, chats=chats, config=config).artifact
 
 
-def reinforced(run: Any, store: Store, policy: Checkpoint, rollouts: int) -> dict[str, Any]:
+def reinforced(run: Any, store: Store, policy: Checkpoint, rollouts: int, precision: str) -> dict[str, Any]:
     """Our side: share of right answers by rollout, and CPU seconds."""
     rows = [
         {"id": q, "messages": [{"role": "user", "content": q}], "ground_truth": a, "dataset": "gsm8k"} for q, a in SUMS
     ]
     prompts = run(make_prompts, config=Given(rows=rows)).artifact
-    config = RLVRConfig(
-        learning_rate=LEARNING_RATE, episodes=rollouts * PROMPTS * SAMPLES, prompts_per_rollout=PROMPTS, samples=SAMPLES,
-        mini_batches=UPDATES, kl_coefficient=KL, correct_score=1.0, max_prompt_tokens=48, max_new_tokens=NEW_TOKENS,
-        precision="fp32",
-    )  # fmt: skip
+    config = RLVRConfig.model_validate({
+        "learning_rate": LEARNING_RATE, "episodes": rollouts * PROMPTS * SAMPLES, "prompts_per_rollout": PROMPTS,
+        "samples": SAMPLES, "mini_batches": UPDATES, "kl_coefficient": KL, "correct_score": 1.0, "max_prompt_tokens": 48,
+        "max_new_tokens": NEW_TOKENS, "precision": precision,
+    })  # fmt: skip
     began = cpu_seconds()
     made = run(train_rlvr, policy=policy, prompts=prompts, config=config).artifact
     seconds = cpu_seconds() - began
@@ -145,7 +149,9 @@ def reinforced(run: Any, store: Store, policy: Checkpoint, rollouts: int) -> dic
     return {"rewards": [json.loads(line)["correct"] for line in lines[::UPDATES]], "seconds": seconds}
 
 
-def of_peer(folder: Path, store: Store, policy: Checkpoint, options: argparse.Namespace) -> dict[str, Any]:
+def of_peer(
+    folder: Path, store: Store, policy: Checkpoint, options: argparse.Namespace, precision: str
+) -> dict[str, Any]:
     """TRL's side, in a process of its environment."""
     job = folder / "job.json"
     job.write_text(
@@ -160,6 +166,7 @@ def of_peer(folder: Path, store: Store, policy: Checkpoint, options: argparse.Na
                 "new_tokens": NEW_TOKENS,
                 "learning_rate": LEARNING_RATE,
                 "kl": KL,
+                "bf16": precision == "bf16",
                 "folder": str(folder / "trl"),
             }
         )
@@ -168,6 +175,10 @@ def of_peer(folder: Path, store: Store, policy: Checkpoint, options: argparse.Na
     command = [python, str(ROOT / "benchmarks/peers/trl_grpo.py"), str(job)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def best(seconds: dict[str, float], side: str) -> float:
+    return min(found for name, found in seconds.items() if name.startswith(side))
 
 
 def mean_of_last(rewards: list[float]) -> float:

@@ -34,7 +34,7 @@ def main() -> None:
     rows = [{"prompt": [{"role": "user", "content": q}], "truth": a} for q, a in job["sums"]]
     answers = job["prompts"] * job["samples"]
     config = GRPOConfig(
-        output_dir=job["folder"], use_cpu=True, bf16=False, report_to=[], save_strategy="no", logging_strategy="no",
+        output_dir=job["folder"], use_cpu=True, bf16=job["bf16"], report_to=[], save_strategy="no", logging_strategy="no",
         disable_tqdm=True, learning_rate=job["learning_rate"], lr_scheduler_type="constant", beta=job["kl"], epsilon=0.2,
         temperature=1.0, num_generations=job["samples"], max_completion_length=job["new_tokens"],
         per_device_train_batch_size=answers // job["updates"], steps_per_generation=job["updates"],

@@ -77,11 +77,18 @@ struct Heads {
     int64_t stride() const { return width(true) + 2 * width(false); }
 };
 
+// Calls `part` with half of a head's width as a constant, where it is a usual one: without, short loops are not made vectors.
+template <class Part> void with_half(int64_t dim, Part part) {
+    if (dim == 16) part(std::integral_constant<int64_t, 8>());
+    else if (dim == 32) part(std::integral_constant<int64_t, 16>());
+    else if (dim == 64) part(std::integral_constant<int64_t, 32>());
+    else part(dim / 2);
+}
+
 // Norms a projection of one token and turns each of its heads by the position; heads lie [heads, length, dim] in the result.
-template <class T>
-void turned(const Heads& h, const T* x, const float* weight, float scale, int64_t heads, int64_t position, T* to) {
+template <class T, class Half>
+void turned(const Heads& h, const T* x, const float* weight, float scale, int64_t heads, int64_t position, T* to, Half half) {
     const float *c = h.cosines + position * h.dim, *s = h.sines + position * h.dim;
-    int64_t half = h.dim / 2;
     for (int64_t head = 0; head < heads; head++) {
         const T* from = x + head * h.dim;
         const float* w = weight + head * h.dim;
@@ -96,9 +103,9 @@ void turned(const Heads& h, const T* x, const float* weight, float scale, int64_
 }
 
 // The other way: gradients of turned heads, turned back; fp32 [heads * dim].
-template <class T> void turned_back(const Heads& h, const T* gradient, int64_t heads, int64_t position, float* to) {
+template <class T, class Half>
+void turned_back(const Heads& h, const T* gradient, int64_t heads, int64_t position, float* to, Half half) {
     const float *c = h.cosines + position * h.dim, *s = h.sines + position * h.dim;
-    int64_t half = h.dim / 2;
     for (int64_t head = 0; head < heads; head++) {
         const T* from = gradient + (head * h.length + position) * h.dim;
         float* out = to + head * h.dim;
@@ -120,8 +127,10 @@ void heads(const Heads& h, const T* x, const float* q_weight, const float* k_wei
         const T* from = x + row * h.stride();
         scales[2 * row] = scale_of(from, queries, h.epsilon);
         scales[2 * row + 1] = scale_of(from + queries, keys, h.epsilon);
-        turned(h, from, q_weight, scales[2 * row], h.heads, position, q + text * h.length * queries);
-        turned(h, from + queries, k_weight, scales[2 * row + 1], h.kv_heads, position, k + text * h.length * keys);
+        with_half(h.dim, [&](auto half) {
+            turned(h, from, q_weight, scales[2 * row], h.heads, position, q + text * h.length * queries, half);
+            turned(h, from + queries, k_weight, scales[2 * row + 1], h.kv_heads, position, k + text * h.length * keys, half);
+        });
         for (int64_t head = 0; head < h.kv_heads; head++)
             std::memcpy(v + ((text * h.kv_heads + head) * h.length + position) * h.dim,
                         from + queries + keys + head * h.dim, h.dim * sizeof(T));
@@ -133,15 +142,17 @@ void heads_gradient(const Heads& h, const T* x, const float* q_weight, const flo
                     const T* q, const T* k, const T* v, T* to, float* sums) {
     Rows mine = share(h.batch * h.length);
     int64_t queries = h.width(true), keys = h.width(false);
-    std::vector<float> back(queries);
+    std::vector<float> back(queries + keys);
     for (int64_t row = mine.begin; row < mine.end; row++) {
         int64_t text = row / h.length, position = row % h.length;
         const T* from = x + row * h.stride();
         T* out = to + row * h.stride();
-        turned_back(h, q + text * h.length * queries, h.heads, position, back.data());
+        with_half(h.dim, [&](auto half) {
+            turned_back(h, q + text * h.length * queries, h.heads, position, back.data(), half);
+            turned_back(h, k + text * h.length * keys, h.kv_heads, position, back.data() + queries, half);
+        });
         norm_gradient(from, q_weight, scales[2 * row], back.data(), queries, out, sums);
-        turned_back(h, k + text * h.length * keys, h.kv_heads, position, back.data());
-        norm_gradient(from + queries, k_weight, scales[2 * row + 1], back.data(), keys, out + queries, sums + queries);
+        norm_gradient(from + queries, k_weight, scales[2 * row + 1], back.data() + queries, keys, out + queries, sums + queries);
         for (int64_t head = 0; head < h.kv_heads; head++)
             std::memcpy(out + queries + keys + head * h.dim,
                         v + ((text * h.kv_heads + head) * h.length + position) * h.dim, h.dim * sizeof(T));
@@ -290,15 +301,20 @@ void attend(const Attention& a, const T* q, const T* k, const T* v, T* out, floa
                 score(a, s, begin, end, s.scores.data());
                 for (int64_t row = begin; row < end; row++) {
                     float *line = s.scores.data() + (row - begin) * columns, top = line[0], sum = 0;
+                    // Whole vectors: the rest of a loop would be computed one by one.
+                    int64_t seen = padded(row + 1, LANES);
+                    std::fill(line + row + 1, line + seen, -INFINITY);
 #pragma omp simd reduction(max : top)
-                    for (int64_t i = 0; i <= row; i++) top = std::max(top, line[i]);
+                    for (int64_t i = 0; i < seen; i++) top = std::max(top, line[i]);
+#pragma omp simd
+                    for (int64_t i = 0; i < seen; i++) line[i] = exponential(line[i] - top);
+                    // Also what a tile of rows reads of later keys.
+                    std::fill(line + row + 1, line + seen, 0.0f);
 #pragma omp simd reduction(+ : sum)
-                    for (int64_t i = 0; i <= row; i++) sum += line[i] = exponential(line[i] - top);
+                    for (int64_t i = 0; i < seen; i++) sum += line[i];
                     float part = 1 / sum;
 #pragma omp simd
-                    for (int64_t i = 0; i <= row; i++) line[i] *= part;
-                    // A tile of rows reads as many steps as its last row has keys.
-                    std::fill(line + row + 1, line + std::min(padded(row + 1, TILE_ROWS), columns), 0.0f);
+                    for (int64_t i = 0; i < seen; i++) line[i] *= part;
                     log_sums[head * a.length + row] = top + std::log(sum);
                 }
                 Factors f{s.scores.data(), columns, 1, s.v.data(), a.dim, s.out.data(), a.dim};
@@ -334,8 +350,9 @@ void slopes(const Attention& a, Scratch& s, const T* out, int64_t head, int64_t 
         float along = 0, log_sum = log_sums[head * a.length + row];
 #pragma omp simd reduction(+ : along)
         for (int64_t i = 0; i < a.dim; i++) along += given[i] * wide(made[i]);
+        int64_t seen = padded(row + 1, LANES);
 #pragma omp simd
-        for (int64_t i = 0; i <= row; i++) {
+        for (int64_t i = 0; i < seen; i++) {
             weights[i] = exponential(weights[i] - log_sum);
             slope[i] = weights[i] * (slope[i] - along);
         }

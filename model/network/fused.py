@@ -18,11 +18,11 @@ from torch import Tensor
 
 from model.kernels.library import half, kernels_for, pointer
 
-MOST_ROWS = 512
+LONGEST = 512
 """Tokens of a sequence up to which attention is computed here: beyond, matmuls in bf16 are quicker."""
 WHOLE_VECTORS = 16
 """What a head's width has to be a multiple of."""
-TYPES = (torch.float32, torch.bfloat16)
+FUSED_TYPES = (torch.float32, torch.bfloat16)
 
 
 def fuses(x: Tensor, *norms: Tensor) -> bool:
@@ -31,7 +31,7 @@ def fuses(x: Tensor, *norms: Tensor) -> bool:
     """
     if torch.compiler.is_compiling() or x.device.type != "cpu" or type(x) is not Tensor:
         return False
-    if any(weight.dtype not in TYPES or type(weight) is not torch.nn.Parameter for weight in norms):
+    if any(weight.dtype not in FUSED_TYPES or type(weight) is not torch.nn.Parameter for weight in norms):
         return False
     return kernels_for(x.dtype, x.device) is not None
 
@@ -103,7 +103,7 @@ def fused_attention(
 
 def attends(shape: HeadShape, length: int) -> bool:
     """Whether `fused_attention` computes heads of this shape over so many positions."""
-    return shape.dim % WHOLE_VECTORS == 0 and length <= MOST_ROWS
+    return shape.dim % WHOLE_VECTORS == 0 and length <= LONGEST
 
 
 def _code(x: Tensor) -> ctypes.CDLL:
