@@ -21,6 +21,7 @@ from model.config import ModelConfig
 from model.network.attention import attention, mark_constants
 from model.network.fused import HeadShape, attends, fused_attention, fused_gate, fused_heads, fused_norm, fuses
 from model.network.initial_weights import initialise
+from model.network.matmul import linear
 from model.network.sharded_tensors import is_sharded
 
 MAX_COMPILED_SHAPES = 2**31 - 1
@@ -99,7 +100,7 @@ class Linear(nn.Module):
 
     def forward(self, x: Float[Tensor, "... width_in"]) -> Float[Tensor, "... width_out"]:
         # Rounded at each use: the fp32 weight is the master copy that the optimizer updates.
-        return F.linear(x, self.weight.to(x.dtype))
+        return linear(x, self.weight.to(x.dtype))
 
 
 class Embedding(nn.Module):
@@ -124,7 +125,7 @@ def joined_projections(
     if not fused:
         return torch.cat([part(x) for part in parts], dim=-1)
     # [outputs of all parts, width_in], such as q + k + v.
-    return F.linear(x, torch.cat([part.weight for part in parts]).to(x.dtype))
+    return linear(x, torch.cat([part.weight for part in parts]).to(x.dtype))
 
 
 def projections(x: Float[Tensor, "... width_in"], parts: Sequence[Linear], fused: bool) -> Sequence[Tensor]:

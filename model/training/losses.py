@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from model.data.labels import IGNORE
+from model.network.matmul import product
 from model.network.transformer import Transformer
 from model.training.configs import LossConfig
 
@@ -129,7 +130,7 @@ class _HeadLoss(torch.autograd.Function):
         for place in range(0, len(rows), size):
             part, target, part_scale = (t[place : place + size] for t in (rows, targets, scale))
             # [chunk, d_model] @ [d_model, vocab] -> [chunk, vocab]; the kernel below overwrites it with its gradient.
-            logits = torch.mm(part, cast_weight.T, out=buffer[: len(part)])
+            logits = product(part, cast_weight.T, out=buffer[: len(part)])
             picked = logits.gather(-1, target).float()
             pieces = zip(logits.split(sizes.piece), part_scale.split(sizes.piece), strict=True)
             sums = [kernel(*pair, z_weight) for pair in pieces]
@@ -139,7 +140,7 @@ class _HeadLoss(torch.autograd.Function):
             exact = ((picked - log_total).exp() * grow - part_scale).to(logits.dtype)
             logits[numbers[: len(part)], target.squeeze(-1)] = exact.squeeze(-1)
             if row_gradient is not None:
-                torch.mm(logits, cast_weight, out=row_gradient[place : place + len(part)])
+                product(logits, cast_weight, out=row_gradient[place : place + len(part)])
             if weight_gradient is not None:
                 _add_outer_product(weight_gradient, logits, part, sizes.tile, first=place == 0)
             log_totals.append(log_total)
@@ -164,7 +165,7 @@ def _wide_product(left: Float[Tensor, "m k"], right: Float[Tensor, "k n"]) -> Fl
     """Return left @ right in fp32 where the device makes such matmuls, else in the type of the factors."""
     if left.dtype is torch.bfloat16 and left.device.type in WIDE_PRODUCTS:
         return torch.mm(left, right, out_dtype=torch.float32)
-    return left @ right
+    return product(left, right)
 
 
 def _add_outer_product(
@@ -180,11 +181,11 @@ def _add_outer_product(
     """
     for place in range(0, len(total), tile_rows):
         tile = slice(place, place + tile_rows)
-        product = _wide_product(left[:, tile].T, right)
+        outer = _wide_product(left[:, tile].T, right)
         if first:
-            total[tile] = product
+            total[tile] = outer
         else:
-            total[tile] += product
+            total[tile] += outer
 
 
 def head_loss(
@@ -222,7 +223,7 @@ class _HeadLogProbs(torch.autograd.Function):
         cast_weight = weight.to(rows.dtype)
         picked = []
         for part, part_targets in zip(rows.split(sizes.chunk), targets.split(sizes.chunk), strict=True):
-            logits = part @ cast_weight.T
+            logits = product(part, cast_weight.T)
             for piece, target in zip(logits.split(sizes.piece), part_targets.split(sizes.piece), strict=True):
                 wide = piece.float().div_(temperature)
                 picked.append(wide.gather(-1, target.unsqueeze(-1)).squeeze(-1) - wide.logsumexp(-1))
@@ -238,13 +239,13 @@ class _HeadLogProbs(torch.autograd.Function):
         row_gradients = []
         weight_gradient = torch.zeros_like(weight)
         for part, *ends in zip(*(t.split(sizes.chunk) for t in (rows, targets, gradients[0])), strict=True):
-            logits = part @ cast_weight.T
+            logits = product(part, cast_weight.T)
             for piece, target, outer in zip(*(t.split(sizes.piece) for t in (logits, *ends)), strict=True):
                 inner = piece.float().div_(temperature).softmax(-1).mul_(-outer.unsqueeze(-1))
                 inner.scatter_add_(-1, target.unsqueeze(-1), outer.unsqueeze(-1))
                 # d log p / d logits = (onehot - softmax) / temperature; written over the logits to save a buffer.
                 piece.copy_(inner.div_(temperature))
-            row_gradients.append(logits @ cast_weight)
+            row_gradients.append(product(logits, cast_weight))
             _add_outer_product(weight_gradient, logits, part, sizes.tile, first=False)
         return torch.cat(row_gradients), weight_gradient, None, None, None
 
