@@ -1,8 +1,8 @@
 """Matmuls in bf16 as the libraries make them here and through fp32 (`model/network/matmul.py`), in CPU milliseconds.
 
-Run alone: `[ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2] python benchmarks/bf16.py`. The three matmuls of a linear layer, of
-2,048 tokens and the laptop's widths, on one thread. The last line is one JSON object: `native`, `through_fp32` and `fp32`, each in
-milliseconds of the three together; `ratio`: native over through fp32.
+Run alone: `[ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2] python benchmarks/bf16.py`. The three matmuls of a linear layer,
+of 2,048 tokens and the laptop's widths, on one thread. The last line is one JSON object: `native`, `through_fp32` and `fp32`,
+each in milliseconds of the three together; `ratio`: native over through fp32.
 """
 
 import json
