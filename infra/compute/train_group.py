@@ -9,8 +9,9 @@ Ray Train has no call that stops a group, but what it starts ends with the proce
 calls it, and a failed or interrupted stage ends that process. Nothing then works on for a stage that is over.
 """
 
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -36,6 +37,11 @@ COLLECTIVE_SECONDS = 1800
 
 _CHECK_SECONDS = 60.0
 """How long ranks wait for each other's health check after what ended their training."""
+
+_RECORDER = {"TORCH_FR_BUFFER_SIZE": "2000", "TORCH_NCCL_DUMP_ON_TIMEOUT": "1"}
+"""NCCL's flight recorder: when a collective times out, each rank writes its last collectives to a file on its node, by default
+/tmp/nccl_trace_rank_N.
+"""
 
 _FINAL = (ValueError, FloatingPointError, DeviceUnfit, GroupUnfit)
 """Errors that a new start in the same place would only repeat: what the user gave, numbers that left the finite, a device that
@@ -182,7 +188,10 @@ def _fit(call: StageCall, mailbox: Any, folder: str) -> str:
         ),
         # Ray Train keeps no checkpoint of its own: the stage's save points are the only truth.
         run_config=RunConfig(
-            name="group", storage_path=folder, failure_config=FailureConfig(max_failures=compute.parallel.max_restarts)
+            name="group",
+            storage_path=folder,
+            failure_config=FailureConfig(max_failures=compute.parallel.max_restarts),
+            worker_runtime_env={"env_vars": {**_RECORDER, **_set_already(_RECORDER)}} if on_gpu else None,
         ),
     )
     try:
@@ -190,6 +199,10 @@ def _fit(call: StageCall, mailbox: Any, folder: str) -> str:
     except TrainingFailedError as error:
         return str(error)
     return ""
+
+
+def _set_already(names: Iterable[str]) -> dict[str, str]:
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def _each(workspace: Workspace) -> dict[str, float]:

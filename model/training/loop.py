@@ -237,7 +237,7 @@ def training(state: TrainState, course: Course, compute: Compute, told: Listener
     meter = Meter(state.tokens, compute.device, state.group.world)
     with (
         _manual_gc(),
-        Watchdog(compute.stall_seconds) as watchdog,
+        Watchdog(compute.stall_seconds, state.group.rank, state.group.world) as watchdog,
         MetricsLog(told.log, told.record, course.logging.instances, state.step, meter) as metrics,
     ):
         yield Loop(state, course, compute, told, metrics, watchdog)
