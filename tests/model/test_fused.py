@@ -12,6 +12,7 @@ from model.kernels.library import COMPILED_KERNELS, kernels_for
 from model.network import transformer
 from model.network.fused import HeadShape, attends, fuses
 from model.network.transformer import Transformer
+from model.parallel.group import recompute
 
 HEADS = [(4, 4, 32), (4, 2, 32), (8, 1, 16), (1, 1, 128)]
 ROWS = [(3, 64), (1, 7), (2, 130), (1, 300)]
@@ -32,11 +33,11 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def network(heads: tuple[int, int, int] = HEADS[0], **options: object) -> Transformer:
+def network(heads: tuple[int, int, int] = HEADS[0], options: dict[str, object] | None = None) -> Transformer:
     n_heads, n_kv_heads, head_dim = heads
     sizes = {"n_layers": 2, "mlp_hidden": 72, "vocab_size": 384, "max_sequence_length": 1024}
     shape = {"n_heads": n_heads, "n_kv_heads": n_kv_heads, "head_dim": head_dim, "d_model": n_heads * head_dim}
-    model = Transformer(ModelConfig.model_validate(sizes | shape | options), seed=0).train()
+    model = Transformer(ModelConfig.model_validate(sizes | shape | (options or {})), seed=0).train()
     noise = torch.Generator().manual_seed(1)
     with torch.no_grad():
         # Norms' weights begin at one, where a factor left out would not be seen.
@@ -120,8 +121,7 @@ def test_the_same_pass_twice_is_the_same_bytes() -> None:
 def test_what_is_computed_again_for_the_backward_pass_is_the_same() -> None:
     model = network()
     kept = passed(model, (3, 64), "bf16")
-    for block in model.blocks:
-        block.recomputed = True
+    recompute(model, "blocks")
     again = passed(model, (3, 64), "bf16")
     assert all(again[name].equal(kept[name]) for name in kept)
 
@@ -146,8 +146,9 @@ def test_numbers_that_are_not_finite_stay_so() -> None:
 
 
 def test_where_a_norm_or_a_clip_is_another_the_plain_operations_compute(monkeypatch: pytest.MonkeyPatch) -> None:
-    for options in ({"norm": "layer", "norm_placement": "input", "qk_norm": "none"}, {"qkv_clip": 0.1}):
-        model = network(**options)
+    layers: dict[str, object] = {"norm": "layer", "norm_placement": "input", "qk_norm": "none"}
+    for options in (layers, {"qkv_clip": 0.1}):
+        model = network(HEADS[0], options)
         found, expected = passed(model, (2, 20)), plainly(model, (2, 20), monkeypatch)
         assert max(distance(found[name], expected[name]) for name in expected) < 5e-6
 
