@@ -52,7 +52,8 @@ class Admission:
         return len(self.order) - self.next
 
     def take(self, free: int, most: int) -> tuple[list[int], int]:
-        """Indices of the next prompts, at most `free`, and how many tokens they share: 0 where they are read whole.
+        """Indices of the next prompts, at most `free`, and how many tokens they share: 0 where they are read whole, all of them
+        where they are one prompt that has little in common with those before and after it.
 
         `most` bounds prompts x the longest of what is not shared, unless it is a single prompt.
         """
@@ -74,8 +75,11 @@ class Admission:
         indices = self.order[start:end]
         if len(indices) == 1:  # what the one before it shares may still be kept
             shared = links[start] if links[start] >= LEAST_SHARED else 0
+        shortest = min(len(self.prompts[index]) for index in indices)
+        if len(indices) > 1 and shared == longest and 2 * max(links[start], links[end]) < shared:
+            return indices, shared
         # At least one token of each prompt is read, since its logits choose the first answer token.
-        return indices, min(shared, min(len(self.prompts[index]) for index in indices) - 1)
+        return indices, min(shared, shortest - 1)
 
 
 class PrefixReader:
@@ -89,10 +93,14 @@ class PrefixReader:
     def prefill(self, first_row: int, prompts: Sequence[Sequence[int]], shared: int) -> Float[Tensor, "prompts vocab"]:
         """Prefill prompts whose first `shared` tokens are the same, into rows `first_row`, `first_row + 1`, ...
 
-        Returns the logits after each prompt's last token, which is never among the shared ones.
+        Returns the logits after each prompt's last token.
         """
         if not shared:
             return self.decoder.prefill(first_row, prompts)
+        if shared == len(prompts[0]):
+            logits = self.decoder.prefill(first_row, prompts[:1])
+            self.decoder.cache.spread(first_row, len(prompts), shared)
+            return logits.repeat(len(prompts), 1)
         past, cache = self._read(prompts[0][:shared]), self.decoder.cache
         for layer, (keys, values) in enumerate(past):
             cache.put(layer, first_row, keys.transpose(0, 1)[None], values.transpose(0, 1)[None])

@@ -1,6 +1,6 @@
 """Fused operations on CPUs: values and gradients are those of the plain ones, in fp32 and bf16, on any number of threads."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 
 import pytest
@@ -33,11 +33,11 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def network(heads: tuple[int, int, int] = HEADS[0], options: dict[str, object] | None = None) -> Transformer:
+def network(heads: tuple[int, int, int] = HEADS[0], options: Mapping[str, object] | None = None) -> Transformer:
     n_heads, n_kv_heads, head_dim = heads
     sizes = {"n_layers": 2, "mlp_hidden": 72, "vocab_size": 384, "max_sequence_length": 1024}
     shape = {"n_heads": n_heads, "n_kv_heads": n_kv_heads, "head_dim": head_dim, "d_model": n_heads * head_dim}
-    model = Transformer(ModelConfig.model_validate(sizes | shape | (options or {})), seed=0).train()
+    model = Transformer(ModelConfig.model_validate({**sizes, **shape, **(options or {})}), seed=0).train()
     noise = torch.Generator().manual_seed(1)
     with torch.no_grad():
         # Norms' weights begin at one, where a factor left out would not be seen.

@@ -8,6 +8,7 @@ import torch
 
 from model.config import ModelConfig
 from model.decoding import kv_cache, prefix_tree, shared_prefix, tree_attention
+from model.decoding.decoder import Decoder
 from model.decoding.generate import Sampling, generate
 from model.decoding.prepared_weights import Prepared
 from model.decoding.shared_prefix import Admission
@@ -90,6 +91,32 @@ def test_shared_tokens_are_read_once(monkeypatch) -> None:
     assert 150 + 24 * 10 <= sum(read) <= 150 + 24 * 12
 
 
+def test_one_prompt_asked_many_times_is_read_once(monkeypatch) -> None:
+    """As in rollouts: by what reads prompts alone, so a first token's log-probability is that of a prompt asked once."""
+    read: list[int] = []
+    prefill = Decoder.prefill
+
+    def counted(self, first_row, prompts):
+        read.extend(map(len, prompts))
+        return prefill(self, first_row, prompts)
+
+    monkeypatch.setattr(Decoder, "prefill", counted)
+    random = np.random.default_rng(4)
+    asked = [random.integers(0, 300, n).tolist() for n in (20, 33, 20)]
+    model, sampling = toy(), Sampling(max_new_tokens=9, temperature=1.0, seed=5)
+    many = generate(model, TOKENIZER, [prompt for prompt in asked for _ in range(8)], sampling)
+    assert sorted(read) == [20, 20, 33]
+    alone = [generate(model, TOKENIZER, [prompt] * 8, sampling) for prompt in asked]
+    assert [one.ids for one in many[:8]] == [one.ids for one in alone[0]]
+    assert len({tuple(one.ids) for one in many[:8]}) > 4, "copies of a row sample for themselves"
+
+
+def test_copies_of_a_prompt_with_shots_share_them_with_the_next() -> None:
+    shots = list(range(100))
+    admission = Admission([[*shots, 1]] * 4 + [[*shots, 2]] * 4)
+    assert admission.take(4, 10_000) == ([0, 1, 2, 3], 100)
+
+
 @pytest.mark.parametrize(("free", "most"), [(1, 1), (3, 64), (64, 100_000)])
 def test_every_prompt_is_admitted_once_with_what_it_really_shares(free: int, most: int) -> None:
     asked = prompts(3)
@@ -99,7 +126,7 @@ def test_every_prompt_is_admitted_once_with_what_it_really_shares(free: int, mos
         assert 1 <= len(indices) <= free
         together = [asked[index] for index in indices]
         assert all(one[:shared] == other[:shared] for one, other in itertools.pairwise(together))
-        assert shared < min(map(len, together))
+        assert shared < min(map(len, together)) or all(one == together[0] for one in together)
         assert len(indices) == 1 or len(indices) * (max(map(len, together)) - shared) <= most
         seen += indices
     assert sorted(seen) == list(range(len(asked)))
