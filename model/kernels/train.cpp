@@ -269,10 +269,44 @@ template <class T> void widen(const T* from, int64_t count, float scale, float* 
     for (int64_t i = 0; i < count; i++) to[i] = wide(from[i]) * scale;
 }
 
+#if defined(__clang__)
+// [length, dim] -> [dim, columns].
 inline void turn(const Attention& a, const float* from, float* to) {
     for (int64_t row = 0; row < a.length; row++)
         for (int64_t i = 0; i < a.dim; i++) to[i * a.columns() + row] = from[row * a.dim + i];
 }
+#else
+// One step of transposing a square of vectors: numbers whose row and lane differ in the bit STEP change places.
+template <int STEP> inline void exchange(F* square) {
+    I from_first, from_second;
+    for (int lane = 0; lane < LANES; lane++) {
+        from_first[lane] = lane & STEP ? LANES + lane - STEP : lane;
+        from_second[lane] = lane & STEP ? LANES + lane : lane + STEP;
+    }
+    for (int row = 0; row < LANES; row++) {
+        if (row & STEP) continue;
+        F first = square[row], second = square[row + STEP];
+        square[row] = __builtin_shuffle(first, second, from_first);
+        square[row + STEP] = __builtin_shuffle(first, second, from_second);
+    }
+}
+
+// [length, dim] -> [dim, columns].
+inline void turn(const Attention& a, const float* from, float* to) {
+    for (int64_t row = 0; row < a.length; row += LANES) {
+        int64_t rows = std::min<int64_t>(LANES, a.length - row);
+        for (int64_t place = 0; place < a.dim; place += LANES) {
+            F square[LANES] = {};
+            for (int64_t i = 0; i < rows; i++) square[i] = load<F>(from + (row + i) * a.dim + place);
+            exchange<1>(square);
+            exchange<2>(square);
+            exchange<4>(square);
+            if constexpr (LANES == 16) exchange<8>(square);
+            for (int64_t i = 0; i < LANES; i++) store(to + (place + i) * a.columns() + row, square[i]);
+        }
+    }
+}
+#endif
 
 // Scores of the queries [begin, end) with the keys up to each, into the rows of `scores`; those after it are not read.
 inline void score(const Attention& a, const Scratch& s, int64_t begin, int64_t end, float* scores) {
