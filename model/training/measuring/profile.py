@@ -39,7 +39,7 @@ MATMULS = (
     "mkldnn::",
     "aten::dot",
 )
-ATTENTION = ("scaled_dot_product", "flash_attention", "efficient_attention", "BlockedAttention")
+ATTENTION = ("scaled_dot_product", "flash_attention", "efficient_attention", "BlockedAttention", "_Attend")
 COPIES = ("aten::copy_", "aten::_to_copy", "aten::clone", "aten::cat", "aten::fill_", "aten::zero_", "Memcpy", "Memset")
 COMPILED = ("CompiledFxGraph", "CompiledFunction", "triton_", "cpp_fused", "Torch-Compiled")
 COLLECTIVES = ("c10d::", "gloo:", "nccl:", "FSDP::")
