@@ -58,7 +58,7 @@ def main() -> None:
     table = "\n".join(markdown(rows))
     print(table)
     if options.out:
-        Path(options.out).write_text(page(table))
+        Path(options.out).write_text(page(table, rows))
     print(json.dumps(summary(rows)))
 
 
@@ -145,17 +145,21 @@ def markdown(rows: list[Run]) -> list[str]:
     return lines
 
 
-def page(table: str) -> str:
+def page(table: str, rows: list[Run]) -> str:
     """The page of the documentation."""
+    shares = summary(rows)["clear"].items()
+    clear = ", ".join(f"{name} {round(share * len(rows))}" for name, share in shares)
     return f"""# What every step of the laptop recipe gains
 
-Each line is one whole run of `recipes/laptop.yaml`. A cell holds the gain, in percent points (of curation, the
-sweep and the soup in bits per byte), and in brackets the same in paired standard errors. The soup is compared with the base,
-with the mean of its ingredients and with the best of them; reward is the reward model's accuracy over chance; sweep is the best
-candidate over the next. `avx2` runs have narrower instructions only, as older processors do. Wall times are of runs
-that had both cores and were not interrupted.
+Each line is one whole run of `recipes/laptop.yaml`. A cell holds the gain, in percent points (of curation, the sweep and the
+soup in bits per byte), and in brackets the same in paired standard errors. The soup is compared with the base, with the mean of its
+ingredients and with the best of them; reward is the reward model's accuracy over chance; sweep is the best candidate over the
+next. `avx2` runs have narrower instructions only, as older processors do. Wall times are of runs that had both cores and were
+not interrupted.
 
 `python benchmarks/quality/gains.py --out docs/laptop-gains.md` made this page on: {processor_name()}.
+
+Of {len(rows)} runs, so many have a gain of more than {CLEAR:g} standard errors: {clear}.
 
 {table}
 """
