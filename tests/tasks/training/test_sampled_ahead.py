@@ -252,18 +252,20 @@ class Waiting(Sampler):
 
     def __init__(self) -> None:
         super().__init__()
-        self.trained, self.late = threading.Event(), 0
+        self.trained, self.arrived, self.late = threading.Event(), threading.Event(), 0
         self.since_load = 0
 
     def load(self, path: str) -> None:
         super().load(path)
         self.since_load = 0
+        self.arrived.clear()
         self.trained.clear()
 
     def reply(self, body: dict[str, Any]) -> dict[str, Any] | int:
         self.since_load += 1
         if len(self.loaded) > 1 and self.since_load > 6 and not self.trained.is_set():
             self.late += 1
+            self.arrived.set()
             if not self.trained.wait(60):
                 # Whoever waits for the answers before the update waits for ever.
                 return 401
@@ -275,6 +277,9 @@ def test_a_server_samples_while_the_training_makes_updates(make_bench, tmp_path,
 
     def made(*arguments: Any) -> Any:
         metrics = step(*arguments)
+        # An update may be quicker than a request is on its way.
+        if len(sampler.loaded) > 1 and not sampler.trained.is_set():
+            sampler.arrived.wait(30)
         sampler.trained.set()
         return metrics
 
