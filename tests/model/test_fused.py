@@ -8,18 +8,21 @@ import torch
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.kernels.library import COMPILED_KERNELS, kernels_for
+from model.kernels.library import COMPILED_KERNELS, instruction_sets, kernels_for
 from model.network import transformer
 from model.network.fused import HeadShape, attends, fuses
 from model.network.transformer import Transformer
 from model.parallel.group import recompute
 
+pytestmark = pytest.mark.compiler
 HEADS = [(4, 4, 32), (4, 2, 32), (8, 1, 16), (1, 1, 128)]
 ROWS = [(3, 64), (1, 7), (2, 130), (1, 300)]
 
 
 @pytest.fixture(autouse=True)
 def compiled() -> None:
+    if not instruction_sets():
+        pytest.skip("this processor has no AVX2")
     assert kernels_for(torch.float32, torch.device("cpu")) is not None, (
         "the kernels do not compile here; the log says why"
     )
