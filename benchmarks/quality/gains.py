@@ -155,7 +155,7 @@ Each line is one whole run of `recipes/laptop.yaml`. A cell holds the gain, in p
 soup in bits per byte), and in brackets the same in paired standard errors. The soup is compared with the base, with the mean of
 its ingredients and with the best of them; reward is the reward model's accuracy over chance; sweep is the best candidate over the
 next. `avx2` runs have narrower instructions only, as older processors do. Wall times are of runs that had both cores and were
-not interrupted.
+not interrupted; the others had one core each.
 
 `python benchmarks/quality/gains.py --out docs/laptop-gains.md` made this page on: {processor_name()}.
 

@@ -11,7 +11,7 @@ calls it, and a failed or interrupted stage ends that process. Nothing then work
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -40,7 +40,7 @@ _CHECK_SECONDS = 60.0
 
 _RECORDER = {"TORCH_FR_BUFFER_SIZE": "2000", "TORCH_NCCL_DUMP_ON_TIMEOUT": "1"}
 """NCCL's flight recorder: when a collective times out, each rank writes its last collectives to a file on its node, by default
-/tmp/nccl_trace_rank_N.
+~/.cache/torch/comm_lib_trace_rank_N.
 """
 
 _FINAL = (ValueError, FloatingPointError, DeviceUnfit, GroupUnfit)
@@ -191,7 +191,7 @@ def _fit(call: StageCall, mailbox: Any, folder: str) -> str:
             name="group",
             storage_path=folder,
             failure_config=FailureConfig(max_failures=compute.parallel.max_restarts),
-            worker_runtime_env={"env_vars": {**_RECORDER, **_set_already(_RECORDER)}} if on_gpu else None,
+            worker_runtime_env={"env_vars": {k: os.environ.get(k, v) for k, v in _RECORDER.items()}} if on_gpu else None,
         ),
     )
     try:
@@ -199,10 +199,6 @@ def _fit(call: StageCall, mailbox: Any, folder: str) -> str:
     except TrainingFailedError as error:
         return str(error)
     return ""
-
-
-def _set_already(names: Iterable[str]) -> dict[str, str]:
-    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def _each(workspace: Workspace) -> dict[str, float]:

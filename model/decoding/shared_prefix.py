@@ -76,6 +76,8 @@ class Admission:
         if len(indices) == 1:  # what the one before it shares may still be kept
             shared = links[start] if links[start] >= LEAST_SHARED else 0
         shortest = min(len(self.prompts[index]) for index in indices)
+        # Copies: the logits of the first choose the first token of all. Where the prompts next to them begin alike, as after the
+        # same examples, what they share stays for those.
         if len(indices) > 1 and shared == longest and 2 * max(links[start], links[end]) < shared:
             return indices, shared
         # At least one token of each prompt is read, since its logits choose the first answer token.

@@ -221,14 +221,6 @@ void panel_by_tiles(int rows, const bf16* x, int64_t stride, const bf16* panel, 
 }
 #endif
 
-struct Range {
-    int64_t begin, end;
-};
-
-inline Range share(int64_t count, int64_t thread, int64_t threads) {
-    return {count * thread / threads, count * (thread + 1) / threads};
-}
-
 // This thread's part of x @ weights.T, for rows of `inputs` numbers.
 template <class T, class Out>
 void product(const T* x, int64_t rows, const T* weights, int64_t inputs, int64_t outputs, Out* out, int thread,
@@ -322,8 +314,6 @@ struct Network {
     const float* turns;
     const Layer* layer;
 };
-
-inline int64_t padded(int64_t count, int64_t to) { return (count + to - 1) / to * to; }
 
 // What multiplies a number in a norm is (x - mean) * scale: RMSNorm's mean is 0, and its weights hold sqrt(width).
 struct Moments {
@@ -553,14 +543,6 @@ void heads(const Network& net, const Layer& layer, const Tokens& tokens, const B
             const T* next = i + 1 < group ? keys : keys + net.chunks * CHUNK * net.head_dim;
             attend(net, q, keys, values, next, position + 1, scores, weights, b.mixed + token * width + place);
         }
-    }
-}
-
-template <class T> void gated(const T* gate, const T* up, int64_t count, T* out) {
-#pragma omp simd
-    for (int64_t i = 0; i < count; i++) {
-        float g = wide(gate[i]);
-        out[i] = narrow<T>(rounded<T>(g / (1 + exponential(-g))) * wide(up[i]));
     }
 }
 

@@ -9,16 +9,8 @@
 
 namespace {
 
-struct Rows {
-    int64_t begin, end;
-};
-
-inline Rows share(int64_t count) {
-    int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
-    return {count * thread / threads, count * (thread + 1) / threads};
-}
-
-inline int64_t padded(int64_t count, int64_t to) { return (count + to - 1) / to * to; }
+// This thread's part of so many.
+inline Range own(int64_t count) { return share(count, omp_get_thread_num(), omp_get_num_threads()); }
 
 template <class T> float scale_of(const T* x, int64_t width, float epsilon) {
     float squares = 0;
@@ -33,7 +25,7 @@ template <class T> float scale_of(const T* x, int64_t width, float epsilon) {
 template <class T>
 void norm(const T* x, const float* weight, const T* residual, int64_t rows, int64_t width, float epsilon, T* out,
           float* scales) {
-    Rows mine = share(rows);
+    Range mine = own(rows);
     for (int64_t row = mine.begin; row < mine.end; row++) {
         const T* from = x + row * width;
         T* to = out + row * width;
@@ -120,7 +112,7 @@ void turned_back(const Heads& h, const T* gradient, int64_t heads, int64_t posit
 
 template <class T>
 void heads(const Heads& h, const T* x, const float* q_weight, const float* k_weight, T* q, T* k, T* v, float* scales) {
-    Rows mine = share(h.batch * h.length);
+    Range mine = own(h.batch * h.length);
     int64_t queries = h.width(true), keys = h.width(false);
     for (int64_t row = mine.begin; row < mine.end; row++) {
         int64_t text = row / h.length, position = row % h.length;
@@ -140,7 +132,7 @@ void heads(const Heads& h, const T* x, const float* q_weight, const float* k_wei
 template <class T>
 void heads_gradient(const Heads& h, const T* x, const float* q_weight, const float* k_weight, const float* scales,
                     const T* q, const T* k, const T* v, T* to, float* sums) {
-    Rows mine = share(h.batch * h.length);
+    Range mine = own(h.batch * h.length);
     int64_t queries = h.width(true), keys = h.width(false);
     std::vector<float> back(queries + keys);
     for (int64_t row = mine.begin; row < mine.end; row++) {
@@ -161,22 +153,15 @@ void heads_gradient(const Heads& h, const T* x, const float* q_weight, const flo
 
 // ---- SwiGLU
 
-// x [rows, 2 * width] holds gate and up of each row; out = silu(gate) * up.
-template <class T> void gated(const T* x, int64_t rows, int64_t width, T* out) {
-    Rows mine = share(rows);
-    for (int64_t row = mine.begin; row < mine.end; row++) {
-        const T *gate = x + row * 2 * width, *up = gate + width;
-        T* to = out + row * width;
-#pragma omp simd
-        for (int64_t i = 0; i < width; i++) {
-            float g = wide(gate[i]);
-            to[i] = narrow<T>(rounded<T>(g / (1 + exponential(-g))) * wide(up[i]));
-        }
-    }
+// x [rows, 2 * width] holds gate and up of each row.
+template <class T> void gated_rows(const T* x, int64_t rows, int64_t width, T* out) {
+    Range mine = own(rows);
+    for (int64_t row = mine.begin; row < mine.end; row++)
+        gated(x + row * 2 * width, x + row * 2 * width + width, width, out + row * width);
 }
 
 template <class T> void gated_gradient(const T* x, const T* gradient, int64_t rows, int64_t width, T* out) {
-    Rows mine = share(rows);
+    Range mine = own(rows);
     for (int64_t row = mine.begin; row < mine.end; row++) {
         const T *gate = x + row * 2 * width, *up = gate + width, *given = gradient + row * width;
         T *to_gate = out + row * 2 * width, *to_up = to_gate + width;
@@ -250,14 +235,14 @@ struct Scratch {
 
     Scratch(const Attention& a, bool backward) {
         int64_t size = a.length * a.dim, turned = a.columns() * a.dim, block = QUERY_ROWS * a.columns();
-        for (auto* one : {&q, &v}) one->resize(size);
+        for (auto* one : {&q, &k, &v}) one->resize(size);
         k_turned.resize(turned);
         scores.resize(block);
         if (!backward) {
             out.resize(QUERY_ROWS * a.dim);
             return;
         }
-        for (auto* one : {&k, &out, &k_gradient, &v_gradient}) one->resize(size);
+        for (auto* one : {&out, &k_gradient, &v_gradient}) one->resize(size);
         q_gradient.resize(QUERY_ROWS * a.dim);
         v_turned.resize(turned);
         slopes.resize(block);
@@ -308,12 +293,28 @@ inline void turn(const Attention& a, const float* from, float* to) {
 }
 #endif
 
-// Scores of the queries [begin, end) with the keys up to each, into the rows of `scores`; those after it are not read.
-inline void score(const Attention& a, const Scratch& s, int64_t begin, int64_t end, float* scores) {
-    Factors f{s.q.data() + begin * a.dim, a.dim, 1, s.k_turned.data(), a.columns(), scores, a.columns()};
+template <class T> void read(const Attention& a, const T* keys, const T* values, Scratch& s) {
+    widen(keys, a.length * a.dim, 1, s.k.data());
+    turn(a, s.k.data(), s.k_turned.data());
+    widen(values, a.length * a.dim, 1, s.v.data());
+}
+
+// Of the queries [begin, end): a product with keys as columns, of which each tile of rows needs those up to its last query. What
+// lies behind them is not read.
+inline void by_keys(const Attention& a, const float* queries, const float* turned, int64_t begin, int64_t end, float* to) {
+    Factors f{queries + begin * a.dim, a.dim, 1, turned, a.columns(), to, a.columns()};
     for (int64_t row = begin; row < end; row += TILE_ROWS) {
         int64_t last = std::min(row + TILE_ROWS, end);
         product<false>(f, row - begin, last - begin, padded(last, LANES), 0, a.dim);
+    }
+}
+
+// The same with keys as the steps of the sums.
+inline void over_keys(const Attention& a, const float* weights, const float* lines, int64_t begin, int64_t end, float* to) {
+    Factors f{weights, a.columns(), 1, lines, a.dim, to, a.dim};
+    for (int64_t row = begin; row < end; row += TILE_ROWS) {
+        int64_t last = std::min(row + TILE_ROWS, end);
+        product<false>(f, row - begin, last - begin, a.dim, 0, last);
     }
 }
 
@@ -322,17 +323,15 @@ void attend(const Attention& a, const T* q, const T* k, const T* v, T* out, floa
     Scratch s(a, false);
     float scale = 1 / std::sqrt(float(a.dim));
     int64_t size = a.length * a.dim, columns = a.columns();
-    Rows mine = share(a.batch * a.kv_heads);
+    Range mine = own(a.batch * a.kv_heads);
     for (int64_t pair = mine.begin; pair < mine.end; pair++) {
-        widen(k + pair * size, size, 1, s.v.data());
-        turn(a, s.v.data(), s.k_turned.data());
-        widen(v + pair * size, size, 1, s.v.data());
+        read(a, k + pair * size, v + pair * size, s);
         for (int64_t head = pair * a.group(); head < (pair + 1) * a.group(); head++) {
             widen(q + head * size, size, scale, s.q.data());
             int64_t text = head / a.heads, place = head % a.heads;
             for (int64_t begin = 0; begin < a.length; begin += QUERY_ROWS) {
                 int64_t end = std::min(begin + QUERY_ROWS, a.length);
-                score(a, s, begin, end, s.scores.data());
+                by_keys(a, s.q.data(), s.k_turned.data(), begin, end, s.scores.data());
                 for (int64_t row = begin; row < end; row++) {
                     float *line = s.scores.data() + (row - begin) * columns, top = line[0], sum = 0;
                     // Whole vectors: the rest of a loop would be computed one by one.
@@ -351,11 +350,7 @@ void attend(const Attention& a, const T* q, const T* k, const T* v, T* out, floa
                     for (int64_t i = 0; i < seen; i++) line[i] *= part;
                     log_sums[head * a.length + row] = top + std::log(sum);
                 }
-                Factors f{s.scores.data(), columns, 1, s.v.data(), a.dim, s.out.data(), a.dim};
-                for (int64_t row = begin; row < end; row += TILE_ROWS) {
-                    int64_t last = std::min(row + TILE_ROWS, end);
-                    product<false>(f, row - begin, last - begin, a.dim, 0, last);
-                }
+                over_keys(a, s.scores.data(), s.v.data(), begin, end, s.out.data());
                 for (int64_t row = begin; row < end; row++) {
                     T* to = out + ((text * a.length + row) * a.heads + place) * a.dim;
                     const float* from = s.out.data() + (row - begin) * a.dim;
@@ -371,12 +366,8 @@ void attend(const Attention& a, const T* q, const T* k, const T* v, T* out, floa
 template <class T>
 void slopes(const Attention& a, Scratch& s, const T* out, int64_t head, int64_t begin, int64_t end, const float* log_sums) {
     int64_t columns = a.columns(), text = head / a.heads, place = head % a.heads;
-    score(a, s, begin, end, s.scores.data());
-    Factors f{s.out.data() + begin * a.dim, a.dim, 1, s.v_turned.data(), columns, s.slopes.data(), columns};
-    for (int64_t row = begin; row < end; row += TILE_ROWS) {
-        int64_t last = std::min(row + TILE_ROWS, end);
-        product<false>(f, row - begin, last - begin, padded(last, LANES), 0, a.dim);
-    }
+    by_keys(a, s.q.data(), s.k_turned.data(), begin, end, s.scores.data());
+    by_keys(a, s.out.data(), s.v_turned.data(), begin, end, s.slopes.data());
     for (int64_t row = begin; row < end; row++) {
         float *weights = s.scores.data() + (row - begin) * columns, *slope = s.slopes.data() + (row - begin) * columns;
         const T* made = out + ((text * a.length + row) * a.heads + place) * a.dim;
@@ -402,11 +393,9 @@ void attend_gradient(const Attention& a, const T* q, const T* k, const T* v, con
     Scratch s(a, true);
     float scale = 1 / std::sqrt(float(a.dim));
     int64_t size = a.length * a.dim, columns = a.columns();
-    Rows mine = share(a.batch * a.kv_heads);
+    Range mine = own(a.batch * a.kv_heads);
     for (int64_t pair = mine.begin; pair < mine.end; pair++) {
-        widen(k + pair * size, size, 1, s.k.data());
-        turn(a, s.k.data(), s.k_turned.data());
-        widen(v + pair * size, size, 1, s.v.data());
+        read(a, k + pair * size, v + pair * size, s);
         turn(a, s.v.data(), s.v_turned.data());
         std::fill(s.k_gradient.begin(), s.k_gradient.end(), 0.0f);
         std::fill(s.v_gradient.begin(), s.v_gradient.end(), 0.0f);
@@ -418,11 +407,7 @@ void attend_gradient(const Attention& a, const T* q, const T* k, const T* v, con
             for (int64_t begin = 0; begin < a.length; begin += QUERY_ROWS) {
                 int64_t end = std::min(begin + QUERY_ROWS, a.length);
                 slopes(a, s, out, head, begin, end, log_sums);
-                Factors f{s.slopes.data(), columns, 1, s.k.data(), a.dim, s.q_gradient.data(), a.dim};
-                for (int64_t row = begin; row < end; row += TILE_ROWS) {
-                    int64_t last = std::min(row + TILE_ROWS, end);
-                    product<false>(f, row - begin, last - begin, a.dim, 0, last);
-                }
+                over_keys(a, s.slopes.data(), s.k.data(), begin, end, s.q_gradient.data());
                 for (int64_t row = begin; row < end; row++)
                     for (int64_t i = 0; i < a.dim; i++)
                         to_q[head * size + row * a.dim + i] = narrow<T>(scale * s.q_gradient[(row - begin) * a.dim + i]);
@@ -463,14 +448,14 @@ void olmo2_norm_gradient(int half, const void* x, const float* weight, const flo
     std::vector<float> sums(threads * width);
 #pragma omp parallel num_threads(threads)
     {
-        Rows mine = share(rows);
-        float* own = sums.data() + omp_get_thread_num() * width;
+        Range mine = own(rows);
+        float* part = sums.data() + omp_get_thread_num() * width;
         for (int64_t row = mine.begin; row < mine.end; row++) {
             int64_t at = row * width;
             if (half)
-                norm_gradient((const bf16*)x + at, weight, scales[row], (const bf16*)gradient + at, width, (bf16*)to + at, own);
+                norm_gradient((const bf16*)x + at, weight, scales[row], (const bf16*)gradient + at, width, (bf16*)to + at, part);
             else
-                norm_gradient((const float*)x + at, weight, scales[row], (const float*)gradient + at, width, (float*)to + at, own);
+                norm_gradient((const float*)x + at, weight, scales[row], (const float*)gradient + at, width, (float*)to + at, part);
         }
     }
     add_up(sums, width, to_weight);
@@ -490,21 +475,21 @@ void olmo2_heads_gradient(int half, const Heads* h, const void* x, const float* 
     std::vector<float> sums(threads * width);
 #pragma omp parallel num_threads(threads)
     {
-        float* own = sums.data() + omp_get_thread_num() * width;
+        float* part = sums.data() + omp_get_thread_num() * width;
         if (half)
             heads_gradient(*h, (const bf16*)x, q_weight, k_weight, scales, (const bf16*)q, (const bf16*)k, (const bf16*)v,
-                           (bf16*)to, own);
+                           (bf16*)to, part);
         else
             heads_gradient(*h, (const float*)x, q_weight, k_weight, scales, (const float*)q, (const float*)k, (const float*)v,
-                           (float*)to, own);
+                           (float*)to, part);
     }
     add_up(sums, width, to_weights);
 }
 
 void olmo2_gated(int half, const void* x, int64_t rows, int64_t width, void* out, int threads) {
 #pragma omp parallel num_threads(threads)
-    if (half) gated((const bf16*)x, rows, width, (bf16*)out);
-    else gated((const float*)x, rows, width, (float*)out);
+    if (half) gated_rows((const bf16*)x, rows, width, (bf16*)out);
+    else gated_rows((const float*)x, rows, width, (float*)out);
 }
 
 void olmo2_gated_gradient(int half, const void* x, const void* gradient, int64_t rows, int64_t width, void* out, int threads) {

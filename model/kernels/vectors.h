@@ -81,4 +81,23 @@ inline float exponential(float x) {
     return p * bits<float>((int32_t(n) + 127) << 23);
 }
 
+struct Range {
+    int64_t begin, end;
+};
+
+inline Range share(int64_t count, int64_t thread, int64_t threads) {
+    return {count * thread / threads, count * (thread + 1) / threads};
+}
+
+inline int64_t padded(int64_t count, int64_t to) { return (count + to - 1) / to * to; }
+
+// silu(gate) * up, rounded to the type of the numbers after each of the two.
+template <class T> void gated(const T* gate, const T* up, int64_t count, T* out) {
+#pragma omp simd
+    for (int64_t i = 0; i < count; i++) {
+        float g = wide(gate[i]);
+        out[i] = narrow<T>(rounded<T>(g / (1 + exponential(-g))) * wide(up[i]));
+    }
+}
+
 }  // namespace

@@ -1,6 +1,6 @@
 """Matmuls in the type of their factors, in bf16 through fp32 on processors that cannot multiply bf16.
 
-x86 processors without AVX512-BF16 or AMX have no instructions for bf16, and the libraries' replacement for them takes 2 to 24
+x86 processors without AVX512-BF16 or AMX have no instructions for bf16, and the libraries' replacement for them takes 2 to 12
 times as long as fp32 does (`benchmarks/bf16.py`). Every such instruction sums in fp32 and rounds once, and so does a matmul of
 widened factors: it is the same up to the order of the sum.
 """
