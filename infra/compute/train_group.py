@@ -191,7 +191,9 @@ def _fit(call: StageCall, mailbox: Any, folder: str) -> str:
             name="group",
             storage_path=folder,
             failure_config=FailureConfig(max_failures=compute.parallel.max_restarts),
-            worker_runtime_env={"env_vars": {k: os.environ.get(k, v) for k, v in _RECORDER.items()}} if on_gpu else None,
+            worker_runtime_env={"env_vars": {k: os.environ.get(k, v) for k, v in _RECORDER.items()}}
+            if on_gpu
+            else None,
         ),
     )
     try:
