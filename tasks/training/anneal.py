@@ -1,10 +1,11 @@
-"""Stage: a checkpoint trained on a mix while the learning rate goes linearly to zero (RECIPE E; paper section
-4).
+"""Stage: a checkpoint trained on a mix while the learning rate goes linearly to zero (RECIPE E; paper section 4), or to a share
+of its start.
 
 One stage serves mid-training (several seeds, then a soup) and micro-anneals (candidates compared). Weights
 and Adam's moments come from the parent; counters start at 0 and there is no warm-up.
 """
 
+from functools import partial
 from typing import Literal
 
 from pydantic import Field
@@ -26,12 +27,16 @@ class AnnealConfig(MixTrainingConfig):
     """Learning rate of the first step (1B 7.4487e-5, 13B 9e-5)."""
     seed: int = 42
     """Seed of the data order (7B: 42, 42069, 666; micro-anneals 7201)."""
+    final_ratio: float = Field(default=0.0, ge=0, lt=1)
+    """Learning rate of the last step as a share of the first; published runs end at zero. An average of anneals does part of what
+    a decay does, so ingredients of a soup may end above it (Izmailov et al. 2018).
+    """
     moments: Literal["kept", "fresh"] = "kept"
     """Whether Adam's moments come from the parent, as published, or start at zero."""
 
 
 def anneal_checkpoint(ws: Workspace, parent: Checkpoint, mix: Mix, config: AnnealConfig) -> Checkpoint:
-    """Train the parent on the mix with the learning rate falling to zero.
+    """Train the parent on the mix with a falling learning rate.
 
     Raises ValueError for a vocabulary mismatch, a mix smaller than one batch, or a parent without moments.
     """
@@ -47,7 +52,7 @@ def anneal_checkpoint(ws: Workspace, parent: Checkpoint, mix: Mix, config: Annea
         model=model,
         tokenizer=tokenizer,
         seed=config.seed,
-        schedule=linear_to_zero(config.learning_rate),
+        schedule=partial(anneal_schedule, config),
         description="annealing",
     )
     moments = ws.path(parent, MOMENTS) if config.moments == "kept" else None
@@ -62,10 +67,10 @@ def anneal_checkpoint(ws: Workspace, parent: Checkpoint, mix: Mix, config: Annea
     return ws.artifact(Checkpoint, **fit.result.facts(), ranks=mix.ranks, tokenizer=mix.tokenizer, parent=parent.digest)
 
 
-def linear_to_zero(learning_rate: float) -> ScheduleConfig:
-    """No warm-up, a line from the start to zero over the run's own steps."""
-    # length=0 stands for the run's own steps, so that the line ends exactly with the training.
-    return ScheduleConfig(kind="linear", learning_rate=learning_rate, unit="steps", warmup=0, length=0)
+def anneal_schedule(config: AnnealConfig, steps: int) -> ScheduleConfig:
+    """No warm-up, and a line that would reach zero after `steps` updates, or later where it ends above zero."""
+    length = round(steps / (1 - config.final_ratio))
+    return ScheduleConfig(kind="linear", learning_rate=config.learning_rate, unit="steps", warmup=0, length=length)
 
 
 anneal = stage(anneal_checkpoint, name="anneal", version=3, process=True, grouped=True, trains=True)

@@ -45,7 +45,7 @@ def train_base(ws: Workspace, mix: Mix, config: PretrainConfig) -> Checkpoint:
         model=on_meta_device(config.model),
         tokenizer=tokenizer,
         seed=config.data_seed,
-        schedule=config.schedule,
+        schedule=lambda _: config.schedule,
         description="pre-training",
     )
     weights = partial(initial_rows, config.model, config.init_seed)

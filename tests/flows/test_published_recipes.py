@@ -8,6 +8,8 @@ from typing import Any, cast
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flows.config.files import load
 from flows.config.recipe_config import RecipeConfig
@@ -21,7 +23,7 @@ from tasks.data.post_training.chats import ChatRows
 from tasks.data.post_training.prompts import PromptRows
 from tasks.data.sources.hub import HubSource
 from tasks.evaluation.benchmarks.roles import role_of
-from tasks.training.anneal import linear_to_zero
+from tasks.training.anneal import AnnealConfig, anneal_schedule
 from tasks.training.fitting.fit import adamw
 from tasks.training.ppo import PPOConfig
 from tasks.training.rlvr import RLVRConfig
@@ -127,10 +129,19 @@ def test_stage_1_stops_where_published_and_stage_2_starts_at_its_learning_rate(r
 def test_stage_2_learning_rate_at_every_golden_step(size: str) -> None:
     stage = recipe(size).anneal
     assert stage.steps is not None
-    schedule: ScheduleConfig = linear_to_zero(stage.learning_rate)
+    schedule: ScheduleConfig = anneal_schedule(stage, stage.steps)
     for row in SCHEDULES["stage2_linear_to_zero"][STAGE_2[size]]:
         got = learning_rate(schedule, step=row["step"], tokens=0, steps=stage.steps)
         assert got == pytest.approx(row["lr"], rel=1e-9, abs=1e-18)
+
+
+@given(st.integers(1, 5000), st.floats(0, 0.9))
+def test_an_anneal_ends_at_a_share_of_its_start(steps: int, share: float) -> None:
+    schedule = anneal_schedule(AnnealConfig(learning_rate=1.0, final_ratio=share), steps)
+    first, last = (learning_rate(schedule, step=step, tokens=0, steps=steps) for step in (1, steps))
+    assert last == pytest.approx(share, abs=1 / steps)
+    # The first update counts itself.
+    assert first == pytest.approx(1 - (1 - share) / steps, abs=1 / steps)
 
 
 def test_stage_2_of_32b_has_the_published_steps() -> None:
@@ -147,9 +158,10 @@ def test_the_ingredient_of_300b_tokens(size: str) -> None:
     assert (own.seed, own.steps) == (2662, 35_763 if size == "32b" else math.ceil(300e9 / (2048 * 4096)))
     assert own.model_copy(update={"seed": others.seed, "steps": others.steps}) == others
     if size == "13b":
+        schedule = anneal_schedule(own, own.steps or 0)
         (name,) = (name for name in SCHEDULES["stage2_linear_to_zero"] if name.startswith("13B_300e9T"))
         for row in SCHEDULES["stage2_linear_to_zero"][name]:
-            got = learning_rate(linear_to_zero(own.learning_rate), step=row["step"], tokens=0, steps=own.steps or 0)
+            got = learning_rate(schedule, step=row["step"], tokens=0, steps=own.steps or 0)
             assert got == pytest.approx(row["lr"], rel=1e-9, abs=1e-18)
 
 

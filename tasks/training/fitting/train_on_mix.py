@@ -4,7 +4,7 @@ A rank of a group reads the windows that it trains on and no others. The divisor
 repetition mask removes from the whole batch. So ranks tell each other their counts before each step.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -34,7 +34,8 @@ class MixRun:
     tokenizer: Tokenizer
     seed: int
     """Of the order of the windows."""
-    schedule: ScheduleConfig
+    schedule: Callable[[int], ScheduleConfig]
+    """The learning rate of so many steps."""
     description: str
 
 
@@ -69,7 +70,7 @@ def course_on_mix(
             Course(
                 objective=language_model_objective(config.loss),
                 batches=norms.watching(batches),
-                schedule=run.schedule,
+                schedule=run.schedule(steps),
                 steps=steps,
                 description=run.description,
                 # Windows are cut from text without gaps; rows of other workers, which are not read, count in full.
