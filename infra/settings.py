@@ -351,6 +351,9 @@ class Execution(BaseModel):
     """What to do with an artifact whose stage's code has changed at the same version: refuse to run, or rerun it."""
     accept: str = ""
     """Why such artifacts are good all the same (`--accept`): they are used, and who said so, when and why is kept."""
+    watts: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
+    """Power that a stage draws, on all its machines, by stage name; `default` for the others. Its energy is then that times its
+    seconds, and what the machine's counters say where nothing is stated (docs/scaling.md)."""
     site: SiteSettings = SiteSettings()
     """The place, for what a plan says of CO2 and water."""
     track: dict[Literal["tensorboard", "wandb", "mlflow", "trackio"], Annotated[str, Field(min_length=1)]] = {}
@@ -456,6 +459,10 @@ class Execution(BaseModel):
             return 0
         workers = self.parallel[stage].workers if stage in self.parallel else 1
         return workers * self.stage_threads(stage)
+
+    def stage_watts(self, stage: str) -> float | None:
+        """Power that is stated for a stage; None where nothing is."""
+        return _of_stage(self.watts, stage, None)
 
     def stage_generation(self, stage: str) -> GenerationSettings:
         """Who answers prompts in a stage."""

@@ -162,7 +162,7 @@ def _scores(evaluations: list[Record]) -> list[str]:
 
 
 def _cost(made: list[Record]) -> list[str]:
-    """Time, operations and energy of all that it took; energy only where the kernel counted it."""
+    """Time, operations and energy of all that it took; energy only where it was counted or stated (`execution.watts`)."""
     seconds, flops = sum(item.seconds for item in made), sum(float(item.facts.get("flops", 0.0)) for item in made)
     counted = [item.energy_joules for item in made if item.energy_joules is not None]
     energy = (

@@ -18,7 +18,7 @@ from infra.compute.cordoning import Cordoning, check_not_cordoned
 from infra.compute.shards import run_shards
 from infra.compute.stage_call import Finished
 from infra.events import Event, Listener, LogKept, Waiting
-from infra.execution.energy import joules_between, read_joules
+from infra.execution.energy import Counters, joules_between, read_joules
 from infra.execution.fingerprint import fingerprint_of
 from infra.execution.runners import SIZES_AT_ONCE, changing, finished_path, ray_of, runner_of
 from infra.execution.stale import accept, changes_since, stale_error
@@ -236,8 +236,10 @@ class Attempt:
     """When it began, as ISO 8601 in UTC."""
     began: float
     """Monotonic seconds."""
-    joules: dict[str, tuple[float, float]]
+    joules: Counters
     """What the machine's energy counters said then."""
+    watts: float | None
+    """The power that is stated for the stage."""
 
     def told_by(self, listener: Listener) -> Listener:
         """The listener, which hears nothing more once the lease is lost."""
@@ -251,7 +253,7 @@ class Attempt:
 
     def record(self, finished: Finished) -> Record:
         """What is written of the finished stage."""
-        compute = self.workspace.compute
+        compute, seconds = self.workspace.compute, round(time.monotonic() - self.began, 3)
         return Record(
             **dict(self.started),
             kind=finished.artifact.kind,
@@ -260,11 +262,11 @@ class Attempt:
             facts=finished.artifact.facts(),
             files=finished.files,
             created=self.created,
-            seconds=round(time.monotonic() - self.began, 3),
+            seconds=seconds,
             attempts=self.lease.number,
             resumed_from=finished.resumed_from,
             peak_memory_bytes=finished.peak_memory_bytes,
-            energy_joules=joules_between(self.joules, read_joules()),
+            energy_joules=self.watts * seconds if self.watts else joules_between(self.joules, read_joules()),
             notes=finished.notes,
             flow_run=self.caller.flow_run,
             folder=finished.folder,
@@ -313,7 +315,9 @@ def _begin(stage: Stage, session: Session, call: Call, made: _Generation, lease:
     )
     session.store.write(started_path(stage.name, *made), started.model_dump_json(indent=2).encode())
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    return Attempt(started, workspace, lease, caller, created, time.monotonic(), read_joules())
+    return Attempt(
+        started, workspace, lease, caller, created, time.monotonic(), read_joules(), execution.stage_watts(stage.name)
+    )
 
 
 def commit(store: Store, record: Record, check: Callable[[], None]) -> Record:

@@ -1,32 +1,51 @@
-"""Energy that the machine's processor packages used, where the kernel counts it (Linux powercap, RAPL).
+"""Energy of a stage: what the machine's counters say, or a stated power over its time.
 
-The counters are the whole machine's: two stages side by side both see the sum. Where there is no counter, or it may not be
-read, there is no figure; none is estimated. Paper section 6.5 measures node power instead, every 25 ms.
+Counters are those of processor packages (Linux powercap, RAPL) and of NVIDIA GPUs (NVML, since Volta). They are the whole machine's: two
+stages side by side both see the sum, and of a group over several nodes only this one is seen. There a power may be stated
+(`execution.watts`). Where nothing counts and nothing is stated, there is no figure. Paper section 6.5 measures node power every 25 ms.
 """
 
+import contextlib
+import math
+from collections.abc import Iterator
 from pathlib import Path
 
+import pynvml
+
 POWERCAP = Path("/sys/class/powercap")
+Counters = dict[str, tuple[float, float]]
+"""Joules on a counter, and the joules at which it begins anew, by the counter's name."""
 
 
-def read_joules(root: Path = POWERCAP) -> dict[str, tuple[float, float]]:
-    """Counter and its wrap-around value in joules, per processor package; empty where nothing is counted."""
-    found = {}
+def read_joules(root: Path = POWERCAP) -> Counters:
+    """Every energy counter of this machine; empty where nothing is counted."""
+    return dict(_packages(root)) | dict(_gpus())
+
+
+def _packages(root: Path) -> Iterator[tuple[str, tuple[float, float]]]:
     for package in sorted(root.glob("intel-rapl:*")):
-        # Sub-zones (intel-rapl:0:0) are parts of their package.
-        if package.name.count(":") != 1:
-            continue
+        # Sub-zones (intel-rapl:0:0) are parts of their package. Not everybody may read a counter.
+        if package.name.count(":") == 1:
+            with contextlib.suppress(OSError):
+                counter = int((package / "energy_uj").read_text())
+                yield package.name, (counter / 1e6, int((package / "max_energy_range_uj").read_text()) / 1e6)
+
+
+def _gpus() -> Iterator[tuple[str, tuple[float, float]]]:
+    # Without a driver there is nothing to ask, and a GPU older than Volta counts nothing.
+    with contextlib.suppress(pynvml.NVMLError):
+        pynvml.nvmlInit()
         try:
-            counter = int((package / "energy_uj").read_text())
-            limit = int((package / "max_energy_range_uj").read_text())
-        except OSError:
-            continue
-        found[package.name] = (counter / 1e6, limit / 1e6)
-    return found
+            for index in range(pynvml.nvmlDeviceGetCount()):
+                counter = pynvml.nvmlDeviceGetTotalEnergyConsumption(pynvml.nvmlDeviceGetHandleByIndex(index))
+                # Millijoules since the driver was loaded, in 64 bits.
+                yield f"gpu:{index}", (counter / 1e3, math.inf)
+        finally:
+            pynvml.nvmlShutdown()
 
 
-def joules_between(before: dict[str, tuple[float, float]], after: dict[str, tuple[float, float]]) -> float | None:
-    """Joules used between two readings, or None without counters. A counter that fell has wrapped around once."""
+def joules_between(before: Counters, after: Counters) -> float | None:
+    """Joules used between two readings, or None without counters. A counter that fell has begun anew once."""
     used = None
     for name, (start, limit) in before.items():
         if name in after:

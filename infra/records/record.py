@@ -125,7 +125,7 @@ class Record(BaseModel):
     resumed_from: str
     peak_memory_bytes: int
     energy_joules: float | None = None
-    """Of the whole machine while the stage ran; None where the kernel counts none."""
+    """Of the whole machine while the stage ran, or of the power that was stated; None where nothing is counted or stated."""
     host: str
     device: str
     threads: int

@@ -217,6 +217,7 @@ def _headline(
         "flops": sum(row.flops for row in cost),
         "seconds": sum(row.seconds for row in cost),
         "peak_memory_bytes": max(row.peak_memory_bytes for row in cost),
+        "energy_joules": report_costs.energy_of(records),
         "stages": len(records),
         "final": (checkpoints[-1].address, checkpoints[-1].id),
     }

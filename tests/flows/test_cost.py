@@ -118,6 +118,31 @@ def test_a_finished_runs_trainings_made_as_many_updates_as_its_plan_says(finishe
         assert row.artifact.facts()["steps"] == row.estimate["steps"], label
 
 
+@pytest.mark.parametrize(("place", "shards"), [("host", 8), ("cuda:1", 1)])
+def test_a_reference_that_is_elsewhere_is_counted_there(place: str, shards: int) -> None:
+    """fp32 weights: a shard of them on the host for each GPU, or all of them on a device of their own."""
+    arguments = [
+        "plan",
+        "olmo2-1b",
+        "--gpus",
+        "8",
+        "--set",
+        f"execution.reference={{rlvr: '{place}'}}",
+        "--set",
+        "execution.device=cuda:0",
+    ]
+    (row,) = (
+        row
+        for row in json.loads(CliRunner().invoke(app, [*arguments, "--json"]).output)["stages"]
+        if row["label"] == "rlvr"
+    )
+    weights = 4 * SIZES["1B_released(olmo2_1B_v2)"]["total_params"]
+    assert (row["reference"], row["reference_bytes"]) == (place, weights / shards)
+    assert row["memory"]["parameters"] == weights / 8, "the policy alone"
+    told = " ".join(CliRunner().invoke(app, arguments).output.split())
+    assert f"rlvr: its frozen reference takes {weights / shards / 1e9:.3g} GB of" in told
+
+
 def test_the_plan_on_a_terminal_shows_the_tokens_of_its_costs(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, ["plan", "laptop", "--store", str(tmp_path)]).output
     costs = json.loads(CliRunner().invoke(app, ["plan", "laptop", "--gpus", "1", "--json"]).output)["stages"]

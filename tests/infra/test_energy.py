@@ -1,6 +1,12 @@
-"""Energy counters. Oracle: the kernel's powercap layout, written by hand."""
+"""Energy counters. Oracles: the kernel's powercap layout, written by hand; NVML's answers as its documentation gives them, since no
+GPU is here.
+"""
 
 from pathlib import Path
+from typing import Any
+
+import pynvml
+import pytest
 
 from infra.execution.energy import joules_between, read_joules
 
@@ -31,3 +37,33 @@ def test_a_counter_that_wrapped_is_counted_on(tmp_path: Path):
 
 def test_no_counter_is_no_figure(tmp_path: Path):
     assert joules_between(read_joules(tmp_path), read_joules(tmp_path)) is None
+
+
+def test_gpus_count_millijoules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    counters, calls = [5_000, 250], []
+    answers: dict[str, Any] = {
+        "nvmlInit": lambda: calls.append("init"),
+        "nvmlShutdown": lambda: calls.append("shutdown"),
+        "nvmlDeviceGetCount": lambda: len(counters),
+        "nvmlDeviceGetHandleByIndex": lambda index: index,
+        "nvmlDeviceGetTotalEnergyConsumption": lambda handle: counters[handle],
+    }
+    for name, answer in answers.items():
+        monkeypatch.setattr(pynvml, name, answer)
+    package(tmp_path, "intel-rapl:0", 5_000_000)
+    before = read_joules(tmp_path)
+    counters[:] = [7_000, 1_250]
+    assert joules_between(before, read_joules(tmp_path)) == 3.0
+    assert calls == ["init", "shutdown"] * 2
+
+
+def test_a_gpu_that_counts_nothing_is_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(handle: int) -> int:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+    for name in ("nvmlInit", "nvmlShutdown"):
+        monkeypatch.setattr(pynvml, name, lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 1)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", lambda index: index)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetTotalEnergyConsumption", refuse)
+    assert read_joules(tmp_path) == {}

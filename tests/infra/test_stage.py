@@ -82,6 +82,14 @@ def test_runs_then_reuses_everything(store: Store):
     assert log.ran == set()
 
 
+def test_energy_is_the_stated_power_over_the_time(store: Store):
+    execution = Execution(ray="off", watts={"number": 10.0, "default": 2.0})
+    with open_session(Session(store, execution, engine=PrefectEngine())):
+        diamond(ONE, TWO)
+    for record in all_records(store):
+        assert record.energy_joules == pytest.approx(record.seconds * (10.0 if record.stage == "number" else 2.0))
+
+
 def test_a_change_reruns_only_what_depends_on_it(tmp_path):
     store = Store(str(tmp_path))
     run(store, diamond, ONE, TWO)

@@ -75,10 +75,18 @@ class Run:
     """Models that an update trains: 2 where a value model is trained with the policy."""
     frozen_models: int = 0
     """Further copies of the weights on the device: the reference of reinforcement learning, unless it is elsewhere."""
+    reference: str = ""
+    """Where that reference is when it is not on the policy's device: `host`, or a device."""
     samples: bool = False
     """Whether the model writes what it learns from."""
     together: int = 1
     """Rows that stay on one GPU: 2 where pairs are compared."""
+
+    def reference_bytes(self, model: ModelConfig, shards: int) -> float:
+        """fp32 weights of a reference that is elsewhere: a process's shard on its host, or the whole on the device of its own."""
+        if not self.reference:
+            return 0.0
+        return 4.0 * model.parameters / (shards if self.reference == "host" else 1)
 
     @property
     def tokens(self) -> int | None:
@@ -256,9 +264,10 @@ def _reinforcement_run(name: str, how: Reinforcement, window: int, compute: Call
     # A reference that is elsewhere takes nothing of the policy's device while gradients are held: a pass that brings it
     # from the host comes before they are made, and takes less than they do.
     here = settings.reference == "policy"
+    elsewhere = "" if here else settings.reference
     return Run(
         f"{stage}{name}", updates, answers // how.mini_batches, longest, settings.pass_tokens, how.precision,
-        at_most=True, work=work, trained_models=models, frozen_models=int(here), samples=True,
+        at_most=True, work=work, trained_models=models, frozen_models=int(here), reference=elsewhere, samples=True,
     )  # fmt: skip
 
 

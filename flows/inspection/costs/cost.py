@@ -102,6 +102,10 @@ class StageCost:
     co2_tonnes: float | None
     water_kilolitres: float | None
     money: float | None
+    reference: str = ""
+    """Where a frozen reference is that takes none of `memory`: `host`, or a device."""
+    reference_bytes: float = 0.0
+    """What it takes there, of each process."""
 
 
 def recipe_costs(config: RecipeConfig, hardware: Hardware) -> list[StageCost]:
@@ -136,6 +140,8 @@ def cost(run: Run, model: ModelConfig, hardware: Hardware) -> StageCost:
         co2,
         water,
         money,
+        run.reference,
+        run.reference_bytes(model, gpus),
     )
 
 

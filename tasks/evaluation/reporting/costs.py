@@ -21,6 +21,8 @@ class ReportedCost:
     seconds: float
     share: float
     peak_memory_bytes: int
+    energy_joules: float | None
+    """Of the runs whose energy was counted or stated; None where it was of none."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,16 @@ def costs(records: Sequence[Record]) -> list[ReportedCost]:
                 seconds=seconds,
                 share=seconds / total if total > 0 else 0.0,
                 peak_memory_bytes=max(run.peak_memory_bytes for run in runs),
+                energy_joules=energy_of(runs),
             )
         )
     return rows
+
+
+def energy_of(records: Iterable[Record]) -> float | None:
+    """Joules of the records that have some; None where none has."""
+    known = [record.energy_joules for record in records if record.energy_joules is not None]
+    return math.fsum(known) if known else None
 
 
 def node(record: Record) -> CostNode:

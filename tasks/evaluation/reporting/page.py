@@ -21,6 +21,7 @@ from tasks.evaluation.reporting.words import (
     count,
     day,
     duration,
+    energy,
     fine,
     memory,
     points,
@@ -90,7 +91,7 @@ def render_page(report: ReportValues) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        count=count, amount=amount, size=size, memory=memory, seconds=duration, power=power, day=day,
+        count=count, amount=amount, size=size, memory=memory, seconds=duration, power=power, energy=energy, day=day,
         score=score_words, points=points, signed=signed, fine=fine,
         dictvalues=lambda table: list(table.values()),
     )  # fmt: skip

@@ -115,6 +115,8 @@ class Headline(TypedDict):
     flops: float
     seconds: float
     peak_memory_bytes: int
+    energy_joules: float | None
+    """Of the stages whose energy was counted or stated; None where it was of none."""
     stages: int
     final: tuple[str, str]
     """Address and id of the last checkpoint."""

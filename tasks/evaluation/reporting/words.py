@@ -59,6 +59,11 @@ def power(value: float) -> str:
     return f"{mantissa} × 10{str(int(exponent)).translate(_SUPERSCRIPT)}"
 
 
+def energy(value: float | None) -> str:
+    """Joules in watt-hours: 1.26e7 -> 3.50 kWh; a dash where it is not known."""
+    return "–" if value is None else _scaled(value / 3600, 1000, (" Wh", " kWh", " MWh", " GWh"))
+
+
 def day(value: str) -> str:
     """ISO time to minutes: 2025-11-22T00:14:09+00:00 -> 2025-11-22 00:14"""
     return value[:16].replace("T", " ")

@@ -569,6 +569,8 @@ def test_a_metric_that_is_missing_somewhere_has_no_curve() -> None:
         (report_words.duration(3_725), "1 h 02 min"),
         (report_words.power(9.999e13), "1.00 × 10¹⁴"),
         (report_words.power(0), "–"),
+        (report_words.energy(1.26e7), "3.50 kWh"),
+        (report_words.energy(None), "–"),
         (report_words.points(-0.0312, SHARE), "−3.1"),
         (report_words.points(-0.0001, SHARE), "0.0"),
         (report_words.score_words(0.41, SHARE), "41.0"),
