@@ -1,20 +1,19 @@
 """Generation speed on this machine's CPU against transformers' `generate`, same weights, same prompts, greedy.
 
-Run alone: `python benchmarks/generate.py [--threads 2] [--repeats 5] [--peers dynamic,static,compiled]`. All
+Run alone: `python benchmarks/generate.py [--threads 2] [--repeats 5] [--peers dynamic,static,compiled,continuous]`. All
 contestants run in this process, in turns, on the 11.0M model of `benchmarks/train.py`. The peer runs with its
-dynamic cache (its default), its static cache, and its static cache with the compiled step, each in fp32 and with
-bf16 weights (ours: fp32, and bf16 autocast). Ours compiles nothing. Times include everything from ids to ids but
-compiling, which the peer does in a warm-up: preparing weights, prefill, decoding. The figure is the best of the
-repeats. No answer ends early but in the case `refill`.
+dynamic cache (its default), its static cache, its static cache with the compiled step, and its continuous batching, which
+gives a finished row the next prompt as ours does, each in fp32 and with bf16 weights (ours: fp32, and bf16 autocast). Ours
+compiles nothing. Times include everything from ids to ids but compiling, which the peer does in a warm-up: preparing weights,
+prefill, decoding. The figure is the best of the repeats. No answer ends early but in the case `refill`.
 
 The last line is one JSON object. `ratio_batch1` and `ratio_batch32`: our tokens per second over those of the peer's
 `generate` as it comes (dynamic cache), both fp32, prompts of 64 tokens; `ratio_fastest_...`: over the fastest of the
 peer's modes; `..._bf16`: both in bf16; `..._unequal_batch32`: prompts of 16 to 112 tokens, which the peer pads;
 `..._refill_batch32`: the only case in which answers end by themselves. 128 such prompts, 32 at a time, whose answers' lengths
-are about exponentially distributed with a mean of 40 tokens, cut at 128; rates count the answers' tokens. The peer waits for
-the longest answer of each batch, ours gives a finished row the next prompt.
-`same_tokens`: share of equal answers in fp32 (two logits may be
-equal up to rounding). `of_limit_...`: our speed over what the machine allows, counting only matmuls at the rate measured
+are about exponentially distributed with a mean of 40 tokens, cut at 128; rates count the answers' tokens. But for continuous
+batching the peer waits for the longest answer of each batch; `ratio_refilling_...` is over continuous batching alone.
+`same_tokens`: share of equal answers in fp32 (two logits may be equal up to rounding). `of_limit_...`: our speed over what the machine allows, counting only matmuls at the rate measured
 for large packed matmuls, and reading weights and cache at the rate measured for a sum.
 """
 
@@ -42,7 +41,7 @@ from model.tokens.tokenizer import Tokenizer
 PROMPT_TOKENS, NEW_TOKENS = 64, 128
 UNEQUAL_TOKENS = (16, 112)
 ROWS, REFILL_PROMPTS, REFILL_CANDIDATES, REFILL_MEAN = 32, 128, 768, 40
-PEERS = ("dynamic", "static", "compiled")
+PEERS = ("dynamic", "static", "compiled", "continuous")
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 Answers = list[list[int]]
@@ -105,10 +104,35 @@ def load_peer(model: Transformer, precision: str, eos_id: int | None = None) -> 
 
 
 def theirs(peer: Any, prompts: Answers, mode: str) -> Answers:
-    """Batches of `ROWS` in the order given, padded on the left, as the peer wants them."""
+    """Batches of `ROWS` in the order given, padded on the left, as the peer wants them; or all, `ROWS` at a time."""
+    if mode == "continuous":
+        return their_stream(peer, prompts)
     return [
         answer for at in range(0, len(prompts), ROWS) for answer in their_batch(peer, prompts[at : at + ROWS], mode)
     ]
+
+
+def their_stream(peer: Any, prompts: Answers) -> Answers:
+    """Continuous batching: a row whose answer has ended takes the next prompt."""
+    from transformers import ContinuousBatchingConfig, GenerationConfig
+
+    ends = peer.generation_config.eos_token_id
+    wanted = GenerationConfig(
+        max_new_tokens=NEW_TOKENS, do_sample=False, eos_token_id=-1 if ends is None else ends, pad_token_id=0
+    )
+    longest = max(map(len, prompts)) + NEW_TOKENS
+    how = ContinuousBatchingConfig(
+        page_size=64,
+        num_blocks=ROWS * -(-longest // 64),
+        # Each step masks all it reads against all that is kept, so long prefills are cheaper in parts.
+        max_batch_tokens=8 * PROMPT_TOKENS,
+        max_requests_per_batch=ROWS,
+        allow_block_sharing=False,
+    )
+    found = peer.generate_batch(prompts, generation_config=wanted, continuous_batching_config=how)
+    # Requests are named in the order in which they were given.
+    answers = sorted(found.items(), key=lambda item: int(item[0].rpartition("_")[2]))
+    return [list(answer.generated_tokens) for _, answer in answers]
 
 
 def their_batch(peer: Any, batch: Answers, mode: str) -> Answers:
@@ -249,6 +273,8 @@ def main() -> None:
             result[f"tokens_per_second_{name}{suffix}"] = rate | {"fastest_peer": fastest}
             result[f"ratio_{name}{suffix}"] = round(rate["ours"] / rate["dynamic"], 2)
             result[f"ratio_fastest_{name}{suffix}"] = round(rate["ours"] / rate[fastest], 2)
+            if "continuous" in rate:
+                result[f"ratio_refilling_{name}{suffix}"] = round(rate["ours"] / rate["continuous"], 2)
             if name in ("batch1", "batch32"):
                 bound = limit(model.config, len(case.prompts), precision, rates)
                 result[f"of_limit_{name}{suffix}"] = round(rate["ours"] / bound, 2)

@@ -1,8 +1,9 @@
 """Energy of a stage: what the machine's counters say, or a stated power over its time.
 
-Counters are those of processor packages (Linux powercap, RAPL) and of NVIDIA GPUs (NVML, since Volta). They are the whole machine's: two
-stages side by side both see the sum, and of a group over several nodes only this one is seen. There a power may be stated
-(`execution.watts`). Where nothing counts and nothing is stated, there is no figure. Paper section 6.5 measures node power every 25 ms.
+Counters are those of processor packages (Linux powercap, RAPL) and of NVIDIA GPUs (NVML, since Volta). They are the whole
+machine's: two stages side by side both see the sum, and of a group over several nodes only this one is seen. There a power may
+be stated (`execution.watts`). Where nothing counts and nothing is stated, there is no figure. Paper section 6.5 measures node
+power every 25 ms.
 """
 
 import contextlib

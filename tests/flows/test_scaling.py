@@ -26,6 +26,16 @@ def test_a_collective_takes_latency_and_bytes_over_bandwidth() -> None:
     assert fabric.seconds(Collective("gather", 8e9, 1, 1, "block"), apart=False) == 0
 
 
+def test_what_nothing_hides_is_all_that_is_sent() -> None:
+    """Bytes over bandwidth. By hand: of each block two gathers in bf16 and a scatter in fp32, of the ends one each in fp32."""
+    run, fabric = Run("pretrain", 10, 8, 512, 512, "bf16"), Fabric(node_latency=0, efficiency=1.0, hides=False)
+    model = ModelConfig(size="190M")
+    (found,) = scale(run, model, [8], DEVICES["h100"], 0.4, fabric)
+    ends = 2 * model.vocab_size * model.d_model + model.d_model
+    sent = 7 / 8 * (8 * model.n_layers * model.block_parameters + 8 * ends)
+    assert found.exposed == pytest.approx(sent / fabric.node_bandwidth)
+
+
 def test_alone_a_gpu_waits_for_nobody() -> None:
     model = ModelConfig(size="190M")
     (alone,) = scale(Run("pretrain", 10, 64, 1024, 1024, "bf16"), model, [1], DEVICES["h100"], 0.4)

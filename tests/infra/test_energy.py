@@ -1,5 +1,5 @@
-"""Energy counters. Oracles: the kernel's powercap layout, written by hand; NVML's answers as its documentation gives them, since no
-GPU is here.
+"""Energy counters. Oracles: the kernel's powercap layout, written by hand; NVML's answers as its documentation gives them,
+since no GPU is here.
 """
 
 from pathlib import Path

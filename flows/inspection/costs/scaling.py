@@ -35,6 +35,8 @@ class Fabric:
     """Seconds of one hop between nodes."""
     efficiency: float = 0.8
     """Share of these bandwidths that collectives reach."""
+    hides: bool = True
+    """Whether matmuls hide communication. On CPUs both need the same cores, so one waits for the other."""
 
     def seconds(self, item: Collective, *, apart: bool) -> float:
         """Time of one collective; `apart` says whether its workers are in different nodes, one in each."""
@@ -182,6 +184,8 @@ def _exposed(found: list[Collective], model: ModelConfig, compute: float, passes
     forward, backward = share / blocks / 3, 2 * share / blocks / 3
     times = {item.kind: how.seconds(item, apart=False) for item in found if item.of == "block"}
     gather, scatter = times.get("gather", 0.0), times.get("scatter", 0.0)
+    if not how.hides:
+        return sum(item.times * how.seconds(item, apart=item.of == "copies") for item in found)
     # What the matmuls of a block are too short to hide.
     waiting = max(0.0, gather - forward) + max(0.0, gather + scatter - backward)
     rest = sum(item.times * how.seconds(item, apart=item.of == "copies") for item in found if item.of != "block")
