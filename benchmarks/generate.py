@@ -13,8 +13,9 @@ peer's modes; `..._bf16`: both in bf16; `..._unequal_batch32`: prompts of 16 to 
 `..._refill_batch32`: the only case in which answers end by themselves. 128 such prompts, 32 at a time, whose answers' lengths
 are about exponentially distributed with a mean of 40 tokens, cut at 128; rates count the answers' tokens. But for continuous
 batching the peer waits for the longest answer of each batch; `ratio_refilling_...` is over continuous batching alone.
-`same_tokens`: share of equal answers in fp32 (two logits may be equal up to rounding). `of_limit_...`: our speed over what the machine allows, counting only matmuls at the rate measured
-for large packed matmuls, and reading weights and cache at the rate measured for a sum.
+`same_tokens`: share of equal answers in fp32 (two logits may be equal up to rounding). `of_limit_...`: our speed over what
+the machine allows, counting only matmuls at the rate measured for large packed matmuls, and reading weights and cache at the
+rate measured for a sum.
 """
 
 import argparse
