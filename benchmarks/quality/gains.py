@@ -8,8 +8,9 @@ lines of its own; those have no wall time. `--isa avx2` makes oneDNN and ATen us
 `ATEN_CPU_CAPABILITY`), which stands for the other kind of processor. A seed shifts the seeds of the model, the data orders and
 the sampling. `--stores A,B` runs nothing and reads finished stores.
 
-The gains are those of the report (`facts.gains`). The last line printed is one JSON object: of every step, the share of runs
-whose gain exceeds 3 standard errors, and the longest wall time.
+The gains are those of the report (`facts.gains`). KL and hedged are of RLVR's own log: the largest KL of an update against its
+budget, and the share of answers with several final answers in the first and in the last quarter. The last line printed is one
+JSON object: of every step, the share of runs whose gain exceeds 3 standard errors, and the longest wall time.
 """
 
 import argparse
@@ -114,8 +115,21 @@ def gains_of(store: Path) -> dict[str, Any]:
     if not reports:
         raise SystemExit(f"{store} holds no report; run a recipe in it to its end first")
     gains = json.loads(reports[-1].read_text())["gains"]
-    found = {step: gains[step] for step in STEPS if step in gains}
+    found = {step: gains[step] for step in STEPS if step in gains} | control_of(store)
     return found | {name: gains[step][part] for name, (step, part) in FURTHER.items() if part in gains.get(step, {})}
+
+
+def control_of(store: Path) -> dict[str, Any]:
+    """What RLVR kept to, of the newest in a store: KL and its budget, and shares of hedged answers."""
+    logs = sorted(store.glob("rlvr/*/g*/metrics.jsonl"), key=lambda path: path.stat().st_mtime)
+    if not logs:
+        return {}
+    rows = [row for row in map(json.loads, logs[-1].read_text().splitlines()) if "kl" in row]
+    (record,) = logs[-1].parents[1].glob(f"record-*{logs[-1].parent.name[2:]}.json")
+    control = json.loads(record.read_text())["config"].get("kl_control") or {}
+    quarter = max(1, len(rows) // 4)
+    hedged = [sum(row["hedged"] for row in part) / quarter for part in (rows[:quarter], rows[-quarter:])]
+    return {"kl": max(row["kl"] for row in rows), "budget": control.get("budget"), "hedged": hedged}
 
 
 def standard_errors(gain: Mapping[str, float]) -> float:
@@ -132,7 +146,7 @@ def names_of(rows: list[Run]) -> list[str]:
 def markdown(rows: list[Run]) -> list[str]:
     """The table: a run a line, a step a column; gain and standard errors. What was compared in bits per byte stays in bits."""
     names = names_of(rows)
-    lines = [f"| run | {' | '.join(names)} | minutes |", "|---" * (len(names) + 2) + "|"]
+    lines = [f"| run | {' | '.join(names)} | KL | hedged | minutes |", "|---" * (len(names) + 4) + "|"]
     for row in rows:
         cells = []
         for name in names:
@@ -141,7 +155,13 @@ def markdown(rows: list[Run]) -> list[str]:
             scale, digits = (1, 3) if in_bits else (100, 1)
             cells.append(f"{scale * one['gain']:+.{digits}f} ({standard_errors(one):+.1f})" if one else "")
         minutes = f"{row['seconds'] / 60:.1f}" if "seconds" in row else ""
-        lines.append(f"| {row['run']} | {' | '.join(cells)} | {minutes} |")
+        kept = ["", ""]
+        if "kl" in row:
+            kept = [
+                f"{row['kl']:.3f} of {row['budget']}",
+                " → ".join(f"{100 * share:.1f} %" for share in row["hedged"]),
+            ]
+        lines.append(f"| {row['run']} | {' | '.join((*cells, *kept))} | {minutes} |")
     return lines
 
 
@@ -154,8 +174,9 @@ def page(table: str, rows: list[Run]) -> str:
 Each line is one whole run of `recipes/laptop.yaml`. A cell holds the gain, in percent points (of curation, the sweep and the
 soup in bits per byte), and in brackets the same in paired standard errors. The soup is compared with the base, with the mean of
 its ingredients and with the best of them; reward is the reward model's accuracy over chance; sweep is the best candidate over the
-next. `avx2` runs have narrower instructions only, as older processors do. Wall times are of runs that had both cores and were
-not interrupted; the others had one core each.
+next. KL is the largest of an update of RLVR against its budget, and hedged the share of answers with several final answers in
+RLVR's first and last quarter. `avx2` runs have narrower instructions only, as older processors do. Wall times are of runs that
+had both cores and were not interrupted; the others had one core each.
 
 `python benchmarks/quality/gains.py --out docs/laptop-gains.md` made this page on: {processor_name()}.
 

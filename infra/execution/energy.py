@@ -15,7 +15,7 @@ import pynvml
 
 POWERCAP = Path("/sys/class/powercap")
 Counters = dict[str, tuple[float, float]]
-"""Joules on a counter, and the joules at which it begins anew, by the counter's name."""
+"""Joules on a counter, and the joules at which it begins again at zero, by the counter's name."""
 
 
 def read_joules(root: Path = POWERCAP) -> Counters:
@@ -46,7 +46,7 @@ def _gpus() -> Iterator[tuple[str, tuple[float, float]]]:
 
 
 def joules_between(before: Counters, after: Counters) -> float | None:
-    """Joules used between two readings, or None without counters. A counter that fell has begun anew once."""
+    """Joules used between two readings, or None without counters. A counter that fell has begun again once."""
     used = None
     for name, (start, limit) in before.items():
         if name in after:
