@@ -1,4 +1,4 @@
-"""Imports that wait until what they name is used, for commands that only ask what a recipe says.
+"""Imports that wait until what they name is used, for commands that only ask what a recipe says or wait for a cluster.
 
 Stages name at their top what trains, decodes and fetches, and a plan uses none of it; PyTorch alone takes seconds to import.
 Python 3.15 can start in a mode like this one (`-X lazy_imports`, PEP 810), and Mercurial's `demandimport` has been one for years.
@@ -86,7 +86,7 @@ def stand_in(module: str, name: str) -> StandIn:
 
 def resolved(standing: StandIn) -> Any:
     """The thing that a stand-in stands for. The first call ends the mode."""
-    _end()
+    import_deferred()
     return _named(standing)
 
 
@@ -157,7 +157,7 @@ def defer_imports() -> None:
         sys.meta_path.insert(0, _finder)
 
 
-def _end() -> None:
+def import_deferred() -> None:
     """Imports are Python's own again, and every module of ours gets what it named."""
     with _lock:
         if _finder in sys.meta_path:

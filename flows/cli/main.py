@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.data import data_app
+from flows.cli.deferred_imports import defer_imports
 from flows.cli.evaluation import add_commands
 from flows.cli.marks import add_mark_commands
 from flows.cli.options import (
@@ -347,6 +348,8 @@ def serve_command(
 
 def _prepare(recipe: str, overrides: list[str], no_rehearsal: bool) -> None:
     """Refuse a long run that was not rehearsed, and say how Prefect is to work before anything imports it."""
+    # Until it is known that there is something to do here, a run is a plan.
+    defer_imports()
     from flows.config.files import load
     from flows.rehearsing.rehearsal_record import check_rehearsed
     from flows.running.prefect_server import prepare_prefect

@@ -13,6 +13,7 @@ from typing import Literal, NotRequired, TypedDict
 
 from rich.console import Console
 
+from flows.cli.deferred_imports import import_deferred
 from flows.cli.display import Display, EndedStage, reused_line
 from flows.config.recipe_config import RecipeConfig
 from flows.inspection.steps import TRAININGS
@@ -121,6 +122,9 @@ def watched(console: Console, errors: Console, asked: RunRequest) -> Iterator[Wa
     )
     interrupted = f"interrupted; the same command {how}"
     threading.Thread(target=_end_in_time, args=(errors, interrupted), daemon=True).start()
+    # Where a cluster runs the stages, this process waits for them and never needs PyTorch, which is half of its memory.
+    if not config.execution.cluster:
+        import_deferred()
     # Prefect is imported here, since it takes seconds and a run without work does not need it.
     from flows.deployments import loaded_recipe
 

@@ -92,6 +92,7 @@ def test_stages_run_on_the_nodes_and_go_on_without_their_driver(
     store = Store(str(tmp_path / "store"))
     driver = start(tmp_path / "store", "--until", "evaluate:base")
     driver.until(lambda: save_points(store, "pretrain"), "the middle of pretrain", SECONDS)
+    assert not [region.path for region in psutil.Process(driver.process.pid).memory_maps() if "libtorch" in region.path]
     driver.kill_group()
     saved = save_points(store, "pretrain")
     wait_for(lambda: save_points(store, "pretrain") != saved, "further save points while nobody drives")
