@@ -15,7 +15,7 @@ import pynvml
 
 POWERCAP = Path("/sys/class/powercap")
 Counters = dict[str, tuple[float, float]]
-"""Joules on a counter, and the joules at which it begins again at zero, by the counter's name."""
+"""Joules on a counter, and the joules at which it begins again at zero (infinity: never), by the counter's name."""
 
 
 def read_joules(root: Path = POWERCAP) -> Counters:
@@ -49,7 +49,8 @@ def joules_between(before: Counters, after: Counters) -> float | None:
     """Joules used between two readings, or None without counters. A counter that fell has begun again once."""
     used = None
     for name, (start, limit) in before.items():
-        if name in after:
-            end = after[name][0]
+        end = after[name][0] if name in after else None
+        # A GPU's counter falls when its driver is loaded again, and what it used before that is lost.
+        if end is not None and (end >= start or math.isfinite(limit)):
             used = (used or 0.0) + (end - start if end >= start else end + limit - start)
     return used

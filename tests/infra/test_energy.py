@@ -55,6 +55,9 @@ def test_gpus_count_millijoules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     counters[:] = [7_000, 1_250]
     assert joules_between(before, read_joules(tmp_path)) == 3.0
     assert calls == ["init", "shutdown"] * 2
+    counters[:] = [100, 2_250]
+    after = read_joules(tmp_path)
+    assert joules_between(before, after) == 2.0, "the first GPU's driver was loaded again meanwhile"
 
 
 def test_a_gpu_that_counts_nothing_is_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
