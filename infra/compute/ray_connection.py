@@ -36,6 +36,8 @@ _END_SECONDS = 1.0
 """How long the processes of a local Ray that was shut down may take to end by themselves."""
 _KILL_SECONDS = 5.0
 """How long the kernel may take to end those that were killed."""
+START_SECONDS = "90"
+"""How long the server of a local Ray may take to begin."""
 START_ATTEMPTS = 3
 """Tries to start a local Ray."""
 PROBE_SECONDS = 5.0
@@ -75,6 +77,8 @@ def connected(address: str) -> Iterator[ModuleType]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Else Ray hides all GPUs from tasks that ask for none, by an empty CUDA_VISIBLE_DEVICES.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray gives its server 30 s to begin, which a machine with other work to do may need more of.
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", START_SECONDS)
     # What is forked here becomes another program at once; gRPC's care for forks that go on using it may crash them before.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     wait_passively()
