@@ -8,7 +8,7 @@ lines of its own; those have no wall time. `--isa avx2` makes oneDNN and ATen us
 `ATEN_CPU_CAPABILITY`), which stands for the other kind of processor. A seed shifts the seeds of the model, the data orders and
 the sampling. `--stores A,B` runs nothing and reads finished stores.
 
-The gains are those of the report (`facts.gains`). KL and hedged are of RLVR's own log: the largest KL of an update against its
+The gains are those of the report (`facts.gains`). KL and hedged are of RLVR's own log: the largest KL of a rollout against its
 budget, and the share of answers with several final answers in the first and in the last quarter. The last line printed is one
 JSON object: of every step, the share of runs whose gain exceeds 3 standard errors, and the longest wall time.
 """
@@ -124,12 +124,12 @@ def control_of(store: Path) -> dict[str, Any]:
     logs = sorted(store.glob("rlvr/*/g*/metrics.jsonl"), key=lambda path: path.stat().st_mtime)
     if not logs:
         return {}
-    rows = [row for row in map(json.loads, logs[-1].read_text().splitlines()) if "kl" in row]
+    rows = [row for row in map(json.loads, logs[-1].read_text().splitlines()) if "rollout_kl" in row]
     (record,) = logs[-1].parents[1].glob(f"record-*{logs[-1].parent.name[2:]}.json")
     control = json.loads(record.read_text())["config"].get("kl_control") or {}
     quarter = max(1, len(rows) // 4)
     hedged = [sum(row["hedged"] for row in part) / quarter for part in (rows[:quarter], rows[-quarter:])]
-    return {"kl": max(row["kl"] for row in rows), "budget": control.get("budget"), "hedged": hedged}
+    return {"kl": max(row["rollout_kl"] for row in rows), "budget": control.get("budget"), "hedged": hedged}
 
 
 def standard_errors(gain: Mapping[str, float]) -> float:
@@ -174,7 +174,7 @@ def page(table: str, rows: list[Run]) -> str:
 Each line is one whole run of `recipes/laptop.yaml`. A cell holds the gain, in percent points (of curation, the sweep and the
 soup in bits per byte), and in brackets the same in paired standard errors. The soup is compared with the base, with the mean of
 its ingredients and with the best of them; reward is the reward model's accuracy over chance; sweep is the best candidate over the
-next. KL is the largest of an update of RLVR against its budget, and hedged the share of answers with several final answers in
+next. KL is the largest of a rollout of RLVR against its budget, and hedged the share of answers with several final answers in
 RLVR's first and last quarter. `avx2` runs have narrower instructions only, as older processors do. Wall times are of runs that
 had both cores and were not interrupted; the others had one core each.
 
