@@ -3,7 +3,8 @@
 Run alone: `python benchmarks/network.py [--groups 2,4,8] [--steps 9]`. Each group of n processes, of one thread each, measures
 three things, each while all of its processes are at work, since they share the machine's cores:
 
-* all-gathers and reduce-scatters of 64 KiB to 8 MiB. A line through their times is latency and bandwidth (alpha-beta model);
+* all-gathers and reduce-scatters of 64 KiB to 8 MiB, with the copies that belong to them. A line through their times is latency
+  and bandwidth (alpha-beta model);
 * a step of the unsharded model on the rows of one process, without any communication;
 * a step of the same model sharded over the group (fsdp), which is what is simulated.
 
@@ -33,6 +34,7 @@ from flows.inspection.costs.scaling import Fabric, scale
 from infra.processor import processor_name
 from model.config import Compute, ModelConfig, Parallel
 from model.network.transformer import Transformer
+from model.training.allocator import keep_freed_memory
 from model.training.configs import LossConfig, OptimConfig
 from model.training.loop import Course, new_state, train_step
 from model.training.losses import language_model_objective
@@ -79,10 +81,18 @@ def median_seconds(call: Callable[[], Any], repeats: int) -> float:
 
 
 def exchange(kind: str, size: int, world: int) -> Callable[[], Any]:
-    whole, part = torch.ones(size // 4), torch.ones(size // 4 // world)
-    if kind == "gather":
-        return lambda: dist.all_gather_single(whole, part)
-    return lambda: dist.reduce_scatter_single(part, whole)
+    """One exchange, with the copy between its buffer and the tensors of the model, as `fully_shard` makes it."""
+    whole, buffer, part = torch.ones(size // 4), torch.ones(size // 4), torch.ones(size // 4 // world)
+
+    def gather() -> None:
+        dist.all_gather_single(buffer, part)
+        whole.copy_(buffer)
+
+    def scatter() -> None:
+        buffer.copy_(whole)
+        dist.reduce_scatter_single(part, buffer)
+
+    return gather if kind == "gather" else scatter
 
 
 def training(compute: Compute, instances: int) -> Callable[[], Any]:
@@ -99,6 +109,8 @@ def training(compute: Compute, instances: int) -> Callable[[], Any]:
 def measure(rank: int, world: int, folder: str, steps: int) -> None:
     """One process of a group; the first writes down what all have measured."""
     torch.set_num_threads(1)
+    # As in every training.
+    keep_freed_memory()
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
     exchanges = {
         (kind, size): median_seconds(exchange(kind, size, world), 3 * steps) for kind in KINDS for size in SIZES
