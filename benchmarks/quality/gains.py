@@ -158,7 +158,7 @@ def markdown(rows: list[Run]) -> list[str]:
         kept = ["", ""]
         if "kl" in row:
             kept = [
-                f"{row['kl']:.3f} of {row['budget']}",
+                f"{row['kl']:.3f}" + (f" of {row['budget']}" if row["budget"] else ""),
                 " → ".join(f"{100 * share:.1f} %" for share in row["hedged"]),
             ]
         lines.append(f"| {row['run']} | {' | '.join((*cells, *kept))} | {minutes} |")

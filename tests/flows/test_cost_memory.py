@@ -1,7 +1,6 @@
 """Memory of a plan. Oracles: the bytes of all tensors that live while the trainer makes updates (tests/flows/live_bytes.py), in
 one process, in a group of two, and for published widths in a group that is only imagined; and autograd on real tensors."""
 
-import os
 from typing import Any
 
 import pytest
@@ -38,10 +37,8 @@ def planned(memory: Memory, policy: str) -> float:
     return memory.least if policy == "blocks" else memory.most
 
 
-def train_small(workers: int, compiled: bool = False) -> list[tuple[float, float]]:
+def train_small(workers: int) -> list[tuple[float, float]]:
     """Most bytes and bytes between updates, of one window of 256 tokens a process, per case."""
-    # Said here: the processes of a group have the environment of the server that forks them, which may be of an earlier test.
-    os.environ[COMPILED_KERNELS] = str(int(compiled))
     return [trained(SMALL, precision, layout(workers, policy), rows=1, length=256) for precision, policy in CASES]
 
 
@@ -126,7 +123,7 @@ def test_cast_weights_of_a_block_are_two_bytes_each(name: Any) -> None:
 def test_compiled_operations_of_a_cpu_keep_at_most_what_is_planned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Within a tenth of it."""
     monkeypatch.setenv(COMPILED_KERNELS, "1")
-    for (precision, policy), (most, _) in zip(CASES, train_small(1, compiled=True), strict=True):
+    for (precision, policy), (most, _) in zip(CASES, train_small(1), strict=True):
         memory = memory_of(SMALL, precision, 1, 256, device="cpu")  # type: ignore[arg-type]
         assert 0.9 * planned(memory, policy) <= most <= 1.02 * planned(memory, policy), (precision, policy)
 

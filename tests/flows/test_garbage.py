@@ -53,12 +53,12 @@ print(said[0])
 """
 
 
-@pytest.mark.parametrize(("who", "written"), [("loop", False), ("thread", True)])
-def test_a_cursor_in_the_garbage_stops_who_collects_it_and_nobody_else(who: str, written: bool, tmp_path: Path):
+@pytest.mark.parametrize(("who", "said"), [("loop", ("database is locked", "not an error")), ("thread", ("written",))])
+def test_a_cursor_in_the_garbage_stops_who_collects_it_and_nobody_else(who: str, said: tuple[str, ...], tmp_path: Path):
     """In the loop's own thread the collection holds the lock's owner up until the writer has given up.
 
-    What SQLite then says is not always that the database is locked: the cursor's end may have replaced the message.
+    Both threads use one connection, so the cursor's end may replace the message before the writer has read it.
     """
     command = [sys.executable, "-c", PROGRAM, str(tmp_path / "numbers.db"), who]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    assert (done.stdout.strip() == "written") == written
+    assert done.stdout.strip() in said

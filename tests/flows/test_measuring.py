@@ -106,7 +106,7 @@ def test_two_workers_that_hold_a_model_together_give_its_scores(tmp_path, copies
     model = save_model(tmp_path / "one", 1)
     common = ["eval", model, "--tasks", "piqa", "--data", copies]
     alone = olmo2(*common, "--store", str(tmp_path / "alone"))
-    # Ray forks its servers, and what other tests have loaded here may keep a fork from becoming one.
+    # In a process of its own, as a user's command: Ray forks its servers, and a fork of all that is loaded here failed once.
     program = [sys.executable, "-m", "flows.cli", *common, "--store", str(tmp_path / "together"), "--workers", "2"]
     together = json.loads(subprocess.check_output([*program, "--threads", "1", "--json"]))
     assert [row["score"] for row in together["benchmarks"]] == [row["score"] for row in alone["benchmarks"]]

@@ -3,6 +3,7 @@
 import gc
 import json
 import multiprocessing
+import os
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
@@ -54,7 +55,10 @@ PRELOAD = [
 
 
 def run_group(workers: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What `function(*arguments)` returns in every worker of a gloo group. Raises AssertionError with a worker's traceback."""
+    """What `function(*arguments)` returns in every worker of a gloo group. Raises AssertionError with a worker's traceback.
+
+    Workers have this process's environment, not that of the server that forks them, which may have begun in an earlier test.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     with tempfile.TemporaryDirectory() as folder:
@@ -62,7 +66,7 @@ def run_group(workers: int, function: Callable[..., Any], *arguments: Any) -> li
         for rank in range(workers):
             here, there = context.Pipe()
             process = context.Process(
-                target=_work, args=(rank, workers, folder, there, function, arguments), daemon=True
+                target=_work, args=(rank, workers, folder, there, dict(os.environ), function, arguments), daemon=True
             )
             process.start()
             there.close()
@@ -76,7 +80,17 @@ def run_group(workers: int, function: Callable[..., Any], *arguments: Any) -> li
     return [answer for _, answer in answers]
 
 
-def _work(rank: int, workers: int, folder: str, pipe: Connection, function: Callable[..., Any], arguments: Any) -> None:
+def _work(
+    rank: int,
+    workers: int,
+    folder: str,
+    pipe: Connection,
+    environment: dict[str, str],
+    function: Callable[..., Any],
+    arguments: Any,
+) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=workers)
     try:

@@ -73,20 +73,18 @@ class Run:
     """FLOPs over those of training on each token once."""
     trained_models: int = 1
     """Models that an update trains: 2 where a value model is trained with the policy."""
-    frozen_models: int = 0
-    """Further copies of the weights on the device: the reference of reinforcement learning, unless it is elsewhere."""
     reference: str = ""
-    """Where that reference is when it is not on the policy's device: `host`, or a device."""
+    """Where the frozen reference of reinforcement learning is (`execution.reference`); empty where there is none."""
     samples: bool = False
     """Whether the model writes what it learns from."""
     together: int = 1
     """Rows that stay on one GPU: 2 where pairs are compared."""
 
     def reference_bytes(self, model: ModelConfig, shards: int) -> float:
-        """fp32 weights of a reference that is elsewhere: a process's shard on its host, or the whole on the device of its own."""
+        """fp32 weights of a frozen reference where it is: a process's shard, or the whole on a device of its own."""
         if not self.reference:
             return 0.0
-        return 4.0 * model.parameters / (shards if self.reference == "host" else 1)
+        return 4.0 * model.parameters / (shards if self.reference in ("policy", "host") else 1)
 
     @property
     def tokens(self) -> int | None:
@@ -108,13 +106,15 @@ class Run:
 
     def memory(self, model: ModelConfig, shards: int, tokens: int) -> Memory:
         """Memory of a GPU whose state is one of so many shards, with so many tokens going through it at once."""
+        # A reference that is elsewhere takes nothing here while gradients are held: a pass that brings it from the host comes
+        # before they are made, and takes less than they do.
         return memory_of(
             model,
             self.precision,
             shards,
             tokens,
             trained_models=self.trained_models,
-            frozen_models=self.frozen_models,
+            frozen_models=int(self.reference == "policy"),
             samples=self.samples,
         )
 
@@ -261,13 +261,9 @@ def _reinforcement_run(name: str, how: Reinforcement, window: int, compute: Call
         # Every answer is sampled once and gets log-probabilities under policy and reference: three forward passes.
         stage, work, models = "rlvr", 1 + 3 * FORWARD / how.epochs, 1
     settings = compute(stage)
-    # A reference that is elsewhere takes nothing of the policy's device while gradients are held: a pass that brings it
-    # from the host comes before they are made, and takes less than they do.
-    here = settings.reference == "policy"
-    elsewhere = "" if here else settings.reference
     return Run(
         f"{stage}{name}", updates, answers // how.mini_batches, longest, settings.pass_tokens, how.precision,
-        at_most=True, work=work, trained_models=models, frozen_models=int(here), reference=elsewhere, samples=True,
+        at_most=True, work=work, trained_models=models, reference=settings.reference, samples=True,
     )  # fmt: skip
 
 

@@ -103,9 +103,9 @@ class StageCost:
     water_kilolitres: float | None
     money: float | None
     reference: str = ""
-    """Where a frozen reference is that takes none of `memory`: `host`, or a device."""
+    """Where a frozen reference is; on `policy`, the policy's device, it is part of `memory`. Empty where there is none."""
     reference_bytes: float = 0.0
-    """What it takes there, of each process."""
+    """What it takes there for each GPU."""
 
 
 def recipe_costs(config: RecipeConfig, hardware: Hardware) -> list[StageCost]:

@@ -242,7 +242,7 @@ def _notes(costs: list[StageCost], hardware: Hardware) -> list[str]:
             "≤: as if every text were as long as it may be, in all columns; rlvr's sampling is counted at the MFU."
         )
     for item in costs:
-        if item.reference:
+        if item.reference not in ("", "policy"):
             where = "of the host, for each GPU" if item.reference == "host" else f"of {item.reference}"
             notes.append(
                 f"{item.label}: its frozen reference takes {item.reference_bytes / 1e9:.3g} GB {where}, which is not above."

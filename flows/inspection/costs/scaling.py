@@ -177,6 +177,8 @@ def _exposed(found: list[Collective], model: ModelConfig, compute: float, passes
 
     The first gather and the last scatter of a pass overlap with nothing; nor do embedding, final norm, head and copies.
     """
+    if not how.hides:
+        return sum(item.times * how.seconds(item, apart=item.of == "copies") for item in found)
     blocks = model.n_layers * passes
     # The embedding is looked up and takes no matmul, so blocks share the time by weights without it.
     share = compute * model.n_layers * model.block_parameters / (model.parameters - model.vocab_size * model.d_model)
@@ -184,8 +186,6 @@ def _exposed(found: list[Collective], model: ModelConfig, compute: float, passes
     forward, backward = share / blocks / 3, 2 * share / blocks / 3
     times = {item.kind: how.seconds(item, apart=False) for item in found if item.of == "block"}
     gather, scatter = times.get("gather", 0.0), times.get("scatter", 0.0)
-    if not how.hides:
-        return sum(item.times * how.seconds(item, apart=item.of == "copies") for item in found)
     # What the matmuls of a block are too short to hide.
     waiting = max(0.0, gather - forward) + max(0.0, gather + scatter - backward)
     rest = sum(item.times * how.seconds(item, apart=item.of == "copies") for item in found if item.of != "block")

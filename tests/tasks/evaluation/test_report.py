@@ -4,6 +4,7 @@ Oracles: arithmetic done by hand on the made-up figures; an HTML parser of the s
 the stage itself run twice for its bytes.
 """
 
+import copy
 import hashlib
 import json
 import math
@@ -431,6 +432,16 @@ def test_markup_in_any_text_of_a_report_stays_text(written: tuple[Workspace, Any
     }
     assert not [name for _, names in elements(text) for name in names if name.startswith("on") or name == "src"]
     assert Page(text).open == []
+
+
+def test_energy_is_on_the_page_where_it_is_known(written: tuple[Workspace, Any]) -> None:
+    values = copy.deepcopy(values_of(written[0]))
+    assert '<th scope="col">Energy</th>' not in render_page(values)
+    values["headline"]["energy_joules"], values["costs"][0]["energy_joules"] = 7.2e6, 3.6e6
+    text = render_page(values)
+    assert "<dt>Energy</dt><dd>2.00 kWh</dd>" in text
+    assert "<td>1.00 kWh</td>" in text
+    assert text.count("<td>2.00 kWh</td>") == 1, "the total"
 
 
 def test_same_artifacts_give_the_same_bytes(
