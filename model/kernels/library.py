@@ -35,8 +35,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("decode.cpp", "train.cpp"))
-HEADERS = (Path(__file__).with_name("vectors.h"),)
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("decode.cpp", "train.cpp", "attention.cpp", "softmax.cpp"))
+HEADERS = tuple(Path(__file__).with_name(name) for name in ("vectors.h", "matrices.h"))
 COMPILED_KERNELS = "OLMO2_COMPILED_KERNELS"
 PANEL_OUTPUTS = 32
 """Outputs whose weights lie together."""

@@ -54,12 +54,45 @@ template <> inline bf16 narrow<bf16>(float value) {
 
 template <class T> inline float rounded(float value) { return wide(narrow<T>(value)); }
 
-inline void store(float* to, F value) { std::memcpy(to, &value, sizeof(value)); }
-inline void store(bf16* to, F value) {
+// bf16 as the low halves of whole numbers, and back. The compiler would convert them in two parts.
+inline U low_halves(H halves) {
+#if defined(__AVX512F__)
+    return bits<U>(_mm512_cvtepu16_epi32((__m256i)halves));
+#else
+    return __builtin_convertvector(halves, U);
+#endif
+}
+inline H from_low_halves(U whole) {
+#if defined(__AVX512F__)
+    return bits<H>(_mm512_cvtepi32_epi16((__m512i)whole));
+#else
+    return __builtin_convertvector(whole, H);
+#endif
+}
+
+// Numbers of a vector's length, widened where they are bf16.
+inline F load_wide(const float* from) { return load<F>(from); }
+inline F load_wide(const bf16* from) { return (F)(low_halves(load<H>(from)) << 16); }
+
+// Rounded to bf16, to nearest and ties to even.
+inline H halves(F value) {
+#if defined(__AVX512BF16__)
+    return bits<H>(_mm512_cvtneps_pbh((__m512)value));
+#else
     U whole = (U)value;
     U near = (whole + 0x7fff + ((whole >> 16) & 1)) >> 16;
     U kept = (U)(value == value);  // all ones where it is a number
-    H half = __builtin_convertvector((near & kept) | (0x7fc0 & ~kept), H);
+    return from_low_halves((near & kept) | (0x7fc0 & ~kept));
+#endif
+}
+
+template <class T> F rounded(F value);
+template <> inline F rounded<float>(F value) { return value; }
+template <> inline F rounded<bf16>(F value) { return (F)(low_halves(halves(value)) << 16); }
+
+inline void store(float* to, F value) { std::memcpy(to, &value, sizeof(value)); }
+inline void store(bf16* to, F value) {
+    H half = halves(value);
     std::memcpy(to, &half, sizeof(half));
 }
 
@@ -81,6 +114,29 @@ inline float exponential(float x) {
     return p * bits<float>((int32_t(n) + 127) << 23);
 }
 
+inline F exponential(F x) {
+    x = x < -87.0f ? spread(-87.0f) : x;
+    x = x > 88.0f ? spread(88.0f) : x;
+    F n = x * 1.44269504f + 12582912.0f;
+    n -= 12582912.0f;
+    F r = x - n * 0.693145752f;
+    r -= n * 1.42860677e-6f;
+    F p = spread(1.0f / 720);
+    p = p * r + 1.0f / 120;
+    p = p * r + 1.0f / 24;
+    p = p * r + 1.0f / 6;
+    p = p * r + 0.5f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    return p * (F)((__builtin_convertvector(n, I) + 127) << 23);
+}
+
+inline float sum_of(F value) {
+    float sum = 0;
+    for (int i = 0; i < LANES; i++) sum += value[i];
+    return sum;
+}
+
 struct Range {
     int64_t begin, end;
 };
@@ -89,15 +145,38 @@ inline Range share(int64_t count, int64_t thread, int64_t threads) {
     return {count * thread / threads, count * (thread + 1) / threads};
 }
 
+// This thread's part of so many.
+inline Range own(int64_t count) { return share(count, omp_get_thread_num(), omp_get_num_threads()); }
+
 inline int64_t padded(int64_t count, int64_t to) { return (count + to - 1) / to * to; }
+
+// Calls `part` with each vector of a row; the last one may be shorter, and `part` is told how long it is.
+template <class Part> inline void by_vectors(int64_t count, Part part) {
+    int64_t place = 0;
+    for (; place + LANES <= count; place += LANES) part(place, std::integral_constant<int, LANES>());
+    if (place < count) part(place, int(count - place));
+}
+
+template <class T, class Length> inline F some(const T* from, Length length, float other) {
+    if constexpr (!std::is_same_v<Length, int>) return load_wide(from);
+    F value = spread(other);
+    for (int i = 0; i < length; i++) value[i] = wide(from[i]);
+    return value;
+}
+
+template <class T, class Length> inline void keep(T* to, F value, Length length) {
+    if constexpr (!std::is_same_v<Length, int>) return store(to, value);
+    T whole[LANES];
+    store(whole, value);
+    std::memcpy(to, whole, length * sizeof(T));
+}
 
 // silu(gate) * up, rounded to the type of the numbers after each of the two.
 template <class T> void gated(const T* gate, const T* up, int64_t count, T* out) {
-#pragma omp simd
-    for (int64_t i = 0; i < count; i++) {
-        float g = wide(gate[i]);
-        out[i] = narrow<T>(rounded<T>(g / (1 + exponential(-g))) * wide(up[i]));
-    }
+    by_vectors(count, [&](int64_t i, auto length) {
+        F g = some(gate + i, length, 0);
+        keep(out + i, rounded<T>(g / (1 + exponential(-g))) * some(up + i, length, 0), length);
+    });
 }
 
 }  // namespace

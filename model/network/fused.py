@@ -1,7 +1,7 @@
-"""Norms, rotary embedding, SwiGLU and attention on CPUs as one operation each, forward and backward.
+"""Norms, rotary embedding, SwiGLU, attention and softmax on CPUs as one operation each, forward and backward.
 
-In a small model they take more than half of a training step when each is a dozen operations of PyTorch.
-`model/kernels/train.cpp` computes them. They are equal to those operations up to rounding. Sums are fp32, and results are rounded
+In a small model they take more than half of a training step when each is a dozen operations of PyTorch. `train.cpp`,
+`attention.cpp` and `softmax.cpp` of `model/kernels` compute them. They are equal to those operations up to rounding. Sums are fp32, and results are rounded
 to the type of the activations at the same places, but gradients within one of them are not rounded on the way. Attention is fp32
 inside.
 
@@ -13,7 +13,7 @@ import ctypes
 from typing import Any, NamedTuple, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from model.kernels.library import half, kernels_for, pointer
@@ -56,9 +56,18 @@ class _Heads(ctypes.Structure):
 
 
 class _Attention(ctypes.Structure):
-    """`Attention` of train.cpp."""
+    """`Attention` of attention.cpp."""
 
     _fields_ = tuple((name, ctypes.c_int64) for name in ("batch", "length", "heads", "kv_heads", "dim"))
+
+
+class _Softmax(ctypes.Structure):
+    """`Softmax` of softmax.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("rows", "vocab", "apart")),
+        *((name, ctypes.c_float) for name in ("temperature", "z_weight")),
+    )
 
 
 def fused_norm(
@@ -99,6 +108,30 @@ def fused_attention(
 ) -> Float[Tensor, "batch seq heads_times_dim"]:
     """Causal softmax attention with scale 1/sqrt(head_dim), the heads of a position side by side."""
     return cast(Tensor, _Attend.apply(q, k, v))
+
+
+def fused_softmax(
+    logits: Float[Tensor, "rows vocab"],
+    targets: Int[Tensor, " rows"],
+    scales: Float[Tensor, " rows"] | None = None,
+    temperature: float = 1.0,
+    z_weight: float = 0.0,
+) -> tuple[Float[Tensor, " rows"], Float[Tensor, " rows"]]:
+    """Each row's logsumexp of logits / temperature, and what its target has of them, in fp32.
+
+    With scales, the logits are overwritten with their gradient of
+    scale * (logsumexp + z_weight * logsumexp^2 - logits[target] / temperature).
+    """
+    rows, vocab = logits.shape
+    log_totals, picked = torch.empty(rows), torch.empty(rows)
+    softmax = _Softmax(rows, vocab, logits.stride(0), temperature, z_weight)
+    scales = None if scales is None else scales.contiguous().float()
+    assert logits.stride(1) == 1 and targets.is_contiguous() and targets.dtype == torch.long
+    _code(logits).olmo2_softmax(
+        half(logits), ctypes.byref(softmax), pointer(logits), pointer(targets), None if scales is None else pointer(scales),
+        pointer(log_totals), pointer(picked), torch.get_num_threads(),
+    )  # fmt: skip
+    return log_totals, picked
 
 
 def attends(shape: HeadShape, length: int) -> bool:

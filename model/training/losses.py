@@ -20,16 +20,22 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from model.data.labels import IGNORE
+from model.network.fused import fused_softmax, fuses
 from model.network.matmul import product
 from model.network.transformer import Transformer
 from model.training.configs import LossConfig
 
 CHUNK_ELEMENTS = 1 << 22
 """Logits worked on at a time on a CPU: 4M, 8 MB in bf16, so that they stay within a processor's last cache level."""
-CHUNK_ROWS = 512
+CHUNK_ROWS = 1024
 """Least rows of logits held at a time on a CPU: with fewer, the matmuls with a large vocabulary wait for memory."""
 TILE_ROWS = 4096
 """Rows of the head whose gradient is summed at a time on a CPU."""
+LARGE_VOCAB, FEW_ROWS = 1 << 15, 256
+"""With such a vocabulary a CPU multiplies so many rows of logits by the head at a time: oneDNN takes 1.7 times as long for 512 or
+1,024 at once, with 100,352 ids and d_model 384."""
+SPARE = 32
+"""Numbers between two rows of logits on a CPU."""
 WIDE_PRODUCTS = ("cuda", "xpu")
 """Types of device whose matmuls of bf16 factors can be fp32 (`out_dtype` of torch.mm)."""
 
@@ -44,9 +50,11 @@ class HeadSizes:
     """Of those, rows worked on at a time in fp32."""
     tile: int
     """Rows of the head whose gradient is summed at a time."""
+    rows: int
+    """Rows of logits that are multiplied by the head at a time."""
 
 
-ACCELERATOR = HeadSizes(chunk=4096, piece=1024, tile=1 << 15)
+ACCELERATOR = HeadSizes(chunk=4096, piece=1024, tile=1 << 15, rows=4096)
 """On all devices but a CPU. Every chunk reads the head and adds to its fp32 gradient. With 4,096 rows that is about a tenth
 of the time of their matmuls on an H100 (bytes and operations over what it can do, not measured). Their logits are 0.8 GB in
 bf16 at a vocabulary of 100k. Larger pieces and tiles would not be faster. They bound what is made in fp32 at a time to 0.4
@@ -65,7 +73,8 @@ def loss_sizes(device_type: str, vocab_size: int) -> HeadSizes:
     if device_type != "cpu":
         return ACCELERATOR
     piece = cached_rows(vocab_size)
-    return HeadSizes(chunk=max(CHUNK_ROWS, piece), piece=piece, tile=TILE_ROWS)
+    rows = FEW_ROWS if vocab_size >= LARGE_VOCAB else max(CHUNK_ROWS, piece)
+    return HeadSizes(chunk=max(CHUNK_ROWS, piece), piece=piece, tile=TILE_ROWS, rows=rows)
 
 
 def log_prob_sizes(device_type: str, vocab_size: int) -> HeadSizes:
@@ -73,10 +82,10 @@ def log_prob_sizes(device_type: str, vocab_size: int) -> HeadSizes:
     if device_type != "cpu":
         return ACCELERATOR
     rows = max(1, CHUNK_ELEMENTS // vocab_size)
-    return HeadSizes(chunk=rows, piece=rows, tile=vocab_size)
+    return HeadSizes(chunk=rows, piece=rows, tile=vocab_size, rows=rows)
 
 
-def _softmax_gradient(
+def _softmax_in_place(
     logits: Float[Tensor, "rows vocab"], scale: Float[Tensor, "rows 1"], z_weight: float
 ) -> tuple[Float[Tensor, "rows 1"], Float[Tensor, "rows 1"]]:
     """Row-wise maximum and sum of exp(logit - maximum), in fp32. Overwrites the logits with the gradient of
@@ -89,6 +98,25 @@ def _softmax_gradient(
     grow = scale * (1 + 2 * z_weight * (total.log() + top)) / total
     logits.copy_((wide - top).exp() * grow)
     return top, total
+
+
+def _softmax_gradient(
+    kernel: Callable[..., Any],
+    logits: Float[Tensor, "rows vocab"],
+    targets: Int[Tensor, "rows 1"],
+    scale: Float[Tensor, "rows 1"],
+    z_weight: float,
+    piece: int,
+) -> tuple[Float[Tensor, "rows 1"], Float[Tensor, "rows 1"]]:
+    """`fused_softmax` by PyTorch's operations, so many rows at a time; `kernel` is `_softmax_in_place`, compiled or not."""
+    picked = logits.gather(-1, targets).float()
+    sums = [kernel(*pair, z_weight) for pair in zip(logits.split(piece), scale.split(piece), strict=True)]
+    log_total = torch.cat([top + total.log() for top, total in sums])
+    grow = scale * (1 + 2 * z_weight * log_total)
+    # The label's own gradient is a small difference of large numbers, so it is computed in fp32 and rounded once.
+    exact = ((picked - log_total).exp() * grow - scale).to(logits.dtype)
+    logits.scatter_(-1, targets, exact)
+    return log_total, picked
 
 
 @functools.cache
@@ -112,7 +140,7 @@ class _HeadLoss(torch.autograd.Function):
         compiled: bool,
         sizes: HeadSizes,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        kernel = _compiled(_softmax_gradient) if compiled else _softmax_gradient
+        kernel = _compiled(_softmax_in_place) if compiled else _softmax_in_place
         # Cast once for all chunks: the head is the largest matrix of the model.
         cast_weight = weight.to(rows.dtype)
         trained = labels != IGNORE
@@ -124,23 +152,18 @@ class _HeadLoss(torch.autograd.Function):
         weight_gradient = torch.empty_like(weight) if needs[1] else None
         # One buffer of [chunk, vocab] for all chunks: the full logits of 16,384 tokens would be 3.3 GB in bf16.
         size = min(sizes.chunk, len(rows))
-        buffer = torch.empty(size, weight.shape[0], dtype=rows.dtype, device=rows.device)
-        numbers = torch.arange(size, device=rows.device)
+        buffer = _logits_buffer(size, len(weight), rows)
         log_totals, picks = [], []
         for place in range(0, len(rows), size):
             part, target, part_scale = (t[place : place + size] for t in (rows, targets, scale))
             # [chunk, d_model] @ [d_model, vocab] -> [chunk, vocab]; the kernel below overwrites it with its gradient.
             logits = product(part, cast_weight.T, out=buffer[: len(part)])
-            picked = logits.gather(-1, target).float()
-            pieces = zip(logits.split(sizes.piece), part_scale.split(sizes.piece), strict=True)
-            sums = [kernel(*pair, z_weight) for pair in pieces]
-            log_total = torch.cat([top + total.log() for top, total in sums])
-            grow = part_scale * (1 + 2 * z_weight * log_total)
-            # The label's own gradient is a small difference of large numbers, so it is computed in fp32 and rounded once.
-            exact = ((picked - log_total).exp() * grow - part_scale).to(logits.dtype)
-            logits[numbers[: len(part)], target.squeeze(-1)] = exact.squeeze(-1)
+            if fuses(logits):
+                log_total, picked = (t.unsqueeze(-1) for t in fused_softmax(logits, target[:, 0], part_scale[:, 0], 1.0, z_weight))
+            else:
+                log_total, picked = _softmax_gradient(kernel, logits, target, part_scale, z_weight, sizes.piece)
             if row_gradient is not None:
-                product(logits, cast_weight, out=row_gradient[place : place + len(part)])
+                _times_head(logits, cast_weight, sizes.rows, out=row_gradient[place : place + len(part)])
             if weight_gradient is not None:
                 _add_outer_product(weight_gradient, logits, part, sizes.tile, first=place == 0)
             log_totals.append(log_total)
@@ -159,6 +182,22 @@ class _HeadLoss(torch.autograd.Function):
         rows, weight = (None if kept is None else kept.mul_(gradients[0]) for kept in ctx.gradients)
         ctx.gradients = None
         return rows, weight, None, None, None, None, None
+
+
+def _logits_buffer(size: int, vocab: int, like: Tensor) -> Float[Tensor, "size vocab"]:
+    """Room for logits. On a CPU its rows lie a little further apart than they are long: rows a multiple of 4 KiB apart, as those of
+    most vocabularies are, share few places of a cache, and the matmuls that read columns take a fifth longer.
+    """
+    apart = vocab + (SPARE if like.device.type == "cpu" else 0)
+    return torch.empty(size, apart, dtype=like.dtype, device=like.device)[:, :vocab]
+
+
+def _times_head(
+    logits: Float[Tensor, "chunk vocab"], head: Float[Tensor, "vocab d_model"], rows: int, out: Float[Tensor, "chunk d_model"]
+) -> None:
+    """out = logits @ head, so many rows at a time."""
+    for piece, to in zip(logits.split(rows), out.split(rows), strict=True):
+        product(piece, head, out=to)
 
 
 def _wide_product(left: Float[Tensor, "m k"], right: Float[Tensor, "k n"]) -> Float[Tensor, "m n"]:
@@ -224,6 +263,10 @@ class _HeadLogProbs(torch.autograd.Function):
         picked = []
         for part, part_targets in zip(rows.split(sizes.chunk), targets.split(sizes.chunk), strict=True):
             logits = product(part, cast_weight.T)
+            if fuses(logits):
+                log_total, chosen = fused_softmax(logits, part_targets.contiguous(), temperature=temperature)
+                picked.append(chosen - log_total)
+                continue
             for piece, target in zip(logits.split(sizes.piece), part_targets.split(sizes.piece), strict=True):
                 wide = piece.float().div_(temperature)
                 picked.append(wide.gather(-1, target.unsqueeze(-1)).squeeze(-1) - wide.logsumexp(-1))
@@ -240,11 +283,14 @@ class _HeadLogProbs(torch.autograd.Function):
         weight_gradient = torch.zeros_like(weight)
         for part, *ends in zip(*(t.split(sizes.chunk) for t in (rows, targets, gradients[0])), strict=True):
             logits = product(part, cast_weight.T)
-            for piece, target, outer in zip(*(t.split(sizes.piece) for t in (logits, *ends)), strict=True):
-                inner = piece.float().div_(temperature).softmax(-1).mul_(-outer.unsqueeze(-1))
-                inner.scatter_add_(-1, target.unsqueeze(-1), outer.unsqueeze(-1))
-                # d log p / d logits = (onehot - softmax) / temperature; written over the logits to save a buffer.
-                piece.copy_(inner.div_(temperature))
+            # d log p / d logits = (onehot - softmax) / temperature; written over the logits to save a buffer.
+            if fuses(logits):
+                fused_softmax(logits, ends[0].contiguous(), -ends[1], temperature)
+            else:
+                for piece, target, outer in zip(*(t.split(sizes.piece) for t in (logits, *ends)), strict=True):
+                    inner = piece.float().div_(temperature).softmax(-1).mul_(-outer.unsqueeze(-1))
+                    inner.scatter_add_(-1, target.unsqueeze(-1), outer.unsqueeze(-1))
+                    piece.copy_(inner.div_(temperature))
             row_gradients.append(product(logits, cast_weight))
             _add_outer_product(weight_gradient, logits, part, sizes.tile, first=False)
         return torch.cat(row_gradients), weight_gradient, None, None, None
