@@ -163,6 +163,9 @@ def serve(name: str, size: str, threads: int) -> None:
     """
     import torch
 
+    from model.training.allocator import keep_freed_memory
+
+    keep_freed_memory()
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     who, mode, kind = name.split(":") if ":" in name else (name, "eager", "bf16")

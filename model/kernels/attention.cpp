@@ -5,8 +5,7 @@
 // has them. There the weights of the values and the slopes of the scores are rounded to bf16 before they are multiplied, as
 // FlashAttention does on accelerators.
 
-#include "matrices.h"
-#include <vector>
+#include "half_products.h"
 
 namespace {
 
@@ -18,41 +17,6 @@ struct Attention {
     int64_t columns() const { return padded(length, LANES); }
     int64_t group() const { return heads / kv_heads; }
 };
-
-// ---- transposing
-
-#if defined(__clang__)
-inline void turn_square(F* square) {
-    for (int row = 0; row < LANES; row++)
-        for (int lane = 0; lane < row; lane++) {
-            float kept = square[row][lane];
-            square[row][lane] = square[lane][row];
-            square[lane][row] = kept;
-        }
-}
-#else
-// One step of transposing a square of vectors: numbers whose row and lane differ in the bit STEP change places.
-template <int STEP> inline void exchange(F* square) {
-    I from_first, from_second;
-    for (int lane = 0; lane < LANES; lane++) {
-        from_first[lane] = lane & STEP ? LANES + lane - STEP : lane;
-        from_second[lane] = lane & STEP ? LANES + lane : lane + STEP;
-    }
-    for (int row = 0; row < LANES; row++) {
-        if (row & STEP) continue;
-        F first = square[row], second = square[row + STEP];
-        square[row] = __builtin_shuffle(first, second, from_first);
-        square[row + STEP] = __builtin_shuffle(first, second, from_second);
-    }
-}
-
-inline void turn_square(F* square) {
-    exchange<1>(square);
-    exchange<2>(square);
-    exchange<4>(square);
-    if constexpr (LANES == 16) exchange<8>(square);
-}
-#endif
 
 // ---- fp32
 
@@ -102,7 +66,7 @@ void product(const Factors& f, int64_t first, int64_t last, int64_t columns, int
 
 // One thread's fp32 copies of what a head's matmuls read, and their results. Zeros where a row is padded to whole vectors.
 struct Scratch {
-    std::vector<float> q, k, v, k_turned, v_turned, out, q_gradient, k_gradient, v_gradient, scores, slopes;
+    Numbers<float> q, k, v, k_turned, v_turned, out, q_gradient, k_gradient, v_gradient, scores, slopes;
 
     Scratch(const Attention& a, bool backward) {
         int64_t size = a.length * a.dim, turned = a.columns() * a.dim, block = QUERY_ROWS * a.columns();
@@ -266,119 +230,9 @@ void attend_gradient(const Attention& a, const float* q, const float* k, const f
 
 // ---- bf16
 
-#if defined(OLMO2_AMX)
-constexpr int64_t FINE = 32;  // rows and steps that matrix tiles take at a time
-#else
-constexpr int64_t FINE = 16;
-#endif
-constexpr int64_t WIDE = 16;  // columns of a panel
-
-// A factor [rows, steps] by rows, and one in panels [columns / 16][steps / 2][16][2], as the dot products want it; where their
-// product goes.
-struct HalfFactors {
-    const bf16* a;
-    int64_t a_row;
-    const bf16* b;
-    int64_t b_panel;
-    float* to;
-    int64_t to_row;
-};
-
-#if defined(OLMO2_AMX)
-template <bool ADD, int ROWS, int COLUMNS> inline void by_tiles(const HalfFactors& f, int64_t row, int64_t column, int64_t steps) {
-    const bf16 *a = f.a + row * f.a_row, *b = f.b + column / WIDE * f.b_panel;
-    float* to = f.to + row * f.to_row + column;
-    int64_t a_bytes = 2 * f.a_row, to_bytes = 4 * f.to_row;
-    if constexpr (ADD) {
-        _tile_loadd(0, to, to_bytes);
-        if constexpr (COLUMNS > 1) _tile_loadd(1, to + WIDE, to_bytes);
-        if constexpr (ROWS > 1) _tile_loadd(2, to + TILE_ROWS * f.to_row, to_bytes);
-        if constexpr (ROWS > 1 && COLUMNS > 1) _tile_loadd(3, to + TILE_ROWS * f.to_row + WIDE, to_bytes);
-    } else {
-        _tile_zero(0);
-        if constexpr (COLUMNS > 1) _tile_zero(1);
-        if constexpr (ROWS > 1) _tile_zero(2);
-        if constexpr (ROWS > 1 && COLUMNS > 1) _tile_zero(3);
-    }
-    for (int64_t step = 0; step < steps; step += TILE_INPUTS) {
-        _tile_loadd(4, a + step, a_bytes);
-        _tile_loadd(6, b + step * WIDE, 4 * WIDE);
-        _tile_dpbf16ps(0, 4, 6);
-        if constexpr (COLUMNS > 1) {
-            _tile_loadd(7, b + f.b_panel + step * WIDE, 4 * WIDE);
-            _tile_dpbf16ps(1, 4, 7);
-        }
-        if constexpr (ROWS > 1) {
-            _tile_loadd(5, a + TILE_ROWS * f.a_row + step, a_bytes);
-            _tile_dpbf16ps(2, 5, 6);
-            if constexpr (COLUMNS > 1) _tile_dpbf16ps(3, 5, 7);
-        }
-    }
-    _tile_stored(0, to, to_bytes);
-    if constexpr (COLUMNS > 1) _tile_stored(1, to + WIDE, to_bytes);
-    if constexpr (ROWS > 1) _tile_stored(2, to + TILE_ROWS * f.to_row, to_bytes);
-    if constexpr (ROWS > 1 && COLUMNS > 1) _tile_stored(3, to + TILE_ROWS * f.to_row + WIDE, to_bytes);
-}
-
-template <bool ADD, int ROWS> inline void line_by_tiles(const HalfFactors& f, int64_t row, int64_t columns, int64_t steps) {
-    int64_t column = 0;
-    for (; column + 2 * WIDE <= columns; column += 2 * WIDE) by_tiles<ADD, ROWS, 2>(f, row, column, steps);
-    if (column < columns) by_tiles<ADD, ROWS, 1>(f, row, column, steps);
-}
-
-// Rows and columns are multiples of 16, steps of 32.
-template <bool ADD> void product(const HalfFactors& f, int64_t rows, int64_t columns, int64_t steps) {
-    int64_t row = 0;
-    for (; row + 2 * TILE_ROWS <= rows; row += 2 * TILE_ROWS) line_by_tiles<ADD, 2>(f, row, columns, steps);
-    if (row < rows) line_by_tiles<ADD, 1>(f, row, columns, steps);
-}
-
-// Tiles belong to a thread and are given back, so that another code's are not disturbed.
-struct Tiles {
-    Tiles() { configure_tiles(2 * TILE_ROWS); }
-    ~Tiles() { _tile_release(); }
-};
-#else
-template <bool ADD, int R, int PANELS>
-inline void by_vectors(const HalfFactors& f, int64_t row, int64_t column, int64_t steps) {
-    constexpr int V = WIDE / LANES;
-    typedef Dot<bf16> D;
-    F sums[R][PANELS * V];
-    for (int r = 0; r < R; r++)
-        for (int v = 0; v < PANELS * V; v++)
-            sums[r][v] = ADD ? load<F>(f.to + (row + r) * f.to_row + column + v * LANES) : F{};
-    for (int64_t step = 0; step < steps; step += 2) {
-        D::Weight line[PANELS * V];
-        for (int v = 0; v < PANELS * V; v++)
-            line[v] = load<D::Weight>(f.b + (column / WIDE + v / V) * f.b_panel + step * WIDE + v % V * LANES * 2);
-        for (int r = 0; r < R; r++) {
-            D::Factor factor = D::factor(f.a + (row + r) * f.a_row + step);
-            for (int v = 0; v < PANELS * V; v++) sums[r][v] = D::add(sums[r][v], factor, line[v]);
-        }
-    }
-    for (int r = 0; r < R; r++)
-        for (int v = 0; v < PANELS * V; v++) store(f.to + (row + r) * f.to_row + column + v * LANES, sums[r][v]);
-}
-
-// Rows and columns are multiples of 16, steps of 2.
-template <bool ADD> void product(const HalfFactors& f, int64_t rows, int64_t columns, int64_t steps) {
-    constexpr int R = LANES == 16 ? 8 : 4;
-    for (int64_t row = 0; row < rows; row += R) {
-        int64_t column = 0;
-        if constexpr (LANES == 16)
-            for (; column + 2 * WIDE <= columns; column += 2 * WIDE) by_vectors<ADD, R, 2>(f, row, column, steps);
-        for (; column < columns; column += WIDE) by_vectors<ADD, R, 1>(f, row, column, steps);
-    }
-}
-
-struct Tiles {
-    Tiles() {}
-};
-#endif
-
 // Lines [rows][width] of one head: where they are if they are whole squares, else copied and padded with zeros.
 struct Lines {
-    std::vector<bf16> copy;
+    Numbers<bf16> copy;
     const bf16* first = nullptr;
     int64_t rows, width, stride;
 
@@ -446,8 +300,8 @@ struct HalfScratch {
     Lines q, k, v, given;
     int64_t rows, width;
     int64_t apart;  // between lines over all positions: without more than those, lines would meet in the same places of the cache
-    std::vector<bf16> k_turned, v_turned, k_pairs, v_pairs, q_flipped, given_flipped, weights, slopes, weight_pairs, slope_pairs;
-    std::vector<float> scores, inner, out, k_gradient, v_gradient;
+    Numbers<bf16> k_turned, v_turned, k_pairs, v_pairs, q_flipped, given_flipped, weights, slopes, weight_pairs, slope_pairs;
+    Numbers<float> scores, inner, out, k_gradient, v_gradient;
 
     HalfScratch(const Attention& a, bool backward)
         : q(a.length, a.dim), k(a.length, a.dim), v(a.length, a.dim), given(backward ? a.length : 0, a.dim), rows(q.rows),

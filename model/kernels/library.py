@@ -35,8 +35,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("decode.cpp", "train.cpp", "attention.cpp", "softmax.cpp"))
-HEADERS = tuple(Path(__file__).with_name(name) for name in ("vectors.h", "matrices.h"))
+SOURCES = tuple(
+    Path(__file__).with_name(name)
+    for name in ("decode.cpp", "train.cpp", "attention.cpp", "softmax.cpp", "gradients.cpp")
+)
+HEADERS = tuple(Path(__file__).with_name(name) for name in ("vectors.h", "matrices.h", "half_products.h"))
 COMPILED_KERNELS = "OLMO2_COMPILED_KERNELS"
 PANEL_OUTPUTS = 32
 """Outputs whose weights lie together."""
@@ -58,6 +61,7 @@ class Kernels:
         if self.library.olmo2_start() != 0:
             raise RuntimeError("the system does not let this process use matrix tiles (AMX)")
         self.library.olmo2_buffer_bytes.restype = ctypes.c_int64
+        self.tiles = bool(self.library.olmo2_has_tiles())
 
     def pack(self, packed: Tensor, weight: Tensor, first: int) -> None:
         """Lay out the weights [outputs, inputs] of the outputs from `first` on, rounded to the type of `packed`."""

@@ -4,7 +4,6 @@
 // overwritten with its gradient. The powers stay in fp32 between the last two.
 
 #include "vectors.h"
-#include <vector>
 
 namespace {
 
@@ -43,7 +42,7 @@ template <class T> float log_total(const Softmax& s, const T* logits, float* pow
 // `scales` is not null; what each row's target has, divided, goes to `picked`.
 template <class T>
 void softmax(const Softmax& s, T* logits, const int64_t* targets, const float* scales, float* log_totals, float* picked) {
-    std::vector<float> powers(scales ? s.vocab : 0);
+    Numbers<float> powers(scales ? s.vocab : 0);
     Range mine = own(s.rows);
     for (int64_t row = mine.begin; row < mine.end; row++) {
         T* line = logits + row * s.apart;

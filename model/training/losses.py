@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from model.data.labels import IGNORE
-from model.network.fused import fused_softmax, fuses
+from model.network.fused import fused_outer, fused_softmax, fuses, has_tiles
 from model.network.matmul import product
 from model.network.transformer import Transformer
 from model.training.configs import LossConfig
@@ -159,7 +159,9 @@ class _HeadLoss(torch.autograd.Function):
             # [chunk, d_model] @ [d_model, vocab] -> [chunk, vocab]; the kernel below overwrites it with its gradient.
             logits = product(part, cast_weight.T, out=buffer[: len(part)])
             if fuses(logits):
-                log_total, picked = (t.unsqueeze(-1) for t in fused_softmax(logits, target[:, 0], part_scale[:, 0], 1.0, z_weight))
+                log_total, picked = (
+                    t.unsqueeze(-1) for t in fused_softmax(logits, target[:, 0], part_scale[:, 0], 1.0, z_weight)
+                )
             else:
                 log_total, picked = _softmax_gradient(kernel, logits, target, part_scale, z_weight, sizes.piece)
             if row_gradient is not None:
@@ -193,7 +195,10 @@ def _logits_buffer(size: int, vocab: int, like: Tensor) -> Float[Tensor, "size v
 
 
 def _times_head(
-    logits: Float[Tensor, "chunk vocab"], head: Float[Tensor, "vocab d_model"], rows: int, out: Float[Tensor, "chunk d_model"]
+    logits: Float[Tensor, "chunk vocab"],
+    head: Float[Tensor, "vocab d_model"],
+    rows: int,
+    out: Float[Tensor, "chunk d_model"],
 ) -> None:
     """out = logits @ head, so many rows at a time."""
     for piece, to in zip(logits.split(rows), out.split(rows), strict=True):
@@ -218,6 +223,9 @@ def _add_outer_product(
     """total += left.T @ right, summed in fp32 tile by tile, which on a CPU are still in cache then; the `first` replaces what
     is there.
     """
+    if has_tiles(left):
+        fused_outer(left, right, out=total, adds=not first)
+        return
     for place in range(0, len(total), tile_rows):
         tile = slice(place, place + tile_rows)
         outer = _wide_product(left[:, tile].T, right)
