@@ -13,6 +13,10 @@ Precision = Literal["bf16", "fp32"]
 """Type of activations and matmuls; weights, gradients and moments are fp32 in both."""
 
 
+AttentionBackend = Literal["auto", "flash", "cudnn", "efficient", "math"]
+"""PyTorch's kernels for attention by name (`model/network/attention_backend.py`); `auto` measures which is the quickest."""
+
+
 class Config(BaseModel):
     """Frozen pydantic model; an unknown field is an error; attribute docstrings describe the fields."""
 
@@ -239,6 +243,8 @@ class Compute(Config):
     """CPU threads of tensor operations; 0 leaves the process as it is."""
     compile: Literal["off", "blocks"] = "off"
     """Compile every block and the loss with torch.compile, or run eagerly."""
+    attention: AttentionBackend = "auto"
+    """The kernel of attention in training; `auto` is the quickest on CUDA, and what is built for it on a CPU."""
     parallel: Parallel = Parallel()
     """Processes and what each holds."""
     gc_every: int = Field(default=10, gt=0)

@@ -144,12 +144,13 @@ def separate_projections(model: nn.Module) -> None:
 
 class Attention(nn.Module):
     """Causal self-attention with grouped queries. `project` and `combine` are separate for use with a
-    cache. `fused` says whether queries, keys and values come from one matmul.
+    cache. `fused` says whether queries, keys and values come from one matmul, `backend` which kernel of PyTorch's computes it
+    in training (`attention`).
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.fused = True
+        self.fused, self.backend = True, cast(str | None, None)
         self.n_heads, self.n_kv_heads, self.head_dim = config.n_heads, config.n_kv_heads, config.head_dim
         queries, keys = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
         self.q, self.k, self.v = (Linear(config.d_model, width) for width in (queries, keys, keys))
@@ -185,8 +186,11 @@ class Attention(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch seq d_model"], cos: Tensor, sin: Tensor) -> Tensor:
         q_norm, k_norm, shape = self.q_norm, self.k_norm, HeadShape(self.n_heads, self.n_kv_heads, self.head_dim)
+        # Evaluation meets other shapes than the one that a backend was chosen for.
+        backend = self.backend if self.training else None
         if (
-            self.qkv_clip is None
+            backend is None
+            and self.qkv_clip is None
             and isinstance(q_norm, RMSNorm)
             and isinstance(k_norm, RMSNorm)
             and attends(shape, x.shape[1])
@@ -195,7 +199,7 @@ class Attention(nn.Module):
             joined = joined_projections(x, [self.q, self.k, self.v], self.fused)
             q, k, v = fused_heads(joined, (q_norm.weight, k_norm.weight), q_norm.eps, (cos, sin), shape)
             return self.out(fused_attention(q, k, v))
-        return self.combine(attention(*self.project(x, cos, sin)))
+        return self.combine(attention(*self.project(x, cos, sin), backend))
 
 
 def computed_again(compute: Callable[..., Tensor], *inputs: Tensor) -> Tensor:

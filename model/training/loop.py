@@ -19,6 +19,7 @@ from model.config import Compute
 from model.parallel.group import Group, Objective, distribute
 from model.parallel.work_split import HostBatch, share_of
 from model.training.allocator import keep_freed_memory
+from model.training.attention_choice import choose_attention
 from model.training.configs import OptimConfig
 from model.training.measuring.metrics import Instances, Log, MetricsLog, Scalars, StepFacts
 from model.training.measuring.throughput import Meter
@@ -143,6 +144,8 @@ class Listeners:
     checkpoint_every: int = 0
     checkpoint_also: frozenset[int] = frozenset()
     """Further numbers of updates after which it is called."""
+    settled: Callable[[list[str]], None] | None = None
+    """Gets, before the first step, a line for each thing that was measured and chosen for this device."""
     stop: Callable[[int], bool] | None = None
     """`stop(n)`, asked after the n-th update but the last, ends the training there, after a checkpoint, when it is true."""
 
@@ -171,8 +174,8 @@ class Loop:
         watchdog: Watchdog,
     ) -> None:
         self.device = compute.device
+        self._compute, self._begun = compute, False
         self._state, self._course, self._told = state, course, told
-        self._gc_every = compute.gc_every
         self._metrics, self._watchdog = metrics, watchdog
 
     def __iter__(self) -> Iterator[Sequence[HostBatch]]:
@@ -184,6 +187,8 @@ class Loop:
                     micro_batches = self._course.batches(state.step)
             except EndOfTraining:
                 return
+            if not self._begun:
+                self._begin(micro_batches)
             yield micro_batches
             self._watchdog.beat()
             # Asked after the update, so a stopped training resumes at a whole step.
@@ -192,13 +197,24 @@ class Loop:
             if stop:
                 return
             # Ranks wait for each other at every step, so all of them pause for garbage at the same one (RECIPE J).
-            if state.step % self._gc_every == 0:
+            if state.step % self._compute.gc_every == 0:
                 # Young generations only: a full collection walks all objects, which would take as long as some steps.
                 gc.collect(1)
 
     def made(self, metrics: Scalars) -> None:
         """Take the metrics of the update that was just made."""
         self._metrics.collect(self._state.step, metrics)
+
+    def _begin(self, micro_batches: Sequence[HostBatch]) -> None:
+        """What has to be chosen when the shape of a batch is known and nothing is compiled yet."""
+        self._begun, state = True, self._state
+        # Of all ranks' micro-batches, whose shapes are known everywhere, so that all measure the same.
+        lengths = [value.shape[-1] for batch in micro_batches for name, value in batch.items() if _is_ids(name)]
+        lines = choose_attention(
+            state.model, state.group, self._compute, state.optimizer.config.precision, max(lengths, default=0)
+        )
+        if lines and self._told.settled:
+            self._told.settled(lines)
 
     def _tell_and_save(self, stop: bool) -> None:
         """What follows an update: metrics on their way, an evaluation and a save point where they are due."""
@@ -293,7 +309,11 @@ def train_step(state: TrainState, micro_batches: Sequence[HostBatch], course: Co
 
 def _tokens(batch: HostBatch) -> int:
     """Token ids in a micro-batch."""
-    return sum(math.prod(value.shape) for name, value in batch.items() if name == "ids" or name.endswith("_ids"))
+    return sum(math.prod(value.shape) for name, value in batch.items() if _is_ids(name))
+
+
+def _is_ids(name: str) -> bool:
+    return name == "ids" or name.endswith("_ids")
 
 
 @torch.no_grad()

@@ -241,9 +241,17 @@ def fitting(
             logging=replace(course.logging, facts=facts),
             evaluation=with_selection(course.evaluation, selector, candidates),
         )
+
+        def settled(lines: list[str]) -> None:
+            # A fact of this run, like its speed: no part of the artifact or of its id.
+            ws.note(attention=lines)
+            for line in lines:
+                ws.warn(line)
+
         told = Listeners(
             log=log,
             record=record,
+            settled=settled,
             checkpoint=points.save,
             checkpoint_every=save_every,
             checkpoint_also=candidates,

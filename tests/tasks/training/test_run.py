@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from infra.events import Metrics, Progress
+from infra.events import Metrics, Progress, Warned
 from infra.workspace import Workspace
 from model.data.labels import next_token_labels
 from model.network.transformer import Transformer
@@ -67,6 +67,19 @@ def test_settings_reach_the_loop(make_bench):
     """What `execution` says of collections and hangs is what a training is handed."""
     made = make_bench("set", gc_every=3, stall_seconds=7.5).outcome(note_settings, config=Seed())
     assert made.record.notes.items() >= {"gc_every": 3, "stall_seconds": 7.5}.items()
+
+
+def test_a_kernel_of_attention_is_a_fact_of_the_run_and_not_of_the_artifact(make_bench):
+    """Oracle: the id of the same stage under ordinary settings, and an error before the first step."""
+    named, ordinary = make_bench("named", attention={"default": "math"}), make_bench("ordinary")
+    made, usual = (bench.outcome(train_words, config=Seed(seed=2)) for bench in (named, ordinary))
+    assert made.artifact.id == usual.artifact.id
+    (line,) = made.record.notes["attention"]
+    assert line.startswith("attention by math (math ") and "16 tokens, 2 heads of 16" in line
+    assert [event.text for event in named.events if isinstance(event, Warned)] == [line]
+    assert "attention" not in usual.record.notes
+    with pytest.raises(ValueError, match=r"execution\.attention=cudnn cannot compute"):
+        make_bench("absent", attention={"train_words": "cudnn"}).run(train_words, config=Seed(seed=2))
 
 
 def test_facts_files_and_notes(bench):
