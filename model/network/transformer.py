@@ -92,15 +92,19 @@ def norm_of(config: ModelConfig, width: int) -> RMSNorm | LayerNorm:
 
 
 class Linear(nn.Module):
-    """A bias-free matmul whose fp32 weight is rounded to the type of its input."""
+    """A bias-free matmul whose fp32 weight is rounded to the type of its input. `float8` computes it in training, where it is
+    there (`model/network/float8.py`).
+    """
 
     def __init__(self, width_in: int, width_out: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(width_out, width_in))
+        self.float8: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def forward(self, x: Float[Tensor, "... width_in"]) -> Float[Tensor, "... width_out"]:
         # Rounded at each use: the fp32 weight is the master copy that the optimizer updates.
-        return linear(x, self.weight.to(x.dtype))
+        weight = self.weight.to(x.dtype)
+        return self.float8(x, weight) if self.float8 is not None and self.training else linear(x, weight)
 
 
 class Embedding(nn.Module):

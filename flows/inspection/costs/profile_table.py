@@ -40,7 +40,11 @@ def profile_of(
         training.loss,
         StepShape(rows or training.batch_size, training.sequence_length, settings.micro_instances),
         compute=Compute(
-            device=settings.device, threads=settings.threads, compile=settings.compile, attention=settings.attention
+            device=settings.device,
+            threads=settings.threads,
+            compile=settings.compile,
+            attention=settings.attention,
+            emulate_float8=settings.emulate_float8,
         ),
         steps=steps,
         trace=trace,

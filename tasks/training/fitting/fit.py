@@ -242,10 +242,10 @@ def fitting(
             evaluation=with_selection(course.evaluation, selector, candidates),
         )
 
-        def settled(lines: list[str]) -> None:
+        def settled(what: str, line: str) -> None:
             # A fact of this run, like its speed: no part of the artifact or of its id.
-            ws.note(attention=lines)
-            for line in lines:
+            ws.note(**{what: line})
+            if not state.group.rank:
                 ws.warn(line)
 
         told = Listeners(
