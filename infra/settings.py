@@ -22,6 +22,7 @@ def _word(value: Any) -> Any:
 
 # YAML reads a bare `off` as the boolean false.
 CompilePolicy = Annotated[Literal["off", "blocks"], BeforeValidator(_word)]
+AttentionPolicy = Literal["auto", "flash", "cudnn", "efficient", "math"]
 GenerationSettings = Literal["local", "endpoint"]
 """A checkpoint's answers are decoded in the stage, or by the server that `endpoints` names under the checkpoint's digest."""
 
@@ -142,6 +143,10 @@ class ComputeSettings(BaseModel):
     """CPU threads of one training process. Byte-identical reruns need the same number."""
     compile: CompilePolicy = "off"
     """torch.compile: off, or each transformer block."""
+    attention: AttentionPolicy = "auto"
+    """The kernel of attention in training."""
+    emulate_float8: bool = False
+    """Whether a training in float8 emulates its matmuls."""
     parallel: ParallelSettings = ParallelSettings()
     """Processes that train one model together."""
     gc_every: int = Field(default=10, ge=1)
@@ -296,6 +301,14 @@ class Execution(BaseModel):
     compile: dict[str, CompilePolicy] = {}
     """torch.compile policy per stage name, or per label such as pretrain:trial-filtered, which goes first; `default` for the
     others (off when absent). Compiling pays in long stages."""
+    attention: dict[str, AttentionPolicy] = {}
+    """The kernel of attention per training stage, by its name; `default` for the others (auto when absent). On a GPU `auto`
+    measures PyTorch's kernels before the first step and takes the quickest that agrees with math in fp32; a CPU has kernels of
+    its own. `flash`, `cudnn`, `efficient` (memory-efficient) and `math` name one. The record's notes have the choice, which
+    changes results by rounding only (docs/scaling.md)."""
+    emulate_float8: bool = False
+    """Whether trainings with `optim: {precision: float8}` multiply factors rounded to float8 in fp32. That is slow, and works on
+    any device; without it they need a GPU that multiplies float8."""
     save_every: int = Field(default=200, ge=1)
     """Training steps between two save points: what a kill can cost. Only the newest is there (1B 1000, 7B and 13B 250,
     32B 200; RECIPE D)."""
@@ -441,6 +454,8 @@ class Execution(BaseModel):
             device=self.device,
             threads=self.stage_threads(stage),
             compile=self.compile.get(label) or _of_stage(self.compile, stage, "off"),
+            attention=_of_stage(self.attention, stage, "auto"),
+            emulate_float8=self.emulate_float8,
             parallel=self.parallel.get(stage, ParallelSettings()),
             gc_every=self.gc_every,
             stall_seconds=self.stall_seconds,

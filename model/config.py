@@ -11,6 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Precision = Literal["bf16", "fp32"]
 """Type of activations and matmuls; weights, gradients and moments are fp32 in both."""
+TrainingPrecision = Literal["bf16", "fp32", "float8"]
+"""The same of a training on a mix, which may also multiply in float8 in its blocks (`model/network/float8.py`)."""
+
+
+AttentionBackend = Literal["auto", "flash", "cudnn", "efficient", "math"]
+"""PyTorch's kernels for attention by name (`model/network/attention_backend.py`); `auto` measures which is the quickest."""
 
 
 class Config(BaseModel):
@@ -239,6 +245,10 @@ class Compute(Config):
     """CPU threads of tensor operations; 0 leaves the process as it is."""
     compile: Literal["off", "blocks"] = "off"
     """Compile every block and the loss with torch.compile, or run eagerly."""
+    attention: AttentionBackend = "auto"
+    """The kernel of attention in training; `auto` is the quickest on CUDA, and what is built for it on a CPU."""
+    emulate_float8: bool = False
+    """Multiply factors rounded to float8 in fp32, on a device that has no float8 matmuls."""
     parallel: Parallel = Parallel()
     """Processes and what each holds."""
     gc_every: int = Field(default=10, gt=0)

@@ -55,6 +55,7 @@ def unknown_stages(execution: Execution) -> dict[str, str]:
     by_stage = {
         "threads": execution.threads,
         "compile": execution.compile,
+        "attention": execution.attention,
         "micro_instances": execution.micro_instances,
         "placement": execution.placement,
         "pass_tokens": execution.pass_tokens,

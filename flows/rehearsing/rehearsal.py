@@ -238,7 +238,7 @@ def _execution(config: RecipeConfig, store: str) -> dict[str, object]:
     }
     here = {
         "device": "cpu", "ray": "off", "compile": {}, "parallel": {}, "generation": {}, "threads": {}, "reference": {},
-        "fit": None,
+        "attention": {}, "emulate_float8": True, "fit": None,
     }  # fmt: skip
     return execution | here | small | {"store": store, "cores": 2, "save_every": 2, "keep_every": None}
 

@@ -22,6 +22,7 @@ from infra.execution.tracking import check_trackers
 from infra.records.artifact import Artifact
 from infra.session import Session
 from infra.settings import WITH_REFERENCE, Execution, read_key, settings_of
+from model.network.float8 import check_float8
 from tasks.data.synthesis.personas import PersonasConfig
 from tasks.training.answers.model_judge import LanguageModelJudge
 from tasks.training.preferences import PreferencesConfig
@@ -198,6 +199,16 @@ def check_ready(config: RecipeConfig, session: Session, flow: Callable[[RecipeCo
     check_generation(rows, config.execution)
     if not on_cpu:
         check_device(config.execution, rows, COMPUTING)
+    check_precision(config, rows)
+
+
+def check_precision(config: RecipeConfig, rows: Iterable[PlanRow]) -> None:
+    """Raise ValueError when a training in float8 is going to run here on a device that cannot multiply it."""
+    execution, optim = config.execution, {"pretrain": config.pretrain.optim, "anneal": config.anneal.optim}
+    waiting = {row.stage for row in rows if row.action in ("run", "resume") and row.stage in optim}
+    # A cluster's nodes have other devices than the driver.
+    if not execution.cluster and any(optim[stage].precision == "float8" for stage in waiting):
+        check_float8(execution.device, execution.emulate_float8)
     check_ray(config.execution.ray, rows)
 
 

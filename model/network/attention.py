@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from model.network.attention_backend import attention_by
+
 BLOCK_ROWS = 128
 """Least rows of one query block: smaller blocks waste less on masked scores, larger ones make quicker
 matmuls.
@@ -29,8 +31,14 @@ def attention(
     q: Float[Tensor, "batch heads seq head_dim"],
     k: Float[Tensor, "batch kv_heads seq head_dim"],
     v: Float[Tensor, "batch kv_heads seq head_dim"],
+    backend: str | None = None,
 ) -> Float[Tensor, "batch heads seq head_dim"]:
-    """Causal softmax attention with scale 1/sqrt(head_dim); kv_heads divides heads (grouped queries)."""
+    """Causal softmax attention with scale 1/sqrt(head_dim); kv_heads divides heads (grouped queries).
+
+    `backend` names the kernel of PyTorch's that computes it; None leaves the choice to what is here and to PyTorch.
+    """
+    if backend is not None:
+        return attention_by(backend, q, k, v)
     groups = q.shape[1] // k.shape[1]
     # The blocked path relies on the compiler, which fuses its elementwise steps and folds its masks into constants.
     if q.device.type != "cpu" or q.dtype != torch.bfloat16 or not torch.compiler.is_compiling():

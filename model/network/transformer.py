@@ -92,15 +92,19 @@ def norm_of(config: ModelConfig, width: int) -> RMSNorm | LayerNorm:
 
 
 class Linear(nn.Module):
-    """A bias-free matmul whose fp32 weight is rounded to the type of its input."""
+    """A bias-free matmul whose fp32 weight is rounded to the type of its input. `float8` computes it in training, where it is
+    there (`model/network/float8.py`).
+    """
 
     def __init__(self, width_in: int, width_out: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(width_out, width_in))
+        self.float8: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def forward(self, x: Float[Tensor, "... width_in"]) -> Float[Tensor, "... width_out"]:
         # Rounded at each use: the fp32 weight is the master copy that the optimizer updates.
-        return linear(x, self.weight.to(x.dtype))
+        weight = self.weight.to(x.dtype)
+        return self.float8(x, weight) if self.float8 is not None and self.training else linear(x, weight)
 
 
 class Embedding(nn.Module):
@@ -144,12 +148,13 @@ def separate_projections(model: nn.Module) -> None:
 
 class Attention(nn.Module):
     """Causal self-attention with grouped queries. `project` and `combine` are separate for use with a
-    cache. `fused` says whether queries, keys and values come from one matmul.
+    cache. `fused` says whether queries, keys and values come from one matmul, `backend` which kernel of PyTorch's computes it
+    in training (`attention`).
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.fused = True
+        self.fused, self.backend = True, cast(str | None, None)
         self.n_heads, self.n_kv_heads, self.head_dim = config.n_heads, config.n_kv_heads, config.head_dim
         queries, keys = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
         self.q, self.k, self.v = (Linear(config.d_model, width) for width in (queries, keys, keys))
@@ -185,8 +190,11 @@ class Attention(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch seq d_model"], cos: Tensor, sin: Tensor) -> Tensor:
         q_norm, k_norm, shape = self.q_norm, self.k_norm, HeadShape(self.n_heads, self.n_kv_heads, self.head_dim)
+        # Evaluation meets other shapes than the one that a backend was chosen for.
+        backend = self.backend if self.training else None
         if (
-            self.qkv_clip is None
+            backend is None
+            and self.qkv_clip is None
             and isinstance(q_norm, RMSNorm)
             and isinstance(k_norm, RMSNorm)
             and attends(shape, x.shape[1])
@@ -195,7 +203,7 @@ class Attention(nn.Module):
             joined = joined_projections(x, [self.q, self.k, self.v], self.fused)
             q, k, v = fused_heads(joined, (q_norm.weight, k_norm.weight), q_norm.eps, (cos, sin), shape)
             return self.out(fused_attention(q, k, v))
-        return self.combine(attention(*self.project(x, cos, sin)))
+        return self.combine(attention(*self.project(x, cos, sin), backend))
 
 
 def computed_again(compute: Callable[..., Tensor], *inputs: Tensor) -> Tensor:

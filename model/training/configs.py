@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from model.config import Config, Precision, VariantName, filled_in
+from model.config import Config, Precision, TrainingPrecision, VariantName, filled_in
 from model.data.labels import LossNormalisation
 
 Normalization = Literal["sample_std", "population_std", "centered"]
@@ -44,8 +44,14 @@ class OptimConfig(Config):
     """
     clip_norm: float = Field(default=1.0, ge=0)
     """Largest global L2 norm of the gradient; 0 is no clipping."""
-    precision: Precision = "bf16"
-    """Type of activations and matmuls; weights, gradients and moments are fp32 in both."""
+    precision: TrainingPrecision = "bf16"
+    """Type of activations and matmuls; weights, gradients and moments are fp32 in all. With `float8` activations are bf16, and
+    the linear layers of blocks multiply in float8, forward and backward (not published: OLMo 2 trained in bf16)."""
+
+    @property
+    def activations(self) -> Precision:
+        """Type of activations, and of all matmuls that are not in float8."""
+        return "fp32" if self.precision == "fp32" else "bf16"
 
     @model_validator(mode="before")
     @classmethod

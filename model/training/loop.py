@@ -9,17 +9,21 @@ import contextlib
 import gc
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from model.config import Compute
+from model.network.float8 import check_float8, multiply_in_float8
 from model.parallel.group import Group, Objective, distribute
 from model.parallel.work_split import HostBatch, share_of
 from model.training.allocator import keep_freed_memory
+from model.training.attention_choice import choose_attention
 from model.training.configs import OptimConfig
+from model.training.float8_check import Float8Check, UnappliedGradients
 from model.training.measuring.metrics import Instances, Log, MetricsLog, Scalars, StepFacts
 from model.training.measuring.throughput import Meter
 from model.training.optim import Optimizer, Updater
@@ -73,8 +77,15 @@ class TrainState:
 def new_state(model: nn.Module, optim: OptimConfig, compute: Compute) -> TrainState:
     """Return the state at step 0 with fresh moments. The model, or this rank's shard of it, moves to the device. Fill it
     with `state_files.load_state` to resume.
+
+    Raises ValueError as `distribute` does, and for float8 where the device cannot multiply it or no layer has the widths.
     """
-    group = distribute(model, compute, optim.precision)
+    float8 = optim.precision == "float8"
+    if float8:
+        check_float8(compute.device, compute.emulate_float8)
+    group = distribute(model, compute, optim.activations)
+    if float8:
+        multiply_in_float8(model, compute.emulate_float8)
     return TrainState(model, Optimizer(model.named_parameters(), optim), group=group)
 
 
@@ -143,6 +154,9 @@ class Listeners:
     checkpoint_every: int = 0
     checkpoint_also: frozenset[int] = frozenset()
     """Further numbers of updates after which it is called."""
+    settled: Callable[[str, str], None] | None = None
+    """`settled(what, line)` gets what was measured on this device in the first steps: the choice of `attention`, or how far
+    `float8` is from bf16."""
     stop: Callable[[int], bool] | None = None
     """`stop(n)`, asked after the n-th update but the last, ends the training there, after a checkpoint, when it is true."""
 
@@ -171,8 +185,9 @@ class Loop:
         watchdog: Watchdog,
     ) -> None:
         self.device = compute.device
+        self._compute, self._begun = compute, False
+        self._float8 = Float8Check(state.model) if state.optimizer.config.precision == "float8" else None
         self._state, self._course, self._told = state, course, told
-        self._gc_every = compute.gc_every
         self._metrics, self._watchdog = metrics, watchdog
 
     def __iter__(self) -> Iterator[Sequence[HostBatch]]:
@@ -184,6 +199,10 @@ class Loop:
                     micro_batches = self._course.batches(state.step)
             except EndOfTraining:
                 return
+            if not self._begun:
+                self._begin(micro_batches)
+            if self._float8 and self._float8.left:
+                self._float8.expect(partial(train_step, self._unapplied(), micro_batches, self._course, self.device))
             yield micro_batches
             self._watchdog.beat()
             # Asked after the update, so a stopped training resumes at a whole step.
@@ -192,13 +211,36 @@ class Loop:
             if stop:
                 return
             # Ranks wait for each other at every step, so all of them pause for garbage at the same one (RECIPE J).
-            if state.step % self._gc_every == 0:
+            if state.step % self._compute.gc_every == 0:
                 # Young generations only: a full collection walks all objects, which would take as long as some steps.
                 gc.collect(1)
 
     def made(self, metrics: Scalars) -> None:
-        """Take the metrics of the update that was just made."""
+        """Take the metrics of the update that was just made. Raises ValueError where float8 is too far from bf16."""
+        line = self._float8.compare(self._state.step, metrics) if self._float8 else ""
+        if line:
+            self._settle("float8", line)
         self._metrics.collect(self._state.step, metrics)
+
+    def _begin(self, micro_batches: Sequence[HostBatch]) -> None:
+        """What has to be chosen when the shape of a batch is known and nothing is compiled yet."""
+        self._begun, state = True, self._state
+        # Of all ranks' micro-batches, whose shapes are known everywhere, so that all measure the same.
+        lengths = [value.shape[-1] for batch in micro_batches for name, value in batch.items() if _is_ids(name)]
+        lines = choose_attention(
+            state.model, state.group, self._compute, state.optimizer.config.activations, max(lengths, default=0)
+        )
+        if lines:
+            self._settle("attention", "; ".join(lines))
+
+    def _settle(self, what: str, line: str) -> None:
+        if self._told.settled:
+            self._told.settled(what, line)
+
+    def _unapplied(self) -> TrainState:
+        """The state for a step that leaves weights and moments as they are."""
+        optimizer = self._state.optimizer
+        return replace(self._state, optimizer=UnappliedGradients(optimizer.parameters.items(), optimizer.config))
 
     def _tell_and_save(self, stop: bool) -> None:
         """What follows an update: metrics on their way, an evaluation and a save point where they are due."""
@@ -270,7 +312,7 @@ def train_step(state: TrainState, micro_batches: Sequence[HostBatch], course: Co
     for place, batch in enumerate(own):
         with group.accumulating(last=place == len(own) - 1):
             with torch.autocast(
-                torch.device(device).type, torch.bfloat16, enabled=state.optimizer.config.precision == "bf16"
+                torch.device(device).type, torch.bfloat16, enabled=state.optimizer.config.activations == "bf16"
             ):
                 loss, metrics = forward(to_device(batch, device))
             # Multiplying by 1.0 would add a kernel per micro-batch and change nothing.
@@ -293,7 +335,11 @@ def train_step(state: TrainState, micro_batches: Sequence[HostBatch], course: Co
 
 def _tokens(batch: HostBatch) -> int:
     """Token ids in a micro-batch."""
-    return sum(math.prod(value.shape) for name, value in batch.items() if name == "ids" or name.endswith("_ids"))
+    return sum(math.prod(value.shape) for name, value in batch.items() if _is_ids(name))
+
+
+def _is_ids(name: str) -> bool:
+    return name == "ids" or name.endswith("_ids")
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import pytest
 
 from flows.config.errors import RecipeError
 from flows.config.files import load
-from flows.running.readiness import asked_models, check_device, check_generation, doubts
+from flows.running.readiness import asked_models, check_device, check_generation, check_precision, doubts
 from flows.running.run import run
 from infra.execution.plan import PlanRow
 from infra.settings import EndpointSettings, Execution
@@ -165,6 +165,17 @@ def test_a_device_is_asked_for_only_where_something_computes_here() -> None:
     check_device(here, [row("pretrain", "reused"), row("collect", "run")], computing)
     with pytest.raises(ValueError, match="preferences would run on it"):
         check_device(here, [row("preferences", "run")], computing)
+
+
+def test_float8_on_a_device_without_it_is_told_before_the_run(tmp_path: Path) -> None:
+    changes: list[Any] = ["pretrain.optim.precision=float8", f"execution.store={tmp_path}"]
+    with pytest.raises(ValueError, match=r"precision=float8 on execution\.device=cpu: .* capability 8\.9"):
+        run(load("smoke", changes))
+    assert not list(tmp_path.glob("collect/*")), "nothing was begun"
+    check_precision(load("smoke", [*changes, "execution.emulate_float8=true"]), [row("pretrain", "run")])
+    check_precision(load("smoke", changes), [row("pretrain", "reused"), row("anneal", "run")])
+    with pytest.raises(RecipeError, match=r"sft\.precision"):
+        load("smoke", ["sft.precision=float8"])
 
 
 def test_a_checkpoint_to_be_asked_at_an_endpoint_needs_one_before_the_run(tmp_path: Path) -> None:

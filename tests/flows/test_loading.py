@@ -242,6 +242,16 @@ def test_a_compile_policy_may_be_that_of_a_label():
         load("laptop", ["execution.threads={'pretrain:x': 1}"])
 
 
+def test_a_kernel_of_attention_is_a_setting_by_stage():
+    execution = load("laptop", ["execution.attention={default: flash, sft: math}"]).execution
+    assert [execution.compute(name).attention for name in ("pretrain", "sft")] == ["flash", "math"]
+    assert load("laptop").execution.compute("pretrain").attention == "auto"
+    with pytest.raises(RecipeError, match=r"execution\.attention\.pretrian: there is no stage"):
+        load("laptop", ["execution.attention={pretrian: flash}"])
+    with pytest.raises(RecipeError, match=r"execution\.attention\.sft"):
+        load("laptop", ["execution.attention={sft: xformers}"])
+
+
 @pytest.mark.parametrize(("change", "says"), [
     ("curation_trial.source=wep", "curation_trial.source='wep' is not a collected source; they are web, code"),
     ("curation_trial.pretrain.steps=null", "pretrain.steps is not given, so the larger text would be read for longer"),

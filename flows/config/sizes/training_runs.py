@@ -221,7 +221,7 @@ def _window_run(
         # Whole windows only; those held out for the in-loop loss are read by no step.
         steps = (tokens // stage.sequence_length - sources * stage.in_loop.windows) // stage.batch_size
     limit = compute.micro_instances * stage.sequence_length
-    return Run(label, steps, stage.batch_size, stage.sequence_length, limit, stage.optim.precision)
+    return Run(label, steps, stage.batch_size, stage.sequence_length, limit, stage.optim.activations)
 
 
 def _tuning_runs(config: RecipeConfig, made: _Made) -> Iterator[Run]:

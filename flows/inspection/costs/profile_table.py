@@ -39,7 +39,13 @@ def profile_of(
         training.optim,
         training.loss,
         StepShape(rows or training.batch_size, training.sequence_length, settings.micro_instances),
-        compute=Compute(device=settings.device, threads=settings.threads, compile=settings.compile),
+        compute=Compute(
+            device=settings.device,
+            threads=settings.threads,
+            compile=settings.compile,
+            attention=settings.attention,
+            emulate_float8=settings.emulate_float8,
+        ),
         steps=steps,
         trace=trace,
     )

@@ -23,6 +23,7 @@ from model.network.matmul import product
 from model.network.transformer import Transformer
 from model.parallel.work_split import HostBatch
 from model.training.allocator import keep_freed_memory
+from model.training.attention_choice import choose_attention
 from model.training.configs import LossConfig, OptimConfig
 from model.training.loop import Course, TrainState, compile_model, new_state, train_step
 from model.training.losses import language_model_objective
@@ -117,6 +118,7 @@ def profile_steps(
         torch.set_num_threads(compute.threads)
     keep_freed_memory()
     state = new_state(Transformer(model), optim, compute)
+    choose_attention(state.model, state.group, compute, optim.activations, length)
     if compute.compile == "blocks":
         compile_model(state.model)
     state.model.train()
@@ -129,7 +131,7 @@ def profile_steps(
     for _ in range(WARM_STEPS):
         step()
     times = [step() for _ in range(steps)]
-    speed = product_flops(compute.device, optim.precision)
+    speed = product_flops(compute.device, optim.activations)
     found = _profiled(step, compute.device, trace)
     shares, largest = _shares(found, min(times))
     flops = float(rows * length * model.flops_per_token(length))

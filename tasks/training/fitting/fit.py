@@ -241,9 +241,17 @@ def fitting(
             logging=replace(course.logging, facts=facts),
             evaluation=with_selection(course.evaluation, selector, candidates),
         )
+
+        def settled(what: str, line: str) -> None:
+            # A fact of this run, like its speed: no part of the artifact or of its id.
+            ws.note(**{what: line})
+            if not state.group.rank:
+                ws.warn(line)
+
         told = Listeners(
             log=log,
             record=record,
+            settled=settled,
             checkpoint=points.save,
             checkpoint_every=save_every,
             checkpoint_also=candidates,

@@ -58,7 +58,7 @@ def evaluator(
             f"{PERPLEXITY}{source}": _perplexity(state, data, windows, optim) for source, windows in held_out.items()
         }
         for name, task in asked.items():
-            values = task.scores(language_model_of(state), state.group, optim.precision)
+            values = task.scores(language_model_of(state), state.group, optim.activations)
             metrics[name] = sum(values) / len(values)
         rows.append({"step": state.step} | metrics)
         ws.table("in-loop", rows)
@@ -79,7 +79,7 @@ def _perplexity(state: TrainState, data: WindowedTokens, windows: list[Window], 
     batches = -(-len(windows) // (group.world * data.micro_instances))
     for batch in _validation_batches(data, windows[group.rank :: group.world], batches):
         count += int((batch["labels"] != IGNORE).sum())
-        with torch.autocast(device, torch.bfloat16, enabled=optim.precision == "bf16"):
+        with torch.autocast(device, torch.bfloat16, enabled=optim.activations == "bf16"):
             # The objective's sum without divisor and z-loss: cross-entropy of all labels in the batch.
             loss = group.apply(lambda *given: objective(*given)[0], model, to_device(batch, device))
         total += loss.float()

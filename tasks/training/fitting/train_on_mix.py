@@ -87,4 +87,4 @@ def course_on_mix(
 
 def mix_selector(config: MixTrainingConfig, tokenizer: Tokenizer) -> Selector | None:
     """What chooses the best save point of a training on a mix; None where the last one is taken."""
-    return selector(config.select, tokenizer, config.optim.precision, chat=False)
+    return selector(config.select, tokenizer, config.optim.activations, chat=False)

@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from infra.events import Metrics, Progress
+from infra.events import Metrics, Progress, Warned
 from infra.workspace import Workspace
 from model.data.labels import next_token_labels
 from model.network.transformer import Transformer
-from model.training.configs import LossConfig
+from model.training.configs import LossConfig, OptimConfig
 from model.training.loop import Course, Logging, train_step
 from model.training.losses import language_model_objective
 from model.training.measuring.metrics import EVERY_STEP
@@ -67,6 +67,38 @@ def test_settings_reach_the_loop(make_bench):
     """What `execution` says of collections and hangs is what a training is handed."""
     made = make_bench("set", gc_every=3, stall_seconds=7.5).outcome(note_settings, config=Seed())
     assert made.record.notes.items() >= {"gc_every": 3, "stall_seconds": 7.5}.items()
+
+
+def test_a_kernel_of_attention_is_a_fact_of_the_run_and_not_of_the_artifact(make_bench):
+    """Oracle: the id of the same stage under ordinary settings, and an error before the first step."""
+    named, ordinary = make_bench("named", attention={"default": "math"}), make_bench("ordinary")
+    made, usual = (bench.outcome(train_words, config=Seed(seed=2)) for bench in (named, ordinary))
+    assert made.artifact.id == usual.artifact.id
+    line = made.record.notes["attention"]
+    assert line.startswith("attention by math (math ") and "16 tokens, 2 heads of 16" in line
+    assert [event.text for event in named.events if isinstance(event, Warned)] == [line]
+    assert "attention" not in usual.record.notes
+    with pytest.raises(ValueError, match=r"execution\.attention=cudnn cannot compute"):
+        make_bench("absent", attention={"train_words": "cudnn"}).run(train_words, config=Seed(seed=2))
+
+
+def train_in_float8(ws: Workspace, config: Seed) -> Checkpoint:
+    """The fitting of any training on a mix, from its state on."""
+    state = begin(ws, Transformer(TINY, seed=0), OptimConfig(precision="float8"))
+    objective, schedule = language_model_objective(LossConfig()), linear_schedule(1e-3, 0.0)
+    course = Course(objective, batches, schedule, config.seed, pad_id=TOKENIZER.pad_id)
+    with fitting(ws, state, course) as fit:
+        for micro_batches in fit.loop:
+            fit.loop.made(train_step(state, micro_batches, course, fit.loop.device))
+    export(ws, fit.result.model, TOKENIZER, bos="none")
+    return ws.artifact(Checkpoint, **fit.result.facts(), ranks=TOKENIZER.ranks, parent="")
+
+
+def test_how_far_float8_is_from_bf16_is_noted(make_bench):
+    made = make_bench("emulated", emulate_float8=True).outcome(train_in_float8, config=Seed(seed=4))
+    assert made.record.notes["float8"].startswith("float8 is apart from bf16 in the first steps by at most: loss 0.")
+    with pytest.raises(ValueError, match=r"precision=float8 on execution\.device=cpu"):
+        make_bench("plain").run(train_in_float8, config=Seed(seed=4))
 
 
 def test_facts_files_and_notes(bench):
