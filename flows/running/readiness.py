@@ -200,6 +200,7 @@ def check_ready(config: RecipeConfig, session: Session, flow: Callable[[RecipeCo
     if not on_cpu:
         check_device(config.execution, rows, COMPUTING)
     check_precision(config, rows)
+    check_ray(config.execution.ray, rows)
 
 
 def check_precision(config: RecipeConfig, rows: Iterable[PlanRow]) -> None:
@@ -209,7 +210,6 @@ def check_precision(config: RecipeConfig, rows: Iterable[PlanRow]) -> None:
     # A cluster's nodes have other devices than the driver.
     if not execution.cluster and any(optim[stage].precision == "float8" for stage in waiting):
         check_float8(execution.device, execution.emulate_float8)
-    check_ray(config.execution.ray, rows)
 
 
 def refuse_stale(rows: list[PlanRow]) -> None:
