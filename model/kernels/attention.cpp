@@ -247,40 +247,9 @@ struct Lines {
         first = copy.data(), stride = width;
     }
 
-    // Panels whose columns are the rows and whose steps are the width: [rows / 16][width / 2][16][2].
-    void turned(bf16* to) const {
-        for (int64_t row = 0; row < rows; row += LANES)
-            for (int64_t place = 0; place < width; place += 2 * LANES) {
-                F square[LANES];
-                for (int i = 0; i < LANES; i++) square[i] = load<F>(at(row + i) + place);
-                turn_square(square);
-                bf16* panel = to + row / WIDE * WIDE * width + row % WIDE * 2;
-                for (int i = 0; i < LANES; i++) std::memcpy(panel + (place + 2 * i) * WIDE, &square[i], sizeof(F));
-            }
-    }
-    // Panels whose columns are the width and whose steps are the rows: [width / 16][rows / 2][16][2].
-    void by_pairs(bf16* to) const {
-        for (int64_t row = 0; row < rows; row += 2)
-            for (int64_t place = 0; place < width; place += LANES) {
-                U low = low_halves(load<H>(at(row) + place));
-                U high = low_halves(load<H>(at(row + 1) + place));
-                U line = low | high << 16;
-                std::memcpy(to + (place / WIDE * rows + row) * WIDE + place % WIDE * 2, &line, sizeof(line));
-            }
-    }
-    // [width][rows], lines so far apart.
-    void flipped(bf16* to, int64_t apart) const {
-        for (int64_t row = 0; row < rows; row += LANES)
-            for (int64_t place = 0; place < width; place += LANES) {
-                F square[LANES];
-                for (int i = 0; i < LANES; i++) square[i] = (F)low_halves(load<H>(at(row + i) + place));
-                turn_square(square);
-                for (int i = 0; i < LANES; i++) {
-                    H line = from_low_halves((U)square[i]);
-                    std::memcpy(to + (place + i) * apart + row, &line, sizeof(line));
-                }
-            }
-    }
+    void turned(bf16* to) const { turn_pairs(first, stride, rows, width, to); }
+    void by_pairs(bf16* to) const { pair_rows(first, stride, rows, width, to); }
+    void flipped(bf16* to, int64_t apart) const { flip_halves(first, stride, rows, width, to, apart); }
 };
 
 // Turns [dim][rows], lines so far apart, back into lines of bf16.
@@ -338,17 +307,6 @@ inline void over_earlier(const bf16* weights, const bf16* pairs, int64_t apart, 
     for (int64_t row = begin; row < end; row += FINE)
         product<false>({weights + (row - begin) * apart, apart, pairs, WIDE * rows, to + (row - begin) * width, width}, FINE,
                        padded(dim, WIDE), row + FINE);
-}
-
-inline I lane_numbers() {
-    I numbers;
-    for (int lane = 0; lane < LANES; lane++) numbers[lane] = lane;
-    return numbers;
-}
-
-// `value` where its place is at most `last`, else `other`.
-inline F up_to(F value, int64_t place, int64_t last, float other) {
-    return lane_numbers() + int32_t(place) <= int32_t(last) ? value : spread(other);
 }
 
 // e**(score - top) of a query, rounded, zeros up to `end`; the sum of what is rounded, and the row's top.

@@ -24,14 +24,6 @@ struct Outer {
 inline int64_t lines_of(const Outer& o) { return padded(o.smaller, 32); }
 inline int64_t steps_of(const Outer& o) { return padded(o.rows, 32); }
 
-// 16 numbers of a row that may end before, or may lie behind the last row.
-inline H some_halves(const bf16* from, int64_t count) {
-    if (count >= LANES) return load<H>(from);
-    H value{};
-    if (count > 0) std::memcpy(&value, from, count * sizeof(bf16));
-    return value;
-}
-
 // This thread's columns of the smaller factor, as lines: [chunk of STEPS][lines][APART].
 void flip(const Outer& o, bf16* to) {
     Range mine = own(lines_of(o) / LANES);
@@ -68,15 +60,6 @@ void pair_up(const Outer& o, int64_t column, int64_t begin, int64_t end, bf16* t
             std::memcpy(to + (place / WIDE * STEPS + row - begin) * WIDE + place % WIDE * 2, &line, sizeof(line));
         }
     }
-}
-
-inline void put(float* to, F value, int64_t count, bool adds) {
-    for (int64_t i = 0; i < count; i++) to[i] = adds ? to[i] + value[i] : value[i];
-}
-
-inline void put_vector(float* to, F value, int64_t count, bool adds) {
-    if (count < LANES) return put(to, value, count, adds);
-    store(to, adds ? load<F>(to) + value : value);
 }
 
 // Sums [lines][COLUMNS] to their place in the result.

@@ -153,4 +153,56 @@ struct Tiles {
 };
 #endif
 
+// ---- laying numbers out; rows lie `apart` from each other
+
+// 16 numbers of a row that may end before.
+inline H some_halves(const bf16* from, int64_t count) {
+    if (count >= LANES) return load<H>(from);
+    H value{};
+    if (count > 0) std::memcpy(&value, from, count * sizeof(bf16));
+    return value;
+}
+
+// Panels whose columns are the rows and whose steps are the width: [rows / 16][width / 2][16][2].
+inline void turn_pairs(const bf16* from, int64_t apart, int64_t rows, int64_t width, bf16* to) {
+    for (int64_t row = 0; row < rows; row += LANES)
+        for (int64_t place = 0; place < width; place += 2 * LANES) {
+            F square[LANES];
+            for (int i = 0; i < LANES; i++) square[i] = load<F>(from + (row + i) * apart + place);
+            turn_square(square);
+            bf16* panel = to + row / WIDE * WIDE * width + row % WIDE * 2;
+            for (int i = 0; i < LANES; i++) std::memcpy(panel + (place + 2 * i) * WIDE, &square[i], sizeof(F));
+        }
+}
+
+// Panels whose columns are the width and whose steps are the rows: [width / 16][rows / 2][16][2].
+inline void pair_rows(const bf16* from, int64_t apart, int64_t rows, int64_t width, bf16* to) {
+    for (int64_t row = 0; row < rows; row += 2)
+        for (int64_t place = 0; place < width; place += LANES) {
+            const bf16* at = from + row * apart + place;
+            U line = low_halves(load<H>(at)) | low_halves(load<H>(at + apart)) << 16;
+            std::memcpy(to + (place / WIDE * rows + row) * WIDE + place % WIDE * 2, &line, sizeof(line));
+        }
+}
+
+// [width][rows].
+inline void flip_halves(const bf16* from, int64_t apart, int64_t rows, int64_t width, bf16* to, int64_t to_apart) {
+    for (int64_t row = 0; row < rows; row += LANES)
+        for (int64_t place = 0; place < width; place += LANES) {
+            F square[LANES];
+            for (int i = 0; i < LANES; i++) square[i] = (F)low_halves(load<H>(from + (row + i) * apart + place));
+            turn_square(square);
+            for (int i = 0; i < LANES; i++) {
+                H line = from_low_halves((U)square[i]);
+                std::memcpy(to + (place + i) * to_apart + row, &line, sizeof(line));
+            }
+        }
+}
+
+// To a result in fp32, or added to what is there.
+inline void put_vector(float* to, F value, int64_t count, bool adds) {
+    if (count >= LANES) return store(to, adds ? load<F>(to) + value : value);
+    for (int64_t i = 0; i < count; i++) to[i] = adds ? to[i] + value[i] : value[i];
+}
+
 }  // namespace

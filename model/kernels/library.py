@@ -37,7 +37,7 @@ from torch import Tensor
 
 SOURCES = tuple(
     Path(__file__).with_name(name)
-    for name in ("decode.cpp", "train.cpp", "attention.cpp", "softmax.cpp", "gradients.cpp")
+    for name in ("decode.cpp", "train.cpp", "attention.cpp", "softmax.cpp", "gradients.cpp", "head.cpp")
 )
 HEADERS = tuple(Path(__file__).with_name(name) for name in ("vectors.h", "matrices.h", "half_products.h"))
 COMPILED_KERNELS = "OLMO2_COMPILED_KERNELS"

@@ -15,14 +15,8 @@ struct Softmax {
 // log(sum(exp(logits / temperature))) of a row; the exponentials less the largest go to `powers` where it is not null.
 template <class T> float log_total(const Softmax& s, const T* logits, float* powers, float* part) {
     // A temperature of 1 divides nothing; others divide as PyTorch does.
-    F divisor = spread(s.temperature), highest = spread(-INFINITY), sums[2] = {};
-    by_vectors(s.vocab, [&](int64_t place, auto length) {
-        F value = some(logits + place, length, -INFINITY);
-        highest = value > highest ? value : highest;
-    });
-    float top = highest[0];
-    for (int lane = 1; lane < LANES; lane++) top = std::max(top, highest[lane]);
-    top /= s.temperature;
+    F divisor = spread(s.temperature), sums[2] = {};
+    float top = largest(logits, s.vocab) / s.temperature;
     int turn = 0;
     by_vectors(s.vocab, [&](int64_t place, auto length) {
         F value = some(logits + place, length, -INFINITY);

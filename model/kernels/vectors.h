@@ -194,4 +194,41 @@ template <class T> void gated(const T* gate, const T* up, int64_t count, T* out)
     });
 }
 
+inline I lane_numbers() {
+    I numbers;
+    for (int lane = 0; lane < LANES; lane++) numbers[lane] = lane;
+    return numbers;
+}
+
+// `value` where its place is at most `last`, else `other`.
+inline F up_to(F value, int64_t place, int64_t last, float other) {
+    return lane_numbers() + int32_t(place) <= int32_t(last) ? value : spread(other);
+}
+
+// The largest of some numbers; NaN is none.
+template <class T> inline float largest(const T* from, int64_t count) {
+    F highest = spread(-INFINITY);
+    by_vectors(count, [&](int64_t i, auto length) {
+        F value = some(from + i, length, -INFINITY);
+        highest = value > highest ? value : highest;
+    });
+    float top = highest[0];
+    for (int lane = 1; lane < LANES; lane++) top = std::max(top, highest[lane]);
+    return top;
+}
+
+// The sum of e**(number - top).
+inline float sum_of_powers(const float* from, int64_t count, float top) {
+    F sums[2] = {};
+    int turn = 0;
+    by_vectors(count, [&](int64_t i, auto length) {
+        F power = exponential(some(from + i, length, -INFINITY) - top);
+        // Lanes behind the end have no part in the sum: e**-87 is not 0.
+        if constexpr (std::is_same_v<decltype(length), int>)
+            for (int lane = length; lane < LANES; lane++) power[lane] = 0;
+        sums[turn ^= 1] += power;
+    });
+    return sum_of(sums[0] + sums[1]);
+}
+
 }  // namespace

@@ -1,9 +1,10 @@
 """Norms, rotary embedding, SwiGLU, attention and softmax on CPUs as one operation each, forward and backward.
 
-In a small model they take more than half of a training step when each is a dozen operations of PyTorch. `train.cpp`,
-`attention.cpp` and `softmax.cpp` of `model/kernels` compute them. They are equal to those operations up to rounding. Sums are fp32, and results are rounded
-to the type of the activations at the same places, but gradients within one of them are not rounded on the way. Attention is fp32
-inside.
+In a small model they take more than half of a training step when each is a dozen operations of PyTorch. C++ of `model/kernels`
+computes them: `train.cpp`, `attention.cpp`, `softmax.cpp`, and with matrix tiles (AMX) `head.cpp` and `gradients.cpp`. They are
+equal to those operations up to rounding. Sums are fp32, and results are rounded to the type of activations at the same places,
+but gradients within one of them are not rounded on the way. Attention keeps scores in fp32; in bf16 what multiplies values and
+keys is rounded first, as FlashAttention does.
 
 `torch.compile` fuses the operations by itself, so code that it traces does not come here. Source of attention's backward pass:
 FlashAttention (Dao et al. 2022).
@@ -79,6 +80,20 @@ class _Outer(ctypes.Structure):
             for name in ("rows", "smaller", "larger", "smaller_apart", "larger_apart", "turned", "adds")
         ),
         *((name, ctypes.c_void_p) for name in ("small", "large", "to")),
+    )
+
+
+class _Head(ctypes.Structure):
+    """`Head` of head.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("rows", "width", "vocab")),
+        ("z_weight", ctypes.c_float),
+        ("adds", ctypes.c_int64),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("x", "head", "targets", "scales", "log_totals", "picked", "to_x", "to_head")
+        ),
     )
 
 
@@ -172,6 +187,32 @@ def fused_outer(
     )  # fmt: skip
     _code(left).olmo2_outer(ctypes.byref(outer), torch.get_num_threads())
     return out
+
+
+def fused_head_loss(
+    x: Float[Tensor, "rows d_model"],
+    head: Float[Tensor, "vocab d_model"],
+    targets: Int[Tensor, " rows"],
+    scales: Float[Tensor, " rows"],
+    z_weight: float,
+    to_x: Float[Tensor, "rows d_model"] | None = None,
+    to_head: Float[Tensor, "vocab d_model"] | None = None,
+    adds: bool = False,
+) -> tuple[Float[Tensor, " rows"], Float[Tensor, " rows"]]:
+    """Logsumexp of each row's logits x @ head.T, and its target's logit, both fp32.
+
+    The gradient of the sum of scale * (logsumexp + z_weight * logsumexp^2 - logit of the target) goes to `to_x`. It also goes to
+    `to_head`, or `adds` to what is there. `x`, `head` and `to_x` are bf16. The logits are fp32 and never written.
+    """
+    x, head, targets, scales = (tensor.contiguous() for tensor in (x, head, targets, scales.float()))
+    log_totals, picked = torch.empty(len(x)), torch.empty(len(x))
+    assert all(to is None or to.is_contiguous() for to in (to_x, to_head)) and targets.dtype == torch.long
+    given = _Head(
+        *x.shape, len(head), z_weight, adds, *map(pointer, (x, head, targets, scales, log_totals, picked)),
+        *(None if to is None else pointer(to) for to in (to_x, to_head)),
+    )  # fmt: skip
+    _code(x).olmo2_head_loss(ctypes.byref(given), torch.get_num_threads())
+    return log_totals, picked
 
 
 def attends(shape: HeadShape, length: int) -> bool:

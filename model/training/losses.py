@@ -13,29 +13,26 @@ mixed them).
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NotRequired, TypedDict, cast
+from typing import Any, NamedTuple, NotRequired, TypedDict, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from model.data.labels import IGNORE
-from model.network.fused import fused_outer, fused_softmax, fuses, has_tiles
+from model.network.fused import fused_head_loss, fused_outer, fused_softmax, fuses, has_tiles
 from model.network.matmul import product
 from model.network.transformer import Transformer
 from model.training.configs import LossConfig
 
 CHUNK_ELEMENTS = 1 << 22
 """Logits worked on at a time on a CPU: 4M, 8 MB in bf16, so that they stay within a processor's last cache level."""
-CHUNK_ROWS = 1024
+CHUNK_ROWS = 512
 """Least rows of logits held at a time on a CPU: with fewer, the matmuls with a large vocabulary wait for memory."""
 TILE_ROWS = 4096
 """Rows of the head whose gradient is summed at a time on a CPU."""
-LARGE_VOCAB, FEW_ROWS = 1 << 15, 256
-"""With such a vocabulary a CPU multiplies so many rows of logits by the head at a time: oneDNN takes 1.7 times as long for 512 or
-1,024 at once, with 100,352 ids and d_model 384."""
-SPARE = 32
-"""Numbers between two rows of logits on a CPU."""
+FUSED_ROWS = 2048
+"""Rows whose loss a CPU with matrix tiles computes at a time: each of its threads sums their gradient in fp32."""
 WIDE_PRODUCTS = ("cuda", "xpu")
 """Types of device whose matmuls of bf16 factors can be fp32 (`out_dtype` of torch.mm)."""
 
@@ -50,11 +47,9 @@ class HeadSizes:
     """Of those, rows worked on at a time in fp32."""
     tile: int
     """Rows of the head whose gradient is summed at a time."""
-    rows: int
-    """Rows of logits that are multiplied by the head at a time."""
 
 
-ACCELERATOR = HeadSizes(chunk=4096, piece=1024, tile=1 << 15, rows=4096)
+ACCELERATOR = HeadSizes(chunk=4096, piece=1024, tile=1 << 15)
 """On all devices but a CPU. Every chunk reads the head and adds to its fp32 gradient. With 4,096 rows that is about a tenth
 of the time of their matmuls on an H100 (bytes and operations over what it can do, not measured). Their logits are 0.8 GB in
 bf16 at a vocabulary of 100k. Larger pieces and tiles would not be faster. They bound what is made in fp32 at a time to 0.4
@@ -73,8 +68,7 @@ def loss_sizes(device_type: str, vocab_size: int) -> HeadSizes:
     if device_type != "cpu":
         return ACCELERATOR
     piece = cached_rows(vocab_size)
-    rows = FEW_ROWS if vocab_size >= LARGE_VOCAB else max(CHUNK_ROWS, piece)
-    return HeadSizes(chunk=max(CHUNK_ROWS, piece), piece=piece, tile=TILE_ROWS, rows=rows)
+    return HeadSizes(chunk=max(CHUNK_ROWS, piece), piece=piece, tile=TILE_ROWS)
 
 
 def log_prob_sizes(device_type: str, vocab_size: int) -> HeadSizes:
@@ -82,7 +76,7 @@ def log_prob_sizes(device_type: str, vocab_size: int) -> HeadSizes:
     if device_type != "cpu":
         return ACCELERATOR
     rows = max(1, CHUNK_ELEMENTS // vocab_size)
-    return HeadSizes(chunk=rows, piece=rows, tile=vocab_size, rows=rows)
+    return HeadSizes(chunk=rows, piece=rows, tile=vocab_size)
 
 
 def _softmax_in_place(
@@ -103,12 +97,13 @@ def _softmax_in_place(
 def _softmax_gradient(
     kernel: Callable[..., Any],
     logits: Float[Tensor, "rows vocab"],
-    targets: Int[Tensor, "rows 1"],
-    scale: Float[Tensor, "rows 1"],
+    targets: Int[Tensor, " rows"],
+    scale: Float[Tensor, " rows"],
     z_weight: float,
     piece: int,
-) -> tuple[Float[Tensor, "rows 1"], Float[Tensor, "rows 1"]]:
+) -> tuple[Float[Tensor, " rows"], Float[Tensor, " rows"]]:
     """`fused_softmax` by PyTorch's operations, so many rows at a time; `kernel` is `_softmax_in_place`, compiled or not."""
+    targets, scale = targets.unsqueeze(-1), scale.unsqueeze(-1)
     picked = logits.gather(-1, targets).float()
     sums = [kernel(*pair, z_weight) for pair in zip(logits.split(piece), scale.split(piece), strict=True)]
     log_total = torch.cat([top + total.log() for top, total in sums])
@@ -116,7 +111,7 @@ def _softmax_gradient(
     # The label's own gradient is a small difference of large numbers, so it is computed in fp32 and rounded once.
     exact = ((picked - log_total).exp() * grow - scale).to(logits.dtype)
     logits.scatter_(-1, targets, exact)
-    return log_total, picked
+    return log_total.squeeze(-1), picked.squeeze(-1)
 
 
 @functools.cache
@@ -124,9 +119,19 @@ def _compiled(kernel: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(kernel, dynamic=False)
 
 
+class _HeadGradients(NamedTuple):
+    """What a head's loss has found of its rows, and where it puts its gradients; None where one is not asked for."""
+
+    log_total: Float[Tensor, " rows"]
+    picked: Float[Tensor, " rows"]
+    """The targets' logits."""
+    rows: Float[Tensor, "rows d_model"] | None
+    weight: Float[Tensor, "vocab d_model"] | None
+
+
 class _HeadLoss(torch.autograd.Function):
-    """Loss of hidden rows under a head. Gradients are made in the forward pass, chunk by chunk in one buffer. Nothing of
-    size vocab but the head's gradient is kept for backward, which may therefore be called once.
+    """Loss of hidden rows under a head. Gradients are made in the forward pass, chunk by chunk. Nothing of size vocab but the
+    head's gradient is kept for backward, which may therefore be called once.
     """
 
     @staticmethod
@@ -145,34 +150,21 @@ class _HeadLoss(torch.autograd.Function):
         cast_weight = weight.to(rows.dtype)
         trained = labels != IGNORE
         # An ignored label is no row of the head; any id will do, since its scale is 0.
-        targets = torch.where(trained, labels, 0).unsqueeze(-1)
-        scale = (trained / divisor).unsqueeze(-1)
+        targets, scale = torch.where(trained, labels, 0), trained / divisor
         needs = ctx.needs_input_grad
-        row_gradient = torch.empty_like(rows) if needs[0] else None
-        weight_gradient = torch.empty_like(weight) if needs[1] else None
-        # One buffer of [chunk, vocab] for all chunks: the full logits of 16,384 tokens would be 3.3 GB in bf16.
-        size = min(sizes.chunk, len(rows))
-        buffer = _logits_buffer(size, len(weight), rows)
-        log_totals, picks = [], []
-        for place in range(0, len(rows), size):
-            part, target, part_scale = (t[place : place + size] for t in (rows, targets, scale))
-            # [chunk, d_model] @ [d_model, vocab] -> [chunk, vocab]; the kernel below overwrites it with its gradient.
-            logits = product(part, cast_weight.T, out=buffer[: len(part)])
-            if fuses(logits):
-                log_total, picked = (
-                    t.unsqueeze(-1) for t in fused_softmax(logits, target[:, 0], part_scale[:, 0], 1.0, z_weight)
-                )
-            else:
-                log_total, picked = _softmax_gradient(kernel, logits, target, part_scale, z_weight, sizes.piece)
-            if row_gradient is not None:
-                _times_head(logits, cast_weight, sizes.rows, out=row_gradient[place : place + len(part)])
-            if weight_gradient is not None:
-                _add_outer_product(weight_gradient, logits, part, sizes.tile, first=place == 0)
-            log_totals.append(log_total)
-            picks.append(picked)
-        ctx.gradients = row_gradient, weight_gradient
-        log_total, picked = torch.cat(log_totals), torch.cat(picks)
-        ce, z = ((log_total - picked) * scale).sum(), z_weight * (log_total.square() * scale).sum()
+        found = _HeadGradients(
+            torch.empty(len(rows), device=rows.device),
+            torch.empty(len(rows), device=rows.device),
+            torch.empty_like(rows) if needs[0] else None,
+            torch.empty_like(weight) if needs[1] else None,
+        )
+        if has_tiles(rows):
+            _fill_by_tiles(found, rows, cast_weight, targets, scale, z_weight)
+        else:
+            _fill_by_chunks(found, rows, cast_weight, targets, scale, z_weight, kernel, sizes)
+        ctx.gradients = found.rows, found.weight
+        ce = ((found.log_total - found.picked) * scale).sum()
+        z = z_weight * (found.log_total.square() * scale).sum()
         # Only the sum carries a gradient, which was made above; the two parts are metrics.
         ctx.mark_non_differentiable(ce, z)
         return ce + z, ce, z
@@ -186,23 +178,46 @@ class _HeadLoss(torch.autograd.Function):
         return rows, weight, None, None, None, None, None
 
 
-def _logits_buffer(size: int, vocab: int, like: Tensor) -> Float[Tensor, "size vocab"]:
-    """Room for logits. On a CPU its rows lie a little further apart than they are long: rows a multiple of 4 KiB apart, as those of
-    most vocabularies are, share few places of a cache, and the matmuls that read columns take a fifth longer.
-    """
-    apart = vocab + (SPARE if like.device.type == "cpu" else 0)
-    return torch.empty(size, apart, dtype=like.dtype, device=like.device)[:, :vocab]
-
-
-def _times_head(
-    logits: Float[Tensor, "chunk vocab"],
-    head: Float[Tensor, "vocab d_model"],
-    rows: int,
-    out: Float[Tensor, "chunk d_model"],
+def _fill_by_tiles(
+    found: _HeadGradients, rows: Tensor, head: Tensor, targets: Tensor, scale: Tensor, z_weight: float
 ) -> None:
-    """out = logits @ head, so many rows at a time."""
-    for piece, to in zip(logits.split(rows), out.split(rows), strict=True):
-        product(piece, head, out=to)
+    """Fill in a head's gradients on a processor with matrix tiles, which writes no logits."""
+    for place in range(0, len(rows), FUSED_ROWS):
+        some = slice(place, place + FUSED_ROWS)
+        to_rows = None if found.rows is None else found.rows[some]
+        found.log_total[some], found.picked[some] = fused_head_loss(
+            rows[some], head, targets[some], scale[some], z_weight, to_rows, found.weight, adds=place > 0
+        )
+
+
+def _fill_by_chunks(
+    found: _HeadGradients,
+    rows: Tensor,
+    head: Tensor,
+    targets: Tensor,
+    scale: Tensor,
+    z_weight: float,
+    kernel: Callable[..., Any],
+    sizes: HeadSizes,
+) -> None:
+    """Fill in a head's gradients by the libraries' matmuls; `kernel` is that of `_softmax_gradient`."""
+    # One buffer of [chunk, vocab] for all chunks: the full logits of 16,384 tokens would be 3.3 GB in bf16.
+    size = min(sizes.chunk, len(rows))
+    buffer = torch.empty(size, len(head), dtype=rows.dtype, device=rows.device)
+    for place in range(0, len(rows), size):
+        some = slice(place, place + size)
+        part = rows[some]
+        # [chunk, d_model] @ [d_model, vocab] -> [chunk, vocab]; what follows overwrites it with its gradient.
+        logits = product(part, head.T, out=buffer[: len(part)])
+        if fuses(logits):
+            sums = fused_softmax(logits, targets[some], scale[some], z_weight=z_weight)
+        else:
+            sums = _softmax_gradient(kernel, logits, targets[some], scale[some], z_weight, sizes.piece)
+        found.log_total[some], found.picked[some] = sums
+        if found.rows is not None:
+            product(logits, head, out=found.rows[some])
+        if found.weight is not None:
+            _add_outer_product(found.weight, logits, part, sizes.tile, first=place == 0)
 
 
 def _wide_product(left: Float[Tensor, "m k"], right: Float[Tensor, "k n"]) -> Float[Tensor, "m n"]:
