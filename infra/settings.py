@@ -254,8 +254,8 @@ class EndpointSettings(BaseModel):
 
 
 class SiteSettings(BaseModel):
-    """What electricity costs the environment where a recipe runs; the defaults are those of the cluster that trained the 7B
-    (paper Table 19, Jupiter).
+    """What electricity costs the environment at a site; the defaults are those of the cluster that trained the 7B (paper Table
+    19, Jupiter).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
@@ -266,6 +266,26 @@ class SiteSettings(BaseModel):
     """kg CO2 per kWh."""
     water: float = Field(default=1.29, ge=0)
     """Litres per kWh, on site and at the power station together."""
+
+
+class StatedSite(BaseModel):
+    """What a recipe states of the site where it runs, with the fields of `SiteSettings`; null for what it does not state.
+
+    A plan takes the defaults of `SiteSettings` for what is not stated, and a run that has finished shows no figure then.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    pue: float | None = Field(default=None, ge=1)
+    """Power usage effectiveness: electricity of the building per electricity of the machines."""
+    carbon: float | None = Field(default=None, ge=0)
+    """kg CO2 per kWh."""
+    water: float | None = Field(default=None, ge=0)
+    """Litres per kWh, on site and at the power station together."""
+
+    def planned(self) -> SiteSettings:
+        """The site of a plan: what is stated, and the published site's values for the rest."""
+        return SiteSettings.model_validate(self.model_dump(exclude_none=True))
 
 
 class PricingSettings(BaseModel):
@@ -367,8 +387,8 @@ class Execution(BaseModel):
     watts: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
     """Power that a stage draws, on all its machines, by stage name; `default` for the others. Its energy is then that times its
     seconds, and what the machine's counters say where nothing is stated (docs/scaling.md)."""
-    site: SiteSettings = SiteSettings()
-    """The place, for what a plan says of CO2 and water."""
+    site: StatedSite = StatedSite()
+    """The place, for what plans, reports and model cards say of CO2 and water (docs/scaling.md)."""
     track: dict[Literal["tensorboard", "wandb", "mlflow", "trackio"], Annotated[str, Field(min_length=1)]] = {}
     """Where metrics go too: `{tensorboard: FOLDER, wandb: PROJECT, mlflow: ADDRESS, trackio: PROJECT}`, any of them."""
     pricing: PricingSettings | None = None

@@ -9,10 +9,12 @@ from collections.abc import Iterator, Mapping
 import yaml
 
 from infra.execution.markdown import code, escaped
+from infra.records.footprint import JOULES_PER_KWH, footprint
 from infra.records.index import Index
 from infra.records.record import Record, lineage, load_record
 from infra.storage.store import Store
 from tasks.artifacts import Scores
+from tasks.evaluation.reporting.words import footprint_words
 
 CARD = "README.md"
 CHATS = ("sft", "dpo", "rlvr", "ppo")
@@ -20,7 +22,6 @@ CHATS = ("sft", "dpo", "rlvr", "ppo")
 ADOPTED = ("adopt", "adopt_step")
 _PLACES = ("dataset", "paths", "path", "packages", "templates")
 """Fields of a source that say where its rows come from."""
-JOULES_PER_KWH = 3.6e6
 
 
 def model_card(store: Store, record: Record) -> str:
@@ -162,7 +163,9 @@ def _scores(evaluations: list[Record]) -> list[str]:
 
 
 def _cost(made: list[Record]) -> list[str]:
-    """Time, operations and energy of all that it took; energy only where it was counted or stated (`execution.watts`)."""
+    """Time, operations, energy, CO2 and water of all that it took. Energy is told where it was counted or stated
+    (`execution.watts`), CO2 and water where the site was stated too (`execution.site`).
+    """
     seconds, flops = sum(item.seconds for item in made), sum(float(item.facts.get("flops", 0.0)) for item in made)
     counted = [item.energy_joules for item in made if item.energy_joules is not None]
     energy = (
@@ -170,4 +173,8 @@ def _cost(made: list[Record]) -> list[str]:
         if counted
         else "not counted there"
     )
-    return [f"Together {seconds:,.0f} s of stages and {flops:.4g} FLOPs of training; energy: {energy}.", ""]
+    return [
+        f"Together {seconds:,.0f} s of stages and {flops:.4g} FLOPs of training; energy: {energy}. "
+        f"{footprint_words(footprint(made))}",
+        "",
+    ]

@@ -236,9 +236,10 @@ def _execution(config: RecipeConfig, store: str) -> dict[str, object]:
             for name in ("default", *config.execution.pass_tokens)
         },
     }
+    # A site that the recipe states is that of its training, not of this machine.
     here = {
         "device": "cpu", "ray": "off", "compile": {}, "parallel": {}, "generation": {}, "threads": {}, "reference": {},
-        "attention": {}, "emulate_float8": True, "fit": None,
+        "attention": {}, "emulate_float8": True, "fit": None, "site": {},
     }  # fmt: skip
     return execution | here | small | {"store": store, "cores": 2, "save_every": 2, "keep_every": None}
 

@@ -3,10 +3,13 @@
 Called before Prefect is imported, since Prefect reads its settings at import.
 """
 
+import atexit
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -26,6 +29,15 @@ QUIET = {
     # Prefect's own choice is pickle, which runs code when it is read.
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
 }
+
+_TEMPORARY = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+"""What Prefect itself says to a temporary server. The first says to the run that nobody looks at it."""
+_ASK_SECONDS = 5.0
+"""How long one answer of a server that starts is waited for."""
+_POLL_SECONDS = 0.1
+"""How often a server that starts is asked."""
+_STOP_SECONDS = 5.0
+"""How long a server that was asked to end may take."""
 
 
 def dashboard_file() -> Path:
@@ -54,33 +66,83 @@ def prepare_prefect() -> None:
 
 
 def start_own_server() -> None:
-    """Where no API is named, start the server that Prefect would start later, guarded, and tie its life to ours.
+    """Where no API is named, start a guarded server that ends with this process, and name it as the API from here on.
 
-    Prefect stops its temporary server at a normal exit only: a killed run would leave one behind.
+    Prefect would start one itself, with a class whose module imports the whole server: 75 MB in a process that only asks it. It
+    would also stop it at a normal exit only, so that a killed run would leave it behind.
     """
-    from prefect.server.api.server import SubprocessASGIServer
-    from prefect.settings import PREFECT_API_URL, get_current_settings
+    from prefect.context import refresh_global_settings_context
+    from prefect.settings import (
+        PREFECT_API_URL,
+        PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+        get_current_settings,
+    )
 
     if PREFECT_API_URL.value() is not None:
         return
-
-    class GuardedServer(SubprocessASGIServer):
-        """Prefect finds this instance, kept under the key of its own, when it asks for a temporary server."""
-
-        def _run_uvicorn_command(self) -> "subprocess.Popen[bytes]":
-            temporary = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
-            process = subprocess.Popen(
-                [sys.executable, "-m", "flows.server.guarded_server", "--port", str(self.port)],
-                env=os.environ | temporary | get_current_settings().to_environment_variables(exclude_unset=True),
-                # In a session of its own: the terminal's Ctrl-C would end it before the run has told it how it ended.
-                start_new_session=True,
+    deadline = time.monotonic() + PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value()
+    surroundings = os.environ | _TEMPORARY | get_current_settings().to_environment_variables(exclude_unset=True)
+    for last in (False, False, True):
+        port = _free_port()
+        process = _started(port, surroundings)
+        if _answers(process, f"http://127.0.0.1:{port}/api", deadline):
+            break
+        # Another program may have taken the port in between, which ends the server before it answers.
+        if last or process.poll() is None:
+            _stop(process)
+            raise OSError(
+                f"Prefect's temporary server did not answer at port {port} (exit code {process.returncode}); try again, give a "
+                "slow machine more time with PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS, or start `olmo2 dashboard`"
             )
-            # At once: a run that is ended while the server starts must not leave it behind.
-            try:
-                end_with_this_process(process.pid)
-            except BaseException:  # a Ctrl-C at this very moment: nobody else knows of the server yet
-                process.kill()
-                raise
-            return process
+    atexit.register(_stop, process)
+    # Prefect's threads read the environment through its global settings, made when it was imported.
+    os.environ |= {
+        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_UI_ENABLED": _TEMPORARY["PREFECT_UI_ENABLED"],
+    }
+    refresh_global_settings_context()
 
-    GuardedServer().start()
+
+def _free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _started(port: int, surroundings: dict[str, str]) -> "subprocess.Popen[bytes]":
+    """The server's process, tied to the life of this one."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.server.guarded_server", "--port", str(port)],
+        env=surroundings,
+        # In a session of its own: the terminal's Ctrl-C would end it before the run has told it how it ended.
+        start_new_session=True,
+    )
+    # At once: a run that is ended while the server starts must not leave it behind.
+    try:
+        end_with_this_process(process.pid)
+    except BaseException:  # a Ctrl-C at this very moment: nobody else knows of the server yet
+        process.kill()
+        raise
+    return process
+
+
+def _answers(process: "subprocess.Popen[bytes]", api: str, deadline: float) -> bool:
+    """Wait until a server answers; False when it ends before, or the deadline passes."""
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            with urlopen(f"{api}/health", timeout=_ASK_SECONDS) as answer:
+                return answer.status == 200
+        except OSError:
+            time.sleep(_POLL_SECONDS)
+    return False
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    """End the server: asked first, killed when it does not go."""
+    process.terminate()
+    try:
+        process.wait(timeout=_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

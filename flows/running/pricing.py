@@ -36,7 +36,7 @@ def hardware_of(execution: Execution) -> Hardware:
     assert asked is not None, "checked with approve_above"
     if asked.gpu.lower() not in DEVICES:
         raise ValueError(f"execution.pricing.gpu={asked.gpu!r} is not in the table; use one of {', '.join(DEVICES)}")
-    return Hardware(asked.gpus, DEVICES[asked.gpu.lower()], asked.mfu, execution.site, asked.price)
+    return Hardware(asked.gpus, DEVICES[asked.gpu.lower()], asked.mfu, execution.site.planned(), asked.price)
 
 
 def price_of(config: RecipeConfig, hardware: Hardware, rows: list[PlanRow], label: str) -> Price | None:

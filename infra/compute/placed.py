@@ -16,6 +16,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
+from infra.compute.device_memory import allocator_environment
 from infra.compute.nodes import ID_LABEL, keep_off_cordoned, living_nodes, nodes_left_out
 from infra.compute.processes import portable
 from infra.compute.ray_connection import connected
@@ -76,8 +77,10 @@ class Claim:
 class PlacedStage:
     """The actor: runs the stage in a thread and keeps what it tells until a driver takes it."""
 
-    def __init__(self, address: str):
+    def __init__(self, address: str, device: str):
         self._address = address
+        # Here and not in `begin`, whose arguments are of modules that import torch. The node's own value stays.
+        os.environ.update(allocator_environment(device, os.environ))
         # Bounded, for a driver may be away for days; the numbers show it what it has missed.
         self._events: deque[tuple[int, StageMessage]] = deque(maxlen=KEPT_EVENTS)
         self._told = 0
@@ -154,7 +157,7 @@ def run_placed(
             if actor is None:
                 keep_off_cordoned(ray, call.workspace, address, claim.least())
                 claim = replace(claim, placement=call.workspace.compute.placement)
-                actor = _actor(ray, f"{name}-{code}", address, claim)
+                actor = _actor(ray, f"{name}-{code}", address, call.workspace.compute.device, claim)
             try:
                 last_message = _ending(ray, actor, function, call, listener, claim)
             except Interrupted:
@@ -183,7 +186,7 @@ def _running(ray: ModuleType, name: str) -> Any:
     return None
 
 
-def _actor(ray: ModuleType, name: str, address: str, claim: Claim) -> Any:
+def _actor(ray: ModuleType, name: str, address: str, device: str, claim: Claim) -> Any:
     placement = claim.placement
     computes = claim.cpus or claim.gpus
     # An actor without a claim on cores fits every node, often the driver's, so its node is chosen here.
@@ -200,7 +203,7 @@ def _actor(ray: ModuleType, name: str, address: str, claim: Claim) -> Any:
         **({"memory": placement.memory} if placement.memory else {}),
         **where,
     }
-    return ray.remote(PlacedStage).options(**options).remote(address)
+    return ray.remote(PlacedStage).options(**options).remote(address, device)
 
 
 def _some_worker(ray: ModuleType, labels: dict[str, str]) -> dict[str, object]:

@@ -20,6 +20,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
 
+from infra.compute.device_memory import allocator_environment
 from infra.compute.stage_call import Finished, StageCall
 from infra.events import Events, Listener, Raised, Returned, StageMessage
 from infra.processor import wait_passively
@@ -65,6 +66,8 @@ def run_in_process(call: StageCall, listener: Listener, preload: Sequence[str]) 
     StageProcessDied. When this process is interrupted, the child is stopped first.
     """
     wait_passively()
+    # The fork server imports torch, and its children have its environment.
+    os.environ.update(allocator_environment(call.workspace.compute.device, os.environ))
     # A plain fork would copy the locks of threads that do not exist in the child.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*_PRELOAD, *preload])

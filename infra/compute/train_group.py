@@ -11,11 +11,12 @@ calls it, and a failed or interrupted stage ends that process. Nothing then work
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+from infra.compute.device_memory import allocator_environment
 from infra.compute.health import DeviceHealth, DeviceUnfit, GroupUnfit, Proof, verdict
 from infra.compute.nodes import keep_off_cordoned
 from infra.compute.processes import is_out_of_memory, portable
@@ -191,9 +192,7 @@ def _fit(call: StageCall, mailbox: Any, folder: str) -> str:
             name="group",
             storage_path=folder,
             failure_config=FailureConfig(max_failures=compute.parallel.max_restarts),
-            worker_runtime_env={"env_vars": {k: os.environ.get(k, v) for k, v in _RECORDER.items()}}
-            if on_gpu
-            else None,
+            worker_runtime_env={"env_vars": worker_environment(os.environ)} if on_gpu else None,
         ),
     )
     try:
@@ -201,6 +200,12 @@ def _fit(call: StageCall, mailbox: Any, folder: str) -> str:
     except TrainingFailedError as error:
         return str(error)
     return ""
+
+
+def worker_environment(surroundings: Mapping[str, str]) -> dict[str, str]:
+    """What a worker on a GPU gets besides the environment of its node. What the user has set in these surroundings stays."""
+    recorder = {name: surroundings.get(name, value) for name, value in _RECORDER.items()}
+    return recorder | allocator_environment("cuda", surroundings)
 
 
 def _each(workspace: Workspace) -> dict[str, float]:

@@ -16,7 +16,7 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import FlowPauseTimeout, ObjectNotFound, PrefectSignal
 from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
-from prefect.settings import PREFECT_API_URL
+from prefect.settings import PREFECT_API_URL, PREFECT_UI_ENABLED
 from prefect.states import Cancelled
 from pydantic import Field
 
@@ -43,7 +43,8 @@ def ask_on_dashboard(question: Question) -> Answer:
 
     Raises ApprovalNeeded without a dashboard, Interrupted when the run is asked to stop meanwhile.
     """
-    if PREFECT_API_URL.value() is None:
+    # A run's temporary server has an API and no page.
+    if PREFECT_API_URL.value() is None or not PREFECT_UI_ENABLED.value():
         raise ApprovalNeeded(
             f"{question.label} would cost {as_money(question.price)}, above execution.approve_above={question.above:g}, and "
             "there is no dashboard to ask on. Say --approve 'why', which is kept in the store; or start `olmo2 dashboard` and "

@@ -42,6 +42,7 @@ from infra.records.record import (
 from infra.records.save_points import ephemeral_area
 from infra.secrets import clean_error, without_secrets
 from infra.session import Arguments, HeldDevice, Session
+from infra.settings import StatedSite
 from infra.stage import Call, Stage
 from infra.stopping import Interrupted, fenced
 from infra.storage.store import Store, StoreError
@@ -240,6 +241,8 @@ class Attempt:
     """What the machine's energy counters said then."""
     watts: float | None
     """The power that is stated for the stage."""
+    site: StatedSite
+    """What is stated of the place."""
 
     def told_by(self, listener: Listener) -> Listener:
         """The listener, which hears nothing more once the lease is lost."""
@@ -267,6 +270,7 @@ class Attempt:
             resumed_from=finished.resumed_from,
             peak_memory_bytes=finished.peak_memory_bytes,
             energy_joules=self.watts * seconds if self.watts else joules_between(self.joules, read_joules()),
+            site=self.site,
             notes=finished.notes,
             flow_run=self.caller.flow_run,
             folder=finished.folder,
@@ -315,9 +319,8 @@ def _begin(stage: Stage, session: Session, call: Call, made: _Generation, lease:
     )
     session.store.write(started_path(stage.name, *made), started.model_dump_json(indent=2).encode())
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    return Attempt(
-        started, workspace, lease, caller, created, time.monotonic(), read_joules(), execution.stage_watts(stage.name)
-    )
+    watts, began = execution.stage_watts(stage.name), time.monotonic()
+    return Attempt(started, workspace, lease, caller, created, began, read_joules(), watts, execution.site)
 
 
 def commit(store: Store, record: Record, check: Callable[[], None]) -> Record:

@@ -25,6 +25,7 @@ from typing_extensions import TypedDict
 
 from infra.json_values import JsonObject
 from infra.records.artifact import Artifact
+from infra.settings import StatedSite
 from infra.storage.store import CorruptObject, Store, StoreError, checked_name
 
 RECORDED_PACKAGES = [
@@ -126,6 +127,8 @@ class Record(BaseModel):
     peak_memory_bytes: int
     energy_joules: float | None = None
     """Of the whole machine while the stage ran, or of the power that was stated; None where nothing is counted or stated."""
+    site: StatedSite = StatedSite()
+    """What was stated of the place (`execution.site`); nothing in older records."""
     host: str
     device: str
     threads: int
@@ -162,7 +165,9 @@ class Record(BaseModel):
 
     def expected_seal(self) -> str:
         """Hash over all fields but the seal."""
-        body = self.model_dump(mode="json", exclude={"seal"})
+        # Records from before there was a site were sealed without one, and have to pass.
+        siteless = self.site == StatedSite()
+        body = self.model_dump(mode="json", exclude={"seal", "site"} if siteless else {"seal"})
         return hashlib.sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
     def artifact(self) -> Artifact:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from pydantic import Field
 
 from infra.records.artifact import Artifact
+from infra.records.footprint import footprint
 from infra.records.looks import read_looks
 from infra.records.record import Record
 from infra.stage import stage
@@ -218,6 +219,7 @@ def _headline(
         "seconds": sum(row.seconds for row in cost),
         "peak_memory_bytes": max(row.peak_memory_bytes for row in cost),
         "energy_joules": report_costs.energy_of(records),
+        "footprint": footprint(records),
         "stages": len(records),
         "final": (checkpoints[-1].address, checkpoints[-1].id),
     }
@@ -315,4 +317,4 @@ def _summary(plain: numbers.ReportValues) -> dict[str, float]:
     return totals | {f"score/{name}": value for name, value in final["primary"].items()}
 
 
-report = stage(write_report, name="report", version=10)
+report = stage(write_report, name="report", version=11)

@@ -21,6 +21,7 @@ from flows.rehearsing.stand_in_writer import answer, completion, stand_in_writer
 from flows.running.run import plan
 from infra.execution.plan import flatten
 from infra.language_models.protocol import Answer
+from infra.settings import StatedSite
 from tasks.data.classifying.label import VERDICTS
 from tasks.data.synthesis.personas import LEAD, read_solution
 from tasks.data.synthesis.rewrite import states
@@ -41,6 +42,11 @@ CHANGED = LENGTH_FIELDS | MOST.keys() | {
 
 def small(recipe: str, *overrides: str, rows: Path | None = SAMPLES, store: str = "nowhere") -> RecipeConfig:
     return rehearsed(load(recipe, list(overrides)), rows, store)
+
+
+def test_a_rehearsal_does_not_claim_the_site_of_the_training():
+    assert load("olmo2-13b").execution.site != StatedSite()
+    assert small("olmo2-13b").execution.site == StatedSite()
 
 
 def labels(config: RecipeConfig, store: Path) -> list[tuple[str, tuple[str, ...]]]:

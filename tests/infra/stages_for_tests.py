@@ -89,6 +89,11 @@ def note_wait_policy(ws: Workspace, config: NumberConfig) -> Number:
     return ws.artifact(Number, value=config.value)
 
 
+def note_allocator(ws: Workspace, config: NumberConfig) -> Number:
+    ws.note(allocator=os.environ.get("PYTORCH_ALLOC_CONF", ""))
+    return ws.artifact(Number, value=config.value)
+
+
 number = stage(make_number, name="number", version=1)
 total = stage(add_numbers, name="total", version=1)
 total_in_process = stage(add_numbers, name="total", version=1, process=True)
@@ -96,6 +101,7 @@ squares = stage(square_shards, name="squares", version=1)
 waiter = stage(wait_for_number, name="waiter", version=1, waits=True)
 suicide = stage(kill_self, name="suicide", version=1, process=True)
 waiting_threads = stage(note_wait_policy, name="waiting", version=1, process=True)
+allocator = stage(note_allocator, name="allocator", version=1, process=True)
 hanging = stage(hang_in_a_step, name="hanging", version=1, process=True)
 
 

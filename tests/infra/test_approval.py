@@ -15,7 +15,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.exceptions import Abort, Pause, PrefectSignal
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_UI_ENABLED, temporary_settings
 
 from infra.execution import asking
 from infra.execution.approval import ApprovalNeeded, Question, Refused, approvals
@@ -132,6 +132,12 @@ def test_what_was_approved_is_asked_for_again_only_at_a_higher_price(tmp_path: P
 
 def test_without_a_dashboard_the_ways_out_are_named():
     with temporary_settings({PREFECT_API_URL: None}), pytest.raises(ApprovalNeeded, match="--approve 'why'"):
+        ask_on_dashboard(Question("total", "0123", 70.0, 10.0, "first run", ()))
+
+
+def test_the_temporary_server_of_a_run_is_no_dashboard():
+    own = {PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_UI_ENABLED: False}
+    with temporary_settings(own), pytest.raises(ApprovalNeeded, match="no dashboard to ask on"):
         ask_on_dashboard(Question("total", "0123", 70.0, 10.0, "first run", ()))
 
 

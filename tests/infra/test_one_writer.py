@@ -3,6 +3,7 @@
 The stage here writes other bytes in each attempt (its process id), so that a file of the wrong attempt is seen.
 """
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -270,6 +271,23 @@ def test_a_record_that_lists_a_file_outside_its_folder_is_refused_when_it_is_loa
     entry = next(iter(body["files"].values()))
     store.write(path, orjson.dumps(body | {"files": {name: entry}, "schema_version": 1, "seal": ""}))
     with pytest.raises(CorruptObject, match="is no name of a file below a folder"):
+        load_record(store, made.stage, made.id)
+
+
+def test_a_record_sealed_before_there_was_a_site_is_still_whole_and_one_with_a_site_is_guarded(tmp_path: Path):
+    """The oracle of an older seal: SHA-256 over the sorted JSON of all fields but the seal and the site."""
+    store = Store(str(tmp_path))
+    made = run_stage(
+        number, Session(store, Execution(ray="off")), {"config": NumberConfig()}, lambda event: None
+    ).record
+    path = record_path(made.stage, made.id, made.generation)
+    body = orjson.loads(store.read(path))
+    older = {name: value for name, value in body.items() if name not in ("site", "seal")}
+    seal = hashlib.sha256(orjson.dumps(older, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    store.write(path, orjson.dumps(older | {"seal": seal}))
+    assert load_record(store, made.stage, made.id) == made
+    store.write(path, orjson.dumps(older | {"seal": seal, "site": {"pue": 1.2}}))
+    with pytest.raises(CorruptObject, match="its fields are not those that were sealed"):
         load_record(store, made.stage, made.id)
 
 

@@ -21,7 +21,7 @@ from infra.execution.plan import Plan, above, below
 from infra.execution.prefect_engine import PrefectEngine
 from infra.records.record import all_records, generations, lineage, load_record
 from infra.session import Session, open_session
-from infra.settings import Execution
+from infra.settings import Execution, StatedSite
 from infra.stopping import request_stop
 from infra.storage.store import Store, StoreError
 from tests.infra.stages_for_tests import (
@@ -88,6 +88,17 @@ def test_energy_is_the_stated_power_over_the_time(store: Store):
         diamond(ONE, TWO)
     for record in all_records(store):
         assert record.energy_joules == pytest.approx(record.seconds * (10.0 if record.stage == "number" else 2.0))
+
+
+def test_a_record_keeps_what_was_stated_of_the_site(store: Store):
+    execution = Execution(ray="off", site=StatedSite(carbon=0.4))
+    # Settings go through plain values on their way to a form or a rehearsal, and must state no more afterwards.
+    execution = Execution.model_validate(execution.model_dump(mode="json"))
+    with open_session(Session(store, execution, engine=PrefectEngine())):
+        diamond(ONE, TWO)
+    assert {(record.site.pue, record.site.carbon, record.site.water) for record in all_records(store)} == {
+        (None, 0.4, None)
+    }
 
 
 def test_a_change_reruns_only_what_depends_on_it(tmp_path):

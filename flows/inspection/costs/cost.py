@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from flows.config.recipe_config import RecipeConfig
 from flows.config.sizes.training_runs import Run, trained_model, training_runs
+from infra.records.footprint import impact
 from infra.settings import SiteSettings
 from model.config import ModelConfig
 from model.training.measuring.gpus import PEAK_FLOPS
@@ -148,5 +149,4 @@ def cost(run: Run, model: ModelConfig, hardware: Hardware) -> StageCost:
 def environment(megawatt_hours: float, site: SiteSettings) -> tuple[float, float]:
     """Tonnes of CO2 and kilolitres of water for electricity at the machines (paper section 6.5)."""
     # PUE counts here and not in kWh: the table's electricity is that of the machines.
-    drawn = megawatt_hours * site.pue
-    return drawn * site.carbon, drawn * site.water
+    return impact(megawatt_hours, site.pue, site.carbon), impact(megawatt_hours, site.pue, site.water)

@@ -49,7 +49,7 @@ def plan_costs(console: Console | None, recipe: str, overrides: list[str] | None
     Nothing that the recipe names is looked up, so published recipes are planned without a network.
     """
     config = load(recipe, overrides)
-    hardware = ask_hardware(config.execution.site, gpus, AskedHardware(**asked))
+    hardware = ask_hardware(config.execution.site.planned(), gpus, AskedHardware(**asked))
     costs = recipe_costs(config, hardware)
     rows = plan_labels(config)
     others = other_costs(config, hardware, rows)

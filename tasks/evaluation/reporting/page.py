@@ -23,6 +23,8 @@ from tasks.evaluation.reporting.words import (
     duration,
     energy,
     fine,
+    footprint_words,
+    mass,
     memory,
     points,
     power,
@@ -31,6 +33,7 @@ from tasks.evaluation.reporting.words import (
     signed,
     size,
     unit_of,
+    volume,
 )  # fmt: skip
 
 TEMPLATE = "report.html.j2"
@@ -92,6 +95,7 @@ def render_page(report: ReportValues) -> str:
     )
     environment.filters.update(
         count=count, amount=amount, size=size, memory=memory, seconds=duration, power=power, energy=energy, day=day,
+        mass=mass, volume=volume, footprint_words=footprint_words,
         score=score_words, points=points, signed=signed, fine=fine,
         dictvalues=lambda table: list(table.values()),
     )  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 
 from infra.json_values import JsonObject
 from infra.records.artifact import Artifact
+from infra.records.footprint import Footprint
 from infra.records.record import Record
 from tasks.artifacts import (
     PERPLEXITY,
@@ -117,6 +118,8 @@ class Headline(TypedDict):
     peak_memory_bytes: int
     energy_joules: float | None
     """Of the stages whose energy was counted or stated; None where it was of none."""
+    footprint: Footprint
+    """CO2 and water of that energy, where the site was stated."""
     stages: int
     final: tuple[str, str]
     """Address and id of the last checkpoint."""

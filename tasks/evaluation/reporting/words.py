@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import TypedDict
 
+from infra.records.footprint import Footprint
+
 
 class Measured(TypedDict):
     """What the words for a score depend on."""
@@ -62,6 +64,29 @@ def power(value: float) -> str:
 def energy(value: float | None) -> str:
     """Joules in watt-hours: 1.26e7 -> 3.50 kWh; a dash where it is not known."""
     return "–" if value is None else _scaled(value / 3600, 1000, (" Wh", " kWh", " MWh", " GWh"))
+
+
+def mass(kilograms: float) -> str:
+    """0.00664 -> 6.64 g; 52190 -> 52.2 t."""
+    return _scaled(1e6 * kilograms, 1000, (" mg", " g", " kg", " t", " kt"))
+
+
+def volume(litres: float) -> str:
+    """3.096 -> 3.10 L; 202800 -> 203 kL."""
+    return _scaled(1000 * litres, 1000, (" mL", " L", " kL", " ML"))
+
+
+def footprint_words(footprint: Footprint) -> str:
+    """CO2 and water in sentences: of how many stages each is and at which sites, or that there is no figure, and why."""
+    co2, water, stages = footprint["co2_kg"], footprint["water_litres"], footprint["stages"]
+    said = [
+        "No figure for CO2." if co2 is None else f"CO2: {mass(co2)}, of {footprint['co2_stages']} of {stages} stages.",
+        "No figure for water."
+        if water is None
+        else f"Water: {volume(water)}, of {footprint['water_stages']} of {stages} stages.",
+    ]
+    said += [f"As stated: {'; and '.join(footprint['sites'])}."] if footprint["sites"] else []
+    return " ".join([*said, *footprint["missing"]])
 
 
 def day(value: str) -> str:

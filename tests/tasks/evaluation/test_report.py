@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from infra.execution.attempt import commit
 from infra.records.record import Input, Record, content_digest, payload_address
+from infra.settings import StatedSite
 from infra.storage.store import Store
 from infra.workspace import Workspace
 from tasks.artifacts import (
@@ -43,6 +44,8 @@ from tasks.evaluation.reporting.sankey import FlowStep, depths_of, place
 SHARE = {"lower_is_better": False}
 BOUNDS = Bounds(likely_from=2.0, clear_from=3.0)
 LABELS = ["base", "first <seed>", "second", "soup", "sft"]
+
+NO_SITE = StatedSite()
 
 
 class Run:
@@ -69,6 +72,8 @@ class Run:
         seconds: float = 2.0,
         metrics: Any = None,
         payload: Any = None,
+        energy_joules: float | None = None,
+        site: StatedSite = NO_SITE,
         **facts: Any,
     ) -> Any:
         number = next(self.numbers)
@@ -90,7 +95,7 @@ class Run:
             files=ws.written, created=f"2024-12-31T10:{number:02d}:00+00:00", seconds=seconds, attempts=1,
             resumed_from="", peak_memory_bytes=2**30 + number, host="here", device="cpu", threads=2,
             code={"commit": "0123456789abcdef", "dirty": number == 0}, packages={"torch": "2.13.0"}, python="3.11.7",
-            notes={}, flow_run="",
+            notes={}, flow_run="", energy_joules=energy_joules, site=site,
         )  # fmt: skip
         commit(self.store, record, lambda: None)
         return artifact
@@ -444,6 +449,52 @@ def test_energy_is_on_the_page_where_it_is_known(written: tuple[Workspace, Any])
     assert text.count("<td>2.00 kWh</td>") == 1, "the total"
 
 
+def test_without_energy_and_site_the_page_has_no_co2_and_says_why(written: tuple[Workspace, Any]) -> None:
+    values = values_of(written[0])
+    stages = values["headline"]["stages"]
+    footprint = values["headline"]["footprint"]
+    assert (footprint["co2_kg"], footprint["water_litres"], footprint["sites"]) == (None, None, [])
+    text = read(written[0], "report.html")
+    assert "<dt>CO2</dt>" not in text and "<dt>Water</dt>" not in text
+    assert "No figure for CO2. No figure for water." in text
+    assert f"{stages} of {stages} stages lack energy, which nothing counted" in text
+    assert f"{stages} of {stages} stages lack a stated execution.site.carbon." in text
+
+
+def test_co2_and_water_are_on_the_page_where_energy_and_site_are_known(tmp_path: Path) -> None:
+    """Table 19's 7B, in kWh: 131 at PUE 1.2, 0.332 kg and 1.29 L give 52.19 kg and 202.8 L. Half of it has no water stated."""
+    run = Run(tmp_path)
+    whole = StatedSite(pue=1.2, carbon=0.332, water=1.29)
+    joules = 131 * 3.6e6
+    documents = run.make(
+        Documents, "collect", [], documents=1, bytes=1, sources={"web": 1}, energy_joules=joules / 2, site=whole
+    )
+    checkpoint = run.make(
+        Checkpoint, "pretrain", [documents], steps=1, tokens=1, parameters=1, loss=1.0, ranks=256, parent="", flops=1e9,
+        energy_joules=joules / 2, site=whole.model_copy(update={"water": None}),
+    )  # fmt: skip
+    ws = run.workspace("report", "a" * 16)
+    write_report(
+        ws,
+        [documents],
+        [],
+        [checkpoint],
+        [],
+        [],
+        [],
+        ReportConfig(recipe="x", checkpoint_labels=["base"], funnel_labels=["web"]),
+    )
+    headline, text = values_of(ws)["headline"], read(ws, "report.html")
+    assert headline["footprint"]["co2_kg"] == pytest.approx(131 * 1.2 * 0.332)
+    assert headline["footprint"]["water_litres"] == pytest.approx(131 / 2 * 1.2 * 1.29)
+    assert "<dt>CO2</dt><dd>52.2 kg</dd>" in text
+    assert "<dt>Water</dt><dd>101 L</dd>" in text
+    assert "CO2: 52.2 kg, of 2 of 2 stages. Water: 101 L, of 1 of 2 stages." in text
+    assert "PUE 1.2, 0.332 kg of CO2 per kWh, 1.29 L of water per kWh; and PUE 1.2, 0.332 kg of CO2 per kWh." in text
+    assert "1 of 2 stages lack a stated execution.site.water." in text
+    assert "lack energy" not in text
+
+
 def test_same_artifacts_give_the_same_bytes(
     arguments: tuple[Run, dict[str, Any]], written: tuple[Workspace, Any]
 ) -> None:
@@ -582,6 +633,10 @@ def test_a_metric_that_is_missing_somewhere_has_no_curve() -> None:
         (report_words.power(0), "–"),
         (report_words.energy(1.26e7), "3.50 kWh"),
         (report_words.energy(None), "–"),
+        (report_words.mass(0.00664), "6.64 g"),
+        (report_words.mass(52_190), "52.2 t"),
+        (report_words.volume(3.096), "3.10 L"),
+        (report_words.volume(202_800), "203 kL"),
         (report_words.points(-0.0312, SHARE), "−3.1"),
         (report_words.points(-0.0001, SHARE), "0.0"),
         (report_words.score_words(0.41, SHARE), "41.0"),
