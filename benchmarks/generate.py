@@ -14,12 +14,13 @@ peer's modes; `..._bf16`: both in bf16; `..._unequal_batch32`: prompts of 16 to 
 are about exponentially distributed with a mean of 40 tokens, cut at 128; rates count the answers' tokens. But for continuous
 batching the peer waits for the longest answer of each batch; `ratio_refilling_...` is over continuous batching alone.
 `same_tokens`: share of equal answers in fp32 (two logits may be equal up to rounding). `of_limit_...`: our speed over what
-the machine allows, counting only matmuls at the rate measured for large packed matmuls, and reading weights and cache at the
+the machine allows, counting only matmuls at the rate of the quickest large one measured, and reading weights and cache at the
 rate measured for a sum.
 """
 
 import argparse
 import json
+import math
 import os
 import sys
 import tempfile
@@ -168,17 +169,26 @@ def best_seconds(contestants: dict[str, Run], repeats: int, clock: Callable[[], 
 
 
 def machine(clock: Callable[[], float]) -> dict[str, float]:
-    """Rates that bound everything here: multiply-adds of large packed matmuls (1/s), bytes read from memory (1/s)."""
+    """Rates that bound everything here: multiply-adds of the quickest large matmul (1/s), bytes read from memory (1/s)."""
     numbers = torch.randn(64_000_000)
     runs: dict[str, Run] = {"memory": numbers.sum}
-    size = 1024
+    sizes = ((1024, 1024, 1024), (2048, 2048, 2048), (4096, 1024, 1024), (4096, 256, 1536))
     for precision, kind in TYPES.items():
-        x, weight = torch.randn(size, size).to(kind), torch.randn(size, size).to(kind)
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight, size)
-        runs[precision] = partial(torch.ops.mkldnn._linear_pointwise, x, packed, None, "none", [], "")
+        for rows, inner, columns in sizes:
+            x, weight = torch.randn(rows, inner).to(kind), torch.randn(columns, inner).to(kind)
+            packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+            runs[f"{precision} {rows, inner, columns} packed"] = partial(
+                torch.ops.mkldnn._linear_pointwise, x, packed, None, "none", [], ""
+            )
+            runs[f"{precision} {rows, inner, columns}"] = partial(torch.mm, x, weight.T)
     with torch.inference_mode():
-        seconds = best_seconds(runs, 10, clock)
-    rates = {precision: size**3 / seconds[precision] for precision in TYPES}
+        seconds = best_seconds(runs, 5, clock)
+    rates = {
+        precision: max(
+            math.prod(shape) / seconds[f"{precision} {shape}{how}"] for shape in sizes for how in ("", " packed")
+        )
+        for precision in TYPES
+    }
     return rates | {"memory": numbers.numel() * 4 / seconds["memory"]}
 
 

@@ -2,15 +2,16 @@
 matmul speed.
 
 Run alone: `python benchmarks/train.py`, on an otherwise idle machine. Contestants are ours, as `model.training.loop.train`
-runs it (compiled, bf16), and transformers' `Olmo2ForCausalLM` and OLMo-core 3.0.0 (from `.venv-olmo-core`, made when
-missing), each eager and compiled, in fp32 and in bf16 autocast: the same shapes, batch, threads, fused AdamW and
-clipping, one process each. For each of two models every contestant first runs alone, which gives its peak memory.
-Then ours, the fastest configuration of each peer and a large bf16 matmul take turns for some rounds, so that
-whatever else the machine does meets all of them; compilation and the first steps are never timed, and a contestant's
-speed is that of its quickest step. The last line is one JSON object: `ratio` is ours over the faster peer, the lower of
-both models; `gemm_share` our causal FLOPs per second over the matmul's, the lower; `memory_ratio` our peak memory over
-that of the leanest configuration of either peer, the higher. The ratios by median step and by CPU time stand next to
-the first, to show whether the machine was idle.
+runs it in bf16 (with the kernels of this package, and with torch.compile), and transformers' `Olmo2ForCausalLM` and
+OLMo-core 3.0.0 (from `.venv-olmo-core`, made when missing), each eager and compiled, in fp32 and in bf16 autocast: the same
+shapes, batch, threads, fused AdamW, clipping and settings of malloc (`model/training/allocator.py`), one process each. For
+each of two models every contestant first runs alone, which gives its peak memory. Then the fastest configuration of ours
+and of each peer and a large bf16 matmul take turns for some rounds, so that whatever else the machine does meets all of
+them; compilation and the first steps are never timed, and a contestant's speed is that of its quickest step. The last line
+is one JSON object: `ratio` is ours over the faster peer, the lower of both models; `gemm_share` our causal FLOPs per second
+over the matmul's, the lower; `memory_ratio` the peak memory of our finalist over that of the leanest configuration of either
+peer, the higher. The ratios by median step and by CPU time stand next to the first, to show whether the machine was idle.
+`olmo2 profile` tells a step's time by part.
 """
 
 import argparse
@@ -36,7 +37,7 @@ PEERS = [
     for mode in ("compiled", "eager")
     for kind in ("bf16", "fp32")
 ]
-OURS, PRODUCT = "ours:compiled:bf16", "product"
+OURS, PRODUCT = ("ours:kernels:bf16", "ours:compiled:bf16"), "product"
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -275,31 +276,32 @@ def in_turns(names: Sequence[str], size: str, core: str, options: argparse.Names
 
 def compete(size: str, core: str, options: argparse.Namespace) -> dict[str, Any]:
     """All contestants on one model."""
-    rows = alone([OURS, *PEERS], size, core, options)
-    finalists = [
-        max((name for name in PEERS if name.startswith(who)), key=lambda name: rows[name]["tokens_per_second"])
-        for who in ("transformers", "olmo-core")
-    ]
-    last = in_turns([OURS, *finalists], size, core, options)
+    rows = alone([*OURS, *PEERS], size, core, options)
+    mine, *finalists = (
+        max((name for name in rows if name.startswith(who)), key=lambda name: rows[name]["tokens_per_second"])
+        for who in ("ours", "transformers", "olmo-core")
+    )
+    last = in_turns([mine, *finalists], size, core, options)
     print(f"{size}: in turns, {options.rounds} rounds")
-    final = {name: last[name].figures() for name in (OURS, *finalists)}
+    final = {name: last[name].figures() for name in (mine, *finalists)}
     for row in final.values():
         show(size, row)
     limit = max(last[PRODUCT].values)
-    speed = final[OURS]["tokens_per_second"]
+    speed = final[mine]["tokens_per_second"]
     fastest = max(finalists, key=lambda name: final[name]["tokens_per_second"])
     other_clocks = {
-        f"ratio_by_{clock}": round(final[OURS][clock] / max(final[name][clock] for name in finalists), 3)
+        f"ratio_by_{clock}": round(final[mine][clock] / max(final[name][clock] for name in finalists), 3)
         for clock in ("median_tokens_per_second", "tokens_per_cpu_second")
     }
     leanest = min(PEERS, key=lambda name: rows[name]["peak_mb"])
     result = {
         "ratio": round(speed / final[fastest]["tokens_per_second"], 3),
         **other_clocks,
+        "ours": mine,
         "fastest_peer": fastest,
         "gemm_share": round(causal_flops(SIZES[size]) * speed / 1e9 / limit, 3),
         "gemm_gflops": round(limit),
-        "memory_ratio": round(rows[OURS]["peak_mb"] / rows[leanest]["peak_mb"], 3),
+        "memory_ratio": round(rows[mine]["peak_mb"] / rows[leanest]["peak_mb"], 3),
         "leanest_peer": leanest,
         "tokens_per_second": {name: row["tokens_per_second"] for name, row in final.items()},
     }

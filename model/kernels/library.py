@@ -2,7 +2,7 @@
 
 A decoding step of a small model is hundreds of operations of a few microseconds each, and calling them costs more than they do.
 The compiled code (`decode.cpp`) computes a whole step in one call. In training, a norm or a rotary embedding is up to a dozen
-operations that each read and write all activations. `train.cpp` makes one of them. Both need a C++ compiler (`CXX`, else g++)
+operations that each read and write all activations; the other files make one of them. All need a C++ compiler (`CXX`, else g++)
 and some seconds, once: what it makes stays in the user's cache folder, under a name that holds source, compiler and instruction
 set. Before it is used, a process of its own multiplies with it and compares, so that code which this processor does not run never
 ends a stage. What fails so, or does not compile, is not tried again for a day, and the next smaller instruction set is taken.
@@ -11,7 +11,8 @@ The cache folder `olmo2/kernels` (in `XDG_CACHE_HOME`, else `~/.cache`) is the u
 write to is not loaded.
 
 Where there is no compiler, or no AVX2, everything is computed by PyTorch's operations, more slowly and equal up to rounding.
-`OLMO2_COMPILED_KERNELS=0` asks for that. The instruction set is the one that PyTorch uses (`ATEN_CPU_CAPABILITY`).
+`OLMO2_COMPILED_KERNELS=0` asks for that. The instruction set is the one that PyTorch uses, so `ATEN_CPU_CAPABILITY` and
+`ONEDNN_MAX_CPU_ISA` set it, too.
 """
 
 import ctypes
@@ -49,6 +50,10 @@ _FAILED_SECONDS = 24 * 3600
 _FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
 _AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mprefer-vector-width=512")
 _AVX2 = ("-mavx2", "-mfma")
+BELOW_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
+"""Values of `ONEDNN_MAX_CPU_ISA` that leave out the instructions for bf16."""
+_BELOW_TILES = (*BELOW_BF16, "AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX10_1_512")
+"""Those that leave out matrix tiles."""
 _CHECK = "import ctypes, sys; sys.exit(ctypes.CDLL(sys.argv[1]).olmo2_check())"
 _log = logging.getLogger(__name__)
 
@@ -136,17 +141,17 @@ def _kernels() -> Kernels | None:
 
 
 def instruction_sets() -> list[tuple[str, ...]]:
-    """The compiler's flags for the instruction sets that PyTorch may use here, the best first; none without AVX2.
+    """The compiler's flags for the instruction sets that PyTorch and oneDNN may use here, the best first; none without AVX2.
 
     An older compiler knows no AMX, and a system may deny it to a process, so smaller sets follow.
     """
-    has = torch.cpu.get_capabilities()
+    has, most = torch.cpu.get_capabilities(), os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
     match torch.backends.cpu.get_cpu_capability():
         case "AVX512":
             sets = [_AVX512, _AVX2]
-            if has.get("avx512_bf16"):
+            if has.get("avx512_bf16") and most not in BELOW_BF16:
                 sets.insert(0, (*_AVX512, "-mavx512bf16"))
-                if has.get("amx_bf16") and has.get("amx_tile"):
+                if has.get("amx_bf16") and has.get("amx_tile") and most not in _BELOW_TILES:
                     sets.insert(0, (*_AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"))
             return sets
         case "AVX2":

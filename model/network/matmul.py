@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-BELOW_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
-"""Values of `ONEDNN_MAX_CPU_ISA` that leave out the instructions."""
+from model.kernels.library import BELOW_BF16
 
 
 def multiplies_bf16() -> bool:
