@@ -206,7 +206,8 @@ def fused_head_loss(
     """
     x, head, targets, scales = (tensor.contiguous() for tensor in (x, head, targets, scales.float()))
     log_totals, picked = torch.empty(len(x)), torch.empty(len(x))
-    assert all(to is None or to.is_contiguous() for to in (to_x, to_head)) and targets.dtype == torch.long
+    assert all(to is None or to.is_contiguous() for to in (to_x, to_head)) and targets.dtype is torch.long
+    assert to_head is None or to_head.dtype is torch.float32
     given = _Head(
         *x.shape, len(head), z_weight, adds, *map(pointer, (x, head, targets, scales, log_totals, picked)),
         *(None if to is None else pointer(to) for to in (to_x, to_head)),

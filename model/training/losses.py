@@ -158,7 +158,7 @@ class _HeadLoss(torch.autograd.Function):
             torch.empty_like(rows) if needs[0] else None,
             torch.empty_like(weight) if needs[1] else None,
         )
-        if has_tiles(rows):
+        if has_tiles(rows) and weight.dtype is torch.float32:
             _fill_by_tiles(found, rows, cast_weight, targets, scale, z_weight)
         else:
             _fill_by_chunks(found, rows, cast_weight, targets, scale, z_weight, kernel, sizes)
@@ -241,7 +241,7 @@ def _add_outer_product(
     """total += left.T @ right, summed in fp32 tile by tile, which on a CPU are still in cache then; the `first` replaces what
     is there.
     """
-    if has_tiles(left):
+    if has_tiles(left) and total.dtype is torch.float32:
         fused_outer(left, right, out=total, adds=not first)
         return
     for place in range(0, len(total), tile_rows):

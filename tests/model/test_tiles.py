@@ -13,7 +13,7 @@ from torch import Tensor
 from model.kernels.library import Kernels, compiled, instruction_sets
 from model.network import fused
 from model.network.fused import fused_attention, fused_outer, has_tiles
-from model.training.losses import FUSED_ROWS, head_loss
+from model.training.losses import FUSED_ROWS, head_loss, token_log_probs
 
 pytestmark = pytest.mark.compiler
 
@@ -71,6 +71,18 @@ def test_a_heads_loss_and_gradients(batch: int, seq: int, width: int, vocab: int
     for found, wanted in zip(given, exact, strict=True):
         assert found.grad is not None and wanted.grad is not None
         assert distance(found.grad, wanted.grad) < 4e-3  # a bf16 has 8 bits
+
+
+def test_a_head_in_bf16_has_a_gradient_in_bf16() -> None:
+    """Weights travel so between workers (fsdp)."""
+    hidden, labels = drawn(2, 9, 32).requires_grad_(), torch.arange(18).view(2, 9)
+    heads = [drawn(600, 32, seed=1).to(dtype).requires_grad_() for dtype in (torch.bfloat16, torch.float32)]
+    for head in heads:
+        head_loss(hidden, head, labels, torch.tensor(1.0))[0].backward()
+        token_log_probs(hidden, head, labels).sum().backward()
+    half, whole = (head.grad for head in heads)
+    assert half is not None and whole is not None
+    assert half.dtype is torch.bfloat16 and distance(half, whole.double()) < 1e-2
 
 
 def test_a_loss_without_gradients_is_the_same() -> None:
