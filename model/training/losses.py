@@ -173,10 +173,7 @@ class _HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         # In place and handed over: the head's gradient is as large as the head.
         assert ctx.gradients is not None, "a head loss can be differentiated once"
-        rows, weight = ctx.gradients
-        # It is 1 nearly always. To ask a GPU would stop it, and a CPU would read and write the head's gradient for nothing.
-        if gradients[0].device.type != "cpu" or gradients[0] != 1:
-            rows, weight = (None if kept is None else kept.mul_(gradients[0]) for kept in ctx.gradients)
+        rows, weight = (None if kept is None else kept.mul_(gradients[0]) for kept in ctx.gradients)
         ctx.gradients = None
         return rows, weight, None, None, None, None, None
 

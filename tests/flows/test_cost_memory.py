@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import model.training.losses as losses
+import model.training.measuring.memory as measuring
 from flows.config.files import load
 from flows.inspection.costs.cost import DEVICES, Hardware, recipe_costs
 from model.config import ModelConfig, Parallel
 from model.kernels.library import COMPILED_KERNELS
 from model.network.transformer import Transformer
-from model.training.losses import loss_sizes
+from model.training.losses import HeadSizes, loss_sizes
 from model.training.measuring.memory import Memory, memory_of, saved_for_backward
 from tests.flows.live_bytes import imagined, trained
 from tests.model.groups import run_group
@@ -121,11 +122,13 @@ def test_cast_weights_of_a_block_are_two_bytes_each(name: Any) -> None:
 
 
 def test_compiled_operations_of_a_cpu_keep_at_most_what_is_planned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within a tenth of it."""
+    """Within a tenth of it, but for the logits, of which they hold no copies, and with matrix tiles none at all."""
     monkeypatch.setenv(COMPILED_KERNELS, "1")
-    for (precision, policy), (most, _) in zip(CASES, train_small(1), strict=True):
-        memory = memory_of(SMALL, precision, 1, 256, device="cpu")  # type: ignore[arg-type]
-        assert 0.9 * planned(memory, policy) <= most <= 1.02 * planned(memory, policy), (precision, policy)
+    plans = [memory_of(SMALL, precision, 1, 256, device="cpu") for precision, _ in CASES]  # type: ignore[arg-type]
+    monkeypatch.setattr(measuring, "loss_sizes", lambda device, vocab_size: HeadSizes(chunk=1, piece=1, tile=1))
+    lean = [memory_of(SMALL, precision, 1, 256, device="cpu") for precision, _ in CASES]  # type: ignore[arg-type]
+    for (precision, policy), (most, _), plan, least in zip(CASES, train_small(1), plans, lean, strict=True):
+        assert 0.9 * planned(least, policy) <= most <= 1.02 * planned(plan, policy), (precision, policy)
 
 
 @given(st.integers(2, 64), st.integers(1, 4096))
