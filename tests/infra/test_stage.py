@@ -181,11 +181,28 @@ def test_what_cannot_be_cleared_away_does_not_deny_an_artifact_that_is_there(tmp
     assert run(Store(str(tmp_path)), diamond, ONE, TWO)[1].ran == set()
 
 
+WAITING = """
+import sys
+from infra.execution.attempt import run_stage
+from infra.session import Session
+from infra.settings import Execution
+from infra.storage.store import Store
+from tests.infra.stages_for_tests import NumberConfig, waiting_threads
+
+if __name__ == "__main__":
+    session = Session(Store(sys.argv[1]), Execution(ray="off"))
+    outcome = run_stage(waiting_threads, session, {"config": NumberConfig()}, lambda event: None)
+    print(outcome.record.notes["wait_policy"])
+"""
+"""A run of its own: a fork server that another test has started keeps the environment that it had then."""
+
+
 def test_threads_of_a_stage_sleep_while_they_wait(tmp_path):
-    store = Store(str(tmp_path))
-    run(store, with_threads, TWO)
-    (record,) = all_records(store)
-    assert record.notes["wait_policy"] == "passive"
+    surroundings = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    done = subprocess.run(
+        [sys.executable, "-c", WAITING, str(tmp_path)], capture_output=True, text=True, check=True, env=surroundings
+    )
+    assert done.stdout.strip() == "passive"
 
 
 def test_a_killed_stage_process_is_told(tmp_path):
