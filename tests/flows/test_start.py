@@ -380,7 +380,8 @@ def test_a_classifier_that_a_later_rule_asks_keeps_its_sources():
 
 def test_a_pool_takes_checkpoints_of_the_store_and_nothing_else(store: Store, id: str):
     def config(answering: str):
-        pool = f"{{on_policy: 0.5, members: [{{kind: checkpoint, name: other, checkpoint: {answering}}}]}}"
+        # In quotes: one id in some forty has eight digits and no letter, which YAML reads as a number.
+        pool = f"{{on_policy: 0.5, members: [{{kind: checkpoint, name: other, checkpoint: '{answering}'}}]}}"
         return load_recipe("smoke", [f"start.sft={id}", f"preferences.pool={pool}"], store.url)
 
     assert next(row for row in plan(config(id[:8])) if row.label == "preferences").action == "run"
