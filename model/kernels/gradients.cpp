@@ -54,9 +54,7 @@ void pair_up(const Outer& o, int64_t column, int64_t begin, int64_t end, bf16* t
             }
         for (int64_t place = 0; place < COLUMNS; place += LANES) {
             int64_t count = o.larger - column - place;
-            U low = low_halves(some_halves(from + place, row < o.rows ? count : 0));
-            U high = low_halves(some_halves(from + o.larger_apart + place, row + 1 < o.rows ? count : 0));
-            U line = low | high << 16;
+            U line = pair_of(from + place, row < o.rows ? count : 0, from + o.larger_apart + place, row + 1 < o.rows ? count : 0);
             std::memcpy(to + (place / WIDE * STEPS + row - begin) * WIDE + place % WIDE * 2, &line, sizeof(line));
         }
     }
@@ -65,20 +63,10 @@ void pair_up(const Outer& o, int64_t column, int64_t begin, int64_t end, bf16* t
 // Sums [lines][COLUMNS] to their place in the result.
 void place(const Outer& o, const float* sums, int64_t column) {
     int64_t columns = std::min(COLUMNS, o.larger - column);
-    if (!o.turned) {
-        for (int64_t line = 0; line < o.smaller; line++)
-            for (int64_t i = 0; i < columns; i += LANES)
-                put_vector(o.to + line * o.larger + column + i, load<F>(sums + line * COLUMNS + i), columns - i, o.adds);
-        return;
-    }
-    for (int64_t i = 0; i < columns; i += LANES)
-        for (int64_t line = 0; line < o.smaller; line += LANES) {
-            F square[LANES];
-            for (int r = 0; r < LANES; r++) square[r] = load<F>(sums + (line + r) * COLUMNS + i);
-            turn_square(square);
-            for (int64_t r = 0; r < std::min<int64_t>(LANES, columns - i); r++)
-                put_vector(o.to + (column + i + r) * o.smaller + line, square[r], o.smaller - line, o.adds);
-        }
+    if (o.turned) return put_turned(sums, COLUMNS, columns, o.smaller, o.to + column * o.smaller, o.adds);
+    for (int64_t line = 0; line < o.smaller; line++)
+        for (int64_t i = 0; i < columns; i += LANES)
+            put_vector(o.to + line * o.larger + column + i, load<F>(sums + line * COLUMNS + i), columns - i, o.adds);
 }
 
 void outer(const Outer& o, bf16* flipped) {

@@ -205,4 +205,21 @@ inline void put_vector(float* to, F value, int64_t count, bool adds) {
     for (int64_t i = 0; i < count; i++) to[i] = adds ? to[i] + value[i] : value[i];
 }
 
+// Two rows side by side, 16 numbers of each that may end before.
+inline U pair_of(const bf16* first, int64_t first_count, const bf16* second, int64_t second_count) {
+    return low_halves(some_halves(first, first_count)) | low_halves(some_halves(second, second_count)) << 16;
+}
+
+// Sums [width][rows], lines `apart` from each other, to a result [rows][width] in fp32, or added to what is there.
+inline void put_turned(const float* from, int64_t apart, int64_t rows, int64_t width, float* to, bool adds) {
+    for (int64_t row = 0; row < rows; row += LANES)
+        for (int64_t place = 0; place < width; place += LANES) {
+            F square[LANES];
+            for (int i = 0; i < LANES; i++) square[i] = load<F>(from + (place + i) * apart + row);
+            turn_square(square);
+            for (int64_t i = 0; i < std::min<int64_t>(LANES, rows - row); i++)
+                put_vector(to + (row + i) * width + place, square[i], width - place, adds);
+        }
+}
+
 }  // namespace

@@ -77,9 +77,7 @@ void pair_ids(const Head& h, int64_t first, bf16* to) {
         for (int64_t place = 0; place < h.numbers(); place += LANES) {
             const bf16* from = h.head + (first + id) * h.width + place;
             int64_t count = h.width - place;
-            U low = low_halves(some_halves(from, first + id < h.vocab ? count : 0));
-            U high = low_halves(some_halves(from + h.width, first + id + 1 < h.vocab ? count : 0));
-            U line = low | high << 16;
+            U line = pair_of(from, first + id < h.vocab ? count : 0, from + h.width, first + id + 1 < h.vocab ? count : 0);
             std::memcpy(to + (place / WIDE * IDS + id) * WIDE + place % WIDE * 2, &line, sizeof(line));
         }
 }
@@ -158,19 +156,6 @@ void logit_gradients(const Head& h, const Shared& all, Own& mine, int64_t row, i
     }
 }
 
-// [numbers][ids] to rows of the head's gradient.
-void place(const Head& h, const float* from, int64_t first) {
-    int64_t count = std::min(IDS, h.vocab - first);
-    for (int64_t id = 0; id < count; id += LANES)
-        for (int64_t number = 0; number < h.width; number += LANES) {
-            F square[LANES];
-            for (int i = 0; i < LANES; i++) square[i] = load<F>(from + (number + i) * APART + id);
-            turn_square(square);
-            for (int64_t i = 0; i < std::min<int64_t>(LANES, count - id); i++)
-                put_vector(h.to_head + (first + id + i) * h.width + number, square[i], h.width - number, h.adds);
-        }
-}
-
 void gradients(const Head& h, Shared& all, Own& mine, Range tiles) {
     float* to_x = all.gradients.data() + omp_get_thread_num() * h.lines() * h.numbers();
     for (int64_t tile = tiles.begin; tile < tiles.end; tile++) {
@@ -191,7 +176,8 @@ void gradients(const Head& h, Shared& all, Own& mine, Range tiles) {
             if (group == 0) product<false>(f, h.numbers(), IDS, end - group);
             else product<true>(f, h.numbers(), IDS, end - group);
         }
-        if (h.to_head) place(h, mine.head_gradients.data(), first);
+        if (h.to_head)
+            put_turned(mine.head_gradients.data(), APART, std::min(IDS, h.vocab - first), h.width, h.to_head + first * h.width, h.adds);
     }
 }
 

@@ -8,7 +8,7 @@
 namespace {
 
 struct Softmax {
-    int64_t rows, vocab, apart;  // a row begins so many numbers after the one before
+    int64_t rows, vocab;
     float temperature, z_weight;
 };
 
@@ -39,7 +39,7 @@ void softmax(const Softmax& s, T* logits, const int64_t* targets, const float* s
     Numbers<float> powers(scales ? s.vocab : 0);
     Range mine = own(s.rows);
     for (int64_t row = mine.begin; row < mine.end; row++) {
-        T* line = logits + row * s.apart;
+        T* line = logits + row * s.vocab;
         float part, total = log_total(s, line, scales ? powers.data() : nullptr, &part);
         float chosen = wide(line[targets[row]]) / s.temperature;
         log_totals[row] = total;

@@ -66,7 +66,7 @@ class _Softmax(ctypes.Structure):
     """`Softmax` of softmax.cpp."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("rows", "vocab", "apart")),
+        *((name, ctypes.c_int64) for name in ("rows", "vocab")),
         *((name, ctypes.c_float) for name in ("temperature", "z_weight")),
     )
 
@@ -151,9 +151,9 @@ def fused_softmax(
     """
     rows, vocab = logits.shape
     log_totals, picked = torch.empty(rows), torch.empty(rows)
-    softmax = _Softmax(rows, vocab, logits.stride(0), temperature, z_weight)
+    softmax = _Softmax(rows, vocab, temperature, z_weight)
     scales = None if scales is None else scales.contiguous().float()
-    assert logits.stride(1) == 1 and targets.is_contiguous() and targets.dtype == torch.long
+    assert logits.is_contiguous() and targets.is_contiguous() and targets.dtype == torch.long
     _code(logits).olmo2_softmax(
         half(logits), ctypes.byref(softmax), pointer(logits), pointer(targets), None if scales is None else pointer(scales),
         pointer(log_totals), pointer(picked), torch.get_num_threads(),
